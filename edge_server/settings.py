@@ -1,0 +1,37 @@
+"""Everything a user can set on the server: one value, and the only place of its defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from spillover.runtime.options import EngineOptions
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Settings of `spillover serve`; where each value may come from is config.py's business."""
+
+    model: str = ""
+    """A catalogue name or the path of a GGUF file; empty: the bundled model."""
+    alias: str = ""
+    """The name clients see; empty: the catalogue name or the file's stem."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    """0: a free port, printed at start."""
+    api_keys: tuple[Annotated[str, Meta(min_length=8, max_length=512)], ...] = ()
+    """Any of these opens the endpoint; none: no key is asked for, on loopback only."""
+    allowed_hosts: tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...] = ()
+    """Host names, besides loopback and the bound address, that a request may name."""
+    keep_alive_s: Annotated[float, Meta(gt=0, le=300)] = 1.0
+    """A stream that is silent for this long gets a comment line."""
+    write_timeout_s: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
+    """A client that takes no bytes for this long is cut off."""
+    max_body_bytes: Annotated[int, Meta(ge=1_024, le=2**30)] = 8 * 2**20
+    max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 512
+    max_generation_s: Annotated[float, Meta(gt=0, le=86_400)] = 3_600.0
+    """A generation is ended after this long, whatever it does."""
+    shutdown_grace_s: Annotated[float, Meta(ge=0, le=600)] = 5.0
+    """Running streams may go on for this long after SIGTERM."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    engine: EngineOptions = field(default_factory=EngineOptions)

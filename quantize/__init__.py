@@ -1,0 +1,1 @@
+"""Convert, quantize and evaluate models, and choose one for a device."""

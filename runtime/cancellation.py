@@ -1,0 +1,42 @@
+"""The one thing that travels upstream: the wish to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Cancellation:
+    """A one-way switch that any thread may turn; each subscriber is called once, in that thread.
+
+    A subscriber must be quick and must not raise.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._subscribers: list[Callable[[], None]] = []
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call *callback* on cancel, or now if that has happened already."""
+        with self._lock:
+            if not self._cancelled:
+                self._subscribers.append(callback)
+                return
+        callback()
+
+    def unsubscribe(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+    def cancel(self) -> None:
+        with self._lock:
+            subscribers, self._subscribers = self._subscribers, []
+            self._cancelled = True
+        for callback in subscribers:
+            callback()

@@ -1,0 +1,83 @@
+"""The shape that a local model and a cloud provider have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import EngineEvent
+from spillover.runtime.request import GenerationRequest
+
+
+class Engine(Protocol):
+    """Anything that answers a request as a stream."""
+
+    @property
+    def name(self) -> str: ...
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        """Yield the events of one answer; close() or *cancellation* ends it early.
+
+        After a cancellation the unfinished choices end with Finished(reason="cancelled").
+        Raises InvalidRequest or EngineBusy before the first event, EngineError at any time.
+        """
+        ...
+
+
+class ModelCard(Struct, frozen=True, kw_only=True):
+    """What is known of a loaded model, for /v1/models, doctor and the logs."""
+
+    name: str
+    architecture: str
+    description: str
+    n_params: int
+    size_bytes: int
+    n_vocab: int
+    n_ctx_train: int
+    n_ctx: int
+    """Most tokens of one sequence (prompt and answer)."""
+    n_kv: int
+    """KV cells shared by all sequences."""
+    n_parallel: int
+    n_threads: int
+    has_chat_template: bool
+    use_extra_bufts: bool
+    """False when weight repacking is off, as after a crash at load."""
+    warnings: tuple[str, ...] = ()
+
+
+class SlotState(Struct, frozen=True, kw_only=True):
+    """One of the n_parallel places of the scheduler; n_tokens are in its KV cache."""
+
+    id: int
+    state: Literal["idle", "prefill", "decode"]
+    n_tokens: int
+
+
+class EngineStatus(Struct, frozen=True, kw_only=True):
+    """A snapshot of a local engine."""
+
+    state: Literal["loading", "ready", "restarting", "failed", "closed"]
+    slots: tuple[SlotState, ...] = ()
+    n_queued: int = 0
+    n_kv_used: int = 0
+    n_restarts: int = 0
+    detail: str = ""
+
+
+class TextEngine(Engine, Protocol):
+    """An engine that also shows its tokenizer and state: what the local endpoint serves."""
+
+    @property
+    def card(self) -> ModelCard: ...
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]: ...
+    def detokenize(self, token_ids: tuple[int, ...]) -> bytes:
+        """The bytes of *token_ids*; InvalidRequest when one is outside the vocabulary."""
+        ...
+
+    def status(self) -> EngineStatus: ...

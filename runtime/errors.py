@@ -1,0 +1,63 @@
+"""Every error the runtime raises on purpose.
+
+    SpilloverError
+    ├── InvalidRequest          the request cannot be served as it was asked; names the field
+    │   └── ContextOverflow     prompt longer than the context; carries both numbers
+    ├── ModelError              the model file cannot be loaded or used
+    └── EngineError             the engine cannot go on; the request itself was fine
+        ├── EngineBusy          the queue is full; carries when to try again
+        ├── WorkerDied          the worker process ended and could not be brought back
+        └── EngineClosed        the engine was closed while the request ran
+
+A message says what happened, to what, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class SpilloverError(Exception):
+    """Base of all errors raised by Spillover."""
+
+
+class InvalidRequest(SpilloverError):
+    """The request cannot be served as asked; *param* names the field at fault."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt has more tokens than the context holds (nothing is ever cut in silence)."""
+
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, model: str) -> None:
+        super().__init__(
+            f"the prompt has {n_prompt_tokens} tokens but {model} holds {n_ctx}, "
+            "one of which must be left for the answer: shorten the prompt or raise n_ctx"
+        )
+        self.n_prompt_tokens = n_prompt_tokens
+        self.n_ctx = n_ctx
+
+
+class ModelError(SpilloverError):
+    """The model cannot be loaded or used."""
+
+
+class EngineError(SpilloverError):
+    """The engine cannot go on with this request."""
+
+
+class EngineBusy(EngineError):
+    """The queue is full; a new try makes sense after *retry_after_s* seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class WorkerDied(EngineError):
+    """The worker process ended and could not be brought back."""
+
+
+class EngineClosed(EngineError):
+    """The engine was closed while the request was running."""

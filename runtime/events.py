@@ -1,0 +1,115 @@
+"""What an engine says while it answers: one small class per kind of event.
+
+A stream is: Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta)…, Finished for each choice.
+The first Queued means that the request was checked and accepted; errors before it mean that
+nothing was begun. Errors later are raised by the engine's generator as EngineError.
+
+Events cross the boundary between worker and parent process, hence msgspec Structs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+
+
+class TopLogprob(Struct, frozen=True, kw_only=True, array_like=True):
+    """One of the likeliest tokens of a step."""
+
+    token_id: int
+    token: bytes
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True, kw_only=True, array_like=True):
+    """The chosen token under the raw distribution: before temperature, penalties and masks.
+
+    *logprob* in nats; *entropy* of the whole distribution in nats; *top* likeliest first.
+    """
+
+    token_id: int
+    token: bytes
+    logprob: float
+    entropy: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+class Queued(Struct, frozen=True, kw_only=True, tag=True):
+    """Accepted; *position* requests are ahead of it (0: next, or running at once)."""
+
+    position: int
+    n_prompt_tokens: int
+
+
+class Prefilling(Struct, frozen=True, kw_only=True, tag=True):
+    """*n_read* of *n_prompt_tokens* are in the KV cache, *n_cached* of them from before."""
+
+    n_read: int
+    n_cached: int
+    n_prompt_tokens: int
+
+
+class Delta(Struct, frozen=True, kw_only=True, tag=True):
+    """Text added to the answer of *choice*, and the tokens sampled since the last delta.
+
+    *text* never ends inside a character. *token_ids* may run ahead of *text* while a possible
+    stop string is held back. *logprobs* has one entry per token id, or is empty.
+    """
+
+    choice: int = 0
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class ReasoningDelta(Struct, frozen=True, kw_only=True, tag=True):
+    """As Delta, for text the model thinks before it answers."""
+
+    choice: int = 0
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Token counts of one choice; *cached_tokens* of the prompt were not read again."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int = 0
+
+
+class Timings(Struct, frozen=True, kw_only=True):
+    """Milliseconds in the queue, reading the prompt, and generating, of one choice."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+
+
+class Finished(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer of *choice* is complete. *stop* is the stop string that ended it, if one did."""
+
+    choice: int = 0
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    stop: str | None = None
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag=True):
+    """The stream ends here without being complete."""
+
+    code: str
+    message: str
+
+
+StreamEvent: TypeAlias = Queued | Prefilling | Delta | ReasoningDelta | Finished | Failed
+"""Everything that may stand in a generation's log."""
+
+EngineEvent: TypeAlias = Queued | Prefilling | Delta | ReasoningDelta | Finished
+"""What an engine yields; it raises instead of yielding Failed."""

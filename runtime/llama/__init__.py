@@ -1,0 +1,1 @@
+"""The GGUF backend: llama.cpp through the ctypes API of llama-cpp-python."""

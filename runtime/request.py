@@ -1,0 +1,80 @@
+"""What a caller asks an engine for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.sampling import Sampling
+
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+MAX_STOP_STRINGS = 16
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+    name: str | None = None
+
+
+class GenerationRequest(Struct, frozen=True, kw_only=True):
+    """A conversation (*messages*) or a raw *prompt* (text or token ids), and how to answer it.
+
+    Exactly one of *messages* and *prompt* is given. *messages* go through the model's chat
+    template; *prompt* is taken as it is.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[TokenId, ...] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: Annotated[int, Meta(ge=1, le=1_048_576)] | None = None
+    """None: until the model ends its answer or its context is full."""
+    stop: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...],
+        Meta(max_length=MAX_STOP_STRINGS),
+    ] = ()
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    """Number of independent answers (choices); choice i samples with seed + i."""
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """None: none. k: logprob and entropy of each chosen token, and the k likeliest tokens."""
+    ignore_eos: bool = False
+    continue_final_message: bool = False
+    """Continue the last message (an assistant's) instead of opening a new turn."""
+    split_reasoning: bool = True
+    """Send <think>-style text of a conversation as ReasoningDelta instead of Delta."""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Extra variables for the chat template, such as enable_thinking."""
+
+    def checked(self) -> GenerationRequest:
+        """This request, or InvalidRequest that names the field that is wrong."""
+        try:
+            request = msgspec.convert(msgspec.to_builtins(self), GenerationRequest)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(str(error), _field_of(error)) from error
+        if bool(request.messages) == (request.prompt is not None):
+            raise InvalidRequest("give either messages or prompt, not both or none", "messages")
+        if request.prompt is not None and not request.prompt:
+            raise InvalidRequest("the prompt is empty: give at least one token", "prompt")
+        if request.continue_final_message and (
+            not request.messages or request.messages[-1].role != "assistant"
+        ):
+            raise InvalidRequest(
+                "continue_final_message needs a last message with the role assistant",
+                "continue_final_message",
+            )
+        return request
+
+
+def _field_of(error: msgspec.ValidationError) -> str | None:
+    """The field in "Expected `int` <= 5 - at `$.sampling.top_k`": here "sampling.top_k"."""
+    _, found, path = str(error).rpartition(" - at `$.")
+    return path.rstrip("`") if found else None
