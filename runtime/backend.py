@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ class DecodeAborted(Exception):
 
 
 class DecodeFailed(Exception):
-    """The library could not evaluate the batch; the context is no longer trusted."""
+    """The library could not evaluate the batch; the context is no longer to be trusted."""
 
 
 class BackendInfo(Struct, frozen=True, kw_only=True):
@@ -43,31 +44,18 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     """Most rows of one decode call."""
     n_outputs: int
     """Most rows of one decode call whose logits are wanted."""
+    n_threads: int
     chat_template: str | None
     bos_text: str
     eos_text: str
     add_bos: bool
     """The tokenizer puts the BOS token in front of a text."""
+    use_extra_bufts: bool
+    library: str
+    """Name and version of the library, for what is remembered about its speed."""
 
 
-class Sampler(Protocol):
-    """Chooses one token after the other for one sequence; keeps its penalties' window."""
-
-    def sample(self, logits: Logits, position: int) -> int:
-        """Choose the token number *position* of the answer (0: its first) and remember it.
-
-        The random draw depends on the seed and *position* alone. May change *logits*.
-        """
-        ...
-
-    def accept(self, token: int) -> None:
-        """Remember a token that was chosen elsewhere: the prompt's, or before a restart."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Rows(Struct, frozen=True, kw_only=True):
+class Rows(Struct, frozen=True):
     """Consecutive tokens of one sequence, a part of a ragged batch."""
 
     seq: int
@@ -75,22 +63,41 @@ class Rows(Struct, frozen=True, kw_only=True):
     """Position of the first token in the sequence."""
     tokens: Tokens
     wants_logits: bool
-    """Whether the last row's logits are needed."""
+    """Whether the last token's logits are needed."""
+
+
+class Sampler(Protocol):
+    """Chooses one token after the other for one sequence; keeps its penalties' window."""
+
+    def sample(self, output: int, position: int) -> int:
+        """Choose token number *position* of the answer (0: its first) from the last decode
+        call's *output*, and remember it.
+
+        The random draw depends on the seed and *position* alone.
+        """
+        ...
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Remember tokens that were chosen elsewhere: the prompt's, or before a restart."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Backend(Protocol):
     """A model, its tokenizer and its KV cache.
 
-    tokenize, token_bytes and is_eog may be called from any thread, abort too; everything else
-    only from the thread that decodes.
+    tokenize, token_bytes, is_eog and abort may be called from any thread; everything else only
+    from the one that decodes.
     """
 
     @property
     def info(self) -> BackendInfo: ...
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens: ...
-    def token_bytes(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes a token stands for; control tokens are empty unless *special*."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; none for control tokens."""
         ...
 
     def is_eog(self, token: int) -> bool:
@@ -99,12 +106,15 @@ class Backend(Protocol):
 
     def sampler(self, sampling: Sampling, seed: int, *, ignore_eos: bool) -> Sampler: ...
 
-    def decode(self, rows: list[Rows]) -> list[Logits]:
-        """Evaluate a batch; the logits (n_vocab,) of those rows that want them, in order.
+    def decode(self, batch: Sequence[Rows]) -> None:
+        """Evaluate a batch. The Rows that want logits are its outputs 0, 1, … in order.
 
-        The arrays are views that the next call overwrites. Raises KvFull, DecodeAborted,
-        DecodeFailed.
+        Raises KvFull, DecodeAborted, DecodeFailed.
         """
+        ...
+
+    def logits(self, output: int) -> Logits:
+        """Raw logits (n_vocab,) of an output of the last call: a view the next call overwrites."""
         ...
 
     def keep(self, seq: int, n_tokens: int) -> int:
@@ -121,7 +131,3 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-SliceKind: TypeAlias = Literal["pure", "mixed"]
-"""Whether a prefill slice runs in a call of its own or together with the decode rows."""

@@ -1,0 +1,49 @@
+"""llama.cpp's global state: initialised once per process, its log kept instead of printed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+
+import llama_cpp.llama_cpp as lib
+
+_LOG_WARN = 3
+_LOG_ERROR = 4
+_LOG_CONT = 5
+
+
+class LibraryLog:
+    """Keeps the last warnings and errors of llama.cpp: its functions return no reasons."""
+
+    def __init__(self, n_lines: int = 20) -> None:
+        self._lines: deque[str] = deque(maxlen=n_lines)
+        self._keeps = False
+        # llama.cpp calls it for as long as the process lives, so this object must live too.
+        self._callback = lib.llama_log_callback(self._on_line)
+
+    def install(self) -> None:
+        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _on_line(self, level: int, text: bytes, _user_data: object) -> None:
+        if level != _LOG_CONT:
+            self._keeps = level in (_LOG_WARN, _LOG_ERROR)
+        if self._keeps:
+            self._lines.append(text.decode("utf-8", "replace").rstrip())
+
+    def tail(self) -> str:
+        """The last warnings and errors, joined to one line."""
+        return "; ".join(line for line in self._lines if line)
+
+
+LOG = LibraryLog()
+
+
+def start_library() -> None:
+    """Initialise llama.cpp; calling it again does no harm."""
+    LOG.install()
+    lib.llama_backend_init()
+
+
+def system_info() -> str:
+    """What llama.cpp was compiled for, in its own words."""
+    return str(lib.llama_print_system_info(), "utf-8")

@@ -1,0 +1,109 @@
+"""A loaded GGUF model and its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from spillover.runtime.backend import Tokens
+from spillover.runtime.errors import InvalidRequest, ModelError
+from spillover.runtime.llama.library import LOG
+
+_MAX_META_BYTES = 1 << 20
+
+
+class LlamaModel:
+    """Weights and vocabulary. The vocabulary's methods may be called from any thread."""
+
+    def __init__(self, path: Path, *, n_gpu_layers: int, use_extra_bufts: bool) -> None:
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        params.use_extra_bufts = use_extra_bufts
+        handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not handle:
+            raise ModelError(
+                f"llama.cpp cannot load {path}: {LOG.tail() or 'it gives no reason'}. "
+                "Check that the file is complete and that its architecture is supported."
+            )
+        self.handle: Any = handle
+        self.vocab: Any = lib.llama_model_get_vocab(handle)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    @functools.cached_property
+    def eog_tokens(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        return frozenset(filter(self.is_eog, range(self.n_vocab)))
+
+    def is_eog(self, token: int) -> bool:
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        """Token ids of *text*; *parse_special* reads <|im_end|> and the like as one token."""
+        encoded = text.encode("utf-8", "replace")
+        tokens = np.empty(len(encoded) + 2, dtype=np.int32)
+        n = lib.llama_tokenize(
+            self.vocab,
+            encoded,
+            len(encoded),
+            tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            len(tokens),
+            add_special,
+            parse_special,
+        )
+        if n < 0:
+            raise InvalidRequest(f"the text of {len(encoded)} bytes cannot be tokenized", "prompt")
+        return tokens[:n].copy()
+
+    def token_bytes(self, token: int) -> bytes:
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token, special=False)
+        return piece
+
+    def special_text(self, token: int) -> str:
+        """The text of a token, also of a control token; empty when there is no such token."""
+        if token < 0:
+            return ""
+        return self._read_piece(token, special=True).decode("utf-8", "replace")
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    @functools.cached_property
+    def chat_template(self) -> str | None:
+        return self.metadata("tokenizer.chat_template") or None
+
+    def metadata(self, key: str) -> str:
+        """A value of the file's metadata as text; empty when it is absent."""
+        size = 4096
+        while size <= _MAX_META_BYTES:
+            buffer = ctypes.create_string_buffer(size)
+            n = lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, size)
+            if n < 0:
+                return ""
+            if n < size:
+                return buffer.raw[:n].decode("utf-8", "replace")
+            size = n + 1
+        raise ModelError(f"the model's metadata {key} is larger than {_MAX_META_BYTES} bytes")
+
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self.handle, buffer, 256)
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        if self.handle:
+            lib.llama_model_free(self.handle)
+            self.handle = None

@@ -1,0 +1,182 @@
+"""llama.cpp's sampler chain for one sequence, with a random draw that depends on the position.
+
+llama.cpp's own `dist` sampler carries a generator from token to token. Here it is made anew for
+each token from (seed, position), so that a sequence that is preempted, or resumed in another
+process, goes on with the draws it would have had.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from spillover.runtime.backend import Logits
+from spillover.runtime.llama.model import LlamaModel
+from spillover.runtime.sampling import Sampling
+
+_MASK = (1 << 64) - 1
+_FORBID = -100.0
+
+
+def seed_at(seed: int, position: int) -> int:
+    """32 well-mixed bits from (seed, position): the finalizer of SplitMix64
+    (Steele, Lea and Flood, 2014)."""
+    z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (z ^ (z >> 31)) >> 32
+
+
+class GreedySampler:
+    """The likeliest token, straight from the logits: for temperature 0 and nothing else set."""
+
+    def __init__(self, logits: Callable[[int], Logits]) -> None:
+        self._logits = logits
+
+    def sample(self, output: int, position: int) -> int:
+        return int(self._logits(output).argmax())
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ChainSampler:
+    """A C sampler chain; its randomness is renewed for each token."""
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        context: Any,
+        row_of: Callable[[int], int],
+        sampling: Sampling,
+        seed: int,
+        *,
+        ignore_eos: bool,
+        n_ctx: int,
+    ) -> None:
+        self._context = context
+        self._row_of = row_of
+        self._seed = seed
+        self._sampling = sampling
+        self._window = _window(sampling, n_ctx)
+        self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        for sampler in _fixed_samplers(model, sampling, ignore_eos=ignore_eos, n_ctx=n_ctx):
+            lib.llama_sampler_chain_add(self._chain, sampler)
+        self._n_fixed = lib.llama_sampler_chain_n(self._chain)
+
+    def sample(self, output: int, position: int) -> int:
+        if self._sampling.temperature > 0:
+            self._renew_randomness(position)
+        return int(lib.llama_sampler_sample(self._chain, self._context, self._row_of(output)))
+
+    def _renew_randomness(self, position: int) -> None:
+        while lib.llama_sampler_chain_n(self._chain) > self._n_fixed:
+            lib.llama_sampler_free(lib.llama_sampler_chain_remove(self._chain, self._n_fixed))
+        seed = seed_at(self._seed, position)
+        s = self._sampling
+        if s.xtc_probability > 0:
+            xtc = lib.llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, 1, seed)
+            lib.llama_sampler_chain_add(self._chain, xtc)
+            lib.llama_sampler_chain_add(self._chain, lib.llama_sampler_init_temp(s.temperature))
+        lib.llama_sampler_chain_add(self._chain, lib.llama_sampler_init_dist(seed))
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        if self._window:
+            self._accept(tokens[-self._window :])
+
+    def _accept(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            lib.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        if self._chain:
+            lib.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def is_plain_greedy(sampling: Sampling, *, ignore_eos: bool) -> bool:
+    """Whether only the argmax of the raw logits matters."""
+    return (
+        sampling.temperature == 0
+        and not ignore_eos
+        and not sampling.logit_bias
+        and not _has_penalties(sampling)
+        and sampling.dry_multiplier == 0
+    )
+
+
+def _has_penalties(s: Sampling) -> bool:
+    return s.repeat_last_n != 0 and (
+        s.repeat_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
+    )
+
+
+def _window(s: Sampling, n_ctx: int) -> int:
+    """How many last tokens the samplers look at."""
+    penalties = s.repeat_last_n if _has_penalties(s) else 0
+    dry = s.dry_penalty_last_n if s.dry_multiplier > 0 else 0
+    return n_ctx if min(penalties, dry) < 0 else max(penalties, dry)
+
+
+def _fixed_samplers(model: LlamaModel, s: Sampling, *, ignore_eos: bool, n_ctx: int) -> list[Any]:
+    """The part of the chain that stays, in the order of llama.cpp's server."""
+    chain: list[Any] = []
+    biases = dict(s.logit_bias)
+    if ignore_eos:
+        biases.update(dict.fromkeys(model.eog_tokens, _FORBID))
+    if biases:
+        chain.append(_logit_bias(model, biases))
+    if _has_penalties(s):
+        last_n = n_ctx if s.repeat_last_n < 0 else s.repeat_last_n
+        chain.append(
+            lib.llama_sampler_init_penalties(
+                model.n_vocab, last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
+            )
+        )
+    if s.dry_multiplier > 0 and s.dry_penalty_last_n != 0:
+        chain.append(_dry(model, s, n_ctx))
+    if s.temperature == 0:
+        chain.append(lib.llama_sampler_init_greedy())
+        return chain
+    if s.top_k > 0:
+        chain.append(lib.llama_sampler_init_top_k(s.top_k))
+    if s.typical_p < 1:
+        chain.append(lib.llama_sampler_init_typical(s.typical_p, 1))
+    if s.top_p < 1:
+        chain.append(lib.llama_sampler_init_top_p(s.top_p, 1))
+    if s.min_p > 0:
+        chain.append(lib.llama_sampler_init_min_p(s.min_p, 1))
+    if s.xtc_probability == 0:
+        chain.append(lib.llama_sampler_init_temp(s.temperature))
+    return chain
+
+
+def _logit_bias(model: LlamaModel, biases: dict[int, float]) -> Any:
+    known = {token: bias for token, bias in biases.items() if token < model.n_vocab}
+    entries = (lib.llama_logit_bias * len(known))(
+        *(
+            lib.llama_logit_bias(token=token, bias=-np.inf if bias <= _FORBID else bias)
+            for token, bias in known.items()
+        )
+    )
+    return lib.llama_sampler_init_logit_bias(model.n_vocab, len(known), entries)
+
+
+def _dry(model: LlamaModel, s: Sampling, n_ctx: int) -> Any:
+    breakers = [breaker.encode() for breaker in s.dry_sequence_breakers]
+    return lib.llama_sampler_init_dry(
+        model.vocab,
+        s.dry_multiplier,
+        s.dry_base,
+        s.dry_allowed_length,
+        n_ctx if s.dry_penalty_last_n < 0 else s.dry_penalty_last_n,
+        (ctypes.c_char_p * len(breakers))(*breakers),
+        len(breakers),
+    )
