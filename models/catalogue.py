@@ -1,0 +1,164 @@
+"""Which models there are: the catalogue's, known by name, and any GGUF file, known by its path."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+_FOLDER = Path(__file__).parent
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+class CatalogueError(Exception):
+    """No such model, or its file is not what it should be; the message says what to do."""
+
+
+class ModelEntry(Struct, frozen=True, kw_only=True):
+    """A model file that exists. The facts besides *name* and *path* are the catalogue's."""
+
+    name: str
+    path: Path
+    """The GGUF file; of a model in several files the first one."""
+    sha256: str | None = None
+    size_bytes: int | None = None
+    licence: str = ""
+    n_ctx: int | None = None
+    description: str = ""
+
+
+class _Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of catalogue.toml."""
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Meta(gt=0)]
+    licence: str
+    n_ctx: Annotated[int, Meta(gt=0)]
+    description: str
+    file: str = ""
+    source: str = ""
+    default: bool = False
+
+
+def names() -> tuple[str, ...]:
+    """The names in the catalogue, as they stand there."""
+    return tuple(_read())
+
+
+def default_model() -> ModelEntry:
+    """The model that is used when none is named."""
+    return next(_entry(name, listed) for name, listed in _read().items() if listed.default)
+
+
+def find(name_or_path: str) -> ModelEntry:
+    """The model of a catalogue name, a GGUF file, or a folder with one model in it.
+
+    A catalogue name goes before a file of that name: write ./name for the file.
+    Raises CatalogueError.
+    """
+    catalogue = _read()
+    if name_or_path in catalogue:
+        return _entry(name_or_path, catalogue[name_or_path])
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        path = _only_model_in(path)
+    if not path.is_file():
+        raise CatalogueError(_not_found(name_or_path, tuple(catalogue)))
+    if path.suffix.lower() != ".gguf":
+        raise CatalogueError(f"{path} is not a GGUF file: give a file whose name ends in .gguf")
+    return _of_file(path)
+
+
+def verify(entry: ModelEntry) -> None:
+    """Read the whole file and compare it with the catalogue; a file given by path has nothing
+    to be compared with and passes. Raises CatalogueError.
+    """
+    if entry.sha256 is None:
+        return
+    with entry.path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != entry.sha256:
+        raise CatalogueError(
+            f"{entry.path} is damaged or was changed (sha256 {found[:16]}… and not "
+            f"{entry.sha256[:16]}…): install Spillover again"
+        )
+
+
+def _read() -> dict[str, _Listed]:
+    tables = tomllib.loads((_FOLDER / "catalogue.toml").read_text("utf-8"))
+    return msgspec.convert(tables, dict[str, _Listed])
+
+
+def _entry(name: str, listed: _Listed) -> ModelEntry:
+    if not listed.file:
+        raise CatalogueError(
+            f"{name} does not come with Spillover: get its file from {listed.source} "
+            "and give the path of the file"
+        )
+    path = _FOLDER / listed.file
+    if not path.is_file():
+        raise CatalogueError(f"{path} is missing: install Spillover again")
+    return ModelEntry(
+        name=name,
+        path=path,
+        sha256=listed.sha256,
+        size_bytes=listed.size_bytes,
+        licence=listed.licence,
+        n_ctx=listed.n_ctx,
+        description=listed.description,
+    )
+
+
+def _of_file(path: Path) -> ModelEntry:
+    part = _PART.fullmatch(path.name)
+    if part is None:
+        return ModelEntry(name=path.stem, path=path)
+    return ModelEntry(name=part["stem"], path=_parts(path, part)[0])
+
+
+def _parts(path: Path, part: re.Match[str]) -> list[Path]:
+    """All files of a split model, which llama.cpp finds from the first one."""
+    count = int(part["count"])
+    parts = [
+        path.with_name(f"{part['stem']}-{number:05}-of-{count:05}.gguf")
+        for number in range(1, count + 1)
+    ]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing or not parts:
+        raise CatalogueError(
+            f"{path} is one of {count} parts, and {', '.join(missing) or 'none'} is not beside it: "
+            "get the missing files"
+        )
+    return parts
+
+
+def _only_model_in(folder: Path) -> Path:
+    """The one GGUF model in *folder*, whether in one file or in parts."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    models = {_name_of(path): path for path in reversed(files)}
+    if len(models) == 1:
+        return next(iter(models.values()))
+    if not models:
+        raise CatalogueError(f"there is no .gguf file in the folder {folder}")
+    found = ", ".join(sorted(models))
+    raise CatalogueError(f"the folder {folder} has several models ({found}): give the file's path")
+
+
+def _name_of(path: Path) -> str:
+    part = _PART.fullmatch(path.name)
+    return part["stem"] if part else path.stem
+
+
+def _not_found(name_or_path: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name_or_path, known, n=1)
+    guess = f"did you mean {near[0]}? Else " if near else ""
+    return (
+        f"there is no model {name_or_path!r}: {guess}give the path of a .gguf file "
+        f"or a name of the catalogue ({', '.join(known)})"
+    )
