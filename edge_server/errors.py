@@ -1,7 +1,7 @@
 """Errors of the local endpoint, besides those of the runtime.
 
-    SpilloverError
-    └── ConfigError             a setting is wrong; the message names where it comes from
+SpilloverError
+└── ConfigError             a setting is wrong; the message names where it comes from
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""The configuration file: where it lies, and what stands in it."""
+
+from __future__ import annotations
+
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spillover.edge_server.errors import ConfigError
+
+VARIABLE = "SPILLOVER_CONFIG"
+
+
+def locate(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: the flag's, else the variable's, else the user's own if there is one.
+
+    Raises ConfigError when a file that was asked for is not there.
+    """
+    if flag is not None:
+        return _present(flag.expanduser(), "--config")
+    if environ.get(VARIABLE):
+        return _present(Path(environ[VARIABLE]).expanduser(), VARIABLE)
+    own = user_path()
+    return own if own.is_file() else None
+
+
+def user_path() -> Path:
+    """Where the user's own configuration file is looked for."""
+    import platformdirs  # slow, and not needed when the file is named
+
+    return platformdirs.user_config_path("spillover", appauthor=False) / "config.toml"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The keys and values in *path*. Raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def warning_if_shared(path: Path) -> str | None:
+    """What to tell the user when others may read *path*, in which there is a secret."""
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        return f"{path} holds API keys and others may read it: chmod 600 {path}"
+    return None
+
+
+def _present(path: Path, source: str) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{source}: there is no file {path}")
+    return path

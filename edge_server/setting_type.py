@@ -1,0 +1,94 @@
+"""The types of settings: texts become values, and both become words for people."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+AUTO = "auto"
+"""How None is written by a user: chosen from the model and the device."""
+
+
+def convert(value: object, annotation: Any, *, from_text: bool) -> Any:
+    """*value* as the type asks for it; *from_text* also reads numbers and truth from text.
+
+    Raises ValueError without words: describe() has them.
+    """
+    if value == AUTO and _optional(annotation):
+        return None
+    try:
+        found = msgspec.convert(value, annotation, strict=not from_text, dec_hook=_path)
+    except msgspec.ValidationError:
+        raise ValueError from None
+    if isinstance(found, float) and not math.isfinite(found):
+        raise ValueError
+    return found
+
+
+def describe(annotation: Any) -> str:
+    """What values the type takes: "an integer from 0 to 65535"."""
+    return _words(inspect.type_info(annotation))
+
+
+def show(value: object) -> str:
+    """A value as `spillover config` prints it."""
+    if value is None:
+        return AUTO
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _path(annotation: type, value: object) -> Path:
+    if annotation is not Path or not isinstance(value, str):
+        raise NotImplementedError
+    return Path(value).expanduser()
+
+
+def _optional(annotation: Any) -> bool:
+    found = inspect.type_info(annotation)
+    return isinstance(found, inspect.UnionType) and found.includes_none
+
+
+def _words(found: inspect.Type) -> str:
+    match found:
+        case inspect.UnionType(types=types):
+            named = [_words(one) for one in types if not isinstance(one, inspect.NoneType)]
+            return " or ".join(named + [AUTO] * found.includes_none)
+        case inspect.LiteralType(values=values):
+            return "one of " + ", ".join(map(str, values))
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return "an integer" + _range(found)
+        case inspect.FloatType():
+            return "a number" + _range(found)
+        case inspect.StrType():
+            return "text" + _length(found)
+        case inspect.VarTupleType(item_type=item):
+            return "a list, each of it " + _words(item)
+        case inspect.CustomType():
+            return "a path"
+    return "something else"
+
+
+def _range(found: inspect.IntType | inspect.FloatType) -> str:
+    if found.gt is not None:
+        return f" above {found.gt}" + (f", at most {found.le}" if found.le is not None else "")
+    if found.ge is None:
+        return ""
+    return f" from {found.ge} to {found.le}" if found.le is not None else f", at least {found.ge}"
+
+
+def _length(found: inspect.StrType) -> str:
+    if not found.min_length:
+        return ""
+    return f" of {found.min_length} to {found.max_length} characters"

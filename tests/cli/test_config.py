@@ -1,0 +1,208 @@
+"""Where settings come from, and what is said when one is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from spillover.edge_server import config_file, setting_type
+from spillover.edge_server.config import Config, load
+from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.setting_list import setting_list
+from spillover.edge_server.settings import Settings
+from spillover.runtime.options import EngineOptions
+
+KEY = "sk-canary-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def no_file_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_file, "user_path", lambda: tmp_path / "none.toml")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text("port = 1111\nn_ctx = 512\nhost = '::1'\n")
+    return path
+
+
+def loaded(
+    text: str, tmp_path: Path, flags: dict[str, object] | None = None, **environ: str
+) -> Config:
+    path = tmp_path / "given.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return load(flags or {}, environ=environ, config_flag=path)
+
+
+def test_every_field_of_the_structs_is_a_setting_with_a_help_text() -> None:
+    fields = msgspec.structs.fields(Settings) + msgspec.structs.fields(EngineOptions)
+    names = [field.name for field in fields if field.name != "engine"]
+    assert [setting.name for setting in setting_list()] == names
+    assert len(set(names)) == len(names)
+    assert all(setting.help.endswith(".") for setting in setting_list())
+
+
+def test_without_anything_given_the_defaults_of_the_structs_hold() -> None:
+    config = load({}, environ={})
+    assert config.settings == Settings()
+    assert {value.origin for value in config.values.values()} == {"default"}
+
+
+def test_flags_go_over_environment_over_file_over_defaults(file: Path) -> None:
+    config = load({"port": "3333"}, environ={"SPILLOVER_N_CTX": "2048"}, config_flag=file)
+    assert config.settings == Settings(port=3333, host="::1", engine=EngineOptions(n_ctx=2048))
+    origins = {name: config.values[name].origin for name in ("port", "n_ctx", "host", "alias")}
+    assert origins == {
+        "port": "--port",
+        "n_ctx": "SPILLOVER_N_CTX",
+        "host": f"{file}: host",
+        "alias": "default",
+    }
+
+
+def test_the_variable_names_the_file_and_the_flag_goes_before_it(file: Path) -> None:
+    other = file.with_name("other.toml")
+    other.write_text("port = 2222")
+    environ = {"SPILLOVER_CONFIG": str(file)}
+    assert load({}, environ=environ).settings.port == 1111
+    assert load({}, environ=environ, config_flag=other).settings.port == 2222
+
+
+def test_the_users_own_file_is_read_when_no_other_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_file, "user_path", lambda: file)
+    config = load({}, environ={})
+    assert config.file == file
+    assert config.settings.port == 1111
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"SPILLOVER_CONFIG: there is no file .*/gone\.toml"):
+        load({}, environ={"SPILLOVER_CONFIG": str(tmp_path / "gone.toml")})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot = 8080", "there is no setting prot: did you mean port"),
+        ("zzz = 1", "there is no setting zzz: `spillover config` lists"),
+        ("[engine]\nn_ctx = 1", r"\[engine\] is not known: all settings stand at the top level"),
+        ("port = 99999", "toml: port: 99999 is not allowed: port is an integer from 0 to 65535"),
+        ("port = '8080'", "toml: port: '8080' is not allowed"),
+        ("port = true", "toml: port: True is not allowed"),
+        ("max_gap_ms = nan", "max_gap_ms: nan is not allowed: max_gap_ms is a number from 20"),
+        ("log_level = 'loud'", "log_level is one of debug, error, info, warning"),
+        ("port = \n", "not valid TOML.*line 1"),
+    ],
+)
+def test_a_wrong_file_is_told_by_key_value_and_what_is_allowed(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loaded(text, tmp_path)
+
+
+def test_a_wrong_variable_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^SPILLOVER_PORT: 'tcp://10.0.0.1:80' is not allowed"):
+        load({}, environ={"SPILLOVER_PORT": "tcp://10.0.0.1:80"})
+
+
+def test_a_wrong_flag_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^--parallel: '0' is not allowed.* from 1 to 64"):
+        load({"n_parallel": "0"}, environ={})
+
+
+def test_an_unknown_variable_is_only_a_warning() -> None:
+    config = load({}, environ={"SPILLOVER_PROT": "1", "OTHER": "2"})
+    assert config.warnings == (
+        "the variable SPILLOVER_PROT is not known and has no effect: did you mean SPILLOVER_PORT?",
+    )
+
+
+def test_an_empty_variable_counts_as_none() -> None:
+    assert load({}, environ={"SPILLOVER_PORT": ""}).settings.port == 8080
+
+
+def test_auto_takes_back_what_a_lower_layer_chose(tmp_path: Path) -> None:
+    config = loaded("n_ctx = 512\nn_threads = 'auto'", tmp_path, SPILLOVER_N_CTX="auto")
+    assert config.settings.engine.n_ctx is None
+    assert config.settings.engine.n_threads is None
+
+
+def test_text_becomes_numbers_truth_and_paths() -> None:
+    config = load(
+        {},
+        environ={
+            "SPILLOVER_USE_EXTRA_BUFTS": "false",
+            "SPILLOVER_MAX_GAP_MS": "100",
+            "SPILLOVER_CACHE_DIR": "/var/cache/spillover",
+            "SPILLOVER_ALLOWED_HOST": "edge.local, box",
+        },
+    )
+    assert config.settings.allowed_hosts == ("edge.local", "box")
+    assert config.settings.engine == EngineOptions(
+        use_extra_bufts=False, max_gap_ms=100.0, cache_dir=Path("/var/cache/spillover")
+    )
+
+
+def test_a_key_is_never_shown(tmp_path: Path) -> None:
+    config = loaded(f"api_keys = ['{KEY}', '{KEY}2']", tmp_path)
+    setting = next(setting for setting in setting_list() if setting.is_secret)
+    assert config.settings.api_keys == (KEY, f"{KEY}2")
+    assert config.shown(setting) == "********, ********"
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"),
+    [
+        ({}, {"SPILLOVER_API_KEY": f"{KEY},short"}),
+        ({"api_keys": (KEY, "short")}, {}),
+    ],
+)
+def test_a_wrong_key_is_never_shown_either(
+    flags: dict[str, object], environ: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match="8 to 512 characters") as error:
+        load(flags, environ=environ)
+    assert "canary" not in str(error.value)
+    assert "short" not in str(error.value)
+
+
+def test_a_wrong_key_in_the_file_is_never_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"api_keys: \*+ is not allowed") as error:
+        loaded(f"api_keys = '{KEY}'", tmp_path)
+    assert "canary" not in str(error.value)
+
+
+def test_a_file_with_keys_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"api_keys = ['{KEY}']")
+    path.chmod(0o640)
+    (warning,) = load({}, environ={}, config_flag=path).warnings
+    assert f"chmod 600 {path}" in warning
+
+
+def test_keys_come_from_a_key_file_and_the_flag_together(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# of the tablet\ntablet-key\n\nphone-key-1\n")
+    path.chmod(0o600)
+    environ = {"SPILLOVER_API_KEY": "from-environment"}
+    config = load({"api_keys": ("flag-key-1",)}, environ=environ, api_key_file=path)
+    assert config.settings.api_keys == ("tablet-key", "phone-key-1", "flag-key-1")
+    assert config.warnings == ()
+
+
+def test_an_empty_key_file_does_not_open_the_endpoint(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("\n")
+    with pytest.raises(ConfigError, match="has no key in it"):
+        load({}, environ={}, api_key_file=tmp_path / "keys")
+
+
+def test_what_is_allowed_is_said_for_every_setting() -> None:
+    for setting in setting_list():
+        assert setting_type.describe(setting.type) != "something else", setting.name
