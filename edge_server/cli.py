@@ -1,0 +1,110 @@
+"""The command `spillover`: one verb per subcommand, each loaded only when it is used.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from spillover.edge_server.errors import ConfigError
+from spillover.runtime.errors import InvalidRequest, SpilloverError
+
+_COMMANDS = {
+    "serve": ("serve", "Serve a model on a local OpenAI-compatible endpoint."),
+    "run": ("run", "Answer one prompt; works in pipes."),
+    "chat": ("chat", "Talk with a model in the terminal."),
+    "doctor": ("doctor", "Check this device and say what to do about what is wrong."),
+    "config": ("config_show", "Show the settings in force and where each comes from."),
+}
+_EPILOG = """\b
+Examples:
+  spillover chat                     talk with the bundled model
+  spillover run "Tell me a story."   one answer on standard output
+  spillover serve ~/models/m.gguf    an endpoint for your programs
+"""
+
+
+class _LazyGroup(click.Group):
+    """Imports the module of a command only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"spillover.edge_server.commands.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # slow
+
+        click.echo(f"spillover {version('spillover')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_LazyGroup,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Stream tokens from quantized models on this device."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; errors become one line on stderr and an exit code."""
+    try:
+        code = cli.main(arguments, prog_name="spillover", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+    except (ConfigError, InvalidRequest) as error:
+        click.echo(f"spillover: {error}", err=True)
+        return 2
+    except SpilloverError as error:
+        click.echo(f"spillover: {error}", err=True)
+        return 1
+
+
+def _silence_stdout() -> None:
+    """The reader of our output has gone: keep the interpreter's last flush from failing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

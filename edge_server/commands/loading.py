@@ -1,0 +1,63 @@
+"""Start the engine of a command, and say so when the user has to wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from spillover.edge_server.settings import Settings
+from spillover.models import catalogue
+from spillover.models.catalogue import CatalogueError, ModelEntry
+from spillover.runtime.errors import ModelError
+from spillover.runtime.options import EngineOptions
+
+if TYPE_CHECKING:
+    from spillover.runtime.local_engine import LocalEngine
+
+PATIENCE_S = 1.0
+"""A wait that is shorter needs no word."""
+
+
+def model_entry(settings: Settings) -> ModelEntry:
+    """The model that the settings name. Raises ModelError."""
+    try:
+        return catalogue.find(settings.model) if settings.model else catalogue.default_model()
+    except CatalogueError as error:
+        raise ModelError(str(error)) from error
+
+
+def start_engine(settings: Settings, options: EngineOptions | None = None) -> LocalEngine:
+    """A local engine whose worker is loading the model. Raises ModelError."""
+    from spillover.runtime.local_engine import LocalEngine  # slow
+
+    entry = model_entry(settings)
+    return LocalEngine(entry.path, options or settings.engine, name=settings.alias or entry.name)
+
+
+@contextmanager
+def one_conversation(settings: Settings) -> Generator[LocalEngine]:
+    """A loaded engine for one conversation at a time. Raises ModelError, EngineError."""
+    options = msgspec.structs.replace(settings.engine, n_parallel=1, n_kv=None)
+    with start_engine(settings, options) as engine:
+        with told_when_slow(f"loading {engine.name} …"):
+            card = engine.wait_ready()
+        for warning in card.warnings:
+            click.echo(f"spillover: {warning}", err=True)
+        yield engine
+
+
+@contextmanager
+def told_when_slow(message: str) -> Generator[None]:
+    """Say *message* on stderr if the block takes longer than a moment."""
+    timer = threading.Timer(PATIENCE_S, click.echo, (message,), {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,158 @@
+"""spillover run: one prompt, one answer, made for pipes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from spillover.edge_server.commands.answer_output import (
+    AnswerOutput,
+    answer_to_stdout,
+    reasoning_to_stderr,
+)
+from spillover.edge_server.commands.loading import one_conversation
+from spillover.edge_server.commands.options import load_config, model_option, setting_options
+from spillover.edge_server.commands.request_values import default_text, given
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    StreamEvent,
+)
+from spillover.runtime.request import GenerationRequest, Message
+from spillover.runtime.sampling import Sampling
+
+_EPILOG = """\b
+Examples:
+  spillover run "Tell me a story about a dog named Max." --temperature 0.7
+  spillover run "Summarize this:" < notes.txt > summary.txt
+  echo "Once upon a time" | spillover run --raw --max-tokens 50
+
+The answer goes to standard output, everything else to standard error.
+"""
+
+
+@click.command("run", epilog=_EPILOG)
+@click.argument("prompt", required=False)
+@model_option
+@click.option("--system", metavar="TEXT", help="System message, before the prompt.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
+@click.option(
+    "--max-tokens",
+    metavar="INTEGER",
+    help="Most tokens of the answer.  [default: until it ends or the context is full]",
+)
+@click.option(
+    "--temperature",
+    metavar="NUMBER",
+    help=f"0 always takes the likeliest token.  [default: {default_text(Sampling, 'temperature')}]",
+)
+@click.option(
+    "--seed", metavar="INTEGER", help="The same seed gives the same answer.  [default: random]"
+)
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+@setting_options(["n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
+def command(
+    prompt: str | None,
+    system: str | None,
+    raw: bool,
+    max_tokens: str | None,
+    temperature: str | None,
+    seed: str | None,
+    stop: tuple[str, ...],
+    as_json: bool,
+    config_flag: Path | None,
+    **flags: Any,
+) -> None:
+    """Answer PROMPT, or what comes on standard input, or one followed by the other."""
+    if raw and system:
+        raise click.UsageError("--system needs the chat template: leave out --raw")
+    text = _whole_prompt(prompt, raw=raw)
+    asked = {"prompt": text} if raw else {"messages": _messages(text, system)}
+    request = GenerationRequest(
+        **asked,
+        sampling=Sampling(**given(Sampling, {"temperature": temperature, "seed": seed})),
+        **given(GenerationRequest, {"max_tokens": max_tokens, "stop": stop}),
+    ).checked()
+    settings = load_config(flags, config_flag).settings
+    with one_conversation(settings) as engine, closing(engine.stream(request)) as events:
+        _print_json(events) if as_json else _print_text(events)
+
+
+def _messages(prompt: str, system: str | None) -> tuple[Message, ...]:
+    user = Message(role="user", content=prompt)
+    return (Message(role="system", content=system), user) if system else (user,)
+
+
+def _whole_prompt(argument: str | None, *, raw: bool) -> str:
+    """The argument, standard input, or both with an empty line between them."""
+    parts = [argument] if argument else []
+    if _has_input(required=not argument):
+        try:
+            text = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"standard input is not UTF-8 text: {error}") from error
+        parts.append(text if raw else text.strip("\n"))
+    prompt = "\n\n".join(part for part in parts if part)
+    if not prompt.strip():
+        raise click.UsageError('there is no prompt: give it as "text" or on standard input')
+    return prompt
+
+
+def _has_input(*, required: bool) -> bool:
+    """Whether to read standard input: with a prompt given only if it is surely there on purpose.
+
+    A program that starts us may leave us an open terminal, device or socket that never ends.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        return False
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    return required or stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
+
+
+def _print_text(events: Iterable[EngineEvent]) -> None:
+    answer, reasoning = answer_to_stdout(), reasoning_to_stderr()
+    for event in events:
+        match event:
+            case ReasoningDelta(text=text):
+                reasoning.write(text)
+            case Delta(text=text):
+                reasoning.end_line()
+                answer.write(text)
+            case Finished(reason=reason, usage=usage):
+                answer.end_line()
+                if reason == "length":
+                    click.echo(_cut_note(usage.completion_tokens), err=True)
+
+
+def _cut_note(n_tokens: int) -> str:
+    return (
+        f"spillover: the answer was cut after {n_tokens} tokens: "
+        "raise --max-tokens, or --n-ctx if the context is full"
+    )
+
+
+def _print_json(events: Iterable[EngineEvent]) -> None:
+    output = answer_to_stdout()
+    try:
+        for event in events:
+            _print_line(event, output)
+    except SpilloverError as error:
+        _print_line(Failed(code=type(error).__name__, message=str(error)), output)
+        raise
+
+
+def _print_line(event: StreamEvent, output: AnswerOutput) -> None:
+    output.write(msgspec.json.encode(event).decode() + "\n")

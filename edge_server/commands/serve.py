@@ -1,0 +1,86 @@
+"""spillover serve: the local endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spillover.edge_server.commands.loading import start_engine, told_when_slow
+from spillover.edge_server.commands.options import load_config, model_argument, setting_options
+from spillover.edge_server.settings import Settings
+from spillover.runtime.engine import ModelCard
+
+_EPILOG = """\b
+Examples:
+  spillover serve
+  spillover serve ~/models/qwen3-0.6b-Q4_K_M.gguf --port 9000 --n-ctx 8192
+  spillover serve --host 0.0.0.0 --api-key-file ~/.config/spillover/keys
+
+Finer settings stand in the configuration file: `spillover config` lists them.
+Ctrl-C stops the server.
+"""
+
+
+@click.command("serve", epilog=_EPILOG)
+@model_argument
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with API keys, one on each line.",
+)
+@setting_options()
+def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -> None:
+    """Serve MODEL (the bundled one when none is named) to OpenAI clients on this device."""
+    settings = load_config(flags, config_flag, api_key_file).settings
+    os.environ.pop("SPILLOVER_API_KEY", None)  # the worker has no need of it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _serve(settings)
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+
+
+def _serve(settings: Settings) -> None:
+    with start_engine(settings) as engine:
+        # Flask takes a moment to import: do that, and look at the address, while the model loads.
+        from spillover.edge_server.server import check_bind, serve
+
+        check_bind(settings)
+        with told_when_slow(f"loading {engine.name} …"):
+            card = engine.wait_ready()
+        serve(
+            engine,
+            settings,
+            on_ready=lambda url: click.echo(announcement(url, card, settings), err=True),
+        )
+
+
+def announcement(url: str, card: ModelCard, settings: Settings) -> str:
+    """What stands on the terminal when the endpoint is ready."""
+    lines = [
+        *(f"warning: {warning}" for warning in card.warnings),
+        f"model    {card.name} ({card.description})",
+        f"context  {card.n_ctx} tokens each, {card.n_parallel} in parallel, {card.n_kv} in all",
+        f"threads  {card.n_threads}",
+        f"address  {url}",
+        "",
+        "Try it:",
+        curl_line(url, card.name, needs_key=bool(settings.api_keys)),
+    ]
+    return "\n".join(lines)
+
+
+def curl_line(url: str, model: str, *, needs_key: bool) -> str:
+    """A command that streams an answer, ready to paste into a shell."""
+    message = {"role": "user", "content": "Tell me a story about a dog named Max."}
+    body = {"model": model, "stream": True, "messages": [message]}
+    headers = ["-H", "Authorization: Bearer YOUR_API_KEY"] if needs_key else []
+    headers += ["-H", "Content-Type: application/json"]
+    address = f"{url.rstrip('/')}/v1/chat/completions"
+    return shlex.join(["curl", "-N", address, *headers, "-d", json.dumps(body)])
