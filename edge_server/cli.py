@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import click
 
+from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.errors import InvalidRequest, SpilloverError
 
@@ -94,10 +95,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 1
     except (ConfigError, InvalidRequest) as error:
-        click.echo(f"spillover: {error}", err=True)
+        tell(f"spillover: {error}")
         return 2
     except SpilloverError as error:
-        click.echo(f"spillover: {error}", err=True)
+        tell(f"spillover: {error}")
         return 1
 
 

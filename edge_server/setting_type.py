@@ -73,8 +73,8 @@ def _words(found: inspect.Type) -> str:
             return "a number" + _range(found)
         case inspect.StrType():
             return "text" + _length(found)
-        case inspect.VarTupleType(item_type=item):
-            return "a list, each of it " + _words(item)
+        case inspect.VarTupleType(item_type=inspect.StrType() as item):
+            return "a list of texts" + _length(item)
         case inspect.CustomType():
             return "a path"
     return "something else"

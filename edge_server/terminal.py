@@ -88,3 +88,8 @@ def _after_escape(char: str) -> _State:
     if "\x40" <= char <= "\x5f":  # ESC and one of these are a C1 control in two characters
         return _after_c1(chr(ord(char) + 0x40))
     return _State.TEXT
+
+
+def safe(text: str) -> str:
+    """A whole text, such as a message with the name of a file in it, for a terminal."""
+    return TerminalFilter().feed(text)

@@ -7,9 +7,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
 import msgspec
 
+from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.settings import Settings
 from spillover.models import catalogue
 from spillover.models.catalogue import CatalogueError, ModelEntry
@@ -47,14 +47,14 @@ def one_conversation(settings: Settings) -> Generator[LocalEngine]:
         with told_when_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
         for warning in card.warnings:
-            click.echo(f"spillover: {warning}", err=True)
+            tell(f"spillover: {warning}")
         yield engine
 
 
 @contextmanager
 def told_when_slow(message: str) -> Generator[None]:
     """Say *message* on stderr if the block takes longer than a moment."""
-    timer = threading.Timer(PATIENCE_S, click.echo, (message,), {"err": True})
+    timer = threading.Timer(PATIENCE_S, tell, (message,))
     timer.daemon = True
     timer.start()
     try:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.config import Config, load
 from spillover.edge_server.setting_list import Setting, setting_list
 
@@ -56,7 +57,7 @@ def load_config(
     """The settings in force; warnings go to stderr. Raises ConfigError."""
     config = load(flags, environ=os.environ, config_flag=config_flag, api_key_file=api_key_file)
     for warning in config.warnings:
-        click.echo(f"spillover: warning: {warning}", err=True)
+        tell(f"spillover: warning: {warning}")
     return config
 
 

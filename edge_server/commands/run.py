@@ -21,6 +21,7 @@ from spillover.edge_server.commands.answer_output import (
 from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import load_config, model_option, setting_options
 from spillover.edge_server.commands.request_values import default_text, given
+from spillover.edge_server.commands.talk import tell
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import (
     Delta,
@@ -134,7 +135,7 @@ def _print_text(events: Iterable[EngineEvent]) -> None:
             case Finished(reason=reason, usage=usage):
                 answer.end_line()
                 if reason == "length":
-                    click.echo(_cut_note(usage.completion_tokens), err=True)
+                    tell(_cut_note(usage.completion_tokens))
 
 
 def _cut_note(n_tokens: int) -> str:

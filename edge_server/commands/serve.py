@@ -13,6 +13,7 @@ import click
 
 from spillover.edge_server.commands.loading import start_engine, told_when_slow
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
+from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.settings import Settings
 from spillover.runtime.engine import ModelCard
 
@@ -43,7 +44,7 @@ def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -
     try:
         _serve(settings)
     except KeyboardInterrupt:
-        click.echo("stopped", err=True)
+        tell("stopped")
 
 
 def _serve(settings: Settings) -> None:
@@ -57,7 +58,7 @@ def _serve(settings: Settings) -> None:
         serve(
             engine,
             settings,
-            on_ready=lambda url: click.echo(announcement(url, card, settings), err=True),
+            on_ready=lambda url: tell(announcement(url, card, settings)),
         )
 
 

@@ -1,0 +1,190 @@
+"""The checks of `spillover doctor`: each adds what it found, and what to do if it is wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import time
+from contextlib import closing
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from spillover.edge_server.commands.loading import model_entry, start_engine
+from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.settings import Settings
+from spillover.models import catalogue
+from spillover.models.catalogue import CatalogueError
+from spillover.runtime.device import DeviceReport
+from spillover.runtime.engine import ModelCard
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.events import Delta
+from spillover.runtime.request import GenerationRequest
+
+PACKAGES = (
+    "spillover",
+    "llama-cpp-python",
+    "onnxruntime",
+    "numpy",
+    "flask",
+    "uvicorn",
+    "h11",
+    "msgspec",
+    "jinja2",
+    "psutil",
+    "click",
+)
+_LIBRARY_INFO = (
+    "import llama_cpp as l; print(l.llama_supports_gpu_offload());"
+    " print(l.llama_print_system_info().decode())"
+)
+_LIBRARY_TIMEOUT_S = 60
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+REBUILD = (
+    f'CFLAGS="{_NO_AMX}" CXXFLAGS="{_NO_AMX}" '
+    "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+)
+REINSTALL = "install Spillover again: make setup, or pip install --force-reinstall spillover"
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    what: str
+    todo: str
+    blocks: bool
+    """Whether Spillover cannot run before it is mended."""
+
+
+class SelfTest(Struct, frozen=True, kw_only=True):
+    """Times of the first load and answer, in seconds."""
+
+    load_s: float
+    time_to_first_token_s: float
+    card: ModelCard
+
+
+class Findings(Struct, kw_only=True):
+    """What is known so far; filled by the checks."""
+
+    python: str
+    config_file: str | None = None
+    device: DeviceReport | None = None
+    packages: dict[str, str | None] = {}
+    llama_cpp: str | None = None
+    """What llama.cpp says of the processor features it was built for."""
+    model: str | None = None
+    self_test: SelfTest | None = None
+    problems: list[Problem] = []
+
+    @property
+    def runs(self) -> bool:
+        return not any(problem.blocks for problem in self.problems)
+
+    def add(self, what: object, todo: str, *, blocks: bool) -> None:
+        self.problems.append(Problem(what=str(what), todo=todo, blocks=blocks))
+
+
+def check_packages(findings: Findings) -> None:
+    """Versions of the libraries."""
+    for name in PACKAGES:
+        try:
+            findings.packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            findings.packages[name] = None
+            if name != "spillover":  # a source folder on the path works without
+                findings.add(f"{name} is not installed", REINSTALL, blocks=True)
+
+
+def check_library(findings: Findings) -> None:
+    """Whether llama.cpp can be loaded at all, in another process because it may crash."""
+    command = [sys.executable, "-c", _LIBRARY_INFO]
+    try:
+        child = subprocess.run(command, capture_output=True, timeout=_LIBRARY_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        findings.add("loading llama.cpp takes over a minute", REINSTALL, blocks=True)
+        return
+    lines = child.stdout.decode(errors="replace").splitlines()
+    if child.returncode != 0 or len(lines) < 2:
+        said = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        reason = said[0] if said else f"exit code {child.returncode}"
+        findings.add(f"llama.cpp cannot be loaded: {reason}", REINSTALL, blocks=True)
+        return
+    findings.llama_cpp = lines[-1].strip()
+    device = findings.device
+    if device is not None and device.gpus and lines[0] != "True":
+        findings.add(
+            f"llama.cpp was built without support for {', '.join(device.gpus)}",
+            'to use it: CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall '
+            "--no-cache-dir --no-binary llama-cpp-python llama-cpp-python",
+            blocks=False,
+        )
+
+
+def check_address(findings: Findings, settings: Settings) -> None:
+    """Whether `spillover serve` may listen where it is told to."""
+    from spillover.edge_server.server import check_bind  # slow
+
+    try:
+        check_bind(settings)
+    except ConfigError as error:
+        findings.add(error, "change host, port or api_keys", blocks=True)
+
+
+def check_model(findings: Findings, settings: Settings) -> None:
+    """The file, its checksum and its size."""
+    try:
+        entry = model_entry(settings)
+        catalogue.verify(entry)
+    except (SpilloverError, CatalogueError, OSError) as error:
+        findings.add(error, "name another model", blocks=True)
+        return
+    findings.model = str(entry.path)
+    size_bytes = entry.path.stat().st_size
+    device = findings.device
+    if device is not None and size_bytes > device.ram_available_bytes:
+        findings.add(
+            f"{entry.path} has {gigabytes(size_bytes)} but only "
+            f"{gigabytes(device.ram_available_bytes)} of memory are free",
+            "end other programs, or take a smaller model or quantization",
+            blocks=False,
+        )
+
+
+def check_engine(findings: Findings, settings: Settings) -> None:
+    """Load the model in a worker and let it say something."""
+    began = time.monotonic()
+    try:
+        with start_engine(settings) as engine:
+            card = engine.wait_ready()
+            loaded = time.monotonic()
+            request = GenerationRequest(prompt="Once", max_tokens=4, ignore_eos=True)
+            with closing(engine.stream(request)) as events:
+                next((event for event in events if isinstance(event, Delta)), None)
+            answered = time.monotonic()
+    except SpilloverError as error:
+        findings.add(error, "see the lines above it, or try the bundled model", blocks=True)
+        return
+    findings.self_test = SelfTest(
+        load_s=loaded - began, time_to_first_token_s=answered - loaded, card=card
+    )
+    for warning in card.warnings:
+        findings.add(warning, "see docs/configuration.md", blocks=False)
+    if settings.engine.use_extra_bufts and not card.use_extra_bufts:
+        findings.add(
+            "llama.cpp crashed with weight repacking, which was switched off: prompts are read "
+            "more slowly (a compiler older than GCC 13 gets AMX wrong)",
+            f"build it without AMX: {REBUILD}",
+            blocks=False,
+        )
+
+
+def gigabytes(n_bytes: int) -> str:
+    """A size for people's eyes."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
+
+
+def as_builtins(findings: Findings) -> dict[str, Any]:
+    """For JSON; *ok* is what the exit code says."""
+    found: dict[str, Any] = msgspec.to_builtins(findings)
+    return {"ok": findings.runs, **found}

@@ -1,0 +1,99 @@
+"""spillover config: the settings in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from spillover.edge_server import config_file
+from spillover.edge_server.commands.options import load_config, setting_options
+from spillover.edge_server.config import DEFAULT, HIDDEN, Config
+from spillover.edge_server.setting_list import Setting, setting_list
+
+_EPILOG = """\b
+Examples:
+  spillover config
+  spillover config --toml > config.toml      a file to begin with
+
+docs/configuration.md says what each setting may be.
+"""
+
+
+@click.command("config", epilog=_EPILOG)
+@click.option("--json", "form", flag_value="json", help="Print JSON.")
+@click.option("--toml", "form", flag_value="toml", help="Print a configuration file.")
+@click.option("--markdown", "form", flag_value="markdown", hidden=True)
+@setting_options([])
+def command(form: str | None, config_flag: Path | None) -> None:
+    """Show every setting with its value and where the value comes from. Keys are hidden."""
+    if form == "markdown":
+        click.echo(as_markdown())
+        return
+    config = load_config({}, config_flag)
+    shown = {"json": as_json, "toml": as_toml, None: as_table}[form](config)
+    click.echo(shown)
+
+
+def as_table(config: Config) -> str:
+    """Name, value and origin in columns."""
+    rows = [(s.name, config.shown(s), config.values[s.name].origin) for s in setting_list()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows]
+    file = config.file or f"none (there is no {config_file.user_path()})"
+    return "\n".join([f"configuration file: {file}", "", *lines])
+
+
+def as_json(config: Config) -> str:
+    """The file and, for each setting, value and origin."""
+    settings = {
+        setting.name: {
+            "value": _public(setting, config),
+            "origin": config.values[setting.name].origin,
+        }
+        for setting in setting_list()
+    }
+    found = {"file": config.file, "settings": settings}
+    return msgspec.json.format(msgspec.json.encode(found, enc_hook=str)).decode()
+
+
+def as_toml(config: Config) -> str:
+    """A configuration file with the same effect, but for hidden keys; defaults are comments."""
+    lines = []
+    for setting in setting_list():
+        value = _public(setting, config)
+        active = config.values[setting.name].origin != DEFAULT and not setting.is_secret
+        text = "auto" if value is None else value
+        lines += [
+            f"# {setting.help}  ({setting.allowed})",
+            f"{'' if active else '# '}{setting.name} = {_toml_value(text)}",
+            "",
+        ]
+    return "\n".join(lines).rstrip()
+
+
+def as_markdown() -> str:
+    """The table of docs/configuration.md."""
+    rows = ["| setting | flag | variable | allowed | default | what it does |"]
+    rows += ["|---|---|---|---|---|---|"]
+    rows += [_row(setting) for setting in setting_list()]
+    return "\n".join(rows)
+
+
+def _row(setting: Setting) -> str:
+    flag = f"`{setting.flag}`" if setting.flag else ("`MODEL`" if setting.name == "model" else "")
+    cells = [f"`{setting.name}`", flag, f"`{setting.variable}`", setting.allowed]
+    cells += [setting.default_text, setting.help]
+    return f"| {' | '.join(cells)} |"
+
+
+def _public(setting: Setting, config: Config) -> Any:
+    value = config.values[setting.name].value
+    return [HIDDEN for _ in value] if setting.is_secret else value
+
+
+def _toml_value(value: object) -> str:
+    """A text, number, truth value or list of texts; JSON writes these as TOML does."""
+    return msgspec.json.encode(value, enc_hook=str).decode()

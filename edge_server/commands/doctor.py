@@ -1,0 +1,111 @@
+"""spillover doctor: is everything here that Spillover needs, and what to do if not."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from spillover.edge_server.commands import checkup
+from spillover.edge_server.commands.checkup import Findings, gigabytes
+from spillover.edge_server.commands.loading import told_when_slow
+from spillover.edge_server.commands.options import load_config, model_argument, setting_options
+from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.settings import Settings
+from spillover.edge_server.terminal import safe
+from spillover.runtime.device import DeviceReport, describe_device
+
+_EPILOG = """\b
+Examples:
+  spillover doctor
+  spillover doctor ~/models/m.gguf --json
+
+The exit code is 1 when something keeps Spillover from running.
+"""
+
+
+@click.command("doctor", epilog=_EPILOG)
+@model_argument
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@setting_options([])
+def command(as_json: bool, config_flag: Path | None, **flags: Any) -> int:
+    """Check the device, the libraries and MODEL (the bundled one when none is named)."""
+    findings = _examine(flags, config_flag)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(checkup.as_builtins(findings))))
+    else:
+        click.echo(safe("\n".join(_report(findings))))
+    return 0 if findings.runs else 1
+
+
+def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
+    findings = Findings(python=platform.python_version(), device=describe_device())
+    settings = _settings(findings, flags, config_flag)
+    checkup.check_packages(findings)
+    checkup.check_library(findings)
+    if not findings.runs:
+        return findings
+    checkup.check_address(findings, settings)
+    checkup.check_model(findings, settings)
+    if findings.model is not None:
+        with told_when_slow("loading the model for a self-test …"):
+            checkup.check_engine(findings, settings)
+    return findings
+
+
+def _settings(findings: Findings, flags: dict[str, Any], config_flag: Path | None) -> Settings:
+    """The settings in force, or the defaults when they are wrong."""
+    try:
+        config = load_config(flags, config_flag)
+    except ConfigError as error:
+        findings.add(error, "mend the setting; `spillover config` lists all", blocks=True)
+        return Settings()
+    findings.config_file = str(config.file) if config.file else None
+    return config.settings
+
+
+def _report(findings: Findings) -> Generator[str]:
+    yield from (f"{name:<12}{value}" for name, value in _facts(findings))
+    if findings.problems:
+        yield ""
+    for problem in findings.problems:
+        yield f"{'PROBLEM' if problem.blocks else 'note'}: {problem.what}"
+        yield f"  what to do: {problem.todo}"
+    yield ""
+    yield "Spillover runs here." if findings.runs else "Spillover cannot run yet."
+
+
+def _facts(findings: Findings) -> Generator[tuple[str, str]]:
+    if findings.device is not None:
+        yield from _device_facts(findings.device)
+    yield "python", findings.python
+    yield "libraries", ", ".join(f"{n} {v}" for n, v in findings.packages.items() if v)
+    if findings.llama_cpp is not None:
+        yield "llama.cpp", findings.llama_cpp
+    yield "config file", findings.config_file or "none"
+    yield "model", findings.model or "none"
+    test = findings.self_test
+    if test is not None:
+        yield "", f"{test.card.description}, {test.card.n_ctx} tokens of context"
+        yield (
+            "self-test",
+            f"passed: loaded in {test.load_s:.1f} s, "
+            f"first token {test.time_to_first_token_s * 1000:.0f} ms later",
+        )
+
+
+def _device_facts(device: DeviceReport) -> Generator[tuple[str, str]]:
+    yield "system", device.os
+    yield "processor", device.cpu
+    yield (
+        "threads",
+        f"{device.n_threads_default} of {device.n_cores_usable} usable cores "
+        f"({device.n_cores_physical} physical)",
+    )
+    free, total = gigabytes(device.ram_available_bytes), gigabytes(device.ram_bytes)
+    yield "memory", f"{free} free of {total}"
+    yield "gpu", ", ".join(device.gpus) or "none found"

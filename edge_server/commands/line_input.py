@@ -1,0 +1,82 @@
+"""Messages from the keyboard, with editing and a history, or from a pipe."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+BLOCK = '"""'
+_MAX_HISTORY = 1_000
+
+ReadLine = Callable[[str], str]
+"""Shows a prompt, returns a line without its end, raises EOFError at the end."""
+
+
+def read_message(read_line: ReadLine) -> str | None:
+    """The next message, which may have several lines; None at the end of the input."""
+    try:
+        line = read_line("> ")
+        if line.lstrip().startswith(BLOCK):
+            return _block(line.lstrip().removeprefix(BLOCK), read_line)
+        lines = []
+        while line.endswith("\\"):
+            lines.append(line[:-1])
+            line = read_line(". ")
+        return "\n".join([*lines, line])
+    except EOFError:
+        return None
+
+
+def _block(line: str, read_line: ReadLine) -> str:
+    lines = []
+    while not line.rstrip().endswith(BLOCK):
+        lines.append(line)
+        line = read_line(". ")
+    lines.append(line.rstrip().removesuffix(BLOCK))
+    return "\n".join(lines).strip("\n")
+
+
+def line_reader() -> ReadLine:
+    """Reads with editing and history from a terminal, plainly from anything else."""
+    if sys.stdin.isatty():
+        _remember_lines()
+        return input
+    return _read_piped
+
+
+def _read_piped(_prompt: str) -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def _remember_lines() -> None:
+    """Give input() editing and last time's lines; keep them in a file that only the user reads."""
+    try:
+        import readline  # not in every Python
+    except ImportError:
+        return
+    import platformdirs
+
+    path = platformdirs.user_state_path("spillover", appauthor=False) / "chat_history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT, 0o600))
+        readline.read_history_file(path)
+    except OSError:
+        return  # a chat works without its history
+    readline.set_history_length(_MAX_HISTORY)
+    atexit.register(_write_history, path)
+
+
+def _write_history(path: Path) -> None:
+    import readline
+
+    try:
+        readline.write_history_file(path)
+    except OSError:
+        return
