@@ -1,0 +1,124 @@
+"""The KV cache of one backend: sequence ids, cells, and the prefixes kept for the next turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from spillover.runtime.backend import Backend, Tokens
+from spillover.runtime.kv_ledger import KvLedger
+from spillover.runtime.prefix_cache import Match, PrefixCache, longest_match
+
+
+class KvCache:
+    """Places sequences in the backend's KV cache. Belongs to the thread that decodes.
+
+    Ids that are not in use hold no cells.
+    """
+
+    def __init__(self, backend: Backend, n_prefix_cached: int) -> None:
+        info = backend.info
+        self._backend = backend
+        self._ledger = KvLedger(info.n_kv, info.n_seq)
+        self._prefixes = PrefixCache(n_prefix_cached)
+        self._ids = list(range(info.n_seq))
+        self._n_kv = info.n_kv
+
+    @property
+    def n_used(self) -> int:
+        return self._ledger.n_used
+
+    @property
+    def n_free(self) -> int:
+        return self._ledger.n_free
+
+    def n_tokens(self, seq: int) -> int:
+        return self._ledger.n_tokens(seq)
+
+    def place(
+        self, tokens: Tokens, reserve: int, live: Sequence[tuple[int, Tokens]]
+    ) -> tuple[int, int] | None:
+        """A sequence id for *tokens* and how many of them it holds already; None when there is
+        no room for them and *reserve* more. *live* sequences may lend their beginning too."""
+        match = longest_match(tokens, chain(live, self._prefixes.items()))
+        need = min(len(tokens) + reserve, self._n_kv)
+        if match is not None and not self.make_room(need - match.n_tokens, keep=match.seq):
+            match = None
+        if match is None and not self.make_room(need):
+            return None
+        seq = self._ids.pop()
+        if match is None:
+            return seq, 0
+        n_shared = self._share(match, seq)
+        if n_shared < match.n_tokens and not self.make_room(need - n_shared):
+            self.drop(seq)
+            return None
+        return seq, n_shared
+
+    def _share(self, match: Match, target: int) -> int:
+        n = self._backend.copy(match.seq, target, match.n_tokens)
+        self._ledger.share(match.seq, target, n)
+        if match.seq in self._prefixes:
+            # The next turn of the same conversation: what it left behind has served its end.
+            if n * 10 >= self._ledger.n_tokens(match.seq) * 9:
+                self._evict(match.seq)
+            else:
+                self._prefixes.touch(match.seq)
+        return n
+
+    def borrow(self) -> int:
+        """An empty sequence id, to be given back with drop()."""
+        return self._ids.pop()
+
+    def make_room(self, n: int, keep: int | None = None) -> bool:
+        """Have *n* cells free, at the cost of kept prefixes other than *keep*; False, and
+        nothing lost, when that is not enough."""
+        if self._ledger.n_free >= n:
+            return True
+        spare = [seq for seq in self._prefixes.seqs if seq != keep]
+        if self._ledger.n_free + self._ledger.n_exclusive(spare) < n:
+            return False
+        while self._ledger.n_free < n:
+            oldest = self._prefixes.oldest(but=keep)
+            assert oldest is not None
+            self._evict(oldest)
+        return True
+
+    def evict_one(self) -> bool:
+        """Give up the oldest kept prefix; False when there is none."""
+        oldest = self._prefixes.oldest()
+        if oldest is not None:
+            self._evict(oldest)
+        return oldest is not None
+
+    def _evict(self, seq: int) -> None:
+        self._prefixes.remove(seq)
+        self.drop(seq)
+
+    def extend(self, seq: int, n: int) -> None:
+        """Note that *seq* has *n* more tokens, which the backend has just read."""
+        self._ledger.extend(seq, n)
+
+    def rewind(self, seq: int) -> int:
+        """Bring the backend back to what is noted of *seq*, after an aborted call; how many
+        tokens it holds then."""
+        n = self._backend.keep(seq, self._ledger.n_tokens(seq))
+        self._ledger.truncate(seq, n)
+        return n
+
+    def release(self, seq: int, tokens: Tokens) -> None:
+        """Nobody generates with *seq* any more; keep its *tokens* for the next turn."""
+        if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
+            self.drop(seq)
+            return
+        self._prefixes.put(seq, np.array(tokens))
+        if self._prefixes.is_over:
+            self.evict_one()
+
+    def drop(self, seq: int) -> None:
+        """Free all cells of *seq* and its id."""
+        self._backend.keep(seq, 0)
+        self._ledger.truncate(seq, 0)
+        self._ids.append(seq)

@@ -1,0 +1,77 @@
+"""Finished sequences whose KV cells are kept for the next turn, least recently used first out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from spillover.runtime.backend import Tokens
+
+MIN_SHARED_TOKENS = 8
+"""A shorter common beginning is read again: cheaper than keeping book of it."""
+
+
+class Match(Struct, frozen=True):
+    """The first *n_tokens* of a prompt are in the KV cache as those of *seq*."""
+
+    seq: int
+    n_tokens: int
+
+
+def n_common(a: Tokens, b: Tokens) -> int:
+    """Length of the longest common prefix."""
+    n = min(len(a), len(b))
+    different = a[:n] != b[:n]
+    first = int(different.argmax()) if n else 0
+    return first if n and different[first] else n
+
+
+def longest_match(prompt: Tokens, held: Iterable[tuple[int, Tokens]]) -> Match | None:
+    """The held sequence that shares most with *prompt*; its last token must be read in any case,
+    for its logits."""
+    best: Match | None = None
+    for seq, tokens in held:
+        n = min(n_common(prompt, tokens), len(prompt) - 1)
+        if n >= MIN_SHARED_TOKENS and (best is None or n > best.n_tokens):
+            best = Match(seq, n)
+    return best
+
+
+class PrefixCache:
+    """At most *limit* sequences that nobody generates with. Only remembers, drops nothing."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: OrderedDict[int, Tokens] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._held
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        return tuple(self._held)
+
+    @property
+    def is_over(self) -> bool:
+        return len(self._held) > self._limit
+
+    def items(self) -> Iterable[tuple[int, Tokens]]:
+        return self._held.items()
+
+    def put(self, seq: int, tokens: Tokens) -> None:
+        self._held[seq] = tokens
+
+    def touch(self, seq: int) -> None:
+        self._held.move_to_end(seq)
+
+    def remove(self, seq: int) -> None:
+        del self._held[seq]
+
+    def oldest(self, *, but: int | None = None) -> int | None:
+        """The least recently used sequence other than *but*."""
+        return next((seq for seq in self._held if seq != but), None)

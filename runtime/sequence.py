@@ -1,0 +1,191 @@
+"""One answer in the making: its tokens, its sampler and its text."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+from msgspec import Struct
+
+from spillover.runtime.backend import Sampler, Tokens
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.text.pipeline import TextPipeline
+
+
+class Phase(Enum):
+    """WAITING → PREFILL → DECODE → DONE; a preempted sequence goes back to WAITING."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    DONE = "done"
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A request whose prompt is tokenized; *resumed* holds, for each choice, the tokens that it
+    had generated in an earlier process, or None where that choice was finished."""
+
+    id: int
+    request: GenerationRequest
+    prompt: Tokens
+    seed: int
+    pipelines: tuple[TextPipeline, ...]
+    resumed: tuple[tuple[int, ...] | None, ...] = ()
+
+
+class Sequence:
+    """One choice of a job, from the queue to its last token."""
+
+    def __init__(self, job: Job, choice: int, leader: Sequence | None, now: float) -> None:
+        generated = (job.resumed[choice] or ()) if job.resumed else ()
+        self.job_id = job.id
+        self.choice = choice
+        self.request = job.request
+        self.seed = job.seed + choice
+        self.leader = leader
+        self.n_prompt = len(job.prompt)
+        self.n_generated = len(generated)
+        self.n_past = 0
+        self.n_cached = 0
+        self.seq = -1
+        self.slot = -1
+        self.phase = Phase.WAITING
+        self.sampler: Sampler | None = None
+        self.order = job.id
+        self._pipeline = job.pipelines[choice]
+        self._buffer = np.concatenate([job.prompt, np.array(generated, dtype=np.int32)])
+        self._pending_ids: list[int] = []
+        self._pending_logprobs: list[TokenLogprob] = []
+        self._n_reasoning = 0
+        self._arrived = now
+        self._admitted: float | None = None
+        self._first: float | None = None
+
+    @property
+    def tokens(self) -> Tokens:
+        """Prompt and answer so far: a view."""
+        return self._buffer[: self.n_tokens]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n_prompt + self.n_generated
+
+    @property
+    def n_unread(self) -> int:
+        """Tokens that are not in the KV cache."""
+        return self.n_tokens - self.n_past
+
+    @property
+    def waits_for_leader(self) -> bool:
+        """Whether another choice is still reading the prompt that this one will share."""
+        leader = self.leader
+        return leader is not None and leader.phase in (Phase.WAITING, Phase.PREFILL)
+
+    def n_left(self, n_ctx: int) -> int:
+        """Most tokens that may still be generated."""
+        left = n_ctx - self.n_tokens
+        if self.request.max_tokens is not None:
+            left = min(left, self.request.max_tokens - self.n_generated)
+        return left
+
+    def admitted(self, now: float) -> None:
+        if self._admitted is None:
+            self._admitted = now
+
+    def preempted(self) -> None:
+        """Its KV cells were taken; it waits to be read again, with what it has generated."""
+        self.phase = Phase.WAITING
+        self.seq = self.slot = -1
+        self.n_past = 0
+
+    def service_s(self, now: float) -> float:
+        """Seconds since it left the queue for the first time."""
+        return now - (now if self._admitted is None else self._admitted)
+
+    def append(
+        self, token: int, piece: bytes, logprob: TokenLogprob | None, now: float
+    ) -> list[EngineEvent]:
+        """Take a sampled token; the deltas that its text releases."""
+        if self._first is None:
+            self._first = now
+        self._store(token)
+        self._pending_ids.append(token)
+        if logprob is not None:
+            self._pending_logprobs.append(logprob)
+        return self._deltas(self._pipeline.feed(piece))
+
+    def count_eog(self, now: float) -> None:
+        """Take the token that ends the answer: it counts, but is no text."""
+        if self._first is None:
+            self._first = now
+        self.n_generated += 1
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that has ended the answer."""
+        return self._pipeline.stopped
+
+    def _store(self, token: int) -> None:
+        n = self.n_tokens
+        if n == len(self._buffer):
+            grown = np.empty(2 * n + 64, dtype=np.int32)
+            grown[:n] = self._buffer
+            self._buffer = grown
+        self._buffer[n] = token
+        self.n_generated += 1
+
+    def _deltas(self, pieces: list[tuple[bool, str]]) -> list[EngineEvent]:
+        if not pieces:
+            return []
+        events: list[EngineEvent] = []
+        for is_reasoning, text in pieces:
+            ids = tuple(self._pending_ids)
+            logprobs = tuple(self._pending_logprobs)
+            self._pending_ids.clear()
+            self._pending_logprobs.clear()
+            if is_reasoning:
+                self._n_reasoning += len(ids)
+            kind = ReasoningDelta if is_reasoning else Delta
+            events.append(kind(choice=self.choice, text=text, token_ids=ids, logprobs=logprobs))
+        return events
+
+    def finish(self, reason: FinishReason, now: float) -> list[EngineEvent]:
+        """The last deltas and the end; the caller frees what the sequence holds."""
+        self.phase = Phase.DONE
+        events = self._deltas(self._pipeline.flush())
+        if self._pending_logprobs:
+            events.extend(self._deltas([(False, "")]))
+        events.append(
+            Finished(
+                choice=self.choice,
+                reason=reason,
+                usage=Usage(
+                    prompt_tokens=self.n_prompt,
+                    cached_tokens=self.n_cached,
+                    completion_tokens=self.n_generated,
+                    reasoning_tokens=self._n_reasoning,
+                ),
+                timings=self._timings(now),
+                stop=self.stop,
+            )
+        )
+        return events
+
+    def _timings(self, now: float) -> Timings:
+        admitted = now if self._admitted is None else self._admitted
+        first = now if self._first is None else self._first
+        return Timings(
+            queue_ms=1e3 * (admitted - self._arrived),
+            prefill_ms=1e3 * (first - admitted),
+            decode_ms=1e3 * (now - first),
+        )
