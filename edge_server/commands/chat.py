@@ -51,10 +51,10 @@ def command(system: str, config_flag: Path | None, **flags: Any) -> int:
         if sys.stdin.isatty():
             card = engine.card
             tell(f"{card.name}, {card.n_ctx} tokens of context. /help shows the commands.")
-        return _Chat(engine, Conversation(system), line_reader()).talk()
+        return Chat(engine, Conversation(system), line_reader()).talk()
 
 
-class _Chat:
+class Chat:
     """Reads messages and shows answers until the user leaves."""
 
     def __init__(self, engine: TextEngine, conversation: Conversation, read_line: ReadLine) -> None:

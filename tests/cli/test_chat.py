@@ -1,0 +1,259 @@
+"""The chat, with an engine that answers from a list."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+
+from spillover.edge_server.commands.chat import Chat
+from spillover.edge_server.commands.chat_commands import chat_commands, is_command, obey
+from spillover.edge_server.commands.conversation import Conversation
+from spillover.edge_server.commands.line_input import read_message
+from spillover.edge_server.errors import ConfigError
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.engine import ModelCard, TextEngine
+from spillover.runtime.errors import ContextOverflow
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Timings,
+    Usage,
+)
+from spillover.runtime.request import GenerationRequest
+
+CARD = ModelCard(
+    name="fake",
+    architecture="fake",
+    description="",
+    n_params=1,
+    size_bytes=1,
+    n_vocab=1,
+    n_ctx_train=64,
+    n_ctx=64,
+    n_kv=64,
+    n_parallel=1,
+    n_threads=1,
+    has_chat_template=True,
+    use_extra_bufts=True,
+)
+
+
+def finished(reason: FinishReason = "stop", n_prompt: int = 10) -> Finished:
+    usage = Usage(prompt_tokens=n_prompt, cached_tokens=0, completion_tokens=2)
+    return Finished(
+        reason=reason, usage=usage, timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0)
+    )
+
+
+class ListEngine:
+    """Answers one list of events after the other; an exception in a list is raised."""
+
+    card = CARD
+    name = "fake"
+
+    def __init__(self, *answers: Iterable[EngineEvent | Exception]) -> None:
+        self.answers = iter(answers)
+        self.requests: list[GenerationRequest] = []
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        self.requests.append(request)
+        for event in next(self.answers):
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+def answer(text: str) -> list[EngineEvent]:
+    return [Delta(text=text), finished()]
+
+
+def talk(engine: ListEngine, *lines: str | BaseException) -> tuple[int, Conversation]:
+    """Type *lines*; the exit code and the conversation at the end."""
+    typed = iter(lines)
+
+    def read_line(_prompt: str) -> str:
+        line = next(typed, None)
+        if isinstance(line, BaseException):
+            raise line
+        if line is None:
+            raise EOFError
+        return line
+
+    conversation = Conversation()
+    return Chat(cast(TextEngine, engine), conversation, read_line).talk(), conversation
+
+
+def contents(conversation: Conversation) -> list[str]:
+    return [turn.content for turn in conversation.turns]
+
+
+def lines_of(*lines: str) -> Iterator[str]:
+    return iter(lines)
+
+
+def test_each_question_is_sent_with_all_that_was_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = ListEngine(answer("Hello!"), answer("Max."))
+    code, conversation = talk(engine, "Hi", "Who?")
+    assert code == 0
+    assert [m.content for m in engine.requests[1].messages] == ["Hi", "Hello!", "Who?"]
+    assert contents(conversation) == ["Hi", "Hello!", "Who?", "Max."]
+    assert capsys.readouterr().out == "Hello!\nMax.\n"
+
+
+def test_what_the_model_thinks_is_not_sent_back() -> None:
+    engine = ListEngine([ReasoningDelta(text="hm"), *answer("4")])
+    _, conversation = talk(engine, "2+2?")
+    assert contents(conversation) == ["2+2?", "4"]
+
+
+def test_retry_asks_the_last_question_again_and_undo_takes_the_turn_back() -> None:
+    engine = ListEngine(answer("a"), answer("b"))
+    _, conversation = talk(engine, "Q", "/retry")
+    assert contents(conversation) == ["Q", "b"]
+    assert len(engine.requests[1].messages) == 1
+    _, conversation = talk(ListEngine(answer("a")), "Q", "/undo")
+    assert contents(conversation) == []
+
+
+def test_a_full_context_says_what_to_do_and_keeps_the_conversation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = ListEngine(answer("a"), [ContextOverflow(70, 64, "fake")])
+    code, conversation = talk(engine, "Q", "too long")
+    assert contents(conversation) == ["Q", "a"]
+    said = capsys.readouterr().err
+    assert "/new begins again" in said
+    assert code == 1
+
+
+def test_an_answer_that_filled_the_context_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    talk(ListEngine([Delta(text="a"), finished("length", n_prompt=62)]), "Q")
+    assert "the context is full" in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Interrupted(ListEngine):
+        def stream(
+            self, request: GenerationRequest, cancellation: Cancellation | None = None
+        ) -> Generator[EngineEvent]:
+            assert cancellation is not None
+            yield Delta(text="Once")
+            signal.raise_signal(signal.SIGINT)
+            while not cancellation.cancelled:
+                pass
+            yield finished("cancelled")
+
+    code, conversation = talk(Interrupted(), "Q", "/exit")
+    assert contents(conversation) == ["Q", "Once"]
+    assert code == 0
+    assert "(stopped)" in capsys.readouterr().err
+
+
+def test_ctrl_c_at_the_prompt_hints_first_and_leaves_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    talk(ListEngine(), KeyboardInterrupt(), KeyboardInterrupt(), AssertionError())
+    assert "/exit leaves" in capsys.readouterr().err
+
+
+def test_an_unknown_command_gets_a_guess(capsys: pytest.CaptureFixture[str]) -> None:
+    talk(ListEngine(), "/sytem x", "/zzz")
+    said = capsys.readouterr().err
+    assert "did you mean /system?" in said
+    assert "no command /zzz: /help lists" in said
+
+
+def test_help_names_every_command() -> None:
+    text = obey(Conversation(), "/help").text
+    assert all(command.usage in text for command in chat_commands().values())
+
+
+def test_two_slashes_begin_a_message() -> None:
+    assert is_command("/new")
+    engine = ListEngine(answer("a"))
+    _, conversation = talk(engine, "//etc is what?")
+    assert contents(conversation)[0] == "/etc is what?"
+
+
+def test_settings_of_the_answer_are_checked() -> None:
+    conversation = Conversation()
+    obey(conversation, "/set temperature 0.5")
+    obey(conversation, "/set max_tokens 20")
+    request_values = (conversation.sampling.temperature, conversation.max_tokens)
+    assert request_values == (0.5, 20)
+    with pytest.raises(ConfigError, match="temperature is a number from"):
+        obey(conversation, "/set temperature hot")
+    with pytest.raises(ConfigError, match="did you mean temperature"):
+        obey(conversation, "/set temprature 1")
+    assert "temperature             '0.5'" in obey(conversation, "/set").text
+
+
+def test_the_system_message_stays_when_a_new_conversation_begins() -> None:
+    conversation = Conversation()
+    obey(conversation, "/system Be brief.")
+    conversation.say("Q")
+    obey(conversation, "/new")
+    conversation.say("R")
+    assert [m.content for m in conversation.request().messages] == ["Be brief.", "R"]
+
+
+def test_a_saved_conversation_goes_on_where_it_was(tmp_path: Path) -> None:
+    _, conversation = talk(ListEngine(answer("a")), "/system S", "/set top_k 3", "Q")
+    obey(conversation, f"/save {tmp_path}/chat.json")
+    loaded = Conversation()
+    obey(loaded, f"/load {tmp_path}/chat.json")
+    assert (loaded.system, loaded.turns, loaded.sampling) == (
+        conversation.system,
+        conversation.turns,
+        conversation.sampling,
+    )
+    loaded.save(tmp_path / "chat.json")
+
+
+def test_a_file_of_something_else_is_neither_overwritten_nor_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "notes.json"
+    path.write_text('{"mine": 1}')
+    with pytest.raises(ConfigError, match="exists already"):
+        obey(Conversation(), f"/save {path}")
+    with pytest.raises(ConfigError, match="not a saved conversation"):
+        obey(Conversation(), f"/load {path}")
+    assert msgspec.json.decode(path.read_bytes()) == {"mine": 1}
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["one"], "one"),
+        (["one\\", "two\\", "three"], "one\ntwo\nthree"),
+        (['"""one', "", 'two"""'], "one\n\ntwo"),
+        (['"""', "one", '"""'], "one"),
+        (['"""all in one"""'], "all in one"),
+    ],
+)
+def test_a_message_may_have_several_lines(typed: list[str], message: str) -> None:
+    lines = lines_of(*typed)
+    assert read_message(lambda _prompt: next(lines)) == message
+
+
+def test_escape_sequences_of_a_loaded_file_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chat.json"
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\x1b]0;x\x07a"}]
+    path.write_bytes(msgspec.json.encode({"messages": turns}))
+    talk(ListEngine(), f"/load {path}")
+    assert "\x1b" not in capsys.readouterr().err
