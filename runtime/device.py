@@ -1,0 +1,130 @@
+"""What this machine gives the process: cores, memory, accelerators."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from pathlib import Path
+
+import psutil
+from msgspec import Struct
+
+
+class DeviceReport(Struct, frozen=True, kw_only=True):
+    """The device as the runtime sees it."""
+
+    os: str
+    cpu: str
+    n_cores_physical: int
+    n_cores_usable: int
+    """Cores that affinity and cgroup quota leave to this process."""
+    n_threads_default: int
+    ram_bytes: int
+    ram_available_bytes: int
+    gpus: tuple[str, ...] = ()
+
+
+def describe_device() -> DeviceReport:
+    """Ask the operating system; opens no model and starts no library."""
+    memory = psutil.virtual_memory()
+    return DeviceReport(
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=_cpu_name(),
+        n_cores_physical=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        n_cores_usable=n_cores_usable(),
+        n_threads_default=default_threads(),
+        ram_bytes=memory.total,
+        ram_available_bytes=available_memory(),
+        gpus=_gpu_names(),
+    )
+
+
+def default_threads() -> int:
+    """Threads for decoding: the physical cores among those this process may use."""
+    logical = psutil.cpu_count() or 1
+    physical = psutil.cpu_count(logical=False) or logical
+    usable = n_cores_usable()
+    # With two hardware threads per core the second one only takes cache from the first.
+    return max(1, math.ceil(usable * physical / logical))
+
+
+def n_cores_usable() -> int:
+    """Cores left by CPU affinity and by a cgroup's quota (containers, systemd)."""
+    if hasattr(os, "sched_getaffinity"):
+        n = len(os.sched_getaffinity(0))
+    else:
+        n = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, min(n, math.ceil(quota)) if quota else n)
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: of the machine, and of its cgroup."""
+    available = psutil.virtual_memory().available
+    limit, used = _read_number("memory.max"), _read_number("memory.current")
+    if limit is not None and used is not None:
+        available = min(available, max(limit - used, 0))
+    return int(available)
+
+
+def _cgroup_dir() -> Path | None:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    unified = next((line[3:] for line in lines if line.startswith("0::")), None)
+    return None if unified is None else Path("/sys/fs/cgroup") / unified.lstrip("/")
+
+
+def _read_cgroup(name: str) -> str | None:
+    folder = _cgroup_dir()
+    if folder is None:
+        return None
+    try:
+        return (folder / name).read_text().strip()
+    except OSError:
+        return None
+
+
+def _read_number(name: str) -> int | None:
+    text = _read_cgroup(name)
+    return int(text) if text and text.isdigit() else None
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs of cgroup v2's cpu.max, "quota period" or "max period"."""
+    text = _read_cgroup("cpu.max")
+    if not text:
+        return None
+    quota, _, period = text.partition(" ")
+    if not (quota.isdigit() and period.isdigit() and int(period)):
+        return None
+    return int(quota) / int(period)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.machine()
+
+
+def _gpu_names() -> tuple[str, ...]:
+    """Names from the drivers' own files: NVIDIA's, and the board of a Jetson."""
+    names = []
+    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("Model:"):
+                names.append(line.partition(":")[2].strip())
+    board = Path("/proc/device-tree/model")
+    if board.exists():
+        name = board.read_text(errors="replace").strip("\0\n ")
+        if "Jetson" in name or "Tegra" in name:
+            names.append(f"{name} (integrated GPU)")
+    return tuple(names)

@@ -1,0 +1,151 @@
+"""The worker's intake: from a command to a job of the scheduler, or to an answer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spillover.runtime import protocol
+from spillover.runtime.backend import Tokens
+from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest
+from spillover.runtime.loading import LoadedModel
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.scheduler import Scheduler
+from spillover.runtime.sequence import Job
+from spillover.runtime.text.pipeline import TextPipeline
+from spillover.runtime.text.reasoning import starts_inside
+
+
+class Intake:
+    """Takes commands in the order in which they come; never waits for the model."""
+
+    def __init__(
+        self, model: LoadedModel, scheduler: Scheduler, send: Callable[[protocol.Report], None]
+    ) -> None:
+        self._model = model
+        self._backend = model.backend
+        self._scheduler = scheduler
+        self._send = send
+
+    def take(self, command: protocol.Command) -> None:
+        """Serve a command; one that cannot be served as asked is answered with Rejected."""
+        try:
+            match command:
+                case protocol.Submit():
+                    self._submit(command)
+                case protocol.Cancel():
+                    self._scheduler.cancel(command.id)
+                case protocol.AskTokens():
+                    self._send(self._tokens(command))
+                case protocol.AskBytes():
+                    self._send(self._bytes(command))
+                case protocol.AskStatus():
+                    self._send(self._status(command.id))
+        except (InvalidRequest, EngineBusy) as error:
+            self._send(_rejection(command.id, error))
+
+    def _submit(self, command: protocol.Submit) -> None:
+        request = command.request
+        prompt, text = self._prompt(request)
+        n_ctx = self._model.card.n_ctx
+        if len(prompt) >= n_ctx:
+            raise ContextOverflow(len(prompt), n_ctx, self._model.card.name)
+        self._check_bias(request)
+        pipelines = tuple(self._pipeline(request, text) for _ in range(request.n))
+        for pipeline, tokens in zip(pipelines, command.resumed, strict=False):
+            for token in tokens or ():
+                pipeline.feed(self._backend.token_bytes(token))
+        job = Job(
+            id=command.id,
+            request=request,
+            prompt=prompt,
+            seed=command.seed,
+            pipelines=pipelines,
+            resumed=command.resumed,
+        )
+        self._scheduler.submit(job, unlimited=bool(command.resumed))
+
+    def _prompt(self, request: GenerationRequest) -> tuple[Tokens, str]:
+        """The prompt's token ids, and its text where it went through the chat template."""
+        if request.messages:
+            text = self._model.template.render(
+                request.messages,
+                continue_final_message=request.continue_final_message,
+                template_kwargs=request.template_kwargs,
+            )
+            add_special = not text.startswith(self._backend.info.bos_text or "\0")
+            tokens = self._backend.tokenize(text, add_special=add_special, parse_special=True)
+        elif isinstance(request.prompt, str):
+            text = ""
+            tokens = self._backend.tokenize(request.prompt, add_special=True, parse_special=True)
+        else:
+            text, tokens = "", self._checked_ids(request.prompt or (), "prompt")
+        if len(tokens) == 0:
+            raise InvalidRequest("the prompt is empty: give at least one token", "prompt")
+        return tokens, text
+
+    def _checked_ids(self, token_ids: tuple[int, ...], param: str) -> Tokens:
+        n_vocab = self._backend.info.n_vocab
+        for index, token in enumerate(token_ids):
+            if not 0 <= token < n_vocab:
+                raise InvalidRequest(
+                    f"token id {token} is not in the vocabulary of {n_vocab} tokens",
+                    f"{param}[{index}]",
+                )
+        return np.array(token_ids, dtype=np.int32)
+
+    def _check_bias(self, request: GenerationRequest) -> None:
+        for token in request.sampling.logit_bias:
+            if token >= self._backend.info.n_vocab:
+                raise InvalidRequest(
+                    f"logit_bias names token id {token}, but the vocabulary has "
+                    f"{self._backend.info.n_vocab} tokens",
+                    "logit_bias",
+                )
+
+    def _pipeline(self, request: GenerationRequest, rendered: str) -> TextPipeline:
+        splits = bool(request.messages) and request.split_reasoning
+        return TextPipeline(
+            request.stop,
+            split_reasoning=splits,
+            inside=starts_inside(rendered) if splits else None,
+        )
+
+    def _tokens(self, command: protocol.AskTokens) -> protocol.Tokens:
+        tokens = self._backend.tokenize(
+            command.text, add_special=command.add_special, parse_special=command.parse_special
+        )
+        return protocol.Tokens(id=command.id, token_ids=tuple(tokens.tolist()))
+
+    def _bytes(self, command: protocol.AskBytes) -> protocol.Bytes:
+        ids = self._checked_ids(command.token_ids, "tokens").tolist()
+        return protocol.Bytes(
+            id=command.id, content=b"".join(map(self._backend.token_bytes, ids))
+        )
+
+    def _status(self, ask_id: int) -> protocol.Status:
+        scheduler = self._scheduler
+        return protocol.Status(
+            id=ask_id,
+            slots=scheduler.slots(),
+            n_queued=scheduler.n_queued,
+            n_kv_used=scheduler.n_kv_used,
+        )
+
+
+def _rejection(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.Rejected:
+    match error:
+        case EngineBusy():
+            return protocol.Rejected(
+                id=command_id, message=str(error), retry_after_s=error.retry_after_s
+            )
+        case ContextOverflow():
+            return protocol.Rejected(
+                id=command_id,
+                message=str(error),
+                n_prompt_tokens=error.n_prompt_tokens,
+                n_ctx=error.n_ctx,
+            )
+        case _:
+            return protocol.Rejected(id=command_id, message=str(error), param=error.param)

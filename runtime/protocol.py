@@ -1,0 +1,141 @@
+"""What parent and worker say to each other: length-prefixed MessagePack frames over two pipes.
+
+One frame from the worker carries everything that one scheduler step has produced, so the cost per
+token falls as more sequences run.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from spillover.runtime.engine import ModelCard, SlotState
+from spillover.runtime.events import EngineEvent
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest
+
+MAX_FRAME_BYTES = 256 * 2**20
+_LENGTH = struct.Struct("<I")
+
+
+class Load(Struct, frozen=True, kw_only=True, tag=True):
+    """First frame to a worker."""
+
+    path: str
+    name: str
+    options: EngineOptions
+
+
+class Submit(Struct, frozen=True, kw_only=True, tag=True):
+    """Answer *request*. *resumed*: per choice the tokens generated in an earlier worker, None
+    for a finished choice; empty for a new request."""
+
+    id: int
+    request: GenerationRequest
+    seed: int
+    resumed: tuple[tuple[int, ...] | None, ...] = ()
+
+
+class Cancel(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+
+
+class AskTokens(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+    text: str
+    add_special: bool
+    parse_special: bool
+
+
+class AskBytes(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+    token_ids: tuple[int, ...]
+
+
+class AskStatus(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+
+
+class Quit(Struct, frozen=True, kw_only=True, tag=True):
+    """Last frame to a worker: it saves what it has measured and ends."""
+
+
+Command: TypeAlias = Submit | Cancel | AskTokens | AskBytes | AskStatus | Quit
+
+
+class Ready(Struct, frozen=True, kw_only=True, tag=True):
+    """The model is loaded and has decoded once."""
+
+    card: ModelCard
+
+
+class LoadFailed(Struct, frozen=True, kw_only=True, tag=True):
+    message: str
+
+
+class Events(Struct, frozen=True, kw_only=True, tag=True):
+    """(request id, event) pairs of one step, in order."""
+
+    events: list[tuple[int, EngineEvent]]
+
+
+class Rejected(Struct, frozen=True, kw_only=True, tag=True):
+    """A request or question that cannot be served as asked; nothing was begun."""
+
+    id: int
+    message: str
+    param: str | None = None
+    retry_after_s: float | None = None
+    """The queue is full."""
+    n_prompt_tokens: int | None = None
+    """The prompt is longer than the context."""
+    n_ctx: int = 0
+
+
+class Tokens(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+    token_ids: tuple[int, ...]
+
+
+class Bytes(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+    content: bytes
+
+
+class Status(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+    slots: tuple[SlotState, ...]
+    n_queued: int
+    n_kv_used: int
+
+
+Report: TypeAlias = Ready | LoadFailed | Events | Rejected | Tokens | Bytes | Status
+Answer: TypeAlias = Tokens | Bytes | Status | Rejected
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Load | Command | Report) -> bytes:
+    """One frame."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame's body; None at the end of the stream, also when it ends inside a frame."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {length} bytes is beyond the limit of {MAX_FRAME_BYTES}")
+    body = stream.read(length)
+    return body if len(body) == length else None
+
+
+decode_load = msgspec.msgpack.Decoder(Load).decode
+decode_command = msgspec.msgpack.Decoder(Command).decode
+decode_report = msgspec.msgpack.Decoder(Report).decode

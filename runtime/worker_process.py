@@ -1,0 +1,119 @@
+"""A worker as the parent holds it: started with two pipes, read by one thread, ended for certain."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO
+
+from spillover.runtime import protocol
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
+    "from spillover.runtime.worker import main; main()"
+)
+
+_QUIT_TIMEOUT_S = 5.0
+
+
+class WorkerProcess:
+    """Starts a worker at once. *on_report* is called in the reader thread, then *on_end* with
+    the exit status (negative: the signal that ended it), exactly once."""
+
+    def __init__(
+        self,
+        order: protocol.Load,
+        on_report: Callable[[protocol.Report], None],
+        on_end: Callable[[int], None],
+    ) -> None:
+        self._on_report = on_report
+        self._on_end = on_end
+        self._write_lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=_environment(),
+            # A group of its own: the terminal's Ctrl-C is for the parent alone.
+            process_group=0 if os.name == "posix" else None,
+        )
+        self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
+        self.send(order)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: protocol.Load | protocol.Command) -> None:
+        """Write one frame; a worker that is gone is reported by on_end, not here."""
+        frame = protocol.encode(message)
+        stream = self._process.stdin
+        assert stream is not None
+        with self._write_lock:
+            try:
+                _write_all(stream, frame)
+            except (OSError, ValueError):
+                return
+
+    def quit(self) -> None:
+        """Let the worker end by itself, by force if it does not; returns when it is gone."""
+        self.send(protocol.Quit())
+        try:
+            self._process.wait(_QUIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(_QUIT_TIMEOUT_S)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _read(self) -> None:
+        stdout, stdin = self._process.stdout, self._process.stdin
+        assert stdout is not None
+        assert stdin is not None
+        with open(stdout.fileno(), "rb", 1 << 16, closefd=False) as stream:
+            try:
+                while (body := protocol.read_frame(stream)) is not None:
+                    self._on_report(protocol.decode_report(body))
+            finally:
+                # Nothing more can be understood from it, so it may not go on alone.
+                self._process.kill()
+                status = self._process.wait()
+                with self._write_lock:
+                    stdin.close()
+                stdout.close()
+                self._on_end(status)
+
+
+def _write_all(stream: IO[bytes], frame: bytes) -> None:
+    view = memoryview(frame)
+    while view:
+        view = view[stream.write(view) :]
+
+
+def _environment() -> dict[str, str]:
+    """The parent's environment without what looks like a secret: a worker opens untrusted files."""
+    environment = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
+    environment["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
+    return environment
+
+
+def describe_exit(status: int) -> str:
+    """An exit status in words: "was ended by SIGSEGV", "ended with status 70"."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
