@@ -1,0 +1,146 @@
+"""A local model as an engine: a worker process, kept alive, behind stream().
+
+The caller's thread iterates stream(). One reader thread per worker hands the events to the
+streams' mailboxes, and deals with the worker's death.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import time
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.engine import EngineStatus, ModelCard
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.events import EngineEvent, Finished
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.protocol import AskBytes, AskTokens, Bytes, Tokens
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.supervisor import Supervisor
+from spillover.runtime.ticket import Ticket
+
+CANCEL_TIMEOUT_S = 60.0
+"""A cancelled request has ended within this; else the worker hangs and is killed."""
+
+
+class LocalEngine:
+    """Streams answers of a GGUF model; the model lives in a process of its own.
+
+    The constructor returns at once; wait_ready() and the first request wait for the model.
+    Any thread may use it. Use as a context manager, or call close().
+    """
+
+    def __init__(
+        self, model: str | Path, options: EngineOptions | None = None, *, name: str | None = None
+    ) -> None:
+        path = Path(model).expanduser().absolute()
+        self._name = name or path.stem
+        self._options = options or EngineOptions()
+        self._supervisor = Supervisor(path, self._name, self._options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def card(self) -> ModelCard:
+        """Facts of the loaded model; EngineError while it is loading."""
+        return self._supervisor.card
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker, when one is running."""
+        return self._supervisor.worker_pid
+
+    def wait_ready(self, timeout_s: float | None = None) -> ModelCard:
+        """Wait until the model is loaded. ModelError says why it cannot be, EngineError that it
+        took longer than *timeout_s* (default: the load_timeout_s of the options)."""
+        if timeout_s is None:
+            timeout_s = self._options.load_timeout_s
+        return self._supervisor.wait_ready(timeout_s)
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        """Yield the events of one answer; see Engine.stream.
+
+        When the worker dies, a new one goes on from the last token: the stream sees a pause.
+        """
+        ticket = self._supervisor.submit(request.checked(), _seed_of(request))
+
+        def cancel() -> None:
+            self._supervisor.cancel(ticket)
+
+        if cancellation is not None:
+            cancellation.subscribe(cancel)
+        try:
+            yield from self._follow(ticket)
+        finally:
+            if cancellation is not None:
+                cancellation.unsubscribe(cancel)
+            self._supervisor.forget(ticket)
+
+    def _follow(self, ticket: Ticket) -> Generator[EngineEvent]:
+        cancelled_at: float | None = None
+        n_open = ticket.request.n
+        while n_open:
+            timeout_s = None
+            if ticket.cancelled:
+                cancelled_at = cancelled_at or time.monotonic()
+                timeout_s = max(cancelled_at + CANCEL_TIMEOUT_S - time.monotonic(), 0.01)
+            try:
+                mail = ticket.mailbox.get(timeout=timeout_s)
+            except queue.Empty:
+                self._supervisor.kill_hung_worker(ticket)
+                continue
+            if isinstance(mail, SpilloverError):
+                raise mail
+            for event in mail:
+                n_open -= isinstance(event, Finished)
+                yield event
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
+        """Token ids of *text*; *add_special* adds BOS where the model wants it, *parse_special*
+        reads control tokens written out in the text."""
+        answer = self._supervisor.ask(
+            lambda i: AskTokens(
+                id=i, text=text, add_special=add_special, parse_special=parse_special
+            )
+        )
+        assert isinstance(answer, Tokens)
+        return answer.token_ids
+
+    def detokenize(self, token_ids: tuple[int, ...]) -> bytes:
+        """The bytes of *token_ids*; InvalidRequest for one outside the vocabulary."""
+        answer = self._supervisor.ask(lambda i: AskBytes(id=i, token_ids=token_ids))
+        assert isinstance(answer, Bytes)
+        return answer.content
+
+    def status(self) -> EngineStatus:
+        """A snapshot; never waits for a decode."""
+        return self._supervisor.status()
+
+    def close(self) -> None:
+        """End the worker and every stream. Calling it again does no harm."""
+        self._supervisor.close()
+
+
+def _seed_of(request: GenerationRequest) -> int:
+    seed = request.sampling.seed
+    return random.getrandbits(63) if seed is None else seed
