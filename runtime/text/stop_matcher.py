@@ -1,0 +1,51 @@
+"""Ends an answer at a stop string, wherever token borders cut it."""
+
+from __future__ import annotations
+
+import re
+
+
+class StopMatcher:
+    """Releases text until one of *stops* occurs; of several at one place the first listed wins.
+
+    Only the longest end of the text that may begin a stop string is held back.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._pattern = re.compile("|".join(map(re.escape, stops))) if stops else None
+        self._first_characters = frozenset(stop[0] for stop in stops)
+        self._longest = max(map(len, stops), default=0)
+        self._held = ""
+        self.stopped: str | None = None
+
+    def feed(self, text: str) -> str:
+        """The text that is certain to stand before any stop string."""
+        if self._pattern is None:
+            return text
+        if self.stopped is not None:
+            return ""
+        text = self._held + text
+        if self._first_characters.isdisjoint(text):
+            self._held = ""
+            return text
+        match = self._pattern.search(text)
+        if match is not None:
+            self.stopped = match.group()
+            self._held = ""
+            return text[: match.start()]
+        n = self._n_held(text)
+        self._held = text[len(text) - n :]
+        return text[: len(text) - n]
+
+    def _n_held(self, text: str) -> int:
+        for n in range(min(self._longest - 1, len(text)), 0, -1):
+            tail = text[-n:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return n
+        return 0
+
+    def flush(self) -> str:
+        """What was held back and turned out to be plain text."""
+        text, self._held = self._held, ""
+        return text
