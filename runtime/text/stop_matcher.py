@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 
 class StopMatcher:
-    """Releases text until one of *stops* occurs; of several at one place the first listed wins.
+    """Releases text until one of *stops* is complete: the one that ends first, and of several
+    that end together the longest.
 
     Only the longest end of the text that may begin a stop string is held back.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
-        self._pattern = re.compile("|".join(map(re.escape, stops))) if stops else None
         self._first_characters = frozenset(stop[0] for stop in stops)
         self._longest = max(map(len, stops), default=0)
         self._held = ""
@@ -21,7 +19,7 @@ class StopMatcher:
 
     def feed(self, text: str) -> str:
         """The text that is certain to stand before any stop string."""
-        if self._pattern is None:
+        if not self._stops:
             return text
         if self.stopped is not None:
             return ""
@@ -29,11 +27,14 @@ class StopMatcher:
         if self._first_characters.isdisjoint(text):
             self._held = ""
             return text
-        match = self._pattern.search(text)
-        if match is not None:
-            self.stopped = match.group()
+        found = [
+            (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
+        ]
+        if found:
+            end, start = min(found)
+            self.stopped = text[start:end]
             self._held = ""
-            return text[: match.start()]
+            return text[:start]
         n = self._n_held(text)
         self._held = text[len(text) - n :]
         return text[: len(text) - n]

@@ -1,0 +1,136 @@
+"""From a conversation to a prompt, by the model's own jinja template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import SecurityError
+
+from spillover.runtime.errors import InvalidRequest, ModelError
+from spillover.runtime.request import Message
+from spillover.runtime.text.deadline import DeadlinePassed, within
+from spillover.runtime.text.sandbox import TemplateRefusal, compile_template
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""OpenAI's ChatML, for models that bring no template."""
+
+MAX_TEMPLATE_CHARS = 1 << 18
+MAX_GROWTH_CHARS = 1 << 20
+"""A prompt may be so much longer than the messages it is made of."""
+
+RENDER_TIMEOUT_S = 2.0
+
+_RESERVED = frozenset({"messages", "bos_token", "eos_token", "add_generation_prompt"})
+
+
+class ChatTemplate:
+    """Renders conversations. *source* None means ChatML, and a warning that says so.
+
+    Raises ModelError when the template does not parse.
+    """
+
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos_text: str,
+        eos_text: str,
+        name: str,
+        timeout_s: float = RENDER_TIMEOUT_S,
+    ) -> None:
+        self._name = name
+        self._timeout_s = timeout_s
+        self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
+        self.warnings: tuple[str, ...] = ()
+        if source is None:
+            self.warnings = (f"{name} has no chat template: ChatML is used, it may not fit",)
+        elif len(source) > MAX_TEMPLATE_CHARS:
+            raise ModelError(f"the chat template of {name} is longer than {MAX_TEMPLATE_CHARS}")
+        try:
+            self._template = compile_template(CHATML if source is None else source)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise ModelError(f"the chat template of {name} cannot be read: {error}") from error
+
+    def render(
+        self,
+        messages: tuple[Message, ...],
+        *,
+        continue_final_message: bool = False,
+        template_kwargs: dict[str, Any] | None = None,
+    ) -> str:
+        """The prompt. With *continue_final_message* it ends inside the last message.
+
+        Raises InvalidRequest when the template refuses the conversation or goes astray.
+        """
+        extra = template_kwargs or {}
+        if taken := _RESERVED & extra.keys():
+            raise InvalidRequest(
+                f"{', '.join(sorted(taken))} cannot be set from outside", "chat_template_kwargs"
+            )
+        prompt = self._render(messages, extra, opens_turn=not continue_final_message)
+        n_content = sum(len(message.content) for message in messages)
+        if len(prompt) > 2 * n_content + MAX_GROWTH_CHARS:
+            raise InvalidRequest(f"the chat template of {self._name} writes too much", "messages")
+        return _cut_after(prompt, messages[-1].content) if continue_final_message else prompt
+
+    def _render(
+        self, messages: tuple[Message, ...], extra: dict[str, Any], *, opens_turn: bool
+    ) -> str:
+        values = {
+            **extra,
+            **self._fixed,
+            "messages": [_as_dict(message) for message in messages],
+            "add_generation_prompt": opens_turn,
+        }
+        try:
+            return within(self._timeout_s, lambda: self._template.render(values))
+        except TemplateRefusal as error:
+            raise InvalidRequest(
+                f"the chat template of {self._name} refuses this conversation: {error}", "messages"
+            ) from error
+        except DeadlinePassed as error:
+            raise InvalidRequest(
+                f"the chat template of {self._name} was {error}", "messages"
+            ) from error
+        except (
+            jinja2.TemplateError,
+            SecurityError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise InvalidRequest(
+                f"the chat template of {self._name} fails on this conversation: "
+                f"{type(error).__name__}: {error}",
+                "messages",
+            ) from error
+
+
+def _as_dict(message: Message) -> dict[str, str]:
+    fields = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        fields["name"] = message.name
+    return fields
+
+
+def _cut_after(prompt: str, content: str) -> str:
+    """*prompt* up to the end of its last message's *content*, which templates may strip."""
+    for wanted in (content, content.strip()):
+        at = prompt.rfind(wanted)
+        if wanted and at >= 0:
+            return prompt[: at + len(wanted)]
+    raise InvalidRequest(
+        "the model's chat template does not show the last message as it is, so it cannot be "
+        "continued",
+        "continue_final_message",
+    )

@@ -1,0 +1,44 @@
+"""Ends a stretch of pure Python code that takes too long, in whatever thread it runs."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class DeadlinePassed(Exception):
+    """The code ran longer than it may."""
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """work(), or DeadlinePassed after *seconds*.
+
+    The exception is raised between two bytecodes: a single long C call is not interrupted.
+    """
+    thread_id = ctypes.c_ulong(threading.get_ident())
+    lock, done = threading.Lock(), False
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def strike() -> None:
+        with lock:
+            if not done:
+                raise_in(thread_id, ctypes.py_object(DeadlinePassed))
+
+    timer = threading.Timer(seconds, strike)
+    timer.daemon = True
+    timer.start()
+    try:
+        try:
+            return work()
+        finally:
+            timer.cancel()
+            with lock:
+                done = True
+            # The strike may have fallen after the work's last line: take it back.
+            raise_in(thread_id, None)
+    except DeadlinePassed:
+        raise DeadlinePassed(f"stopped after {seconds:g} s") from None
