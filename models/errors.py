@@ -1,0 +1,7 @@
+"""What can be wrong with a model file."""
+
+from __future__ import annotations
+
+
+class ModelFileError(Exception):
+    """A file is no usable model; the message says what it is and what to do."""

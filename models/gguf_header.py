@@ -1,0 +1,248 @@
+"""Reads and checks the header of a GGUF file before any native code sees it.
+
+A model file is untrusted: no number in it is believed before it is compared with the file's size.
+Format: the GGUF specification, versions 2 and 3, little-endian.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+
+from msgspec import Struct
+
+from spillover.models.errors import ModelFileError
+from spillover.models.ggml_types import GGML_TYPES
+
+MAX_KEYS = 65_536
+MAX_TENSORS = 1_000_000
+MAX_STRING_BYTES = 1 << 22
+MAX_NAME_BYTES = 65_535
+MAX_DIMENSIONS = 4
+MAX_SHORT_ARRAY = 1_024
+"""Numeric arrays up to this length are kept; of longer ones and of texts only the length."""
+
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+
+Value = int | float | bool | str | list[int | float | bool]
+
+
+class TensorInfo(Struct, frozen=True, kw_only=True):
+    """One tensor's place in the file; *offset* counts from the start of the data."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    offset: int
+
+
+class GgufHeader(Struct, frozen=True, kw_only=True):
+    """What a GGUF file says of itself; long arrays are left out."""
+
+    version: int
+    metadata: dict[str, Value]
+    tensors: tuple[TensorInfo, ...]
+    file_size: int
+    data_offset: int
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata.get("general.architecture", ""))
+
+    def _number(self, key: str, default: int = 0) -> int:
+        value = self.metadata.get(f"{self.architecture}.{key}", default)
+        if isinstance(value, list):
+            value = max(value, default=default)
+        return int(value) if isinstance(value, int | float) else default
+
+    @property
+    def n_ctx_train(self) -> int:
+        return self._number("context_length")
+
+    @property
+    def n_layer(self) -> int:
+        return self._number("block_count")
+
+    def kv_bytes_per_cell(self, bytes_per_value: float) -> float:
+        """Bytes of one KV cell over all layers (per-layer head counts: their largest)."""
+        n_head = max(self._number("attention.head_count", 1), 1)
+        n_head_kv = self._number("attention.head_count_kv", n_head)
+        size = self._number("embedding_length") // n_head
+        per_head = self._number("attention.key_length", size)
+        per_head += self._number("attention.value_length", size)
+        return self.n_layer * n_head_kv * per_head * bytes_per_value
+
+
+def read_header(path: Path) -> GgufHeader:
+    """The checked header of *path*; ModelFileError says what else the file is."""
+    try:
+        file_size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(64)
+            _check_magic(path, head)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return _Reader(path, content, file_size).header()
+    except FileNotFoundError:
+        raise ModelFileError(f"there is no file {path}: check the path") from None
+    except IsADirectoryError:
+        raise ModelFileError(f"{path} is a folder: give the .gguf file in it") from None
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _check_magic(path: Path, head: bytes) -> None:
+    if head[:4] == b"GGUF":
+        return
+    what = "no GGUF file"
+    if not head:
+        what = "empty"
+    elif head.startswith(b"version https://git-lfs"):
+        what = "a Git LFS pointer: run `git lfs pull` to get the model itself"
+    elif head[:4] in (b"ggml", b"lmgg", b"tjgg", b"fmgg"):
+        what = "in the old GGML format: convert it to GGUF"
+    elif head.lstrip()[:1] == b"<":
+        what = "a web page: the download went wrong"
+    elif head[8:10] == b'{"':
+        what = "a safetensors file: convert it to GGUF"
+    raise ModelFileError(f"{path} is {what}")
+
+
+class _Reader:
+    """A cursor over the file that refuses to leave it."""
+
+    def __init__(self, path: Path, content: mmap.mmap, size: int) -> None:
+        self._path = path
+        self._content = content
+        self._size = min(size, len(content))
+        self._at = 4
+
+    def header(self) -> GgufHeader:
+        version = self._scalar("I")
+        if version not in (2, 3):
+            raise self._error(f"has GGUF version {version}; 2 and 3 are known")
+        n_tensors, n_keys = self._scalar("Q"), self._scalar("Q")
+        if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
+            raise self._error(f"claims {n_tensors} tensors and {n_keys} keys")
+        metadata = self._metadata(n_keys)
+        tensors = tuple(self._tensor() for _ in range(n_tensors))
+        if len({tensor.name for tensor in tensors}) != n_tensors:
+            raise self._error("names a tensor twice")
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise self._error(f"has the alignment {alignment}, which is no power of two")
+        data_offset = -(-self._at // alignment) * alignment
+        header = GgufHeader(
+            version=version,
+            metadata=metadata,
+            tensors=tensors,
+            file_size=self._size,
+            data_offset=data_offset,
+        )
+        for tensor in tensors:
+            self._check_place(tensor, header)
+        return header
+
+    def _metadata(self, n_keys: int) -> dict[str, Value]:
+        metadata: dict[str, Value] = {}
+        for _ in range(n_keys):
+            key = self._string(MAX_NAME_BYTES)
+            value = self._value(self._scalar("I"))
+            if key in metadata:
+                raise self._error(f"has the key {key[:80]!r} twice")
+            if value is not None:
+                metadata[key] = value
+        return metadata
+
+    def _value(self, kind: int) -> Value | None:
+        if kind == _STRING:
+            return self._string(MAX_STRING_BYTES)
+        if kind == _ARRAY:
+            return self._array()
+        return self._scalar_of(kind)
+
+    def _scalar_of(self, kind: int) -> int | float | bool:
+        code = _SCALARS.get(kind)
+        if code is None:
+            raise self._error(f"has a value of the unknown type {kind}")
+        return self._scalar(code)
+
+    def _array(self) -> Value | None:
+        kind, length = self._scalar("I"), self._scalar("Q")
+        if kind == _STRING:
+            self._need(8 * length)
+            for _ in range(length):
+                self._skip(self._scalar("Q"))
+            return None
+        code = _SCALARS.get(kind)
+        if code is None:
+            raise self._error(f"has an array of the unknown type {kind}")
+        n_bytes = length * struct.calcsize(code)
+        start = self._at
+        self._skip(n_bytes)
+        if length > MAX_SHORT_ARRAY:
+            return None
+        return list(struct.unpack_from(f"<{length}{code}", self._content, start))
+
+    def _tensor(self) -> TensorInfo:
+        name = self._string(MAX_NAME_BYTES)
+        n_dimensions = self._scalar("I")
+        if not 1 <= n_dimensions <= MAX_DIMENSIONS:
+            raise self._error(f"gives {name[:80]!r} {n_dimensions} dimensions")
+        shape = tuple(self._scalar("Q") for _ in range(n_dimensions))
+        return TensorInfo(
+            name=name, shape=shape, type_id=self._scalar("I"), offset=self._scalar("Q")
+        )
+
+    def _check_place(self, tensor: TensorInfo, header: GgufHeader) -> None:
+        n_values = 1
+        for size in tensor.shape:
+            if not 0 < size < 1 << 40:
+                raise self._error(f"gives {tensor.name[:80]!r} the shape {tensor.shape}")
+            n_values *= size
+        kind = GGML_TYPES.get(tensor.type_id)
+        n_bytes = 0 if kind is None else n_values // kind.n_values * kind.n_bytes
+        if header.data_offset + tensor.offset + n_bytes > self._size:
+            raise self._error(
+                f"ends before its tensor {tensor.name[:80]!r} does: it is damaged or was not "
+                "copied to the end; fetch it again"
+            )
+
+    def _scalar(self, code: str) -> int:
+        size = struct.calcsize(code)
+        self._need(size)
+        value: int = struct.unpack_from(f"<{code}", self._content, self._at)[0]
+        self._at += size
+        return value
+
+    def _string(self, most: int) -> str:
+        length = self._scalar("Q")
+        if length > most:
+            raise self._error(f"has a text of {length} bytes where {most} are allowed")
+        start = self._at
+        self._skip(length)
+        return self._content[start : self._at].decode("utf-8", "replace")
+
+    def _skip(self, n: int) -> None:
+        self._need(n)
+        self._at += n
+
+    def _need(self, n: int) -> None:
+        if n > self._size - self._at:
+            raise self._error("ends inside its header: it is damaged; fetch it again")
+
+    def _error(self, what: str) -> ModelFileError:
+        return ModelFileError(f"the GGUF file {self._path} {what}")
