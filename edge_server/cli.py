@@ -16,7 +16,7 @@ from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.errors import InvalidRequest, SpilloverError
 
-_COMMANDS = {
+COMMANDS = {
     "serve": ("serve", "Serve a model on a local OpenAI-compatible endpoint."),
     "run": ("run", "Answer one prompt; works in pipes."),
     "chat": ("chat", "Talk with a model in the terminal."),
@@ -35,18 +35,18 @@ class _LazyGroup(click.Group):
     """Imports the module of a command only to run it or to show its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"spillover.edge_server.commands.{_COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"spillover.edge_server.commands.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

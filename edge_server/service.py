@@ -1,0 +1,111 @@
+"""Starts generations, lets them be followed, cancels them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from contextlib import closing
+
+from spillover.edge_server.settings import Settings
+from spillover.edge_server.stream_log import StreamLog
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.engine import TextEngine
+from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
+from spillover.runtime.events import Failed
+from spillover.runtime.request import GenerationRequest
+
+CLOSE_TIMEOUT_S = 10.0
+RETRY_AFTER_S = 2.0
+
+
+class Generation:
+    """One running answer: its log, and the switch that ends it."""
+
+    def __init__(self) -> None:
+        self.id = secrets.token_hex(16)
+        self.log = StreamLog()
+        self.cancellation = Cancellation()
+        self.error: Exception | None = None
+        self.timed_out = False
+
+
+class Service:
+    """Owns the generations. One producer thread for each iterates the engine and writes the log."""
+
+    def __init__(self, engine: TextEngine, settings: Settings) -> None:
+        self.engine = engine
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._running: dict[Generation, threading.Thread] = {}
+        self._closed = False
+
+    def start(self, request: GenerationRequest) -> Generation:
+        """Begin an answer; returns once it is accepted.
+
+        Raises what the engine raised before its first event: InvalidRequest, EngineBusy, …
+        """
+        generation = Generation()
+        thread = threading.Thread(
+            target=self._produce, args=(generation, request), name="generation", daemon=True
+        )
+        with self._lock:
+            if self._closed:
+                raise EngineClosed("the server is shutting down")
+            if len(self._running) >= self._settings.max_connections:
+                raise EngineBusy("too many answers are running: try again later", RETRY_AFTER_S)
+            self._running[generation] = thread
+        thread.start()
+        generation.log.wait(0)
+        if generation.error is not None and not generation.log.read(0)[0]:
+            raise generation.error
+        return generation
+
+    def _produce(self, generation: Generation, request: GenerationRequest) -> None:
+        def time_out() -> None:
+            generation.timed_out = True
+            generation.cancellation.cancel()
+
+        timer = threading.Timer(self._settings.max_generation_s, time_out)
+        timer.daemon = True
+        timer.start()
+        log, begun = generation.log, False
+        try:
+            with closing(self.engine.stream(request, generation.cancellation)) as events:
+                for event in events:
+                    begun = True
+                    log.append(event)
+        except Exception as error:
+            generation.error = error
+            if begun:
+                log.append(_failure(error))
+        finally:
+            timer.cancel()
+            if generation.timed_out and generation.error is None:
+                limit_s = self._settings.max_generation_s
+                log.append(Failed(code="timeout", message=f"ended after {limit_s:g} s"))
+            log.close()
+            with self._lock:
+                self._running.pop(generation, None)
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    def close(self) -> None:
+        """Cancel everything and wait for the producers to end."""
+        with self._lock:
+            self._closed = True
+            running = dict(self._running)
+        for generation in running:
+            generation.cancellation.cancel()
+        for thread in running.values():
+            thread.join(CLOSE_TIMEOUT_S)
+
+
+def _failure(error: Exception) -> Failed:
+    """An error after the first event, as an event. Unknown errors keep their insides."""
+    if isinstance(error, EngineError):
+        return Failed(code="engine_error", message=str(error))
+    if isinstance(error, SpilloverError):
+        return Failed(code="invalid_request", message=str(error))
+    return Failed(code="internal_error", message=f"internal error ({type(error).__name__})")
