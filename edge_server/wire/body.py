@@ -1,0 +1,233 @@
+"""Request bodies: JSON to typed requests, or a 400 that names the field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.sampling import Sampling
+
+MAX_MESSAGES = 4_096
+
+
+class StreamOptions(Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class CommonBody(Struct, frozen=True, kw_only=True):
+    """What all dialects share. Unknown fields are ignored, null means the default; ranges are
+    those of Sampling and GenerationRequest."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_progress: bool | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    seed: int | None = None
+    ignore_eos: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: tuple[str, ...] | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    logit_bias: dict[str, float] | None = None
+    # These change what the answer means; silence about them would be a wrong answer.
+    grammar: Any = None
+    json_schema: Any = None
+    response_format: Any = None
+    tools: Any = None
+
+
+class TextPart(Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Struct, frozen=True):
+    role: str
+    content: str | tuple[TextPart, ...] | None = None
+    name: str | None = None
+
+
+class ChatBody(CommonBody, frozen=True, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompletionBody(CommonBody, frozen=True, kw_only=True):
+    """POST /v1/completions; *prompt* is a text, token ids, or a list with one of these."""
+
+    prompt: Any
+    logprobs: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+B = TypeVar("B")
+
+
+def decode(body: bytes, kind: type[B]) -> B:
+    """*body* as *kind*, or a 400 that names the field at fault."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _named(error) from error
+    except msgspec.DecodeError as error:
+        raise bad_request(f"the body is no valid JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise bad_request("the body is not UTF-8") from error
+    except RecursionError as error:
+        raise bad_request("the body is nested too deeply") from error
+
+
+def _named(error: msgspec.ValidationError) -> WireError:
+    message, found, path = str(error).rpartition(" - at `$")
+    if not found:
+        message = str(error)
+    param = path.rstrip("`").lstrip(".") if found else None
+    if param is None and message.startswith("Object missing required field"):
+        param = message.split("`")[1]
+    return bad_request(f"{param}: {message}" if param else message, param)
+
+
+def chat_request(body: ChatBody) -> GenerationRequest:
+    """The request of a chat completion."""
+    logprobs = None
+    if body.logprobs:
+        logprobs = body.top_logprobs or 0
+    elif body.top_logprobs:
+        raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
+    fields = {
+        "messages": tuple(_message(m, i) for i, m in enumerate(body.messages)),
+        "max_tokens": body.max_tokens
+        if body.max_completion_tokens is None
+        else body.max_completion_tokens,
+        "logprobs": logprobs,
+        "continue_final_message": body.continue_final_message or False,
+        "template_kwargs": body.chat_template_kwargs or {},
+    }
+    return _request(body, fields)
+
+
+def _message(message: ChatMessage, index: int) -> dict[str, Any]:
+    content = message.content
+    if isinstance(content, tuple):
+        for place, part in enumerate(content):
+            if part.type != "text" or part.text is None:
+                raise bad_request(
+                    f"this model reads text only, not parts of the type {part.type!r}",
+                    f"messages[{index}].content[{place}]",
+                )
+        content = "".join(part.text or "" for part in content)
+    return {"role": message.role, "content": content or "", "name": message.name}
+
+
+def completion_request(body: CompletionBody) -> GenerationRequest:
+    """The request of a text completion."""
+    for name in ("echo", "suffix"):
+        if getattr(body, name):
+            raise bad_request(f"{name} is not supported", name)
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise bad_request("best_of is not supported beyond n", "best_of")
+    fields = {
+        "prompt": _prompt(body.prompt),
+        "max_tokens": body.max_tokens,
+        "logprobs": body.logprobs,
+    }
+    return _request(body, fields)
+
+
+def _prompt(prompt: Any) -> str | list[int]:
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and all(type(token) is int for token in prompt):
+        return prompt
+    raise bad_request(
+        "prompt must be a text or an array of token ids; several prompts need several requests",
+        "prompt",
+    )
+
+
+_UNSUPPORTED = ("grammar", "json_schema", "tools")
+
+
+def _request(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
+    _refuse_unsupported(body)
+    sampling = {
+        name: value
+        for name in Sampling.__struct_fields__
+        if (value := getattr(body, name, None)) is not None
+    }
+    if body.repetition_penalty is not None:
+        sampling["repeat_penalty"] = body.repetition_penalty
+    if body.seed is not None and body.seed < 0:
+        del sampling["seed"]  # llama.cpp's way to ask for a random one
+    if body.logit_bias is not None:
+        sampling["logit_bias"] = _biases(body.logit_bias)
+    stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
+    if fields["max_tokens"] == -1:
+        fields["max_tokens"] = None  # llama.cpp's way to say: no limit
+    fields |= {
+        "sampling": sampling,
+        "stop": stop,
+        "n": 1 if body.n is None else body.n,
+        "ignore_eos": body.ignore_eos or False,
+    }
+    try:
+        return msgspec.convert(fields, GenerationRequest).checked()
+    except msgspec.ValidationError as error:
+        raise _without_prefix(_named(error)) from error
+    except InvalidRequest as error:
+        raise bad_request(str(error), error.param) from error
+
+
+def _without_prefix(error: WireError) -> WireError:
+    """Clients know no "sampling.": they sent top_k at the top level."""
+    param = (error.param or "").removeprefix("sampling.")
+    return bad_request(str(error).removeprefix("sampling."), param or None)
+
+
+def _biases(biases: dict[str, float]) -> dict[int, float]:
+    tokens = {}
+    for name, bias in biases.items():
+        if not (name.isascii() and name.isdigit()) or len(name) > 10:
+            raise bad_request(f"logit_bias: {name[:40]!r} is no token id", "logit_bias")
+        tokens[int(name)] = bias
+    return tokens
+
+
+def _refuse_unsupported(body: CommonBody) -> None:
+    for name in _UNSUPPORTED:
+        if getattr(body, name):
+            raise bad_request(f"{name} is not supported yet", name)
+    form = body.response_format
+    if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
+        raise bad_request("response_format is not supported yet, but for text", "response_format")

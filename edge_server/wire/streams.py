@@ -1,0 +1,143 @@
+"""Events to the chunks of a stream, for chat and text completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from spillover.edge_server import sse
+from spillover.edge_server.wire.answer import (
+    AnswerHead,
+    Totals,
+    chat_logprobs,
+    completion_logprobs,
+    progress,
+    timings,
+)
+from spillover.edge_server.wire.errors import WireError, body_of
+from spillover.runtime.events import (
+    Delta,
+    Failed,
+    Finished,
+    Prefilling,
+    Queued,
+    ReasoningDelta,
+    StreamEvent,
+)
+
+_json = msgspec.json.Encoder().encode
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """What a client asked to see besides the text."""
+
+    n: int
+    usage: bool
+    progress: bool
+
+
+class StreamEncoder:
+    """One stream's events to SSE bytes. Subclasses know the shape of a choice."""
+
+    kind: str
+
+    def __init__(self, head: AnswerHead, options: StreamOptions) -> None:
+        self._head = head.fields(self.kind)
+        self._options = options
+        self._totals = Totals()
+        self._failed = False
+
+    def start(self) -> bytes:
+        """What stands before the first event's bytes."""
+        return b""
+
+    def encode(self, event: StreamEvent) -> bytes:
+        """The bytes of one event; often none."""
+        self._totals.add(event)
+        match event:
+            case Delta() | ReasoningDelta():
+                return self._chunk(self._delta(event), event.choice)
+            case Finished():
+                return self._finish(event)
+            case Failed():
+                return self.fail(WireError(500, event.code, event.message))
+            case Prefilling() if self._options.progress:
+                return self._progress({"prompt_progress": progress(event)})
+            case Queued() if self._options.progress:
+                return self._progress({"queue_position": event.position})
+        return b""
+
+    def end(self) -> bytes:
+        """After the last event: usage when asked for, and [DONE]; nothing after a failure."""
+        if self._failed:
+            return b""
+        tail = sse.DONE
+        if self._options.usage:
+            usage = {**self._head, "choices": [], "usage": self._totals.usage()}
+            tail = sse.encode(_json(usage)) + tail
+        return tail
+
+    def fail(self, error: WireError) -> bytes:
+        """An error in the middle of a stream; nothing follows it."""
+        self._failed = True
+        return sse.encode(body_of(error))
+
+    def _finish(self, event: Finished) -> bytes:
+        if event.reason == "cancelled":
+            return self.fail(WireError(499, "cancelled", "the answer was cancelled"))
+        choice = {**self._empty_choice(), "finish_reason": event.reason}
+        return self._chunk(choice, event.choice, timings=timings(event))
+
+    def _progress(self, extra: dict[str, Any]) -> bytes:
+        return self._chunk({**self._empty_choice(), "finish_reason": None}, 0, **extra)
+
+    def _chunk(self, choice: dict[str, Any], index: int, **extra: Any) -> bytes:
+        choices = [{"index": index, **choice}]
+        return sse.encode(_json({**self._head, "choices": choices, **extra}))
+
+    def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _empty_choice(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class ChatStream(StreamEncoder):
+    """chat.completion.chunk objects; the first of each choice carries the role."""
+
+    kind = "chat.completion.chunk"
+
+    def start(self) -> bytes:
+        delta = {"delta": {"role": "assistant", "content": None}, "finish_reason": None}
+        return b"".join(self._chunk(delta, index) for index in range(self._options.n))
+
+    def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
+        field = "content" if isinstance(event, Delta) else "reasoning_content"
+        choice: dict[str, Any] = {"delta": {field: event.text}, "finish_reason": None}
+        if event.logprobs:
+            choice["logprobs"] = chat_logprobs(event.logprobs)
+        return choice
+
+    def _empty_choice(self) -> dict[str, Any]:
+        return {"delta": {}}
+
+
+class CompletionStream(StreamEncoder):
+    """text_completion objects."""
+
+    kind = "text_completion"
+
+    def __init__(self, head: AnswerHead, options: StreamOptions) -> None:
+        super().__init__(head, options)
+        self._offsets = [0] * options.n
+
+    def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
+        logprobs = None
+        if event.logprobs:
+            logprobs = completion_logprobs(event.logprobs, self._offsets[event.choice])
+            self._offsets[event.choice] += sum(len(t) for t in logprobs["tokens"])
+        return {"text": event.text, "logprobs": logprobs, "finish_reason": None}
+
+    def _empty_choice(self) -> dict[str, Any]:
+        return {"text": ""}
