@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from spillover.runtime.events import Finished, Prefilling, StreamEvent, TokenLogprob
@@ -28,9 +29,13 @@ class AnswerHead:
         }
 
 
+@functools.cache
 def fingerprint() -> str:
     """Names the build, as llama.cpp's server does with its own."""
-    return f"b-spillover-{version('spillover')}"
+    try:
+        return f"b-spillover-{version('spillover')}"
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "b-spillover"
 
 
 class Totals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
@@ -37,7 +38,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     progress: bool
 
 
-class StreamEncoder:
+class StreamEncoder(ABC):
     """One stream's events to SSE bytes. Subclasses know the shape of a choice."""
 
     kind: str
@@ -96,11 +97,11 @@ class StreamEncoder:
         choices = [{"index": index, **choice}]
         return sse.encode(_json({**self._head, "choices": choices, **extra}))
 
-    def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]: ...
 
-    def _empty_choice(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _empty_choice(self) -> dict[str, Any]: ...
 
 
 class ChatStream(StreamEncoder):
