@@ -1,0 +1,64 @@
+"""uvicorn's HTTP protocol with the deadlines and socket options that it lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_TIMEOUT_S = 10.0
+USER_TIMEOUT_MS = 15_000
+SEND_BUFFER_BYTES = 128 * 1024
+
+
+class HardenedProtocol(H11Protocol):
+    """Closes connections whose request head comes too slowly (slowloris), and lets a stream's
+    transport be aborted by its client's address."""
+
+    open_transports: dict[tuple[Any, ...], asyncio.Transport] = {}  # noqa: RUF012  # set per server
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn names it so, too
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.open_transports[tuple(peer[:2])] = transport
+        _set_options(transport.get_extra_info("socket"))
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_timer()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        peer = self.transport.get_extra_info("peername")
+        if peer:
+            self.open_transports.pop(tuple(peer[:2]), None)
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        self._stop_timer()
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def _set_options(sock: socket.socket | None) -> None:
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: notice a peer that vanished
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
