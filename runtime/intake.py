@@ -43,6 +43,7 @@ class Intake:
                 case protocol.AskStatus():
                     self._send(self._status(command.id))
         except (InvalidRequest, EngineBusy) as error:
+            assert not isinstance(command, protocol.Quit)
             self._send(_rejection(command.id, error))
 
     def _submit(self, command: protocol.Submit) -> None:

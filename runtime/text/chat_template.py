@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import SecurityError
+from jinja2.exceptions import SecurityError
 
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.request import Message
