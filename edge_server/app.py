@@ -39,7 +39,7 @@ class DetokenizeBody(msgspec.Struct, frozen=True):
 
 def create_app(service: Service, settings: Settings) -> Flask:
     """The Flask application on *service*."""
-    app = Flask("spillover", static_folder=None)
+    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     gate = Gatekeeper(settings)
     app.before_request(lambda: gate.check(request))

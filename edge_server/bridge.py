@@ -132,11 +132,12 @@ class Bridge:
         self, connection: Connection, answer: Handover, gone: asyncio.Future[None]
     ) -> None:
         """Follow the generation until it ends, the client leaves or the server stops."""
-        work = self._stream(connection, answer, answer.encoder) if answer.encoder else None
-        task = asyncio.ensure_future(work or self._collect(connection, answer))
+        work = self._stream if answer.encoder else self._collect
+        task = asyncio.ensure_future(work(connection, answer))
         stop = asyncio.ensure_future(self._stopping.wait())
+        waits: set[asyncio.Future[Any]] = {task, gone, stop}
         try:
-            await asyncio.wait({task, gone, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if not task.done() and not gone.done():
                 task.cancel()
                 await connection.end_early(answer.encoder)
@@ -147,9 +148,9 @@ class Bridge:
             stop.cancel()
             answer.generation.cancellation.cancel()
 
-    async def _stream(
-        self, connection: Connection, answer: Handover, encoder: StreamEncoder
-    ) -> None:
+    async def _stream(self, connection: Connection, answer: Handover) -> None:
+        encoder = answer.encoder
+        assert encoder is not None
         reader = LoopReader(answer.generation.log)
         try:
             await connection.start(200, STREAM_HEADERS)

@@ -51,10 +51,8 @@ def default_threads() -> int:
 
 def n_cores_usable() -> int:
     """Cores left by CPU affinity and by a cgroup's quota (containers, systemd)."""
-    if hasattr(os, "sched_getaffinity"):
-        n = len(os.sched_getaffinity(0))
-    else:
-        n = os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    n = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(n, math.ceil(quota)) if quota else n)
 
@@ -119,9 +117,8 @@ def _gpu_names() -> tuple[str, ...]:
     """Names from the drivers' own files: NVIDIA's, and the board of a Jetson."""
     names = []
     for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in information.read_text(errors="replace").splitlines():
-            if line.startswith("Model:"):
-                names.append(line.partition(":")[2].strip())
+        lines = information.read_text(errors="replace").splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     board = Path("/proc/device-tree/model")
     if board.exists():
         name = board.read_text(errors="replace").strip("\0\n ")

@@ -1,4 +1,4 @@
-"""A worker as the parent holds it: started with two pipes, read by one thread, ended for certain."""
+"""A worker as the parent holds it: two pipes, one thread that reads, a certain end."""
 
 from __future__ import annotations
 
