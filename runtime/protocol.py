@@ -7,6 +7,7 @@ token falls as more sequences run.
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 import msgspec
@@ -115,7 +116,18 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
 Report: TypeAlias = Ready | LoadFailed | Events | Rejected | Tokens | Bytes | Status
 Answer: TypeAlias = Tokens | Bytes | Status | Rejected
 
-_encoder = msgspec.msgpack.Encoder()
+
+def _encode_path(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not travel between processes")
+
+
+def _decode_path(kind: type, value: object) -> object:
+    return kind(value)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_path)
 
 
 def encode(message: Load | Command | Report) -> bytes:
@@ -136,6 +148,6 @@ def read_frame(stream: BinaryIO) -> bytes | None:
     return body if len(body) == length else None
 
 
-decode_load = msgspec.msgpack.Decoder(Load).decode
+decode_load = msgspec.msgpack.Decoder(Load, dec_hook=_decode_path).decode
 decode_command = msgspec.msgpack.Decoder(Command).decode
 decode_report = msgspec.msgpack.Decoder(Report).decode

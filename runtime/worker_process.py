@@ -37,6 +37,7 @@ class WorkerProcess:
         self._on_report = on_report
         self._on_end = on_end
         self._write_lock = threading.Lock()
+        first_frame = protocol.encode(order)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -47,16 +48,18 @@ class WorkerProcess:
             process_group=0 if os.name == "posix" else None,
         )
         self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
-        self.send(order)
+        self._write(first_frame)
         self._reader.start()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message: protocol.Load | protocol.Command) -> None:
+    def send(self, message: protocol.Command) -> None:
         """Write one frame; a worker that is gone is reported by on_end, not here."""
-        frame = protocol.encode(message)
+        self._write(protocol.encode(message))
+
+    def _write(self, frame: bytes) -> None:
         stream = self._process.stdin
         assert stream is not None
         with self._write_lock:

@@ -1,0 +1,146 @@
+"""The command line from outside: help, exit codes, what it prints; no model is loaded."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from spillover.edge_server import cli, config_file
+from spillover.edge_server.commands.config_show import as_markdown
+from spillover.edge_server.commands.run import command as run_command
+from spillover.edge_server.commands.serve import curl_line
+from spillover.edge_server.config import load
+from spillover.edge_server.setting_list import setting_list
+
+KEY = "sk-canary-0123456789"
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set_by_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_file, "user_path", lambda: tmp_path / "none.toml")
+    for setting in setting_list():
+        monkeypatch.delenv(setting.variable, raising=False)
+
+
+@pytest.mark.parametrize("name", [[], *([name] for name in cli.COMMANDS)])
+def test_help_has_an_example(name: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Examples:" in text
+    assert f"spillover {' '.join(name)}".strip() in text
+
+
+def test_help_shows_the_defaults_of_the_structs(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["serve", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for setting in setting_list():
+        if setting.flag:
+            assert setting.flag in text
+            assert f"[default: {setting.default_text}" in text
+
+
+def test_help_does_not_import_what_it_does_not_need() -> None:
+    code = (
+        "import sys; from spillover.edge_server.cli import run; run(['--help']);"
+        "slow = {'flask', 'uvicorn', 'numpy', 'llama_cpp', 'msgspec'} & set(sys.modules);"
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command"),
+        (["serve", "--port", "abc"], "--port: 'abc' is not allowed"),
+        (["serve", "--config", "/gone.toml"], "--config: there is no file /gone.toml"),
+        (["run", "x", "--temperature", "9"], "temperature is a number from 0.0 to 5.0"),
+        (["run", "x", "--max-tokens", "0"], "--max-tokens: '0' is not allowed"),
+        (["run", "x", "--raw", "--system", "s"], "leave out --raw"),
+        (["run", " "], "there is no prompt"),
+    ],
+)
+def test_wrong_use_exits_with_2_and_says_what_is_wrong(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_model_that_is_not_there_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["run", "x", "--model", "storyteler"]) == 1
+    assert "did you mean storyteller?" in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_command, "callback", interrupted)
+    assert cli.run(["run", "x"]) == 130
+
+
+def test_config_shows_origins_and_no_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPILLOVER_API_KEY", KEY)
+    monkeypatch.setenv("SPILLOVER_N_CTX", "2048")
+    for form in ([], ["--json"], ["--toml"]):
+        assert cli.run(["config", *form]) == 0
+        text = capsys.readouterr().out
+        assert "canary" not in text
+        assert "2048" in text
+    assert cli.run(["config", "--json"]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert settings["n_ctx"] == {"value": 2048, "origin": "SPILLOVER_N_CTX"}
+    assert settings["api_keys"] == {"value": ["********"], "origin": "SPILLOVER_API_KEY"}
+
+
+def test_the_printed_file_has_the_same_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {
+        "SPILLOVER_N_CTX": "2048",
+        "SPILLOVER_N_THREADS": "auto",
+        "SPILLOVER_HOST": "::1",
+        "SPILLOVER_USE_EXTRA_BUFTS": "false",
+        "SPILLOVER_ALLOWED_HOST": "a,b",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    cli.run(["config", "--toml"])
+    path = tmp_path / "config.toml"
+    path.write_text(capsys.readouterr().out)
+    assert set(tomllib.loads(path.read_text())) == {
+        "n_ctx",
+        "n_threads",
+        "host",
+        "use_extra_bufts",
+        "allowed_hosts",
+    }
+    from_file = load({}, environ={}, config_flag=path)
+    assert from_file.settings == load({}, environ=environ).settings
+
+
+def test_the_documentation_lists_every_setting_as_it_is() -> None:
+    text = (DOCS / "configuration.md").read_text("utf-8")
+    missing = [row for row in as_markdown().splitlines() if row not in text]
+    assert not missing, "put what `spillover config --markdown` prints into docs/configuration.md"
+
+
+def test_the_curl_line_survives_a_shell() -> None:
+    line = curl_line("http://[::1]:8080/", 'it\'s a "model"', needs_key=True)
+    words = shlex.split(line)
+    assert words[:3] == ["curl", "-N", "http://[::1]:8080/v1/chat/completions"]
+    assert "Authorization: Bearer YOUR_API_KEY" in words
+    assert json.loads(words[-1])["model"] == 'it\'s a "model"'
+    assert "Authorization" not in curl_line("http://127.0.0.1:1", "m", needs_key=False)

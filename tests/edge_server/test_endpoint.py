@@ -1,0 +1,230 @@
+"""The endpoint as clients see it: a real server process, real sockets, the official client."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.edge_server.conftest import Server
+
+STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        yield http
+
+
+def test_the_openai_client_streams(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="storyteller",
+            messages=STORY,
+            stream=True,
+            temperature=0,
+            max_tokens=12,
+            stream_options={"include_usage": True},
+        )
+    )
+    first, *deltas, last, usage = chunks
+    assert (first.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", None)
+    assert all(c.choices[0].delta.role is None and c.choices[0].delta.content for c in deltas)
+    assert last.choices[0].finish_reason == "length"
+    assert usage.choices == []
+    assert usage.usage is not None
+    assert usage.usage.completion_tokens == 12
+    assert len({c.id for c in chunks}) == 1
+    assert first.id.startswith("chatcmpl-")
+    assert (first.system_fingerprint or "").startswith("b")
+
+
+def test_streamed_and_whole_answers_are_equal(client: openai.OpenAI) -> None:
+    ask: dict[str, Any] = {
+        "model": "storyteller", "messages": STORY, "seed": 4, "max_tokens": 40, "n": 2,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**ask)
+    streamed = ["", ""]
+    for chunk in client.chat.completions.create(**ask, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert [choice.message.content for choice in whole.choices] == streamed
+    assert streamed[0] != streamed[1]
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 80
+
+
+def test_chat_logprobs(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="storyteller", messages=STORY, temperature=0, max_tokens=3, logprobs=True,
+        top_logprobs=2,
+    )  # fmt: skip
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    tokens = logprobs.content or []
+    assert "".join(t.token for t in tokens) == answer.choices[0].message.content
+    assert all(len(t.top_logprobs) == 2 for t in tokens)
+
+
+def test_text_completions_take_text_and_token_ids(
+    client: openai.OpenAI, http: httpx.Client
+) -> None:
+    ids = http.post("/tokenize", json={"content": "Once upon"}).json()["tokens"]
+    from_text, from_ids = (
+        client.completions.create(model="m", prompt=prompt, temperature=0, max_tokens=8)
+        for prompt in ("Once upon", ids)
+    )
+    assert from_text.choices[0].text == from_ids.choices[0].text != ""
+    assert http.post("/detokenize", json={"tokens": ids}).json() == {"content": "Once upon"}
+
+
+def test_a_prompt_beyond_the_context_is_a_400_before_any_byte_of_the_stream(
+    http: httpx.Client,
+) -> None:
+    body = {"messages": [{"role": "user", "content": "a b " * 2000}], "stream": True}
+    response = http.post("/v1/chat/completions", json=body)
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert error["type"] == "exceed_context_size_error"
+    assert error["n_prompt_tokens"] > error["n_ctx"] == 1024
+
+
+USER = '{"role": "user", "content": "x"}'
+MALFORMED = [
+    ("", None),
+    ("{", None),
+    ("[]", None),
+    ("\xff", None),
+    ("[" * 10_000, None),
+    ("{}", "messages"),
+    ('{"messages": []}', "messages"),
+    ('{"messages": "x"}', "messages"),
+    ('{"messages": [{"role": "king", "content": "x"}]}', "messages[0].role"),
+    ('{"messages": [{"content": "x"}]}', "role"),
+    ('{"messages": [{"role": "user", "content": 5}]}', "messages[0].content"),
+    ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "content[0]"),
+    *(
+        (f'{{"messages": [{USER}], {field}}}', name)
+        for field, name in [
+            ('"temperature": "hot"', "temperature"),
+            ('"temperature": -1', "temperature"),
+            ('"top_p": 7', "top_p"),
+            ('"top_k": 1.5', "top_k"),
+            ('"n": true', "n"),
+            ('"n": 1000', "n"),
+            ('"max_tokens": 0', "max_tokens"),
+            ('"max_tokens": 1e400', None),
+            ('"stop": [""]', "stop"),
+            ('"stop": 3', "stop"),
+            ('"logit_bias": {"x": 1}', "logit_bias"),
+            ('"logit_bias": {"99999": 1}', "logit_bias"),
+            ('"logprobs": true, "top_logprobs": 21', "logprobs"),
+            ('"top_logprobs": 2', "top_logprobs"),
+            ('"stream": "yes"', "stream"),
+            ('"response_format": {"type": "json_object"}', "response_format"),
+            ('"tools": [{}]', "tools"),
+            ('"grammar": "root ::= x"', "grammar"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), MALFORMED)
+def test_a_malformed_body_is_a_400_that_names_the_field(
+    http: httpx.Client, body: str, param: str | None
+) -> None:
+    response = http.post(
+        "/v1/chat/completions",
+        content=body.encode("latin-1"),
+        headers={"Content-Type": "application/json"},
+    )
+    error = response.json()["error"]
+    assert response.status_code == 400, error
+    assert error["message"]
+    assert param is None or param in (error["param"] or "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Host": "LOCALHOST.:1"}, 200),
+    ],
+)
+def test_web_pages_of_others_may_not_ask(
+    http: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    content = json.dumps({"messages": STORY, "max_tokens": 1})
+    headers = {"Content-Type": "application/json", **headers}
+    response = http.post("/v1/chat/completions", content=content, headers=headers)
+    assert response.status_code == status
+
+
+def test_unknown_paths_and_methods_answer_in_the_same_shape(http: httpx.Client) -> None:
+    for response, status in (
+        (http.get("/nope"), 404),
+        (http.get("/v1/chat/completions"), 405),
+        (http.get("/metrics"), 501),
+    ):
+        assert response.status_code == status
+        assert response.json()["error"]["message"]
+
+
+def test_models_and_health(http: httpx.Client) -> None:
+    assert http.get("/health").json() == {"status": "ok"}
+    assert http.get("/v1/models").json()["data"][0]["id"] == "storyteller"
+
+
+def _ask_raw(server: Server, body: dict[str, Any]) -> socket.socket:
+    content = json.dumps(body).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    sock.sendall(head.encode() + content)
+    return sock
+
+
+def test_a_client_that_leaves_frees_its_slot(server: Server, http: httpx.Client) -> None:
+    # A whole answer: nothing is written meanwhile, so only the closed connection tells.
+    endless = {"messages": STORY, "ignore_eos": True, "n": 4}
+    with _ask_raw(server, endless):
+        while not any(slot["is_processing"] for slot in http.get("/slots").json()):
+            pass
+    while any(slot["is_processing"] for slot in http.get("/slots").json()):
+        pass
+
+
+def test_a_silent_stream_is_kept_alive_by_comments(server: Server, http: httpx.Client) -> None:
+    endless = {"messages": STORY, "ignore_eos": True, "stream": True, "n": 4}
+    with _ask_raw(server, endless), _ask_raw(server, endless) as waiting:
+        received = b""
+        while b": keep-alive\n\n" not in received and b"[DONE]" not in received:
+            received += waiting.recv(65536)
+        assert b"text/event-stream" in received
+
+
+def test_a_stream_shows_progress_to_those_who_ask(http: httpx.Client) -> None:
+    body = {"messages": STORY, "stream": True, "max_tokens": 1, "return_progress": True}
+    text = http.post("/v1/chat/completions", json=body).text
+    chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    progress = [c["prompt_progress"] for c in chunks if "prompt_progress" in c]
+    assert progress[-1]["processed"] == progress[-1]["total"] > 0
+    assert text.endswith("data: [DONE]\n\n")
+    assert "timings" in chunks[-1]

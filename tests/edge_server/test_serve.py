@@ -1,0 +1,49 @@
+"""Starting and stopping the server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.edge_server.conftest import Server
+
+
+def test_a_key_is_needed_where_one_is_set_and_never_shown(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--api-key", "a-secret-key")
+    try:
+        with httpx.Client(base_url=server.url) as http:
+            assert http.get("/health").status_code == 200
+            denied = http.get("/v1/models")
+            assert denied.status_code == 401
+            assert denied.json()["error"]["type"] == "authentication_error"
+            for headers in (
+                {"Authorization": "Bearer a-secret-key"},
+                {"X-Api-Key": "a-secret-key"},
+            ):
+                assert http.get("/v1/models", headers=headers).status_code == 200
+            wrong = {"Authorization": "Bearer a-secret-kez"}
+            assert http.get("/v1/models", headers=wrong).status_code == 401
+    finally:
+        assert server.stop() == 0
+    assert "a-secret-key" not in server.said
+
+
+def test_the_worker_ends_with_the_server(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    children = psutil.Process(server.process.pid).children()
+    assert children
+    assert server.stop() == 0
+    gone, _ = psutil.wait_procs(children, timeout=10)
+    assert len(gone) == len(children)
+
+
+def test_an_open_bind_without_a_key_is_refused() -> None:
+    command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--host", "0.0.0.0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "API key" in ended.stderr
+    assert "Traceback" not in ended.stderr

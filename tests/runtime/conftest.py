@@ -1,0 +1,25 @@
+"""The bundled model in a real worker process, shared by the tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spillover.models.catalogue import default_model
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    return Path(default_model().path)
+
+
+@pytest.fixture(scope="module")
+def engine(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    options = EngineOptions(n_parallel=4, max_queue=8, cache_dir=tmp_path_factory.mktemp("cache"))
+    with LocalEngine(model_path, options) as engine:
+        engine.wait_ready(60)
+        yield engine

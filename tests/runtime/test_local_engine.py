@@ -1,0 +1,271 @@
+"""The engine on the real bundled model, in a real worker process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest, ModelError
+from spillover.runtime.events import Delta, Prefilling, Queued
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.sampling import Sampling
+from tests.answers import GREEDY, all_at_once, ask, end_of, ids_of, text_of
+
+PROMPTS = [f"Tell me a story about a {kind} named {name}." for kind, name in [
+    ("fox", "Ruby"), ("dog", "Max"), ("cat", "Luna"), ("frog", "Finn"), ("owl", "Olive"),
+    ("bear", "Bruno"), ("mouse", "Mia"), ("hen", "Hetty"), ("pig", "Percy"), ("duck", "Dora"),
+]]  # fmt: skip
+
+
+def test_greedy_answers_equal_those_of_the_high_level_library(
+    model_path: Path, tmp_path: Path
+) -> None:
+    from llama_cpp import Llama
+
+    # Both read each prompt whole: another cut rounds differently, and near-ties may then turn.
+    alone = EngineOptions(n_prefix_cached=0, n_threads=2, cache_dir=tmp_path)
+    llama = Llama(str(model_path), n_ctx=1024, verbose=False, n_threads=2, flash_attn=True)
+    try:
+        with LocalEngine(model_path, alone) as engine:
+            for prompt in PROMPTS:
+                text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+                llama.reset()
+                theirs = llama.create_completion(text, max_tokens=48, temperature=0.0)
+                ours = text_of(engine.stream(ask(prompt, max_tokens=48)))
+                assert ours == theirs["choices"][0]["text"]
+    finally:
+        llama.close()
+
+
+def test_a_stream_begins_with_queued_and_ends_with_finished(engine: LocalEngine) -> None:
+    events = list(engine.stream(ask(max_tokens=5)))
+    assert isinstance(events[0], Queued)
+    assert any(isinstance(e, Prefilling) for e in events)
+    assert events[-1] == end_of(events)
+    assert end_of(events).reason == "length"
+    assert end_of(events).usage.completion_tokens == 5
+
+
+def test_batched_greedy_answers_equal_single_ones(engine: LocalEngine) -> None:
+    requests = [ask(prompt, max_tokens=24) for prompt in PROMPTS[:4]]
+    single = [text_of(engine.stream(request)) for request in requests]
+    batched = [text_of(events) for events in all_at_once(engine, requests)]
+    assert batched == single
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another(engine: LocalEngine) -> None:
+    first, second, other = (
+        text_of(engine.stream(ask(sampling=Sampling(seed=seed), max_tokens=40)))
+        for seed in (7, 7, 8)
+    )
+    assert first == second
+    assert first != other
+
+
+def test_choices_are_independent_and_share_one_prompt(engine: LocalEngine) -> None:
+    events = list(engine.stream(ask(sampling=Sampling(seed=3), n=3, max_tokens=30)))
+    texts = {text_of(events, choice) for choice in range(3)}
+    assert len(texts) == 3
+    assert end_of(events, 2).usage.cached_tokens > 0
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_sent(engine: LocalEngine) -> None:
+    whole = text_of(engine.stream(ask(max_tokens=60)))
+    stop = whole[30:45]
+    events = list(engine.stream(ask(max_tokens=60, stop=(stop, "never said"))))
+    assert text_of(events) == whole[: whole.index(stop)]
+    assert end_of(events).stop == stop
+    assert end_of(events).reason == "stop"
+
+
+def test_ignore_eos_goes_on_to_max_tokens(engine: LocalEngine) -> None:
+    events = list(engine.stream(ask("Hello!", max_tokens=60, ignore_eos=True)))
+    assert end_of(events).usage.completion_tokens == 60
+
+
+def test_logit_bias_forbids_a_token(engine: LocalEngine) -> None:
+    first = ids_of(engine.stream(ask(max_tokens=1)))[0]
+    biased = Sampling(temperature=0, logit_bias={first: -100.0})
+    assert ids_of(engine.stream(ask(sampling=biased, max_tokens=1))) != [first]
+
+
+def test_logprobs_are_those_of_the_raw_distribution(engine: LocalEngine) -> None:
+    events = list(engine.stream(ask(max_tokens=4, logprobs=5)))
+    records = [r for e in events if isinstance(e, Delta) for r in e.logprobs]
+    assert [r.token_id for r in records] == ids_of(events)
+    for record in records:
+        assert record.top[0].token_id == record.token_id
+        assert record.logprob == record.top[0].logprob <= 0
+        assert 0 <= record.entropy < 8.4
+        assert sorted((t.logprob for t in record.top), reverse=True) == [
+            t.logprob for t in record.top
+        ]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0),
+        Sampling(seed=1, typical_p=0.8, repeat_penalty=1.2, presence_penalty=0.5),
+        Sampling(seed=1, dry_multiplier=0.8, xtc_probability=0.5, frequency_penalty=0.3),
+        Sampling(temperature=0, repeat_penalty=1.3, dry_multiplier=1.0),
+    ],
+)
+def test_every_sampler_repeats_itself_with_its_seed(
+    engine: LocalEngine, sampling: Sampling
+) -> None:
+    request = ask(sampling=sampling, max_tokens=24)
+    assert text_of(engine.stream(request)) == text_of(engine.stream(request)) != ""
+
+
+def test_the_next_turn_reads_only_what_is_new(engine: LocalEngine) -> None:
+    first = ask("Tell me a story about a goat named Gus.", max_tokens=30)
+    answer = text_of(engine.stream(first))
+    turns = (
+        *first.messages,
+        msgspec.structs.replace(first.messages[0], role="assistant", content=answer),
+        msgspec.structs.replace(first.messages[0], content="Thank you!"),
+    )
+    second = GenerationRequest(messages=turns, sampling=GREEDY, max_tokens=5)
+    usage = end_of(engine.stream(second)).usage
+    assert usage.cached_tokens >= usage.prompt_tokens - 20 > 10
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(engine: LocalEngine) -> None:
+    with pytest.raises(ContextOverflow) as caught:
+        list(engine.stream(GenerationRequest(prompt="a b " * 2000)))
+    assert caught.value.n_prompt_tokens > caught.value.n_ctx == 1024
+
+
+def test_an_answer_that_fills_the_context_ends_with_length(engine: LocalEngine) -> None:
+    prompt = tuple([300] * 1000)
+    events = list(engine.stream(GenerationRequest(prompt=prompt, ignore_eos=True)))
+    assert end_of(events).reason == "length"
+    assert end_of(events).usage.completion_tokens == 24
+
+
+def test_token_ids_outside_the_vocabulary_are_refused(engine: LocalEngine) -> None:
+    with pytest.raises(InvalidRequest, match="99999"):
+        list(engine.stream(GenerationRequest(prompt=(1, 99999))))
+
+
+def test_beyond_the_queue_requests_are_refused_with_a_time(
+    model_path: Path, tmp_path: Path
+) -> None:
+    options = EngineOptions(n_parallel=1, max_queue=1, cache_dir=tmp_path)
+    with LocalEngine(model_path, options) as engine:
+        engine.wait_ready(60)
+        streams = [engine.stream(ask(ignore_eos=True)) for _ in range(2)]
+        for stream in streams:
+            assert isinstance(next(stream), Queued)
+        with pytest.raises(EngineBusy) as caught:
+            next(engine.stream(ask()))
+        assert caught.value.retry_after_s > 0
+        for stream in streams:
+            stream.close()
+
+
+def test_cancel_ends_a_running_answer_and_frees_its_slot(engine: LocalEngine) -> None:
+    cancellation = Cancellation()
+    events = []
+    for event in engine.stream(ask(ignore_eos=True), cancellation):
+        events.append(event)
+        if isinstance(event, Delta):
+            cancellation.cancel()
+    assert end_of(events).reason == "cancelled"
+    assert all(slot.state == "idle" for slot in engine.status().slots)
+
+
+def test_a_full_kv_cache_costs_nobody_an_answer(model_path: Path, tmp_path: Path) -> None:
+    small = EngineOptions(n_parallel=4, n_ctx=512, n_kv=512, cache_dir=tmp_path)
+    requests = [
+        ask(prompt, sampling=Sampling(seed=5), max_tokens=180, ignore_eos=True)
+        for prompt in PROMPTS[:4]
+    ]
+    with LocalEngine(model_path, small) as engine:
+        answers = all_at_once(engine, requests)
+    for events in answers:
+        assert end_of(events).usage.completion_tokens == 180
+        assert len(ids_of(events)) == 180
+
+
+def test_kill_9_in_mid_answer_loses_and_doubles_nothing(model_path: Path, tmp_path: Path) -> None:
+    request = ask(sampling=Sampling(seed=11), max_tokens=300, ignore_eos=True)
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        engine.wait_ready(60)
+        whole = list(engine.stream(request))
+        events = []
+        for event in engine.stream(request):
+            events.append(event)
+            if len(events) == 40:
+                assert engine.worker_pid is not None
+                os.kill(engine.worker_pid, signal.SIGKILL)
+        assert engine.status().n_restarts == 1
+    assert len(ids_of(events)) == 300
+    same = sum(a == b for a, b in zip(ids_of(events), ids_of(whole), strict=True))
+    assert same >= 30
+    assert text_of(events)[:60] == text_of(whole)[:60]
+
+
+def test_the_worker_ends_when_its_parent_is_killed(model_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from spillover.runtime.local_engine import LocalEngine\n"
+        "engine = LocalEngine(sys.argv[1]); engine.wait_ready(60)\n"
+        "print(engine.worker_pid, flush=True); time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(model_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait(10)
+    parent.stdout.close()
+    gone, _ = psutil.wait_procs([worker], timeout=10)
+    assert gone == [worker]
+
+
+def test_a_file_that_is_no_model_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "page.gguf"
+    path.write_text("<html>404</html>")
+    with LocalEngine(path) as engine, pytest.raises(ModelError, match="web page"):
+        engine.wait_ready(60)
+
+
+def test_a_damaged_model_is_an_error_and_no_crash(tmp_path: Path, model_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(model_path.read_bytes()[:1_000_000])
+    with LocalEngine(path) as engine, pytest.raises(ModelError, match="fetch it again"):
+        list(engine.stream(ask()))
+
+
+def test_closing_the_engine_ends_its_streams(model_path: Path, tmp_path: Path) -> None:
+    engine = LocalEngine(model_path, EngineOptions(cache_dir=tmp_path))
+    errors: list[str] = []
+    begun = threading.Event()
+
+    def follow() -> None:
+        try:
+            for _ in engine.stream(ask(ignore_eos=True)):
+                begun.set()
+        except Exception as error:
+            errors.append(type(error).__name__)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert begun.wait(60)
+    engine.close()
+    thread.join(20)
+    assert errors == ["EngineClosed"]
