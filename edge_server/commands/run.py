@@ -119,7 +119,10 @@ def _has_input(*, required: bool) -> bool:
     """
     if sys.stdin is None or sys.stdin.isatty():
         return False
-    mode = os.fstat(sys.stdin.fileno()).st_mode
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except OSError:  # closed, or replaced by something that is no file
+        return False
     return required or stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 

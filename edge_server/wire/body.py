@@ -111,8 +111,8 @@ def _named(error: msgspec.ValidationError) -> WireError:
     if not found:
         message = str(error)
     param = path.rstrip("`").lstrip(".") if found else None
-    if param is None and message.startswith("Object missing required field"):
-        param = message.split("`")[1]
+    if message.startswith("Object missing required field"):
+        param = ".".join(filter(None, (param, message.split("`")[1])))
     return bad_request(f"{param}: {message}" if param else message, param)
 
 
