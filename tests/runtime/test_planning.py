@@ -1,0 +1,122 @@
+"""The scheduler's book-keeping and decisions: pure parts."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillover.runtime.kv_ledger import KvLedger
+from spillover.runtime.memory_fit import fit_context
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.prefix_cache import Match, longest_match, n_common
+from spillover.runtime.restarts import RestartPolicy
+from spillover.runtime.slice_costs import SliceCosts, best_alone, plan_slice
+
+ON_A_CPU = {1: 17, 4: 27, 8: 51, 16: 94, 24: 171, 32: 272, 48: 530, 64: 230, 128: 514, 256: 1163}
+"""Milliseconds per call, measured once with flash attention on: dearest per token at 24 to 48."""
+
+
+def costs() -> SliceCosts:
+    table = SliceCosts()
+    for n, ms in ON_A_CPU.items():
+        table.observe(n, 0, ms / 1e3)
+    return table
+
+
+def plan(n_left: int, room_ms: float, depth: int = 0) -> tuple[int, bool]:
+    slice_plan = plan_slice(
+        costs(), SliceCosts(), n_left=n_left, depth=depth, n_most=512, room_s=room_ms / 1e3,
+        decode_s=0.037,
+    )  # fmt: skip
+    return slice_plan.n_tokens, slice_plan.mixed
+
+
+def test_the_slice_skips_the_sizes_that_cost_most() -> None:
+    assert plan(1500, 260) == (64, False)
+    assert plan(1500, 200)[0] <= 16
+    assert plan(48, 400)[0] <= 16
+
+
+def test_a_prompt_goes_on_even_when_no_slice_fits() -> None:
+    assert plan(1500, 1)[0] >= 1
+    assert plan(1500, -50)[0] >= 1
+
+
+def test_mixed_slices_are_taken_where_they_read_faster() -> None:
+    mixed = SliceCosts()
+    mixed.observe(64, 0, 0.05)
+    chosen = plan_slice(costs(), mixed, n_left=500, depth=0, n_most=512, room_s=0.2, decode_s=0.03)
+    assert (chosen.n_tokens, chosen.mixed) == (64, True)
+
+
+def test_depth_makes_slices_dearer_and_so_smaller() -> None:
+    table = costs()
+    table.fit_slope({(64, 448): 0.300})
+    assert (table.predict(64, 448) or 0) > 0.29
+    chosen = plan_slice(
+        table, SliceCosts(), n_left=900, depth=2000, n_most=512, room_s=0.26, decode_s=0.037
+    )
+    assert chosen.n_tokens < 64
+
+
+def test_what_runs_later_corrects_the_table() -> None:
+    table = costs()
+    for _ in range(20):
+        table.observe(64, 0, 0.4)
+    assert abs((table.predict(64, 0) or 0) - 0.4) < 0.01
+
+
+def test_alone_a_prompt_is_read_at_the_best_rate() -> None:
+    assert best_alone(costs(), 1500, 0, 512) == 64
+    assert best_alone(SliceCosts(), 1500, 0, 512) == 512
+
+
+@given(st.lists(st.tuples(st.sampled_from(["extend", "share", "cut"]), *[st.integers(0, 3)] * 3)))
+def test_the_ledger_counts_as_sets_do(steps: list[tuple[str, int, int, int]]) -> None:
+    ledger, held = KvLedger(12, 4), [[], [], [], []]  # type: ignore[var-annotated]  # lists of cells
+    fresh = iter(range(10_000))
+    for kind, a, b, n in steps:
+        used = len({cell for cells in held for cell in cells})
+        assert ledger.n_used == used
+        if kind == "extend" and n and used + n <= 12:
+            ledger.extend(a, n)
+            held[a] += [next(fresh) for _ in range(n)]
+        elif kind == "share" and a != b and not held[b]:
+            ledger.share(a, b, min(n, len(held[a])))
+            held[b] = held[a][:n]
+        elif kind == "cut":
+            ledger.truncate(a, min(n, len(held[a])))
+            held[a] = held[a][:n]
+        others = {cell for cells in held[1:] for cell in cells}
+        assert ledger.n_exclusive([0]) == len(set(held[0]) - others)
+
+
+def test_the_longest_common_beginning_wins_and_leaves_one_token_to_read() -> None:
+    prompt = np.arange(20, dtype=np.int32)
+    held = [(1, prompt[:10]), (2, prompt.copy()), (3, prompt[::-1])]
+    assert longest_match(prompt, held) == Match(2, 19)
+    assert longest_match(prompt, held[2:]) is None
+    assert n_common(prompt, prompt[:0]) == 0
+
+
+def test_restarts_come_slower_and_then_not_at_all() -> None:
+    policy = RestartPolicy(3)
+    assert [policy.next_delay_s(t) for t in (0, 1, 2, 3)] == [0.0, 0.25, 0.5, None]
+    assert policy.next_delay_s(700) == 0.0
+
+
+def test_the_context_fits_the_memory() -> None:
+    def fit(options: EngineOptions, free: int) -> tuple[int, int, int]:
+        found = fit_context(options, n_ctx_train=32_768, kv_bytes_per_cell=24_576, free_bytes=free)
+        return found.n_ctx, found.n_kv, found.n_parallel
+
+    n_ctx, n_kv, n_parallel = fit(EngineOptions(), 8 * 2**30)
+    assert n_ctx == 16_384
+    assert n_kv * 24_576 <= 2 * 2**30
+    assert n_parallel >= 4
+    small_ctx, small_kv, small_parallel = fit(EngineOptions(), 200 * 2**20)
+    assert small_kv * 24_576 <= 60 * 2**20
+    assert small_ctx <= small_kv
+    assert small_parallel >= 4
+    assert fit(EngineOptions(n_ctx=512, n_kv=1000, n_parallel=2), 2**30) == (512, 1024, 2)

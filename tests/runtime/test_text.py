@@ -1,0 +1,101 @@
+"""From token bytes to text: whatever the cuts, the text is the same."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillover.runtime.text.detokenizer import Detokenizer
+from spillover.runtime.text.pipeline import TextPipeline
+from spillover.runtime.text.reasoning import TAG_PAIRS, ReasoningSplitter, starts_inside
+from spillover.runtime.text.stop_matcher import StopMatcher
+
+FAMILY = "👨‍👩‍👧 🇩🇪🇫🇷 é e\u0301 नमस्ते"
+
+
+def cut(content: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({min(c, len(content)) for c in cuts})
+    return [content[a:b] for a, b in zip([0, *places], [*places, len(content)], strict=True)]
+
+
+@given(st.binary() | st.text().map(str.encode), st.lists(st.integers(0, 40)))
+def test_any_cut_of_the_bytes_gives_the_same_text(content: bytes, cuts: list[int]) -> None:
+    detokenizer = Detokenizer()
+    text = "".join(detokenizer.feed(piece) for piece in cut(content, cuts))
+    assert text + detokenizer.flush() == content.decode("utf-8", "replace")
+
+
+def test_no_delta_ends_inside_a_character_or_after_a_joiner() -> None:
+    detokenizer = Detokenizer()
+    deltas = [detokenizer.feed(bytes([byte])) for byte in FAMILY.encode()]
+    assert "\ufffd" not in "".join(deltas)
+    assert not any(delta.endswith("\u200d") for delta in deltas)
+    assert "🇩🇪" in deltas
+    assert "".join(deltas) + detokenizer.flush() == FAMILY
+
+
+def first_stop(text: str, stops: tuple[str, ...]) -> str:
+    """What stands before the stop string that is complete first."""
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - max(map(len, found))]
+    return text
+
+
+@given(
+    st.text("abc", max_size=30),
+    st.lists(st.text("abc", min_size=1, max_size=4), max_size=3).map(tuple),
+    st.lists(st.integers(0, 30)),
+)
+def test_any_chunking_stops_at_the_same_place(
+    text: str, stops: tuple[str, ...], cuts: list[int]
+) -> None:
+    matcher = StopMatcher(stops)
+    pieces = [piece.decode() for piece in cut(text.encode(), cuts)]
+    released = "".join(matcher.feed(piece) for piece in pieces) + matcher.flush()
+    assert released == first_stop(text, stops)
+
+
+def test_only_a_possible_beginning_of_a_stop_string_is_held_back() -> None:
+    matcher = StopMatcher(("\n\nUser:",))
+    assert matcher.feed("Hello\n") == "Hello"
+    assert matcher.feed("\nUs") == ""
+    assert matcher.feed("ed") == "\n\nUsed"
+    assert matcher.feed("\n\nUser: more") == ""
+    assert matcher.stopped == "\n\nUser:"
+
+
+@given(st.sampled_from(TAG_PAIRS), st.lists(st.integers(0, 60)))
+def test_reasoning_is_split_off_wherever_its_tags_are_cut(
+    pair: tuple[str, str], cuts: list[int]
+) -> None:
+    text = f"\n{pair[0]}\n I think < 3 so. \n{pair[1]}\n\nThe answer < 4."
+    splitter = ReasoningSplitter()
+    pieces = [p for c in cut(text.encode(), cuts) for p in splitter.feed(c.decode())]
+    pieces += splitter.flush()
+    assert "".join(t for inside, t in pieces if inside) == "I think < 3 so."
+    assert "".join(t for inside, t in pieces if not inside) == "The answer < 4."
+
+
+def test_an_answer_without_tags_is_left_alone() -> None:
+    splitter = ReasoningSplitter()
+    assert splitter.feed("  <thin air> is") == [(False, "  <thin air> is")]
+
+
+def test_an_answer_may_begin_inside_its_reasoning() -> None:
+    pair = starts_inside("<|assistant|><think>\n")
+    splitter = ReasoningSplitter(pair)
+    assert splitter.feed("hm") == [(True, "hm")]
+    assert splitter.feed("</think>yes") == [(False, "yes")]
+
+
+@given(st.lists(st.binary(max_size=6), max_size=20), st.integers(0, 20))
+def test_the_pipeline_is_a_function_of_the_tokens(pieces: list[bytes], n: int) -> None:
+    stops = ("ab", "\n\n")
+    first = TextPipeline(stops, split_reasoning=True)
+    again = TextPipeline(stops, split_reasoning=True)
+    released = [first.feed(piece) for piece in pieces]
+    assert [again.feed(piece) for piece in pieces[:n]] == released[:n]
+    assert [again.feed(piece) for piece in pieces[n:]] == released[n:]
+    assert again.flush() == first.flush()
