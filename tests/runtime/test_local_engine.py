@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -35,7 +36,7 @@ def test_greedy_answers_equal_those_of_the_high_level_library(
 
     # Both read each prompt whole: another cut rounds differently, and near-ties may then turn.
     alone = EngineOptions(n_prefix_cached=0, n_threads=2, cache_dir=tmp_path)
-    llama = Llama(str(model_path), n_ctx=1024, verbose=False, n_threads=2, flash_attn=True)
+    llama: Any = Llama(str(model_path), n_ctx=1024, verbose=False, n_threads=2, flash_attn=True)
     try:
         with LocalEngine(model_path, alone) as engine:
             for prompt in PROMPTS:

@@ -1,0 +1,190 @@
+"""python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
+
+Scenarios: engine, overhead, http, newcomer, memory. Prints one line of JSON for each figure:
+medians with the smallest and the largest value. Everything that is compared runs in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import platformdirs
+import psutil
+
+from spillover.models.catalogue import default_model
+from spillover.runtime.events import Delta
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest
+from tests.benchmarks import bare_loop, load, servers
+from tests.benchmarks.random_gguf import quantized
+
+N_PROMPT, N_TOKENS = 64, 64
+
+
+class Figures:
+    """Named values, summed up at the end."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, name: str, value: float) -> None:
+        self._values[name].append(value)
+
+    def report(self) -> None:
+        for name, values in self._values.items():
+            line = {"figure": name, "median": median(values), "min": min(values),
+                    "max": max(values), "n": len(values)}  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+
+def engine_rate(engine: LocalEngine, n_streams: int, salt: int, n_tokens: int) -> float:
+    """Tokens per second in all, while all streams generate."""
+    spans: list[tuple[float, float]] = []
+
+    def follow(i: int) -> None:
+        prompt = tuple(load.prompt_of(N_PROMPT, salt + i))
+        stream = engine.stream(
+            GenerationRequest(prompt=prompt, max_tokens=n_tokens, ignore_eos=True)
+        )
+        times = [time.perf_counter() for event in stream if isinstance(event, Delta)]
+        spans.append((times[0], times[-1]))
+
+    threads = [threading.Thread(target=follow, args=(i,)) for i in range(n_streams)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return n_streams * (n_tokens - 1) / median(end - begin for begin, end in spans)
+
+
+def engine(model: Path, figures: Figures, repeat: int) -> None:
+    """The engine against the bare loop, in turns."""
+    backend = bare_loop.open_backend(model)
+    with LocalEngine(model, EngineOptions(n_ctx=2048, n_kv=4096, n_parallel=8)) as local:
+        local.wait_ready()
+        time.sleep(20)  # measures its slices once
+        for round_ in range(repeat):
+            for n in (1, 4, 8):
+                bare, _ = bare_loop.tokens_per_second(backend, n, N_PROMPT, N_TOKENS)
+                ours = engine_rate(local, n, 100 * round_ + 10 * n, N_TOKENS)
+                figures.add(f"engine/{n}/bare tok/s", bare)
+                figures.add(f"engine/{n}/ours tok/s", ours)
+                figures.add(f"engine/{n}/ratio", ours / bare)
+    backend.close()
+
+
+def _cpu_s(pid: int) -> float:
+    process = psutil.Process(pid)
+    family = [process, *process.children(recursive=True)]
+    return sum(sum(p.cpu_times()[:2]) for p in family)
+
+
+def overhead(model: Path, figures: Figures, repeat: int) -> None:
+    """CPU time per token of server and worker beyond the bare loop, on the bundled model."""
+    bundled = Path(default_model().path)
+    backend = bare_loop.open_backend(bundled)
+    with servers.ours(bundled, "--parallel", "8") as (port, pid):
+        time.sleep(3)
+        for n in (1, 8):
+            for round_ in range(repeat):
+                _, bare = bare_loop.tokens_per_second(backend, n, N_PROMPT, 500)
+                before = _cpu_s(pid)
+                asyncio.run(load.throughput(port, n, N_PROMPT, 500, 1000 * n + 10 * round_))
+                used = (_cpu_s(pid) - before) / (n * 500)
+                figures.add(f"overhead/{n}/us per token", 1e6 * (used - bare))
+                figures.add(f"overhead/{n}/bare us per token", 1e6 * bare)
+    backend.close()
+
+
+def _rivals(args: Any, model: Path, stack: contextlib.ExitStack) -> dict[str, int]:
+    port, _ = stack.enter_context(
+        servers.ours(model, "--parallel", "8", "--n-ctx", "4096", "--n-kv", "8192")
+    )
+    ports = {"ours": port}
+    if args.llama_server:
+        for n_batch in (2048, 256):
+            command = servers.llama_server(args.llama_server, model, n_batch)
+            ports[f"llama-server -b {n_batch}"] = stack.enter_context(servers.another(command))
+    if args.llama_cpp_python:
+        command = servers.llama_cpp_server(args.llama_cpp_python, model)
+        ports["llama_cpp.server"] = stack.enter_context(servers.another(command))
+    time.sleep(20)
+    return ports
+
+
+def http(args: Any, model: Path, figures: Figures, repeat: int) -> None:
+    """Total throughput over HTTP, prompts of 180 tokens and 64 tokens each, in turns."""
+    with contextlib.ExitStack() as stack:
+        ports = _rivals(args, model, stack)
+        for round_ in range(repeat):
+            for n in (1, 4, 8):
+                for name, port in ports.items():
+                    if name == "llama_cpp.server" and n == 8:
+                        continue
+                    rate = asyncio.run(load.throughput(port, n, 180, 64, 100 * round_ + 10 * n))
+                    figures.add(f"http/{n}/{name} tok/s", rate)
+
+
+def newcomer(args: Any, model: Path, figures: Figures, repeat: int) -> None:
+    """A long prompt arrives while three streams run."""
+    with contextlib.ExitStack() as stack:
+        ports = _rivals(args, model, stack)
+        ports.pop("llama_cpp.server", None)
+        for round_ in range(repeat):
+            for name, port in ports.items():
+                for key, value in asyncio.run(load.newcomer(port, 100 * round_)).items():
+                    figures.add(f"newcomer/{name}/{key}", value)
+
+
+def memory(model: Path, figures: Figures, repeat: int) -> None:
+    """Memory and idle CPU with the bundled model, and seconds from start to first token."""
+    bundled = Path(default_model().path)
+    for _ in range(repeat):
+        started = time.perf_counter()
+        with servers.ours(bundled) as (port, pid):
+            asyncio.run(load.stream(port, load.prompt_of(20, 1), 4))
+            figures.add("start to first token s", time.perf_counter() - started)
+            time.sleep(3)
+            before = _cpu_s(pid)
+            time.sleep(5)
+            figures.add("idle CPU share", (_cpu_s(pid) - before) / 5)
+            parent = psutil.Process(pid)
+            for process in (parent, *parent.children()):
+                kind = "server" if process.pid == pid else "worker"
+                figures.add(f"memory/{kind} RSS MB", process.memory_info().rss / 1e6)
+                figures.add(f"memory/{kind} USS MB", process.memory_full_info().uss / 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenarios", nargs="+")
+    parser.add_argument("--llama-server", type=Path)
+    parser.add_argument("--llama-cpp-python", help="a Python with llama-cpp-python[server]")
+    parser.add_argument("--repeat", type=int, default=3)
+    folder = Path(platformdirs.user_cache_dir("spillover-bench"))
+    parser.add_argument("--folder", type=Path, default=folder)
+    args = parser.parse_args()
+    figures = Figures()
+    model = quantized(args.folder)
+    for name in args.scenarios:
+        if name in ("http", "newcomer"):
+            {"http": http, "newcomer": newcomer}[name](args, model, figures, args.repeat)
+        else:
+            {"engine": engine, "overhead": overhead, "memory": memory}[name](
+                model, figures, args.repeat
+            )
+    figures.report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Clients for the benchmarks: streams that note when each token came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from msgspec import Struct
+
+
+class Stream(Struct):
+    """When a stream was asked for, and when each of its deltas came (perf_counter seconds)."""
+
+    asked: float
+    times: list[float]
+
+    @property
+    def first_s(self) -> float:
+        return self.times[0] - self.asked
+
+    def gaps(self, since: float = 0.0) -> list[float]:
+        pairs = zip(self.times, self.times[1:], strict=False)
+        return [b - a for a, b in pairs if b > since]
+
+
+def prompt_of(n_tokens: int, salt: int) -> list[int]:
+    """Token ids that no other prompt shares a beginning with."""
+    return [300 + (salt * 7919 + i * 31) % 3000 for i in range(n_tokens)]
+
+
+async def stream(port: int, prompt: Sequence[int], n_tokens: int, **extra: Any) -> Stream:
+    """One streamed completion."""
+    body = {
+        "prompt": list(prompt), "max_tokens": n_tokens, "stream": True, "ignore_eos": True,
+        "temperature": 0.8, "cache_prompt": False, **extra,
+    }  # fmt: skip
+    content = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    result = Stream(time.perf_counter(), [])
+    writer.write(head.encode() + content)
+    while line := await reader.readline():
+        if line.startswith(b"data: [DONE]"):
+            break
+        if line.startswith(b"data: {") and b'"finish_reason":null' in line.replace(b" ", b""):
+            result.times.append(time.perf_counter())
+    writer.close()
+    if not result.times:
+        raise RuntimeError(f"no tokens came from port {port}")
+    return result
+
+
+async def throughput(port: int, n_streams: int, n_prompt: int, n_tokens: int, salt: int) -> float:
+    """Tokens per second in all, from the first request to the last token."""
+    started = time.perf_counter()
+    streams = await asyncio.gather(
+        *(stream(port, prompt_of(n_prompt, salt + i), n_tokens) for i in range(n_streams))
+    )
+    ended = max(s.times[-1] for s in streams)
+    return n_streams * n_tokens / (ended - started)
+
+
+async def newcomer(port: int, salt: int) -> dict[str, float]:
+    """Three running streams while a prompt of 1,600 tokens arrives: their median step before,
+    their largest gap after, the newcomer's time to first token (seconds)."""
+    running = [asyncio.create_task(stream(port, prompt_of(60, salt + i), 220)) for i in range(3)]
+    await asyncio.sleep(4.0)
+    arrived = time.perf_counter()
+    late = await stream(port, prompt_of(1600, salt + 9), 8)
+    streams = [await task for task in running]
+    quiet = [b - a for s in streams for a, b in zip(s.times, s.times[1:], strict=False)
+             if b < arrived]  # fmt: skip
+    gaps = [gap for s in streams for gap in s.gaps(arrived)]
+    return {
+        "quiet_s": median(quiet),
+        "largest_gap_s": max(gaps),
+        "first_token_s": late.first_s,
+    }
