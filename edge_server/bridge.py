@@ -199,7 +199,8 @@ class Connection:
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         try:
-            await asyncio.wait_for(self._send_raw(message), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await self._send_raw(message)
         except TimeoutError:
             self._abort(self.scope)
             raise ClientGone from None

@@ -97,7 +97,9 @@ class LoopReader:
                 self._after += len(events)
                 return events, closed
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout_s)
+                # Not wait_for, which makes a task for each wait.
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
             except TimeoutError:
                 return None
 

@@ -92,8 +92,9 @@ def _cpu_s(pid: int) -> float:
 def overhead(model: Path, figures: Figures, repeat: int) -> None:
     """CPU time per token of server and worker beyond the bare loop, on the bundled model."""
     bundled = Path(default_model().path)
-    backend = bare_loop.open_backend(bundled)
-    with servers.ours(bundled, "--parallel", "8") as (port, pid):
+    # One thread: a second one spins while it waits, which would count as work of ours.
+    backend = bare_loop.open_backend(bundled, n_threads=1)
+    with servers.ours(bundled, "--parallel", "8", "--threads", "1") as (port, pid):
         time.sleep(3)
         for n in (1, 8):
             for round_ in range(repeat):

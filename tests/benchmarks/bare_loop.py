@@ -12,13 +12,13 @@ from spillover.runtime.llama.backend import LlamaBackend, LlamaConfig
 from spillover.runtime.sampling import Sampling
 
 
-def open_backend(path: Path, n_kv: int = 8192) -> LlamaBackend:
+def open_backend(path: Path, n_kv: int = 8192, n_threads: int = 2) -> LlamaBackend:
     """A context laid out as the engine lays it out."""
     config = LlamaConfig(
         n_kv=n_kv,
         n_seq=17,
         n_batch=512,
-        n_threads=2,
+        n_threads=n_threads,
         n_gpu_layers=-1,
         kv_cache_type="f16",
         use_extra_bufts=True,

@@ -17,7 +17,7 @@ def ours(model: Path, *flags: str) -> Iterator[tuple[int, int]]:
     """(port, process id) of `spillover serve`."""
     command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", str(model)]
     process = subprocess.Popen(
-        [*command, "--port", "0", "--threads", "2", *flags],
+        [*command, "--port", "0", *flags],
         stderr=subprocess.PIPE,
         text=True,
     )
