@@ -109,7 +109,9 @@ def overhead(model: Path, figures: Figures, repeat: int) -> None:
 
 def _rivals(args: Any, model: Path, stack: contextlib.ExitStack) -> dict[str, int]:
     port, _ = stack.enter_context(
-        servers.ours(model, "--parallel", "8", "--n-ctx", "4096", "--n-kv", "8192")
+        servers.ours(
+            model, "--threads", "2", "--parallel", "8", "--n-ctx", "4096", "--n-kv", "8192"
+        )
     )
     ports = {"ours": port}
     if args.llama_server:
