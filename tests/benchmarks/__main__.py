@@ -41,7 +41,9 @@ class Figures:
         self._values[name].append(value)
 
     def report(self) -> None:
-        for name, values in self._values.items():
+        """Print what has been added since the last report."""
+        values_by_name, self._values = self._values, defaultdict(list)
+        for name, values in values_by_name.items():
             line = {"figure": name, "median": median(values), "min": min(values),
                     "max": max(values), "n": len(values)}  # fmt: skip
             print(json.dumps(line), flush=True)
@@ -186,7 +188,7 @@ def main() -> None:
             {"engine": engine, "overhead": overhead, "memory": memory}[name](
                 model, figures, args.repeat
             )
-    figures.report()
+        figures.report()
 
 
 if __name__ == "__main__":

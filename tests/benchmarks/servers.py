@@ -65,7 +65,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def llama_server(binary: Path, model: Path, n_batch: int) -> list[str]:
-    return [str(binary), "-m", str(model), "-t", "2", "-np", "8", "-c", "8192", "-b",
+    return [str(binary), "-m", str(model), "-t", "2", "-np", "8", "-kvu", "-c", "8192", "-b",
             str(n_batch), "-ub", str(min(n_batch, 512)), "--host", "127.0.0.1"]  # fmt: skip
 
 
