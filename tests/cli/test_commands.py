@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,13 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 @pytest.fixture(autouse=True)
-def nothing_set_by_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_set_by_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     monkeypatch.setattr(config_file, "user_path", lambda: tmp_path / "none.toml")
     for setting in setting_list():
         monkeypatch.delenv(setting.variable, raising=False)
+    with open(os.devnull) as empty:
+        monkeypatch.setattr(sys, "stdin", empty)
+        yield
 
 
 @pytest.mark.parametrize("name", [[], *([name] for name in cli.COMMANDS)])
