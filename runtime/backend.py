@@ -13,6 +13,7 @@ from spillover.runtime.sampling import Sampling
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
 Logits: TypeAlias = npt.NDArray[np.float32]
+Mask: TypeAlias = npt.NDArray[np.uint32]
 
 
 class KvFull(Exception):
@@ -64,6 +65,23 @@ class Rows(Struct, frozen=True):
     tokens: Tokens
     wants_logits: bool
     """Whether the last token's logits are needed."""
+
+
+class Constraint(Protocol):
+    """Says which tokens may come next in one constrained answer."""
+
+    def allows(self, token: int) -> bool:
+        """Whether *token* may come next; cheap, so a sampler may ask before it masks."""
+        ...
+
+    def mask(self) -> Mask:
+        """The tokens that may come next: bit t % 32 of word t // 32, (ceil(n_vocab / 32),).
+        A view that the next call overwrites. Never empty: at the end it holds the EOG tokens."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """*token* has come."""
+        ...
 
 
 class Sampler(Protocol):

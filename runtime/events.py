@@ -1,8 +1,10 @@
 """What an engine says while it answers: one small class per kind of event.
 
-A stream is: Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta)…, Finished for each choice.
-The first Queued means that the request was checked and accepted; errors before it mean that
-nothing was begun. Errors later are raised by the engine's generator as EngineError.
+A local stream is: Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta | ToolCallDelta)…,
+Finished for each choice. The first Queued means that the request was checked and accepted; errors
+before it mean that nothing was begun. Errors later are raised by the engine's generator as
+EngineError. A cloud provider's stream has no Queued and no Prefilling. What happens between two
+engines (Consent…, Handoff, Seam, Replace) is said by the route that joins them.
 
 Events cross the boundary between worker and parent process, hence msgspec Structs.
 """
@@ -13,7 +15,19 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+FinishReason: TypeAlias = Literal[
+    "stop", "length", "tool_calls", "content_filter", "interrupted", "cancelled"
+]
+"""Why an answer ended. "interrupted": its stream broke off and nobody could go on with it."""
+
+Origin: TypeAlias = Literal["local", "cloud"]
+HandoffMode: TypeAlias = Literal["continue", "restart", "finish_sentence", "at_turn"]
+SeamKind: TypeAlias = Literal[
+    "anchor", "overlap", "restart", "prefill", "exact", "fresh", "unverified"
+]
+"""How two texts were joined: the model repeated the anchor; its text overlapped ours; it began
+from the top and was followed; it continued a prefilled turn; the tokens went on (local resume);
+nothing had been said before; none of these could be shown."""
 
 
 class TopLogprob(Struct, frozen=True, kw_only=True, array_like=True):
@@ -74,6 +88,43 @@ class ReasoningDelta(Struct, frozen=True, kw_only=True, tag=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+class ToolCallDelta(Struct, frozen=True, kw_only=True, tag=True):
+    """A part of call number *index* of the answer of *choice*.
+
+    The first delta of a call carries its *id* and *name*; *arguments* of all deltas of a call,
+    joined, are one JSON object.
+    """
+
+    choice: int = 0
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Writer(Struct, frozen=True, kw_only=True):
+    """Who writes: a local model, or a model of a cloud provider."""
+
+    origin: Origin
+    model: str
+    provider: str | None = None
+
+
+class Leg(Struct, frozen=True, kw_only=True):
+    """What one writer of an answer has cost; *cost_usd* None: the price is not known."""
+
+    writer: Writer
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int = 0
+    duration_ms: float
+    cost_usd: float | None = None
+    estimated: bool = False
+    """The counts are our own: the provider's never came, as when its stream broke off."""
+
+
 class Usage(Struct, frozen=True, kw_only=True):
     """Token counts of one choice; *cached_tokens* of the prompt were not read again."""
 
@@ -81,6 +132,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     reasoning_tokens: int = 0
+    legs: tuple[Leg, ...] = ()
+    """One for each writer, when the answer was handed over; in the order in which they wrote."""
 
 
 class Timings(Struct, frozen=True, kw_only=True):
@@ -108,8 +161,76 @@ class Failed(Struct, frozen=True, kw_only=True, tag=True):
     message: str
 
 
-StreamEvent: TypeAlias = Queued | Prefilling | Delta | ReasoningDelta | Finished | Failed
+class ConsentAsked(Struct, frozen=True, kw_only=True, tag=True):
+    """The stream waits up to *timeout_s* for the user's yes to a handoff; without one the local
+    model goes on."""
+
+    id: str
+    reason: str
+    target: Writer
+    timeout_s: float
+    n_messages: int
+    """Messages that would leave the device, with the unfinished answer."""
+    redactions: int
+
+
+class ConsentAnswered(Struct, frozen=True, kw_only=True, tag=True):
+    """*granted* None: nobody answered in time."""
+
+    id: str
+    granted: bool | None
+
+
+class Handoff(Struct, frozen=True, kw_only=True, tag=True):
+    """Another writer takes over; what follows is its own."""
+
+    seq: int
+    """1 for the first handoff of the answer."""
+    reason: str
+    source: Writer
+    target: Writer
+    mode: HandoffMode
+    keep_chars: int
+    """Characters of the answer so far that stay; fewer than were sent only before a Replace."""
+    signals: dict[str, float] = {}
+    """The readings that led to it, with their thresholds."""
+    redactions: int = 0
+
+
+class Seam(Struct, frozen=True, kw_only=True, tag=True):
+    """The new writer's first text is joined to the old one's."""
+
+    seq: int
+    kind: SeamKind
+    trimmed_chars: int
+    """Characters of the new writer's that were dropped: the anchor, a preamble, an overlap."""
+    gap_ms: float
+    """From the handoff's trigger to the new writer's first text."""
+
+
+class Replace(Struct, frozen=True, kw_only=True, tag=True):
+    """Only the first *keep_chars* characters of the answer of *choice* hold; text follows anew.
+    For clients that asked for it; all others only ever see text appended."""
+
+    choice: int = 0
+    keep_chars: int
+
+
+StreamEvent: TypeAlias = (
+    Queued
+    | Prefilling
+    | Delta
+    | ReasoningDelta
+    | ToolCallDelta
+    | ConsentAsked
+    | ConsentAnswered
+    | Handoff
+    | Seam
+    | Replace
+    | Finished
+    | Failed
+)
 """Everything that may stand in a generation's log."""
 
-EngineEvent: TypeAlias = Queued | Prefilling | Delta | ReasoningDelta | Finished
+EngineEvent: TypeAlias = Queued | Prefilling | Delta | ReasoningDelta | ToolCallDelta | Finished
 """What an engine yields; it raises instead of yielding Failed."""

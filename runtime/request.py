@@ -16,6 +16,15 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
+MAX_TOOLS = 128
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    """A call that the assistant asked for; *arguments* is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -24,6 +33,63 @@ class Message(Struct, frozen=True, kw_only=True):
     role: Role
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What an assistant's turn asked for."""
+    tool_call_id: str | None = None
+    """The call that a tool's turn answers."""
+
+
+class Tool(Struct, frozen=True, kw_only=True):
+    """A function that the model may ask to be called; *parameters* is its JSON schema."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    strict: bool = False
+    """The arguments must follow the schema to the letter."""
+
+
+class NamedTool(Struct, frozen=True, kw_only=True):
+    """A tool choice: this tool must be called."""
+
+    name: str
+
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | NamedTool
+
+
+class JsonObject(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer is one JSON object."""
+
+
+class JsonSchema(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer is one JSON value that follows *schema*."""
+
+    schema: dict[str, Any]
+    name: str = "answer"
+    strict: bool = True
+
+
+class Regex(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer matches *pattern* as a whole."""
+
+    pattern: str
+
+
+class Lark(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer follows a grammar in llguidance's dialect of Lark."""
+
+    grammar: str
+
+
+class Gbnf(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer follows a grammar in llama.cpp's notation."""
+
+    grammar: str
+
+
+Form: TypeAlias = JsonObject | JsonSchema | Regex | Lark | Gbnf
+"""What an answer must look like."""
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):
@@ -53,6 +119,11 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Send <think>-style text of a conversation as ReasoningDelta instead of Delta."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as enable_thinking."""
+    form: Form | None = None
+    """None: the answer is free."""
+    tools: Annotated[tuple[Tool, ...], Meta(max_length=MAX_TOOLS)] = ()
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
 
     def checked(self) -> GenerationRequest:
         """This request, or InvalidRequest that names the field that is wrong."""

@@ -1,0 +1,100 @@
+"""The shape that all dialects have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from spillover.cloud_fallback.errors import ProviderError
+from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
+from spillover.runtime.request import GenerationRequest
+
+Framing: TypeAlias = Literal["sse", "eventstream"]
+"""How a stream is cut into events: server-sent events, or AWS's binary frames."""
+
+
+class HttpRequest(Struct, frozen=True, kw_only=True):
+    """A POST without the provider's base address and without the key."""
+
+    path: str
+    """Appended to the base address; it may carry a query."""
+    headers: dict[str, str]
+    body: bytes
+
+
+class Frame(Struct, frozen=True, kw_only=True):
+    """One event of a provider's stream: its name ("" where it has none) and its data."""
+
+    name: str = ""
+    data: bytes
+    is_exception: bool = False
+    """An eventstream's frame of the message type "exception"; its name is the exception's."""
+
+
+class ProviderUsage(Struct, frozen=True, kw_only=True):
+    """Tokens as the provider counted them, and will bill them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    """Reasoning included."""
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class End(Struct, frozen=True, kw_only=True):
+    """The provider said that its answer is complete."""
+
+    reason: FinishReason
+    stop: str | None = None
+    usage: ProviderUsage | None = None
+    model: str | None = None
+    """The model that answered, where the provider says so."""
+
+
+Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
+
+
+class Decoder(Protocol):
+    """The state machine of one stream."""
+
+    def feed(self, frame: Frame) -> list[Part]:
+        """What *frame* adds to the answer; unknown frames add nothing.
+
+        Raises ProviderError for an error inside the stream, a malformed frame included.
+        """
+        ...
+
+    def end(self, tail: bytes = b"") -> End:
+        """The stream is over; *tail* is the last of its bytes that belonged to no event.
+
+        Raises Truncated when the terminal event is missing, and the error that *tail* holds
+        where a provider writes one there.
+        """
+        ...
+
+
+class Dialect(Protocol):
+    """One provider's wire format. Pure: no clock, no socket, no environment."""
+
+    @property
+    def framing(self) -> Framing: ...
+
+    def encode(self, request: GenerationRequest, model: str, *, prefill: bool) -> HttpRequest:
+        """The request as this provider takes it.
+
+        *prefill*: the last message is an assistant's, which *model* is to go on with; without it
+        such a message is a finished turn. Raises InvalidRequest for what cannot be expressed.
+        """
+        ...
+
+    def decoder(self) -> Decoder: ...
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        """What an answer with another status than 200 means; *headers* in lower case."""
+        ...
+
+    def may_prefill(self, model: str) -> bool:
+        """Whether *model* is known to continue a trailing assistant turn."""
+        ...

@@ -1,0 +1,72 @@
+"""What may go wrong with a cloud provider, by what is to be done about it.
+
+    EngineError
+    └── ProviderError           names the provider; the local answer can go on
+        ├── RateLimited         too many requests or tokens; carries when to try again, if known
+        ├── Overloaded          the provider is short of capacity, or still starting
+        ├── AuthFailed          the key is missing, wrong, or may not use this model
+        ├── BillingFailed       no money or no quota left at the provider
+        ├── NetworkFailed       not reached, or the connection broke
+        ├── ProviderRefused     the request cannot be served as sent; never sent again unchanged
+        ├── ContentBlocked      the provider's content policy; never sent elsewhere in silence
+        └── Truncated           a stream that ended without its terminal event
+
+Messages never hold a key, a prompt or an answer.
+"""
+
+from __future__ import annotations
+
+from spillover.runtime.errors import EngineError
+
+
+class ProviderError(EngineError):
+    """*provider* did not answer, or not to the end."""
+
+    def __init__(self, provider: str, message: str) -> None:
+        super().__init__(f"{provider}: {message}")
+        self.provider = provider
+
+
+class RateLimited(ProviderError):
+    """*retry_after_s* None: the provider does not say."""
+
+    def __init__(self, provider: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(provider, message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(ProviderError):
+    """*retry_after_s* None: the provider does not say."""
+
+    def __init__(self, provider: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(provider, message)
+        self.retry_after_s = retry_after_s
+
+
+class AuthFailed(ProviderError):
+    """The key is missing, wrong, or not allowed to do this."""
+
+
+class BillingFailed(ProviderError):
+    """No money or quota is left at the provider."""
+
+
+class NetworkFailed(ProviderError):
+    """The provider was not reached, or the connection broke."""
+
+
+class ProviderRefused(ProviderError):
+    """The provider cannot serve the request as it was sent."""
+
+    def __init__(self, provider: str, message: str, *, no_prefill: bool = False) -> None:
+        super().__init__(provider, message)
+        self.no_prefill = no_prefill
+        """The model does not continue an assistant's turn: ask in the user's voice instead."""
+
+
+class ContentBlocked(ProviderError):
+    """The provider's content policy stopped the prompt or the answer."""
+
+
+class Truncated(ProviderError):
+    """The stream ended without its terminal event."""

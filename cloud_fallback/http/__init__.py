@@ -1,0 +1,1 @@
+"""The IO of cloud providers: connections, streams, keys."""

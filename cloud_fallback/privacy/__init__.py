@@ -1,0 +1,1 @@
+"""What may leave the device: consent, and redaction before it does."""

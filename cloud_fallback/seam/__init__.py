@@ -1,0 +1,1 @@
+"""Joins the text of a new writer to what was already said. Pure."""

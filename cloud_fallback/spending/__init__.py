@@ -1,0 +1,1 @@
+"""Budgets, prices, circuit breakers and retries of cloud providers."""

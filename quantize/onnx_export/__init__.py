@@ -1,0 +1,1 @@
+"""Weights from safetensors or GGUF to an ONNX graph, without torch."""

@@ -1,0 +1,1 @@
+"""One ONNX model behind the Backend protocol, on ONNX Runtime."""
