@@ -2,12 +2,14 @@
 
     EngineError
     └── ProviderError           names the provider; the local answer can go on
-        ├── RateLimited         too many requests or tokens; carries when to try again, if known
-        ├── Overloaded          the provider is short of capacity, or still starting
+        ├── NotNow              carries when to try again, if known
+        │   ├── RateLimited     too many requests or tokens
+        │   └── Overloaded      the provider is short of capacity, or still starting
         ├── AuthFailed          the key is missing, wrong, or may not use this model
         ├── BillingFailed       no money or no quota left at the provider
         ├── NetworkFailed       not reached, or the connection broke
         ├── ProviderRefused     the request cannot be served as sent; never sent again unchanged
+        │   └── ContextExceeded longer than the provider's model can read
         ├── ContentBlocked      the provider's content policy; never sent elsewhere in silence
         └── Truncated           a stream that ended without its terminal event
 
@@ -27,20 +29,32 @@ class ProviderError(EngineError):
         self.provider = provider
 
 
-class RateLimited(ProviderError):
-    """*retry_after_s* None: the provider does not say."""
+class NotNow(ProviderError):
+    """The provider may well serve the same request later.
 
-    def __init__(self, provider: str, message: str, retry_after_s: float | None = None) -> None:
+    *retry_after_s* None: the provider does not say when. *may_retry* False: it says that another
+    try is of no use.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        message: str,
+        retry_after_s: float | None = None,
+        *,
+        may_retry: bool = True,
+    ) -> None:
         super().__init__(provider, message)
         self.retry_after_s = retry_after_s
+        self.may_retry = may_retry
 
 
-class Overloaded(ProviderError):
-    """*retry_after_s* None: the provider does not say."""
+class RateLimited(NotNow):
+    """Too many requests or tokens for this key."""
 
-    def __init__(self, provider: str, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(provider, message)
-        self.retry_after_s = retry_after_s
+
+class Overloaded(NotNow):
+    """The provider is short of capacity, or still starting."""
 
 
 class AuthFailed(ProviderError):
@@ -58,10 +72,23 @@ class NetworkFailed(ProviderError):
 class ProviderRefused(ProviderError):
     """The provider cannot serve the request as it was sent."""
 
-    def __init__(self, provider: str, message: str, *, no_prefill: bool = False) -> None:
+    def __init__(
+        self,
+        provider: str,
+        message: str,
+        *,
+        no_prefill: bool = False,
+        unsupported: str | None = None,
+    ) -> None:
         super().__init__(provider, message)
         self.no_prefill = no_prefill
         """The model does not continue an assistant's turn: ask in the user's voice instead."""
+        self.unsupported = unsupported
+        """An optional field that the model does not take: encode(…, without={it})."""
+
+
+class ContextExceeded(ProviderRefused):
+    """The conversation is longer than the provider's model can read."""
 
 
 class ContentBlocked(ProviderError):

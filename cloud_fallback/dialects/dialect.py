@@ -22,6 +22,13 @@ class HttpRequest(Struct, frozen=True, kw_only=True):
     """Appended to the base address; it may carry a query."""
     headers: dict[str, str]
     body: bytes
+    stop: tuple[str, ...] = ()
+    """The stop strings that the provider looks for itself; all others are the caller's to find."""
+    prefilled: str = ""
+    """The unfinished assistant's turn as it was sent, which the model goes on with."""
+    trimmed: str = ""
+    """White space that had to be cut from the end of that turn: prefilled + trimmed is the turn.
+    The decoder takes its repetition off the answer, so the answer joins the whole turn."""
 
 
 class Frame(Struct, frozen=True, kw_only=True):
@@ -59,6 +66,12 @@ Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
 class Decoder(Protocol):
     """The state machine of one stream."""
 
+    @property
+    def is_done(self) -> bool:
+        """Nothing more will come: reading may stop, even where the provider keeps the connection
+        open. Some formats know no such mark and end with the stream alone."""
+        ...
+
     def feed(self, frame: Frame) -> list[Part]:
         """What *frame* adds to the answer; unknown frames add nothing.
 
@@ -81,18 +94,39 @@ class Dialect(Protocol):
     @property
     def framing(self) -> Framing: ...
 
-    def encode(self, request: GenerationRequest, model: str, *, prefill: bool) -> HttpRequest:
+    def key_headers(self, key: str) -> dict[str, str]:
+        """The headers that carry *key*."""
+        ...
+
+    def encode(
+        self,
+        request: GenerationRequest,
+        model: str,
+        *,
+        prefill: bool,
+        without: frozenset[str] = frozenset(),
+    ) -> HttpRequest:
         """The request as this provider takes it.
 
         *prefill*: the last message is an assistant's, which *model* is to go on with; without it
-        such a message is a finished turn. Raises InvalidRequest for what cannot be expressed.
+        such a message is a finished turn. *without*: optional fields that *model* has refused
+        (ProviderRefused.unsupported) and that are left out.
+
+        Forms, tools, stop strings and the number of tokens hold to the letter: what cannot be
+        expressed raises InvalidRequest. Sampling is advice: values left at our defaults are the
+        provider's to choose, and a provider that has no such sampler goes without it.
         """
         ...
 
-    def decoder(self) -> Decoder: ...
+    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
+        """For the answer to *sent*; needed where a turn was prefilled or a stop string is ours."""
+        ...
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-        """What an answer with another status than 200 means; *headers* in lower case."""
+        """What an answer with another status than 200 means; *headers* in lower case.
+
+        The provider's own words stay out of the message, since they may repeat the request.
+        """
         ...
 
     def may_prefill(self, model: str) -> bool:
