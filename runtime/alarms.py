@@ -12,9 +12,9 @@ from collections.abc import Callable
 class Alarm:
     """One call that is still to come."""
 
-    def __init__(self, alarms: Alarms, callback: Callable[[], None]) -> None:
+    def __init__(self, alarms: Alarms, callback: Callable[[], object]) -> None:
         self._alarms = alarms
-        self.callback: Callable[[], None] | None = callback
+        self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
         """Do not call; a call that is running now goes on. Calling it again does no harm."""
@@ -36,7 +36,7 @@ class Alarms:
         self._closed = False
         self._n_dead = 0  # cancelled ones that are still in the heap
 
-    def at(self, when: float, callback: Callable[[], None]) -> Alarm:
+    def at(self, when: float, callback: Callable[[], object]) -> Alarm:
         """Call *callback* at *when* (in seconds of the clock), at once if that has passed."""
         alarm = Alarm(self, callback)
         with self._changed:
@@ -50,7 +50,7 @@ class Alarms:
                 self._changed.notify()
         return alarm
 
-    def after(self, delay_s: float, callback: Callable[[], None]) -> Alarm:
+    def after(self, delay_s: float, callback: Callable[[], object]) -> Alarm:
         """Call *callback* in *delay_s* seconds."""
         return self.at(self._clock() + delay_s, callback)
 
@@ -82,7 +82,7 @@ class Alarms:
                 return
             callback()
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self) -> Callable[[], object] | None:
         """Wait for the next call that is due; None when closed. The lock is held."""
         while not self._closed:
             if not self._heap:
