@@ -8,42 +8,35 @@ silence is noticed at once.
 from __future__ import annotations
 
 import asyncio
-import io
-import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
-from urllib.parse import unquote_to_bytes
+from typing import Any
 
 from flask import Flask
 
 from spillover.edge_server import sse
+from spillover.edge_server.connection import ClientGone, Connection, Receive, Scope, Send, Wire
+from spillover.edge_server.environ import environ_of
 from spillover.edge_server.handover import ENVIRON_KEY, STREAM_HEADERS, Handover
+from spillover.edge_server.loop_reader import LoopCalls, LoopReader
 from spillover.edge_server.settings import Settings
-from spillover.edge_server.stream_log import LoopReader
 from spillover.edge_server.wire.errors import WireError, body_of
-from spillover.edge_server.wire.streams import StreamEncoder
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 N_THREADS = 16
 MAX_WAITING_CALLS = 256
 BODY_TIMEOUT_S = 30.0
 
 
-class ClientGone(Exception):
-    """The client has closed its connection, or takes no bytes."""
-
-
 class Bridge:
     """An ASGI application around a Flask application."""
 
-    def __init__(self, app: Flask, settings: Settings, abort: Callable[[Scope], None]) -> None:
+    def __init__(
+        self, app: Flask, settings: Settings, wire_of: Callable[[Scope], Wire | None]
+    ) -> None:
         self._app = app
         self._settings = settings
-        self._abort = abort
+        self._wire_of = wire_of
+        self._loop_calls = LoopCalls(asyncio.get_running_loop())
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="flask")
         self._n_calls = 0
         self._stopping = asyncio.Event()
@@ -58,7 +51,8 @@ class Bridge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        connection = Connection(scope, send, self._settings.write_timeout_s, self._abort)
+        wire = self._wire_of(scope)
+        connection = Connection(scope, send, self._settings.write_timeout_s, wire)
         try:
             body = await self._read_body(scope, receive)
             await self._serve(connection, receive, body)
@@ -95,7 +89,7 @@ class Bridge:
     async def _serve(self, connection: Connection, receive: Receive, body: bytes) -> None:
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            environ = _environ(connection.scope, body)
+            environ = environ_of(connection.scope, body)
             status, headers, content = await self._call(environ)
             answer: Handover | None = environ.get(ENVIRON_KEY)
             if answer is None:
@@ -151,12 +145,13 @@ class Bridge:
     async def _stream(self, connection: Connection, answer: Handover) -> None:
         encoder = answer.encoder
         assert encoder is not None
-        reader = LoopReader(answer.generation.log)
+        log, silence_s = answer.generation.log, self._settings.keep_alive_s
+        reader = LoopReader(log, self._loop_calls, silence_s)
         try:
             await connection.start(200, STREAM_HEADERS)
             await connection.write(encoder.start())
             while True:
-                news = await reader.next(self._settings.keep_alive_s)
+                news = await reader.next()
                 if news is None:
                     await connection.write(sse.KEEP_ALIVE)
                     continue
@@ -172,11 +167,11 @@ class Bridge:
 
     async def _collect(self, connection: Connection, answer: Handover) -> None:
         assert answer.whole is not None
-        reader = LoopReader(answer.generation.log)
+        reader = LoopReader(answer.generation.log, self._loop_calls, None)
         try:
             ended = False
             while not ended:
-                events, ended = await reader.next(None) or ([], False)
+                events, ended = await reader.next() or ([], False)
                 for event in events:
                     answer.whole.add(event)
             status, body, headers = answer.result()
@@ -185,82 +180,6 @@ class Bridge:
             reader.close()
 
 
-class Connection:
-    """One response on its way out; a client that takes no bytes in time is cut off."""
-
-    def __init__(
-        self, scope: Scope, send: Send, timeout_s: float, abort: Callable[[Scope], None]
-    ) -> None:
-        self.scope = scope
-        self._send_raw = send
-        self._timeout_s = timeout_s
-        self._abort = abort
-        self._started = False
-
-    async def _send(self, message: MutableMapping[str, Any]) -> None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._send_raw(message)
-        except TimeoutError:
-            self._abort(self.scope)
-            raise ClientGone from None
-
-    async def start(self, status: int, headers: dict[str, str]) -> None:
-        self._started = True
-        pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
-
-    async def write(self, chunk: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-    async def finish(self, chunk: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
-
-    async def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        """A whole response."""
-        await self.start(status, {**headers, "Content-Length": str(len(body))})
-        await self.finish(b"" if self.scope["method"] == "HEAD" else body)
-
-    async def end_early(self, encoder: StreamEncoder | None) -> None:
-        """The server stops: say so in the way that is still open."""
-        error = WireError(503, "unavailable_error", "the server is shutting down")
-        if encoder is not None and self._started:
-            await self.finish(encoder.fail(error))
-        else:
-            await self.answer(503, {"Content-Type": "application/json"}, body_of(error))
-
-
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _environ(scope: Scope, body: bytes) -> dict[str, Any]:
-    """A WSGI environment (PEP 3333) of an ASGI scope."""
-    server = scope.get("server") or ("127.0.0.1", 0)
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(scope["raw_path"].split(b"?")[0]).decode("latin-1"),
-        "QUERY_STRING": scope["query_string"].decode("latin-1"),
-        "SERVER_NAME": server[0],
-        "SERVER_PORT": str(server[1]),
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "REMOTE_ADDR": (scope.get("client") or ("",))[0],
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope["scheme"],
-        "wsgi.input": io.BytesIO(body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
-    }
-    for raw_name, raw_value in scope["headers"]:
-        name = raw_name.decode("latin-1").upper().replace("-", "_")
-        if name not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            name = f"HTTP_{name}"
-        value = raw_value.decode("latin-1")
-        environ[name] = f"{environ[name]},{value}" if name in environ else value
-    environ["CONTENT_LENGTH"] = str(len(body))
-    return environ

@@ -11,7 +11,8 @@ from typing import Any
 import uvicorn
 
 from spillover.edge_server.app import create_app
-from spillover.edge_server.bridge import Bridge, Scope
+from spillover.edge_server.bridge import Bridge
+from spillover.edge_server.connection import Scope
 from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.h11_protocol import HardenedProtocol
 from spillover.edge_server.security import check_bind
@@ -43,15 +44,13 @@ def serve(engine: TextEngine, settings: Settings, *, on_ready: Callable[[str], N
 async def _serve(
     service: Service, settings: Settings, sock: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
-    transports: dict[tuple[Any, ...], asyncio.Transport] = {}
-    protocol = type("Protocol", (HardenedProtocol,), {"open_transports": transports})
+    by_client: dict[tuple[Any, ...], HardenedProtocol] = {}
+    protocol = type("Protocol", (HardenedProtocol,), {"by_client": by_client})
 
-    def abort(scope: Scope) -> None:
-        transport = transports.get(tuple(scope.get("client") or ()))
-        if transport is not None:
-            transport.abort()
+    def wire_of(scope: Scope) -> HardenedProtocol | None:
+        return by_client.get(tuple(scope.get("client") or ()))
 
-    bridge = Bridge(create_app(service, settings), settings, abort)
+    bridge = Bridge(create_app(service, settings), settings, wire_of)
     config = uvicorn.Config(
         bridge,
         http=protocol,

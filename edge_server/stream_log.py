@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Generator
 
@@ -66,42 +65,3 @@ class StreamLog:
     def unsubscribe(self, waker: Callable[[], None]) -> None:
         with self._changed:
             self._wakers.remove(waker)
-
-
-class LoopReader:
-    """Follows a log on an event loop: one wake-up per burst of events, not per event."""
-
-    def __init__(self, log: StreamLog) -> None:
-        self._log = log
-        self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        self._pending = False
-        self._after = 0
-        log.subscribe(self._waker)
-
-    def _waker(self) -> None:
-        if not self._pending:
-            self._pending = True
-            try:
-                self._loop.call_soon_threadsafe(self._changed.set)
-            except RuntimeError:  # the loop has ended; nobody reads any more
-                return
-
-    async def next(self, timeout_s: float | None) -> tuple[list[StreamEvent], bool] | None:
-        """All new events, and whether the log has ended; None after *timeout_s* of silence."""
-        while True:
-            self._pending = False
-            self._changed.clear()
-            events, closed = self._log.read(self._after)
-            if events or closed:
-                self._after += len(events)
-                return events, closed
-            try:
-                # Not wait_for, which makes a task for each wait.
-                async with asyncio.timeout(timeout_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                return None
-
-    def close(self) -> None:
-        self._log.unsubscribe(self._waker)

@@ -28,6 +28,7 @@ from spillover.runtime.events import (
 )
 
 _json = msgspec.json.Encoder().encode
+_SAMPLE = _json("\0")
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -48,6 +49,7 @@ class StreamEncoder(ABC):
         self._options = options
         self._totals = Totals()
         self._failed = False
+        self._frames: dict[tuple[type[Delta | ReasoningDelta], int], tuple[bytes, bytes]] = {}
 
     def start(self) -> bytes:
         """What stands before the first event's bytes."""
@@ -55,10 +57,12 @@ class StreamEncoder(ABC):
 
     def encode(self, event: StreamEvent) -> bytes:
         """The bytes of one event; often none."""
+        if isinstance(event, Delta | ReasoningDelta):
+            if event.logprobs:
+                return self._chunk(self._delta(event), event.choice)
+            return self._plain(event)
         self._totals.add(event)
         match event:
-            case Delta() | ReasoningDelta():
-                return self._chunk(self._delta(event), event.choice)
             case Finished():
                 return self._finish(event)
             case Failed():
@@ -83,6 +87,16 @@ class StreamEncoder(ABC):
         """An error in the middle of a stream; nothing follows it."""
         self._failed = True
         return sse.encode(body_of(error))
+
+    def _plain(self, event: Delta | ReasoningDelta) -> bytes:
+        """Only the text differs from one such chunk to the next: the rest is made once."""
+        key = type(event), event.choice
+        frame = self._frames.get(key)
+        if frame is None:
+            sample = key[0](choice=event.choice, text="\0")
+            before, _, after = self._chunk(self._delta(sample), event.choice).rpartition(_SAMPLE)
+            frame = self._frames[key] = before, after
+        return b"%b%b%b" % (frame[0], _json(event.text), frame[1])
 
     def _finish(self, event: Finished) -> bytes:
         if event.reason == "cancelled":

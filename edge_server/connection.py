@@ -1,0 +1,79 @@
+"""One response on its way out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol, TypeAlias
+
+from spillover.edge_server.wire.errors import WireError, body_of
+from spillover.edge_server.wire.streams import StreamEncoder
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client has closed its connection, or takes no bytes."""
+
+
+class Wire(Protocol):
+    """The connection under a response."""
+
+    def write_chunk(self, data: bytes) -> bool:
+        """Write a chunk of a started response; False when the client takes no more for now."""
+        ...
+
+    def abort(self) -> None: ...
+
+
+class Connection:
+    """One response on its way out; a client that takes no bytes for *timeout_s* is cut off."""
+
+    def __init__(self, scope: Scope, send: Send, timeout_s: float, wire: Wire | None) -> None:
+        self.scope = scope
+        self._send_raw = send
+        self._timeout_s = timeout_s
+        self._wire = wire
+        self._started = False
+        # Older clients know no chunks: for them uvicorn marks the end by closing.
+        self._is_chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._send_raw(message)
+        except TimeoutError:
+            if self._wire is not None:
+                self._wire.abort()
+            raise ClientGone from None
+
+    async def start(self, status: int, headers: dict[str, str]) -> None:
+        """The head; without a Content-Length a stream follows, by write() and finish()."""
+        self._started = True
+        pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def write(self, chunk: bytes) -> None:
+        """A part of a stream; waits only when the client takes no more for now."""
+        wire = self._wire
+        if chunk and wire is not None and self._is_chunked and wire.write_chunk(chunk):
+            return
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self, chunk: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    async def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """A whole response."""
+        await self.start(status, {**headers, "Content-Length": str(len(body))})
+        await self.finish(b"" if self.scope["method"] == "HEAD" else body)
+
+    async def end_early(self, encoder: StreamEncoder | None) -> None:
+        """The server stops: say so in the way that is still open."""
+        error = WireError(503, "unavailable_error", "the server is shutting down")
+        if encoder is not None and self._started:
+            await self.finish(encoder.fail(error))
+        else:
+            await self.answer(503, {"Content-Type": "application/json"}, body_of(error))
