@@ -54,3 +54,30 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Added to the raw logit of a token id; -100 forbids it, 100 forces it (OpenAI's meaning)."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     """None: a new random seed for each request."""
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether repetition, presence or frequency count."""
+        return self.repeat_last_n != 0 and (
+            self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        )
+
+    @property
+    def has_dry(self) -> bool:
+        return self.dry_multiplier > 0 and self.dry_penalty_last_n != 0
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether only the argmax of the raw logits matters."""
+        return (
+            self.temperature == 0
+            and not self.logit_bias
+            and not self.has_penalties
+            and not self.has_dry
+        )
+
+    def n_window(self, n_ctx: int) -> int:
+        """How many last tokens the samplers look at."""
+        penalties = self.repeat_last_n if self.has_penalties else 0
+        dry = self.dry_penalty_last_n if self.has_dry else 0
+        return n_ctx if min(penalties, dry) < 0 else max(penalties, dry)

@@ -27,7 +27,7 @@ from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.batch import LlamaBatch
 from spillover.runtime.llama.library import LOG, start_library
 from spillover.runtime.llama.model import LlamaModel
-from spillover.runtime.llama.sampler import ChainSampler, GreedySampler, is_plain_greedy
+from spillover.runtime.llama.sampler import ChainSampler, GreedySampler
 from spillover.runtime.options import KvCacheType
 from spillover.runtime.sampling import Sampling
 
@@ -127,7 +127,7 @@ class LlamaBackend:
         return self._model.is_eog(token)
 
     def sampler(self, sampling: Sampling, seed: int, *, ignore_eos: bool) -> Sampler:
-        if is_plain_greedy(sampling, ignore_eos=ignore_eos):
+        if sampling.is_plain_greedy and not ignore_eos:
             return GreedySampler(self.logits)
         return ChainSampler(
             self._model,

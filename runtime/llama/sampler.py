@@ -15,20 +15,11 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from spillover.runtime.backend import Logits
+from spillover.runtime.draws import seed_at
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.sampling import Sampling
 
-_MASK = (1 << 64) - 1
 _FORBID = -100.0
-
-
-def seed_at(seed: int, position: int) -> int:
-    """32 well-mixed bits from (seed, position): the finalizer of SplitMix64
-    (Steele, Lea and Flood, 2014)."""
-    z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return (z ^ (z >> 31)) >> 32
 
 
 class GreedySampler:
@@ -65,7 +56,7 @@ class ChainSampler:
         self._row_of = row_of
         self._seed = seed
         self._sampling = sampling
-        self._window = _window(sampling, n_ctx)
+        self._window = sampling.n_window(n_ctx)
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for sampler in _fixed_samplers(model, sampling, ignore_eos=ignore_eos, n_ctx=n_ctx):
             lib.llama_sampler_chain_add(self._chain, sampler)
@@ -101,30 +92,6 @@ class ChainSampler:
             self._chain = None
 
 
-def is_plain_greedy(sampling: Sampling, *, ignore_eos: bool) -> bool:
-    """Whether only the argmax of the raw logits matters."""
-    return (
-        sampling.temperature == 0
-        and not ignore_eos
-        and not sampling.logit_bias
-        and not _has_penalties(sampling)
-        and sampling.dry_multiplier == 0
-    )
-
-
-def _has_penalties(s: Sampling) -> bool:
-    return s.repeat_last_n != 0 and (
-        s.repeat_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
-    )
-
-
-def _window(s: Sampling, n_ctx: int) -> int:
-    """How many last tokens the samplers look at."""
-    penalties = s.repeat_last_n if _has_penalties(s) else 0
-    dry = s.dry_penalty_last_n if s.dry_multiplier > 0 else 0
-    return n_ctx if min(penalties, dry) < 0 else max(penalties, dry)
-
-
 def _fixed_samplers(model: LlamaModel, s: Sampling, *, ignore_eos: bool, n_ctx: int) -> list[Any]:
     """The part of the chain that stays, in the order of llama.cpp's server."""
     chain: list[Any] = []
@@ -133,14 +100,14 @@ def _fixed_samplers(model: LlamaModel, s: Sampling, *, ignore_eos: bool, n_ctx: 
         biases.update(dict.fromkeys(model.eog_tokens, _FORBID))
     if biases:
         chain.append(_logit_bias(model, biases))
-    if _has_penalties(s):
+    if s.has_penalties:
         last_n = n_ctx if s.repeat_last_n < 0 else s.repeat_last_n
         chain.append(
             lib.llama_sampler_init_penalties(
                 model.n_vocab, last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
             )
         )
-    if s.dry_multiplier > 0 and s.dry_penalty_last_n != 0:
+    if s.has_dry:
         chain.append(_dry(model, s, n_ctx))
     if s.temperature == 0:
         chain.append(lib.llama_sampler_init_greedy())
