@@ -1,6 +1,11 @@
 """What may go wrong with a cloud provider, by what is to be done about it.
 
     EngineError
+    ├── KeptLocal               the owner's rules keep it on the device; the local answer can go on
+    │   ├── RedactionFailed     what must not leave could not be taken out with certainty
+    │   ├── BudgetExceeded      a limit is reached; carries it, what is spent, and until when
+    │   ├── PriceUnknown        a limit in money, and a provider without prices
+    │   └── BudgetUnavailable   the record of what was spent cannot be read or written
     └── ProviderError           names the provider; the local answer can go on
         ├── NotNow              carries when to try again, if known
         │   ├── RateLimited     too many requests or tokens
@@ -18,7 +23,42 @@ Messages never hold a key, a prompt or an answer.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from spillover.runtime.errors import EngineError
+
+
+class KeptLocal(EngineError):
+    """Nothing was sent: the device's owner does not allow it, or it cannot be made sure of."""
+
+
+class RedactionFailed(KeptLocal):
+    """What must not leave the device could not be taken out with certainty."""
+
+
+class BudgetExceeded(KeptLocal):
+    """*limit* and *spent* (reservations included) in *unit*; new money or tokens at *until*."""
+
+    def __init__(
+        self, name: str, *, limit: float, spent: float, unit: str, until: datetime
+    ) -> None:
+        super().__init__(
+            f"the budget {name} is {limit:g} {unit} and {spent:g} are spent or reserved: "
+            f"raise it, or wait until {until:%Y-%m-%d %H:%M} UTC"
+        )
+        self.name = name
+        self.limit = limit
+        self.spent = spent
+        self.unit = unit
+        self.until = until
+
+
+class PriceUnknown(KeptLocal):
+    """A budget in money cannot be kept with a provider whose prices are not known."""
+
+
+class BudgetUnavailable(KeptLocal):
+    """The record of what was spent cannot be read or written."""
 
 
 class ProviderError(EngineError):

@@ -1,0 +1,165 @@
+"""When a provider that failed may be tried again: pure, the clock is passed in.
+
+Closed: requests go out. Open: it failed, nothing goes out until it has cooled or, for a wrong key
+or an empty account, until the configuration changes. Cooled: one request goes out as a probe; when
+the provider answers it, the circuit is closed again; when not, it cools for longer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+OpenReason: TypeAlias = Literal[
+    "rate_limited", "overloaded", "auth", "billing", "network", "truncated", "probing"
+]
+"""Why a request may not go out; "probing": another one is finding out whether it may."""
+
+PROBE_LIFE_S = 120.0
+"""A probe that has not reported after this long is given up; another one may go out."""
+MAX_RETRY_AFTER_S = 3600.0
+MAX_GROWTH = 16
+
+
+class Cooling(Struct, frozen=True, kw_only=True):
+    """How long a circuit stays open: *first_s*, doubled each time in a row, up to *longest_s*.
+    *after* so many such failures in a row it opens. *probe_at_once*: the first time in a row it
+    only lets everybody wait for one probe, which may go out at once."""
+
+    reason: OpenReason
+    first_s: float
+    longest_s: float
+    after: int = 1
+    probe_at_once: bool = False
+
+
+class Pass(Struct, frozen=True):
+    """The right to send one request; *number* tells how old it is."""
+
+    number: int
+
+
+class Blocked(Struct, frozen=True, kw_only=True):
+    """No request may go out for *wait_s*; None: until the configuration changes."""
+
+    reason: OpenReason
+    wait_s: float | None
+
+
+class Circuit:
+    """The state of one provider, or of the network. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._n_passes = 0
+        self._n_stale = 0
+        """Passes up to this number are older than the last opening: they prove nothing."""
+        self._reason: OpenReason | None = None
+        self._since = 0.0
+        self._cool_s: float | None = 0.0
+        self._probe: Pass | None = None
+        self._probe_since = 0.0
+        self._n_openings = 0
+        self._n_failures = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._reason is not None
+
+    def blocked(self, now: float) -> Blocked | None:
+        """Why no request may go out at *now*; None: one may."""
+        if self._reason is None:
+            return None
+        if self._cool_s is None:
+            return Blocked(reason=self._reason, wait_s=None)
+        if (wait_s := _left(self._since, self._cool_s, now)) > 0:
+            return Blocked(reason=self._reason, wait_s=wait_s)
+        if self._probe and (wait_s := _left(self._probe_since, PROBE_LIFE_S, now)) > 0:
+            return Blocked(reason="probing", wait_s=wait_s)
+        return None
+
+    def admit(self, now: float) -> Pass:
+        """The right to send one request; only when nothing is *blocked*."""
+        self._n_passes += 1
+        granted = Pass(self._n_passes)
+        if self.is_open:
+            self._probe, self._probe_since = granted, now
+        return granted
+
+    def answered(self, granted: Pass) -> None:
+        """The provider answers: a probe closes the circuit."""
+        if granted == self._probe:
+            self._close()
+
+    def succeeded(self, granted: Pass) -> None:
+        """The answer came to its end: the next opening is as short as the first."""
+        self.answered(granted)
+        if not self.is_open and not self._is_stale(granted):
+            self._n_openings = self._n_failures = 0
+
+    def failed(
+        self, granted: Pass, cooling: Cooling, now: float, retry_after_s: float | None = None
+    ) -> None:
+        """The request failed in a way that opens the circuit, for *retry_after_s* if given.
+
+        Requests that were sent before the circuit opened only ever lengthen the wait to what
+        they were told: twenty failures at once are one failure.
+        """
+        if self._is_stale(granted) or (self.is_open and granted != self._probe):
+            self._lengthen(cooling, now, retry_after_s)
+            return
+        self._n_failures += 1
+        if self.is_open or self._n_failures >= cooling.after:
+            self._open(cooling.reason, _cool_s(cooling, self._n_openings, retry_after_s), now)
+
+    def locked(self, granted: Pass, reason: OpenReason, now: float) -> None:
+        """Only a change of the configuration can help."""
+        if not self._is_stale(granted):
+            self._open(reason, None, now)
+
+    def released(self, granted: Pass) -> None:
+        """The request ended without a verdict: a probe leaves its place to another one."""
+        if granted == self._probe:
+            self._probe = None
+
+    def reset(self) -> None:
+        """The configuration changed: what was learned before does not hold any more."""
+        self._n_stale = self._n_passes
+        self._n_openings = 0
+        self._close()
+
+    def _is_stale(self, granted: Pass) -> bool:
+        return granted.number <= self._n_stale
+
+    def _open(self, reason: OpenReason, cool_s: float | None, now: float) -> None:
+        self._n_stale = self._n_passes
+        self._reason, self._since, self._cool_s = reason, now, cool_s
+        self._probe = None
+        self._n_openings += 1
+        self._n_failures = 0
+
+    def _close(self) -> None:
+        self._reason, self._probe = None, None
+        self._n_failures = 0
+
+    def _lengthen(self, cooling: Cooling, now: float, retry_after_s: float | None) -> None:
+        if self._cool_s is None or cooling.reason != self._reason or retry_after_s is None:
+            return
+        told_s = _cool_s(cooling, 0, retry_after_s)
+        if told_s > _left(self._since, self._cool_s, now):
+            self._since, self._cool_s = now, told_s
+
+
+def _left(since: float, length_s: float, now: float) -> float:
+    """Seconds left of a time that began at *since*: none when the clock went backwards."""
+    return since + length_s - now if since <= now else 0.0
+
+
+def _cool_s(cooling: Cooling, n_openings: int, retry_after_s: float | None) -> float:
+    if retry_after_s is not None and math.isfinite(retry_after_s) and retry_after_s > 0:
+        return min(retry_after_s, MAX_RETRY_AFTER_S)
+    n_doubled = n_openings - cooling.probe_at_once
+    if n_doubled < 0:
+        return 0.0
+    return min(cooling.first_s * 2.0 ** min(n_doubled, MAX_GROWTH), cooling.longest_s)

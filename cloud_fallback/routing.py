@@ -1,0 +1,72 @@
+"""Where an answer may be written: what the owner allows and a request asks for. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.events import Origin
+
+Fallback: TypeAlias = Literal["never", "ask", "auto"]
+"""The one dial: whether answers may leave the device; "ask": each time only with a yes."""
+
+Place: TypeAlias = Literal["local_only", "cloud_only"]
+
+_STRICTEST_FIRST: tuple[Fallback, ...] = ("never", "ask", "auto")
+
+
+class Routing(Struct, frozen=True, kw_only=True):
+    """What one side wants; None: no wish of its own. The owner's stands in the configuration,
+    the caller's in the request."""
+
+    fallback: Fallback | None = None
+    only: Place | None = None
+    prefer: Origin | None = None
+    """Which one writes first, where both may."""
+
+
+class Allowed(Struct, frozen=True, kw_only=True):
+    """What may be done with one answer."""
+
+    local: bool
+    cloud: Fallback
+    first: Origin
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether anything may leave the device, be it only after a yes."""
+        return self.cloud != "never"
+
+
+def allowed(owner: Routing, request: Routing) -> Allowed:
+    """The strictest of both: a request can narrow what the owner set, never widen it.
+
+    Raises InvalidRequest when nothing is left.
+    """
+    places = {owner.only, request.only}
+    cloud = "never" if "local_only" in places else strictest(owner.fallback, request.fallback)
+    local = "cloud_only" not in places
+    if not local and cloud == "never":
+        raise InvalidRequest(_nothing_left(owner, request), "routing")
+    first = request.prefer or owner.prefer or "local"
+    if not local or cloud == "never":
+        first = "local" if local else "cloud"
+    return Allowed(local=local, cloud=cloud, first=first)
+
+
+def strictest(*wishes: Fallback | None) -> Fallback:
+    """The strictest of the wishes that are there; "never" when none is."""
+    return min((wish for wish in wishes if wish), key=_STRICTEST_FIRST.index, default="never")
+
+
+def _nothing_left(owner: Routing, request: Routing) -> str:
+    if request.only == "local_only" and owner.only == "cloud_only":
+        return "the request is local_only, but this device answers only with cloud providers"
+    if request.only == "cloud_only" and request.fallback != "never":
+        return (
+            "the request is cloud_only, but the device's owner lets nothing leave the device: "
+            "ask without it, or set fallback to ask or auto in the configuration"
+        )
+    return "cloud_only and fallback = never leave nobody to answer"
