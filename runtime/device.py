@@ -66,6 +66,13 @@ def available_memory() -> int:
     return int(available)
 
 
+def total_memory() -> int:
+    """Bytes this process could take at most: of the machine, or of its cgroup."""
+    total = psutil.virtual_memory().total
+    limit = _read_number("memory.max")
+    return int(total if limit is None else min(total, limit))
+
+
 def _cgroup_dir() -> Path | None:
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

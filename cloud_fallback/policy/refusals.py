@@ -1,0 +1,75 @@
+"""Recognises, by its beginning, an answer that declines to answer."""
+
+from __future__ import annotations
+
+import re
+
+_REFUSALS = re.compile(
+    r"""
+      \bI[ ](?:do[ ]not|don't)[ ](?:really[ ])?(?:know|have[ ](?:the[ ]|any[ ]|enough[ ])?
+          (?:access|information|knowledge|ability|data)|understand[ ]the[ ]question)
+    | \bI(?:[ ]am|'m)[ ](?:not[ ]able[ ]to|unable[ ]to|not[ ]sure[ ]how[ ]to|only[ ]a[ ]
+          |just[ ]an?[ ](?:small|tiny|simple|language|AI|very))
+    | \bI[ ]?(?:cannot|can't|can[ ]not|could[ ]not|couldn't|won't|will[ ]not)[ ]
+          (?:help|answer|assist|do[ ]that|provide|fulfil|comply|give|write|tell|create|generate
+            |access|discuss|engage|solve|explain|translate|say)
+    | \bI[ ]only[ ](?:know|tell|speak|understand|do)\b
+    | \bas[ ]an?[ ](?:AI|artificial|large|small|language|text-based)\b[^.]{0,60}\bI\b
+    | \b(?:sorry|apologi[sz]e)\b[^.!?]{0,60}\b(?:can't|cannot|can[ ]not|don't|do[ ]not|unable
+          |not[ ]able|too[ ](?:hard|big|difficult)|not[ ]know)
+    | \b(?:too|very)[ ](?:hard|big|difficult)[ ]for[ ](?:me|a[ ](?:tiny|small|little))
+    | \b(?:beyond|outside)[ ](?:my|the[ ]scope)
+    | \bI\ must\ decline
+    | \bich\ (?:kann|weiß)\b[^.]{0,40}\bnicht
+    | \bje\ ne\ (?:peux|sais)\ pas
+    | \bno\ (?:puedo|sé)\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_OPENERS = re.compile(
+    r"""
+    (?: oh,?[ ] | oh[ ]no,?[ ] | hmm,?[ ] )?
+    (?: i'?(?: m | [ ] | $ ) | sorry | unfortunately | as[ ]an?\b | that[ ]is[ ] | that's[ ]
+      | this[ ]is[ ] | apolog | my[ ]apolog | ich\b | es[ ]tut | je\b | lo[ ]siento | no[ ]puedo )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+"""How refusals begin; a text that begins so may still become one."""
+_OPENING_CHARS = 16
+
+
+class Refusals:
+    """Follows the first *n_chars* characters of an answer."""
+
+    __slots__ = ("_n_chars", "_text", "found")
+
+    def __init__(self, n_chars: int) -> None:
+        self._n_chars = n_chars
+        self._text: str | None = ""
+        self.found = False
+
+    @property
+    def may_come(self) -> bool:
+        """Whether the answer has begun as refusals do and has not gone on long enough to be
+        none."""
+        text = self._text
+        if self.found or text is None or not text:
+            return False
+        return _may_open(text)
+
+    def feed(self, text: str) -> None:
+        if self._text is None or self.found:
+            return
+        self._text = (self._text + text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")).lstrip()
+        self.found = _REFUSALS.search(self._text) is not None
+        if len(self._text) >= self._n_chars or not (self.found or _could_refuse(self._text)):
+            self._text = None
+
+
+def _may_open(text: str) -> bool:
+    return _OPENERS.match(text) is not None
+
+
+def _could_refuse(text: str) -> bool:
+    """Whether it is too early to say, or the answer began like a refusal."""
+    return len(text) < _OPENING_CHARS or _may_open(text)

@@ -1,0 +1,145 @@
+"""Which script a letter belongs to, and whether an answer is written in the wrong one."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Iterable
+
+_RANGES = (
+    (0x41, "latin"),
+    (0x370, "greek"),
+    (0x400, "cyrillic"),
+    (0x530, "armenian"),
+    (0x590, "hebrew"),
+    (0x600, "arabic"),
+    (0x700, "other"),
+    (0x750, "arabic"),
+    (0x780, "other"),
+    (0x8A0, "arabic"),
+    (0x900, "devanagari"),
+    (0x980, "bengali"),
+    (0xA00, "gurmukhi"),
+    (0xA80, "gujarati"),
+    (0xB00, "other"),
+    (0xB80, "tamil"),
+    (0xC00, "telugu"),
+    (0xC80, "kannada"),
+    (0xD00, "malayalam"),
+    (0xD80, "other"),
+    (0xE00, "thai"),
+    (0xE80, "other"),
+    (0x10A0, "georgian"),
+    (0x1100, "hangul"),
+    (0x1200, "ethiopic"),
+    (0x13A0, "other"),
+    (0x1E00, "latin"),
+    (0x1F00, "greek"),
+    (0x2000, "other"),
+    (0x3005, "han"),
+    (0x3040, "kana"),
+    (0x3100, "other"),
+    (0x3130, "hangul"),
+    (0x3190, "other"),
+    (0x31F0, "kana"),
+    (0x3200, "other"),
+    (0x3400, "han"),
+    (0xA000, "other"),
+    (0xAC00, "hangul"),
+    (0xD7B0, "other"),
+    (0xF900, "han"),
+    (0xFB00, "other"),
+    (0x20000, "han"),
+    (0x323B0, "other"),
+)
+"""First code point and script; after Unicode's blocks."""
+_STARTS = [start for start, _ in _RANGES]
+_NAMES = [name for _, name in _RANGES]
+_WINDOW = 64
+_MAX_PROMPT_CHARS = 8_000
+_LATIN_SHARE = 0.8
+"""Latin letters are at home in every script's texts, so there must be many more of them."""
+_AT_HOME, _FOREIGN, _LATIN = 0, 1, 2
+"""Kinds of letters; _LATIN is foreign, too."""
+_SPEAKS_OF_LANGUAGES = re.compile(
+    r"translat|transcri|in (?:english|french|german|spanish|italian|russian|ukrainian|chinese|"
+    r"mandarin|japanese|korean|arabic|hebrew|hindi|greek|thai|bengali|tamil|persian|urdu)|"
+    r"\b(?:english|russian|ukrainian|chinese|mandarin|japanese|korean|arabic|hebrew|hindi|greek|"
+    r"thai|bengali|tamil|persian|urdu|kanji|hiragana|cyrillic|alphabet)\b|"
+    r"übersetz|traduc|tradui|перев[её]?[дст]|англий|翻译|翻譯|翻訳|英語|英语|英文|번역|영어|ترجم|अनुवाद",
+    re.IGNORECASE,
+)
+
+
+def script_of(letter: str) -> str:
+    """The script of a letter; "other" for rare ones."""
+    place = bisect_right(_STARTS, ord(letter)) - 1
+    return _NAMES[place] if place >= 0 else "other"
+
+
+def scripts_in(text: str) -> Counter[str]:
+    """How many letters of each script *text* has."""
+    if text.isascii():
+        n = sum(map(str.isalpha, text))
+        return Counter({"latin": n}) if n else Counter()
+    return Counter(script_of(letter) for letter in text if letter.isalpha())
+
+
+class Scripts:
+    """Follows the letters of an answer to *prompts*, the user's messages.
+
+    Nothing is foreign where the conversation speaks of languages or has too few letters.
+    """
+
+    __slots__ = ("_counts", "_home", "_kinds", "_needed", "_since", "found_at")
+
+    def __init__(self, prompts: Iterable[str], n_needed: int) -> None:
+        text = "\n".join(prompts)[-_MAX_PROMPT_CHARS:]
+        counts = scripts_in(text)
+        knows = counts.total() >= 8 and not _SPEAKS_OF_LANGUAGES.search(text)
+        self._home = _together(counts) if knows else None
+        self._needed = (0, n_needed, int(_LATIN_SHARE * _WINDOW))
+        self._kinds = deque([_AT_HOME] * _WINDOW)
+        self._counts = [_WINDOW, 0, 0]
+        self._since = [0, 0, 0]
+        self.found_at: int | None = None
+        """Where the foreign letters begin, once there are enough of them."""
+
+    def feed(self, text: str, start_char: int) -> None:
+        """Take text that begins at *start_char* of the answer."""
+        home = self._home
+        if home is None or self.found_at is not None:
+            return
+        if self._counts[_AT_HOME] == _WINDOW and text.isascii() and "latin" in home:
+            return
+        for place, letter in enumerate(text):
+            if letter.isalpha():
+                self._push(self._kind(letter, home), start_char + place)
+        for kind in (_FOREIGN, _LATIN):
+            if self._counts[kind] >= self._needed[kind]:
+                self.found_at = self._since[kind]
+
+    def _kind(self, letter: str, home: frozenset[str]) -> int:
+        script = script_of(letter)
+        if script in home or script == "other":
+            return _AT_HOME
+        return _LATIN if script == "latin" else _FOREIGN
+
+    def _push(self, kind: int, place: int) -> None:
+        counts = self._counts
+        if not counts[kind]:
+            self._since[kind] = place
+        counts[kind] += 1
+        self._kinds.append(kind)
+        counts[self._kinds.popleft()] -= 1
+
+
+def _together(counts: Counter[str]) -> frozenset[str]:
+    """The scripts that a text with these letters is at home in."""
+    home = {script for script, n in counts.items() if n >= 2}
+    if home & {"kana", "hangul"}:
+        home.add("han")
+    if home & {"han"}:
+        home.add("kana")
+    return frozenset(home)

@@ -1,0 +1,218 @@
+"""Everything the policies look at: a fold over an answer's events and the clock's readings."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+from spillover.cloud_fallback.policy.confidence import Confidence
+from spillover.cloud_fallback.policy.fences import Fences
+from spillover.cloud_fallback.policy.json_progress import JsonProgress, Opening
+from spillover.cloud_fallback.policy.leaks import Leaks
+from spillover.cloud_fallback.policy.loops import Loops
+from spillover.cloud_fallback.policy.refusals import Refusals
+from spillover.cloud_fallback.policy.scripts import Scripts
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Prefilling,
+    Queued,
+    ReasoningDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from spillover.runtime.request import Form, GenerationRequest, JsonObject, JsonSchema
+
+_WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
+_RATE_TOKENS = 32
+_MAX_KNOWN_TOKENS = 65_536
+_END_CHARS = 2_048
+
+FEATURES_OF_TEXT = ("distinct_4grams", "refusal")
+"""Features beyond those of the confidence; see Signals.features()."""
+
+
+class Signals:
+    """The state of one local leg; the same events and times always give the same state.
+
+    Each token costs the same however long the answer is. Counts and places are of the answer of
+    choice 0.
+    """
+
+    def __init__(self, request: GenerationRequest, settings: PolicySettings, now: float) -> None:
+        prompts = [m.content for m in request.messages if m.role == "user"]
+        if isinstance(request.prompt, str):
+            prompts.append(request.prompt)
+        conversation = "\n".join((*prompts, *(m.content for m in request.messages)))
+        self.started_at = now
+        self.accepted = False
+        self.waits_since: float | None = now
+        """Since when it waits in the queue; None: it does not."""
+        self.prefill_since: float | None = None
+        self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
+        self.position = 0
+        self.n_prompt_tokens: int | None = None
+        self.n_tokens = 0
+        self.n_chars = 0
+        self.best_rate = 0.0
+        self.has_text = False
+        self.has_calls = False
+        self.text = Confidence()
+        self.code = Confidence()
+        self.reasoning = Confidence()
+        self.track = self.text
+        """The statistics of the kind of text that came last."""
+        self.loops = Loops(settings.loop_tokens, settings.loop_copies, settings.near_loop_count)
+        self.fences = Fences()
+        self.leaks = Leaks(conversation)
+        self.scripts = Scripts(prompts, settings.foreign_letters)
+        self.refusals = Refusals(settings.refusal_chars)
+        self.json = _json_of(request.form)
+        self.calls: dict[int, JsonProgress] = {}
+        self._times: deque[float] = deque(maxlen=_RATE_TOKENS)
+        self._has_word: dict[int, bool] = {}
+        self._ends: deque[str] = deque()
+        self._n_end_chars = 0
+
+    def see(self, event: EngineEvent, now: float) -> None:
+        """Take the next event, which came at *now*."""
+        match event:
+            case Delta(choice=0):
+                self._count(event.token_ids, now)
+                self._take_text(event)
+            case ReasoningDelta(choice=0):
+                self._count(event.token_ids, now)
+                self.track = self.reasoning
+                self._take_logprobs(event.logprobs)
+            case ToolCallDelta(choice=0):
+                self._count(event.token_ids, now)
+                self._take_call(event)
+            case Queued():
+                self._take_queued(event, now)
+            case Prefilling():
+                self._take_prefilling(event, now)
+
+    def _take_queued(self, event: Queued, now: float) -> None:
+        self.accepted = True
+        self.position = event.position
+        self.n_prompt_tokens = event.n_prompt_tokens
+        if self.waits_since is None:
+            self.waits_since = now
+
+    def _take_prefilling(self, event: Prefilling, now: float) -> None:
+        self.n_prompt_tokens = event.n_prompt_tokens
+        self.waits_since = None
+        if self.prefill_since is None:
+            self.prefill_since = now
+
+    def _count(self, token_ids: tuple[int, ...], now: float) -> None:
+        self.waits_since = None
+        if self.first_token_at is None:
+            self.first_token_at = now
+        self.last_token_at = now
+        self.n_tokens += len(token_ids)
+        times = self._times
+        for _ in token_ids:
+            times.append(now)
+        if len(times) == _RATE_TOKENS:
+            rate = self.rate
+            if rate is not None and rate > self.best_rate:
+                self.best_rate = rate
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens per second over the last 32; None before there are so many."""
+        times = self._times
+        if len(times) < _RATE_TOKENS:
+            return None
+        span = times[-1] - times[0]
+        return (_RATE_TOKENS - 1) / span if span > 0.0 else None
+
+    @property
+    def preempted(self) -> bool:
+        """Whether it was put back into the queue in mid-answer."""
+        return self.waits_since is not None and self.first_token_at is not None
+
+    def _take_text(self, event: Delta) -> None:
+        text, start = event.text, self.n_chars
+        was_inside = self.fences.inside
+        if text:
+            self._feed_text(text, start)
+        on_fence = self.fences.on_fence_line
+        inside = was_inside or self.fences.inside
+        self.track = self.code if inside else self.text
+        if not on_fence:
+            self._take_logprobs(event.logprobs)
+        pushes = self.loops.push
+        words = self._has_word
+        for token in event.token_ids:
+            pushes(token, start, has_word=words.get(token, True))
+
+    def _feed_text(self, text: str, start: int) -> None:
+        self.n_chars = start + len(text)
+        self.fences.feed(text)
+        if not self.has_text and not text.isspace():
+            self.has_text = True
+        if not self.fences.inside:
+            self.leaks.feed(text, start)
+            self.scripts.feed(text, start)
+        self.refusals.feed(text)
+        if self.json is not None:
+            self.json.feed(text)
+        self._ends.append(text)
+        self._n_end_chars += len(text)
+        while self._n_end_chars - len(self._ends[0]) > _END_CHARS:
+            self._n_end_chars -= len(self._ends.popleft())
+
+    def text_end(self) -> str:
+        """About the last two thousand characters of the answer."""
+        return "".join(self._ends)
+
+    def _take_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
+        words = self._has_word
+        for token in logprobs:
+            has_word = words.get(token.token_id)
+            if has_word is None:
+                has_word = _WORD.search(token.token) is not None
+                if len(words) < _MAX_KNOWN_TOKENS:
+                    words[token.token_id] = has_word
+            # The first token after the template says how answers begin, not how sure this one is.
+            if has_word and self.n_tokens > 1:
+                self.track.push(token)
+
+    def _take_call(self, event: ToolCallDelta) -> None:
+        self.has_calls = True
+        call = self.calls.get(event.index)
+        if call is None:
+            call = self.calls[event.index] = JsonProgress("{")
+        call.feed(event.arguments)
+        self.track = self.code
+        self._take_logprobs(event.logprobs)
+
+    @property
+    def broken_at(self) -> int | None:
+        """Where the answer stops being the JSON that was asked for."""
+        return None if self.json is None else self.json.error_at
+
+    def features(self) -> tuple[float, ...]:
+        """FEATURES of the current track, then FEATURES_OF_TEXT."""
+        return (
+            *self.track.features(),
+            self.loops.distinct_share,
+            float(self.refusals.found),
+        )
+
+
+def _json_of(form: Form | None) -> JsonProgress | None:
+    match form:
+        case JsonObject():
+            return JsonProgress("{")
+        case JsonSchema():
+            return JsonProgress(_opening(form.schema.get("type")))
+    return None
+
+
+def _opening(kind: object) -> Opening:
+    return "{" if kind == "object" else "[" if kind == "array" else ""

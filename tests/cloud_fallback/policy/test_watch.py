@@ -1,0 +1,256 @@
+"""The watch over one local leg: what triggers, what is held back, what is left alone."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from spillover.cloud_fallback.policy.device_reading import DeviceReading
+from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
+from spillover.runtime.engine import EngineStatus, SlotState
+from spillover.runtime.events import Delta, Queued
+from spillover.runtime.request import JsonObject, Tool
+from tests.cloud_fallback.policy.answers import Leg, asked, finished, prose, token, words
+
+READY = EngineStatus(state="ready")
+GIGABYTE = 2**30
+NO_MEMORY = DeviceReading(memory_total_bytes=8 * GIGABYTE, memory_available_bytes=GIGABYTE // 8)
+MEMORY = DeviceReading(memory_total_bytes=8 * GIGABYTE, memory_available_bytes=4 * GIGABYTE)
+
+
+def code(reason: Reason | None) -> str | None:
+    return None if reason is None else reason.code
+
+
+def test_a_sure_answer_passes_and_nothing_is_held_back() -> None:
+    leg = Leg()
+    leg.begin()
+    assert set(leg.feed(prose(400))) == {"pass"}
+    assert leg.watch.finished(finished(n=400)) is None
+    assert leg.watch.reason is None
+
+
+def test_an_unsure_answer_is_held_back_and_handed_over_from_where_doubt_began() -> None:
+    leg = Leg()
+    leg.begin()
+    sure = prose(40)
+    verdicts = leg.feed(sure + prose(80, 40, logprob=-6.0))
+    assert verdicts[: len(sure)] == ["pass"] * len(sure)
+    assert verdicts[-1] == "handoff"
+    n_passed = verdicts.count("pass")
+    n_held = verdicts.count("hold")
+    assert 0 < n_held <= PolicySettings().hold_tokens
+    reason = leg.watch.reason
+    assert reason is not None
+    assert reason.code == "low_confidence"
+    assert reason.signals["p_wrong"] >= reason.signals["threshold"]
+    sent = sure + prose(80, 40)[: n_passed - len(sure)]
+    assert reason.keep_chars == sum(len(delta.text) for delta in sent)
+
+
+def test_doubt_that_goes_away_releases_the_text() -> None:
+    leg = Leg()
+    leg.begin()
+    verdicts = leg.feed(prose(40) + prose(8, 40, logprob=-4.5) + prose(100, 48))
+    assert "hold" in verdicts
+    assert "handoff" not in verdicts
+    assert verdicts[-1] == "pass"
+
+
+def test_holding_back_is_bounded_in_time() -> None:
+    settings = PolicySettings(hold_s=1.0, p_wrong_enter=0.99, p_wrong_forget=0.2)
+    leg = Leg(settings=settings)
+    leg.begin()
+    verdicts = leg.feed(prose(40) + prose(60, 40, logprob=-2.2), step_s=0.3)
+    assert verdicts.count("hold") == 4
+    assert verdicts[-1] == "pass"
+
+
+def test_unknown_confidence_is_not_low() -> None:
+    leg = Leg()
+    leg.begin()
+    without = [Delta(text=d.text, token_ids=d.token_ids) for d in prose(50)]
+    broken = prose(50, 50, logprob=float("nan"))
+    assert set(leg.feed(without + broken)) == {"pass"}
+
+
+def test_no_soft_handoff_before_the_least_tokens_nor_in_the_tail() -> None:
+    leg = Leg(asked(max_tokens=100))
+    leg.begin()
+    assert "handoff" not in leg.feed(prose(11, logprob=-9.0))
+    leg = Leg(asked(max_tokens=100))
+    leg.begin()
+    assert "handoff" not in leg.feed(prose(90) + prose(10, 90, logprob=-25.0))
+
+
+def test_the_queue_may_last_only_so_long() -> None:
+    leg = Leg()
+    leg.watch.see(Queued(position=3, n_prompt_tokens=5))
+    limit = leg.watch.deadline()
+    assert limit == leg.clock.now + PolicySettings().queue_s
+    leg.clock.now = limit - 0.1
+    assert leg.watch.on_silence() is None
+    leg.clock.now = limit
+    assert code(leg.watch.on_silence()) == "queue"
+    assert leg.watch.deadline() is None
+
+
+def test_the_first_token_and_every_other_may_last_only_so_long() -> None:
+    settings = PolicySettings()
+    leg = Leg()
+    leg.begin()
+    assert leg.watch.deadline() == leg.clock.now + settings.first_token_s
+    leg.feed(prose(3))
+    assert leg.watch.deadline() == leg.clock.now + settings.stall_s
+    leg.clock.pass_s(settings.stall_s)
+    assert code(leg.watch.on_silence()) == "slow"
+
+
+def test_an_answer_that_lost_its_kv_cells_waits_only_so_long() -> None:
+    leg = Leg()
+    leg.begin()
+    leg.feed(prose(5))
+    leg.watch.see(Queued(position=1, n_prompt_tokens=5))
+    leg.clock.pass_s(PolicySettings().stall_s)
+    assert code(leg.watch.on_silence()) == "kv_full"
+
+
+def test_slow_decoding_is_handed_over() -> None:
+    leg = Leg()
+    leg.begin()
+    verdicts = leg.feed(prose(200), step_s=1.0)
+    assert verdicts[-1] == "handoff"
+    assert code(leg.watch.reason) == "slow"
+    assert len(verdicts) < 60
+
+
+def test_policies_that_are_switched_off_never_trigger() -> None:
+    leg = Leg(settings=PolicySettings(switched_off=("slow", "low_confidence", "memory", "user")))
+    leg.begin()
+    assert set(leg.feed(prose(200, logprob=-9.0), step_s=1.0)) == {"pass"}
+    assert leg.watch.deadline() is None
+    for _ in range(5):
+        leg.watch.sense(NO_MEMORY)
+    leg.watch.ask()
+    assert leg.triggers == []
+
+
+def test_sensors_trigger_after_two_bad_readings_and_only_once() -> None:
+    leg = Leg()
+    leg.begin()
+    leg.watch.sense(NO_MEMORY)
+    leg.watch.sense(MEMORY)
+    leg.watch.sense(NO_MEMORY)
+    assert leg.triggers == []
+    leg.watch.sense(NO_MEMORY)
+    leg.watch.sense(NO_MEMORY)
+    leg.watch.ask()
+    assert [reason.code for reason in leg.triggers] == ["memory"]
+    assert leg.watch.see(token(" more")) == "handoff"
+
+
+def test_the_end_of_an_answer_overrules_a_trigger_that_came_just_before() -> None:
+    leg = Leg()
+    leg.begin()
+    leg.feed(prose(20))
+    leg.watch.ask()
+    assert leg.watch.finished(finished("stop")) is None
+    assert leg.watch.reason is None
+    leg.watch.ask()
+    assert len(leg.triggers) == 1
+
+
+def test_a_cancelled_leg_ends_with_the_reason_it_was_cancelled_for() -> None:
+    leg = Leg()
+    leg.begin()
+    leg.feed(prose(20))
+    leg.watch.ask()
+    assert code(leg.watch.finished(finished("cancelled"))) == "user"
+
+
+def test_ends_that_are_none() -> None:
+    empty = Leg()
+    empty.begin()
+    empty.feed([token(" \n")])
+    assert code(empty.watch.finished(finished(n=1))) == "empty"
+    cut = Leg(asked(max_tokens=100))
+    cut.begin()
+    cut.feed(prose(20))
+    assert code(cut.watch.finished(finished("length", n=20))) == "context"
+    full = Leg(asked(max_tokens=20))
+    full.begin()
+    full.feed(prose(20))
+    assert full.watch.finished(finished("length", n=20)) is None
+    open_ = Leg(asked(form=JsonObject()))
+    open_.begin()
+    open_.feed(words('{"a": 1'))
+    assert code(open_.watch.finished(finished(n=3))) == "schema"
+
+
+@pytest.mark.parametrize(
+    ("status", "n_prompt", "local", "expected"),
+    [
+        (EngineStatus(state="restarting", n_restarts=2), 10, LocalModel(), "crash"),
+        (READY, 1_000, LocalModel(n_ctx=1_024), "context"),
+        (READY, 900, LocalModel(n_ctx=1_024), None),
+        (EngineStatus(state="ready", n_queued=16), 10, LocalModel(), "queue"),
+        (
+            EngineStatus(
+                state="ready", n_queued=1, slots=(SlotState(id=0, state="decode", n_tokens=900),)
+            ),
+            200,
+            LocalModel(n_kv=1_024),
+            "kv_full",
+        ),
+        (READY, None, LocalModel(n_ctx=16, n_kv=16), None),
+    ],
+)
+def test_what_cannot_work_here_does_not_begin_here(
+    status: EngineStatus, n_prompt: int, local: LocalModel, expected: str | None
+) -> None:
+    assert code(Leg(local=local).watch.before(status, n_prompt, None)) == expected
+
+
+def test_tools_the_model_cannot_call_do_not_begin_here() -> None:
+    request = asked(tools=(Tool(name="look_up"),))
+    cannot = LocalModel(can_call_tools=False)
+    assert code(Leg(request, local=cannot).watch.before(READY, 5, None)) == "tools"
+    assert Leg(request, local=LocalModel()).watch.before(READY, 5, None) is None
+    unasked = asked(tools=(Tool(name="look_up"),), tool_choice="none")
+    assert Leg(unasked, local=cannot).watch.before(READY, 5, None) is None
+
+
+def test_the_user_and_the_device_are_asked_before_the_start() -> None:
+    assert code(Leg().watch.before(READY, 5, None, wanted=True)) == "user"
+    assert code(Leg().watch.before(READY, 5, NO_MEMORY)) == "memory"
+    assert Leg().watch.before(READY, 5, MEMORY) is None
+
+
+def test_many_threads_give_one_trigger() -> None:
+    triggers: list[Reason] = []
+    watch = Watch(PolicySettings(), asked(), clock=lambda: 0.0, on_trigger=triggers.append)
+    barrier = threading.Barrier(8)
+
+    def run() -> None:
+        barrier.wait()
+        for _ in range(50):
+            watch.ask()
+            watch.sense(NO_MEMORY)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(triggers) == 1
+
+
+def test_logprobs_are_asked_for_only_when_a_policy_needs_them() -> None:
+    assert logprobs_wanted(asked(), PolicySettings()) == 2
+    assert logprobs_wanted(asked(logprobs=5), PolicySettings()) == 5
+    off = PolicySettings(switched_off=("low_confidence",))
+    assert logprobs_wanted(asked(), off) is None
