@@ -1,4 +1,5 @@
-"""Which models there are: the catalogue's, known by name, and any GGUF file, known by its path."""
+"""Which models there are: the catalogue's, known by name, and any GGUF file or ONNX folder, known
+by its path."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
+
+from spillover.models import onnx_folder
+from spillover.models.errors import ModelFileError
 
 _FOLDER = Path(__file__).parent
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -25,7 +29,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
 
     name: str
     path: Path
-    """The GGUF file; of a model in several files the first one."""
+    """The GGUF file, of a model in several files the first one; or an ONNX file or its folder."""
     sha256: str | None = None
     size_bytes: int | None = None
     licence: str = ""
@@ -57,7 +61,7 @@ def default_model() -> ModelEntry:
 
 
 def find(name_or_path: str) -> ModelEntry:
-    """The model of a catalogue name, a GGUF file, or a folder with one model in it.
+    """The model of a catalogue name, a GGUF or ONNX file, or a folder with one model in it.
 
     A catalogue name goes before a file of that name: write ./name for the file.
     Raises CatalogueError.
@@ -66,12 +70,16 @@ def find(name_or_path: str) -> ModelEntry:
     if name_or_path in catalogue:
         return _entry(name_or_path, catalogue[name_or_path])
     path = Path(name_or_path).expanduser()
+    if onnx_folder.is_onnx(path):
+        return _of_onnx(path)
     if path.is_dir():
         path = _only_model_in(path)
     if not path.is_file():
         raise CatalogueError(_not_found(name_or_path, tuple(catalogue)))
     if path.suffix.lower() != ".gguf":
-        raise CatalogueError(f"{path} is not a GGUF file: give a file whose name ends in .gguf")
+        raise CatalogueError(
+            f"{path} is no model file: give a file whose name ends in .gguf or .onnx, or its folder"
+        )
     return _of_file(path)
 
 
@@ -115,6 +123,14 @@ def _entry(name: str, listed: _Listed) -> ModelEntry:
     )
 
 
+def _of_onnx(path: Path) -> ModelEntry:
+    try:
+        files = onnx_folder.find(path)
+    except ModelFileError as error:
+        raise CatalogueError(str(error)) from error
+    return ModelEntry(name=files.name, path=path)
+
+
 def _of_file(path: Path) -> ModelEntry:
     part = _PART.fullmatch(path.name)
     if part is None:
@@ -145,7 +161,7 @@ def _only_model_in(folder: Path) -> Path:
     if len(models) == 1:
         return next(iter(models.values()))
     if not models:
-        raise CatalogueError(f"there is no .gguf file in the folder {folder}")
+        raise CatalogueError(f"there is no .gguf file and no ONNX model in the folder {folder}")
     found = ", ".join(sorted(models))
     raise CatalogueError(f"the folder {folder} has several models ({found}): give the file's path")
 
@@ -159,6 +175,6 @@ def _not_found(name_or_path: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name_or_path, known, n=1)
     guess = f"did you mean {near[0]}? Else " if near else ""
     return (
-        f"there is no model {name_or_path!r}: {guess}give the path of a .gguf file "
-        f"or a name of the catalogue ({', '.join(known)})"
+        f"there is no model {name_or_path!r}: {guess}give the path of a .gguf file, "
+        f"the folder of an ONNX model, or a name of the catalogue ({', '.join(known)})"
     )

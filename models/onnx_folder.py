@@ -1,0 +1,138 @@
+"""Finds the graph, the tokenizer and the settings of an ONNX model among the files of a folder.
+
+The names are those of optimum, transformers.js and onnxruntime-genai. Only names are looked at
+here; what is in the graph is for the runtime to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from spillover.models.errors import ModelFileError
+
+MAX_JSON_BYTES = 16 << 20
+
+_PRECISIONS = ("q4", "q4f16", "int8", "quantized", "uint8", "", "fp16", "bnb4")
+"""Suffixes of transformers.js, in the order in which a CPU likes them."""
+
+_STEMS = ("model", "decoder_model_merged", "decoder_with_past_model")
+
+
+class OnnxModelFiles(Struct, frozen=True, kw_only=True):
+    """Where the parts of a model are."""
+
+    graph: Path
+    """The .onnx file."""
+    root: Path
+    """The folder with tokenizer.json and the settings."""
+
+    @property
+    def name(self) -> str:
+        """What to call the model: its folder's name, with the graph's when that says more."""
+        stem = self.graph.stem
+        if stem in _STEMS:
+            return self.root.name
+        return f"{self.root.name}-{stem.removeprefix('model_')}"
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small file of the root; None when there is none."""
+        return read_small(self.root / name)
+
+
+class _Decoder(Struct, frozen=True):
+    filename: str = ""
+
+
+class _GenaiModel(Struct, frozen=True):
+    decoder: _Decoder = _Decoder()
+
+
+class _GenaiConfig(Struct, frozen=True):
+    model: _GenaiModel = _GenaiModel()
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether *path* is an ONNX file that exists, or a folder with one."""
+    if path.is_dir():
+        return next(path.glob("*.onnx"), next(path.glob("onnx/*.onnx"), None)) is not None
+    return path.suffix.lower() == ".onnx" and path.is_file()
+
+
+def find(path: Path) -> OnnxModelFiles:
+    """The parts of the model in a folder, or of the one whose .onnx file is named.
+
+    Raises ModelFileError.
+    """
+    graph = _graph_in(path) if path.is_dir() else path
+    if not graph.is_file():
+        raise ModelFileError(f"{graph} does not exist: give an .onnx file or its folder")
+    return OnnxModelFiles(graph=graph, root=_root_of(graph))
+
+
+def read_small(path: Path) -> bytes | None:
+    """The content of a JSON or template file; None when there is none.
+
+    Raises ModelFileError for one that cannot be read or is too large to be what it should be.
+    """
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size > MAX_JSON_BYTES * (4 if path.name == "tokenizer.json" else 1):
+            raise ModelFileError(f"{path} is too large to be what its name says")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _graph_in(folder: Path) -> Path:
+    named = _named_by_genai(folder)
+    if named is not None:
+        return named
+    graph = next(_graphs_in(folder), None)
+    if graph is not None:
+        return graph
+    others = sorted(path for path in folder.glob("*.onnx") if path.is_file())
+    if len(others) == 1:
+        return others[0]
+    if others:
+        found = ", ".join(path.name for path in others)
+        raise ModelFileError(f"the folder {folder} has several graphs ({found}): name the file")
+    raise ModelFileError(f"there is no ONNX model in the folder {folder}")
+
+
+def _named_by_genai(folder: Path) -> Path | None:
+    content = read_small(folder / "genai_config.json")
+    if content is None:
+        return None
+    try:
+        name = msgspec.json.decode(content, type=_GenaiConfig).model.decoder.filename
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{folder / 'genai_config.json'} cannot be read: {error}") from error
+    if not name:
+        return None
+    if Path(name).name != name:
+        raise ModelFileError(
+            f"{folder / 'genai_config.json'} names the graph {name!r}, which is not in its folder"
+        )
+    return folder / name
+
+
+def _graphs_in(folder: Path) -> Iterator[Path]:
+    """Graphs with a name that somebody's exporter gives, the best for a CPU first."""
+    for place in (folder / "onnx", folder):
+        for stem in _STEMS:
+            for precision in _PRECISIONS:
+                path = place / (f"{stem}_{precision}.onnx" if precision else f"{stem}.onnx")
+                if path.is_file():
+                    yield path
+
+
+def _root_of(graph: Path) -> Path:
+    for folder in (graph.parent, graph.parent.parent):
+        if (folder / "tokenizer.json").is_file():
+            return folder
+    return graph.parent

@@ -1,0 +1,86 @@
+"""Which file of a folder is the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spillover.models import catalogue, onnx_folder
+from spillover.models.catalogue import CatalogueError
+from spillover.models.errors import ModelFileError
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("names", "graph"),
+    [
+        (["model.onnx"], "model.onnx"),
+        (["decoder_model.onnx", "decoder_with_past_model.onnx"], "decoder_with_past_model.onnx"),
+        (["decoder_model_merged.onnx", "decoder_model.onnx"], "decoder_model_merged.onnx"),
+        (["onnx/model.onnx", "onnx/model_q4.onnx", "onnx/model_fp16.onnx"], "onnx/model_q4.onnx"),
+        (["onnx/model.onnx", "onnx/model_fp16.onnx"], "onnx/model.onnx"),
+        (["onnx/decoder_model_merged_quantized.onnx"], "onnx/decoder_model_merged_quantized.onnx"),
+        (["phi.onnx"], "phi.onnx"),
+    ],
+)
+def test_the_graph_is_found_by_the_names_exporters_give(
+    tmp_path: Path, names: list[str], graph: str
+) -> None:
+    touch(tmp_path, "tokenizer.json", *names)
+    files = onnx_folder.find(tmp_path)
+    assert files.graph == tmp_path / graph
+    assert files.root == tmp_path
+
+
+def test_genai_names_its_graph(tmp_path: Path) -> None:
+    touch(tmp_path, "model.onnx", "int4.onnx")
+    config = '{"model": {"decoder": {"filename": "int4.onnx"}}}'
+    (tmp_path / "genai_config.json").write_text(config)
+    assert onnx_folder.find(tmp_path).graph.name == "int4.onnx"
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b.onnx"])
+def test_genai_may_not_name_a_graph_elsewhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "genai_config.json").write_text(
+        f'{{"model":{{"decoder":{{"filename":"{name}"}}}}}}'
+    )
+    with pytest.raises(ModelFileError, match="not in its folder"):
+        onnx_folder.find(tmp_path)
+
+
+def test_settings_that_are_no_json_are_an_error_that_names_them(tmp_path: Path) -> None:
+    touch(tmp_path, "model.onnx")
+    (tmp_path / "genai_config.json").write_text("<html>")
+    with pytest.raises(CatalogueError, match=r"genai_config\.json"):
+        catalogue.find(str(tmp_path))
+
+
+def test_a_named_graph_is_taken_and_its_tokenizer_found_above_it(tmp_path: Path) -> None:
+    touch(tmp_path, "tokenizer.json", "onnx/model_q4.onnx", "onnx/model_int8.onnx")
+    files = onnx_folder.find(tmp_path / "onnx" / "model_int8.onnx")
+    assert files.root == tmp_path
+    assert files.name == f"{tmp_path.name}-int8"
+
+
+def test_the_catalogue_takes_a_folder_and_names_it(tmp_path: Path) -> None:
+    touch(tmp_path / "tiny", "model.onnx", "tokenizer.json")
+    entry = catalogue.find(str(tmp_path / "tiny"))
+    assert (entry.name, entry.path) == ("tiny", tmp_path / "tiny")
+    assert catalogue.find(str(tmp_path / "tiny" / "model.onnx")).name == "tiny"
+
+
+def test_several_graphs_that_nobody_ranks_are_asked_about(tmp_path: Path) -> None:
+    touch(tmp_path, "a.onnx", "b.onnx")
+    with pytest.raises(ModelFileError, match=r"a\.onnx, b\.onnx"):
+        onnx_folder.find(tmp_path)
+
+
+def test_a_graph_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match="there is no model"):
+        catalogue.find(str(tmp_path / "model.onnx"))
