@@ -20,6 +20,7 @@ COMMANDS = {
     "serve": ("serve", "Serve a model on a local OpenAI-compatible endpoint."),
     "run": ("run", "Answer one prompt; works in pipes."),
     "chat": ("chat", "Talk with a model in the terminal."),
+    "export": ("export", "Write a model in another format."),
     "doctor": ("doctor", "Check this device and say what to do about what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }

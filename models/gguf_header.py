@@ -21,7 +21,7 @@ MAX_STRING_BYTES = 1 << 22
 MAX_NAME_BYTES = 65_535
 MAX_DIMENSIONS = 4
 MAX_SHORT_ARRAY = 1_024
-"""Numeric arrays up to this length are kept; of longer ones and of texts only the length."""
+"""Numeric arrays up to this length are kept; longer ones, and texts, only when asked for."""
 
 _SCALARS = {
     0: "B",
@@ -38,7 +38,7 @@ _SCALARS = {
 }
 _STRING, _ARRAY = 8, 9
 
-Value = int | float | bool | str | list[int | float | bool]
+Value = int | float | bool | str | list[int | float | bool] | list[str]
 
 
 class TensorInfo(Struct, frozen=True, kw_only=True):
@@ -87,15 +87,18 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
         return self.n_layer * n_head_kv * per_head * bytes_per_value
 
 
-def read_header(path: Path) -> GgufHeader:
-    """The checked header of *path*; ModelFileError says what else the file is."""
+def read_header(path: Path, *, keep: frozenset[str] = frozenset()) -> GgufHeader:
+    """The checked header of *path*; ModelFileError says what else the file is.
+
+    Arrays are kept under the keys of *keep* however long they are.
+    """
     try:
         file_size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(64)
             _check_magic(path, head)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return _Reader(path, content, file_size).header()
+                return _Reader(path, content, file_size, keep).header()
     except FileNotFoundError:
         raise ModelFileError(f"there is no file {path}: check the path") from None
     except IsADirectoryError:
@@ -124,8 +127,11 @@ def _check_magic(path: Path, head: bytes) -> None:
 class _Reader:
     """A cursor over the file that refuses to leave it."""
 
-    def __init__(self, path: Path, content: mmap.mmap, size: int) -> None:
+    def __init__(
+        self, path: Path, content: mmap.mmap, size: int, keep: frozenset[str] = frozenset()
+    ) -> None:
         self._path = path
+        self._keep = keep
         self._content = content
         self._size = min(size, len(content))
         self._at = 4
@@ -160,18 +166,18 @@ class _Reader:
         metadata: dict[str, Value] = {}
         for _ in range(n_keys):
             key = self._string(MAX_NAME_BYTES)
-            value = self._value(self._scalar("I"))
+            value = self._value(self._scalar("I"), keep=key in self._keep)
             if key in metadata:
                 raise self._error(f"has the key {key[:80]!r} twice")
             if value is not None:
                 metadata[key] = value
         return metadata
 
-    def _value(self, kind: int) -> Value | None:
+    def _value(self, kind: int, *, keep: bool) -> Value | None:
         if kind == _STRING:
             return self._string(MAX_STRING_BYTES)
         if kind == _ARRAY:
-            return self._array()
+            return self._array(keep=keep)
         return self._scalar_of(kind)
 
     def _scalar_of(self, kind: int) -> int | float | bool:
@@ -180,10 +186,12 @@ class _Reader:
             raise self._error(f"has a value of the unknown type {kind}")
         return self._scalar(code)
 
-    def _array(self) -> Value | None:
+    def _array(self, *, keep: bool) -> Value | None:
         kind, length = self._scalar("I"), self._scalar("Q")
         if kind == _STRING:
             self._need(8 * length)
+            if keep:
+                return [self._string(MAX_NAME_BYTES) for _ in range(length)]
             for _ in range(length):
                 self._skip(self._scalar("Q"))
             return None
@@ -193,7 +201,7 @@ class _Reader:
         n_bytes = length * struct.calcsize(code)
         start = self._at
         self._skip(n_bytes)
-        if length > MAX_SHORT_ARRAY:
+        if length > MAX_SHORT_ARRAY and not keep:
             return None
         return list(struct.unpack_from(f"<{length}{code}", self._content, start))
 

@@ -1,0 +1,114 @@
+"""spillover export: write a model in another format."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+import msgspec
+
+from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.terminal import safe
+from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Interface, Weights
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
+    from spillover.quantize.onnx_export.decoder_graph import Progress
+    from spillover.quantize.onnx_export.export import Exported
+
+_DEFAULT = ExportOptions()
+_EPILOG = """\b
+Examples:
+  spillover export onnx ~/models/smollm2-135m smollm2-int4
+  spillover export onnx ~/models/m-Q8_0.gguf m-int8 --weights int8
+"""
+_ONNX_EPILOG = f"""{_EPILOG}
+A Q8_0 file keeps its weights to the last bit with --weights int8, a Q4_0 file with int4.
+docs/onnx.md says more.
+"""
+
+
+@click.group("export", epilog=_EPILOG)
+def command() -> None:
+    """Write a model in another format."""
+
+
+@command.command("onnx", epilog=_ONNX_EPILOG)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--weights",
+    type=click.Choice(get_args(Weights)),
+    default=_DEFAULT.weights,
+    show_default=True,
+    help="How the weights are stored.",
+)
+@click.option(
+    "--head-bits",
+    type=click.Choice(["4", "8"]),
+    default=str(_DEFAULT.head_bits),
+    show_default=True,
+    help="Bits of the embedding and the output head with int4 and int8.",
+)
+@click.option("--symmetric", "is_symmetric", is_flag=True, help="int4 without zero points.")
+@click.option(
+    "--half/--full",
+    default=None,
+    help="Compute in fp16 (for GPUs) or fp32.  [default: fp16 with fp16 weights only]",
+)
+@click.option(
+    "--interface",
+    type=click.Choice(get_args(Interface)),
+    default=_DEFAULT.interface,
+    show_default=True,
+    help="ragged: fastest here; genai: also for onnxruntime-genai.",
+)
+@click.option(
+    "--n-ctx",
+    type=int,
+    help=f"Longest context.  [default: the model's, at most {MAX_N_CTX}]",
+)
+@click.option(
+    "--external-data/--one-file",
+    default=None,
+    help="Weights in a second file or in the graph's.  [default: by size]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def onnx(source: Path, target: Path, as_json: bool, head_bits: str, **choices: Any) -> None:
+    """Write SOURCE (a Hugging Face folder or a GGUF file) as the new ONNX model folder TARGET."""
+    from spillover.quantize.onnx_export.export import export  # slow
+
+    options = ExportOptions(head_bits=4 if head_bits == "4" else 8, **choices)
+    with _progress_bar() as progress:
+        exported = export(source, target, options, progress)
+    for note in exported.notes:
+        tell(f"spillover: {note}")
+    click.echo(msgspec.json.encode(exported, enc_hook=str) if as_json else safe(_line(exported)))
+
+
+@contextmanager
+def _progress_bar() -> Generator[Progress]:
+    """A bar on standard error, when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda n_done, n_all: None
+        return
+    bar: ProgressBar[int]
+    with click.progressbar(length=1, label="exporting", file=sys.stderr) as bar:
+
+        def show(n_done: int, n_all: int) -> None:
+            bar.length = n_all
+            bar.update(n_done - bar.pos)
+
+        yield show
+
+
+def _line(exported: Exported) -> str:
+    return (
+        f"{exported.folder}: {exported.n_params / 1e6:.1f} million parameters, "
+        f"{exported.size_bytes / 1e6:.1f} MB, context {exported.n_ctx}"
+    )

@@ -1,0 +1,168 @@
+"""Weights in blocks of 32 along the input, as MatMulNBits holds them.
+
+    value = (quantum - zero point) * scale
+
+Every block has its own scale, and its own zero point where the blocks are asymmetric. The operator:
+ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+BLOCK = 32
+_CHUNK = 1 << 21
+"""Values quantized at a time, so that the intermediate arrays stay small."""
+_SHRINKS = (1.0, 0.95, 0.9, 0.85)
+"""Tried parts of a block's range: cutting its extremes often makes the rest finer for less."""
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+class Blocks(Struct, frozen=True, kw_only=True):
+    """A matrix (rows, values) in blocks."""
+
+    bits: int
+    n_values: int
+    """Values of a row; the last block may have more, which stand for zero."""
+    packed: Bytes
+    """(rows, blocks, BLOCK * bits / 8); of two quanta in a byte the first is the lower."""
+    scales: Floats
+    """(rows, blocks)"""
+    zero_points: Bytes | None = None
+    """(rows, blocks), one in a byte; None: the middle, 2^(bits - 1)."""
+
+    def packed_zero_points(self) -> Bytes | None:
+        """As the operator wants them: rows of whole bytes."""
+        if self.zero_points is None or self.bits == 8:
+            return self.zero_points
+        points = np.pad(self.zero_points, ((0, 0), (0, self.zero_points.shape[1] % 2)))
+        packed: Bytes = points[:, ::2] | (points[:, 1::2] << np.uint8(4))
+        return packed
+
+    def values(self) -> Floats:
+        """What the blocks stand for, (rows, n_values)."""
+        quanta = _unpack(self.packed) if self.bits == 4 else self.packed
+        middle = np.uint8(1 << (self.bits - 1))
+        points = middle if self.zero_points is None else self.zero_points[..., None]
+        exact = quanta.astype(np.float32) - np.asarray(points, np.float32)
+        values: Floats = (exact * self.scales[..., None]).reshape(len(exact), -1)
+        return values[:, : self.n_values]
+
+
+def quantize(matrix: Floats, *, bits: int, is_symmetric: bool) -> Blocks:
+    """The blocks nearest to *matrix*, (rows, values)."""
+    n_rows, n_values = matrix.shape
+    step = max(_CHUNK // n_values, 1)
+    return join(
+        [
+            _quantize_rows(matrix[start : start + step], bits=bits, is_symmetric=is_symmetric)
+            for start in range(0, n_rows, step)
+        ]
+    )
+
+
+def join(parts: Sequence[Blocks]) -> Blocks:
+    """All rows of *parts*, which have the same bits, in their order."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    points = None
+    if any(part.zero_points is not None for part in parts):
+        points = np.concatenate([_zero_points(part) for part in parts])
+    return Blocks(
+        bits=first.bits,
+        n_values=first.n_values,
+        packed=np.concatenate([part.packed for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        zero_points=points,
+    )
+
+
+def pack(quanta: Bytes) -> Bytes:
+    """Two values below 16 in a byte, along the last axis."""
+    packed: Bytes = quanta[..., ::2] | (quanta[..., 1::2] << np.uint8(4))
+    return packed
+
+
+def _unpack(packed: Bytes) -> Bytes:
+    unpacked: Bytes = np.stack([packed & 15, packed >> 4], -1)
+    return unpacked.reshape(*packed.shape[:-1], -1)
+
+
+def _zero_points(part: Blocks) -> Bytes:
+    if part.zero_points is not None:
+        return part.zero_points
+    return np.full(part.scales.shape, 1 << (part.bits - 1), np.uint8)
+
+
+def _quantize_rows(rows: Floats, *, bits: int, is_symmetric: bool) -> Blocks:
+    n_values = rows.shape[1]
+    padded = np.pad(rows, ((0, 0), (0, -n_values % BLOCK)))
+    blocks = padded.reshape(len(rows), -1, BLOCK)
+    if bits == 8:
+        quanta, scales, points = _symmetric8(blocks)
+    else:
+        quanta, scales, points = _search4(blocks, is_symmetric=is_symmetric)
+    return Blocks(
+        bits=bits,
+        n_values=n_values,
+        packed=quanta if bits == 8 else pack(quanta),
+        scales=scales,
+        zero_points=points,
+    )
+
+
+def _symmetric8(blocks: Floats) -> tuple[Bytes, Floats, None]:
+    scales: Floats = np.abs(blocks).max(-1) / np.float32(127)
+    return _round(blocks, scales, np.float32(128), 255), scales, None
+
+
+def _search4(blocks: Floats, *, is_symmetric: bool) -> tuple[Bytes, Floats, Bytes | None]:
+    """The best of a few ranges for each block, by its squared error."""
+    shape = blocks.shape[:2]
+    best_error = np.full(shape, np.inf, np.float32)
+    best_scale, best_point = np.zeros(shape, np.float32), np.full(shape, 8, np.float32)
+    for shrink in _SHRINKS:
+        for scale, point in _candidates(blocks, np.float32(shrink), is_symmetric=is_symmetric):
+            quanta = _round(blocks, scale, point[..., None], 15)
+            error = _error(blocks, quanta, scale, point)
+            better = error < best_error
+            best_error[better] = error[better]
+            best_scale[better], best_point[better] = scale[better], point[better]
+    quanta = _round(blocks, best_scale, best_point[..., None], 15)
+    points = None if is_symmetric else best_point.astype(np.uint8)
+    return quanta, best_scale, points
+
+
+def _candidates(
+    blocks: Floats, shrink: np.float32, *, is_symmetric: bool
+) -> list[tuple[Floats, Floats]]:
+    """Scales and zero points to try, (rows, blocks) each."""
+    low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
+    middle = np.full(low.shape, 8, np.float32)
+    if is_symmetric:
+        # The value of the largest size takes the quantum -8, whatever its sign.
+        largest = np.where(-low > high, low, high)
+        return [(shrink * largest / np.float32(-8), middle)]
+    scale = shrink * (high - low) / np.float32(15)
+    point = np.round(-shrink * low / np.where(scale == 0, 1, scale)).astype(np.float32)
+    return [(scale, np.where(scale == 0, 8, np.clip(point, 0, 15)).astype(np.float32))]
+
+
+def _round(blocks: Floats, scales: Floats, points: Floats | np.float32, most: int) -> Bytes:
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    quanta = np.round(blocks * inverse[..., None]) + points
+    rounded: Bytes = np.clip(quanta, 0, most).astype(np.uint8)
+    return rounded
+
+
+def _error(blocks: Floats, quanta: Bytes, scale: Floats, point: Floats) -> Floats:
+    found = (quanta - point[..., None]) * scale[..., None]
+    error: Floats = np.square(found - blocks).sum(-1)
+    return error

@@ -1,0 +1,47 @@
+"""The files beside the graph: tokenizer, chat template, config.json, generation_config.json."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.genai_config import write_genai_config
+from spillover.quantize.onnx_export.gguf_companions import write_gguf_companions
+from spillover.quantize.onnx_export.gguf_source import GgufSource
+from spillover.quantize.onnx_export.hf_source import HfSource
+from spillover.quantize.onnx_export.options import ExportOptions
+
+_REQUIRED = ("config.json", "tokenizer.json")
+_OPTIONAL = (
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def write(
+    source: HfSource | GgufSource, options: ExportOptions, folder: Path, *, n_ctx: int
+) -> list[str]:
+    """Write them all; what the user should know of them. Raises ExportError."""
+    notes: list[str] = []
+    if isinstance(source, GgufSource):
+        notes += write_gguf_companions(source, folder)
+    else:
+        _copy(source.folder, folder)
+    if options.interface == "genai":
+        write_genai_config(source.spec, folder, n_ctx=n_ctx)
+    return notes
+
+
+def _copy(source: Path, folder: Path) -> None:
+    for name in (*_REQUIRED, *_OPTIONAL):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+        elif name in _REQUIRED:
+            raise ExportError(
+                f"{source} has no {name}: the exported model would lack it. Older models have "
+                "only a tokenizer.model; transformers' save_pretrained writes tokenizer.json"
+            )

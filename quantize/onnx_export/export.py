@@ -1,0 +1,131 @@
+"""From a model on disk to a folder with its ONNX graph, tokenizer and settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+from msgspec import Struct
+
+from spillover.quantize.onnx_export import companion_files
+from spillover.quantize.onnx_export.decoder_graph import Progress, build
+from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.gguf_source import GgufSource
+from spillover.quantize.onnx_export.hf_source import HfSource
+from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions
+from spillover.quantize.onnx_export.source import Source, check
+
+MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
+_MAX_INLINE_BYTES = 32 << 20
+"""Larger weights go to a second file, which sessions map instead of copying it. (A graph file
+cannot be larger than 2 GiB.)"""
+
+
+class Exported(Struct, frozen=True, kw_only=True):
+    """What was written."""
+
+    folder: Path
+    n_params: int
+    size_bytes: int
+    n_ctx: int
+    notes: tuple[str, ...]
+    """What the user should know of choices that were made."""
+
+
+def export(source_path: Path, target: Path, options: ExportOptions, progress: Progress) -> Exported:
+    """Write the folder *target*, whole or not at all. Raises ExportError."""
+    if target.exists() or target.is_symlink():
+        raise ExportError(f"{target} exists: name a new folder, or remove it first")
+    source = open_source(source_path)
+    check(source)
+    n_ctx, notes = _choose_n_ctx(source, options)
+    with _new_folder(target) as folder:
+        notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
+        _write_graph(source, options, folder, n_ctx=n_ctx, progress=progress)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return Exported(
+        folder=target,
+        n_params=_n_params(source),
+        size_bytes=size,
+        n_ctx=n_ctx,
+        notes=tuple(notes),
+    )
+
+
+def open_source(path: Path) -> HfSource | GgufSource:
+    """The model in a .gguf file or in a Hugging Face folder. Raises ExportError."""
+    if path.is_dir():
+        return HfSource(path)
+    if path.suffix == ".gguf":
+        return GgufSource(path)
+    if path.is_file():
+        raise ExportError(
+            f"{path} is no .gguf file: give one, or a Hugging Face folder with config.json, "
+            "tokenizer.json and safetensors weights"
+        )
+    raise ExportError(f"there is no file or folder {path}: check the path")
+
+
+def _choose_n_ctx(source: Source, options: ExportOptions) -> tuple[int, list[str]]:
+    most = source.spec.n_ctx
+    if options.n_ctx is None:
+        if most <= MAX_N_CTX:
+            return most, []
+        note = f"the context is {MAX_N_CTX} of the model's {most} tokens: --n-ctx makes it longer"
+        return MAX_N_CTX, [note]
+    if not 0 < options.n_ctx <= most:
+        raise ExportError(f"the context can be 1 to {most} tokens with this model")
+    return options.n_ctx, []
+
+
+def _write_graph(
+    source: Source, options: ExportOptions, folder: Path, *, n_ctx: int, progress: Progress
+) -> None:
+    data_path = folder / DATA_FILE if _is_external(source, options) else None
+    initializers = Initializers(data_path)
+    try:
+        model = build(source, options, initializers, n_ctx=n_ctx, progress=progress)
+    finally:
+        initializers.close()
+    onnx.save_model(model, folder / MODEL_FILE)
+
+
+def _is_external(source: Source, options: ExportOptions) -> bool:
+    if options.external_data is not None:
+        return options.external_data
+    bits = {"int4": 5, "int8": 9, "fp16": 16, "fp32": 32}[options.weights]
+    return _n_params(source) * bits // 8 > _MAX_INLINE_BYTES
+
+
+def _n_params(source: Source) -> int:
+    n_params = 0
+    for name in source.names():
+        n_values = 1
+        for size in source.shape(name):
+            n_values *= size
+        n_params += n_values
+    return n_params
+
+
+@contextmanager
+def _new_folder(target: Path) -> Generator[Path]:
+    """A folder that becomes *target* when the block ends well and is removed otherwise."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
+    try:
+        yield folder
+        folder.chmod(0o755)
+        os.replace(folder, target)
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""Matrix products and the embedding, with weights as the options want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats, join, quantize
+from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, Source
+
+_ACCURACY_LEVEL = 4
+"""Activations are rounded to 8 bits, so that the products run on integer units."""
+
+
+class LinearLayers:
+    """Adds products with a source's matrices to a graph."""
+
+    def __init__(self, source: Source, options: ExportOptions, graph: GraphBuilder) -> None:
+        self._source = source
+        self._options = options
+        self._graph = graph
+        self._dtype = np.float16 if options.is_half else np.float32
+        self._bits = {"int4": 4, "int8": 8}.get(options.weights)
+        self._head: Blocks | None = None
+
+    def product(self, x: str, layers: Sequence[str], output: str) -> str:
+        """x · (matrices of *layers* side by side)ᵀ, with their biases where they have any."""
+        names = [f"{layer}.weight" for layer in layers]
+        bias = self._bias(layers, output)
+        if self._bits is not None:
+            blocks = join([self._blocks(name, self._bits) for name in names])
+            self._add_blocks(blocks, output)
+            return self._nbits(x, blocks, bias, weights=output, output=output)
+        values = np.concatenate([self._source.values(name) for name in names])
+        stored = self._graph.initializers.add(f"{output}.weight", values.T.astype(self._dtype))
+        if not bias:
+            return self._graph.add("MatMul", [x, stored], [output])
+        product = self._graph.add("MatMul", [x, stored], [f"{output}.product"])
+        return self._graph.add("Add", [product, bias], [output])
+
+    def embedding(self, ids: str, output: str) -> str:
+        """The rows of the embedding for *ids*."""
+        if self._bits is None:
+            values = self._source.values(EMBEDDING).astype(self._dtype)
+            stored = self._graph.initializers.add("embedding.weight", values)
+            return self._graph.add("Gather", [stored, ids], [output])
+        blocks = self._blocks(EMBEDDING, self._options.head_bits)
+        if self._source.spec.is_tied:
+            self._head = blocks
+        self._add_blocks(blocks, "embedding")
+        return self._dequantized_rows(blocks, ids, output)
+
+    def logits(self, x: str, output: str) -> str:
+        """x times the output head, which may be the embedding."""
+        is_tied = self._source.spec.is_tied
+        weights = "embedding" if is_tied else "head"
+        if self._bits is not None:
+            blocks = self._head or self._blocks(HEAD, self._options.head_bits)
+            if not is_tied:
+                self._add_blocks(blocks, weights)
+            return self._nbits(x, blocks, "", weights=weights, output=output)
+        if not is_tied:
+            values = self._source.values(HEAD).T.astype(self._dtype)
+            stored = self._graph.initializers.add("head.weight", values)
+            return self._graph.add("MatMul", [x, stored], [output])
+        if self._options.interface == "ragged":
+            return self._graph.add("Gemm", [x, "embedding.weight"], [output], transB=1)
+        turned = self._graph.add("Transpose", ["embedding.weight"], ["head.weight"], perm=[1, 0])
+        return self._graph.add("MatMul", [x, turned], [output])
+
+    def _bias(self, layers: Sequence[str], output: str) -> str:
+        """The name of the biases side by side; zeros for a layer without; "" for none at all."""
+        names = [f"{layer}.bias" for layer in layers]
+        if not any(name in self._source.names() for name in names):
+            return ""
+        parts: list[Floats] = [
+            self._source.values(name)
+            if name in self._source.names()
+            else np.zeros(self._source.shape(f"{layer}.weight")[0], np.float32)
+            for name, layer in zip(names, layers, strict=True)
+        ]
+        stored = np.concatenate(parts).astype(self._dtype)
+        return self._graph.initializers.add(f"{output}.bias", stored)
+
+    def _blocks(self, name: str, bits: int) -> Blocks:
+        stored = self._source.blocks(name, bits)
+        if stored is not None:
+            return stored
+        is_symmetric = self._options.is_symmetric or name in (EMBEDDING, HEAD)
+        return quantize(self._source.values(name), bits=bits, is_symmetric=is_symmetric)
+
+    def _add_blocks(self, blocks: Blocks, name: str) -> None:
+        add = self._graph.initializers.add
+        add(f"{name}.blocks", blocks.packed)
+        add(f"{name}.scales", blocks.scales.astype(self._dtype))
+        points = blocks.packed_zero_points()
+        if points is not None:
+            add(f"{name}.zero_points", points)
+
+    def _nbits(self, x: str, blocks: Blocks, bias: str, *, weights: str, output: str) -> str:
+        points = "" if blocks.zero_points is None else f"{weights}.zero_points"
+        inputs = [x, f"{weights}.blocks", f"{weights}.scales", points, "", bias]
+        while not inputs[-1]:
+            inputs.pop()
+        return self._graph.add(
+            "MatMulNBits",
+            inputs,
+            [output],
+            domain=MICROSOFT,
+            N=len(blocks.packed),
+            K=blocks.n_values,
+            bits=blocks.bits,
+            block_size=BLOCK,
+            accuracy_level=_ACCURACY_LEVEL,
+        )
+
+    def _dequantized_rows(self, blocks: Blocks, ids: str, output: str) -> str:
+        """Plain operators, which read the same bytes as the head's product and which every
+        version of ONNX Runtime has."""
+        graph, middle = self._graph, 1 << (blocks.bits - 1)
+        rows = graph.add("Gather", ["embedding.blocks", ids], ["embedding.rows"])
+        if blocks.bits == 4:
+            rows = self._halves(rows)
+        exact = graph.add(
+            "Cast", [rows], ["embedding.quanta"], to=1 if self._dtype is np.float32 else 10
+        )
+        exact = graph.add("Sub", [exact, graph.constant(middle, self._dtype)], ["embedding.signed"])
+        scales = graph.add("Gather", ["embedding.scales", ids], ["embedding.row_scales"])
+        scales = graph.add("Unsqueeze", [scales, graph.constant([-1])], ["embedding.factors"])
+        values = graph.add("Mul", [exact, scales], ["embedding.values"])
+        n_padded = blocks.packed.shape[1] * BLOCK
+        shape = graph.constant([0, 0, n_padded])
+        if n_padded == blocks.n_values:
+            return graph.add("Reshape", [values, shape], [output])
+        padded = graph.add("Reshape", [values, shape], ["embedding.padded"])
+        ends = graph.constant([0]), graph.constant([blocks.n_values]), graph.constant([2])
+        return graph.add("Slice", [padded, *ends], [output])
+
+    def _halves(self, rows: str) -> str:
+        """(…, bytes) → (…, bytes, 2): the lower and the upper four bits."""
+        graph, last = self._graph, self._graph.constant([-1])
+        mask, shift = graph.constant(15, np.uint8), graph.constant(4, np.uint8)
+        low = graph.add("BitwiseAnd", [rows, mask], ["embedding.low"])
+        high = graph.add("BitShift", [rows, shift], ["embedding.high"], direction="RIGHT")
+        low = graph.add("Unsqueeze", [low, last], ["embedding.low_column"])
+        high = graph.add("Unsqueeze", [high, last], ["embedding.high_column"])
+        pairs = graph.add("Concat", [low, high], ["embedding.pairs"], axis=-1)
+        return graph.add(
+            "Reshape", [pairs, graph.constant([0, 0, 0, BLOCK])], ["embedding.nibbles"]
+        )

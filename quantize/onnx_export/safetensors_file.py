@@ -1,0 +1,88 @@
+"""Reads safetensors files without believing their headers.
+
+Format: an 8-byte length, a JSON table name → dtype, shape, data_offsets, and the data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from spillover.quantize.onnx_export.errors import ExportError
+
+MAX_HEADER_BYTES = 100 << 20
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+class _Entry(Struct):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+class SafetensorsFile:
+    """Tensors of one file, read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._size = path.stat().st_size
+            self._data = np.memmap(path, np.uint8, "r") if self._size else np.zeros(0, np.uint8)
+        except OSError as error:
+            raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
+        length = int.from_bytes(self._data[:8].tobytes(), "little")
+        if self._size < 8 or length > min(self._size - 8, MAX_HEADER_BYTES):
+            raise ExportError(f"{path} is no safetensors file, or a part of one: fetch it again")
+        self._start = 8 + length
+        self._entries = self._read_entries(self._data[8 : self._start].tobytes())
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._entries[name].shape)
+
+    def values(self, name: str) -> npt.NDArray[np.float32]:
+        """The tensor as float32."""
+        entry = self._entries[name]
+        first, last = (self._start + offset for offset in entry.data_offsets)
+        raw = self._data[first:last].view(_DTYPES[entry.dtype]).reshape(entry.shape)
+        if entry.dtype == "BF16":
+            # bfloat16 is the upper half of float32.
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(raw, np.float32)
+
+    def _read_entries(self, header: bytes) -> dict[str, _Entry]:
+        try:
+            tables = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+            tables.pop("__metadata__", None)
+            entries = {
+                name: msgspec.json.decode(table, type=_Entry) for name, table in tables.items()
+            }
+        except msgspec.DecodeError as error:
+            raise ExportError(f"the header of {self.path} is damaged: {error}") from error
+        for name, entry in entries.items():
+            self._check(name, entry)
+        return entries
+
+    def _check(self, name: str, entry: _Entry) -> None:
+        if entry.dtype not in _DTYPES:
+            raise ExportError(
+                f"{self.path}: {name[:80]!r} has the type {entry.dtype}: export from the "
+                f"original weights ({', '.join(_DTYPES)})"
+            )
+        n_bytes = np.dtype(_DTYPES[entry.dtype]).itemsize
+        for size in entry.shape:
+            if size < 0:
+                raise ExportError(f"{self.path}: {name[:80]!r} has a negative size")
+            n_bytes *= size
+        first, last = entry.data_offsets
+        if not 0 <= first <= last <= self._size - self._start or last - first != n_bytes:
+            raise ExportError(
+                f"{self.path} ends before its tensor {name[:80]!r} does, or its header is "
+                "damaged: fetch it again"
+            )

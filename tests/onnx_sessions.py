@@ -1,0 +1,95 @@
+"""Running exported graphs in tests, as the runtime does: buffers that are past and present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Before the first import: the library reports home otherwise.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
+
+Logits = npt.NDArray[np.float32]
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def session(model: Path | bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        str(model) if isinstance(model, Path) else model,
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+
+
+def ragged_logits(
+    model: Path | bytes, ids: npt.NDArray[np.int64], chunks: Sequence[int], n_ctx: int = 128
+) -> Logits:
+    """The logits of all positions, read in *chunks* and, when those are used up, one by one."""
+    sizes, running = list(chunks), session(model)
+    past = {
+        given.name: onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.zeros((1, given.shape[1], n_ctx, given.shape[3]), _DTYPES[given.type])
+        )
+        for given in running.get_inputs()
+        if given.name.startswith("past")
+    }
+    rows, start = [], 0
+    while start < len(ids):
+        n = sizes.pop(0) if sizes else 1
+        rows.append(_step(running, past, ids[start : start + n], start))
+        start += n
+    return np.concatenate(rows)
+
+
+def _step(running: Any, past: dict[str, Any], ids: npt.NDArray[np.int64], start: int) -> Logits:
+    n_seen = start + len(ids)
+    binding = running.io_binding()
+    binding.bind_cpu_input("input_ids", ids[None].copy())
+    binding.bind_cpu_input("seqlens_k", np.array([n_seen - 1], np.int32))
+    binding.bind_cpu_input("total_sequence_length", np.array(n_seen, np.int32))
+    binding.bind_cpu_input("logits_rows", np.arange(len(ids)))
+    for name, cache in past.items():
+        binding.bind_ortvalue_input(name, cache)
+        binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
+    binding.bind_output("logits")
+    running.run_with_iobinding(binding)
+    return np.array(binding.get_outputs()[-1].numpy())
+
+
+def masked_logits(model: Path | bytes, ids: npt.NDArray[np.int64]) -> Logits:
+    """The logits of all positions of a graph with attention_mask, read at once."""
+    running = session(model)
+    feed: dict[str, npt.NDArray[Any]] = {
+        "input_ids": ids[None],
+        "attention_mask": np.ones((1, len(ids)), np.int64),
+        "position_ids": np.arange(len(ids))[None],
+    }
+    for given in running.get_inputs():
+        if given.name.startswith("past"):
+            shape = (1, given.shape[1], 0, given.shape[3])
+            feed[given.name] = np.zeros(shape, _DTYPES[given.type])
+    names = {given.name for given in running.get_inputs()}
+    feed = {name: value for name, value in feed.items() if name in names}
+    found = running.run(["logits"], feed)[0][0]
+    return np.asarray(found, np.float32)
+
+
+def divergence(reference: Logits, found: Logits) -> float:
+    """Mean Kullback-Leibler divergence over the rows, in nats."""
+    wanted, got = _log_softmax(reference), _log_softmax(found)
+    return float((np.exp(wanted) * (wanted - got)).sum(-1).mean())
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    total: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return total

@@ -1,0 +1,74 @@
+"""Exported graphs compute what Hugging Face's implementation does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from spillover.quantize.onnx_export.export import Exported, export
+from spillover.quantize.onnx_export.options import ExportOptions
+from tests import tiny_models
+from tests.onnx_sessions import divergence, masked_logits, ragged_logits
+from tests.storyteller import KEPT_ROWS, STORYTELLER, story_ids
+
+Array = npt.NDArray[np.float32]
+FP32 = ExportOptions(weights="fp32")
+
+
+@pytest.fixture(scope="module")
+def hf_logits() -> dict[str, Array]:
+    return dict(np.load(Path(__file__).parent / "hf_logits.npz"))
+
+
+def exported(source: Path, target: Path, options: ExportOptions) -> Exported:
+    return export(source, target, options, lambda n_done, n_all: None)
+
+
+@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+def test_every_architecture_gives_hugging_faces_logits(
+    name: str, tmp_path: Path, hf_logits: dict[str, Array]
+) -> None:
+    source = tiny_models.write(tmp_path / "hf", tiny_models.CONFIGS[name])
+    exported(source, tmp_path / "out", FP32)
+    found = ragged_logits(tmp_path / "out" / "model.onnx", tiny_models.IDS, [17, 1, 5, 13])
+    np.testing.assert_allclose(found, hf_logits[name], atol=2e-4)
+
+
+@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+def test_the_genai_interface_computes_the_same(
+    name: str, tmp_path: Path, hf_logits: dict[str, Array]
+) -> None:
+    source = tiny_models.write(tmp_path / "hf", tiny_models.CONFIGS[name])
+    exported(source, tmp_path / "out", ExportOptions(weights="fp32", interface="genai"))
+    found = masked_logits(tmp_path / "out" / "model.onnx", tiny_models.IDS)
+    np.testing.assert_allclose(found, hf_logits[name], atol=2e-4)
+
+
+def test_the_storyteller_gives_hugging_faces_logits(
+    tmp_path: Path, hf_logits: dict[str, Array]
+) -> None:
+    exported(STORYTELLER, tmp_path / "out", FP32)
+    found = ragged_logits(tmp_path / "out" / "model.onnx", story_ids(), [9, 20])[KEPT_ROWS]
+    np.testing.assert_allclose(found, hf_logits["storyteller"], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        (ExportOptions(weights="fp16"), 1e-5),
+        (ExportOptions(weights="int8"), 2e-4),
+        (ExportOptions(weights="int8", half=True), 3e-4),
+        (ExportOptions(weights="int4"), 0.02),
+        (ExportOptions(weights="int4", is_symmetric=True), 0.03),
+        (ExportOptions(weights="int4", head_bits=4), 0.03),
+    ],
+)
+def test_smaller_weights_stay_near(
+    options: ExportOptions, most: float, tmp_path: Path, hf_logits: dict[str, Array]
+) -> None:
+    exported(STORYTELLER, tmp_path / "out", options)
+    found = ragged_logits(tmp_path / "out" / "model.onnx", story_ids(), [30])[KEPT_ROWS]
+    assert 0 < divergence(hf_logits["storyteller"], found) < most

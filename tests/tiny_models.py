@@ -1,0 +1,180 @@
+"""Tiny decoders with made-up weights, as Hugging Face folders: the same ones on every machine."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+Array = npt.NDArray[np.float32]
+
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+_QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": _LLAMA,
+    "smollm": {**_LLAMA, "tie_word_embeddings": True, "rope_theta": 100000.0},
+    "llama-3.1": {
+        **_LLAMA,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "llama-linear": {**_LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "llama-biased": {**_LLAMA, "attention_bias": True, "mlp_bias": True},
+    "mistral": {
+        **_LLAMA,
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "sliding_window": 11,
+    },
+    "qwen2": _QWEN2,
+    "qwen2-windows": {
+        **_QWEN2,
+        "use_sliding_window": True,
+        "sliding_window": 9,
+        "max_window_layers": 1,
+    },
+    "qwen2-yarn": {
+        **_QWEN2,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "qwen3": {
+        **_LLAMA,
+        "model_type": "qwen3",
+        "architectures": ["Qwen3ForCausalLM"],
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+    },
+}
+IDS: npt.NDArray[np.int64] = np.random.RandomState(7).randint(0, 96, 48).astype(np.int64)
+"""The text that the fixture's logits are for."""
+
+
+def weights(config: dict[str, Any]) -> dict[str, Array]:
+    """All tensors under Hugging Face's names."""
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    n_query, n_shared = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+    }
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    attention_bias = config.get("attention_bias", False)
+    biased = {
+        "q": attention_bias or config["model_type"] == "qwen2",
+        "o": attention_bias,
+        "mlp": config.get("mlp_bias", False),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
+        for name, shape, bias in [
+            (f"{attention}.q_proj", (n_query, hidden), biased["q"]),
+            (f"{attention}.k_proj", (n_shared, hidden), biased["q"]),
+            (f"{attention}.v_proj", (n_shared, hidden), biased["q"]),
+            (f"{attention}.o_proj", (hidden, n_query), biased["o"]),
+            (f"{mlp}.gate_proj", (inner, hidden), biased["mlp"]),
+            (f"{mlp}.up_proj", (inner, hidden), biased["mlp"]),
+            (f"{mlp}.down_proj", (hidden, inner), biased["mlp"]),
+        ]:
+            shapes[f"{name}.weight"] = shape
+            if bias:
+                shapes[f"{name}.bias"] = shape[:1]
+        shapes[f"model.layers.{layer}.input_layernorm.weight"] = (hidden,)
+        shapes[f"model.layers.{layer}.post_attention_layernorm.weight"] = (hidden,)
+        if config["model_type"] == "qwen3":
+            shapes[f"{attention}.q_norm.weight"] = (head,)
+            shapes[f"{attention}.k_norm.weight"] = (head,)
+    return {name: _values(name, shape) for name, shape in shapes.items()}
+
+
+def write(folder: Path, config: dict[str, Any], *, dtype: str = "F32", files: int = 1) -> Path:
+    """A model folder with *files* files of weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder / "tokenizer.json", config["vocab_size"])
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<1>"}))
+    tensors = weights(config)
+    if files == 1:
+        write_safetensors(folder / "model.safetensors", tensors, dtype)
+        return folder
+    names = [f"model-{number:05}-of-{files:05}.safetensors" for number in range(1, files + 1)]
+    places = {name: names[index % files] for index, name in enumerate(tensors)}
+    for name in names:
+        part = {tensor: tensors[tensor] for tensor, place in places.items() if place == name}
+        write_safetensors(folder / name, part, dtype)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+def write_safetensors(path: Path, tensors: dict[str, Array], dtype: str = "F32") -> None:
+    header, data = {}, b""
+    for name, values in tensors.items():
+        raw = _encoded(values, dtype)
+        header[name] = {
+            "dtype": dtype,
+            "shape": values.shape,
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+
+
+def write_tokenizer(path: Path, n_vocab: int) -> None:
+    """A tokenizer whose tokens are single characters from the space on; 0 and 1 are special."""
+    vocab = {chr(31 + token): token for token in range(2, n_vocab)}
+    tokenizer = Tokenizer(models.BPE(vocab={"<0>": 0, "<1>": 1, **vocab}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([])
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<0>", "<1>"])
+    tokenizer.save(str(path))
+
+
+def _encoded(values: Array, dtype: str) -> bytes:
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+
+
+def _values(name: str, shape: tuple[int, ...]) -> Array:
+    """Made up by the frozen generator of old numpy, in steps that bfloat16 and fp16 hold."""
+    draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if "norm" in name:
+        draw = 1 + draw / 8
+    elif name.endswith("bias"):
+        draw = draw / 2
+    elif "embed" not in name:
+        draw = draw * 2 / np.sqrt(shape[-1])
+    bits = draw.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    return np.asarray(bits.view(np.float32).astype(np.float16), np.float32)
