@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
+
+from tests.fakes.fake import Fake
+from tests.fakes.pool import FakePool
 
 FOLDERS = ("runtime", "quantize", "edge_server", "cloud_fallback", "models")
 
@@ -17,3 +20,24 @@ def no_second_copy_of_our_modules() -> Generator[None]:
     yield
     stray = sorted(name for name in sys.modules if name.split(".")[0] in FOLDERS)
     assert not stray, f"write `from spillover.…` instead of importing {', '.join(stray)}"
+
+
+@pytest.fixture(scope="session")
+def fake_pool() -> Generator[FakePool]:
+    """The processes of all fake providers."""
+    pool = FakePool()
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture
+def make_fake(fake_pool: FakePool) -> Generator[Callable[[], Fake]]:
+    """Makes another fake provider, in a process of its own."""
+    yield fake_pool.lend
+    fake_pool.take_back()
+
+
+@pytest.fixture
+def fake(make_fake: Callable[[], Fake]) -> Fake:
+    """A fake cloud provider that speaks every dialect; see tests/fakes/script.py."""
+    return make_fake()

@@ -1,0 +1,46 @@
+"""The shape of a voice: the frames of one provider's stream."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from tests.fakes.asked import Asked
+from tests.fakes.reply import Reply
+from tests.fakes.script import Kind, Tokens, ToolCall
+
+
+class Voice(Protocol):
+    """Writes one stream; made anew for each."""
+
+    content_type: str
+
+    def __init__(self, asked: Asked) -> None: ...
+    def opening(self) -> list[bytes]: ...
+    def noise(self) -> list[bytes]:
+        """Frames that say nothing, as this provider mixes them in."""
+        ...
+
+    def reasoning(self, text: str) -> list[bytes]: ...
+    def text(self, text: str) -> list[bytes]: ...
+    def tool_call(self, index: int, call: ToolCall) -> list[bytes]: ...
+    def closing(self, reply: Reply, tokens: Tokens | None) -> list[bytes]:
+        """The terminal events."""
+        ...
+
+    def error(self, kind: Kind) -> bytes:
+        """An error inside the stream."""
+        ...
+
+    def malformed(self) -> bytes: ...
+
+
+def event(data: Any, name: str = "") -> bytes:
+    """A server-sent event with *data* as JSON."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
+
+
+def halves(text: str) -> tuple[str, str]:
+    """A call's arguments as a provider streams them: in pieces."""
+    return text[: len(text) // 2], text[len(text) // 2 :]
