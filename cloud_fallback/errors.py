@@ -5,7 +5,7 @@
     │   ├── RedactionFailed     what must not leave could not be taken out with certainty
     │   ├── BudgetExceeded      a limit is reached; carries it, what is spent, and until when
     │   ├── PriceUnknown        a limit in money, and a provider without prices
-    │   └── BudgetUnavailable   the record of what was spent cannot be read or written
+    │   └── LedgerUnavailable   the record of what was spent cannot be read or written
     └── ProviderError           names the provider; the local answer can go on
         ├── NotNow              carries when to try again, if known
         │   ├── RateLimited     too many requests or tokens
@@ -57,7 +57,7 @@ class PriceUnknown(KeptLocal):
     """A budget in money cannot be kept with a provider whose prices are not known."""
 
 
-class BudgetUnavailable(KeptLocal):
+class LedgerUnavailable(KeptLocal):
     """The record of what was spent cannot be read or written."""
 
 

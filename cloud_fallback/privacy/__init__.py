@@ -1,1 +1,1 @@
-"""What may leave the device: consent, and redaction before it does."""
+"""What must not leave the device is taken out before a request does, and put back in the answer."""

@@ -1,1 +1,1 @@
-"""Budgets, prices, circuit breakers and retries of cloud providers."""
+"""Prices, budgets and the record of handoffs: what the cloud costs, kept in one SQLite file."""

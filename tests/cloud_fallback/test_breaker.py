@@ -15,8 +15,8 @@ from spillover.cloud_fallback.circuit import PROBE_LIFE_S
 from spillover.cloud_fallback.errors import (
     AuthFailed,
     BillingFailed,
-    BudgetUnavailable,
     ContentBlocked,
+    LedgerUnavailable,
     NetworkFailed,
     Overloaded,
     ProviderError,
@@ -245,8 +245,8 @@ def test_a_cancelled_probe_leaves_its_place_to_the_next_request(
 
 
 def test_what_leaves_the_with_block_is_the_verdict(breakers: Breakers) -> None:
-    with pytest.raises(BudgetUnavailable), permit(breakers):
-        raise BudgetUnavailable("locked")
+    with pytest.raises(LedgerUnavailable), permit(breakers):
+        raise LedgerUnavailable("locked")
     with pytest.raises(AuthFailed), permit(breakers):
         raise AuthFailed("a", "401")
     assert refusal(breakers).reason == "auth"

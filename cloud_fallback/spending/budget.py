@@ -1,0 +1,224 @@
+"""Sees to it that the cloud costs no more than its owner allows, before and while it answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+import msgspec
+
+from spillover.cloud_fallback.errors import LedgerUnavailable, PriceUnknown
+from spillover.cloud_fallback.spending import ledger
+from spillover.cloud_fallback.spending.database import Database
+from spillover.cloud_fallback.spending.estimate import ASSUMED_COMPLETION_TOKENS, Estimate
+from spillover.cloud_fallback.spending.ledger import Amount
+from spillover.cloud_fallback.spending.limits import BudgetSettings, Room, tightest
+from spillover.runtime.events import Leg
+
+Clock: TypeAlias = Callable[[], float]
+
+MIN_COMPLETION_TOKENS = 16
+"""A request that could not be answered with so many tokens is not worth sending."""
+STEP_TOKENS = 256
+"""Reserved anew at a time while an answer outgrows its reservation."""
+RENEW_AFTER_S = ledger.RESERVATION_LIFE_S / 4
+
+_log = logging.getLogger(__name__)
+
+
+class Budget:
+    """The limits of *settings*, kept in *database* together with all other processes that use it.
+
+    What is spent never passes a limit by more than the last event of each answer under way, as far
+    as prompts are no longer than estimated. Where a limit is set, a ledger that cannot be used
+    means that nothing is sent; where none is, that nothing is recorded. *clock*: Unix time.
+    """
+
+    def __init__(
+        self, database: Database, settings: BudgetSettings, *, clock: Clock = time.time
+    ) -> None:
+        self.database = database
+        self.settings = settings
+        self.clock = clock
+
+    @classmethod
+    def at(cls, path: Path, settings: BudgetSettings) -> Budget:
+        return cls(Database(path), settings)
+
+    def reserve(self, provider: str, estimate: Estimate) -> Reservation:
+        """Set aside what the request may cost.
+
+        Raises BudgetExceeded when not even a short answer can be paid, PriceUnknown, and
+        LedgerUnavailable.
+        """
+        if estimate.prices is None and self.settings.limits_money(provider):
+            raise PriceUnknown(
+                f"a budget in money is set and the prices of {provider} are not known: "
+                "set its prices, or a budget in tokens"
+            )
+        try:
+            return self._reserve(provider, estimate)
+        except LedgerUnavailable as error:
+            if not self.settings.is_unlimited:
+                raise
+            _log.warning("what %s costs is not recorded: %s", provider, error)
+            return Reservation(self, provider, estimate, None, _wanted(estimate), None)
+
+    def _reserve(self, provider: str, estimate: Estimate) -> Reservation:
+        now, wanted = self.clock(), _wanted(estimate)
+        with self.database.transaction() as connection:
+            ledger.check_clock(now)
+            ledger.expire(connection, now)
+            ledger.forget_old(connection, now)
+            rooms = ledger.rooms(connection, self.settings, provider, now)
+            room, affordable = tightest(rooms, estimate)
+            if room and affordable is not None and affordable < min(wanted, MIN_COMPLETION_TOKENS):
+                raise room.exceeded()
+            is_cut = affordable is not None and affordable < wanted
+            granted = affordable if is_cut and affordable is not None else wanted
+            number = ledger.hold(
+                connection, provider, _amount(estimate, granted), _amount(estimate, 0), now
+            )
+        return Reservation(self, provider, estimate, number, granted, granted if is_cut else None)
+
+    def report(self, provider: str | None = None) -> list[Room]:
+        """Every limit, or those that hold for *provider*, with what is spent and reserved."""
+        now = self.clock()
+        with self.database.transaction() as connection:
+            ledger.expire(connection, now)
+            if provider is not None:
+                return ledger.rooms(connection, self.settings, provider, now)
+            names = sorted(self.settings.providers) or [""]
+            rooms = [
+                room
+                for name in names
+                for room in ledger.rooms(connection, self.settings, name, now)
+            ]
+        return list({(room.provider, room.period, room.unit): room for room in rooms}.values())
+
+    def spent_today(self, provider: str | None = None) -> Amount:
+        """Settled since midnight UTC with *provider*, or with all; limits or none."""
+        now = self.clock()
+        with self.database.transaction() as connection:
+            ledger.expire(connection, now)
+            return ledger.spent_amount(connection, provider, "day", now)
+
+    def close(self) -> None:
+        self.database.close()
+
+
+class Reservation:
+    """What is set aside for one request. It ends once, by settle() or release(); as a context
+    manager by what was noted, when by nothing else. Used by one answer; threads may share it."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        provider: str,
+        estimate: Estimate,
+        number: int | None,
+        granted: int,
+        max_completion_tokens: int | None,
+    ) -> None:
+        self.provider = provider
+        self.estimate = estimate
+        self.max_completion_tokens = max_completion_tokens
+        """The budget pays for no longer an answer: ask the provider for no more. None: the
+        request's own limit stands."""
+        self._budget = budget
+        self._number = number
+        self._granted = granted
+        self._lock = threading.Lock()
+        self._was_sent = False
+        self._is_over = False
+        self._n_noted = 0
+        self._renewed_at = budget.clock()
+
+    def note(self, completion_tokens: int) -> None:
+        """The answer has so many tokens so far, reasoning included; 0: the request is sent.
+
+        Raises BudgetExceeded when the answer must end here, and LedgerUnavailable when that
+        cannot be made sure of. Costs next to nothing but once in STEP_TOKENS tokens.
+        """
+        with self._lock:
+            self._was_sent = True
+            self._n_noted = max(self._n_noted, completion_tokens)
+            now = self._budget.clock()
+            is_fresh = 0 <= now - self._renewed_at < RENEW_AFTER_S
+            if self._is_over or (is_fresh and self._n_noted <= self._granted):
+                return
+            if self._number is None:
+                self._renewed_at = now
+                return
+            self._renew(self._number, now)
+
+    def _renew(self, number: int, now: float) -> None:
+        noted = _amount(self.estimate, self._n_noted)
+        with self._budget.database.transaction() as connection:
+            # What this reservation holds already is not in its own way.
+            ledger.renew(connection, number, Amount(), noted, now)
+            rooms = ledger.rooms(connection, self._budget.settings, self.provider, now)
+            room, affordable = tightest(rooms, self.estimate)
+            wanted = max(self._granted, self._n_noted + STEP_TOKENS)
+            granted = wanted if affordable is None else max(0, min(wanted, affordable))
+            held = _amount(self.estimate, max(granted, self._n_noted))
+            ledger.renew(connection, number, held, noted, now)
+        self._renewed_at, self._granted = now, granted
+        if room and self._n_noted > granted:
+            raise room.exceeded()
+
+    def settle(self, leg: Leg, cached_tokens: int = 0) -> Leg:
+        """Book what the answer really cost; *leg* with its cost, where the price is known.
+
+        Never fails: where the ledger cannot be written, what was noted is booked when the
+        reservation expires.
+        """
+        if leg.cost_usd is None and self.estimate.prices:
+            cost_usd = self.estimate.prices.cost_usd(
+                leg.prompt_tokens, leg.completion_tokens, cached_tokens
+            )
+            leg = msgspec.structs.replace(leg, cost_usd=cost_usd)
+        nano_usd = ledger.nano_usd(leg.cost_usd or 0.0)
+        self._end(Amount(nano_usd, leg.prompt_tokens + leg.completion_tokens))
+        return leg
+
+    def release(self) -> None:
+        """Nothing was sent, or nothing is to be paid."""
+        self._end(Amount())
+
+    def _end(self, spent: Amount) -> None:
+        with self._lock:
+            was_over, self._is_over = self._is_over, True
+            if was_over or self._number is None:
+                return
+            now = self._budget.clock()
+            try:
+                with self._budget.database.transaction() as connection:
+                    ledger.settle(connection, self._number, self.provider, spent, now)
+            except LedgerUnavailable as error:
+                _log.warning("what %s cost is booked later: %s", self.provider, error)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end(_amount(self.estimate, self._n_noted) if self._was_sent else Amount())
+
+
+def _wanted(estimate: Estimate) -> int:
+    limit = estimate.max_completion_tokens
+    return ASSUMED_COMPLETION_TOKENS if limit is None else limit
+
+
+def _amount(estimate: Estimate, completion_tokens: int) -> Amount:
+    return Amount(estimate.nano_usd(completion_tokens), estimate.prompt_tokens + completion_tokens)

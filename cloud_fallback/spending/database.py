@@ -1,0 +1,128 @@
+"""One SQLite file that threads and processes share: short transactions, and clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+from spillover.cloud_fallback.errors import LedgerUnavailable
+
+BUSY_TIMEOUT_S = 2.0
+"""A transaction takes milliseconds; who waits longer than this has met a program that hangs."""
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE spent (
+    day TEXT NOT NULL, provider TEXT NOT NULL, nano_usd INTEGER NOT NULL, tokens INTEGER NOT NULL,
+    PRIMARY KEY (day, provider)
+) WITHOUT ROWID;
+CREATE TABLE reserved (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, provider TEXT NOT NULL, expires_at REAL NOT NULL,
+    held_nano_usd INTEGER NOT NULL, held_tokens INTEGER NOT NULL,
+    noted_nano_usd INTEGER NOT NULL, noted_tokens INTEGER NOT NULL,
+    booked_nano_usd INTEGER NOT NULL DEFAULT 0, booked_tokens INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE handoffs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, owner TEXT NOT NULL,
+    answer_id TEXT NOT NULL, seq INTEGER NOT NULL, handoff BLOB NOT NULL, seam BLOB
+);
+CREATE INDEX handoffs_of_answer ON handoffs (answer_id, seq);
+CREATE TABLE legs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, answer_id TEXT NOT NULL, leg BLOB NOT NULL
+);
+CREATE INDEX legs_of_answer ON legs (answer_id);
+"""
+_ADVICE = {
+    "locked": "another program holds it; end that program",
+    "readonly": "it cannot be written; give yourself the right to",
+    "unable to open": "it cannot be opened; check its folder",
+    "not a database": "it is damaged; move it away, and what was spent is forgotten",
+    "malformed": "it is damaged; move it away, and what was spent is forgotten",
+    "full": "the disk is full; make room",
+    "disk I/O": "the disk fails; check it",
+}
+
+
+class Database:
+    """The file at *path*, made when it is first needed, readable by its owner only.
+
+    May be used from any thread. Every error is LedgerUnavailable; the next transaction tries anew,
+    so that a file that was repaired is used without a restart.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self.path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection]:
+        """All of it happens or nothing does, and no other process comes between."""
+        with self._lock:
+            try:
+                connection = self._connection or self._open()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+            except (sqlite3.Error, OSError) as error:
+                self._close()
+                raise LedgerUnavailable(_message(self.path, error)) from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._connection = sqlite3.connect(
+            self.path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
+        # Another process that opens the file at this moment may do it for us.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        # A power cut may cost the last transactions, never the file. Each commit would else wait
+        # for the disk, within the gap of a handoff.
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        _migrate(self._connection)
+        return self._connection
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, one process at a time."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise LedgerUnavailable(
+                "the record of spending was written by a newer version of Spillover: "
+                "use that one, or move the file away"
+            )
+        if version < 1:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _message(path: Path, error: Exception) -> str:
+    text = str(error)
+    advice = next((advice for part, advice in _ADVICE.items() if part in text), text)
+    return f"the record of spending, {path}, cannot be used: {advice}"

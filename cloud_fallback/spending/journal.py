@@ -1,0 +1,124 @@
+"""Remembers which answers were handed over, why, and what they cost: never what was said."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from sqlite3 import Connection
+
+import msgspec
+from msgspec import Struct
+
+from spillover.cloud_fallback.errors import LedgerUnavailable
+from spillover.cloud_fallback.spending.database import Database
+from spillover.runtime.events import Handoff, Leg, Seam
+
+MAX_HANDOFFS = 10_000
+MAX_LEGS = 20_000
+MAX_LISTED = 500
+
+_log = logging.getLogger(__name__)
+
+
+class HandoffRecord(Struct, frozen=True, kw_only=True):
+    """One handoff; *id* grows with time. *legs* are those of the whole answer."""
+
+    id: int
+    at: datetime
+    answer_id: str
+    handoff: Handoff
+    seam: Seam | None
+    """None: no text came from the new writer."""
+    legs: tuple[Leg, ...]
+    """Empty while the answer runs."""
+
+
+class HandoffJournal:
+    """The newest MAX_HANDOFFS handoffs. Writing never fails an answer: what cannot be written is
+    missing. *clock*: Unix time."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    def handoff(self, answer_id: str, handoff: Handoff, *, owner: str = "") -> None:
+        """Record a handoff of the answer of *owner*, whose list alone will show it."""
+
+        def write(connection: Connection, now: float) -> None:
+            cursor = connection.execute(
+                "INSERT INTO handoffs (at, owner, answer_id, seq, handoff) VALUES (?, ?, ?, ?, ?)",
+                (now, owner, answer_id, handoff.seq, msgspec.json.encode(handoff)),
+            )
+            _forget(connection, "handoffs", cursor.lastrowid, MAX_HANDOFFS)
+
+        self._write(write)
+
+    def seam(self, answer_id: str, seam: Seam) -> None:
+        """Record how the texts of the handoff with the same number were joined."""
+
+        def write(connection: Connection, now: float) -> None:
+            connection.execute(
+                "UPDATE handoffs SET seam = ? WHERE answer_id = ? AND seq = ?",
+                (msgspec.json.encode(seam), answer_id, seam.seq),
+            )
+
+        self._write(write)
+
+    def legs(self, answer_id: str, legs: Sequence[Leg]) -> None:
+        """Record what the writers of an answer that has ended cost."""
+
+        def write(connection: Connection, now: float) -> None:
+            for leg in legs:
+                cursor = connection.execute(
+                    "INSERT INTO legs (answer_id, leg) VALUES (?, ?)",
+                    (answer_id, msgspec.json.encode(leg)),
+                )
+                _forget(connection, "legs", cursor.lastrowid, MAX_LEGS)
+
+        self._write(write)
+
+    def recent(
+        self, limit: int = 50, *, before: int | None = None, owner: str | None = None
+    ) -> list[HandoffRecord]:
+        """The newest handoffs (older than number *before*, of *owner*), newest first.
+
+        Raises LedgerUnavailable.
+        """
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT id, at, answer_id, handoff, seam FROM handoffs"
+                " WHERE (?1 IS NULL OR id < ?1) AND (?2 IS NULL OR owner = ?2)"
+                " ORDER BY id DESC LIMIT ?3",
+                (before, owner, max(0, min(limit, MAX_LISTED))),
+            ).fetchall()
+            return [_record(connection, *row) for row in rows]
+
+    def _write(self, write: Callable[[Connection, float], None]) -> None:
+        now = self._clock()
+        try:
+            with self._database.transaction() as connection:
+                write(connection, now)
+        except LedgerUnavailable as error:
+            _log.warning("a handoff is not recorded: %s", error)
+
+
+def _record(
+    connection: Connection, number: int, at: float, answer_id: str, handoff: bytes, seam: bytes
+) -> HandoffRecord:
+    legs = connection.execute(
+        "SELECT leg FROM legs WHERE answer_id = ? ORDER BY id", (answer_id,)
+    ).fetchall()
+    return HandoffRecord(
+        id=number,
+        at=datetime.fromtimestamp(at, UTC),
+        answer_id=answer_id,
+        handoff=msgspec.json.decode(handoff, type=Handoff),
+        seam=msgspec.json.decode(seam, type=Seam) if seam else None,
+        legs=tuple(msgspec.json.decode(leg, type=Leg) for (leg,) in legs),
+    )
+
+
+def _forget(connection: Connection, table: str, newest: int | None, limit: int) -> None:
+    connection.execute(f"DELETE FROM {table} WHERE id <= ?", ((newest or 0) - limit,))

@@ -1,0 +1,189 @@
+"""What was spent and what is reserved, as rows. Every function runs within one transaction.
+
+A reservation *holds* an amount until it is settled. What is known to have been used of it is
+*noted* from time to time: when its process dies, the reservation expires, what was noted is
+*booked* as spent, and the rest is free again. Should the process live after all, as after a night
+asleep, its later settlement only adds what was not booked yet.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from sqlite3 import Connection
+
+from msgspec import Struct
+
+from spillover.cloud_fallback.errors import LedgerUnavailable
+from spillover.cloud_fallback.spending.limits import (
+    PERIODS,
+    BudgetSettings,
+    Period,
+    Room,
+    end_of,
+    first_day,
+)
+from spillover.cloud_fallback.spending.prices import NANO
+
+RESERVATION_LIFE_S = 600.0
+"""A reservation of which nothing was heard for this long belongs to a process that died."""
+FORGET_AFTER_S = 2 * 86400.0
+DAYS_AHEAD = 31
+"""What was spent on a day that is still to come, by a clock that was wrong, counts as today's;
+beyond this many days it does not, or a clock once wrong would close the budget for years."""
+DAYS_KEPT = 400
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""Spillover is not older than this."""
+
+
+class Amount(Struct, frozen=True):
+    nano_usd: int = 0
+    tokens: int = 0
+
+
+def check_clock(now: float) -> None:
+    """LedgerUnavailable for a time that cannot be: boards without a battery begin in 1970, and
+    every budget would be fresh there."""
+    if now < EARLIEST.timestamp():
+        raise LedgerUnavailable(
+            f"the device's clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}, and without the "
+            "right day no budget can be kept: set the clock"
+        )
+
+
+def rooms(
+    connection: Connection, settings: BudgetSettings, provider: str, now: float
+) -> list[Room]:
+    """Every limit that holds for *provider*, with what is left of it."""
+    found = []
+    for scope, limits in settings.scopes(provider):
+        held = held_amount(connection, scope)
+        for period in PERIODS:
+            spent = spent_amount(connection, scope, period, now)
+            for unit, limit in limits.of(period):
+                in_usd = unit == "USD"
+                found.append(
+                    Room(
+                        provider=scope,
+                        period=period,
+                        unit=unit,
+                        limit=limit,
+                        spent=spent.nano_usd if in_usd else spent.tokens,
+                        reserved=held.nano_usd if in_usd else held.tokens,
+                        until=end_of(period, now),
+                    )
+                )
+    return found
+
+
+def spent_amount(
+    connection: Connection, provider: str | None, period: Period, now: float
+) -> Amount:
+    """Spent in the current *period* with *provider*; None: with all."""
+    last = datetime.fromtimestamp(now, UTC).date() + timedelta(days=DAYS_AHEAD)
+    return _sum(
+        connection,
+        "SELECT sum(nano_usd), sum(tokens) FROM spent WHERE day BETWEEN ? AND ?",
+        (first_day(period, now), last.isoformat()),
+        provider,
+    )
+
+
+def held_amount(connection: Connection, provider: str | None) -> Amount:
+    """Reserved and not yet settled with *provider*; None: with all."""
+    return _sum(
+        connection,
+        "SELECT sum(held_nano_usd), sum(held_tokens) FROM reserved WHERE true",
+        (),
+        provider,
+    )
+
+
+def _sum(
+    connection: Connection, query: str, values: tuple[str, ...], provider: str | None
+) -> Amount:
+    if provider is not None:
+        query, values = f"{query} AND provider = ?", (*values, provider)
+    nano_usd, tokens = connection.execute(query, values).fetchone()
+    return Amount(nano_usd or 0, tokens or 0)
+
+
+def hold(connection: Connection, provider: str, held: Amount, noted: Amount, now: float) -> int:
+    """A new reservation's number."""
+    cursor = connection.execute(
+        "INSERT INTO reserved (provider, expires_at, held_nano_usd, held_tokens, noted_nano_usd,"
+        " noted_tokens) VALUES (?, ?, ?, ?, ?, ?)",
+        (provider, now + RESERVATION_LIFE_S, *_pair(held), *_pair(noted)),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def renew(connection: Connection, number: int, held: Amount, noted: Amount, now: float) -> None:
+    """Hold *held* in all from now on, less what an expiry has booked."""
+    connection.execute(
+        "UPDATE reserved SET expires_at = ?, held_nano_usd = max(0, ? - booked_nano_usd),"
+        " held_tokens = max(0, ? - booked_tokens), noted_nano_usd = ?, noted_tokens = ?"
+        " WHERE id = ?",
+        (now + RESERVATION_LIFE_S, *_pair(held), *_pair(noted), number),
+    )
+
+
+def settle(connection: Connection, number: int, provider: str, spent: Amount, now: float) -> None:
+    """End a reservation: *spent* is what it cost in all."""
+    row = connection.execute(
+        "SELECT booked_nano_usd, booked_tokens FROM reserved WHERE id = ?", (number,)
+    ).fetchone()
+    connection.execute("DELETE FROM reserved WHERE id = ?", (number,))
+    booked = Amount(*row) if row else Amount()
+    _book(
+        connection,
+        provider,
+        Amount(spent.nano_usd - booked.nano_usd, spent.tokens - booked.tokens),
+        now,
+    )
+
+
+def expire(connection: Connection, now: float) -> None:
+    """Free what dead processes hold, and book what they are known to have used.
+
+    An end that lies further ahead than a reservation lives comes from before a jump of the clock.
+    """
+    dead = connection.execute(
+        "SELECT id, provider, noted_nano_usd - booked_nano_usd, noted_tokens - booked_tokens"
+        " FROM reserved WHERE (held_nano_usd > 0 OR held_tokens > 0)"
+        " AND (expires_at <= ? OR expires_at > ?)",
+        (now, now + RESERVATION_LIFE_S),
+    ).fetchall()
+    for number, provider, nano_usd, tokens in dead:
+        _book(connection, provider, Amount(max(0, nano_usd), max(0, tokens)), now)
+        connection.execute(
+            "UPDATE reserved SET held_nano_usd = 0, held_tokens = 0, expires_at = ?,"
+            " booked_nano_usd = max(booked_nano_usd, noted_nano_usd),"
+            " booked_tokens = max(booked_tokens, noted_tokens) WHERE id = ?",
+            (now, number),
+        )
+    connection.execute("DELETE FROM reserved WHERE expires_at < ?", (now - FORGET_AFTER_S,))
+
+
+def forget_old(connection: Connection, now: float) -> None:
+    oldest = datetime.fromtimestamp(now, UTC).date() - timedelta(days=DAYS_KEPT)
+    connection.execute("DELETE FROM spent WHERE day < ?", (oldest.isoformat(),))
+
+
+def _book(connection: Connection, provider: str, amount: Amount, now: float) -> None:
+    """Add to what was spent today; a correction may be negative."""
+    today = first_day("day", now)
+    connection.execute("INSERT OR IGNORE INTO spent VALUES (?, ?, 0, 0)", (today, provider))
+    connection.execute(
+        "UPDATE spent SET nano_usd = max(0, nano_usd + ?), tokens = max(0, tokens + ?)"
+        " WHERE day = ? AND provider = ?",
+        (*_pair(amount), today, provider),
+    )
+
+
+def _pair(amount: Amount) -> tuple[int, int]:
+    return amount.nano_usd, amount.tokens
+
+
+def nano_usd(usd: float) -> int:
+    return round(usd * NANO)
