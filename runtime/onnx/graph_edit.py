@@ -1,0 +1,104 @@
+"""Small changes to a graph's protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+
+from spillover.runtime.onnx.graph_file import nodes_of
+
+MICROSOFT = "com.microsoft"
+
+
+def producers(graph: GraphProto) -> dict[str, NodeProto]:
+    """The node that gives each value."""
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def n_uses(proto: ModelProto) -> dict[str, int]:
+    """How often each value is taken, as an output of the graph too."""
+    counts: dict[str, int] = {}
+    for node in nodes_of(proto.graph):
+        for name in node.input:
+            counts[name] = counts.get(name, 0) + 1
+    for value in proto.graph.output:
+        counts[value.name] = counts.get(value.name, 0) + 1
+    return counts
+
+
+def attribute(node: NodeProto, name: str, default: int = 0) -> int:
+    """An integer attribute."""
+    return next((found.i for found in node.attribute if found.name == name), default)
+
+
+def set_attribute(node: NodeProto, name: str, value: int) -> None:
+    kept = [found for found in node.attribute if found.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
+def replace_input(node: NodeProto, place: int, name: str) -> None:
+    """Let *node* take *name* at *place*, which may be behind its last input."""
+    node.input.extend([""] * (place + 1 - len(node.input)))
+    node.input[place] = name
+
+
+def add_input(proto: ModelProto, value: ValueInfoProto) -> None:
+    if all(value.name != given.name for given in proto.graph.input):
+        proto.graph.input.append(value)
+
+
+def add_constant(proto: ModelProto, name: str, value: object, dtype: type[np.generic]) -> str:
+    """An initializer; its name. The same name twice is the same constant."""
+    if all(tensor.name != name for tensor in proto.graph.initializer):
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+    return name
+
+
+def insert_before(proto: ModelProto, node: NodeProto, added: Iterable[NodeProto]) -> None:
+    """Put *added* in front of *node*: nodes stand in the order in which they are computed."""
+    at = next(i for i, other in enumerate(proto.graph.node) if other is node or other == node)
+    for offset, new in enumerate(added):
+        proto.graph.node.insert(at + offset, new)
+
+
+def prune(proto: ModelProto, *, keep_inputs: Container[str] = ()) -> None:
+    """Remove nodes and initializers that no output depends on, and inputs that nobody takes."""
+    graph = proto.graph
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= _taken(node)
+    kept.reverse()
+    if len(kept) != len(graph.node):
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(copies)
+    _keep(graph.initializer, {tensor.name for tensor in graph.initializer} & needed)
+    names = {value.name for value in graph.input}
+    _keep(graph.input, {name for name in names if name in needed or name in keep_inputs})
+    # Shapes of inner values: the runtime finds them anew, and some are no longer true.
+    del graph.value_info[:]
+
+
+def _taken(node: NodeProto) -> set[str]:
+    """What a node depends on, by way of its inner graphs too."""
+    names = set(node.input)
+    for found in node.attribute:
+        inner = [found.g] if found.HasField("g") else []
+        for graph in (*inner, *found.graphs):
+            for inner_node in graph.node:
+                names |= _taken(inner_node)
+            names |= {value.name for value in graph.output}
+    return names
+
+
+def _keep(values: object, names: set[str]) -> None:
+    """Delete from a repeated field what has another name, without copying what stays."""
+    for index in range(len(values) - 1, -1, -1):  # type: ignore[arg-type]  # protobuf's containers
+        if values[index].name not in names:  # type: ignore[index]  # have no common type
+            del values[index]  # type: ignore[attr-defined]  # see above
