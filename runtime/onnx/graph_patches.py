@@ -6,29 +6,20 @@ Each gives the layout of the changed graph; a graph that a change does not fit s
 from __future__ import annotations
 
 import msgspec
-import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, TensorShapeProto, helper
 
 from spillover.runtime.onnx.graph_edit import (
-    add_constant,
     add_input,
     attribute,
     insert_before,
-    n_uses,
-    producers,
     prune,
     replace_input,
     set_attribute,
 )
 from spillover.runtime.onnx.graph_file import nodes_of
+from spillover.runtime.onnx.graph_head import find_head
 from spillover.runtime.onnx.graph_layout import GraphInputs, GraphLayout
 
-_PRODUCTS = {"MatMul", "MatMulNBits", "MatMulBnb4", "MatMulInteger", "Gemm", "FusedMatMul"}
-_ROW_BY_ROW = {
-    "Cast", "Add", "Sub", "Mul", "Div", "Tanh", "DequantizeLinear", "Identity", "Clip",
-}  # fmt: skip
-"""What may stand between the output head and the logits."""
-_MOST_STEPS = 12
 _FIXED_WINDOWS = (1, 23)
 """Before this version of ONNX Runtime, a window of n positions showed n + 1."""
 
@@ -52,7 +43,10 @@ def with_lengths(
     if layout.attention != "gqa":
         return layout
     inputs = layout.inputs
-    seqlens_k, total = inputs.seqlens_k or "seqlens_k", inputs.total_length or "total_length"
+    seqlens_k, total = (
+        inputs.seqlens_k or "seqlens_k",
+        inputs.total_length or "total_sequence_length",
+    )
     info, int32 = helper.make_tensor_value_info, TensorProto.INT32
     add_input(proto, info(seqlens_k, int32, ["batch_size"]))
     add_input(proto, info(total, int32, []))
@@ -76,24 +70,18 @@ def with_asked_logits(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
     """Logits of the asked positions only: the output head is a large part of reading a prompt."""
     if layout.logits_form != "all" or layout.inputs.n_logits is not None:
         return layout
-    found = _head(proto, layout.logits)
-    if found is None:
+    head = find_head(proto, layout.logits)
+    if head is None:
         return layout
-    node, place = found
-    hidden = node.input[place]
-    flat = add_constant(proto, "asked.shape", [0, -1], np.int64)
-    # (rows, positions, width) → (rows · positions, width), whatever the width is.
-    added = [
-        helper.make_node("Flatten", [hidden], ["asked.flat"], name="asked.flat", axis=2),
-        helper.make_node("Gather", ["asked.flat", "logits_rows"], ["asked.rows"], name="asked.rows"),
-    ]
-    del flat
-    insert_before(proto, node, added)
-    replace_input(node, place, "asked.rows")
+    # (rows, positions, width) → (rows · positions, width) → (asked, width)
+    flat = helper.make_node("Flatten", [head.input[0]], ["asked.flat"], name="asked.flat", axis=2)
+    rows = helper.make_node("Gather", ["asked.flat", "logits_rows"], ["asked.rows"], name="asked")
+    insert_before(proto, head, [flat, rows])
+    replace_input(head, 0, "asked.rows")
     add_input(proto, helper.make_tensor_value_info("logits_rows", TensorProto.INT64, ["n_logits"]))
     for output in proto.graph.output:
         if output.name == layout.logits:
-            _drop_axis(output.type.tensor_type.shape)
+            _make_two_dimensional(output.type.tensor_type.shape)
     prune(proto)
     changed = _with_inputs(proto, layout, logits_rows="logits_rows")
     return msgspec.structs.replace(changed, logits_form="asked")
@@ -113,24 +101,16 @@ def with_exact_windows(proto: ModelProto, runtime_version: tuple[int, int]) -> i
     return n_changed
 
 
-def _head(proto: ModelProto, logits: str) -> tuple[NodeProto, int] | None:
-    """The node whose input holds a row per position for the last time, and that input's place:
-    the output head, or what rounds its input."""
-    made_by, uses = producers(proto.graph), n_uses(proto)
-    value = logits
-    for _ in range(_MOST_STEPS):
-        node = made_by.get(value)
-        if node is None or any(uses.get(name, 0) > 1 for name in node.output):
-            return None
-        if node.op_type in _PRODUCTS:
-            return _input_of_product(node, made_by)
-        if node.op_type not in _ROW_BY_ROW:
-            return None
-        varying = [name for name in node.input if name in made_by]
-        if len(varying) > 1:
-            varying = [name for name in varying if made_by[name].op_type != "Constant"]
-        varying = [name for name in varying if not _is_scale(made_by[name])]
-        if len(varying) != 1:
-            return None
-        value = varying[0]
-    return None
+def _with_inputs(proto: ModelProto, layout: GraphLayout, **names: str | None) -> GraphLayout:
+    """The layout with these inputs more, and without those that are gone."""
+    left = {value.name for value in proto.graph.input}
+    before = msgspec.structs.asdict(layout.inputs)
+    after = {purpose: name for purpose, name in {**before, **names}.items() if name in left}
+    return msgspec.structs.replace(layout, inputs=GraphInputs(**after))
+
+
+def _make_two_dimensional(shape: TensorShapeProto) -> None:
+    vocabulary = TensorShapeProto.Dimension.FromString(shape.dim[-1].SerializeToString())
+    del shape.dim[:]
+    shape.dim.append(TensorShapeProto.Dimension(dim_param="n_logits"))
+    shape.dim.append(vocabulary)

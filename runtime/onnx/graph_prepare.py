@@ -1,0 +1,70 @@
+"""From a file to the graph that a session is made of, and its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+from onnx import ModelProto
+
+from spillover.runtime.onnx.graph_file import read_graph
+from spillover.runtime.onnx.graph_inspect import inspect
+from spillover.runtime.onnx.graph_layout import GraphLayout
+from spillover.runtime.onnx.graph_patches import (
+    with_asked_logits,
+    with_exact_windows,
+    with_integer_products,
+    with_lengths,
+)
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """A graph ready for a session.
+
+    Its weights in other files are found from *folder*, which the session has to be told
+    (session.model_external_initializers_file_folder_path).
+    """
+
+    proto: ModelProto
+    layout: GraphLayout
+    folder: Path
+    data_files: tuple[Path, ...]
+    size_bytes: int
+    changes: tuple[str, ...]
+    """What was changed, for people."""
+
+
+def prepare(
+    path: Path,
+    *,
+    runtime_version: tuple[int, int],
+    on_cpu: bool = True,
+    query_lengths: bool = False,
+) -> Prepared:
+    """Read, check and change the graph of an .onnx file for this version of ONNX Runtime.
+
+    *query_lengths*: rows may have unequal numbers of new tokens (GQA, from 1.32 on).
+    Raises ModelError.
+    """
+    file = read_graph(path)
+    proto = file.proto
+    layout = inspect(proto, on_cpu=on_cpu)
+    changes = []
+    with_mask = layout
+    layout = with_lengths(proto, layout, query_lengths=query_lengths)
+    if layout != with_mask:
+        changes.append("lengths as inputs")
+    if layout.logits_form != (layout := with_asked_logits(proto, layout)).logits_form:
+        changes.append("logits of asked positions only")
+    if on_cpu and with_integer_products(proto):
+        changes.append("integer products")
+    if with_exact_windows(proto, runtime_version):
+        changes.append("exact attention windows")
+    return Prepared(
+        proto=proto,
+        layout=layout,
+        folder=path.parent,
+        data_files=file.data_files,
+        size_bytes=file.size_bytes,
+        changes=tuple(changes),
+    )
