@@ -6,6 +6,8 @@
     │   ├── BudgetExceeded      a limit is reached; carries it, what is spent, and until when
     │   ├── PriceUnknown        a limit in money, and a provider without prices
     │   └── LedgerUnavailable   the record of what was spent cannot be read or written
+    ├── CannotContinue          this answer cannot be put to another writer at all
+    ├── SeamFailed              the new writer's text cannot be joined to the old one's
     └── ProviderError           names the provider; the local answer can go on
         ├── NotNow              carries when to try again, if known
         │   ├── RateLimited     too many requests or tokens
@@ -59,6 +61,14 @@ class PriceUnknown(KeptLocal):
 
 class LedgerUnavailable(KeptLocal):
     """The record of what was spent cannot be read or written."""
+
+
+class CannotContinue(EngineError):
+    """No other writer can go on with this answer; the one that has it must."""
+
+
+class SeamFailed(EngineError):
+    """The new writer's text does not fit what was already sent; another writer's may."""
 
 
 class ProviderError(EngineError):

@@ -1,0 +1,257 @@
+"""Plans what the next writer is asked, and how its text will be joined to what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from spillover.cloud_fallback.errors import CannotContinue
+from spillover.cloud_fallback.seam.anchor import MIN_USEFUL_CHARS, anchor_of, n_useful, quoted
+from spillover.cloud_fallback.seam.folding import n_trailing_blank
+from spillover.cloud_fallback.seam.graphemes import n_unfinished
+from spillover.cloud_fallback.seam.json_prefix import n_cut_escape
+from spillover.cloud_fallback.seam.language import language_of
+from spillover.cloud_fallback.seam.notices import (
+    complete_notice,
+    continue_notice,
+    rewrite_notice,
+)
+from spillover.cloud_fallback.seam.poison import holds_template_text, poison_start
+from spillover.cloud_fallback.seam.sentences import good_boundary
+from spillover.runtime.events import HandoffMode, Origin
+from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message
+
+Join: TypeAlias = Literal["fresh", "echo", "rewrite", "restart", "prefill"]
+"""What the new writer's text is expected to begin with: nothing to join (fresh); the anchor
+(echo); the answer so far, which it was shown (rewrite), or the answer anew (restart); what comes
+next (prefill). Only "fresh" is taken on trust."""
+
+ECHO_RESERVE_TOKENS = 16
+BYTES_PER_ECHO_TOKEN = 2
+"""Room for the repeated text: tokens of fewer bytes than this on average do not occur."""
+
+
+class Continuation(Struct, frozen=True, kw_only=True):
+    """The request for the next writer and what the seam must know of it."""
+
+    request: GenerationRequest
+    join: Join
+    context: str = ""
+    """Text before the answer that the new writer takes for its beginning: a raw prompt, or the
+    assistant's turn that the client asked to be continued."""
+    kept: str = ""
+    """The part of the answer that is continued."""
+    n_said: int
+    """Characters of the answer so far, as the client has it."""
+    keep_chars: int
+    """How many of them stay; where that is fewer, Replace comes before the new text."""
+    told: str = ""
+    """What the new writer knows of context + kept: all but the very end, where that is blank or
+    half a character."""
+    anchor: str = ""
+    left_behind: str = ""
+    """Bad text that was sent and cannot be taken back; the continuation comes after it."""
+    is_json: bool = False
+    can_replace: bool = False
+    language: str = "en"
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether Replace(keep_chars) comes first."""
+        return self.keep_chars < self.n_said
+
+    @property
+    def pending(self) -> str:
+        """The end of context + kept that the new writer was not told."""
+        return (self.context + self.kept)[len(self.told) :]
+
+
+def plan_continuation(
+    request: GenerationRequest,
+    said: str,
+    *,
+    mode: HandoffMode = "continue",
+    target: Origin = "cloud",
+    prefill: bool = False,
+    can_replace: bool = False,
+    keep_chars: int | None = None,
+    tokens_left: int | None = None,
+    reasoning_reserve: int = 0,
+    tokenize: Callable[[str], tuple[int, ...]] | None = None,
+) -> Continuation:
+    """The request that makes *target* go on with the answer to *request*, of which *said* (the
+    text of all legs) is there.
+
+    *prefill*: the target continues an assistant's turn; a local one always does. *can_replace*:
+    the client lets text be taken back. *keep_chars*: what follows is known to be bad. Text after
+    a leaked template token, an open thought or half a tool call never goes on the way, whatever
+    *keep_chars* says. *tokens_left*: what max_tokens leaves for the answer, at least 1.
+    *tokenize*: needed to go on locally with a prompt of token ids.
+
+    "restart" takes text back, so that without *can_replace* it means "continue" once something
+    was said. "finish_sentence" plans as "continue"; "at_turn" is for a new turn, where nothing is
+    said yet. Raises CannotContinue for what only the local model can go on with.
+    """
+    assert tokens_left is None or tokens_left > 0, "an answer without tokens left has ended"
+    assert mode != "at_turn" or not said, "at_turn hands over between two answers"
+    good = _good_chars(request, said, keep_chars)
+    if mode == "restart" and can_replace:
+        good = 0
+    kept = said[:good]
+    plan = Continuation(
+        request=request,
+        join="fresh",
+        context=_context(request),
+        kept=kept,
+        n_said=len(said),
+        keep_chars=good if can_replace else len(said),
+        left_behind="" if can_replace else said[good:],
+        is_json=isinstance(request.form, JsonObject | JsonSchema),
+        can_replace=can_replace,
+        language=_language(request, kept),
+    )
+    if target == "local":
+        plan = _local(plan, tokenize)
+    elif request.prompt is not None:
+        plan = _completion(plan)
+    else:
+        plan = _conversation(plan, prefill=prefill and request.form is None)
+    return replace(plan, request=_limited(plan, target, tokens_left, reasoning_reserve))
+
+
+def _good_chars(request: GenerationRequest, said: str, keep_chars: int | None) -> int:
+    """How much of *said* may be continued: all of it, or up to a boundary before what is bad."""
+    poison = poison_start(said, has_tools=bool(request.tools) and request.form is None)
+    limits = [limit for limit in (keep_chars, poison) if limit is not None]
+    if not limits or min(limits) >= len(said):
+        return len(said)
+    return good_boundary(said, min(limits))
+
+
+def _context(request: GenerationRequest) -> str:
+    if isinstance(request.prompt, str):
+        return request.prompt
+    return request.messages[-1].content if request.continue_final_message else ""
+
+
+def _language(request: GenerationRequest, kept: str) -> str:
+    asked = [message.content for message in request.messages if message.role == "user"]
+    return language_of("\n".join([kept[-200:], *asked[-2:]]))
+
+
+def _told(text: str, *, is_json: bool) -> str:
+    """*text* without an end that cannot be shown as it is: blanks, half a character, half an
+    escape."""
+    if is_json and (n := n_cut_escape(text)):
+        text = text[: len(text) - n]
+    while stripped := n_unfinished(text) or n_trailing_blank(text):
+        text = text[: len(text) - stripped]
+    return text
+
+
+def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None) -> Continuation:
+    """The local model reads the answer so far as its own, whatever its length."""
+    request = plan.request
+    known = plan.context + plan.kept
+    if not plan.kept:
+        return replace(plan, told=known)
+    told = _told(known, is_json=False)
+    if isinstance(request.prompt, str):
+        request = replace(request, prompt=told)
+    elif request.prompt is not None:
+        if tokenize is None:
+            raise CannotContinue("a prompt of token ids needs the model's tokenizer to go on")
+        request = replace(request, prompt=(*request.prompt, *tokenize(told)))
+    else:
+        messages = (*_history(request), Message(role="assistant", content=told))
+        request = replace(request, messages=messages, continue_final_message=True)
+    return replace(plan, request=request, join="prefill", told=told)
+
+
+def _history(request: GenerationRequest) -> tuple[Message, ...]:
+    """The conversation before the answer."""
+    return request.messages[:-1] if request.continue_final_message else request.messages
+
+
+def _completion(plan: Continuation) -> Continuation:
+    """A raw text, sent to a chat model as a text to be continued."""
+    request = plan.request
+    if not isinstance(request.prompt, str):
+        raise CannotContinue("a prompt of token ids means nothing to another model")
+    if request.form is not None:
+        raise CannotContinue("a raw prompt whose answer has a given form is only served locally")
+    if holds_template_text(request.prompt):
+        raise CannotContinue("the raw prompt is written in the local model's chat template")
+    told = _told(plan.context + plan.kept, is_json=False)
+    if n_useful(told) < MIN_USEFUL_CHARS:
+        raise CannotContinue("the raw prompt is too short to be continued by another model")
+    anchor = anchor_of(told)
+    notice = complete_notice(quoted(anchor), told)
+    request = replace(request, prompt=None, messages=(Message(role="user", content=notice),))
+    return replace(plan, request=request, join="echo", told=told, anchor=anchor)
+
+
+def _conversation(plan: Continuation, *, prefill: bool) -> Continuation:
+    request = plan.request
+    known = plan.context + plan.kept
+    told = _told(known, is_json=plan.is_json)
+    if not known:
+        return plan
+    if prefill and told:
+        return replace(plan, request=_with_turns(request, told), join="prefill", told=told)
+    if n_useful(told) < MIN_USEFUL_CHARS:
+        anew = replace(request, messages=_history(request), continue_final_message=False)
+        return replace(plan, request=anew, join="restart", told=told)
+    anchor = anchor_of(told)
+    is_whole = request.form is not None
+    write = rewrite_notice if is_whole else continue_notice
+    notice = write(quoted(anchor), plan.language)
+    return replace(
+        plan,
+        request=_with_turns(request, told, notice),
+        join="rewrite" if is_whole else "echo",
+        told=told,
+        anchor=anchor,
+    )
+
+
+def _with_turns(request: GenerationRequest, told: str, notice: str = "") -> GenerationRequest:
+    """The conversation with the answer so far, and with the *notice* if there is one."""
+    history = _history(request)
+    if history and history[-1].role == "assistant" and not history[-1].tool_calls:
+        told = f"{history[-1].content}\n\n{told}"
+        history = history[:-1]
+    messages = (*history, Message(role="assistant", content=told))
+    if notice:
+        messages = (*messages, Message(role="user", content=notice))
+    return replace(request, messages=messages, continue_final_message=not notice)
+
+
+def _limited(
+    plan: Continuation, target: Origin, tokens_left: int | None, reasoning_reserve: int
+) -> GenerationRequest:
+    """The plan's request with what holds for one leg: its tokens, its stop strings, its tools."""
+    request = replace(plan.request, n=1)
+    if tokens_left is not None:
+        room = 0 if target == "local" else reasoning_reserve + _echo_tokens(plan)
+        request = replace(request, max_tokens=tokens_left + room)
+    if plan.join != "fresh" and request.tool_choice not in ("auto", "none"):
+        # It may have been obeyed before, and words were said since.
+        request = replace(request, tool_choice="auto")
+    if target == "local":
+        return request
+    if plan.join in ("echo", "rewrite", "restart"):
+        # The repeated text or a preamble may hold one; the answer's own matcher finds them.
+        request = replace(request, stop=())
+    sampling = replace(request.sampling, logit_bias={})
+    return replace(request, sampling=sampling, logprobs=None, ignore_eos=False)
+
+
+def _echo_tokens(plan: Continuation) -> int:
+    repeated = plan.anchor if plan.join == "echo" else plan.told
+    if plan.join in ("fresh", "prefill"):
+        return 0
+    return ECHO_RESERVE_TOKENS + len(repeated.encode(errors="replace")) // BYTES_PER_ECHO_TOKEN

@@ -1,0 +1,126 @@
+"""Finds where a new writer's text stops repeating the answer and begins to be new."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from spillover.cloud_fallback.seam.folding import fold
+
+SEED_UNITS = 8
+"""Matching this many units in a row is worth following."""
+
+LEAST_UNITS = 8
+"""The shortest overlap that counts."""
+
+SURE_UNITS = 24
+RESTART_UNITS = 64
+"""So much of the answer repeated is a restart, or a long echo: it is followed however long."""
+
+CONTEXT_UNITS = 12
+MAX_JUNK_UNITS = 8
+MAX_PLACES = 64
+_JUNK = frozenset("'\".`>*_-~(:;,[⟦<|#")
+
+
+class Match(Struct, frozen=True, kw_only=True):
+    """The held text repeats *n_units* units of the answer up to the unit *place*, and held[end:]
+    is what comes then; *rest* are units of its last character that go beyond."""
+
+    place: int
+    n_units: int
+    end: int
+    rest: str
+
+
+class Track:
+    """One place of the held text where the repetition may begin; follows it through the answer."""
+
+    def __init__(
+        self, units: str, likely: tuple[int, ...], *, skips_junk: bool, least: int
+    ) -> None:
+        self._units = units
+        self._likely = likely
+        self._skips_junk = skips_junk
+        self._least = least
+        self._seed = ""
+        self._n_junk = 0
+        self._places: list[int] = []
+        self.n_units = 0
+        self.is_dead = False
+        self.longest: Match | None = None
+        """Where the repetition reached the end of the answer, last."""
+        self.last: Match | None = None
+        """How far it went before it left the answer."""
+
+    @property
+    def is_following(self) -> bool:
+        return not self.is_dead and self.n_units >= SEED_UNITS
+
+    @property
+    def places(self) -> list[int]:
+        """Where in the answer the repetition may have begun."""
+        return self._places
+
+    def add(self, unit: str, end: int, rest: str) -> None:
+        """Take the next unit of the held text."""
+        if self.is_dead or self._is_junk(unit):
+            return
+        self.n_units += 1
+        if self.n_units < SEED_UNITS:
+            self._seed += unit
+            return
+        self._narrow(unit)
+        if not self._places:
+            self.is_dead = True
+            return
+        self._note(end, rest)
+
+    def _is_junk(self, unit: str) -> bool:
+        if not self._skips_junk or self._seed:
+            return False
+        if unit not in _JUNK:
+            # Without junk there is nothing that another track does not do.
+            self.is_dead = self._n_junk == 0
+            self._skips_junk = False
+            return self.is_dead
+        self._n_junk += 1
+        self.is_dead = self._n_junk > MAX_JUNK_UNITS
+        return True
+
+    def _narrow(self, unit: str) -> None:
+        units, offset = self._units, self.n_units - 1
+        if self.n_units == SEED_UNITS:
+            self._places = _places(units, self._seed + unit, self._likely)
+        else:
+            self._places = [
+                place
+                for place in self._places
+                if place + offset < len(units) and units[place + offset] == unit
+            ]
+
+    def _note(self, end: int, rest: str) -> None:
+        place = self._places[0]
+        self.last = Match(place=place + self.n_units, n_units=self.n_units, end=end, rest=rest)
+        if self._places[-1] + self.n_units == len(self._units) and self.n_units >= self._least:
+            self.longest = Match(place=len(self._units), n_units=self.n_units, end=end, rest=rest)
+
+
+def _places(units: str, seed: str, likely: tuple[int, ...]) -> list[int]:
+    """Where *seed* occurs: at the *likely* places, and the last ones beside them."""
+    places = {place for place in likely if units.startswith(seed, place)}
+    at = units.rfind(seed)
+    while at >= 0 and len(places) < MAX_PLACES:
+        places.add(at)
+        at = units.rfind(seed, 0, at + len(seed) - 1)
+    return sorted(places)
+
+
+def is_unique_end(units: str, n: int) -> bool:
+    """Whether the last *n* units occur nowhere else in *units*."""
+    return units.find(units[len(units) - n :]) == len(units) - n
+
+
+def split_units(character: str) -> list[tuple[str, str]]:
+    """Each unit of *character* with the units that come after it."""
+    units = fold(character)
+    return [(unit, units[index + 1 :]) for index, unit in enumerate(units)]

@@ -1,0 +1,61 @@
+"""Recognises what a model says before it goes on: "Sure! Here is the rest:", in some languages."""
+
+# ruff: noqa: RUF001 - other alphabets have look-alikes of Latin letters
+
+from __future__ import annotations
+
+import re
+
+_OPENINGS = (
+    r"sure|certainly|of course|absolutely|okay|ok|right|alright|understood|got it|no problem|"
+    r"no worries|apologies|i apologi[sz]e|sorry|i'm sorry|my apologies|thanks|thank you|"
+    r"continuing|continued|continuation|picking up|resuming|let me (?:continue|pick|resume|finish)|"
+    r"i(?:'ll| will) (?:continue|pick|resume|finish|go on)|here(?:'s| is| are)|as i was saying",
+    r"klar|natürlich|selbstverständlich|gern(?:e)?\b|hier (?:ist|geht|kommt)|fortsetzung|weiter|"
+    r"ich (?:mache|setze|fahre|schreibe)|entschuldig|tut mir leid|alles klar|verstanden",
+    r"bien sûr|d'accord|voici|je (?:continue|reprends|poursuis)|reprenons|suite|désolé|"
+    r"très bien|entendu|pas de (?:souci|problème)|excuse",
+    r"claro|por supuesto|aquí (?:está|tienes|va)|continuando|continúo|continuación|sigo|"
+    r"lo siento|perdón|disculpa|de acuerdo|entendido|vale",
+    r"certo|certamente|ecco|continuo|continuando|riprendo|mi dispiace|scusa|va bene|d'accordo",
+    r"com certeza|aqui está|continuação|desculp|sem problema|entendi",
+    r"natuurlijk|zeker|hier is|ik ga (?:verder|door)|vervolg|sorry|prima|begrepen",
+    r"jasne|oczywiście|oto|kontynuuj|przepraszam|dobrze|rozumiem",
+    r"tabii|elbette|işte|devam|kaldığım|özür|tamam|anladım",
+    r"конечно|хорошо|вот|продолжаю|продолжение|продолжим|извини|понял|ладно",
+    r"好的|当然|當然|继续|繼續|以下是|接下来|接下來|抱歉|没问题|沒問題|明白|收到|接着|接著",
+    r"はい|もちろん|承知|了解|続き|それでは|申し訳|失礼|分かりました|わかりました",
+    r"네|예,|물론|알겠습니다|계속|이어서|죄송|좋습니다",
+    r"بالتأكيد|بالطبع|حسن|إليك|إليكم|أكمل|سأكمل|تابع|عذر|آسف|نعم",
+    r"ज़रूर|बिल्कुल|ठीक है|यह रहा|यहाँ|जारी|क्षमा|माफ़",
+)
+_OPENING = re.compile(rf"[\s*_>#\"'«“(\[-]*(?:{'|'.join(_OPENINGS)})", re.IGNORECASE)
+
+_META = re.compile(
+    r"\b(?:continu|left off|cut off|interrupt|the rest|remainder|picking up|pick up|resum|"
+    r"dropped|connection)|"
+    r"fortsetz|unterbroch|abgebroch|\bder rest|weitermach|aufgehört|"
+    r"\bla suite|interromp|reprend|reprise|arrêté|"
+    r"continú|continua|interrumpi|\bel resto|quedé|dejé|"
+    r"seguito|interrott|ripren|parei|restante|"
+    r"verder|vervolg|onderbroken|gebleven|"
+    r"dalszy ciąg|ciąg dalszy|kontynu|przerwa|devam|kaldığı|yarım|"
+    r"продолж|остал|прерв|继续|繼續|其余|剩余|中断|余下|接着|続き|途切れ|残り|"
+    r"계속|이어|나머지|끊긴|أكمل|تكملة|بقية|توقف|जारी|बाकी|शेष",
+    re.IGNORECASE,
+)
+MAX_CHARS = 200
+TERMINATORS = frozenset("\n:.!?…。—\uff01\uff1a\uff1f")
+
+
+def opens_preamble(text: str) -> bool:
+    """Whether *text* begins as talk about the answer, rather than as the answer, may do."""
+    return len(text) <= MAX_CHARS and _OPENING.match(text) is not None
+
+
+def preamble_length(text: str) -> int:
+    """Length of the lines at the top of *text* that can only be talk about the interruption."""
+    line, newline, _ = text.partition("\n")
+    if not newline or not opens_preamble(line) or not _META.search(line):
+        return 0
+    return len(line) + 1 if line.rstrip().endswith((":", "!", ".", "…", "\uff1a", "。")) else 0

@@ -1,0 +1,104 @@
+"""Smooths a join that could not be verified. Only white space, a repeated marker or fence, and the
+capital of a common word are touched, and only where the answer's last line says so."""
+
+from __future__ import annotations
+
+import re
+
+from spillover.cloud_fallback.seam.markup import (
+    LIST_MARKER,
+    TABLE_ROW,
+    is_inside_inline_code,
+    is_prose,
+    last_line,
+    open_fence,
+)
+
+_FENCE_LINE = re.compile(r"\s*(```+|~~~+)[\w+#.-]*[ \t]*\r?\n")
+_COMMON_WORDS = (
+    "The A An And But Or So Then In Into On Of To For With From That Which Who It This These They "
+    "He She We You Is Are Was Were As At By If While Because When Not "
+    "Der Das Und Oder Aber Ein Eine In Auf Mit Von Zu Ist Wenn Weil Als Nicht "
+    "Le La Les Et Mais Ou Un Une Des Du De Dans Que Qui Est Pour Avec "
+    "El Los Las Y Pero O En Es Con Por Para Il Lo Gli E Ma Di Per"
+)
+_COMMON = frozenset(_COMMON_WORDS.split())
+_WORD = re.compile(r"([^\W\d_]+)(?=\s)")
+_ENDS_SENTENCE = re.compile(r"[^\W\d_][.!?…][\"'\u201d\u2019)]*\Z")
+_LINK_LIKE = re.compile(r"[/@\\=&#]|www\.|\.\w+\.\Z")
+
+
+def repaired(before: str, text: str) -> str:
+    """*text* as it may follow *before*."""
+    fence = open_fence(before)
+    if fence is not None:
+        return _without_fence(text, fence)
+    if is_inside_inline_code(before) or not before:
+        return text
+    text = _without_marker(before, text)
+    if not is_prose(before):
+        return text
+    return _spaced(before, text)
+
+
+def bridge(before: str) -> str:
+    """White space that sets text apart which does not follow from *before*."""
+    if not before or before.endswith("\n\n"):
+        return ""
+    if open_fence(before) is not None or before.endswith("\n"):
+        return "" if before.endswith("\n") and open_fence(before) is not None else "\n"
+    return "\n\n"
+
+
+def _without_fence(text: str, fence: str) -> str:
+    """Inside of a code block: opening it again would close it."""
+    found = _FENCE_LINE.match(text)
+    if found and found[1].startswith(fence) and found[0].strip() != found[1]:
+        return text[found.end() :]
+    return text
+
+
+def _without_marker(before: str, text: str) -> str:
+    """A list marker that stands at the end of *before* is not wanted twice."""
+    line = last_line(before)
+    marker = LIST_MARKER.match(line)
+    again = LIST_MARKER.match(text)
+    if marker and again and not line[marker.end() :].strip():
+        if marker[0].strip() == again[0].strip():
+            rest = text[again.end() :]
+            return rest if not line.endswith(marker[0].strip()) else " " + rest.lstrip()
+        return text
+    is_row = TABLE_ROW.match(line) and line.rstrip().endswith("|") and TABLE_ROW.match(text)
+    is_item = marker and again and again[0].strip() != marker[0].strip()[:0]
+    if line.strip() and (is_row or (is_item and _follows(marker, again))):
+        return "\n" + text
+    return text
+
+
+def _follows(marker: re.Match[str] | None, again: re.Match[str] | None) -> bool:
+    """Whether the second list marker is the next one after the first."""
+    assert marker is not None
+    assert again is not None
+    first, second = marker[0].strip(), again[0].strip()
+    if first[:-1].isdigit() and second[:-1].isdigit():
+        return int(second[:-1]) == int(first[:-1]) + 1
+    return False
+
+
+def _spaced(before: str, text: str) -> str:
+    last = before[-1]
+    bare = text.lstrip()
+    blanks = text[: len(text) - len(bare)]
+    if not bare:
+        return text
+    if last.isspace():
+        return bare if blanks and not ("\n" in blanks or "\r" in blanks) else text
+    is_open = last.isalnum() or last in ",;"
+    if is_open and "\n" in blanks and bare[0].islower():
+        return " " + bare
+    if not blanks and is_open and (found := _WORD.match(bare)) and found[1] in _COMMON:
+        return " " + bare[0].lower() + bare[1:]
+    if not blanks and bare[0].isupper() and _ENDS_SENTENCE.search(before[-8:]):
+        word = before.split()[-1]
+        return text if _LINK_LIKE.search(word) else " " + text
+    return text

@@ -1,0 +1,85 @@
+"""Drops what a writer adds after the answer: a closing fence it opened itself, words after the end
+of a JSON document."""
+
+from __future__ import annotations
+
+import re
+
+from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
+from spillover.cloud_fallback.seam.markup import FENCE
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+
+
+class JsonEnd:
+    """Lets the document pass and nothing that comes after it."""
+
+    def __init__(self, document: JsonPrefix) -> None:
+        self._document = document
+
+    @property
+    def is_bad(self) -> bool:
+        return self._document.is_bad
+
+    def feed(self, text: str) -> str:
+        n = self._document.feed(text)
+        # What is wrong passes: a broken document is better shown than hidden.
+        return text if self._document.is_bad else text[:n]
+
+    def flush(self) -> str:
+        return ""
+
+
+class Unwrapped:
+    """Lets text pass without the line that closes the code block around all of it.
+
+    Only lines that begin with a fence are held, until they are whole.
+    """
+
+    def __init__(self) -> None:
+        self._line = ""
+        self._fence: str | None = None
+        self._is_closed = False
+
+    def feed(self, text: str) -> str:
+        if self._is_closed:
+            return text
+        return "".join(map(self._piece, _LINE.findall(text)))
+
+    def _piece(self, piece: str) -> str:
+        was_held = _may_be_fence(self._line)
+        self._line += piece
+        is_whole = self._line.endswith("\n")
+        if not is_whole and _may_be_fence(self._line):
+            return ""
+        line = self._line if was_held else piece
+        if is_whole:
+            line = self._take(line)
+            self._line = ""
+        return line
+
+    def _take(self, line: str) -> str:
+        found = FENCE.match(self._line)
+        if not found:
+            return line
+        if self._fence is not None:
+            if found[1].startswith(self._fence) and not found[2].strip():
+                self._fence = None
+        elif found[2].strip():
+            self._fence = found[1]
+        elif not self._is_closed:
+            self._is_closed = True
+            return ""
+        return line
+
+    def flush(self) -> str:
+        line, self._line = self._line, ""
+        if not _may_be_fence(line):
+            return ""
+        found = FENCE.match(line)
+        return "" if found and self._fence is None and not found[2].strip() else line
+
+
+def _may_be_fence(line: str) -> bool:
+    bare = line.lstrip()
+    return not bare or bare[0] in "`~"
