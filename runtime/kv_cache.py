@@ -108,14 +108,15 @@ class KvCache:
         self._ledger.truncate(seq, n)
         return n
 
-    def release(self, seq: int, tokens: Tokens) -> None:
-        """Nobody generates with *seq* any more; keep its *tokens* for the next turn."""
+    def release(self, seq: int, tokens: Tokens, read_again_s: float | None) -> None:
+        """Nobody generates with *seq* any more; keep its *tokens* for the next turn, if that
+        saves the *read_again_s* that they would take."""
         if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
             self.drop(seq)
             return
-        self._prefixes.put(seq, np.array(tokens))
-        if self._prefixes.is_over:
-            self.evict_one()
+        self._prefixes.put(seq, np.array(tokens), read_again_s)
+        while (surplus := self._prefixes.surplus()) is not None:
+            self._evict(surplus)
 
     def drop(self, seq: int) -> None:
         """Free all cells of *seq* and its id."""

@@ -7,7 +7,6 @@ for as long as the running ones may be kept waiting.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,14 +16,13 @@ from msgspec import Struct
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows
 from spillover.runtime.calibration import Calibration
 from spillover.runtime.engine import SlotState
-from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import EngineEvent, FinishReason, Prefilling, Queued
+from spillover.runtime.events import FinishReason, Prefilling, Queued
+from spillover.runtime.inbox import Inbox
 from spillover.runtime.kv_cache import KvCache
 from spillover.runtime.logprobs import RawDistribution
+from spillover.runtime.outbox import Emit, Outbox
 from spillover.runtime.sequence import Job, Phase, Sequence
 from spillover.runtime.slice_costs import SlicePlan, best_alone, plan_slice
-
-Emit = Callable[[list[tuple[int, EngineEvent]]], None]
 
 GAP_SHARE = 0.85
 """Share of the allowed gap that is planned for; the rest absorbs what the prediction misses."""
@@ -58,19 +56,15 @@ class Scheduler:
         self._options = options
         self._emit = emit
         self._clock = clock
+        self._out = Outbox(emit, clock)
         self._calibration = calibration
         self._kv = KvCache(backend, options.n_prefix_cached)
-        self._changed = threading.Condition()
-        self._inbox: deque[Job | int] = deque()
-        self._stopping = False
-        self._n_open = 0
-        self._mean_service_s = 1.0
+        self._inbox = Inbox(options.n_parallel, options.max_queue)
         self._waiting: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
         self._decoding: list[Sequence] = []
         self._slots: list[Sequence | None] = [None] * options.n_parallel
         self._decode_s: dict[int, float] = {}
-        self._out: list[tuple[int, EngineEvent]] = []
         self._may_admit = False
         self._slicing: Sequence | None = None  # alone in the running call
 
@@ -81,32 +75,17 @@ class Scheduler:
 
         *unlimited* is for jobs that were accepted before, in a process that died.
         """
-        n = sum(1 for choice in range(job.request.n) if _is_open(job, choice))
-        with self._changed:
-            ahead = max(self._n_open - self._options.n_parallel + 1, 0)
-            room = self._options.n_parallel + self._options.max_queue
-            if self._n_open + n > room and not unlimited:
-                raise EngineBusy(
-                    f"{self._n_open} answers are running or waiting and {room} is the limit: "
-                    "try again later or raise max_queue",
-                    retry_after_s=self._retry_after_s(),
-                )
-            self._n_open += n
+
+        def accepted(ahead: int) -> None:
             queued = Queued(position=ahead, n_prompt_tokens=len(job.prompt))
             self._emit([(job.id, queued)])
-            self._inbox.append(job)
-            self._changed.notify()
-        self._calibration.interrupt()
 
-    def _retry_after_s(self) -> float:
-        n_rounds = self._n_open / self._options.n_parallel
-        return min(max(1.0, self._mean_service_s * n_rounds / 2), 600.0)
+        self._inbox.submit(job, accepted, unlimited=unlimited)
+        self._calibration.interrupt()
 
     def cancel(self, job_id: int) -> None:
         """End what is left of a job at the next step."""
-        with self._changed:
-            self._inbox.append(job_id)
-            self._changed.notify()
+        self._inbox.cancel(job_id)
         # Nobody else is in a slice's call, so it need not be waited for.
         slicing = self._slicing
         if slicing is not None and slicing.job_id == job_id:
@@ -114,9 +93,7 @@ class Scheduler:
 
     def stop(self) -> None:
         """Let run() return after the present step."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._inbox.stop()
         self._calibration.interrupt()
         self._backend.abort()
 
@@ -133,7 +110,7 @@ class Scheduler:
 
     @property
     def n_queued(self) -> int:
-        return max(self._n_open - sum(s is not None for s in self._slots), 0)
+        return max(self._inbox.n_open - sum(s is not None for s in self._slots), 0)
 
     @property
     def n_kv_used(self) -> int:
@@ -150,44 +127,30 @@ class Scheduler:
             if self._may_admit:
                 self._admit()
             self._step()
-            self._flush()
+            self._out.after_step(self._next_step_s())
 
     @property
     def _is_idle(self) -> bool:
         return not (self._waiting or self._prefilling or self._decoding)
 
-    def _flush(self) -> None:
-        if self._out:
-            events, self._out = self._out, []
-            self._emit(events)
-
     def _take_commands(self) -> bool:
         """Wait for work when there is none; False when it is time to stop."""
-        with self._changed:
-            while (
-                self._is_idle
-                and not self._inbox
-                and not self._stopping
-                and self._calibration.is_done
-            ):
-                self._changed.wait()
-            commands = list(self._inbox)
-            self._inbox.clear()
-            if self._stopping:
-                return False
-        for command in commands:
-            if isinstance(command, Job):
-                self._enqueue(command)
+        orders = self._inbox.take(wait=self._is_idle and self._calibration.is_done)
+        if orders is None:
+            return False
+        for order in orders:
+            if isinstance(order, Job):
+                self._enqueue(order)
             else:
-                self._cancel(command)
-        if commands:
-            self._flush()
+                self._cancel(order)
+        if orders:
+            self._out.flush()
         return True
 
     def _enqueue(self, job: Job) -> None:
         leader: Sequence | None = None
         for choice in range(job.request.n):
-            if not _is_open(job, choice):
+            if not job.is_open(choice):
                 continue
             sequence = Sequence(job, choice, leader, self._clock())
             leader = leader or sequence
@@ -245,7 +208,7 @@ class Scheduler:
             if sequence.job_id not in told and sequence.n_generated == 0:
                 told.add(sequence.job_id)
                 queued = Queued(position=position, n_prompt_tokens=sequence.n_prompt)
-                self._out.append((sequence.job_id, queued))
+                self._out.add(sequence.job_id, queued)
 
     def _tell_progress(self, sequence: Sequence) -> None:
         if sequence.leader is None and sequence.n_generated == 0:
@@ -254,7 +217,7 @@ class Scheduler:
                 n_cached=sequence.n_cached,
                 n_prompt_tokens=sequence.n_prompt,
             )
-            self._out.append((sequence.job_id, progress))
+            self._out.add(sequence.job_id, progress)
 
     # --- a step -----------------------------------------------------------------------------
 
@@ -278,7 +241,7 @@ class Scheduler:
             self._decode(sequence, plan.n_tokens)
             return
         self._decode(None, 0)
-        self._flush()
+        self._out.flush()
         started = self._clock()
         first = True
         while self._prefilling and not self._inbox:
@@ -305,6 +268,12 @@ class Scheduler:
             room_s=room_s,
             decode_s=self._expected_decode_s(),
         )
+
+    def _next_step_s(self) -> float | None:
+        """Seconds until the next step's text, where only decoding is ahead."""
+        if self._prefilling or self._may_admit:
+            return None
+        return self._decode_s.get(len(self._decoding))
 
     def _expected_decode_s(self) -> float:
         return self._decode_s.get(len(self._decoding), 0.0)
@@ -423,7 +392,7 @@ class Scheduler:
         text_of = self._backend.token_bytes
         logprob = raw.of(token, text_of) if raw else None
         for event in sequence.append(token, text_of(token), logprob, now):
-            self._out.append((sequence.job_id, event))
+            self._out.add(sequence.job_id, event)
         if sequence.stop is not None:
             self._finish(sequence, "stop")
         elif sequence.n_left(self._options.n_ctx) <= 0:
@@ -435,14 +404,13 @@ class Scheduler:
             self._waiting.remove(sequence)
         else:
             self._leave(sequence)
-            self._kv.release(sequence.seq, sequence.tokens[: sequence.n_past])
+            read = sequence.tokens[: sequence.n_past]
+            self._kv.release(sequence.seq, read, self._calibration.pure.read_s(len(read)))
         if sequence.sampler is not None:
             sequence.sampler.close()
         for event in sequence.finish(reason, now):
-            self._out.append((sequence.job_id, event))
-        with self._changed:
-            self._n_open -= 1
-            self._mean_service_s += 0.2 * (sequence.service_s(now) - self._mean_service_s)
+            self._out.add(sequence.job_id, event)
+        self._inbox.close_one(sequence.service_s(now))
         self._may_admit = True
 
     def _leave(self, sequence: Sequence) -> None:
@@ -453,7 +421,3 @@ class Scheduler:
             self._prefilling.remove(sequence)
         self._slots[sequence.slot] = None
         self._may_admit = True
-
-
-def _is_open(job: Job, choice: int) -> bool:
-    return not job.resumed or job.resumed[choice] is not None

@@ -42,6 +42,14 @@ class Job(Struct, frozen=True, kw_only=True):
     pipelines: tuple[TextPipeline, ...]
     resumed: tuple[tuple[int, ...] | None, ...] = ()
 
+    def is_open(self, choice: int) -> bool:
+        """Whether *choice* is still to be generated."""
+        return not self.resumed or self.resumed[choice] is not None
+
+    @property
+    def n_open(self) -> int:
+        return sum(map(self.is_open, range(self.request.n)))
+
 
 class Sequence:
     """One choice of a job, from the queue to its last token."""

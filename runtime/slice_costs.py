@@ -85,6 +85,11 @@ class SliceCosts:
         # Between two sizes the cliff may lie anywhere: believe the dearer neighbour.
         return max(self._base[above], self._base[below] * n / below)
 
+    def read_s(self, n_tokens: int) -> float | None:
+        """Seconds to read a text of *n_tokens* in the best slices; None when nothing is known."""
+        rates = [size / seconds for size, seconds in self._base.items()]
+        return n_tokens / max(rates) if rates else None
+
     def candidates(self, n_left: int, n_most: int) -> Iterator[int]:
         """Slice sizes to consider when *n_left* tokens are unread."""
         n = min(n_left, n_most)

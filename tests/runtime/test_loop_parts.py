@@ -1,0 +1,124 @@
+"""What surrounds the scheduler's loop: inbox, outbox, kept prefixes. Pure parts, a fake clock."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from spillover.runtime.errors import EngineBusy
+from spillover.runtime.events import Delta, EngineEvent, Queued
+from spillover.runtime.inbox import Inbox
+from spillover.runtime.outbox import HOLD_S, Outbox
+from spillover.runtime.prefix_cache import MAX_QUICK_CELLS, QUICK_S, PrefixCache
+from spillover.runtime.sequence import Job
+from tests.answers import ask
+
+
+class Sent:
+    """An outbox, what it has sent, and its clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.frames: list[list[tuple[int, EngineEvent]]] = []
+        self.outbox = Outbox(self.frames.append, lambda: self.now)
+
+    def step(self, text: str, took_s: float, next_s: float | None) -> None:
+        self.now += took_s
+        self.outbox.add(1, Delta(text=text))
+        self.outbox.after_step(next_s)
+
+
+def test_the_text_of_quick_steps_travels_together_and_never_waits_longer_than_allowed() -> None:
+    sent = Sent()
+    added: list[float] = []
+    for i in range(40):
+        sent.step(str(i), 0.0005, 0.0005)
+        added.append(sent.now)
+        n_sent = sum(map(len, sent.frames))
+        assert all(sent.now - at < HOLD_S for at in added[n_sent:])
+    sent.outbox.flush()
+    texts = [e.text for frame in sent.frames for _, e in frame if isinstance(e, Delta)]
+    assert texts == [str(i) for i in range(40)]
+    assert len(sent.frames) < 10
+
+
+def test_the_text_of_slow_steps_is_sent_at_once() -> None:
+    sent = Sent()
+    for i in range(3):
+        sent.step(str(i), 0.030, 0.030)
+        assert len(sent.frames) == i + 1
+
+
+def test_whatever_is_no_text_takes_all_before_it_along() -> None:
+    sent = Sent()
+    sent.outbox.add(1, Delta(text="a"))
+    sent.outbox.add(2, Queued(position=0, n_prompt_tokens=1))
+    sent.outbox.after_step(0.0001)
+    assert [[job for job, _ in frame] for frame in sent.frames] == [[1, 2]]
+
+
+def test_nothing_waits_for_a_step_that_nobody_can_predict() -> None:
+    sent = Sent()
+    sent.step("a", 0.0, None)
+    assert len(sent.frames) == 1
+
+
+def job(job_id: int) -> Job:
+    prompt = np.arange(3, dtype=np.int32)
+    return Job(id=job_id, request=ask(), prompt=prompt, seed=0, pipelines=())
+
+
+def test_the_inbox_is_bounded_and_opens_again() -> None:
+    inbox, positions = Inbox(n_parallel=1, max_queue=1), list[int]()
+    for i in (1, 2):
+        inbox.submit(job(i), positions.append, unlimited=False)
+    with pytest.raises(EngineBusy) as caught:
+        inbox.submit(job(3), positions.append, unlimited=False)
+    assert caught.value.retry_after_s >= 1
+    inbox.submit(job(3), positions.append, unlimited=True)
+    assert positions == [0, 1, 2]
+    inbox.cancel(2)
+    taken = inbox.take(wait=False) or []
+    assert [order if isinstance(order, int) else order.id for order in taken] == [1, 2, 3, 2]
+    for _ in range(2):
+        inbox.close_one(4.0)
+    inbox.submit(job(4), positions.append, unlimited=False)
+
+
+def test_a_waiting_loop_is_woken_by_an_order_and_by_the_end() -> None:
+    inbox = Inbox(n_parallel=1, max_queue=1)
+    taken: list[object] = []
+    loop = threading.Thread(target=lambda: taken.append(inbox.take(wait=True)))
+    loop.start()
+    inbox.cancel(7)
+    loop.join(10)
+    assert taken == [[7]]
+    inbox.stop()
+    assert inbox.take(wait=True) is None
+    assert inbox.take(wait=False) is None
+
+
+def kept(*texts: tuple[int, float | None], limit: int = 8) -> list[int]:
+    """Sequences 0, 1, … with (cells, seconds to read again), and which of them stay."""
+    cache = PrefixCache(limit)
+    for seq, (n_cells, read_s) in enumerate(texts):
+        cache.put(seq, np.zeros(n_cells, dtype=np.int32), read_s)
+        while (surplus := cache.surplus()) is not None:
+            cache.remove(surplus)
+    return list(cache.seqs)
+
+
+def test_of_what_is_quick_to_read_again_little_is_kept_besides_the_newest() -> None:
+    large, quick, slow = MAX_QUICK_CELLS, QUICK_S / 2, QUICK_S * 2
+    assert kept((large, quick), (large, quick), (large, quick)) == [1, 2]
+    assert kept((2 * large, quick)) == [0]
+    assert kept((20, quick), (20, quick), (20, quick)) == [0, 1, 2]
+    assert kept((large, slow), (large, slow), (large, slow)) == [0, 1, 2]
+    assert kept((large, None), (large, None), (large, None)) == [0, 1, 2]
+
+
+def test_only_so_many_prefixes_are_kept_and_the_oldest_go_first() -> None:
+    assert kept(*[(10, None)] * 5, limit=3) == [2, 3, 4]
+    assert kept((10, None), limit=0) == []
