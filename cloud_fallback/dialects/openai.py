@@ -20,11 +20,13 @@ from spillover.cloud_fallback.dialects.openai_servers import (
 from spillover.cloud_fallback.dialects.openai_stream import OpenAIDecoder
 from spillover.cloud_fallback.dialects.shape import (
     JSON_HEADERS,
+    NO_PREFILL,
+    Prefill,
     body_bytes,
     check,
     chosen,
-    prefill_of,
     safe_id,
+    with_prefill,
 )
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.runtime.errors import InvalidRequest
@@ -81,11 +83,11 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
             raise InvalidRequest(
                 f"{self.provider} begins a new turn instead of going on with one", "messages"
             )
-        text = prefill_of(request) if prefill else None
+        request, unfinished = with_prefill(request) if prefill else (request, NO_PREFILL)
         stops = self._stops(request, model, without)
         fields = {
             "model": self.deployment or model,
-            "messages": self._messages(request, text.text if text else None),
+            "messages": self._messages(request, unfinished),
             "stream": True,
             "stream_options": self._stream_options(without),
             "stop": list(stops) or None,
@@ -94,15 +96,15 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
             **_tools(request),
             **_form(request.form, server, self.provider),
         }
-        if text and text.text and server.prefill == "flags":
+        if unfinished.text and server.prefill == "flags":
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
         return HttpRequest(
             path=self.path.replace("{deployment}", quote(self.deployment or model, safe="")),
             headers=JSON_HEADERS | self.headers,
             body=body_bytes(fields, without - {"max_tokens", "max_completion_tokens"}),
             stop=stops,
-            prefilled=text.text if text else "",
-            trimmed=text.trimmed if text else "",
+            prefilled=unfinished.text,
+            trimmed=unfinished.trimmed,
         )
 
     def _stops(
@@ -129,15 +131,10 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
             options["include_obfuscation"] = False
         return options
 
-    def _messages(self, request: GenerationRequest, prefill: str | None) -> list[dict[str, Any]]:
+    def _messages(self, request: GenerationRequest, unfinished: Prefill) -> list[dict[str, Any]]:
         server = SERVERS[self.server]
         messages = [_message(message, server) for message in request.messages]
-        if prefill is None:
-            return messages
-        if not prefill:
-            return messages[:-1]
-        messages[-1]["content"] = prefill
-        if server.prefill == "prefix":
+        if unfinished.text and server.prefill == "prefix":
             messages[-1]["prefix"] = True
         return messages
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 from urllib.parse import quote, urlsplit
 
+from spillover.cloud_fallback.dialects.anthropic import AnthropicDialect
 from spillover.cloud_fallback.dialects.dialect import Dialect
 from spillover.cloud_fallback.dialects.openai import OpenAIDialect
 from spillover.cloud_fallback.dialects.openai_servers import (
@@ -75,6 +76,10 @@ def dialect_for(
                 path=_from_root(base_url, "/v1", "/chat/completions"),
                 headers={"x-scale-up-timeout": str(scale_up_timeout_s)},
                 max_tokens_field=max_tokens_field,
+            )
+        case "anthropic":
+            return AnthropicDialect(
+                provider=provider, path=_from_root(base_url, "/v1", "/messages")
             )
         case _:
             raise InvalidRequest(f"the dialect {name!r} is not known", "dialect")

@@ -60,11 +60,20 @@ class Prefill(Struct, frozen=True, kw_only=True):
     trimmed: str
 
 
-def prefill_of(request: GenerationRequest) -> Prefill:
-    """The last turn of *request*, which the model is to go on with."""
-    content = request.messages[-1].content
-    text = content.rstrip()
-    return Prefill(text=text, trimmed=content[len(text) :])
+def with_prefill(request: GenerationRequest) -> tuple[GenerationRequest, Prefill]:
+    """*request* with its last turn, which the model is to go on with, as it is sent. A turn of
+    nothing but white space is left out."""
+    last = request.messages[-1]
+    text = last.content.rstrip()
+    turn = (msgspec.structs.replace(last, content=text),) if text else ()
+    messages = (*request.messages[:-1], *turn)
+    if not messages:
+        raise InvalidRequest("there is no message that a provider could answer", "messages")
+    request = msgspec.structs.replace(request, messages=messages)
+    return request, Prefill(text=text, trimmed=last.content[len(text) :])
+
+
+NO_PREFILL = Prefill(text="", trimmed="")
 
 
 def chosen(sampling: Sampling, *names: str) -> dict[str, Any]:
@@ -154,9 +163,9 @@ def alternating(request: GenerationRequest) -> Conversation:
     )
 
 
-def check_user_is_last(conversation: Conversation, provider: str) -> None:
+def check_end(conversation: Conversation, prefill: Prefill, provider: str) -> None:
     """Raises InvalidRequest when the assistant has the last word and is not to go on."""
-    if conversation.turns[-1].side == "assistant":
+    if conversation.turns[-1].side == "assistant" and not prefill.text:
         raise InvalidRequest(
             f"{provider} answers a user's turn, and the last one is the assistant's", "messages"
         )
