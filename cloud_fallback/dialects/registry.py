@@ -6,13 +6,17 @@ from typing import Literal, TypeAlias, get_args
 from urllib.parse import quote, urlsplit
 
 from spillover.cloud_fallback.dialects.anthropic import AnthropicDialect
+from spillover.cloud_fallback.dialects.bedrock import BedrockDialect
+from spillover.cloud_fallback.dialects.cohere import CohereDialect
 from spillover.cloud_fallback.dialects.dialect import Dialect
+from spillover.cloud_fallback.dialects.gemini import GeminiDialect
 from spillover.cloud_fallback.dialects.openai import OpenAIDialect
 from spillover.cloud_fallback.dialects.openai_servers import (
     MaxTokensField,
     ServerName,
     server_at,
 )
+from spillover.cloud_fallback.dialects.tgi import TgiDialect
 from spillover.runtime.errors import InvalidRequest
 
 DialectName: TypeAlias = Literal[
@@ -54,6 +58,7 @@ def dialect_for(
     *chat_template*: for tgi, which takes plain text: the jinja source of the model's template.
     """
     provider = provider or name
+    held = {"x-scale-up-timeout": str(scale_up_timeout_s)}
     match name:
         case "openai":
             return OpenAIDialect(
@@ -74,15 +79,30 @@ def dialect_for(
                 provider=provider,
                 server="huggingface",
                 path=_from_root(base_url, "/v1", "/chat/completions"),
-                headers={"x-scale-up-timeout": str(scale_up_timeout_s)},
+                headers=held,
                 max_tokens_field=max_tokens_field,
             )
         case "anthropic":
             return AnthropicDialect(
                 provider=provider, path=_from_root(base_url, "/v1", "/messages")
             )
-        case _:
-            raise InvalidRequest(f"the dialect {name!r} is not known", "dialect")
+        case "gemini":
+            return GeminiDialect(
+                provider=provider, models=_from_root(base_url, "/v1beta", "/models")
+            )
+        case "vertex":
+            return GeminiDialect(
+                provider=provider,
+                models=_vertex_models(project, location),
+                takes_tokens=project is not None,
+            )
+        case "cohere":
+            return CohereDialect(provider=provider, path=_from_root(base_url, "/v2", "/chat"))
+        case "tgi":
+            return TgiDialect(provider=provider, headers=held, chat_template=chat_template)
+        case "bedrock":
+            return BedrockDialect(provider=provider)
+    raise InvalidRequest(f"the dialect {name!r} is not known", "dialect")
 
 
 def _from_root(base_url: str, prefix: str, path: str) -> str:
@@ -95,3 +115,10 @@ def _azure_path(base_url: str, api_version: str | None) -> str:
         return _from_root(base_url, "/openai/v1", "/chat/completions")
     version = quote(api_version, safe="")
     return f"/openai/deployments/{{deployment}}/chat/completions?api-version={version}"
+
+
+def _vertex_models(project: str | None, location: str | None) -> str:
+    if project is None:
+        return "/v1/publishers/google/models"
+    place = f"projects/{quote(project, safe=':')}/locations/{quote(location or 'global', safe='')}"
+    return f"/v1/{place}/publishers/google/models"
