@@ -13,13 +13,23 @@ import numpy.typing as npt
 # Before the first import: the library reports home otherwise.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+import onnx
 import onnxruntime
+
+from spillover.runtime.onnx.graph_patches import with_exact_windows
+
+VERSION = (int(onnxruntime.__version__.split(".")[0]), int(onnxruntime.__version__.split(".")[1]))
 
 Logits = npt.NDArray[np.float32]
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def session(model: Path | bytes) -> Any:
+    """A session for a model that was not prepared by the runtime, but for its windows."""
+    if isinstance(model, Path) and VERSION < (1, 24):
+        proto = onnx.load(model)
+        with_exact_windows(proto, VERSION)
+        model = proto.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -74,6 +74,11 @@ def command() -> None:
     help=f"Longest context.  [default: the model's, at most {MAX_N_CTX}]",
 )
 @click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with the tokenizer.json for a GGUF file.  [default: the file's own vocabulary]",
+)
+@click.option(
     "--external-data/--one-file",
     default=None,
     help="Weights in a second file or in the graph's.  [default: by size]",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.genai_config import write_genai_config
-from spillover.quantize.onnx_export.gguf_companions import write_gguf_companions
+from spillover.quantize.onnx_export.gguf_companions import write_config, write_gguf_companions
 from spillover.quantize.onnx_export.gguf_source import GgufSource
 from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -27,20 +27,23 @@ def write(
 ) -> list[str]:
     """Write them all; what the user should know of them. Raises ExportError."""
     notes: list[str] = []
-    if isinstance(source, GgufSource):
+    if isinstance(source, HfSource):
+        _copy(source.folder, folder, _REQUIRED)
+    elif options.tokenizer is None:
         notes += write_gguf_companions(source, folder)
     else:
-        _copy(source.folder, folder)
+        _copy(options.tokenizer, folder, ("tokenizer.json",))
+        write_config(source, folder)
     if options.interface == "genai":
         write_genai_config(source.spec, folder, n_ctx=n_ctx)
     return notes
 
 
-def _copy(source: Path, folder: Path) -> None:
-    for name in (*_REQUIRED, *_OPTIONAL):
+def _copy(source: Path, folder: Path, required: tuple[str, ...]) -> None:
+    for name in (*required, *_OPTIONAL):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-        elif name in _REQUIRED:
+        elif name in required:
             raise ExportError(
                 f"{source} has no {name}: the exported model would lack it. Older models have "
                 "only a tokenizer.model; transformers' save_pretrained writes tokenizer.json"

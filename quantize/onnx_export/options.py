@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
@@ -29,6 +30,8 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
     onnxruntime-genai, with a genai_config.json."""
     n_ctx: int | None = None
     """Longest context; None: the model's, at most MAX_N_CTX."""
+    tokenizer: Path | None = None
+    """A folder to take the tokenizer's files from, for a GGUF file; None: from the file itself."""
     external_data: bool | None = None
     """Keep the weights in a second file; None: when they are larger than 32 MiB."""
 

@@ -20,7 +20,7 @@ from spillover.runtime.onnx.graph_file import nodes_of
 from spillover.runtime.onnx.graph_head import find_head
 from spillover.runtime.onnx.graph_layout import GraphInputs, GraphLayout
 
-_FIXED_WINDOWS = (1, 23)
+_FIXED_WINDOWS = (1, 24)
 """Before this version of ONNX Runtime, a window of n positions showed n + 1."""
 
 

@@ -23,6 +23,13 @@ def test_the_bundled_model_is_the_default_and_is_intact() -> None:
     catalogue.verify(entry)
 
 
+@pytest.mark.parametrize("name", ["storyteller", "storyteller-onnx"])
+def test_what_comes_with_the_package_is_intact(name: str) -> None:
+    entry = catalogue.find(name)
+    assert entry.path.stat().st_size == entry.size_bytes
+    catalogue.verify(entry)
+
+
 def test_a_changed_file_is_found_out(tmp_path: Path) -> None:
     gguf(tmp_path, "a.gguf")
     changed = msgspec.structs.replace(catalogue.default_model(), path=tmp_path / "a.gguf")

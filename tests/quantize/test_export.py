@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from spillover.models.catalogue import default_model, find
 from spillover.quantize.onnx_export.export import Exported, export
 from spillover.quantize.onnx_export.options import ExportOptions
 from tests import tiny_models
@@ -72,3 +73,11 @@ def test_smaller_weights_stay_near(
     exported(STORYTELLER, tmp_path / "out", options)
     found = ragged_logits(tmp_path / "out" / "model.onnx", story_ids(), [30])[KEPT_ROWS]
     assert 0 < divergence(hf_logits["storyteller"], found) < most
+
+
+def test_the_bundled_onnx_model_has_the_bundled_gguf_models_weights(tmp_path: Path) -> None:
+    options = ExportOptions(weights="int8")
+    exported(default_model().path, tmp_path / "out", options)
+    fresh = ragged_logits(tmp_path / "out" / "model.onnx", story_ids(), [20])
+    bundled = ragged_logits(find("storyteller-onnx").path, story_ids(), [20])
+    np.testing.assert_array_equal(bundled, fresh)

@@ -1,0 +1,105 @@
+"""The vocabulary of a GGUF file, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from spillover.models.gguf_header import GgufHeader
+from spillover.quantize.onnx_export.errors import ExportError
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+"""Token types (llama.h, llama_token_attr of old)."""
+
+_BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken", "smaug-bpe"}
+
+
+class Vocabulary(Struct, frozen=True, kw_only=True):
+    """Tokens by id, and how a text is cut into them."""
+
+    model: str
+    """gpt2: byte-level BPE; llama: SentencePiece BPE."""
+    split: str
+    """How a text is cut before BPE: tokenizer.ggml.pre."""
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    scores: list[float]
+    bos_id: int | None
+    eos_id: int | None
+    end_ids: tuple[int, ...]
+    """All tokens that end an answer."""
+    unknown_id: int | None
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+    chat_template: str | None
+
+    def text(self, token: int | None) -> str | None:
+        return None if token is None else self.tokens[token]
+
+
+def read_vocabulary(header: GgufHeader) -> Vocabulary:
+    """Raises ExportError when it is missing or does not fit together."""
+    keys = _Keys(header)
+    tokens: list[str] = keys.array("tokens", str)
+    if not tokens:
+        raise ExportError("the GGUF file has no vocabulary")
+    types = keys.array("token_type", int) or [NORMAL] * len(tokens)
+    scores = keys.array("scores", float) or [0.0] * len(tokens)
+    if len(types) != len(tokens) or len(scores) != len(tokens):
+        raise ExportError("the GGUF file's vocabulary is damaged: its arrays differ in length")
+    model, split = keys.text("model"), keys.text("pre") or "default"
+    end_ids = [keys.token(f"{name}_token_id", len(tokens)) for name in ("eos", "eot", "eom")]
+    return Vocabulary(
+        model=model,
+        split=split,
+        tokens=tokens,
+        types=types,
+        merges=keys.array("merges", str),
+        scores=scores,
+        bos_id=keys.token("bos_token_id", len(tokens)),
+        eos_id=end_ids[0],
+        end_ids=tuple(dict.fromkeys(token for token in end_ids if token is not None)),
+        unknown_id=keys.token("unknown_token_id", len(tokens)),
+        add_bos=keys.flag("add_bos_token", model == "llama" or split in _BOS_BY_DEFAULT),
+        add_eos=keys.flag("add_eos_token", False),
+        add_space_prefix=keys.flag("add_space_prefix", True),
+        chat_template=_template(header),
+    )
+
+
+def _template(header: GgufHeader) -> str | None:
+    value = header.metadata.get("tokenizer.chat_template")
+    return value if isinstance(value, str) else None
+
+
+class _Keys:
+    """The metadata under tokenizer.ggml."""
+
+    def __init__(self, header: GgufHeader) -> None:
+        self._metadata = header.metadata
+
+    def _value(self, name: str) -> Any:
+        return self._metadata.get(f"tokenizer.ggml.{name}")
+
+    def array(self, name: str, kind: type) -> list[Any]:
+        value = self._value(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+            raise ExportError(f"the GGUF file's tokenizer.ggml.{name} is no list of the right type")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._value(name)
+        return value if isinstance(value, str) else ""
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self._value(name)
+        return value if isinstance(value, bool) else default
+
+    def token(self, name: str, n_tokens: int) -> int | None:
+        value = self._value(name)
+        return value if isinstance(value, int) and 0 <= value < n_tokens else None
