@@ -54,6 +54,10 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     use_extra_bufts: bool
     library: str
     """Name and version of the library, for what is remembered about its speed."""
+    shares_cells: bool = True
+    """copy() takes no cells. False: it takes as many as it copies tokens."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know about how the model runs."""
 
 
 class Rows(Struct, frozen=True):

@@ -25,6 +25,7 @@ class KvCache:
         self._prefixes = PrefixCache(n_prefix_cached)
         self._ids = list(range(info.n_seq))
         self._n_kv = info.n_kv
+        self._shares_cells = info.shares_cells
 
     @property
     def n_used(self) -> int:
@@ -44,29 +45,44 @@ class KvCache:
         no room for them and *reserve* more. *live* sequences may lend their beginning too."""
         match = longest_match(tokens, chain(live, self._prefixes.items()))
         need = min(len(tokens) + reserve, self._n_kv)
-        if match is not None and not self.make_room(need - match.n_tokens, keep=match.seq):
+        if match is not None and not self._can_use(match, need):
             match = None
         if match is None and not self.make_room(need):
             return None
-        seq = self._ids.pop()
-        if match is None:
-            return seq, 0
-        n_shared = self._share(match, seq)
-        if n_shared < match.n_tokens and not self.make_room(need - n_shared):
+        seq, n_held = (self._ids.pop(), 0) if match is None else self._use(match)
+        if match is not None and n_held < match.n_tokens and not self.make_room(need - n_held):
             self.drop(seq)
             return None
-        return seq, n_shared
+        return seq, n_held
 
-    def _share(self, match: Match, target: int) -> int:
+    def _can_use(self, match: Match, need: int) -> bool:
+        """Have the cells for a prompt of *need* that begins with *match*."""
+        is_spared = self._shares_cells or self._is_served(match)
+        return self.make_room(need - match.n_tokens * is_spared, keep=match.seq)
+
+    def _is_served(self, match: Match) -> bool:
+        """Whether nobody else needs what *match* was found in: for the next turn of the same
+        conversation what the last one left behind has served its end."""
+        if match.seq not in self._prefixes:
+            return False
+        return match.n_tokens * 10 >= self._ledger.n_tokens(match.seq) * 9
+
+    def _use(self, match: Match) -> tuple[int, int]:
+        """A sequence with the tokens of *match*, and how many of them it holds."""
+        if self._is_served(match):
+            self._prefixes.remove(match.seq)
+            n = self._backend.keep(match.seq, match.n_tokens)
+            self._ledger.truncate(match.seq, n)
+            return match.seq, n
+        target = self._ids.pop()
         n = self._backend.copy(match.seq, target, match.n_tokens)
-        self._ledger.share(match.seq, target, n)
+        if self._shares_cells:
+            self._ledger.share(match.seq, target, n)
+        else:
+            self._ledger.extend(target, n)
         if match.seq in self._prefixes:
-            # The next turn of the same conversation: what it left behind has served its end.
-            if n * 10 >= self._ledger.n_tokens(match.seq) * 9:
-                self._evict(match.seq)
-            else:
-                self._prefixes.touch(match.seq)
-        return n
+            self._prefixes.touch(match.seq)
+        return target, n
 
     def borrow(self) -> int:
         """An empty sequence id, to be given back with drop()."""
