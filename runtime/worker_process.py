@@ -109,6 +109,7 @@ def _environment() -> dict[str, str]:
     """The parent's environment without what looks like a secret: a worker opens untrusted files."""
     environment = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
     environment["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
+    environment["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
     return environment
 
 

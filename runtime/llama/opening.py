@@ -1,0 +1,46 @@
+"""From the path of a GGUF file to a backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import llama_cpp.llama_cpp  # noqa: F401  # loaded first: the library takes longest
+
+from spillover.models.errors import ModelFileError
+from spillover.models.gguf_header import GgufHeader, read_header
+from spillover.runtime.device import available_memory, default_threads
+from spillover.runtime.errors import ModelError
+from spillover.runtime.llama.backend import LlamaBackend, LlamaConfig
+from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
+from spillover.runtime.opened_model import N_BATCH, OpenedModel
+from spillover.runtime.options import EngineOptions
+
+
+def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
+    """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
+    try:
+        header = read_header(path)
+    except ModelFileError as error:
+        raise ModelError(str(error)) from error
+    fit = _fit(header, options)
+    config = LlamaConfig(
+        n_kv=fit.n_kv,
+        n_seq=fit.n_parallel + options.n_prefix_cached + 1,
+        n_batch=min(N_BATCH, fit.n_kv),
+        n_threads=options.n_threads or default_threads(),
+        n_gpu_layers=options.n_gpu_layers,
+        kv_cache_type=options.kv_cache_type,
+        use_extra_bufts=options.use_extra_bufts,
+    )
+    facts = (config.n_gpu_layers, config.kv_cache_type, config.use_extra_bufts)
+    return OpenedModel(backend=LlamaBackend(path, config), fit=fit, speed_facts=facts)
+
+
+def _fit(header: GgufHeader, options: EngineOptions) -> ContextFit:
+    bytes_per_value = KV_BYTES_PER_VALUE[options.kv_cache_type]
+    return fit_context(
+        options,
+        n_ctx_train=header.n_ctx_train or 4096,
+        kv_bytes_per_cell=header.kv_bytes_per_cell(bytes_per_value),
+        free_bytes=available_memory() - header.file_size,
+    )

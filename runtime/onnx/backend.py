@@ -1,0 +1,125 @@
+"""The Backend on ONNX Runtime: one graph, its tokenizer, and a KV cache of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from spillover.runtime.backend import (
+    BackendInfo,
+    DecodeAborted,
+    KvFull,
+    Logits,
+    Rows,
+    Sampler,
+    Tokens,
+)
+from spillover.runtime.onnx.penalties import Breakers
+from spillover.runtime.onnx.runner import Runner
+from spillover.runtime.onnx.sampler import NumpySampler, bias_of
+from spillover.runtime.onnx.session import OnnxSession
+from spillover.runtime.onnx.tokenizer import OnnxTokenizer
+from spillover.runtime.sampling import Sampling
+
+
+class OnnxBackend:
+    """See runtime/backend.py for the contract."""
+
+    def __init__(
+        self,
+        info: BackendInfo,
+        session: OnnxSession,
+        runner: Runner,
+        tokenizer: OnnxTokenizer,
+        logits_dtype: type[np.generic],
+    ) -> None:
+        self.info = info
+        self._session = session
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._logits = np.empty((info.n_seq, info.n_vocab), dtype=logits_dtype)
+        self._row_of: list[int] = []
+        self._is_aborted = False
+        self._breakers = functools.lru_cache(maxsize=8)(self._new_breakers)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        return self._tokenizer.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._tokenizer.token_bytes(token)
+
+    def is_eog(self, token: int) -> bool:
+        return self._tokenizer.is_eog(token)
+
+    def sampler(self, sampling: Sampling, seed: int, *, ignore_eos: bool) -> Sampler:
+        n_vocab = self.info.n_vocab
+        forbidden = [t for t in self._tokenizer.eog_tokens if t < n_vocab] if ignore_eos else []
+        return NumpySampler(
+            self.logits,
+            sampling,
+            seed,
+            n_ctx=self.info.n_kv,
+            bias=bias_of(sampling, forbidden),
+            breakers=self._breakers(sampling.dry_sequence_breakers) if sampling.has_dry else None,
+        )
+
+    def _new_breakers(self, texts: tuple[str, ...]) -> Breakers:
+        def tokenize(text: str) -> list[int]:
+            ids: list[int] = self.tokenize(text, add_special=False, parse_special=False).tolist()
+            return ids
+
+        return Breakers(texts, self._tokenizer.pieces, tokenize)
+
+    def decode(self, batch: Sequence[Rows]) -> None:
+        self._check_room(batch)
+        self._is_aborted = False
+        self._session.arm()
+        row_of = [0] * len(batch)
+        n_done = 0
+        for places in self._runner.split(batch):
+            self._run([batch[place] for place in places], n_done)
+            for place in places:
+                row_of[place] = n_done
+                n_done += 1
+        self._row_of = [row for row, rows in zip(row_of, batch, strict=True) if rows.wants_logits]
+
+    def _run(self, run: list[Rows], first: int) -> None:
+        if self._is_aborted:
+            raise DecodeAborted
+        self._runner.run(run, self._logits[first : first + len(run)])
+
+    def _check_room(self, batch: Sequence[Rows]) -> None:
+        held = self._runner.held
+        n_new = sum(len(rows.tokens) for rows in batch)
+        if sum(held) + n_new > self.info.n_kv:
+            raise KvFull
+        for rows in batch:
+            assert rows.start == held[rows.seq], "tokens must follow those that are held"
+            if rows.start + len(rows.tokens) > self._runner.capacity:
+                raise KvFull
+
+    def logits(self, output: int) -> Logits:
+        row: Logits = self._logits[self._row_of[output]].astype(np.float32, copy=False)
+        return row
+
+    def keep(self, seq: int, n_tokens: int) -> int:
+        n = min(n_tokens, self._runner.held[seq])
+        self._runner.truncate(seq, n)
+        return n
+
+    def copy(self, source: int, target: int, n_tokens: int) -> int:
+        held = self._runner.held
+        n = min(n_tokens, held[source])
+        if sum(held) + n > self.info.n_kv:
+            return 0
+        self._runner.copy(source, target, n)
+        return n
+
+    def abort(self) -> None:
+        self._is_aborted = True
+        self._session.stop()
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,51 @@
+"""Memory that is taken from the system page by page, when it is first written.
+
+So a KV cache can have room for the longest context of every sequence, in arrays that never move,
+and cost what the tokens in it need.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+from spillover.runtime.errors import ModelError
+
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+class LazyMemory:
+    """*n_bytes* of zeros at an address that stays. Raises ModelError when there is no room."""
+
+    def __init__(self, n_bytes: int) -> None:
+        # Never empty, and with a page to spare for kernels that read a vector beyond the end.
+        size = -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE
+        try:
+            self._map = _mapped(size)
+        except (OSError, OverflowError, ValueError) as error:
+            raise ModelError(
+                f"the system gives no address space for a KV cache of {n_bytes / 2**30:.1f} GiB "
+                f"({error}): lower n_ctx or n_parallel"
+            ) from error
+        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+        self.address = int(self.bytes.ctypes.data)
+
+    def discard(self, start: int, n_bytes: int) -> None:
+        """Give the whole pages of a range back; they hold zeros then."""
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        n_whole = (start + n_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if n_whole > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, n_whole)
+
+
+def _mapped(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    memory = mmap.mmap(-1, size, flags=flags)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # A large page would be taken whole for the first token in it.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memory

@@ -1,0 +1,42 @@
+"""What the ONNX backend asks of a way to keep and use the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy.typing as npt
+
+from spillover.runtime.backend import Rows
+
+LogitsRows: TypeAlias = npt.NDArray[Any]
+"""(n, n_vocab), in the graph's own type."""
+
+
+class Runner(Protocol):
+    """The KV cache of all sequences, and the runs of the graph that read and extend it."""
+
+    capacity: int
+    """Most tokens of a sequence."""
+    held: list[int]
+    """How many tokens each sequence has in the cache."""
+
+    def split(self, batch: Sequence[Rows]) -> list[list[int]]:
+        """The runs that a batch takes: of each the places of its Rows in the batch, in the order
+        in which they come out."""
+        ...
+
+    def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
+        """Evaluate one of these runs; the last token's logits of each Rows go to *logits*.
+
+        After an error the sequences hold what they held before.
+        """
+        ...
+
+    def truncate(self, seq: int, n_tokens: int) -> None:
+        """Let *seq* keep its first *n_tokens*, which are not more than it has."""
+        ...
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        """Give the empty *target* the first *n_tokens* of *source*."""
+        ...

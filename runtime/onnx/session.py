@@ -1,0 +1,97 @@
+"""One ONNX Runtime session: how it is opened, run and stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spillover.runtime.backend import DecodeAborted, DecodeFailed
+from spillover.runtime.errors import ModelError
+from spillover.runtime.onnx.feeds import Feeds
+from spillover.runtime.onnx.library import ort
+
+_DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+}
+
+
+def session_options(n_threads: int, *, spins: bool) -> Any:
+    """Options of every session of this process.
+
+    denormal_as_zero: the tails of a softmax are denormal numbers, which cost some CPUs up to 3x
+    a step; the main thread takes the setting of the process's first session.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    # Plans memory for each new shape and keeps the plan: every step of a growing cache is one.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+    return options
+
+
+class OnnxSession:
+    """A loaded graph on the execution providers that were asked for. Raises ModelError."""
+
+    def __init__(self, graph: Path | bytes, options: Any, providers: Sequence[Any]) -> None:
+        source = graph if isinstance(graph, bytes) else str(graph)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=list(providers))
+        except Exception as error:  # the library's errors have no common base of their own
+            raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
+        values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._dtypes = {value.name: _DTYPES.get(value.type, np.float32) for value in values}
+        self._run_options = ort.RunOptions()
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        return tuple(self._session.get_providers())
+
+    def dtype(self, name: str) -> type[np.generic]:
+        """numpy's type of an input or output."""
+        return self._dtypes[name]
+
+    def binding(self) -> Any:
+        return self._session.io_binding()
+
+    def feed(self, binding: Any, arrays: Feeds) -> None:
+        """Bind arrays as inputs, in the types that the graph wants."""
+        for name, array in arrays.items():
+            fitting = np.ascontiguousarray(array, dtype=self._dtypes[name])
+            binding.bind_cpu_input(name, fitting.reshape(array.shape))
+
+    def arm(self) -> None:
+        """Begin a call of one or more runs, which stop() ends."""
+        self._run_options = ort.RunOptions()
+
+    def stop(self) -> None:
+        """End the runs of this call, soon; any thread may say so."""
+        self._run_options.terminate = True
+
+    def run(self, binding: Any) -> None:
+        """Raises DecodeAborted after stop(), DecodeFailed for all else."""
+        options = self._run_options
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:
+            if options.terminate:
+                raise DecodeAborted from error
+            raise DecodeFailed(f"ONNX Runtime could not run the graph: {error}") from error
+
+    def bind_logits(self, binding: Any, name: str, target: npt.NDArray[Any]) -> None:
+        """Have an output written to *target*."""
+        binding.bind_output(
+            name, "cpu", 0, target.dtype.type, list(target.shape), target.ctypes.data
+        )

@@ -1,0 +1,130 @@
+"""What the JSON files beside an ONNX graph say of the model; each of them may be missing."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from spillover.models.errors import ModelFileError
+from spillover.models.onnx_folder import OnnxModelFiles
+
+_N_CTX_UNKNOWN = 4096
+_LONGEST_CONTEXT = 1 << 24
+"""model_max_length is 1e30 where nobody knew it."""
+
+_T = TypeVar("_T")
+
+
+class _TokenText(Struct):
+    content: str
+
+
+class _NamedTemplate(Struct):
+    name: str
+    template: str
+
+
+class _Config(Struct):
+    """config.json and generation_config.json."""
+
+    model_type: str | None = None
+    max_position_embeddings: int | None = None
+    n_positions: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+class _TokenizerConfig(Struct):
+    bos_token: str | _TokenText | None = None
+    eos_token: str | _TokenText | None = None
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+    model_max_length: float | None = None
+    chat_template: str | list[_NamedTemplate] | None = None
+
+
+class _GenaiModel(Struct):
+    type: str | None = None
+    context_length: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+class _GenaiConfig(Struct):
+    model: _GenaiModel = msgspec.field(default_factory=_GenaiModel)
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True):
+    """The model as its files describe it; the graph may know better."""
+
+    architecture: str
+    n_ctx_train: int
+    bos_id: int | None
+    eos_ids: frozenset[int]
+    """From all files that name some."""
+    bos_text: str
+    eos_text: str
+    add_bos: bool | None
+    """None: as the tokenizer does it."""
+    add_eos: bool | None
+    chat_template: str | None
+
+
+def read_settings(files: OnnxModelFiles) -> ModelSettings:
+    """Read the files that are there. Raises ModelFileError."""
+    config = _read(files, "config.json", _Config)
+    generation = _read(files, "generation_config.json", _Config)
+    tokenizer = _read(files, "tokenizer_config.json", _TokenizerConfig)
+    special = _read(files, "special_tokens_map.json", _TokenizerConfig)
+    genai = _read(files, "genai_config.json", _GenaiConfig).model
+    n_ctx = config.max_position_embeddings or config.n_positions or genai.context_length
+    if n_ctx is None and (tokenizer.model_max_length or 0) < _LONGEST_CONTEXT:
+        n_ctx = int(tokenizer.model_max_length or 0)
+    bos_ids = (genai.bos_token_id, generation.bos_token_id, config.bos_token_id)
+    return ModelSettings(
+        architecture=config.model_type or genai.type or "unknown",
+        n_ctx_train=n_ctx or _N_CTX_UNKNOWN,
+        bos_id=next((i for i in bos_ids if i is not None), None),
+        eos_ids=_ids(genai.eos_token_id, generation.eos_token_id, config.eos_token_id),
+        bos_text=_text(tokenizer.bos_token) or _text(special.bos_token),
+        eos_text=_text(tokenizer.eos_token) or _text(special.eos_token),
+        add_bos=tokenizer.add_bos_token,
+        add_eos=tokenizer.add_eos_token,
+        chat_template=_template(files, tokenizer),
+    )
+
+
+def _read(files: OnnxModelFiles, name: str, kind: type[_T]) -> _T:
+    content = files.read(name)
+    try:
+        return msgspec.json.decode(content or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{files.root / name} cannot be read: {error}") from error
+
+
+def _ids(*found: int | list[int] | None) -> frozenset[int]:
+    ids: set[int] = set()
+    for value in found:
+        ids.update([value] if isinstance(value, int) else value or ())
+    return frozenset(ids)
+
+
+def _text(token: str | _TokenText | None) -> str:
+    return token.content if isinstance(token, _TokenText) else token or ""
+
+
+def _template(files: OnnxModelFiles, tokenizer: _TokenizerConfig) -> str | None:
+    """The chat template of its three places: a file of its own, the tokenizer's settings, and
+    (older) another JSON file."""
+    content = files.read("chat_template.jinja")
+    if content is not None:
+        return content.decode("utf-8", "replace")
+    found = tokenizer.chat_template
+    if found is None:
+        found = _read(files, "chat_template.json", _TokenizerConfig).chat_template
+    if isinstance(found, list):
+        named = {entry.name: entry.template for entry in found}
+        return named.get("default") or next(iter(named.values()), None)
+    return found

@@ -1,0 +1,113 @@
+"""The tokenizer of an ONNX model (Hugging Face's tokenizer.json), as the Backend wants it."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from spillover.models.errors import ModelFileError
+from spillover.models.onnx_folder import OnnxModelFiles
+from spillover.runtime.backend import Tokens
+from spillover.runtime.errors import ModelError
+from spillover.runtime.onnx.settings import ModelSettings
+from spillover.runtime.onnx.token_bytes import bytes_of_all
+
+_TURN_ENDS = frozenset(
+    {
+        "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>",
+        "<end_of_turn>", "<|end_of_turn|>", "<turn|>", "<end_of_utterance>", "<|return|>",
+        "<|call|>", "<EOT>", "[EOT]", "<|eot|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    }
+)  # fmt: skip
+"""What ends an answer in the templates of the common model families, when it is one token."""
+
+
+class OnnxTokenizer:
+    """Text to tokens and tokens to bytes. Any thread may use it. Raises ModelError."""
+
+    def __init__(self, files: OnnxModelFiles, settings: ModelSettings) -> None:
+        content = _read(files)
+        self._parsing = _parse(content, files)
+        # The setting is the tokenizer's, not the call's: hence two of them.
+        self._plain = _parse(content, files)
+        self._plain.encode_special_tokens = True
+        self._pieces = bytes_of_all(self._parsing, content)
+        self._bos_id = self._id_of(settings.bos_text, settings.bos_id)
+        self.eog_tokens = self._eog_tokens(settings)
+        self._prefix, self._suffix = self._surroundings(settings)
+        self.bos_text = settings.bos_text or self._text_of(self._bos_id)
+        self.eos_text = settings.eos_text or self._text_of(min(settings.eos_ids, default=None))
+
+    @property
+    def add_bos(self) -> bool:
+        """The tokenizer puts the BOS token in front of a text."""
+        return self._bos_id is not None and self._bos_id in self._prefix
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each token, by its id; control tokens stand for none."""
+        return self._pieces
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        tokenizer = self._parsing if parse_special else self._plain
+        valid = text.encode("utf-8", "replace").decode()
+        ids = tokenizer.encode(valid, add_special_tokens=False).ids
+        if add_special:
+            ids = [*self._prefix, *ids, *self._suffix]
+        return np.array(ids, dtype=np.int32)
+
+    def token_bytes(self, token: int) -> bytes:
+        # A graph's vocabulary may be padded beyond the tokenizer's.
+        return self._pieces[token] if token < len(self._pieces) else b""
+
+    def is_eog(self, token: int) -> bool:
+        return token in self.eog_tokens
+
+    def _id_of(self, text: str, otherwise: int | None = None) -> int | None:
+        token: int | None = self._parsing.token_to_id(text) if text else None
+        return otherwise if token is None else token
+
+    def _text_of(self, token: int | None) -> str:
+        return "" if token is None else self._parsing.id_to_token(token) or ""
+
+    def _eog_tokens(self, settings: ModelSettings) -> frozenset[int]:
+        """The union of all sources: settings, and names that mean the end of a turn."""
+        texts = {settings.eos_text}
+        added = self._parsing.get_added_tokens_decoder().values()
+        texts |= {token.content for token in added if token.content in _TURN_ENDS}
+        named = {self._id_of(text) for text in texts} - {None}
+        return settings.eos_ids | frozenset(token for token in named if token is not None)
+
+    def _surroundings(self, settings: ModelSettings) -> tuple[list[int], list[int]]:
+        """What belongs before and after a text: what the settings say, else as the tokenizer's
+        own post-processor does it."""
+        inner = self._parsing.encode("a", add_special_tokens=False).ids
+        whole = self._parsing.encode("a", add_special_tokens=True).ids
+        starts = [i for i in range(len(whole)) if whole[i : i + len(inner)] == inner]
+        at = starts[0] if starts else 0
+        before, after = whole[:at], whole[at + len(inner) :]
+        if settings.add_bos is not None and self._bos_id is not None:
+            before = [self._bos_id] if settings.add_bos else []
+        eos_id = self._id_of(settings.eos_text)
+        if settings.add_eos is not None and eos_id is not None:
+            after = [eos_id] if settings.add_eos else []
+        return before, after
+
+
+def _read(files: OnnxModelFiles) -> bytes:
+    try:
+        content = files.read("tokenizer.json")
+    except ModelFileError as error:
+        raise ModelError(str(error)) from error
+    if content is None:
+        raise ModelError(
+            f"there is no tokenizer.json beside {files.graph}: copy it from the model's repository"
+        )
+    return content
+
+
+def _parse(content: bytes, files: OnnxModelFiles) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelError(f"{files.root / 'tokenizer.json'} cannot be read: {error}") from error
