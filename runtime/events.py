@@ -134,6 +134,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     legs: tuple[Leg, ...] = ()
     """One for each writer, when the answer was handed over; in the order in which they wrote."""
+    estimated: bool = False
+    """The counts are our own: the provider's never came."""
 
 
 class Timings(Struct, frozen=True, kw_only=True):

@@ -91,15 +91,15 @@ class Response:
     def __init__(self, response: httpcore2.Response, network: Network) -> None:
         self._response = response
         self._network = network
+        self._chunks = response.iter_stream()
         self.status = response.status
         self.headers = _headers(response.headers)
 
     def chunks(self, call: Call) -> Iterator[bytes]:
-        """The body as it comes."""
-        chunks = self._response.iter_stream()
+        """The body as it comes; a second iteration goes on where the first one stopped."""
         while True:
             with self._network.working_for(call), _translated():
-                chunk = next(chunks, None)
+                chunk = next(self._chunks, None)
             if chunk is None:
                 return
             yield chunk

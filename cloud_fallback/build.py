@@ -1,0 +1,42 @@
+"""Makes an engine of a provider's settings."""
+
+from __future__ import annotations
+
+from spillover.cloud_fallback.cloud_engine import CloudEngine
+from spillover.cloud_fallback.credentials.credentials import Credentials, Key, Missing, NoKey
+from spillover.cloud_fallback.dialects.dialect import Dialect
+from spillover.cloud_fallback.dialects.registry import dialect_for
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.keys import Keys, advice
+from spillover.cloud_fallback.provider import ProviderSettings
+
+
+def build_engine(settings: ProviderSettings, *, keys: Keys, http: Http) -> CloudEngine:
+    """The engine of a provider. Opens nothing; a missing key or package is its `problem`."""
+    dialect = _dialect(settings)
+    return CloudEngine(settings, dialect, http, _credentials(settings, dialect, keys, http))
+
+
+def _dialect(settings: ProviderSettings) -> Dialect:
+    return dialect_for(
+        settings.dialect,
+        provider=settings.name,
+        base_url=settings.address,
+        server=settings.server,
+        max_tokens_field=settings.max_tokens_field,
+        api_version=settings.api_version,
+        deployment=settings.deployment,
+        project=settings.project,
+        location=settings.location,
+        chat_template=settings.chat_template,
+    )
+
+
+def _credentials(
+    settings: ProviderSettings, dialect: Dialect, keys: Keys, http: Http
+) -> Credentials:
+    if key := keys.find(settings):
+        return Key(key, dialect.key_headers)
+    if settings.is_local_network or settings.dialect == "tgi":
+        return NoKey()
+    return Missing(settings.name, advice(settings))

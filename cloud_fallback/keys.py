@@ -1,0 +1,123 @@
+"""Where providers' keys come from: the environment, by each company's own convention, or the
+keyring of the operating system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from spillover.cloud_fallback.dialects.registry import DialectName
+from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.secret import Secret
+from spillover.runtime.errors import SpilloverError
+
+SERVICE = "spillover"
+"""What the keyring files our keys under."""
+
+CONVENTIONS: dict[DialectName, tuple[str, ...]] = {
+    "openai": ("OPENAI_API_KEY",),
+    "azure": ("AZURE_OPENAI_API_KEY", "AZURE_API_KEY"),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "vertex": ("GOOGLE_API_KEY",),
+    "cohere": ("CO_API_KEY", "COHERE_API_KEY"),
+    "huggingface": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    "bedrock": ("AWS_BEARER_TOKEN_BEDROCK",),
+}
+
+
+class KeyringFailed(SpilloverError):
+    """The operating system's keyring cannot be used; says what to do instead."""
+
+
+class Ring(Protocol):
+    """A store of passwords, as the keyring package has it."""
+
+    def get_password(self, service: str, username: str) -> str | None: ...
+    def set_password(self, service: str, username: str, password: str) -> None: ...
+    def delete_password(self, service: str, username: str) -> None: ...
+
+
+class Keys:
+    """*environ*: the environment's variables. *ring* None: the operating system's keyring, which
+    is loaded when it is first needed."""
+
+    def __init__(self, environ: Mapping[str, str], ring: Ring | None = None) -> None:
+        self._environ = environ
+        self._ring = ring
+
+    def find(self, settings: ProviderSettings) -> Secret | None:
+        """The key of a provider; None: there is none.
+
+        Looks at key_variable, then at the company's own variables, then in the keyring under the
+        provider's name. The company's variables only count for an address of its own or of this
+        device: a key never goes to a host it was not given for.
+        """
+        if settings.key_variable is not None:
+            return self._variable(settings.key_variable) or self._stored(settings.name)
+        if settings.is_at_home:
+            for name in CONVENTIONS.get(settings.dialect, ()):
+                if found := self._variable(name):
+                    return found
+        return self._stored(settings.name)
+
+    def store(self, provider: str, key: str) -> None:
+        """Put *key* into the keyring. Raises KeyringFailed."""
+        try:
+            self._keyring().set_password(SERVICE, provider, key)
+        except Exception as error:
+            raise _failed(error) from None
+
+    def delete(self, provider: str) -> bool:
+        """Take the key of *provider* out of the keyring; whether one was there."""
+        if self._stored(provider) is None:
+            return False
+        try:
+            self._keyring().delete_password(SERVICE, provider)
+        except Exception as error:
+            raise _failed(error) from None
+        return True
+
+    def stored(self, provider: str) -> bool:
+        """Whether the keyring has a key of *provider*."""
+        return self._stored(provider) is not None
+
+    def _variable(self, name: str) -> Secret | None:
+        value = self._environ.get(name, "").strip()
+        return Secret(value, name) if value else None
+
+    def _stored(self, provider: str) -> Secret | None:
+        try:
+            value = self._keyring().get_password(SERVICE, provider)
+        except Exception:
+            # Of any kind: backends let through what D-Bus or a locked store throw. A device
+            # without a keyring simply has no keys in it.
+            return None
+        return Secret(value, "keyring") if value else None
+
+    def _keyring(self) -> Ring:
+        if self._ring is None:
+            import keyring  # slow
+
+            found: Any = keyring
+            self._ring = found
+        assert self._ring is not None
+        return self._ring
+
+
+def advice(settings: ProviderSettings) -> str:
+    """What to do when there is no key."""
+    variable = settings.key_variable
+    if variable is None and settings.is_at_home:
+        variable = next(iter(CONVENTIONS.get(settings.dialect, ())), None)
+    stored = f"run `spillover keys set {settings.name}`"
+    if variable:
+        return f"there is no key: set {variable}, or {stored}"
+    return f"there is no key for {settings.address}: {stored}, or name its variable in key_variable"
+
+
+def _failed(error: Exception) -> KeyringFailed:
+    return KeyringFailed(
+        f"this device's keyring cannot be used ({type(error).__name__}): set the environment "
+        "variable of the provider instead"
+    )
