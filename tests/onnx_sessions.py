@@ -15,7 +15,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnx
 import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 
+from spillover.quantize.onnx_export.blocks import Blocks
 from spillover.runtime.onnx.graph_patches import with_exact_windows
 
 VERSION = (int(onnxruntime.__version__.split(".")[0]), int(onnxruntime.__version__.split(".")[1]))
@@ -103,3 +105,31 @@ def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     total: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return total
+
+
+def product_of_blocks(x: Logits, blocks: Blocks) -> Logits:
+    """x · matrixᵀ by MatMulNBits, in fp32."""
+    points = blocks.packed_zero_points()
+    weights: dict[str, npt.NDArray[Any]] = {"blocks": blocks.packed, "scales": blocks.scales}
+    if points is not None:
+        weights["points"] = points
+    node = helper.make_node(
+        "MatMulNBits",
+        ["x", *weights],
+        ["y"],
+        domain="com.microsoft",
+        N=len(blocks.packed),
+        K=blocks.n_values,
+        bits=blocks.bits,
+        block_size=32,
+    )
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, None])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return np.asarray(session(model.SerializeToString()).run(None, {"x": x})[0], np.float32)

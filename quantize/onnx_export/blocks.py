@@ -17,6 +17,7 @@ from msgspec import Struct
 BLOCK = 32
 _CHUNK = 1 << 21
 """Values quantized at a time, so that the intermediate arrays stay small."""
+_SMALLEST_SCALE = 1e-30
 _SHRINKS = (1.0, 0.95, 0.9, 0.85)
 """Tried parts of a block's range: cutting its extremes often makes the rest finer for less."""
 
@@ -119,7 +120,7 @@ def _quantize_rows(rows: Floats, *, bits: int, is_symmetric: bool) -> Blocks:
 
 
 def _symmetric8(blocks: Floats) -> tuple[Bytes, Floats, None]:
-    scales: Floats = np.abs(blocks).max(-1) / np.float32(127)
+    scales = _usable(np.abs(blocks).max(-1) / np.float32(127))
     return _round(blocks, scales, np.float32(128), 255), scales, None
 
 
@@ -149,10 +150,15 @@ def _candidates(
     if is_symmetric:
         # The value of the largest size takes the quantum -8, whatever its sign.
         largest = np.where(-low > high, low, high)
-        return [(shrink * largest / np.float32(-8), middle)]
-    scale = shrink * (high - low) / np.float32(15)
+        return [(_usable(shrink * largest / np.float32(-8)), middle)]
+    scale = _usable(shrink * (high - low) / np.float32(15))
     point = np.round(-shrink * low / np.where(scale == 0, 1, scale)).astype(np.float32)
     return [(scale, np.where(scale == 0, 8, np.clip(point, 0, 15)).astype(np.float32))]
+
+
+def _usable(scales: Floats) -> Floats:
+    """Zero for those whose inverse is no number any more; such blocks hold nothing else."""
+    return np.where(np.abs(scales) < _SMALLEST_SCALE, np.float32(0), scales)
 
 
 def _round(blocks: Floats, scales: Floats, points: Floats | np.float32, most: int) -> Bytes:

@@ -12,7 +12,7 @@ from spillover.quantize.onnx_export.errors import ExportError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Token types (llama.h, llama_token_attr of old)."""
 
-_BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken", "smaug-bpe"}
+_BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
 class Vocabulary(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats, join, quantize
+from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, Source
@@ -90,7 +91,10 @@ class LinearLayers:
         if stored is not None:
             return stored
         is_symmetric = self._options.is_symmetric or name in (EMBEDDING, HEAD)
-        return quantize(self._source.values(name), bits=bits, is_symmetric=is_symmetric)
+        values = self._source.values(name)
+        if not np.isfinite(values).all():
+            raise ExportError(f"{name} has values that are no numbers: the weights are damaged")
+        return quantize(values, bits=bits, is_symmetric=is_symmetric)
 
     def _add_blocks(self, blocks: Blocks, name: str) -> None:
         add = self._graph.initializers.add

@@ -5,23 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from spillover.models.catalogue import default_model, find
 from spillover.quantize.onnx_export.export import Exported, export
 from spillover.quantize.onnx_export.options import ExportOptions
 from tests import tiny_models
-from tests.onnx_sessions import divergence, masked_logits, ragged_logits
+from tests.onnx_sessions import Logits, divergence, masked_logits, ragged_logits
 from tests.storyteller import KEPT_ROWS, STORYTELLER, story_ids
 
-Array = npt.NDArray[np.float32]
 FP32 = ExportOptions(weights="fp32")
-
-
-@pytest.fixture(scope="module")
-def hf_logits() -> dict[str, Array]:
-    return dict(np.load(Path(__file__).parent / "hf_logits.npz"))
 
 
 def exported(source: Path, target: Path, options: ExportOptions) -> Exported:
@@ -30,7 +23,7 @@ def exported(source: Path, target: Path, options: ExportOptions) -> Exported:
 
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
 def test_every_architecture_gives_hugging_faces_logits(
-    name: str, tmp_path: Path, hf_logits: dict[str, Array]
+    name: str, tmp_path: Path, hf_logits: dict[str, Logits]
 ) -> None:
     source = tiny_models.write(tmp_path / "hf", tiny_models.CONFIGS[name])
     exported(source, tmp_path / "out", FP32)
@@ -40,7 +33,7 @@ def test_every_architecture_gives_hugging_faces_logits(
 
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
 def test_the_genai_interface_computes_the_same(
-    name: str, tmp_path: Path, hf_logits: dict[str, Array]
+    name: str, tmp_path: Path, hf_logits: dict[str, Logits]
 ) -> None:
     source = tiny_models.write(tmp_path / "hf", tiny_models.CONFIGS[name])
     exported(source, tmp_path / "out", ExportOptions(weights="fp32", interface="genai"))
@@ -49,7 +42,7 @@ def test_the_genai_interface_computes_the_same(
 
 
 def test_the_storyteller_gives_hugging_faces_logits(
-    tmp_path: Path, hf_logits: dict[str, Array]
+    tmp_path: Path, hf_logits: dict[str, Logits]
 ) -> None:
     exported(STORYTELLER, tmp_path / "out", FP32)
     found = ragged_logits(tmp_path / "out" / "model.onnx", story_ids(), [9, 20])[KEPT_ROWS]
@@ -68,7 +61,7 @@ def test_the_storyteller_gives_hugging_faces_logits(
     ],
 )
 def test_smaller_weights_stay_near(
-    options: ExportOptions, most: float, tmp_path: Path, hf_logits: dict[str, Array]
+    options: ExportOptions, most: float, tmp_path: Path, hf_logits: dict[str, Logits]
 ) -> None:
     exported(STORYTELLER, tmp_path / "out", options)
     found = ragged_logits(tmp_path / "out" / "model.onnx", story_ids(), [30])[KEPT_ROWS]

@@ -1,0 +1,218 @@
+"""What the exporter reads, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from spillover.edge_server import cli
+from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.export import export
+from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.safetensors_file import SafetensorsFile
+from tests import tiny_gguf, tiny_models
+from tests.onnx_sessions import Logits, ragged_logits
+from tests.tiny_models import CONFIGS
+
+FP32 = ExportOptions(weights="fp32")
+
+
+def silent(n_done: int, n_all: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("files", [1, 3])
+def test_every_kind_of_safetensors_gives_the_same_logits(
+    dtype: str, files: int, tmp_path: Path, hf_logits: dict[str, Logits]
+) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"], dtype=dtype, files=files)
+    export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+    found = ragged_logits(tmp_path / "out" / "model.onnx", tiny_models.IDS, [40])
+    np.testing.assert_allclose(found, hf_logits["llama"], atol=2e-4)
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8", "fp32", "fp16"])
+def test_weights_in_a_second_file_are_the_same_weights(weights: Any, tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["qwen2"])
+    logits = []
+    for external in (False, True):
+        options = ExportOptions(weights=weights, external_data=external)
+        exported = export(tmp_path / "hf", tmp_path / f"out-{external}", options, silent)
+        files = {path.name: path.stat().st_size for path in exported.folder.iterdir()}
+        assert ("model.onnx.data" in files) == external
+        assert exported.size_bytes == sum(files.values())
+        logits.append(ragged_logits(exported.folder / "model.onnx", tiny_models.IDS, [40]))
+    np.testing.assert_array_equal(logits[0], logits[1])
+
+
+def test_the_folder_has_what_a_loader_needs(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages }}")
+    exported = export(tmp_path / "hf", tmp_path / "a" / "out", FP32, silent)
+    names = {path.name for path in exported.folder.iterdir()}
+    assert names == {
+        "model.onnx",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
+    assert exported.folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_shorter_context_makes_a_shorter_table(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    options = ExportOptions(n_ctx=64)
+    assert export(tmp_path / "hf", tmp_path / "out", options, silent).n_ctx == 64
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    tables = [tensor.dims for tensor in graph.initializer if tensor.name == "rotary.cos"]
+    assert [list(dims) for dims in tables] == [[64, 8]]
+
+
+def test_a_very_long_context_is_cut_and_said_so(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", {**CONFIGS["llama"], "max_position_embeddings": 131_072})
+    exported = export(tmp_path / "hf", tmp_path / "out", ExportOptions(), silent)
+    assert exported.n_ctx == 32_768
+    assert "32768 of the model's 131072" in exported.notes[0]
+
+
+def test_genai_gets_its_settings(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["qwen3"])
+    options = ExportOptions(interface="genai")
+    export(tmp_path / "hf", tmp_path / "out", options, silent)
+    model = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]
+    assert (model["type"], model["eos_token_id"], model["context_length"]) == ("qwen3", 1, 128)
+    assert model["decoder"]["head_size"] == 32
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    return {**CONFIGS["llama"], **values}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (changed(model_type="mamba"), "'mamba' is not supported"),
+        (changed(hidden_act="gelu"), "'gelu' is not supported"),
+        (changed(quantization_config={"bits": 4}), "quantized already"),
+        (changed(rope_scaling={"rope_type": "longrope", "factor": 2.0}), "'longrope'"),
+        (changed(rope_scaling={"rope_type": "llama3", "factor": 2.0}), "low_freq_factor"),
+        (changed(partial_rotary_factor=0.5), "part of each head"),
+        (changed(num_key_value_heads=3), "4 heads for 3"),
+        (changed(num_hidden_layers=2), "parts that a plain llama has not"),
+        (changed(num_hidden_layers=4), "lacks layers.3"),
+        (changed(vocab_size=95), "has the shape"),
+        (changed(hidden_size=-1), "hidden_size"),
+        (changed(num_hidden_layers=10**9), "num_hidden_layers"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_and_nothing_is_left(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=message):
+        export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+    assert {path.name for path in tmp_path.iterdir()} == {"hf"}
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    tensors = tiny_models.weights(CONFIGS["llama"])
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+    tiny_models.write_safetensors(tmp_path / "hf" / "model.safetensors", tensors)
+    with pytest.raises(ExportError, match=r"layers\.1\.mlp\.up_proj.* no numbers"):
+        export(tmp_path / "hf", tmp_path / "out", ExportOptions(), silent)
+
+
+def test_an_existing_folder_is_never_written_into(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ExportError, match="exists"):
+        export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_stopped_export_leaves_nothing(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+
+    def stop(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(onnx, "save_model", stop)
+    with pytest.raises((ExportError, KeyboardInterrupt)):
+        export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+    assert {path.name for path in tmp_path.iterdir()} == {"hf"}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (b"{", "damaged"),
+        (b"[]", "damaged"),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', "ends before"),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}', "ends before"),
+        (b'{"a":{"dtype":"F32","shape":[-2,-1],"data_offsets":[0,8]}}', "negative"),
+        (b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}', "ends"),
+        (b'{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}', "F8_E4M3"),
+    ],
+)
+def test_a_false_safetensors_header_is_found_out(
+    header: bytes, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ExportError, match=message):
+        SafetensorsFile(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", (1 << 62).to_bytes(8, "little") + b"{}"])
+def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(ExportError, match="no safetensors file"):
+        SafetensorsFile(tmp_path / "m.safetensors")
+
+
+def test_an_index_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"], files=2)
+    index = {"weight_map": {"a": "../secret.safetensors"}}
+    (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ExportError, match="outside of its folder"):
+        export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 3, 40, 4_000, 60_000])
+def test_a_cut_gguf_file_is_refused(n_bytes: int, tmp_path: Path) -> None:
+    path = tiny_gguf.write_model(tmp_path / "m.gguf", CONFIGS["llama"])
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(ExportError):
+        export(path, tmp_path / "out", FP32, silent)
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["smollm"])
+    arguments = ["export", "onnx", str(tmp_path / "hf"), str(tmp_path / "out")]
+    assert cli.run([*arguments, "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert (written["folder"], written["n_ctx"]) == (str(tmp_path / "out"), 128)
+    assert cli.run(arguments) == 1
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["nothing-there", "file.bin", "empty"])
+def test_the_command_says_what_is_wrong_with_the_source(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file.bin").touch()
+    (tmp_path / "empty").mkdir()
+    assert cli.run(["export", "onnx", str(tmp_path / source), str(tmp_path / "out")]) == 1
+    assert str(tmp_path / source) in capsys.readouterr().err

@@ -1,0 +1,193 @@
+"""GGUF files of the tiny models, and with vocabularies of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf.quants import quantize
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from tests import tiny_models
+from tests.tiny_models import Array
+
+_LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_TOP_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_TEXT = (Path(__file__).parent.parent / "LICENSE").read_text("utf-8")
+
+
+def write_model(path: Path, config: dict[str, Any], kind: str = "F32") -> Path:
+    """A whole model; its matrices stored as *kind*."""
+    architecture = config["model_type"] if config["model_type"] != "mistral" else "llama"
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    _add_scaling(writer, config)
+    _add_byte_vocabulary(writer, config["vocab_size"])
+    for name, values in tiny_models.weights(config).items():
+        heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+        key = heads.get(name.split(".")[-2])
+        if architecture == "llama" and key is not None:
+            values = _neighbours(values, config[key])
+        _add_tensor(writer, _gguf_name(name), values, kind)
+    return _finished(writer, path)
+
+
+def write_byte_level(path: Path, split: str, *, add_bos: bool | None = None) -> Path:
+    """A vocabulary of byte-level BPE without a model."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=["<|begin|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
+    state = _state(tokenizer)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(split)
+    _add_tokens(writer, state["vocab"], n_special=2)
+    writer.add_token_merges([" ".join(pair) for pair in state["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
+    return _finished(writer, path)
+
+
+def write_sentence_piece(path: Path, *, add_space_prefix: bool = True) -> Path:
+    """A vocabulary of SentencePiece's kind of BPE without a model."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=500, show_progress=False)
+    tokenizer.train_from_iterator(_TEXT.splitlines(), trainer)
+    pieces = sorted(_state(tokenizer)["vocab"].items(), key=lambda item: item[1])
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    types = [2, 3, 3, *[6] * 256]
+    scores = [0.0] * len(tokens)
+    for rank, (piece, _) in enumerate(pieces):
+        tokens.append(piece)
+        types.append(1)
+        scores.append(-float(rank))
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_scores(scores)
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_space_prefix(add_space_prefix)
+    return _finished(writer, path)
+
+
+def _state(tokenizer: Tokenizer) -> Any:
+    import json
+
+    return json.loads(tokenizer.to_str())["model"]
+
+
+def _add_tokens(writer: gguf.GGUFWriter, vocab: dict[str, int], *, n_special: int) -> None:
+    ordered = sorted(vocab, key=lambda token: vocab[token])
+    writer.add_token_list(ordered)
+    writer.add_token_types([3 if index < n_special else 1 for index in range(len(ordered))])
+
+
+def _add_byte_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
+    alphabet: Iterable[str] = sorted(pre_tokenizers.ByteLevel.alphabet())[: n_vocab - 2]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    _add_tokens(
+        writer, {token: i for i, token in enumerate(["<0>", "<1>", *alphabet])}, n_special=2
+    )
+    writer.add_token_merges([])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+
+
+def _add_scaling(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    scaling = config.get("rope_scaling")
+    if scaling is None:
+        return
+    if scaling["rope_type"] != "llama3":
+        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling["rope_type"]))
+        writer.add_rope_scaling_factor(scaling["factor"])
+        original = scaling.get("original_max_position_embeddings")
+        if original is not None:
+            writer.add_rope_scaling_orig_ctx_len(original)
+        return
+    # How llama.cpp's converter stores it: a factor for each frequency.
+    wavelengths = (
+        2
+        * np.pi
+        * config["rope_theta"] ** (np.arange(0, config["head_dim"], 2) / config["head_dim"])
+    )
+    original = scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    smooth = (original / wavelengths - low) / (high - low)
+    factors = 1 / ((1 - smooth) / scaling["factor"] + smooth)
+    factors = np.where(wavelengths < original / high, 1, factors)
+    factors = np.where(wavelengths > original / low, scaling["factor"], factors)
+    writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+
+
+def _add_tensor(writer: gguf.GGUFWriter, name: str, values: Array, kind: str) -> None:
+    if values.ndim == 1 or kind == "F32":
+        writer.add_tensor(name, values)
+    elif kind == "F16":
+        writer.add_tensor(name, values.astype(np.float16))
+    else:
+        quantization = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, quantize(values, quantization), raw_dtype=quantization)
+
+
+def _gguf_name(name: str) -> str:
+    if name in _TOP_NAMES:
+        return _TOP_NAMES[name]
+    _, _, layer, rest = name.split(".", 3)
+    stem, end = rest.rsplit(".", 1)
+    return f"blk.{layer}.{_LAYER_NAMES[stem]}.{end}"
+
+
+def _neighbours(values: Array, heads: int) -> Array:
+    """The rows in the order of llama.cpp, which rotates neighbours together."""
+    halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+
+
+def _finished(writer: gguf.GGUFWriter, path: Path) -> Path:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
