@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -16,7 +16,7 @@ from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, decoded
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
-from spillover.cloud_fallback.errors import ProviderError, Truncated
+from spillover.cloud_fallback.errors import Truncated
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
 
 _REASONS: dict[str, FinishReason] = {
@@ -87,7 +87,7 @@ class AnthropicDecoder:
         self.is_done = False
 
     def feed(self, frame: Frame) -> list[Part]:
-        if self.is_done:
+        if self.is_done or not frame.data.strip():
             return []
         event = decoded(self._provider, frame.data, _Event)
         match event.type or frame.name:
@@ -146,7 +146,7 @@ class AnthropicDecoder:
         if self._reason == "pause_turn":
             raise Truncated(self._provider, "the model paused before its answer was complete")
         if self._reason not in _REASONS:
-            raise ProviderError(self._provider, "ended the answer for a reason not known here")
+            raise unknown_end(self._provider)
         return End(
             reason=_REASONS[self._reason],
             stop=self._stop,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -83,6 +83,8 @@ class BedrockDecoder:
             return []
         if frame.is_exception:
             raise error_of(self._provider, read_event(self._told(frame), frame.name))
+        if not frame.data.strip():
+            return []
         event = decoded(self._provider, frame.data, _Event)
         match frame.name:
             case "contentBlockStart" if event.start and event.start.tool_use:
@@ -121,7 +123,7 @@ class BedrockDecoder:
         if self._reason is None:
             raise ended_without_terminal(self._provider, tail)
         if self._reason not in _REASONS:
-            raise ProviderError(self._provider, "ended the answer for a reason not known here")
+            raise unknown_end(self._provider)
         return End(reason=_REASONS[self._reason], usage=self._usage)
 
 

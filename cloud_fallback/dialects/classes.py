@@ -40,6 +40,11 @@ def ended_without_terminal(provider: str, tail: bytes) -> ProviderError:
     return Truncated(provider, "the stream ended before the answer was complete")
 
 
+def unknown_end(provider: str) -> ProviderError:
+    """The error of an answer that ended for a reason which may mean anything: not a stop."""
+    return ProviderError(provider, "ended the answer for a reason that is not known here")
+
+
 def error_of(provider: str, failure: Failure) -> ProviderError:
     """The error class that *failure* belongs to: by its codes, then by its status."""
     error = _by_words(provider, failure) or _by_status(provider, failure)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
 from spillover.cloud_fallback.dialects.dialect import End, Frame, Part, ProviderUsage
 from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, decoded
@@ -86,7 +86,7 @@ class CohereDecoder:
         self.is_done = False
 
     def feed(self, frame: Frame) -> list[Part]:
-        if self.is_done or frame.data.strip() == b"[DONE]":
+        if self.is_done or frame.data.strip() in (b"", b"[DONE]"):
             return []
         event = decoded(self._provider, frame.data, _Event)
         kind = event.type or frame.name
@@ -126,7 +126,7 @@ class CohereDecoder:
         if told in ("ERROR", "TIMEOUT"):
             raise Overloaded(self._provider, f"the answer ended with {told}")
         if told not in _REASONS:
-            raise ProviderError(self._provider, "ended the answer for a reason not known here")
+            raise unknown_end(self._provider)
         self._reason, self.is_done = _REASONS[told], True
         self._usage = _usage(delta.usage)
         return [*self._calls.close()]

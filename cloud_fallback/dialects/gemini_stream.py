@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -25,7 +25,7 @@ from spillover.cloud_fallback.dialects.failure import read_event, read_tail
 from spillover.cloud_fallback.dialects.frames import Count, decoded
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
-from spillover.cloud_fallback.errors import ContentBlocked, ProviderError
+from spillover.cloud_fallback.errors import ContentBlocked
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
 
 _REASONS: dict[str, FinishReason] = {
@@ -98,7 +98,7 @@ class GeminiDecoder:
         self._model: str | None = None
 
     def feed(self, frame: Frame) -> list[Part]:
-        if frame.data.strip() == b"[DONE]":  # some gateways add it
+        if frame.data.strip() in (b"", b"[DONE]"):  # some gateways add the latter
             return []
         chunk = decoded(self._provider, frame.data, _Chunk)
         if chunk.error is not None:
@@ -152,7 +152,7 @@ class GeminiDecoder:
     def _end_reason(self, told: str) -> FinishReason:
         reason = _REASONS.get(told)
         if reason is None:
-            raise ProviderError(self._provider, "ended the answer for a reason not known here")
+            raise unknown_end(self._provider)
         return "tool_calls" if reason == "stop" and len(self._calls) else reason
 
 

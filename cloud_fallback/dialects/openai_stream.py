@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -115,10 +115,9 @@ class OpenAIDecoder:
         self.is_done = False
 
     def feed(self, frame: Frame) -> list[Part]:
-        if self.is_done:
-            return []
-        if frame.data.strip() == b"[DONE]":
-            self.is_done = True
+        data = frame.data.strip()
+        self.is_done = self.is_done or data == b"[DONE]"
+        if self.is_done or not data:
             return []
         chunk = decoded(self._provider, frame.data, _Chunk)
         if chunk.error is not None or chunk.object == "error" or frame.name == "error":
@@ -187,7 +186,7 @@ class OpenAIDecoder:
 
     def _finish(self, reason: str) -> None:
         if reason not in _REASONS:
-            raise ProviderError(self._provider, "ended the answer for a reason not known here")
+            raise unknown_end(self._provider)
         self._reason = _REASONS[reason]
 
     def end(self, tail: bytes = b"") -> End:

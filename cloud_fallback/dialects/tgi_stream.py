@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -18,7 +18,6 @@ from spillover.cloud_fallback.dialects.dialect import (
 from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, decoded
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
-from spillover.cloud_fallback.errors import ProviderError
 from spillover.runtime.events import Delta, FinishReason
 from spillover.runtime.text.stop_matcher import StopMatcher
 
@@ -64,7 +63,7 @@ class TgiDecoder:
         self.is_done = False
 
     def feed(self, frame: Frame) -> list[Part]:
-        if self.is_done:
+        if self.is_done or not frame.data.strip():
             return []
         event = decoded(self._provider, frame.data, _Event)
         if event.error is not None:
@@ -96,7 +95,7 @@ class TgiDecoder:
         if self._reason is None:
             raise ended_without_terminal(self._provider, tail)
         if self._reason not in _REASONS:
-            raise ProviderError(self._provider, "ended the answer for a reason not known here")
+            raise unknown_end(self._provider)
         stop = self._stops.stopped
         return End(
             reason="stop" if stop is not None else _REASONS[self._reason],

@@ -1,0 +1,67 @@
+"""Requests to put into words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from spillover.cloud_fallback.dialects.dialect import HttpRequest
+from spillover.cloud_fallback.dialects.registry import DialectName, dialect_for
+from spillover.runtime.request import GenerationRequest, Message, Tool, ToolCall
+
+HELLO = (Message(role="user", content="Hello"),)
+PARTIAL = (*HELLO, Message(role="assistant", content="Good day to \n"))
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = Tool(name="weather", description="Tells the weather.", parameters=CITY)
+CLOCK = Tool(name="clock")
+WITH_TOOLS = (
+    Message(role="developer", content="Be brief."),
+    Message(role="user", content="Is it warm in Rome?"),
+    Message(
+        role="assistant",
+        content="",
+        tool_calls=(
+            ToolCall(id="call_1", name="weather", arguments='{"city": "Rome"}'),
+            ToolCall(id="call.2/b", name="clock", arguments=""),
+        ),
+    ),
+    Message(role="tool", content='{"celsius": 31}', tool_call_id="call_1"),
+    Message(role="tool", content="noon", tool_call_id="call.2/b"),
+    Message(role="user", content="And in Oslo?"),
+)
+
+MODELS: dict[DialectName, str] = {
+    "openai": "gpt-4o",
+    "azure": "gpt-4o",
+    "anthropic": "claude-sonnet-4-5",
+    "gemini": "gemini-2.5-flash",
+    "vertex": "gemini-2.5-flash",
+    "cohere": "command-a-03-2025",
+    "huggingface": "tgi",
+    "tgi": "tgi",
+    "bedrock": "anthropic.claude-sonnet-4-5-20250929-v1:0",
+}
+
+
+def ask(messages: tuple[Message, ...] = HELLO, **fields: Any) -> GenerationRequest:
+    return GenerationRequest(messages=messages, **fields)
+
+
+def encoded(
+    name: DialectName,
+    request: GenerationRequest,
+    *,
+    model: str | None = None,
+    prefill: bool = False,
+    without: frozenset[str] = frozenset(),
+    **options: Any,
+) -> HttpRequest:
+    dialect = dialect_for(name, **options)
+    model = MODELS[name] if model is None else model
+    return dialect.encode(request, model, prefill=prefill, without=without)
+
+
+def body_of(name: DialectName, request: GenerationRequest, **options: Any) -> dict[str, Any]:
+    """The body that *request* becomes, as plain values."""
+    return msgspec.json.decode(encoded(name, request, **options).body, type=dict[str, Any])
