@@ -31,13 +31,13 @@ class Calibration(Struct, frozen=True, kw_only=True):
     can_call_tools: bool | None = None
     version: int = VERSION
 
-    def p_wrong(self, features: tuple[float, ...]) -> float | None:
-        """The probability that the answer is wrong; None when a feature is not a number."""
+    def p_wrong(self, features: dict[str, float]) -> float | None:
+        """The probability that the answer is wrong; None when a feature is unknown."""
         z = self.bias
-        for value, mean, scale, weight in zip(
-            features, self.means, self.scales, self.weights, strict=True
+        for name, mean, scale, weight in zip(
+            self.features, self.means, self.scales, self.weights, strict=True
         ):
-            z += weight * (value - mean) / scale
+            z += weight * (features.get(name, math.nan) - mean) / scale
         if math.isnan(z):
             return None
         p = 1.0 / (1.0 + math.exp(-max(min(z, 40.0), -40.0)))

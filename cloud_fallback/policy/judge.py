@@ -14,6 +14,11 @@ _STRIDE, _FIRST_STRIDE, _FIRST_TOKENS = 8, 4, 16
 _MOST = 0.99
 
 
+def stride(n_tokens: int) -> int:
+    """Tokens until the next window; fewer at the start, so that short answers have several."""
+    return _STRIDE if n_tokens >= _FIRST_TOKENS else _FIRST_STRIDE
+
+
 class Judge:
     """Judges with a model's calibration, or with raw confidence where there is none.
 
@@ -41,10 +46,6 @@ class Judge:
             forget=min(settings.p_wrong_forget * share, enter),
             dwell=settings.confidence_dwell,
         )
-
-    def stride(self, n_tokens: int) -> int:
-        """Tokens until the next window, so that even short answers have several."""
-        return _STRIDE if n_tokens >= _FIRST_TOKENS else _FIRST_STRIDE
 
     def p_wrong(self, signals: Signals) -> float | None:
         """P(wrong) of the answer so far; None: not known (yet)."""

@@ -48,7 +48,9 @@ _WORDS = {
     "vi": "là và của cho với tôi bạn gì như thế nào này có không một những được hãy viết kể về ai "
     "tại sao khi ở đâu",
 }
-_FUNCTION_WORDS = {code: frozenset(text.split()) for code, text in _WORDS.items()}
+_BY_LANGUAGE = {code: frozenset(text.split()) for code, text in _WORDS.items()}
+FUNCTION_WORDS = frozenset().union(*_BY_LANGUAGE.values())
+"""The commonest words of all these languages."""
 _BY_SCRIPT = {
     "greek": ("el",),
     "cyrillic": ("ru", "uk", "bg", "sr", "mk", "be", "kk", "mn"),
@@ -99,7 +101,7 @@ def candidates(text: str) -> tuple[str, ...]:
 
 def _latin(words: list[str]) -> tuple[str, ...]:
     counts = sorted(
-        ((sum(w in known for w in words), code) for code, known in _FUNCTION_WORDS.items()),
+        ((sum(w in known for w in words), code) for code, known in _BY_LANGUAGE.items()),
         reverse=True,
     )
     (most, code), (second, _) = counts[:2]

@@ -13,6 +13,7 @@ from spillover.cloud_fallback.policy.loops import Loops
 from spillover.cloud_fallback.policy.refusals import Refusals
 from spillover.cloud_fallback.policy.scripts import Scripts
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.unsaid import Unsaid
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -28,9 +29,6 @@ _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 _RATE_TOKENS = 32
 _MAX_KNOWN_TOKENS = 65_536
 _END_CHARS = 2_048
-
-FEATURES_OF_TEXT = ("distinct_4grams", "refusal")
-"""Features beyond those of the confidence; see Signals.features()."""
 
 
 class Signals:
@@ -69,6 +67,7 @@ class Signals:
         self.leaks = Leaks(conversation)
         self.scripts = Scripts(prompts, settings.foreign_letters)
         self.refusals = Refusals(settings.refusal_chars)
+        self.unsaid = Unsaid(prompts[-1] if prompts else "")
         self.json = _json_of(request.form)
         self.calls: dict[int, JsonProgress] = {}
         self._times: deque[float] = deque(maxlen=_RATE_TOKENS)
@@ -159,6 +158,7 @@ class Signals:
             self.leaks.feed(text, start)
             self.scripts.feed(text, start)
         self.refusals.feed(text)
+        self.unsaid.feed(text)
         if self.json is not None:
             self.json.feed(text)
         self._ends.append(text)
@@ -196,13 +196,13 @@ class Signals:
         """Where the answer stops being the JSON that was asked for."""
         return None if self.json is None else self.json.error_at
 
-    def features(self) -> tuple[float, ...]:
-        """FEATURES of the current track, then FEATURES_OF_TEXT."""
-        return (
-            *self.track.features(),
-            self.loops.distinct_share,
-            float(self.refusals.found),
-        )
+    def features(self) -> dict[str, float]:
+        """What P(wrong) may be made of: the confidence of the current track, and the text."""
+        return self.track.features() | {
+            "distinct_4grams": self.loops.distinct_share,
+            "refusal": float(self.refusals.found),
+            "unsaid": self.unsaid.share,
+        }
 
 
 def _json_of(form: Form | None) -> JsonProgress | None:

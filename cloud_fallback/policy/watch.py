@@ -13,7 +13,7 @@ from spillover.cloud_fallback.policy.device_reading import (
 )
 from spillover.cloud_fallback.policy.doubt import Doubt
 from spillover.cloud_fallback.policy.hold import Hold
-from spillover.cloud_fallback.policy.judge import Judge
+from spillover.cloud_fallback.policy.judge import Judge, stride
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
 from spillover.cloud_fallback.policy.settings import PolicySettings
@@ -70,6 +70,7 @@ class Watch:
         self._hold = Hold(settings)
         self._pressure = DevicePressure(settings)
         self._n_slow = 0
+        self._last_p_wrong: float | None = None
         self._next_look = self._next_slow = 0
         self._lock = threading.Lock()
         self._reason: Reason | None = None
@@ -81,6 +82,12 @@ class Watch:
     def reason(self) -> Reason | None:
         """Why the answer is handed over; None: it is not."""
         return self._reason
+
+    @property
+    def score(self) -> float | None:
+        """How doubtful the answer was: the highest P(wrong) of two windows in a row, or of a
+        short answer as a whole. None: not known."""
+        return self._last_p_wrong if self._doubt.highest is None else self._doubt.highest
 
     def before(
         self,
@@ -139,7 +146,7 @@ class Watch:
             self._next_slow = n + _SLOW_EVERY
             reason = self._slow_reason()
         if n >= self._next_look and self._request.n == 1:
-            self._next_look = n + self._judge.stride(n)
+            self._next_look = n + stride(n)
             reason = self._confidence_reason() or reason
         return None if reason is None or self._in_tail() else reason
 
@@ -151,7 +158,7 @@ class Watch:
     def _confidence_reason(self) -> Reason | None:
         if not self._settings.is_on("low_confidence"):
             return None
-        p_wrong = self._judge.p_wrong(self.signals)
+        p_wrong = self._last_p_wrong = self._judge.p_wrong(self.signals)
         if self._doubt.step(p_wrong) != "lost" or p_wrong is None:
             return None
         if self.signals.track.n < self._settings.least_tokens:
@@ -227,7 +234,7 @@ class Watch:
             settings.judges_short_answers and settings.is_on("low_confidence")
         ):
             return None
-        p_wrong = self._judge.p_wrong(self.signals)
+        p_wrong = self._last_p_wrong = self._judge.p_wrong(self.signals)
         if p_wrong is None or not p_wrong >= self._doubt.limits.enter:
             return None
         return self._judge.reason(p_wrong, self._doubt.limits, start)

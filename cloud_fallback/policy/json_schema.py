@@ -1,0 +1,69 @@
+"""Whether a text is JSON that follows a schema. Bounded, and never fetches anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import msgspec
+from jsonschema import Draft202012Validator, exceptions, validators
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+_MAX_STEPS = 50_000
+_MAX_CHARS = 4_000_000
+_UNCHECKED = ("pattern", "patternProperties", "format")
+"""Python's re may take for ever over a pattern that somebody else wrote."""
+
+
+class _TooMuch(Exception):
+    """The schema takes more steps than an answer is worth."""
+
+
+def follows(text: str, schema: dict[str, Any]) -> bool:
+    """Whether *text* is one JSON value that follows *schema*.
+
+    What cannot be decided counts as followed: patterns and formats, references to other
+    documents, a schema that is none or takes too long.
+    """
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    if len(text) > _MAX_CHARS:
+        return True
+    validator = _counted()(schema, registry=Registry())
+    try:
+        return next(validator.iter_errors(value), None) is None
+    except (_TooMuch, RecursionError, Unresolvable, exceptions.UnknownType):
+        return True
+    except (TypeError, AttributeError, KeyError, ValueError):
+        # jsonschema meets a keyword whose value is of a kind that no schema has.
+        return True
+
+
+def _counted() -> Any:
+    """A validator whose keywords together take at most _MAX_STEPS steps."""
+    left = [_MAX_STEPS]
+
+    def counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
+        def check(*arguments: Any) -> Generator[Any]:
+            left[0] -= 1
+            if left[0] < 0:
+                raise _TooMuch
+            yield from keyword(*arguments) or ()
+
+        return check
+
+    keywords = {
+        name: counted(keyword)
+        for name, keyword in Draft202012Validator.VALIDATORS.items()
+        if name not in _UNCHECKED
+    }
+    unchecked = dict.fromkeys(_UNCHECKED, _nothing)
+    extend: Any = validators.extend  # has no types
+    return extend(Draft202012Validator, keywords | unchecked)
+
+
+def _nothing(*_arguments: Any) -> Generator[Any]:
+    yield from ()

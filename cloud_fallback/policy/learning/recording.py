@@ -1,0 +1,53 @@
+"""Asks a model every labelled prompt and records its answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+
+import msgspec
+
+from spillover.cloud_fallback.policy.learning.items import Item, is_right
+from spillover.cloud_fallback.policy.learning.trace import Recorder, Trace
+from spillover.cloud_fallback.policy.watch import N_TOP_LOGPROBS
+from spillover.runtime.engine import Engine
+from spillover.runtime.events import Finished
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.sampling import Sampling
+
+MAX_TOKENS = 512
+"""Of an item that sets none."""
+
+
+def record(
+    engine: Engine, items: Sequence[Item], *, sampling: Sampling, max_tokens: int = MAX_TOKENS
+) -> Generator[Trace]:
+    """One labelled trace for each item, in order. Raises what the engine raises.
+
+    Item i samples with the seed of *sampling* + i, so that no lucky draw decides for all.
+    """
+    for number, item in enumerate(items):
+        seed = None if sampling.seed is None else sampling.seed + number
+        request = GenerationRequest(
+            messages=item.conversation,
+            sampling=msgspec.structs.replace(sampling, seed=seed),
+            max_tokens=item.max_tokens or max_tokens,
+            logprobs=N_TOP_LOGPROBS,
+        ).checked()
+        trace = _record(engine, item.id, request)
+        right = is_right(item, trace.answer, ended=trace.finish == "stop")
+        yield msgspec.structs.replace(trace, model=engine.name, group=item.group, wrong=not right)
+
+
+def _record(engine: Engine, name: str, request: GenerationRequest) -> Trace:
+    recorder = Recorder()
+    began = time.monotonic()
+    end: Finished | None = None
+    with closing(engine.stream(request)) as events:
+        for event in events:
+            recorder.see(event, time.monotonic() - began)
+            if isinstance(event, Finished):
+                end = event
+    assert end is not None, "an engine's stream ends with Finished"
+    return recorder.trace(name, request, end)
