@@ -71,7 +71,10 @@ class Calibration:
             self._backend.abort()
 
     def measure_one(self, kv: KvCache) -> None:
-        """Make the next measurement, unless it would take too long or too many cells."""
+        """Make the next measurement, if one is left, unless it would take too long or too many
+        cells."""
+        if not self._todo:
+            return
         kind, n = self._todo[0]
         try:
             self._measuring = True

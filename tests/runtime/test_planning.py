@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spillover.runtime.backend import Backend
+from spillover.runtime.calibration import Calibration, SavedCalibration
+from spillover.runtime.kv_cache import KvCache
 from spillover.runtime.kv_ledger import KvLedger
 from spillover.runtime.memory_fit import fit_context
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.prefix_cache import Match, longest_match, n_common
 from spillover.runtime.restarts import RestartPolicy
-from spillover.runtime.slice_costs import SliceCosts, best_alone, plan_slice
+from spillover.runtime.slice_costs import SavedCosts, SliceCosts, best_alone, plan_slice
 
 ON_A_CPU = {1: 17, 4: 27, 8: 51, 16: 94, 24: 171, 32: 272, 48: 530, 64: 230, 128: 514, 256: 1163}
 """Milliseconds per call, measured once with flash attention on: dearest per token at 24 to 48."""
@@ -120,3 +125,13 @@ def test_the_context_fits_the_memory() -> None:
     assert small_ctx <= small_kv
     assert small_parallel >= 4
     assert fit(EngineOptions(n_ctx=512, n_kv=1000, n_parallel=2), 2**30) == (512, 1024, 2)
+
+
+def test_a_device_that_is_measured_is_not_measured_again() -> None:
+    """A cancel that came when nothing ran any more used to end the worker here."""
+    saved = SavedCosts(per_call_s={1: 0.01}, per_token_and_cell_s=0.0)
+    calibration = Calibration(
+        cast(Backend, None), SavedCalibration(pure=saved, mixed=saved), on_done=lambda _: None
+    )
+    assert calibration.is_done
+    calibration.measure_one(cast(KvCache, None))
