@@ -1,7 +1,7 @@
 """From what a provider says to what is to be done about it.
 
 No word of the provider's prose is passed on: it may repeat the prompt, the answer or the key. A
-message is made of our own words, the status, and the provider's code where it is surely one.
+message is made of our own words, the status, and the provider's code where that is a known one.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ class HttpRequest(Struct, frozen=True, kw_only=True):
     body: bytes
     stop: tuple[str, ...] = ()
     """The stop strings that the provider looks for itself; all others are the caller's to find."""
+    own_stops: tuple[str, ...] = ()
+    """Stop strings that the dialect added; its decoder cuts the answer there."""
     prefilled: str = ""
     """The unfinished assistant's turn as it was sent, which the model goes on with."""
     trimmed: str = ""

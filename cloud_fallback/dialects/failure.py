@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from spillover.cloud_fallback.dialects import vocabulary
 from spillover.cloud_fallback.dialects.retry_after import (
     bounded,
     protobuf_delay_s,
@@ -34,7 +35,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     status: int | None = None
     codes: frozenset[str] = frozenset()
     shown: str = ""
-    """The first code, as the provider writes it, when it is surely one."""
+    """The first known code, as the provider writes it."""
     param: str = ""
     """The field of the request that the provider names."""
     prose: str = ""
@@ -121,8 +122,10 @@ class _Words:
         code = code.rpartition("#")[2].partition(":")[0]
         if len(code) > 64:
             return
-        self.codes.add(re.sub("[^a-z]", "", code.lower()))
-        self.shown = self.shown or (code if _is_surely_a_code(code) else "")
+        word = re.sub("[^a-z]", "", code.lower())
+        self.codes.add(word)
+        if not self.shown and _is_known(code, word):
+            self.shown = code
 
     def add(self, key: str, value: Any) -> None:
         if isinstance(value, str):
@@ -150,12 +153,9 @@ class _Words:
             self.delay_s = bounded(value)
 
 
-_WORD_PAIR = re.compile(r"[a-z]+(_[a-z]+)+|[A-Z]+(_[A-Z]+)+|[A-Za-z]+(Exception|Error|Violation)")
-
-
-def _is_surely_a_code(code: str) -> bool:
-    """Two words or more without digits: a key or a prompt in the place of a code has neither."""
-    return len(code) <= 48 and _WORD_PAIR.fullmatch(code) is not None
+def _is_known(code: str, word: str) -> bool:
+    """Whether *code* may be shown: nothing but a published error code, whatever stands there."""
+    return word in vocabulary.CODES and re.fullmatch("[A-Za-z_-]+", code) is not None
 
 
 def _read(value: Any, words: _Words, status: int | None) -> Failure:

@@ -86,6 +86,7 @@ class TgiDialect(Struct, frozen=True, kw_only=True):
                 frozenset(),
             ),
             stop=stops,
+            own_stops=own,
             prefilled=unfinished.text,
             trimmed=unfinished.trimmed,
         )
@@ -106,8 +107,7 @@ class TgiDialect(Struct, frozen=True, kw_only=True):
         return template.render(request.messages, continue_final_message=goes_on)
 
     def decoder(self, sent: HttpRequest | None = None) -> TgiDecoder:
-        own = (TURN_END,) if self.chat_template is None else ()
-        return TgiDecoder(self.provider, sent, own)
+        return TgiDecoder(self.provider, sent)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return answer_error(self.provider, status, headers, body)

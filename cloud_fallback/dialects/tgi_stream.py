@@ -48,16 +48,15 @@ class _Event(Struct):
 
 class TgiDecoder:
     """Reads one streamed text. The server sends the stop string that ended it too: it is cut off
-    here, as is one of *own_stops*."""
+    here, as is a stop string of the dialect's own, after which the model would speak for the
+    user."""
 
-    def __init__(
-        self, provider: str, sent: HttpRequest | None, own_stops: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, provider: str, sent: HttpRequest | None) -> None:
         self._provider = provider
-        self._own_stops = own_stops
-        self._stops = StopMatcher((*(sent.stop if sent else ()), *own_stops))
+        self._own_stops = sent.own_stops if sent else ()
+        self._stops = StopMatcher((*(sent.stop if sent else ()), *self._own_stops))
         self._text = PrefilledText(sent)
-        self._opens_turn = bool(own_stops) and not (sent and sent.prefilled)
+        self._opens_turn = bool(self._own_stops) and not (sent and sent.prefilled)
         self._reason: str | None = None
         self._usage: ProviderUsage | None = None
         self.is_done = False

@@ -36,7 +36,7 @@ CONTEXT_PROSE = re.compile(
     r"maximum context length|context (?:length|window|size)|prompt is too long|"
     r"input (?:is|was) too long|input token count|too many (?:input |total )?tokens|"
     r"exceeds? the (?:maximum|max|available)[^.]{0,40}(?:token|context)|"
-    r"(?:inputs?|total) tokens?[^.]{0,60}must (?:be|have)"
+    r"inputs?\W+tokens?[^.]{0,80}must (?:be|have)"
 )
 AUTH = _words(
     "authenticationerror permissionerror invalidapikey apikeyinvalid unauthenticated "
@@ -62,6 +62,20 @@ REFUSED = _words(
     "invalidargument notfounderror notfound modelnotfound failedprecondition invalidprompt "
     "resourcenotfoundexception requesttoolarge unprocessableentity outofrange"
 )
+CODES = (
+    BILLING
+    | CONTENT
+    | CONTEXT
+    | AUTH
+    | RATE
+    | OVERLOADED
+    | REFUSED
+    | _words(
+        "conflict deploymentnotfound requestforbidden unsupportedvalue unsupportedparameter "
+        "operationnotsupported incompletegeneration cancelled"
+    )
+)
+"""All that may be shown in a message."""
 
 NO_PREFILL = re.compile(
     r"prefill|(?:must|should|needs? to) end with an? (?:user|model)|model turn|"

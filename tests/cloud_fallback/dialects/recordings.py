@@ -324,7 +324,7 @@ TGI_TEXT = Recording(
         '"generated_text":" Hello","details":{"finish_reason":"eos_token","generated_tokens":3,'
         '"seed":null,"input_length":12}}',
     ),
-    answer=Answer(text="Hello"),
+    answer=Answer(text=" Hello"),
     usage=ProviderUsage(prompt_tokens=12, completion_tokens=3),
     n_needed=3,
 )
