@@ -35,10 +35,12 @@ class ServerSentEvents:
         return bytes((self._tail + self._line)[-TAIL_BYTES:])
 
     def feed(self, data: bytes) -> list[Frame]:
-        if self._ended_in_cr and data:
+        if not data:
+            return []
+        if self._ended_in_cr:
             # A \r ends a line at once; the \n of \r\n may come with the next bytes.
             data = data.removeprefix(b"\n")
-            self._ended_in_cr = False
+        self._ended_in_cr = data.endswith(b"\r")
         frames: list[Frame] = []
         # For bytes, splitlines knows \n, \r and \r\n only; for a str it splits U+2028 too.
         for line in data.splitlines(keepends=True):
@@ -46,7 +48,6 @@ class ServerSentEvents:
                 self._line += line
                 self._bound(len(self._line))
                 break
-            self._ended_in_cr = line[-1] == 0x0D
             self._take(self._whole(line.rstrip(b"\r\n")), frames)
         return frames
 
