@@ -29,6 +29,7 @@ def _dialect(settings: ProviderSettings) -> Dialect:
         project=settings.project,
         location=settings.location,
         chat_template=settings.chat_template,
+        scale_up_timeout_s=int(settings.first_text_timeout_s),
     )
 
 

@@ -38,6 +38,7 @@ _OWN_STATUS: dict[tuple[DialectName, Kind], int] = {
     ("tgi", "overloaded"): 429,
     ("bedrock", "overloaded"): 503,
     ("bedrock", "auth"): 403,
+    ("bedrock", "billing"): 403,
 }
 _MESSAGE: dict[Kind, str] = {
     "rate_limited": "Rate limit reached for requests",
@@ -63,6 +64,8 @@ _OWN_MESSAGE: dict[tuple[DialectName, Kind], str] = {
     ("gemini", "rate_limited"): "Resource has been exhausted (e.g. check quota).",
     ("gemini", "context"): "The input token count (2000000) exceeds the maximum number of tokens "
     "allowed (1048576).",
+    ("bedrock", "billing"): "Model access is denied due to INVALID_PAYMENT_INSTRUMENT: a valid "
+    "payment instrument must be provided.",
     ("bedrock", "context"): "Input is too long for requested model.",
     ("bedrock", "auth"): "The security token included in the request is invalid.",
 }
@@ -116,6 +119,14 @@ _TGI: dict[Kind, str] = {
     "rate_limited": "overloaded",
     "server_error": "generation",
     "unavailable": "incomplete_generation",
+}
+
+
+_API_KEY_INVALID = {
+    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+    "reason": "API_KEY_INVALID",
+    "domain": "googleapis.com",
+    "metadata": {"service": "generativelanguage.googleapis.com"},
 }
 
 
@@ -173,7 +184,8 @@ def error_body(dialect: DialectName, kind: Kind) -> dict[str, Any]:
         return {"type": "error", "error": error, "request_id": "req_1"}
     if dialect == "gemini":
         name = _GEMINI.get(kind, "INVALID_ARGUMENT")
-        return {"error": {"code": status, "message": message, "status": name}}
+        details = {"details": [_API_KEY_INVALID]} if kind == "auth" else {}
+        return {"error": {"code": status, "message": message, "status": name} | details}
     if dialect == "tgi":
         return {"error": message, "error_type": _TGI.get(kind, "validation")}
     return {"message": message}
