@@ -111,8 +111,7 @@ SERVERS: dict[ServerName, Server] = {
 _HOSTS: tuple[tuple[str, ServerName], ...] = (
     ("api.openai.com", "openai"),
     ("openai.azure.com", "azure"),
-    ("huggingface.cloud", "huggingface"),
-    ("huggingface.co", "huggingface"),
+    ("endpoints.huggingface.cloud", "huggingface"),
     ("deepseek.com", "deepseek"),
     ("mistral.ai", "mistral"),
     ("openrouter.ai", "openrouter"),

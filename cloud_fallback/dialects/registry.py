@@ -77,7 +77,7 @@ def dialect_for(
         case "huggingface":
             return OpenAIDialect(
                 provider=provider,
-                server="huggingface",
+                server=server or _hugging_face_server(base_url),
                 path=_from_root(base_url, "/v1", "/chat/completions"),
                 headers=held,
                 max_tokens_field=max_tokens_field,
@@ -108,6 +108,11 @@ def dialect_for(
 def _from_root(base_url: str, prefix: str, path: str) -> str:
     """*path* under *prefix*, unless *base_url* ends with that prefix already."""
     return path if urlsplit(base_url).path.rstrip("/").endswith(prefix) else prefix + path
+
+
+def _hugging_face_server(base_url: str) -> ServerName:
+    """The router passes requests on to companies that have little in common."""
+    return "other" if urlsplit(base_url).hostname == "router.huggingface.co" else "huggingface"
 
 
 def _azure_path(base_url: str, api_version: str | None) -> str:

@@ -267,6 +267,13 @@ def test_hugging_face_holds_a_request_while_an_endpoint_starts() -> None:
     assert encoded("huggingface", ask(), base_url="https://x.y/v1").path == "/chat/completions"
 
 
+def test_hugging_faces_router_is_not_asked_to_go_on_with_a_turn() -> None:
+    router = "https://router.huggingface.co/v1"
+    assert not dialect_for("huggingface", base_url=router).may_prefill("any")
+    assert dialect_for("huggingface", base_url="https://x.y").may_prefill("any")
+    assert dialect_for("huggingface", base_url=router, server="vllm").may_prefill("any")
+
+
 @pytest.mark.parametrize(
     ("base_url", "server"),
     [
