@@ -21,6 +21,8 @@ COMMANDS = {
     "run": ("run", "Answer one prompt; works in pipes."),
     "chat": ("chat", "Talk with a model in the terminal."),
     "export": ("export", "Write a model in another format."),
+    "calibrate": ("calibrate", "Learn how sure a model is when it is wrong."),
+    "replay": ("replay", "Show what the policies would do with recorded answers."),
     "doctor": ("doctor", "Check this device and say what to do about what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }

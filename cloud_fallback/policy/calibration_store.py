@@ -17,6 +17,7 @@ from spillover.runtime.engine import ModelCard
 
 _SHIPPED = Path(__file__).parent / "calibrations"
 _MAX_BYTES = 1 << 20
+_KEY = re.compile("[0-9a-f]{16}")
 
 
 def fingerprint(card: ModelCard) -> str:
@@ -40,7 +41,12 @@ class CalibrationStore:
 
     def find(self, card: ModelCard) -> Calibration | None:
         """The user's own calibration, whatever name the model had then, else a shipped one."""
-        key = fingerprint(card)
+        return self.of(fingerprint(card))
+
+    def of(self, key: str) -> Calibration | None:
+        """As find(), for a fingerprint."""
+        if not _KEY.fullmatch(key):
+            return None
         for folder in (self._own, _SHIPPED):
             with contextlib.suppress(OSError):
                 for path in sorted(folder.glob(f"*-{key}.json")):

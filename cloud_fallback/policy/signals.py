@@ -26,7 +26,7 @@ from spillover.runtime.events import (
 from spillover.runtime.request import Form, GenerationRequest, JsonObject, JsonSchema
 
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
-_RATE_TOKENS = 32
+_RATE_TOKENS, _RATE_EVERY = 32, 8
 _MAX_KNOWN_TOKENS = 65_536
 _END_CHARS = 2_048
 
@@ -70,6 +70,7 @@ class Signals:
         self.unsaid = Unsaid(prompts[-1] if prompts else "")
         self.json = _json_of(request.form)
         self.calls: dict[int, JsonProgress] = {}
+        self._next_rate = _RATE_TOKENS
         self._times: deque[float] = deque(maxlen=_RATE_TOKENS)
         self._has_word: dict[int, bool] = {}
         self._ends: deque[str] = deque()
@@ -115,10 +116,9 @@ class Signals:
         times = self._times
         for _ in token_ids:
             times.append(now)
-        if len(times) == _RATE_TOKENS:
-            rate = self.rate
-            if rate is not None and rate > self.best_rate:
-                self.best_rate = rate
+        if self.n_tokens >= self._next_rate:
+            self._next_rate = self.n_tokens + _RATE_EVERY
+            self.best_rate = max(self.best_rate, self.rate or 0.0)
 
     @property
     def rate(self) -> float | None:
@@ -144,10 +144,10 @@ class Signals:
         self.track = self.code if inside else self.text
         if not on_fence:
             self._take_logprobs(event.logprobs)
-        pushes = self.loops.push
-        words = self._has_word
-        for token in event.token_ids:
-            pushes(token, start, has_word=words.get(token, True))
+        ids, words = event.token_ids, self._has_word
+        starts = _starts(event, start) if len(ids) > 1 else (start,)
+        for token, place in zip(ids, starts, strict=False):
+            self.loops.push(token, place, has_word=words.get(token, True))
 
     def _feed_text(self, text: str, start: int) -> None:
         self.n_chars = start + len(text)
@@ -203,6 +203,19 @@ class Signals:
             "refusal": float(self.refusals.found),
             "unsaid": self.unsaid.share,
         }
+
+
+def _starts(event: Delta, start: int) -> list[int]:
+    """Where in the answer the text of each token of *event* begins: the event's own start for all
+    of them when their bytes are not its text."""
+    pieces = [token.token for token in event.logprobs]
+    if len(pieces) != len(event.token_ids) or b"".join(pieces) != event.text.encode():
+        return [start] * len(event.token_ids)
+    starts = []
+    for piece in pieces:
+        starts.append(start)
+        start += len(piece.decode(errors="ignore"))
+    return starts
 
 
 def _json_of(form: Form | None) -> JsonProgress | None:

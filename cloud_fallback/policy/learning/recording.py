@@ -8,10 +8,11 @@ from contextlib import closing
 
 import msgspec
 
+from spillover.cloud_fallback.policy.calibration_store import fingerprint
 from spillover.cloud_fallback.policy.learning.items import Item, is_right
 from spillover.cloud_fallback.policy.learning.trace import Recorder, Trace
 from spillover.cloud_fallback.policy.watch import N_TOP_LOGPROBS
-from spillover.runtime.engine import Engine
+from spillover.runtime.engine import Engine, TextEngine
 from spillover.runtime.events import Finished
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
@@ -21,7 +22,7 @@ MAX_TOKENS = 512
 
 
 def record(
-    engine: Engine, items: Sequence[Item], *, sampling: Sampling, max_tokens: int = MAX_TOKENS
+    engine: TextEngine, items: Sequence[Item], *, sampling: Sampling, max_tokens: int = MAX_TOKENS
 ) -> Generator[Trace]:
     """One labelled trace for each item, in order. Raises what the engine raises.
 
@@ -37,7 +38,13 @@ def record(
         ).checked()
         trace = _record(engine, item.id, request)
         right = is_right(item, trace.answer, ended=trace.finish == "stop")
-        yield msgspec.structs.replace(trace, model=engine.name, group=item.group, wrong=not right)
+        yield msgspec.structs.replace(
+            trace,
+            model=engine.name,
+            fingerprint=fingerprint(engine.card),
+            group=item.group,
+            wrong=not right,
+        )
 
 
 def _record(engine: Engine, name: str, request: GenerationRequest) -> Trace:

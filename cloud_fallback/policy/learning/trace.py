@@ -53,6 +53,8 @@ class Trace(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     model: str = ""
+    fingerprint: str = ""
+    """Of the model, as calibrations are found by."""
     group: str = ""
     messages: tuple[Message, ...]
     max_tokens: int | None = None
