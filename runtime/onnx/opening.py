@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from spillover.runtime.onnx.exact_runner import ExactRunner
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.graph_prepare import Prepared, prepare
 from spillover.runtime.onnx.library import ort
+from spillover.runtime.onnx.parameter_count import count_parameters
 from spillover.runtime.onnx.session import OnnxSession, session_options
 from spillover.runtime.onnx.settings import ModelSettings, read_settings
 from spillover.runtime.onnx.slot_runner import SlotRunner
@@ -45,7 +45,7 @@ def open_onnx(path: Path, options: EngineOptions) -> OpenedModel:
     info = BackendInfo(
         architecture=settings.architecture,
         description=f"{settings.architecture} {layout.weights} ONNX",
-        n_params=0,
+        n_params=count_parameters(graph.proto),
         size_bytes=graph.size_bytes,
         n_vocab=layout.n_vocab or 0,
         n_ctx_train=settings.n_ctx_train,
@@ -59,7 +59,7 @@ def open_onnx(path: Path, options: EngineOptions) -> OpenedModel:
         eos_text=tokenizer.eos_text,
         add_bos=tokenizer.add_bos,
         use_extra_bufts=True,
-        library=f"onnxruntime {version('onnxruntime')}",
+        library=f"onnxruntime {ort.__version__}",
         shares_cells=False,
     )
     backend = OnnxBackend(info, session, runner, tokenizer, session.dtype(layout.logits))

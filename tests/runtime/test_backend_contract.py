@@ -1,0 +1,331 @@
+"""What every backend must do, for all of them: GGUF, and ONNX in its layouts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Logits, Rows, Tokens
+from spillover.runtime.loading import load
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.sampling import Sampling
+from tests.runtime.fp_environment import kept_fp_environment
+from tests.runtime.models import MAKERS
+
+OPTIONS = EngineOptions(n_parallel=4, n_prefix_cached=2, n_ctx=512, n_kv=1024, n_threads=2)
+TEXTS = (
+    "Once upon a time there was a fox.",
+    "Tell me a story about a dog named Max who was afraid of the dark.",
+    "The cat",
+)
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
+    path = MAKERS[request.param](tmp_path_factory.mktemp("model") / "storyteller")
+    with kept_fp_environment():
+        backend = load(path, "storyteller", OPTIONS).backend
+        yield backend
+        backend.close()
+
+
+@pytest.fixture
+def backend(opened: Backend) -> Backend:
+    """With an empty KV cache."""
+    empty(opened)
+    return opened
+
+
+def empty(backend: Backend) -> None:
+    for seq in range(backend.info.n_seq):
+        backend.keep(seq, 0)
+
+
+def tokens_of(backend: Backend, text: str) -> Tokens:
+    return backend.tokenize(text, add_special=False, parse_special=True)
+
+
+def read(backend: Backend, seq: int, tokens: Tokens, start: int = 0) -> Logits:
+    """The logits after the last of *tokens*, read in one call."""
+    backend.decode([Rows(seq, start, tokens, True)])
+    return backend.logits(0).copy()
+
+
+def step(backend: Backend, sequences: list[Tokens]) -> list[Tokens]:
+    """Decode the last token of all together and append the likeliest next one to each."""
+    backend.decode([Rows(seq, len(t) - 1, t[-1:], True) for seq, t in enumerate(sequences)])
+    return [np.append(t, likeliest(backend, seq)) for seq, t in enumerate(sequences)]
+
+
+def likeliest(backend: Backend, output: int) -> np.int32:
+    return np.int32(backend.logits(output).argmax())
+
+
+def close(a: Logits, b: Logits) -> bool:
+    """The same but for the rounding of other kernels, in 8-bit integers at worst; a wrong token
+    somewhere in the text makes ten times as much."""
+    return float(np.sqrt(((a - b) ** 2).mean())) < 0.04 * float(a.std())
+
+
+# --- tokens ---------------------------------------------------------------------------------
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=60))
+def test_the_bytes_of_the_tokens_are_those_of_the_text(backend: Backend, text: str) -> None:
+    tokens = backend.tokenize(text, add_special=False, parse_special=False)
+    assert b"".join(map(backend.token_bytes, tokens.tolist())) == text.encode("utf-8", "replace")
+
+
+def test_control_tokens_are_read_only_where_that_is_wanted(backend: Backend) -> None:
+    parsed = backend.tokenize("<|im_end|>", add_special=False, parse_special=True)
+    plain = backend.tokenize("<|im_end|>", add_special=False, parse_special=False)
+    assert len(parsed) == 1
+    assert backend.is_eog(int(parsed[0]))
+    assert backend.token_bytes(int(parsed[0])) == b""
+    assert len(plain) > 1
+    assert not any(map(backend.is_eog, plain.tolist()))
+
+
+def test_every_token_that_ends_an_answer_is_known(backend: Backend) -> None:
+    ends = [token for token in range(backend.info.n_vocab) if backend.is_eog(token)]
+    names = ("<|endoftext|>", "<|im_end|>")
+    assert sorted(int(tokens_of(backend, name)[0]) for name in names) == ends
+
+
+def test_the_facts_are_told(backend: Backend) -> None:
+    info = backend.info
+    assert info.architecture == "llama"
+    # The plain graphs hold the output head apart from the embedding.
+    assert 5_700_000 < info.n_params < 7_000_000
+    assert info.n_vocab == 4096
+    assert info.n_kv == 1024
+    assert info.n_seq == 7
+    assert info.chat_template is not None
+    assert (info.bos_text, info.eos_text) == ("<|endoftext|>", "<|im_end|>")
+    assert not info.add_bos
+
+
+# --- decoding -------------------------------------------------------------------------------
+
+
+def test_a_prompt_may_be_read_in_slices(backend: Backend) -> None:
+    tokens = np.concatenate([tokens_of(backend, text) for text in TEXTS])
+    whole = read(backend, 0, tokens)
+    for start, end in ((0, 1), (1, 6), (6, len(tokens))):
+        in_slices = read(backend, 1, tokens[start:end], start)
+    assert close(whole, in_slices)
+    assert np.isfinite(whole).all()
+
+
+def test_sequences_of_unequal_length_decode_together_as_each_alone(backend: Backend) -> None:
+    alone = []
+    for text in TEXTS:
+        tokens = tokens_of(backend, text)
+        tokens = np.append(tokens, np.int32(read(backend, 0, tokens).argmax()))
+        for _ in range(12):
+            (tokens,) = step(backend, [tokens])
+        backend.keep(0, 0)
+        alone.append(tokens.tolist())
+    together = []
+    for seq, text in enumerate(TEXTS):
+        tokens = tokens_of(backend, text)
+        together.append(np.append(tokens, np.int32(read(backend, seq, tokens).argmax())))
+    for _ in range(12):
+        together = step(backend, together)
+    assert [tokens.tolist() for tokens in together] == alone
+
+
+def test_a_slice_of_a_prompt_shares_a_call_with_decoding_ones(backend: Backend) -> None:
+    first, second, third = (tokens_of(backend, text) for text in TEXTS)
+    wanted = [read(backend, seq, t) for seq, t in enumerate((first, second, third))]
+    empty(backend)
+    read(backend, 0, first[:-1])
+    read(backend, 2, third[:-1])
+    batch = [
+        Rows(2, len(third) - 1, third[-1:], True),
+        Rows(1, 0, second[:5], False),
+        Rows(0, len(first) - 1, first[-1:], True),
+    ]
+    backend.decode(batch)
+    assert close(backend.logits(0), wanted[2])
+    assert close(backend.logits(1), wanted[0])
+    assert close(read(backend, 1, second[5:], 5), wanted[1])
+
+
+def test_all_sequences_decode_at_once(backend: Backend) -> None:
+    tokens = tokens_of(backend, TEXTS[0])
+    n = backend.info.n_seq
+    cuts = [tokens[: 2 + seq] for seq in range(n)]
+    wanted = []
+    for cut in cuts:
+        wanted.append(read(backend, 0, cut))
+        backend.keep(0, 0)
+    for seq, cut in enumerate(cuts):
+        backend.decode([Rows(seq, 0, cut[:-1], False)])
+    backend.decode([Rows(seq, len(cut) - 1, cut[-1:], True) for seq, cut in enumerate(cuts)])
+    assert all(close(backend.logits(seq), wanted[seq]) for seq in range(n))
+
+
+# --- the KV cache ---------------------------------------------------------------------------
+
+
+def test_a_sequence_that_is_cut_goes_on_from_there(backend: Backend) -> None:
+    tokens = tokens_of(backend, TEXTS[1])
+    wanted = read(backend, 1, tokens)
+    read(backend, 0, np.append(tokens[:9], tokens_of(backend, TEXTS[0])))
+    assert backend.keep(0, 9) == 9
+    assert close(read(backend, 0, tokens[9:], 9), wanted)
+
+
+def test_a_copy_goes_on_as_its_source_and_leaves_it_alone(backend: Backend) -> None:
+    tokens = tokens_of(backend, TEXTS[1])
+    wanted = read(backend, 2, tokens)
+    backend.keep(2, 0)
+    read(backend, 0, tokens[:-1])
+    assert backend.copy(0, 1, 8) == 8
+    read(backend, 1, tokens_of(backend, TEXTS[0]), 8)
+    assert close(read(backend, 0, tokens[-1:], len(tokens) - 1), wanted)
+    assert backend.copy(0, 2, 8) == 8
+    backend.keep(0, 0)
+    assert close(read(backend, 2, tokens[8:], 8), wanted)
+
+
+def test_a_batch_that_does_not_fit_changes_nothing(backend: Backend) -> None:
+    tokens = tokens_of(backend, TEXTS[1])
+    wanted = read(backend, 2, tokens)
+    backend.keep(2, 0)
+    read(backend, 0, tokens[:-1])
+    filler = np.full(510, 300, dtype=np.int32)
+    backend.decode([Rows(1, 0, filler, False)])
+    with pytest.raises(KvFull):
+        backend.decode([Rows(2, 0, filler, True), Rows(0, len(tokens) - 1, tokens[-1:], True)])
+    backend.keep(1, 0)
+    assert close(read(backend, 0, tokens[-1:], len(tokens) - 1), wanted)
+
+
+def test_an_aborted_call_can_be_made_again(backend: Backend) -> None:
+    tokens = np.tile(tokens_of(backend, TEXTS[1]), 30)[:500]
+    wanted = read(backend, 1, tokens)
+    backend.keep(1, 0)
+    read(backend, 0, tokens[:10])
+    is_over = threading.Event()
+
+    def abort_until_over() -> None:
+        while not is_over.is_set():
+            backend.abort()
+
+    thread = threading.Thread(target=abort_until_over)
+    thread.start()
+    try:
+        with pytest.raises(DecodeAborted):
+            backend.decode([Rows(0, 10, tokens[10:], True)])
+    finally:
+        is_over.set()
+        thread.join()
+    assert backend.keep(0, 10) == 10
+    assert close(read(backend, 0, tokens[10:], 10), wanted)
+
+
+def test_an_abort_between_calls_ends_none(backend: Backend) -> None:
+    backend.abort()
+    assert np.isfinite(read(backend, 0, tokens_of(backend, TEXTS[0]))).all()
+
+
+Operation = st.one_of(
+    st.tuples(st.just("read"), st.integers(0, 4), st.integers(1, 20)),
+    st.tuples(st.just("step"), st.sets(st.integers(0, 4), min_size=1), st.just(0)),
+    st.tuples(st.just("keep"), st.integers(0, 4), st.integers(0, 30)),
+    st.tuples(st.just("copy"), st.integers(0, 4), st.integers(0, 4)),
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(Operation, max_size=20))
+def test_whatever_sequences_came_and_went_each_knows_its_own_tokens(
+    backend: Backend, operations: list[tuple[str, object, int]]
+) -> None:
+    empty(backend)
+    text = np.tile(np.concatenate([tokens_of(backend, t) for t in TEXTS]), 4)
+    held = dict.fromkeys(range(5), text[:0])
+    for number, (kind, which, n) in enumerate(operations):
+        _apply(backend, held, kind, which, n, text[number:])
+    last = text[-1:]
+    present = [seq for seq in held if len(held[seq])]
+    if present:
+        backend.decode([Rows(seq, len(held[seq]), last, True) for seq in present])
+    found = {seq: backend.logits(i).copy() for i, seq in enumerate(present)}
+    for seq in present:
+        assert close(read(backend, 6, np.append(held[seq], last)), found[seq])
+        backend.keep(6, 0)
+
+
+def _apply(
+    backend: Backend, held: dict[int, Tokens], kind: str, which: object, n: int, text: Tokens
+) -> None:
+    if kind == "step":
+        assert isinstance(which, set)
+        batch = [Rows(seq, len(held[seq]), text[seq : seq + 1], True) for seq in sorted(which)]
+        backend.decode(batch)
+        for rows in batch:
+            held[rows.seq] = np.append(held[rows.seq], rows.tokens)
+        return
+    assert isinstance(which, int)
+    if kind == "read":
+        backend.decode([Rows(which, len(held[which]), text[:n], False)])
+        held[which] = np.append(held[which], text[:n])
+    elif kind == "keep":
+        n_kept = min(n, len(held[which]))
+        assert backend.keep(which, n_kept) == n_kept
+        held[which] = held[which][:n_kept]
+    elif which != n and len(held[which]):
+        backend.keep(n, 0)
+        n_copied = len(held[which]) // 2 + 1
+        assert backend.copy(which, n, n_copied) == n_copied
+        held[n] = held[which][:n_copied]
+
+
+# --- sampling -------------------------------------------------------------------------------
+
+
+def test_a_sampler_draws_by_seed_and_position_alone(backend: Backend) -> None:
+    read(backend, 0, tokens_of(backend, TEXTS[0]))
+    drawn = []
+    for seed in (5, 5, 6):
+        sampler = backend.sampler(Sampling(temperature=1.5), seed, ignore_eos=False)
+        drawn.append([sampler.sample(0, position) for position in range(20)])
+        sampler.close()
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_ignore_eos_forbids_every_end_token(backend: Backend, temperature: float) -> None:
+    read(backend, 0, tokens_of(backend, "<|im_start|>user\nHello!<|im_end|>\n" + TEXTS[0]))
+    sampling = Sampling(temperature=temperature, logit_bias={0: 90.0, 2: 90.0})
+    sampler = backend.sampler(sampling, 1, ignore_eos=True)
+    assert not any(backend.is_eog(sampler.sample(0, position)) for position in range(20))
+    sampler.close()
+    free = backend.sampler(sampling, 1, ignore_eos=False)
+    assert backend.is_eog(free.sample(0, 0))
+    free.close()
+
+
+def test_penalties_and_bias_change_the_likeliest_token(backend: Backend) -> None:
+    best = int(read(backend, 0, tokens_of(backend, TEXTS[0])).argmax())
+    for sampling in (
+        Sampling(temperature=0, logit_bias={best: -100.0}),
+        Sampling(temperature=0, presence_penalty=2.0, frequency_penalty=2.0, repeat_penalty=5.0),
+    ):
+        sampler = backend.sampler(sampling, 1, ignore_eos=False)
+        sampler.accept([best] * 5)
+        assert sampler.sample(0, 0) != best
+        sampler.close()
