@@ -13,7 +13,7 @@ from spillover.cloud_fallback.dialects.dialect import (
     ProviderUsage,
 )
 from spillover.cloud_fallback.dialects.failure import read_event
-from spillover.cloud_fallback.dialects.frames import Count, decoded
+from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
 from spillover.cloud_fallback.errors import Truncated
@@ -78,6 +78,7 @@ class AnthropicDecoder:
 
     def __init__(self, provider: str, sent: HttpRequest | None) -> None:
         self._provider = provider
+        self._frames = FrameReader(provider)
         self._text = PrefilledText(sent)
         self._calls = ToolCalls(provider)
         self._reason: str | None = None
@@ -89,10 +90,10 @@ class AnthropicDecoder:
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or not frame.data.strip():
             return []
-        event = decoded(self._provider, frame.data, _Event)
+        event = self._frames.read(frame.data, _Event)
         match event.type or frame.name:
             case "error":
-                told = decoded(self._provider, frame.data, object)
+                told = self._frames.read(frame.data, object)
                 raise error_of(self._provider, read_event(told))
             case "message_start" if event.message is not None:
                 self._begin(event.message)

@@ -16,7 +16,7 @@ from spillover.cloud_fallback.dialects.dialect import (
     ProviderUsage,
 )
 from spillover.cloud_fallback.dialects.failure import read_event
-from spillover.cloud_fallback.dialects.frames import Count, decoded
+from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
 from spillover.cloud_fallback.errors import ProviderError
@@ -72,6 +72,7 @@ class BedrockDecoder:
 
     def __init__(self, provider: str, sent: HttpRequest | None) -> None:
         self._provider = provider
+        self._frames = FrameReader(provider)
         self._text = PrefilledText(sent)
         self._calls = ToolCalls(provider)
         self._reason: str | None = None
@@ -85,7 +86,7 @@ class BedrockDecoder:
             raise error_of(self._provider, read_event(self._told(frame), frame.name))
         if not frame.data.strip():
             return []
-        event = decoded(self._provider, frame.data, _Event)
+        event = self._frames.read(frame.data, _Event)
         match frame.name:
             case "contentBlockStart" if event.start and event.start.tool_use:
                 return self._open(event.content_block_index, event.start.tool_use)
@@ -101,7 +102,7 @@ class BedrockDecoder:
 
     def _told(self, frame: Frame) -> object:
         try:
-            return decoded(self._provider, frame.data, object)
+            return self._frames.read(frame.data, object)
         except ProviderError:  # the name says enough
             return None
 

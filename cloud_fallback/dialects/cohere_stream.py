@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
 from spillover.cloud_fallback.dialects.dialect import End, Frame, Part, ProviderUsage
 from spillover.cloud_fallback.dialects.failure import read_event
-from spillover.cloud_fallback.dialects.frames import Count, decoded
+from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
 from spillover.cloud_fallback.errors import Overloaded, ProviderError
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
@@ -80,6 +80,7 @@ class CohereDecoder:
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
+        self._frames = FrameReader(provider)
         self._calls = ToolCalls(provider)
         self._reason: FinishReason | None = None
         self._usage: ProviderUsage | None = None
@@ -88,7 +89,7 @@ class CohereDecoder:
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or frame.data.strip() in (b"", b"[DONE]"):
             return []
-        event = decoded(self._provider, frame.data, _Event)
+        event = self._frames.read(frame.data, _Event)
         kind = event.type or frame.name
         delta = event.delta or _Delta()
         message = delta.message or _Message()
@@ -106,7 +107,7 @@ class CohereDecoder:
             case "message-end":
                 return self._finish(delta)
             case _ if kind == "error" or event.error is not None or (not kind and event.message):
-                told = decoded(self._provider, frame.data, object)
+                told = self._frames.read(frame.data, object)
                 raise error_of(self._provider, read_event(told))
         return []
 

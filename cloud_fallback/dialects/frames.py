@@ -16,36 +16,47 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 T = TypeVar("T")
 
 
-def decoded(provider: str, data: bytes, kind: type[T]) -> T:
-    """*data* as *kind*; unknown fields are ignored. Raises ProviderError for anything else."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        raise _malformed(provider) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _mended(provider, data, kind, error)
+class FrameReader:
+    """Reads the JSON of one stream's frames.
 
+    Servers written in JavaScript may cut an answer between the two halves of a surrogate pair,
+    and escape each half in its own frame: the first half waits for the second.
+    """
 
-def _mended(provider: str, data: bytes, kind: type[T], cause: Exception) -> T:
-    """A second try for text that was cut between the halves of a surrogate pair, as servers
-    written in JavaScript do: each lone half becomes U+FFFD."""
-    if b"\\u" not in data:
-        raise _malformed(provider) from cause
-    try:
-        return msgspec.convert(_without_lone_surrogates(json.loads(data)), kind)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(provider) from error
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._half = ""
 
+    def read(self, data: bytes, kind: type[T]) -> T:
+        """*data* as *kind*; unknown fields are ignored. Raises ProviderError for all else."""
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError as error:
+            raise self._malformed() from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if b"\\u" not in data:
+                raise self._malformed() from error
+        try:
+            return msgspec.convert(self._mended(json.loads(data)), kind)
+        except (ValueError, RecursionError) as error:
+            raise self._malformed() from error
 
-def _without_lone_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_lone_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_lone_surrogates(item) for key, item in value.items()}
-    return value
+    def _malformed(self) -> ProviderError:
+        return ProviderError(self._provider, "sent an event that is not what its format says")
 
+    def _mended(self, value: Any) -> Any:
+        """*value* without lone halves of pairs."""
+        if isinstance(value, str):
+            return self._whole(value)
+        if isinstance(value, list):
+            return [self._mended(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._mended(item) for key, item in value.items()}
+        return value
 
-def _malformed(provider: str) -> ProviderError:
-    return ProviderError(provider, "sent an event that is not what its format says")
+    def _whole(self, text: str) -> str:
+        if self._half and "\udc00" <= text[:1] <= "\udfff":
+            text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -22,7 +22,7 @@ from spillover.cloud_fallback.dialects.dialect import (
     ProviderUsage,
 )
 from spillover.cloud_fallback.dialects.failure import read_event, read_tail
-from spillover.cloud_fallback.dialects.frames import Count, decoded
+from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
 from spillover.cloud_fallback.errors import ContentBlocked
@@ -91,6 +91,7 @@ class GeminiDecoder:
 
     def __init__(self, provider: str, sent: HttpRequest | None) -> None:
         self._provider = provider
+        self._frames = FrameReader(provider)
         self._text = PrefilledText(sent)
         self._calls = ToolCalls(provider)
         self._reason: str | None = None
@@ -100,7 +101,7 @@ class GeminiDecoder:
     def feed(self, frame: Frame) -> list[Part]:
         if frame.data.strip() in (b"", b"[DONE]"):  # some gateways add the latter
             return []
-        chunk = decoded(self._provider, frame.data, _Chunk)
+        chunk = self._frames.read(frame.data, _Chunk)
         if chunk.error is not None:
             raise error_of(self._provider, read_event(chunk.error))
         self._note(chunk)

@@ -19,7 +19,7 @@ from spillover.cloud_fallback.dialects.dialect import (
     ProviderUsage,
 )
 from spillover.cloud_fallback.dialects.failure import read_event
-from spillover.cloud_fallback.dialects.frames import Count, decoded
+from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import MAX_TOOL_CALLS, ToolCalls
 from spillover.cloud_fallback.errors import ProviderError
@@ -105,6 +105,7 @@ class OpenAIDecoder:
 
     def __init__(self, provider: str, sent: HttpRequest | None, *, echoes: bool = False) -> None:
         self._provider = provider
+        self._frames = FrameReader(provider)
         self._text = PrefilledText(sent, echoes=echoes)
         self._calls = ToolCalls(provider)
         self._call_ids: dict[int, str] = {}
@@ -119,9 +120,9 @@ class OpenAIDecoder:
         self.is_done = self.is_done or data == b"[DONE]"
         if self.is_done or not data:
             return []
-        chunk = decoded(self._provider, frame.data, _Chunk)
+        chunk = self._frames.read(frame.data, _Chunk)
         if chunk.error is not None or chunk.object == "error" or frame.name == "error":
-            raise error_of(self._provider, read_event(decoded(self._provider, frame.data, object)))
+            raise error_of(self._provider, read_event(self._frames.read(frame.data, object)))
         self._note(chunk)
         parts: list[Part] = []
         for choice in chunk.choices or ():

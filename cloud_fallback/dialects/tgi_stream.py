@@ -16,7 +16,7 @@ from spillover.cloud_fallback.dialects.dialect import (
     ProviderUsage,
 )
 from spillover.cloud_fallback.dialects.failure import read_event
-from spillover.cloud_fallback.dialects.frames import Count, decoded
+from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.runtime.events import Delta, FinishReason
 from spillover.runtime.text.stop_matcher import StopMatcher
@@ -53,6 +53,7 @@ class TgiDecoder:
 
     def __init__(self, provider: str, sent: HttpRequest | None) -> None:
         self._provider = provider
+        self._frames = FrameReader(provider)
         self._own_stops = sent.own_stops if sent else ()
         self._stops = StopMatcher((*(sent.stop if sent else ()), *self._own_stops))
         self._text = PrefilledText(sent)
@@ -64,9 +65,9 @@ class TgiDecoder:
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or not frame.data.strip():
             return []
-        event = decoded(self._provider, frame.data, _Event)
+        event = self._frames.read(frame.data, _Event)
         if event.error is not None:
-            raise error_of(self._provider, read_event(decoded(self._provider, frame.data, object)))
+            raise error_of(self._provider, read_event(self._frames.read(frame.data, object)))
         text = event.token.text if event.token and not event.token.special else ""
         text = self._stops.feed(text)
         if event.generated_text is not None:

@@ -90,6 +90,8 @@ OPTIONAL = _words(
 """Fields of a request that may be left out when a model refuses them."""
 
 UNSUPPORTED = re.compile(
-    r"unsupported|not supported|does(?: not|n't) support|deprecated|unrecognized|unknown|"
-    r"not permitted|extra_forbidden|cannot both|not allowed|unexpected"
+    r"unsupported (?:parameter|value|field)|(?:is|are) not supported|deprecated for this|"
+    r"(?:unrecognized|unknown|unexpected) (?:request )?(?:argument|parameter|field|keyword|name)|"
+    r"not permitted|extra_forbidden|cannot both be|may only be set"
 )
+"""Nothing that also speaks of a value out of bounds: such a field must stay."""

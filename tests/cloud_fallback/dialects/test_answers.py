@@ -154,9 +154,16 @@ def test_the_number_of_tool_calls_is_bounded(fields: str) -> None:
         decoder.feed(chunk(call(f'"index":999,"id":"999",{fields}')))
 
 
-def test_a_pair_of_surrogates_that_a_server_cut_apart_does_not_break_the_stream() -> None:
+def test_halves_of_a_character_in_two_frames_are_joined() -> None:
     frames = [chunk('{"content":"fox \\ud83e"}'), chunk('{"content":"\\udd8a!"}')]
-    assert read(decoder_of("openai"), frames).text == "fox \ufffd\ufffd!"
+    assert read(decoder_of("openai"), frames).text == "fox 🦊!"
+
+
+def test_half_a_character_alone_does_not_break_the_stream() -> None:
+    frames = [chunk('{"content":"a\\udd8ab\\ud83e"}'), chunk('{"content":"c"}')]
+    text = read(decoder_of("openai"), frames).text
+    assert text == "a\ufffdbc"
+    assert text.encode()
 
 
 def test_an_echo_of_the_prefilled_turn_is_stripped() -> None:

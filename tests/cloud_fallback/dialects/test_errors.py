@@ -280,7 +280,11 @@ def test_a_model_that_does_not_go_on_with_a_turn_is_told_apart(
         ({"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"],
                       "msg": "Extra inputs are not permitted", "input": {"a": 1}}]},
          "stream_options"),
+        (anthropic("invalid_request_error", "`temperature` may only be set to 1 when thinking is "
+                   "enabled."), "temperature"),
         (openai("invalid_request_error", None, "temperature must be at most 2"), None),
+        (openai("invalid_request_error", "invalid_value", "max_tokens is too large: 90000. This "
+                "model does not support more than 16384.", "max_tokens"), None),
         (openai("invalid_request_error", None, "Unknown tool: weather"), None),
     ],
 )  # fmt: skip
