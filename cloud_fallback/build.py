@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from spillover.cloud_fallback.cloud_engine import CloudEngine
+from spillover.cloud_fallback.credentials.aws_signature import AwsSignature
 from spillover.cloud_fallback.credentials.credentials import Credentials, Key, Missing, NoKey
+from spillover.cloud_fallback.credentials.google_adc import GoogleDefault
+from spillover.cloud_fallback.credentials.token_command import TokenCommand
 from spillover.cloud_fallback.dialects.dialect import Dialect
 from spillover.cloud_fallback.dialects.registry import dialect_for
 from spillover.cloud_fallback.http.client import Http
@@ -36,8 +39,15 @@ def _dialect(settings: ProviderSettings) -> Dialect:
 def _credentials(
     settings: ProviderSettings, dialect: Dialect, keys: Keys, http: Http
 ) -> Credentials:
+    name = settings.name
+    if settings.token_command:
+        return TokenCommand(name, settings.token_command)
     if key := keys.find(settings):
-        return Key(key, dialect.key_headers)
+        return Key(name, key, dialect.key_headers)
     if settings.is_local_network or settings.dialect == "tgi":
         return NoKey()
-    return Missing(settings.name, advice(settings))
+    if settings.dialect == "vertex" and settings.project is not None:
+        return GoogleDefault(name, http)
+    if settings.dialect == "bedrock":
+        return AwsSignature(name, settings.location)
+    return Missing(name, advice(settings))

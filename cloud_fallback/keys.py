@@ -53,12 +53,9 @@ class Keys:
         provider's name. The company's variables only count for an address of its own or of this
         device: a key never goes to a host it was not given for.
         """
-        if settings.key_variable is not None:
-            return self._variable(settings.key_variable) or self._stored(settings.name)
-        if settings.is_at_home:
-            for name in CONVENTIONS.get(settings.dialect, ()):
-                if found := self._variable(name):
-                    return found
+        for name in variables_of(settings):
+            if found := self._variable(name):
+                return found
         return self._stored(settings.name)
 
     def store(self, provider: str, key: str) -> None:
@@ -105,14 +102,20 @@ class Keys:
         return self._ring
 
 
+def variables_of(settings: ProviderSettings) -> tuple[str, ...]:
+    """The variables that may hold the key of a provider, the best one first."""
+    if settings.key_variable is not None:
+        return (settings.key_variable,)
+    if not settings.is_at_home or (settings.dialect == "vertex" and settings.project):
+        return ()  # A project of Vertex AI is entered with tokens.
+    return CONVENTIONS.get(settings.dialect, ())
+
+
 def advice(settings: ProviderSettings) -> str:
     """What to do when there is no key."""
-    variable = settings.key_variable
-    if variable is None and settings.is_at_home:
-        variable = next(iter(CONVENTIONS.get(settings.dialect, ())), None)
     stored = f"run `spillover keys set {settings.name}`"
-    if variable:
-        return f"there is no key: set {variable}, or {stored}"
+    if variables := variables_of(settings):
+        return f"there is no key: set {variables[0]}, or {stored}"
     return f"there is no key for {settings.address}: {stored}, or name its variable in key_variable"
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.credentials.header_text import is_header_text
 from spillover.cloud_fallback.dialects.openai_servers import MaxTokensField, ServerName
 from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.spending.prices import Prices
@@ -92,11 +93,8 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.dialect in ("azure", "tgi") and not self.base_url:
             raise ValueError(f"the dialect {self.dialect} needs a base_url")
         _check_address(self.address, self.is_local_network)
-        for header in self.extra_headers:
-            if header.lower() in _KEY_HEADERS:
-                raise ValueError(
-                    f"extra_headers must not hold {header}: name the key's variable in key_variable"
-                )
+        for header, value in self.extra_headers.items():
+            _check_header(header, value)
 
     @property
     def address(self) -> str:
@@ -131,6 +129,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _check_header(header: str, value: str) -> None:
+    if header.lower() in _KEY_HEADERS:
+        raise ValueError(
+            f"extra_headers must not hold {header}: name the key's variable in key_variable"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9-]+", header) or not is_header_text(value):
+        raise ValueError(f"extra_headers has {header!r}, which is no header of printable ASCII")
 
 
 def _check_address(address: str, is_local_network: bool) -> None:

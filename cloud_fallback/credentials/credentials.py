@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from spillover.cloud_fallback.credentials.header_text import is_header_text
 from spillover.cloud_fallback.errors import AuthFailed
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
@@ -46,13 +47,20 @@ class NoKey:
 class Key:
     """A key that *dress* makes headers of."""
 
-    problem = None
-
-    def __init__(self, key: Secret, dress: Callable[[str], dict[str, str]]) -> None:
+    def __init__(self, provider: str, key: Secret, dress: Callable[[str], dict[str, str]]) -> None:
+        self._provider = provider
         self._key = key
         self._dress = dress
 
+    @property
+    def problem(self) -> str | None:
+        if is_header_text(self._key.reveal()):
+            return None
+        return f"the key in {self._key.origin} has characters that no key has: set it anew"
+
     def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
+        if self.problem:
+            raise AuthFailed(self._provider, self.problem)
         return self._dress(self._key.reveal())
 
     def renew(self) -> bool:

@@ -9,7 +9,6 @@ own and hold.
 from __future__ import annotations
 
 import contextlib
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -18,11 +17,13 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.errors import Broken, HttpError, NotReached
+from spillover.cloud_fallback.http.errors import Broken, HttpError
 from spillover.cloud_fallback.http.resolver import Resolver
 from spillover.cloud_fallback.http.slots import Slots
 
 if TYPE_CHECKING:
+    import ssl
+
     from spillover.cloud_fallback.http.pool import Pool, Response
 
 MAX_REQUESTS = 64
@@ -167,16 +168,3 @@ class Http:
                     resolver=self._resolver,
                 )
             return self._pools[direct]
-
-
-def host_of(url: str) -> str:
-    """The host that *url* names, in lower case; raises NotReached when it names none."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        parts.port  # noqa: B018  # raises for a port that is none
-    except ValueError as error:
-        raise NotReached(f"{url} is no address") from error
-    if parts.scheme not in ("http", "https") or not host:
-        raise NotReached(f"{url} is no address: it must begin with https:// or http://")
-    return host

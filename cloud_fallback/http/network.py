@@ -70,7 +70,7 @@ class Network(httpcore2.NetworkBackend):
     def open(self, host: str, port: int) -> Stream:
         """A new connection. Raises NotReached, TimedOut or Stopped."""
         call = self.call
-        with call.within(call.connect_timeout_s, f"a connection to {host}"):
+        with _connecting(call, host):
             addresses = self._resolver.resolve(host, port, call)
             stream = Stream(self, connect(addresses, call), (host, port))
         with self._lock:
@@ -105,7 +105,7 @@ class Stream(httpcore2.NetworkStream):
         if isinstance(self._socket, ssl.SSLSocket):
             return self
         call = self._network.call
-        with call.within(call.connect_timeout_s, f"a TLS handshake with {self.place[0]}"):
+        with _connecting(call, self.place[0]):
             try:
                 secured = ssl_context.wrap_socket(
                     self._socket, server_hostname=server_hostname, do_handshake_on_connect=False
@@ -212,6 +212,18 @@ class Stream(httpcore2.NetworkStream):
         if info == "ssl_object":
             return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         return None
+
+
+@contextlib.contextmanager
+def _connecting(call: Call, host: str) -> Generator[None]:
+    """Bounded by the call's time for connecting; running out of it is NotReached."""
+    began = call.clock()
+    try:
+        with call.within(call.connect_timeout_s, f"a connection to {host}"):
+            yield
+    except TimedOut as error:
+        seconds = call.clock() - began
+        raise NotReached(f"no connection to {host} within {seconds:.1f} s") from error
 
 
 def _tls_reason(error: Exception, host: str) -> str:

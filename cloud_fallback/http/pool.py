@@ -51,8 +51,8 @@ class Pool:
 
     def send(self, outgoing: Outgoing, call: Call) -> Response:
         """The head of the response to *outgoing*."""
+        url = _url(outgoing.url)
         with self._network.working_for(call), _translated():
-            url = httpcore2.URL(outgoing.url)
             own = {
                 "host": _host_header(url),
                 "accept-encoding": "identity",
@@ -71,8 +71,8 @@ class Pool:
 
     def warm(self, base_url: str, call: Call) -> None:
         """Park a connection for the first request to *base_url*, unless one is idle."""
-        url = httpcore2.URL(self._proxy or base_url)
-        port = url.port or _PORTS[url.scheme]
+        url = _url(self._proxy or base_url)
+        port = url.port or _PORTS.get(url.scheme, 0)
         host = url.host.decode()
         place = (host, port)
         if self._network.has_idle(place, KEEP_ALIVE_S) or self._network.parking.has(place):
@@ -111,6 +111,13 @@ class Response:
         self._response.close()
 
 
+def _url(text: str) -> httpcore2.URL:
+    try:
+        return httpcore2.URL(text)
+    except ValueError as error:
+        raise NotReached(f"{text} is no address") from error
+
+
 def _proxy(url: str) -> httpcore2.Proxy:
     parts = urlsplit(url)
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -134,7 +141,21 @@ def _translated() -> Generator[None]:
     """httpcore2's errors as ours."""
     try:
         yield
-    except (httpcore2.ProtocolError, httpcore2.NetworkError) as error:
-        raise Broken(f"the connection broke: {error}") from error
+    except httpcore2.RemoteProtocolError as error:
+        raise Broken(_broken(str(error))) from error
+    except httpcore2.LocalProtocolError:
+        # Without its text and its cause, which quote the header: it may be the one with the key.
+        raise NotReached("the request has a header that HTTP does not allow") from None
+    except (httpcore2.ProtocolError, httpcore2.NetworkError, httpcore2.ProxyError) as error:
+        raise Broken(f"the connection broke: {type(error).__name__}") from error
     except httpcore2.UnsupportedProtocol as error:
         raise NotReached(str(error)) from error
+
+
+def _broken(told: str) -> str:
+    """What httpcore2 says, without what it quotes of the peer's bytes."""
+    if "without sending a response" in told:
+        return "the connection was closed before the answer"
+    if "without sending complete" in told:
+        return "the connection was closed within the answer"
+    return "what came is not HTTP"

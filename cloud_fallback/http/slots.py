@@ -32,6 +32,10 @@ class Slots:
             self._give_up(mine)
             raise
 
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
     def release(self) -> None:
         with self._lock:
             if self._waiting:

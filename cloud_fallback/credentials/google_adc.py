@@ -1,0 +1,119 @@
+"""Google's application default credentials, for Vertex AI.
+
+google-auth finds them (it reads GOOGLE_APPLICATION_CREDENTIALS, gcloud's files and the metadata
+server of Google's machines) and asks for tokens over our own connections.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from spillover.cloud_fallback.errors import AuthFailed
+from spillover.cloud_fallback.http.call import Call
+from spillover.cloud_fallback.http.client import Http, Outgoing
+from spillover.cloud_fallback.http.errors import HttpError, Stopped
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+MISSING = "Vertex AI's default credentials need google-auth: pip install 'spillover[vertex]'"
+MAX_ANSWER_BYTES = 256 * 1024
+
+
+class GoogleDefault:
+    """See Credentials. Tokens are kept as long as they hold."""
+
+    def __init__(self, provider: str, http: Http) -> None:
+        self._provider = provider
+        self._http = http
+        self._lock = threading.Lock()
+        self._found: Any = None
+
+    @property
+    def problem(self) -> str | None:
+        return None if _is_installed("google.auth") else MISSING
+
+    def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
+        if self.problem:
+            raise AuthFailed(self._provider, self.problem)
+        # Not before they are needed: these imports take a tenth of a second.
+        library: Any = importlib.import_module("google.auth")
+        failures: Any = importlib.import_module("google.auth.exceptions")
+        transport = _Transport(self._http, call)
+        headers: dict[str, str] = {}
+        try:
+            with self._lock:
+                if self._found is None:
+                    self._found, _ = library.default(scopes=[SCOPE], request=transport)
+                self._found.before_request(transport, outgoing.method, outgoing.url, headers)
+        except failures.GoogleAuthError as error:
+            call.check()
+            raise AuthFailed(self._provider, _advice(error)) from error
+        return headers
+
+    def renew(self) -> bool:
+        return False
+
+
+class _Answer(Struct, frozen=True):
+    """A response as google-auth wants it."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class _Transport:
+    """google.auth.transport.Request over our connections."""
+
+    def __init__(self, http: Http, call: Call) -> None:
+        self._http = http
+        self._call = call
+
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        **_: Any,
+    ) -> _Answer:
+        failures: Any = importlib.import_module("google.auth.exceptions")
+        content = body.encode() if isinstance(body, str) else body or b""
+        outgoing = Outgoing(
+            url=url,
+            method=method,
+            headers={k.lower(): str(v) for k, v in (headers or {}).items()},
+            body=content,
+            direct=url.startswith("http://"),  # the metadata server, on this very machine
+        )
+        try:
+            incoming = self._http.open(outgoing, self._call)
+            try:
+                data = incoming.read(MAX_ANSWER_BYTES)
+            finally:
+                incoming.close()
+        except Stopped:
+            raise
+        except HttpError as error:
+            raise failures.TransportError(str(error)) from error
+        return _Answer(incoming.status, incoming.headers, data)
+
+
+def _advice(error: Exception) -> str:
+    return (
+        f"Google gives no token ({type(error).__name__}): run "
+        "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+    )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

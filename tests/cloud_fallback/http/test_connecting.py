@@ -1,0 +1,173 @@
+"""Names are looked up and addresses tried within the time that a call has."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Generator
+
+import pytest
+
+from spillover.cloud_fallback.http.call import Call
+from spillover.cloud_fallback.http.connector import connect
+from spillover.cloud_fallback.http.errors import NotReached, Stopped, TimedOut
+from spillover.cloud_fallback.http.resolver import Address, Resolver
+from tests.cloud_fallback.http.waiting import Waiter
+
+
+class HangingLookup:
+    """A resolver of the system's that says nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.answer = threading.Event()
+        self.n_asked = 0
+
+    def __call__(self, host: str, port: int) -> list[Address]:
+        self.n_asked += 1
+        self.asked.release()
+        self.answer.wait(20)
+        return [(socket.AF_INET, ("192.0.2.1", port))]
+
+
+@pytest.fixture
+def lookup() -> Generator[HangingLookup]:
+    lookup = HangingLookup()
+    yield lookup
+    lookup.answer.set()
+
+
+@pytest.fixture
+def listener() -> Generator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+def silent() -> Generator[socket.socket]:
+    """A place that answers no connection: its queue is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        clients = []
+        for _ in range(3):
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            clients.append(client)
+        yield listener
+        for client in clients:
+            client.close()
+
+
+def address(listener: socket.socket) -> Address:
+    return socket.AF_INET, listener.getsockname()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_an_address_needs_no_look_up(lookup: HangingLookup) -> None:
+    resolver = Resolver(lookup)
+    assert resolver.resolve("127.0.0.1", 80, Call()) == [(socket.AF_INET, ("127.0.0.1", 80))]
+    assert resolver.resolve("::1", 80, Call()) == [(socket.AF_INET6, ("::1", 80))]
+    assert lookup.n_asked == 0
+
+
+def test_a_resolver_that_hangs_is_not_waited_for(lookup: HangingLookup) -> None:
+    with pytest.raises(TimedOut):
+        Resolver(lookup).resolve("cloud.example", 443, Call(time.monotonic() + 0.05))
+
+
+def test_stop_ends_a_look_up(lookup: HangingLookup) -> None:
+    call = Call()
+    waiter = Waiter(lambda: Resolver(lookup).resolve("cloud.example", 443, call))
+    lookup.asked.acquire(timeout=10)
+    call.stop()
+    assert isinstance(waiter.error(), Stopped)
+
+
+def test_a_name_is_looked_up_once_for_all_who_ask(lookup: HangingLookup) -> None:
+    resolver = Resolver(lookup)
+    waiters = [Waiter(lambda: resolver.resolve("cloud.example", 1, Call())) for _ in range(20)]
+    lookup.asked.acquire(timeout=10)
+    lookup.answer.set()
+    assert all(waiter.result() for waiter in waiters)
+    assert lookup.n_asked < 20
+
+
+def test_a_name_that_is_unknown_is_looked_up_anew_the_next_time() -> None:
+    answers: list[Exception | list[Address]] = [
+        socket.gaierror(-2, "unknown"),
+        UnicodeError("label too long"),
+        [(socket.AF_INET, ("192.0.2.1", 1))],
+    ]
+
+    def lookup(host: str, port: int) -> list[Address]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    resolver = Resolver(lookup)
+    for _ in range(2):
+        with pytest.raises(NotReached, match=r"cloud\.example cannot be resolved"):
+            resolver.resolve("cloud.example", 1, Call())
+    assert resolver.resolve("cloud.example", 1, Call())
+
+
+def test_the_system_s_own_resolver_is_asked() -> None:
+    found = Resolver().resolve("localhost", 80, Call())
+    assert found[0][1][0] in ("127.0.0.1", "::1")
+
+
+def test_an_address_that_refuses_is_passed_over(listener: socket.socket) -> None:
+    nobody = (socket.AF_INET, ("127.0.0.1", free_port()))
+    with connect([nobody, address(listener)], Call()) as sock:
+        assert sock.getpeername() == listener.getsockname()
+
+
+def test_an_address_that_says_nothing_is_passed_over(
+    listener: socket.socket, silent: socket.socket
+) -> None:
+    with connect([address(silent), address(listener)], Call(time.monotonic() + 30)) as sock:
+        assert sock.getpeername() == listener.getsockname()
+
+
+def test_the_families_take_turns(listener: socket.socket) -> None:
+    v6: list[Address] = [(socket.AF_INET6, ("::1", free_port())) for _ in range(3)]
+    with connect([*v6, address(listener)], Call(time.monotonic() + 30)) as sock:
+        assert sock.getpeername() == listener.getsockname()
+
+
+def test_when_all_addresses_fail_the_reason_is_told() -> None:
+    nobody: Address = (socket.AF_INET, ("127.0.0.1", free_port()))
+    with pytest.raises(NotReached, match="nothing listens there"):
+        connect([nobody, nobody], Call())
+    with pytest.raises(NotReached, match="no address"):
+        connect([], Call())
+
+
+def test_connecting_ends_in_time(silent: socket.socket) -> None:
+    with pytest.raises(TimedOut):
+        connect([address(silent)], Call(time.monotonic() + 0.05))
+
+
+def test_stop_ends_connecting(silent: socket.socket) -> None:
+    call = Call()
+    waiter = Waiter(lambda: connect([address(silent)], call))
+    call.stop()
+    assert isinstance(waiter.error(), Stopped)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these options are Linux's")
+def test_a_connection_notices_a_dead_peer(listener: socket.socket) -> None:
+    with connect([address(listener)], Call()) as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
