@@ -19,7 +19,7 @@ from spillover.cloud_fallback.seam.notices import (
     continue_notice,
     rewrite_notice,
 )
-from spillover.cloud_fallback.seam.poison import holds_template_text, poison_start
+from spillover.cloud_fallback.seam.poison import holds_template_text, n_open_tag, poison_start
 from spillover.cloud_fallback.seam.sentences import good_boundary
 from spillover.runtime.events import HandoffMode, Origin
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message
@@ -98,6 +98,8 @@ def plan_continuation(
     assert tokens_left is None or tokens_left > 0, "an answer without tokens left has ended"
     assert mode != "at_turn" or not said, "at_turn hands over between two answers"
     good = _good_chars(request, said, keep_chars)
+    if can_replace and good == len(said):
+        good -= n_open_tag(said)
     if mode == "restart" and can_replace:
         good = 0
     kept = said[:good]
@@ -113,6 +115,8 @@ def plan_continuation(
         can_replace=can_replace,
         language=_language(request, kept),
     )
+    if plan.left_behind.strip() and request.form is not None:
+        raise CannotContinue("bad text was sent within an answer whose form allows none")
     if target == "local":
         plan = _local(plan, tokenize)
     elif request.prompt is not None:
@@ -144,10 +148,10 @@ def _language(request: GenerationRequest, kept: str) -> str:
 
 def _told(text: str, *, is_json: bool) -> str:
     """*text* without an end that cannot be shown as it is: blanks, half a character, half an
-    escape."""
+    escape, half of what may be a leaked tag."""
     if is_json and (n := n_cut_escape(text)):
         text = text[: len(text) - n]
-    while stripped := n_unfinished(text) or n_trailing_blank(text):
+    while stripped := n_unfinished(text) or n_trailing_blank(text) or n_open_tag(text):
         text = text[: len(text) - stripped]
     return text
 

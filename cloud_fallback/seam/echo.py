@@ -1,4 +1,4 @@
-"""Finds where a new writer's text stops repeating the answer and begins to be new."""
+"""Follows a text through the answer that it may repeat."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ SEED_UNITS = 8
 LEAST_UNITS = 8
 """The shortest overlap that counts."""
 
-SURE_UNITS = 24
-RESTART_UNITS = 64
-"""So much of the answer repeated is a restart, or a long echo: it is followed however long."""
-
-CONTEXT_UNITS = 12
 MAX_JUNK_UNITS = 8
 MAX_PLACES = 64
 _JUNK = frozenset("'\".`>*_-~(:;,[⟦<|#")
@@ -31,9 +26,18 @@ class Match(Struct, frozen=True, kw_only=True):
     end: int
     rest: str
 
+    @property
+    def begin(self) -> int:
+        """The answer's first unit that is repeated."""
+        return self.place - self.n_units
+
 
 class Track:
-    """One place of the held text where the repetition may begin; follows it through the answer."""
+    """One place of the held text where the repetition may begin.
+
+    *likely* places of the answer are always looked at, others only as far as there are not too
+    many. An end of the answer counts once *least* units are repeated.
+    """
 
     def __init__(
         self, units: str, likely: tuple[int, ...], *, skips_junk: bool, least: int
@@ -57,35 +61,39 @@ class Track:
         return not self.is_dead and self.n_units >= SEED_UNITS
 
     @property
-    def places(self) -> list[int]:
-        """Where in the answer the repetition may have begun."""
-        return self._places
+    def is_likely(self) -> bool:
+        """Whether it follows the answer from a place where a repetition should begin."""
+        return self.is_following and not set(self._likely).isdisjoint(self._places)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it follows the answer from one place only."""
+        return self.is_following and len(self._places) == 1
 
     def add(self, unit: str, end: int, rest: str) -> None:
         """Take the next unit of the held text."""
-        if self.is_dead or self._is_junk(unit):
+        if self.is_dead or self._drops(unit):
             return
         self.n_units += 1
         if self.n_units < SEED_UNITS:
             self._seed += unit
             return
         self._narrow(unit)
-        if not self._places:
-            self.is_dead = True
-            return
-        self._note(end, rest)
+        self.is_dead = not self._places
+        if not self.is_dead:
+            self._note(end, rest)
 
-    def _is_junk(self, unit: str) -> bool:
-        if not self._skips_junk or self._seed:
+    def _drops(self, unit: str) -> bool:
+        if not self._skips_junk:
             return False
-        if unit not in _JUNK:
-            # Without junk there is nothing that another track does not do.
-            self.is_dead = self._n_junk == 0
-            self._skips_junk = False
-            return self.is_dead
-        self._n_junk += 1
-        self.is_dead = self._n_junk > MAX_JUNK_UNITS
-        return True
+        if unit in _JUNK:
+            self._n_junk += 1
+            self.is_dead = self._n_junk > MAX_JUNK_UNITS
+            return True
+        self._skips_junk = False
+        # Without junk there is nothing that the track beside this one does not do.
+        self.is_dead = self._n_junk == 0
+        return self.is_dead
 
     def _narrow(self, unit: str) -> None:
         units, offset = self._units, self.n_units - 1
@@ -99,10 +107,10 @@ class Track:
             ]
 
     def _note(self, end: int, rest: str) -> None:
-        place = self._places[0]
-        self.last = Match(place=place + self.n_units, n_units=self.n_units, end=end, rest=rest)
-        if self._places[-1] + self.n_units == len(self._units) and self.n_units >= self._least:
-            self.longest = Match(place=len(self._units), n_units=self.n_units, end=end, rest=rest)
+        n = self.n_units
+        self.last = Match(place=self._places[0] + n, n_units=n, end=end, rest=rest)
+        if self._places[-1] + n == len(self._units) and n >= self._least:
+            self.longest = Match(place=len(self._units), n_units=n, end=end, rest=rest)
 
 
 def _places(units: str, seed: str, likely: tuple[int, ...]) -> list[int]:
@@ -115,9 +123,9 @@ def _places(units: str, seed: str, likely: tuple[int, ...]) -> list[int]:
     return sorted(places)
 
 
-def is_unique_end(units: str, n: int) -> bool:
-    """Whether the last *n* units occur nowhere else in *units*."""
-    return units.find(units[len(units) - n :]) == len(units) - n
+def is_junk(units: str) -> bool:
+    """Whether *units* are a few marks such as may stand before a quotation."""
+    return len(units) <= MAX_JUNK_UNITS and _JUNK.issuperset(units)
 
 
 def split_units(character: str) -> list[tuple[str, str]]:

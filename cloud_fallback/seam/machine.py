@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-from spillover.cloud_fallback.errors import SeamFailed
+from spillover.cloud_fallback.seam.answer_text import Piece
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.cloud_fallback.seam.folding import fold, raw_length_from_end
+from spillover.cloud_fallback.seam.echo_search import EchoSearch
+from spillover.cloud_fallback.seam.folding import raw_length_from_end
+from spillover.cloud_fallback.seam.form_search import FormSearch
 from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
 from spillover.cloud_fallback.seam.markup import open_fence
-from spillover.cloud_fallback.seam.repair import bridge, repaired
-from spillover.cloud_fallback.seam.search import (
-    EchoSearch,
-    Joined,
-    PrefillSearch,
-    RestartSearch,
-    Search,
-)
+from spillover.cloud_fallback.seam.repair import Repair, SetApart, lead_after
+from spillover.cloud_fallback.seam.search import Joined, PrefillSearch, RestartSearch, Search
 from spillover.cloud_fallback.seam.splice import Splice, closing_quote
+from spillover.cloud_fallback.seam.stage import Stage
 from spillover.cloud_fallback.seam.trailing import JsonEnd, Unwrapped
 from spillover.runtime.events import Replace, SeamKind
 
 HOLD_S = 1.5
 """Text that neither repeats the answer nor clearly begins it is shown after this time."""
-
-Piece: TypeAlias = str | Replace
 
 
 class SeamMachine:
@@ -38,8 +31,7 @@ class SeamMachine:
     def __init__(self, plan: Continuation) -> None:
         self._plan = plan
         self._search: Search | None = _search_for(plan)
-        self._splice: Splice | None = None
-        self._filters: list[JsonEnd | Unwrapped] = []
+        self._stages: list[Stage] = []
         self._deadline: float | None = None
         self._n_taken = 0
         self._n_given = 0
@@ -60,11 +52,12 @@ class SeamMachine:
 
     def feed(self, text: str, now: float) -> list[Piece]:
         """What the client may see after *text*, which came at *now*."""
-        if self._search is None and self._splice is None and not self._filters:
-            return [text] if text else []
-        self._n_taken += len(text)
         if self._search is None:
+            if not self._stages:
+                return [text] if text else []
+            self._n_taken += len(text)
             return self._given([], self._pass(text))
+        self._n_taken += len(text)
         if self._deadline is None and text:
             self._deadline = now + HOLD_S
         for index, character in enumerate(text):
@@ -78,68 +71,64 @@ class SeamMachine:
         deadline = self.hold_deadline()
         if deadline is None or now < deadline or self._search is None:
             return []
-        return self._settle(self._search.give_up(), "")
+        return self._settle(self._search.give_up(), "", is_late=True)
 
     def end(self) -> list[Piece]:
         """The rest, when the new writer's text is complete."""
         pieces: list[Piece] = []
         if self._search is not None:
-            pieces = self._settle(self._search.give_up(), "")
-        text = self._splice.flush() if self._splice else ""
-        for one in self._filters:
-            text = one.feed(text) + one.flush()
-        self._splice, self._filters = None, []
+            pieces = self._settle(self._search.finish(), "")
+        text = ""
+        for stage in self._stages:
+            text = stage.feed(text) + stage.flush()
+        self._stages = []
         return self._given(pieces, text)
 
-    def _settle(self, joined: Joined, more: str) -> list[Piece]:
+    def _settle(self, joined: Joined, more: str, *, is_late: bool = False) -> list[Piece]:
         assert self._search is not None
         text = joined.rest + "".join(self._search.held[joined.start :]) + more
         self._search = None
-        self.settled = joined.kind
-        plan = self._plan
-        known = plan.context + plan.kept
+        self.settled = "unverified" if self._plan.left_behind else joined.kind
         pieces: list[Piece] = []
-        if plan.left_behind:
-            self.settled = "unverified"
-            return self._given(pieces, bridge(plan.left_behind) + text.lstrip())
         if joined.place is not None:
-            known = known[: joined.place]
-            pieces.append(Replace(keep_chars=joined.place - len(plan.context)))
-        elif joined.starts_over:
-            text = bridge(known) + text.lstrip()
-        elif joined.kind == "unverified":
-            text = repaired(known, text)
-        else:
-            self._splice = self._splice_for(joined)
-        self._filters = self._filters_for(joined, known)
+            pieces.append(Replace(keep_chars=joined.place - len(self._plan.context)))
+        self._stages = self._stages_for(joined, is_late=is_late)
         return self._given(pieces, self._pass(text))
 
-    def _splice_for(self, joined: Joined) -> Splice | None:
+    def _stages_for(self, joined: Joined, *, is_late: bool) -> list[Stage]:
+        plan = self._plan
+        known = plan.context + plan.kept
+        stages: list[Stage] = []
+        if plan.left_behind:
+            stages.append(SetApart(lead_after(plan.left_behind, "\n\n")))
+        elif joined.lead is not None:
+            stages.append(SetApart(lead_after(known, joined.lead)))
+        elif joined.place is not None:
+            known = known[: joined.place]
+        elif joined.kind == "unverified" and not joined.n_repeated:
+            stages.append(Repair(known, waits=not is_late))
+        else:
+            stages.append(self._splice_for(joined))
+        if plan.is_json:
+            document = JsonPrefix()
+            document.feed(known[len(plan.context) :])
+            if not document.is_bad:
+                stages.append(JsonEnd(document))
+        elif open_fence(joined.skipped) is not None and open_fence(known) is None:
+            stages.append(Unwrapped())
+        return stages
+
+    def _splice_for(self, joined: Joined) -> Splice:
         plan = self._plan
         begin = len(plan.told) - raw_length_from_end(plan.told, joined.n_repeated)
-        before = plan.told[:begin].rstrip()[-1:]
-        quote = joined.skipped.rstrip()[-1:]
-        is_own = bool(quote) and fold(before) == fold(quote)
-        closing = "" if is_own else closing_quote(joined.skipped)
+        closing = closing_quote(joined.skipped, plan.told[:begin])
         return Splice(plan.pending, closing=closing, is_json=plan.is_json)
 
-    def _filters_for(self, joined: Joined, known: str) -> list[JsonEnd | Unwrapped]:
-        if self._plan.is_json:
-            document = JsonPrefix()
-            document.feed(known[len(self._plan.context) :])
-            return [] if document.is_bad else [JsonEnd(document)]
-        wraps = open_fence(joined.skipped) is not None and open_fence(known) is None
-        return [Unwrapped()] if wraps else []
-
     def _pass(self, text: str) -> str:
-        if self._splice is not None:
-            text = self._splice.feed(text)
-            if self._splice.is_done:
-                if self._splice.conflicts:
-                    raise SeamFailed("the new text does not go on from the escape that was sent")
-                self._splice = None
-        for one in self._filters:
-            text = one.feed(text)
+        for stage in self._stages:
+            text = stage.feed(text)
+        if any(stage.is_done for stage in self._stages):
+            self._stages = [stage for stage in self._stages if not stage.is_done]
         return text
 
     def _given(self, pieces: list[Piece], text: str) -> list[Piece]:
@@ -151,8 +140,10 @@ class SeamMachine:
 
 def _search_for(plan: Continuation) -> Search | None:
     match plan.join:
-        case "echo" | "rewrite":
+        case "echo":
             return EchoSearch(plan)
+        case "rewrite":
+            return FormSearch(plan)
         case "restart":
             return RestartSearch(plan)
         case "prefill":

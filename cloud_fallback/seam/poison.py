@@ -35,6 +35,7 @@ _TOOL_CALL = re.compile(
     r"^[ \t]*(?:```(?:json)?\s*)?\[?\s*\{\s*\"(?:name|function|tool|tool_name)\"\s*:\s*[\"{]",
     re.MULTILINE,
 )
+_LONGEST_TAG = 48
 MIN_OPEN_TAG_CHARS = 4
 
 
@@ -52,11 +53,8 @@ def poison_start(text: str, *, has_tools: bool = False) -> int | None:
     for found in _LEAK.finditer(text):
         if not _is_quoted(text, found.start()):
             return found.start()
-    starts = [_open_tag(text)]
-    if has_tools:
-        call = _TOOL_CALL.search(text)
-        starts.append(call.start() if call else None)
-    return min((start for start in starts if start is not None), default=None)
+    call = _TOOL_CALL.search(text) if has_tools else None
+    return call.start() if call else None
 
 
 def _is_quoted(text: str, start: int) -> bool:
@@ -64,13 +62,16 @@ def _is_quoted(text: str, start: int) -> bool:
     return is_inside_inline_code(before) or open_fence(before) is not None
 
 
-def _open_tag(text: str) -> int | None:
-    """Where a tag begins that the end of *text* cuts."""
-    found = _OPEN_CONTROL.search(text)
-    if found:
-        return None if _is_quoted(text, found.start()) else found.start()
-    for n in range(max(map(len, _TAGS)) - 1, MIN_OPEN_TAG_CHARS - 1, -1):
-        tail = text[-n:]
-        if len(tail) == n and any(tag.startswith(tail) for tag in _TAGS):
-            return None if _is_quoted(text, len(text) - n) else len(text) - n
-    return None
+def n_open_tag(text: str) -> int:
+    """How many last characters of *text* may be the beginning of such a tag."""
+    tail = text[-_LONGEST_TAG:]
+    found = _OPEN_CONTROL.search(tail)
+    n = len(tail) - found.start() if found else _n_open(tail)
+    return 0 if n and _is_quoted(text, len(text) - n) else n
+
+
+def _n_open(tail: str) -> int:
+    for n in range(len(tail), MIN_OPEN_TAG_CHARS - 1, -1):
+        if any(tag.startswith(tail[-n:]) for tag in _TAGS):
+            return n
+    return 0

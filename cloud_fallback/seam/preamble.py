@@ -28,8 +28,14 @@ _OPENINGS = (
     r"네|예,|물론|알겠습니다|계속|이어서|죄송|좋습니다",
     r"بالتأكيد|بالطبع|حسن|إليك|إليكم|أكمل|سأكمل|تابع|عذر|آسف|نعم",
     r"ज़रूर|बिल्कुल|ठीक है|यह रहा|यहाँ|जारी|क्षमा|माफ़",
+    r"självklart|visst|såklart|här (?:är|kommer)|fortsätt|jag fortsätter|ursäkta|selvfølgelig|"
+    r"naturligvis|her (?:er|kommer)|fortsett|jeg fortsetter|beklager|tietenkin|tässä|jatkan|"
+    r"jatko|samozřejmě|jistě|tady je|pokračuj|omlouvám|természetesen|íme|folytat|desigur|iată|"
+    r"βεβαίως|φυσικά|ορίστε|συνεχίζ|звісно|ось|продовжу|вибач|tất nhiên|chắc chắn|đây là|"
+    r"tiếp tục|xin lỗi|tentu|baik|berikut|melanjutkan|lanjutan|maaf|แน่นอน|ได้เลย|ต่อ|นี่คือ|"
+    r"ขออภัย|בטח|כמובן|הנה|ממשיך|סליחה",
 )
-_OPENING = re.compile(rf"[\s*_>#\"'«“(\[-]*(?:{'|'.join(_OPENINGS)})", re.IGNORECASE)
+_OPENING = re.compile(rf"[\s*_>#¡¿\"'«“(\[-]*(?:{'|'.join(_OPENINGS)})", re.IGNORECASE)
 
 _META = re.compile(
     r"\b(?:continu|left off|cut off|interrupt|the rest|remainder|picking up|pick up|resum|"
@@ -41,21 +47,31 @@ _META = re.compile(
     r"verder|vervolg|onderbroken|gebleven|"
     r"dalszy ciąg|ciąg dalszy|kontynu|przerwa|devam|kaldığı|yarım|"
     r"продолж|остал|прерв|继续|繼續|其余|剩余|中断|余下|接着|続き|途切れ|残り|"
-    r"계속|이어|나머지|끊긴|أكمل|تكملة|بقية|توقف|जारी|बाकी|शेष",
+    r"계속|이어|나머지|끊긴|أكمل|تكملة|بقية|توقف|जारी|बाकी|शेष|"
+    r"fortsätt|fortsett|fortsæt|resten|avbrö|avbru|jatk|keskey|loput|pokrač|zbyt|přeruš|folytat|"
+    r"maradék|συν[εέ]χ|υπόλοιπ|διακο|продовж|решт|перерв|tiếp tục|phần còn lại|gián đoạn|"
+    r"lanjut|sisa|terputus|ต่อ|ส่วนที่เหลือ|המשך|שאר|נקטע",
     re.IGNORECASE,
 )
-MAX_CHARS = 200
+MAX_PREAMBLE_CHARS = 200
+SHORT_CHARS = 60
 TERMINATORS = frozenset("\n:.!?…。—\uff01\uff1a\uff1f")
+_LAST = TERMINATORS | frozenset(",\"'«“\u2018„`*>[(<-\u2013\uff0c、،")
 
 
-def opens_preamble(text: str) -> bool:
-    """Whether *text* begins as talk about the answer, rather than as the answer, may do."""
-    return len(text) <= MAX_CHARS and _OPENING.match(text) is not None
+def is_preamble(text: str) -> bool:
+    """Whether *text* is talk about the answer that comes after it: short, or about the
+    interruption, and opened by a word for that."""
+    if len(text) > MAX_PREAMBLE_CHARS or not _OPENING.match(text):
+        return False
+    is_short = len(text) <= SHORT_CHARS and text.rstrip()[-1:] in _LAST
+    return is_short or _META.search(text) is not None
 
 
 def preamble_length(text: str) -> int:
-    """Length of the lines at the top of *text* that can only be talk about the interruption."""
+    """Length of a first line of *text* that can only be talk about the interruption."""
     line, newline, _ = text.partition("\n")
-    if not newline or not opens_preamble(line) or not _META.search(line):
+    is_talk = bool(newline) and len(line) <= MAX_PREAMBLE_CHARS
+    if not (is_talk and _OPENING.match(line) and _META.search(line)):
         return 0
-    return len(line) + 1 if line.rstrip().endswith((":", "!", ".", "…", "\uff1a", "。")) else 0
+    return len(line) + 1 if line.rstrip()[-1:] in TERMINATORS else 0

@@ -41,13 +41,56 @@ def repaired(before: str, text: str) -> str:
     return _spaced(before, text)
 
 
-def bridge(before: str) -> str:
-    """White space that sets text apart which does not follow from *before*."""
-    if not before or before.endswith("\n\n"):
+HEAD_CHARS = 40
+
+
+class Repair:
+    """Repairs the beginning of a text, for which it *waits* until enough of it is there."""
+
+    def __init__(self, before: str, *, waits: bool) -> None:
+        self._before = before
+        self._n_wanted = HEAD_CHARS if waits else 1
+        self._held = ""
+        self.is_done = False
+
+    def feed(self, text: str) -> str:
+        if self.is_done:
+            return text
+        self._held += text
+        return self.flush() if len(self._held.lstrip()) >= self._n_wanted else ""
+
+    def flush(self) -> str:
+        self.is_done = True
+        text, self._held = self._held, ""
+        return repaired(self._before, text)
+
+
+class SetApart:
+    """Puts *lead* in the place of the blanks that a text begins with."""
+
+    def __init__(self, lead: str) -> None:
+        self._lead = lead
+        self.is_done = False
+
+    def feed(self, text: str) -> str:
+        if self.is_done:
+            return text
+        text = text.lstrip()
+        self.is_done = bool(text)
+        return self._lead + text if text else ""
+
+    def flush(self) -> str:
         return ""
-    if open_fence(before) is not None or before.endswith("\n"):
-        return "" if before.endswith("\n") and open_fence(before) is not None else "\n"
-    return "\n\n"
+
+
+def lead_after(before: str, lead: str) -> str:
+    """*lead*, or what of it is missing at the end of *before*."""
+    if not before or (before[-1].isspace() and "\n" not in lead):
+        return ""
+    if open_fence(before) is not None:
+        lead = "\n"
+    n = next(n for n in range(len(lead), -1, -1) if before.endswith(lead[:n]))
+    return lead[n:]
 
 
 def _without_fence(text: str, fence: str) -> str:

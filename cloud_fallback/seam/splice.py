@@ -5,27 +5,44 @@ from __future__ import annotations
 import json
 import re
 
-from spillover.cloud_fallback.seam.folding import n_leading_blank
+from spillover.cloud_fallback.errors import SeamFailed
+from spillover.cloud_fallback.seam.folding import fold, n_leading_blank
+from spillover.cloud_fallback.seam.markup import FENCE, last_line
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-_CLOSING = {"«": "»", "“": "”", "⟦": "⟧", '"': '"', "'": "'", "`": "`", "„": "“", "‘": "’"}  # noqa: RUF001
+_CLOSING = {
+    "<<<": ">>>",
+    "[[[": "]]]",
+    "**": "**",
+    "<fragment>": "</fragment>",
+    "«": "»",
+    "“": "”",
+    "⟦": "⟧",
+    '"': '"',
+    "'": "'",
+    "`": "`",
+    "„": "“",
+    "\u2018": "\u2019",
+}
 
 
-def closing_quote(skipped: str) -> str:
-    """What closes the quote that *skipped* ends with; empty when it ends with none."""
-    opening = skipped.rstrip()[-1:]
-    for several in ("<<<", "[[[", "**"):
-        if skipped.rstrip().endswith(several):
-            return {"<<<": ">>>", "[[[": "]]]"}.get(several, several)
-    if skipped.rstrip().endswith("<fragment>"):
-        return "</fragment>"
-    return _CLOSING.get(opening, "")
+def closing_quote(skipped: str, before: str) -> str:
+    """What closes the quote that *skipped*, a preamble, ends with. Empty when it ends with none,
+    or when the quote is the answer's own: *before* is what the answer has in that place."""
+    skipped, before = skipped.rstrip(), before.rstrip()
+    opening = next((mark for mark in _CLOSING if skipped.endswith(mark)), "")
+    if not opening or FENCE.match(last_line(skipped)):
+        return ""
+    own = before[-len(opening) :]
+    is_own = own == opening or (own in _CLOSING and fold(own) == fold(opening))
+    return "" if is_own else _CLOSING[opening]
 
 
 class Splice:
     """Drops from the beginning of the new text what the client has already: *pending*.
 
-    Blanks are held until it is known how many there are; nothing is held otherwise.
+    Blanks are held until it is known how many there are; nothing is held otherwise. Raises
+    SeamFailed where the text does not go on from half an escape of a JSON string.
     """
 
     def __init__(self, pending: str, *, closing: str = "", is_json: bool = False) -> None:
@@ -35,8 +52,6 @@ class Splice:
         self._is_json = is_json
         self._held = ""
         self.is_done = not pending and not closing
-        self.conflicts = False
-        """The new text does not go on from the half character that was sent."""
 
     def feed(self, text: str) -> str:
         """What is new in *text*, as far as it is known."""
@@ -101,7 +116,7 @@ class Splice:
         if spelled.lower().startswith(sent.lower()):
             self._held = spelled[len(sent) :] + text[1:]
         else:
-            self.conflicts = True
+            raise SeamFailed("the new text does not go on from the escape that was sent")
 
 
 def _new_blanks(sent: str, blanks: str) -> str:

@@ -14,12 +14,10 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 class JsonEnd:
     """Lets the document pass and nothing that comes after it."""
 
+    is_done = False
+
     def __init__(self, document: JsonPrefix) -> None:
         self._document = document
-
-    @property
-    def is_bad(self) -> bool:
-        return self._document.is_bad
 
     def feed(self, text: str) -> str:
         n = self._document.feed(text)
@@ -39,10 +37,10 @@ class Unwrapped:
     def __init__(self) -> None:
         self._line = ""
         self._fence: str | None = None
-        self._is_closed = False
+        self.is_done = False
 
     def feed(self, text: str) -> str:
-        if self._is_closed:
+        if self.is_done:
             return text
         return "".join(map(self._piece, _LINE.findall(text)))
 
@@ -67,8 +65,8 @@ class Unwrapped:
                 self._fence = None
         elif found[2].strip():
             self._fence = found[1]
-        elif not self._is_closed:
-            self._is_closed = True
+        elif not self.is_done:
+            self.is_done = True
             return ""
         return line
 

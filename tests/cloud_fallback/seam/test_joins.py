@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
-from spillover.cloud_fallback.seam.machine import SeamMachine
-from spillover.runtime.events import Replace
 from spillover.runtime.request import GenerationRequest, Message
+from tests.cloud_fallback.seam.corpus import ALL, ECHOES, PREAMBLES, Client
 
 ASKED = GenerationRequest(messages=(Message(role="user", content="Tell me about the fox."),))
-ANSWER = (
-    "The quick brown fox jumps over the lazy dog. It was a sunny day, and nobody knew what would "
-    "happen next. Then the rain came down on the valley."
-)
+SIZES = st.lists(st.integers(1, 30), max_size=6)
 
 
-def joined(plan: Continuation, cloud: str, n: int) -> str:
-    """The answer after *cloud* came in pieces of *n* characters."""
-    seam = SeamMachine(plan)
-    text = plan.kept
-    pieces = [piece for i in range(0, len(cloud), n) for piece in seam.feed(cloud[i : i + n], 0.0)]
-    for piece in [*pieces, *seam.end()]:
-        text = text[: piece.keep_chars] if isinstance(piece, Replace) else text + piece
-    return text
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[str, int]:
+    """A text of the corpus and a place in it."""
+    answer = ALL[draw(st.sampled_from(sorted(ALL)))]
+    return answer, draw(st.integers(0, len(answer)))
 
 
-@pytest.mark.parametrize("opening", ["", "Sure! Here is the rest:\n\n"])
-@pytest.mark.parametrize("n", [1, 7, 1000])
-def test_any_cut_is_joined_by_the_anchor(n: int, opening: str) -> None:
-    for cut in range(len(ANSWER)):
-        plan = plan_continuation(ASKED, ANSWER[:cut])
-        echo = opening + plan.anchor + plan.pending + ANSWER[cut:]
-        cloud = ANSWER if plan.join in ("fresh", "restart") else echo
-        assert joined(plan, cloud, n) == ANSWER
+def planned(answer: str, cut: int, *, can_replace: bool = False) -> Continuation:
+    return plan_continuation(ASKED, answer[:cut], can_replace=can_replace)
 
 
-@pytest.mark.parametrize("n", [1, 7, 1000])
-def test_any_cut_is_joined_to_a_restart(n: int) -> None:
-    for cut in range(len(ANSWER)):
-        assert joined(plan_continuation(ASKED, ANSWER[:cut]), ANSWER, n) == ANSWER
+def echo_of(plan: Continuation, answer: str, echo: Callable[[str], str], preamble: str) -> str:
+    """The anchor, as a model repeats it, and the rest; the answer where no anchor was asked for."""
+    if plan.join in ("fresh", "restart"):
+        return answer
+    return preamble + echo(plan.anchor) + answer[len(plan.told) :]
+
+
+@pytest.mark.parametrize("echo", ECHOES, ids=lambda echo: echo.__name__)
+@given(cuts(), st.sampled_from(PREAMBLES), SIZES, st.booleans())
+def test_an_echoed_anchor_joins_the_answer(
+    echo: Callable[[str], str], cut: tuple[str, int], preamble: str, sizes: list[int], replace: bool
+) -> None:
+    answer, at = cut
+    plan = planned(answer, at, can_replace=replace)
+    client = Client(plan, answer[:at])
+    assert client.read(echo_of(plan, answer, echo, preamble), sizes) == answer
+    assert client.n_replaced == 0
+
+
+@given(cuts(), st.sampled_from(ECHOES), st.sampled_from(PREAMBLES), SIZES)
+def test_a_restart_joins_the_answer(
+    cut: tuple[str, int], echo: Callable[[str], str], preamble: str, sizes: list[int]
+) -> None:
+    answer, at = cut
+    plan = planned(answer, at)
+    client = Client(plan, answer[:at])
+    is_fresh = plan.join in ("fresh", "restart")
+    cloud = answer if is_fresh else preamble + echo(plan.told) + answer[len(plan.told) :]
+    assert client.read(cloud, sizes) == answer
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_every_cut_of_every_text_is_joined(name: str) -> None:
+    answer = ALL[name]
+    for at in range(len(answer) + 1):
+        plan = planned(answer, at)
+        client = Client(plan, answer[:at])
+        assert client.read(echo_of(plan, answer, str, ""), [3]) == answer
+        assert Client(plan, answer[:at]).read(answer, [5]) == answer

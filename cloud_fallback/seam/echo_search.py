@@ -1,0 +1,270 @@
+"""Finds the anchor, an overlap or a restart in the text of a writer that was asked for an echo."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+
+from spillover.cloud_fallback.seam.continuation import Continuation
+from spillover.cloud_fallback.seam.echo import LEAST_UNITS, Match, Track, is_junk, split_units
+from spillover.cloud_fallback.seam.folding import fold, raw_length, raw_length_from_end
+from spillover.cloud_fallback.seam.graphemes import boundary_before
+from spillover.cloud_fallback.seam.markup import FENCE, last_line
+from spillover.cloud_fallback.seam.preamble import (
+    MAX_PREAMBLE_CHARS,
+    TERMINATORS,
+    is_preamble,
+    preamble_length,
+)
+from spillover.cloud_fallback.seam.search import Joined
+from spillover.cloud_fallback.seam.sentences import good_boundary
+from spillover.runtime.events import SeamKind
+
+HOLD_CHARS = 240
+"""Text in which the anchor was not found by then is shown as it is; the anchor's own length comes
+on top."""
+
+SURE_UNITS = 24
+"""A repetition this long is waited for, whatever the time."""
+
+RESTART_UNITS = 64
+"""So much of the answer from its beginning on is a restart, which is followed to its end."""
+
+MISQUOTED_SHARE = 0.6
+ALIKE = 0.85
+MAX_TRACKS = 12
+
+
+class EchoSearch:
+    """The writer was asked to repeat the anchor, or (*rewrites*) all of the answer, and to go on.
+
+    Several tracks follow the text, one from each place where the repetition may begin: the top,
+    after an opening quote or fence, after each sentence of a preamble.
+    """
+
+    def __init__(self, plan: Continuation, *, rewrites: bool = False) -> None:
+        self.held: list[str] = []
+        self._told = plan.told
+        self._units = fold(plan.told)
+        self._anchor = fold(plan.anchor)
+        self._can_replace = plan.can_replace
+        self._n_context = len(plan.context)
+        self._tops = (0, len(fold(plan.context)))
+        self._restart_units = LEAST_UNITS if rewrites else RESTART_UNITS
+        self._limit = HOLD_CHARS + len(plan.anchor)
+        self._tail = ""
+        self._tracks: list[Track] = []
+        self._overlaps: list[Match] = []
+        self._after_terminator = False
+        self._diverged: Match | None = None
+        self._skips_word = False
+        self._begin_track(LEAST_UNITS)
+
+    @property
+    def is_sure(self) -> bool:
+        return self._diverged is not None or any(
+            track.is_likely or (track.is_following and track.n_units >= SURE_UNITS)
+            for track in self._tracks
+        )
+
+    def feed(self, character: str) -> Joined | None:
+        self.held.append(character)
+        if self._skips_word:
+            return self._word_ended()
+        units = split_units(character)
+        if units and self._after_terminator:
+            self._begin_after_preamble()
+        for unit, rest in units:
+            joined = self._add(unit, rest)
+            if joined:
+                return joined
+        self._after_terminator = character in TERMINATORS or (self._after_terminator and not units)
+        if len(self.held) >= self._limit and not self._follows_far():
+            return self.give_up()
+        return None
+
+    def give_up(self) -> Joined:
+        if self._skips_word:
+            return Joined(kind="unverified", start=len(self.held))
+        text = "".join(self.held)
+        if self._diverged is not None:
+            start = good_boundary(text, self._diverged.end)
+            return Joined(kind="unverified", start=start, lead="\n\n")
+        return Joined(kind="unverified", start=preamble_length(text))
+
+    def finish(self) -> Joined:
+        if self._diverged is None and not self._skips_word:
+            for track in self._tracks:
+                if track.longest and track.longest.end == len(self.held):
+                    return self._cut("overlap", track.longest)
+            if any(track.is_likely for track in self._tracks):
+                # It ended within the repetition.
+                return Joined(kind="unverified", start=len(self.held))
+        return self.give_up()
+
+    def _begin_track(self, least: int) -> None:
+        if len(self._tracks) < MAX_TRACKS:
+            likely = (*self._tops, len(self._units) - len(self._anchor))
+            self._tracks += [
+                Track(self._units, likely, skips_junk=skips, least=least) for skips in (False, True)
+            ]
+
+    def _begin_after_preamble(self) -> None:
+        if len(self.held) > MAX_PREAMBLE_CHARS:
+            return
+        text = "".join(self.held[:-1]).rstrip()
+        if is_preamble(text) or FENCE.fullmatch(last_line(text)):
+            self._begin_track(LEAST_UNITS)
+        elif text.endswith((":", "\uff1a")) and "\n" not in text.lstrip():
+            # A preamble in a language that is not known: only the whole anchor shows that.
+            self._begin_track(len(self._anchor))
+
+    def _add(self, unit: str, rest: str) -> Joined | None:
+        end = len(self.held)
+        self._tail = (self._tail + unit)[-len(self._anchor) :]
+        for track in self._tracks:
+            track.add(unit, end, rest)
+        if self._tail == self._anchor:
+            joined = self._at_anchor(end, rest)
+            if joined:
+                return joined
+        return self._judge()
+
+    def _at_anchor(self, end: int, rest: str) -> Joined | None:
+        """The anchor is complete: an echo, unless other text than the answer's stands before, or
+        the repetition of a longer part, in which the anchor occurs too, is not yet through."""
+        n = n_anchor = len(self._anchor)
+        whole = [
+            track.longest.n_units
+            for track in self._tracks
+            if track.is_following and track.longest and track.longest.end == end
+        ]
+        if whole and not is_junk(self._units[len(self._units) - max(whole) : len(self._units) - n]):
+            n = max(n, *whole)
+        match = Match(place=len(self._units), n_units=n, end=end, rest=rest)
+        if whole or self._diverged is not None:
+            is_restart = self._diverged or (n > n_anchor and match.begin in self._tops)
+            return self._cut("restart" if is_restart else "anchor", match)
+        if any(track.is_following and track.n_units >= n for track in self._tracks):
+            return None
+        if len(self.held) > self._limit:
+            return None
+        joined = self._cut("anchor", match)
+        return joined if self._leads_to_echo(joined.skipped) else None
+
+    def _leads_to_echo(self, before: str) -> bool:
+        """Whether *before* is what a writer may put before the anchor: talk about it, or the
+        answer's words from further back, more or less."""
+        units = fold(before)
+        if is_junk(units) or is_preamble(before):
+            return True
+        begin = len(self._units) - len(self._anchor)
+        own = self._units[max(0, begin - len(units)) : begin]
+        return SequenceMatcher(None, units, own, autojunk=False).ratio() >= ALIKE
+
+    def _cut(self, kind: SeamKind, match: Match) -> Joined:
+        """The join behind a repetition that reached the end of the answer."""
+        text = "".join(self.held[: match.end])
+        begin = len(text) - raw_length_from_end(text, match.n_units)
+        return Joined(
+            kind=kind,
+            start=match.end,
+            rest=match.rest,
+            skipped=text[:begin],
+            n_repeated=match.n_units,
+        )
+
+    def _judge(self) -> Joined | None:
+        """What tracks tell that have left the answer, or reached its end."""
+        dead = [track for track in self._tracks if track.is_dead]
+        if dead:
+            self._tracks = [track for track in self._tracks if not track.is_dead]
+        for track in dead:
+            joined = self._left(track)
+            if joined:
+                return joined
+        for track in self._tracks:
+            if track.is_decided and track.longest and track.longest.end == len(self.held):
+                self._overlaps.append(track.longest)
+        return self._overlap() if self._overlaps else None
+
+    def _left(self, track: Track) -> Joined | None:
+        """*track* no longer repeats the answer."""
+        last = track.last
+        if last is None or self._diverged is not None:
+            return None
+        if track.longest:
+            self._overlaps.append(track.longest)
+        if last.begin in self._tops and last.n_units >= self._restart_units:
+            return self._diverge(last)
+        n_anchor = len(self._anchor)
+        is_anchor = last.begin == len(self._units) - n_anchor
+        if is_anchor and last.n_units >= max(SURE_UNITS, MISQUOTED_SHARE * n_anchor):
+            return self._misquoted(last)
+        return None
+
+    def _overlap(self) -> Joined | None:
+        """The end of the answer was repeated, though not from the anchor on: the join, unless
+        that may be chance or a longer repetition still goes on."""
+        for match in self._overlaps:
+            if not self._is_telling(match.n_units):
+                continue
+            if not any(
+                track.is_following and track.n_units > match.n_units for track in self._tracks
+            ):
+                return self._cut("overlap", match)
+        return None
+
+    def _is_telling(self, n_units: int) -> bool:
+        """Whether the last *n_units* of the answer occur there only, and begin with a word:
+        nobody repeats half a one."""
+        begin = len(self._units) - n_units
+        if self._units.find(self._units[begin:]) != begin:
+            return False
+        start = len(self._told) - raw_length_from_end(self._told, n_units)
+        before = self._told[max(0, start - 1) : start]
+        # Letters without capitals: in most of their scripts words are not set apart.
+        return not before.isalnum() or before.lower() == before.upper()
+
+    def _diverge(self, match: Match) -> Joined | None:
+        """The writer repeats the answer in its own way from some place on."""
+        joined = self._replaced("restart", match)
+        if joined is None:
+            self._diverged = match
+            left = len(self._told) - raw_length(self._told, match.place)
+            self._limit = len(self.held) + left + left // 2 + HOLD_CHARS
+        return joined
+
+    def _misquoted(self, match: Match) -> Joined | None:
+        """The anchor was repeated, but for its last letters."""
+        joined = self._replaced("anchor", match)
+        if joined:
+            return joined
+        left = self._told[raw_length(self._told, match.place) :]
+        if not any(map(str.isspace, left)):
+            # The word stands as it was sent; what comes after the writer's version of it is new.
+            self._skips_word = True
+            return self._word_ended()
+        text = "".join(self.held[: match.end])
+        start = len(text) - len(text.split()[-1]) if not text[-1].isspace() else len(text)
+        return Joined(kind="unverified", start=start, lead=" ")
+
+    def _word_ended(self) -> Joined | None:
+        if not self.held[-1].isspace():
+            return None
+        n_repeated = len(self._anchor)
+        return Joined(kind="unverified", start=len(self.held) - 1, n_repeated=n_repeated)
+
+    def _replaced(self, kind: SeamKind, match: Match) -> Joined | None:
+        """The join that takes back what the writer put differently; None where it must not."""
+        place = boundary_before(self._told, raw_length(self._told, match.place))
+        if match.rest and place:
+            place = boundary_before(self._told, place - 1)
+        if not self._can_replace or place < self._n_context:
+            return None
+        n_back = match.place - len(fold(self._told[:place]))
+        text = "".join(self.held[: match.end])
+        start = len(text) - raw_length_from_end(text, n_back + len(match.rest))
+        return Joined(kind=kind, start=start, place=place)
+
+    def _follows_far(self) -> bool:
+        return any(track.is_following and track.n_units >= SURE_UNITS for track in self._tracks)
