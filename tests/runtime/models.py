@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from spillover.models.catalogue import default_model
+from spillover.models.catalogue import find
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from tests import plain_decoder
 from tests.storyteller import STORYTELLER
 
 
-def _gguf(target: Path) -> Path:
-    return Path(default_model().path)
+def _bundled(name: str) -> Callable[[Path], Path]:
+    return lambda target: Path(find(name).path)
 
 
 def _exported(options: ExportOptions) -> Callable[[Path], Path]:
@@ -25,8 +25,8 @@ def _exported(options: ExportOptions) -> Callable[[Path], Path]:
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
-    "gguf": _gguf,
-    "onnx-int8": _exported(ExportOptions(weights="int8")),
+    "gguf": _bundled("storyteller"),
+    "onnx-int8": _bundled("storyteller-onnx"),
     "onnx-int4": _exported(ExportOptions(weights="int4")),
     "onnx-fp16": _exported(ExportOptions(weights="fp16")),
     "onnx-fp32": _exported(ExportOptions(weights="fp32", external_data=True)),

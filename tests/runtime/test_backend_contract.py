@@ -17,7 +17,7 @@ from spillover.runtime.sampling import Sampling
 from tests.runtime.fp_environment import kept_fp_environment
 from tests.runtime.models import MAKERS
 
-OPTIONS = EngineOptions(n_parallel=4, n_prefix_cached=2, n_ctx=512, n_kv=1024, n_threads=2)
+OPTIONS = EngineOptions(n_parallel=4, n_prefix_cached=2, n_ctx=512, n_kv=1024, n_threads=1)
 TEXTS = (
     "Once upon a time there was a fox.",
     "Tell me a story about a dog named Max who was afraid of the dark.",

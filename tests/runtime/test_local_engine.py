@@ -188,22 +188,24 @@ def test_cancel_ends_a_running_answer_and_frees_its_slot(engine: LocalEngine) ->
     assert all(slot.state == "idle" for slot in engine.status().slots)
 
 
-def test_a_full_kv_cache_costs_nobody_an_answer(model_path: Path, tmp_path: Path) -> None:
+def test_a_full_kv_cache_costs_nobody_an_answer(any_model_path: Path, tmp_path: Path) -> None:
     small = EngineOptions(n_parallel=4, n_ctx=512, n_kv=512, cache_dir=tmp_path)
     requests = [
         ask(prompt, sampling=Sampling(seed=5), max_tokens=180, ignore_eos=True)
         for prompt in PROMPTS[:4]
     ]
-    with LocalEngine(model_path, small) as engine:
+    with LocalEngine(any_model_path, small) as engine:
         answers = all_at_once(engine, requests)
     for events in answers:
         assert end_of(events).usage.completion_tokens == 180
         assert len(ids_of(events)) == 180
 
 
-def test_kill_9_in_mid_answer_loses_and_doubles_nothing(model_path: Path, tmp_path: Path) -> None:
+def test_kill_9_in_mid_answer_loses_and_doubles_nothing(
+    any_model_path: Path, tmp_path: Path
+) -> None:
     request = ask(sampling=Sampling(seed=11), max_tokens=300, ignore_eos=True)
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path)) as engine:
         engine.wait_ready(60)
         whole = list(engine.stream(request))
         events = []
@@ -219,7 +221,7 @@ def test_kill_9_in_mid_answer_loses_and_doubles_nothing(model_path: Path, tmp_pa
     assert text_of(events)[:60] == text_of(whole)[:60]
 
 
-def test_the_worker_ends_when_its_parent_is_killed(model_path: Path) -> None:
+def test_the_worker_ends_when_its_parent_is_killed(any_model_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from spillover.runtime.local_engine import LocalEngine\n"
@@ -227,7 +229,7 @@ def test_the_worker_ends_when_its_parent_is_killed(model_path: Path) -> None:
         "print(engine.worker_pid, flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", script, str(model_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(any_model_path)], stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
     worker = psutil.Process(int(parent.stdout.readline()))
@@ -252,8 +254,8 @@ def test_a_damaged_model_is_an_error_and_no_crash(tmp_path: Path, model_path: Pa
         list(engine.stream(ask()))
 
 
-def test_closing_the_engine_ends_its_streams(model_path: Path, tmp_path: Path) -> None:
-    engine = LocalEngine(model_path, EngineOptions(cache_dir=tmp_path))
+def test_closing_the_engine_ends_its_streams(any_model_path: Path, tmp_path: Path) -> None:
+    engine = LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path))
     errors: list[str] = []
     begun = threading.Event()
 
