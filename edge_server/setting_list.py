@@ -15,7 +15,7 @@ from spillover.edge_server.settings import Settings
 from spillover.runtime.options import EngineOptions
 
 _FLAG_AND_HELP = {
-    "model": ("", "Catalogue name, GGUF file, or folder with one GGUF file."),
+    "model": ("", "Catalogue name, GGUF file, ONNX file, or folder with one of them."),
     "alias": ("--alias", "Name of the model as clients see it."),
     "host": ("--host", "Address to listen on; one that others can reach needs an API key."),
     "port": ("--port", "Port to listen on; 0 takes a free one and prints it."),

@@ -13,7 +13,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Settings of `spillover serve`; where each value may come from is config.py's business."""
 
     model: str = ""
-    """A catalogue name or the path of a GGUF file; empty: the bundled model."""
+    """A catalogue name, a GGUF file, or an ONNX file or folder; empty: the bundled model."""
     alias: str = ""
     """The name clients see; empty: the catalogue name or the file's stem."""
     host: str = "127.0.0.1"

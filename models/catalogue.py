@@ -36,6 +36,13 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     n_ctx: int | None = None
     description: str = ""
 
+    @property
+    def n_bytes_on_disk(self) -> int:
+        """Of the file, or of all that the model needs."""
+        if onnx_folder.is_onnx(self.path):
+            return onnx_folder.find(self.path).size_bytes
+        return self.path.stat().st_size
+
 
 class _Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of catalogue.toml."""
@@ -81,6 +88,14 @@ def find(name_or_path: str) -> ModelEntry:
             f"{path} is no model file: give a file whose name ends in .gguf or .onnx, or its folder"
         )
     return _of_file(path)
+
+
+def model_name(path: Path) -> str:
+    """What to call the model in a file or folder that nobody has named."""
+    try:
+        return onnx_folder.find(path).name if onnx_folder.is_onnx(path) else path.stem
+    except ModelFileError:
+        return path.name
 
 
 def verify(entry: ModelEntry) -> None:

@@ -38,6 +38,11 @@ class OnnxModelFiles(Struct, frozen=True, kw_only=True):
             return self.root.name
         return f"{self.root.name}-{stem.removeprefix('model_')}"
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the graph and the files beside it that are named after it: its weights."""
+        return sum(path.stat().st_size for path in self.graph.parent.glob(f"{self.graph.name}*"))
+
     def read(self, name: str) -> bytes | None:
         """The content of a small file of the root; None when there is none."""
         return read_small(self.root / name)

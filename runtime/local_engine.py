@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from spillover.models.catalogue import model_name
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import SpilloverError
@@ -29,7 +30,7 @@ CANCEL_TIMEOUT_S = 60.0
 
 
 class LocalEngine:
-    """Streams answers of a GGUF model; the model lives in a process of its own.
+    """Streams answers of a GGUF or ONNX model; the model lives in a process of its own.
 
     The constructor returns at once; wait_ready() and the first request wait for the model.
     Any thread may use it. Use as a context manager, or call close().
@@ -39,7 +40,7 @@ class LocalEngine:
         self, model: str | Path, options: EngineOptions | None = None, *, name: str | None = None
     ) -> None:
         path = Path(model).expanduser().absolute()
-        self._name = name or path.stem
+        self._name = name or model_name(path)
         self._options = options or EngineOptions()
         self._supervisor = Supervisor(path, self._name, self._options)
 

@@ -140,7 +140,7 @@ def check_model(findings: Findings, settings: Settings) -> None:
         findings.add(error, "name another model", blocks=True)
         return
     findings.model = str(entry.path)
-    size_bytes = entry.path.stat().st_size
+    size_bytes = entry.n_bytes_on_disk
     device = findings.device
     if device is not None and size_bytes > device.ram_available_bytes:
         findings.add(

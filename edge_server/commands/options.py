@@ -47,7 +47,7 @@ def model_option(function: Command) -> Command:
         "-m",
         "--model",
         metavar="MODEL",
-        help="Catalogue name, GGUF file, or folder with one.  [default: the bundled model]",
+        help="Catalogue name, GGUF file, or ONNX folder.  [default: the bundled model]",
     )(function)
 
 

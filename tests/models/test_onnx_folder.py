@@ -84,3 +84,9 @@ def test_several_graphs_that_nobody_ranks_are_asked_about(tmp_path: Path) -> Non
 def test_a_graph_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="there is no model"):
         catalogue.find(str(tmp_path / "model.onnx"))
+
+
+def test_the_size_is_that_of_the_graph_and_its_weights(tmp_path: Path) -> None:
+    for name in ("model_q4.onnx", "model_q4.onnx_data", "model_q4.onnx_data_1", "model.onnx"):
+        (tmp_path / name).write_bytes(bytes(100))
+    assert catalogue.find(str(tmp_path)).n_bytes_on_disk == 300
