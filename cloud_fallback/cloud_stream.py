@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 64 * 2**20
 """Of a whole stream. An answer of 100,000 tokens in frames of 300 bytes has 30 MB."""
 _ERROR_BODY_S = 5.0
+_USAGE_S = 2.0
+"""How long after the answer its usage may come."""
 _DRAIN_S = 0.05
 """How long the end of a complete answer's body may take, so that its connection can be kept."""
 
@@ -138,17 +140,16 @@ class CloudStream:
         decoder = self._engine.dialect.decoder(sent)
         frames = frames_of(self._engine.dialect.framing)
         self._stops = StopMatcher(tuple(s for s in self._request.stop if s not in sent.stop))
-        for data in incoming:
-            yield from self._take(decoder, frames, data)
-            if self._stops.stopped is not None:
-                yield self._finished("stop", stop=self._stops.stopped)
-                return
-            if decoder.is_done:
-                self._drain(incoming)
-                break
-        else:
-            for frame in frames.end():
-                yield from self._say(decoder.feed(frame))
+        try:
+            yield from self._parts(incoming, decoder, frames)
+        except Stopped:
+            raise
+        except HttpError:
+            if not decoder.is_complete:  # else only the usage is lost
+                raise
+        if self._stops.stopped is not None:
+            yield self._finished("stop", stop=self._stops.stopped)
+            return
         end = decoder.end(frames.tail)
         if rest := self._stops.flush():
             yield Delta(text=rest)
@@ -156,6 +157,20 @@ class CloudStream:
             yield self._finished("stop", stop=self._stops.stopped)
         else:
             yield self._finished(end.reason, end=end, stop=end.stop)
+
+    def _parts(
+        self, incoming: Incoming, decoder: Decoder, frames: Frames
+    ) -> Generator[EngineEvent]:
+        """What is said until the stream, the answer or a stop string ends it."""
+        for data in incoming:
+            yield from self._take(decoder, frames, data)
+            if self._stops.stopped is not None:
+                return
+            if decoder.is_done:
+                self._drain(incoming)
+                return
+        for frame in frames.end():
+            yield from self._say(decoder.feed(frame))
 
     def _take(self, decoder: Decoder, frames: Frames, data: bytes) -> Generator[EngineEvent]:
         self._n_bytes += len(data)
@@ -166,7 +181,9 @@ class CloudStream:
             yield from self._say(decoder.feed(frame))
             if self._stops.stopped is not None or decoder.is_done:
                 return
-        if new and self._meter.has_text:
+        if decoder.is_complete:
+            self._call.deadline = min(self._last, self._clock() + _USAGE_S)
+        elif new and self._meter.has_text:
             # Bytes that complete no event do not count as life.
             self._call.deadline = min(self._last, self._clock() + self._settings.idle_timeout_s)
 

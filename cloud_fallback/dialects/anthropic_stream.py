@@ -87,6 +87,10 @@ class AnthropicDecoder:
         self._model: str | None = None
         self.is_done = False
 
+    @property
+    def is_complete(self) -> bool:
+        return self.is_done and self._reason in _REASONS
+
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or not frame.data.strip():
             return []

@@ -79,6 +79,10 @@ class BedrockDecoder:
         self._usage: ProviderUsage | None = None
         self.is_done = False
 
+    @property
+    def is_complete(self) -> bool:
+        return self._reason in _REASONS
+
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done:
             return []

@@ -86,6 +86,10 @@ class CohereDecoder:
         self._usage: ProviderUsage | None = None
         self.is_done = False
 
+    @property
+    def is_complete(self) -> bool:
+        return self._reason is not None
+
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or frame.data.strip() in (b"", b"[DONE]"):
             return []

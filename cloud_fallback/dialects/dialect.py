@@ -74,6 +74,12 @@ class Decoder(Protocol):
         open. Some formats know no such mark and end with the stream alone."""
         ...
 
+    @property
+    def is_complete(self) -> bool:
+        """The answer is whole, whatever becomes of the stream: at most its usage is missing.
+        Some formats only know it when the stream has ended well."""
+        ...
+
     def feed(self, frame: Frame) -> list[Part]:
         """What *frame* adds to the answer; unknown frames add nothing.
 

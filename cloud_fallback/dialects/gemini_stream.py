@@ -87,6 +87,7 @@ class GeminiDecoder:
     """Reads the first candidate of one streamed answer."""
 
     is_done = False
+    is_complete = False
     """Only the stream's end tells."""
 
     def __init__(self, provider: str, sent: HttpRequest | None) -> None:

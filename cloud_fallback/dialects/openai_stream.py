@@ -115,6 +115,10 @@ class OpenAIDecoder:
         self._model: str | None = None
         self.is_done = False
 
+    @property
+    def is_complete(self) -> bool:
+        return self._reason is not None
+
     def feed(self, frame: Frame) -> list[Part]:
         data = frame.data.strip()
         self.is_done = self.is_done or data == b"[DONE]"

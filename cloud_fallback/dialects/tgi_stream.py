@@ -62,6 +62,10 @@ class TgiDecoder:
         self._usage: ProviderUsage | None = None
         self.is_done = False
 
+    @property
+    def is_complete(self) -> bool:
+        return self._reason in _REASONS
+
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or not frame.data.strip():
             return []

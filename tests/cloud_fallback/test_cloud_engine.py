@@ -593,3 +593,29 @@ def test_a_field_that_is_refused_again_is_not_sent_for_ever(
     fake.script(Act(status=400, body=told))
     failure(make_engine())
     assert len(fake.requests) == 2
+
+
+WHOLE = (
+    'data: {"choices":[{"index":0,"delta":{"content":"Hello."},"finish_reason":null}]}\n\n',
+    'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+)
+
+
+@pytest.mark.parametrize("cut", ["fin", "reset", "silence"])
+def test_a_whole_answer_is_not_lost_with_its_usage(
+    fake: Fake, make_engine: MakeEngine, cut: Any
+) -> None:
+    fake.script(Act(raw=(*WHOLE, " " * 64), cut=cut, cut_after_bytes=len("".join(WHOLE))))
+    events = answer(make_engine(idle_timeout_s=600))
+    assert text_of(events) == "Hello."
+    assert (end_of(events).reason, end_of(events).usage.estimated) == ("stop", True)
+
+
+@pytest.mark.parametrize("cut", ["fin", "reset"])
+def test_a_broken_connection_before_the_end_is_no_stop(
+    fake: Fake, make_engine: MakeEngine, cut: Any
+) -> None:
+    fake.script(Act(raw=WHOLE, cut=cut, cut_after_bytes=len(WHOLE[0])))
+    text, error = failure(make_engine())
+    assert text == "Hello."
+    assert isinstance(error, errors.NetworkFailed)
