@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
@@ -27,6 +29,15 @@ _REASONS: dict[str, FinishReason] = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+_KINDS = frozenset(
+    (
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "message_delta",
+        "message_stop",
+    )
+)
 
 
 class _OutputDetails(Struct):
@@ -53,6 +64,8 @@ class _Block(Struct):
     name: str | None = None
     text: str | None = None
     thinking: str | None = None
+    to: Any = None
+    """The model that goes on, in a block of the type "fallback"."""
 
 
 class _Delta(Struct):
@@ -65,7 +78,6 @@ class _Delta(Struct):
 
 
 class _Event(Struct):
-    type: str = ""
     index: Count = 0
     message: _Message | None = None
     content_block: _Block | None = None
@@ -94,11 +106,15 @@ class AnthropicDecoder:
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or not frame.data.strip():
             return []
-        event = self._frames.read(frame.data, _Event)
-        match event.type or frame.name:
-            case "error":
-                told = self._frames.read(frame.data, object)
-                raise error_of(self._provider, read_event(told))
+        kind = self._frames.kind(frame)
+        if kind == "error":
+            told = self._frames.read(frame.data, object)
+            raise error_of(self._provider, read_event(told))
+        return self._event(kind, frame.data) if kind in _KINDS else []
+
+    def _event(self, kind: str, data: bytes) -> list[Part]:
+        event = self._frames.read(data, _Event)
+        match kind:
             case "message_start" if event.message is not None:
                 self._begin(event.message)
             case "content_block_start" if event.content_block is not None:
@@ -112,7 +128,7 @@ class AnthropicDecoder:
         return []
 
     def _begin(self, message: _Message) -> None:
-        self._model = message.model[:256] if message.model else None
+        self._note_model(message.model)
         self._calls.name_answer(message.id)
         self._count(message.usage)
 
@@ -126,7 +142,13 @@ class AnthropicDecoder:
     def _open(self, index: int, block: _Block) -> list[Part]:
         if block.type == "tool_use":
             return [self._calls.open(index, id=block.id, name=block.name or "")]
+        if block.type == "fallback":
+            self._note_model(block.to.get("model") if isinstance(block.to, dict) else block.to)
         return self._words(block.thinking, block.text)
+
+    def _note_model(self, model: object) -> None:
+        if isinstance(model, str) and model:
+            self._model = model[:256]
 
     def _add(self, index: int, delta: _Delta) -> list[Part]:
         if delta.partial_json is not None:

@@ -31,6 +31,16 @@ _REASONS: dict[str, FinishReason] = {
     "guardrail_intervened": "content_filter",
     "content_filtered": "content_filter",
 }
+_KINDS = frozenset(
+    (
+        "messageStart",
+        "contentBlockStart",
+        "contentBlockDelta",
+        "contentBlockStop",
+        "messageStop",
+        "metadata",
+    )
+)
 
 
 class _ToolUse(Struct, rename="camel"):
@@ -88,7 +98,7 @@ class BedrockDecoder:
             return []
         if frame.is_exception:
             raise error_of(self._provider, read_event(self._told(frame), frame.name))
-        if not frame.data.strip():
+        if frame.name not in _KINDS or not frame.data.strip():
             return []
         event = self._frames.read(frame.data, _Event)
         match frame.name:

@@ -16,6 +16,7 @@ from spillover.cloud_fallback.errors import (
     BillingFailed,
     ContentBlocked,
     ContextExceeded,
+    NetworkFailed,
     NotNow,
     Overloaded,
     ProviderError,
@@ -88,7 +89,12 @@ def _by_status(provider: str, failure: Failure) -> ProviderError:
         return ProviderError(provider, _said("broke off with an error", failure))
     if status == 402:
         return BillingFailed(provider, _said("no money or quota is left for this key", failure))
-    if status in (401, 403, 407):
+    if status == 407:
+        return NetworkFailed(provider, _said("the proxy on the way wants a password", failure))
+    if status == 403 and failure.prose.startswith("<"):
+        # A web page is of something on the way, which says nothing of the key.
+        return Overloaded(provider, _said("was kept away by something on the way", failure))
+    if status in (401, 403):
         return _auth(provider, failure)
     if status == 429:
         return _rate(provider, failure)

@@ -3,7 +3,7 @@ failure; "[DONE]" may follow."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -22,6 +22,17 @@ _REASONS: dict[str, FinishReason] = {
     "TOOL_CALL": "tool_calls",
     "ERROR_TOXIC": "content_filter",
 }
+_KINDS = frozenset(
+    (
+        "message-start",
+        "content-start",
+        "content-delta",
+        "tool-plan-delta",
+        "tool-call-start",
+        "tool-call-delta",
+        "message-end",
+    )
+)
 
 
 class _Content(Struct):
@@ -67,12 +78,9 @@ class _Delta(Struct):
 
 
 class _Event(Struct):
-    type: str = ""
     id: str | None = None
     index: Count = 0
     delta: _Delta | None = None
-    error: Any = None
-    message: str | None = None
 
 
 class CohereDecoder:
@@ -93,8 +101,19 @@ class CohereDecoder:
     def feed(self, frame: Frame) -> list[Part]:
         if self.is_done or frame.data.strip() in (b"", b"[DONE]"):
             return []
-        event = self._frames.read(frame.data, _Event)
-        kind = event.type or frame.name
+        kind = self._frames.kind(frame)
+        if kind in ("", "error"):
+            self._check(self._frames.read(frame.data, object), is_error=kind == "error")
+        return self._event(kind, frame.data) if kind in _KINDS else []
+
+    def _check(self, value: object, *, is_error: bool) -> None:
+        """Raises the error that a frame without a type tells of, if it does."""
+        is_told = isinstance(value, dict) and ("message" in value or "error" in value)
+        if is_error or is_told:
+            raise error_of(self._provider, read_event(value))
+
+    def _event(self, kind: str, data: bytes) -> list[Part]:
+        event = self._frames.read(data, _Event)
         delta = event.delta or _Delta()
         message = delta.message or _Message()
         match kind:
@@ -110,9 +129,6 @@ class CohereDecoder:
                 return self._add(event.index, message.tool_calls)
             case "message-end":
                 return self._finish(delta)
-            case _ if kind == "error" or event.error is not None or (not kind and event.message):
-                told = self._frames.read(frame.data, object)
-                raise error_of(self._provider, read_event(told))
         return []
 
     def _open(self, index: int, call: _ToolCall | tuple[_ToolCall, ...] | None) -> list[Part]:

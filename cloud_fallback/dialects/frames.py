@@ -6,14 +6,19 @@ import json
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.dialects.dialect import Frame
 from spillover.cloud_fallback.errors import ProviderError
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A number of tokens, or a place in a list."""
 
 T = TypeVar("T")
+
+
+class _Kind(Struct):
+    type: Any = None
 
 
 class FrameReader:
@@ -26,6 +31,12 @@ class FrameReader:
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._half = ""
+
+    def kind(self, frame: Frame) -> str:
+        """The type that *frame* says it is of: in its data, else by its name. To be asked before
+        the rest is read, since an event that is not known may have fields of any shape."""
+        kind = self.read(frame.data, _Kind).type
+        return kind if isinstance(kind, str) else frame.name
 
     def read(self, data: bytes, kind: type[T]) -> T:
         """*data* as *kind*; unknown fields are ignored. Raises ProviderError for all else."""

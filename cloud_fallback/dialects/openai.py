@@ -96,6 +96,8 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
             **_tools(request),
             **_form(request.form, server, self.provider),
         }
+        if request.template_kwargs and server.takes_template_kwargs:
+            fields["chat_template_kwargs"] = request.template_kwargs
         if unfinished.text and server.prefill == "flags":
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
         return HttpRequest(
@@ -161,8 +163,8 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
 def _message(message: Message, server: Server) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
     fields: dict[str, Any] = {"role": role, "content": message.content}
-    if message.name is not None and role != "tool":
-        fields["name"] = message.name
+    if message.name and role != "tool" and not server.is_mistral:
+        fields["name"] = re.sub(r"[\s<|\\/>]", "_", message.name)[:64]
     if message.tool_calls:
         fields["content"] = message.content or None
         fields["tool_calls"] = [
@@ -179,7 +181,7 @@ def _message(message: Message, server: Server) -> dict[str, Any]:
 
 
 def _call_id(call_id: str, server: Server) -> str:
-    return safe_id(call_id, allowed="A-Za-z0-9", n_max=9) if server.short_ids else call_id
+    return safe_id(call_id, allowed="A-Za-z0-9", n_max=9) if server.is_mistral else call_id
 
 
 def _tools(request: GenerationRequest) -> dict[str, Any]:

@@ -46,20 +46,23 @@ class Server(Struct, frozen=True, kw_only=True):
     """Where a regular expression stands that the answer must match: a field, or "a.b"."""
     lark_field: str | None = None
     gbnf_field: str | None = None
-    short_ids: bool = False
-    """A tool call's id must be nine letters and digits."""
+    takes_template_kwargs: bool = False
+    is_mistral: bool = False
+    """A tool call's id must be nine letters and digits, and nobody has a name."""
 
 
 _SEED = (("seed", "seed"),)
 _COMMON = (*_SEED, ("top_k", "top_k"), ("min_p", "min_p"))
 _VLLM = Server(
     prefill="flags",
+    takes_template_kwargs=True,
     samplers=(*_COMMON, ("repeat_penalty", "repetition_penalty")),
     regex_field="structured_outputs.regex",
     lark_field="structured_outputs.grammar",
 )
 _LLAMA = Server(
     prefill="flags",
+    takes_template_kwargs=True,
     samplers=(
         *_COMMON,
         *(
@@ -89,6 +92,7 @@ SERVERS: dict[ServerName, Server] = {
     "ray": _VLLM,  # Ray Serve's LLM app answers with vLLM
     "sglang": Server(
         prefill="flags",
+        takes_template_kwargs=True,
         samplers=(*_COMMON, ("repeat_penalty", "repetition_penalty")),
         regex_field="regex",
     ),
@@ -102,7 +106,7 @@ SERVERS: dict[ServerName, Server] = {
         echoes=True,
         sends_usage_unasked=True,
         samplers=(("seed", "random_seed"),),
-        short_ids=True,
+        is_mistral=True,
     ),
     "openrouter": Server(n_stops=4, samplers=(*_COMMON, ("repeat_penalty", "repetition_penalty"))),
     "other": Server(n_stops=4),
@@ -112,7 +116,6 @@ _HOSTS: tuple[tuple[str, ServerName], ...] = (
     ("api.openai.com", "openai"),
     ("openai.azure.com", "azure"),
     ("endpoints.huggingface.cloud", "huggingface"),
-    ("deepseek.com", "deepseek"),
     ("mistral.ai", "mistral"),
     ("openrouter.ai", "openrouter"),
 )
@@ -120,7 +123,10 @@ _HOSTS: tuple[tuple[str, ServerName], ...] = (
 
 def server_at(base_url: str) -> ServerName:
     """The kind of server at *base_url*, as far as its host name tells; else "other"."""
-    host = urlsplit(base_url).hostname or ""
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if host == "api.deepseek.com" and parts.path.startswith("/beta"):
+        return "deepseek"  # only there a turn can be gone on with
     for end, name in _HOSTS:
         if host == end or host.endswith("." + end):
             return name

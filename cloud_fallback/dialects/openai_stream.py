@@ -39,6 +39,8 @@ _REASONS: dict[str, FinishReason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+_SIGNS_OF_LIFE = frozenset(("ping", "heartbeat", "keepalive", "keep-alive"))
+"""Names of events that some servers send while nothing happens."""
 
 
 class _Piece(Struct):
@@ -72,6 +74,8 @@ class _Choice(Struct):
     index: Count = 0
     delta: _Delta | None = None
     finish_reason: str | None = None
+    stop_reason: Any = None
+    """The stop string that was found, where vLLM says so."""
 
 
 class _PromptDetails(Struct):
@@ -110,6 +114,8 @@ class OpenAIDecoder:
         self._calls = ToolCalls(provider)
         self._call_ids: dict[int, str] = {}
         self._reason: FinishReason | None = None
+        self._stops = sent.stop if sent else ()
+        self._stop: str | None = None
         self._refused = False
         self._usage: ProviderUsage | None = None
         self._model: str | None = None
@@ -122,7 +128,7 @@ class OpenAIDecoder:
     def feed(self, frame: Frame) -> list[Part]:
         data = frame.data.strip()
         self.is_done = self.is_done or data == b"[DONE]"
-        if self.is_done or not data:
+        if self.is_done or not data or frame.name in _SIGNS_OF_LIFE:
             return []
         chunk = self._frames.read(frame.data, _Chunk)
         if chunk.error is not None or chunk.object == "error" or frame.name == "error":
@@ -146,6 +152,8 @@ class OpenAIDecoder:
         parts = self._delta(choice.delta) if choice.delta else []
         if choice.finish_reason:
             self._finish(choice.finish_reason)
+            if choice.stop_reason in self._stops:
+                self._stop = choice.stop_reason
             rest = self._text.flush()
             parts += [Delta(text=rest)] if rest else []
             parts += self._calls.close()
@@ -197,7 +205,12 @@ class OpenAIDecoder:
     def end(self, tail: bytes = b"") -> End:
         if self._reason is None:
             raise ended_without_terminal(self._provider, tail)
-        return End(reason=self._end_reason(self._reason), usage=self._usage, model=self._model)
+        return End(
+            reason=self._end_reason(self._reason),
+            stop=self._stop,
+            usage=self._usage,
+            model=self._model,
+        )
 
     def _end_reason(self, reason: FinishReason) -> FinishReason:
         if self._refused:

@@ -166,6 +166,37 @@ def test_half_a_character_alone_does_not_break_the_stream() -> None:
     assert text.encode()
 
 
+def test_signs_of_life_are_no_part_of_an_answer() -> None:
+    for name in ("ping", "heartbeat", "keep-alive"):
+        assert decoder_of("openai").feed(Frame(name=name, data=b"[]")) == []
+
+
+def test_the_stop_string_that_vllm_names_is_told_if_it_is_one_of_ours() -> None:
+    sent = encoded("openai", ask(stop=("END",)), server="vllm")
+    for told, stop in (('"END"', "END"), ('"other"', None), ("151645", None), ("null", None)):
+        decoder = dialect_for("openai", server="vllm").decoder(sent)
+        data = f'{{"choices":[{{"delta":{{}},"finish_reason":"stop","stop_reason":{told}}}]}}'
+        decoder.feed(Frame(data=data.encode()))
+        assert decoder.end().stop == stop
+
+
+def test_a_model_that_steps_in_is_named() -> None:
+    decoder = anthropic_end("end_turn")
+    assert decoder.end().model is None
+    for to in ('{"model":"claude-haiku-4-5"}', '"claude-haiku-4-5"'):
+        decoder = decoder_of("anthropic")
+        block = f'{{"type":"fallback","from":{{"model":"a"}},"to":{to},"trigger":"x"}}'
+        read(
+            decoder,
+            named(
+                f'content_block_start {{"type":"content_block_start","content_block":{block}}}',
+                'message_delta {"type":"message_delta","delta":{"stop_reason":"end_turn"}}',
+                'message_stop {"type":"message_stop"}',
+            ),
+        )
+        assert decoder.end().model == "claude-haiku-4-5"
+
+
 def test_an_echo_of_the_prefilled_turn_is_stripped() -> None:
     sent = encoded("openai", ask(PARTIAL), server="mistral", prefill=True)
     whole = "Good day to \nall of you"

@@ -155,6 +155,20 @@ def test_mistral_gets_ids_of_nine_letters_and_digits() -> None:
     assert ids[0] != ids[1]
 
 
+def test_what_a_template_is_told_is_passed_on_where_there_is_one() -> None:
+    request = ask(template_kwargs={"enable_thinking": False})
+    for server in ("vllm", "sglang", "llama-server"):
+        body = body_of("openai", request, server=server)
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "chat_template_kwargs" not in body_of("openai", request)
+
+
+def test_names_are_written_as_they_may_be() -> None:
+    request = ask((Message(role="user", content="Hello", name="Ann B./C"),))
+    assert body_of("openai", request)["messages"][0]["name"] == "Ann_B._C"
+    assert "name" not in body_of("openai", request, server="mistral")["messages"][0]
+
+
 def test_json_forms_are_passed_on() -> None:
     body = body_of("openai", ask(form=JsonSchema(schema=CITY, name="city", strict=True)))
     assert body["response_format"] == {
@@ -280,6 +294,7 @@ def test_hugging_faces_router_is_not_asked_to_go_on_with_a_turn() -> None:
         ("https://api.openai.com/v1", "openai"),
         ("https://api.mistral.ai/v1", "mistral"),
         ("https://api.deepseek.com/beta", "deepseek"),
+        ("https://api.deepseek.com/v1", "other"),
         ("https://openrouter.ai/api/v1", "openrouter"),
         ("https://abc.us-east-1.aws.endpoints.huggingface.cloud/v1", "huggingface"),
         ("http://192.168.0.7:8000/v1", "other"),
