@@ -3,7 +3,7 @@ keyring of the operating system."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from spillover.cloud_fallback.dialects.registry import DialectName
@@ -13,6 +13,9 @@ from spillover.runtime.errors import SpilloverError
 
 SERVICE = "spillover"
 """What the keyring files our keys under."""
+
+_NAMES = ".names"
+"""Under this name, which no provider can have, the names of those with a key are kept."""
 
 CONVENTIONS: dict[DialectName, tuple[str, ...]] = {
     "openai": ("OPENAI_API_KEY",),
@@ -62,6 +65,7 @@ class Keys:
         """Put *key* into the keyring. Raises KeyringFailed."""
         try:
             self._keyring().set_password(SERVICE, provider, key)
+            self._write_names({*self.names(), provider})
         except Exception as error:
             raise _failed(error) from None
 
@@ -71,13 +75,30 @@ class Keys:
             return False
         try:
             self._keyring().delete_password(SERVICE, provider)
+            self._write_names({*self.names()} - {provider})
         except Exception as error:
             raise _failed(error) from None
         return True
 
-    def stored(self, provider: str) -> bool:
+    def names(self) -> list[str]:
+        """The providers whose keys the keyring has."""
+        listed = self._stored(_NAMES)
+        return sorted(filter(self.is_stored, listed.reveal().split() if listed else ()))
+
+    def is_stored(self, provider: str) -> bool:
         """Whether the keyring has a key of *provider*."""
         return self._stored(provider) is not None
+
+    def variable_in_use(self, variables: Iterable[str]) -> str | None:
+        """The first of *variables* that is set."""
+        return next(filter(self._variable, variables), None)
+
+    def _write_names(self, names: Collection[str]) -> None:
+        """A keyring cannot be asked what is in it, so that is kept in it too."""
+        if names:
+            self._keyring().set_password(SERVICE, _NAMES, " ".join(sorted(names)))
+        elif self.is_stored(_NAMES):
+            self._keyring().delete_password(SERVICE, _NAMES)
 
     def _variable(self, name: str) -> Secret | None:
         value = self._environ.get(name, "").strip()

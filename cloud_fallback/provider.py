@@ -142,7 +142,7 @@ def _check_header(header: str, value: str) -> None:
 
 def _check_address(address: str, is_local_network: bool) -> None:
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError(f"base_url {address!r} must be like https://host or http://host:port")
     if parts.username or parts.query or parts.fragment:
         raise ValueError("base_url must not hold a user, a query or a fragment")

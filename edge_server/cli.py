@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("export", "Write a model in another format."),
     "calibrate": ("calibrate", "Learn how sure a model is when it is wrong."),
     "replay": ("replay", "Show what the policies would do with recorded answers."),
+    "keys": ("keys", "Keep the keys of cloud providers in the keyring."),
     "doctor": ("doctor", "Check this device and say what to do about what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }

@@ -99,7 +99,7 @@ class _Printed:
 
     def stop(self) -> None:
         """End the program, and what it has started, if it still runs."""
-        if not self.over.is_set():
+        if self._thread.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._program.pid, signal.SIGKILL)
         self._thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ class Pool:
         max_connections: int,
         resolver: Resolver,
     ) -> None:
+        # At its level DEBUG it writes down the headers of responses, which may repeat a key.
+        logging.getLogger("httpcore2").setLevel(logging.WARNING)
         self._network = Network(resolver)
         self._proxy = proxy
         self._tls = tls or httpcore2.default_ssl_context()

@@ -1,0 +1,94 @@
+"""spillover keys: cloud providers' keys in the keyring of the operating system."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import msgspec
+
+from spillover.cloud_fallback.credentials.header_text import is_header_text
+from spillover.cloud_fallback.keys import CONVENTIONS, Keys
+from spillover.edge_server.commands.talk import tell
+
+_EPILOG = """\b
+Examples:
+  spillover keys set openai                 asks for the key, unseen
+  spillover keys set openai < key.txt
+  spillover keys list
+  spillover keys delete openai
+
+PROVIDER is the name of a [[provider]] table in the configuration file. A key may also stand in an
+environment variable, which goes first: `spillover keys list` names them. A key is never taken from
+the command line, where other users and the shell's history would see it.
+"""
+
+_PROVIDER = click.argument("provider", callback=lambda _ctx, _param, value: _checked(value))
+
+
+@click.group("keys", epilog=_EPILOG)
+def command() -> None:
+    """Keep the keys of cloud providers in the operating system's keyring."""
+
+
+@command.command("set")
+@_PROVIDER
+def set_key(provider: str) -> None:
+    """Store the key of PROVIDER: asked for on a terminal, else read from standard input."""
+    key = _read(provider)
+    if not is_header_text(key) or " " in key:
+        raise click.ClickException("that is no key: it is empty, or has spaces or odd characters")
+    _keys().store(provider, key)
+    tell(f"the key of {provider} is in the keyring")
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_keys(as_json: bool) -> None:
+    """Show which keys there are and where; never the keys themselves."""
+    found = _found(_keys())
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        return
+    width = max(map(len, found))
+    for name, place in found.items():
+        click.echo(f"{name:<{width}}  {place or '-'}")
+
+
+@command.command("delete")
+@_PROVIDER
+def delete_key(provider: str) -> int:
+    """Take the key of PROVIDER out of the keyring."""
+    if _keys().delete(provider):
+        tell(f"the key of {provider} is no longer in the keyring")
+        return 0
+    tell(f"spillover: the keyring has no key of {provider}")
+    return 1
+
+
+def _keys() -> Keys:
+    return Keys(os.environ)
+
+
+def _read(provider: str) -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt(f"Key of {provider}", hide_input=True, err=True)).strip()
+    return sys.stdin.readline().strip()
+
+
+def _found(keys: Keys) -> dict[str, str | None]:
+    """Where the key of each provider is: a variable's name, "keyring", or nowhere."""
+    stored = keys.names()
+    places: dict[str, str | None] = {}
+    for name in dict.fromkeys((*CONVENTIONS, *stored)):
+        variables = next((v for dialect, v in CONVENTIONS.items() if dialect == name), ())
+        place = keys.variable_in_use(variables)
+        places[name] = place or ("keyring" if name in stored else None)
+    return places
+
+
+def _checked(name: str) -> str:
+    if not name or not name[0].isalnum() or not is_header_text(name) or " " in name:
+        raise click.BadParameter(f"{name!r} is no name of a provider")
+    return name

@@ -1,0 +1,90 @@
+"""A [[provider]] table is checked as a whole, and says what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from spillover.cloud_fallback.dialects.registry import DIALECT_NAMES
+from spillover.cloud_fallback.provider import BASE_URLS, OWN_HOSTS, ProviderSettings
+
+
+def convert(**fields: Any) -> ProviderSettings:
+    table = {"name": "p", "dialect": "openai", "model": "m"} | fields
+    return msgspec.convert(table, ProviderSettings)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dialect": "azure"}, "azure needs a base_url"),
+        ({"dialect": "tgi"}, "tgi needs a base_url"),
+        ({"base_url": "http://api.example/v1"}, "unencrypted"),
+        ({"base_url": "api.example"}, "must be like https://"),
+        ({"base_url": "ftp://api.example"}, "must be like https://"),
+        ({"base_url": "https://user:word@api.example"}, "must not hold a user"),
+        ({"base_url": "https://api.example?key=1"}, "must not hold a user, a query"),
+        ({"base_url": "https://api.example:port"}, "Port"),
+        ({"extra_headers": {"Authorization": "Bearer x"}}, "key_variable"),
+        ({"extra_headers": {"x-api-key": "x"}}, "key_variable"),
+        ({"extra_headers": {"x-team": "a\r\nb: c"}}, "no header"),
+        ({"extra_headers": {"x team": "a"}}, "no header"),
+        ({"name": "a b"}, "regex"),
+        ({"name": ".names"}, "regex"),
+        ({"idle_timeout_s": 0}, "idle_timeout_s"),
+        ({"key": "sk-1"}, "unknown field"),
+        ({"dialect": "smoke"}, "dialect"),
+    ],
+)
+def test_what_does_not_go_together_is_told(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=message):
+        convert(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"base_url": "http://127.0.0.1:9/v1"},
+        {"base_url": "http://box.local:8000/v1", "is_local_network": True},
+        {"base_url": "https://gateway.example/v1", "extra_headers": {"x-team": "edge"}},
+        {"prices": {"input_usd": 1, "output_usd": 2.5, "priced_on": "2026-01-31"}},
+        {"token_command": ["gcloud", "auth", "print-access-token"]},
+    ],
+)
+def test_what_goes_together_is_taken(fields: dict[str, Any]) -> None:
+    assert convert(**fields)
+
+
+def test_the_address_has_no_slash_at_its_end() -> None:
+    assert convert(base_url="https://gateway.example/v1/").address == "https://gateway.example/v1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "address"),
+    [
+        ({"dialect": "vertex"}, "https://aiplatform.googleapis.com"),
+        (
+            {"dialect": "vertex", "region": "europe-west4"},
+            "https://europe-west4-aiplatform.googleapis.com",
+        ),
+        ({"dialect": "bedrock"}, "https://bedrock-runtime.us-east-1.amazonaws.com"),
+        (
+            {"dialect": "bedrock", "region": "eu-central-1"},
+            "https://bedrock-runtime.eu-central-1.amazonaws.com",
+        ),
+    ],
+)
+def test_an_address_follows_from_the_region(fields: dict[str, Any], address: str) -> None:
+    assert convert(**fields).address == address
+
+
+@pytest.mark.parametrize("dialect", sorted(set(DIALECT_NAMES) - {"azure", "tgi"}))
+def test_every_own_address_is_at_home(dialect: str) -> None:
+    assert convert(dialect=dialect).is_at_home
+
+
+def test_every_company_has_its_hosts() -> None:
+    assert set(BASE_URLS) <= set(OWN_HOSTS)
+    assert set(DIALECT_NAMES) - set(OWN_HOSTS) == {"tgi"}
