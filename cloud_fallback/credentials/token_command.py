@@ -13,6 +13,7 @@ from spillover.cloud_fallback.credentials.header_text import is_header_text
 from spillover.cloud_fallback.errors import AuthFailed
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
+from spillover.cloud_fallback.http.errors import TimedOut
 
 LIFE_S = 300.0
 """Tokens hold for an hour, mostly; one that does not is renewed when it is refused."""
@@ -67,6 +68,9 @@ class TokenCommand:
         try:
             with call.within(LONGEST_RUN_S, f"a token from {self._command[0]}"):
                 call.wait(printed.over)
+        except TimedOut as error:
+            call.check()
+            raise self._failed(f"took longer than {LONGEST_RUN_S:g} s") from error
         finally:
             printed.stop()
         if program.returncode:

@@ -89,9 +89,13 @@ def test_what_the_program_prints_in_vain_is_not_quoted() -> None:
     assert "secret" not in repr(caught.value)
 
 
-def test_a_program_that_hangs_is_given_up() -> None:
-    with pytest.raises(TimedOut, match="a token from sleep"):
-        token(TokenCommand("p", ["sleep", "600"]), Call(time.monotonic() + 0.05))
+def test_a_program_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = TokenCommand("p", ["sleep", "600"])
+    with pytest.raises(TimedOut):
+        token(command, Call(time.monotonic() + 0.05))
+    monkeypatch.setattr("spillover.cloud_fallback.credentials.token_command.LONGEST_RUN_S", 0.05)
+    with pytest.raises(AuthFailed, match=r"sleep took longer than 0\.05 s"):
+        token(command)
 
 
 def test_stop_ends_the_program_and_all_it_has_started(tmp_path: Path) -> None:
