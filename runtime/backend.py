@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from spillover.runtime.engine import FimTokens
 from spillover.runtime.sampling import Sampling
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
@@ -52,6 +53,7 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     add_bos: bool
     """The tokenizer puts the BOS token in front of a text."""
     use_extra_bufts: bool
+    fim: FimTokens | None = None
     library: str
     """Name and version of the library, for what is remembered about its speed."""
     shares_cells: bool = True

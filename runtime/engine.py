@@ -29,6 +29,17 @@ class Engine(Protocol):
         ...
 
 
+class FimTokens(Struct, frozen=True, kw_only=True):
+    """Token ids of a model that can fill in the middle: prefix, suffix, then what goes between.
+    *repo* and *file* open a repository and each of its files, where the model knows them."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    repo: int | None = None
+    file: int | None = None
+
+
 class ModelCard(Struct, frozen=True, kw_only=True):
     """What is known of a loaded model, for /v1/models, doctor and the logs."""
 
@@ -48,6 +59,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     has_chat_template: bool
     use_extra_bufts: bool
     """False when weight repacking is off, as after a crash at load."""
+    fim: FimTokens | None = None
+    """None: the model cannot fill in the middle."""
     warnings: tuple[str, ...] = ()
 
 

@@ -68,6 +68,7 @@ def _card(backend: Backend, name: str, fit: ContextFit, template: ChatTemplate) 
         n_threads=info.n_threads,
         has_chat_template=info.chat_template is not None,
         use_extra_bufts=info.use_extra_bufts,
+        fim=info.fim,
         warnings=(*fit.warnings, *info.warnings, *template.warnings),
     )
 

@@ -102,8 +102,9 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[TokenId, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: Annotated[int, Meta(ge=1, le=1_048_576)] | None = None
-    """None: until the model ends its answer or its context is full."""
+    max_tokens: Annotated[int, Meta(ge=0, le=1_048_576)] | None = None
+    """None: until the model ends its answer or its context is full. 0: only read the prompt, so
+    that its beginning is there for the next request."""
     stop: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...],
         Meta(max_length=MAX_STOP_STRINGS),

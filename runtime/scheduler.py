@@ -155,7 +155,7 @@ class Scheduler:
             sequence = Sequence(job, choice, leader, self._clock())
             leader = leader or sequence
             self._waiting.append(sequence)
-            if sequence.n_left(self._options.n_ctx) <= 0:
+            if sequence.n_left(self._options.n_ctx) <= 0 < sequence.n_generated:
                 self._finish(sequence, "length")
         self._may_admit = True
 
@@ -374,7 +374,10 @@ class Scheduler:
             self._decoding.append(sequence)
             sequence.phase = Phase.DECODE
             self._may_admit = True
-            self._sample(sequence, output, self._clock())
+            if sequence.n_left(self._options.n_ctx) > 0:
+                self._sample(sequence, output, self._clock())
+            else:
+                self._finish(sequence, "length")
 
     # --- tokens -----------------------------------------------------------------------------
 

@@ -222,8 +222,7 @@ class Supervisor:
         for ticket_id, event in events:
             ticket = self._tickets.get(ticket_id)
             if ticket is not None:
-                ticket.record(event)
-                mails.setdefault(ticket_id, []).append(event)
+                mails.setdefault(ticket_id, []).append(ticket.record(event))
         for ticket_id, mail in mails.items():
             ticket = self._tickets.get(ticket_id)
             if ticket is not None:

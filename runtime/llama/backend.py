@@ -114,6 +114,7 @@ class LlamaBackend:
             eos_text=model.special_text(lib.llama_vocab_eos(model.vocab)),
             add_bos=lib.llama_vocab_get_add_bos(model.vocab),
             use_extra_bufts=self._config.use_extra_bufts,
+            fim=model.fim,
             library=f"llama-cpp-python {version('llama-cpp-python')}",
         )
 

@@ -11,6 +11,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from spillover.runtime.backend import Tokens
+from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.llama.library import LOG
 
@@ -80,6 +81,29 @@ class LlamaModel:
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
+
+    @property
+    def fim(self) -> FimTokens | None:
+        """The tokens for filling in the middle; None when the model lacks one of the three."""
+        prefix, suffix, middle, repo, file = (
+            ask(self.vocab)
+            for ask in (
+                lib.llama_vocab_fim_pre,
+                lib.llama_vocab_fim_suf,
+                lib.llama_vocab_fim_mid,
+                lib.llama_vocab_fim_rep,
+                lib.llama_vocab_fim_sep,
+            )
+        )
+        if min(prefix, suffix, middle) < 0:
+            return None
+        return FimTokens(
+            prefix=prefix,
+            suffix=suffix,
+            middle=middle,
+            repo=repo if repo >= 0 else None,
+            file=file if file >= 0 else None,
+        )
 
     @functools.cached_property
     def chat_template(self) -> str | None:

@@ -46,6 +46,8 @@ class ChatTemplate:
     ) -> None:
         self._name = name
         self._timeout_s = timeout_s
+        # Most templates know no developer: for them it is OpenAI's later name of the system.
+        self._knows_developer = source is not None and "developer" in source
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
         self.warnings: tuple[str, ...] = ()
         if source is None:
@@ -85,7 +87,7 @@ class ChatTemplate:
         values = {
             **extra,
             **self._fixed,
-            "messages": [_as_dict(message) for message in messages],
+            "messages": [self._as_dict(message) for message in messages],
             "add_generation_prompt": opens_turn,
         }
         try:
@@ -115,12 +117,12 @@ class ChatTemplate:
                 "messages",
             ) from error
 
-
-def _as_dict(message: Message) -> dict[str, str]:
-    fields = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        fields["name"] = message.name
-    return fields
+    def _as_dict(self, message: Message) -> dict[str, str]:
+        is_system = message.role == "developer" and not self._knows_developer
+        fields = {"role": "system" if is_system else message.role, "content": message.content}
+        if message.name is not None:
+            fields["name"] = message.name
+        return fields
 
 
 def _cut_after(prompt: str, content: str) -> str:
