@@ -13,6 +13,7 @@ from spillover.models.catalogue import default_model
 
 N_EMBD, N_LAYER, N_HEAD, N_HEAD_KV, N_FF, N_VOCAB, N_CTX = 1024, 24, 16, 4, 4096, 32_768, 8192
 _Q4_K_M = 15
+_NORMAL = 1
 
 
 def write_f16(path: Path) -> None:
@@ -50,8 +51,9 @@ def _copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
     n_pad = N_VOCAB - len(tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens + [f"<|unused{i}|>" for i in range(n_pad)])
-    writer.add_token_types(types + [5] * n_pad)
+    # Each token has a text of its own, so that each one sampled makes an event.
+    writer.add_token_list(tokens + [f"w{i}" for i in range(n_pad)])
+    writer.add_token_types(types + [_NORMAL] * n_pad)
     writer.add_token_merges(list(fields["tokenizer.ggml.merges"].contents()))
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
