@@ -89,13 +89,13 @@ class Bridge:
     async def _serve(self, connection: Connection, receive: Receive, body: bytes) -> None:
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            environ = environ_of(connection.scope, body)
+            handed_over: list[Handover] = []
+            environ = {**environ_of(connection.scope, body), ENVIRON_KEY: handed_over}
             status, headers, content = await self._call(environ)
-            answer: Handover | None = environ.get(ENVIRON_KEY)
-            if answer is None:
-                await connection.answer(status, headers, content)
+            if handed_over:
+                await self._drive(connection, handed_over[0], gone)
             else:
-                await self._drive(connection, answer, gone)
+                await connection.answer(status, headers, content)
         finally:
             gone.cancel()
 
@@ -112,15 +112,14 @@ class Bridge:
             self._n_calls -= 1
 
     def _run_flask(self, environ: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-        """In a pool thread: the view's answer, or only its head when it was handed over."""
+        """In a pool thread: the view's answer; empty when it was handed over."""
         head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], info: Any = None) -> Any:
             head[:] = [int(status.split(" ", 1)[0]), dict(headers)]
 
         body: Iterable[bytes] = self._app.wsgi_app(environ, start_response)
-        content = b"" if ENVIRON_KEY in environ else b"".join(body)
-        return head[0], head[1], content
+        return head[0], head[1], b"".join(body)
 
     async def _drive(
         self, connection: Connection, answer: Handover, gone: asyncio.Future[None]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 from spillover.edge_server.wire.errors import WireError, body_of
-from spillover.edge_server.wire.streams import StreamEncoder
+from spillover.edge_server.wire.shapes import Encoder
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -70,7 +70,7 @@ class Connection:
         await self.start(status, {**headers, "Content-Length": str(len(body))})
         await self.finish(b"" if self.scope["method"] == "HEAD" else body)
 
-    async def end_early(self, encoder: StreamEncoder | None) -> None:
+    async def end_early(self, encoder: Encoder | None) -> None:
         """The server stops: say so in the way that is still open."""
         error = WireError(503, "unavailable_error", "the server is shutting down")
         if encoder is not None and self._started:

@@ -1,22 +1,22 @@
 """What a Flask view leaves to the event loop: an answer that comes later or bit by bit.
 
-A view returns hand_over(answer). Under the bridge the answer is taken out of the WSGI environment
-and driven on the event loop, so that no thread waits for it; under any other WSGI server the
-returned response does the same in the server's thread.
+A view returns hand_over(answer). The bridge puts an empty list into the WSGI environment; the
+answer that it finds there is driven on the event loop, so that no thread waits for it. Under any
+other WSGI server the list is missing, and the server's thread does the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from typing import Protocol
 
 from flask import Response, request
 
 from spillover.edge_server import sse
-from spillover.edge_server.service import Generation
+from spillover.edge_server.stream_log import StreamLog
 from spillover.edge_server.wire.errors import WireError, body_of, from_exception
-from spillover.edge_server.wire.streams import StreamEncoder
-from spillover.edge_server.wire.whole import WholeAnswer
+from spillover.edge_server.wire.shapes import Encoder, Whole
+from spillover.runtime.cancellation import Cancellation
 
 ENVIRON_KEY = "spillover.handover"
 
@@ -28,16 +28,27 @@ STREAM_HEADERS = {
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 
+class Source(Protocol):
+    """A generation, or several as one: where the events come from."""
+
+    @property
+    def log(self) -> StreamLog: ...
+    @property
+    def cancellation(self) -> Cancellation: ...
+    @property
+    def error(self) -> Exception | None: ...
+
+
 class Handover:
     """An accepted generation, and how its events become an answer: *encoder* for a stream,
     *whole* for one body at the end."""
 
     def __init__(
         self,
-        generation: Generation,
+        generation: Source,
         *,
-        encoder: StreamEncoder | None = None,
-        whole: WholeAnswer | None = None,
+        encoder: Encoder | None = None,
+        whole: Whole | None = None,
     ) -> None:
         self.generation = generation
         self.encoder = encoder
@@ -54,40 +65,40 @@ class Handover:
             return found.status, body_of(found), {**JSON_HEADERS, **found.headers}
 
 
-def hand_over(answer: Handover) -> Response:
+def hand_over(answer: Handover, keep_alive_s: float) -> Response:
     """The response of a view that leaves *answer* to whoever can drive it."""
-    request.environ[ENVIRON_KEY] = answer
+    places: list[Handover] | None = request.environ.get(ENVIRON_KEY)
+    if places is not None:
+        places.append(answer)
+        return Response()
     if answer.encoder is not None:
-        return Response(_stream(answer, answer.encoder), headers=STREAM_HEADERS)
-    return Response(_Lazily(lambda: _whole(answer)), headers=JSON_HEADERS)
-
-
-class _Lazily:
-    """An iterable body that is made when it is first asked for."""
-
-    def __init__(self, make: Callable[[], bytes]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._make()
-
-
-def _whole(answer: Handover) -> bytes:
+        stream = _stream(answer.generation, answer.encoder, keep_alive_s)
+        return Response(stream, headers=STREAM_HEADERS)
     assert answer.whole is not None
     for _, event in answer.generation.log.follow():
         answer.whole.add(event)
-    return answer.result()[1]
+    status, body, headers = answer.result()
+    return Response(body, status, headers)
 
 
-def _stream(answer: Handover, encoder: StreamEncoder) -> Iterator[bytes]:
-    """The fallback under other WSGI servers: the server's thread follows the log."""
-    generation = answer.generation
+def _stream(source: Source, encoder: Encoder, keep_alive_s: float) -> Iterator[bytes]:
+    """The body of a stream in a thread of its own. Only a write shows that a client has left,
+    so silence is broken by comments."""
+    log, after = source.log, 0
     try:
-        yield encoder.start()
-        with closing(generation.log.follow()) as events:
-            for _, event in events:
-                if chunk := encoder.encode(event):
-                    yield chunk
-        yield encoder.end() or sse.KEEP_ALIVE
+        yield encoder.start() or sse.KEEP_ALIVE
+        while True:
+            if not log.wait(after, keep_alive_s):
+                yield sse.KEEP_ALIVE
+                continue
+            events, ended = log.read(after)
+            after += len(events)
+            chunk = b"".join(map(encoder.encode, events))
+            if ended:
+                chunk += encoder.end()
+            if chunk:
+                yield chunk
+            if ended:
+                return
     finally:
-        generation.cancellation.cancel()
+        source.cancellation.cancel()

@@ -39,28 +39,28 @@ def fingerprint() -> str:
 
 
 class Totals:
-    """Collects the Finished events of all choices and the progress of the prompt."""
+    """Collects the Finished events of all choices, of which *n_each* share a prompt."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_each: int) -> None:
         self.finished: dict[int, Finished] = {}
-        self.n_cached = 0
+        self._n_each = n_each
 
     def add(self, event: StreamEvent) -> None:
         if isinstance(event, Finished):
             self.finished[event.choice] = event
-        elif isinstance(event, Prefilling):
-            self.n_cached = event.n_cached
 
     def usage(self) -> dict[str, Any]:
-        """OpenAI's usage object; the prompt counts once, however many choices share it."""
+        """OpenAI's usage object; a prompt counts once, however many choices share it."""
         usages = [event.usage for event in self.finished.values()]
-        n_prompt = max((usage.prompt_tokens for usage in usages), default=0)
+        # The first choice of a prompt read it; the others found it in the KV cache.
+        read = [e.usage for choice, e in self.finished.items() if choice % self._n_each == 0]
+        n_prompt = sum(usage.prompt_tokens for usage in read)
         n_completion = sum(usage.completion_tokens for usage in usages)
         return {
             "prompt_tokens": n_prompt,
             "completion_tokens": n_completion,
             "total_tokens": n_prompt + n_completion,
-            "prompt_tokens_details": {"cached_tokens": self.n_cached},
+            "prompt_tokens_details": {"cached_tokens": sum(u.cached_tokens for u in read)},
             "completion_tokens_details": {
                 "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)
             },

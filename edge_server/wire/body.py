@@ -76,17 +76,10 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-
-
-class CompletionBody(CommonBody, frozen=True, kw_only=True):
-    """POST /v1/completions; *prompt* is a text, token ids, or a list with one of these."""
-
-    prompt: Any
-    logprobs: int | None = None
-    echo: bool | None = None
-    suffix: str | None = None
-    best_of: int | None = None
+    reasoning_effort: str | None = None
+    modalities: tuple[str, ...] | None = None
 
 
 B = TypeVar("B")
@@ -123,6 +116,8 @@ def chat_request(body: ChatBody) -> GenerationRequest:
         logprobs = body.top_logprobs or 0
     elif body.top_logprobs:
         raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
+    if body.modalities and body.modalities != ("text",):
+        raise bad_request("this model answers with text only", "modalities")
     fields = {
         "messages": tuple(_message(m, i) for i, m in enumerate(body.messages)),
         "max_tokens": body.max_tokens
@@ -130,9 +125,30 @@ def chat_request(body: ChatBody) -> GenerationRequest:
         else body.max_completion_tokens,
         "logprobs": logprobs,
         "continue_final_message": body.continue_final_message or False,
-        "template_kwargs": body.chat_template_kwargs or {},
+        "template_kwargs": _template_kwargs(body),
     }
-    return _request(body, fields)
+    if fields["max_tokens"] == 0:
+        raise bad_request("max_tokens: at least one token must be asked for", "max_tokens")
+    if body.add_generation_prompt and body.continue_final_message:
+        raise bad_request(
+            "a new turn cannot be opened while the last one is continued: leave out "
+            "add_generation_prompt",
+            "add_generation_prompt",
+        )
+    return request_of(body, fields)
+
+
+def _template_kwargs(body: ChatBody) -> dict[str, Any]:
+    """Variables for the model's template; those named in the body itself go first."""
+    effort = body.reasoning_effort
+    if effort is None:
+        return body.chat_template_kwargs or {}
+    thinks = effort not in ("none", "minimal")
+    return {
+        "reasoning_effort": effort,
+        "enable_thinking": thinks,
+        **(body.chat_template_kwargs or {}),
+    }
 
 
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
@@ -148,38 +164,11 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
     return {"role": message.role, "content": content or "", "name": message.name}
 
 
-def completion_request(body: CompletionBody) -> GenerationRequest:
-    """The request of a text completion."""
-    for name in ("echo", "suffix"):
-        if getattr(body, name):
-            raise bad_request(f"{name} is not supported", name)
-    if body.best_of is not None and body.best_of != (body.n or 1):
-        raise bad_request("best_of is not supported beyond n", "best_of")
-    fields = {
-        "prompt": _prompt(body.prompt),
-        "max_tokens": body.max_tokens,
-        "logprobs": body.logprobs,
-    }
-    return _request(body, fields)
-
-
-def _prompt(prompt: Any) -> str | list[int]:
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
-        prompt = prompt[0]
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and all(type(token) is int for token in prompt):
-        return prompt
-    raise bad_request(
-        "prompt must be a text or an array of token ids; several prompts need several requests",
-        "prompt",
-    )
-
-
 _UNSUPPORTED = ("grammar", "json_schema", "tools")
 
 
-def _request(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
+def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
+    """The request with *fields*, and with what all dialects share from *body*."""
     _refuse_unsupported(body)
     sampling = {
         name: value
@@ -195,10 +184,11 @@ def _request(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
     if fields["max_tokens"] == -1:
         fields["max_tokens"] = None  # llama.cpp's way to say: no limit
-    fields |= {
+    fields = {
+        "n": 1 if body.n is None else body.n,
+        **fields,
         "sampling": sampling,
         "stop": stop,
-        "n": 1 if body.n is None else body.n,
         "ignore_eos": body.ignore_eos or False,
     }
     try:

@@ -35,6 +35,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
     """What a client asked to see besides the text."""
 
     n: int
+    """Choices in all, of which *n_each* share a prompt."""
+    n_each: int
     usage: bool
     progress: bool
 
@@ -47,7 +49,7 @@ class StreamEncoder(ABC):
     def __init__(self, head: AnswerHead, options: StreamOptions) -> None:
         self._head = head.fields(self.kind)
         self._options = options
-        self._totals = Totals()
+        self._totals = Totals(options.n_each)
         self._failed = False
         self._frames: dict[tuple[type[Delta | ReasoningDelta], int], tuple[bytes, bytes]] = {}
 
@@ -80,6 +82,8 @@ class StreamEncoder(ABC):
         tail = sse.DONE
         if self._options.usage:
             usage = {**self._head, "choices": [], "usage": self._totals.usage()}
+            if 0 in self._totals.finished:
+                usage["timings"] = timings(self._totals.finished[0])
             tail = sse.encode(_json(usage)) + tail
         return tail
 
@@ -143,9 +147,21 @@ class CompletionStream(StreamEncoder):
 
     kind = "text_completion"
 
-    def __init__(self, head: AnswerHead, options: StreamOptions) -> None:
+    def __init__(
+        self, head: AnswerHead, options: StreamOptions, echoes: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(head, options)
+        self._echoes = echoes
         self._offsets = [0] * options.n
+
+    def start(self) -> bytes:
+        """The prompts, for those who want them in front of their answers."""
+        return b"".join(
+            self._plain(Delta(choice=prompt * self._options.n_each + i, text=echo))
+            for prompt, echo in enumerate(self._echoes)
+            for i in range(self._options.n_each)
+            if echo
+        )
 
     def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
         logprobs = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -13,11 +14,12 @@ from spillover.edge_server.wire.answer import (
     completion_logprobs,
     timings,
 )
+from spillover.edge_server.wire.completions import Completions
 from spillover.edge_server.wire.errors import WireError
 from spillover.runtime.events import Delta, Failed, ReasoningDelta, StreamEvent, TokenLogprob
 
 
-class _Choice:
+class Choice:
     """What has come of one choice."""
 
     def __init__(self) -> None:
@@ -29,12 +31,14 @@ class _Choice:
 class WholeAnswer:
     """Takes all events of a stream; body() is the answer, or raises WireError."""
 
-    def __init__(self, head: AnswerHead, n: int, *, is_chat: bool, logprobs: bool) -> None:
+    def __init__(
+        self, head: AnswerHead, n: int, *, is_chat: bool, logprobs: bool, n_each: int | None = None
+    ) -> None:
         self._head = head
         self._is_chat = is_chat
         self._logprobs = logprobs
-        self._choices = [_Choice() for _ in range(n)]
-        self._totals = Totals()
+        self._choices = [Choice() for _ in range(n)]
+        self._totals = Totals(n_each or n)
         self._failed: Failed | None = None
 
     def add(self, event: StreamEvent) -> None:
@@ -66,23 +70,55 @@ class WholeAnswer:
                 "choices": [
                     {
                         "index": index,
-                        **shape(choice),
-                        "finish_reason": finished[index].reason,
+                        **shape(self._choices[number]),
+                        "finish_reason": finished[number].reason,
                     }
-                    for index, choice in enumerate(self._choices)
+                    for index, number in enumerate(self._shown())
                 ],
                 "usage": self._totals.usage(),
                 "timings": timings(finished[0]),
             }
         )
 
-    def _chat_choice(self, choice: _Choice) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(choice.text)}
+    def _shown(self) -> list[int]:
+        """The numbers of the choices that the client sees, in order."""
+        return list(range(len(self._choices)))
+
+    def _chat_choice(self, choice: Choice) -> dict[str, Any]:
+        text = "".join(choice.text)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if choice.reasoning:
             message["reasoning_content"] = "".join(choice.reasoning)
         logprobs = chat_logprobs(tuple(choice.logprobs)) if self._logprobs else None
         return {"message": message, "logprobs": logprobs}
 
-    def _text_choice(self, choice: _Choice) -> dict[str, Any]:
+    def _text_choice(self, choice: Choice) -> dict[str, Any]:
         logprobs = completion_logprobs(tuple(choice.logprobs), 0) if self._logprobs else None
         return {"text": "".join(choice.text), "logprobs": logprobs}
+
+
+class WholeCompletions(WholeAnswer):
+    """Text completions of several prompts, some with the prompt in front; of each prompt the best
+    choices when more were made than are wanted."""
+
+    def __init__(self, head: AnswerHead, completions: Completions, *, logprobs: bool) -> None:
+        self._n_each = completions.requests[0].n
+        n = self._n_each * len(completions.requests)
+        super().__init__(head, n, is_chat=False, logprobs=logprobs, n_each=self._n_each)
+        self._n_wanted = completions.n_wanted
+        for number, choice in enumerate(self._choices):
+            choice.text.append(completions.echoes[number // self._n_each])
+
+    def _shown(self) -> list[int]:
+        if self._n_wanted == self._n_each:
+            return super()._shown()
+        shown = []
+        for first in range(0, len(self._choices), self._n_each):
+            group = range(first, first + self._n_each)
+            shown += sorted(group, key=self._mean_logprob, reverse=True)[: self._n_wanted]
+        return shown
+
+    def _mean_logprob(self, number: int) -> float:
+        """OpenAI's measure of the best: the highest log probability per token."""
+        records = self._choices[number].logprobs
+        return sum(r.logprob for r in records) / len(records) if records else -math.inf

@@ -1,0 +1,295 @@
+"""Text completions in OpenAI's dialect and in llama.cpp's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from spillover.models.catalogue import default_model
+from tests.edge_server.conftest import Server
+from tests.gguf_edit import with_numbers
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        yield http
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def post(http: httpx.Client, path: str, **body: Any) -> Any:
+    response = http.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def chunks_of(text: str) -> list[Any]:
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+
+PROMPTS = ["Once upon a time", "A dog named Max", "The red ball"]
+
+
+def test_several_prompts_are_answered_prompt_by_prompt(
+    client: openai.OpenAI, http: httpx.Client
+) -> None:
+    ask: dict[str, Any] = {"model": "m", "max_tokens": 9, "seed": 3}
+    together = client.completions.create(prompt=PROMPTS, n=2, **ask)
+    assert [choice.index for choice in together.choices] == list(range(6))
+    for i, prompt in enumerate(PROMPTS):
+        alone = client.completions.create(prompt=prompt, n=2, **ask)
+        texts = [choice.text for choice in together.choices[2 * i : 2 * i + 2]]
+        assert texts == [choice.text for choice in alone.choices]
+    assert together.usage is not None
+    assert together.usage.completion_tokens == 54
+    n_read = [len(post(http, "/tokenize", content=prompt)["tokens"]) for prompt in PROMPTS]
+    assert together.usage.prompt_tokens == sum(n_read)
+
+
+def test_several_prompts_stream_into_their_own_choices(client: openai.OpenAI) -> None:
+    ask: dict[str, Any] = {"model": "m", "prompt": PROMPTS, "max_tokens": 9, "temperature": 0}
+    whole = client.completions.create(**ask)
+    texts = [""] * 3
+    reasons = [""] * 3
+    for chunk in client.completions.create(**ask, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert texts == [choice.text for choice in whole.choices]
+    assert reasons == ["length"] * 3
+
+
+def test_more_prompts_than_the_queue_holds_wait_for_their_turn(http: httpx.Client) -> None:
+    prompts = [f"Story number {i}" for i in range(30)]  # 4 places and a queue of 4
+    answer = post(http, "/v1/completions", prompt=prompts, max_tokens=3, temperature=0)
+    assert [choice["index"] for choice in answer["choices"]] == list(range(30))
+    assert all(choice["finish_reason"] == "length" for choice in answer["choices"])
+
+
+def test_an_error_in_a_late_prompt_shows_before_anything_is_begun(http: httpx.Client) -> None:
+    body = {"prompt": ["x"] * 9 + ["a b " * 2000], "stream": True}
+    response = http.post("/v1/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "exceed_context_size_error"
+
+
+def test_a_client_that_leaves_ends_all_of_its_prompts(server: Server, http: httpx.Client) -> None:
+    body = {"prompt": PROMPTS * 4, "ignore_eos": True, "stream": True}
+    with http.stream("POST", "/v1/completions", json=body) as response:
+        for _ in response.iter_raw():
+            break
+    while any(slot["is_processing"] for slot in http.get("/slots").json()):
+        pass
+
+
+def test_echo_puts_the_prompt_in_front(client: openai.OpenAI, http: httpx.Client) -> None:
+    ask: dict[str, Any] = {"model": "m", "prompt": PROMPTS[:2], "max_tokens": 4, "temperature": 0}
+    plain = client.completions.create(**ask)
+    echoed = client.completions.create(**ask, echo=True)
+    wanted = [p + c.text for p, c in zip(PROMPTS, plain.choices, strict=False)]
+    assert [choice.text for choice in echoed.choices] == wanted
+    streamed = ["", ""]
+    for chunk in client.completions.create(**ask, echo=True, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == wanted
+    ids = post(http, "/tokenize", content=PROMPTS[0])["tokens"]
+    from_ids = client.completions.create(**{**ask, "prompt": ids}, echo=True)
+    assert from_ids.choices[0].text == wanted[0]
+
+
+def test_best_of_shows_the_likeliest(http: httpx.Client) -> None:
+    ask = {"prompt": "Once", "max_tokens": 8, "temperature": 1.5, "seed": 1, "logprobs": 0}
+    all_of_them = post(http, "/v1/completions", **ask, n=6)["choices"]
+    best = post(http, "/v1/completions", **ask, n=2, best_of=6)
+    means = {
+        c["text"]: sum(c["logprobs"]["token_logprobs"]) / len(c["logprobs"]["tokens"])
+        for c in all_of_them
+    }
+    ranked = sorted(means, key=means.__getitem__, reverse=True)
+    assert [choice["text"] for choice in best["choices"]] == ranked[:2]
+    assert best["usage"]["completion_tokens"] == 48
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": {}}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": [1, True]}, "prompt[1]"),
+        ({"prompt": [1, -1]}, "prompt[1]"),
+        ({"prompt": ["x", 2.5]}, "prompt[1]"),
+        ({"prompt": ["x", []]}, "prompt[1]"),
+        ({"prompt": ["x"] * 129}, "prompt"),
+        ({"prompt": ["x"] * 100, "n": 3}, "prompt"),
+        ({"prompt": "x", "n": 17}, "n"),
+        ({"prompt": "x", "n": 3, "best_of": 2}, "best_of"),
+        ({"prompt": "x", "best_of": 2, "stream": True}, "best_of"),
+        ({"prompt": "x", "best_of": 99}, "best_of"),
+        ({"prompt": "x", "echo": True, "logprobs": 1}, "echo"),
+        ({"prompt": "x", "suffix": "y"}, "suffix"),
+        ({"prompt": [99999]}, "prompt[0]"),
+        ({"prompt": {"prompt_string": "x", "multimodal_data": ["y"]}}, "multimodal_data"),
+    ],
+)
+def test_what_cannot_be_done_is_a_400_that_names_the_field(
+    http: httpx.Client, body: dict[str, Any], param: str
+) -> None:
+    response = http.post("/v1/completions", json=body)
+    assert response.status_code == 400, response.text
+    assert param in response.json()["error"]["param"]
+
+
+def test_llama_cpps_own_clients_get_their_shape(http: httpx.Client) -> None:
+    answer = post(
+        http, "/completion", prompt="Once upon a time", n_predict=6, temperature=0,
+        return_tokens=True, n_probs=3, seed=5,
+    )  # fmt: skip
+    assert answer["content"].startswith(", ")
+    assert (answer["stop"], answer["stop_type"], answer["truncated"]) == (True, "limit", False)
+    assert len(answer["tokens"]) == answer["tokens_predicted"] == 6
+    assert answer["tokens_evaluated"] == answer["timings"]["prompt_n"] + answer["tokens_cached"]
+    assert answer["generation_settings"]["n_predict"] == 6
+    assert answer["generation_settings"]["seed"] == 5
+    assert answer["prompt"] == "Once upon a time"
+    assert [p["id"] for p in answer["completion_probabilities"]] == answer["tokens"]
+    assert all(len(p["top_logprobs"]) == 3 for p in answer["completion_probabilities"])
+
+
+def test_its_stream_has_no_sentinel_and_ends_with_the_settings(http: httpx.Client) -> None:
+    ask = {"prompt": "Once upon a time", "n_predict": 20, "temperature": 0}
+    response = http.post("/completions", json={**ask, "stream": True, "n_probs": 1})
+    *deltas, last = chunks_of(response.text)
+    assert "[DONE]" not in response.text
+    assert not any(delta["stop"] for delta in deltas)
+    assert all(len(delta["completion_probabilities"]) == len(delta["tokens"]) for delta in deltas)
+    whole = post(http, "/completion", **ask)
+    assert "".join(delta["content"] for delta in deltas) == whole["content"]
+    assert last["stop"]
+    assert last["timings"]["predicted_n"] == 20
+    assert whole["tokens"] == []
+
+
+def test_its_prompts_may_mix_texts_and_ids_and_be_several(http: httpx.Client) -> None:
+    ids = post(http, "/tokenize", content="upon a time")["tokens"]
+    prompts = ["Once upon a time", {"prompt_string": "Once upon a time"}, ["Once ", *ids]]
+    answers = post(
+        http, "/completion", prompt=prompts, n_predict=4, temperature=0,
+        response_fields=["content", "index", "timings/predicted_n", "nothing"],
+    )  # fmt: skip
+    assert [answer["index"] for answer in answers] == [0, 1, 2]
+    assert answers[0]["content"] == answers[1]["content"]
+    assert all(set(a) == {"content", "index", "timings/predicted_n"} for a in answers)
+
+
+def test_it_says_why_an_answer_stopped(http: httpx.Client) -> None:
+    ask = {"prompt": "Once upon a time", "temperature": 0}
+    text = post(http, "/completion", **ask, n_predict=30)["content"]
+    stopped = post(http, "/completion", **ask, n_predict=30, stop=[text[20:26]])
+    assert (stopped["stop_type"], stopped["stopping_word"]) == ("word", text[20:26])
+    full = post(http, "/completion", prompt=[300] * 1000, ignore_eos=True, temperature=0)
+    assert (full["stop_type"], full["truncated"]) == ("limit", True)
+    chat = "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"
+    assert post(http, "/completion", prompt=chat, temperature=0)["stop_type"] == "eos"
+
+
+def test_zero_tokens_only_read_the_prompt(http: httpx.Client) -> None:
+    prompt = "A long beginning that the next request shares with this one, word for word. "
+    first = post(http, "/completion", prompt=prompt, n_predict=0)
+    assert (first["content"], first["tokens_predicted"]) == ("", 0)
+    second = post(http, "/completion", prompt=prompt + "And then?", n_predict=1)
+    assert second["tokens_cached"] >= first["tokens_evaluated"] - 1
+
+
+@pytest.mark.parametrize(
+    "biases", [[[" the", False], [" a", -100]], {" the": -100, " a": -100}, [[261, -100]]]
+)
+def test_its_biases_may_name_texts(http: httpx.Client, biases: Any) -> None:
+    ask = {"prompt": "Once upon", "n_predict": 3, "temperature": 0}
+    assert post(http, "/completion", **ask)["content"].startswith(" a")
+    assert not post(http, "/completion", **ask, logit_bias=biases)["content"].startswith(" a ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"prompt": "x", "mirostat": 2},
+        {"prompt": "x", "post_sampling_probs": True},
+        {"prompt": "x", "logit_bias": [[True, 1]]},
+        {"prompt": "x", "logit_bias": [[1]]},
+        {"prompt": "x", "logit_bias": 5},
+        {"prompt": "x", "n_probs": -1},
+        {"prompt": "x", "n_probs": 21},
+        {"prompt": "x", "n_cmpl": 0},
+        {"prompt": "x", "n_predict": "many"},
+        {"prompt": "x", "grammar": "root ::= ("},
+    ],
+)
+def test_its_malformed_bodies_are_400s(http: httpx.Client, body: dict[str, Any]) -> None:
+    response = http.post("/completion", json=body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+def test_pieces_of_a_text_are_texts_or_bytes(http: httpx.Client) -> None:
+    tokens = post(http, "/tokenize", content="Max 🤗", with_pieces=True)["tokens"]
+    content = b"".join(
+        token["piece"].encode() if isinstance(token["piece"], str) else bytes(token["piece"])
+        for token in tokens
+    )
+    assert content.decode() == "Max 🤗"
+    assert any(isinstance(token["piece"], list) for token in tokens)
+
+
+def test_a_model_is_found_by_its_name(client: openai.OpenAI) -> None:
+    assert client.models.retrieve("storyteller").id == "storyteller"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("someone/else")
+
+
+def test_a_model_without_the_tokens_cannot_fill_in(http: httpx.Client) -> None:
+    response = http.post("/infill", json={"input_prefix": "a", "input_suffix": "b"})
+    assert response.status_code == 501
+    assert response.json()["error"]["type"] == "not_supported_error"
+
+
+FIM = {"prefix": 7, "suffix": 8, "middle": 9, "repo": 10, "file": 11}
+FIM_KEYS = {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid", "repo": "fim_rep",
+            "file": "fim_sep"}  # fmt: skip
+
+
+def test_a_model_with_the_tokens_fills_in_the_middle(tmp_path: Path) -> None:
+    keys = {f"tokenizer.ggml.{FIM_KEYS[name]}_token_id": value for name, value in FIM.items()}
+    model = with_numbers(Path(default_model().path), tmp_path / "fim.gguf", keys)
+    server = Server(tmp_path, str(model), "--parallel", "1")
+    try:
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            ask = {"temperature": 0, "n_predict": 4}
+            pre, suf = (post(http, "/tokenize", content=t)["tokens"] for t in ("One ", " three"))
+            by_hand = [FIM["prefix"], *pre, FIM["suffix"], *suf, FIM["middle"]]
+            wanted = post(http, "/completion", prompt=by_hand, **ask)
+            infill = post(http, "/infill", input_prefix="One ", input_suffix=" three", **ask)
+            suffix = post(http, "/v1/completions", prompt="One ", suffix=" three", temperature=0,
+                          max_tokens=4)  # fmt: skip
+            extra = post(http, "/infill", input_prefix="One ", input_suffix=" three",
+                         input_extra=[{"text": "two", "filename": "f"}], **ask)  # fmt: skip
+    finally:
+        assert server.stop() == 0
+    assert infill["content"] == suffix["choices"][0]["text"] == wanted["content"] != ""
+    assert infill["tokens_evaluated"] == suffix["usage"]["prompt_tokens"] == len(by_hand)
+    assert extra["tokens_evaluated"] > len(by_hand)

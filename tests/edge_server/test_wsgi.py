@@ -1,0 +1,98 @@
+"""The same views under other WSGI servers: a thread per stream, the same answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from werkzeug.serving import make_server
+
+from spillover.edge_server.app import create_app
+from spillover.edge_server.service import Service
+from spillover.edge_server.settings import Settings
+from spillover.models.catalogue import default_model
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from tests.edge_server.conftest import Server
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of the application under werkzeug's threaded server."""
+    options = EngineOptions(n_parallel=4, max_queue=4, cache_dir=tmp_path_factory.mktemp("cache"))
+    settings = Settings(engine=options, keep_alive_s=0.05)
+    with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
+        engine.wait_ready(60)
+        service = Service(engine, settings)
+        server = make_server("127.0.0.1", 0, create_app(service, settings), threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
+            yield client
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+        service.close()
+
+
+STORY = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
+FIXED = {"temperature": 0, "max_tokens": 12}
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"messages": STORY, **FIXED, "stream": True}),
+    ("/v1/chat/completions", {"messages": STORY, **FIXED, "n": 2}),
+    ("/v1/completions", {"prompt": ["Once", "A dog"], **FIXED, "echo": True}),
+    ("/v1/completions", {"prompt": "Once", **FIXED, "stream": True, "logprobs": 1}),
+    ("/completion", {"prompt": "Once", "n_predict": 5, "temperature": 0, "stream": True}),
+    ("/v1/chat/completions", {"messages": []}),
+    ("/v1/completions", {"prompt": "a b " * 2000, "stream": True}),
+    ("/tokenize", {"content": "Once"}),
+]
+_CHANGES = re.compile(
+    r'"(id|created|[a-z_]*_ms|[a-z_]*_per_second|cache_n|prompt_n|cached_tokens|tokens_cached)":'
+    r' ?("[^"]*"|[0-9.e+-]+)'
+)
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
+def test_the_answers_are_the_same(
+    plain: httpx.Client, server: Server, path: str, body: dict[str, Any]
+) -> None:
+    ours = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+    theirs = plain.post(path, json=body)
+    assert theirs.status_code == ours.status_code, theirs.text
+    assert theirs.headers["Content-Type"] == ours.headers["Content-Type"]
+    kept = [
+        _CHANGES.sub("", re.sub(r"(: keep-alive\n\n)+", "", text))
+        for text in (ours.text, theirs.text)
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_silence_is_broken_there_too_and_a_client_that_leaves_is_noticed(
+    plain: httpx.Client,
+) -> None:
+    endless = {"messages": STORY, "ignore_eos": True, "stream": True, "n": 4}
+    with plain.stream("POST", "/v1/chat/completions", json=endless) as first:
+        with plain.stream("POST", "/v1/chat/completions", json=endless) as waiting:
+            received = ""
+            for text in waiting.iter_text():
+                received += text
+                if ": keep-alive\n\n" in received:
+                    break
+            assert "keep-alive" in received
+        for _ in first.iter_raw():
+            break
+    while any(slot["is_processing"] for slot in plain.get("/slots").json()):
+        pass
+
+
+def test_an_answer_that_is_cut_off_has_the_right_status_there_too(plain: httpx.Client) -> None:
+    response = plain.post("/v1/completions", json={"prompt": [1, 99999]})
+    assert response.status_code == 400
+    assert json.loads(response.text)["error"]["param"] == "prompt[1]"
