@@ -53,6 +53,8 @@ def _starts(text: str) -> Iterator[int]:
 
 def _word_start(text: str, index: int) -> int:
     """A place at or before *index* where a word begins, or else any non-blank character."""
+    while index and text[index].isspace():
+        index -= 1
     for start in range(index, max(0, index - LONGEST_WORD_CHARS), -1):
         if text[start - 1].isspace() and not text[start].isspace():
             return start

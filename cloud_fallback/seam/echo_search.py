@@ -49,7 +49,8 @@ class EchoSearch:
         self._can_replace = plan.can_replace
         self._n_context = len(plan.context)
         self._tops = (0, len(fold(plan.context)))
-        self._restart_units = LEAST_UNITS if rewrites else RESTART_UNITS
+        self._rewrites = rewrites
+        self._restart_units = SURE_UNITS if rewrites else RESTART_UNITS
         self._limit = HOLD_CHARS + len(plan.anchor)
         self._tail = ""
         self._tracks: list[Track] = []
@@ -114,9 +115,14 @@ class EchoSearch:
         text = "".join(self.held[:-1]).rstrip()
         if is_preamble(text) or FENCE.fullmatch(last_line(text)):
             self._begin_track(LEAST_UNITS)
-        elif text.endswith((":", "\uff1a")) and "\n" not in text.lstrip():
-            # A preamble in a language that is not known: only the whole anchor shows that.
+        elif self._may_be_preamble(text):
             self._begin_track(len(self._anchor))
+
+    def _may_be_preamble(self, text: str) -> bool:
+        """Whether the whole anchor, if it comes next, shows *text* to be a preamble in a language
+        that is not known."""
+        is_line = text.endswith((":", "\uff1a")) and "\n" not in text.lstrip()
+        return is_line and len(self._anchor) >= SURE_UNITS and not self._rewrites
 
     def _add(self, unit: str, rest: str) -> Joined | None:
         end = len(self.held)

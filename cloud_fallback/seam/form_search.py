@@ -6,9 +6,10 @@ from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
 from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
+from spillover.cloud_fallback.seam.markup import FENCE
+from spillover.cloud_fallback.seam.preamble import MAX_PREAMBLE_CHARS, is_preamble
 from spillover.cloud_fallback.seam.search import Joined
 
-MAX_PREAMBLE_CHARS = 200
 MAX_HELD_CHARS = 1 << 16
 
 
@@ -23,12 +24,14 @@ class FormSearch:
     is_sure = True
 
     def __init__(self, plan: Continuation) -> None:
-        self._plan = plan
+        self._can_replace = plan.can_replace
+        self._n_context = len(plan.context)
+        self._opening = plan.kept.lstrip()[:1]
         self._echo: EchoSearch | None = EchoSearch(plan, rewrites=True)
         self.held = self._echo.held
+        self._is_json = plan.is_json
         self._document = JsonPrefix()
-        if plan.is_json:
-            self._document.feed(plan.kept)
+        self._document.feed(plan.kept)
 
     def feed(self, character: str) -> Joined | None:
         if self._echo is not None:
@@ -37,46 +40,46 @@ class FormSearch:
         self.held.append(character)
         return self._read(character)
 
-    def _doubted(self, joined: Joined, *, is_whole: bool = False) -> Joined | None:
+    def give_up(self) -> Joined:
+        return self.finish()
+
+    def finish(self) -> Joined:
+        joined = self._doubted(self._echo.finish()) if self._echo is not None else None
+        joined = joined or self._anew(is_whole=True)
+        if joined is None:
+            raise SeamFailed("the new text ends before the document is complete")
+        return joined
+
+    def _doubted(self, joined: Joined) -> Joined | None:
         """*joined*, if it shows that the text follows; else the text's own structure decides."""
         if joined.kind != "unverified":
             return joined
         self._echo = None
-        text = "".join(self.held)
-        anew = self._anew(text, is_whole=is_whole)
-        if anew:
-            return anew
-        if joined.lead is not None or not self._plan.is_json:
-            raise SeamFailed("the new text departs from the answer, whose form allows no break")
-        return self._read(text)
+        return self._read("".join(self.held))
 
-    def _anew(self, text: str, *, is_whole: bool) -> Joined | None:
+    def _read(self, text: str) -> Joined | None:
+        self._document.feed(text)
+        if self._is_json and not self._document.is_bad and len(self.held) <= MAX_HELD_CHARS:
+            return Joined(kind="unverified", start=0) if self._document.is_done else None
+        joined = self._anew(is_whole=False)
+        if joined is None:
+            raise SeamFailed(
+                "the new text does not fit what was sent, and the form allows no break"
+            )
+        return joined
+
+    def _anew(self, *, is_whole: bool) -> Joined | None:
         """A document of its own, where the old one may be taken back."""
-        first = self._plan.kept.lstrip()[:1]
-        if not (self._plan.is_json and self._plan.can_replace and first in ("{", "[")):
+        if not (self._is_json and self._can_replace):
             return None
-        start = text.find(first, 0, MAX_PREAMBLE_CHARS)
-        if start < 0:
+        text = "".join(self.held)
+        start = text.find(self._opening, 0, MAX_PREAMBLE_CHARS)
+        before = text[: max(0, start)]
+        is_lead = not before.strip() or is_preamble(before) or FENCE.search(before)
+        if start < 0 or not is_lead:
             return None
         document = JsonPrefix()
         document.feed(text[start:])
         if document.is_bad or (is_whole and not document.is_done):
             return None
-        return Joined(kind="restart", start=start, place=len(self._plan.context))
-
-    def _read(self, text: str) -> Joined | None:
-        self._document.feed(text)
-        if self._document.is_bad or len(self.held) > MAX_HELD_CHARS:
-            raise SeamFailed("the new text does not go on with the JSON document that was begun")
-        return Joined(kind="unverified", start=0) if self._document.is_done else None
-
-    def give_up(self) -> Joined:
-        return self.finish()
-
-    def finish(self) -> Joined:
-        joined = None
-        if self._echo is not None:
-            joined = self._doubted(self._echo.finish(), is_whole=True)
-        if joined is None:
-            raise SeamFailed("the new text ends before the JSON document is complete")
-        return joined
+        return Joined(kind="restart", start=start, place=self._n_context)

@@ -13,7 +13,7 @@ from spillover.cloud_fallback.seam.repair import Repair, SetApart, lead_after
 from spillover.cloud_fallback.seam.search import Joined, PrefillSearch, RestartSearch, Search
 from spillover.cloud_fallback.seam.splice import Splice, closing_quote
 from spillover.cloud_fallback.seam.stage import Stage
-from spillover.cloud_fallback.seam.trailing import JsonEnd, Unwrapped
+from spillover.cloud_fallback.seam.trailing import JsonEnd, JsonStart, Unwrapped
 from spillover.runtime.events import Replace, SeamKind
 
 HOLD_S = 1.5
@@ -31,6 +31,8 @@ class SeamMachine:
     def __init__(self, plan: Continuation) -> None:
         self._plan = plan
         self._search: Search | None = _search_for(plan)
+        is_new_document = plan.is_json and plan.join in ("fresh", "restart")
+        self._lead: Stage | None = JsonStart() if is_new_document else None
         self._stages: list[Stage] = []
         self._deadline: float | None = None
         self._n_taken = 0
@@ -39,6 +41,7 @@ class SeamMachine:
         """How the texts were joined; None while that is not known."""
         if self._search is None:
             self.settled = "restart" if plan.takes_back else "fresh"
+            self._stages = [JsonEnd(JsonPrefix())] if plan.is_json else []
 
     @property
     def trimmed_chars(self) -> int:
@@ -52,19 +55,14 @@ class SeamMachine:
 
     def feed(self, text: str, now: float) -> list[Piece]:
         """What the client may see after *text*, which came at *now*."""
-        if self._search is None:
-            if not self._stages:
-                return [text] if text else []
-            self._n_taken += len(text)
-            return self._given([], self._pass(text))
+        if self._search is None and not self._stages:
+            return [text] if text else []
         self._n_taken += len(text)
+        if self._lead is not None:
+            text = self._lead.feed(text)
         if self._deadline is None and text:
             self._deadline = now + HOLD_S
-        for index, character in enumerate(text):
-            joined = self._search.feed(character)
-            if joined:
-                return self._settle(joined, text[index + 1 :])
-        return self.on_deadline(now)
+        return self._take(text) or self.on_deadline(now)
 
     def on_deadline(self, now: float) -> list[Piece]:
         """What must be shown at *now*, should the time for holding it back be over."""
@@ -75,14 +73,23 @@ class SeamMachine:
 
     def end(self) -> list[Piece]:
         """The rest, when the new writer's text is complete."""
-        pieces: list[Piece] = []
+        pieces = self._take(self._lead.flush()) if self._lead is not None else []
         if self._search is not None:
-            pieces = self._settle(self._search.finish(), "")
+            pieces += self._settle(self._search.finish(), "")
         text = ""
         for stage in self._stages:
             text = stage.feed(text) + stage.flush()
         self._stages = []
         return self._given(pieces, text)
+
+    def _take(self, text: str) -> list[Piece]:
+        if self._search is None:
+            return self._given([], self._pass(text))
+        for index, character in enumerate(text):
+            joined = self._search.feed(character)
+            if joined:
+                return self._settle(joined, text[index + 1 :])
+        return []
 
     def _settle(self, joined: Joined, more: str, *, is_late: bool = False) -> list[Piece]:
         assert self._search is not None
@@ -105,10 +112,10 @@ class SeamMachine:
             stages.append(SetApart(lead_after(known, joined.lead)))
         elif joined.place is not None:
             known = known[: joined.place]
-        elif joined.kind == "unverified" and not joined.n_repeated:
-            stages.append(Repair(known, waits=not is_late))
-        else:
+        elif joined.kind != "unverified" or joined.n_repeated:
             stages.append(self._splice_for(joined))
+        elif not plan.is_json:
+            stages.append(Repair(known, waits=not is_late))
         if plan.is_json:
             document = JsonPrefix()
             document.feed(known[len(plan.context) :])

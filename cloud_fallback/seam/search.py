@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo import split_units
 from spillover.cloud_fallback.seam.folding import fold
@@ -48,7 +49,8 @@ class Search(Protocol):
 
     def feed(self, character: str) -> Joined | None: ...
     def give_up(self) -> Joined:
-        """The best decision on what is there: the hold limit has come."""
+        """The best decision on what is there: the hold limit has come. Raises SeamFailed where
+        the answer's form allows none."""
         ...
 
     def finish(self) -> Joined:
@@ -59,13 +61,16 @@ class Search(Protocol):
 class RestartSearch:
     """The writer begins the answer anew; the little that was said may be its beginning."""
 
-    is_sure = False
-
     def __init__(self, plan: Continuation) -> None:
         self.held: list[str] = []
         self._units = fold(plan.told)
         self._place = len(plan.context) if plan.can_replace else None
+        self._has_form = plan.request.form is not None
         self._n = 0
+
+    @property
+    def is_sure(self) -> bool:
+        return self._n > 0
 
     def feed(self, character: str) -> Joined | None:
         self.held.append(character)
@@ -82,6 +87,8 @@ class RestartSearch:
     def give_up(self) -> Joined:
         if self._place is not None:
             return Joined(kind="restart", start=0, place=self._place)
+        if self._has_form:
+            raise SeamFailed("the new text begins otherwise than what was sent of the answer")
         return Joined(kind="unverified", start=0, lead="\n\n")
 
     def finish(self) -> Joined:

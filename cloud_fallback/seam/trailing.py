@@ -8,6 +8,8 @@ import re
 from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
 from spillover.cloud_fallback.seam.markup import FENCE
 
+MAX_LEAD_CHARS = 200
+_OPENING = re.compile(r"[{\[]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
@@ -26,6 +28,35 @@ class JsonEnd:
 
     def flush(self) -> str:
         return ""
+
+
+class JsonStart:
+    """Drops a fence or a few words before the document. Where none begins, all of it passes."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self.is_done = False
+
+    def feed(self, text: str) -> str:
+        if self.is_done:
+            return text
+        self._held += text
+        document = JsonPrefix()
+        document.feed(self._held)
+        if self._held.strip() and not document.is_bad:
+            return self._through(0)
+        found = _OPENING.search(self._held)
+        if found:
+            return self._through(found.start())
+        return self._through(0) if len(self._held) > MAX_LEAD_CHARS else ""
+
+    def flush(self) -> str:
+        return self._through(0)
+
+    def _through(self, start: int) -> str:
+        self.is_done = True
+        text, self._held = self._held[start:], ""
+        return text
 
 
 class Unwrapped:

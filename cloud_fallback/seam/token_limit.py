@@ -1,13 +1,23 @@
-"""Ends an answer at max_tokens where the provider was given room for more than its text."""
+"""Keeps an answer of several writers within its max_tokens."""
 
 from __future__ import annotations
 
 import re
 
+from spillover.runtime.request import GenerationRequest
+
 _WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
 _WORD = re.compile(f"[{_WIDE}]|[^\\s{_WIDE}]+")
 _ENDS_INSIDE = re.compile(f"[^\\s{_WIDE}]\\Z")
 _BEGINS_INSIDE = re.compile(f"[^\\s{_WIDE}]")
+
+
+def tokens_left(request: GenerationRequest, completion_tokens: int) -> int | None:
+    """How many tokens the answer to *request* may still have after *completion_tokens* of all
+    legs, reasoning included; None: no limit. At 0 it ends with "length", and nobody is asked."""
+    if request.max_tokens is None:
+        return None
+    return max(0, request.max_tokens - completion_tokens)
 
 
 class VisibleLimit:

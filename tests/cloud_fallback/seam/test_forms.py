@@ -1,0 +1,204 @@
+"""An answer that must be one JSON document is one, whoever wrote which part of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillover.cloud_fallback.errors import CannotContinue, SeamFailed
+from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
+from spillover.cloud_fallback.seam.json_prefix import JsonPrefix, n_cut_escape
+from spillover.runtime.request import GenerationRequest, JsonObject, Message, Regex
+from tests.cloud_fallback.seam.corpus import DOCUMENT, Client
+from tests.cloud_fallback.seam.test_joins import SIZES
+
+ASKED = GenerationRequest(
+    messages=(Message(role="user", content="Describe the fox as JSON."),), form=JsonObject()
+)
+VALUE = json.loads(DOCUMENT)
+SPELLINGS = {
+    "same": DOCUMENT,
+    "compact": json.dumps(VALUE, separators=(",", ":")),
+    "pretty": json.dumps(VALUE, indent=2, ensure_ascii=False),
+}
+AT = DOCUMENT.index('"price"')
+PLACES = st.integers(0, len(DOCUMENT))
+
+
+def planned(at: int, *, can_replace: bool = False) -> Continuation:
+    return plan_continuation(ASKED, DOCUMENT[:at], can_replace=can_replace)
+
+
+@given(PLACES, SIZES)
+def test_a_document_is_joined_to_its_echo_at_any_cut(at: int, sizes: list[int]) -> None:
+    plan = planned(at)
+    cloud = DOCUMENT if plan.join != "rewrite" else plan.anchor + DOCUMENT[len(plan.told) :]
+    assert Client(plan, DOCUMENT[:at]).read(cloud, sizes) == DOCUMENT
+
+
+@pytest.mark.parametrize("fence", ["", "```json\n", "Here is the JSON again:\n\n```json\n"])
+@given(PLACES, st.sampled_from(["same", "compact", "pretty"]), st.booleans(), SIZES)
+def test_a_document_is_joined_to_itself_written_anew(
+    fence: str, at: int, spelling: str, can_replace: bool, sizes: list[int]
+) -> None:
+    plan = planned(at, can_replace=can_replace)
+    after = "\n```\nLet me know if you need more!" if fence else "\n"
+    cloud = fence + SPELLINGS[spelling] + after
+    client = Client(plan, DOCUMENT[:at])
+    try:
+        text = client.read(cloud, sizes)
+    except SeamFailed:
+        # Spelled another way: é for \u00e9, -12500.0 for -12.50e+3. Then nothing is shown.
+        assert spelling != "same"
+        assert not can_replace
+        assert DOCUMENT[:at].startswith(client.text)
+    else:
+        assert json.loads(text) == VALUE
+
+
+def test_an_escape_that_was_cut_goes_on_as_the_character_it_stands_for() -> None:
+    begin = DOCUMENT.index(r"\uD83D")
+    for n in range(1, 12):
+        plan = planned(begin + n)
+        assert plan.told == DOCUMENT[:begin].rstrip()
+        client = Client(plan, DOCUMENT[: begin + n])
+        rest = DOCUMENT[begin:].replace(r"\uD83D\uDE00", "😀").replace(r"\u00e9", "é")
+        assert json.loads(client.read(DOCUMENT[:begin] + rest, [3])) == VALUE
+
+
+def test_an_escape_that_goes_on_otherwise_is_never_shown() -> None:
+    at = DOCUMENT.index(r"\uD83D") + 4
+    client = Client(planned(at), DOCUMENT[:at])
+    with pytest.raises(SeamFailed):
+        client.read(DOCUMENT[: at - 4] + "and more" + DOCUMENT[at + 8 :], [3])
+    assert client.text == DOCUMENT[:at]
+
+
+@given(st.integers(10, len(DOCUMENT) - 1), SIZES)
+def test_a_continuation_without_an_echo_is_shown_once_the_document_is_complete(
+    at: int, sizes: list[int]
+) -> None:
+    plan = planned(at)
+    client = Client(plan, DOCUMENT[:at])
+    client.read(DOCUMENT[at:], sizes)
+    assert client.text == DOCUMENT
+    assert client.seam.settled in ("unverified", "overlap")
+
+
+@pytest.mark.parametrize(
+    "cloud",
+    [
+        "I am sorry, I cannot help with that. " * 10,
+        '{"title": "Another one", "body": "It has nothing in common with the first."}' + " " * 300,
+        DOCUMENT[:AT] + '"other": 1}' + " " * 400,
+        "",
+    ],
+)
+def test_what_cannot_become_one_document_is_never_shown(cloud: str) -> None:
+    at = AT + 10
+    client = Client(planned(at), DOCUMENT[:at])
+    with pytest.raises(SeamFailed):
+        client.read(cloud, [5])
+    assert client.text == DOCUMENT[:at]
+
+
+@pytest.mark.parametrize(
+    "cloud", ['{"title": "Another", "n": [1, 2]}', DOCUMENT[:AT] + '"other": 1}' + " " * 300]
+)
+def test_another_document_takes_the_place_of_the_first_where_it_may(cloud: str) -> None:
+    client = Client(planned(AT + 10, can_replace=True), DOCUMENT[: AT + 10])
+    text = client.read(cloud, [5])
+    assert json.loads(text) == json.loads(cloud)
+    assert client.seam.settled == "restart"
+
+
+def test_time_does_not_show_a_document_that_may_be_broken() -> None:
+    plan = planned(70)
+    client = Client(plan, DOCUMENT[:70])
+    client.take(client.seam.feed("hm", 0.0))
+    assert client.seam.hold_deadline() is None
+    client.take(client.seam.on_deadline(1000.0))
+    assert client.text == DOCUMENT[:70]
+
+
+def test_other_forms_are_joined_only_where_the_text_follows() -> None:
+    request = GenerationRequest(messages=ASKED.messages, form=Regex(pattern="[0-9 ]+"))
+    said = "1 2 3 4 5 6 7 8 9 10 11 12"
+    plan = plan_continuation(request, said)
+    assert Client(plan, said).read(said + " 13 14", [3]) == said + " 13 14"
+    with pytest.raises(SeamFailed):
+        Client(plan, said).read("fifteen, sixteen and so on " * 20, [3])
+
+
+def test_a_document_with_leaked_tokens_in_it_is_lost() -> None:
+    said = DOCUMENT[:60] + "<|im_end|>\n<|im_start|>"
+    with pytest.raises(CannotContinue):
+        plan_continuation(ASKED, said)
+    assert plan_continuation(ASKED, said, can_replace=True).takes_back
+
+
+# Documents in pieces -----------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON, st.booleans(), st.sampled_from([None, 1]), SIZES)
+def test_every_beginning_of_a_document_may_become_valid(
+    value: object, ascii_only: bool, indent: int | None, sizes: list[int]
+) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    document = JsonPrefix()
+    for character in text:
+        assert document.feed(character) == 1
+        assert not document.is_bad
+    if text[-1] in '"]}':
+        assert document.is_done
+        assert document.feed(" more") == 0
+
+
+@given(JSON.map(json.dumps), st.data())
+def test_what_json_refuses_is_never_complete(text: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(text)))
+    wrong = text[:at] + data.draw(st.sampled_from('{}[]",:0-e.\\tn \n')) + text[at:]
+    document = JsonPrefix()
+    n = document.feed(wrong)
+    try:
+        json.loads(wrong)
+    except ValueError:
+        assert document.is_bad or not document.is_done or wrong[n:].strip()
+    else:
+        assert not document.is_bad
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ('{"a": "b', 0),
+        ('{"a": "b\\', 1),
+        ('{"a": "b\\\\', 0),
+        ('{"a": "b\\n', 0),
+        ('{"a": "\\u12', 4),
+        ('{"a": "\\u1234', 0),
+        ('{"a": "\\uD83D', 6),
+        ('{"a": "\\uD83D\\', 7),
+        ('{"a": "\\uD83D\\uDE', 10),
+        ('{"a": "\\uD83D\\uDE00', 0),
+        ('{"a": "\\uD83Dx', 0),
+        ("nothing \\u12", 0),
+    ],
+)
+def test_a_cut_escape_is_seen(text: str, n: int) -> None:
+    assert n_cut_escape(text) == n
