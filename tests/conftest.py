@@ -6,6 +6,10 @@ import sys
 from collections.abc import Callable, Generator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("spillover", deadline=None)  # a busy machine is no failure
+settings.load_profile("spillover")
 
 from tests.fakes.fake import Fake
 from tests.fakes.pool import FakePool

@@ -63,9 +63,7 @@ class FormSearch:
             return Joined(kind="unverified", start=0) if self._document.is_done else None
         joined = self._anew(is_whole=False)
         if joined is None:
-            raise SeamFailed(
-                "the new text does not fit what was sent, and the form allows no break"
-            )
+            raise SeamFailed("the new text does not fit what was sent in the answer's form")
         return joined
 
     def _anew(self, *, is_whole: bool) -> Joined | None:
