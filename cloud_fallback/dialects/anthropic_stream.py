@@ -141,7 +141,7 @@ class AnthropicDecoder:
 
     def _open(self, index: int, block: _Block) -> list[Part]:
         if block.type == "tool_use":
-            return [self._calls.open(index, id=block.id, name=block.name or "")]
+            return [self._calls.open(index, id=block.id, name=block.name)]
         if block.type == "fallback":
             self._note_model(block.to.get("model") if isinstance(block.to, dict) else block.to)
         return self._words(block.thinking, block.text)

@@ -123,7 +123,7 @@ class BedrockDecoder:
     def _open(self, index: int, call: _ToolUse) -> list[Part]:
         if call.type is not None:  # the provider runs it itself
             return []
-        return [self._calls.open(index, id=call.tool_use_id, name=call.name or "")]
+        return [self._calls.open(index, id=call.tool_use_id, name=call.name)]
 
     def _add(self, index: int, delta: _Block) -> list[Part]:
         if delta.tool_use is not None:

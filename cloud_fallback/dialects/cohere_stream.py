@@ -12,7 +12,7 @@ from spillover.cloud_fallback.dialects.dialect import End, Frame, Part, Provider
 from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
-from spillover.cloud_fallback.errors import Overloaded, ProviderError
+from spillover.cloud_fallback.errors import Overloaded
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
 
 _REASONS: dict[str, FinishReason] = {
@@ -132,10 +132,10 @@ class CohereDecoder:
         return []
 
     def _open(self, index: int, call: _ToolCall | tuple[_ToolCall, ...] | None) -> list[Part]:
-        if not isinstance(call, _ToolCall) or call.function is None or not call.function.name:
-            raise ProviderError(self._provider, "sent a tool call without a name")
-        arguments = call.function.arguments or ""
-        return [self._calls.open(index, id=call.id, name=call.function.name, arguments=arguments)]
+        call = call if isinstance(call, _ToolCall) else _ToolCall()
+        function = call.function or _Function()
+        arguments = function.arguments or ""
+        return [self._calls.open(index, id=call.id, name=function.name, arguments=arguments)]
 
     def _add(self, index: int, call: _ToolCall | tuple[_ToolCall, ...] | None) -> list[Part]:
         if not isinstance(call, _ToolCall) or call.function is None:

@@ -175,13 +175,11 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
     """(key, item) of every field in *value*, nearest first, and only so many; the items of a list
     have the key of the list."""
     waiting: list[tuple[str, Any]] = [("", value)]
-    for n_seen in range(_MAX_VALUES):
-        if n_seen >= len(waiting):
-            return
-        key, value = waiting[n_seen]
+    for key, value in waiting:  # it grows while it is read
+        room = _MAX_VALUES - len(waiting)
         if isinstance(value, dict):
-            waiting += list(value.items())[:_MAX_VALUES]
+            waiting += list(value.items())[:room]
         elif isinstance(value, list):
-            waiting += [(key, item) for item in value[:_MAX_VALUES]]
+            waiting += [(key, item) for item in value[:room]]
         else:
             yield key, value

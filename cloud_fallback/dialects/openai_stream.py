@@ -22,7 +22,6 @@ from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import MAX_TOOL_CALLS, ToolCalls
-from spillover.cloud_fallback.errors import ProviderError
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
 
 _REASONS: dict[str, FinishReason] = {
@@ -180,10 +179,8 @@ class OpenAIDecoder:
         if self._calls.has(key):
             return [*self._calls.add(key, arguments)]
         self._call_ids.setdefault(key, call.id or "")
-        if not function.name:
-            if arguments or len(self._call_ids) > MAX_TOOL_CALLS:
-                raise ProviderError(self._provider, "sent a tool call without a name")
-            return []
+        if not function.name and not arguments and len(self._call_ids) <= MAX_TOOL_CALLS:
+            return []  # the name may still come
         call_id = self._call_ids[key]
         return [self._calls.open(key, id=call_id, name=function.name, arguments=arguments)]
 

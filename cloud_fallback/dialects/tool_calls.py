@@ -19,6 +19,7 @@ class ToolCalls:
         self._provider = provider
         self._indexes: dict[int, int] = {}
         self._empty: set[int] = set()
+        self._n_calls = 0
         self._answer_id = ""
 
     def name_answer(self, answer_id: str) -> None:
@@ -27,22 +28,25 @@ class ToolCalls:
         self._answer_id = "".join(c for c in answer_id if c.isalnum() or c in "_-")[:40]
 
     def __len__(self) -> int:
-        return len(self._indexes)
+        return self._n_calls
 
     def has(self, key: int) -> bool:
         return key in self._indexes
 
-    def open(self, key: int, *, id: str | None, name: str, arguments: str = "") -> ToolCallDelta:
+    def open(
+        self, key: int, *, id: str | None, name: str | None, arguments: str = ""
+    ) -> ToolCallDelta:
         """The first piece of a call."""
-        index = len(self._indexes)
-        if index >= MAX_TOOL_CALLS:
+        if not name:
+            raise ProviderError(self._provider, "sent a tool call without a name")
+        if self._n_calls >= MAX_TOOL_CALLS:
             raise ProviderError(self._provider, f"calls more than {MAX_TOOL_CALLS} tools at once")
-        self._indexes[key] = index
+        index = self._indexes[key] = self._n_calls
+        self._n_calls += 1
         if not arguments:
             self._empty.add(index)
-        return ToolCallDelta(
-            index=index, id=id or self._made_id(index), name=name, arguments=arguments
-        )
+        call_id = id or self._made_id(index)
+        return ToolCallDelta(index=index, id=call_id, name=name, arguments=arguments)
 
     def _made_id(self, index: int) -> str:
         return f"call_{self._answer_id}_{index}" if self._answer_id else f"call_{index}"

@@ -154,6 +154,30 @@ def test_the_number_of_tool_calls_is_bounded(fields: str) -> None:
         decoder.feed(chunk(call(f'"index":999,"id":"999",{fields}')))
 
 
+def test_a_call_that_is_opened_again_keeps_the_numbers_apart() -> None:
+    start = (
+        'content_block_start {"type":"content_block_start","index":0,"content_block":'
+        '{"type":"tool_use","id":"toolu_1","name":"clock","input":{}}}'
+    )
+    answer = read(decoder_of("anthropic"), named(start, start, start))
+    assert [call.name for call in answer.calls] == ["clock"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        ("anthropic", Frame(data=b'{"type":"content_block_start","content_block":'
+                                 b'{"type":"tool_use","id":"a"}}')),
+        ("gemini", Frame(data=b'{"candidates":[{"content":{"parts":[{"functionCall":{}}]}}]}')),
+        ("cohere", Frame(data=b'{"type":"tool-call-start"}')),
+        ("bedrock", Frame(name="contentBlockStart", data=b'{"start":{"toolUse":{}}}')),
+    ],
+)  # fmt: skip
+def test_no_provider_may_leave_a_calls_name_out(name: DialectName, frame: Frame) -> None:
+    with pytest.raises(ProviderError, match="without a name"):
+        decoder_of(name).feed(frame)
+
+
 def test_halves_of_a_character_in_two_frames_are_joined() -> None:
     frames = [chunk('{"content":"fox \\ud83e"}'), chunk('{"content":"\\udd8a!"}')]
     assert read(decoder_of("openai"), frames).text == "fox 🦊!"
