@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("spillover", deadline=None)  # a busy machine is no failure
-settings.load_profile("spillover")
-
 from tests.fakes.fake import Fake
 from tests.fakes.pool import FakePool
+
+settings.register_profile("spillover", deadline=None)  # a busy machine is no failure
+settings.load_profile("spillover")
 
 FOLDERS = ("runtime", "quantize", "edge_server", "cloud_fallback", "models")
 
