@@ -43,13 +43,21 @@ def session(model: Path | bytes) -> Any:
 
 
 def ragged_logits(
-    model: Path | bytes, ids: npt.NDArray[np.int64], chunks: Sequence[int], n_ctx: int = 128
+    model: Path | bytes,
+    ids: npt.NDArray[np.int64],
+    chunks: Sequence[int],
+    *,
+    n_ctx: int = 128,
+    n_per_head: int | None = None,
 ) -> Logits:
-    """The logits of all positions, read in *chunks* and, when those are used up, one by one."""
+    """The logits of all positions, read in *chunks* and, when those are used up, one by one.
+
+    *n_per_head*: for graphs that do not say it.
+    """
     sizes, running = list(chunks), session(model)
     past = {
         given.name: onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.zeros((1, given.shape[1], n_ctx, given.shape[3]), _DTYPES[given.type])
+            np.zeros((1, given.shape[1], n_ctx, n_per_head or given.shape[3]), _DTYPES[given.type])
         )
         for given in running.get_inputs()
         if given.name.startswith("past")
@@ -69,6 +77,8 @@ def _step(running: Any, past: dict[str, Any], ids: npt.NDArray[np.int64], start:
     binding.bind_cpu_input("seqlens_k", np.array([n_seen - 1], np.int32))
     binding.bind_cpu_input("total_sequence_length", np.array(n_seen, np.int32))
     binding.bind_cpu_input("logits_rows", np.arange(len(ids)))
+    if any(given.name == "position_ids" for given in running.get_inputs()):
+        binding.bind_cpu_input("position_ids", np.arange(start, n_seen)[None])
     for name, cache in past.items():
         binding.bind_ortvalue_input(name, cache)
         binding.bind_ortvalue_output(name.replace("past_key_values", "present"), cache)
@@ -77,7 +87,9 @@ def _step(running: Any, past: dict[str, Any], ids: npt.NDArray[np.int64], start:
     return np.array(binding.get_outputs()[-1].numpy())
 
 
-def masked_logits(model: Path | bytes, ids: npt.NDArray[np.int64]) -> Logits:
+def masked_logits(
+    model: Path | bytes, ids: npt.NDArray[np.int64], *, n_per_head: int | None = None
+) -> Logits:
     """The logits of all positions of a graph with attention_mask, read at once."""
     running = session(model)
     feed: dict[str, npt.NDArray[Any]] = {
@@ -87,7 +99,7 @@ def masked_logits(model: Path | bytes, ids: npt.NDArray[np.int64]) -> Logits:
     }
     for given in running.get_inputs():
         if given.name.startswith("past"):
-            shape = (1, given.shape[1], 0, given.shape[3])
+            shape = (1, given.shape[1], 0, n_per_head or given.shape[3])
             feed[given.name] = np.zeros(shape, _DTYPES[given.type])
     names = {given.name for given in running.get_inputs()}
     feed = {name: value for name, value in feed.items() if name in names}

@@ -50,6 +50,11 @@ def check(source: Source) -> None:
     Raises ExportError.
     """
     spec = source.spec
+    if spec.n_per_head % 16:
+        raise ExportError(
+            f"the model's heads have {spec.n_per_head} values: GroupQueryAttention rotates heads "
+            "of 16, 32, 48 … only"
+        )
     wanted: dict[str, tuple[int, ...]] = dict(_wanted(spec))
     optional = dict(_optional(spec))
     missing = sorted(wanted.keys() - source.names())

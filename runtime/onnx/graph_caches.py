@@ -9,8 +9,10 @@ from typing import Literal
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from spillover.runtime.errors import ModelError
+from spillover.runtime.onnx.graph_edit import attribute
 from spillover.runtime.onnx.graph_layout import CacheTensor
 from spillover.runtime.onnx.graph_types import dtype_of, shape_of
+from spillover.runtime.onnx.graph_width import Widths
 
 MAX_VALUES_PER_POSITION = 1 << 20
 """Of one cache tensor; the widest known has 8 heads of 512."""
@@ -51,11 +53,14 @@ def find_caches(proto: ModelProto) -> tuple[CacheTensor, ...]:
     outputs = {value.name for value in proto.graph.output}
     by_nodes = _presents_by_nodes(proto, outputs)
     found = []
+    widths = Widths(proto)
+    users = {node.input[place]: node for node in proto.graph.node for place in _gqa_places(node)}
     for value in proto.graph.input:
         named = _named(value.name)
         present = by_nodes.get(value.name) or _renamed(value.name, outputs)
         if named is not None and present is not None:
-            found.append(_cache(value, present, *named))
+            shape = _completed(shape_of(value), users.get(value.name), widths)
+            found.append(_cache(value, shape, present, *named))
     _refuse_twins(found)
     return tuple(sorted(found, key=lambda cache: (cache.layer, cache.kind)))
 
@@ -99,8 +104,29 @@ def _places(node: NodeProto) -> Iterable[tuple[str, str]]:
             yield node.input[given], node.output[made]
 
 
-def _cache(value: ValueInfoProto, present: str, layer: int, kind: Kind) -> CacheTensor:
-    shape, dtype = shape_of(value), dtype_of(value)
+def _gqa_places(node: NodeProto) -> list[int]:
+    """Where GroupQueryAttention takes a past."""
+    if node.op_type != "GroupQueryAttention":
+        return []
+    return [place for place in (3, 4) if place < len(node.input) and node.input[place]]
+
+
+def _completed(
+    shape: tuple[int | None, ...], user: NodeProto | None, widths: Widths
+) -> tuple[int | None, ...]:
+    """The shape with the sizes that the graph leaves open but its operator tells."""
+    if user is None or len(shape) != 4:
+        return shape
+    n_head, n_head_kv = attribute(user, "num_heads"), attribute(user, "kv_num_heads")
+    width = widths.of(user.output[0])
+    size = width // n_head if width and n_head and not width % n_head else None
+    return (shape[0], shape[1] or n_head_kv or None, shape[2], shape[3] or size)
+
+
+def _cache(
+    value: ValueInfoProto, shape: tuple[int | None, ...], present: str, layer: int, kind: Kind
+) -> CacheTensor:
+    dtype = dtype_of(value)
     if len(shape) != (5 if kind == "both" else 4):
         raise ModelError(
             f"the KV cache input {value.name!r} has {len(shape)} dimensions: such a cache is not "

@@ -64,20 +64,52 @@ def insert_before(proto: ModelProto, node: NodeProto, added: Iterable[NodeProto]
         proto.graph.node.insert(at + offset, new)
 
 
+def put_nodes(proto: ModelProto, nodes: Iterable[NodeProto]) -> None:
+    """Let the graph have these nodes, old ones among them, and no others."""
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+
+
+def sort_nodes(proto: ModelProto) -> None:
+    """Put every node behind those whose values it takes, as ONNX wants it; converters do not
+    always. Nodes of a circle keep their places, for the runtime to complain about."""
+    made_by = producers(proto.graph)
+    done: dict[int, NodeProto] = {}
+    for root in proto.graph.node:
+        stack = [root]
+        waiting: set[int] = set()
+        while stack:
+            node = stack[-1]
+            before = [
+                made_by[name]
+                for name in taken_by_node(node)
+                if name in made_by and id(made_by[name]) not in done
+            ]
+            if id(node) in done or id(node) in waiting or not before:
+                done.setdefault(id(node), stack.pop())
+            else:
+                waiting.add(id(node))
+                stack += before
+    if [id(node) for node in proto.graph.node] != list(done):
+        put_nodes(proto, done.values())
+
+
 def prune(proto: ModelProto, *, keep_inputs: Container[str] = ()) -> None:
     """Remove nodes and initializers that no output depends on, and inputs that nobody takes."""
     graph = proto.graph
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= _taken(node)
-    kept.reverse()
+    made_by = producers(graph)
+    needed: set[str] = set()
+    open_values = [value.name for value in graph.output]
+    while open_values:
+        name = open_values.pop()
+        if name not in needed:
+            needed.add(name)
+            if name in made_by:
+                open_values += taken_by_node(made_by[name])
+    kept = [node for node in graph.node if needed & set(node.output)]
     if len(kept) != len(graph.node):
-        copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del graph.node[:]
-        graph.node.extend(copies)
+        put_nodes(proto, kept)
     _keep(graph.initializer, {tensor.name for tensor in graph.initializer} & needed)
     names = {value.name for value in graph.input}
     _keep(graph.input, {name for name in names if name in needed or name in keep_inputs})
@@ -85,14 +117,14 @@ def prune(proto: ModelProto, *, keep_inputs: Container[str] = ()) -> None:
     del graph.value_info[:]
 
 
-def _taken(node: NodeProto) -> set[str]:
+def taken_by_node(node: NodeProto) -> set[str]:
     """What a node depends on, by way of its inner graphs too."""
     names = set(node.input)
     for found in node.attribute:
         inner = [found.g] if found.HasField("g") else []
         for graph in (*inner, *found.graphs):
             for inner_node in graph.node:
-                names |= _taken(inner_node)
+                names |= taken_by_node(inner_node)
             names |= {value.name for value in graph.output}
     return names
 

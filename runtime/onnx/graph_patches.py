@@ -6,19 +6,20 @@ Each gives the layout of the changed graph; a graph that a change does not fit s
 from __future__ import annotations
 
 import msgspec
-from onnx import ModelProto, TensorProto, TensorShapeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, helper
 
 from spillover.runtime.onnx.graph_edit import (
     add_input,
     attribute,
     insert_before,
     prune,
+    put_nodes,
     replace_input,
     set_attribute,
 )
 from spillover.runtime.onnx.graph_file import nodes_of
 from spillover.runtime.onnx.graph_head import find_head
-from spillover.runtime.onnx.graph_layout import GraphInputs, GraphLayout
+from spillover.runtime.onnx.graph_layout import CacheTensor, GraphInputs, GraphLayout
 
 _FIXED_WINDOWS = (1, 24)
 """Before this version of ONNX Runtime, a window of n positions showed n + 1."""
@@ -64,6 +65,41 @@ def with_lengths(
     return _with_inputs(
         proto, layout, seqlens_k=seqlens_k, total_length=total, query_lengths=queries
     )
+
+
+def with_caches_as_computed(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
+    """A KV cache in the type that the graph computes in, where it is converted on its way in and
+    out: half the memory, and no copy of all of it at every step."""
+    pairs = [_conversions(proto, cache) for cache in layout.caches]
+    found = [pair for pair in pairs if pair is not None]
+    kinds = {attribute(before, "to") for before, _ in found}
+    if len(found) != len(layout.caches) or kinds != {TensorProto.FLOAT16}:
+        return layout
+    names: dict[str, str] = {}
+    for (before, after), cache in zip(found, layout.caches, strict=True):
+        names |= {before.output[0]: cache.past, after.input[0]: cache.present}
+    gone = {id(node) for pair in found for node in pair}
+    put_nodes(proto, [node for node in proto.graph.node if id(node) not in gone])
+    for node in proto.graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+    changed = {cache.past for cache in layout.caches} | {cache.present for cache in layout.caches}
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name in changed:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    del proto.graph.value_info[:]
+    caches = tuple(msgspec.structs.replace(cache, dtype="float16") for cache in layout.caches)
+    return msgspec.structs.replace(layout, caches=caches)
+
+
+def _conversions(proto: ModelProto, cache: CacheTensor) -> tuple[NodeProto, NodeProto] | None:
+    """The Cast behind the past and the one before the present, when there is nothing else."""
+    takers = [node for node in proto.graph.node if cache.past in node.input]
+    makers = [node for node in proto.graph.node if cache.present in node.output]
+    nodes = [*takers, *makers]
+    if [node.op_type for node in nodes] != ["Cast", "Cast"] or cache.dtype != "float32":
+        return None
+    return takers[0], makers[0]
 
 
 def with_asked_logits(proto: ModelProto, layout: GraphLayout) -> GraphLayout:

@@ -7,15 +7,19 @@ from pathlib import Path
 from msgspec import Struct
 from onnx import ModelProto
 
+from spillover.runtime.onnx.graph_branch import with_past_alone
+from spillover.runtime.onnx.graph_edit import sort_nodes
 from spillover.runtime.onnx.graph_file import read_graph
 from spillover.runtime.onnx.graph_inspect import inspect
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.graph_patches import (
     with_asked_logits,
+    with_caches_as_computed,
     with_exact_windows,
     with_integer_products,
     with_lengths,
 )
+from spillover.runtime.onnx.graph_rewrite import rewritten_to_gqa
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
@@ -40,21 +44,36 @@ def prepare(
     runtime_version: tuple[int, int],
     on_cpu: bool = True,
     query_lengths: bool = False,
+    rewrite: bool = True,
+    n_ctx: int | None = None,
 ) -> Prepared:
     """Read, check and change the graph of an .onnx file for this version of ONNX Runtime.
 
-    *query_lengths*: rows may have unequal numbers of new tokens (GQA, from 1.32 on).
-    Raises ModelError.
+    *query_lengths*: rows may have unequal numbers of new tokens (GQA, from 1.32 on). *rewrite*:
+    plain attention becomes GroupQueryAttention where it is seen to be the same, up to *n_ctx*
+    positions. Raises ModelError.
     """
     file = read_graph(path)
     proto = file.proto
-    layout = inspect(proto, on_cpu=on_cpu)
-    changes = []
-    with_mask = layout
+    sort_nodes(proto)
+    found = inspect(proto, on_cpu=on_cpu)
+    layout = with_past_alone(proto, found)
+    changes = ["one branch"] if layout != found else []
+    before = layout
+    layout = with_caches_as_computed(proto, layout)
+    if layout != before:
+        changes.append("KV cache in fp16")
+    gqa = rewritten_to_gqa(proto, layout, n_ctx=n_ctx, on_cpu=on_cpu) if rewrite else None
+    if gqa is not None:
+        layout = gqa
+        changes.append("plain attention as GroupQueryAttention")
+    before = layout
     layout = with_lengths(proto, layout, query_lengths=query_lengths)
-    if layout != with_mask:
+    if layout != before:
         changes.append("lengths as inputs")
-    if layout.logits_form != (layout := with_asked_logits(proto, layout)).logits_form:
+    before = layout
+    layout = with_asked_logits(proto, layout)
+    if layout != before:
         changes.append("logits of asked positions only")
     if on_cpu and with_integer_products(proto):
         changes.append("integer products")

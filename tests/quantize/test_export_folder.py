@@ -104,6 +104,7 @@ def changed(**values: Any) -> dict[str, Any]:
         (changed(rope_scaling={"rope_type": "longrope", "factor": 2.0}), "'longrope'"),
         (changed(rope_scaling={"rope_type": "llama3", "factor": 2.0}), "low_freq_factor"),
         (changed(partial_rotary_factor=0.5), "part of each head"),
+        (changed(head_dim=24), "24 values"),
         (changed(num_key_value_heads=3), "4 heads for 3"),
         (changed(num_hidden_layers=2), "parts that a plain llama has not"),
         (changed(num_hidden_layers=4), "lacks layers.3"),
