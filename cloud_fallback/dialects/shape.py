@@ -87,9 +87,11 @@ def chosen(sampling: Sampling, *names: str) -> dict[str, Any]:
 
 def body_bytes(fields: dict[str, Any], without: frozenset[str]) -> bytes:
     """The JSON of *fields* that are not None and not in *without*."""
-    return msgspec.json.encode(
-        {name: value for name, value in fields.items() if value is not None and name not in without}
-    )
+    kept = {k: value for k, value in fields.items() if value is not None and k not in without}
+    try:
+        return msgspec.json.encode(kept)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("a message holds half a character", "messages") from error
 
 
 def arguments_object(call: ToolCall) -> msgspec.Raw:

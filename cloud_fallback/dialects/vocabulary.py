@@ -84,10 +84,11 @@ NO_PREFILL = re.compile(
 
 OPTIONAL = _words(
     "max_completion_tokens max_tokens temperature top_p top_k seed stop stream_options "
-    "include_obfuscation parallel_tool_calls presence_penalty frequency_penalty min_p "
+    "include_obfuscation presence_penalty frequency_penalty min_p "
     "repetition_penalty random_seed"
 )
-"""Fields of a request that may be left out when a model refuses them."""
+"""Fields of a request that may be left out when a model refuses them: advice, and what is also
+seen to here."""
 
 UNSUPPORTED = re.compile(
     r"unsupported (?:parameter|value|field)|(?:is|are) not supported|deprecated for this|"

@@ -42,6 +42,7 @@ every_dialect = pytest.mark.parametrize("name", DIALECT_NAMES)
         (ask(n=2), "n"),
         (ask(sampling=Sampling(logit_bias={7: -100})), "logit_bias"),
         (ask(ignore_eos=True), "ignore_eos"),
+        (ask((Message(role="user", content="half \ud83e"),)), "messages"),
     ],
 )
 def test_what_no_provider_can_express_is_refused_by_name(
