@@ -144,6 +144,10 @@ class Http:
             with self._lock:
                 self._warming.discard(origin)
 
+    def prepare(self) -> None:
+        """Do what takes time before the first request, but for the network: not a byte is sent."""
+        self._pool(direct=self._proxy is None).prepare()
+
     def close(self) -> None:
         """Close all connections; calls under way are stopped."""
         with self._lock:

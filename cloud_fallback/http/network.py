@@ -25,11 +25,13 @@ from spillover.cloud_fallback.http.resolver import Resolver
 
 
 class Network(httpcore2.NetworkBackend):
-    """Opens connections, or hands out those that were opened ahead."""
+    """Opens connections, or hands out those that were opened ahead. *tls*: whom to trust; None:
+    the system's authorities, which are read when they are first needed."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, tls: ssl.SSLContext | None = None) -> None:
         self.parking: Parking[Stream] = Parking(lambda stream: stream.is_quiet)
         self._resolver = resolver
+        self._tls = tls
         self._local = threading.local()
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
@@ -59,11 +61,19 @@ class Network(httpcore2.NetworkBackend):
     ) -> Stream:
         return self.parking.take((host, port)) or self.open(host, port)
 
-    def park(self, host: str, port: int, secure: ssl.SSLContext | None) -> None:
+    def tls(self) -> ssl.SSLContext:
+        """Whom to trust. Reading the system's authorities takes some 50 ms."""
+        with self._lock:
+            if self._tls is None:
+                self._tls = httpcore2.default_ssl_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+            return self._tls
+
+    def park(self, host: str, port: int, *, secure: bool) -> None:
         """Open a connection ahead of its first request. Raises as open() does."""
         stream = self.open(host, port)
-        if secure is not None:
-            stream.start_tls(secure, host)
+        if secure:
+            stream.start_tls(None, host)
         stream.n_calls = 1
         self.parking.park((host, port), stream)
 
@@ -98,16 +108,17 @@ class Stream(httpcore2.NetworkStream):
 
     def start_tls(
         self,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | None,
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> Stream:
+        """By the network's own trust, whatever *ssl_context* is."""
         if isinstance(self._socket, ssl.SSLSocket):
             return self
         call = self._network.call
         with _connecting(call, self.place[0]):
             try:
-                secured = ssl_context.wrap_socket(
+                secured = self._network.tls().wrap_socket(
                     self._socket, server_hostname=server_hostname, do_handshake_on_connect=False
                 )
                 self._socket = secured

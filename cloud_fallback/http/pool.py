@@ -39,12 +39,11 @@ class Pool:
     ) -> None:
         # At its level DEBUG it writes down the headers of responses, which may repeat a key.
         logging.getLogger("httpcore2").setLevel(logging.WARNING)
-        self._network = Network(resolver)
+        self._network = Network(resolver, tls)
         self._proxy = proxy
-        self._tls = tls or httpcore2.default_ssl_context()
-        self._tls.set_alpn_protocols(["http/1.1"])
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=self._tls,
+            # Trusts nobody: our network decides that, when it is first needed.
+            ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             proxy=_proxy(proxy) if proxy else None,
             max_connections=max_connections,
             max_keepalive_connections=MAX_IDLE,
@@ -81,7 +80,11 @@ class Pool:
         if self._network.has_idle(place, KEEP_ALIVE_S) or self._network.parking.has(place):
             return
         with self._network.working_for(call):
-            self._network.park(host, port, self._tls if url.scheme == b"https" else None)
+            self._network.park(host, port, secure=url.scheme == b"https")
+
+    def prepare(self) -> None:
+        """Read the authorities to trust."""
+        self._network.tls()
 
     def close(self) -> None:
         self._network.parking.close()
@@ -149,7 +152,9 @@ def _translated() -> Generator[None]:
     except httpcore2.LocalProtocolError:
         # Without its text and its cause, which quote the header: it may be the one with the key.
         raise NotReached("the request has a header that HTTP does not allow") from None
-    except (httpcore2.ProtocolError, httpcore2.NetworkError, httpcore2.ProxyError) as error:
+    except httpcore2.ProxyError as error:
+        raise NotReached("the proxy does not let the request through") from error
+    except (httpcore2.ProtocolError, httpcore2.NetworkError) as error:
         raise Broken(f"the connection broke: {type(error).__name__}") from error
     except httpcore2.UnsupportedProtocol as error:
         raise NotReached(str(error)) from error

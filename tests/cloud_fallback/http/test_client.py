@@ -256,6 +256,17 @@ def test_what_is_no_address_is_told(http: Http, url: str) -> None:
         post(http, url)
 
 
+def test_preparing_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    http = Http()
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    http.prepare()
+    http.close()
+
+
 def test_nothing_is_imported_before_a_provider_is_used() -> None:
     program = (
         "import sys\n"
