@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from spillover.cloud_fallback import errors
@@ -297,7 +299,7 @@ def test_no_cut_at_any_byte_is_taken_for_an_answer(
     fake.script(Act(text="Hi.", usage=Tokens()))
     answer(engine)
     n_bytes = fake.requests[-1].bytes_sent
-    for n in range(0, n_bytes, 23):
+    for n in range(0, n_bytes, 97):
         fake.script(Act(text="Hi.", usage=Tokens(), cut_after_bytes=n, cut="clean"))
         try:
             events = answer(engine)
@@ -552,6 +554,24 @@ def test_twenty_answers_at_once_come_whole(fake: Fake, make_engine: MakeEngine) 
     for thread in threads:
         thread.join(30)
     assert found == [TEXT] * 20
+
+
+def test_answers_leave_no_socket_and_no_thread_behind(
+    fake: Fake, make_engine: MakeEngine, http: Http
+) -> None:
+    engine = make_engine(total_timeout_s=20)
+    answer(engine)
+    n_threads, n_files = threading.active_count(), psutil.Process().num_fds()
+    for act in (Act(refusal="overloaded"), Act(cut_after_chunks=1, cut="reset"), Act()):
+        fake.script(act)
+        for _ in range(10):
+            with contextlib.suppress(ProviderError):
+                next(stream := engine.stream(ask()))
+                stream.close()
+    fake.wait_for(open=0)
+    answer(engine)
+    assert threading.active_count() == n_threads
+    assert psutil.Process().num_fds() == n_files
 
 
 # What is learned.
