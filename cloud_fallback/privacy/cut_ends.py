@@ -1,0 +1,83 @@
+"""What a cut through a private text leaves: at the end of an unfinished answer, and at the
+beginning of a quotation of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from spillover.cloud_fallback.privacy.detectors.email import unfinished_email
+from spillover.cloud_fallback.privacy.detectors.iban import unfinished_iban
+from spillover.cloud_fallback.privacy.detectors.secret import unfinished_secret
+from spillover.cloud_fallback.privacy.plain import PlainText
+from spillover.cloud_fallback.privacy.spans import Span
+
+MIN_BEGUN_CHARS = 6
+MIN_QUOTED_CHARS = 8
+MAX_QUOTATIONS = 4
+_UNFINISHED = {
+    "secret": unfinished_secret,
+    "email": unfinished_email,
+    "iban": unfinished_iban,
+}
+
+
+class Found(Struct, frozen=True):
+    """text[start:end] is, or is a part of, the private text *value* of *kind*."""
+
+    start: int
+    end: int
+    kind: str
+    value: str
+
+
+def begun_value(text: str, values: Iterable[tuple[str, str]]) -> Found | None:
+    """A known (kind, value) of which the end of *text* holds the beginning only."""
+    best: Found | None = None
+    for kind, value in values:
+        least = min(value.find("@") + 1 or len(value), 8) if kind == "email" else MIN_BEGUN_CHARS
+        for n in range(len(value) - 1, max(least, 1) - 1, -1):
+            start = len(text) - n
+            if text.endswith(value[:n]) and not (text[:start][-1:].isalnum()):
+                if best is None or start < best.start:
+                    best = Found(start, len(text), kind, value)
+                break
+    return best
+
+
+def unfinished_value(text: str, kinds: Iterable[str]) -> Found | None:
+    """The beginning of a private text that the end of *text* cuts off."""
+    plain = PlainText(text)
+    for kind in kinds:
+        find = _UNFINISHED.get(kind)
+        span: Span | None = find(plain.text) if find else None
+        if span:
+            start, end = plain.raw_span(span.start, span.end)
+            return Found(start, end, kind, text[start:end])
+    return None
+
+
+def quotations(text: str, answer: str) -> Iterator[tuple[int, int]]:
+    """Where *text* quotes the end of *answer*: the place and the length; longest first."""
+    for _ in range(MAX_QUOTATIONS):
+        n = _longest_end(answer, text)
+        if n < MIN_QUOTED_CHARS:
+            return
+        place = text.find(answer[len(answer) - n :])
+        yield place, n
+        # What was found must not be found again.
+        text = text[:place] + "\0" * n + text[place + n :]
+
+
+def _longest_end(answer: str, text: str) -> int:
+    """The length of the longest end of *answer* that stands in *text*: if one does, so does every
+    shorter one."""
+    low, high = 0, min(len(answer), len(text))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if answer[len(answer) - middle :] in text:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,83 @@
+"""All detectors together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from spillover.cloud_fallback.errors import RedactionFailed
+from spillover.cloud_fallback.privacy.detectors.card import cards
+from spillover.cloud_fallback.privacy.detectors.email import emails
+from spillover.cloud_fallback.privacy.detectors.iban import ibans
+from spillover.cloud_fallback.privacy.detectors.ip import ip_addresses
+from spillover.cloud_fallback.privacy.detectors.phone import Phones
+from spillover.cloud_fallback.privacy.detectors.secret import secrets
+from spillover.cloud_fallback.privacy.detectors.user_pattern import user_patterns
+from spillover.cloud_fallback.privacy.plain import PlainText
+from spillover.cloud_fallback.privacy.settings import KINDS, Kind, PrivacySettings
+from spillover.cloud_fallback.privacy.spans import Span, merged
+
+Detector: TypeAlias = Callable[[str], Iterable[Span]]
+
+_FIRST_TO_LAST: tuple[Kind, ...] = ("secret", "email", "iban", "card", "ip_address", "phone")
+MASK = "\0"
+MAX_PASSES = 16
+assert set(_FIRST_TO_LAST) == set(KINDS)
+
+
+class Finder:
+    """Finds what *settings* ask for. Where several kinds overlap, the user's own pattern names the
+    whole, or else the kind that is surest."""
+
+    def __init__(self, settings: PrivacySettings) -> None:
+        phones = Phones(settings.phone_regions)
+        built_in: dict[Kind, Detector] = {
+            "secret": secrets,
+            "email": emails,
+            "iban": ibans,
+            "card": cards,
+            "ip_address": ip_addresses,
+            "phone": phones,
+        }
+        self._own: list[Detector] = [*user_patterns(settings.patterns)]
+        wanted = (built_in[kind] for kind in _FIRST_TO_LAST if kind in settings.kinds)
+        self._detectors: list[Detector] = [*self._own, *wanted]
+        self._allowed = {text.casefold() for text in settings.allow}
+        self.labels = [
+            *(kind.upper() for kind in settings.kinds),
+            *(pattern.name.upper() for pattern in settings.patterns),
+        ]
+
+    def find(self, raw: str) -> list[Span]:
+        """The stretches of *raw* that must not leave, in order and apart from each other."""
+        return [span for span in merged(self._spans(raw)) if not self._is_allowed(raw, span)]
+
+    def _spans(self, raw: str) -> list[Span]:
+        plain = PlainText(raw)
+        found = [span for own in self._own for span in own(raw)] if plain.text is not raw else []
+        text = plain.text
+        for _ in range(MAX_PASSES):
+            spans = [
+                span
+                for detect in self._detectors
+                for span in detect(text)
+                if text[span.start : span.end].strip(MASK)
+            ]
+            if not spans:
+                return found
+            found += [Span(*plain.raw_span(span.start, span.end), span.kind) for span in spans]
+            # Side by side, two numbers may have hidden each other.
+            text = _masked(text, spans)
+        raise RedactionFailed("a text of the request is made of nothing but private texts")
+
+    def _is_allowed(self, raw: str, span: Span) -> bool:
+        return bool(self._allowed) and raw[span.start : span.end].casefold() in self._allowed
+
+
+def _masked(text: str, spans: list[Span]) -> str:
+    pieces: list[str] = []
+    done = 0
+    for span in merged(spans):
+        pieces += (text[done : span.start], MASK * (span.end - span.start))
+        done = span.end
+    return "".join((*pieces, text[done:]))

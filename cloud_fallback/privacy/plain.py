@@ -1,0 +1,101 @@
+"""Text as detectors see it: without the tricks that hide a number or an address from a pattern.
+
+Full-width and other digits become 0-9, every space a space, every dash "-"; what has no width
+(zero-width characters, soft hyphens, direction marks) goes; escapes of JSON, URLs and HTML become
+the characters they stand for. Every place in it leads back to the original text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_right
+from functools import lru_cache
+
+_FOLDED = re.compile(
+    r"[^\x00-\x7f]|\\(?:[nrt]|u[0-9a-fA-F]{4})|%[2-7][0-9a-fA-F]|&(?:#[0-9]{2,3}|commat|period);"
+)
+_ESCAPES = {"\\n": "\n", "\\r": "\n", "\\t": " ", "&commat;": "@", "&period;": "."}
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u20e3\u3164\uffa0")
+_STOPS = frozenset("\u3002\uff0e\uff61\u2024\ufe52")
+_SPACES = frozenset("\u2800")
+
+
+class PlainText:
+    """*text* is the plain form of *raw*."""
+
+    def __init__(self, raw: str) -> None:
+        self.raw = raw
+        self._plain_starts: list[int] = []
+        self._raw_starts: list[int] = []
+        self._raw_ends: list[int | None] = []
+        """None: from here on the characters are the same."""
+        self.text = raw if _FOLDED.search(raw) is None else self._fold()
+
+    def _fold(self) -> str:
+        pieces: list[str] = []
+        n_plain = n_raw = 0
+        for match in _FOLDED.finditer(self.raw):
+            found = match.group()
+            folded = _folded(found)
+            if folded == found:
+                continue
+            start, end = match.span()
+            pieces += (self.raw[n_raw:start], folded)
+            self._mark(n_plain, n_raw, None)
+            self._mark(n_plain + start - n_raw, start, end)
+            n_plain, n_raw = n_plain + start - n_raw + len(folded), end
+        self._mark(n_plain, n_raw, None)
+        return "".join((*pieces, self.raw[n_raw:]))
+
+    def _mark(self, plain_start: int, raw_start: int, raw_end: int | None) -> None:
+        self._plain_starts.append(plain_start)
+        self._raw_starts.append(raw_start)
+        self._raw_ends.append(raw_end)
+
+    def raw_span(self, start: int, end: int) -> tuple[int, int]:
+        """Where text[start:end], which is not empty, stands in *raw*."""
+        if not self._plain_starts:
+            return start, end
+        return self._raw_place(start)[0], self._raw_place(end - 1)[1]
+
+    def _raw_place(self, index: int) -> tuple[int, int]:
+        """Begin and end of the raw text that the character at *index* stands for."""
+        place = bisect_right(self._plain_starts, index) - 1
+        raw_end = self._raw_ends[place]
+        raw_start = self._raw_starts[place]
+        if raw_end is not None:
+            return raw_start, raw_end
+        raw_start += index - self._plain_starts[place]
+        return raw_start, raw_start + 1
+
+
+def _folded(found: str) -> str:
+    if len(found) == 1:
+        return _folded_character(found)
+    if (escaped := _ESCAPES.get(found)) is not None:
+        return escaped
+    if found[0] == "&":
+        return _folded_character(chr(int(found[2:-1])))
+    return _folded_character(chr(int(found.lstrip("\\u%"), 16)))
+
+
+@lru_cache(maxsize=4096)
+def _folded_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if character.isascii():
+        return character
+    if category == "Cf" or character in _INVISIBLE or 0xFE00 <= ord(character) <= 0xFE0F:
+        return ""
+    if category == "Zs" or character in _SPACES:
+        return " "
+    if category in ("Zl", "Zp"):
+        return "\n"
+    if category == "Pd" or character == "\u2212":
+        return "-"
+    if category == "Nd":
+        return str(unicodedata.digit(character))
+    if character in _STOPS:
+        return "."
+    compatible = unicodedata.normalize("NFKC", character)
+    return compatible if compatible.isascii() else character

@@ -1,0 +1,263 @@
+"""Takes out of a request what must not leave the device, and puts it back in the answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from bisect import bisect_left
+from collections.abc import Iterable
+
+import msgspec
+
+from spillover.cloud_fallback.errors import RedactionFailed
+from spillover.cloud_fallback.privacy.cut_ends import (
+    Found,
+    begun_value,
+    quotations,
+    unfinished_value,
+)
+from spillover.cloud_fallback.privacy.finder import Finder
+from spillover.cloud_fallback.privacy.known import KnownTexts
+from spillover.cloud_fallback.privacy.placeholders import Shapes
+from spillover.cloud_fallback.privacy.restorer import Restorer
+from spillover.cloud_fallback.privacy.settings import PrivacySettings
+from spillover.cloud_fallback.privacy.texts import Texts
+from spillover.cloud_fallback.privacy.vault import Vault
+from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema
+
+_log = logging.getLogger(__name__)
+
+
+class Redactor:
+    """May be used from any thread. Everything that a provider may see is looked through: messages,
+    names, calls and their results, descriptions and schemas of tools, stop strings, the prompt."""
+
+    def __init__(self, settings: PrivacySettings | None = None) -> None:
+        """Raises InvalidRequest for a pattern that is not one."""
+        self._settings = settings or PrivacySettings()
+        self._finder = Finder(self._settings)
+
+    def redact(self, request: GenerationRequest, *, partial: str | None = None) -> Redacted:
+        """The request as it may leave.
+
+        *partial*: the unfinished answer that the request asks to be continued, or else its last
+        assistant's turn, when nothing or one turn follows. A private text that its end cuts off is
+        taken out as a whole, and so are parts of it where the last turn quotes it.
+
+        Raises RedactionFailed when anything at all goes wrong: then nothing may leave.
+        """
+        try:
+            return _Redaction(self._finder, self._settings, request, partial).result()
+        except RedactionFailed:
+            raise
+        except Exception as error:
+            # The error's text may hold what it is about.
+            name = type(error).__name__
+            raise RedactionFailed(f"the request could not be looked through ({name})") from None
+
+
+class Redacted:
+    """What *redact* made: the *request* that may leave, and what turns answers to it back."""
+
+    def __init__(
+        self, request: GenerationRequest, vault: Vault, *, rest: str, keeps_links: bool
+    ) -> None:
+        self.request = request
+        self.counts = vault.counts()
+        """How many different texts of each kind were taken out."""
+        self.rest = rest
+        """What the cut-off text at the end of the partial answer lacks. A writer that goes on
+        right after it, by prefill, leaves it out; restorer() puts it first then."""
+        self._vault = vault
+        self._keeps_links = keeps_links
+        self._shapes = Shapes(vault.labels)
+        self._is_json = isinstance(request.form, JsonObject | JsonSchema)
+
+    @property
+    def n_redactions(self) -> int:
+        return sum(self.counts.values())
+
+    def restorer(self) -> Restorer:
+        """For the answer's text, from its beginning."""
+        goes_on = self.request.continue_final_message or self.request.prompt is not None
+        lookup = self._vault.json_value if self._is_json else self._vault.value
+        return Restorer(
+            self._shapes,
+            lookup,
+            before=self.rest if goes_on else "",
+            keeps_links=self._keeps_links,
+        )
+
+    def thought_restorer(self) -> Restorer:
+        """For reasoning."""
+        return Restorer(self._shapes, self._vault.value, keeps_links=self._keeps_links)
+
+    def argument_restorer(self) -> Restorer:
+        """For the arguments of one call, which are JSON."""
+        return Restorer(self._shapes, self._vault.json_value, keeps_links=False)
+
+    def __repr__(self) -> str:
+        return f"Redacted({self.counts})"
+
+
+class _Redaction:
+    """One request's."""
+
+    def __init__(
+        self,
+        finder: Finder,
+        settings: PrivacySettings,
+        request: GenerationRequest,
+        partial: str | None,
+    ) -> None:
+        self._finder = finder
+        self._kinds = settings.kinds
+        self._request = request
+        self._partial = _partial_of(request) if partial is None else partial
+        self._found: dict[str, list[Found]] = {}
+        self._rest = ""
+
+    def result(self) -> Redacted:
+        Texts(self._collect, self._check).request(self._request)
+        if self._partial:
+            self._collect(self._partial)
+        self._find_known()
+        if self._partial:
+            self._find_cut_ends()
+        self._vault = Vault(self._finder.labels, self._found)
+        for text, found in self._found.items():
+            is_json = self._is_json(text) if found else False
+            for one in found:
+                self._vault.placeholder(one.kind, one.value, is_json=is_json)
+        request = Texts(self._changed, _pass).request(self._request)
+        self._check_that_nothing_is_left(request)
+        links = any(
+            text.startswith("(", one.end) for text, all_ in self._found.items() for one in all_
+        )
+        return Redacted(request, self._vault, rest=self._rest, keeps_links=not links)
+
+    # --- finding ----------------------------------------------------------------------------
+
+    def _collect(self, text: str) -> str:
+        if text not in self._found:
+            self._found[text] = [
+                Found(span.start, span.end, span.kind, text[span.start : span.end])
+                for span in self._finder.find(text)
+            ]
+        return text
+
+    def _check(self, name: str) -> None:
+        if spans := self._finder.find(name):
+            raise RedactionFailed(
+                f"a name or grammar of the request holds a text of the kind {spans[0].kind}, and "
+                "cannot be changed: take it out, or let it pass by the setting allow"
+            )
+
+    def _values(self, *, beside: str | None = None) -> dict[str, str]:
+        """Each private text and its kind, in the order in which they come; without those in the
+        text *beside*."""
+        kinds: dict[str, str] = {}
+        for text, found in self._found.items():
+            for one in found if text != beside else ():
+                kinds.setdefault(one.value, one.kind)
+        return kinds
+
+    def _find_known(self) -> None:
+        """Once known to be private, a text is so wherever it stands."""
+        kinds = self._values()
+        self._known = KnownTexts(kinds)
+        for text, found in self._found.items():
+            more = [
+                Found(start, end, kinds[text[start:end]], text[start:end])
+                for start, end in self._known.find(text)
+            ]
+            self._found[text] = _laid_over(more, found, keep=found)
+
+    def _find_cut_ends(self) -> None:
+        answer = self._partial
+        values = self._values(beside=self._last_said())
+        cut = begun_value(answer, ((kind, value) for value, kind in values.items()))
+        if cut:
+            self._rest = cut.value[cut.end - cut.start :]
+        else:
+            last = self._found[answer][-1:]
+            is_whole = bool(last) and last[0].end == len(answer)
+            cut = None if is_whole else unfinished_value(answer, self._kinds)
+        if cut:
+            self._found[answer] = _laid_over([cut], self._found[answer], keep=[cut])
+        self._mark_quotations(answer, self._found[answer])
+
+    def _last_said(self) -> str | None:
+        """The turn after the unfinished answer, which may quote it, or which holds it."""
+        messages = self._request.messages
+        if not messages or messages[-1].content == self._partial:
+            return None
+        return messages[-1].content
+
+    def _mark_quotations(self, answer: str, found: list[Found]) -> None:
+        last = self._last_said()
+        if not found or last is None:
+            return
+        for place, n in quotations(last, answer):
+            offset = place - (len(answer) - n)
+            parts = [
+                Found(max(place, one.start + offset), one.end + offset, one.kind, one.value)
+                for one in found
+                if one.end + offset > place
+            ]
+            self._found[last] = _laid_over(parts, self._found[last], keep=parts)
+
+    # --- replacing --------------------------------------------------------------------------
+
+    def _changed(self, text: str) -> str:
+        pieces: list[str] = []
+        done = 0
+        for one in self._found[text]:
+            pieces += (text[done : one.start], self._vault.placeholder(one.kind, one.value))
+            done = one.end
+        return "".join((*pieces, text[done:])) if pieces else text
+
+    def _is_json(self, text: str) -> bool:
+        if text == self._partial and isinstance(self._request.form, JsonObject | JsonSchema):
+            return True
+        if text.lstrip()[:1] not in ("{", "["):
+            return False
+        try:
+            json.loads(text)
+        except ValueError:
+            return False
+        return True
+
+    def _check_that_nothing_is_left(self, request: GenerationRequest) -> None:
+        encoded = msgspec.json.encode(request).decode()
+        spelled = KnownTexts(json.dumps(v, ensure_ascii=False)[1:-1] for v in self._vault.values)
+        if next(spelled.find(encoded), None):
+            raise RedactionFailed("a private text stands where it cannot be taken out")
+
+
+def _pass(name: str) -> None:
+    """Names were checked before."""
+
+
+def _partial_of(request: GenerationRequest) -> str:
+    """The unfinished answer that the request asks to be continued."""
+    if isinstance(request.prompt, str):
+        return request.prompt
+    for message in request.messages[-1:-3:-1]:
+        if message.role == "assistant":
+            return message.content
+    return ""
+
+
+def _laid_over(more: Iterable[Found], found: list[Found], *, keep: list[Found]) -> list[Found]:
+    """*keep*, and of the others those that do not overlap what is there, in order."""
+    kept = sorted(keep, key=_start)
+    for one in (*more, *found):
+        place = bisect_left(kept, one.end, key=_start)
+        if place == 0 or kept[place - 1].end <= one.start:
+            kept.insert(place, one)
+    return kept
+
+
+def _start(one: Found) -> int:
+    return one.start

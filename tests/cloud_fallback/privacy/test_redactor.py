@@ -1,0 +1,402 @@
+"""Nothing private leaves in any part of a request, and the answer reads as if it had."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from spillover.cloud_fallback.errors import RedactionFailed
+from spillover.cloud_fallback.privacy import finder
+from spillover.cloud_fallback.privacy.redactor import Redacted, Redactor
+from spillover.cloud_fallback.privacy.restorer import Restorer
+from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
+from spillover.runtime.request import (
+    Form,
+    GenerationRequest,
+    JsonObject,
+    JsonSchema,
+    Lark,
+    Message,
+    NamedTool,
+    Regex,
+    Role,
+    Tool,
+    ToolCall,
+)
+
+from .corpus import HARMLESS, PRIVATE
+
+REDACTOR = Redactor()
+MAIL, CARD, KEY = "john@example.com", "4111 1111 1111 1111", "sk-abcdefghijklmnop123456"
+
+
+def said(role: Role, content: str, **more: Any) -> Message:
+    return Message(role=role, content=content, **more)
+
+
+def conversation(*contents: str, **more: Any) -> GenerationRequest:
+    """A user's turn, an assistant's, a user's, …"""
+    roles: list[Role] = ["user", "assistant"]
+    messages = tuple(said(roles[i % 2], content) for i, content in enumerate(contents))
+    return GenerationRequest(messages=messages, **more)
+
+
+def contents(redacted: Redacted) -> list[str]:
+    return [message.content for message in redacted.request.messages]
+
+
+def restored(restorer: Restorer, text: str) -> str:
+    return restorer.feed(text) + restorer.flush()
+
+
+def test_private_texts_are_replaced_by_names_and_put_back_in_the_answer() -> None:
+    redacted = REDACTOR.redact(conversation(f"I am {MAIL}, my card is {CARD}."))
+    assert contents(redacted) == ["I am [EMAIL_1], my card is [CARD_1]."]
+    assert redacted.counts == {"email": 1, "card": 1}
+    assert redacted.n_redactions == 2
+    assert restored(redacted.restorer(), "Hello [EMAIL_1]!") == f"Hello {MAIL}!"
+    assert restored(redacted.thought_restorer(), "The user is [EMAIL_1].") == f"The user is {MAIL}."
+
+
+def test_the_same_text_has_the_same_name_wherever_it_stands() -> None:
+    redacted = REDACTOR.redact(
+        conversation(f"{MAIL} and other@example.com", f"You said {MAIL}", f"yes, {MAIL}")
+    )
+    assert contents(redacted) == [
+        "[EMAIL_1] and [EMAIL_2]",
+        "You said [EMAIL_1]",
+        "yes, [EMAIL_1]",
+    ]
+
+
+def test_once_known_a_text_is_private_even_where_it_could_be_anything() -> None:
+    redacted = REDACTOR.redact(conversation("call me: 4155552671", "4155552671?", "41555526710"))
+    assert contents(redacted) == ["call me: [PHONE_1]", "[PHONE_1]?", "41555526710"]
+
+
+def test_a_request_without_anything_private_leaves_as_it_is() -> None:
+    request = conversation(*HARMLESS, tools=(Tool(name="look", parameters={"type": "object"}),))
+    redacted = REDACTOR.redact(request)
+    assert redacted.request == request
+    assert redacted.n_redactions == 0
+
+
+PLACES: dict[str, GenerationRequest] = {
+    "message": conversation(MAIL),
+    "system": GenerationRequest(messages=(said("system", MAIL), said("user", "hi"))),
+    "name": GenerationRequest(messages=(said("user", "hi", name=MAIL),)),
+    "tool result": GenerationRequest(
+        messages=(said("user", "hi"), said("tool", f'{{"to": "{MAIL}"}}', tool_call_id="c1"))
+    ),
+    "escaped tool result": GenerationRequest(
+        messages=(said("tool", r'{"to":"\njohn\u0040example.com"}', tool_call_id="c1"),)
+    ),
+    "tool call": GenerationRequest(
+        messages=(
+            said(
+                "assistant",
+                "",
+                tool_calls=(ToolCall(id="c1", name="send", arguments=f'{{"to":["{MAIL}"]}}'),),
+            ),
+        )
+    ),
+    "key of a tool call": GenerationRequest(
+        messages=(
+            said(
+                "assistant",
+                "",
+                tool_calls=(ToolCall(id="c1", name="send", arguments=f'{{"{MAIL}": 1}}'),),
+            ),
+        )
+    ),
+    "broken tool call": GenerationRequest(
+        messages=(
+            said(
+                "assistant",
+                "",
+                tool_calls=(ToolCall(id="c1", name="send", arguments=f'{{"to": "{MAIL}'),),
+            ),
+        )
+    ),
+    "tool description": conversation("hi", tools=(Tool(name="t", description=f"as {MAIL}"),)),
+    "tool schema": conversation(
+        "hi", tools=(Tool(name="t", parameters={"properties": {"to": {"enum": [MAIL, "x"]}}}),)
+    ),
+    "answer schema": conversation("hi", form=JsonSchema(schema={"description": MAIL})),
+    "stop": conversation("hi", stop=(MAIL,)),
+    "template": conversation("hi", template_kwargs={"who": [{"mail": MAIL}]}),
+    "prompt": GenerationRequest(prompt=f"Dear {MAIL}, "),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_private_leaves_in_any_part_of_a_request(place: str) -> None:
+    redacted = REDACTOR.redact(PLACES[place])
+    encoded = msgspec.json.encode(redacted.request).decode()
+    assert "john" not in encoded
+    assert "[EMAIL_1]" in encoded
+    assert redacted.counts == {"email": 1}
+
+
+def test_every_field_of_a_request_is_known_to_be_looked_through_or_to_hold_no_text() -> None:
+    """Who adds a field decides here whether it can hold a text, and then extends texts.py."""
+    assert set(GenerationRequest.__struct_fields__) == {
+        *("messages", "prompt", "stop", "form", "template_kwargs", "tools", "tool_choice"),
+        *("sampling", "max_tokens", "n", "logprobs", "ignore_eos", "continue_final_message"),
+        *("split_reasoning", "parallel_tool_calls"),
+    }
+    assert set(Message.__struct_fields__) == {
+        *("role", "content", "name", "tool_calls", "tool_call_id"),
+    }
+    assert set(ToolCall.__struct_fields__) == {"id", "name", "arguments"}
+    assert set(Tool.__struct_fields__) == {"name", "description", "parameters", "strict"}
+
+
+def test_numbers_of_a_tool_call_are_looked_through_and_the_call_stays_json() -> None:
+    call = ToolCall(id="c", name="pay", arguments='{"card": 4111111111111111, "eur": 5.50}')
+    request = GenerationRequest(messages=(said("assistant", "", tool_calls=(call,)),))
+    redacted = REDACTOR.redact(request)
+    (changed,) = redacted.request.messages[0].tool_calls
+    assert msgspec.json.decode(changed.arguments) == {"card": "[CARD_1]", "eur": 5.5}
+
+
+def test_a_tool_call_without_anything_private_keeps_its_spelling() -> None:
+    call = ToolCall(id="c", name="pay", arguments='{ "eur" : 5.50 }')
+    request = GenerationRequest(messages=(said("assistant", "", tool_calls=(call,)),))
+    assert REDACTOR.redact(request).request == request
+
+
+def test_words_of_a_schema_are_not_changed() -> None:
+    schema = {"type": "string", "format": "email", "properties": {"token": {"type": "string"}}}
+    request = conversation(MAIL, tools=(Tool(name="t", parameters=schema),))
+    assert REDACTOR.redact(request).request.tools == request.tools
+
+
+def test_arguments_that_the_model_writes_stay_json_when_restored() -> None:
+    key = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----"
+    redacted = REDACTOR.redact(conversation(f"{key} is mine"))
+    arguments = restored(redacted.argument_restorer(), '{"key": "[SECRET_1]"}')
+    assert msgspec.json.decode(arguments) == {"key": key}
+
+
+@pytest.mark.parametrize("form", [JsonObject(), JsonSchema(schema={})])
+def test_an_answer_in_json_stays_json_when_restored(form: Form) -> None:
+    redacted = REDACTOR.redact(conversation('password: "pa\\ss w"', form=form))
+    answer = restored(redacted.restorer(), '{"it": "[SECRET_1]"}')
+    assert msgspec.json.decode(answer) == {"it": "pa\\ss w"}
+
+
+# Whatever is taken out can be put back.
+
+NOISE = st.sampled_from(
+    [
+        *(text.replace("⟦", "").replace("⟧", "") for _, text in PRIVATE),
+        *HARMLESS,
+        *("[EMAIL_1]", "email_1", "[PHONE 2]", "SECRET_1", "(", "(mailto:", "[", "]", "\\", "\n"),
+        *("%5B", "{", '"', " ", "", "é", "\u200b", "🙂", "1", "@", "john@exa"),
+    ]
+)
+
+
+@given(st.lists(st.lists(NOISE, max_size=5).map("".join), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_the_restored_request_is_the_request(texts: list[str]) -> None:
+    request = GenerationRequest(messages=tuple(said("user", text) for text in texts))
+    redacted = REDACTOR.redact(request)
+    assert [restored(redacted.restorer(), text) for text in contents(redacted)] == texts
+
+
+@given(st.lists(NOISE, max_size=6).map(" ".join))
+@settings(max_examples=100, deadline=None)
+def test_what_may_leave_holds_nothing_more_to_take_out(text: str) -> None:
+    once = REDACTOR.redact(conversation(text))
+    assert REDACTOR.redact(once.request).n_redactions == 0
+
+
+def test_a_link_after_a_private_text_is_restored_as_it_was() -> None:
+    text = f"{MAIL}(mailto:{MAIL})"
+    redacted = REDACTOR.redact(conversation(text))
+    assert restored(redacted.restorer(), contents(redacted)[0]) == text
+
+
+# An answer that was cut off within a private text.
+
+
+def notice(anchor: str) -> str:
+    return f"I only received it up to this point: «{anchor}» Please go on."
+
+
+def test_a_card_that_the_end_of_the_answer_cuts_off_is_taken_out_whole() -> None:
+    redacted = REDACTOR.redact(
+        conversation(f"card: {CARD}", "Your card 4111 1111 11", notice("card 4111 1111 11"))
+    )
+    assert contents(redacted)[1:] == ["Your card [CARD_1]", notice("card [CARD_1]")]
+    assert redacted.rest == "11 1111"
+    assert restored(redacted.restorer(), "card [CARD_1], yes") == f"card {CARD}, yes"
+
+
+def test_by_prefill_the_missing_end_comes_first() -> None:
+    request = conversation(f"card: {CARD}", "Your card 4111 1111 11", continue_final_message=True)
+    redacted = REDACTOR.redact(request)
+    assert contents(redacted)[1] == "Your card [CARD_1]"
+    assert restored(redacted.restorer(), ", yes") == "11 1111, yes"
+    assert restored(redacted.thought_restorer(), ", yes") == ", yes"
+
+
+def test_a_quotation_that_begins_within_a_private_text_does_not_show_the_rest_of_it() -> None:
+    answer = f"Your card {CARD} is valid"
+    redacted = REDACTOR.redact(conversation("hi", answer, notice("11 1111 1111 is valid")))
+    assert contents(redacted)[2] == notice("[CARD_1] is valid")
+    assert restored(redacted.restorer(), "[CARD_1] is valid.") == f"{CARD} is valid."
+
+
+@pytest.mark.parametrize("n", range(1, 30))
+def test_no_quotation_of_any_length_shows_a_part_of_a_card(n: int) -> None:
+    answer = f"Your card {CARD} is valid"
+    redacted = REDACTOR.redact(conversation("hi", answer, notice(answer[-n:])))
+    assert "1111" not in "".join(contents(redacted))
+
+
+@pytest.mark.parametrize("n", range(6, len(CARD)))
+def test_no_cut_through_a_known_card_shows_six_digits_of_it(n: int) -> None:
+    answer = f"Your card {CARD[:n]}"
+    redacted = REDACTOR.redact(conversation(f"card: {CARD}", answer, notice(answer)))
+    assert "4111" not in "".join(contents(redacted))
+    assert CARD[:n] + redacted.rest == CARD
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("email", "jane@"),
+        ("email", "jane@exam"),
+        ("email", "jane@example.c"),
+        ("secret", "sk-abcdefgh"),
+        ("secret", "ghp_01234567"),
+        ("secret", "-----BEGIN PRIVATE KEY-----\nMIIEo"),
+        ("iban", "DE89 3704 0044"),
+    ],
+)
+def test_an_unknown_private_text_that_is_cut_off_is_taken_out_as_far_as_it_goes(
+    kind: str, end: str
+) -> None:
+    redacted = REDACTOR.redact(conversation("hi", f"It is {end}", notice(f"It is {end}")))
+    assert redacted.counts == {kind: 1}
+    assert all(end not in content for content in contents(redacted))
+    assert redacted.rest == ""
+
+
+def test_the_first_letters_of_an_address_are_no_address() -> None:
+    redacted = REDACTOR.redact(conversation(f"I am {MAIL}", "Dear john", notice("Dear john")))
+    assert contents(redacted)[1] == "Dear john"
+
+
+def test_an_answer_within_a_notice_is_treated_like_one_in_a_turn_of_its_own() -> None:
+    partial = f"Pay with {CARD} or 4111 1111 11"
+    request = conversation(f"Continue this text: {partial}\nStart after: «{partial[-9:]}»")
+    redacted = REDACTOR.redact(request, partial=partial)
+    assert contents(redacted) == [
+        "Continue this text: Pay with [CARD_1] or [CARD_1]\nStart after: «[CARD_1]»"
+    ]
+
+
+def test_a_raw_prompt_is_an_unfinished_text_too() -> None:
+    redacted = REDACTOR.redact(GenerationRequest(prompt=f"{CARD} and 4111 1111 11"))
+    assert redacted.request.prompt == "[CARD_1] and [CARD_1]"
+    assert restored(redacted.restorer(), "!") == "11 1111!"
+
+
+# Fail closed.
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerationRequest(prompt=(1, 2, 3)),
+        conversation("hi", tools=(Tool(name=KEY),)),
+        conversation("hi", tool_choice=NamedTool(name=KEY)),
+        conversation("hi", form=Regex(pattern=MAIL)),
+        conversation("hi", form=Lark(grammar=f'start: "{MAIL}"')),
+        conversation("hi", form=JsonSchema(schema={}, name=KEY)),
+        conversation("hi", tools=(Tool(name="t", parameters={"properties": {MAIL: {}}}),)),
+        conversation("hi", tools=(Tool(name="t", parameters={"type": MAIL}),)),
+        GenerationRequest(messages=(said("tool", "x", tool_call_id=MAIL),)),
+        GenerationRequest(
+            messages=(
+                said("assistant", "", tool_calls=(ToolCall(id=KEY, name="n", arguments="{}"),)),
+            )
+        ),
+        conversation("a \ud83d b", f"{MAIL}"),
+        conversation(MAIL, tools=(Tool(name="t", parameters={"x": "\ud83d"}),)),
+    ],
+)
+def test_what_cannot_be_taken_out_stays_on_the_device(request_: GenerationRequest) -> None:
+    with pytest.raises(RedactionFailed) as caught:
+        REDACTOR.redact(request_)
+    assert MAIL not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_known_private_text_in_a_name_stays_on_the_device() -> None:
+    request = conversation("password: abcdef_42", tools=(Tool(name="abcdef_42"),))
+    with pytest.raises(RedactionFailed):
+        REDACTOR.redact(request)
+
+
+def test_a_json_too_deep_to_look_through_stays_on_the_device() -> None:
+    value: Any = MAIL
+    for _ in range(3000):
+        value = [value]
+    with pytest.raises(RedactionFailed):
+        REDACTOR.redact(conversation("hi", template_kwargs={"x": value}))
+
+
+def test_a_detector_that_breaks_keeps_the_request_on_the_device_and_quiet(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(text: str) -> None:
+        raise ValueError(text)
+
+    monkeypatch.setattr(finder, "emails", broken)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(RedactionFailed) as caught:
+        Redactor().redact(conversation(MAIL))
+    assert MAIL not in f"{caught.value} {caught.value.__cause__} {caplog.text}"
+    assert caught.value.__suppress_context__
+
+
+def test_nothing_shows_what_was_taken_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    redacted = REDACTOR.redact(conversation(f"{MAIL} {CARD} {KEY}"))
+    shown = f"{redacted!r} {redacted.restorer()!r} {vars(redacted)} {caplog.text}"
+    assert MAIL not in shown
+    assert KEY not in shown
+
+
+def test_the_users_own_patterns_and_exceptions_hold() -> None:
+    redactor = Redactor(
+        PrivacySettings(
+            patterns=(UserPattern(name="Case_No", pattern=r"(?i)case (\d+)"),), allow=(MAIL,)
+        )
+    )
+    redacted = redactor.redact(conversation(f"Case 4711 of {MAIL}"))
+    assert contents(redacted) == [f"Case [CASE_NO_1] of {MAIL}"]
+    assert restored(redacted.restorer(), "[case no 1]") == "4711"
+
+
+def test_a_conversation_keeps_its_names_as_it_grows() -> None:
+    first = REDACTOR.redact(conversation(f"I am {MAIL}"))
+    later = REDACTOR.redact(conversation(f"I am {MAIL}", "Hello", "and new@example.com"))
+    assert contents(later)[0] == contents(first)[0]
+
+
+def test_a_request_for_several_answers_is_looked_through_like_any_other() -> None:
+    request = replace(conversation(MAIL), n=3, max_tokens=7)
+    redacted = REDACTOR.redact(request).request
+    assert (redacted.n, redacted.max_tokens) == (3, 7)
