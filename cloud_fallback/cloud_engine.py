@@ -57,10 +57,13 @@ class CloudEngine:
         return self.dialect.may_prefill(self.settings.model) and not self.lessons.no_prefill
 
     def warm(self) -> None:
-        """Open a connection for the next request; sends none. Never raises."""
+        """Open a connection for the next request; sends none. Never raises.
+
+        Waits for the connection, so it wants a thread of its own.
+        """
         call = Call(connect_timeout_s=self.settings.connect_timeout_s)
         with contextlib.suppress(HttpError):
-            self.http.warm(self.settings.address, direct=self.settings.is_local_network, call=call)
+            self.http.warm(self.settings.address, direct=self.settings.is_direct, call=call)
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None

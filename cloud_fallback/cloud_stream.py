@@ -102,7 +102,7 @@ class CloudStream:
             url=self._settings.address + sent.path,
             headers={"user-agent": "spillover"} | self._settings.extra_headers | sent.headers,
             body=sent.body,
-            direct=self._settings.is_local_network,
+            direct=self._settings.is_direct,
         )
         own = self._engine.credentials.headers(outgoing, self._call)
         incoming = self._engine.http.open(_with(outgoing, own), self._call)

@@ -114,6 +114,11 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.region or ("us-east-1" if self.dialect == "bedrock" else "global")
 
     @property
+    def is_direct(self) -> bool:
+        """Whether it is reached without a proxy: a machine of one's own, or this device."""
+        return self.is_local_network or is_loopback(urlsplit(self.address).hostname or "")
+
+    @property
     def is_at_home(self) -> bool:
         """Whether the address is the company's own, or this device."""
         host = urlsplit(self.address).hostname or ""

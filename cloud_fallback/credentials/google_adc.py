@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from spillover.cloud_fallback.errors import AuthFailed
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Http, Outgoing
 from spillover.cloud_fallback.http.errors import HttpError, Stopped
+from spillover.cloud_fallback.http.slots import Slots
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 MISSING = "Vertex AI's default credentials need google-auth: pip install 'spillover[vertex]'"
@@ -30,7 +30,7 @@ class GoogleDefault:
     def __init__(self, provider: str, http: Http) -> None:
         self._provider = provider
         self._http = http
-        self._lock = threading.Lock()
+        self._turn = Slots(1)
         self._found: Any = None
 
     @property
@@ -46,7 +46,7 @@ class GoogleDefault:
         transport = _Transport(self._http, call)
         headers: dict[str, str] = {}
         try:
-            with self._lock:
+            with self._turn.one(call):
                 if self._found is None:
                     self._found, _ = library.default(scopes=[SCOPE], request=transport)
                 self._found.before_request(transport, outgoing.method, outgoing.url, headers)

@@ -14,6 +14,7 @@ from spillover.cloud_fallback.errors import AuthFailed
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
 from spillover.cloud_fallback.http.errors import TimedOut
+from spillover.cloud_fallback.http.slots import Slots
 
 LIFE_S = 300.0
 """Tokens hold for an hour, mostly; one that does not is renewed when it is refused."""
@@ -29,28 +30,26 @@ class TokenCommand:
     def __init__(self, provider: str, command: Sequence[str]) -> None:
         self._provider = provider
         self._command = tuple(command)
-        self._lock = threading.Lock()
+        self._turn = Slots(1)
+        """A program at a time, whoever needs its token."""
         self._token = ""
         self._until = 0.0
-        self._is_used = False
+        self._is_kept = False
+        """The token was there before it was last asked for."""
 
     def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
-        with self._lock:
-            token, self._is_used = self._token, True
-            is_old = call.clock() >= self._until
-        if not token or is_old:
-            token = self._run(call)
-            with self._lock:
-                self._token, self._until = token, call.clock() + LIFE_S
-                self._is_used = False
-        return {"authorization": f"Bearer {token}"}
+        with self._turn.one(call):
+            self._is_kept = bool(self._token) and call.clock() < self._until
+            if not self._is_kept:
+                self._token = self._run(call)
+                self._until = call.clock() + LIFE_S
+            return {"authorization": f"Bearer {self._token}"}
 
     def renew(self) -> bool:
-        with self._lock:
-            if not self._is_used:
-                return False
-            self._token = ""
-            return True
+        if not self._is_kept:
+            return False
+        self._token = ""
+        return True
 
     def _run(self, call: Call) -> str:
         """A new token. Raises AuthFailed, Stopped or TimedOut."""

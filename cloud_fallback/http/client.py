@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.errors import Broken, HttpError
+from spillover.cloud_fallback.http.errors import Broken, HttpError, Stopped
 from spillover.cloud_fallback.http.resolver import Resolver
 from spillover.cloud_fallback.http.slots import Slots
 
@@ -97,6 +97,7 @@ class Http:
         self._slots = Slots(max_requests)
         self._lock = threading.Lock()
         self._pools: dict[bool, Pool] = {}
+        self._closed = False
         self._calls: set[Call] = set()
         self._warming: set[str] = set()
 
@@ -145,12 +146,17 @@ class Http:
                 self._warming.discard(origin)
 
     def prepare(self) -> None:
-        """Do what takes time before the first request, but for the network: not a byte is sent."""
-        self._pool(direct=self._proxy is None).prepare()
+        """Do what takes time before the first request, but for the network: not a byte is sent.
+
+        Wants a thread of its own. Never raises.
+        """
+        with contextlib.suppress(HttpError):
+            self._pool(direct=self._proxy is None).prepare()
 
     def close(self) -> None:
-        """Close all connections; calls under way are stopped."""
+        """Close all connections, for good; calls under way and later ones are stopped."""
         with self._lock:
+            self._closed = True
             pools, self._pools = self._pools, {}
             calls = list(self._calls)
         for call in calls:
@@ -161,6 +167,8 @@ class Http:
     def _pool(self, *, direct: bool) -> Pool:
         direct = direct or self._proxy is None
         with self._lock:
+            if self._closed:
+                raise Stopped("the connections were closed")
             if direct not in self._pools:
                 # Takes a third of a second, which only those pay who use a provider.
                 from spillover.cloud_fallback.http.pool import Pool

@@ -27,9 +27,12 @@ def connect(addresses: Sequence[Address], call: Call) -> socket.socket:
 
     Raises NotReached, TimedOut or Stopped.
     """
-    race = _Race(_alternating(addresses))
-    # stop() shuts one end down, which wakes the selector at the other.
-    told, teller = socket.socketpair()
+    try:
+        # stop() shuts one end down, which wakes the selector at the other.
+        told, teller = socket.socketpair()
+        race = _Race(_alternating(addresses))
+    except OSError as error:  # too many open files
+        raise NotReached(f"no connection: {error.strerror}") from error
     try:
         call.attach(teller)
         race.selector.register(told, selectors.EVENT_READ)

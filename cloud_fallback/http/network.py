@@ -62,10 +62,13 @@ class Network(httpcore2.NetworkBackend):
         return self.parking.take((host, port)) or self.open(host, port)
 
     def tls(self) -> ssl.SSLContext:
-        """Whom to trust. Reading the system's authorities takes some 50 ms."""
+        """Whom to trust. Reading the system's authorities takes some 50 ms. Raises NotReached."""
         with self._lock:
             if self._tls is None:
-                self._tls = httpcore2.default_ssl_context()
+                try:
+                    self._tls = httpcore2.default_ssl_context()
+                except OSError as error:  # SSL_CERT_FILE names none, or no certificates
+                    raise NotReached("the certificates to trust cannot be read") from error
             self._tls.set_alpn_protocols(["http/1.1"])
             return self._tls
 

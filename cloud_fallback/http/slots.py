@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Generator
 
 from spillover.cloud_fallback.http.call import Call
 
@@ -35,6 +36,15 @@ class Slots:
     @property
     def n_waiting(self) -> int:
         return len(self._waiting)
+
+    @contextlib.contextmanager
+    def one(self, call: Call) -> Generator[None]:
+        """Hold a slot for a while. Raises Stopped or TimedOut."""
+        self.acquire(call)
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         with self._lock:

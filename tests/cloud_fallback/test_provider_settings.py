@@ -80,6 +80,18 @@ def test_an_address_follows_from_the_region(fields: dict[str, Any], address: str
     assert convert(**fields).address == address
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_direct"),
+    [
+        ({}, False),
+        ({"base_url": "http://localhost:8080/v1"}, True),
+        ({"base_url": "https://box.example/v1", "is_local_network": True}, True),
+    ],
+)
+def test_one_s_own_machines_need_no_proxy(fields: dict[str, Any], is_direct: bool) -> None:
+    assert convert(**fields).is_direct == is_direct
+
+
 @pytest.mark.parametrize("dialect", sorted(set(DIALECT_NAMES) - {"azure", "tgi"}))
 def test_every_own_address_is_at_home(dialect: str) -> None:
     assert convert(dialect=dialect).is_at_home

@@ -50,6 +50,12 @@ def test_a_token_is_kept_for_a_while(program: Path) -> None:
     assert token(command, call) == "Bearer token-2"
 
 
+def test_many_who_need_a_token_run_the_program_once(program: Path) -> None:
+    command = TokenCommand("p", [str(program)])
+    waiters = [Waiter(lambda: token(command)) for _ in range(20)]
+    assert {waiter.result() for waiter in waiters} == {"Bearer token-1"}
+
+
 def test_a_token_that_is_refused_is_renewed_once(fake: Fake, http: Http, program: Path) -> None:
     engine = engine_for(fake, http=http, token_command=(str(program),))
     list(engine.stream(ask()))

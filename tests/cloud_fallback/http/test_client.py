@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -206,6 +208,36 @@ def test_a_header_with_a_line_end_is_never_quoted(fake: Fake, http: Http) -> Non
     while error is not None:
         assert "sk-1234" not in repr(error)
         error = error.__cause__
+
+
+def test_what_is_closed_stays_closed(fake: Fake) -> None:
+    http = Http()
+    post(http, fake.url)
+    http.close()
+    with pytest.raises(Stopped):
+        post(http, fake.url)
+    assert len(fake.requests) == 1
+
+
+def test_certificates_that_cannot_be_read_are_told(
+    secure_fake: Fake, http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    http.prepare()
+    with pytest.raises(NotReached, match="certificates to trust cannot be read"):
+        post(http, secure_fake.url)
+
+
+def test_too_many_open_files_are_told(fake: Fake, http: Http) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    http.prepare()
+    with open(os.devnull) as file:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno(), hard))
+    try:
+        with pytest.raises(NotReached, match="Too many open files"):
+            post(http, fake.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # Where requests go.
