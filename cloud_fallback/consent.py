@@ -38,13 +38,33 @@ class PendingConsent(Struct, frozen=True, kw_only=True):
     asked: ConsentAsked
 
 
-class _Question:
+class Question:
+    """One question of one answer."""
+
     def __init__(self, answer_id: str, asked: ConsentAsked, conversation: str | None) -> None:
         self.answer_id = answer_id
         self.asked = asked
         self.conversation = conversation
-        self.decided = threading.Event()
         self.granted: bool | None = None
+        self._decided = threading.Event()
+
+    def decide(self, granted: bool | None) -> None:
+        """The first decision counts; the desk's lock is held."""
+        if not self._decided.is_set():
+            self.granted = granted
+            self._decided.set()
+
+    def wait(self, cancellation: Cancellation | None = None) -> bool | None:
+        """See ConsentDesk.ask."""
+        wake = self._decided.set
+        if cancellation:
+            cancellation.subscribe(wake)
+        try:
+            self._decided.wait(_bounded(self.asked.timeout_s))
+        finally:
+            if cancellation:
+                cancellation.unsubscribe(wake)
+        return self.granted
 
 
 class ConsentDesk:
@@ -53,7 +73,7 @@ class ConsentDesk:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = False
-        self._questions: dict[str, _Question] = {}
+        self._questions: dict[str, Question] = {}
         self._decided: OrderedDict[str, None] = OrderedDict()
         self._remembered: OrderedDict[tuple[str, str], bool] = OrderedDict()
         self._kept_local: OrderedDict[str, None] = OrderedDict()
@@ -71,34 +91,34 @@ class ConsentDesk:
 
         A reply remembered for *conversation* and this provider is given at once.
         """
-        question = _Question(answer_id, asked, conversation)
+        with self.question(answer_id, asked, conversation) as question:
+            return question.wait(cancellation)
+
+    @contextlib.contextmanager
+    def question(
+        self, answer_id: str, asked: ConsentAsked, conversation: str | None = None
+    ) -> Generator[Question]:
+        """A question that can be answered while the block runs: whoever learns of it, before
+        anybody waits for the reply, may reply at once."""
+        question = Question(answer_id, asked, conversation)
         with self._lock:
             if answer_id in self._kept_local:
-                return False
-            memory = _memory(question)
-            if memory and (known := self._remembered.get(memory)) is not None:
-                return known
-            if self._closed or len(self._questions) >= MAX_PENDING or asked.id in self._questions:
-                return None
-            self._questions[asked.id] = question
+                question.decide(False)
+            elif (known := self._remembered_reply(question)) is not None:
+                question.decide(known)
+            elif self._closed or len(self._questions) >= MAX_PENDING or asked.id in self._questions:
+                question.decide(None)
+            else:
+                self._questions[asked.id] = question
         try:
-            return self._wait(question, cancellation)
+            yield question
         finally:
             with self._lock:
                 self._close_question(question)
 
-    def _wait(self, question: _Question, cancellation: Cancellation | None) -> bool | None:
-        wake = question.decided.set
-        if cancellation:
-            cancellation.subscribe(wake)
-        try:
-            question.decided.wait(_bounded(question.asked.timeout_s))
-        finally:
-            if cancellation:
-                cancellation.unsubscribe(wake)
-        with self._lock:
-            self._close_question(question)
-            return question.granted
+    def _remembered_reply(self, question: Question) -> bool | None:
+        key = _memory(question)
+        return None if key is None else self._remembered.get(key)
 
     def answer(self, consent_id: str, granted: bool, *, remember: bool = False) -> Reply:
         """Reply to a question. *remember*: the same for the rest of its conversation with this
@@ -107,7 +127,7 @@ class ConsentDesk:
             question = self._questions.get(consent_id)
             if question is None:
                 return "already_decided" if consent_id in self._decided else "unknown"
-            question.granted = granted
+            question.decide(granted)
             if remember and (memory := _memory(question)):
                 _keep(self._remembered, memory, granted, MAX_REMEMBERED)
             self._close_question(question)
@@ -135,7 +155,7 @@ class ConsentDesk:
             _keep(self._kept_local, answer_id, None, MAX_KEPT_LOCAL)
             for question in list(self._questions.values()):
                 if question.answer_id == answer_id:
-                    question.granted = False
+                    question.decide(False)
                     self._close_question(question)
             legs = list(self._legs.get(answer_id, ()))
         for leg in legs:
@@ -169,14 +189,14 @@ class ConsentDesk:
             for question in list(self._questions.values()):
                 self._close_question(question)
 
-    def _close_question(self, question: _Question) -> None:
+    def _close_question(self, question: Question) -> None:
         if self._questions.get(question.asked.id) is question:
             del self._questions[question.asked.id]
             _keep(self._decided, question.asked.id, None, MAX_DECIDED)
-        question.decided.set()
+        question.decide(None)
 
 
-def _memory(question: _Question) -> tuple[str, str] | None:
+def _memory(question: Question) -> tuple[str, str] | None:
     """What a remembered reply holds for: one conversation and one provider."""
     if not question.conversation:
         return None

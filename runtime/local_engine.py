@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import random
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -75,6 +75,11 @@ class LocalEngine:
         if timeout_s is None:
             timeout_s = self._options.load_timeout_s
         return self._supervisor.wait_ready(timeout_s)
+
+    def watch_deaths(self, callback: Callable[[], None]) -> None:
+        """Call *callback* whenever the worker has died; running streams go on by themselves in
+        the next one, if they can. It must be quick. One callback; the last one counts."""
+        self._supervisor.watch_deaths(callback)
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None

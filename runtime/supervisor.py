@@ -61,6 +61,7 @@ class Supervisor:
         self._restarts = RestartPolicy(options.max_restarts)
         self._timer: threading.Timer | None = None
         self._worker: WorkerProcess | None = None
+        self._on_death: Callable[[], None] = _nothing
         with self._changed:
             self._launch()
 
@@ -102,6 +103,11 @@ class Supervisor:
         return msgspec.structs.replace(
             fixed, slots=answer.slots, n_queued=answer.n_queued, n_kv_used=answer.n_kv_used
         )
+
+    def watch_deaths(self, callback: Callable[[], None]) -> None:
+        """Call *callback* whenever a worker that was ready has died."""
+        with self._changed:
+            self._on_death = callback
 
     # --- requests ---------------------------------------------------------------------------
 
@@ -262,8 +268,10 @@ class Supervisor:
                 return
             if self._state == "loading":
                 self._after_death_at_load(status)
-            else:
-                self._after_death(status)
+                return
+            self._after_death(status)
+            on_death = self._on_death
+        on_death()
 
     def _after_death_at_load(self, status: int) -> None:
         how = describe_exit(status)
@@ -334,6 +342,10 @@ class Supervisor:
             worker = self._worker
         if worker is not None:
             worker.quit()
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _rejection(report: protocol.Rejected, name: str) -> SpilloverError:

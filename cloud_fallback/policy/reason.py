@@ -39,7 +39,7 @@ PromptCode: TypeAlias = Literal["rule", "tools", "language"]
 language that it does not know."""
 
 ReasonCode: TypeAlias = (
-    CapacityCode | QualityCode | PromptCode | Literal["user", "network", "provider"]
+    CapacityCode | QualityCode | PromptCode | Literal["user", "network", "provider", "sticky"]
 )
 """All reasons; "network" and "provider" are those of the way back: the cloud was not reached, or
 its provider broke off."""

@@ -1,0 +1,126 @@
+"""What the client has of one answer, and who wrote it."""
+
+from __future__ import annotations
+
+from spillover.runtime.events import (
+    Delta,
+    Finished,
+    FinishReason,
+    Leg,
+    Prefilling,
+    Queued,
+    Replace,
+    StreamEvent,
+    Timings,
+    ToolCallDelta,
+    Usage,
+    Writer,
+)
+from spillover.runtime.request import GenerationRequest
+
+CHARS_PER_TOKEN = 4
+"""For counting what nobody has counted: the tokens of a stream that broke off."""
+
+
+class Answer:
+    """Remembers what was sent. Fed with every event that goes to the client; constant cost each."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.legs: list[Leg] = []
+        self.n_handoffs = 0
+        self.began_tool_call = False
+        self.n_chars = 0
+        self._parts: list[str] = []
+        self._n_prompt = 0
+        self._n_cached = 0
+        self._queue_ms = 0.0
+        self._prefill_ms = 0.0
+
+    @property
+    def text(self) -> str:
+        """All visible text that the client has. Joins it: not for every token."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return self._parts[0] if self._parts else ""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has seen any of the answer itself."""
+        return self.n_chars > 0 or self.began_tool_call
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all writers together, reasoning included."""
+        return sum(leg.completion_tokens for leg in self.legs)
+
+    @property
+    def remaining_tokens(self) -> int | None:
+        """What max_tokens leaves; None: no limit. What a cloud model thinks unseen is not the
+        answer's."""
+        limit = self.request.max_tokens
+        if limit is None:
+            return None
+        unseen = sum(leg.reasoning_tokens for leg in self.legs if leg.writer.origin == "cloud")
+        return max(limit - self.n_tokens + unseen, 0)
+
+    def sent(self, event: StreamEvent) -> None:
+        """*event* goes to the client."""
+        match event:
+            case Delta(text=text):
+                if text:
+                    self._parts.append(text)
+                    self.n_chars += len(text)
+            case ToolCallDelta():
+                self.began_tool_call = True
+            case Replace(keep_chars=keep):
+                self._parts = [self.text[:keep]]
+                self.n_chars = len(self._parts[0])
+            case Queued(n_prompt_tokens=n):
+                self._n_prompt = self._n_prompt or n
+            case Prefilling(n_cached=n):
+                self._n_cached = n
+
+    def leg_ended(self, leg: Leg, timings: Timings | None = None) -> None:
+        """One writer is through, well or not."""
+        self.legs.append(leg)
+        if timings is not None and len(self.legs) == 1:
+            self._queue_ms, self._prefill_ms = timings.queue_ms, timings.prefill_ms
+
+    def finished(self, reason: FinishReason, stop: str | None = None) -> Finished:
+        """The end of an answer that several writers have written, or that began in the cloud."""
+        n_prompt = self._n_prompt or next((leg.prompt_tokens for leg in self.legs), 0)
+        return Finished(
+            reason=reason,
+            stop=stop,
+            usage=Usage(
+                prompt_tokens=n_prompt,
+                cached_tokens=min(self._n_cached, n_prompt),
+                completion_tokens=self.n_tokens,
+                reasoning_tokens=sum(leg.reasoning_tokens for leg in self.legs),
+                legs=tuple(self.legs),
+            ),
+            timings=Timings(
+                queue_ms=self._queue_ms,
+                prefill_ms=self._prefill_ms,
+                decode_ms=sum(leg.duration_ms for leg in self.legs),
+            ),
+        )
+
+
+def local_leg(writer: Writer, event: Finished) -> Leg:
+    """The leg of a local writer, from the end of its stream."""
+    usage, timings = event.usage, event.timings
+    return Leg(
+        writer=writer,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        duration_ms=timings.queue_ms + timings.prefill_ms + timings.decode_ms,
+        cost_usd=0.0,
+    )
+
+
+def estimated_tokens(n_chars: int) -> int:
+    """Tokens of a text that nobody has counted."""
+    return -(-n_chars // CHARS_PER_TOKEN)

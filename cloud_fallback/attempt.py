@@ -1,0 +1,299 @@
+"""One provider's chance to go on with an answer: breaker, redaction, consent, budget, stream."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+from collections.abc import Callable, Generator
+from enum import Enum
+
+import msgspec
+
+from spillover.cloud_fallback.breaker import CircuitOpen, Permit
+from spillover.cloud_fallback.cloud_engine import CloudEngine
+from spillover.cloud_fallback.cloud_leg import CloudLeg, CloudLegEnd
+from spillover.cloud_fallback.errors import (
+    BudgetExceeded,
+    CannotContinue,
+    ContentBlocked,
+    KeptLocal,
+    NetworkFailed,
+    ProviderError,
+    ProviderRefused,
+    SeamFailed,
+    Truncated,
+)
+from spillover.cloud_fallback.http.retry import retry_delay
+from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
+from spillover.cloud_fallback.privacy.redactor import Redacted
+from spillover.cloud_fallback.seam.answer_text import AnswerText
+from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
+from spillover.cloud_fallback.spending.budget import Reservation
+from spillover.cloud_fallback.spending.estimate import estimate
+from spillover.cloud_fallback.trip import Trip
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.events import ConsentAnswered, ConsentAsked, Replace, StreamEvent
+from spillover.runtime.request import GenerationRequest
+
+MAX_TRIES = 3
+
+
+class Outcome(Enum):
+    """DONE: the answer is complete. NEXT: another provider may try. AGAIN: so may this one.
+    KEEP_LOCAL: nothing more may leave the device."""
+
+    DONE = "done"
+    NEXT = "next"
+    AGAIN = "again"
+    KEEP_LOCAL = "keep_local"
+
+
+class Stopped(msgspec.Struct, kw_only=True):
+    """Why the last writer stopped, and where: what the next one takes up."""
+
+    reason: Reason
+    at: float
+    """Clock time."""
+    bad_chars: int = 0
+    withheld: str = ""
+
+
+class Attempt:
+    """Used once. *stopped* is brought up to date when the provider itself stops."""
+
+    def __init__(self, trip: Trip, engine: CloudEngine, stopped: Stopped) -> None:
+        self._trip = trip
+        self._parts = trip.parts
+        self._engine = engine
+        self._stopped = stopped
+        self.error: Exception | None = None
+        """Why it did not come to an end."""
+
+    def run(self) -> Generator[StreamEvent, None, Outcome]:
+        """Yield what the client may see."""
+        for n_tries in range(1, MAX_TRIES + 1):
+            outcome = yield from self._try(n_tries)
+            if outcome is not Outcome.AGAIN:
+                return outcome
+        return Outcome.NEXT
+
+    def _try(self, n_tries: int) -> Generator[StreamEvent, None, Outcome]:
+        """Plan, take out what must not leave, and ask the user, before anybody waits in line."""
+        if self._is_closed():
+            return Outcome.NEXT
+        try:
+            text = self._trip.text(self._stopped.withheld)
+            plan = self._plan(text.said)
+            redacted = self._parts.trust.redactor.redact(plan.request)
+        except (CannotContinue, InvalidRequest) as error:
+            self.error = error
+            return Outcome.NEXT
+        except KeptLocal as error:
+            self.error = error
+            return Outcome.KEEP_LOCAL
+        if not (yield from self._may_leave(redacted)):
+            return Outcome.KEEP_LOCAL
+        with self._parts.gate(self._engine.name).enter(self._trip.cancellation) as answered:
+            if answered is None:
+                return Outcome.NEXT
+            return (yield from self._send(plan, text, redacted, answered, n_tries))
+
+    def _is_closed(self) -> bool:
+        """Whether the provider is known to be out of reach, so that nobody need be asked."""
+        name = self._engine.name
+        return any(block.provider == name for block in self._parts.trust.breakers.blocked())
+
+    def _send(
+        self,
+        plan: Continuation,
+        text: AnswerText,
+        redacted: Redacted,
+        answered: Callable[[], None],
+        n_tries: int,
+    ) -> Generator[StreamEvent, None, Outcome]:
+        permit = self._parts.trust.breakers.acquire(self._engine.name)
+        if isinstance(permit, CircuitOpen):
+            return Outcome.NEXT
+        with permit:
+            try:
+                reservation = self._reserve(redacted)
+            except BudgetExceeded as error:
+                self.error = error
+                return Outcome.NEXT
+            except KeptLocal as error:
+                self.error = error
+                return Outcome.KEEP_LOCAL
+            with reservation:
+                yield from self._hand_over(plan, redacted)
+                request = _within(redacted.request, reservation)
+                joint = self._trip.joint(plan, text, self._stopped.at, limits=plan.join != "fresh")
+                leg = CloudLeg(
+                    self._engine,
+                    request,
+                    redacted=redacted,
+                    joint=joint,
+                    meter=reservation,
+                    on_answer=_both(answered, permit.answered),
+                    clock=self._parts.clock,
+                )
+                return (yield from self._stream(leg, permit, reservation, n_tries))
+
+    # --- before ------------------------------------------------------------------------------
+
+    def _plan(self, said: str) -> Continuation:
+        trip, stopped = self._trip, self._stopped
+        mode = "continue" if trip.mode == "at_turn" else trip.mode
+        return plan_continuation(
+            trip.request,
+            said,
+            mode=mode,
+            prefill=self._engine.may_prefill(),
+            can_replace=trip.call.wishes.may_replace,
+            keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
+            tokens_left=trip.answer.remaining_tokens,
+            reasoning_reserve=self._engine.settings.reasoning_reserve,
+        )
+
+    def _may_leave(self, redacted: Redacted) -> Generator[StreamEvent, None, bool]:
+        """Whether the user lets it go; asks where that is wanted."""
+        trip, name = self._trip, self._engine.name
+        if trip.allowed.cloud == "auto":
+            return True
+        if trip.allowed.cloud == "never":
+            return False
+        if name in trip.granted:
+            return True
+        asked = ConsentAsked(
+            id=secrets.token_hex(16),
+            reason=self._stopped.reason.code,
+            target=self._engine.writer,
+            timeout_s=self._parts.settings.consent_timeout_s,
+            n_messages=len(redacted.request.messages),
+            redactions=redacted.n_redactions,
+        )
+        conversation = trip.conversation.hex() if trip.conversation else None
+        desk = self._parts.trust.consent
+        with desk.question(trip.call.id, asked, conversation) as question:
+            yield asked
+            granted = question.wait(trip.cancellation)
+        yield ConsentAnswered(id=asked.id, granted=granted)
+        if granted:
+            trip.granted.add(name)
+        return bool(granted)
+
+    def _reserve(self, redacted: Redacted) -> Reservation:
+        prices = self._engine.settings.prices
+        return self._parts.trust.budget.reserve(
+            self._engine.name, estimate(redacted.request, prices)
+        )
+
+    def _hand_over(self, plan: Continuation, redacted: Redacted) -> Generator[StreamEvent]:
+        trip = self._trip
+        if trip.writer != self._engine.writer:
+            yield trip.hand_over(
+                self._engine.writer,
+                self._stopped.reason,
+                keep_chars=plan.keep_chars,
+                redactions=redacted.n_redactions,
+            )
+        if plan.keep_chars < trip.answer.n_chars:
+            yield Replace(keep_chars=plan.keep_chars)
+
+    # --- the stream --------------------------------------------------------------------------
+
+    def _stream(
+        self, leg: CloudLeg, permit: Permit, reservation: Reservation, n_tries: int
+    ) -> Generator[StreamEvent, None, Outcome]:
+        trip = self._trip
+        try:
+            with self._parts.trust.consent.leg(trip.call.id, leg.cancellation):
+                reservation.note(0)
+                end = yield from leg.stream(trip.cancellation)
+        except ProviderError as error:
+            permit.failure(error)
+            self._broke(error, leg, reservation)
+            return self._after(error, leg, n_tries)
+        except (KeptLocal, SeamFailed) as error:
+            self._broke(error, leg, reservation)
+            return Outcome.NEXT
+        trip.answer.leg_ended(reservation.settle(leg.leg()))
+        if trip.cancellation.cancelled:
+            yield trip.answer.finished("cancelled")
+            return Outcome.DONE
+        if end.finished is not None and end.finished.reason == "cancelled":
+            self._stopped_by(Reason(code="user", is_hard=True), leg.n_chars)
+            return Outcome.KEEP_LOCAL
+        permit.success()
+        return (yield from self._end(end, leg.n_chars))
+
+    def _end(self, end: CloudLegEnd, n_chars: int) -> Generator[StreamEvent, None, Outcome]:
+        answer = self._trip.answer
+        if end.finished is None:
+            self._trip.stays_with(self._engine.name)
+            yield answer.finished("length" if end.stop is None else "stop", end.stop)
+            return Outcome.DONE
+        reason = end.finished.reason
+        if reason == "length" and not n_chars and answer.remaining_tokens != 0:
+            name = self._engine.name
+            self.error = Truncated(name, "it spent all its tokens on reasoning")
+            self._stopped_by(Reason(code="provider"), n_chars)
+            return Outcome.NEXT
+        self._trip.stays_with(self._engine.name)
+        yield answer.finished(reason, end.finished.stop)
+        return Outcome.DONE
+
+    # --- after a failure ----------------------------------------------------------------------
+
+    def _broke(self, error: Exception, leg: CloudLeg, reservation: Reservation) -> None:
+        self.error = error
+        if leg.has_answered:
+            self._trip.answer.leg_ended(reservation.settle(leg.leg()))
+        else:
+            reservation.release()
+        code: ReasonCode = "network" if isinstance(error, NetworkFailed) else "provider"
+        self._stopped_by(Reason(code=code), leg.n_chars)
+
+    def _stopped_by(self, reason: Reason, n_chars: int) -> None:
+        self._stopped.reason, self._stopped.at = reason, self._trip.now
+        if n_chars:
+            self._stopped.bad_chars, self._stopped.withheld = 0, ""
+
+    def _after(self, error: ProviderError, leg: CloudLeg, n_tries: int) -> Outcome:
+        if isinstance(error, ContentBlocked):
+            return Outcome.KEEP_LOCAL  # never sent elsewhere in silence
+        if leg.has_answered:
+            return Outcome.NEXT
+        if isinstance(error, ProviderRefused) and error.no_prefill:
+            return Outcome.AGAIN  # the engine has learned it
+        wait_s = retry_delay(error, n_tries - 1, chance=random.random())
+        if wait_s is None:
+            return Outcome.NEXT
+        _wait(wait_s, self._trip.cancellation)
+        return Outcome.AGAIN
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
+
+
+def _within(request: GenerationRequest, reservation: Reservation) -> GenerationRequest:
+    """*request*, no longer than the budget pays for."""
+    if reservation.max_completion_tokens is None:
+        return request
+    return msgspec.structs.replace(request, max_tokens=reservation.max_completion_tokens)
+
+
+def _wait(seconds: float, cancellation: Cancellation) -> None:
+    """Sleep, unless the client leaves."""
+    woken = threading.Event()
+    cancellation.subscribe(woken.set)
+    try:
+        woken.wait(seconds)
+    finally:
+        cancellation.unsubscribe(woken.set)

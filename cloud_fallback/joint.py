@@ -1,0 +1,98 @@
+"""Where one writer's text meets what was said before: seam, limit, stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
+from spillover.cloud_fallback.seam.continuation import Continuation
+from spillover.cloud_fallback.seam.machine import SeamMachine
+from spillover.cloud_fallback.seam.visible_limit import VisibleLimit
+from spillover.runtime.events import Delta, Replace, Seam, StreamEvent
+
+
+class Joint:
+    """Text of a new writer in, events for the client out; the Seam event comes before the first
+    text. Constant cost per piece of text once the seam is settled.
+
+    *text*: what was said so far, with what the client has not got of it. *tokens_left*: what
+    max_tokens leaves, for a writer that was given room for more than the answer.
+    """
+
+    def __init__(
+        self,
+        plan: Continuation,
+        text: AnswerText,
+        *,
+        seq: int,
+        tokens_left: int | None,
+        triggered_at: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._machine = SeamMachine(plan)
+        self._limit = VisibleLimit(tokens_left)
+        self._text = text
+        self._seq = seq
+        self._triggered_at = triggered_at
+        self._clock = clock
+        self._told = False
+        self.n_chars = 0
+        """Characters that this writer has added to the answer."""
+
+    @property
+    def stopped(self) -> str | None:
+        """The stop string that has ended the answer."""
+        return self._text.stopped
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more of this writer's belongs to the answer: a stop string, or its length."""
+        return self._text.stopped is not None or self._limit.is_over
+
+    @property
+    def deadline(self) -> float | None:
+        """Clock time at which held text goes out as it is."""
+        return self._machine.hold_deadline()
+
+    def feed(self, text: str) -> list[StreamEvent]:
+        return self._events(self._machine.feed(text, self._clock()))
+
+    def on_deadline(self) -> list[StreamEvent]:
+        return self._events(self._machine.on_deadline(self._clock()))
+
+    def end(self) -> list[StreamEvent]:
+        """The answer is complete: what is still held."""
+        events = [] if self.is_over else self._events(self._machine.end())
+        return [*events, *self._shown(self._text.flush())]
+
+    def _events(self, pieces: Iterable[Piece]) -> list[StreamEvent]:
+        events: list[StreamEvent] = []
+        for piece in pieces:
+            if not isinstance(piece, Replace):
+                piece = self._limit.feed(piece)
+            events += self._shown(self._text.feed(piece))
+        return events
+
+    def _shown(self, pieces: Iterable[Piece]) -> list[StreamEvent]:
+        events: list[StreamEvent] = []
+        for piece in pieces:
+            events += self._seam()
+            if isinstance(piece, Replace):
+                events.append(piece)
+            else:
+                self.n_chars += len(piece)
+                events.append(Delta(text=piece))
+        return events
+
+    def _seam(self) -> list[StreamEvent]:
+        if self._told:
+            return []
+        self._told = True
+        return [
+            Seam(
+                seq=self._seq,
+                kind=self._machine.settled or "fresh",
+                trimmed_chars=self._machine.trimmed_chars,
+                gap_ms=1e3 * (self._clock() - self._triggered_at),
+            )
+        ]

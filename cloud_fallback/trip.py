@@ -1,0 +1,99 @@
+"""One answer on its way from writer to writer: what all of them need to know."""
+
+from __future__ import annotations
+
+from spillover.cloud_fallback.answer import Answer
+from spillover.cloud_fallback.joint import Joint
+from spillover.cloud_fallback.parts import Parts
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.policy.stickiness import conversation_key
+from spillover.cloud_fallback.route_settings import Call
+from spillover.cloud_fallback.routing import Allowed
+from spillover.cloud_fallback.seam.answer_text import AnswerText
+from spillover.cloud_fallback.seam.continuation import Continuation
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import Handoff, HandoffMode, Writer
+from spillover.runtime.request import GenerationRequest
+
+
+class Trip:
+    """Used by the one thread that iterates the answer."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        request: GenerationRequest,
+        call: Call,
+        allowed: Allowed,
+        cancellation: Cancellation,
+    ) -> None:
+        self.parts = parts
+        self.request = request
+        self.call = call
+        self.allowed = allowed
+        self.cancellation = cancellation
+        self.mode: HandoffMode = call.wishes.mode or parts.settings.mode
+        self.answer = Answer(request)
+        self.writer = parts.local_writer
+        self.conversation = conversation_key(request.messages) if request.messages else None
+        self.granted: set[str] = set()
+        """Providers that the user has said yes to, for this answer."""
+
+    @property
+    def now(self) -> float:
+        return self.parts.clock()
+
+    @property
+    def home(self) -> str | None:
+        """The provider that the conversation stays with after a handoff; a conversation that
+        begins anew with the same words is another one."""
+        goes_on = any(message.role == "assistant" for message in self.request.messages)
+        if self.conversation is None or not goes_on:
+            return None
+        return self.parts.home(self.conversation)
+
+    def stays_with(self, provider: str | None) -> None:
+        """The conversation's next turn is *provider*'s; None: the local model's."""
+        if self.conversation is None:
+            return
+        if provider is None:
+            self.parts.returned(self.conversation)
+        else:
+            self.parts.handed_over(self.conversation, provider)
+
+    def text(self, withheld: str = "") -> AnswerText:
+        """The answer so far for the next writer; *withheld*: said, but not sent yet."""
+        text = AnswerText(self.request.stop)
+        text.feed(self.answer.text)
+        text.feed(withheld)
+        return text
+
+    def joint(self, plan: Continuation, text: AnswerText, at: float, *, limits: bool) -> Joint:
+        """Joins the next writer's text to *text*; *limits*: it may write more than is left."""
+        return Joint(
+            plan,
+            text,
+            seq=self.answer.n_handoffs,
+            tokens_left=self.answer.remaining_tokens if limits else None,
+            triggered_at=at,
+            clock=self.parts.clock,
+        )
+
+    def hand_over(
+        self, target: Writer, reason: Reason, *, keep_chars: int, redactions: int = 0
+    ) -> Handoff:
+        """*target* writes from now on."""
+        self.answer.n_handoffs += 1
+        event = Handoff(
+            seq=self.answer.n_handoffs,
+            reason=reason.code,
+            source=self.writer,
+            target=target,
+            mode=self.mode,
+            keep_chars=keep_chars,
+            signals=reason.signals,
+            redactions=redactions,
+        )
+        self.writer = target
+        self.parts.journal.handoff(self.call.id, event, owner=self.call.owner)
+        return event

@@ -1,0 +1,161 @@
+"""A router on the bundled model and on fake providers, as a test sets it up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from spillover.cloud_fallback.breaker import Breakers
+from spillover.cloud_fallback.build import build_engine
+from spillover.cloud_fallback.consent import ConsentDesk
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.keys import Keys
+from spillover.cloud_fallback.parts import Parts, Trust
+from spillover.cloud_fallback.policy.device_reading import DeviceReading
+from spillover.cloud_fallback.policy.sensors import Sensors
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.privacy.redactor import Redactor
+from spillover.cloud_fallback.privacy.settings import PrivacySettings
+from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.route_settings import Call, RouteSettings, Wishes
+from spillover.cloud_fallback.router import Router
+from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.spending.budget import Budget
+from spillover.cloud_fallback.spending.database import Database
+from spillover.cloud_fallback.spending.journal import HandoffJournal
+from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.runtime.alarms import Alarms
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import Delta, Finished, Handoff, Replace, Seam, StreamEvent
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.request import GenerationRequest
+from tests.fakes.fake import Fake
+
+CALM = PolicySettings(switched_off=("low_confidence", "language", "wrong_script", "refusal"))
+"""For tests in which only what they provoke leads to a handoff."""
+
+OUT_OF_MEMORY = DeviceReading(memory_total_bytes=100, memory_available_bytes=1)
+MUCH_MEMORY = DeviceReading(memory_total_bytes=100, memory_available_bytes=90)
+
+
+def provider(fake: Fake, name: str = "fake", **fields: Any) -> ProviderSettings:
+    """A provider of OpenAI's dialect at the address of *fake*."""
+    settings: dict[str, Any] = {
+        "name": name,
+        "dialect": "openai",
+        "model": "cloud-model",
+        "base_url": f"{fake.url}/v1",
+        "key_variable": "FAKE_KEY",
+        **fields,
+    }
+    return ProviderSettings(**settings)
+
+
+class Desk:
+    """Everything a router needs, with the answers of the sensors under the test's control."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        folder: Path,
+        providers: Iterable[ProviderSettings],
+        *,
+        fallback: str = "auto",
+        policy: PolicySettings = CALM,
+        settings: RouteSettings | None = None,
+        budget: BudgetSettings | None = None,
+        privacy: PrivacySettings | None = None,
+    ) -> None:
+        self.reading = DeviceReading()
+        self.consent = ConsentDesk()
+        self._ids = itertools.count(1)
+        self.providers = tuple(providers)
+        http = Http()
+        keys = Keys({"FAKE_KEY": "sk-canary-4711"})
+        database = Database(folder / "ledger.sqlite3")
+        self.breakers = Breakers(
+            local_network=[p.name for p in self.providers if p.is_local_network]
+        )
+        self.parts = Parts(
+            engine,
+            tuple(build_engine(p, keys=keys, http=http) for p in self.providers),
+            settings=settings or RouteSettings(warms_connections=False),
+            policy=policy,
+            trust=Trust(
+                consent=self.consent,
+                redactor=Redactor(privacy or PrivacySettings()),
+                budget=Budget(database, budget or BudgetSettings()),
+                breakers=self.breakers,
+            ),
+            sensors=Sensors(lambda: self.reading, period_s=0.05),
+            journal=HandoffJournal(database),
+            alarms=Alarms(),
+            http=http,
+            data_dir=folder,
+        )
+        engine.watch_deaths(self.parts.worker_died)
+        self.router = Router(engine, Routing(fallback=fallback), self.parts)  # type: ignore[arg-type]  # a Literal
+
+    def start(
+        self,
+        request: GenerationRequest,
+        wishes: Wishes | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> tuple[str, Generator[StreamEvent]]:
+        """The id of an answer and its events."""
+        call = Call(id=f"answer-{next(self._ids)}", wishes=wishes or Wishes())
+        return call.id, self.router.stream(request, call, cancellation or Cancellation())
+
+    def ask(
+        self,
+        request: GenerationRequest,
+        wishes: Wishes | None = None,
+        *,
+        hand_over_at: int | None = None,
+        on_event: Callable[[StreamEvent], object] | None = None,
+    ) -> list[StreamEvent]:
+        """All events; the user asks for the cloud once *hand_over_at* characters are there."""
+        answer_id, stream = self.start(request, wishes)
+        events: list[StreamEvent] = []
+        asked = False
+        with closing(stream):
+            for event in stream:
+                events.append(event)
+                if on_event is not None:
+                    on_event(event)
+                if hand_over_at is not None and not asked and len(text(events)) >= hand_over_at:
+                    asked = True
+                    assert self.router.hand_over(answer_id)
+        return events
+
+    def close(self) -> None:
+        self.router.close()
+
+
+def text(events: Iterable[StreamEvent]) -> str:
+    """What a client shows that understands Replace."""
+    shown = ""
+    for event in events:
+        match event:
+            case Delta(text=added):
+                shown += added
+            case Replace(keep_chars=keep):
+                shown = shown[:keep]
+    return shown
+
+
+def end(events: Iterable[StreamEvent]) -> Finished:
+    """The one end of a stream."""
+    (found,) = [event for event in events if isinstance(event, Finished)]
+    return found
+
+
+def handoffs(events: Iterable[StreamEvent]) -> list[Handoff]:
+    return [event for event in events if isinstance(event, Handoff)]
+
+
+def seams(events: Iterable[StreamEvent]) -> list[Seam]:
+    return [event for event in events if isinstance(event, Seam)]

@@ -1,0 +1,154 @@
+"""The cloud breaks: the next provider goes on, or the local model, in the same stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.route_settings import Wishes
+from spillover.cloud_fallback.routing import Routing
+from spillover.runtime.errors import InvalidRequest
+from tests.answers import ask
+from tests.cloud_fallback.route.conftest import MakeDesk
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, provider, seams, text
+from tests.cloud_fallback.route.test_manners import DIALECTS
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+PART = " Then a cloud came by, and it rained on all of them until"
+REST = " the sun came out again. The end."
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_clean_end_without_the_terminal_event_is_no_end(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake], name: str
+) -> None:
+    """The official clients take it for complete. Here the local model goes on, with both texts."""
+    fake = make_fake()
+    base_url = f"{fake.url}/v1" if name == "openai" else fake.url
+    desk = make_desk(providers=[provider(fake, base_url=base_url, **DIALECTS[name])])
+    fake.script(Act(rest=PART, no_terminal=True))
+    events = desk.ask(ask(max_tokens=120), hand_over_at=60)
+    there, back = handoffs(events)
+    said = text(events[: events.index(there)])
+    with_cloud = text(events[: events.index(back)])
+    assert with_cloud == said + PART
+    assert (back.source.origin, back.target.origin) == ("cloud", "local")
+    assert text(events).startswith(with_cloud)
+    assert len(text(events)) > len(with_cloud)
+    assert end(events).reason in ("stop", "length")
+    assert [leg.writer.origin for leg in end(events).usage.legs] == ["local", "cloud", "local"]
+    assert end(events).usage.legs[1].estimated
+    assert seams(events)[-1].kind in ("prefill", "exact")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        Act(rest=PART, cut_after_chunks=5, cut="reset"),
+        Act(rest=PART, cut_after_chunks=5, cut="fin"),
+        Act(rest=PART, cut_after_bytes=900, cut="fin"),
+        Act(rest=PART, error_after_chunks=5),
+        Act(rest=PART, malformed_after_chunks=5),
+        Act(refusal="rate_limited", retry_form="seconds", retry_after_s=60),
+        Act(refusal="rate_limited", retry_form="date", retry_after_s=60),
+        Act(refusal="auth"),
+        Act(refusal="billing"),
+        Act(refusal="overloaded"),
+        Act(refusal="context"),
+        Act(refusal="content_policy"),
+        Act(before_response="reset"),
+        Act(redirect_to="http://127.0.0.1:1/"),
+        Act(status=200, body="<html>a login page</html>"),
+    ],
+    ids=repr,
+)
+def test_whatever_the_provider_does_the_answer_comes_to_its_end(
+    desk: Desk, fake: Fake, act: Act
+) -> None:
+    fake.script(act)
+    events = desk.ask(ask(max_tokens=120), hand_over_at=60)
+    there = handoffs(events)[0]
+    said = text(events[: events.index(there)])
+    assert text(events).startswith(said)
+    assert len(text(events)) > len(said)
+    assert end(events).reason in ("stop", "length")
+    assert handoffs(events)[-1].target.origin == "local"
+    assert events[-1] == end(events)
+
+
+def test_the_next_provider_goes_on_where_the_first_one_broke(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake]
+) -> None:
+    first, second = make_fake(), make_fake()
+    desk = make_desk(first, second)
+    first.script(Act(rest=PART, no_terminal=True))
+    second.script(Act(rest=REST))
+    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    one, two = handoffs(events)
+    said = text(events[: events.index(one)])
+    assert text(events) == said + PART + REST
+    assert (one.target.provider, two.target.provider) == ("fake-1", "fake-2")
+    assert two.reason == "provider"
+    assert end(events).reason == "stop"
+
+
+def test_what_a_content_policy_stopped_is_not_sent_to_another_provider(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake]
+) -> None:
+    first, second = make_fake(), make_fake()
+    desk = make_desk(first, second)
+    first.script(Act(refusal="content_policy"))
+    events = desk.ask(ask(max_tokens=100), hand_over_at=60)
+    assert end(events).reason in ("stop", "length")
+    assert second.requests == []
+
+
+def test_a_short_wait_is_waited_for(desk: Desk, fake: Fake) -> None:
+    fake.script(Act(refusal="rate_limited", retry_form="ms", retry_after_s=0.05), Act(rest=REST))
+    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    (handoff,) = handoffs(events)
+    assert text(events) == text(events[: events.index(handoff)]) + REST
+    assert len(fake.requests) == 2
+
+
+def test_a_model_that_takes_no_prefill_is_asked_in_the_users_voice(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    claude = provider(
+        fake, base_url=fake.url, dialect="anthropic", model="claude-haiku-4-5-20251001"
+    )
+    desk = make_desk(providers=[claude])
+    fake.script(Act(rest=REST, takes_prefill=False))
+    for _ in range(2):
+        events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+        (handoff,) = handoffs(events)
+        assert text(events) == text(events[: events.index(handoff)]) + REST
+    assert len(fake.requests) == 3  # learned once
+
+
+def test_cloud_only_without_an_answer_is_an_error_before_the_first_word(
+    desk: Desk, fake: Fake
+) -> None:
+    fake.script(Act(refusal="auth"))
+    wishes = Wishes(routing=Routing(only="cloud_only"))
+    with pytest.raises(ProviderError):
+        desk.ask(ask(), wishes)
+
+
+def test_cloud_only_that_breaks_off_ends_as_interrupted(desk: Desk, fake: Fake) -> None:
+    fake.script(Act(text=PART, no_terminal=True))
+    wishes = Wishes(routing=Routing(only="cloud_only"))
+    events = desk.ask(ask(), wishes)
+    assert text(events) == PART
+    assert end(events).reason == "interrupted"
+
+
+def test_several_choices_stay_here(desk: Desk, fake: Fake) -> None:
+    events = desk.ask(ask(n=2, max_tokens=5))
+    assert not handoffs(events)
+    assert fake.requests == []
+    with pytest.raises(InvalidRequest, match="n = 1"):
+        desk.ask(ask(n=2), Wishes(routing=Routing(only="cloud_only")))

@@ -1,0 +1,141 @@
+"""Nothing leaves the device without a yes, and a yes can be given, refused, or come too late."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import pytest
+
+from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
+from spillover.cloud_fallback.routing import Routing
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.events import ConsentAnswered, ConsentAsked, Delta, StreamEvent
+from spillover.runtime.request import Message
+from tests.answers import ask
+from tests.cloud_fallback.route.conftest import MakeDesk
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, text
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+REST = " Then a cloud came by. The end."
+ASKING = RouteSettings(consent_timeout_s=30, warms_connections=False)
+
+
+def only_local(desk: Desk) -> str:
+    """What the local model says all alone."""
+    events = desk.ask(ask(max_tokens=60), Wishes(routing=Routing(only="local_only")))
+    return text(events)
+
+
+@pytest.fixture
+def desk(make_desk: MakeDesk, fake: Fake) -> Desk:
+    fake.script(Act(rest=REST))
+    return make_desk(fake, fallback="ask", settings=ASKING)
+
+
+def test_a_yes_lets_the_answer_go_on_in_the_cloud(desk: Desk, fake: Fake) -> None:
+    def say_yes(event: StreamEvent) -> None:
+        if isinstance(event, ConsentAsked):
+            assert fake.requests == []
+            assert event.target.provider == "fake-1"
+            assert desk.router.pending_consents()[0].asked == event
+            assert desk.router.consent(event.id, True) == "accepted"
+
+    events = desk.ask(ask(max_tokens=300), hand_over_at=60, on_event=say_yes)
+    assert [e.granted for e in events if isinstance(e, ConsentAnswered)] == [True]
+    assert len(handoffs(events)) == 1
+    assert text(events).endswith(REST)
+
+
+def test_a_no_lets_the_local_model_go_on_as_if_nothing_had_been(desk: Desk, fake: Fake) -> None:
+    def say_no(event: StreamEvent) -> None:
+        if isinstance(event, ConsentAsked):
+            assert desk.router.consent(event.id, False) == "accepted"
+
+    events = desk.ask(ask(max_tokens=60), hand_over_at=60, on_event=say_no)
+    assert not handoffs(events)
+    assert text(events) == only_local(desk)
+    assert fake.record.accepted == 0
+
+
+def test_without_a_reply_the_local_model_goes_on(make_desk: MakeDesk, fake: Fake) -> None:
+    hasty = RouteSettings(consent_timeout_s=0.05, warms_connections=False)
+    desk = make_desk(fake, fallback="ask", settings=hasty)
+    events = desk.ask(ask(max_tokens=60), hand_over_at=60)
+    assert [e.granted for e in events if isinstance(e, ConsentAnswered)] == [None]
+    assert text(events) == only_local(desk)
+    assert fake.record.accepted == 0
+    asked = next(e for e in events if isinstance(e, ConsentAsked))
+    assert desk.router.consent(asked.id, True) == "already_decided"
+
+
+def test_a_client_that_leaves_while_it_is_asked_has_asked_for_nothing(
+    desk: Desk, fake: Fake
+) -> None:
+    cancellation = Cancellation()
+    answer_id, stream = desk.start(ask(max_tokens=300), cancellation=cancellation)
+    events: list[StreamEvent] = []
+    with closing(stream):
+        for event in stream:
+            events.append(event)
+            if isinstance(event, Delta) and len(text(events)) > 40 and not handoffs(events):
+                desk.router.hand_over(answer_id)
+            if isinstance(event, ConsentAsked):
+                threading.Timer(0.05, cancellation.cancel).start()
+    assert end(events).reason == "cancelled"
+    assert fake.record.accepted == 0
+    assert desk.router.pending_consents() == []
+
+
+def test_a_reply_may_be_remembered_for_the_conversation(desk: Desk) -> None:
+    def say_yes_for_good(event: StreamEvent) -> None:
+        if isinstance(event, ConsentAsked):
+            desk.router.consent(event.id, True, remember=True)
+
+    first = desk.ask(ask(max_tokens=300), hand_over_at=60, on_event=say_yes_for_good)
+    request = ask()
+    messages = (
+        *request.messages,
+        Message(role="assistant", content=text(first)),
+        Message(role="user", content="And then?"),
+    )
+    second = desk.ask(type(request)(messages=messages, max_tokens=40))
+    assert handoffs(second)[0].reason == "sticky"
+    assert [e.granted for e in second if isinstance(e, ConsentAnswered)] == [True]
+
+
+def test_a_request_can_narrow_what_the_owner_set_but_not_widen_it(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    desk = make_desk(fake, fallback="never")
+    for wishes in (
+        Wishes(routing=Routing(fallback="auto")),
+        Wishes(routing=Routing(prefer="cloud")),
+    ):
+        events = desk.ask(ask(max_tokens=20), wishes)
+        assert not handoffs(events)
+    with pytest.raises(InvalidRequest, match="nothing leave"):
+        desk.ask(ask(), Wishes(routing=Routing(only="cloud_only")))
+    assert fake.record.accepted == 0
+
+
+def test_an_answer_that_is_to_stay_here_comes_back_while_the_cloud_writes(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    desk = make_desk(fake)
+    fake.script(Act(rest=" And the cloud said" + " more and more" * 50, hold_after_chunks=25))
+    answer_id, stream = desk.start(ask(max_tokens=200))
+    events: list[StreamEvent] = []
+    asked = kept = False
+    for event in stream:
+        events.append(event)
+        if not asked and len(text(events)) > 60:
+            asked = desk.router.hand_over(answer_id)
+        if handoffs(events) and not kept and "cloud said" in text(events):
+            kept = desk.router.keep_local(answer_id)
+    assert [h.target.origin for h in handoffs(events)] == ["cloud", "local"]
+    assert handoffs(events)[1].reason == "user"
+    assert end(events).reason in ("stop", "length")
+    fake.wait_for(ended=1)

@@ -1,0 +1,288 @@
+"""Where a handoff goes wrong in other systems: poison, flapping, limits, the gap, the storm."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import date
+
+import msgspec
+import pytest
+
+from spillover.cloud_fallback.gate import SCOUTS
+from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
+from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.prices import Prices
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import Delta, Finished, Replace, StreamEvent
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.sampling import Sampling
+from tests.answers import ask
+from tests.cloud_fallback.route.conftest import MakeDesk
+from tests.cloud_fallback.route.desk import (
+    CALM,
+    MUCH_MEMORY,
+    OUT_OF_MEMORY,
+    Desk,
+    end,
+    handoffs,
+    provider,
+    text,
+)
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act, Tokens
+
+REST = " Then a cloud came by and finished the story. The end."
+
+
+# --- poison ----------------------------------------------------------------------------------
+
+
+def looping(engine: LocalEngine, **fields: object) -> msgspec.Struct:
+    """A request whose local answer is one word again and again."""
+    (word,) = engine.tokenize(" fox", add_special=False, parse_special=False)
+    return ask(sampling=Sampling(temperature=0, logit_bias={word: 100.0}), **fields)
+
+
+@pytest.mark.parametrize("may_replace", [False, True])
+def test_a_loop_is_rolled_back_and_never_fed_to_the_cloud(
+    make_desk: MakeDesk, fake: Fake, engine: LocalEngine, may_replace: bool
+) -> None:
+    desk = make_desk(fake)
+    fake.script(Act(text="The fox went home, and all was well. The end."))
+    events = desk.ask(looping(engine, max_tokens=400), Wishes(may_replace=may_replace))
+    (handoff,) = handoffs(events)
+    assert handoff.reason == "repetition"
+    (request,) = fake.requests
+    assert request.body.count(" fox fox fox") == 0
+    assert text(events).endswith("all was well. The end.")
+    if may_replace:
+        assert text(events).count("fox fox fox") == 0
+        assert any(isinstance(event, Replace) for event in events)
+    else:
+        assert not any(isinstance(event, Replace) for event in events)
+    assert end(events).reason == "stop"
+
+
+def test_without_the_cloud_a_loop_goes_on_as_it_would_have(
+    make_desk: MakeDesk, fake: Fake, engine: LocalEngine
+) -> None:
+    desk = make_desk(fake)
+    request = looping(engine, max_tokens=100)
+    alone = desk.ask(request, Wishes(routing=Routing(only="local_only")))
+    fake.script(Act(refusal="auth"))
+    events = desk.ask(request)
+    assert text(events) == text(alone)
+    assert end(events).reason == "length"
+
+
+# --- flapping --------------------------------------------------------------------------------
+
+
+def test_memory_that_swings_around_its_threshold_moves_an_answer_once(
+    desk: Desk, fake: Fake
+) -> None:
+    fake.script(Act(rest=REST))
+    readings = itertools.cycle([OUT_OF_MEMORY, MUCH_MEMORY])
+
+    def swing(_event: StreamEvent) -> None:
+        desk.reading = next(readings)
+
+    for _ in range(10):
+        events = desk.ask(ask(max_tokens=150), on_event=swing)
+        assert len(handoffs(events)) <= 1
+        assert sum(isinstance(event, Finished) for event in events) == 1
+
+
+def test_an_answer_that_ends_by_itself_is_not_handed_over(desk: Desk, fake: Fake) -> None:
+    """The end and the wish for a handoff come in the same moment."""
+    alone = desk.ask(ask(), Wishes(routing=Routing(only="local_only")))
+    n_deltas = sum(isinstance(event, Delta) for event in alone)
+    answer_id, stream = desk.start(ask())
+    events: list[StreamEvent] = []
+    with closing(stream):
+        for event in stream:
+            events.append(event)
+            if sum(isinstance(event, Delta) for event in events) == n_deltas:
+                desk.router.hand_over(answer_id)
+    assert sum(isinstance(event, Finished) for event in events) == 1
+    assert end(events).reason == "stop"
+
+
+# --- limits ----------------------------------------------------------------------------------
+
+
+def test_max_tokens_counts_both_writers(desk: Desk, fake: Fake) -> None:
+    fake.script(Act(rest=" word" * 500))
+    events = desk.ask(ask(max_tokens=40), hand_over_at=60)
+    assert end(events).reason == "length"
+    words = text(events).count(" word")
+    assert 0 < words <= 40
+    assert fake.requests[0].json()["max_tokens"] < 120
+
+
+def test_nothing_is_asked_for_when_no_tokens_are_left(desk: Desk, fake: Fake) -> None:
+    alone = desk.ask(ask(max_tokens=20), Wishes(routing=Routing(only="local_only")))
+    events = desk.ask(ask(max_tokens=20), hand_over_at=len(text(alone)))
+    assert end(events).reason == "length"
+    assert fake.requests == []
+
+
+def test_a_stop_string_across_the_seam_ends_the_answer(
+    desk: Desk, fake: Fake, engine: LocalEngine
+) -> None:
+    """Its beginning is the local model's, held back when it was cancelled; its end the cloud's."""
+    fake.script(Act(rest=" and then it was night."))
+    request = looping(engine, max_tokens=200, stop=(" fox and then",))
+    events = desk.ask(request, hand_over_at=24)
+    assert len(handoffs(events)) == 1
+    assert (end(events).reason, end(events).stop) == ("stop", " fox and then")
+    assert set(text(events).split()) == {"fox"}
+
+
+def test_thinking_that_uses_up_the_tokens_is_not_taken_for_an_answer(
+    desk: Desk, fake: Fake
+) -> None:
+    fake.script(
+        Act(
+            manner="nothing",
+            reasoning="Let me think about foxes. " * 20,
+            finish="length",
+            usage=Tokens(completion=100, reasoning=100),
+        )
+    )
+    events = desk.ask(ask(max_tokens=100), hand_over_at=60)
+    assert [h.target.origin for h in handoffs(events)] == ["cloud", "local"]
+    assert end(events).reason in ("stop", "length")
+
+
+def test_a_budget_that_is_spent_keeps_the_answer_here(make_desk: MakeDesk, fake: Fake) -> None:
+    prices = Prices(input_usd=1000.0, output_usd=1000.0, priced_on=date(2026, 11, 1))
+    desk = make_desk(
+        providers=[provider(fake, prices=prices)],
+        budget=BudgetSettings(total=Limits(usd_per_day=0.01)),
+    )
+    events = desk.ask(ask(max_tokens=80), hand_over_at=60)
+    assert not handoffs(events)
+    assert fake.record.accepted == 0
+    assert end(events).reason in ("stop", "length")
+
+
+def test_a_budget_that_runs_out_on_the_way_ends_the_cloud_leg(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    desk = make_desk(fake, budget=BudgetSettings(total=Limits(tokens_per_day=400)))
+    fake.script(Act(rest=" and on" * 2000))
+    events = desk.ask(ask(max_tokens=100_000), hand_over_at=60)
+    assert end(events).reason in ("stop", "length")
+    assert text(events).count(" and on") < 1500
+    spent = sum(
+        leg.completion_tokens for leg in end(events).usage.legs if leg.writer.origin == "cloud"
+    )
+    assert spent <= 420
+
+
+def test_what_a_leg_costs_is_said_and_recorded(make_desk: MakeDesk, fake: Fake) -> None:
+    prices = Prices(input_usd=2.0, output_usd=10.0, priced_on=date(2026, 11, 1))
+    desk = make_desk(providers=[provider(fake, prices=prices)])
+    fake.script(Act(rest=REST, usage=Tokens(prompt=100, completion=20)))
+    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    cloud = end(events).usage.legs[1]
+    assert cloud.cost_usd == pytest.approx((100 * 2 + 20 * 10) / 1e6)
+    (record,) = desk.router.recent(10)
+    assert record.handoff == handoffs(events)[0]
+    assert record.legs[1].cost_usd == cloud.cost_usd
+
+
+# --- the gap ---------------------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_in_the_gap_ends_the_request(desk: Desk, fake: Fake) -> None:
+    fake.script(Act(rest=REST, hold_before_response=True))
+    cancellation = Cancellation()
+    answer_id, stream = desk.start(ask(max_tokens=300), cancellation=cancellation)
+    leaver = threading.Thread(
+        target=lambda: (fake.wait_for(holding=1), cancellation.cancel()), daemon=True
+    )
+    leaver.start()
+    events: list[StreamEvent] = []
+    for event in stream:
+        events.append(event)
+        if len(text(events)) > 60 and not handoffs(events):
+            desk.router.hand_over(answer_id)
+    assert end(events).reason == "cancelled"
+    fake.wait_for(open=0)
+    assert desk.parts.trust.budget.report() == []
+
+
+def test_a_client_that_leaves_before_the_cloud_is_asked_asks_nothing(
+    desk: Desk, fake: Fake
+) -> None:
+    cancellation = Cancellation()
+    answer_id, stream = desk.start(ask(max_tokens=300), cancellation=cancellation)
+    events: list[StreamEvent] = []
+    for event in stream:
+        events.append(event)
+        if len(text(events)) > 60:
+            cancellation.cancel()
+            desk.router.hand_over(answer_id)
+    assert end(events).reason == "cancelled"
+    assert not handoffs(events)
+    assert fake.record.accepted == 0
+
+
+# --- the storm -------------------------------------------------------------------------------
+
+
+def test_twenty_answers_survive_the_worker_and_a_limited_provider_together(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake], engine: LocalEngine
+) -> None:
+    """The worker is killed with kill -9 while memory runs out for all of them; the first provider
+    is rate-limited for a minute. Each answer comes to one end, and no herd runs into the wall."""
+    limited, patient = make_fake(), make_fake()
+    limited.script(Act(refusal="rate_limited", retry_form="seconds", retry_after_s=60))
+    patient.script(Act(rest=REST, delay_s=0.01))
+    desk = make_desk(
+        limited,
+        patient,
+        settings=RouteSettings(crash_patience_s=0.2, warms_connections=False),
+        policy=msgspec.structs.replace(CALM, queue_length=1000, queue_s=1000.0),
+    )
+    all_run = threading.Barrier(21)
+
+    def follow(_: int) -> list[StreamEvent]:
+        _id, stream = desk.start(ask(max_tokens=400, ignore_eos=True))
+        events: list[StreamEvent] = []
+        waited = False
+        for event in stream:
+            events.append(event)
+            if not waited:
+                waited = True
+                all_run.wait(60)
+        return events
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = pool.map(follow, range(20))
+        all_run.wait(60)
+        pid = engine.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        desk.reading = OUT_OF_MEMORY
+        done = list(answers)
+    for events in done:
+        assert sum(isinstance(event, Finished) for event in events) == 1
+        assert end(events).reason in ("stop", "length")
+        if there := [h for h in handoffs(events) if h.target.provider == "fake-2"]:
+            said = text(events[: events.index(there[0])])
+            assert text(events).startswith(said)
+            assert text(events) == said + REST or there[0].keep_chars < 8
+    assert any(handoffs(events) for events in done)
+    # A few find out that the provider is limited; the others never ask it.
+    assert 1 <= len(limited.requests) <= SCOUTS
+    assert {block.provider for block in desk.breakers.blocked()} == {"fake-1"}

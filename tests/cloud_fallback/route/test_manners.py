@@ -1,0 +1,104 @@
+"""However the cloud goes on, the joined answer is one text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from spillover.cloud_fallback.route_settings import Wishes
+from spillover.runtime.events import Replace
+from tests.answers import ask
+from tests.cloud_fallback.route.conftest import MakeDesk
+from tests.cloud_fallback.route.desk import (
+    OUT_OF_MEMORY,
+    Desk,
+    end,
+    handoffs,
+    provider,
+    seams,
+    text,
+)
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+REST = " Then a cloud came by and finished the story. The end."
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "openai": {"dialect": "openai"},
+    "azure": {"dialect": "azure", "api_version": "2024-10-21", "deployment": "deployed"},
+    "anthropic": {"dialect": "anthropic", "model": "claude-opus-4-6"},
+    "gemini": {"dialect": "gemini", "model": "gemini-3.6-flash"},
+    "cohere": {"dialect": "cohere"},
+    "bedrock": {"dialect": "bedrock"},
+}
+
+
+@pytest.mark.parametrize("cut_at", [25, 60, 61, 62, 63, 130])
+@pytest.mark.parametrize(
+    ("manner", "kinds"),
+    [
+        ("anchor", {"anchor"}),
+        ("whitespace", {"anchor"}),
+        ("quoted", {"anchor"}),
+        ("preamble", {"anchor"}),
+        ("restart", {"restart", "anchor"}),  # a short text is an anchor as a whole
+        ("no_anchor", {"unverified", "overlap"}),
+    ],
+)
+def test_the_joined_text_is_what_both_have_written(
+    desk: Desk, fake: Fake, manner: str, kinds: set[str], cut_at: int
+) -> None:
+    fake.script(Act(rest=REST, manner=manner))  # type: ignore[arg-type]  # a Literal
+    events = desk.ask(ask(max_tokens=300), hand_over_at=cut_at)
+    (handoff,) = handoffs(events)
+    said = text(events[: events.index(handoff)])
+    if manner == "no_anchor":
+        assert text(events).split() == (said + REST).split()
+    else:
+        assert text(events) == said + REST
+    assert seams(events)[0].kind in kinds
+    assert not any(isinstance(event, Replace) for event in events)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_goes_on(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake], name: str
+) -> None:
+    fake = make_fake()
+    base_url = f"{fake.url}/v1" if name == "openai" else fake.url
+    desk = make_desk(providers=[provider(fake, base_url=base_url, **DIALECTS[name])])
+    fake.script(Act(rest=REST))
+    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    (handoff,) = handoffs(events)
+    assert text(events) == text(events[: events.index(handoff)]) + REST
+    assert end(events).reason == "stop"
+    (seam,) = seams(events)
+    assert seam.kind == "anchor"
+
+
+def test_a_rewritten_answer_replaces_what_was_said_where_the_client_understands_that(
+    desk: Desk, fake: Fake
+) -> None:
+    fake.script(Act(text="Quite another tale, told from its beginning. The end."))
+    wishes = Wishes(mode="restart", may_replace=True)
+    events = desk.ask(ask(max_tokens=300), wishes, hand_over_at=60)
+    assert text(events) == "Quite another tale, told from its beginning. The end."
+    assert any(event == Replace(keep_chars=0) for event in events)
+
+
+def test_the_sentence_is_finished_first(desk: Desk, fake: Fake) -> None:
+    fake.script(Act(rest=REST))
+    wishes = Wishes(mode="finish_sentence")
+    _answer_id, stream = desk.start(ask(max_tokens=300), wishes)
+    events = []
+    for event in stream:
+        events.append(event)
+        if len(text(events)) >= 60 and not handoffs(events):
+            desk.reading = OUT_OF_MEMORY
+    (handoff,) = handoffs(events)
+    said = text(events[: events.index(handoff)])
+    assert handoff.reason == "memory"
+    assert said.endswith((".", "!", "?", '"'))
+    assert text(events) == said + REST
