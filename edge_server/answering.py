@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+import msgspec
+from flask import Flask, Response, g, request
 
+from spillover.cloud_fallback.route_settings import Call, Wishes
+from spillover.cloud_fallback.routing import Routing
 from spillover.edge_server.handover import Handover, Source, hand_over
-from spillover.edge_server.service import Service
+from spillover.edge_server.service import Service, new_answer_id
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.several import Several
 from spillover.edge_server.wire import body as wire
 from spillover.edge_server.wire.answer import AnswerHead
 from spillover.edge_server.wire.completions import CompletionBody, completions_of
-from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.native import (
     InfillBody,
     NativeBody,
@@ -48,22 +51,26 @@ class _Answering:
     def chat(self) -> Response:
         body = wire.decode(request.get_data(), wire.ChatBody)
         asked = wire.chat_request(body)
-        head = AnswerHead("chatcmpl", self._engine.name)
+        call = _call_of(body)
+        head = AnswerHead("chatcmpl", call.id, self._engine.name)
         n, logprobs = asked.n, asked.logprobs is not None
         if body.stream:
-            return self._begin((asked,), encoder=ChatStream(head, _options(body, n, n)))
-        return self._begin((asked,), whole=WholeAnswer(head, n, is_chat=True, logprobs=logprobs))
+            encoder = ChatStream(head, _options(body, call, n, n))
+            return self._begin((asked,), call, encoder=encoder)
+        whole = WholeAnswer(head, n, is_chat=True, logprobs=logprobs)
+        return self._begin((asked,), call, whole=whole)
 
     def completions(self) -> Response:
         body = wire.decode(request.get_data(), CompletionBody)
         asked = completions_of(body, self._engine)
-        head = AnswerHead("cmpl", self._engine.name)
+        call = _call_of(body)
+        head = AnswerHead("cmpl", call.id, self._engine.name)
         if body.stream:
-            options = _options(body, asked.n_choices, asked.n_wanted)
+            options = _options(body, call, asked.n_choices, asked.n_wanted)
             encoder = CompletionStream(head, options, asked.echoes)
-            return self._begin(asked.requests, encoder=encoder)
+            return self._begin(asked.requests, call, encoder=encoder)
         whole = WholeCompletions(head, asked, logprobs=body.logprobs is not None)
-        return self._begin(asked.requests, whole=whole)
+        return self._begin(asked.requests, call, whole=whole)
 
     def native(self) -> Response:
         body = wire.decode(request.get_data(), NativeBody)
@@ -86,30 +93,53 @@ class _Answering:
         )
         if body.stream:
             encoder = NativeStream(shape, progress=bool(body.return_progress))
-            return self._begin(asked.requests, encoder=encoder)
-        return self._begin(asked.requests, whole=NativeWhole(shape, body.response_fields))
+            return self._begin(asked.requests, _local_call(), encoder=encoder)
+        whole = NativeWhole(shape, body.response_fields)
+        return self._begin(asked.requests, _local_call(), whole=whole)
 
     def _begin(
         self,
         requests: tuple[GenerationRequest, ...],
+        call: Call,
         *,
         encoder: Encoder | None = None,
         whole: Whole | None = None,
     ) -> Response:
         source: Source
         if len(requests) == 1:
-            source = self._service.start(requests[0])
+            source = self._service.start(requests[0], call)
         else:
-            source = Several(self._service, requests)
+            source = Several(self._service, requests, _kept_local(call))
         answer = Handover(source, encoder=encoder, whole=whole)
         return hand_over(answer, self._settings.keep_alive_s)
 
 
-def _options(body: wire.CommonBody, n: int, n_each: int) -> StreamOptions:
+def _call_of(body: wire.CommonBody) -> Call:
+    """The answer's name, who asks for it, and what the request wants of its route."""
+    wishes = wire.wishes_of(body, events_header=request.headers.get("X-Spillover-Events"))
+    return Call(id=new_answer_id(), owner=g.owner, wishes=wishes)
+
+
+def _local_call() -> Call:
+    """llama.cpp's own dialect has no words for a handoff."""
+    wishes = Wishes(routing=Routing(only="local_only"))
+    return Call(id=new_answer_id(), owner=g.owner, wishes=wishes)
+
+
+def _kept_local(call: Call) -> Call:
+    """Several prompts at once are answered here."""
+    if call.wishes.routing.only == "cloud_only":
+        raise bad_request("cloud_only takes one prompt at a time", "spillover.only")
+    wishes = Wishes(routing=Routing(only="local_only"))
+    return msgspec.structs.replace(call, wishes=wishes)
+
+
+def _options(body: wire.CommonBody, call: Call, n: int, n_each: int) -> StreamOptions:
     options = body.stream_options
     return StreamOptions(
         n=n,
         n_each=n_each,
         usage=bool(options and options.include_usage),
         progress=bool(body.return_progress),
+        events=call.wishes.may_replace,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from spillover.edge_server.answering import add_generation
+from spillover.edge_server.handoff_views import add_handoff_views
 from spillover.edge_server.information import add_information
 from spillover.edge_server.security import Gatekeeper
 from spillover.edge_server.service import Service
@@ -18,11 +19,16 @@ def create_app(service: Service, settings: Settings) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     gate = Gatekeeper(settings)
-    app.before_request(lambda: gate.check(request))
+    app.before_request(lambda: _enter(gate))
     app.register_error_handler(Exception, _answer_error)
     add_generation(app, service, settings)
     add_information(app, service)
+    add_handoff_views(app, service)
     return app
+
+
+def _enter(gate: Gatekeeper) -> None:
+    g.owner = gate.check(request)
 
 
 def _answer_error(error: Exception) -> Response:

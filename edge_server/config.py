@@ -13,10 +13,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.edge_server import config_file, setting_type
+from spillover.edge_server import config_file, config_tables, setting_type
 from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.setting_list import Setting, setting_list
-from spillover.edge_server.settings import Settings
+from spillover.edge_server.settings import CloudSettings, Settings
 from spillover.runtime.options import EngineOptions
 
 DEFAULT = "default"
@@ -65,8 +65,11 @@ def load(
     file = config_file.locate(config_flag, environ)
     warnings = _unknown_variables(environ, settings)
     values = {setting.name: Value(setting.default, DEFAULT) for setting in settings}
+    cloud = CloudSettings()
     if file is not None:
-        in_file = _from_file(file, settings)
+        content = config_file.read(file)
+        cloud = config_tables.take(content, file)
+        in_file = _from_file(file, content, settings)
         values |= in_file
         if "api_keys" in in_file:
             warnings += _shared(file)
@@ -75,10 +78,12 @@ def load(
     if api_key_file is not None:
         values |= _from_key_file(api_key_file, values, settings)
         warnings += _shared(api_key_file)
-    return Config(settings=_settings(values), values=values, file=file, warnings=tuple(warnings))
+    return Config(
+        settings=_settings(values, cloud), values=values, file=file, warnings=tuple(warnings)
+    )
 
 
-def _settings(values: Mapping[str, Value]) -> Settings:
+def _settings(values: Mapping[str, Value], cloud: CloudSettings) -> Settings:
     """The Structs with their own defaults and every value that was given."""
     of_server: dict[str, Any] = {}
     of_engine: dict[str, Any] = {}
@@ -86,7 +91,7 @@ def _settings(values: Mapping[str, Value]) -> Settings:
         if values[setting.name].origin != DEFAULT:
             target = of_engine if setting.of_engine else of_server
             target[setting.name] = values[setting.name].value
-    return Settings(**of_server, engine=EngineOptions(**of_engine))
+    return Settings(**of_server, cloud=cloud, engine=EngineOptions(**of_engine))
 
 
 def checked(setting: Setting, value: object, source: str, *, from_text: bool) -> Value:
@@ -101,10 +106,12 @@ def checked(setting: Setting, value: object, source: str, *, from_text: bool) ->
     return Value(found, source)
 
 
-def _from_file(path: Path, settings: Iterable[Setting]) -> dict[str, Value]:
+def _from_file(
+    path: Path, content: Mapping[str, Any], settings: Iterable[Setting]
+) -> dict[str, Value]:
     known = {setting.name: setting for setting in settings}
     found = {}
-    for key, value in config_file.read(path).items():
+    for key, value in content.items():
         if key not in known:
             raise ConfigError(_unknown_key(path, key, value, known))
         found[key] = checked(known[key], value, f"{path}: {key}", from_text=False)
@@ -113,7 +120,10 @@ def _from_file(path: Path, settings: Iterable[Setting]) -> dict[str, Value]:
 
 def _unknown_key(path: Path, key: str, value: object, known: Iterable[str]) -> str:
     if isinstance(value, dict):
-        return f"{path}: [{key}] is not known: all settings stand at the top level, without a table"
+        return (
+            f"{path}: there is no table [{key}]: the tables are {config_tables.NAMES}, and all "
+            "other settings stand at the top level"
+        )
     near = difflib.get_close_matches(key, known, n=1)
     guess = f"did you mean {near[0]}?" if near else "`spillover config` lists all settings"
     return f"{path}: there is no setting {key}: {guess}"

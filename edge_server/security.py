@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 from urllib.parse import urlsplit
@@ -54,14 +55,16 @@ class Gatekeeper:
             normal_host(host) for host in (*_LOOPBACK_NAMES, named, *settings.allowed_hosts)
         )
 
-    def check(self, request: Request) -> None:
-        """WireError when the request may not be served."""
+    def check(self, request: Request) -> str:
+        """Who asks: a name for the API key, or "" where none is needed. WireError when the
+        request may not be served."""
         self._check_host(request)
         if request.method not in _SAFE_METHODS:
             self._check_origin(request)
             self._check_type(request)
         if self._keys and request.path not in _OPEN_PATHS:
-            self._check_key(request)
+            return self._check_key(request)
+        return ""
 
     def _check_host(self, request: Request) -> None:
         host = request.headers.get("Host", "")
@@ -92,7 +95,7 @@ class Gatekeeper:
                 "(curl: -H 'Content-Type: application/json')",
             )
 
-    def _check_key(self, request: Request) -> None:
+    def _check_key(self, request: Request) -> str:
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         given = bearer if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
         matches = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
@@ -100,3 +103,4 @@ class Gatekeeper:
             error = WireError(401, "authentication_error", "a valid API key is needed")
             error.headers["WWW-Authenticate"] = "Bearer"
             raise error
+        return hashlib.blake2b(given.strip().encode(), digest_size=8).hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 
+from spillover.cloud_fallback.router import Router
 from spillover.edge_server.app import create_app
 from spillover.edge_server.bridge import Bridge
 from spillover.edge_server.connection import Scope
@@ -26,14 +27,17 @@ MAX_HEAD_BYTES = 32 * 1024
 BACKLOG = 512
 
 
-def serve(engine: TextEngine, settings: Settings, *, on_ready: Callable[[str], None]) -> None:
-    """Serve *engine* until a signal ends it; *on_ready* gets the address.
+def serve(
+    engine: TextEngine, router: Router, settings: Settings, *, on_ready: Callable[[str], None]
+) -> None:
+    """Serve the answers of *router*, whose local engine is *engine*, until a signal ends it;
+    *on_ready* gets the address.
 
     Raises ConfigError when the address cannot be bound or must not be.
     """
     check_bind(settings)
     sock = _bind(settings)
-    service = Service(engine, settings)
+    service = Service(engine, settings, router)
     try:
         asyncio.run(_serve(service, settings, sock, on_ready))
     finally:

@@ -6,6 +6,8 @@ import secrets
 import threading
 from contextlib import closing
 
+from spillover.cloud_fallback.route_settings import Call
+from spillover.cloud_fallback.router import Router
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.stream_log import StreamLog
 from spillover.runtime.cancellation import Cancellation
@@ -18,11 +20,18 @@ CLOSE_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 2.0
 
 
+def new_answer_id() -> str:
+    """128 random bits: nobody guesses another's answer."""
+    return secrets.token_hex(16)
+
+
 class Generation:
     """One running answer: its log, and the switch that ends it."""
 
-    def __init__(self) -> None:
-        self.id = secrets.token_hex(16)
+    def __init__(self, call: Call) -> None:
+        self.id = call.id
+        self.owner = call.owner
+        """Who asked for it; nobody else may steer it."""
         self.log = StreamLog()
         self.cancellation = Cancellation()
         self.error: Exception | None = None
@@ -32,21 +41,22 @@ class Generation:
 class Service:
     """Owns the generations. One producer thread for each iterates the engine and writes the log."""
 
-    def __init__(self, engine: TextEngine, settings: Settings) -> None:
+    def __init__(self, engine: TextEngine, settings: Settings, router: Router) -> None:
         self.engine = engine
+        self.router = router
         self._settings = settings
         self._lock = threading.Lock()
         self._running: dict[Generation, threading.Thread] = {}
         self._closed = False
 
-    def start(self, request: GenerationRequest) -> Generation:
+    def start(self, request: GenerationRequest, call: Call) -> Generation:
         """Begin an answer; returns once it is accepted.
 
         Raises what the engine raised before its first event: InvalidRequest, EngineBusy, …
         """
-        generation = Generation()
+        generation = Generation(call)
         thread = threading.Thread(
-            target=self._produce, args=(generation, request), name="generation", daemon=True
+            target=self._produce, args=(generation, request, call), name="generation", daemon=True
         )
         with self._lock:
             if self._closed:
@@ -60,7 +70,7 @@ class Service:
             raise generation.error
         return generation
 
-    def _produce(self, generation: Generation, request: GenerationRequest) -> None:
+    def _produce(self, generation: Generation, request: GenerationRequest, call: Call) -> None:
         def time_out() -> None:
             generation.timed_out = True
             generation.cancellation.cancel()
@@ -70,7 +80,7 @@ class Service:
         timer.start()
         log, begun = generation.log, False
         try:
-            with closing(self.engine.stream(request, generation.cancellation)) as events:
+            with closing(self.router.stream(request, call, generation.cancellation)) as events:
                 for event in events:
                     begun = True
                     log.append(event)
@@ -86,6 +96,11 @@ class Service:
             log.close()
             with self._lock:
                 self._running.pop(generation, None)
+
+    def running(self, answer_id: str, owner: str) -> Generation | None:
+        """The running answer of *owner* with this id."""
+        with self._lock:
+            return next((g for g in self._running if g.id == answer_id and g.owner == owner), None)
 
     @property
     def n_running(self) -> int:

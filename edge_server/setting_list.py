@@ -28,6 +28,16 @@ _FLAG_AND_HELP = {
     "max_generation_s": ("", "A generation is ended after this long."),
     "shutdown_grace_s": ("", "Running streams may go on for this long after a signal to stop."),
     "log_level": ("--log-level", "Least important messages to log."),
+    "fallback": (
+        "--fallback",
+        "Whether an answer may go on in the cloud: never, only when you say yes, or by itself.",
+    ),
+    "prefer": ("--prefer", "Who begins an answer, where both may."),
+    "handoff_mode": ("--handoff-mode", "How a running answer is handed over."),
+    "max_handoffs": ("", "Changes of the writer within one answer."),
+    "consent_timeout_s": ("", "A stream waits this long for your yes, then goes on locally."),
+    "warms_connections": ("", "Open a connection to the provider when an answer begins (auto)."),
+    "data_dir": ("", "Folder for the records of spending and handoffs, and for calibrations."),
     "n_ctx": ("--n-ctx", "Most tokens of one conversation, prompt and answer together."),
     "n_kv": ("--n-kv", "Tokens that all conversations together hold in the KV cache."),
     "n_parallel": ("--parallel", "Answers generated at the same time."),
@@ -49,6 +59,7 @@ _DEFAULT_IN_WORDS = {
     "model": "the bundled model",
     "alias": "the model's own name",
     "cache_dir": "the user's cache folder",
+    "data_dir": "the user's data folder",
 }
 _VARIABLES = {"api_keys": "SPILLOVER_API_KEY", "allowed_hosts": "SPILLOVER_ALLOWED_HOST"}
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.privacy.settings import PrivacySettings
+from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.routing import Fallback
+from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.runtime.events import HandoffMode, Origin
 from spillover.runtime.options import EngineOptions
+
+
+class CloudSettings(Struct, frozen=True, kw_only=True):
+    """What stands in tables of the configuration file; flags and variables have none of it."""
+
+    providers: tuple[ProviderSettings, ...] = ()
+    """[[provider]], in the order in which they are asked; machines next door go first."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    """[policy]"""
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    """[privacy]"""
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    """[budget]"""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -34,4 +54,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     shutdown_grace_s: Annotated[float, Meta(ge=0, le=600)] = 5.0
     """Running streams may go on for this long after SIGTERM."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    fallback: Fallback = "never"
+    """Whether answers may leave the device; "ask": each time only with a yes."""
+    prefer: Origin = "local"
+    """Who writes first, where both may."""
+    handoff_mode: HandoffMode = "continue"
+    max_handoffs: Annotated[int, Meta(ge=1, le=16)] = 4
+    consent_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 60.0
+    warms_connections: bool = True
+    data_dir: Path | None = None
+    """Where spending, handoffs and calibrations are kept. None: the user's data folder."""
+    cloud: CloudSettings = field(default_factory=CloudSettings)
     engine: EngineOptions = field(default_factory=EngineOptions)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from msgspec import structs
 
+from spillover.cloud_fallback.route_settings import Call
 from spillover.edge_server.service import Generation, Service
 from spillover.edge_server.stream_log import StreamLog
 from spillover.runtime.cancellation import Cancellation
@@ -33,11 +34,12 @@ class Several:
     time as the engine has places; a thread begins the next one when one has ended.
     """
 
-    def __init__(self, service: Service, requests: Sequence[GenerationRequest]) -> None:
+    def __init__(self, service: Service, requests: Sequence[GenerationRequest], call: Call) -> None:
         self.log = StreamLog()
         self.cancellation = Cancellation()
         self.error: Exception | None = None
         self._service = service
+        self._call = call
         self._changed = threading.Condition()
         self._waiting = deque(requests)
         self._n_begun = 0
@@ -49,7 +51,8 @@ class Several:
         threading.Thread(target=self._begin_the_rest, name="several", daemon=True).start()
 
     def _begin(self, request: GenerationRequest) -> None:
-        part = _Part(self, self._service.start(request), self._n_begun)
+        call = structs.replace(self._call, id=f"{self._call.id}-{self._n_begun}")
+        part = _Part(self, self._service.start(request, call), self._n_begun)
         self._n_begun += request.n
         with self._changed:
             self._running.add(part)

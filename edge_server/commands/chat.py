@@ -20,13 +20,12 @@ from spillover.edge_server.commands.answer_output import (
 from spillover.edge_server.commands.chat_commands import Reply, is_command, message_of, obey
 from spillover.edge_server.commands.conversation import Conversation
 from spillover.edge_server.commands.line_input import ReadLine, line_reader, read_message
-from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
+from spillover.edge_server.commands.routed import RoutedEngine, routed_conversation
 from spillover.edge_server.commands.talk import tell
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import ContextOverflow, EngineClosed, SpilloverError, WorkerDied
-from spillover.runtime.events import Delta, Finished, ReasoningDelta
+from spillover.runtime.events import Delta, Finished, ReasoningDelta, Replace
 
 _EPILOG = """\b
 Examples:
@@ -43,11 +42,11 @@ _FULL = (
 @click.command("chat", epilog=_EPILOG)
 @model_argument
 @click.option("--system", default="", metavar="TEXT", help="System message.  [default: none]")
-@setting_options(["n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
+@setting_options(["fallback", "prefer", "n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
 def command(system: str, config_flag: Path | None, **flags: Any) -> int:
     """Talk with MODEL (the bundled one when none is named)."""
     settings = load_config(flags, config_flag).settings
-    with one_conversation(settings) as engine:
+    with routed_conversation(settings) as engine:
         if sys.stdin.isatty():
             card = engine.card
             tell(f"{card.name}, {card.n_ctx} tokens of context. /help shows the commands.")
@@ -57,7 +56,9 @@ def command(system: str, config_flag: Path | None, **flags: Any) -> int:
 class Chat:
     """Reads messages and shows answers until the user leaves."""
 
-    def __init__(self, engine: TextEngine, conversation: Conversation, read_line: ReadLine) -> None:
+    def __init__(
+        self, engine: RoutedEngine, conversation: Conversation, read_line: ReadLine
+    ) -> None:
         self._engine = engine
         self._conversation = conversation
         self._read_line = read_line
@@ -129,6 +130,8 @@ class Chat:
                             thoughts.end_line()
                             output.write(added)
                             text += added
+                        case Replace(keep_chars=keep):
+                            text = text[:keep]
                         case Finished():
                             usage = event.usage
                             self._finish(event, output)
@@ -140,6 +143,8 @@ class Chat:
         total = event.usage.prompt_tokens + event.usage.completion_tokens
         if event.reason == "cancelled":
             tell("(stopped)")
+        elif event.reason == "interrupted":
+            tell("(broken off: nobody could go on with it)")
         elif event.reason == "length" and total >= self._engine.card.n_ctx - 1:
             tell(_FULL)
         elif event.reason == "length":

@@ -6,6 +6,7 @@ import importlib.metadata
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -75,6 +76,8 @@ class Findings(Struct, kw_only=True):
     """What llama.cpp says of the processor features it was built for."""
     model: str | None = None
     self_test: SelfTest | None = None
+    fallback: str = ""
+    """The one dial, and the providers that it lets answer."""
     problems: list[Problem] = []
 
     @property
@@ -177,6 +180,26 @@ def check_engine(findings: Findings, settings: Settings) -> None:
             f"build it without AMX: {REBUILD}",
             blocks=False,
         )
+
+
+def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, str]) -> None:
+    """Who may go on with an answer, and whether there are keys; nobody is asked anything."""
+    from spillover.edge_server.routing_setup import provider_engines  # slow
+
+    providers = settings.cloud.providers
+    names = ", ".join(provider.name for provider in providers) or "no provider"
+    findings.fallback = f"{settings.fallback} ({names})"
+    if settings.fallback == "never":
+        return
+    if not providers:
+        findings.add(
+            f"fallback is {settings.fallback}, but there is no provider",
+            "add a [[provider]] table to the configuration file: docs/configuration.md",
+            blocks=False,
+        )
+    for engine in provider_engines(settings, environ):
+        if engine.problem is not None:
+            findings.add(f"{engine.name}: {engine.problem}", "see docs/providers.md", blocks=False)
 
 
 def gigabytes(n_bytes: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Generator
 from pathlib import Path
@@ -50,6 +51,7 @@ def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
     if not findings.runs:
         return findings
     checkup.check_address(findings, settings)
+    checkup.check_cloud(findings, settings, os.environ)
     checkup.check_model(findings, settings)
     if findings.model is not None:
         with told_when_slow("loading the model for a self-test …"):
@@ -87,6 +89,7 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
     if findings.llama_cpp is not None:
         yield "llama.cpp", findings.llama_cpp
     yield "config file", findings.config_file or "none"
+    yield "fallback", findings.fallback
     yield "model", findings.model or "none"
     test = findings.self_test
     if test is not None:

@@ -18,14 +18,13 @@ from spillover.edge_server.commands.answer_output import (
     answer_to_stdout,
     reasoning_to_stderr,
 )
-from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import load_config, model_option, setting_options
 from spillover.edge_server.commands.request_values import default_text, given
+from spillover.edge_server.commands.routed import routed_conversation
 from spillover.edge_server.commands.talk import tell
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import (
     Delta,
-    EngineEvent,
     Failed,
     Finished,
     ReasoningDelta,
@@ -64,7 +63,7 @@ The answer goes to standard output, everything else to standard error.
 )
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
-@setting_options(["n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
+@setting_options(["fallback", "prefer", "n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
 def command(
     prompt: str | None,
     system: str | None,
@@ -88,7 +87,7 @@ def command(
         **given(GenerationRequest, {"max_tokens": max_tokens, "stop": stop}),
     ).checked()
     settings = load_config(flags, config_flag).settings
-    with one_conversation(settings) as engine, closing(engine.stream(request)) as events:
+    with routed_conversation(settings) as engine, closing(engine.stream(request)) as events:
         _print_json(events) if as_json else _print_text(events)
 
 
@@ -126,7 +125,7 @@ def _has_input(*, required: bool) -> bool:
     return required or stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 
-def _print_text(events: Iterable[EngineEvent]) -> None:
+def _print_text(events: Iterable[StreamEvent]) -> None:
     answer, reasoning = answer_to_stdout(), reasoning_to_stderr()
     for event in events:
         match event:
@@ -139,6 +138,8 @@ def _print_text(events: Iterable[EngineEvent]) -> None:
                 answer.end_line()
                 if reason == "length":
                     tell(_cut_note(usage.completion_tokens))
+                elif reason == "interrupted":
+                    tell("spillover: the answer broke off: nobody could go on with it")
 
 
 def _cut_note(n_tokens: int) -> str:
@@ -148,7 +149,7 @@ def _cut_note(n_tokens: int) -> str:
     )
 
 
-def _print_json(events: Iterable[EngineEvent]) -> None:
+def _print_json(events: Iterable[StreamEvent]) -> None:
     output = answer_to_stdout()
     try:
         for event in events:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,19 @@ def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -
 def _serve(settings: Settings) -> None:
     with start_engine(settings) as engine:
         # Flask takes a moment to import: do that, and look at the address, while the model loads.
+        from spillover.edge_server.routing_setup import build_router
         from spillover.edge_server.server import check_bind, serve
 
         check_bind(settings)
         with told_when_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
-        serve(
-            engine,
-            settings,
-            on_ready=lambda url: tell(announcement(url, card, settings)),
-        )
+        with closing(build_router(engine, settings, os.environ)) as router:
+            serve(
+                engine,
+                router,
+                settings,
+                on_ready=lambda url: tell(announcement(url, card, settings)),
+            )
 
 
 def announcement(url: str, card: ModelCard, settings: Settings) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import time
-import uuid
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from spillover.edge_server.wire.handoff import leg
 from spillover.runtime.events import Finished, Prefilling, StreamEvent, TokenLogprob
 
 
 class AnswerHead:
     """What is the same in every chunk of an answer."""
 
-    def __init__(self, prefix: str, model: str) -> None:
-        self.id = f"{prefix}-{uuid.uuid4().hex}"
+    def __init__(self, prefix: str, answer_id: str, model: str) -> None:
+        self.id = f"{prefix}-{answer_id}"
         self.created = int(time.time())
         self.model = model
 
@@ -56,6 +56,7 @@ class Totals:
         read = [e.usage for choice, e in self.finished.items() if choice % self._n_each == 0]
         n_prompt = sum(usage.prompt_tokens for usage in read)
         n_completion = sum(usage.completion_tokens for usage in usages)
+        legs = [leg(value) for usage in usages for value in usage.legs]
         return {
             "prompt_tokens": n_prompt,
             "completion_tokens": n_completion,
@@ -64,6 +65,7 @@ class Totals:
             "completion_tokens_details": {
                 "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)
             },
+            **({"by_leg": legs} if legs else {}),
         }
 
 

@@ -7,8 +7,11 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.route_settings import Wishes
+from spillover.cloud_fallback.routing import Fallback, Place, Routing
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.events import HandoffMode, Origin
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 
@@ -17,6 +20,17 @@ MAX_MESSAGES = 4_096
 
 class StreamOptions(Struct, frozen=True):
     include_usage: bool | None = None
+
+
+class SpilloverBody(Struct, frozen=True, kw_only=True):
+    """Our own part of a request: where the answer may be written, and what the client can see."""
+
+    fallback: Fallback | None = None
+    only: Place | None = None
+    prefer: Origin | None = None
+    mode: HandoffMode | None = None
+    events: bool | None = None
+    """Send handoff, seam, consent and replace events."""
 
 
 class CommonBody(Struct, frozen=True, kw_only=True):
@@ -50,6 +64,7 @@ class CommonBody(Struct, frozen=True, kw_only=True):
     xtc_probability: float | None = None
     xtc_threshold: float | None = None
     logit_bias: dict[str, float] | None = None
+    spillover: SpilloverBody | None = None
     # These change what the answer means; silence about them would be a wrong answer.
     grammar: Any = None
     json_schema: Any = None
@@ -80,6 +95,17 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     modalities: tuple[str, ...] | None = None
+
+
+def wishes_of(body: CommonBody, *, events_header: str | None) -> Wishes:
+    """What the request wants of the route; it can only narrow what the device's owner set."""
+    own = body.spillover or SpilloverBody()
+    events = own.events if own.events is not None else events_header == "1"
+    return Wishes(
+        routing=Routing(fallback=own.fallback, only=own.only, prefer=own.prefer),
+        mode=own.mode,
+        may_replace=events,
+    )
 
 
 B = TypeVar("B")

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from spillover.edge_server import sse
+from spillover.edge_server.wire import handoff
 from spillover.edge_server.wire.answer import (
     AnswerHead,
     Totals,
@@ -18,12 +19,17 @@ from spillover.edge_server.wire.answer import (
 )
 from spillover.edge_server.wire.errors import WireError, body_of
 from spillover.runtime.events import (
+    ConsentAnswered,
+    ConsentAsked,
     Delta,
     Failed,
     Finished,
+    Handoff,
     Prefilling,
     Queued,
     ReasoningDelta,
+    Replace,
+    Seam,
     StreamEvent,
 )
 
@@ -39,6 +45,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
     n_each: int
     usage: bool
     progress: bool
+    events: bool = False
+    """What happens between two writers, as named events."""
 
 
 class StreamEncoder(ABC):
@@ -69,6 +77,8 @@ class StreamEncoder(ABC):
                 return self._finish(event)
             case Failed():
                 return self.fail(WireError(500, event.code, event.message))
+            case Handoff() | Seam() | Replace() | ConsentAsked() | ConsentAnswered():
+                return self._routed(event)
             case Prefilling() if self._options.progress:
                 return self._progress({"prompt_progress": progress(event)})
             case Queued() if self._options.progress:
@@ -101,6 +111,17 @@ class StreamEncoder(ABC):
             before, _, after = self._chunk(self._delta(sample), event.choice).rpartition(_SAMPLE)
             frame = self._frames[key] = before, after
         return b"%b%b%b" % (frame[0], _json(event.text), frame[1])
+
+    def _routed(self, event: handoff.RouteEvent) -> bytes:
+        """From a handoff on, the chunks name the new writer's model. The event itself is a chunk
+        without choices too, so that a client that does not know it is not disturbed."""
+        if isinstance(event, Handoff):
+            self._head["model"] = event.target.model
+            self._frames.clear()
+        if not self._options.events:
+            return b""
+        name, content = handoff.named(event)
+        return sse.encode_named(name, _json({**self._head, "choices": [], "spillover": content}))
 
     def _finish(self, event: Finished) -> bytes:
         if event.reason == "cancelled":

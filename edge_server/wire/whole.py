@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from spillover.edge_server.wire import handoff
 from spillover.edge_server.wire.answer import (
     AnswerHead,
     Totals,
@@ -16,7 +17,16 @@ from spillover.edge_server.wire.answer import (
 )
 from spillover.edge_server.wire.completions import Completions
 from spillover.edge_server.wire.errors import WireError
-from spillover.runtime.events import Delta, Failed, ReasoningDelta, StreamEvent, TokenLogprob
+from spillover.runtime.events import (
+    Delta,
+    Failed,
+    Handoff,
+    ReasoningDelta,
+    Replace,
+    Seam,
+    StreamEvent,
+    TokenLogprob,
+)
 
 
 class Choice:
@@ -40,6 +50,8 @@ class WholeAnswer:
         self._choices = [Choice() for _ in range(n)]
         self._totals = Totals(n_each or n)
         self._failed: Failed | None = None
+        self._routed: list[dict[str, Any]] = []
+        self._model: str | None = None
 
     def add(self, event: StreamEvent) -> None:
         self._totals.add(event)
@@ -52,6 +64,12 @@ class WholeAnswer:
                 self._choices[event.choice].logprobs.extend(event.logprobs)
             case Failed():
                 self._failed = event
+            case Replace(choice=index, keep_chars=keep):
+                self._choices[index].text = ["".join(self._choices[index].text)[:keep]]
+            case Handoff() | Seam():
+                self._routed.append(handoff.named(event)[1])
+                if isinstance(event, Handoff):
+                    self._model = event.target.model
 
     def body(self) -> bytes:
         """The JSON of the answer. An answer that broke off is an error, never half an answer."""
@@ -67,6 +85,7 @@ class WholeAnswer:
         return msgspec.json.encode(
             {
                 **self._head.fields(kind),
+                **({"model": self._model, "spillover": self._routed} if self._model else {}),
                 "choices": [
                     {
                         "index": index,

@@ -14,9 +14,10 @@ from spillover.edge_server.commands.chat import Chat
 from spillover.edge_server.commands.chat_commands import chat_commands, is_command, obey
 from spillover.edge_server.commands.conversation import Conversation
 from spillover.edge_server.commands.line_input import read_message
+from spillover.edge_server.commands.routed import RoutedEngine
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.engine import ModelCard, TextEngine
+from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ContextOverflow
 from spillover.runtime.events import (
     Delta,
@@ -90,7 +91,7 @@ def talk(engine: ListEngine, *lines: str | BaseException) -> tuple[int, Conversa
         return line
 
     conversation = Conversation()
-    return Chat(cast(TextEngine, engine), conversation, read_line).talk(), conversation
+    return Chat(cast(RoutedEngine, engine), conversation, read_line).talk(), conversation
 
 
 def contents(conversation: Conversation) -> list[str]:

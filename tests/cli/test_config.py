@@ -40,7 +40,7 @@ def loaded(
 
 def test_every_field_of_the_structs_is_a_setting_with_a_help_text() -> None:
     fields = msgspec.structs.fields(Settings) + msgspec.structs.fields(EngineOptions)
-    names = [field.name for field in fields if field.name != "engine"]
+    names = [field.name for field in fields if field.name not in ("engine", "cloud")]
     assert [setting.name for setting in setting_list()] == names
     assert len(set(names)) == len(names)
     assert all(setting.help.endswith(".") for setting in setting_list())
@@ -91,7 +91,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     [
         ("prot = 8080", "there is no setting prot: did you mean port"),
         ("zzz = 1", "there is no setting zzz: `spillover config` lists"),
-        ("[engine]\nn_ctx = 1", r"\[engine\] is not known: all settings stand at the top level"),
+        ("[engine]\nn_ctx = 1", r"there is no table \[engine\]"),
         ("port = 99999", "toml: port: 99999 is not allowed: port is an integer from 0 to 65535"),
         ("port = '8080'", "toml: port: '8080' is not allowed"),
         ("port = true", "toml: port: True is not allowed"),
@@ -206,3 +206,53 @@ def test_an_empty_key_file_does_not_open_the_endpoint(tmp_path: Path) -> None:
 def test_what_is_allowed_is_said_for_every_setting() -> None:
     for setting in setting_list():
         assert setting_type.describe(setting.type) != "something else", setting.name
+
+
+def documented_file() -> str:
+    """The example of the documentation that sets up the cloud."""
+    text = (Path(__file__).parents[2] / "docs/configuration.md").read_text("utf-8")
+    return text.split("## Handing answers over", 1)[1].split("```toml\n", 1)[1].split("```", 1)[0]
+
+
+def test_the_documented_file_sets_up_the_cloud(tmp_path: Path) -> None:
+    config = loaded(documented_file(), tmp_path)
+    cloud = config.settings.cloud
+    assert config.settings.fallback == "ask"
+    assert [p.name for p in cloud.providers] == ["workstation", "claude"]
+    assert cloud.providers[1].prices is not None
+    assert cloud.budget.total.usd_per_day == 0.5
+    assert cloud.policy.rules[0].words == ("contract", "clause")
+    assert cloud.privacy.patterns[0].name == "CUSTOMER"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[provider]]\nname = 'a'\ndialect = 'openai'", "provider.*model"),
+        ("[[provider]]\nname = 'a'\ndialect = 'opnai'\nmodel = 'm'", "provider.*dialect"),
+        (
+            "[[provider]]\nname = 'a'\ndialect = 'openai'\nmodel = 'm'\napi_key = 'sk-1'",
+            "must not hold a key: run `spillover keys set a`",
+        ),
+        (
+            "[[provider]]\nname = 'a'\ndialect = 'openai'\nmodel = 'm'\n" * 2,
+            "two .* have the name a",
+        ),
+        (
+            "[[provider]]\nname = 'a'\ndialect = 'openai'\nmodel = 'm'\nbase_url = 'http://far.example'",
+            "unencrypted",
+        ),
+        ("[policy]\nqueue_seconds = 3", "policy: .*queue_seconds"),
+        ("[budget.total]\nusd_per_day = -1", "budget.total.usd_per_day"),
+    ],
+)
+def test_a_wrong_table_is_told_by_its_place(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loaded(text, tmp_path)
+
+
+def test_no_key_of_a_wrong_table_is_shown(tmp_path: Path) -> None:
+    text = f"[[provider]]\nname = 'a'\ndialect = 'openai'\nmodel = 'm'\napi_key = '{KEY}'"
+    with pytest.raises(ConfigError) as caught:
+        loaded(text, tmp_path)
+    assert KEY not in str(caught.value)

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from werkzeug.serving import make_server
 
+from spillover.cloud_fallback.router import Router
+from spillover.cloud_fallback.routing import Routing
 from spillover.edge_server.app import create_app
 from spillover.edge_server.service import Service
 from spillover.edge_server.settings import Settings
@@ -29,7 +31,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     settings = Settings(engine=options, keep_alive_s=0.05)
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)
-        service = Service(engine, settings)
+        service = Service(engine, settings, Router(engine, Routing(), None))
         server = make_server("127.0.0.1", 0, create_app(service, settings), threaded=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,0 +1,95 @@
+"""What happens between two writers, as JSON: for clients that asked for it, and for the records."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from spillover.runtime.events import (
+    ConsentAnswered,
+    ConsentAsked,
+    Handoff,
+    Leg,
+    Replace,
+    Seam,
+    StreamEvent,
+    Writer,
+)
+
+RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | Handoff | Seam | Replace
+ROUTE_EVENTS = (ConsentAsked, ConsentAnswered, Handoff, Seam, Replace)
+
+
+def is_route_event(event: StreamEvent) -> bool:
+    return isinstance(event, ROUTE_EVENTS)
+
+
+def named(event: RouteEvent) -> tuple[str, dict[str, Any]]:
+    """The SSE event name and the object of *event*."""
+    match event:
+        case Handoff():
+            return "handoff", handoff(event)
+        case Seam():
+            return "seam", seam(event)
+        case ConsentAsked():
+            return "consent", consent_asked(event)
+        case ConsentAnswered():
+            return "consent", {
+                "type": "consent_answered",
+                "id": event.id,
+                "granted": event.granted,
+            }
+        case Replace():
+            return "replace", {"type": "replace", "keep_chars": event.keep_chars}
+
+
+def writer(value: Writer) -> dict[str, Any]:
+    return {"origin": value.origin, "model": value.model, "provider": value.provider}
+
+
+def handoff(event: Handoff) -> dict[str, Any]:
+    return {
+        "type": "handoff",
+        "seq": event.seq,
+        "reason": event.reason,
+        "from": writer(event.source),
+        "to": writer(event.target),
+        "mode": event.mode,
+        "keep_chars": event.keep_chars,
+        "signals": event.signals,
+        "privacy": {"redacted": event.redactions},
+    }
+
+
+def seam(event: Seam) -> dict[str, Any]:
+    return {
+        "type": "seam",
+        "seq": event.seq,
+        "seam": event.kind,
+        "trimmed_chars": event.trimmed_chars,
+        "gap_ms": round(event.gap_ms, 3),
+    }
+
+
+def consent_asked(event: ConsentAsked) -> dict[str, Any]:
+    return {
+        "type": "consent_asked",
+        "id": event.id,
+        "reason": event.reason,
+        "to": writer(event.target),
+        "timeout_s": event.timeout_s,
+        "n_messages": event.n_messages,
+        "privacy": {"redacted": event.redactions},
+    }
+
+
+def leg(value: Leg) -> dict[str, Any]:
+    """One writer's share in the usage of an answer."""
+    return {
+        **writer(value.writer),
+        "prompt_tokens": value.prompt_tokens,
+        "completion_tokens": value.completion_tokens,
+        "reasoning_tokens": value.reasoning_tokens,
+        "ms": round(value.duration_ms, 3),
+        "usd": value.cost_usd,
+        "estimated": value.estimated,
+    }

@@ -1,0 +1,259 @@
+"""Handoffs as clients of the endpoint see them: a real server, a fake provider, real clients."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.edge_server.conftest import Server
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act, Tokens
+
+REST = " Then a cloud came by and finished the story. The end."
+STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
+KEY = "sk-canary-of-the-endpoint"
+
+CONFIG = """
+fallback = "{fallback}"
+data_dir = "{folder}"
+consent_timeout_s = 20
+[[provider]]
+name = "fake"
+dialect = "openai"
+model = "cloud-model"
+base_url = "{url}/v1"
+key_variable = "FAKE_KEY"
+prices = {{ input_usd = 2.0, output_usd = 10.0, priced_on = 2026-11-01 }}
+[policy]
+switched_off = ["low_confidence", "language", "wrong_script", "refusal"]
+[[policy.rules]]
+name = "clouds"
+words = ["cumulus"]
+"""
+
+MakeServer = Callable[..., Server]
+
+
+@pytest.fixture
+def make_server(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeServer]:
+    """Starts a server whose one provider is the fake."""
+    servers = []
+
+    def make(fallback: str, *arguments: str) -> Server:
+        config = tmp_path / "config.toml"
+        config.write_text(CONFIG.format(fallback=fallback, folder=tmp_path, url=fake.url))
+        monkeypatch.setenv("FAKE_KEY", KEY)
+        servers.append(Server(tmp_path, "--config", str(config), *arguments))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        assert server.stop() == 0
+        assert KEY not in server.said
+
+
+def lines(response: httpx.Response) -> Iterator[tuple[str, Any]]:
+    """(event name, data) of a stream; [DONE] as None."""
+    name = ""
+    for line in response.iter_lines():
+        if line.startswith("event: "):
+            name = line[7:]
+        elif line.startswith("data: "):
+            yield name, None if line == "data: [DONE]" else json.loads(line[6:])
+            name = ""
+
+
+def ask(server: Server, **body: Any) -> Any:
+    """A streamed request; use as a context."""
+    body = {"messages": STORY, "stream": True, "temperature": 0, "max_tokens": 400, **body}
+    return httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60)
+
+
+def test_a_plain_client_gets_one_valid_stream_that_says_who_writes(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    server = make_server("auto")
+    fake.script(Act(rest=REST, usage=Tokens(prompt=100, completion=20)))
+    text, models, asked = "", [], False
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        chunks = []
+        for chunk in client.chat.completions.create(
+            model="x",
+            messages=STORY,
+            stream=True,
+            temperature=0,
+            max_tokens=400,
+            stream_options={"include_usage": True},
+        ):
+            chunks.append(chunk)
+            models.append(chunk.model)
+            for choice in chunk.choices:
+                text += choice.delta.content or ""
+            if len(text) > 60 and not asked:
+                asked = True
+                reply = httpx.post(f"{server.url}/v1/handoffs", json={"id": chunk.id})
+                assert reply.status_code == 202
+    assert text.endswith(REST)
+    assert models[0] == "storyteller"
+    assert models[-1] == "cloud-model"
+    assert [m for i, m in enumerate(models) if not i or models[i - 1] != m] == [
+        "storyteller",
+        "cloud-model",
+    ]
+    assert len({chunk.id for chunk in chunks}) == 1
+    finish = [c.choices[0].finish_reason for c in chunks if c.choices]
+    assert [reason for reason in finish if reason] == ["stop"]
+    usage: Any = chunks[-1].usage
+    assert [leg["origin"] for leg in usage.by_leg] == ["local", "cloud"]
+    assert usage.by_leg[1]["usd"] == pytest.approx((100 * 2 + 20 * 10) / 1e6)
+
+
+def test_a_client_that_opts_in_sees_the_handoff_and_the_seam(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    server = make_server("auto")
+    fake.script(Act(rest=REST))
+    events, text, asked = [], "", False
+    with ask(server, spillover={"events": True}) as response:
+        for name, data in lines(response):
+            if name:
+                events.append((name, data["spillover"]))
+            for choice in (data or {}).get("choices", ()):
+                text += choice["delta"].get("content") or ""
+            if len(text) > 60 and not asked:
+                asked = True
+                httpx.post(f"{server.url}/v1/handoffs", json={"id": data["id"]})
+    (handoff_name, handoff), (seam_name, seam) = events
+    assert (handoff_name, seam_name) == ("handoff", "seam")
+    assert handoff["reason"] == "user"
+    assert handoff["from"] == {"origin": "local", "model": "storyteller", "provider": None}
+    assert handoff["to"] == {"origin": "cloud", "model": "cloud-model", "provider": "fake"}
+    assert text[handoff["keep_chars"] :] == REST
+    assert seam["seam"] == "anchor"
+    assert seam["gap_ms"] > 0
+    (record,) = httpx.get(f"{server.url}/v1/handoffs").json()["data"]
+    assert (record["reason"], record["seam"]["seam"]) == ("user", "anchor")
+    assert "fox" not in json.dumps(record)
+
+
+def test_a_rule_sends_a_prompt_to_the_cloud_before_the_first_token(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    server = make_server("auto")
+    fake.script(Act(text="A cumulus is a heap of cloud."))
+    body = {"messages": [{"role": "user", "content": "What is a cumulus?"}]}
+    reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
+    assert reply["choices"][0]["message"]["content"] == "A cumulus is a heap of cloud."
+    assert reply["model"] == "cloud-model"
+    assert reply["spillover"][0]["reason"] == "rule"
+
+
+def test_a_question_waits_for_the_user_and_can_be_answered_once(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    server = make_server("ask")
+    fake.script(Act(text="A cumulus is a heap of cloud."))
+    messages = [{"role": "user", "content": "What is a cumulus?"}]
+    text, kinds = "", []
+    with ask(server, messages=messages, spillover={"events": True}) as response:
+        for _name, data in lines(response):
+            said = (data or {}).get("spillover")
+            if said:
+                kinds.append(said["type"])
+            if said and said["type"] == "consent_asked":
+                assert fake.record.accepted == 0
+                (pending,) = httpx.get(f"{server.url}/v1/consents").json()["data"]
+                assert pending["id"] == said["id"]
+                assert "cumulus" not in json.dumps(pending)
+                place = f"{server.url}/v1/consents/{said['id']}"
+                assert httpx.post(place, json={"granted": True}).status_code == 200
+                assert httpx.post(place, json={"granted": False}).status_code == 409
+            for choice in (data or {}).get("choices", ()):
+                text += choice["delta"].get("content") or ""
+    assert kinds == ["consent_asked", "consent_answered", "handoff", "seam"]
+    assert text == "A cumulus is a heap of cloud."
+    assert httpx.post(f"{server.url}/v1/consents/no-such", json={"granted": True}).is_client_error
+
+
+HOOK = """
+import os, sys
+def see(name, arguments):
+    if name in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        with open(os.environ["SEEN"], "a") as file:
+            file.write(f"{name} {arguments!r}\\n")
+sys.addaudithook(see)
+"""
+
+
+def test_never_means_that_not_one_byte_leaves(
+    make_server: MakeServer, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look-up of a name and every connection of server and worker is recorded."""
+    seen = tmp_path / "seen"
+    seen.write_text("")
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+    monkeypatch.setenv("SEEN", str(seen))
+    server = make_server("never")
+    messages = [{"role": "user", "content": "What is a cumulus? Mail me: max@example.org"}]
+    for own in ({}, {"fallback": "auto"}, {"prefer": "cloud"}, {"events": True}):
+        with ask(server, messages=messages, max_tokens=30, spillover=own) as response:
+            assert response.status_code == 200
+            chunks = [data for _, data in lines(response)]
+        assert not any((chunk or {}).get("spillover") for chunk in chunks)
+    with ask(server, spillover={"only": "cloud_only"}) as response:
+        assert response.status_code == 400
+    assert seen.read_text() == ""
+    assert fake.record.accepted == 0
+
+
+def test_the_hook_of_that_test_sees_what_leaves(
+    make_server: MakeServer, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+    monkeypatch.setenv("SEEN", str(seen))
+    server = make_server("auto")
+    with ask(server, max_tokens=30, spillover={"prefer": "cloud"}) as response:
+        list(lines(response))
+    assert str(fake.port) in seen.read_text()
+    assert sys.version_info >= (3, 11)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"spillover": {"only": "moon_only"}}, 400),
+        ({"spillover": {"fallback": "always"}}, 400),
+        ({"spillover": {"mode": "sideways"}}, 400),
+        ({"spillover": 3}, 400),
+    ],
+)
+def test_a_wrong_wish_is_a_400_that_names_the_field(
+    server: Server, body: dict[str, Any], status: int
+) -> None:
+    reply = httpx.post(
+        f"{server.url}/v1/chat/completions", json={"messages": STORY, **body}, timeout=30
+    )
+    assert reply.status_code == status
+    assert "spillover" in reply.json()["error"]["message"]
+
+
+def test_other_peoples_answers_cannot_be_steered(server: Server) -> None:
+    reply = httpx.post(f"{server.url}/v1/handoffs", json={"id": "chatcmpl-nobody"})
+    assert reply.status_code == 404
+    for limit in ("0", "-1", "x", "1e3", "99999999999999999999999"):
+        reply = httpx.get(f"{server.url}/v1/handoffs", params={"limit": limit})
+        assert reply.status_code == 400
