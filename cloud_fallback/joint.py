@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.machine import SeamMachine
-from spillover.cloud_fallback.seam.visible_limit import VisibleLimit
+from spillover.cloud_fallback.seam.token_limit import VisibleLimit
 from spillover.runtime.events import Delta, Replace, Seam, StreamEvent
 
 

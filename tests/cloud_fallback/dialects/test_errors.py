@@ -290,7 +290,8 @@ def test_a_model_that_does_not_go_on_with_a_turn_is_told_apart(
         (openai("invalid_request_error", "invalid_value", "max_tokens is too large: 90000. This "
                 "model does not support more than 16384.", "max_tokens"), None),
         (openai("invalid_request_error", None, "Unknown tool: weather"), None),
-        (openai("invalid_request_error", "unsupported_parameter", "m", "parallel_tool_calls"), None),
+        (openai("invalid_request_error", "unsupported_parameter", "m", "parallel_tool_calls"),
+         None),
     ],
 )  # fmt: skip
 def test_an_optional_field_that_a_model_does_not_take_is_named(body: Any, field: str) -> None:
