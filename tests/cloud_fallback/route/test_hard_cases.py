@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import date
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, Finished, Replace, StreamEvent
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -44,7 +46,7 @@ REST = " Then a cloud came by and finished the story. The end."
 # --- poison ----------------------------------------------------------------------------------
 
 
-def looping(engine: LocalEngine, **fields: object) -> msgspec.Struct:
+def looping(engine: LocalEngine, **fields: Any) -> GenerationRequest:
     """A request whose local answer is one word again and again."""
     (word,) = engine.tokenize(" fox", add_special=False, parse_special=False)
     return ask(sampling=Sampling(temperature=0, logit_bias={word: 100.0}), **fields)
@@ -207,10 +209,12 @@ def test_a_client_that_leaves_in_the_gap_ends_the_request(desk: Desk, fake: Fake
     fake.script(Act(rest=REST, hold_before_response=True))
     cancellation = Cancellation()
     answer_id, stream = desk.start(ask(max_tokens=300), cancellation=cancellation)
-    leaver = threading.Thread(
-        target=lambda: (fake.wait_for(holding=1), cancellation.cancel()), daemon=True
-    )
-    leaver.start()
+
+    def leave() -> None:
+        fake.wait_for(holding=1)
+        cancellation.cancel()
+
+    threading.Thread(target=leave, daemon=True).start()
     events: list[StreamEvent] = []
     for event in stream:
         events.append(event)
