@@ -121,8 +121,8 @@ class SeamMachine:
             document.feed(known[len(plan.context) :])
             if not document.is_bad:
                 stages.append(JsonEnd(document))
-        elif open_fence(joined.skipped) is not None and open_fence(known) is None:
-            stages.append(Unwrapped())
+        elif (wrapping := open_fence(joined.skipped)) and open_fence(known) is None:
+            stages.append(Unwrapped(wrapping))
         return stages
 
     def _splice_for(self, joined: Joined) -> Splice:

@@ -25,6 +25,7 @@ _COMMON_WORDS = (
 _COMMON = frozenset(_COMMON_WORDS.split())
 _WORD = re.compile(r"([^\W\d_]+)(?=\s)")
 _ENDS_SENTENCE = re.compile(r"[^\W\d_][.!?…][\"'\u201d\u2019)]*\Z")
+_CODE_LIKE = re.compile(r"[=;{}]|\w\(")
 _LINK_LIKE = re.compile(r"[/@\\=&#]|www\.|\.\w+\.\Z")
 
 
@@ -108,8 +109,8 @@ def _without_marker(before: str, text: str) -> str:
     again = LIST_MARKER.match(text)
     if marker and again and not line[marker.end() :].strip():
         if marker[0].strip() == again[0].strip():
-            rest = text[again.end() :]
-            return rest if not line.endswith(marker[0].strip()) else " " + rest.lstrip()
+            blank = "" if line[-1].isspace() else " "
+            return blank + text[again.end() :].lstrip()
         return text
     is_row = TABLE_ROW.match(line) and line.rstrip().endswith("|") and TABLE_ROW.match(text)
     is_item = marker and again and again[0].strip() != marker[0].strip()[:0]
@@ -142,6 +143,6 @@ def _spaced(before: str, text: str) -> str:
     if not blanks and is_open and (found := _WORD.match(bare)) and found[1] in _COMMON:
         return " " + bare[0].lower() + bare[1:]
     if not blanks and bare[0].isupper() and _ENDS_SENTENCE.search(before[-8:]):
-        word = before.split()[-1]
-        return text if _LINK_LIKE.search(word) else " " + text
+        is_code = _CODE_LIKE.search(last_line(before)) or _LINK_LIKE.search(before.split()[-1])
+        return text if is_code else " " + text
     return text

@@ -40,7 +40,7 @@ def boundaries(text: str, start: int = 0, *, is_whole: bool = True) -> Iterator[
         line = text[line_start:] if is_last else text[line_start:line_end]
         was, fence = fence, _fence_after(fence, line)
         ends = [] if was or fence else _sentence_ends(line, counts_last=is_whole or not is_last)
-        if not is_last or (is_whole and was):
+        if not is_last:
             ends.append(len(line.rstrip()))
         last = -1
         for end in ends:

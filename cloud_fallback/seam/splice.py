@@ -127,5 +127,6 @@ def _new_blanks(sent: str, blanks: str) -> str:
     if n_missing > 0:
         breaks = list(_LINE_BREAK.finditer(blanks))
         return blanks[breaks[-n_missing].start() :]
-    # Indentation after a line break that was sent: the break itself is not repeated.
-    return blanks if n_missing < 0 and not _LINE_BREAK.search(blanks) else ""
+    # After a line break that was sent, more than one blank is indentation.
+    is_indentation = n_missing < 0 and not _LINE_BREAK.search(blanks)
+    return blanks if is_indentation and not (sent.endswith("\n") and len(blanks) == 1) else ""

@@ -60,12 +60,12 @@ class JsonStart:
 
 
 class Unwrapped:
-    """Lets text pass without the line that closes the code block around all of it.
-
-    Only lines that begin with a fence are held, until they are whole.
+    """Lets text pass without the line that closes the code block around all of it, which *marker*
+    opened. Only lines that begin with a fence are held, until they are whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
         self._line = ""
         self._fence: str | None = None
         self.is_done = False
@@ -73,7 +73,9 @@ class Unwrapped:
     def feed(self, text: str) -> str:
         if self.is_done:
             return text
-        return "".join(map(self._piece, _LINE.findall(text)))
+        return "".join(
+            piece if self.is_done else self._piece(piece) for piece in _LINE.findall(text)
+        )
 
     def _piece(self, piece: str) -> str:
         was_held = _may_be_fence(self._line)
@@ -94,19 +96,22 @@ class Unwrapped:
         if self._fence is not None:
             if found[1].startswith(self._fence) and not found[2].strip():
                 self._fence = None
-        elif found[2].strip():
-            self._fence = found[1]
-        elif not self.is_done:
+        elif self._closes(found):
             self.is_done = True
             return ""
+        else:
+            self._fence = found[1]
         return line
+
+    def _closes(self, found: re.Match[str]) -> bool:
+        return not found[2].strip() and found[1].startswith(self._marker)
 
     def flush(self) -> str:
         line, self._line = self._line, ""
         if not _may_be_fence(line):
             return ""
         found = FENCE.match(line)
-        return "" if found and self._fence is None and not found[2].strip() else line
+        return "" if found and self._fence is None and self._closes(found) else line
 
 
 def _may_be_fence(line: str) -> bool:
