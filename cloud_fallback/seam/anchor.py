@@ -8,7 +8,7 @@ from spillover.cloud_fallback.seam.folding import fold
 from spillover.cloud_fallback.seam.graphemes import boundary_before
 
 MIN_USEFUL_CHARS = 8
-"""An answer with fewer of them that are not blank is begun anew: there is nothing to keep."""
+"""An answer with fewer visible ones is begun anew: there is nothing to keep."""
 
 SHORTEST_CHARS = 40
 LONGEST_WORD_CHARS = 20
@@ -20,14 +20,9 @@ MIN_LETTERS = 8
 QUOTES = (("«", "»"), ("“", "”"), ("⟦", "⟧"), ("<<<", ">>>"), ("[[[", "]]]"))
 
 
-def n_useful(text: str) -> int:
-    """Characters of *text* that are not blank, counted up to MIN_USEFUL_CHARS."""
-    n = 0
-    for character in reversed(text):
-        n += not character.isspace()
-        if n == MIN_USEFUL_CHARS:
-            break
-    return n
+def is_worth_keeping(text: str) -> bool:
+    """Whether *text*, which does not end in blanks, can be recognised when it is repeated."""
+    return len(fold(text[-LONGEST_CHARS:])) >= MIN_USEFUL_CHARS
 
 
 def anchor_of(text: str) -> str:

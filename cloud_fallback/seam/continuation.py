@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import CannotContinue
-from spillover.cloud_fallback.seam.anchor import MIN_USEFUL_CHARS, anchor_of, n_useful, quoted
+from spillover.cloud_fallback.seam.anchor import anchor_of, is_worth_keeping, quoted
 from spillover.cloud_fallback.seam.folding import n_trailing_blank
 from spillover.cloud_fallback.seam.graphemes import n_unfinished
 from spillover.cloud_fallback.seam.json_prefix import n_cut_escape
@@ -190,7 +190,7 @@ def _completion(plan: Continuation) -> Continuation:
     if holds_template_text(request.prompt):
         raise CannotContinue("the raw prompt is written in the local model's chat template")
     told = _told(plan.context + plan.kept, is_json=False)
-    if n_useful(told) < MIN_USEFUL_CHARS:
+    if not is_worth_keeping(told):
         raise CannotContinue("the raw prompt is too short to be continued by another model")
     anchor = anchor_of(told)
     notice = complete_notice(quoted(anchor), told)
@@ -206,7 +206,7 @@ def _conversation(plan: Continuation, *, prefill: bool) -> Continuation:
         return plan
     if prefill and told:
         return replace(plan, request=_with_turns(request, told), join="prefill", told=told)
-    if n_useful(told) < MIN_USEFUL_CHARS:
+    if not is_worth_keeping(told):
         anew = replace(request, messages=_history(request), continue_final_message=False)
         return replace(plan, request=anew, join="restart", told=told)
     anchor = anchor_of(told)

@@ -59,6 +59,11 @@ TERMINATORS = frozenset("\n:.!?…。—\uff01\uff1a\uff1f")
 _LAST = TERMINATORS | frozenset(",\"'«“\u2018„`*>[(<-\u2013\uff0c、،")
 
 
+def opens_talk(text: str) -> bool:
+    """Whether *text* begins with a word that opens talk about an answer, not an answer."""
+    return _OPENING.match(text) is not None
+
+
 def is_preamble(text: str) -> bool:
     """Whether *text* is talk about the answer that comes after it: short, or about the
     interruption, and opened by a word for that."""

@@ -13,6 +13,7 @@ from spillover.cloud_fallback.seam.markup import (
     last_line,
     open_fence,
 )
+from spillover.cloud_fallback.seam.preamble import opens_talk
 
 _FENCE_LINE = re.compile(r"\s*(```+|~~~+)[\w+#.-]*[ \t]*\r?\n")
 _COMMON_WORDS = (
@@ -140,6 +141,8 @@ def _spaced(before: str, text: str) -> str:
     is_open = last.isalnum() or last in ",;"
     if is_open and "\n" in blanks and bare[0].islower():
         return " " + bare
+    if not blanks and is_open and bare[0].isupper() and opens_talk(bare):
+        return "\n\n" + bare
     if not blanks and is_open and (found := _WORD.match(bare)) and found[1] in _COMMON:
         return " " + bare[0].lower() + bare[1:]
     if not blanks and bare[0].isupper() and _ENDS_SENTENCE.search(before[-8:]):

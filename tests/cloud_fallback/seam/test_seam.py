@@ -110,6 +110,7 @@ def test_held_text_is_bounded() -> None:
         ("foo(a)\nx = self.", "Name", "Name"),
         ("It ran", "Into the woods", " into the woods"),
         ("I met", " The Who", " The Who"),
+        ("the lazy", "I'm sorry, but no.", "\n\nI'm sorry, but no."),
         ("Java", "Script is", "Script is"),
         ("1. One\n2. ", "2. Two", "Two"),
         ("1. One\n2.", "2. Two", " Two"),
