@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.privacy.detectors.email import unfinished_email
 from spillover.cloud_fallback.privacy.detectors.iban import unfinished_iban
-from spillover.cloud_fallback.privacy.detectors.secret import unfinished_secret
+from spillover.cloud_fallback.privacy.detectors.key import unfinished_key
 from spillover.cloud_fallback.privacy.plain import PlainText
 from spillover.cloud_fallback.privacy.spans import Span
 
@@ -17,7 +17,7 @@ MIN_BEGUN_CHARS = 6
 MIN_QUOTED_CHARS = 8
 MAX_QUOTATIONS = 4
 _UNFINISHED = {
-    "secret": unfinished_secret,
+    "secret": unfinished_key,
     "email": unfinished_email,
     "iban": unfinished_iban,
 }

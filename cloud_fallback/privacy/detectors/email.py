@@ -14,12 +14,14 @@ _ADDRESS_LITERAL = re.compile(r"\[[\da-fA-F:.]{3,45}\]|\d{1,3}(?:\.\d{1,3}){3}(?
 _DOMAIN_LABELS = re.compile(r"[\w-]{1,63}(?:\.[\w-]{1,63}){1,10}")
 _ENDING = re.compile(r"[^\W\d_]{2}|xn--", re.IGNORECASE)
 
+_UNFINISHED = re.compile(r"@[\w.-]*\Z")
+
 _BRACKETED_AT = r"\s{0,2}[\[({<]\s{0,2}(?:at|@|ät)\s{0,2}[\])}>]\s{0,2}"
 _WORD = r"[\w.+-]{1,64}"
 _DOT = r"(?:\s{0,2}[\[({<]\s{0,2}(?:dot|punkt|\.)\s{0,2}[\])}>]\s{0,2}|\s{1,2}dot\s{1,2}|\.)"
 _MAY_BE_SPELLED = re.compile(r"[\[({<]\s{0,2}(?:at|@|ät)\s{0,2}[\])}>]|\sat\s.{1,80}?\sdot\s", re.I)
 _SPELLED = re.compile(
-    rf"(?<![\w.+-]){_WORD}(?:{_BRACKETED_AT}[\w-]{{1,63}}(?:{_DOT}[\w-]{{2,63}}){{1,4}}"
+    rf"(?<![\w.+-])(?:[\w+-]{{1,64}}\s{{1,2}}dot\s{{1,2}}){{0,2}}{_WORD}(?:{_BRACKETED_AT}[\w-]{{1,63}}(?:{_DOT}[\w-]{{2,63}}){{1,4}}"
     r"|\s{1,2}at\s{1,2}[\w-]{1,63}(?:\s{1,2}dot\s{1,2}[a-z]{2,24}){1,3})(?!\w)",
     re.IGNORECASE,
 )
@@ -39,9 +41,10 @@ def emails(text: str) -> Iterator[Span]:
 
 def unfinished_email(text: str) -> Span | None:
     """An address that the end of *text* cuts off after its @."""
-    at = text.rfind("@", max(0, len(text) - MAX_LOCAL_CHARS))
-    if at < 0 or any(character.isspace() for character in text[at:]):
+    match = _UNFINISHED.search(text, max(0, len(text) - MAX_LOCAL_CHARS))
+    if not match:
         return None
+    at = match.start()
     start = _start(text, at)
     return Span(start, len(text), "email") if start < at else None
 

@@ -10,8 +10,10 @@ from spillover.cloud_fallback.privacy.spans import Span
 
 _V4 = re.compile(r"(?<![\w.+])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
 _V6 = re.compile(r"(?<![\w:.])[0-9a-fA-F:]{2,39}(?:\d{1,3}(?:\.\d{1,3}){3})?(?![\w:]|\.\d)")
+_ONE_GROUP = re.compile(r"::[0-9a-fA-F]{0,4}")
 _IS_A_VERSION = re.compile(
-    r"(?:\b(?:version|ver|v|release|build|firmware|driver|upgrade[sd]?|update[sd]?)[\s.:=]{0,3}"
+    r"(?:\b(?:version|ver|v|release|build|firmware|driver|upgrade[sd]?|update[sd]?"
+    r"|sections?|chapter|clause|figure|table)[\s.:=]{0,3}"
     r"(?:to|is|from)?\s{0,2}|[=><~]=\s?"
     r"|\b(?:\w{0,10}chrom(?:e|ium)|edga?|opr|crios|safari|firefox|version)/)\Z",
     re.IGNORECASE,
@@ -42,7 +44,7 @@ def _is_personal_v4(found: str) -> bool:
 
 
 def _is_personal_v6(found: str) -> bool:
-    if found.count(":") < 2 or not any(map(str.isdigit, found)):
+    if found.count(":") < 2 or not any(map(str.isdigit, found)) or _ONE_GROUP.fullmatch(found):
         return False
     try:
         address = IPv6Address(found)

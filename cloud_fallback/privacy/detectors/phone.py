@@ -10,7 +10,7 @@ from spillover.cloud_fallback.privacy.spans import Span
 
 _ENOUGH_DIGITS = re.compile(r"\d(?:[ .()/-]{0,3}\d){5}")
 _INTERNATIONAL = re.compile(
-    r"(?<![\w+])(?:\(\+|\+|(?<![\d.,:/-])00(?=[1-9]))\s?\d(?:[ .()/-]{0,3}\d){6,16}(?!\w)"
+    r"(?<![\w+])(?:\(\+|\+|(?<![\d.,:/-])00(?=[1-9]))\d(?:[ .()/-]{0,3}\d){6,16}(?!\w)"
 )
 _NATIONAL = re.compile(
     r"(?<![\w+@./:=-])(?<!\d )(?<!\d[,'])"
@@ -28,26 +28,26 @@ _SHAPES = {
 }
 _SAME_SHAPE = {"CA": "US"}
 _SAID = re.compile(
-    r"(?:\b(?:tele)?phone|\btel|\bmobile|\bcell(?:phone)?|\bcall(?:ed|ing)?"
-    r"(?: me| us| him| her| them)?"
-    r"|\bdial|\bsms|\bfax|\bwhats\s?app|\bsignal|\bhotline|\bmy number is|\breach (?:me|us)"
-    r"|telefon\w{0,8}|\bhandy\w{0,8}|\bmobil\w{0,8}|\brufnummer|\bt[ée]l[ée]phone|\bt[ée]l|\bportable"
-    r"|\bm[óo]vil|\btel[ée]fono|\bcellulare|\btelefone|\bcelular|\bнабери|телефон\w{0,3}|\bтел"  # noqa: RUF001
-    r"|电话|手机|電話|携帯|전화)"
-    r"[^\w\n]{0,4}(?:(?:number|no|nr|nummer|is|at|on|under|unter|ist|me|us|am|au|al|es|est|now|today"
-    r"|[a-z]{0,12}'s)\b[^\w\n]{0,4}){0,4}"
+    r"(?:(?<![A-Za-z])(?:(?:tele|home|work|office|mobile|user|contact|customer)?phone|tel|mobile"
+    r"|cell(?:phone)?|call(?:ed|ing)?(?: me| us| him| her| them)?|text(?: me| us| him| her| them)"
+    r"|contact(?: me| us)?|dial|sms|fax|whats\s?app|signal|hotline|my number|reach (?:me|us)"
+    r"|handy\w{0,8}|mobil\w{0,8}|rufnummer|t[ée]l[ée]phone|t[ée]l|portable"
+    r"|m[óo]vil|tel[ée]fono|cellulare|telefone|celular|тел)"
+    r"|telefon\w{0,8}|телефон\w{0,3}|电话|手机|電話|携帯|전화)"
+    r"[^A-Za-z0-9\n]{0,6}(?:(?:numbers?|no|nr|nummer|is|at|on|under|unter|ist|me|us|am|au|al|es|est"
+    r"|now|today|mobile|work|home|office|[a-z]{0,12}'s)(?![A-Za-z])[^A-Za-z0-9\n]{0,6}){0,4}"
     # The number may have a bracket, and groups of any size.
     r"(?<![\w.,/+-])(\(?\d(?:[ .()/-]{0,2}\d){5,14})(?!\w)",
     re.IGNORECASE,
 )
 _DATE = re.compile(
     r"\d{4}([ ./-])\d{1,2}\1\d{1,2}(?: .*)?|\d{1,2}([./-])\d{1,2}\2(?:\d{4}|\d{2})(?: .*)?"
-    r"|(?:19|20)\d{2}\s?-\s?(?:19|20)\d{2}"
+    r"|(?:19|20)\d{2}\s?-\s?(?:19|20)\d{2}|[0-2]\d[0-5]\d\s?-\s?[0-2]\d[0-5]\d"
 )
 _SAID_OTHERWISE = re.compile(
     r"(?:\b(?:is[sb]n|order|invoice|ticket|serial|part|model|ref(?:erence)?|account|customer|case"
     r"|item|article|id|no|nr|number|bestell\w{0,8}|rechnung\w{0,8}|kunden\w{0,8}|artikel\w{0,8})\b"
-    r"|#)[^\w\n]{0,3}(?:(?:id|no|nr|number|nummer|is|ist)\b[^\w\n]{0,3}){0,2}\Z",
+    r"|#|(?-i:\b[A-Z]{2}(?=\s{1,2}\Z)))[^\w\n]{0,3}(?:(?:id|no|nr|number|nummer|is|ist)\b[^\w\n]{0,3}){0,2}\Z",
     re.IGNORECASE,
 )
 _BEFORE_CHARS = 48
@@ -83,7 +83,9 @@ class Phones:
                 yield Span(*match.span(1), "phone")
 
     def _is_national(self, found: str, before: str) -> bool:
-        if _DATE.fullmatch(found) or _SAID_OTHERWISE.search(before):
+        if _DATE.fullmatch(found) or sum(map(str.isdigit, found)) < _MIN_DIGITS:
+            return False
+        if _SAID_OTHERWISE.search(before) or found == "0123456789":
             return False
         if self._shapes and self._shapes.fullmatch(found):
             return True
@@ -110,7 +112,7 @@ def _scan(
 def _ends(match: re.Match[str]) -> Iterator[int]:
     """Where the groups of digits of a found number end, the last first."""
     found = match.group()
-    for index in range(len(found), _MIN_DIGITS - 2, -1):
+    for index in range(len(found), _MIN_DIGITS - 1, -1):
         if found[index - 1].isdigit() and not found[index : index + 1].isdigit():
             yield match.start() + index
 
