@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 import threading
+import traceback
 from collections.abc import Callable, Generator
 from enum import Enum
 
@@ -14,6 +16,7 @@ from spillover.cloud_fallback.breaker import CircuitOpen, Permit
 from spillover.cloud_fallback.cloud_engine import CloudEngine
 from spillover.cloud_fallback.cloud_leg import CloudLeg, CloudLegEnd
 from spillover.cloud_fallback.errors import (
+    AuthFailed,
     BudgetExceeded,
     CannotContinue,
     ContentBlocked,
@@ -38,6 +41,8 @@ from spillover.runtime.events import ConsentAnswered, ConsentAsked, Replace, Str
 from spillover.runtime.request import GenerationRequest
 
 MAX_TRIES = 3
+
+_log = logging.getLogger(__name__)
 
 
 class Outcome(Enum):
@@ -87,7 +92,8 @@ class Attempt:
             text = self._trip.text(self._stopped.withheld)
             plan = self._plan(text.said)
             redacted = self._parts.trust.redactor.redact(plan.request)
-        except (CannotContinue, InvalidRequest) as error:
+            self._engine.check(redacted.request)
+        except (CannotContinue, InvalidRequest, AuthFailed) as error:
             self.error = error
             return Outcome.NEXT
         except KeptLocal as error:
@@ -215,7 +221,13 @@ class Attempt:
             permit.failure(error)
             self._broke(error, leg, reservation)
             return self._after(error, leg, n_tries)
-        except (KeptLocal, SeamFailed) as error:
+        except (KeptLocal, SeamFailed, InvalidRequest) as error:
+            self._broke(error, leg, reservation)
+            return Outcome.NEXT
+        except Exception as error:  # a defect of ours must not cost the user the answer
+            # Not the error's own text: it may hold what is being written.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s left after %s:\n%s", self._engine.name, type(error).__name__, where)
             self._broke(error, leg, reservation)
             return Outcome.NEXT
         trip.answer.leg_ended(reservation.settle(leg.leg()))

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from spillover.cloud_fallback.cloud_stream import CloudStream
 from spillover.cloud_fallback.credentials.credentials import Credentials
 from spillover.cloud_fallback.dialects.dialect import Dialect
-from spillover.cloud_fallback.errors import ProviderRefused
+from spillover.cloud_fallback.errors import AuthFailed, ProviderRefused
 from spillover.cloud_fallback.http.call import Call, Clock
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.http.errors import HttpError
@@ -64,6 +64,18 @@ class CloudEngine:
         call = Call(connect_timeout_s=self.settings.connect_timeout_s)
         with contextlib.suppress(HttpError):
             self.http.warm(self.settings.address, direct=self.settings.is_direct, call=call)
+
+    def check(self, request: GenerationRequest) -> None:
+        """Whether it could be asked at all. Raises AuthFailed without a key, InvalidRequest for
+        what this provider cannot be asked. Sends nothing."""
+        if self.problem is not None:
+            raise AuthFailed(self.name, self.problem)
+        self.dialect.encode(
+            request,
+            self.settings.model,
+            prefill=request.continue_final_message,
+            without=self.lessons.unsupported,
+        )
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None

@@ -10,6 +10,7 @@ from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.route_settings import Wishes
 from spillover.cloud_fallback.routing import Routing
 from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.request import Regex
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import Desk, end, handoffs, provider, seams, text
@@ -152,3 +153,46 @@ def test_several_choices_stay_here(desk: Desk, fake: Fake) -> None:
     assert fake.requests == []
     with pytest.raises(InvalidRequest, match="n = 1"):
         desk.ask(ask(n=2), Wishes(routing=Routing(only="cloud_only")))
+
+
+def test_what_no_provider_can_be_asked_is_answered_here_without_a_word_to_them(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """A regular expression is no form that a provider knows."""
+    desk = make_desk(fake)
+    events = desk.ask(ask(max_tokens=60, form=Regex(pattern="[a-z ]{1,200}")), hand_over_at=20)
+    assert not handoffs(events)
+    assert end(events).reason in ("stop", "length")
+    assert fake.record.accepted == 0
+
+
+def test_a_provider_without_a_key_is_passed_over(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake]
+) -> None:
+    keyless, other = make_fake(), make_fake()
+    desk = make_desk(
+        providers=[
+            provider(keyless, "keyless", key_variable="NO_SUCH_KEY"),
+            provider(other, "other"),
+        ]
+    )
+    other.script(Act(rest=REST))
+    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    assert [h.target.provider for h in handoffs(events)] == ["other"]
+    assert keyless.record.accepted == 0
+
+
+def test_a_defect_in_our_own_code_does_not_cost_the_answer(
+    desk: Desk, fake: Fake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = "words of the answer"
+
+    def broken(*_: object) -> None:
+        raise KeyError(words)
+
+    fake.script(Act(rest=REST))
+    monkeypatch.setattr("spillover.cloud_fallback.cloud_leg.CloudLeg._take", broken)
+    events = desk.ask(ask(max_tokens=100), hand_over_at=60)
+    assert [h.target.origin for h in handoffs(events)] == ["cloud", "local"]
+    assert "KeyError" in caplog.text
+    assert words not in caplog.text
