@@ -34,7 +34,7 @@ class Call:
         self.waits_for = "an answer"
         self.clock = clock
         self.n_received = 0
-        """Bytes that have come."""
+        """Bytes that have come on the connection in use."""
         self.was_kept_alive = False
         """The connection in use was there before the call."""
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.errors import Broken, HttpError, Stopped
+from spillover.cloud_fallback.http.errors import Broken, HttpError, Stopped, TimedOut
 from spillover.cloud_fallback.http.resolver import Resolver
 from spillover.cloud_fallback.http.slots import Slots
 
@@ -58,13 +58,18 @@ class Incoming:
         return self._response.chunks(self._call)
 
     def read(self, most: int = MAX_ERROR_BYTES) -> bytes:
-        """The body, or its first *most* bytes; what breaks off is given as far as it came."""
+        """The body, or its first *most* bytes; what breaks off is given as far as it came.
+
+        Raises Stopped.
+        """
         body = bytearray()
-        with contextlib.suppress(HttpError):
+        try:
             for chunk in self:
                 body += chunk
                 if len(body) >= most:
                     break
+        except (Broken, TimedOut):
+            pass  # half an error's text is better than none
         return bytes(body[:most])
 
     def close(self) -> None:
@@ -112,6 +117,7 @@ class Http:
             self._calls.add(call)
         try:
             while True:
+                call.n_received = 0
                 try:
                     response = self._pool(direct=request.direct).send(request, call)
                     return Incoming(response, call, self._end)
@@ -134,16 +140,18 @@ class Http:
         """
         parts = urlsplit(base_url)
         origin = f"{parts.scheme}://{parts.netloc}"
+        call = call or Call(connect_timeout_s=_WARM_TIMEOUT_S)
         with self._lock:
             if origin in self._warming:
                 return
             self._warming.add(origin)
+            self._calls.add(call)
         try:
-            call = call or Call(connect_timeout_s=_WARM_TIMEOUT_S)
             self._pool(direct=direct).warm(base_url, call)
         finally:
             with self._lock:
                 self._warming.discard(origin)
+                self._calls.discard(call)
 
     def prepare(self) -> None:
         """Do what takes time before the first request, but for the network: not a byte is sent.

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -179,17 +180,14 @@ class Stream(httpcore2.NetworkStream):
     def leave(self, call: Call) -> None:
         """*call* is over; its stop() must not harm the next one."""
         call.detach(self._socket)
-        self._idle_since = call.clock()
+        self._call = None
+        self._idle_since = time.monotonic()
 
     def is_idle(self, longest_s: float) -> bool:
         """Whether it waits for its next call, for less than *longest_s*."""
-        since, call = self._idle_since, self._call
-        return (
-            since is not None
-            and call is not None
-            and call.clock() - since < longest_s
-            and not self._is_readable()
-        )
+        since = self._idle_since
+        is_fresh = since is not None and time.monotonic() - since < longest_s
+        return is_fresh and not self._is_readable()
 
     def close(self) -> None:
         if self._call is not None:

@@ -210,6 +210,34 @@ def test_a_header_with_a_line_end_is_never_quoted(fake: Fake, http: Http) -> Non
         error = error.__cause__
 
 
+def test_what_was_heard_before_does_not_count_for_the_next_request(fake: Fake, http: Http) -> None:
+    """A call that had fetched a token used to be denied the replacing of a dead connection."""
+    call = Call(time.monotonic() + 20)
+    post(http, fake.url, call)
+    fake.script(Act(before_response="reset"), Act())
+    assert post(http, fake.url, call)
+
+
+def test_stop_ends_the_reading_of_an_error(fake: Fake, http: Http) -> None:
+    fake.script(Act(hold_after_chunks=1))
+    call = Call()
+    incoming = http.open(Outgoing(url=fake.url + PATH, headers={}, body=BODY), call)
+    waiter = Waiter(incoming.read)
+    fake.wait_for(holding=1)
+    call.stop()
+    assert isinstance(waiter.error(), Stopped)
+    incoming.close()
+
+
+def test_closing_ends_warming(silent_server: socket.socket, trusting_http: Http) -> None:
+    url = f"https://127.0.0.1:{silent_server.getsockname()[1]}"
+    waiter = Waiter(lambda: trusting_http.warm(url))
+    with silent_server.accept()[0] as peer:
+        peer.recv(1)
+        trusting_http.close()
+        assert isinstance(waiter.error(), Stopped)
+
+
 def test_what_is_closed_stays_closed(fake: Fake) -> None:
     http = Http()
     post(http, fake.url)
