@@ -9,7 +9,7 @@ from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
 from spillover.runtime.events import Finished
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import GenerationRequest, JsonSchema
 
 Policy: TypeAlias = Callable[[Signals, Finished, GenerationRequest], Reason | None]
 
@@ -31,11 +31,19 @@ def says_nothing(signals: Signals, end: Finished, request: GenerationRequest) ->
 
 
 def misses_form(signals: Signals, end: Finished, request: GenerationRequest) -> Reason | None:
-    """It ended, and is not the JSON that was asked for."""
+    """It ended, and is not the JSON that was asked for: unfinished JSON may go on, JSON that does
+    not follow its schema must be written anew."""
     json = signals.json
-    if json is None or end.reason != "stop" or json.is_complete or not signals.has_text:
+    if json is None or end.reason != "stop" or not signals.has_text:
         return None
-    return Reason(code="schema", is_hard=True, keep_chars=json.error_at)
+    if not json.is_complete:
+        return Reason(code="schema", is_hard=True, keep_chars=json.error_at)
+    if isinstance(request.form, JsonSchema):
+        from spillover.cloud_fallback.policy.json_schema import follows  # loads a library
+
+        if not follows("".join(signals.document), request.form.schema):
+            return Reason(code="schema", is_hard=True, keep_chars=0)
+    return None
 
 
 POLICIES: tuple[Policy, ...] = (out_of_context, says_nothing, misses_form)

@@ -11,7 +11,6 @@ from spillover.cloud_fallback.policy.signals import Signals
 LEAST_WORDS = 4
 """Fewer tokens than this say nothing at all."""
 _STRIDE, _FIRST_STRIDE, _FIRST_TOKENS = 8, 4, 16
-_MOST = 0.99
 
 
 def stride(n_tokens: int) -> int:
@@ -63,7 +62,8 @@ class Judge:
             _share(track.group_mean, settings.raw_group_low),
             _share(track.low_quantile, settings.raw_quantile_low),
         )
-        return min(worst * settings.p_wrong_enter, _MOST)
+        # Rising without end, so that a handoff-rate target can tell the worst from the bad.
+        return 1.0 - (1.0 - settings.p_wrong_enter) ** worst
 
     def reason(self, p_wrong: float, limits: Limits, keep_chars: int | None) -> Reason:
         signals = {"p_wrong": p_wrong, "threshold": limits.enter}

@@ -13,8 +13,8 @@ _REFUSALS = re.compile(
     | \bI[ ]?(?:cannot|can't|can[ ]not|could[ ]not|couldn't|won't|will[ ]not)[ ]
           (?:help|answer|assist|do[ ]that|provide|fulfil|comply|give|write|tell|create|generate
             |access|discuss|engage|solve|explain|translate|say)
-    | \bI[ ]only[ ](?:know|tell|speak|understand|do)\b
-    | \bas[ ]an?[ ](?:AI|artificial|large|small|language|text-based)\b[^.]{0,60}\bI\b
+    | \bI[ ]only[ ](?:know|tell|speak|understand)(?=\W)
+    | \bas[ ]an?[ ](?:AI|artificial|large|small|language|text-based)\b[^.]{0,60}\bI(?=\W)
     | \b(?:sorry|apologi[sz]e)\b[^.!?]{0,60}\b(?:can't|cannot|can[ ]not|don't|do[ ]not|unable
           |not[ ]able|too[ ](?:hard|big|difficult)|not[ ]know)
     | \b(?:too|very)[ ](?:hard|big|difficult)[ ]for[ ](?:me|a[ ](?:tiny|small|little))
@@ -28,7 +28,7 @@ _REFUSALS = re.compile(
 )
 _OPENERS = re.compile(
     r"""
-    (?: oh,?[ ] | oh[ ]no,?[ ] | hmm,?[ ] )?
+    (?: oh,?[ ] | oh[ ]no,?[ ] | hmm,?[ ] | well,?[ ] )?
     (?: i'?(?: m | [ ] | $ ) | sorry | unfortunately | as[ ]an?\b | that[ ]is[ ] | that's[ ]
       | this[ ]is[ ] | apolog | my[ ]apolog | ich\b | es[ ]tut | je\b | lo[ ]siento | no[ ]puedo )
     """,
@@ -39,37 +39,25 @@ _OPENING_CHARS = 16
 
 
 class Refusals:
-    """Follows the first *n_chars* characters of an answer."""
+    """Follows the first *n_chars* characters of an answer: one that begins as refusals do, and
+    then says so. A refusal that somebody in a story speaks is none."""
 
-    __slots__ = ("_n_chars", "_text", "found")
+    __slots__ = ("_n_chars", "_text", "found", "may_come")
 
     def __init__(self, n_chars: int) -> None:
         self._n_chars = n_chars
         self._text: str | None = ""
         self.found = False
-
-    @property
-    def may_come(self) -> bool:
-        """Whether the answer has begun as refusals do and has not gone on long enough to be
-        none."""
-        text = self._text
-        if self.found or text is None or not text:
-            return False
-        return _may_open(text)
+        self.may_come = False
+        """Whether the answer has begun like a refusal and may still become one."""
 
     def feed(self, text: str) -> None:
-        if self._text is None or self.found:
+        if self._text is None:
             return
-        self._text = (self._text + text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")).lstrip()
-        self.found = _REFUSALS.search(self._text) is not None
-        if len(self._text) >= self._n_chars or not (self.found or _could_refuse(self._text)):
+        plain = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+        self._text = (self._text + plain).lstrip()[: self._n_chars]
+        opens = _OPENERS.match(self._text) is not None
+        self.found = opens and _REFUSALS.search(self._text) is not None
+        self.may_come = opens and not self.found and len(self._text) < self._n_chars
+        if not self.may_come and len(self._text) >= _OPENING_CHARS:
             self._text = None
-
-
-def _may_open(text: str) -> bool:
-    return _OPENERS.match(text) is not None
-
-
-def _could_refuse(text: str) -> bool:
-    """Whether it is too early to say, or the answer began like a refusal."""
-    return len(text) < _OPENING_CHARS or _may_open(text)

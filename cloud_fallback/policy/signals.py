@@ -69,6 +69,8 @@ class Signals:
         self.refusals = Refusals(settings.refusal_chars)
         self.unsaid = Unsaid(prompts[-1] if prompts else "")
         self.json = _json_of(request.form)
+        self.document: list[str] = []
+        """The whole text where JSON was asked for; else nothing."""
         self.calls: dict[int, JsonProgress] = {}
         self._next_rate = _RATE_TOKENS
         self._times: deque[float] = deque(maxlen=_RATE_TOKENS)
@@ -161,6 +163,7 @@ class Signals:
         self.unsaid.feed(text)
         if self.json is not None:
             self.json.feed(text)
+            self.document.append(text)
         self._ends.append(text)
         self._n_end_chars += len(text)
         while self._n_end_chars - len(self._ends[0]) > _END_CHARS:
