@@ -34,10 +34,10 @@ class CalibrationStore:
         base = data_dir or Path(platformdirs.user_data_dir("spillover", appauthor=False))
         self._own = base / "calibrations"
 
-    def path(self, card: ModelCard) -> Path:
-        """Where the user's own calibration of this model lies, or would."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip(".-")[:64] or "model"
-        return self._own / f"{name}-{fingerprint(card)}.json"
+    def path(self, calibration: Calibration) -> Path:
+        """Where the user's own calibration of that model lies, or would."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", calibration.model).strip(".-")[:64] or "model"
+        return self._own / f"{name}-{calibration.fingerprint}.json"
 
     def find(self, card: ModelCard) -> Calibration | None:
         """The user's own calibration, whatever name the model had then, else a shipped one."""
@@ -55,9 +55,9 @@ class CalibrationStore:
                         return found
         return None
 
-    def write(self, card: ModelCard, calibration: Calibration) -> Path:
+    def write(self, calibration: Calibration) -> Path:
         """Replace the user's own file in one step. Raises OSError."""
-        path = self.path(card)
+        path = self.path(calibration)
         write(path, calibration)
         return path
 

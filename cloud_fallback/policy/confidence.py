@@ -8,9 +8,10 @@ alone; the lowest group is DeepConf's (arXiv 2508.15260) with windows as short a
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 
-from spillover.cloud_fallback.policy.windows import MeanWindow, SortedWindow
 from spillover.runtime.events import TokenLogprob
 
 SHORT, LONG = 16, 64
@@ -20,30 +21,22 @@ _FAST, _SLOW = 1 / 8, 1 / 32
 
 
 class Confidence:
-    """A fold over the logprobs of one kind of text: answer, code or reasoning."""
+    """A fold over the logprobs of one kind of text: answer, code or reasoning.
 
-    __slots__ = (
-        "_entropies",
-        "_fast",
-        "_last",
-        "_long",
-        "_lowest_group",
-        "_slow",
-        "_sum_entropy",
-        "_sum_group",
-        "_sum_logprob",
-        "_sum_margin",
-        "n",
-    )
+    A token only goes into the windows; what is made of them is made when it is asked for.
+    """
+
+    __slots__ = ("_entropies", "_fast", "_groups", "_logprobs", "_lowest_group", "_margins",
+                 "_slow", "_sum_group", "n")  # fmt: skip
 
     def __init__(self) -> None:
         self.n = 0
         """Tokens that counted."""
-        self._long = SortedWindow(LONG)
-        self._entropies = MeanWindow(LONG)
-        # The last SHORT tokens: logprob, entropy, margin over the runner-up, its -logprob.
-        self._last: deque[tuple[float, float, float, float]] = deque()
-        self._sum_logprob = self._sum_entropy = self._sum_margin = self._sum_group = 0.0
+        self._logprobs: deque[float] = deque(maxlen=LONG)
+        self._entropies: deque[float] = deque(maxlen=LONG)
+        self._margins: deque[float] = deque(maxlen=SHORT)
+        self._groups: deque[float] = deque()
+        self._sum_group = 0.0
         self._lowest_group = 0.0
         self._fast = self._slow = 0.0
 
@@ -54,63 +47,71 @@ class Confidence:
             return
         if logprob < _FLOOR:
             logprob = _FLOOR
-        margin = group = 0.0
+        self._logprobs.append(logprob)
+        self._entropies.append(entropy)
         if len(top) > 1:
             runner_up = top[1].logprob
-            # A sure model leaves nothing for the runners-up.
-            group = -max(runner_up, _FLOOR)
-            margin = min(top[0].logprob - runner_up, -_FLOOR)
-        self._long.push(logprob)
-        self._entropies.push(entropy)
-        self._push_short(logprob, entropy, margin, group)
-        first = self.n == 0
+            self._margins.append(min(top[0].logprob - runner_up, -_FLOOR))
+            self._group(-runner_up if runner_up > _FLOOR else -_FLOOR)
+        if self.n:
+            self._fast += (logprob - self._fast) * _FAST
+            self._slow += (logprob - self._slow) * _SLOW
+        else:
+            self._fast = self._slow = logprob
         self.n += 1
-        self._fast += (logprob - self._fast) * (1.0 if first else _FAST)
-        self._slow += (logprob - self._slow) * (1.0 if first else _SLOW)
-        mean_group = self._sum_group / len(self._last)
-        if self.n <= SHORT or mean_group < self._lowest_group:
-            self._lowest_group = mean_group
 
-    def _push_short(self, logprob: float, entropy: float, margin: float, group: float) -> None:
-        last = self._last
-        last.append((logprob, entropy, margin, group))
-        if len(last) > SHORT:
-            old_logprob, old_entropy, old_margin, old_group = last.popleft()
-            self._sum_logprob += logprob - old_logprob
-            self._sum_entropy += entropy - old_entropy
-            self._sum_margin += margin - old_margin
-            self._sum_group += group - old_group
-            return
-        self._sum_logprob += logprob
-        self._sum_entropy += entropy
-        self._sum_margin += margin
-        self._sum_group += group
+    def _group(self, doubt: float) -> None:
+        """DeepConf's group confidence: a sure model leaves nothing for the runners-up."""
+        groups = self._groups
+        groups.append(doubt)
+        self._sum_group += doubt
+        if len(groups) > SHORT:
+            self._sum_group -= groups.popleft()
+            mean = self._sum_group / SHORT
+            if mean < self._lowest_group:
+                self._lowest_group = mean
+        else:
+            self._lowest_group = self._sum_group / len(groups)
 
     @property
     def group_mean(self) -> float:
         """Mean logprob of the last 16 tokens; 0 while empty."""
-        return self._sum_logprob / max(len(self._last), 1)
+        return _mean(_last(self._logprobs))
 
     @property
     def low_quantile(self) -> float:
         """10 % quantile of the last 64 logprobs; 0 while empty."""
-        return self._long.quantile(0.1)
+        return quantile(sorted(self._logprobs), 0.10)
 
     def features(self) -> dict[str, float]:
         """Named values, finite whatever was pushed; the number is that of the tokens looked at."""
-        long, n_last = self._long, max(len(self._last), 1)
+        ordered = sorted(self._logprobs)
+        n = max(len(ordered), 1)
         return {
-            "mean_64": long.mean,
-            "mean_16": self._sum_logprob / n_last,
-            "lowest_64": long.lowest,
-            "quantile_05": long.quantile(0.05),
-            "quantile_10": long.quantile(0.10),
-            "share_below_1": long.share_below(-1.0),
-            "share_below_3": long.share_below(-3.0),
-            "margin_16": self._sum_margin / n_last,
-            "entropy_64": self._entropies.mean,
-            "entropy_16": self._sum_entropy / n_last,
+            "mean_64": _mean(self._logprobs),
+            "mean_16": self.group_mean,
+            "lowest_64": ordered[0] if ordered else 0.0,
+            "quantile_05": quantile(ordered, 0.05),
+            "quantile_10": quantile(ordered, 0.10),
+            "share_below_1": bisect_left(ordered, -1.0) / n,
+            "share_below_3": bisect_left(ordered, -3.0) / n,
+            "margin_16": _mean(self._margins),
+            "entropy_64": _mean(self._entropies),
+            "entropy_16": _mean(_last(self._entropies)),
             "lowest_group": self._lowest_group,
             "slope": self._fast - self._slow,
             "log_length": math.log1p(self.n),
         }
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value that *share* of the ordered values do not exceed; 0 of none."""
+    return ordered[int(share * (len(ordered) - 1) + 0.5)] if ordered else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _last(values: deque[float]) -> list[float]:
+    return list(values)[-SHORT:]

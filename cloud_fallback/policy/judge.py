@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.doubt import Limits
 from spillover.cloud_fallback.policy.reason import Reason
@@ -63,7 +65,7 @@ class Judge:
             _share(track.low_quantile, settings.raw_quantile_low),
         )
         # Rising without end, so that a handoff-rate target can tell the worst from the bad.
-        return 1.0 - (1.0 - settings.p_wrong_enter) ** worst
+        return 1.0 - math.pow(1.0 - settings.p_wrong_enter, worst)
 
     def reason(self, p_wrong: float, limits: Limits, keep_chars: int | None) -> Reason:
         signals = {"p_wrong": p_wrong, "threshold": limits.enter}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from spillover.cloud_fallback.policy import rules
 from spillover.cloud_fallback.policy.calibration_store import CalibrationStore, fingerprint
+from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.judge import Judge
 from spillover.cloud_fallback.policy.local_model import local_model
-from spillover.cloud_fallback.policy.reason import Reason
-from spillover.cloud_fallback.policy.recent_scores import RecentScores
+from spillover.cloud_fallback.policy.reason import QUALITY, Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.engine import ModelCard
@@ -18,7 +18,7 @@ from spillover.runtime.request import GenerationRequest
 
 
 class LocalPolicy:
-    """Settings, calibration and recent scores of a loaded model. Any thread may use it.
+    """Settings, calibration and handoff rate of a loaded model. Any thread may use it.
 
     InvalidRequest when a rule of the settings has a pattern that is none.
     """
@@ -29,7 +29,7 @@ class LocalPolicy:
         rules.check(settings)
         self.settings = settings
         self.local = local_model(card, CalibrationStore(data_dir).find(card))
-        self._scores = RecentScores(fingerprint(card), data_dir)
+        self._rate = HandoffRate(fingerprint(card), data_dir)
 
     def watch(
         self,
@@ -48,19 +48,25 @@ class LocalPolicy:
             judge=Judge(self.settings, self.local.calibration, self._threshold()),
         )
 
+    @property
+    def _least(self) -> float:
+        """A probability means something: what is likely right stays here, whatever the rate."""
+        return self.settings.p_wrong_forget if self.local.calibration is not None else 0.0
+
     def _threshold(self) -> float | None:
-        rate = self.settings.handoff_rate_target
-        found = None if rate is None else self._scores.threshold(rate)
-        if found is None or self.local.calibration is None:
-            return found
-        # A probability means something: what is likely right stays here, whatever the rate.
-        return max(found, self.settings.p_wrong_forget)
+        target = self.settings.handoff_rate_target
+        found = None if target is None else self._rate.threshold(target)
+        return None if found is None else max(found, self._least)
 
     def learn(self, watch: Watch) -> None:
-        """Remember how sure the model was of the leg that *watch* has seen."""
-        if self.settings.handoff_rate_target is not None and watch.score is not None:
-            self._scores.add(watch.score)
+        """Remember what the policies made of the leg that *watch* has seen to its end."""
+        target, reason = self.settings.handoff_rate_target, watch.reason
+        if target is None or (reason is not None and reason.code not in QUALITY):
+            return
+        self._rate.add(
+            watch.score, handed_over=reason is not None, target=target, least=self._least
+        )
 
     def close(self) -> None:
         """Write what has been remembered."""
-        self._scores.flush()
+        self._rate.flush()

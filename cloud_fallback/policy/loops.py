@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
-_MAX_PERIOD = 256
 _WINDOW = 256
+_MAX_PERIOD = 240
+"""Less than the window, in which a round must still be known when the next one comes."""
 _GRAM = 4
 _CHECK_EVERY = 4
 _GUARD = 4
@@ -25,7 +25,6 @@ _ZLIB_CHARS = 1_500
 _NEAR_GAP = 96
 """Most tokens between two rounds of a near loop."""
 
-_Ints: TypeAlias = npt.NDArray[np.int32]
 _Gram: TypeAlias = tuple[int, int, int, int]
 
 
@@ -43,29 +42,27 @@ class Loop(Struct, frozen=True, kw_only=True):
 class Loops:
     """A fold over an answer's tokens, at a constant cost for each.
 
-    For every period up to 256 it counts how many tokens in a row were the same as that many
-    tokens before; and it counts the 4-grams of the last 256 tokens.
+    It counts the 4-grams of the last 256 tokens. Only a text whose 4-grams have all come before
+    for a while is looked at more closely.
     """
 
     def __init__(self, n_tokens: int, n_copies: int, near_count: int) -> None:
         self._tokens = array("q")
         self._starts = array("q")
         self._wordless = array("b")
-        # The last tokens, oldest first, at _ring[_at : _at + _MAX_PERIOD]; copied to the front
-        # when the end is reached.
-        self._ring: _Ints = np.full(4 * _MAX_PERIOD, -1, dtype=np.int32)
-        self._at = 0
-        self._runs: _Ints = np.zeros(_MAX_PERIOD, dtype=np.int32)
-        self._same = np.zeros(_MAX_PERIOD, dtype=np.bool_)
-        self._periods: _Ints = np.arange(_MAX_PERIOD, 0, -1, dtype=np.int32)
-        # Covered tokens are the run and the first round.
-        self._needed: _Ints = np.maximum(
-            n_tokens - self._periods, (n_copies - 1) * self._periods
-        ).astype(np.int32)
+        self._n_tokens = n_tokens
+        self._n_copies = n_copies
         self._near_count = near_count
+        # In the second round of a loop every 4-gram but the first three has come before.
+        self._suspicious_from = min(map(self._needed, range(1, _MAX_PERIOD))) - _GRAM + 1
         self._grams: deque[_Gram] = deque()
-        self._counts: Counter[_Gram] = Counter()
-        self._suspect = 0
+        self._counts: dict[_Gram, int] = {}
+        self._n_known = 0
+        self._crowded = 0
+
+    def _needed(self, period: int) -> int:
+        """Tokens in a row that must be the same as *period* tokens before."""
+        return max(self._n_tokens - period, (self._n_copies - 1) * period)
 
     @property
     def distinct_share(self) -> float:
@@ -74,40 +71,27 @@ class Loops:
 
     def push(self, token: int, start_char: int, *, has_word: bool) -> None:
         """Take a token whose text begins at *start_char* of the answer."""
-        self._tokens.append(token)
+        tokens, counts, grams = self._tokens, self._counts, self._grams
+        tokens.append(token)
         self._starts.append(start_char)
         self._wordless.append(not has_word)
-        at = self._at
-        np.equal(self._ring[at : at + _MAX_PERIOD], token, out=self._same)
-        np.add(self._runs, 1, out=self._runs)
-        np.multiply(self._runs, self._same, out=self._runs)
-        self._remember(token)
-        self._count_gram()
-
-    def _remember(self, token: int) -> None:
-        end = self._at + _MAX_PERIOD
-        if end == len(self._ring):
-            self._ring[:_MAX_PERIOD] = self._ring[self._at : end].copy()
-            self._at, end = 0, _MAX_PERIOD
-        self._ring[end] = token
-        self._at += 1
-
-    def _count_gram(self) -> None:
-        tokens = self._tokens
-        if len(tokens) < _GRAM:
+        n = len(tokens)
+        if n < _GRAM:
             return
-        gram = (tokens[-4], tokens[-3], tokens[-2], tokens[-1])
-        count = self._counts[gram] = self._counts.get(gram, 0) + 1
+        gram = (tokens[n - 4], tokens[n - 3], tokens[n - 2], token)
+        count = counts.get(gram, 0) + 1
+        counts[gram] = count
+        self._n_known = self._n_known + 1 if count > 1 else 0
         if count >= self._near_count:
-            self._suspect = len(tokens)
-        self._grams.append(gram)
-        if len(self._grams) > _WINDOW:
-            oldest = self._grams.popleft()
-            left = self._counts[oldest] - 1
+            self._crowded = n
+        grams.append(gram)
+        if n > _WINDOW + _GRAM - 1:
+            oldest = grams.popleft()
+            left = counts[oldest] - 1
             if left:
-                self._counts[oldest] = left
+                counts[oldest] = left
             else:
-                del self._counts[oldest]
+                del counts[oldest]
 
     def find(self, text_end: Callable[[], str], *, repeats_by_nature: bool) -> Loop | None:
         """A loop that the answer is in now; looked for at every fourth token.
@@ -117,29 +101,40 @@ class Loops:
         n = len(self._tokens)
         if n % _CHECK_EVERY:
             return None
-        over = self._runs >= self._needed
-        if over.any():
-            loop = self._exact(over, repeats_by_nature)
+        if self._n_known >= self._suspicious_from:
+            loop = self._exact(repeats_by_nature)
             if loop is not None:
                 return loop
-        if self._suspect == n or (self._suspect > n - _CHECK_EVERY and n > _CHECK_EVERY):
+        if self._crowded > n - _CHECK_EVERY and n > _CHECK_EVERY:
             return self._near(text_end, repeats_by_nature)
         return None
 
-    def _exact(self, over: npt.NDArray[np.bool_], repeats_by_nature: bool) -> Loop | None:
-        index = int(np.flatnonzero(over)[-1])  # the shortest period
-        period, run = int(self._periods[index]), int(self._runs[index])
-        covered = period + run
-        by_nature = repeats_by_nature or all(self._wordless[-period:])
-        if by_nature and run < _GUARD * int(self._needed[index]):
-            return None
-        second = len(self._tokens) - run
-        return Loop(
-            period=period,
-            n_tokens=covered,
-            copies=covered / period,
-            keep_chars=self._starts[second],
-        )
+    def _exact(self, repeats_by_nature: bool) -> Loop | None:
+        """The shortest period at which the last tokens repeat."""
+        n = len(self._tokens)
+        last = np.array(self._tokens[-(_GUARD * _WINDOW * self._n_copies) :])
+        for period in self._periods():
+            differing = np.flatnonzero(last[period:] != last[:-period])
+            run = len(last) - period - (int(differing[-1]) + 1 if len(differing) else 0)
+            needed = self._needed(period)
+            if repeats_by_nature or all(self._wordless[-period:]):
+                needed *= _GUARD
+            if run >= needed:
+                return Loop(
+                    period=period,
+                    n_tokens=period + run,
+                    copies=(period + run) / period,
+                    keep_chars=self._starts[n - run],
+                )
+        return None
+
+    def _periods(self) -> list[int]:
+        """How far back the last 4-gram has come before, the nearest first."""
+        last = np.array(self._tokens[-(_MAX_PERIOD + _GRAM) :])
+        same = np.ones(len(last) - _GRAM, dtype=np.bool_)
+        for i in range(_GRAM):
+            same &= last[i : len(last) - _GRAM + i] == last[len(last) - _GRAM + i]
+        return [len(last) - _GRAM - int(place) for place in np.flatnonzero(same)[::-1]]
 
     def _near(self, text_end: Callable[[], str], repeats_by_nature: bool) -> Loop | None:
         """Near variants of one passage: the same words again and again, in a text that says
@@ -149,7 +144,7 @@ class Loops:
         tail = text_end()[-_ZLIB_CHARS:].encode()
         if len(tail) < _ZLIB_RATIO * len(zlib.compress(tail)):
             return None
-        gram, count = self._counts.most_common(1)[0]
+        gram, count = max(self._counts.items(), key=lambda pair: pair[1])
         if repeats_by_nature and count < _GUARD * self._near_count:
             return None
         places = self._chain(gram)

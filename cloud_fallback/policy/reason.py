@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from msgspec import Struct
 
@@ -33,6 +33,8 @@ QualityCode: TypeAlias = Literal[
 ]
 """The answer is no good: unsure, in a loop, with control tokens in its text, in another script
 than the question, empty, not in the form that was asked for, or a refusal."""
+
+QUALITY: frozenset[str] = frozenset(get_args(QualityCode))
 
 PromptCode: TypeAlias = Literal["rule", "tools", "language"]
 """The prompt is not for the local model: a rule of the user's, tools that it cannot call, a

@@ -40,8 +40,9 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     switched_off: tuple[ReasonCode, ...] = ()
     """Policies that never ask for a handoff."""
     handoff_rate_target: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
-    """Hand off about this share of the answers for low confidence: the threshold follows what
-    this device's own last answers looked like. None: the thresholds below."""
+    """Hand over about this share of the answers for their quality: the threshold of low
+    confidence follows what becomes of this device's own answers. With a calibration an answer
+    that is likely right stays local whatever the rate. None: the thresholds below."""
 
     # Capacity
     queue_s: Seconds = 20.0

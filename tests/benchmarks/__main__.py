@@ -1,7 +1,7 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, overhead, http, newcomer, memory. Prints one line of JSON for each figure:
-medians with the smallest and the largest value. Everything that is compared runs in turns.
+Scenarios: engine, overhead, http, newcomer, memory, policy. Prints one line of JSON for each
+figure: medians with the smallest and the largest value. Everything that is compared runs in turns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from spillover.runtime.events import Delta
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from tests.benchmarks import bare_loop, load, servers
+from tests.benchmarks import bare_loop, load, policy_cost, servers
 from tests.benchmarks.random_gguf import quantized
 
 N_PROMPT, N_TOKENS = 64, 64
@@ -170,6 +170,14 @@ def memory(model: Path, figures: Figures, repeat: int) -> None:
                 figures.add(f"memory/{kind} USS MB", process.memory_full_info().uss / 1e6)
 
 
+def policy(figures: Figures, repeat: int) -> None:
+    """CPU time of signals and policies for each token of a watched answer; needs no model."""
+    for _ in range(repeat):
+        for kind in policy_cost.kinds():
+            for name, value in policy_cost.microseconds(kind).items():
+                figures.add(f"policy/{kind}/{name}", value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenarios", nargs="+")
@@ -180,9 +188,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=folder)
     args = parser.parse_args()
     figures = Figures()
+    if args.scenarios == ["policy"]:
+        policy(figures, args.repeat)
+        figures.report()
+        return
     model = quantized(args.folder)
     for name in args.scenarios:
-        if name in ("http", "newcomer"):
+        if name == "policy":
+            policy(figures, args.repeat)
+        elif name in ("http", "newcomer"):
             {"http": http, "newcomer": newcomer}[name](args, model, figures, args.repeat)
         else:
             {"engine": engine, "overhead": overhead, "memory": memory}[name](

@@ -40,6 +40,9 @@ class Report(Struct, frozen=True, kw_only=True):
     """The items are halved at random."""
     other_families: Measured | None
     """No family of prompts is in both halves: how well it works on prompts of another kind."""
+    mixed_families: Measured | None
+    """The random half again, but only the families with both right and wrong answers: what is
+    left when knowing the family is of no help."""
     confidence_only: Measured | None
     """The random half again, from logprobs alone."""
     policy: Summary | None
@@ -68,10 +71,17 @@ def report(
         other_families=measure(*families, cloud_accuracy=cloud_accuracy)
         if enough and families
         else None,
+        mixed_families=measure(train, _mixed(items, test)) if enough else None,
         confidence_only=measure(train, test, names=CONFIDENCE_ONLY) if enough else None,
         policy=_policy(traces, train, test, settings) if enough else None,
         groups=_groups(items),
     )
+
+
+def _mixed(items: Sequence[Windows], test: Sequence[Windows]) -> list[Windows]:
+    right = {item.group for item in items if not item.wrong}
+    wrong = {item.group for item in items if item.wrong}
+    return [item for item in test if item.group in right & wrong]
 
 
 def _too_few(n: int) -> str:

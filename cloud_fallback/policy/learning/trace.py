@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import msgspec
 from msgspec import Struct
@@ -156,9 +157,9 @@ def _traced(event: Delta | ReasoningDelta, elapsed_s: float) -> TracedText:
 
 
 def write(path: Path, traces: Iterable[Trace]) -> None:
-    """One line of JSON for each."""
+    """One line of JSON for each; compressed when the name ends in .xz."""
     encoder = msgspec.json.Encoder()
-    with path.open("wb") as file:
+    with _opened(path, "wb") as file:
         for trace in traces:
             file.write(encoder.encode(trace) + b"\n")
 
@@ -167,12 +168,16 @@ def read(path: Path) -> Generator[Trace]:
     """The traces of a file, one at a time. InvalidRequest names the line at fault."""
     decoder = msgspec.json.Decoder(Trace)
     try:
-        with path.open("rb") as file:
+        with _opened(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _decoded(decoder, line, path, number)
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}") from error
+
+
+def _opened(path: Path, mode: Literal["rb", "wb"]) -> IO[bytes]:
+    return lzma.open(path, mode) if path.suffix == ".xz" else path.open(mode)
 
 
 def _decoded(decoder: msgspec.json.Decoder[Trace], line: bytes, path: Path, number: int) -> Trace:

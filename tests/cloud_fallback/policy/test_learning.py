@@ -248,7 +248,7 @@ def test_halves_of_families_share_no_family() -> None:
 
 def calibration(**changes: object) -> Calibration:
     base = Calibration(
-        model="m",
+        model="tiny/../model",
         fingerprint=fingerprint(CARD),
         features=("mean_64",),
         means=(0.0,),
@@ -268,7 +268,7 @@ def test_unknown_features_make_p_wrong_unknown() -> None:
 def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -> None:
     store = CalibrationStore(tmp_path)
     assert store.find(CARD) is None
-    path = store.write(CARD, calibration())
+    path = store.write(calibration())
     assert path.parent == tmp_path / "calibrations"
     renamed = msgspec.structs.replace(CARD, name="another", n_ctx=4_096)
     assert store.find(renamed) == calibration()
@@ -290,7 +290,7 @@ def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -
 )
 def test_a_damaged_calibration_counts_as_none(content: bytes, tmp_path: Path) -> None:
     store = CalibrationStore(tmp_path)
-    path = store.write(CARD, calibration())
+    path = store.write(calibration())
     path.write_bytes(content)
     assert store.find(CARD) is None
 

@@ -1,4 +1,4 @@
-"""Sliding statistics are those of the last values, whatever came before."""
+"""What is made of logprobs: that of the last tokens, whatever came before."""
 
 from __future__ import annotations
 
@@ -9,30 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.policy.confidence import Confidence
-from spillover.cloud_fallback.policy.windows import MeanWindow, SortedWindow
 from spillover.runtime.events import TokenLogprob, TopLogprob
-
-VALUES = st.lists(st.floats(-30, 0, allow_nan=False), min_size=1, max_size=200)
-
-
-@given(values=VALUES, size=st.integers(1, 70), share=st.floats(0, 1))
-def test_a_window_knows_the_last_values_only(values: list[float], size: int, share: float) -> None:
-    window, means = SortedWindow(size), MeanWindow(size)
-    for value in values:
-        window.push(value)
-        means.push(value)
-    last = sorted(values[-size:])
-    assert len(window) == len(last)
-    assert window.lowest == last[0]
-    assert window.mean == pytest.approx(math.fsum(last) / len(last), abs=1e-9)
-    assert means.mean == pytest.approx(window.mean, abs=1e-9)
-    assert window.quantile(share) == last[int(share * (len(last) - 1) + 0.5)]
-    assert window.share_below(-1.0) == sum(value < -1.0 for value in last) / len(last)
-
-
-def test_an_empty_window_says_nothing_bad() -> None:
-    window = SortedWindow(4)
-    assert (window.mean, window.lowest, window.quantile(0.1), window.share_below(-1)) == (0,) * 4
 
 
 def lp(logprob: float, runner_up: float = -5.0, entropy: float = 0.5) -> TokenLogprob:
@@ -41,6 +18,32 @@ def lp(logprob: float, runner_up: float = -5.0, entropy: float = 0.5) -> TokenLo
         TopLogprob(token_id=2, token=b"b", logprob=runner_up),
     )
     return TokenLogprob(token_id=1, token=b"a", logprob=logprob, entropy=entropy, top=top)
+
+
+@given(values=st.lists(st.floats(-30, 0), min_size=1, max_size=200))
+def test_features_are_those_of_the_last_tokens_only(values: list[float]) -> None:
+    track = Confidence()
+    for value in values:
+        track.push(lp(value, runner_up=value - 1.0, entropy=-value))
+    found = track.features()
+    last, short = sorted(values[-64:]), values[-16:]
+    assert found["lowest_64"] == last[0]
+    assert found["mean_64"] == pytest.approx(math.fsum(last) / len(last))
+    assert found["mean_16"] == pytest.approx(math.fsum(short) / len(short))
+    assert found["quantile_10"] == last[int(0.1 * (len(last) - 1) + 0.5)]
+    assert found["share_below_1"] == sum(value < -1.0 for value in last) / len(last)
+    assert found["share_below_3"] <= found["share_below_1"]
+    assert found["entropy_64"] == pytest.approx(-found["mean_64"])
+    assert found["margin_16"] == pytest.approx(1.0, abs=1e-9)
+    groups = [values[max(i - 15, 0) : i + 1] for i in range(len(values))]
+    full = [group for group in groups if len(group) == 16] or groups[-1:]
+    means = [sum(min(1.0 - value, 30.0) for value in group) / len(group) for group in full]
+    assert found["lowest_group"] == pytest.approx(min(means))
+    assert found["log_length"] == math.log1p(len(values))
+
+
+def test_without_tokens_nothing_is_bad() -> None:
+    assert set(Confidence().features().values()) == {0.0}
 
 
 def test_numbers_that_are_none_are_left_out() -> None:

@@ -1,0 +1,122 @@
+"""The threshold of a handoff-rate target: it follows what becomes of this device's own answers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import platformdirs
+from msgspec import Meta, Struct
+
+N_FIRST = 20
+"""Answers that are judged by the settings' own threshold, before there is a quantile."""
+_N_KEPT = 64
+_STEP = 0.3
+"""How far one answer moves the threshold, in log-odds."""
+_FARTHEST = 8.0
+_WRITE_EVERY = 8
+_MAX_BYTES = 1 << 16
+
+
+class _State(Struct, kw_only=True):
+    """*scores*: how doubtful the last answers were; *odds*: the threshold in log-odds."""
+
+    target: float = 0.0
+    odds: float | None = None
+    scores: Annotated[list[float], Meta(max_length=_N_KEPT)] = []
+
+
+class HandoffRate:
+    """Keeps the share of answers that are handed over near a target: numbers, no text.
+
+    The first threshold is a quantile of the first answers' doubt. An answer that is handed over
+    is not seen to its end, so a quantile of later ones would be too low and the rate too high;
+    from then on each answer moves the threshold, up by (1 - target) steps when it was handed over
+    and down by target steps when not, which holds the rate whatever the scores look like.
+
+    Any thread may use it. A small file keeps it for the next start; one that cannot be read or
+    written costs a new beginning, never an answer.
+    """
+
+    def __init__(self, key: str, data_dir: Path | None = None) -> None:
+        base = data_dir or Path(platformdirs.user_data_dir("spillover", appauthor=False))
+        self._path = base / "handoff-rates" / f"{key}.json"
+        self._lock = threading.Lock()
+        self._state = self._read()
+        self._n_unwritten = 0
+
+    def threshold(self, target: float) -> float | None:
+        """P(wrong) from which an answer is handed over; None: too few answers so far."""
+        with self._lock:
+            self._aim(target)
+            odds = self._state.odds
+        return None if odds is None else 1.0 / (1.0 + math.exp(-odds))
+
+    def add(
+        self, score: float | None, *, handed_over: bool, target: float, least: float = 0.0
+    ) -> None:
+        """Take an answer that is over: how doubtful it was at most, and what became of it.
+
+        *least*: the threshold never counts below this, so it need not fall further either.
+        """
+        with self._lock:
+            self._aim(target)
+            state = self._state
+            if score is not None and math.isfinite(score):
+                state.scores = [*state.scores, round(score, 4)][-_N_KEPT:]
+            if state.odds is not None:
+                odds = state.odds + _STEP * (handed_over - target)
+                state.odds = max(min(odds, _FARTHEST), _odds(least))
+            elif len(state.scores) >= N_FIRST:
+                self._begin()
+            self._n_unwritten += 1
+            if self._n_unwritten >= _WRITE_EVERY:
+                self._write()
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        with self._lock:
+            if self._n_unwritten:
+                self._write()
+
+    def _aim(self, target: float) -> None:
+        if self._state.target != target:
+            self._state.target = target
+            self._state.odds = None
+            if len(self._state.scores) >= N_FIRST:
+                self._begin()
+
+    def _begin(self) -> None:
+        """The score that a share *target* of the last answers reached."""
+        ordered = sorted(self._state.scores)
+        place = round((1.0 - self._state.target) * (len(ordered) - 1))
+        self._state.odds = _odds(ordered[place])
+
+    def _read(self) -> _State:
+        try:
+            if self._path.stat().st_size > _MAX_BYTES:
+                return _State()
+            return msgspec.json.decode(self._path.read_bytes(), type=_State)
+        except (OSError, msgspec.DecodeError):
+            return _State()
+
+    def _write(self) -> None:
+        self._n_unwritten = 0
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fd, name = tempfile.mkstemp(dir=self._path.parent)
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.json.encode(self._state))
+            Path(name).replace(self._path)
+
+
+def _odds(p: float) -> float:
+    """Log-odds of *p*, within ±_FARTHEST."""
+    p = min(max(p, 1e-9), 1.0 - 1e-9)
+    return max(min(math.log(p / (1.0 - p)), _FARTHEST), -_FARTHEST)
