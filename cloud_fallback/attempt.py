@@ -230,7 +230,7 @@ class Attempt:
             _log.error("%s left after %s:\n%s", self._engine.name, type(error).__name__, where)
             self._broke(error, leg, reservation)
             return Outcome.NEXT
-        trip.answer.leg_ended(reservation.settle(leg.leg()))
+        trip.answer.leg_ended(reservation.settle(leg.leg(), leg.cached_tokens))
         if trip.cancellation.cancelled:
             yield trip.answer.finished("cancelled")
             return Outcome.DONE
@@ -261,7 +261,7 @@ class Attempt:
     def _broke(self, error: Exception, leg: CloudLeg, reservation: Reservation) -> None:
         self.error = error
         if leg.has_answered:
-            self._trip.answer.leg_ended(reservation.settle(leg.leg()))
+            self._trip.answer.leg_ended(reservation.settle(leg.leg(), leg.cached_tokens))
         else:
             reservation.release()
         code: ReasonCode = "network" if isinstance(error, NetworkFailed) else "provider"

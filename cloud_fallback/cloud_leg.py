@@ -23,6 +23,7 @@ from spillover.runtime.events import (
     ReasoningDelta,
     StreamEvent,
     ToolCallDelta,
+    Usage,
 )
 from spillover.runtime.request import GenerationRequest
 
@@ -162,20 +163,28 @@ class CloudLeg:
             if rest := restorer.flush():
                 yield ToolCallDelta(index=index, arguments=rest)
 
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the provider had in its cache, which may cost less."""
+        return self._finished.usage.cached_tokens if self._finished is not None else 0
+
     def leg(self) -> Leg:
         """What this leg has cost, without the price; estimated where the provider's own count
         never came."""
         usage = self._finished.usage if self._finished is not None else None
-        messages = self._request.messages
+        if usage is None:
+            n_prompt = estimated_tokens(sum(len(m.content) for m in self._request.messages))
+            usage = Usage(
+                prompt_tokens=n_prompt,
+                cached_tokens=0,
+                completion_tokens=estimated_tokens(self._n_received),
+                estimated=True,
+            )
         return Leg(
             writer=self._engine.writer,
-            prompt_tokens=usage.prompt_tokens
-            if usage
-            else estimated_tokens(sum(len(message.content) for message in messages)),
-            completion_tokens=usage.completion_tokens
-            if usage
-            else estimated_tokens(self._n_received),
-            reasoning_tokens=usage.reasoning_tokens if usage else 0,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
             duration_ms=1e3 * (self._clock() - self._started_at),
-            estimated=usage is None,
+            estimated=usage.estimated,
         )

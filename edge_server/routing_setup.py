@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def _engines(settings: Settings, keys: Keys, http: Http) -> tuple[CloudEngine, .
 def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
     cloud = settings.cloud
     next_door = [provider.name for provider in cloud.providers if provider.is_local_network]
-    http = Http()
+    http = Http(proxy=settings.proxy or None)
+    # Libraries and certificates, so that no handoff waits for them; nothing is sent.
+    threading.Thread(target=http.prepare, name="prepare-http", daemon=True).start()
     database = Database(data_dir(settings) / _LEDGER)
     return Parts(
         engine,

@@ -37,6 +37,7 @@ _FLAG_AND_HELP = {
     "max_handoffs": ("", "Changes of the writer within one answer."),
     "consent_timeout_s": ("", "A stream waits this long for your yes, then goes on locally."),
     "warms_connections": ("", "Open a connection to the provider when an answer begins (auto)."),
+    "proxy": ("", "HTTP proxy on the way to providers; HTTP_PROXY and its kin are ignored."),
     "data_dir": ("", "Folder for the records of spending and handoffs, and for calibrations."),
     "n_ctx": ("--n-ctx", "Most tokens of one conversation, prompt and answer together."),
     "n_kv": ("--n-kv", "Tokens that all conversations together hold in the KV cache."),
@@ -60,6 +61,7 @@ _DEFAULT_IN_WORDS = {
     "alias": "the model's own name",
     "cache_dir": "the user's cache folder",
     "data_dir": "the user's data folder",
+    "proxy": "none",
 }
 _VARIABLES = {"api_keys": "SPILLOVER_API_KEY", "allowed_hosts": "SPILLOVER_ALLOWED_HOST"}
 

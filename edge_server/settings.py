@@ -62,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_handoffs: Annotated[int, Meta(ge=1, le=16)] = 4
     consent_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 60.0
     warms_connections: bool = True
+    proxy: Annotated[str, Meta(pattern=r"^(http://[^@\s/]+/?)?\Z")] = ""
+    """"http://host:port" for all providers but those next door; the environment's do not count."""
     data_dir: Path | None = None
     """Where spending, handoffs and calibrations are kept. None: the user's data folder."""
     cloud: CloudSettings = field(default_factory=CloudSettings)
