@@ -18,7 +18,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from spillover.quantize.onnx_export.blocks import Blocks
-from spillover.runtime.onnx.graph_patches import with_exact_windows
+from spillover.runtime.onnx.graph_patches import with_exact_windows, without_empty_inputs
 
 VERSION = (int(onnxruntime.__version__.split(".")[0]), int(onnxruntime.__version__.split(".")[1]))
 
@@ -27,10 +27,11 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def session(model: Path | bytes) -> Any:
-    """A session for a model that was not prepared by the runtime, but for its windows."""
+    """A session for a model that was not prepared by the runtime, but for what its version needs."""
     if isinstance(model, Path) and VERSION < (1, 24):
         proto = onnx.load(model)
         with_exact_windows(proto, VERSION)
+        without_empty_inputs(proto)
         model = proto.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -120,7 +121,7 @@ def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
 
 
 def product_of_blocks(x: Logits, blocks: Blocks) -> Logits:
-    """x · matrixᵀ by MatMulNBits, in fp32."""
+    """x · matrixᵀ by MatMulNBits; x keeps 8 bits or more."""
     points = blocks.packed_zero_points()
     weights: dict[str, npt.NDArray[Any]] = {"blocks": blocks.packed, "scales": blocks.scales}
     if points is not None:
@@ -134,6 +135,8 @@ def product_of_blocks(x: Logits, blocks: Blocks) -> Logits:
         K=blocks.n_values,
         bits=blocks.bits,
         block_size=32,
+        # 1.22 has no other product with 8 bits.
+        accuracy_level=4 if blocks.bits == 8 else 0,
     )
     graph = helper.make_graph(
         [node],

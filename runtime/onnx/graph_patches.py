@@ -21,19 +21,35 @@ from spillover.runtime.onnx.graph_file import nodes_of
 from spillover.runtime.onnx.graph_head import find_head
 from spillover.runtime.onnx.graph_layout import CacheTensor, GraphInputs, GraphLayout
 
+_SOUND_HALF_PRODUCTS = (1, 24)
+"""Before this version, integer products of small fp16 matrices read memory that nobody wrote."""
 _FIXED_WINDOWS = (1, 24)
 """Before this version of ONNX Runtime, a window of n positions showed n + 1."""
 
 
-def with_integer_products(proto: ModelProto) -> int:
+def with_integer_products(proto: ModelProto, runtime_version: tuple[int, int]) -> int:
     """Let 4-bit and 8-bit products round their activations to 8 bits where the graph leaves the
     choice to the runtime, which then computes in fp32; how many it changed."""
+    halves = {
+        tensor.name
+        for tensor in proto.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT16 and runtime_version < _SOUND_HALF_PRODUCTS
+    }
     n_changed = 0
     for node in nodes_of(proto.graph):
-        if node.op_type == "MatMulNBits" and attribute(node, "accuracy_level") == 0:
+        if node.op_type != "MatMulNBits" or halves & set(node.input):
+            continue
+        if attribute(node, "accuracy_level") == 0:
             set_attribute(node, "accuracy_level", 4)
             n_changed += 1
     return n_changed
+
+
+def without_empty_inputs(proto: ModelProto) -> None:
+    """Cut off the names of inputs that are not given: older runtimes know fewer of them."""
+    for node in nodes_of(proto.graph):
+        while node.input and not node.input[-1]:
+            node.input.pop()
 
 
 def with_lengths(

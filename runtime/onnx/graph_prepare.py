@@ -18,6 +18,7 @@ from spillover.runtime.onnx.graph_patches import (
     with_exact_windows,
     with_integer_products,
     with_lengths,
+    without_empty_inputs,
 )
 from spillover.runtime.onnx.graph_rewrite import rewritten_to_gqa
 
@@ -75,10 +76,11 @@ def prepare(
     layout = with_asked_logits(proto, layout)
     if layout != before:
         changes.append("logits of asked positions only")
-    if on_cpu and with_integer_products(proto):
+    if on_cpu and with_integer_products(proto, runtime_version):
         changes.append("integer products")
     if with_exact_windows(proto, runtime_version):
         changes.append("exact attention windows")
+    without_empty_inputs(proto)
     return Prepared(
         proto=proto,
         layout=layout,

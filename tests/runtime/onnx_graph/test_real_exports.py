@@ -25,6 +25,8 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_changed_graph_gives_the_logits_of_the_original(name: str, tmp_path: Path) -> None:
+    if name == "genai/qwen3" and VERSION < (1, 23):
+        pytest.skip("this version has no GatherBlockQuantized with 8 bits")
     path = unpacked(name, tmp_path)
     prepared = prepare(path, runtime_version=VERSION)
     size = prepared.layout.caches[0].shape[3]
