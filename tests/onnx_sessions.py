@@ -18,7 +18,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from spillover.quantize.onnx_export.blocks import Blocks
+from spillover.runtime.onnx.feeds import feeds
 from spillover.runtime.onnx.graph_patches import with_exact_windows, without_empty_inputs
+from spillover.runtime.onnx.graph_prepare import Prepared
 
 VERSION = (int(onnxruntime.__version__.split(".")[0]), int(onnxruntime.__version__.split(".")[1]))
 
@@ -27,7 +29,7 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def session(model: Path | bytes) -> Any:
-    """A session for a model that was not prepared by the runtime, but for what its version needs."""
+    """A session for a model as it is, but for what its version cannot do."""
     if isinstance(model, Path) and VERSION < (1, 24):
         proto = onnx.load(model)
         with_exact_windows(proto, VERSION)
@@ -97,6 +99,7 @@ def masked_logits(
         "input_ids": ids[None],
         "attention_mask": np.ones((1, len(ids)), np.int64),
         "position_ids": np.arange(len(ids))[None],
+        "use_cache_branch": np.array([False]),
     }
     for given in running.get_inputs():
         if given.name.startswith("past"):
@@ -106,6 +109,33 @@ def masked_logits(
     feed = {name: value for name, value in feed.items() if name in names}
     found = running.run(["logits"], feed)[0][0]
     return np.asarray(found, np.float32)
+
+
+def prepared_logits(
+    prepared: Prepared, ids: npt.NDArray[np.int64], chunks: Sequence[int], *, n_ctx: int = 64
+) -> Logits:
+    """The logits of each chunk's last position, with a KV cache as the layout wants it."""
+    layout = prepared.layout
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    folder = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(folder, str(prepared.folder))
+    running = onnxruntime.InferenceSession(prepared.proto.SerializeToString(), options)
+    shared = layout.attention != "growing"
+    past: dict[str, npt.NDArray[Any]] = {}
+    for cache in layout.caches:
+        shape = [n or 1 for n in cache.shape]
+        shape[cache.length_axis] = n_ctx if shared else 0
+        past[cache.past] = np.zeros(shape, cache.dtype)
+    rows, start = [], 0
+    names = [layout.logits, *(cache.present for cache in layout.caches)]
+    for size in chunks:
+        tokens = ids[start : start + size].astype(np.int32)
+        found = running.run(names, {**feeds(layout.inputs, [tokens], [start]), **past})
+        rows.append(np.asarray(found[0], np.float32).reshape(-1, found[0].shape[-1])[-1])
+        past = {c.past: array for c, array in zip(layout.caches, found[1:], strict=True)}
+        start += size
+    return np.stack(rows)
 
 
 def divergence(reference: Logits, found: Logits) -> float:

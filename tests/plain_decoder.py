@@ -33,7 +33,7 @@ def write(source: Path, target: Path, *, merged: bool = False) -> Path:
 
 def _single(source: Source) -> onnx.ModelProto:
     graph = GraphBuilder(Initializers(None))
-    _Decoder(source, graph, "", has_past=True).build("logits", "present")
+    Decoder(source, graph, "", has_past=True).build("logits", "present")
     return _model(source, graph, [])
 
 
@@ -42,14 +42,14 @@ def _merged(source: Source) -> onnx.ModelProto:
     branches = {}
     for name, has_past in (("then", True), ("else", False)):
         graph.nodes = []
-        decoder = _Decoder(source, graph, f"{name}.", has_past=has_past)
+        decoder = Decoder(source, graph, f"{name}.", has_past=has_past)
         decoder.build(f"{name}.logits", f"{name}.present")
-        outputs = _outputs(source, f"{name}.logits", f"{name}.present")
+        outputs = output_infos(source, f"{name}.logits", f"{name}.present")
         branches[name] = helper.make_graph(graph.nodes, name, [], outputs)
     node = helper.make_node(
         "If",
         ["use_cache_branch"],
-        [output.name for output in _outputs(source, "logits", "present")],
+        [output.name for output in output_infos(source, "logits", "present")],
         then_branch=branches["then"],
         else_branch=branches["else"],
     )
@@ -66,25 +66,25 @@ def _model(
         info("input_ids", long, ["batch_size", "sequence_length"]),
         info("attention_mask", long, ["batch_size", "total_sequence_length"]),
         info("position_ids", long, ["batch_size", "sequence_length"]),
-        *_cache_infos(source, "past_key_values", "past_sequence_length"),
+        *cache_infos(source, "past_key_values", "past_sequence_length"),
         *more_inputs,
     ]
-    outputs = _outputs(source, "logits", "present")
+    outputs = output_infos(source, "logits", "present")
     graph: GraphProto = helper.make_graph(
         builder.nodes, "decoder", inputs, outputs, initializer=builder.initializers.protos
     )
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", _OPSET)])
 
 
-def _outputs(source: Source, logits: str, present: str) -> list[ValueInfoProto]:
+def output_infos(source: Source, logits: str, present: str) -> list[ValueInfoProto]:
     shape: list[str | int | None] = ["batch_size", "sequence_length", source.spec.n_vocab]
     return [
         helper.make_tensor_value_info(logits, TensorProto.FLOAT, shape),
-        *_cache_infos(source, present, "total_sequence_length"),
+        *cache_infos(source, present, "total_sequence_length"),
     ]
 
 
-def _cache_infos(source: Source, stem: str, length: str) -> list[ValueInfoProto]:
+def cache_infos(source: Source, stem: str, length: str) -> list[ValueInfoProto]:
     spec = source.spec
     return [
         helper.make_tensor_value_info(
@@ -97,7 +97,7 @@ def _cache_infos(source: Source, stem: str, length: str) -> list[ValueInfoProto]
     ]
 
 
-class _Decoder:
+class Decoder:
     """The nodes of one decoder; names begin with *prefix*."""
 
     def __init__(self, source: Source, graph: GraphBuilder, prefix: str, *, has_past: bool) -> None:
@@ -204,11 +204,14 @@ class _Decoder:
 
     def _norm(self, x: str, name: str) -> str:
         squares = self._add("Pow", x, self.graph.constant(2.0, np.float32))
-        mean = self._add("ReduceMean", squares, axes=[-1])
+        mean = self._mean(squares)
         epsilon = self.graph.constant(self._spec.norm_epsilon, np.float32)
         size = self._add("Sqrt", self._add("Add", mean, epsilon))
         weight = self._weight(f"{name}.weight", self._values(f"{name}.weight"))
         return self._add("Mul", self._add("Div", x, size), weight)
+
+    def _mean(self, x: str) -> str:
+        return self._add("ReduceMean", x, axes=[-1])
 
     def _matrix(self, name: str) -> str:
         return self._weight(f"{name}.turned", self._values(f"{name}.weight").T)

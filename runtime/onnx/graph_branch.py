@@ -30,7 +30,7 @@ def with_past_alone(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
     initializers = list(branch.initializer)
     proto.graph.initializer.extend(initializers)
     put_nodes(proto, ordered)
-    prune(proto)
+    prune(proto, keep_inputs={layout.inputs.ids})
     return msgspec.structs.replace(
         layout, inputs=msgspec.structs.replace(layout.inputs, branch=None)
     )

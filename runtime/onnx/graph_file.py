@@ -87,7 +87,32 @@ def _parse(path: Path) -> ModelProto:
         ) from error
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{path} holds no graph: fetch it again")
+    if not _has_texts_alone(proto):
+        raise ModelError(f"{path} has names that are no text: it is damaged; fetch it again")
     return proto
+
+
+def _has_texts_alone(proto: ModelProto) -> bool:
+    """Whether every name is text: protobuf gives bytes for one that is not, or an error."""
+    try:
+        return all(isinstance(text, str) for text in _texts(proto))
+    except UnicodeDecodeError:
+        return False
+
+
+def _texts(proto: ModelProto) -> Generator[object]:
+    yield from (opset.domain for opset in proto.opset_import)
+    yield from (function.domain for function in proto.functions)
+    for value in (*proto.graph.input, *proto.graph.output):
+        yield value.name
+        yield from (size.dim_param for size in value.type.tensor_type.shape.dim)
+    for tensor in _tensors(proto):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for node in nodes_of(proto.graph):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def nodes_of(graph: GraphProto) -> Generator[NodeProto]:

@@ -77,7 +77,7 @@ def with_lengths(
             replace_input(node, 6, total)
             if queries is not None:
                 replace_input(node, 16, queries)
-    prune(proto)
+    prune(proto, keep_inputs={layout.inputs.ids})
     return _with_inputs(
         proto, layout, seqlens_k=seqlens_k, total_length=total, query_lengths=queries
     )
@@ -134,7 +134,7 @@ def with_asked_logits(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
     for output in proto.graph.output:
         if output.name == layout.logits:
             _make_two_dimensional(output.type.tensor_type.shape)
-    prune(proto)
+    prune(proto, keep_inputs={layout.inputs.ids})
     changed = _with_inputs(proto, layout, logits_rows="logits_rows")
     return msgspec.structs.replace(changed, logits_form="asked")
 

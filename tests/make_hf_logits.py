@@ -1,6 +1,6 @@
 """Writes hf_logits.npz with PyTorch and transformers, which no test needs:
 
-    python -m tests.quantize.make_hf_logits
+    python -m tests.make_hf_logits
 
 The logits of every tiny model for its text, and of the storyteller for a story, in fp32.
 """
