@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from bisect import bisect_left
 from collections.abc import Iterable
 
@@ -25,7 +24,7 @@ from spillover.cloud_fallback.privacy.texts import Texts
 from spillover.cloud_fallback.privacy.vault import Vault
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema
 
-_log = logging.getLogger(__name__)
+NO_SHAPES = Shapes(())
 
 
 class Redactor:
@@ -36,6 +35,8 @@ class Redactor:
         """Raises InvalidRequest for a pattern that is not one."""
         self._settings = settings or PrivacySettings()
         self._finder = Finder(self._settings)
+        # 50 ms to compile.
+        self._shapes = Shapes(self._finder.labels)
 
     def warm(self) -> None:
         """Do what the first request would have to wait for: about 0.1 s. Optional."""
@@ -51,7 +52,7 @@ class Redactor:
         Raises RedactionFailed when anything at all goes wrong: then nothing may leave.
         """
         try:
-            return _Redaction(self._finder, self._settings, request, partial).result()
+            return _Redaction(self, request, partial).result()
         except RedactionFailed:
             raise
         except Exception as error:
@@ -64,7 +65,13 @@ class Redacted:
     """What *redact* made: the *request* that may leave, and what turns answers to it back."""
 
     def __init__(
-        self, request: GenerationRequest, vault: Vault, *, rest: str, keeps_links: bool
+        self,
+        request: GenerationRequest,
+        vault: Vault,
+        shapes: Shapes,
+        *,
+        rest: str,
+        keeps_links: bool,
     ) -> None:
         self.request = request
         self.counts = vault.counts()
@@ -74,7 +81,7 @@ class Redacted:
         right after it, by prefill, leaves it out; restorer() puts it first then."""
         self._vault = vault
         self._keeps_links = keeps_links
-        self._shapes = Shapes(vault.labels)
+        self._shapes = shapes if self.counts else NO_SHAPES
         self._is_json = isinstance(request.form, JsonObject | JsonSchema)
 
     @property
@@ -107,15 +114,10 @@ class Redacted:
 class _Redaction:
     """One request's."""
 
-    def __init__(
-        self,
-        finder: Finder,
-        settings: PrivacySettings,
-        request: GenerationRequest,
-        partial: str | None,
-    ) -> None:
-        self._finder = finder
-        self._kinds = settings.kinds
+    def __init__(self, redactor: Redactor, request: GenerationRequest, partial: str | None) -> None:
+        self._finder = redactor._finder
+        self._shapes = redactor._shapes
+        self._kinds = redactor._settings.kinds
         self._request = request
         self._partial = _partial_of(request) if partial is None else partial
         self._found: dict[str, list[Found]] = {}
@@ -128,7 +130,7 @@ class _Redaction:
         self._find_known()
         if self._partial:
             self._find_cut_ends()
-        self._vault = Vault(self._finder.labels, self._found)
+        self._vault = Vault(self._shapes, self._found)
         for text, found in self._found.items():
             is_json = self._is_json(text) if found else False
             for one in found:
@@ -138,7 +140,7 @@ class _Redaction:
         links = any(
             text.startswith("(", one.end) for text, all_ in self._found.items() for one in all_
         )
-        return Redacted(request, self._vault, rest=self._rest, keeps_links=not links)
+        return Redacted(request, self._vault, self._shapes, rest=self._rest, keeps_links=not links)
 
     # --- finding ----------------------------------------------------------------------------
 

@@ -12,8 +12,7 @@ from spillover.cloud_fallback.privacy.placeholders import MAX_NUMBER, Shapes, pl
 class Vault:
     """Gives the same text the same placeholder, and never one that *texts* seem to hold."""
 
-    def __init__(self, labels: Iterable[str], texts: Iterable[str]) -> None:
-        shapes = Shapes(labels)
+    def __init__(self, shapes: Shapes, texts: Iterable[str]) -> None:
         self._taken = {
             read(match)
             for text in texts
@@ -59,10 +58,6 @@ class Vault:
     def values(self) -> list[str]:
         """All texts that have a placeholder."""
         return list(self._places)
-
-    @property
-    def labels(self) -> set[str]:
-        return {label for label, _ in self._values}
 
     def counts(self) -> dict[str, int]:
         """How many texts of each kind."""

@@ -51,6 +51,7 @@ _SAID_OTHERWISE = re.compile(
     re.IGNORECASE,
 )
 _BEFORE_CHARS = 48
+_EXAMPLES = ("030 901820", "0000 0000 0000", "+1 415 555 2671")
 _MIN_DIGITS, _MAX_DIGITS = 7, 15
 
 
@@ -66,9 +67,10 @@ class Phones:
         )
 
     def warm(self) -> None:
-        """Read the countries' tables, which costs a moment the first time."""
+        """Read the countries' tables and compile their patterns."""
         for region in self._regions:
-            _is_number("030 901820", region, must_be_valid=True)
+            for number in _EXAMPLES:
+                _is_number(number, region, must_be_valid=True)
 
     def __call__(self, text: str) -> Iterator[Span]:
         if not _ENOUGH_DIGITS.search(text):

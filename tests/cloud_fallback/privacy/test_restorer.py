@@ -16,8 +16,11 @@ MAIL, PHONE, ADDRESS, KEY = "john@example.com", "+49 30 901820", "10.0.0.5", 'a"
 LONGEST_HELD = 40
 
 
+SHAPES = Shapes(["EMAIL", "PHONE", "IP_ADDRESS", "SECRET"])
+
+
 def vault() -> Vault:
-    made = Vault(["EMAIL", "PHONE", "IP_ADDRESS", "SECRET"], [])
+    made = Vault(SHAPES, [])
     made.placeholder("email", MAIL)
     made.placeholder("phone", PHONE)
     made.placeholder("ip_address", ADDRESS)
@@ -26,7 +29,6 @@ def vault() -> Vault:
 
 
 VAULT = vault()
-SHAPES = Shapes(VAULT.labels)
 
 
 def restore(*chunks: str) -> str:
@@ -168,9 +170,9 @@ def test_within_json_the_text_is_escaped() -> None:
 
 
 def test_what_was_written_with_jsons_escapes_is_not_escaped_again() -> None:
-    made = Vault(["SECRET"], [])
+    made = Vault(SHAPES, [])
     made.placeholder("secret", 'a\\"b', is_json=True)
-    restorer = Restorer(Shapes(made.labels), made.json_value)
+    restorer = Restorer(SHAPES, made.json_value)
     assert json.loads(restorer.feed('"[SECRET_1]"') + restorer.flush()) == 'a"b'
 
 
@@ -180,7 +182,7 @@ def test_without_anything_to_restore_nothing_is_touched() -> None:
 
 
 def test_a_placeholder_that_the_texts_seem_to_hold_is_not_used() -> None:
-    made = Vault(["EMAIL", "PHONE"], ["I wrote [EMAIL_1] and [email 3]", "EMAIL_2"])
+    made = Vault(SHAPES, ["I wrote [EMAIL_1] and [email 3]", "EMAIL_2"])
     assert [made.placeholder("email", f"{i}@x.example") for i in range(2)] == [
         "[EMAIL_4]",
         "[EMAIL_5]",
