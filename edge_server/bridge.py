@@ -8,6 +8,8 @@ silence is noticed at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,11 +22,12 @@ from spillover.edge_server.environ import environ_of
 from spillover.edge_server.handover import ENVIRON_KEY, STREAM_HEADERS, Handover
 from spillover.edge_server.loop_reader import LoopCalls, LoopReader
 from spillover.edge_server.settings import Settings
-from spillover.edge_server.wire.errors import WireError, body_of
+from spillover.edge_server.wire.errors import WireError, from_exception
+
+_LOG = logging.getLogger(__name__)
 
 N_THREADS = 16
 MAX_WAITING_CALLS = 256
-BODY_TIMEOUT_S = 30.0
 
 
 class Bridge:
@@ -53,21 +56,21 @@ class Bridge:
             return
         wire = self._wire_of(scope)
         connection = Connection(scope, send, self._settings.write_timeout_s, wire)
-        try:
-            body = await self._read_body(scope, receive)
-            await self._serve(connection, receive, body)
-        except WireError as error:
-            headers = {"Content-Type": "application/json", "Connection": "close", **error.headers}
-            await connection.answer(error.status, headers, body_of(error))
-        except ClientGone:
-            return
+        with contextlib.suppress(ClientGone):
+            try:
+                body = await self._read_body(scope, receive)
+                await self._serve(connection, receive, body)
+            except WireError as error:
+                await connection.refuse(error)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         names = [name for name, _ in scope["headers"]]
         if b"transfer-encoding" in names and b"content-length" in names:
             raise WireError(400, "invalid_request_error", "both lengths are given: send one")
         try:
-            return await asyncio.wait_for(self._receive_body(receive), BODY_TIMEOUT_S)
+            return await asyncio.wait_for(
+                self._receive_body(receive), self._settings.body_timeout_s
+            )
         except TimeoutError:
             raise WireError(408, "invalid_request_error", "the body came too slowly") from None
 
@@ -131,11 +134,17 @@ class Bridge:
         waits: set[asyncio.Future[Any]] = {task, gone, stop}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() and not gone.done():
-                task.cancel()
-                await connection.end_early(answer.encoder)
-            elif task.done():
+            if task.done():
                 task.result()
+            elif not gone.done():
+                task.cancel()
+                error = WireError(503, "unavailable_error", "the server is shutting down")
+                await connection.end_early(answer.encoder, error)
+        except ClientGone:
+            raise
+        except Exception as error:
+            _LOG.exception("an answer could not be written")
+            await connection.end_early(answer.encoder, from_exception(error))
         finally:
             task.cancel()
             stop.cancel()

@@ -70,10 +70,14 @@ class Connection:
         await self.start(status, {**headers, "Content-Length": str(len(body))})
         await self.finish(b"" if self.scope["method"] == "HEAD" else body)
 
-    async def end_early(self, encoder: Encoder | None) -> None:
-        """The server stops: say so in the way that is still open."""
-        error = WireError(503, "unavailable_error", "the server is shutting down")
-        if encoder is not None and self._started:
+    async def refuse(self, error: WireError) -> None:
+        """A whole response that says what is wrong, and the end of the connection."""
+        headers = {"Content-Type": "application/json", "Connection": "close", **error.headers}
+        await self.answer(error.status, headers, body_of(error))
+
+    async def end_early(self, encoder: Encoder | None, error: WireError) -> None:
+        """The answer cannot go on: say so in the way that is still open."""
+        if not self._started:
+            await self.refuse(error)
+        elif encoder is not None:
             await self.finish(encoder.fail(error))
-        else:
-            await self.answer(503, {"Content-Type": "application/json"}, body_of(error))

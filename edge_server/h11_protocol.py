@@ -8,7 +8,6 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_TIMEOUT_S = 10.0
 USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
 
@@ -19,6 +18,7 @@ class HardenedProtocol(H11Protocol):
 
     by_client: dict[tuple[Any, ...], HardenedProtocol] = {}  # noqa: RUF012  # set per server
 
+    head_timeout_s: float = 10.0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn names it so, too
@@ -62,7 +62,7 @@ class HardenedProtocol(H11Protocol):
 
     def _await_head(self) -> None:
         self._stop_timer()
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -49,7 +49,11 @@ async def _serve(
     service: Service, settings: Settings, sock: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
     by_client: dict[tuple[Any, ...], HardenedProtocol] = {}
-    protocol = type("Protocol", (HardenedProtocol,), {"by_client": by_client})
+    protocol = type(
+        "Protocol",
+        (HardenedProtocol,),
+        {"by_client": by_client, "head_timeout_s": settings.head_timeout_s},
+    )
 
     def wire_of(scope: Scope) -> HardenedProtocol | None:
         return by_client.get(tuple(scope.get("client") or ()))

@@ -22,6 +22,8 @@ _FLAG_AND_HELP = {
     "api_keys": ("--api-key", "Key that a client must send; others on this machine can see flags."),
     "allowed_hosts": ("--allowed-host", "Host name, besides loopback, that a request may name."),
     "keep_alive_s": ("", "A stream that is silent for this long gets a comment line."),
+    "head_timeout_s": ("", "A request's head must be complete after this long."),
+    "body_timeout_s": ("", "A request's body must be complete after this long."),
     "write_timeout_s": ("", "A client that takes no bytes for this long is cut off."),
     "max_body_bytes": ("", "Largest request body."),
     "max_connections": ("", "Most connections at a time."),

@@ -45,6 +45,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Host names, besides loopback and the bound address, that a request may name."""
     keep_alive_s: Annotated[float, Meta(gt=0, le=300)] = 1.0
     """A stream that is silent for this long gets a comment line."""
+    head_timeout_s: Annotated[float, Meta(gt=0, le=3_600)] = 10.0
+    """A request's head must be complete after this long."""
+    body_timeout_s: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
+    """And its body after this long."""
     write_timeout_s: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
     """A client that takes no bytes for this long is cut off."""
     max_body_bytes: Annotated[int, Meta(ge=1_024, le=2**30)] = 8 * 2**20

@@ -11,6 +11,16 @@ from spillover.edge_server.wire.handoff import leg
 from spillover.runtime.events import Finished, Prefilling, StreamEvent, TokenLogprob
 
 
+def valid_text(text: str) -> str:
+    """*text* as JSON can carry it: half a character pair, as a provider may send one, becomes
+    U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 class AnswerHead:
     """What is the same in every chunk of an answer."""
 

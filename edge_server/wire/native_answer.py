@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from spillover.edge_server import sse
-from spillover.edge_server.wire.answer import progress, timings
+from spillover.edge_server.wire.answer import progress, timings, valid_text
 from spillover.edge_server.wire.errors import WireError, body_of
 from spillover.edge_server.wire.native import NativeRequests, settings_of
 from spillover.runtime.events import (
@@ -77,11 +77,14 @@ class NativeStream:
         self._has_line = [False] * shape.requests.n_choices
         self._n_tokens = [0] * shape.requests.n_choices
         self._n_prompt = 0
+        self._failed = False
 
     def start(self) -> bytes:
         return b""
 
     def encode(self, event: StreamEvent) -> bytes:
+        if self._failed:
+            return b""
         match event:
             case Delta() | ReasoningDelta():
                 return self._delta(event)
@@ -110,7 +113,7 @@ class NativeStream:
     def _chunk(self, choice: int, text: str, tokens: tuple[int, ...], **extra: Any) -> bytes:
         chunk = {
             "index": choice,
-            "content": text,
+            "content": valid_text(text),
             "tokens": tokens,
             "stop": False,
             "id_slot": -1,
@@ -124,6 +127,7 @@ class NativeStream:
         return b""
 
     def fail(self, error: WireError) -> bytes:
+        self._failed = True
         return sse.encode(body_of(error))
 
 
@@ -163,7 +167,7 @@ class NativeWhole:
         return _json(answers[0] if len(answers) == 1 else answers)
 
     def _answer(self, choice: int) -> dict[str, Any]:
-        text = "".join(self._texts[choice])
+        text = valid_text("".join(self._texts[choice]))
         tokens = self._tokens[choice] if self._shape.shows_tokens else []
         answer = self._shape.end(self._finished[choice], text, tokens, text)
         if self._logprobs[choice]:

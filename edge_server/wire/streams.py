@@ -16,6 +16,7 @@ from spillover.edge_server.wire.answer import (
     completion_logprobs,
     progress,
     timings,
+    valid_text,
 )
 from spillover.edge_server.wire.errors import WireError, body_of
 from spillover.runtime.events import (
@@ -67,6 +68,8 @@ class StreamEncoder(ABC):
 
     def encode(self, event: StreamEvent) -> bytes:
         """The bytes of one event; often none."""
+        if self._failed:
+            return b""
         if isinstance(event, Delta | ReasoningDelta):
             if event.logprobs:
                 return self._chunk(self._delta(event), event.choice)
@@ -110,7 +113,7 @@ class StreamEncoder(ABC):
             sample = key[0](choice=event.choice, text="\0")
             before, _, after = self._chunk(self._delta(sample), event.choice).rpartition(_SAMPLE)
             frame = self._frames[key] = before, after
-        return b"%b%b%b" % (frame[0], _json(event.text), frame[1])
+        return b"%b%b%b" % (frame[0], _json(valid_text(event.text)), frame[1])
 
     def _routed(self, event: handoff.RouteEvent) -> bytes:
         """From a handoff on, the chunks name the new writer's model. The event itself is a chunk
@@ -154,7 +157,7 @@ class ChatStream(StreamEncoder):
 
     def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
         field = "content" if isinstance(event, Delta) else "reasoning_content"
-        choice: dict[str, Any] = {"delta": {field: event.text}, "finish_reason": None}
+        choice: dict[str, Any] = {"delta": {field: valid_text(event.text)}, "finish_reason": None}
         if event.logprobs:
             choice["logprobs"] = chat_logprobs(event.logprobs)
         return choice
@@ -189,7 +192,7 @@ class CompletionStream(StreamEncoder):
         if event.logprobs:
             logprobs = completion_logprobs(event.logprobs, self._offsets[event.choice])
             self._offsets[event.choice] += sum(len(t) for t in logprobs["tokens"])
-        return {"text": event.text, "logprobs": logprobs, "finish_reason": None}
+        return {"text": valid_text(event.text), "logprobs": logprobs, "finish_reason": None}
 
     def _empty_choice(self) -> dict[str, Any]:
         return {"text": ""}

@@ -14,6 +14,7 @@ from spillover.edge_server.wire.answer import (
     chat_logprobs,
     completion_logprobs,
     timings,
+    valid_text,
 )
 from spillover.edge_server.wire.completions import Completions
 from spillover.edge_server.wire.errors import WireError
@@ -104,16 +105,16 @@ class WholeAnswer:
         return list(range(len(self._choices)))
 
     def _chat_choice(self, choice: Choice) -> dict[str, Any]:
-        text = "".join(choice.text)
+        text = valid_text("".join(choice.text))
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if choice.reasoning:
-            message["reasoning_content"] = "".join(choice.reasoning)
+            message["reasoning_content"] = valid_text("".join(choice.reasoning))
         logprobs = chat_logprobs(tuple(choice.logprobs)) if self._logprobs else None
         return {"message": message, "logprobs": logprobs}
 
     def _text_choice(self, choice: Choice) -> dict[str, Any]:
         logprobs = completion_logprobs(tuple(choice.logprobs), 0) if self._logprobs else None
-        return {"text": "".join(choice.text), "logprobs": logprobs}
+        return {"text": valid_text("".join(choice.text)), "logprobs": logprobs}
 
 
 class WholeCompletions(WholeAnswer):

@@ -16,8 +16,9 @@ import pytest
 class Server:
     """`spillover serve` on a free port, in a process of its own."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLOVER_")}
+        environment |= {f"SPILLOVER_{k.upper()}": str(v) for k, v in settings.items()}
         environment |= {"XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
         command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--port", "0"]
         self.process = subprocess.Popen(
@@ -32,9 +33,9 @@ class Server:
                 return
         raise AssertionError(f"the server did not start: {self.said}")
 
-    def stop(self) -> int:
-        """End it as Ctrl-C does; its exit code."""
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """End it by a signal, unless told as Ctrl-C does; its exit code."""
+        self.process.send_signal(number)
         assert self.process.stderr is not None
         self.said += self.process.stderr.read()
         self.process.stderr.close()

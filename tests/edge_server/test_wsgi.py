@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+import waitress
+from flask import Flask
 from werkzeug.serving import make_server
 
 from spillover.cloud_fallback.router import Router
@@ -24,23 +27,47 @@ from spillover.runtime.options import EngineOptions
 from tests.edge_server.conftest import Server
 
 
+@contextlib.contextmanager
+def under_werkzeug(app: Flask) -> Iterator[int]:
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.port
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+@contextlib.contextmanager
+def under_waitress(app: Flask) -> Iterator[int]:
+    server = waitress.create_server(app, host="127.0.0.1", port=0, threads=8)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield server.effective_port
+    server.close()
+    thread.join(10)
+
+
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of the application under werkzeug's threaded server."""
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     options = EngineOptions(n_parallel=4, max_queue=4, cache_dir=tmp_path_factory.mktemp("cache"))
-    settings = Settings(engine=options, keep_alive_s=0.05)
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)
+        settings = Settings(engine=options, keep_alive_s=0.05)
         service = Service(engine, settings, Router(engine, Routing(), None))
-        server = make_server("127.0.0.1", 0, create_app(service, settings), threaded=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
-            yield client
-        server.shutdown()
-        thread.join(10)
-        server.server_close()
+        yield service
         service.close()
+
+
+@pytest.fixture(scope="module", params=[under_werkzeug, under_waitress])
+def plain(request: pytest.FixtureRequest, service: Service) -> Iterator[httpx.Client]:
+    """A client of the application under another server."""
+    app = create_app(service, Settings(keep_alive_s=0.05))
+    with (
+        request.param(app) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        yield client
 
 
 STORY = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]

@@ -1,0 +1,268 @@
+"""Slow, stubborn and vanished clients, many at once, and the end of the server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.edge_server.conftest import Server
+
+STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
+ENDLESS: dict[str, Any] = {"messages": STORY, "ignore_eos": True, "stream": True}
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with little patience."""
+    server = Server(
+        tmp_path_factory.mktemp("home"), "--parallel", "4",
+        head_timeout_s=1, body_timeout_s=1, write_timeout_s=1,
+    )  # fmt: skip
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a long queue, and a small gap, so that prompts are read slowly."""
+    folder = tmp_path_factory.mktemp("home")
+    server = Server(folder, "--parallel", "4", "--max-queue", "64", "--max-gap-ms", "20")
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def http(strict: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=strict.url, timeout=60) as http:
+        yield http
+
+
+@pytest.fixture
+def patient_http(patient: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=patient.url, timeout=60) as http:
+        yield http
+
+
+def connect(server: Server, receive_bytes: int | None = None) -> socket.socket:
+    sock = socket.socket()
+    if receive_bytes is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    sock.settimeout(60)
+    sock.connect(("127.0.0.1", server.port))
+    return sock
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+def rest_of(sock: socket.socket) -> bytes:
+    """All that still comes, until the other side ends or cuts the connection."""
+    received = b""
+    try:
+        while part := sock.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        pass
+
+
+def states(http: httpx.Client) -> list[str]:
+    return [slot["state"] for slot in http.get("/slots").json()]
+
+
+def all_idle(http: httpx.Client) -> bool:
+    return set(states(http)) == {"idle"}
+
+
+def test_a_client_that_takes_no_bytes_is_cut_off(strict: Server, http: httpx.Client) -> None:
+    # Far more than the buffers on the way hold: four answers, each token with 20 logprobs.
+    body = {**ENDLESS, "n": 4, "logprobs": True, "top_logprobs": 20}
+    with connect(strict, receive_bytes=4096) as sock:
+        sock.sendall(post("/v1/chat/completions", body))
+        wait_until(lambda: not all_idle(http))
+        wait_until(lambda: all_idle(http))
+        assert b"[DONE]" not in rest_of(sock)
+
+
+def test_others_are_served_while_one_takes_no_bytes(strict: Server, http: httpx.Client) -> None:
+    body = {**ENDLESS, "logprobs": True, "top_logprobs": 20}
+    with connect(strict, receive_bytes=4096) as sock:
+        sock.sendall(post("/v1/chat/completions", body))
+        text = http.post(
+            "/v1/chat/completions", json={"messages": STORY, "max_tokens": 5, "stream": True}
+        ).text
+        assert text.endswith("data: [DONE]\n\n")
+
+
+def test_a_head_that_comes_too_slowly_is_cut_off(strict: Server) -> None:
+    for begun in (b"", b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-A: "):
+        with connect(strict) as sock:
+            sock.sendall(begun)
+            assert rest_of(sock) == b""
+
+
+def test_a_second_head_on_the_same_connection_has_its_deadline_too(strict: Server) -> None:
+    with connect(strict) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while not received.endswith(b'"ok"}'):
+            received += sock.recv(65536)
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: loc")
+        assert rest_of(sock) == b""
+
+
+def test_a_body_that_comes_too_slowly_is_a_408(strict: Server) -> None:
+    with connect(strict) as sock:
+        sock.sendall(post("/v1/chat/completions", ENDLESS)[:-5])
+        answer = rest_of(sock)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"too slowly" in answer
+
+
+def test_300_slow_heads_keep_nobody_from_being_served(strict: Server, http: httpx.Client) -> None:
+    sockets = [connect(strict) for _ in range(300)]
+    for sock in sockets:
+        sock.sendall(b"POST / HTTP/1.1\r\n")
+    assert http.get("/health").status_code == 200
+    for sock in sockets:
+        assert rest_of(sock) == b""
+        sock.close()
+
+
+def test_two_lengths_are_refused(strict: Server) -> None:
+    with connect(strict) as sock:
+        sock.sendall(
+            b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"
+        )
+        assert b" 400 " in rest_of(sock).split(b"\r\n", 1)[0]
+
+
+def test_an_old_client_without_chunks_gets_the_same_stream(
+    strict: Server, http: httpx.Client
+) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 6, "temperature": 0, "stream": True}
+    with connect(strict) as sock:
+        sock.sendall(post("/v1/completions", body).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        head, _, text = rest_of(sock).partition(b"\r\n\r\n")
+    assert b"chunked" not in head
+    assert text.endswith(b"data: [DONE]\n\n")
+    assert text.count(b"data: {") == http.post("/v1/completions", json=body).text.count("data: {")
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_client_that_leaves_frees_its_place(
+    patient: Server, patient_http: httpx.Client, phase: str
+) -> None:
+    http = patient_http
+    wait_until(lambda: all_idle(http))
+    with connect(patient) as running:
+        # Three answers are generated; with a gap of 20 ms a long prompt beside them takes long.
+        running.sendall(post("/v1/chat/completions", {**ENDLESS, "n": 3}))
+        wait_until(lambda: states(http).count("decode") == 3)
+        with connect(patient) as leaving:
+            prompt = [300] * (900 if phase == "prefill" else 20)
+            leaving.sendall(post("/v1/completions", {"prompt": prompt, "ignore_eos": True}))
+            wait_until(lambda: states(http)[3] == phase)
+        wait_until(lambda: states(http)[3] == "idle")
+    wait_until(lambda: all_idle(http))
+
+
+def test_a_client_that_leaves_the_queue_makes_room_in_it(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--parallel", "1", "--max-queue", "1")
+    try:
+        with httpx.Client(base_url=server.url, timeout=60) as http, connect(server) as running:
+            running.sendall(post("/v1/chat/completions", {**ENDLESS, "n": 1}))
+            wait_until(lambda: states(http) == ["decode"])
+            with connect(server) as leaving:
+                leaving.sendall(post("/v1/chat/completions", ENDLESS))
+                assert leaving.recv(65536).startswith(b"HTTP/1.1 200")
+                refused = http.post("/v1/chat/completions", json=ENDLESS)
+                assert refused.status_code == 429
+                assert int(refused.headers["Retry-After"]) >= 1
+            wait_until(lambda: _is_accepted(http))
+    finally:
+        assert server.stop() == 0
+
+
+def _is_accepted(http: httpx.Client) -> bool:
+    with http.stream("POST", "/v1/chat/completions", json=ENDLESS) as response:
+        return response.status_code == 200
+
+
+def test_64_streams_at_once_are_complete_and_their_own(
+    patient: Server, patient_http: httpx.Client
+) -> None:
+    def ask(i: int) -> tuple[int, str, list[int]]:
+        body = {"prompt": f"Number {i}", "seed": i, "n_predict": 24, "ignore_eos": True}
+        response = httpx.post(
+            f"{patient.url}/completion", json={**body, "stream": True}, timeout=60
+        )
+        chunks = [json.loads(line[6:]) for line in response.text.splitlines() if line[:1] == "d"]
+        assert [chunk["stop"] for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        assert chunks[-1]["prompt"] == f"Number {i}"
+        assert chunks[-1]["tokens_predicted"] == 24
+        tokens = [token for chunk in chunks for token in chunk["tokens"]]
+        return i, "".join(chunk["content"] for chunk in chunks), tokens
+
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(ask, range(64)))
+    for i, text, tokens in answers:
+        # A character that the last token left unfinished has a text, but no token id of its own.
+        whole = patient_http.post("/detokenize", json={"tokens": tokens}).json()["content"]
+        assert text.rstrip("\ufffd") == whole.rstrip("\ufffd"), i
+    assert len({text for _, text, _ in answers}) > 60
+
+
+def test_what_runs_at_the_end_gets_its_last_event(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--parallel", "4", shutdown_grace_s=0.2)
+    whole, streamed, queued = (connect(server) for _ in range(3))
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        whole.sendall(post("/v1/chat/completions", {**ENDLESS, "stream": False}))
+        wait_until(lambda: states(http).count("decode") == 1)
+        streamed.sendall(post("/v1/chat/completions", {**ENDLESS, "n": 3}))
+        wait_until(lambda: states(http).count("decode") == 4)
+        queued.sendall(post("/v1/chat/completions", ENDLESS))
+        assert queued.recv(12) == b"HTTP/1.1 200"
+    with ThreadPoolExecutor(3) as pool:
+        bodies = [pool.submit(rest_of, sock) for sock in (whole, streamed, queued)]
+        assert server.stop(signal.SIGTERM) == 0
+    for body in bodies:
+        assert b"shutting down" in body.result()
+        assert b"[DONE]" not in body.result()
+    assert bodies[0].result().startswith(b"HTTP/1.1 503")
+    for sock in (whole, streamed, queued):
+        sock.close()
+
+
+def test_streams_that_end_within_the_grace_are_complete(tmp_path: Path) -> None:
+    server = Server(tmp_path, shutdown_grace_s=30)
+    with connect(server) as sock:
+        sock.sendall(post("/v1/chat/completions", {**ENDLESS, "max_tokens": 300}))
+        received = sock.recv(65536)
+        ended = threading.Thread(target=lambda: bodies.append(rest_of(sock)))
+        bodies: list[bytes] = []
+        ended.start()
+        assert server.stop(signal.SIGTERM) == 0
+        ended.join(30)
+    assert (received + bodies[0]).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")

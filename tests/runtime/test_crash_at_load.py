@@ -1,0 +1,63 @@
+"""A library that was compiled wrongly: the worker dies at its first decode, by a signal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from spillover.runtime.errors import ModelError
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from tests.answers import ask, end_of
+
+
+@pytest.fixture
+def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that start now die of SIGSEGV when they decode with weight repacking on."""
+    source = Path(__file__).with_name("crash_with_extra_bufts.c")
+    shim = tmp_path / "crash.so"
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"], check=True, timeout=60
+    )
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+
+
+@pytest.mark.usefixtures("broken_library")
+def test_the_worker_starts_once_more_without_weight_repacking(
+    model_path: Path, tmp_path: Path
+) -> None:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        card = engine.wait_ready(60)
+        assert not card.use_extra_bufts
+        status = engine.status()
+        assert "SIGSEGV" in status.detail
+        assert "use_extra_bufts" in status.detail
+        assert status.n_restarts == 0  # the start that failed was none of a running worker
+        assert end_of(engine.stream(ask(max_tokens=5))).usage.completion_tokens == 5
+
+
+@pytest.mark.usefixtures("broken_library")
+def test_a_request_that_came_while_it_was_loading_is_answered(
+    model_path: Path, tmp_path: Path
+) -> None:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        assert end_of(engine.stream(ask(max_tokens=5))).reason == "length"
+
+
+@pytest.mark.usefixtures("broken_library")
+def test_a_worker_that_dies_again_is_not_started_a_third_time(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = tmp_path / "starts"
+    monkeypatch.setenv("CRASH_ALWAYS", "1")
+    monkeypatch.setenv("CRASH_STARTS", str(starts))
+    with (
+        LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine,
+        pytest.raises(ModelError, match="SIGSEGV"),
+    ):
+        engine.wait_ready(60)
+    assert starts.read_bytes() == b"xx"
