@@ -13,6 +13,7 @@ from spillover.cloud_fallback.provider import ProviderSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.settings import CloudSettings
+from spillover.runtime.errors import InvalidRequest
 
 NAMES = "[[provider]], [policy], [privacy] and [budget]"
 
@@ -33,12 +34,24 @@ def take(content: dict[str, Any], path: Path) -> CloudSettings:
     for key, (field, kind) in _TABLES.items():
         if key in content:
             found[field] = _converted(content.pop(key), kind, key, path)
+    _check_rules(found.get("policy"), path)
     settings = CloudSettings(**found)
     names = [provider.name for provider in settings.providers]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: two [[provider]] tables have the name {name}")
     return settings
+
+
+def _check_rules(policy: PolicySettings | None, path: Path) -> None:
+    if policy is None or not policy.rules:
+        return
+    from spillover.cloud_fallback.policy import rules  # loads a library
+
+    try:
+        rules.check(policy)
+    except InvalidRequest as error:
+        raise ConfigError(f"{path}: policy: {error}") from error
 
 
 def _converted(value: Any, kind: Any, key: str, path: Path) -> Any:

@@ -24,8 +24,10 @@ def out_of_context(signals: Signals, end: Finished, request: GenerationRequest) 
 
 
 def says_nothing(signals: Signals, end: Finished, request: GenerationRequest) -> Reason | None:
-    """It ended without a word and without a tool call."""
-    if end.reason != "stop" or signals.has_text or signals.has_calls:
+    """It ended without a word and without a tool call, and not at a stop string."""
+    if not request.messages or not _ended_itself(end):
+        return None
+    if signals.has_text or signals.has_calls:
         return None
     return Reason(code="empty", is_hard=True, keep_chars=0)
 
@@ -33,17 +35,26 @@ def says_nothing(signals: Signals, end: Finished, request: GenerationRequest) ->
 def misses_form(signals: Signals, end: Finished, request: GenerationRequest) -> Reason | None:
     """It ended, and is not the JSON that was asked for: unfinished JSON may go on, JSON that does
     not follow its schema must be written anew."""
+    if not _ended_itself(end):
+        return None
+    if any(not call.is_complete for call in signals.calls.values()):
+        return Reason(code="schema", is_hard=True, keep_chars=0)
     json = signals.json
-    if json is None or end.reason != "stop" or not signals.has_text:
+    if json is None or not signals.has_text:
         return None
     if not json.is_complete:
-        return Reason(code="schema", is_hard=True, keep_chars=json.error_at)
+        return Reason(code="schema", is_hard=True, keep_chars=signals.broken_at)
     if isinstance(request.form, JsonSchema):
         from spillover.cloud_fallback.policy.json_schema import follows  # loads a library
 
         if not follows("".join(signals.document), request.form.schema):
             return Reason(code="schema", is_hard=True, keep_chars=0)
     return None
+
+
+def _ended_itself(end: Finished) -> bool:
+    """The model ended its answer: no limit and no stop string did."""
+    return end.reason in ("stop", "tool_calls") and end.stop is None
 
 
 POLICIES: tuple[Policy, ...] = (out_of_context, says_nothing, misses_form)

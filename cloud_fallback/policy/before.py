@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy import rules
 from spillover.cloud_fallback.policy.device_reading import DevicePressure, DeviceReading
 from spillover.cloud_fallback.policy.languages import is_covered
 from spillover.cloud_fallback.policy.local_model import LocalModel
@@ -40,6 +39,10 @@ Policy: TypeAlias = Callable[[Outlook], Reason | None]
 
 def matches_rule(outlook: Outlook) -> Reason | None:
     """A rule of the user's says that this prompt is not for the local model."""
+    if not outlook.settings.rules:
+        return None
+    from spillover.cloud_fallback.policy import rules  # loads a library
+
     place = rules.first_match(outlook.settings.rules, outlook.request.messages)
     return None if place is None else Reason(code="rule", is_hard=True, signals={"rule": place})
 
@@ -55,7 +58,7 @@ def worker_gone(outlook: Outlook) -> Reason | None:
 def prompt_too_long(outlook: Outlook) -> Reason | None:
     """The prompt does not fit into the context, or leaves too little room for an answer."""
     n, n_ctx = outlook.n_prompt_tokens, outlook.local.n_ctx
-    if n is None or n_ctx is None or n + outlook.room_wanted <= n_ctx:
+    if n is None or not n_ctx or n + outlook.room_wanted <= n_ctx:
         return None
     signals = {"n_prompt_tokens": float(n), "n_ctx": float(n_ctx)}
     return Reason(code="context", is_hard=True, signals=signals)
@@ -95,7 +98,7 @@ def kv_cache_full(outlook: Outlook) -> Reason | None:
     Cells of finished conversations do not count: they are given up when somebody needs them.
     """
     n, n_kv = outlook.n_prompt_tokens, outlook.local.n_kv
-    if n is None or n_kv is None or not outlook.status.n_queued:
+    if n is None or not n_kv or not outlook.status.n_queued:
         return None
     held = sum(slot.n_tokens for slot in outlook.status.slots if slot.state != "idle")
     if held + n + outlook.room_wanted <= n_kv:

@@ -49,8 +49,9 @@ class Judge:
         )
 
     def p_wrong(self, signals: Signals) -> float | None:
-        """P(wrong) of the answer so far; None: not known (yet)."""
-        if signals.track.n < LEAST_WORDS:
+        """P(wrong) of the answer so far; None: not known (yet). What a model thinks before it
+        answers is not judged: it is meant to be in doubt."""
+        if signals.track.n < LEAST_WORDS or signals.track is signals.reasoning:
             return None
         if self._calibration is not None:
             return self._calibration.p_wrong(signals.features())

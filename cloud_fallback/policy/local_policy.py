@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from spillover.cloud_fallback.policy import rules
 from spillover.cloud_fallback.policy.calibration_store import CalibrationStore, fingerprint
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.judge import Judge
@@ -26,7 +25,10 @@ class LocalPolicy:
     def __init__(
         self, settings: PolicySettings, card: ModelCard, *, data_dir: Path | None = None
     ) -> None:
-        rules.check(settings)
+        if settings.rules:
+            from spillover.cloud_fallback.policy import rules  # loads a library
+
+            rules.check(settings)
         self.settings = settings
         self.local = local_model(card, CalibrationStore(data_dir).find(card))
         self._rate = HandoffRate(fingerprint(card), data_dir)

@@ -6,16 +6,17 @@ import zlib
 from array import array
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import TypeAlias
 
-import numpy as np
 from msgspec import Struct
 
 _WINDOW = 256
 _MAX_PERIOD = 240
 """Less than the window, in which a round must still be known when the next one comes."""
 _GRAM = 4
-_CHECK_EVERY = 4
+_CHECK_EVERY = 8
+_MAX_PERIODS_LOOKED_AT = 8
 _GUARD = 4
 """Text that repeats by nature (code, tables, rules, figures) must repeat so many times more."""
 _DISTINCT_SHARE = 0.4
@@ -59,6 +60,7 @@ class Loops:
         self._counts: dict[_Gram, int] = {}
         self._n_known = 0
         self._crowded = 0
+        self._looked_at = 0
 
     def _needed(self, period: int) -> int:
         """Tokens in a row that must be the same as *period* tokens before."""
@@ -94,47 +96,48 @@ class Loops:
                 del counts[oldest]
 
     def find(self, text_end: Callable[[], str], *, repeats_by_nature: bool) -> Loop | None:
-        """A loop that the answer is in now; looked for at every fourth token.
+        """A loop that the answer is in now; looked for when eight more tokens have come.
 
         *text_end* gives the end of the answer's text; *repeats_by_nature*: it is code or JSON.
         """
-        n = len(self._tokens)
-        if n % _CHECK_EVERY:
+        n, looked_at = len(self._tokens), self._looked_at
+        if n - looked_at < _CHECK_EVERY:
             return None
+        self._looked_at = n
         if self._n_known >= self._suspicious_from:
             loop = self._exact(repeats_by_nature)
             if loop is not None:
                 return loop
-        if self._crowded > n - _CHECK_EVERY and n > _CHECK_EVERY:
+        if self._crowded > looked_at:
             return self._near(text_end, repeats_by_nature)
         return None
 
     def _exact(self, repeats_by_nature: bool) -> Loop | None:
         """The shortest period at which the last tokens repeat."""
-        n = len(self._tokens)
-        last = np.array(self._tokens[-(_GUARD * _WINDOW * self._n_copies) :])
+        tokens, n = self._tokens, len(self._tokens)
         for period in self._periods():
-            differing = np.flatnonzero(last[period:] != last[:-period])
-            run = len(last) - period - (int(differing[-1]) + 1 if len(differing) else 0)
             needed = self._needed(period)
             if repeats_by_nature or all(self._wordless[-period:]):
                 needed *= _GUARD
-            if run >= needed:
-                return Loop(
-                    period=period,
-                    n_tokens=period + run,
-                    copies=(period + run) / period,
-                    keep_chars=self._starts[n - run],
-                )
+            if n < needed + period or tokens[n - needed :] != tokens[n - needed - period : -period]:
+                continue
+            second = n - needed
+            while second > period and tokens[second - 1] == tokens[second - 1 - period]:
+                second -= 1
+            return Loop(
+                period=period,
+                n_tokens=n - second + period,
+                copies=(n - second + period) / period,
+                keep_chars=self._starts[second],
+            )
         return None
 
     def _periods(self) -> list[int]:
         """How far back the last 4-gram has come before, the nearest first."""
-        last = np.array(self._tokens[-(_MAX_PERIOD + _GRAM) :])
-        same = np.ones(len(last) - _GRAM, dtype=np.bool_)
-        for i in range(_GRAM):
-            same &= last[i : len(last) - _GRAM + i] == last[len(last) - _GRAM + i]
-        return [len(last) - _GRAM - int(place) for place in np.flatnonzero(same)[::-1]]
+        grams = self._grams
+        last = grams[-1]
+        places = (i for i in range(1, min(len(grams), _MAX_PERIOD)) if grams[-1 - i] == last)
+        return list(islice(places, _MAX_PERIODS_LOOKED_AT))
 
     def _near(self, text_end: Callable[[], str], repeats_by_nature: bool) -> Loop | None:
         """Near variants of one passage: the same words again and again, in a text that says

@@ -39,14 +39,14 @@ _OPENING_CHARS = 16
 
 
 class Refusals:
-    """Follows the first *n_chars* characters of an answer: one that begins as refusals do, and
-    then says so. A refusal that somebody in a story speaks is none."""
+    """Follows the first *n_chars* characters (0: none) of an answer: one that begins as refusals
+    do, and then says so. A refusal that somebody in a story speaks is none."""
 
     __slots__ = ("_n_chars", "_text", "found", "may_come")
 
     def __init__(self, n_chars: int) -> None:
         self._n_chars = n_chars
-        self._text: str | None = ""
+        self._text: str | None = "" if n_chars else None
         self.found = False
         self.may_come = False
         """Whether the answer has begun like a refusal and may still become one."""

@@ -40,6 +40,7 @@ class Signals:
 
     def __init__(self, request: GenerationRequest, settings: PolicySettings, now: float) -> None:
         prompts = [m.content for m in request.messages if m.role == "user"]
+        begun = request.messages[-1].content if request.continue_final_message else ""
         if isinstance(request.prompt, str):
             prompts.append(request.prompt)
         conversation = "\n".join((*prompts, *(m.content for m in request.messages)))
@@ -55,7 +56,7 @@ class Signals:
         self.n_tokens = 0
         self.n_chars = 0
         self.best_rate = 0.0
-        self.has_text = False
+        self.has_text = not begun.isspace() and bool(begun)
         self.has_calls = False
         self.text = Confidence()
         self.code = Confidence()
@@ -66,17 +67,27 @@ class Signals:
         self.fences = Fences()
         self.leaks = Leaks(conversation)
         self.scripts = Scripts(prompts, settings.foreign_letters)
-        self.refusals = Refusals(settings.refusal_chars)
+        # What is no answer's beginning can be no refusal.
+        self.refusals = Refusals(settings.refusal_chars if request.messages and not begun else 0)
         self.unsaid = Unsaid(prompts[-1] if prompts else "")
         self.json = _json_of(request.form)
-        self.document: list[str] = []
+        self.document: list[str] = [begun] if self.json is not None else []
         """The whole text where JSON was asked for; else nothing."""
         self.calls: dict[int, JsonProgress] = {}
+        self._n_begun = len(begun)
+        self._take_begun(begun)
         self._next_rate = _RATE_TOKENS
         self._times: deque[float] = deque(maxlen=_RATE_TOKENS)
         self._has_word: dict[int, bool] = {}
         self._ends: deque[str] = deque()
         self._n_end_chars = 0
+
+    def _take_begun(self, text: str) -> None:
+        """The answer's text of earlier legs, which this one goes on with."""
+        self.fences.feed(text)
+        self.unsaid.feed(text)
+        if self.json is not None:
+            self.json.feed(text)
 
     def see(self, event: EngineEvent, now: float) -> None:
         """Take the next event, which came at *now*."""
@@ -86,8 +97,7 @@ class Signals:
                 self._take_text(event)
             case ReasoningDelta(choice=0):
                 self._count(event.token_ids, now)
-                self.track = self.reasoning
-                self._take_logprobs(event.logprobs)
+                self._take_reasoning(event)
             case ToolCallDelta(choice=0):
                 self._count(event.token_ids, now)
                 self._take_call(event)
@@ -151,6 +161,14 @@ class Signals:
         for token, place in zip(ids, starts, strict=False):
             self.loops.push(token, place, has_word=words.get(token, True))
 
+    def _take_reasoning(self, event: ReasoningDelta) -> None:
+        self.track = self.reasoning
+        self._take_logprobs(event.logprobs)
+        self._remember_end(event.text)
+        words = self._has_word
+        for token in event.token_ids:
+            self.loops.push(token, self.n_chars, has_word=words.get(token, True))
+
     def _feed_text(self, text: str, start: int) -> None:
         self.n_chars = start + len(text)
         self.fences.feed(text)
@@ -164,13 +182,16 @@ class Signals:
         if self.json is not None:
             self.json.feed(text)
             self.document.append(text)
+        self._remember_end(text)
+
+    def _remember_end(self, text: str) -> None:
         self._ends.append(text)
         self._n_end_chars += len(text)
         while self._n_end_chars - len(self._ends[0]) > _END_CHARS:
             self._n_end_chars -= len(self._ends.popleft())
 
     def text_end(self) -> str:
-        """About the last two thousand characters of the answer."""
+        """About the last two thousand characters, reasoning included."""
         return "".join(self._ends)
 
     def _take_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
@@ -196,8 +217,10 @@ class Signals:
 
     @property
     def broken_at(self) -> int | None:
-        """Where the answer stops being the JSON that was asked for."""
-        return None if self.json is None else self.json.error_at
+        """Where this leg's text stops being the JSON that was asked for."""
+        if self.json is None or self.json.error_at is None:
+            return None
+        return max(self.json.error_at - self._n_begun, 0)
 
     def features(self) -> dict[str, float]:
         """What P(wrong) may be made of: the confidence of the current track, and the text."""

@@ -42,10 +42,10 @@ def logprobs_wanted(request: GenerationRequest, settings: PolicySettings) -> int
 
 
 class Watch:
-    """The thread that iterates the local engine calls before(), see(), on_silence() and
-    finished(). sense() and ask() may be called from any thread; the first reason that one of them
-    finds is given to *on_trigger*, once, in that thread. What the other methods find they return.
-    After the first reason nothing else is decided.
+    """The thread that iterates the local engine calls before(), see() and finished(). sense(),
+    ask(), deadline() and on_silence() may be called from any thread; the first reason that
+    sense() or ask() finds is given to *on_trigger*, once, in that thread. What the other methods
+    find they return. After the first reason nothing else is decided.
 
     Quality is judged only where there is one choice.
     """

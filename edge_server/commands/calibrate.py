@@ -26,6 +26,7 @@ from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.request_values import default_text
 from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.routing_setup import data_dir
 from spillover.edge_server.settings import Settings
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.sampling import Sampling
@@ -119,10 +120,10 @@ def command(
 ) -> None:
     """Let MODEL answer PROMPTS, and fit the probability that an answer is wrong."""
     items = labelled.read(prompts)
+    settings = load_config(flags | {"model": model}, config_flag).settings
     if reuse is not None:
         traces = relabel(tracing.read(reuse), items)
     else:
-        settings = load_config(flags | {"model": model}, config_flag).settings
         sampling = Sampling(seed=seed)
         if temperature is not None:
             sampling = msgspec.structs.replace(sampling, temperature=temperature)
@@ -135,7 +136,7 @@ def command(
     except NotEnough as error:
         raise SpilloverError(f"no calibration was made: {error}") from error
     facts = {"languages": languages, "can_call_tools": can_call_tools}
-    path = _write(msgspec.structs.replace(fitted, **facts), output)
+    path = _write(msgspec.structs.replace(fitted, **facts), output, data_dir(settings))
     if as_json:
         click.echo(msgspec.json.encode({"calibration": str(path), "report": found}))
     else:
@@ -165,10 +166,10 @@ def _fitted(traces: Sequence[Trace], cloud_accuracy: float) -> tuple[Report, Cal
     return found, calibrate(windows, model=name, fingerprint=key, auroc=auroc)
 
 
-def _write(calibration: Calibration, output: Path | None) -> Path:
+def _write(calibration: Calibration, output: Path | None, data_dir: Path) -> Path:
     try:
         if output is None:
-            return CalibrationStore().write(calibration)
+            return CalibrationStore(data_dir).write(calibration)
         calibration_store.write(output, calibration)
     except OSError as error:
         raise SpilloverError(f"the calibration cannot be written: {error}") from error

@@ -15,7 +15,9 @@ from spillover.cloud_fallback.policy.learning import trace as tracing
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.replaying import Decision, Summary, replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.routing_setup import data_dir
 from spillover.edge_server.terminal import safe
 
 _EPILOG = """\b
@@ -45,19 +47,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option("--raw", is_flag=True, help="Without any calibration.")
 @click.option("--json", "as_json", is_flag=True, help="Print each decision as a line of JSON.")
+@setting_options([])
 def command(
     traces: Path,
     policy_path: Path | None,
     calibration_path: Path | None,
     raw: bool,
     as_json: bool,
+    config_flag: Path | None,
 ) -> None:
     """Replay the recorded answers in TRACES through the policies."""
     if raw and calibration_path:
         raise click.UsageError("--raw goes without --calibration")
     settings = _settings(policy_path)
     given = _given(calibration_path)
-    store = CalibrationStore()
+    store = CalibrationStore(data_dir(load_config({}, config_flag).settings))
     decisions = []
     for trace in tracing.read(traces):
         calibration = None if raw else given or store.of(trace.fingerprint)

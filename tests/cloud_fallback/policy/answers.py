@@ -14,6 +14,7 @@ from spillover.runtime.events import (
     FinishReason,
     Prefilling,
     Queued,
+    ReasoningDelta,
     Timings,
     TokenLogprob,
     TopLogprob,
@@ -114,7 +115,7 @@ class Leg:
 
     def feed(
         self,
-        deltas: Iterable[Delta],
+        deltas: Iterable[Delta | ReasoningDelta],
         *,
         step_s: float = 0.02,
         until: Callable[[Verdict], bool] = lambda verdict: verdict == "handoff",

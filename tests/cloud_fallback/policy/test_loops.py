@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.policy.loops import Loop, Loops
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.runtime.events import Delta
+from spillover.runtime.events import Delta, ReasoningDelta
 from tests.cloud_fallback.policy.answers import Leg, asked, prose, token, words
 
 SETTINGS = PolicySettings()
@@ -39,13 +39,13 @@ def test_a_cycle_is_found_and_its_first_round_is_kept(n_before: int, period: int
     before = [delta.text for delta in prose(n_before)]
     cycle = [delta.text for delta in prose(period, start=1_000)]
     needed = max(SETTINGS.loop_tokens, SETTINGS.loop_copies * period)
-    answer = before + cycle * ((needed + 4) // period + 1)
+    answer = before + cycle * ((needed + 8) // period + 1)
     found = first_loop(answer)
     assert found is not None
     assert found.period == period
     kept = "".join(answer)[: found.keep_chars]
     assert kept == "".join(before + cycle)
-    assert needed <= found.n_tokens < needed + 4
+    assert needed <= found.n_tokens < needed + 8
 
 
 @given(st.integers(0, 2_000))
@@ -111,11 +111,13 @@ def test_the_watch_rolls_back_to_before_the_second_round() -> None:
 
 def test_tokens_that_come_several_at_a_time_are_placed_one_by_one() -> None:
     good, cycle = prose(20), words(" I went to the shop and bought some bread .")
-    single, joined = Leg(), Leg()
-    for leg, size in ((single, 1), (joined, 4)):
+    kept = set()
+    for size in (1, 3, 4, 7):
+        leg = Leg()
         leg.begin()
         leg.feed(_joined([*good, *cycle * 10], size))
-    assert _keep(single.watch.reason) == _keep(joined.watch.reason)
+        kept.add(_keep(leg.watch.reason))
+    assert kept == {sum(len(delta.text) for delta in [*good, *cycle])}
 
 
 def _keep(reason: Reason | None) -> int | None:
@@ -140,3 +142,14 @@ def test_a_loop_in_a_code_block_needs_more_rounds() -> None:
     leg = Leg(asked("Write some code please"))
     leg.begin()
     assert "handoff" not in leg.feed([token("```"), token("python"), token("\n"), *lines])
+
+
+def test_a_loop_of_thoughts_is_a_loop() -> None:
+    leg = Leg()
+    leg.begin()
+    thoughts = [
+        ReasoningDelta(text=d.text, token_ids=d.token_ids, logprobs=d.logprobs)
+        for d in words(" But wait, I have to look at that once more .") * 10
+    ]
+    assert leg.feed(thoughts)[-1] == "handoff"
+    assert _keep(leg.watch.reason) == 0

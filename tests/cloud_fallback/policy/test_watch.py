@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import pytest
 
 from spillover.cloud_fallback.policy.device_reading import DeviceReading
@@ -12,8 +13,14 @@ from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.runtime.engine import EngineStatus, SlotState
-from spillover.runtime.events import Delta, Queued
-from spillover.runtime.request import JsonObject, Tool
+from spillover.runtime.events import Delta, Queued, ReasoningDelta, ToolCallDelta
+from spillover.runtime.request import (
+    GenerationRequest,
+    JsonObject,
+    JsonSchema,
+    Message,
+    Tool,
+)
 from tests.cloud_fallback.policy.answers import Leg, asked, finished, prose, token, words
 
 READY = EngineStatus(state="ready")
@@ -189,6 +196,60 @@ def test_ends_that_are_none() -> None:
     open_.begin()
     open_.feed(words('{"a": 1'))
     assert code(open_.watch.finished(finished(n=3))) == "schema"
+
+
+def test_a_stop_string_or_a_raw_prompt_may_leave_nothing() -> None:
+    stopped = Leg()
+    stopped.begin()
+    end = msgspec.structs.replace(finished(n=1), stop="END")
+    assert stopped.watch.finished(end) is None
+    raw = Leg(GenerationRequest(prompt="Once upon a time"))
+    raw.begin()
+    raw.feed(words("I don't know. I cannot say."))
+    assert raw.watch.finished(finished(n=6)) is None
+
+
+def test_half_a_tool_call_is_no_end() -> None:
+    for arguments, expected in (('{"city": "Li', "schema"), ('{"city": "Lima"}', None)):
+        leg = Leg()
+        leg.begin()
+        leg.watch.see(ToolCallDelta(index=0, id="a", name="f", arguments=arguments))
+        assert code(leg.watch.finished(finished("tool_calls"))) == expected
+
+
+def test_a_leg_that_goes_on_with_an_answer_knows_how_it_began() -> None:
+    """It may end at once, is in the middle of a document, and is nobody's refusal."""
+    begun = (
+        Message(role="user", content="Name three towns as JSON, please."),
+        Message(role="assistant", content='["Lima", '),
+    )
+    form = JsonSchema(schema={"type": "array", "items": {"type": "string"}})
+    request = GenerationRequest(messages=begun, continue_final_message=True, form=form)
+    leg = Leg(request)
+    leg.begin()
+    assert leg.feed([token(t) for t in ('"Oslo"', "]")]) == ["pass"] * 2
+    assert leg.watch.finished(finished(n=2)) is None
+    broken = Leg(request)
+    broken.begin()
+    broken.feed([token(t) for t in ('"Oslo"', "]", " and")])
+    assert broken.watch.reason is not None
+    assert broken.watch.reason.keep_chars == len('"Oslo"] ')
+    nothing = Leg(msgspec.structs.replace(request, form=None))
+    nothing.begin()
+    nothing.feed(words(" I don't know more of them."))
+    assert nothing.watch.reason is None
+    assert nothing.watch.finished(finished(n=0)) is None
+
+
+def test_thoughts_are_not_judged_by_their_confidence() -> None:
+    leg = Leg()
+    leg.begin()
+    thoughts = [
+        ReasoningDelta(text=d.text, token_ids=d.token_ids, logprobs=d.logprobs)
+        for d in prose(100, logprob=-9.0)
+    ]
+    assert set(leg.feed(thoughts)) == {"pass"}
+    assert leg.feed(prose(60, 100, logprob=-9.0))[-1] == "handoff"
 
 
 @pytest.mark.parametrize(

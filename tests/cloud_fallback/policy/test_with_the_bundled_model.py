@@ -1,0 +1,114 @@
+"""The watch over real answers of the bundled model, as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from spillover.cloud_fallback.policy.local_policy import LocalPolicy
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
+from spillover.models.catalogue import default_model
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.engine import EngineStatus
+from spillover.runtime.events import Delta, Finished
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest, Tool
+from spillover.runtime.sampling import Sampling
+from tests.cloud_fallback.policy.answers import asked
+
+SETTINGS = PolicySettings()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Generator[LocalEngine]:
+    options = EngineOptions(n_parallel=1, cache_dir=tmp_path_factory.mktemp("cache"))
+    with LocalEngine(default_model().path, options) as engine:
+        engine.wait_ready(60)
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def policy(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> LocalPolicy:
+    return LocalPolicy(SETTINGS, engine.card, data_dir=tmp_path_factory.mktemp("data"))
+
+
+class Seen:
+    """One watched answer: what would have reached the client, and why it ended."""
+
+    def __init__(self, engine: LocalEngine, policy: LocalPolicy, prompt: str) -> None:
+        request = asked(prompt, sampling=Sampling(temperature=0.0), max_tokens=300)
+        request = msgspec.structs.replace(request, logprobs=logprobs_wanted(request, SETTINGS))
+        self.sent = ""
+        self.reason: Reason | None = None
+        self.n_triggers = 0
+        self._run(engine, self._watch(policy, request), request)
+
+    def _watch(self, policy: LocalPolicy, request: GenerationRequest) -> Watch:
+        def trigger(_reason: Reason) -> None:
+            self.n_triggers += 1
+
+        return policy.watch(request, clock=time.monotonic, on_trigger=trigger)
+
+    def _run(self, engine: LocalEngine, watch: Watch, request: GenerationRequest) -> None:
+        assert watch.before(engine.status(), 30, None) is None
+        cancellation, held = Cancellation(), ""
+        for event in engine.stream(request, cancellation):
+            if isinstance(event, Finished):
+                self.reason = watch.finished(event)
+                if self.reason is None:
+                    self.sent += held
+                return
+            verdict = watch.see(event)
+            if verdict == "handoff":
+                cancellation.cancel()
+            elif isinstance(event, Delta):
+                held += event.text
+                if verdict == "pass":
+                    self.sent, held = self.sent + held, ""
+
+
+def test_a_story_in_its_field_stays_local(engine: LocalEngine, policy: LocalPolicy) -> None:
+    assert policy.local.calibration is not None
+    seen = Seen(engine, policy, "Tell me a story about a dog named Max.")
+    assert seen.reason is None
+    assert seen.sent.startswith("Once upon a time")
+    assert "Max" in seen.sent
+
+
+@pytest.mark.parametrize(
+    "prompt", ["What is the capital of Sweden?", "Write a Python function that reverses a list."]
+)
+def test_a_refusal_is_handed_over_before_a_word_of_it_is_sent(
+    engine: LocalEngine, policy: LocalPolicy, prompt: str
+) -> None:
+    seen = Seen(engine, policy, prompt)
+    assert seen.reason is not None
+    assert (seen.reason.code, seen.reason.keep_chars) == ("refusal", 0)
+    assert seen.sent == ""
+
+
+def test_what_the_model_cannot_do_does_not_begin_here(policy: LocalPolicy) -> None:
+    ready = EngineStatus(state="ready")
+    for request, code in (
+        (asked("Erzähl mir bitte eine Geschichte über einen Hund und eine Katze."), "language"),
+        (asked("What is the weather?", tools=(Tool(name="weather"),)), "tools"),
+    ):
+        watch = policy.watch(request, clock=time.monotonic, on_trigger=lambda reason: None)
+        reason = watch.before(ready, 30, None)
+        assert reason is not None
+        assert reason.code == code
+
+
+def test_the_shipped_calibration_belongs_to_the_shipped_file(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    """Another quantization of the same model has none."""
+    other = msgspec.structs.replace(engine.card, size_bytes=engine.card.size_bytes + 1)
+    assert LocalPolicy(SETTINGS, other, data_dir=tmp_path).local.calibration is None
