@@ -14,7 +14,7 @@ LEAST_UNITS = 8
 
 MAX_JUNK_UNITS = 8
 MAX_PLACES = 64
-_JUNK = frozenset("'\".`>*_-~(:;,[⟦<|#")
+_JUNK = frozenset("'\".`>*_-[⟦<|#")
 
 
 class Match(Struct, frozen=True, kw_only=True):
@@ -64,11 +64,6 @@ class Track:
     def is_likely(self) -> bool:
         """Whether it follows the answer from a place where a repetition should begin."""
         return self.is_following and not set(self._likely).isdisjoint(self._places)
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether it follows the answer from one place only."""
-        return self.is_following and len(self._places) == 1
 
     def add(self, unit: str, end: int, rest: str) -> None:
         """Take the next unit of the held text."""
@@ -126,6 +121,11 @@ def _places(units: str, seed: str, likely: tuple[int, ...]) -> list[int]:
 def is_junk(units: str) -> bool:
     """Whether *units* are a few marks such as may stand before a quotation."""
     return len(units) <= MAX_JUNK_UNITS and _JUNK.issuperset(units)
+
+
+def is_periodic(units: str) -> bool:
+    """Whether *units* are the same units one and a half times, or more often."""
+    return any(units[n:] == units[:-n] for n in range(1, 2 * len(units) // 3 + 1))
 
 
 def split_units(character: str) -> list[tuple[str, str]]:

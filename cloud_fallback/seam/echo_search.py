@@ -5,7 +5,14 @@ from __future__ import annotations
 from difflib import SequenceMatcher
 
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.cloud_fallback.seam.echo import LEAST_UNITS, Match, Track, is_junk, split_units
+from spillover.cloud_fallback.seam.echo import (
+    LEAST_UNITS,
+    Match,
+    Track,
+    is_junk,
+    is_periodic,
+    split_units,
+)
 from spillover.cloud_fallback.seam.folding import fold, raw_length, raw_length_from_end
 from spillover.cloud_fallback.seam.graphemes import boundary_before
 from spillover.cloud_fallback.seam.markup import FENCE, last_line
@@ -95,8 +102,9 @@ class EchoSearch:
     def finish(self) -> Joined:
         if self._diverged is None and not self._skips_word:
             for track in self._tracks:
-                if track.longest and track.longest.end == len(self.held):
-                    return self._cut("overlap", track.longest)
+                match = track.longest
+                if match and match.end == len(self.held) and self._is_telling(match.n_units):
+                    return self._cut("overlap", match)
             if any(track.is_likely for track in self._tracks):
                 # It ended within the repetition.
                 return Joined(kind="unverified", start=len(self.held))
@@ -188,9 +196,6 @@ class EchoSearch:
             joined = self._left(track)
             if joined:
                 return joined
-        for track in self._tracks:
-            if track.is_decided and track.longest and track.longest.end == len(self.held):
-                self._overlaps.append(track.longest)
         return self._overlap() if self._overlaps else None
 
     def _left(self, track: Track) -> Joined | None:
@@ -198,7 +203,7 @@ class EchoSearch:
         last = track.last
         if last is None or self._diverged is not None:
             return None
-        if track.longest:
+        if track.longest and self._is_telling(track.longest.n_units):
             self._overlaps.append(track.longest)
         if last.begin in self._tops and last.n_units >= self._restart_units:
             return self._diverge(last)
@@ -210,21 +215,24 @@ class EchoSearch:
 
     def _overlap(self) -> Joined | None:
         """The end of the answer was repeated, though not from the anchor on: the join, unless
-        that may be chance or a longer repetition still goes on."""
-        for match in self._overlaps:
-            if not self._is_telling(match.n_units):
-                continue
-            if not any(
+        a longer repetition still goes on, or the same comes once more, as in a refrain."""
+        for match in tuple(self._overlaps):
+            again = self._units[len(self._units) - match.n_units :]
+            after = match.rest + fold("".join(self.held[match.end :]))
+            if after.startswith(again):
+                self._overlaps.remove(match)
+            elif not again.startswith(after) and not any(
                 track.is_following and track.n_units > match.n_units for track in self._tracks
             ):
                 return self._cut("overlap", match)
         return None
 
     def _is_telling(self, n_units: int) -> bool:
-        """Whether the last *n_units* of the answer occur there only, and begin with a word:
-        nobody repeats half a one."""
+        """Whether the last *n_units* of the answer occur there only, are not made of repetitions
+        themselves, and begin with a word: nobody repeats half a one."""
         begin = len(self._units) - n_units
-        if self._units.find(self._units[begin:]) != begin:
+        again = self._units[begin:]
+        if self._units.find(again) != begin or is_periodic(again):
             return False
         start = len(self._told) - raw_length_from_end(self._told, n_units)
         before = self._told[max(0, start - 1) : start]

@@ -255,6 +255,15 @@ def test_nothing_is_lost_where_nothing_is_repeated(answer: str, data: st.DataObj
     assert bare(client.text) == bare(answer[:at] + more * 4)
 
 
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_no_cut_loses_or_doubles_text_that_goes_on_without_an_echo(name: str) -> None:
+    answer = ALL[name]
+    for at in range(1, len(answer)):
+        plan = planned(answer, at)
+        if plan.join == "echo":
+            assert bare(Client(plan, answer[:at]).read(answer[at:], [7])) == bare(answer)
+
+
 @settings(max_examples=300)
 @example("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 30, [1])
 @given(st.text("ab \n", min_size=1, max_size=200), st.integers(0, 200), SIZES)
