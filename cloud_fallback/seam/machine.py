@@ -9,7 +9,7 @@ from spillover.cloud_fallback.seam.folding import raw_length_from_end
 from spillover.cloud_fallback.seam.form_search import FormSearch
 from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
 from spillover.cloud_fallback.seam.markup import open_fence
-from spillover.cloud_fallback.seam.repair import Repair, SetApart, lead_after
+from spillover.cloud_fallback.seam.repair import SetApart, lead_after, repaired
 from spillover.cloud_fallback.seam.search import Joined, PrefillSearch, RestartSearch, Search
 from spillover.cloud_fallback.seam.splice import Splice, closing_quote
 from spillover.cloud_fallback.seam.stage import Stage
@@ -69,7 +69,7 @@ class SeamMachine:
         deadline = self.hold_deadline()
         if deadline is None or now < deadline or self._search is None:
             return []
-        return self._settle(self._search.give_up(), "", is_late=True)
+        return self._settle(self._search.give_up(), "")
 
     def end(self) -> list[Piece]:
         """The rest, when the new writer's text is complete."""
@@ -91,18 +91,26 @@ class SeamMachine:
                 return self._settle(joined, text[index + 1 :])
         return []
 
-    def _settle(self, joined: Joined, more: str, *, is_late: bool = False) -> list[Piece]:
+    def _settle(self, joined: Joined, more: str) -> list[Piece]:
         assert self._search is not None
-        text = joined.rest + "".join(self._search.held[joined.start :]) + more
+        text = joined.rest + "".join(self._search.held[joined.start :])
         self._search = None
         self.settled = "unverified" if self._plan.left_behind else joined.kind
         pieces: list[Piece] = []
         if joined.place is not None:
             pieces.append(Replace(keep_chars=joined.place - len(self._plan.context)))
-        self._stages = self._stages_for(joined, is_late=is_late)
-        return self._given(pieces, self._pass(text))
+        if self._is_to_repair(joined):
+            # Only what was held, so that the outcome does not depend on what came with it.
+            text = repaired(self._plan.context + self._plan.kept, text)
+        self._stages = self._stages_for(joined)
+        return self._given(pieces, self._pass(text + more))
 
-    def _stages_for(self, joined: Joined, *, is_late: bool) -> list[Stage]:
+    def _is_to_repair(self, joined: Joined) -> bool:
+        """Whether nothing is known but that the text comes after the answer."""
+        is_known = joined.n_repeated or joined.lead is not None or self._plan.left_behind
+        return joined.kind == "unverified" and not is_known and not self._plan.is_json
+
+    def _stages_for(self, joined: Joined) -> list[Stage]:
         plan = self._plan
         known = plan.context + plan.kept
         stages: list[Stage] = []
@@ -114,8 +122,6 @@ class SeamMachine:
             known = known[: joined.place]
         elif joined.kind != "unverified" or joined.n_repeated:
             stages.append(self._splice_for(joined))
-        elif not plan.is_json:
-            stages.append(Repair(known, waits=not is_late))
         if plan.is_json:
             document = JsonPrefix()
             document.feed(known[len(plan.context) :])

@@ -43,30 +43,6 @@ def repaired(before: str, text: str) -> str:
     return _spaced(before, text)
 
 
-HEAD_CHARS = 40
-
-
-class Repair:
-    """Repairs the beginning of a text, for which it *waits* until enough of it is there."""
-
-    def __init__(self, before: str, *, waits: bool) -> None:
-        self._before = before
-        self._n_wanted = HEAD_CHARS if waits else 1
-        self._held = ""
-        self.is_done = False
-
-    def feed(self, text: str) -> str:
-        if self.is_done:
-            return text
-        self._held += text
-        return self.flush() if len(self._held.lstrip()) >= self._n_wanted else ""
-
-    def flush(self) -> str:
-        self.is_done = True
-        text, self._held = self._held, ""
-        return repaired(self._before, text)
-
-
 class SetApart:
     """Puts *lead* in the place of the blanks that a text begins with."""
 

@@ -18,6 +18,9 @@ from spillover.runtime.events import SeamKind
 PREFILL_ECHO_UNITS = 64
 """A prefilled writer that repeats so much of its own turn did not continue it."""
 
+REFRAIN_UNITS = 24
+"""Unless its turn holds so much of its beginning twice."""
+
 
 class Joined(Struct, frozen=True, kw_only=True):
     """The decision: what is new begins at held[start:], after *rest* (units of a character that
@@ -104,7 +107,7 @@ class PrefillSearch:
     def __init__(self, plan: Continuation) -> None:
         self.held: list[str] = []
         units = fold(plan.told)
-        begins_once = units.find(units[:PREFILL_ECHO_UNITS], 1) < 0
+        begins_once = units.find(units[:REFRAIN_UNITS], 1) < 0
         self._units = units if begins_once and len(units) >= PREFILL_ECHO_UNITS else ""
         self._n = 0
 

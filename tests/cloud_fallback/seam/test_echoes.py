@@ -82,8 +82,8 @@ def test_the_last_words_alone_are_an_overlap() -> None:
 
 
 def test_half_a_word_is_no_overlap() -> None:
-    said = "This is about internationalisation and about the word normalisation"
-    client = read(said, len(said), "alisation, which nobody likes to spell out in full each time")
+    said = "This is about what people mean when they say standardisation"
+    client = read(said, len(said), "ardisation, which nobody likes to spell out in full each time")
     assert client.seam.settled == "unverified"
 
 
@@ -171,6 +171,34 @@ def test_a_restart_that_goes_another_way(can_replace: bool) -> None:
     else:
         assert client.text == PROSE[:AT] + "\n\n" + other[other.index("Then, at") :]
         assert client.seam.settled == "unverified"
+
+
+@given(st.sampled_from([PROSE, CODE, ALL["marks"], ALL["links"]]), st.text(max_size=9), st.data())
+def test_a_restart_that_goes_another_way_is_taken_as_it_is(
+    answer: str, other: str, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(100, len(answer)))
+    way = data.draw(st.integers(99, at - 1))
+    plan = planned(answer, at, can_replace=True)
+    cloud = f"{answer[:way]}§{other} and all of it was written in another way. "
+    client = Client(plan, answer[:at])
+    assert bare(client.read(cloud, data.draw(SIZES))) == bare(cloud)
+    assert client.seam.settled == "restart"
+
+
+@pytest.mark.parametrize("mark", ["\u0300", "…"])
+def test_no_character_is_split_where_text_is_taken_back(mark: str) -> None:
+    said = PROSE[:100] + ("e\u0301." if mark != "…" else "x.") + " And that is not at all the end"
+    cloud = PROSE[:100] + ("e" if mark != "…" else "x") + mark + " But this is another end of it."
+    assert read(said, len(said), cloud, can_replace=True).text == cloud
+
+
+def test_a_restart_is_followed_through_rows_that_are_all_the_same() -> None:
+    answer = "| Name | Age |\n|---|---|\n" + "| Ann | 31 |\n" * 60 + "| Bob | 32 |\n"
+    at = len(answer) - 20
+    client = read(answer, at, answer)
+    assert client.text == answer
+    assert client.seam.settled == "restart"
 
 
 def test_a_restart_with_another_word_in_the_middle_is_followed_to_the_end() -> None:

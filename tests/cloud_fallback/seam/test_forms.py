@@ -115,6 +115,18 @@ def test_another_document_takes_the_place_of_the_first_where_it_may(cloud: str) 
     assert client.seam.settled == "restart"
 
 
+def test_a_writer_that_talks_instead_is_left_at_once() -> None:
+    client = Client(planned(AT + 10), DOCUMENT[: AT + 10])
+    with pytest.raises(SeamFailed):
+        client.take(client.seam.feed("I am sorry, I cannot help with that. " * 12, 0.0))
+
+
+def test_braces_in_talk_are_no_document() -> None:
+    client = Client(planned(AT + 10, can_replace=True), DOCUMENT[: AT + 10])
+    with pytest.raises(SeamFailed):
+        client.read("I would write a pair of braces there, like {}, and that is all I know.", [5])
+
+
 def test_time_does_not_show_a_document_that_may_be_broken() -> None:
     plan = planned(70)
     client = Client(plan, DOCUMENT[:70])
@@ -197,6 +209,7 @@ def test_what_json_refuses_is_never_complete(text: str, data: st.DataObject) -> 
         ('{"a": "\\uD83D\\uDE', 10),
         ('{"a": "\\uD83D\\uDE00', 0),
         ('{"a": "\\uD83Dx', 0),
+        ('{"a": "\\uD83D\\uD83D', 6),
         ("nothing \\u12", 0),
     ],
 )

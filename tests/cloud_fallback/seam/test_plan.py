@@ -136,6 +136,13 @@ def test_a_prefilled_turn_goes_on_at_any_cut(at: int, name: str, data: st.DataOb
         assert Client(plan, answer[:at]).read(answer, sizes) == answer
 
 
+def test_a_refrain_that_goes_on_in_a_prefilled_turn_is_no_echo() -> None:
+    refrain = "Oh the rain in the valley, the rain in the woods, the rain on us all!\n"
+    said = refrain + refrain
+    client = Client(plan_continuation(REQUEST, said, prefill=True), said)
+    assert client.read("\n" + refrain + refrain, [5]) == said + refrain + refrain
+
+
 def test_a_form_is_kept_by_asking_for_the_whole_answer() -> None:
     plan = plan_continuation(replace(REQUEST, form=JsonObject()), '{"name": "Ruby', prefill=True)
     assert plan.join == "rewrite"
