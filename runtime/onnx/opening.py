@@ -21,6 +21,7 @@ from spillover.runtime.onnx.parameter_count import count_parameters
 from spillover.runtime.onnx.session import OnnxSession, session_options
 from spillover.runtime.onnx.settings import ModelSettings, read_settings
 from spillover.runtime.onnx.slot_runner import SlotRunner
+from spillover.runtime.onnx.spinning import is_spinning_faster
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.opened_model import N_BATCH, OpenedModel
 from spillover.runtime.options import EngineOptions
@@ -72,7 +73,7 @@ def _runtime_version() -> tuple[int, int]:
 
 
 def _session(graph: Prepared, n_threads: int) -> OnnxSession:
-    options = session_options(n_threads, spins=False)
+    options = session_options(n_threads, spins=is_spinning_faster(n_threads))
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(graph.folder)
     )

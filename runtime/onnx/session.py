@@ -90,7 +90,7 @@ class OnnxSession:
                 raise DecodeAborted from error
             raise DecodeFailed(f"ONNX Runtime could not run the graph: {error}") from error
 
-    def bind_logits(self, binding: Any, name: str, target: npt.NDArray[Any]) -> None:
+    def bind_array(self, binding: Any, name: str, target: npt.NDArray[Any]) -> None:
         """Have an output written to *target*."""
         binding.bind_output(
             name, "cpu", 0, target.dtype.type, list(target.shape), target.ctypes.data
