@@ -27,14 +27,22 @@ from spillover.runtime.opened_model import N_BATCH, OpenedModel
 from spillover.runtime.options import EngineOptions
 
 
-def open_onnx(path: Path, options: EngineOptions) -> OpenedModel:
-    """Check the files, fit the context to the memory, load. ModelError says what is wrong."""
+def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> OpenedModel:
+    """Check the files, fit the context to the memory, load. ModelError says what is wrong.
+
+    *rewrite*: let plain attention run as GroupQueryAttention where that is the same.
+    """
     try:
         files = onnx_folder.find(path)
         settings = read_settings(files)
     except ModelFileError as error:
         raise ModelError(str(error)) from error
-    graph = prepare(files.graph, runtime_version=_runtime_version())
+    graph = prepare(
+        files.graph,
+        runtime_version=_runtime_version(),
+        rewrite=rewrite,
+        n_ctx=settings.n_ctx_train,
+    )
     layout = graph.layout
     tokenizer = OnnxTokenizer(files, settings)
     fit = _fit(graph, layout, settings, options)

@@ -8,6 +8,10 @@ from pathlib import Path
 from spillover.models.catalogue import find
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.runtime.backend import Backend
+from spillover.runtime.loading import load
+from spillover.runtime.onnx.opening import open_onnx
+from spillover.runtime.options import EngineOptions
 from tests import plain_decoder
 from tests.storyteller import STORYTELLER
 
@@ -32,6 +36,15 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "onnx-fp32": _exported(ExportOptions(weights="fp32", external_data=True)),
     "onnx-genai": _exported(ExportOptions(weights="int8", interface="genai")),
     "onnx-plain": lambda target: plain_decoder.write(STORYTELLER, target),
+    "onnx-as-it-is": lambda target: plain_decoder.write(STORYTELLER, target),
     "onnx-merged": lambda target: plain_decoder.write(STORYTELLER, target, merged=True),
 }
 """By name: what makes the model in a folder that does not exist yet, and gives its path."""
+
+
+def opened(name: str, target: Path, options: EngineOptions) -> Backend:
+    """The backend of a form, which is made in *target* if it has to be."""
+    path = MAKERS[name](target)
+    if name == "onnx-as-it-is":
+        return open_onnx(path, options, rewrite=False).backend
+    return load(path, "storyteller", options).backend

@@ -11,11 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Logits, Rows, Tokens
-from spillover.runtime.loading import load
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.sampling import Sampling
+from tests.runtime import models
 from tests.runtime.fp_environment import kept_fp_environment
-from tests.runtime.models import MAKERS
 
 OPTIONS = EngineOptions(n_parallel=4, n_prefix_cached=2, n_ctx=512, n_kv=1024, n_threads=1)
 TEXTS = (
@@ -25,13 +24,13 @@ TEXTS = (
 )
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=models.MAKERS)
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Backend]:
-    path = MAKERS[request.param](tmp_path_factory.mktemp("model") / "storyteller")
     with kept_fp_environment():
-        backend = load(path, "storyteller", OPTIONS).backend
+        target = tmp_path_factory.mktemp("model") / "storyteller"
+        backend = models.opened(request.param, target, OPTIONS)
         yield backend
         backend.close()
 
@@ -68,10 +67,11 @@ def likeliest(backend: Backend, output: int) -> np.int32:
     return np.int32(backend.logits(output).argmax())
 
 
-def close(a: Logits, b: Logits) -> bool:
-    """The same but for the rounding of other kernels, in 8-bit integers at worst; a wrong token
-    somewhere in the text makes ten times as much."""
-    return float(np.sqrt(((a - b) ** 2).mean())) < 0.04 * float(a.std())
+def close(backend: Backend, a: Logits, b: Logits) -> bool:
+    """The same but for rounding. Quantized products have other kernels for one row than for many,
+    which makes up to 5 %; one wrong token in a text of a sentence makes 6 % at the very least."""
+    tolerance = 0.005 if " fp" in backend.info.description else 0.055
+    return float(np.sqrt(((a - b) ** 2).mean())) < tolerance * float(a.std())
 
 
 # --- tokens ---------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_a_prompt_may_be_read_in_slices(backend: Backend) -> None:
     whole = read(backend, 0, tokens)
     for start, end in ((0, 1), (1, 6), (6, len(tokens))):
         in_slices = read(backend, 1, tokens[start:end], start)
-    assert close(whole, in_slices)
+    assert close(backend, whole, in_slices)
     assert np.isfinite(whole).all()
 
 
@@ -155,9 +155,9 @@ def test_a_slice_of_a_prompt_shares_a_call_with_decoding_ones(backend: Backend) 
         Rows(0, len(first) - 1, first[-1:], True),
     ]
     backend.decode(batch)
-    assert close(backend.logits(0), wanted[2])
-    assert close(backend.logits(1), wanted[0])
-    assert close(read(backend, 1, second[5:], 5), wanted[1])
+    assert close(backend, backend.logits(0), wanted[2])
+    assert close(backend, backend.logits(1), wanted[0])
+    assert close(backend, read(backend, 1, second[5:], 5), wanted[1])
 
 
 def test_all_sequences_decode_at_once(backend: Backend) -> None:
@@ -171,7 +171,7 @@ def test_all_sequences_decode_at_once(backend: Backend) -> None:
     for seq, cut in enumerate(cuts):
         backend.decode([Rows(seq, 0, cut[:-1], False)])
     backend.decode([Rows(seq, len(cut) - 1, cut[-1:], True) for seq, cut in enumerate(cuts)])
-    assert all(close(backend.logits(seq), wanted[seq]) for seq in range(n))
+    assert all(close(backend, backend.logits(seq), wanted[seq]) for seq in range(n))
 
 
 # --- the KV cache ---------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_sequence_that_is_cut_goes_on_from_there(backend: Backend) -> None:
     wanted = read(backend, 1, tokens)
     read(backend, 0, np.append(tokens[:9], tokens_of(backend, TEXTS[0])))
     assert backend.keep(0, 9) == 9
-    assert close(read(backend, 0, tokens[9:], 9), wanted)
+    assert close(backend, read(backend, 0, tokens[9:], 9), wanted)
 
 
 def test_a_copy_goes_on_as_its_source_and_leaves_it_alone(backend: Backend) -> None:
@@ -192,10 +192,10 @@ def test_a_copy_goes_on_as_its_source_and_leaves_it_alone(backend: Backend) -> N
     read(backend, 0, tokens[:-1])
     assert backend.copy(0, 1, 8) == 8
     read(backend, 1, tokens_of(backend, TEXTS[0]), 8)
-    assert close(read(backend, 0, tokens[-1:], len(tokens) - 1), wanted)
+    assert close(backend, read(backend, 0, tokens[-1:], len(tokens) - 1), wanted)
     assert backend.copy(0, 2, 8) == 8
     backend.keep(0, 0)
-    assert close(read(backend, 2, tokens[8:], 8), wanted)
+    assert close(backend, read(backend, 2, tokens[8:], 8), wanted)
 
 
 def test_a_batch_that_does_not_fit_changes_nothing(backend: Backend) -> None:
@@ -208,7 +208,7 @@ def test_a_batch_that_does_not_fit_changes_nothing(backend: Backend) -> None:
     with pytest.raises(KvFull):
         backend.decode([Rows(2, 0, filler, True), Rows(0, len(tokens) - 1, tokens[-1:], True)])
     backend.keep(1, 0)
-    assert close(read(backend, 0, tokens[-1:], len(tokens) - 1), wanted)
+    assert close(backend, read(backend, 0, tokens[-1:], len(tokens) - 1), wanted)
 
 
 def test_an_aborted_call_can_be_made_again(backend: Backend) -> None:
@@ -231,7 +231,7 @@ def test_an_aborted_call_can_be_made_again(backend: Backend) -> None:
         is_over.set()
         thread.join()
     assert backend.keep(0, 10) == 10
-    assert close(read(backend, 0, tokens[10:], 10), wanted)
+    assert close(backend, read(backend, 0, tokens[10:], 10), wanted)
 
 
 def test_an_abort_between_calls_ends_none(backend: Backend) -> None:
@@ -265,7 +265,7 @@ def test_whatever_sequences_came_and_went_each_knows_its_own_tokens(
         backend.decode([Rows(seq, len(held[seq]), last, True) for seq in present])
     found = {seq: backend.logits(i).copy() for i, seq in enumerate(present)}
     for seq in present:
-        assert close(read(backend, 6, np.append(held[seq], last)), found[seq])
+        assert close(backend, read(backend, 6, np.append(held[seq], last)), found[seq])
         backend.keep(6, 0)
 
 
