@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from spillover.models import onnx_package
 from spillover.models.errors import ModelFileError
-
-MAX_JSON_BYTES = 16 << 20
+from spillover.models.small_files import read_small
 
 _PRECISIONS = ("q4", "q4f16", "int8", "quantized", "uint8", "", "fp16", "bnb4")
 """Suffixes of transformers.js, in the order in which a CPU likes them."""
@@ -29,14 +29,16 @@ class OnnxModelFiles(Struct, frozen=True, kw_only=True):
     """The .onnx file."""
     root: Path
     """The folder with tokenizer.json and the settings."""
+    package: Path | None = None
+    """The folder of all builds of the model, when this is one of several."""
 
     @property
     def name(self) -> str:
         """What to call the model: its folder's name, with the graph's when that says more."""
-        stem = self.graph.stem
+        stem, folder = self.graph.stem, self.package or self.root
         if stem in _STEMS:
-            return self.root.name
-        return f"{self.root.name}-{stem.removeprefix('model_')}"
+            return folder.name
+        return f"{folder.name}-{stem.removeprefix('model_')}"
 
     @property
     def size_bytes(self) -> int:
@@ -44,8 +46,11 @@ class OnnxModelFiles(Struct, frozen=True, kw_only=True):
         return sum(path.stat().st_size for path in self.graph.parent.glob(f"{self.graph.name}*"))
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file of the root; None when there is none."""
-        return read_small(self.root / name)
+        """The content of a small file of the root, or beside the graph; None when there is none."""
+        content = read_small(self.root / name)
+        if content is None and self.graph.parent != self.root:
+            return read_small(self.graph.parent / name)
+        return content
 
 
 class _Decoder(Struct, frozen=True):
@@ -62,6 +67,8 @@ class _GenaiConfig(Struct, frozen=True):
 
 def is_onnx(path: Path) -> bool:
     """Whether *path* is an ONNX file that exists, or a folder with one."""
+    if path.is_dir() and onnx_package.is_package(path):
+        return True
     if path.is_dir():
         return next(path.glob("*.onnx"), next(path.glob("onnx/*.onnx"), None)) is not None
     return path.suffix.lower() == ".onnx" and path.is_file()
@@ -72,25 +79,14 @@ def find(path: Path) -> OnnxModelFiles:
 
     Raises ModelFileError.
     """
+    if path.is_dir() and onnx_package.is_package(path):
+        variant = onnx_package.cpu_variant(path)
+        root = onnx_package.tokenizer_folder(path, variant)
+        return OnnxModelFiles(graph=_graph_in(variant), root=root, package=path)
     graph = _graph_in(path) if path.is_dir() else path
     if not graph.is_file():
         raise ModelFileError(f"{graph} does not exist: give an .onnx file or its folder")
     return OnnxModelFiles(graph=graph, root=_root_of(graph))
-
-
-def read_small(path: Path) -> bytes | None:
-    """The content of a JSON or template file; None when there is none.
-
-    Raises ModelFileError for one that cannot be read or is too large to be what it should be.
-    """
-    try:
-        if not path.is_file():
-            return None
-        if path.stat().st_size > MAX_JSON_BYTES * (4 if path.name == "tokenizer.json" else 1):
-            raise ModelFileError(f"{path} is too large to be what its name says")
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _graph_in(folder: Path) -> Path:

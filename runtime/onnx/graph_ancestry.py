@@ -12,6 +12,17 @@ from spillover.runtime.onnx.graph_edit import producers
 _MOST_NODES = 400
 _MOST_CONSTANT_BYTES = 16 << 20
 
+_PLAIN_OPERATORS = {
+    "Abs", "Add", "And", "Cast", "CastLike", "Clip", "Concat", "Constant", "ConstantOfShape",
+    "CumSum", "Div", "Equal", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
+    "GatherND", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual",
+    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal",
+    "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterND", "Shape", "Size",
+    "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where", "Xor",
+}  # fmt: skip
+"""What may be run by itself: arithmetic and shapes, no loops and nothing that reads or writes."""
+
 
 class TooMuch(Exception):
     """The value needs weights, or a large part of the graph."""
@@ -79,7 +90,7 @@ class Ancestry:
                 constants.add(name)
                 continue
             node = self._made_by.get(name)
-            if node is None or len(made) > _MOST_NODES:
+            if node is None or len(made) > _MOST_NODES or not _is_plain(node):
                 return None
             if node.output[0] in made:
                 continue
@@ -94,6 +105,10 @@ class Ancestry:
                 made, constants = made | inner[0], constants | inner[1]
                 measured |= inner[2]
         return made, constants, measured
+
+
+def _is_plain(node: NodeProto) -> bool:
+    return node.op_type in _PLAIN_OPERATORS and node.domain in ("", "ai.onnx")
 
 
 def _is_weight(tensor: TensorProto) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,49 @@ def test_the_size_is_that_of_the_graph_and_its_weights(tmp_path: Path) -> None:
     for name in ("model_q4.onnx", "model_q4.onnx_data", "model_q4.onnx_data_1", "model.onnx"):
         (tmp_path / name).write_bytes(bytes(100))
     assert catalogue.find(str(tmp_path)).n_bytes_on_disk == 300
+
+
+def write_package(folder: Path, variants: dict[str, dict[str, str]], tokenizer: str = "") -> None:
+    manifest = {"schema_version": "1.0", "components": {"model": {"variants": variants}}}
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for name, variant in variants.items():
+        place = folder / variant.get("variant_directory", name)
+        touch(place, "decoder.onnx")
+        config = {"model": {"decoder": {"filename": "decoder.onnx"}, "tokenizer_dir": tokenizer}}
+        (place / "genai_config.json").write_text(json.dumps(config))
+
+
+def test_of_a_package_the_build_for_the_cpu_is_taken(tmp_path: Path) -> None:
+    variants = {
+        "npu": {"ep": "OpenVINOExecutionProvider"},
+        "cpu-1": {"ep": "CPUExecutionProvider", "variant_directory": "builds"},
+    }
+    write_package(tmp_path / "qwen", variants, "sha256:0123456789ab/hf")
+    shared = tmp_path / "qwen" / "shared_assets" / "sha256-0123456789ab" / "hf"
+    touch(shared, "tokenizer.json")
+    files = onnx_folder.find(tmp_path / "qwen")
+    assert files.graph == tmp_path / "qwen" / "builds" / "decoder.onnx"
+    assert files.root == shared
+    assert files.read("genai_config.json") is not None
+    assert catalogue.find(str(tmp_path / "qwen")).name.startswith("qwen")
+
+
+def test_a_package_without_a_build_for_the_cpu_says_what_it_has(tmp_path: Path) -> None:
+    write_package(tmp_path / "qwen", {"a": {"ep": "QNNExecutionProvider"}})
+    with pytest.raises(CatalogueError, match="no build for the CPU, only for QNN"):
+        catalogue.find(str(tmp_path / "qwen"))
+
+
+@pytest.mark.parametrize("name", ["../..", "/etc", "sha256:0123456789ab/../../.."])
+def test_a_package_may_not_name_a_folder_elsewhere(tmp_path: Path, name: str) -> None:
+    write_package(tmp_path / "qwen", {"cpu": {"ep": "CPUExecutionProvider"}}, name)
+    with pytest.raises(ModelFileError, match="not in the package"):
+        onnx_folder.find(tmp_path / "qwen")
+    (tmp_path / "qwen" / "manifest.json").unlink()
+    variants = {"cpu": {"variant_directory": name}}
+    (tmp_path / "qwen" / "manifest.json").write_text(
+        json.dumps({"components": {"model": {"variants": variants}}})
+    )
+    with pytest.raises(ModelFileError):
+        onnx_folder.find(tmp_path / "qwen")

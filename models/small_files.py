@@ -1,0 +1,26 @@
+"""Reads the JSON and template files beside a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spillover.models.errors import ModelFileError
+
+MAX_BYTES = 16 << 20
+MAX_TOKENIZER_BYTES = 64 << 20
+
+
+def read_small(path: Path) -> bytes | None:
+    """The content of a JSON or template file; None when there is none.
+
+    Raises ModelFileError for one that cannot be read or is too large to be what it should be.
+    """
+    try:
+        if not path.is_file():
+            return None
+        most = MAX_TOKENIZER_BYTES if path.name == "tokenizer.json" else MAX_BYTES
+        if path.stat().st_size > most:
+            raise ModelFileError(f"{path} is too large to be what its name says")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
