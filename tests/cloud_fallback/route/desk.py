@@ -159,3 +159,10 @@ def handoffs(events: Iterable[StreamEvent]) -> list[Handoff]:
 
 def seams(events: Iterable[StreamEvent]) -> list[Seam]:
     return [event for event in events if isinstance(event, Seam)]
+
+
+def joined(said: str, *rests: str) -> str:
+    """The text of several writers: blanks at a seam stand there once."""
+    for rest in rests:
+        said += rest.lstrip() if said[-1:].isspace() else rest
+    return said

@@ -13,7 +13,7 @@ from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Regex
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, provider, seams, text
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, provider, seams, text
 from tests.cloud_fallback.route.test_manners import DIALECTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
@@ -35,7 +35,7 @@ def test_a_clean_end_without_the_terminal_event_is_no_end(
     there, back = handoffs(events)
     said = text(events[: events.index(there)])
     with_cloud = text(events[: events.index(back)])
-    assert with_cloud == said + PART
+    assert with_cloud == joined(said, PART)
     assert (back.source.origin, back.target.origin) == ("cloud", "local")
     assert text(events).startswith(with_cloud)
     assert len(text(events)) > len(with_cloud)
@@ -90,7 +90,7 @@ def test_the_next_provider_goes_on_where_the_first_one_broke(
     events = desk.ask(ask(max_tokens=300), hand_over_at=60)
     one, two = handoffs(events)
     said = text(events[: events.index(one)])
-    assert text(events) == said + PART + REST
+    assert text(events) == joined(said, PART, REST)
     assert (one.target.provider, two.target.provider) == ("fake-1", "fake-2")
     assert two.reason == "provider"
     assert end(events).reason == "stop"
@@ -111,7 +111,7 @@ def test_a_short_wait_is_waited_for(desk: Desk, fake: Fake) -> None:
     fake.script(Act(refusal="rate_limited", retry_form="ms", retry_after_s=0.05), Act(rest=REST))
     events = desk.ask(ask(max_tokens=300), hand_over_at=60)
     (handoff,) = handoffs(events)
-    assert text(events) == text(events[: events.index(handoff)]) + REST
+    assert text(events) == joined(text(events[: events.index(handoff)]), REST)
     assert len(fake.requests) == 2
 
 
@@ -126,7 +126,7 @@ def test_a_model_that_takes_no_prefill_is_asked_in_the_users_voice(
     for _ in range(2):
         events = desk.ask(ask(max_tokens=300), hand_over_at=60)
         (handoff,) = handoffs(events)
-        assert text(events) == text(events[: events.index(handoff)]) + REST
+        assert text(events) == joined(text(events[: events.index(handoff)]), REST)
     assert len(fake.requests) == 3  # learned once
 
 

@@ -46,7 +46,7 @@ def test_a_yes_lets_the_answer_go_on_in_the_cloud(desk: Desk, fake: Fake) -> Non
     events = desk.ask(ask(max_tokens=300), hand_over_at=60, on_event=say_yes)
     assert [e.granted for e in events if isinstance(e, ConsentAnswered)] == [True]
     assert len(handoffs(events)) == 1
-    assert text(events).endswith(REST)
+    assert text(events).endswith(REST.lstrip())
 
 
 def test_a_no_lets_the_local_model_go_on_as_if_nothing_had_been(desk: Desk, fake: Fake) -> None:

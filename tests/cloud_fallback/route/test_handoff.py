@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spillover.runtime.events import Delta, Finished
 from tests.answers import ask
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, seams, text
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, seams, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -25,7 +25,7 @@ def test_the_cloud_continues_from_what_was_already_said(desk: Desk, fake: Fake) 
     (handoff,) = handoffs(events)
     (seam,) = seams(events)
     said = text(events[: events.index(handoff)])
-    assert text(events) == said + REST
+    assert text(events) == joined(said, REST)
     assert seam.kind == "anchor"
     assert handoff.reason == "user"
     assert (handoff.source.origin, handoff.target.provider) == ("local", "fake-1")

@@ -16,6 +16,7 @@ from tests.cloud_fallback.route.desk import (
     Desk,
     end,
     handoffs,
+    joined,
     provider,
     seams,
     text,
@@ -57,7 +58,7 @@ def test_the_joined_text_is_what_both_have_written(
     if manner == "no_anchor":
         assert text(events).split() == (said + REST).split()
     else:
-        assert text(events) == said + REST
+        assert text(events) == joined(said, REST)
     assert seams(events)[0].kind in kinds
     assert not any(isinstance(event, Replace) for event in events)
 
@@ -72,7 +73,7 @@ def test_every_dialect_goes_on(
     fake.script(Act(rest=REST))
     events = desk.ask(ask(max_tokens=300), hand_over_at=60)
     (handoff,) = handoffs(events)
-    assert text(events) == text(events[: events.index(handoff)]) + REST
+    assert text(events) == joined(text(events[: events.index(handoff)]), REST)
     assert end(events).reason == "stop"
     (seam,) = seams(events)
     assert seam.kind == "anchor"
@@ -101,4 +102,4 @@ def test_the_sentence_is_finished_first(desk: Desk, fake: Fake) -> None:
     said = text(events[: events.index(handoff)])
     assert handoff.reason == "memory"
     assert said.endswith((".", "!", "?", '"'))
-    assert text(events) == said + REST
+    assert text(events) == joined(said, REST)
