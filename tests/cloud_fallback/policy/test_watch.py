@@ -6,6 +6,8 @@ import threading
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spillover.cloud_fallback.policy.device_reading import DeviceReading
 from spillover.cloud_fallback.policy.local_model import LocalModel
@@ -15,6 +17,7 @@ from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.runtime.engine import EngineStatus, SlotState
 from spillover.runtime.events import Delta, Queued, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import (
+    Form,
     GenerationRequest,
     JsonObject,
     JsonSchema,
@@ -315,3 +318,24 @@ def test_logprobs_are_asked_for_only_when_a_policy_needs_them() -> None:
     assert logprobs_wanted(asked(logprobs=5), PolicySettings()) == 5
     off = PolicySettings(switched_off=("low_confidence",))
     assert logprobs_wanted(asked(), off) is None
+
+
+@given(
+    texts=st.lists(
+        st.text(max_size=12) | st.sampled_from(["```", "<|", "{", "I ", "\n"]), max_size=80
+    ),
+    logprobs=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=80),
+    form=st.sampled_from([None, JsonObject(), JsonSchema(schema={"type": "array"})]),
+)
+def test_whatever_comes_there_is_a_verdict_and_it_keeps_what_was_said(
+    texts: list[str], logprobs: list[float], form: Form | None
+) -> None:
+    leg = Leg(asked(form=form))
+    leg.begin()
+    deltas = [token(t, logprobs[i % len(logprobs)]) for i, t in enumerate(texts)]
+    verdicts = leg.feed(deltas)
+    assert set(verdicts) <= {"pass", "hold", "handoff"}
+    assert verdicts.count("handoff") <= 1
+    reason = leg.watch.finished(finished("cancelled" if "handoff" in verdicts else "stop"))
+    if reason is not None and reason.keep_chars is not None:
+        assert 0 <= reason.keep_chars <= sum(len(t) for t in texts)
