@@ -32,8 +32,10 @@ def prompt_of(n_tokens: int, salt: int) -> list[int]:
     return [300 + (salt * 7919 + i * 31) % 3000 for i in range(n_tokens)]
 
 
-async def stream(port: int, prompt: Sequence[int], n_tokens: int, **extra: Any) -> Stream:
-    """One streamed completion."""
+async def stream(
+    port: int, prompt: Sequence[int], n_tokens: int, result: Stream | None = None, **extra: Any
+) -> Stream:
+    """One streamed completion; *result* fills while it runs."""
     body = {
         "prompt": list(prompt), "max_tokens": n_tokens, "stream": True, "ignore_eos": True,
         "temperature": 0.8, "cache_prompt": False, **extra,
@@ -44,7 +46,8 @@ async def stream(port: int, prompt: Sequence[int], n_tokens: int, **extra: Any) 
         f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
-    result = Stream(time.perf_counter(), [])
+    result = result or Stream(0.0, [])
+    result.asked = time.perf_counter()
     writer.write(head.encode() + content)
     while line := await reader.readline():
         if line.startswith(b"data: [DONE]"):
@@ -70,11 +73,18 @@ async def throughput(port: int, n_streams: int, n_prompt: int, n_tokens: int, sa
 async def newcomer(port: int, salt: int) -> dict[str, float]:
     """Three running streams while a prompt of 1,600 tokens arrives: their median step before,
     their largest gap after, the newcomer's time to first token (seconds)."""
-    running = [asyncio.create_task(stream(port, prompt_of(60, salt + i), 220)) for i in range(3)]
-    await asyncio.sleep(4.0)
+    results = [Stream(0.0, []) for _ in range(3)]
+    running = [
+        asyncio.create_task(stream(port, prompt_of(60, salt + i), 400, result))
+        for i, result in enumerate(results)
+    ]
+    while any(len(result.times) < 40 for result in results):
+        await asyncio.sleep(0.05)
     arrived = time.perf_counter()
     late = await stream(port, prompt_of(1600, salt + 9), 8)
     streams = [await task for task in running]
+    if any(s.times[-1] < late.times[0] for s in streams):
+        raise RuntimeError("the running streams ended before the newcomer's first token")
     quiet = [b - a for s in streams for a, b in zip(s.times, s.times[1:], strict=False)
              if b < arrived]  # fmt: skip
     gaps = [gap for s in streams for gap in s.gaps(arrived)]
