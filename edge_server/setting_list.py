@@ -50,6 +50,10 @@ _FLAG_AND_HELP = {
         "--kv-cache-type",
         "Number format of the KV cache; smaller ones save memory.",
     ),
+    "execution_provider": (
+        "",
+        "What runs an ONNX model, if onnxruntime has it; auto: the fastest.",
+    ),
     "max_queue": ("--max-queue", "Requests that may wait; one more is refused."),
     "max_gap_ms": ("--max-gap-ms", "Longest pause in running streams while a prompt is read."),
     "n_prefix_cached": ("", "Finished conversations kept in the KV cache for their next turn."),

@@ -56,6 +56,8 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     fim: FimTokens | None = None
     library: str
     """Name and version of the library, for what is remembered about its speed."""
+    device: str = "CPU"
+    """What computes, in words."""
     shares_cells: bool = True
     """copy() takes no cells. False: it takes as many as it copies tokens."""
     warnings: tuple[str, ...] = ()

@@ -61,6 +61,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """False when weight repacking is off, as after a crash at load."""
     fim: FimTokens | None = None
     """None: the model cannot fill in the middle."""
+    device: str = "CPU"
+    """What computes, in words."""
     warnings: tuple[str, ...] = ()
 
 

@@ -69,6 +69,7 @@ def _card(backend: Backend, name: str, fit: ContextFit, template: ChatTemplate) 
         has_chat_template=info.chat_template is not None,
         use_extra_bufts=info.use_extra_bufts,
         fim=info.fim,
+        device=info.device,
         warnings=(*fit.warnings, *info.warnings, *template.warnings),
     )
 

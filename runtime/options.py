@@ -8,6 +8,9 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 KvCacheType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
+ExecutionProvider: TypeAlias = Literal[
+    "auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"
+]
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True):
@@ -24,6 +27,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     n_gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1
     """Layers on the GPU, where the library was built for one; -1 is all."""
     kv_cache_type: KvCacheType = "f16"
+    execution_provider: ExecutionProvider = "auto"
+    """Where an ONNX model runs, if the installed onnxruntime has it and it proves faster than the
+    CPU. auto: whichever is fastest, TensorRT only where it is named."""
     max_queue: Annotated[int, Meta(ge=0, le=10_000)] = 32
     """Requests that may wait; one more is refused with EngineBusy."""
     max_gap_ms: Annotated[float, Meta(ge=20, le=60_000)] = 250.0

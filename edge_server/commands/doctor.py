@@ -94,6 +94,7 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
     test = findings.self_test
     if test is not None:
         yield "", f"{test.card.description}, {test.card.n_ctx} tokens of context"
+        yield "runs on", test.card.device
         yield (
             "self-test",
             f"passed: loaded in {test.load_s:.1f} s, "

@@ -72,7 +72,7 @@ def announcement(url: str, card: ModelCard, settings: Settings) -> str:
         *(f"warning: {warning}" for warning in card.warnings),
         f"model    {card.name} ({card.description})",
         f"context  {card.n_ctx} tokens each, {card.n_parallel} in parallel, {card.n_kv} in all",
-        f"threads  {card.n_threads}",
+        f"device   {card.device}, {card.n_threads} threads",
         f"address  {url}",
         "",
         "Try it:",

@@ -95,6 +95,10 @@ class LlamaBackend:
         self._abort_flag.attach(context)
         return context
 
+    @property
+    def _uses_gpu(self) -> bool:
+        return self._config.n_gpu_layers != 0 and bool(lib.llama_supports_gpu_offload())
+
     def _describe(self) -> BackendInfo:
         model, handle = self._model, self._model.handle
         return BackendInfo(
@@ -116,6 +120,7 @@ class LlamaBackend:
             use_extra_bufts=self._config.use_extra_bufts,
             fim=model.fim,
             library=f"llama-cpp-python {version('llama-cpp-python')}",
+            device="GPU" if self._uses_gpu else "CPU",
         )
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:

@@ -16,10 +16,9 @@ from spillover.runtime.backend import (
     Sampler,
     Tokens,
 )
+from spillover.runtime.onnx.execution import Execution
 from spillover.runtime.onnx.penalties import Breakers
-from spillover.runtime.onnx.runner import Runner
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
-from spillover.runtime.onnx.session import OnnxSession
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.sampling import Sampling
 
@@ -27,19 +26,13 @@ from spillover.runtime.sampling import Sampling
 class OnnxBackend:
     """See runtime/backend.py for the contract."""
 
-    def __init__(
-        self,
-        info: BackendInfo,
-        session: OnnxSession,
-        runner: Runner,
-        tokenizer: OnnxTokenizer,
-        logits_dtype: type[np.generic],
-    ) -> None:
+    def __init__(self, info: BackendInfo, execution: Execution, tokenizer: OnnxTokenizer) -> None:
         self.info = info
-        self._session = session
-        self._runner = runner
+        self._session = execution.session
+        self._runner = execution.runner
         self._tokenizer = tokenizer
-        self._logits = np.empty((info.n_seq, info.n_vocab), dtype=logits_dtype)
+        dtype = self._session.dtype(execution.layout.logits)
+        self._logits = np.empty((info.n_seq, info.n_vocab), dtype=dtype)
         self._row_of: list[int] = []
         self._is_aborted = False
         self._breakers = functools.lru_cache(maxsize=8)(self._new_breakers)

@@ -12,19 +12,17 @@ from spillover.runtime.backend import BackendInfo
 from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.errors import ModelError
 from spillover.runtime.memory_fit import ContextFit, fit_context
+from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
-from spillover.runtime.onnx.exact_runner import ExactRunner
+from spillover.runtime.onnx.execution import Needs, fastest, on_accelerator, on_cpu, runtime_version
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.graph_prepare import Prepared, prepare
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.parameter_count import count_parameters
-from spillover.runtime.onnx.session import OnnxSession, session_options
 from spillover.runtime.onnx.settings import ModelSettings, read_settings
-from spillover.runtime.onnx.slot_runner import SlotRunner
-from spillover.runtime.onnx.spinning import is_spinning_faster
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.opened_model import N_BATCH, OpenedModel
-from spillover.runtime.options import EngineOptions
+from spillover.runtime.options import EngineOptions, ExecutionProvider
 
 
 def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> OpenedModel:
@@ -39,53 +37,62 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
         raise ModelError(str(error)) from error
     graph = prepare(
         files.graph,
-        runtime_version=_runtime_version(),
+        runtime_version=runtime_version(),
         rewrite=rewrite,
         n_ctx=settings.n_ctx_train,
     )
-    layout = graph.layout
     tokenizer = OnnxTokenizer(files, settings)
-    fit = _fit(graph, layout, settings, options)
-    n_threads = options.n_threads or default_threads()
-    session = _session(graph, n_threads)
-    n_seq = fit.n_parallel + options.n_prefix_cached + 1
-    kind = ExactRunner if layout.attention == "growing" else SlotRunner
-    runner = kind(session, layout, n_seq=n_seq, capacity=fit.n_ctx)
+    fit = _fit(graph, graph.layout, settings, options)
+    needs = Needs(
+        n_seq=fit.n_parallel + options.n_prefix_cached + 1,
+        n_ctx=fit.n_ctx,
+        n_vocab=graph.layout.n_vocab or settings.n_vocab or len(tokenizer.pieces),
+        n_threads=options.n_threads or default_threads(),
+    )
+    execution, notes = fastest(
+        on_cpu(graph, needs),
+        to_try(_wanted(options), ort.get_available_providers()),
+        lambda accelerator: on_accelerator(accelerator, files.graph, needs),
+        needs.n_vocab,
+        is_asked_for=options.execution_provider != "auto",
+    )
     info = BackendInfo(
         architecture=settings.architecture,
-        description=f"{settings.architecture} {layout.weights} ONNX",
+        description=f"{settings.architecture} {graph.layout.weights} ONNX",
         n_params=count_parameters(graph.proto),
         size_bytes=graph.size_bytes,
-        n_vocab=layout.n_vocab or 0,
+        n_vocab=needs.n_vocab,
         n_ctx_train=settings.n_ctx_train,
         n_kv=fit.n_kv,
-        n_seq=n_seq,
+        n_seq=needs.n_seq,
         n_batch=min(N_BATCH, fit.n_kv),
-        n_outputs=n_seq,
-        n_threads=n_threads,
+        n_outputs=needs.n_seq,
+        n_threads=needs.n_threads,
         chat_template=settings.chat_template,
         bos_text=tokenizer.bos_text,
         eos_text=tokenizer.eos_text,
         add_bos=tokenizer.add_bos,
         use_extra_bufts=True,
         library=f"onnxruntime {ort.__version__}",
+        fim=tokenizer.fim,
+        device=execution.device,
         shares_cells=False,
+        warnings=(*notes, *_unheard(options)),
     )
-    backend = OnnxBackend(info, session, runner, tokenizer, session.dtype(layout.logits))
-    return OpenedModel(backend=backend, fit=fit, speed_facts=())
+    backend = OnnxBackend(info, execution, tokenizer)
+    return OpenedModel(backend=backend, fit=fit, speed_facts=(execution.device, graph.changes))
 
 
-def _runtime_version() -> tuple[int, int]:
-    major, minor = ort.__version__.split(".")[:2]
-    return int(major), int(minor)
+def _wanted(options: EngineOptions) -> ExecutionProvider:
+    is_cpu_wanted = options.n_gpu_layers == 0 and options.execution_provider == "auto"
+    return "cpu" if is_cpu_wanted else options.execution_provider
 
 
-def _session(graph: Prepared, n_threads: int) -> OnnxSession:
-    options = session_options(n_threads, spins=is_spinning_faster(n_threads))
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(graph.folder)
-    )
-    return OnnxSession(graph.proto.SerializeToString(), options, ["CPUExecutionProvider"])
+def _unheard(options: EngineOptions) -> tuple[str, ...]:
+    """What the user has set in vain."""
+    if options.kv_cache_type == EngineOptions().kv_cache_type:
+        return ()
+    return ("kv_cache_type is for GGUF models: an ONNX graph has its own",)
 
 
 def _fit(

@@ -89,6 +89,8 @@ class OnnxSession:
             if options.terminate:
                 raise DecodeAborted from error
             raise DecodeFailed(f"ONNX Runtime could not run the graph: {error}") from error
+        if options.terminate:  # too late for an accelerator that takes the graph as one operator
+            raise DecodeAborted
 
     def bind_array(self, binding: Any, name: str, target: npt.NDArray[Any]) -> None:
         """Have an output written to *target*."""

@@ -32,6 +32,7 @@ class _Config(Struct):
     model_type: str | None = None
     max_position_embeddings: int | None = None
     n_positions: int | None = None
+    vocab_size: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
@@ -61,6 +62,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
 
     architecture: str
     n_ctx_train: int
+    n_vocab: int | None
     bos_id: int | None
     eos_ids: frozenset[int]
     """From all files that name some."""
@@ -86,6 +88,7 @@ def read_settings(files: OnnxModelFiles) -> ModelSettings:
     return ModelSettings(
         architecture=config.model_type or genai.type or "unknown",
         n_ctx_train=n_ctx or _N_CTX_UNKNOWN,
+        n_vocab=config.vocab_size,
         bos_id=next((i for i in bos_ids if i is not None), None),
         eos_ids=_ids(genai.eos_token_id, generation.eos_token_id, config.eos_token_id),
         bos_text=_text(tokenizer.bos_token) or _text(special.bos_token),

@@ -8,7 +8,9 @@ from tokenizers import Tokenizer
 from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.runtime.backend import Tokens
+from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import ModelError
+from spillover.runtime.onnx.fim_tokens import find_fim
 from spillover.runtime.onnx.settings import ModelSettings
 from spillover.runtime.onnx.token_bytes import bytes_of_all
 
@@ -42,6 +44,11 @@ class OnnxTokenizer:
     def add_bos(self) -> bool:
         """The tokenizer puts the BOS token in front of a text."""
         return self._bos_id is not None and self._bos_id in self._prefix
+
+    @property
+    def fim(self) -> FimTokens | None:
+        """The tokens for filling in the middle; None when one of the three is missing."""
+        return find_fim(self._parsing.token_to_id)
 
     @property
     def pieces(self) -> list[bytes]:

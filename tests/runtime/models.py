@@ -10,6 +10,10 @@ from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend
 from spillover.runtime.loading import load
+from spillover.runtime.onnx.backend import OnnxBackend
+from spillover.runtime.onnx.device_runner import DeviceRunner
+from spillover.runtime.onnx.execution import runtime_version
+from spillover.runtime.onnx.graph_prepare import prepare
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions
 from tests import plain_decoder
@@ -37,6 +41,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "onnx-genai": _exported(ExportOptions(weights="int8", interface="genai")),
     "onnx-plain": lambda target: plain_decoder.write(STORYTELLER, target),
     "onnx-as-it-is": lambda target: plain_decoder.write(STORYTELLER, target),
+    "onnx-on-device": lambda target: plain_decoder.write(STORYTELLER, target),
     "onnx-merged": lambda target: plain_decoder.write(STORYTELLER, target, merged=True),
 }
 """By name: what makes the model in a folder that does not exist yet, and gives its path."""
@@ -47,4 +52,17 @@ def opened(name: str, target: Path, options: EngineOptions) -> Backend:
     path = MAKERS[name](target)
     if name == "onnx-as-it-is":
         return open_onnx(path, options, rewrite=False).backend
+    if name == "onnx-on-device":
+        return on_device(path, options)
     return load(path, "storyteller", options).backend
+
+
+def on_device(path: Path, options: EngineOptions) -> Backend:
+    """As an accelerator would run it, with the KV cache where ONNX Runtime keeps it."""
+    backend = open_onnx(path, options, rewrite=False).backend
+    assert isinstance(backend, OnnxBackend)
+    layout = prepare(path / "model.onnx", runtime_version=runtime_version(), rewrite=False).layout
+    n_seq, n_ctx = backend.info.n_seq, options.n_ctx or 1024
+    runner = DeviceRunner(backend._session, layout, "cpu", n_seq=n_seq, capacity=n_ctx)
+    backend._runner = runner
+    return backend
