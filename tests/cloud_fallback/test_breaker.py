@@ -201,6 +201,24 @@ def test_an_answer_from_before_the_failure_does_not_reopen_the_provider(
     assert refusal(breakers).reason == "rate_limited"
 
 
+def test_a_failure_of_a_request_from_before_the_recovery_proves_nothing(
+    breakers: Breakers, clock: FakeClock
+) -> None:
+    old, failing = permit(breakers), permit(breakers)
+    failing.failure(Overloaded("a", "529"))
+    clock.now += 1
+    permit(breakers).success()
+    old.failure(Overloaded("a", "529"))
+    permit(breakers)
+
+
+def test_a_failure_of_a_request_with_the_old_key_proves_nothing(breakers: Breakers) -> None:
+    old = permit(breakers)
+    breakers.reset("a")
+    old.failure(AuthFailed("a", "401"))
+    permit(breakers)
+
+
 def test_of_twenty_threads_exactly_one_probes_and_the_others_are_refused_at_once(
     breakers: Breakers, clock: FakeClock
 ) -> None:

@@ -31,12 +31,9 @@ def cards(text: str) -> Iterator[Span]:
         if is_card(digits):
             yield Span(*match.span(), "card")
             continue
-        first = 0
-        while first < len(groups):
-            n = _n_groups(groups[first : first + _MAX_GROUPS])
-            if n:
+        for first in range(len(groups)):
+            if n := _n_groups(groups[first : first + _MAX_GROUPS]):
                 yield Span(groups[first].start(), groups[first + n - 1].end(), "card")
-            first += n or 1
 
 
 def _n_groups(groups: list[re.Match[str]]) -> int:

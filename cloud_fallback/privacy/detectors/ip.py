@@ -9,7 +9,9 @@ from ipaddress import IPv4Address, IPv6Address
 from spillover.cloud_fallback.privacy.spans import Span
 
 _V4 = re.compile(r"(?<![\w.+])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
-_V6 = re.compile(r"(?<![\w:.])[0-9a-fA-F:]{2,39}(?:\d{1,3}(?:\.\d{1,3}){3})?(?![\w:]|\.\d)")
+_V6 = re.compile(
+    r"(?<![\w:.])[0-9a-fA-F:]{2,45}(?:\d{1,3}(?:\.\d{1,3}){3})?(?!\w|\.\d|:[0-9a-fA-F:])"
+)
 _ONE_GROUP = re.compile(r"::[0-9a-fA-F]{0,4}")
 _IS_A_VERSION = re.compile(
     r"(?:\b(?:version|ver|v|release|build|firmware|driver|upgrade[sd]?|update[sd]?"

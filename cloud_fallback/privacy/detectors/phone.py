@@ -13,12 +13,12 @@ _INTERNATIONAL = re.compile(
     r"(?<![\w+])(?:\(\+|\+|(?<![\d.,:/-])00(?=[1-9]))\d(?:[ .()/-]{0,3}\d){6,16}(?!\w)"
 )
 _NATIONAL = re.compile(
-    r"(?<![\w+@./:=-])(?<!\d )(?<!\d[,'])"
+    r"(?<![\w+@./:-])(?<!\d )(?<!\d[,'])"
     r"(?:\(0\d{1,5}\)\s?|\(\d{2,5}\)\s?|0\d{1,5}(?:\s?[/-]\s?|\s))"
     r"\d{2,8}(?:[ /-]\d{2,8}){0,4}(?![\w/]|[.,:-]\d)"
 )
 _PAIRS = re.compile(r"(?<![\w+@./-])0\d(?:\.\d\d){4}(?!\w|\.\d)")
-_MOBILE = re.compile(r"(?<![\w+@./:=,-])0\d{9,10}(?![\w.,:-]\d|\w)")
+_MOBILE = re.compile(r"(?<![\w+@./:,-])0\d{9,10}(?![\w.,:-]\d|\w)")
 _SHAPES = {
     "US": r"(?:1[ .-]?)?(?:\([2-9]\d{2}\)\s?|[2-9]\d{2}[ .-])\d{3}[ .-]\d{4}",
     "IN": r"(?:0|91[ -])?[6-9]\d{4}[ -]\d{5}",
@@ -62,9 +62,7 @@ class Phones:
         self._regions = tuple(regions)
         shapes = [_SHAPES.get(_SAME_SHAPE.get(region, region)) for region in regions]
         either = "|".join(dict.fromkeys(filter(None, shapes)))
-        self._shapes = (
-            re.compile(rf"(?<![\w+@./=-])(?:{either})(?![\w]|[.-]\d)") if either else None
-        )
+        self._shapes = re.compile(rf"(?<![\w+@./-])(?:{either})(?![\w]|[.-]\d)") if either else None
 
     def warm(self) -> None:
         """Read the countries' tables and compile their patterns."""

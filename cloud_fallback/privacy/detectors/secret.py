@@ -39,13 +39,14 @@ _IN_COMMAND = re.compile(
 )
 _UNQUOTED = 5
 """The group of _BETWEEN + _VALUE with a value that stands without quotes."""
-_NAME_OR_CALL = re.compile(r"[$%{<]|(?:[A-Za-z_]\w*\.)*[A-Za-z_]+(?:\(|\[|\Z)")
+_NAME_OR_CALL = re.compile(r"[$%{<:]|(?:[A-Za-z_]\w*\.)*[A-Za-z_]+(?:\(|\[|\Z)")
 _WORD = re.compile(r"[^\W\d_]+\Z")
 _WORDS_OF_PROGRAMS = re.compile(
     r"str|string|bytes|text|none|null|true|false|undefined|optional|required|any|object|secretstr"
-    r"|password|passwd|passphrase|secret|hidden|input|field|char|varchar|env|credentials",
+    r"|password|passwd|passphrase|secret|bool|int|hidden|input|field|char|varchar|env|credentials",
     re.IGNORECASE,
 )
+_END_OF_ENTRY = re.compile(r"""\s{0,2}(?:[\n,;|"')]|\.(?:\s|\Z)|\Z)""")
 _STANDS_FOR_ONE = re.compile(r"\$\{|\{\{|<|%\(|\[[A-Z_]+_\d+\]")
 _STARS = re.compile(r"[*x•.…]+\Z", re.IGNORECASE)
 MIN_TOKEN_CHARS = 12
@@ -84,7 +85,7 @@ def is_random(value: str) -> bool:
     """Long enough, and as mixed as only a machine writes."""
     if len(value) < MIN_TOKEN_CHARS or not any(map(str.isdigit, value)):
         return False
-    if not any(map(str.isalpha, value)) or " " in value:
+    if not any(map(str.isalpha, value)) or " " in value or "://" in value:
         return False
     return entropy_bits(value) >= MIN_ENTROPY_BITS
 
@@ -124,10 +125,9 @@ def _is_password(match: re.Match[str]) -> bool:
 
 
 def _is_set_to_a_word(match: re.Match[str], value: str) -> bool:
-    """PASSWORD=changeme, or "password: letmein" at the end of a line."""
+    """PASSWORD=changeme, or "password: letmein" before a sign or the end of a line."""
     if _WORDS_OF_PROGRAMS.fullmatch(value):
         return False
     if match[1] == "=":
         return match.group().isascii() and match.group()[0].isupper()
-    after = match.string[match.end() : match.end() + 2]
-    return match[1] == ":" and (not after.strip() or after[0] == "\n")
+    return match[1] == ":" and bool(_END_OF_ENTRY.match(match.string, match.end()))

@@ -204,6 +204,9 @@ def test_a_pattern_cannot_take_the_name_of_a_kind(name: str) -> None:
         "030 901820, 0171 1234567",
         "call 030 901820\n0171 1234567",
         "020 7946 0958/020 7946 0958",
+        "1-800-555-0199 089 1234567",
+        "030/901820+14155552671",
+        "415 555 2671 4111-1111-1111-1111",
     ],
 )
 def test_numbers_side_by_side_do_not_hide_each_other(text: str) -> None:

@@ -337,6 +337,26 @@ def test_an_expired_reservation_that_goes_on_is_held_again(
     assert room.spent + room.reserved == 600
 
 
+def test_its_money_is_held_again_too(make_budget: MakeBudget, clock: FakeTime) -> None:
+    budget = make_budget(Limits(usd_per_month=1))
+    reservation = budget.reserve("p", cost(100, 500))
+    clock.now += 8 * 3600.0
+    budget.report()
+    reservation.note(10)
+    (room,) = budget.report("p")
+    assert room.spent + room.reserved == 100 * 1000 + 500 * 10_000
+
+
+def test_a_prompt_that_is_too_dear_is_refused_even_if_answers_are_free(
+    make_budget: MakeBudget,
+) -> None:
+    prices = Prices(input_usd=1, output_usd=0, priced_on=date(2026, 5, 1))
+    budget = make_budget(Limits(usd_per_day=0.0001))
+    assert budget.reserve("p", cost(100, 100, prices)).max_completion_tokens is None
+    with pytest.raises(BudgetExceeded):
+        budget.reserve("p", cost(100, 100, prices))
+
+
 def test_a_long_answer_keeps_its_reservation_alive(
     make_budget: MakeBudget, clock: FakeTime
 ) -> None:
