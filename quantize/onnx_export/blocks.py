@@ -8,7 +8,7 @@ ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,13 @@ BLOCK = 32
 _CHUNK = 1 << 21
 """Values quantized at a time, so that the intermediate arrays stay small."""
 _SMALLEST_SCALE = 1e-30
-_SHRINKS = (1.0, 0.95, 0.9, 0.85)
+_SHRINKS = (1.0, 0.9)
 """Tried parts of a block's range: cutting its extremes often makes the rest finer for less."""
+_REFINEMENTS = 3
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Rows = Callable[[int, int], Floats]
 
 
 class Blocks(Struct, frozen=True, kw_only=True):
@@ -56,13 +58,14 @@ class Blocks(Struct, frozen=True, kw_only=True):
         return values[:, : self.n_values]
 
 
-def quantize(matrix: Floats, *, bits: int, is_symmetric: bool) -> Blocks:
-    """The blocks nearest to *matrix*, (rows, values)."""
-    n_rows, n_values = matrix.shape
+def quantize(rows: Rows, shape: tuple[int, int], *, bits: int, is_symmetric: bool) -> Blocks:
+    """The blocks nearest to a matrix of *shape*, of which *rows* gives the part from one row to
+    another: never all of it is held as floats."""
+    n_rows, n_values = shape
     step = max(_CHUNK // n_values, 1)
     return join(
         [
-            _quantize_rows(matrix[start : start + step], bits=bits, is_symmetric=is_symmetric)
+            _quantize_rows(rows(start, start + step), bits=bits, is_symmetric=is_symmetric)
             for start in range(0, n_rows, step)
         ]
     )
@@ -125,35 +128,44 @@ def _symmetric8(blocks: Floats) -> tuple[Bytes, Floats, None]:
 
 
 def _search4(blocks: Floats, *, is_symmetric: bool) -> tuple[Bytes, Floats, Bytes | None]:
-    """The best of a few ranges for each block, by its squared error."""
+    """The best of a few scales for each block, by its squared error: first guesses from its range,
+    then, for the quanta that they give, the scale of least squares."""
     shape = blocks.shape[:2]
     best_error = np.full(shape, np.inf, np.float32)
     best_scale, best_point = np.zeros(shape, np.float32), np.full(shape, 8, np.float32)
     for shrink in _SHRINKS:
-        for scale, point in _candidates(blocks, np.float32(shrink), is_symmetric=is_symmetric):
+        scale, point = _guess(blocks, np.float32(shrink), is_symmetric=is_symmetric)
+        for _ in range(_REFINEMENTS):
             quanta = _round(blocks, scale, point[..., None], 15)
-            error = _error(blocks, quanta, scale, point)
+            centred = quanta.astype(np.float32) - point[..., None]
+            error = np.square(centred * scale[..., None] - blocks).sum(-1)
             better = error < best_error
             best_error[better] = error[better]
             best_scale[better], best_point[better] = scale[better], point[better]
+            scale = _least_squares(blocks, centred)
     quanta = _round(blocks, best_scale, best_point[..., None], 15)
     points = None if is_symmetric else best_point.astype(np.uint8)
     return quanta, best_scale, points
 
 
-def _candidates(
-    blocks: Floats, shrink: np.float32, *, is_symmetric: bool
-) -> list[tuple[Floats, Floats]]:
-    """Scales and zero points to try, (rows, blocks) each."""
+def _least_squares(blocks: Floats, centred: Floats) -> Floats:
+    """The scale that brings these quanta nearest to the values."""
+    products, squares = (centred * blocks).sum(-1), np.square(centred).sum(-1)
+    scales = np.divide(products, squares, out=np.zeros_like(products), where=squares != 0)
+    return _usable(scales)
+
+
+def _guess(blocks: Floats, shrink: np.float32, *, is_symmetric: bool) -> tuple[Floats, Floats]:
+    """Scales and zero points by a part of each block's range, (rows, blocks) each."""
     low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
-    middle = np.full(low.shape, 8, np.float32)
     if is_symmetric:
         # The value of the largest size takes the quantum -8, whatever its sign.
         largest = np.where(-low > high, low, high)
-        return [(_usable(shrink * largest / np.float32(-8)), middle)]
+        scale = _usable(shrink * largest / np.float32(-8))
+        return scale, np.full(low.shape, 8, np.float32)
     scale = _usable(shrink * (high - low) / np.float32(15))
-    point = np.round(-shrink * low / np.where(scale == 0, 1, scale)).astype(np.float32)
-    return [(scale, np.where(scale == 0, 8, np.clip(point, 0, 15)).astype(np.float32))]
+    point = np.round(-shrink * low / np.where(scale == 0, 1, scale))
+    return scale, np.where(scale == 0, 8, np.clip(point, 0, 15)).astype(np.float32)
 
 
 def _usable(scales: Floats) -> Floats:
@@ -166,9 +178,3 @@ def _round(blocks: Floats, scales: Floats, points: Floats | np.float32, most: in
     quanta = np.round(blocks * inverse[..., None]) + points
     rounded: Bytes = np.clip(quanta, 0, most).astype(np.uint8)
     return rounded
-
-
-def _error(blocks: Floats, quanta: Bytes, scale: Floats, point: Floats) -> Floats:
-    found = (quanta - point[..., None]) * scale[..., None]
-    error: Floats = np.square(found - blocks).sum(-1)
-    return error

@@ -33,6 +33,9 @@ VOCABULARY_KEYS = frozenset(
 )
 
 
+_Rows = slice | np.typing.NDArray[np.intp]
+
+
 class GgufSource:
     """Weights of one file, dequantized when asked for. Raises ExportError."""
 
@@ -59,10 +62,10 @@ class GgufSource:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(reversed(self._tensors[name].shape))
 
-    def values(self, name: str) -> Floats:
-        values = self._dequantized(self._tensors[name])
+    def values(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         order = self._order(name)
-        return values if order is None else values[order]
+        rows = slice(start, stop) if order is None else order[start:stop]
+        return self._dequantized(self._tensors[name], rows)
 
     def blocks(self, name: str, bits: int) -> Blocks | None:
         tensor = self._tensors[name]
@@ -99,22 +102,26 @@ class GgufSource:
         first = self.header.data_offset + tensor.offset
         return np.asarray(self._data[first : first + n_bytes])
 
-    def _dequantized(self, tensor: TensorInfo) -> Floats:
+    def _dequantized(self, tensor: TensorInfo, rows: _Rows = slice(None)) -> Floats:
         import gguf  # slow
         from gguf.quants import dequantize
 
         if tensor.type_id not in GGML_TYPES:
             raise ExportError(f"{self.path}: {tensor.name[:80]!r} has an unknown type")
         kind = GGML_TYPES[tensor.type_id]
-        rows = self._raw(tensor).reshape(-1, tensor.shape[0] // kind.n_values * kind.n_bytes)
+        width = tensor.shape[0]
+        stored = self._raw(tensor).reshape(-1, width // kind.n_values * kind.n_bytes)
+        if len(tensor.shape) > 1:
+            stored = stored[rows]
         try:
-            values = dequantize(rows, gguf.GGMLQuantizationType[kind.name])
+            values = dequantize(np.ascontiguousarray(stored), gguf.GGMLQuantizationType[kind.name])
         except (KeyError, NotImplementedError) as error:
             raise ExportError(
                 f"{self.path}: {tensor.name[:80]!r} has the type {kind.name}, which cannot be "
                 "read here: use a file of another type"
             ) from error
-        return np.asarray(values, np.float32).reshape(tuple(reversed(tensor.shape)))
+        found = np.asarray(values, np.float32)
+        return found.reshape(-1) if len(tensor.shape) == 1 else found
 
 
 def _hf_name(stored: str) -> str:

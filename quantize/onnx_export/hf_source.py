@@ -42,9 +42,9 @@ class HfSource:
         file, stored = self._files[name]
         return file.shape(stored)
 
-    def values(self, name: str) -> Floats:
+    def values(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         file, stored = self._files[name]
-        return file.values(stored)
+        return file.values(stored, start, stop)
 
     def blocks(self, name: str, bits: int) -> Blocks | None:
         return None

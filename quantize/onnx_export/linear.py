@@ -90,11 +90,16 @@ class LinearLayers:
         stored = self._source.blocks(name, bits)
         if stored is not None:
             return stored
+
+        def rows(start: int, stop: int) -> Floats:
+            values = self._source.values(name, start, stop)
+            if not np.isfinite(values).all():
+                raise ExportError(f"{name} has values that are no numbers: the weights are damaged")
+            return values
+
+        n_rows, n_values = self._source.shape(name)
         is_symmetric = self._options.is_symmetric or name in (EMBEDDING, HEAD)
-        values = self._source.values(name)
-        if not np.isfinite(values).all():
-            raise ExportError(f"{name} has values that are no numbers: the weights are damaged")
-        return quantize(values, bits=bits, is_symmetric=is_symmetric)
+        return quantize(rows, (n_rows, n_values), bits=bits, is_symmetric=is_symmetric)
 
     def _add_blocks(self, blocks: Blocks, name: str) -> None:
         add = self._graph.initializers.add

@@ -46,15 +46,16 @@ class SafetensorsFile:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._entries[name].shape)
 
-    def values(self, name: str) -> npt.NDArray[np.float32]:
-        """The tensor as float32."""
+    def values(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
+        """The tensor as float32, or its rows from *start* on and before *stop*."""
         entry = self._entries[name]
         first, last = (self._start + offset for offset in entry.data_offsets)
-        raw = self._data[first:last].view(_DTYPES[entry.dtype]).reshape(entry.shape)
+        stored = self._data[first:last].view(_DTYPES[entry.dtype]).reshape(entry.shape)
+        rows = stored[start:stop] if entry.shape else stored
         if entry.dtype == "BF16":
             # bfloat16 is the upper half of float32.
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        return np.asarray(raw, np.float32)
+            rows = (rows.astype(np.uint32) << 16).view(np.float32)
+        return np.array(rows, np.float32)
 
     def _read_entries(self, header: bytes) -> dict[str, _Entry]:
         try:

@@ -22,7 +22,9 @@ class Source(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
-    def values(self, name: str) -> Floats: ...
+    def values(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        """The tensor, or its rows from *start* on and before *stop*."""
+        ...
 
     def blocks(self, name: str, bits: int) -> Blocks | None:
         """The tensor as it is stored, when that is in such blocks to the last bit."""

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats, join, quantize
+from spillover.quantize.onnx_export import blocks as blocks_module
+from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats, join
 from tests.onnx_sessions import product_of_blocks
 
 MATRICES = arrays(
@@ -16,6 +17,16 @@ MATRICES = arrays(
     array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70),
     elements=st.floats(-100, 100, width=32),
 )
+
+
+def quantize(matrix: Floats, *, bits: int, is_symmetric: bool) -> Blocks:
+    n_rows, n_values = matrix.shape
+    return blocks_module.quantize(
+        lambda start, stop: matrix[start:stop],
+        (n_rows, n_values),
+        bits=bits,
+        is_symmetric=is_symmetric,
+    )
 
 
 def steps(matrix: Floats, bits: int, *, is_symmetric: bool) -> Floats:
@@ -91,7 +102,7 @@ def test_the_range_search_is_better_than_rounding_to_the_extremes() -> None:
     point = np.round(-low / scale)
     plain = (np.clip(np.round(blocks / scale) + point, 0, 15) - point) * scale
     searched = quantize(matrix, bits=4, is_symmetric=False).values()
-    assert np.square(searched - matrix).sum() < 0.97 * np.square(plain - blocks).sum()
+    assert np.square(searched - matrix).sum() < 0.95 * np.square(plain - blocks).sum()
 
 
 def test_zero_points_are_packed_two_in_a_byte() -> None:
