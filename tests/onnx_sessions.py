@@ -58,19 +58,37 @@ def ragged_logits(
     *n_per_head*: for graphs that do not say it.
     """
     sizes, running = list(chunks), session(model)
-    past = {
-        given.name: onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.zeros((1, given.shape[1], n_ctx, n_per_head or given.shape[3]), _DTYPES[given.type])
-        )
-        for given in running.get_inputs()
-        if given.name.startswith("past")
-    }
+    past = _past(running, n_ctx, n_per_head)
     rows, start = [], 0
     while start < len(ids):
         n = sizes.pop(0) if sizes else 1
         rows.append(_step(running, past, ids[start : start + n], start))
         start += n
     return np.concatenate(rows)
+
+
+def sampled(
+    model: Path, ids: npt.NDArray[np.int64], n_tokens: int, *, temperature: float, seed: int
+) -> npt.NDArray[np.int64]:
+    """*ids* and *n_tokens* more that the model draws."""
+    running, random = session(model), np.random.default_rng(seed)
+    past, start = _past(running, len(ids) + n_tokens, None), 0
+    while n_tokens:
+        row = _step(running, past, ids[start:], start)[-1:]
+        shares = np.exp(_log_softmax(row / temperature))[0]
+        start, n_tokens = len(ids), n_tokens - 1
+        ids = np.append(ids, random.choice(len(shares), p=shares / shares.sum()))
+    return ids
+
+
+def _past(running: Any, n_ctx: int, n_per_head: int | None) -> dict[str, Any]:
+    return {
+        given.name: onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.zeros((1, given.shape[1], n_ctx, n_per_head or given.shape[3]), _DTYPES[given.type])
+        )
+        for given in running.get_inputs()
+        if given.name.startswith("past")
+    }
 
 
 def _step(running: Any, past: dict[str, Any], ids: npt.NDArray[np.int64], start: int) -> Logits:

@@ -18,8 +18,9 @@ BLOCK = 32
 _CHUNK = 1 << 21
 """Values quantized at a time, so that the intermediate arrays stay small."""
 _SMALLEST_SCALE = 1e-30
-_SHRINKS = (1.0, 0.9)
-"""Tried parts of a block's range: cutting its extremes often makes the rest finer for less."""
+_SHRINKS = (1.1, 1.0, 0.9)
+"""Tried parts of a block's range: cutting its extremes often makes the rest finer for less, and
+the scale of least squares may be larger than the range."""
 _REFINEMENTS = 3
 
 Floats = npt.NDArray[np.float32]
