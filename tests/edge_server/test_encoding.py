@@ -101,7 +101,9 @@ def test_half_a_character_does_not_end_the_stream(text: str, logprobs: bool) -> 
     for encoder in encoders("m").values():
         body = encoder.encode(delta(Delta, 0, text, logprobs))
         (event,) = events_of(body)
-        assert "\ufffd" in event.data or not any("\ud800" <= c <= "\udfff" for c in text)
+        # Two halves that belong together may come as the one character that they are.
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert ("\ufffd" in event.data) == ("\ufffd" in whole)
 
 
 @given(TEXTS)
