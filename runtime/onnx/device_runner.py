@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
 
 from spillover.runtime.backend import Rows
 from spillover.runtime.onnx.feeds import feeds
@@ -18,6 +20,14 @@ from spillover.runtime.onnx.last_logits import run_for_logits
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.runner import LogitsRows
 from spillover.runtime.onnx.session import OnnxSession
+
+
+class _Arrays(Struct, frozen=True):
+    """The KV cache of a sequence, and the binding whose outputs they are: before 1.23 they live no
+    longer than it does."""
+
+    binding: Any
+    arrays: list[Any]
 
 
 class DeviceRunner:
@@ -31,46 +41,47 @@ class DeviceRunner:
         self._session = session
         self._layout = layout
         self._device = device
-        self._caches: list[list[Any]] = [[] for _ in range(n_seq)]
-        self._binding = session.binding()
+        self._caches: list[_Arrays | None] = [None] * n_seq
 
     def split(self, batch: Sequence[Rows]) -> list[list[int]]:
         return [[i] for i in range(len(batch))]
 
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
         (only,) = rows
-        layout, binding = self._layout, self._binding
+        layout, binding = self._layout, self._session.binding()
         self._session.feed(binding, feeds(layout.inputs, [only.tokens], [only.start]))
-        binding.clear_binding_outputs()
-        for cache, past in zip(layout.caches, self._past(only.seq), strict=True):
-            binding.bind_ortvalue_input(cache.past, past)
+        past = self._past(only.seq)  # held here, for the binding may not hold it
+        for cache, array in zip(layout.caches, past, strict=True):
+            binding.bind_ortvalue_input(cache.past, array)
             binding.bind_output(cache.present, self._device)
         run_for_logits(self._session, binding, layout, rows, logits)
+        binding.clear_binding_inputs()
         # In the order in which they were bound; the logits came last.
-        self._caches[only.seq] = binding.get_outputs()[: len(layout.caches)]
+        arrays = binding.get_outputs()[: len(layout.caches)]
+        self._caches[only.seq] = _Arrays(binding, arrays)
         self.held[only.seq] = only.start + len(only.tokens)
 
     def _past(self, seq: int) -> list[Any]:
         """The arrays of what *seq* holds, cut to its length where it was cut since."""
-        held, caches = self.held[seq], self._caches[seq]
-        if not caches:
-            return [self._array(cache, np.zeros(self._shape(cache), self._dtype(cache)))
-                    for cache in self._layout.caches]  # fmt: skip
-        axis = self._layout.caches[0].length_axis
-        if caches[0].shape()[axis] == held:
-            return caches
+        held, found = self.held[seq], self._caches[seq]
+        caches = self._layout.caches
+        if found is None:
+            empty = (np.zeros(self._empty_shape(cache), self._dtype(cache)) for cache in caches)
+            return [self._on_device(values) for values in empty]
+        if found.arrays[0].shape()[caches[0].length_axis] == held:
+            return found.arrays
         return [
-            self._array(cache, np.take(value.numpy(), range(held), axis=cache.length_axis))
-            for cache, value in zip(self._layout.caches, caches, strict=True)
+            self._on_device(np.take(array.numpy(), range(held), axis=cache.length_axis))
+            for cache, array in zip(caches, found.arrays, strict=True)
         ]
 
-    def _array(self, cache: CacheTensor, values: Any) -> Any:
+    def _on_device(self, values: npt.NDArray[Any]) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), self._device, 0)
 
     def _dtype(self, cache: CacheTensor) -> type[np.generic]:
         return self._session.dtype(cache.past)
 
-    def _shape(self, cache: CacheTensor) -> list[int]:
+    def _empty_shape(self, cache: CacheTensor) -> list[int]:
         """Of a sequence without tokens."""
         shape = [size or 0 for size in cache.shape]
         shape[cache.batch_axis], shape[cache.length_axis] = 1, 0
@@ -78,7 +89,7 @@ class DeviceRunner:
 
     def truncate(self, seq: int, n_tokens: int) -> None:
         if n_tokens == 0:
-            self._caches[seq] = []
+            self._caches[seq] = None
         self.held[seq] = n_tokens
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
