@@ -63,8 +63,8 @@ class Trip:
 
     def text(self, withheld: str = "") -> AnswerText:
         """The answer so far for the next writer; *withheld*: said, but not sent yet."""
-        text = AnswerText(self.request.stop)
-        text.feed(self.answer.text)
+        may_replace = self.call.wishes.may_replace
+        text = AnswerText(self.request.stop, sent=self.answer.text, can_replace=may_replace)
         text.feed(withheld)
         return text
 

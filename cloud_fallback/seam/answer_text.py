@@ -15,22 +15,26 @@ class AnswerText:
     """Finds stop strings across the legs of an answer, and keeps its text.
 
     Every leg's text goes through it. What may be the beginning of a stop string is held back, and
-    stays held when a writer is cancelled: the next one may complete it.
+    stays held when a writer is cancelled: the next one may complete it. *sent*: what the client
+    has before the first leg. *can_replace*: the client lets text be taken back.
     """
 
-    def __init__(self, stops: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, stops: tuple[str, ...] = (), *, sent: str = "", can_replace: bool = False
+    ) -> None:
         self._stops = stops
+        self._can_replace = can_replace
         self._matcher = StopMatcher(stops)
-        self._parts: list[str] = []
-        self._n_passed = 0
-        self._n_sent = 0
+        self._parts = [sent]
+        self._n_passed = self._n_sent = len(sent)
+        self._read_end_again()
 
     @property
     def said(self) -> str:
         """The answer so far, with what is held back: what the next writer goes on from."""
         if len(self._parts) > 1:
             self._parts = ["".join(self._parts)]
-        return self._parts[0] if self._parts else ""
+        return self._parts[0]
 
     @property
     def n_sent(self) -> int:
@@ -54,11 +58,7 @@ class AnswerText:
             return [piece] if piece else []
         pieces = self._passed(self._matcher.feed(piece))
         if self.stopped is not None:
-            self._parts = [self.said[: self._n_passed]]
-            if self._n_sent > self._n_passed:
-                # Only where text was taken back right behind the beginning of a stop string.
-                self._n_sent = self._n_passed
-                pieces.append(Replace(keep_chars=self._n_passed))
+            pieces += self._without_stop()
         return pieces
 
     def flush(self) -> list[Piece]:
@@ -81,10 +81,21 @@ class AnswerText:
         if len(kept) < self._n_sent:
             self._n_sent = len(kept)
             pieces.append(Replace(keep_chars=len(kept)))
-        if not self._stops:
-            return pieces
-        # A stop string may begin in what stays: the matcher reads its end once more.
-        tail = kept[max(0, len(kept) - max(map(len, self._stops)) + 1) :]
+        return pieces + self._read_end_again() if self._stops else pieces
+
+    def _read_end_again(self) -> list[Piece]:
+        """Let a new matcher see what a stop string may begin with that ends later."""
+        said = self.said
+        tail = said[max(0, len(said) - max(map(len, self._stops), default=0) + 1) :]
         self._matcher = StopMatcher(self._stops)
-        self._n_passed = len(kept) - len(tail)
-        return pieces + self._passed(self._matcher.feed(tail))
+        self._n_passed = len(said) - len(tail)
+        return self._passed(self._matcher.feed(tail))
+
+    def _without_stop(self) -> list[Piece]:
+        """The answer ends before its stop string. The beginning of one may have been sent, where
+        it was the last of an earlier leg: that stays if it must."""
+        n_excess = self._n_sent - self._n_passed
+        if n_excess > 0 and self._can_replace:
+            self._n_sent = self._n_passed
+        self._parts = [self.said[: max(self._n_passed, self._n_sent)]]
+        return [Replace(keep_chars=self._n_sent)] if n_excess > 0 and self._can_replace else []

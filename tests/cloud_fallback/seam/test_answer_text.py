@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
@@ -67,7 +68,7 @@ def test_held_text_that_is_taken_back_was_never_sent() -> None:
 
 
 def test_a_stop_string_may_begin_in_what_is_left_after_text_was_taken_back() -> None:
-    answer, client = AnswerText(("END",)), Client()
+    answer, client = AnswerText(("END",), can_replace=True), Client()
     client.take(answer.feed("One. ENDE"[:7]))
     client.take(answer.feed("JOY"))
     assert client.text == "One. ENJOY"
@@ -75,6 +76,39 @@ def test_a_stop_string_may_begin_in_what_is_left_after_text_was_taken_back() -> 
     client.take(answer.feed("D of it"))
     assert client.text == answer.said == "One. "
     assert answer.stopped == "END"
+
+
+def test_what_the_client_has_already_is_not_sent_again() -> None:
+    answer = AnswerText((".\n",), sent="One.")
+    assert answer.said == "One."
+    assert answer.feed(" Two.") == [" Two"]
+    assert answer.flush() == ["."]
+    assert answer.said == "One. Two."
+
+
+@pytest.mark.parametrize(
+    ("can_replace", "pieces", "said"), [(True, [Replace(keep_chars=3)], "One"), (False, [], "One.")]
+)
+def test_a_stop_string_that_was_half_sent_is_taken_back_only_where_it_may_be(
+    can_replace: bool, pieces: list[Piece], said: str
+) -> None:
+    answer = AnswerText((".\n",), sent="One.", can_replace=can_replace)
+    assert answer.feed("\nTwo") == pieces
+    assert answer.stopped == ".\n"
+    assert answer.said == said
+    assert answer.n_sent == len(said)
+
+
+@given(STOPS, st.text("abc", max_size=8), st.text("abc", max_size=8))
+def test_a_later_leg_finds_the_stop_string_that_one_leg_would(
+    stops: tuple[str, ...], sent: str, more: str
+) -> None:
+    assume(first_stop(sent, stops) == sent)
+    answer, client = AnswerText(stops, sent=sent, can_replace=True), Client()
+    client.text = sent
+    client.take(answer.feed(more))
+    client.take(answer.flush())
+    assert client.text == answer.said == first_stop(sent + more, stops)
 
 
 def test_without_stop_strings_text_passes() -> None:
@@ -96,7 +130,7 @@ def test_without_stop_strings_text_passes() -> None:
 def test_the_client_has_what_stands_before_the_first_stop_string(
     stops: tuple[str, ...], pieces: list[Piece]
 ) -> None:
-    answer, client, text = AnswerText(stops), Client(), ""
+    answer, client, text = AnswerText(stops, can_replace=True), Client(), ""
     for piece in pieces:
         text = text[: piece.keep_chars] if isinstance(piece, Replace) else text + piece
         client.take(answer.feed(piece))
