@@ -18,7 +18,8 @@ SCRIPTS = (
 """Japanese first: its texts hold Chinese characters as well."""
 
 WORDS = {
-    "en": "the and is of to in that it you what how for with are this can i my not was be do",
+    "en": "the and is of to in that it you what how for with are this can i my not was be do a an "
+    "me there about he she they his her on at as by or no so we",
     "de": "der die das und ist nicht ein eine ich du wie was zu mit für auf den dem von sich wir",
     "fr": "le la les et est de des un une que qui dans pour je vous pas comment avec sur ce du",
     "es": "el la los las y es de un una que en por para con cómo qué no se del su más lo me",
@@ -44,11 +45,8 @@ def language_of(text: str) -> str:
     for language, pattern in SCRIPTS:
         if len(pattern.findall(sample)) > SHARE_OF_SCRIPT * n_letters:
             return language
-    counts = Counter(
-        language
-        for word in _WORD.findall(sample.lower())
-        for language, words in _SETS.items()
-        if word in words
-    )
+    # Each word counts once: English is full of "a", which is a word of Portuguese as well.
+    found = set(_WORD.findall(sample.lower()))
+    counts = Counter({language: len(words & found) for language, words in _SETS.items()})
     best = counts.most_common(1)
     return best[0][0] if best and best[0][1] >= MIN_WORDS and best[0][1] > counts["en"] else "en"

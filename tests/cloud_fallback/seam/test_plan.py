@@ -363,6 +363,7 @@ def test_quotes_around_an_anchor_do_not_occur_in_it(anchor: str) -> None:
         ("ko", "밥을 짓는 가장 좋은 방법은 무엇인가요"),
         ("ar", "ما هي أفضل طريقة لطهي الأرز؟"),
         ("hi", "चावल पकाने का सबसे अच्छा तरीका क्या है"),
+        ("en", "Once upon a time, in a sunny valley, there lived a proud fox with a red tail."),
         ("en", "42"),
         ("en", "def f(x): return x"),
     ],
