@@ -165,10 +165,10 @@ class Attempt:
     def _may_leave(self, redacted: Redacted) -> Generator[StreamEvent, None, bool]:
         """Whether the user lets it go; asks where that is wanted."""
         trip, name = self._trip, self._engine.name
+        if trip.allowed.cloud == "never" or self._parts.trust.consent.is_kept_local(trip.call.id):
+            return False
         if trip.allowed.cloud == "auto":
             return True
-        if trip.allowed.cloud == "never":
-            return False
         if name in trip.granted:
             return True
         asked = ConsentAsked(

@@ -35,7 +35,11 @@ class Trip:
         self.mode: HandoffMode = call.wishes.mode or parts.settings.mode
         self.answer = Answer(request)
         self.writer = parts.local_writer
-        self.conversation = conversation_key(request.messages) if request.messages else None
+        self.conversation = (
+            conversation_key(request.messages, call.owner) if request.messages else None
+        )
+        if self.conversation is not None and not self._goes_on:
+            parts.trust.consent.forget(self.conversation.hex())
         self.granted: set[str] = set()
         """Providers that the user has said yes to, for this answer."""
 
@@ -45,12 +49,15 @@ class Trip:
 
     @property
     def home(self) -> str | None:
-        """The provider that the conversation stays with after a handoff; a conversation that
-        begins anew with the same words is another one."""
-        goes_on = any(message.role == "assistant" for message in self.request.messages)
-        if self.conversation is None or not goes_on:
+        """The provider that the conversation stays with after a handoff."""
+        if self.conversation is None or not self._goes_on:
             return None
         return self.parts.home(self.conversation)
+
+    @property
+    def _goes_on(self) -> bool:
+        """False: it has just begun. One that begins anew with the same words is another one."""
+        return any(message.role == "assistant" for message in self.request.messages)
 
     def stays_with(self, provider: str | None) -> None:
         """The conversation's next turn is *provider*'s; None: the local model's."""

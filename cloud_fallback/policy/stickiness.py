@@ -16,16 +16,18 @@ _SALT = os.urandom(16)
 """Keys mean nothing outside this process, so none tells what a conversation was about."""
 
 
-def conversation_key(messages: tuple[Message, ...]) -> bytes:
-    """The same for all turns of a conversation: a keyed hash of all up to the first of the
-    user's messages."""
-    digest = hashlib.blake2b(key=_SALT, digest_size=16)
+def conversation_key(messages: tuple[Message, ...], owner: str = "") -> bytes:
+    """The same for all turns of one *owner*'s conversation: a keyed hash of all up to the first
+    of the user's messages. Another owner's with the same words has another key."""
+    parts = [owner]
     for message in messages:
-        for part in (message.role, message.content):
-            text = part.encode("utf-8", "surrogatepass")
-            digest.update(len(text).to_bytes(8, "little") + text)
+        parts += (message.role, message.content)
         if message.role == "user":
             break
+    digest = hashlib.blake2b(key=_SALT, digest_size=16)
+    for part in parts:
+        text = part.encode("utf-8", "surrogatepass")
+        digest.update(len(text).to_bytes(8, "little") + text)
     return digest.digest()
 
 

@@ -27,6 +27,7 @@ def test_the_key_is_that_of_the_beginning_of_a_conversation() -> None:
     later = (*first, Message(role="assistant", content="Hi"), user("Go on"))
     assert conversation_key(first) == conversation_key(later)
     assert conversation_key(first) != conversation_key(first[1:])
+    assert conversation_key(first, "anna") != conversation_key(first, "ben")
     assert conversation_key((user("ab"),)) != conversation_key((user("a"), user("b")))
     assert conversation_key((user("\ud83d"),)) != conversation_key(())
 

@@ -104,9 +104,10 @@ class Desk:
         request: GenerationRequest,
         wishes: Wishes | None = None,
         cancellation: Cancellation | None = None,
+        owner: str = "",
     ) -> tuple[str, Generator[StreamEvent]]:
         """The id of an answer and its events."""
-        call = Call(id=f"answer-{next(self._ids)}", wishes=wishes or Wishes())
+        call = Call(id=f"answer-{next(self._ids)}", owner=owner, wishes=wishes or Wishes())
         return call.id, self.router.stream(request, call, cancellation or Cancellation())
 
     def ask(
@@ -116,9 +117,10 @@ class Desk:
         *,
         hand_over_at: int | None = None,
         on_event: Callable[[StreamEvent], object] | None = None,
+        owner: str = "",
     ) -> list[StreamEvent]:
         """All events; the user asks for the cloud once *hand_over_at* characters are there."""
-        answer_id, stream = self.start(request, wishes)
+        answer_id, stream = self.start(request, wishes, owner=owner)
         events: list[StreamEvent] = []
         asked = False
         with closing(stream):

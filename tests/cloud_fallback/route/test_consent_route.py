@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 
+import msgspec
 import pytest
 
 from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
@@ -104,6 +105,53 @@ def test_a_reply_may_be_remembered_for_the_conversation(desk: Desk) -> None:
     second = desk.ask(type(request)(messages=messages, max_tokens=40))
     assert handoffs(second)[0].reason == "sticky"
     assert [e.granted for e in second if isinstance(e, ConsentAnswered)] == [True]
+
+
+def test_a_remembered_yes_is_nobody_elses_and_no_other_conversations(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """Chats begin with the same words all the time: "Hi"."""
+    hasty = RouteSettings(consent_timeout_s=0.05, warms_connections=False)
+    desk = make_desk(fake, fallback="ask", settings=hasty)
+    fake.script(Act(rest=REST))
+
+    def say_yes_for_good(event: StreamEvent) -> None:
+        if isinstance(event, ConsentAsked):
+            desk.router.consent(event.id, True, remember=True)
+
+    desk.ask(ask(max_tokens=300), hand_over_at=60, on_event=say_yes_for_good, owner="anna")
+    assert len(fake.requests) == 1
+    second = msgspec.structs.replace(
+        ask(max_tokens=60),
+        messages=(
+            *ask().messages,
+            Message(role="assistant", content="Once."),
+            Message(role="user", content="And then?"),
+        ),
+    )
+    others = [
+        desk.ask(second, hand_over_at=40, owner="ben"),
+        desk.ask(ask(max_tokens=60), hand_over_at=40, owner="ben"),
+        desk.ask(ask(max_tokens=60), hand_over_at=40, owner="anna"),
+    ]
+    for events in others:
+        assert [e.granted for e in events if isinstance(e, ConsentAnswered)] == [None]
+    assert len(fake.requests) == 1
+
+
+def test_an_answer_that_is_to_stay_here_is_not_handed_over_any_more(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    desk = make_desk(fake)
+    answer_id, stream = desk.start(ask(max_tokens=60))
+    events: list[StreamEvent] = []
+    for event in stream:
+        events.append(event)
+        if isinstance(event, Delta) and desk.router.keep_local(answer_id):
+            desk.router.hand_over(answer_id)
+    assert not handoffs(events)
+    assert end(events).reason == "length"
+    assert fake.record.accepted == 0
 
 
 def test_a_request_can_narrow_what_the_owner_set_but_not_widen_it(
