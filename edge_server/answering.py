@@ -15,6 +15,7 @@ from spillover.edge_server.wire import body as wire
 from spillover.edge_server.wire.answer import AnswerHead
 from spillover.edge_server.wire.completions import CompletionBody, completions_of
 from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.edge_server.wire.forms import named
 from spillover.edge_server.wire.native import (
     InfillBody,
     NativeBody,
@@ -26,6 +27,7 @@ from spillover.edge_server.wire.native_answer import NativeStream, NativeWhole, 
 from spillover.edge_server.wire.shapes import Encoder, Whole
 from spillover.edge_server.wire.streams import ChatStream, CompletionStream, StreamOptions
 from spillover.edge_server.wire.whole import WholeAnswer, WholeCompletions
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import GenerationRequest
 
 
@@ -56,9 +58,9 @@ class _Answering:
         n, logprobs = asked.n, asked.logprobs is not None
         if body.stream:
             encoder = ChatStream(head, _options(body, call, n, n))
-            return self._begin((asked,), call, encoder=encoder)
+            return self._begin(body, (asked,), call, encoder=encoder)
         whole = WholeAnswer(head, n, is_chat=True, logprobs=logprobs)
-        return self._begin((asked,), call, whole=whole)
+        return self._begin(body, (asked,), call, whole=whole)
 
     def completions(self) -> Response:
         body = wire.decode(request.get_data(), CompletionBody)
@@ -68,9 +70,9 @@ class _Answering:
         if body.stream:
             options = _options(body, call, asked.n_choices, asked.n_wanted)
             encoder = CompletionStream(head, options, asked.echoes)
-            return self._begin(asked.requests, call, encoder=encoder)
+            return self._begin(body, asked.requests, call, encoder=encoder)
         whole = WholeCompletions(head, asked, logprobs=body.logprobs is not None)
-        return self._begin(asked.requests, call, whole=whole)
+        return self._begin(body, asked.requests, call, whole=whole)
 
     def native(self) -> Response:
         body = wire.decode(request.get_data(), NativeBody)
@@ -93,12 +95,13 @@ class _Answering:
         )
         if body.stream:
             encoder = NativeStream(shape, progress=bool(body.return_progress))
-            return self._begin(asked.requests, _local_call(), encoder=encoder)
+            return self._begin(body, asked.requests, _local_call(), encoder=encoder)
         whole = NativeWhole(shape, body.response_fields)
-        return self._begin(asked.requests, _local_call(), whole=whole)
+        return self._begin(body, asked.requests, _local_call(), whole=whole)
 
     def _begin(
         self,
+        body: wire.CommonBody,
         requests: tuple[GenerationRequest, ...],
         call: Call,
         *,
@@ -106,10 +109,13 @@ class _Answering:
         whole: Whole | None = None,
     ) -> Response:
         source: Source
-        if len(requests) == 1:
-            source = self._service.start(requests[0], call)
-        else:
-            source = Several(self._service, requests, _kept_local(call))
+        try:
+            if len(requests) == 1:
+                source = self._service.start(requests[0], call)
+            else:
+                source = Several(self._service, requests, _kept_local(call))
+        except InvalidRequest as error:
+            raise named(error, body) from error
         answer = Handover(source, encoder=encoder, whole=whole)
         return hand_over(answer, self._settings.keep_alive_s)
 

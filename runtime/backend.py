@@ -91,6 +91,16 @@ class Constraint(Protocol):
         """*token* has come."""
         ...
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow but the end."""
+        ...
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a limit was met: the answer cannot be brought to its form, and only ends."""
+        ...
+
 
 class Sampler(Protocol):
     """Chooses one token after the other for one sequence; keeps its penalties' window."""
@@ -99,7 +109,7 @@ class Sampler(Protocol):
         """Choose token number *position* of the answer (0: its first) from the last decode
         call's *output*, and remember it.
 
-        The random draw depends on the seed and *position* alone.
+        The random draws depend on the seed and *position* alone.
         """
         ...
 
@@ -113,8 +123,8 @@ class Sampler(Protocol):
 class Backend(Protocol):
     """A model, its tokenizer and its KV cache.
 
-    tokenize, token_bytes, is_eog and abort may be called from any thread; everything else only
-    from the one that decodes.
+    tokenize, token_bytes, control_text, is_eog and abort may be called from any thread; everything
+    else only from the one that decodes.
     """
 
     @property
@@ -126,11 +136,24 @@ class Backend(Protocol):
         """The bytes a token stands for; none for control tokens."""
         ...
 
+    def control_text(self, token: int) -> str:
+        """How a control token is written; empty for a token without a name."""
+        ...
+
     def is_eog(self, token: int) -> bool:
         """Whether the token ends an answer."""
         ...
 
-    def sampler(self, sampling: Sampling, seed: int, *, ignore_eos: bool) -> Sampler: ...
+    def sampler(
+        self,
+        sampling: Sampling,
+        seed: int,
+        *,
+        ignore_eos: bool,
+        constraint: Constraint | None = None,
+    ) -> Sampler:
+        """With a *constraint*, only what it allows is sampled, and it is told what was."""
+        ...
 
     def decode(self, batch: Sequence[Rows]) -> None:
         """Evaluate a batch. The Rows that want logits are its outputs 0, 1, … in order.

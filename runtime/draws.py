@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 _MASK = (1 << 64) - 1
+_REDRAW = 0x5851F42D4C957F2D
 
 
 def seed_at(seed: int, position: int) -> int:
@@ -16,6 +17,11 @@ def seed_at(seed: int, position: int) -> int:
     return (z ^ (z >> 31)) >> 32
 
 
+def redraw_seed_at(seed: int, position: int) -> int:
+    """32 other bits, for a second draw of the same token."""
+    return seed_at(seed ^ _REDRAW, position)
+
+
 class Draws:
     """The numbers that C++'s mt19937 gives llama.cpp's samplers for the same seed, so that both
     backends choose the same token from the same logits."""
@@ -23,6 +29,10 @@ class Draws:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._generator = np.random.MT19937(0)
+
+    def again(self) -> Draws:
+        """Those of redraw_seed_at."""
+        return Draws(self._seed ^ _REDRAW)
 
     def for_token(self, position: int) -> float:
         """uniform_real_distribution<double>(0, 1): two words of 32 bits, the low one first."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from spillover.runtime import protocol
 from spillover.runtime.backend import Tokens
+from spillover.runtime.constrain.compiler import FormCompiler
 from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest
 from spillover.runtime.loading import LoadedModel
 from spillover.runtime.request import GenerationRequest
@@ -23,6 +24,7 @@ class Intake:
     def __init__(
         self, model: LoadedModel, scheduler: Scheduler, send: Callable[[protocol.Report], None]
     ) -> None:
+        self._forms = FormCompiler(model.backend, model.template.tag_pairs)
         self._model = model
         self._backend = model.backend
         self._scheduler = scheduler
@@ -35,6 +37,7 @@ class Intake:
                 case protocol.Submit():
                     self._submit(command)
                 case protocol.Cancel():
+                    self._forms.cancel(command.id)
                     self._scheduler.cancel(command.id)
                 case protocol.AskTokens():
                     self._send(self._tokens(command))
@@ -65,7 +68,22 @@ class Intake:
             pipelines=pipelines,
             resumed=command.resumed,
         )
-        self._scheduler.submit(job, unlimited=bool(command.resumed))
+        if request.form is None:
+            self._schedule(job)
+        else:
+            self._forms.compile(job, text, self._schedule_compiled, self._reject)
+
+    def _schedule(self, job: Job) -> None:
+        self._scheduler.submit(job, unlimited=bool(job.resumed))
+
+    def _schedule_compiled(self, job: Job, is_cancelled: bool) -> None:
+        """In the compiler's thread."""
+        self._schedule(job)
+        if is_cancelled:
+            self._scheduler.cancel(job.id)
+
+    def _reject(self, job_id: int, error: InvalidRequest | EngineBusy) -> None:
+        self._send(_rejection(job_id, error))
 
     def _prompt(self, request: GenerationRequest) -> tuple[Tokens, str]:
         """The prompt's token ids, and its text where it went through the chat template."""

@@ -91,6 +91,9 @@ class Gbnf(Struct, frozen=True, kw_only=True, tag=True):
 Form: TypeAlias = JsonObject | JsonSchema | Regex | Lark | Gbnf
 """What an answer must look like."""
 
+FORM_FIELD = "form"
+"""What InvalidRequest names when a form cannot be followed."""
+
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):
     """A conversation (*messages*) or a raw *prompt* (text or token ids), and how to answer it.

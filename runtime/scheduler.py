@@ -195,7 +195,10 @@ class Scheduler:
         if sequence.sampler is None:
             request = sequence.request
             sequence.sampler = self._backend.sampler(
-                request.sampling, sequence.seed, ignore_eos=request.ignore_eos
+                request.sampling,
+                sequence.seed,
+                ignore_eos=request.ignore_eos,
+                constraint=sequence.constraint,
             )
             sequence.sampler.accept(sequence.tokens.tolist())
         self._prefilling.append(sequence)
@@ -390,14 +393,14 @@ class Scheduler:
         token = sampler.sample(output, sequence.n_generated)
         if self._backend.is_eog(token):
             sequence.count_eog(now)
-            self._finish(sequence, "stop")
+            self._finish(sequence, sequence.end_reason)
             return
         text_of = self._backend.token_bytes
         logprob = raw.of(token, text_of) if raw else None
         for event in sequence.append(token, text_of(token), logprob, now):
             self._out.add(sequence.job_id, event)
-        if sequence.stop is not None:
-            self._finish(sequence, "stop")
+        if sequence.stop is not None or sequence.is_complete:
+            self._finish(sequence, sequence.end_reason)
         elif sequence.n_left(self._options.n_ctx) <= 0:
             self._finish(sequence, "length")
 

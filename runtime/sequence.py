@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import Sampler, Tokens
+from spillover.runtime.backend import Constraint, Sampler, Tokens
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -41,6 +41,8 @@ class Job(Struct, frozen=True, kw_only=True):
     seed: int
     pipelines: tuple[TextPipeline, ...]
     resumed: tuple[tuple[int, ...] | None, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    """One for each choice, when the answer must have a form."""
 
     def is_open(self, choice: int) -> bool:
         """Whether *choice* is still to be generated."""
@@ -70,6 +72,7 @@ class Sequence:
         self.phase = Phase.WAITING
         self.sampler: Sampler | None = None
         self.order = job.id
+        self.constraint = job.constraints[choice] if job.constraints else None
         self._pipeline = job.pipelines[choice]
         self._buffer = np.concatenate([job.prompt, np.array(generated, dtype=np.int32)])
         self._pending_ids: list[int] = []
@@ -142,6 +145,18 @@ class Sequence:
     def stop(self) -> str | None:
         """The stop string that has ended the answer."""
         return self._pipeline.stopped
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has its form, and nothing may follow."""
+        return self.constraint is not None and self.constraint.is_complete
+
+    @property
+    def end_reason(self) -> FinishReason:
+        """Why the answer ended, when it did so by itself."""
+        if self.constraint is not None and self.constraint.has_failed:
+            return "interrupted"
+        return "stop"
 
     def _store(self, token: int) -> None:
         n = self.n_tokens

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from spillover.cloud_fallback.route_settings import Wishes
 from spillover.cloud_fallback.routing import Fallback, Place, Routing
 from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.edge_server.wire.forms import FormBody, form_of
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import HandoffMode, Origin
 from spillover.runtime.request import GenerationRequest
@@ -33,7 +34,7 @@ class SpilloverBody(Struct, frozen=True, kw_only=True):
     """Send handoff, seam, consent and replace events."""
 
 
-class CommonBody(Struct, frozen=True, kw_only=True):
+class CommonBody(FormBody, frozen=True, kw_only=True):
     """What all dialects share. Unknown fields are ignored, null means the default; ranges are
     those of Sampling and GenerationRequest."""
 
@@ -65,10 +66,6 @@ class CommonBody(Struct, frozen=True, kw_only=True):
     xtc_threshold: float | None = None
     logit_bias: dict[str, float] | None = None
     spillover: SpilloverBody | None = None
-    # These change what the answer means; silence about them would be a wrong answer.
-    grammar: Any = None
-    json_schema: Any = None
-    response_format: Any = None
     tools: Any = None
 
 
@@ -190,12 +187,10 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
     return {"role": message.role, "content": content or "", "name": message.name}
 
 
-_UNSUPPORTED = ("grammar", "json_schema", "tools")
-
-
 def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     """The request with *fields*, and with what all dialects share from *body*."""
-    _refuse_unsupported(body)
+    if body.tools:
+        raise bad_request("tools is not supported yet", "tools")
     sampling = {
         name: value
         for name in Sampling.__struct_fields__
@@ -216,6 +211,7 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
         "sampling": sampling,
         "stop": stop,
         "ignore_eos": body.ignore_eos or False,
+        "form": form_of(body),
     }
     try:
         return msgspec.convert(fields, GenerationRequest).checked()
@@ -238,12 +234,3 @@ def _biases(biases: dict[str, float]) -> dict[int, float]:
             raise bad_request(f"logit_bias: {name[:40]!r} is no token id", "logit_bias")
         tokens[int(name)] = bias
     return tokens
-
-
-def _refuse_unsupported(body: CommonBody) -> None:
-    for name in _UNSUPPORTED:
-        if getattr(body, name):
-            raise bad_request(f"{name} is not supported yet", name)
-    form = body.response_format
-    if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
-        raise bad_request("response_format is not supported yet, but for text", "response_format")

@@ -1,1 +1,2 @@
-"""Answers that must have a form: which tokens may come next. Knows no model library."""
+"""Which tokens may come next in an answer of a given form. Knows tokens and grammars, but nothing
+of logits, sampling or backends."""

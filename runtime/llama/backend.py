@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from spillover.runtime.backend import (
     BackendInfo,
+    Constraint,
     DecodeAborted,
     DecodeFailed,
     KvFull,
@@ -25,9 +26,10 @@ from spillover.runtime.backend import (
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.batch import LlamaBatch
+from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.library import LOG, start_library
 from spillover.runtime.llama.model import LlamaModel
-from spillover.runtime.llama.sampler import ChainSampler, GreedySampler
+from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
 from spillover.runtime.options import KvCacheType
 from spillover.runtime.sampling import Sampling
 
@@ -129,21 +131,35 @@ class LlamaBackend:
     def token_bytes(self, token: int) -> bytes:
         return self._model.token_bytes(token)
 
+    def control_text(self, token: int) -> str:
+        return "" if self._model.token_bytes(token) else self._model.special_text(token)
+
     def is_eog(self, token: int) -> bool:
         return self._model.is_eog(token)
 
-    def sampler(self, sampling: Sampling, seed: int, *, ignore_eos: bool) -> Sampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        seed: int,
+        *,
+        ignore_eos: bool,
+        constraint: Constraint | None = None,
+    ) -> Sampler:
         if sampling.is_plain_greedy and not ignore_eos:
-            return GreedySampler(self.logits)
-        return ChainSampler(
-            self._model,
-            self._context,
-            self._outputs.__getitem__,
-            sampling,
-            seed,
-            ignore_eos=ignore_eos,
-            n_ctx=self.info.n_kv,
-        )
+            free: Free = GreedySampler(self.logits)
+        else:
+            free = ChainSampler(
+                self._model,
+                self._context,
+                self._outputs.__getitem__,
+                sampling,
+                seed,
+                ignore_eos=ignore_eos,
+                n_ctx=self.info.n_kv,
+            )
+        if constraint is None:
+            return free
+        return ConstrainedSampler(free, self.logits, constraint)
 
     def decode(self, batch: Sequence[Rows]) -> None:
         self._outputs[:] = self._batch.fill(batch)

@@ -9,27 +9,45 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from spillover.runtime.backend import Logits
-from spillover.runtime.draws import seed_at
+from spillover.runtime.backend import Logits, Sampler
+from spillover.runtime.draws import redraw_seed_at, seed_at
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.sampling import Sampling
 
 _FORBID = -100.0
 
 
+class Free(Sampler, Protocol):
+    """A sampler that a constrained one can ask again."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a token that was sampled has an effect on later ones."""
+        ...
+
+    def resample(self, output: int, position: int) -> int:
+        """As sample(), with another draw: the first one led to a token that is not allowed, and
+        what is left is not evenly spread over it."""
+        ...
+
+
 class GreedySampler:
     """The likeliest token, straight from the logits: for temperature 0 and nothing else set."""
+
+    remembers = False
 
     def __init__(self, logits: Callable[[int], Logits]) -> None:
         self._logits = logits
 
     def sample(self, output: int, position: int) -> int:
         return int(self._logits(output).argmax())
+
+    resample = sample
 
     def accept(self, tokens: Sequence[int]) -> None:
         pass
@@ -62,15 +80,24 @@ class ChainSampler:
             lib.llama_sampler_chain_add(self._chain, sampler)
         self._n_fixed = lib.llama_sampler_chain_n(self._chain)
 
+    @property
+    def remembers(self) -> bool:
+        return self._window > 0
+
     def sample(self, output: int, position: int) -> int:
+        return self._sample(output, seed_at(self._seed, position))
+
+    def resample(self, output: int, position: int) -> int:
+        return self._sample(output, redraw_seed_at(self._seed, position))
+
+    def _sample(self, output: int, seed: int) -> int:
         if self._sampling.temperature > 0:
-            self._renew_randomness(position)
+            self._renew_randomness(seed)
         return int(lib.llama_sampler_sample(self._chain, self._context, self._row_of(output)))
 
-    def _renew_randomness(self, position: int) -> None:
+    def _renew_randomness(self, seed: int) -> None:
         while lib.llama_sampler_chain_n(self._chain) > self._n_fixed:
             lib.llama_sampler_free(lib.llama_sampler_chain_remove(self._chain, self._n_fixed))
-        seed = seed_at(self._seed, position)
         s = self._sampling
         if s.xtc_probability > 0:
             xtc = lib.llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, 1, seed)

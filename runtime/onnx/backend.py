@@ -9,6 +9,7 @@ import numpy as np
 
 from spillover.runtime.backend import (
     BackendInfo,
+    Constraint,
     DecodeAborted,
     KvFull,
     Logits,
@@ -43,10 +44,20 @@ class OnnxBackend:
     def token_bytes(self, token: int) -> bytes:
         return self._tokenizer.token_bytes(token)
 
+    def control_text(self, token: int) -> str:
+        return self._tokenizer.control_text(token)
+
     def is_eog(self, token: int) -> bool:
         return self._tokenizer.is_eog(token)
 
-    def sampler(self, sampling: Sampling, seed: int, *, ignore_eos: bool) -> Sampler:
+    def sampler(
+        self,
+        sampling: Sampling,
+        seed: int,
+        *,
+        ignore_eos: bool,
+        constraint: Constraint | None = None,
+    ) -> Sampler:
         n_vocab = self.info.n_vocab
         forbidden = [t for t in self._tokenizer.eog_tokens if t < n_vocab] if ignore_eos else []
         return NumpySampler(
@@ -56,6 +67,7 @@ class OnnxBackend:
             n_ctx=self.info.n_kv,
             bias=bias_of(sampling, forbidden),
             breakers=self._breakers(sampling.dry_sequence_breakers) if sampling.has_dry else None,
+            constraint=constraint,
         )
 
     def _new_breakers(self, texts: tuple[str, ...]) -> Breakers:

@@ -61,12 +61,26 @@ class NumpySampler:
     def sample(self, output: int, position: int) -> int:
         raw = self._logits(output)
         changed = self._changed(raw)
-        token = self._choose(changed, position)
-        if self._constraint is not None:
-            if not self._constraint.allows(token):
-                token = self._choose(_masked(changed, raw, self._constraint), position)
-            self._constraint.accept(token)
+        if self._constraint is None:
+            token = self._choose(changed, self._draws, position)
+        else:
+            token = self._choose_allowed(changed, raw, self._constraint, position)
         self._remember([token])
+        return token
+
+    def _choose_allowed(
+        self, changed: Logits, raw: Logits, constraint: Constraint, position: int
+    ) -> int:
+        """Free first, as most tokens are allowed; then with another draw from what is. With
+        penalties the mask comes first, as in llama.cpp's chain, for the same choice."""
+        if self._n_window:
+            token = self._choose(_masked(changed, raw, constraint), self._draws, position)
+        else:
+            token = self._choose(changed, self._draws, position)
+            if not constraint.allows(token):
+                masked = _masked(changed, raw, constraint)
+                token = self._choose(masked, self._draws.again(), position)
+        constraint.accept(token)
         return token
 
     def accept(self, tokens: Sequence[int]) -> None:
@@ -94,20 +108,20 @@ class NumpySampler:
             penalize_repeats(logits, self._window[-self._n_dry :], s, self._breakers)
         return logits
 
-    def _choose(self, logits: Logits, position: int) -> int:
+    def _choose(self, logits: Logits, draws: Draws, position: int) -> int:
         s = self._sampling
         if s.temperature == 0:
             return int(logits.argmax())
         left = self._filtered(logits)
-        if self._excludes_top_choices(position):
+        if self._excludes_top_choices(draws, position):
             left = filters.without_top_choices(left, s.xtc_threshold)
-        return filters.draw(left, s.temperature, self._draws.for_token(position))
+        return filters.draw(left, s.temperature, draws.for_token(position))
 
-    def _excludes_top_choices(self, position: int) -> bool:
+    def _excludes_top_choices(self, draws: Draws, position: int) -> bool:
         s = self._sampling
         if s.xtc_probability == 0 or s.xtc_threshold > 0.5:
             return False
-        return self._draws.for_chance(position) <= s.xtc_probability
+        return draws.for_chance(position) <= s.xtc_probability
 
     def _filtered(self, logits: Logits) -> Candidates:
         s = self._sampling
@@ -130,8 +144,8 @@ def _resolved(n: int, n_ctx: int) -> int:
 def _masked(logits: Logits, raw: Logits, constraint: Constraint) -> Logits:
     """The logits without what *constraint* forbids. Where bias and penalties forbid all the rest,
     the constraint goes before them."""
-    bits = np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")
-    allowed = bits[: len(logits)].view(np.bool_)
+    bits = np.unpackbits(constraint.mask().view(np.uint8), count=len(logits), bitorder="little")
+    allowed = bits.view(np.bool_)
     masked = np.where(allowed, logits, np.float32(-np.inf))
     if masked.max() == -np.inf:
         return np.where(allowed, raw, np.float32(-np.inf))

@@ -67,6 +67,9 @@ class OnnxTokenizer:
         # A graph's vocabulary may be padded beyond the tokenizer's.
         return self._pieces[token] if token < len(self._pieces) else b""
 
+    def control_text(self, token: int) -> str:
+        return self._text_of(token) if not self.token_bytes(token) else ""
+
     def is_eog(self, token: int) -> bool:
         return token in self.eog_tokens
 

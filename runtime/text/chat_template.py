@@ -10,6 +10,7 @@ from jinja2.exceptions import SecurityError
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.request import Message
 from spillover.runtime.text.deadline import DeadlinePassed, within
+from spillover.runtime.text.reasoning import TAG_PAIRS
 from spillover.runtime.text.sandbox import TemplateRefusal, compile_template
 
 CHATML = (
@@ -49,6 +50,8 @@ class ChatTemplate:
         # Most templates know no developer: for them it is OpenAI's later name of the system.
         self._knows_developer = source is not None and "developer" in source
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
+        self.tag_pairs = tuple(pair for pair in TAG_PAIRS if pair.close in (source or ""))
+        """How the model marks what it thinks, as far as the template shows it."""
         self.warnings: tuple[str, ...] = ()
         if source is None:
             self.warnings = (f"{name} has no chat template: ChatML is used, it may not fit",)

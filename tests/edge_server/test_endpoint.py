@@ -133,9 +133,11 @@ MALFORMED = [
             ('"logprobs": true, "top_logprobs": 21', "logprobs"),
             ('"top_logprobs": 2', "top_logprobs"),
             ('"stream": "yes"', "stream"),
-            ('"response_format": {"type": "json_object"}', "response_format"),
+            ('"response_format": {"type": "xml"}', "response_format.type"),
             ('"tools": [{}]', "tools"),
             ('"grammar": "root ::= x"', "grammar"),
+            ('"json_schema": {"not": {}}', "json_schema"),
+            ('"guided_regex": "("', "guided_regex"),
         ]
     ),
 ]

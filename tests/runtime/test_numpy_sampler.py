@@ -114,6 +114,9 @@ def test_a_token_depends_on_its_position_and_not_on_what_was_drawn_before(
 class OnlyEven:
     """Allows tokens with even ids."""
 
+    is_complete = False
+    has_failed = False
+
     def __init__(self, n_vocab: int) -> None:
         self.accepted: list[int] = []
         self.n_masks = 0

@@ -1,0 +1,153 @@
+"""What an answer must look like, in the words of OpenAI, of llama.cpp and of vLLM."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.request import FORM_FIELD, Form, Gbnf, JsonObject, JsonSchema, Lark, Regex
+
+LARK_PREFIX = "%llguidance"
+"""llama.cpp's mark of a grammar in llguidance's notation."""
+
+
+class SchemaFormat(Struct, frozen=True, kw_only=True):
+    name: str = "answer"
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(Struct, frozen=True, kw_only=True):
+    """OpenAI's; with llama.cpp's *schema* of a json_object."""
+
+    type: str
+    json_schema: SchemaFormat | None = None
+    schema: dict[str, Any] | None = None
+
+
+class StructuredOutputs(Struct, frozen=True, kw_only=True):
+    """vLLM's."""
+
+    json: dict[str, Any] | str | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: tuple[str, ...] | None = None
+    grammar: str | None = None
+
+
+class FormBody(Struct, frozen=True, kw_only=True):
+    """The fields of a body that ask for a form; at most one of them."""
+
+    response_format: ResponseFormat | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: tuple[str, ...] | None = None
+    guided_grammar: str | None = None
+
+
+class Asked(Struct, frozen=True):
+    """A form, and the field that asks for it."""
+
+    form: Form
+    field: str
+
+
+def form_of(body: FormBody) -> Form | None:
+    """The form of a body; a 400 that names the field when it cannot be read."""
+    asked = _asked(body)
+    return asked[0].form if asked else None
+
+
+def named(error: InvalidRequest, body: FormBody) -> InvalidRequest | WireError:
+    """*error* with the field by which the client asked for the form that it is about."""
+    if error.param != FORM_FIELD:
+        return error
+    name = _asked(body)[0].field
+    return bad_request(f"{name}: {error}", name)
+
+
+def _asked(body: FormBody) -> list[Asked]:
+    outputs = body.structured_outputs or StructuredOutputs()
+    found = [
+        _response_format(body.response_format),
+        body.grammar and Asked(_llama_grammar(body.grammar), "grammar"),
+        body.json_schema is not None and Asked(JsonSchema(schema=body.json_schema), "json_schema"),
+        *_guided(body.guided_json, body.guided_regex, body.guided_choice, body.guided_grammar,
+                 "guided_"),
+        *_guided(outputs.json, outputs.regex, outputs.choice, outputs.grammar,
+                 "structured_outputs."),
+        outputs.json_object and Asked(JsonObject(), "structured_outputs.json_object"),
+    ]  # fmt: skip
+    asked = [one for one in found if one]
+    if len(asked) > 1:
+        names = " and ".join(one.field for one in asked)
+        raise bad_request(f"{names} cannot both hold: give one of them", asked[1].field)
+    return asked
+
+
+def _response_format(value: ResponseFormat | None) -> Asked | None:
+    if value is None or value.type == "text":
+        return None
+    if value.type == "json_object":
+        form = JsonObject() if value.schema is None else JsonSchema(schema=value.schema)
+        return Asked(form, "response_format")
+    if value.type != "json_schema":
+        raise bad_request(
+            "response_format.type: text, json_object and json_schema are possible",
+            "response_format.type",
+        )
+    inner = value.json_schema or SchemaFormat(schema=value.schema)
+    if inner.schema is None:
+        raise bad_request(
+            "response_format.json_schema.schema: it is missing",
+            "response_format.json_schema.schema",
+        )
+    form = JsonSchema(schema=inner.schema, name=inner.name, strict=inner.strict is not False)
+    return Asked(form, "response_format.json_schema.schema")
+
+
+def _guided(
+    schema: dict[str, Any] | str | None,
+    regex: str | None,
+    choice: tuple[str, ...] | None,
+    grammar: str | None,
+    prefix: str,
+) -> list[Asked | None]:
+    return [
+        None if schema is None else Asked(_schema(schema, f"{prefix}json"), f"{prefix}json"),
+        None if regex is None else Asked(Regex(pattern=regex), f"{prefix}regex"),
+        None if choice is None else Asked(_choice(choice, f"{prefix}choice"), f"{prefix}choice"),
+        None if grammar is None else Asked(_either_grammar(grammar), f"{prefix}grammar"),
+    ]
+
+
+def _schema(value: dict[str, Any] | str, name: str) -> JsonSchema:
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise bad_request(f"{name}: this is no JSON object: {error}", name) from error
+    return JsonSchema(schema=value)
+
+
+def _choice(texts: tuple[str, ...], name: str) -> Lark:
+    if not any(texts):
+        raise bad_request(f"{name}: give at least one text", name)
+    return Lark(grammar="start: " + " | ".join(json.dumps(text) for text in texts))
+
+
+def _llama_grammar(text: str) -> Form:
+    return Lark(grammar=text) if text.startswith(LARK_PREFIX) else Gbnf(grammar=text)
+
+
+def _either_grammar(text: str) -> Form:
+    return Gbnf(grammar=text) if "::=" in text else Lark(grammar=text)

@@ -1,0 +1,113 @@
+"""Compiles the forms of requests in a thread of its own: large ones take a second."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import structs
+
+from spillover.runtime.backend import Backend, Constraint
+from spillover.runtime.errors import EngineBusy, InvalidRequest
+from spillover.runtime.request import FORM_FIELD
+from spillover.runtime.sequence import Job
+from spillover.runtime.text.reasoning import TagPair, starts_inside
+
+if TYPE_CHECKING:
+    from spillover.runtime.constrain.factory import ConstraintFactory, Make
+
+MAX_WAITING = 64
+"""Requests whose forms wait to be compiled."""
+
+Compiled: TypeAlias = Callable[[Job, bool], None]
+"""Takes a job that now has its constraints, and whether it was cancelled meanwhile."""
+
+Refused: TypeAlias = Callable[[int, InvalidRequest | EngineBusy], None]
+
+
+class FormCompiler:
+    """Gives jobs their constraints, one job after the other."""
+
+    def __init__(self, backend: Backend, tag_pairs: tuple[TagPair, ...]) -> None:
+        self._backend = backend
+        self._tag_pairs = tag_pairs
+        self._factory: ConstraintFactory | None = None
+        self._waiting: queue.SimpleQueue[tuple[Job, str, Compiled, Refused]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._open: dict[int, bool] = {}
+        self._thread: threading.Thread | None = None
+
+    def compile(self, job: Job, prompt: str, compiled: Compiled, refused: Refused) -> None:
+        """Call *compiled* or *refused*, soon and in another thread. *prompt* is the text that
+        the answer follows."""
+        with self._lock:
+            if len(self._open) >= MAX_WAITING:
+                raise EngineBusy(f"{MAX_WAITING} forms wait to be compiled: try again later", 2.0)
+            self._open[job.id] = False
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="forms", daemon=True)
+                self._thread.start()
+        self._waiting.put((job, prompt, compiled, refused))
+
+    def cancel(self, job_id: int) -> None:
+        """Remember it for a job that waits here."""
+        with self._lock:
+            if job_id in self._open:
+                self._open[job_id] = True
+
+    def _run(self) -> None:
+        while True:
+            job, prompt, compiled, refused = self._waiting.get()
+            try:
+                constraints = self._constraints(job, prompt)
+                with self._lock:
+                    is_cancelled = self._open.pop(job.id)
+                compiled(structs.replace(job, constraints=constraints), is_cancelled)
+            except (InvalidRequest, EngineBusy) as error:
+                refused(job.id, error)
+            except BaseException:  # also what Rust code panics with
+                traceback.print_exc()
+                sys.stderr.flush()
+                refused(job.id, InvalidRequest("it cannot be compiled", FORM_FIELD))
+            finally:
+                with self._lock:
+                    self._open.pop(job.id, None)
+
+    def _constraints(self, job: Job, prompt: str) -> tuple[Constraint, ...]:
+        form = job.request.form
+        assert form is not None
+        factory = self._factory = self._factory or self._new_factory()
+        make = self._behind_reasoning(job, prompt, factory, factory.form(form))
+        constraints = tuple(make() for _ in range(job.request.n))
+        for constraint, tokens in zip(constraints, job.resumed, strict=False):
+            for token in tokens or ():
+                constraint.accept(token)
+        return constraints
+
+    def _new_factory(self) -> ConstraintFactory:
+        # The library takes long to import, and most workers never need it.
+        from spillover.runtime.constrain.factory import ConstraintFactory
+
+        return ConstraintFactory(self._backend)
+
+    def _behind_reasoning(
+        self, job: Job, prompt: str, factory: ConstraintFactory, make: Make
+    ) -> Make:
+        """What a model thinks has no form. Where it is not told apart, the form holds from the
+        first token on."""
+        request = job.request
+        if not (request.messages and request.split_reasoning):
+            return make
+        opened = starts_inside(prompt)
+        if opened is not None:
+            return factory.after_reasoning(make, opened, is_inside=True)
+        # A template that closes the tags at once has been told that nothing is to be thought.
+        end = prompt.rstrip()
+        for pair in self._tag_pairs:
+            if not end.endswith(pair.close):
+                return factory.after_reasoning(make, pair, is_inside=False)
+        return make

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spillover.runtime.constrain.factory import ConstraintFactory
+from spillover.runtime.loading import LoadedModel, load
+from spillover.runtime.options import EngineOptions
+
+
+@pytest.fixture(scope="module")
+def loaded(any_model_path: Path) -> Iterator[LoadedModel]:
+    """A bundled model in this process."""
+    loaded = load(any_model_path, "storyteller", EngineOptions(n_ctx=512, n_parallel=2))
+    yield loaded
+    loaded.backend.close()
+
+
+@pytest.fixture(scope="module")
+def factory(loaded: LoadedModel) -> ConstraintFactory:
+    return ConstraintFactory(loaded.backend)
