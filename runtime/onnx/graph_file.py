@@ -32,6 +32,12 @@ _BITS: dict[int, int] = {
     TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8, TensorProto.FLOAT8E5M2FNUZ: 8,
     TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.FLOAT4E2M1: 4,
 }  # fmt: skip
+_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data", TensorProto.INT64: "int64_data",
+    TensorProto.DOUBLE: "double_data", TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
+}  # fmt: skip
+"""Where the values are when they are not raw; int32_data for all others."""
 _BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the model itself"),
     (b"<", "a web page: the download went wrong"),
@@ -180,10 +186,14 @@ def _check_size(path: Path, tensor: TensorProto) -> None:
     wanted = _n_bytes(path, tensor)
     if tensor.data_location == TensorProto.EXTERNAL or wanted is None:
         return
-    if tensor.HasField("raw_data") and len(tensor.raw_data) != wanted:
+    found = len(tensor.raw_data)
+    if not tensor.HasField("raw_data"):
+        field = _FIELDS.get(tensor.data_type, "int32_data")
+        # Values of 4 bits are there in pairs.
+        found = len(getattr(tensor, field)) * max(_BITS[tensor.data_type] // 8, 1)
+    if found != wanted:
         raise ModelError(
-            f"{path}: {tensor.name[:80]!r} has {len(tensor.raw_data)} bytes and not {wanted}: "
-            "the file is damaged"
+            f"{path}: {tensor.name[:80]!r} has {found} bytes and not {wanted}: the file is damaged"
         )
 
 

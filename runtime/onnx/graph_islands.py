@@ -1,4 +1,4 @@
-"""Finds attention that is written with plain operators: what goes in and what comes out.
+"""Finds attention that is written with ONNX's own operators: what goes in and what comes out.
 
 Of a layer's attention only the edges are looked for: the query, the new keys and values, the KV
 cache and the result. What is between is not read but tried out (graph_trial.py).
@@ -86,7 +86,7 @@ def _island(graph: _Graph, key: CacheTensor, value: CacheTensor) -> Island | Non
     if new_key is None or new_value is None or scores is None or mix is None:
         return None
     query = _query(graph, scores)
-    masks = _masks(graph, scores, mix)
+    masks = _given_mask(graph, mix) if scores is mix else _masks(graph, scores, mix)
     context = _context(graph, mix)
     if query is None or masks is None or context is None:
         return None
@@ -132,7 +132,7 @@ def _product(graph: _Graph, value: str) -> NodeProto | None:
             steps += 1
             if steps > _MOST_STEPS:
                 return None
-            if node.op_type == "MatMul":
+            if node.op_type in ("MatMul", "Attention"):
                 found.append(node)
             elif node.op_type in _CARRIERS:
                 open_values += node.output
@@ -155,6 +155,11 @@ def _query(graph: _Graph, scores: NodeProto) -> str | None:
             return value
         value = str(varying[0] if scales else node.input[0])
     return None
+
+
+def _given_mask(graph: _Graph, node: NodeProto) -> tuple[str, ...]:
+    """The mask of ONNX's own Attention, which is its fourth input."""
+    return tuple(name for name in node.input[3:4] if name and name not in graph.constants)
 
 
 def _masks(graph: _Graph, scores: NodeProto, mix: NodeProto) -> tuple[str, ...] | None:

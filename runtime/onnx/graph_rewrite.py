@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from spillover.runtime.onnx.graph_edit import (
     MICROSOFT,
     add_constant,
     add_input,
+    attribute,
     producers,
     prune,
     put_nodes,
@@ -70,6 +71,8 @@ def _past_is_used_elsewhere(proto: ModelProto, islands: list[Island]) -> bool:
         taken.update(
             dict.fromkeys((island.context, island.present_key, island.present_value), sources)
         )
+    pasts = {name for island in islands for name in (island.past_key, island.past_value)}
+    sizes = _OtherSizes(proto, pasts)
     made_by = producers(proto.graph)
     needed: set[str] = set()
     open_values = [value.name for value in proto.graph.output]
@@ -80,9 +83,45 @@ def _past_is_used_elsewhere(proto: ModelProto, islands: list[Island]) -> bool:
         needed.add(name)
         if name in taken:
             open_values += taken[name]
-        elif name in made_by:
+        elif name in made_by and not sizes.are_all_of(made_by[name]):
             open_values += made_by[name].input
-    return any({island.past_key, island.past_value} & needed for island in islands)
+    return bool(pasts & needed)
+
+
+class _OtherSizes:
+    """Tells nodes that ask a past for the number of its rows, say, but not for its length."""
+
+    def __init__(self, proto: ModelProto, pasts: set[str]) -> None:
+        self._shapes = {
+            node.output[0]: node
+            for node in proto.graph.node
+            if node.op_type == "Shape" and node.input[0] in pasts
+        }
+        self._values = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in proto.graph.initializer
+            if tensor.data_type == TensorProto.INT64 and tensor.data_location == 0
+        }
+        for node in proto.graph.node:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+                self._values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+
+    def are_all_of(self, node: NodeProto) -> bool:
+        """Whether the node gives sizes of a past without its length, the third."""
+        if node.op_type == "Shape":
+            return node.output[0] in self._shapes and 2 not in _axes(node)
+        if node.op_type != "Gather" or node.input[0] not in self._shapes:
+            return False
+        index = self._values.get(node.input[1])
+        if index is None:
+            return False
+        axes = dict(enumerate(_axes(self._shapes[node.input[0]])))
+        return all(axes.get(place, 2) != 2 for place in index.reshape(-1).tolist())
+
+
+def _axes(shape: NodeProto) -> list[int]:
+    """Which of four sizes a Shape gives."""
+    return list(range(4))[attribute(shape, "start", 0) : attribute(shape, "end", 4)]
 
 
 def _rewrite(proto: ModelProto, islands: list[tuple[Island, PlainAttention]]) -> None:

@@ -104,7 +104,9 @@ class Trial:
 
     def _window(self, n_ctx: int) -> int | None:
         """What the last of *n_ctx* positions sees, as the mask has it."""
-        if len(self._island.masks) != 1:
+        if not self._island.masks:
+            return None
+        if len(self._island.masks) > 1:
             raise NotPlainAttention(f"it has {len(self._island.masks)} masks")
         (name,) = self._island.masks
         ancestry = self._ancestry(name)

@@ -2,6 +2,7 @@
 
 optimum/          optimum-onnx 0.1.0 with transformers 4.57.6, text-generation-with-past
 transformers_js/  of optimum's Llama, by onnxruntime 1.32.0's tools as transformers.js uses them
+torch/            torch 2.14.1's exporter (dynamo) with transformers 5.24.0, opsets 18 and 23
 genai/            onnxruntime-genai 0.18.0's model builder, int4 for the CPU, weights put inside
 """
 

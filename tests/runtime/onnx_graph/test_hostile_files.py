@@ -166,6 +166,26 @@ def test_fewer_bytes_than_the_shape_says_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "tensor",
+    [
+        helper.make_tensor("w", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0]),
+        helper.make_tensor("w", TensorProto.INT64, [3], [1, 2, 3]),
+        helper.make_tensor("w", TensorProto.FLOAT16, [3], [1.0, 2.0, 3.0]),
+        helper.make_tensor("w", TensorProto.BOOL, [3], [1, 0, 1]),
+        helper.make_tensor("w", TensorProto.DOUBLE, [3], [1.0, 2.0, 3.0]),
+        helper.make_tensor("w", TensorProto.INT64, [], [1]),
+        helper.make_tensor("w", TensorProto.FLOAT, [0], []),
+    ],
+)
+def test_values_that_are_not_raw_are_counted_too(tensor: TensorProto, tmp_path: Path) -> None:
+    read(with_tensor(tensor), tmp_path)
+    tensor.dims.append(1 << 20)
+    if tensor.dims[0] != 0:
+        with pytest.raises(ModelError, match="damaged"):
+            read(with_tensor(tensor), tmp_path)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "no graph"),
