@@ -27,6 +27,8 @@ WEIGHTS = {
 def test_a_changed_graph_gives_the_logits_of_the_original(name: str, tmp_path: Path) -> None:
     if name == "genai/qwen3" and VERSION < (1, 23):
         pytest.skip("this version has no GatherBlockQuantized with 8 bits")
+    if name == "torch/llama-opset23" and VERSION < (1, 24):
+        pytest.skip("this version does not know opset 23")
     path = unpacked(name, tmp_path)
     prepared = prepare(path, runtime_version=VERSION)
     size = prepared.layout.caches[0].shape[3]
