@@ -91,7 +91,7 @@ class Attempt:
         try:
             text = self._trip.text(self._stopped.withheld)
             plan = self._plan(text.said)
-            redacted = self._parts.trust.redactor.redact(plan.request)
+            redacted = self._parts.trust.redactor.redact(plan.request, partial=plan.told)
             self._engine.check(redacted.request)
         except (CannotContinue, InvalidRequest, AuthFailed) as error:
             self.error = error

@@ -41,18 +41,27 @@ class PendingConsent(Struct, frozen=True, kw_only=True):
 class Question:
     """One question of one answer."""
 
-    def __init__(self, answer_id: str, asked: ConsentAsked, conversation: str | None) -> None:
+    def __init__(
+        self,
+        lock: threading.Lock,
+        answer_id: str,
+        asked: ConsentAsked,
+        conversation: str | None,
+    ) -> None:
+        self._lock = lock
         self.answer_id = answer_id
         self.asked = asked
         self.conversation = conversation
         self.granted: bool | None = None
         self._decided = threading.Event()
 
-    def decide(self, granted: bool | None) -> None:
-        """The first decision counts; the desk's lock is held."""
-        if not self._decided.is_set():
-            self.granted = granted
-            self._decided.set()
+    def decide(self, granted: bool | None) -> bool:
+        """Whether this decision counts, as the first one does; the desk's lock is held."""
+        if self._decided.is_set():
+            return False
+        self.granted = granted
+        self._decided.set()
+        return True
 
     def wait(self, cancellation: Cancellation | None = None) -> bool | None:
         """See ConsentDesk.ask."""
@@ -64,7 +73,10 @@ class Question:
         finally:
             if cancellation:
                 cancellation.unsubscribe(wake)
-        return self.granted
+        with self._lock:
+            # From here on a reply is late, and is told so.
+            self.decide(None)
+            return self.granted
 
 
 class ConsentDesk:
@@ -100,7 +112,7 @@ class ConsentDesk:
     ) -> Generator[Question]:
         """A question that can be answered while the block runs: whoever learns of it, before
         anybody waits for the reply, may reply at once."""
-        question = Question(answer_id, asked, conversation)
+        question = Question(self._lock, answer_id, asked, conversation)
         with self._lock:
             if answer_id in self._kept_local:
                 question.decide(False)
@@ -127,7 +139,8 @@ class ConsentDesk:
             question = self._questions.get(consent_id)
             if question is None:
                 return "already_decided" if consent_id in self._decided else "unknown"
-            question.decide(granted)
+            if not question.decide(granted):
+                return "already_decided"
             if remember and (memory := _memory(question)):
                 _keep(self._remembered, memory, granted, MAX_REMEMBERED)
             self._close_question(question)

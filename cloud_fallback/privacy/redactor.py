@@ -45,9 +45,9 @@ class Redactor:
     def redact(self, request: GenerationRequest, *, partial: str | None = None) -> Redacted:
         """The request as it may leave.
 
-        *partial*: the unfinished answer that the request asks to be continued, or else its last
-        assistant's turn, when nothing or one turn follows. A private text that its end cuts off is
-        taken out as a whole, and so are parts of it where the last turn quotes it.
+        *partial*: the unfinished answer that the request asks to be continued; None: its last
+        assistant's turn, when nothing or one turn follows, or its prompt. A private text that its
+        end cuts off is taken out as a whole, and so are parts of one where the last turn quotes it.
 
         Raises RedactionFailed when anything at all goes wrong: then nothing may leave.
         """
@@ -125,6 +125,8 @@ class _Redaction:
 
     def result(self) -> Redacted:
         Texts(self._collect, self._check).request(self._request)
+        if not any(self._partial in text for text in self._found):
+            self._partial = ""  # it is not sent
         if self._partial:
             self._collect(self._partial)
         self._find_known()

@@ -87,6 +87,27 @@ def test_no_reply_in_time_is_no_yes_and_a_late_one_is_told(desk: ConsentDesk) ->
     assert desk.answer("q", True) == "already_decided"
 
 
+def test_a_reply_after_the_wait_is_late_even_if_nobody_has_gone_on_yet(desk: ConsentDesk) -> None:
+    with desk.question("answer", asked(timeout_s=0.0)) as question:
+        assert question.wait() is None
+        assert desk.answer("q", True) == "already_decided"
+        assert question.granted is None
+
+
+def test_a_reply_after_the_cancellation_is_late_too(desk: ConsentDesk) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with desk.question("answer", asked()) as question:
+        assert question.wait(cancellation) is None
+        assert desk.answer("q", True) == "already_decided"
+
+
+def test_a_reply_that_is_there_before_anybody_waits_counts(desk: ConsentDesk) -> None:
+    with desk.question("answer", asked()) as question:
+        assert desk.answer("q", True) == "accepted"
+        assert question.wait() is True
+
+
 def test_a_reply_to_a_question_that_was_never_asked_is_told(desk: ConsentDesk) -> None:
     assert desk.answer("nothing", True) == "unknown"
 

@@ -306,6 +306,11 @@ def test_an_answer_within_a_notice_is_treated_like_one_in_a_turn_of_its_own() ->
     ]
 
 
+def test_an_answer_that_is_not_sent_counts_for_nothing() -> None:
+    redacted = REDACTOR.redact(conversation("hi"), partial=f"Your card {CARD}")
+    assert redacted.n_redactions == 0
+
+
 def test_a_raw_prompt_is_an_unfinished_text_too() -> None:
     redacted = REDACTOR.redact(GenerationRequest(prompt=f"{CARD} and 4111 1111 11"))
     assert redacted.request.prompt == "[CARD_1] and [CARD_1]"
