@@ -17,15 +17,17 @@ _PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
 
 _MIXED_ORDER = (16, 64, 128, 256)
 _N_MIXED_ROWS = 3
-_SLOPE_SIZE = 64
+_SLOPE_ORDER = (16, 64, 256)
 _SLOPE_DEPTH = 448
-"""The slope is read off one slice that follows so many tokens."""
+"""Slopes are read off a slice that follows so many tokens."""
 
-_N_REPEATS = 3
-"""Small calls are measured so often; the smallest time counts (noise only adds)."""
+_N_PASSES = 2
+_N_REPEATS = 2
+"""All is measured in so many passes, small calls so often in each; the shortest time counts.
+Passes lie seconds apart: what holds up one of them has mostly ended before the next."""
 
 _DEAREST_CALL_S = 2.0
-_TOTAL_S = 15.0
+_TOTAL_S = 20.0
 
 
 class SavedCalibration(Struct, frozen=True, kw_only=True):
@@ -54,6 +56,7 @@ class Calibration:
         self._clock = clock
         self.pure = SliceCosts(saved.pure if saved else None)
         self.mixed = SliceCosts(saved.mixed if saved else None)
+        self.mixed.borrow_slopes(self.pure)
         self._todo: list[tuple[str, int]] = [] if saved else _program()
         self._spent_s = 0.0
         self._measuring = False
@@ -95,19 +98,20 @@ class Calibration:
         n_rows = _N_MIXED_ROWS if kind == "mixed" else 0
         depth = _SLOPE_DEPTH if kind == "slope" else 0
         expected_s = self.pure.predict(n, depth) or 0.0
-        too_large = n > self._backend.info.n_batch - n_rows
+        too_large = max(n, depth) > self._backend.info.n_batch - n_rows
+        if kind == "slope" and not self.pure.is_measured(n):
+            return
         if expected_s > _DEAREST_CALL_S or too_large or kv.n_free < n + n_rows + depth:
             return
         seconds = min(
             self._time_call(kv, n, n_rows, depth) for _ in range(_N_REPEATS if n <= 64 else 1)
         )
         if kind == "pure":
-            self.pure.observe(n, 0, seconds)
+            self.pure.measured(n, seconds)
         elif kind == "mixed":
-            self.mixed.observe(n, 0, seconds)
+            self.mixed.measured(n, seconds)
         else:
-            self.pure.fit_slope({(n, depth): seconds})
-            self.mixed.fit_slope({(n, depth): seconds})
+            self.pure.measured_deep(n, depth, seconds)
 
     def _time_call(self, kv: KvCache, n: int, n_rows: int, depth: int) -> float:
         """Seconds of one call on scratch sequences, which are empty again afterwards."""
@@ -132,5 +136,6 @@ class Calibration:
 
 def _program() -> list[tuple[str, int]]:
     pure = [("pure", n) for n in _PURE_ORDER]
+    slopes = [("slope", n) for n in _SLOPE_ORDER]
     mixed = [("mixed", n) for n in _MIXED_ORDER]
-    return [*pure[:6], ("slope", _SLOPE_SIZE), *mixed, *pure[6:]]
+    return [*pure[:6], *slopes, *mixed, *pure[6:]] * _N_PASSES

@@ -22,7 +22,7 @@ from spillover.runtime.kv_cache import KvCache
 from spillover.runtime.logprobs import RawDistribution
 from spillover.runtime.outbox import Emit, Outbox
 from spillover.runtime.sequence import Job, Phase, Sequence
-from spillover.runtime.slice_costs import SlicePlan, best_alone, plan_slice
+from spillover.runtime.slice_plan import SlicePlan, best_alone, plan_slice
 
 GAP_SHARE = 0.85
 """Share of the allowed gap that is planned for; the rest absorbs what the prediction misses."""

@@ -51,22 +51,24 @@ class Figures:
 
 def engine_rate(engine: LocalEngine, n_streams: int, salt: int, n_tokens: int) -> float:
     """Tokens per second in all, while all streams generate."""
-    spans: list[tuple[float, float]] = []
+    streams: list[list[float]] = []
 
     def follow(i: int) -> None:
         prompt = tuple(load.prompt_of(N_PROMPT, salt + i))
         stream = engine.stream(
             GenerationRequest(prompt=prompt, max_tokens=n_tokens, ignore_eos=True)
         )
-        times = [time.perf_counter() for event in stream if isinstance(event, Delta)]
-        spans.append((times[0], times[-1]))
+        streams.append([time.perf_counter() for event in stream if isinstance(event, Delta)])
 
     threads = [threading.Thread(target=follow, args=(i,)) for i in range(n_streams)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return n_streams * (n_tokens - 1) / median(end - begin for begin, end in spans)
+    # Between the last one's first token and the first one's last: no prompt is read then.
+    begin, end = max(times[0] for times in streams), min(times[-1] for times in streams)
+    n = sum(begin < at <= end for times in streams for at in times)
+    return n / (end - begin)
 
 
 def engine(model: Path, figures: Figures, repeat: int) -> None:
@@ -102,7 +104,9 @@ def overhead(model: Path, figures: Figures, repeat: int) -> None:
             for round_ in range(repeat):
                 _, bare = bare_loop.tokens_per_second(backend, n, N_PROMPT, 500)
                 before = _cpu_s(pid)
-                asyncio.run(load.throughput(port, n, N_PROMPT, 500, 1000 * n + 10 * round_))
+                salts = range(1000 * n + 10 * round_, 1000 * n + 10 * round_ + n)
+                prompts = [load.prompt_of(N_PROMPT, salt) for salt in salts]
+                asyncio.run(load.throughput(port, prompts, 500))
                 used = (_cpu_s(pid) - before) / (n * 500)
                 figures.add(f"overhead/{n}/us per token", 1e6 * (used - bare))
                 figures.add(f"overhead/{n}/bare us per token", 1e6 * bare)
@@ -117,9 +121,10 @@ def _rivals(args: Any, model: Path, stack: contextlib.ExitStack) -> dict[str, in
     )
     ports = {"ours": port}
     if args.llama_server:
-        for n_batch in (2048, 256):
-            command = servers.llama_server(args.llama_server, model, n_batch)
-            ports[f"llama-server -b {n_batch}"] = stack.enter_context(servers.another(command))
+        for n_batch, shared in ((2048, True), (256, True), (2048, False)):
+            command = servers.llama_server(args.llama_server, model, n_batch, shared=shared)
+            name = f"llama-server -b {n_batch}" + ("" if shared else " -no-kvu")
+            ports[name] = stack.enter_context(servers.another(command))
     if args.llama_cpp_python:
         command = servers.llama_cpp_server(args.llama_cpp_python, model)
         ports["llama_cpp.server"] = stack.enter_context(servers.another(command))
@@ -136,7 +141,9 @@ def http(args: Any, model: Path, figures: Figures, repeat: int) -> None:
                 for name, port in ports.items():
                     if name == "llama_cpp.server" and n == 8:
                         continue
-                    rate = asyncio.run(load.throughput(port, n, 180, 64, 100 * round_ + 10 * n))
+                    first = 100 * round_ + 10 * n
+                    texts = [load.text_of(160, salt) for salt in range(first, first + n)]
+                    rate = asyncio.run(load.throughput(port, texts, 64))
                     figures.add(f"http/{n}/{name} tok/s", rate)
 
 

@@ -32,14 +32,36 @@ def prompt_of(n_tokens: int, salt: int) -> list[int]:
     return [300 + (salt * 7919 + i * 31) % 3000 for i in range(n_tokens)]
 
 
+_WORDS = (
+    "the little dog ran to a big red house and saw two birds in an old tree by the water where "
+    "her friend had lost his blue hat on one sunny day when they all went out to play again"
+)
+
+
+def text_of(n_words: int, salt: int) -> str:
+    """A text that no other one shares a beginning with, of one to two tokens for each word."""
+    words = _WORDS.split()
+    chosen = (words[(salt * 7919 + i * (31 + salt % 7)) % len(words)] for i in range(n_words))
+    return f"{salt} " + " ".join(chosen)
+
+
 async def stream(
-    port: int, prompt: Sequence[int], n_tokens: int, result: Stream | None = None, **extra: Any
+    port: int,
+    prompt: str | Sequence[int],
+    n_tokens: int,
+    result: Stream | None = None,
+    **extra: Any,
 ) -> Stream:
     """One streamed completion; *result* fills while it runs."""
     body = {
-        "prompt": list(prompt), "max_tokens": n_tokens, "stream": True, "ignore_eos": True,
-        "temperature": 0.8, "cache_prompt": False, **extra,
-    }  # fmt: skip
+        "prompt": prompt if isinstance(prompt, str) else list(prompt),
+        "max_tokens": n_tokens,
+        "stream": True,
+        "ignore_eos": True,
+        "temperature": 0.8,
+        "cache_prompt": False,
+        **extra,
+    }
     content = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     head = (
@@ -60,12 +82,11 @@ async def stream(
     return result
 
 
-async def throughput(port: int, n_streams: int, n_prompt: int, n_tokens: int, salt: int) -> float:
+async def throughput(port: int, prompts: Sequence[str | Sequence[int]], n_tokens: int) -> float:
     """Tokens per second in all, from the first request to the last token."""
+    n_streams = len(prompts)
     started = time.perf_counter()
-    streams = await asyncio.gather(
-        *(stream(port, prompt_of(n_prompt, salt + i), n_tokens) for i in range(n_streams))
-    )
+    streams = await asyncio.gather(*(stream(port, prompt, n_tokens) for prompt in prompts))
     ended = max(s.times[-1] for s in streams)
     return n_streams * n_tokens / (ended - started)
 

@@ -16,7 +16,8 @@ from spillover.runtime.memory_fit import fit_context
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.prefix_cache import Match, longest_match, n_common
 from spillover.runtime.restarts import RestartPolicy
-from spillover.runtime.slice_costs import SavedCosts, SliceCosts, best_alone, plan_slice
+from spillover.runtime.slice_costs import SavedCosts, SliceCosts
+from spillover.runtime.slice_plan import best_alone, plan_slice
 
 ON_A_CPU = {1: 17, 4: 27, 8: 51, 16: 94, 24: 171, 32: 272, 48: 530, 64: 230, 128: 514, 256: 1163}
 """Milliseconds per call, measured once with flash attention on: dearest per token at 24 to 48."""
@@ -25,7 +26,7 @@ ON_A_CPU = {1: 17, 4: 27, 8: 51, 16: 94, 24: 171, 32: 272, 48: 530, 64: 230, 128
 def costs() -> SliceCosts:
     table = SliceCosts()
     for n, ms in ON_A_CPU.items():
-        table.observe(n, 0, ms / 1e3)
+        table.measured(n, ms / 1e3)
     return table
 
 
@@ -50,14 +51,14 @@ def test_a_prompt_goes_on_even_when_no_slice_fits() -> None:
 
 def test_mixed_slices_are_taken_where_they_read_faster() -> None:
     mixed = SliceCosts()
-    mixed.observe(64, 0, 0.05)
+    mixed.measured(64, 0.05)
     chosen = plan_slice(costs(), mixed, n_left=500, depth=0, n_most=512, room_s=0.2, decode_s=0.03)
     assert (chosen.n_tokens, chosen.mixed) == (64, True)
 
 
 def test_depth_makes_slices_dearer_and_so_smaller() -> None:
     table = costs()
-    table.fit_slope({(64, 448): 0.300})
+    table.measured_deep(64, 448, 0.300)
     assert (table.predict(64, 448) or 0) > 0.29
     chosen = plan_slice(
         table, SliceCosts(), n_left=900, depth=2000, n_most=512, room_s=0.26, decode_s=0.037
@@ -65,16 +66,83 @@ def test_depth_makes_slices_dearer_and_so_smaller() -> None:
     assert chosen.n_tokens < 64
 
 
+def ms(table: SliceCosts, n: int, depth: int = 0) -> float:
+    return 1e3 * (table.predict(n, depth) or 0)
+
+
 def test_what_runs_later_corrects_the_table() -> None:
     table = costs()
     for _ in range(20):
         table.observe(64, 0, 0.4)
-    assert abs((table.predict(64, 0) or 0) - 0.4) < 0.01
+    assert abs(ms(table, 64) - 400) < 10
 
 
-def test_alone_a_prompt_is_read_at_the_best_rate() -> None:
+def test_one_call_that_was_held_up_changes_little() -> None:
+    table = costs()
+    table.observe(64, 0, 2.3)
+    assert ms(table, 64) < 1.5 * 230
+    assert ms(table, 16) == 94
+
+
+def test_when_all_is_slower_all_predictions_are_and_they_come_back() -> None:
+    table = costs()
+    for n in (16, 64, 16):
+        table.observe(n, 0, 2e-3 * ON_A_CPU[n])
+    assert abs(ms(table, 128) - 2 * 514) < 200  # which did not run
+    for n in (16, 64, 16, 64, 16, 64, 16, 64):
+        table.observe(n, 0, 1e-3 * ON_A_CPU[n])
+    assert abs(ms(table, 128) - 514) < 80
+
+
+def test_two_slow_calls_in_a_row_are_believed_at_once() -> None:
+    table = costs()
+    for _ in range(2):
+        table.observe(64, 0, 0.69)
+    assert ms(table, 64) > 1.8 * 230
+
+
+def test_a_wrong_entry_is_corrected_and_does_not_spoil_the_others() -> None:
+    table = costs()
+    table.observe(64, 0, 0.08)
+    for _ in range(12):
+        for n in (16, 64, 128):
+            table.observe(n, 0, 0.08 if n == 64 else 1e-3 * ON_A_CPU[n])
+    assert abs(ms(table, 64) - 80) < 25
+    assert abs(ms(table, 128) - 514) < 80
+
+
+def test_of_several_measurements_the_shortest_counts() -> None:
+    table = SliceCosts()
+    for seconds in (0.3, 0.1, 0.2):
+        table.measured(64, seconds)
+        table.measured_deep(64, 100, seconds + 0.05)
+    assert ms(table, 64) == 100
+    assert ms(table, 64, 100) <= 150 + 1e-6
+
+
+def test_attention_costs_what_it_does_at_the_same_kind_of_size() -> None:
+    table = costs()
+    table.measured_deep(16, 448, 0.094 + 16 * 448 * 4e-6)
+    table.measured_deep(64, 448, 0.230 + 64 * 448 * 4e-7)
+    assert abs(ms(table, 8, 1000) - (51 + 32)) < 0.1
+    assert abs(ms(table, 16, 1000) - (94 + 64)) < 0.1
+    assert abs(ms(table, 128, 1000) - (514 + 51.2)) < 0.1
+
+
+def test_between_two_sizes_the_cost_is_between_theirs_unless_a_cheaper_kernel_starts() -> None:
+    table = costs()
+    assert ms(table, 12) == (51 + 94) / 2
+    assert ms(table, 56) >= 530
+
+
+def test_alone_a_prompt_is_read_soonest_as_a_whole() -> None:
     assert best_alone(costs(), 1500, 0, 512) == 64
     assert best_alone(SliceCosts(), 1500, 0, 512) == 512
+    linear = SliceCosts()
+    for n in (1, 64, 128, 256):
+        linear.measured(n, 0.010 + 0.0015 * n)
+    assert best_alone(linear, 162, 0, 512) == 162
+    assert best_alone(linear, 600, 0, 512) == 512
 
 
 @given(st.lists(st.tuples(st.sampled_from(["extend", "share", "cut"]), *[st.integers(0, 3)] * 3)))
@@ -129,7 +197,7 @@ def test_the_context_fits_the_memory() -> None:
 
 def test_a_device_that_is_measured_is_not_measured_again() -> None:
     """A cancel that came when nothing ran any more used to end the worker here."""
-    saved = SavedCosts(per_call_s={1: 0.01}, per_token_and_cell_s=0.0)
+    saved = SavedCosts(per_call_s={1: 0.01}, per_token_and_cell_s={})
     calibration = Calibration(
         cast(Backend, None), SavedCalibration(pure=saved, mixed=saved), on_done=lambda _: None
     )

@@ -58,8 +58,8 @@ class Loop:
         self.before_call: Callable[[], None] = lambda: None
         self._real = backend.decode
         backend.decode = self._decode  # type: ignore[method-assign]  # the real one, watched
-        costs = SavedCosts(per_call_s=SLICE_S, per_token_and_cell_s=0.0)
-        nothing = SavedCosts(per_call_s={}, per_token_and_cell_s=0.0)
+        costs = SavedCosts(per_call_s=SLICE_S, per_token_and_cell_s={})
+        nothing = SavedCosts(per_call_s={}, per_token_and_cell_s={})
         saved = SavedCalibration(pure=costs, mixed=nothing)
         self.scheduler = Scheduler(
             backend,
@@ -201,10 +201,10 @@ def test_progress_is_told_slice_by_slice(loop: Loop) -> None:
             n_read.append(event.n_read)
         if isinstance(event, Finished):
             break
-    # What is left at the end is read in small slices: 44 at once would cost more than twice 64.
-    assert n_read[:5] == [0, 64, 128, 192, 256]
-    assert n_read[-1] == 300
-    assert n_read == sorted(set(n_read))
+    slices = [b - a for a, b in itertools.pairwise(n_read)]
+    assert (n_read[0], n_read[-1]) == (0, 300)
+    assert len(slices) > 1
+    assert not any(n <= 0 or 24 <= n < 64 for n in slices)
 
 
 def test_zero_tokens_only_read_the_prompt(loop: Loop) -> None:

@@ -1,0 +1,91 @@
+"""Which slice of a prompt to read next: pure functions of the cost tables."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from spillover.runtime.slice_costs import SliceCosts
+
+FIRST_GUESS = 16
+"""The slice while nothing is known of the device."""
+
+
+class SlicePlan(Struct, frozen=True):
+    """The next slice: its size, and whether it shares the call with the decode rows."""
+
+    n_tokens: int
+    mixed: bool
+
+
+def best_alone(costs: SliceCosts, n_left: int, depth: int, n_most: int) -> int:
+    """The slice size that reads the whole rest soonest, when nobody waits for a token."""
+    best, best_s = min(n_left, n_most), float("inf")
+    for n in costs.candidates(n_left, n_most):
+        n_calls, rest = divmod(n_left, n)
+        middle = depth + (n_left - n) // 2
+        seconds = costs.predict(n, middle)
+        rest_s = costs.predict(rest, depth + n_left - rest) if rest else 0.0
+        if seconds is None or rest_s is None:
+            return min(n_left, n_most)
+        if n_calls * seconds + rest_s < best_s * 0.98:
+            best, best_s = n, n_calls * seconds + rest_s
+    return best
+
+
+def best_within(
+    costs: SliceCosts, n_left: int, depth: int, n_most: int, room_s: float, decode_s: float
+) -> tuple[int, float] | None:
+    """The slice size with the best prefill rate whose calls, as many as fit, end within *room_s*
+    beside one decode step of *decode_s*; and that rate in tokens per second."""
+    best: tuple[int, float] | None = None
+    for n in costs.candidates(n_left, n_most):
+        seconds = costs.predict(n, depth)
+        if seconds is None or seconds > room_s:
+            continue
+        n_calls = min(int(room_s / seconds), -(-n_left // n))
+        rate = min(n_calls * n, n_left) / (decode_s + n_calls * seconds)
+        if best is None or rate > best[1]:
+            best = (n, rate)
+    return best
+
+
+def plan_slice(
+    pure: SliceCosts,
+    mixed: SliceCosts,
+    *,
+    n_left: int,
+    depth: int,
+    n_most: int,
+    room_s: float,
+    decode_s: float,
+) -> SlicePlan:
+    """The next slice while others generate; *room_s* is the allowed gap without the decode step.
+
+    When not even the cheapest slice fits, the cheapest is taken: the prompt must go on.
+    """
+    alone = best_within(pure, n_left, depth, n_most, room_s, decode_s)
+    together = _best_mixed(mixed, n_left, depth, n_most, room_s + decode_s)
+    if together and (alone is None or together[1] > alone[1]):
+        return SlicePlan(together[0], True)
+    return SlicePlan(alone[0] if alone else _cheapest(pure, n_left, depth, n_most), False)
+
+
+def _best_mixed(
+    costs: SliceCosts, n_left: int, depth: int, n_most: int, gap_s: float
+) -> tuple[int, float] | None:
+    best: tuple[int, float] | None = None
+    for n in costs.candidates(n_left, n_most):
+        seconds = costs.predict(n, depth)
+        if seconds is not None and seconds <= gap_s and (best is None or n / seconds > best[1]):
+            best = (n, n / seconds)
+    return best
+
+
+def _cheapest(costs: SliceCosts, n_left: int, depth: int, n_most: int) -> int:
+    """The slice that takes least; ties go to the larger one."""
+    known = [
+        (seconds, -n)
+        for n in costs.candidates(n_left, n_most)
+        if (seconds := costs.predict(n, depth)) is not None
+    ]
+    return -min(known)[1] if known else min(n_left, n_most, FIRST_GUESS)
