@@ -35,11 +35,15 @@ def take(content: dict[str, Any], path: Path) -> CloudSettings:
         if key in content:
             found[field] = _converted(content.pop(key), kind, key, path)
     _check_rules(found.get("policy"), path)
+    _check_privacy(found.get("privacy"), path)
     settings = CloudSettings(**found)
     names = [provider.name for provider in settings.providers]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{path}: two [[provider]] tables have the name {name}")
+    for name in settings.budget.providers:
+        if name not in names:
+            raise ConfigError(f"{path}: budget.providers: no [[provider]] has the name {name}")
     return settings
 
 
@@ -52,6 +56,17 @@ def _check_rules(policy: PolicySettings | None, path: Path) -> None:
         rules.check(policy)
     except InvalidRequest as error:
         raise ConfigError(f"{path}: policy: {error}") from error
+
+
+def _check_privacy(privacy: PrivacySettings | None, path: Path) -> None:
+    if privacy is None:
+        return
+    from spillover.cloud_fallback.privacy import finder  # loads libraries
+
+    try:
+        finder.check(privacy)
+    except InvalidRequest as error:
+        raise ConfigError(f"{path}: privacy.{error.param}: {error}") from error
 
 
 def _converted(value: Any, kind: Any, key: str, path: Path) -> Any:

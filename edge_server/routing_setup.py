@@ -61,8 +61,10 @@ def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
     cloud = settings.cloud
     next_door = [provider.name for provider in cloud.providers if provider.is_local_network]
     http = Http(proxy=settings.proxy or None)
-    # Libraries and certificates, so that no handoff waits for them; nothing is sent.
+    redactor = Redactor(cloud.privacy)
+    # Libraries, tables and certificates, so that no handoff waits for them; nothing is sent.
     threading.Thread(target=http.prepare, name="prepare-http", daemon=True).start()
+    threading.Thread(target=redactor.warm, name="prepare-redactor", daemon=True).start()
     database = Database(data_dir(settings) / _LEDGER)
     return Parts(
         engine,
@@ -76,7 +78,7 @@ def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
         policy=cloud.policy,
         trust=Trust(
             consent=ConsentDesk(),
-            redactor=Redactor(cloud.privacy),
+            redactor=redactor,
             budget=Budget(database, cloud.budget),
             breakers=Breakers(local_network=next_door),
         ),

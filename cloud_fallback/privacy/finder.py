@@ -11,7 +11,7 @@ from spillover.cloud_fallback.privacy.detectors.email import emails
 from spillover.cloud_fallback.privacy.detectors.iban import ibans
 from spillover.cloud_fallback.privacy.detectors.ip import ip_addresses
 from spillover.cloud_fallback.privacy.detectors.key import keys
-from spillover.cloud_fallback.privacy.detectors.phone import Phones
+from spillover.cloud_fallback.privacy.detectors.phone import Phones, check_regions
 from spillover.cloud_fallback.privacy.detectors.secret import secrets
 from spillover.cloud_fallback.privacy.detectors.user_pattern import user_patterns
 from spillover.cloud_fallback.privacy.plain import PlainText
@@ -26,11 +26,18 @@ MAX_PASSES = 16
 assert set(_FIRST_TO_LAST) == set(KINDS)
 
 
+def check(settings: PrivacySettings) -> None:
+    """InvalidRequest names the first pattern or region that is none."""
+    user_patterns(settings.patterns)
+    check_regions(settings.phone_regions)
+
+
 class Finder:
     """Finds what *settings* ask for. Where several kinds overlap, the user's own pattern names the
     whole, or else the kind that is surest."""
 
     def __init__(self, settings: PrivacySettings) -> None:
+        check(settings)
         self._phones = Phones(settings.phone_regions)
         found_by: dict[Kind, tuple[Detector, ...]] = {
             "secret": (keys, secrets),

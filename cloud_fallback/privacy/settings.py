@@ -13,7 +13,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 PHONE_REGIONS = ("US", "CA", "GB", "IE", "DE", "AT", "CH", "FR", "ES", "IT", "NL", "IN", "AU", "JP")
 
 
-class UserPattern(Struct, frozen=True, kw_only=True):
+class UserPattern(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A pattern of the user's own; what it matches is replaced by [NAME_1], [NAME_2], …"""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z]+(_[A-Za-z]+)*$", max_length=24)]
@@ -22,7 +22,7 @@ class UserPattern(Struct, frozen=True, kw_only=True):
     out. "(?i)" at its beginning ignores case."""
 
 
-class PrivacySettings(Struct, frozen=True, kw_only=True):
+class PrivacySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """*kinds* that are looked for, and the user's own *patterns*."""
 
     kinds: tuple[Kind, ...] = KINDS

@@ -23,7 +23,7 @@ Tokens = Annotated[int, Meta(ge=0, le=10**15)]
 PERIODS: tuple[Period, ...] = ("day", "month")
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Most that may be spent; None: no limit. Tokens are those of prompts and answers."""
 
     usd_per_day: Usd | None = None
@@ -41,7 +41,7 @@ class Limits(Struct, frozen=True, kw_only=True):
             yield "tokens", tokens
 
 
-class BudgetSettings(Struct, frozen=True, kw_only=True):
+class BudgetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The limits of all providers together, and of single ones beside them."""
 
     total: Limits = field(default_factory=Limits)

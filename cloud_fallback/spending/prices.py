@@ -14,7 +14,7 @@ _NANO_PER_MICRO = 1000
 Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
-class Prices(Struct, frozen=True, kw_only=True):
+class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """US dollars per million tokens, as a provider listed them on *priced_on*."""
 
     input_usd: Usd

@@ -244,6 +244,15 @@ def test_the_documented_file_sets_up_the_cloud(tmp_path: Path) -> None:
         ),
         ("[policy]\nqueue_seconds = 3", "policy: .*queue_seconds"),
         ("[budget.total]\nusd_per_day = -1", "budget.total.usd_per_day"),
+        ("[budget.total]\nusd_per_dya = 1", "budget.total: .*usd_per_dya"),
+        ("[budget]\nusd_per_day = 1", "budget: .*usd_per_day"),
+        ("[budget.providers.x]\nusd_per_day = 1", "no .*provider.* has the name x"),
+        ("[privacy]\nkinds = ['emial']", "privacy.kinds.*emial"),
+        ("[privacy]\nphone_regions = ['UK']", r"privacy.phone_regions\[0\]: UK is no country"),
+        (
+            "[[privacy.patterns]]\nname = 'a'\npattern = '('",
+            r"privacy.patterns\[0\].pattern: .*'a'",
+        ),
     ],
 )
 def test_a_wrong_table_is_told_by_its_place(text: str, message: str, tmp_path: Path) -> None:

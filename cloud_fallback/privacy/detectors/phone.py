@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from spillover.cloud_fallback.privacy.spans import Span
+from spillover.runtime.errors import InvalidRequest
 
 _ENOUGH_DIGITS = re.compile(r"\d(?:[ .()/-]{0,3}\d){5}")
 _INTERNATIONAL = re.compile(
@@ -53,6 +54,18 @@ _SAID_OTHERWISE = re.compile(
 _BEFORE_CHARS = 48
 _EXAMPLES = ("030 901820", "0000 0000 0000", "+1 415 555 2671")
 _MIN_DIGITS, _MAX_DIGITS = 7, 15
+
+
+def check_regions(regions: Collection[str]) -> None:
+    """InvalidRequest for a region that does not exist, such as UK for GB."""
+    import phonenumbers
+
+    for place, region in enumerate(regions):
+        if region not in phonenumbers.SUPPORTED_REGIONS:
+            raise InvalidRequest(
+                f"{region} is no country of ISO 3166 with telephone numbers",
+                f"phone_regions[{place}]",
+            )
 
 
 class Phones:
