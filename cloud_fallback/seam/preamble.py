@@ -10,6 +10,8 @@ _OPENINGS = (
     r"sure|certainly|of course|absolutely|okay|ok|right|alright|understood|got it|no problem|"
     r"no worries|apologies|i apologi[sz]e|sorry|i'm sorry|my apologies|thanks|thank you|"
     r"continuing|continued|continuation|picking up|resuming|let me (?:continue|pick|resume|finish)|"
+    r"as (?:requested|promised|you)|going on|where (?:was|were) (?:i|we)|happy to|glad to|great|"
+    r"let's (?:continue|resume|pick)|perfect|yes\b|"
     r"i(?:'ll| will) (?:continue|pick|resume|finish|go on)|here(?:'s| is| are)|as i was saying",
     r"klar|natürlich|selbstverständlich|gern(?:e)?\b|hier (?:ist|geht|kommt)|fortsetzung|weiter|"
     r"ich (?:mache|setze|fahre|schreibe)|entschuldig|tut mir leid|alles klar|verstanden",
@@ -65,12 +67,12 @@ def opens_talk(text: str) -> bool:
 
 
 def is_preamble(text: str) -> bool:
-    """Whether *text* is talk about the answer that comes after it: short, or about the
-    interruption, and opened by a word for that."""
-    if len(text) > MAX_PREAMBLE_CHARS or not _OPENING.match(text):
+    """Whether *text* is talk about the answer that comes after it. Two of three must hold: it is
+    short and set apart, it speaks of the interruption, it opens as talk does."""
+    if len(text) > MAX_PREAMBLE_CHARS:
         return False
     is_short = len(text) <= SHORT_CHARS and text.rstrip()[-1:] in _LAST
-    return is_short or _META.search(text) is not None
+    return is_short + (_META.search(text) is not None) + opens_talk(text) >= 2
 
 
 def preamble_length(text: str) -> int:

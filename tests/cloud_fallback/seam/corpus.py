@@ -78,6 +78,8 @@ PREAMBLES = (
     "Sure! ",
     "Sure, here is the rest:\n\n",
     "Apologies for the interruption. Continuing from where I left off:\n\n",
+    "As requested, this is what follows — ",
+    "The answer continues here:\n\n",
     "Natürlich! Hier ist die Fortsetzung:\n\n",
     "Bien sûr, voici la suite :\n\n",
     "¡Claro! Aquí tienes el resto:\n",
