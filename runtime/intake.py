@@ -16,6 +16,7 @@ from spillover.runtime.scheduler import Scheduler
 from spillover.runtime.sequence import Job
 from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import starts_inside
+from spillover.runtime.tools.plan import ToolPlan, plan_tools
 
 
 class Intake:
@@ -51,15 +52,17 @@ class Intake:
 
     def _submit(self, command: protocol.Submit) -> None:
         request = command.request
-        prompt, text = self._prompt(request)
+        plan = plan_tools(request, self._model.template.tool_format)
+        prompt, text = self._prompt(request, plan)
         n_ctx = self._model.card.n_ctx
         if len(prompt) >= n_ctx:
             raise ContextOverflow(len(prompt), n_ctx, self._model.card.name)
         self._check_bias(request)
-        pipelines = tuple(self._pipeline(request, text) for _ in range(request.n))
+        pipelines = tuple(self._pipeline(request, text, plan) for _ in range(request.n))
+        shown = self._shown(plan)
         for pipeline, tokens in zip(pipelines, command.resumed, strict=False):
             for token in tokens or ():
-                pipeline.feed(self._backend.token_bytes(token))
+                pipeline.feed(self._backend.token_bytes(token) or shown.get(token, b""))
         job = Job(
             id=command.id,
             request=request,
@@ -67,11 +70,12 @@ class Intake:
             seed=command.seed,
             pipelines=pipelines,
             resumed=command.resumed,
+            shown=shown,
         )
-        if request.form is None:
+        if request.form is None and (plan is None or not plan.is_held):
             self._schedule(job)
         else:
-            self._forms.compile(job, text, self._schedule_compiled, self._reject)
+            self._forms.compile(job, text, plan, self._schedule_compiled, self._reject)
 
     def _schedule(self, job: Job) -> None:
         self._scheduler.submit(job, unlimited=bool(job.resumed))
@@ -85,13 +89,23 @@ class Intake:
     def _reject(self, job_id: int, error: InvalidRequest | EngineBusy) -> None:
         self._send(_rejection(job_id, error))
 
-    def _prompt(self, request: GenerationRequest) -> tuple[Tokens, str]:
+    def _shown(self, plan: ToolPlan | None) -> dict[int, bytes]:
+        """The control tokens that mark tool calls, which otherwise add nothing to the text."""
+        shown = {}
+        for marker in plan.format.markers if plan else ():
+            ids = self._backend.tokenize(marker, add_special=False, parse_special=True).tolist()
+            if len(ids) == 1 and not self._backend.token_bytes(ids[0]):
+                shown[ids[0]] = marker.encode()
+        return shown
+
+    def _prompt(self, request: GenerationRequest, plan: ToolPlan | None) -> tuple[Tokens, str]:
         """The prompt's token ids, and its text where it went through the chat template."""
         if request.messages:
             text = self._model.template.render(
                 request.messages,
                 continue_final_message=request.continue_final_message,
                 template_kwargs=request.template_kwargs,
+                tools=plan.tools if plan else (),
             )
             add_special = not text.startswith(self._backend.info.bos_text or "\0")
             tokens = self._backend.tokenize(text, add_special=add_special, parse_special=True)
@@ -123,12 +137,15 @@ class Intake:
                     "logit_bias",
                 )
 
-    def _pipeline(self, request: GenerationRequest, rendered: str) -> TextPipeline:
+    def _pipeline(
+        self, request: GenerationRequest, rendered: str, plan: ToolPlan | None
+    ) -> TextPipeline:
         splits = bool(request.messages) and request.split_reasoning
         return TextPipeline(
             request.stop,
             split_reasoning=splits,
             inside=starts_inside(rendered) if splits else None,
+            tools=plan.parser() if plan else None,
         )
 
     def _tokens(self, command: protocol.AskTokens) -> protocol.Tokens:

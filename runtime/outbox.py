@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from spillover.runtime.events import Delta, EngineEvent, ReasoningDelta
+from spillover.runtime.events import Delta, EngineEvent, ReasoningDelta, ToolCallDelta
 
 Emit: TypeAlias = Callable[[list[tuple[int, EngineEvent]]], None]
 
@@ -28,7 +28,7 @@ class Outbox:
         if not self._events:
             self._since = self._clock()
         self._events.append((job_id, event))
-        if not isinstance(event, Delta | ReasoningDelta):
+        if not isinstance(event, Delta | ReasoningDelta | ToolCallDelta):
             self._is_urgent = True
 
     def flush(self) -> None:

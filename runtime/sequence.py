@@ -16,10 +16,12 @@ from spillover.runtime.events import (
     ReasoningDelta,
     Timings,
     TokenLogprob,
+    ToolCallDelta,
     Usage,
 )
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.text.pipeline import TextPipeline
+from spillover.runtime.text.pipeline import Piece, TextPipeline
+from spillover.runtime.tools.parser import CallDelta
 
 
 class Phase(Enum):
@@ -43,6 +45,8 @@ class Job(Struct, frozen=True, kw_only=True):
     resumed: tuple[tuple[int, ...] | None, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     """One for each choice, when the answer must have a form."""
+    shown: dict[int, bytes] = {}
+    """Control tokens that count as text: they mark tool calls."""
 
     def is_open(self, choice: int) -> bool:
         """Whether *choice* is still to be generated."""
@@ -73,6 +77,7 @@ class Sequence:
         self.sampler: Sampler | None = None
         self.order = job.id
         self.constraint = job.constraints[choice] if job.constraints else None
+        self._shown = job.shown
         self._pipeline = job.pipelines[choice]
         self._buffer = np.concatenate([job.prompt, np.array(generated, dtype=np.int32)])
         self._pending_ids: list[int] = []
@@ -133,7 +138,7 @@ class Sequence:
         self._pending_ids.append(token)
         if logprob is not None:
             self._pending_logprobs.append(logprob)
-        return self._deltas(self._pipeline.feed(piece))
+        return self._deltas(self._pipeline.feed(piece or self._shown.get(token, b"")))
 
     def count_eog(self, now: float) -> None:
         """Take the token that ends the answer: it counts, but is no text."""
@@ -156,7 +161,7 @@ class Sequence:
         """Why the answer ended, when it did so by itself."""
         if self.constraint is not None and self.constraint.has_failed:
             return "interrupted"
-        return "stop"
+        return "tool_calls" if self._pipeline.n_calls else "stop"
 
     def _store(self, token: int) -> None:
         n = self.n_tokens
@@ -167,20 +172,29 @@ class Sequence:
         self._buffer[n] = token
         self.n_generated += 1
 
-    def _deltas(self, pieces: list[tuple[bool, str]]) -> list[EngineEvent]:
-        if not pieces:
-            return []
-        events: list[EngineEvent] = []
-        for is_reasoning, text in pieces:
-            ids = tuple(self._pending_ids)
-            logprobs = tuple(self._pending_logprobs)
-            self._pending_ids.clear()
-            self._pending_logprobs.clear()
-            if is_reasoning:
-                self._n_reasoning += len(ids)
-            kind = ReasoningDelta if is_reasoning else Delta
-            events.append(kind(choice=self.choice, text=text, token_ids=ids, logprobs=logprobs))
-        return events
+    def _deltas(self, pieces: list[Piece]) -> list[EngineEvent]:
+        return [self._delta(piece) for piece in pieces]
+
+    def _delta(self, piece: Piece) -> EngineEvent:
+        """With the tokens since the last delta."""
+        choice, ids, logprobs = self.choice, tuple(self._pending_ids), tuple(self._pending_logprobs)
+        self._pending_ids.clear()
+        self._pending_logprobs.clear()
+        if isinstance(piece, CallDelta):
+            return ToolCallDelta(
+                choice=choice,
+                index=piece.index,
+                id=piece.id,
+                name=piece.name,
+                arguments=piece.arguments,
+                token_ids=ids,
+                logprobs=logprobs,
+            )
+        is_reasoning, text = piece
+        if is_reasoning:
+            self._n_reasoning += len(ids)
+        kind = ReasoningDelta if is_reasoning else Delta
+        return kind(choice=choice, text=text, token_ids=ids, logprobs=logprobs)
 
     def finish(self, reason: FinishReason, now: float) -> list[EngineEvent]:
         """The last deltas and the end; the caller frees what the sequence holds."""

@@ -18,6 +18,7 @@ from spillover.runtime.events import (
     Queued,
     ReasoningDelta,
     Timings,
+    ToolCallDelta,
     Usage,
 )
 from spillover.runtime.request import GenerationRequest
@@ -69,7 +70,7 @@ class Ticket:
     def record(self, event: EngineEvent) -> EngineEvent:
         """Remember what an event says of the progress; the event as the client should see it."""
         match event:
-            case Delta() | ReasoningDelta():
+            case Delta() | ReasoningDelta() | ToolCallDelta():
                 generated = self._generated[event.choice]
                 if not generated:
                     self._first.setdefault(event.choice, self._clock())

@@ -11,6 +11,7 @@ from spillover.cloud_fallback.route_settings import Wishes
 from spillover.cloud_fallback.routing import Fallback, Place, Routing
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.forms import FormBody, form_of
+from spillover.edge_server.wire.tools import CallBody, ChoiceBody, ToolBody, calls_of, tool_fields
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import HandoffMode, Origin
 from spillover.runtime.request import GenerationRequest
@@ -66,7 +67,6 @@ class CommonBody(FormBody, frozen=True, kw_only=True):
     xtc_threshold: float | None = None
     logit_bias: dict[str, float] | None = None
     spillover: SpilloverBody | None = None
-    tools: Any = None
 
 
 class TextPart(Struct, frozen=True):
@@ -78,6 +78,8 @@ class ChatMessage(Struct, frozen=True):
     role: str
     content: str | tuple[TextPart, ...] | None = None
     name: str | None = None
+    tool_calls: tuple[CallBody, ...] | None = None
+    tool_call_id: str | None = None
 
 
 class ChatBody(CommonBody, frozen=True, kw_only=True):
@@ -92,6 +94,9 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     modalities: tuple[str, ...] | None = None
+    tools: tuple[ToolBody, ...] | None = None
+    tool_choice: str | ChoiceBody | None = None
+    parallel_tool_calls: bool | None = None
 
 
 def wishes_of(body: CommonBody, *, events_header: str | None) -> Wishes:
@@ -149,6 +154,7 @@ def chat_request(body: ChatBody) -> GenerationRequest:
         "logprobs": logprobs,
         "continue_final_message": body.continue_final_message or False,
         "template_kwargs": _template_kwargs(body),
+        **tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls),
     }
     if fields["max_tokens"] == 0:
         raise bad_request("max_tokens: at least one token must be asked for", "max_tokens")
@@ -184,13 +190,17 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
                     f"messages[{index}].content[{place}]",
                 )
         content = "".join(part.text or "" for part in content)
-    return {"role": message.role, "content": content or "", "name": message.name}
+    return {
+        "role": message.role,
+        "content": content or "",
+        "name": message.name,
+        "tool_calls": calls_of(message.tool_calls or ()),
+        "tool_call_id": message.tool_call_id,
+    }
 
 
 def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     """The request with *fields*, and with what all dialects share from *body*."""
-    if body.tools:
-        raise bad_request("tools is not supported yet", "tools")
     sampling = {
         name: value
         for name in Sampling.__struct_fields__

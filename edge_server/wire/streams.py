@@ -19,6 +19,7 @@ from spillover.edge_server.wire.answer import (
     valid_text,
 )
 from spillover.edge_server.wire.errors import WireError, body_of
+from spillover.edge_server.wire.tools import call_delta
 from spillover.runtime.events import (
     ConsentAnswered,
     ConsentAsked,
@@ -32,6 +33,7 @@ from spillover.runtime.events import (
     Replace,
     Seam,
     StreamEvent,
+    ToolCallDelta,
 )
 
 _json = msgspec.json.Encoder().encode
@@ -76,6 +78,8 @@ class StreamEncoder(ABC):
             return self._plain(event)
         self._totals.add(event)
         match event:
+            case ToolCallDelta():
+                return self._chunk(self._call(event), event.choice)
             case Finished():
                 return self._finish(event)
             case Failed():
@@ -142,6 +146,10 @@ class StreamEncoder(ABC):
     @abstractmethod
     def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]: ...
 
+    def _call(self, event: ToolCallDelta) -> dict[str, Any]:
+        """A part of a tool call; only conversations have them."""
+        raise AssertionError("a text completion has no tools")
+
     @abstractmethod
     def _empty_choice(self) -> dict[str, Any]: ...
 
@@ -157,7 +165,15 @@ class ChatStream(StreamEncoder):
 
     def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
         field = "content" if isinstance(event, Delta) else "reasoning_content"
-        choice: dict[str, Any] = {"delta": {field: valid_text(event.text)}, "finish_reason": None}
+        return self._with_logprobs({field: valid_text(event.text)}, event)
+
+    def _call(self, event: ToolCallDelta) -> dict[str, Any]:
+        return self._with_logprobs({"tool_calls": [call_delta(event)]}, event)
+
+    def _with_logprobs(
+        self, delta: dict[str, Any], event: Delta | ReasoningDelta | ToolCallDelta
+    ) -> dict[str, Any]:
+        choice: dict[str, Any] = {"delta": delta, "finish_reason": None}
         if event.logprobs:
             choice["logprobs"] = chat_logprobs(event.logprobs)
         return choice

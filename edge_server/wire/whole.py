@@ -18,6 +18,7 @@ from spillover.edge_server.wire.answer import (
 )
 from spillover.edge_server.wire.completions import Completions
 from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.tools import Calls
 from spillover.runtime.events import (
     Delta,
     Failed,
@@ -27,6 +28,7 @@ from spillover.runtime.events import (
     Seam,
     StreamEvent,
     TokenLogprob,
+    ToolCallDelta,
 )
 
 
@@ -37,6 +39,7 @@ class Choice:
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.logprobs: list[TokenLogprob] = []
+        self.calls = Calls()
 
 
 class WholeAnswer:
@@ -62,6 +65,9 @@ class WholeAnswer:
                 self._choices[event.choice].logprobs.extend(event.logprobs)
             case ReasoningDelta():
                 self._choices[event.choice].reasoning.append(event.text)
+                self._choices[event.choice].logprobs.extend(event.logprobs)
+            case ToolCallDelta():
+                self._choices[event.choice].calls.add(event)
                 self._choices[event.choice].logprobs.extend(event.logprobs)
             case Failed():
                 self._failed = event
@@ -107,6 +113,8 @@ class WholeAnswer:
     def _chat_choice(self, choice: Choice) -> dict[str, Any]:
         text = valid_text("".join(choice.text))
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if choice.calls:
+            message |= {"content": text or None, "tool_calls": choice.calls.objects()}
         if choice.reasoning:
             message["reasoning_content"] = valid_text("".join(choice.reasoning))
         logprobs = chat_logprobs(tuple(choice.logprobs)) if self._logprobs else None

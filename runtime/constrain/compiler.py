@@ -16,6 +16,7 @@ from spillover.runtime.errors import EngineBusy, InvalidRequest
 from spillover.runtime.request import FORM_FIELD
 from spillover.runtime.sequence import Job
 from spillover.runtime.text.reasoning import TagPair, starts_inside
+from spillover.runtime.tools.plan import ToolPlan
 
 if TYPE_CHECKING:
     from spillover.runtime.constrain.factory import ConstraintFactory, Make
@@ -29,6 +30,9 @@ Compiled: TypeAlias = Callable[[Job, bool], None]
 Refused: TypeAlias = Callable[[int, InvalidRequest | EngineBusy], None]
 
 
+_Order: TypeAlias = tuple[Job, str, ToolPlan | None, Compiled, Refused]
+
+
 class FormCompiler:
     """Gives jobs their constraints, one job after the other."""
 
@@ -36,12 +40,14 @@ class FormCompiler:
         self._backend = backend
         self._tag_pairs = tag_pairs
         self._factory: ConstraintFactory | None = None
-        self._waiting: queue.SimpleQueue[tuple[Job, str, Compiled, Refused]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._open: dict[int, bool] = {}
         self._thread: threading.Thread | None = None
 
-    def compile(self, job: Job, prompt: str, compiled: Compiled, refused: Refused) -> None:
+    def compile(
+        self, job: Job, prompt: str, plan: ToolPlan | None, compiled: Compiled, refused: Refused
+    ) -> None:
         """Call *compiled* or *refused*, soon and in another thread. *prompt* is the text that
         the answer follows."""
         with self._lock:
@@ -51,7 +57,7 @@ class FormCompiler:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="forms", daemon=True)
                 self._thread.start()
-        self._waiting.put((job, prompt, compiled, refused))
+        self._waiting.put((job, prompt, plan, compiled, refused))
 
     def cancel(self, job_id: int) -> None:
         """Remember it for a job that waits here."""
@@ -61,9 +67,9 @@ class FormCompiler:
 
     def _run(self) -> None:
         while True:
-            job, prompt, compiled, refused = self._waiting.get()
+            job, prompt, plan, compiled, refused = self._waiting.get()
             try:
-                constraints = self._constraints(job, prompt)
+                constraints = self._constraints(job, prompt, plan)
                 with self._lock:
                     is_cancelled = self._open.pop(job.id)
                 compiled(structs.replace(job, constraints=constraints), is_cancelled)
@@ -77,11 +83,10 @@ class FormCompiler:
                 with self._lock:
                     self._open.pop(job.id, None)
 
-    def _constraints(self, job: Job, prompt: str) -> tuple[Constraint, ...]:
-        form = job.request.form
-        assert form is not None
+    def _constraints(self, job: Job, prompt: str, plan: ToolPlan | None) -> tuple[Constraint, ...]:
         factory = self._factory = self._factory or self._new_factory()
-        make = self._behind_reasoning(job, prompt, factory, factory.form(form))
+        make = factory.answer(job.request.form, plan)
+        make = self._behind_reasoning(job, prompt, factory, make)
         constraints = tuple(make() for _ in range(job.request.n))
         for constraint, tokens in zip(constraints, job.resumed, strict=False):
             for token in tokens or ():

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from collections.abc import Callable
+from typing import Any
+
+from llguidance import LLMatcher
 
 from spillover.runtime.backend import Backend, Constraint
 from spillover.runtime.constrain.gates import AfterMarker, MayOpen
-from spillover.runtime.constrain.grammar import grammar_of
-from spillover.runtime.constrain.matching import GrammarConstraint, compile_grammar
+from spillover.runtime.constrain.grammar import grammar_of, json_style
+from spillover.runtime.constrain.matching import GrammarConstraint, compile_grammar, first_lines
 from spillover.runtime.constrain.vocabulary import Vocabulary
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import FORM_FIELD, Form
+from spillover.runtime.request import FORM_FIELD, Form, JsonObject, JsonSchema
 from spillover.runtime.text.reasoning import TagPair
+from spillover.runtime.tools.call_grammar import calls_grammar, calls_or_form_grammar, checked
+from spillover.runtime.tools.plan import ToolPlan
 
 N_REMEMBERED = 16
 """Grammars that stay compiled: one client asks for the same form again and again."""
@@ -40,6 +46,50 @@ class ConstraintFactory:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self._backend)
             return self._vocabulary
+
+    def answer(self, form: Form | None, plan: ToolPlan | None) -> Make:
+        """Holds an answer to *form*, or its tool calls to the shapes of *plan*."""
+        if plan is None:
+            assert form is not None
+            return self.form(form)
+        tools = checked(plan.tools, self._fault_of)
+        if plan.must_call:
+            return self.grammar(
+                calls_grammar(
+                    plan.format, tools, self._spell, several=plan.several, after_opening=False
+                ),
+                "tools",
+            )
+        if form is not None:
+            if not isinstance(form, JsonObject | JsonSchema):
+                raise InvalidRequest(
+                    "tools go together with JSON only, not with a regex or grammar", FORM_FIELD
+                )
+            grammar = calls_or_form_grammar(
+                plan.format, tools, self._spell, form, several=plan.several
+            )
+            return self.grammar(grammar, FORM_FIELD)
+        grammar = calls_grammar(
+            plan.format, tools, self._spell, several=plan.several, after_opening=True
+        )
+        return self.after_each(
+            plan.format.opening,
+            self.grammar(grammar, "tools"),
+            repeats=plan.several and not plan.format.is_list,
+        )
+
+    def _fault_of(self, schema: dict[str, Any]) -> str:
+        """Why arguments cannot be held to *schema*; empty when they can."""
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=json_style())
+        is_error, messages = LLMatcher.validate_grammar_with_warnings(
+            grammar, self.vocabulary.tokenizer
+        )
+        return first_lines(messages[0]) if is_error else ""
+
+    def _spell(self, marker: str) -> str:
+        """A marker in a grammar: the number of its token, or its text."""
+        token = next((t for t, text in self.vocabulary.controls.items() if text == marker), None)
+        return json.dumps(marker) if token is None else f"<[{token}]>"
 
     def form(self, form: Form) -> Make:
         """Holds an answer to *form* from its first token on. Raises InvalidRequest."""

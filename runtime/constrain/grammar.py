@@ -28,10 +28,10 @@ def grammar_of(form: Form) -> str:
     """Raises InvalidRequest when the form is too large or cannot be read."""
     match form:
         case JsonObject():
-            return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=_style())
+            return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=json_style())
         case JsonSchema():
             return LLMatcher.grammar_from_json_schema(
-                clean_schema(form.schema, FORM_FIELD), overrides=_style()
+                clean_schema(form.schema, FORM_FIELD), overrides=json_style()
             )
         case Regex():
             limits.check_text(form.pattern, limits.MAX_PATTERN_CHARS, FORM_FIELD)
@@ -50,7 +50,8 @@ def clean_schema(schema: dict[str, Any], field: str) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "x-guidance"}
 
 
-def _style() -> Any:
+def json_style() -> Any:
+    """JSON_STYLE as llguidance's own type, which cannot be named."""
     return JSON_STYLE
 
 

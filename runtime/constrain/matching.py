@@ -19,7 +19,7 @@ def compile_grammar(vocabulary: Vocabulary, grammar: str, field: str) -> Grammar
     """At the beginning of *grammar*. Raises InvalidRequest when it cannot be followed."""
     matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=_limits())
     if matcher.is_error():
-        raise InvalidRequest(_first_lines(matcher.get_error()), field)
+        raise InvalidRequest(first_lines(matcher.get_error()), field)
     constraint = GrammarConstraint(vocabulary, matcher)
     # The first mask is the dearest one; what it finds out is kept for all copies.
     constraint.mask()
@@ -33,7 +33,8 @@ def _limits() -> LLParserLimits:
     return LLParserLimits(verbose_errors=False)
 
 
-def _first_lines(message: str) -> str:
+def first_lines(message: str) -> str:
+    """The beginning of a message of llguidance, as one line."""
     return re.sub(r"\s+", " ", message)[:_MAX_MESSAGE_CHARS].strip()
 
 

@@ -8,10 +8,12 @@ import jinja2
 from jinja2.exceptions import SecurityError
 
 from spillover.runtime.errors import InvalidRequest, ModelError
-from spillover.runtime.request import Message
+from spillover.runtime.request import Message, Tool
 from spillover.runtime.text.deadline import DeadlinePassed, within
 from spillover.runtime.text.reasoning import TAG_PAIRS
 from spillover.runtime.text.sandbox import TemplateRefusal, compile_template
+from spillover.runtime.tools.formats import format_of, knows_tools
+from spillover.runtime.tools.prompts import call_object, in_plain_words, tool_object
 
 CHATML = (
     "{% for message in messages %}"
@@ -27,7 +29,7 @@ MAX_GROWTH_CHARS = 1 << 20
 
 RENDER_TIMEOUT_S = 2.0
 
-_RESERVED = frozenset({"messages", "bos_token", "eos_token", "add_generation_prompt"})
+_RESERVED = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 
 
 class ChatTemplate:
@@ -49,6 +51,9 @@ class ChatTemplate:
         self._timeout_s = timeout_s
         # Most templates know no developer: for them it is OpenAI's later name of the system.
         self._knows_developer = source is not None and "developer" in source
+        self._knows_tools = knows_tools(source)
+        self.tool_format = format_of(source)
+        """How the model writes tool calls."""
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
         self.tag_pairs = tuple(pair for pair in TAG_PAIRS if pair.close in (source or ""))
         """How the model marks what it thinks, as far as the template shows it."""
@@ -68,8 +73,10 @@ class ChatTemplate:
         *,
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
     ) -> str:
-        """The prompt. With *continue_final_message* it ends inside the last message.
+        """The prompt. With *continue_final_message* it ends inside the last message. Where the
+        template knows no tools, the system's message tells of them.
 
         Raises InvalidRequest when the template refuses the conversation or goes astray.
         """
@@ -78,14 +85,21 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"{', '.join(sorted(taken))} cannot be set from outside", "chat_template_kwargs"
             )
-        prompt = self._render(messages, extra, opens_turn=not continue_final_message)
+        if not self._knows_tools:
+            messages, tools = in_plain_words(messages, tools), ()
+        prompt = self._render(messages, tools, extra, opens_turn=not continue_final_message)
         n_content = sum(len(message.content) for message in messages)
         if len(prompt) > 2 * n_content + MAX_GROWTH_CHARS:
             raise InvalidRequest(f"the chat template of {self._name} writes too much", "messages")
         return _cut_after(prompt, messages[-1].content) if continue_final_message else prompt
 
     def _render(
-        self, messages: tuple[Message, ...], extra: dict[str, Any], *, opens_turn: bool
+        self,
+        messages: tuple[Message, ...],
+        tools: tuple[Tool, ...],
+        extra: dict[str, Any],
+        *,
+        opens_turn: bool,
     ) -> str:
         values = {
             **extra,
@@ -93,6 +107,8 @@ class ChatTemplate:
             "messages": [self._as_dict(message) for message in messages],
             "add_generation_prompt": opens_turn,
         }
+        if tools:
+            values["tools"] = [tool_object(tool) for tool in tools]
         try:
             return within(self._timeout_s, lambda: self._template.render(values))
         except TemplateRefusal as error:
@@ -120,11 +136,18 @@ class ChatTemplate:
                 "messages",
             ) from error
 
-    def _as_dict(self, message: Message) -> dict[str, str]:
+    def _as_dict(self, message: Message) -> dict[str, Any]:
         is_system = message.role == "developer" and not self._knows_developer
-        fields = {"role": "system" if is_system else message.role, "content": message.content}
+        fields: dict[str, Any] = {
+            "role": "system" if is_system else message.role,
+            "content": message.content,
+        }
         if message.name is not None:
             fields["name"] = message.name
+        if message.tool_calls:
+            fields["tool_calls"] = [call_object(call) for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            fields["tool_call_id"] = message.tool_call_id
         return fields
 
 

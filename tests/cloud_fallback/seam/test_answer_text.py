@@ -39,8 +39,9 @@ def test_a_stop_string_written_by_two_writers_ends_the_answer() -> None:
     answer, client = AnswerText(("\n\nUser:",)), Client()
     local = TextPipeline(("\n\nUser:",), split_reasoning=False)
     pieces = [*local.feed(b"All is well.\n\nUs"), *local.feed(b"er"), *local.flush()]
-    for _, text in pieces:
-        client.take(answer.feed(text))
+    for piece in pieces:
+        assert isinstance(piece, tuple)
+        client.take(answer.feed(piece[1]))
     assert client.text == "All is well."
     assert answer.said == "All is well.\n\nUser"
     client.take(answer.feed(": and"))

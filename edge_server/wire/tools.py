@@ -1,0 +1,117 @@
+"""Tools and tool calls in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from spillover.edge_server.wire.answer import valid_text
+from spillover.edge_server.wire.errors import bad_request
+from spillover.runtime.events import ToolCallDelta
+
+
+class FunctionBody(Struct, frozen=True, kw_only=True):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolBody(Struct, frozen=True, kw_only=True):
+    type: str = "function"
+    function: FunctionBody | None = None
+
+
+class NameBody(Struct, frozen=True, kw_only=True):
+    name: str
+
+
+class ChoiceBody(Struct, frozen=True, kw_only=True):
+    type: str = "function"
+    function: NameBody | None = None
+
+
+class CalledBody(Struct, frozen=True, kw_only=True):
+    name: str
+    arguments: str = "{}"
+
+
+class CallBody(Struct, frozen=True, kw_only=True):
+    id: str = ""
+    type: str = "function"
+    function: CalledBody
+
+
+def tool_fields(
+    tools: tuple[ToolBody, ...] | None, choice: str | ChoiceBody | None, parallel: bool | None
+) -> dict[str, Any]:
+    """Fields of a GenerationRequest, or a 400 that names the field."""
+    fields: dict[str, Any] = {"tools": tuple(_tool(t, i) for i, t in enumerate(tools or ()))}
+    if isinstance(choice, ChoiceBody):
+        if choice.type != "function" or choice.function is None:
+            raise bad_request("tool_choice: a function must be named", "tool_choice")
+        fields["tool_choice"] = {"name": choice.function.name}
+    elif choice is not None:
+        if choice not in ("auto", "none", "required"):
+            message = "tool_choice: auto, none, required or a function are possible"
+            raise bad_request(message, "tool_choice")
+        fields["tool_choice"] = choice
+    if parallel is not None:
+        fields["parallel_tool_calls"] = parallel
+    return fields
+
+
+def _tool(tool: ToolBody, index: int) -> dict[str, Any]:
+    if tool.type != "function" or tool.function is None:
+        param = f"tools[{index}].type" if tool.type != "function" else f"tools[{index}].function"
+        raise bad_request(f"{param}: a function is needed", param)
+    function = tool.function
+    return {
+        "name": function.name,
+        "description": function.description or "",
+        "parameters": function.parameters or {},
+        "strict": bool(function.strict),
+    }
+
+
+def calls_of(calls: tuple[CallBody, ...]) -> tuple[dict[str, Any], ...]:
+    """The calls of a message of the history."""
+    return tuple(
+        {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
+        for call in calls
+    )
+
+
+def call_delta(event: ToolCallDelta) -> dict[str, Any]:
+    """A part of a call in a chunk of a stream."""
+    function: dict[str, Any] = {"arguments": valid_text(event.arguments)}
+    if event.id is None:
+        return {"index": event.index, "function": function}
+    function = {"name": event.name, **function}
+    return {"index": event.index, "id": event.id, "type": "function", "function": function}
+
+
+class Calls:
+    """The calls of a whole answer."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, dict[str, Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, event: ToolCallDelta) -> None:
+        call = self._calls.setdefault(
+            event.index,
+            {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
+        )
+        function = call["function"]
+        call["id"] = event.id or call["id"]
+        function["name"] = event.name or function["name"]
+        function["arguments"] += event.arguments
+
+    def objects(self) -> list[dict[str, Any]]:
+        for call in self._calls.values():
+            call["function"]["arguments"] = valid_text(call["function"]["arguments"])
+        return [self._calls[index] for index in sorted(self._calls)]

@@ -1,0 +1,126 @@
+"""Grammars that hold tool calls to their form: names that exist, arguments that follow their
+schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from spillover.runtime.constrain.grammar import JSON_STYLE, clean_schema
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.request import JsonObject, JsonSchema, Tool
+from spillover.runtime.tools.formats import ToolFormat
+
+Spell = Callable[[str], str]
+"""How a marker stands in a grammar: a text, or the number of its token."""
+
+
+def calls_grammar(
+    format: ToolFormat, tools: tuple[Tool, ...], spell: Spell, *, several: bool, after_opening: bool
+) -> str:
+    """One call, or *several*; *after_opening*: of a call whose opening has been written."""
+    return "start: calls\n" + _rules(
+        format, tools, spell, several=several, after_opening=after_opening
+    )
+
+
+def calls_or_form_grammar(
+    format: ToolFormat,
+    tools: tuple[Tool, ...],
+    spell: Spell,
+    form: JsonObject | JsonSchema,
+    *,
+    several: bool,
+) -> str:
+    """Calls, or an answer of the given form."""
+    schema = form.schema if isinstance(form, JsonSchema) else {"type": "object"}
+    answer = _json(clean_schema(schema, "form"))
+    rules = _rules(format, tools, spell, several=several, after_opening=False)
+    return f"start: calls | answer\nanswer: {answer}\n{rules}"
+
+
+def _rules(
+    format: ToolFormat, tools: tuple[Tool, ...], spell: Spell, *, several: bool, after_opening: bool
+) -> str:
+    call = (
+        _named_call(tools, spell(format.separator))
+        if format.separator
+        else _object_call(format, tools)
+    )
+    opening = "" if after_opening or format.may_be_bare else spell(format.opening)
+    if format.is_list:
+        more = ' (", " call)*' if several else ""
+        return f'calls: {opening} "[" call{more} "]"\n{call}'
+    closing = f' "\\n"? {spell(format.closing)}' if format.closing else ""
+    body = f'"\\n"? call{closing}' if format.closing else "call"
+    if after_opening or not several or format.may_be_bare:
+        return f"calls: {opening} {body}\n{call}"
+    gap = ' "\\n"?' if format.closing else ""
+    return f"calls: one ({gap} one)*\none: {opening} {body}\n{call}"
+
+
+def _object_call(format: ToolFormat, tools: tuple[Tool, ...]) -> str:
+    shapes = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool.name},
+                format.arguments: _moved(_arguments(tool), f"#/properties/{format.arguments}"),
+            },
+            "required": ["name", format.arguments],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    rules = [f"call{i}: {_json(shape)}" for i, shape in enumerate(shapes)]
+    return "\n".join([f"call: {_any('call', tools)}", *rules])
+
+
+def _named_call(tools: tuple[Tool, ...], separator: str) -> str:
+    rules = [
+        f"call{i}: {json.dumps(tool.name)} {separator} {_json(_arguments(tool))}"
+        for i, tool in enumerate(tools)
+    ]
+    return "\n".join([f"call: {_any('call', tools)}", *rules])
+
+
+def _any(name: str, tools: tuple[Tool, ...]) -> str:
+    return " | ".join(f"{name}{i}" for i in range(len(tools)))
+
+
+def _json(schema: dict[str, Any]) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": JSON_STYLE})
+
+
+def _arguments(tool: Tool) -> dict[str, Any]:
+    schema = clean_schema(tool.parameters, "tools") or {"type": "object", "properties": {}}
+    return schema if "type" in schema or "$ref" in schema else {"type": "object", **schema}
+
+
+def _moved(value: Any, root: str) -> Any:
+    """A schema whose references start at *root*, where it now stands."""
+    if isinstance(value, list):
+        return [_moved(inner, root) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: root + inner[1:]
+        if name == "$ref" and isinstance(inner, str) and inner.startswith("#")
+        else _moved(inner, root)
+        for name, inner in value.items()
+    }
+
+
+def checked(tools: tuple[Tool, ...], fault_of: Callable[[dict[str, Any]], str]) -> tuple[Tool, ...]:
+    """*tools* with parameters that can be held to. A schema with something in it that grammars
+    cannot say is refused for a strict tool; for others any object will do."""
+    held = []
+    for index, tool in enumerate(tools):
+        param = f"tools[{index}].function.parameters"
+        schema = clean_schema(tool.parameters, param)
+        fault = fault_of(_arguments(tool)) if schema else ""
+        if fault and tool.strict:
+            raise InvalidRequest(f"{param}: {fault}", param)
+        held.append(tool if not fault else Tool(name=tool.name, parameters={"type": "object"}))
+    return tuple(held)

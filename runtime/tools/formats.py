@@ -1,0 +1,59 @@
+"""How the families of models write tool calls."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class ToolFormat(Struct, frozen=True, kw_only=True):
+    """*opening* begins a call, or a list of them; *closing* ends it, where the format has one."""
+
+    name: str
+    opening: str
+    closing: str = ""
+    arguments: str = "arguments"
+    """The member of a call that holds its arguments."""
+    is_list: bool = False
+    """A list of calls follows the opening."""
+    separator: str = ""
+    """Between a call's name and its arguments, where they are not members of an object."""
+    may_be_bare: bool = False
+    """An answer may begin with a call that nothing opens."""
+    id_chars: int = 24
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """What may be a single token in the vocabulary."""
+        return tuple(filter(None, (self.opening, self.closing, self.separator)))
+
+
+HERMES = ToolFormat(name="hermes", opening="<tool_call>", closing="</tool_call>")
+"""Hermes, Qwen 2.5 and 3, and others: each call between tags."""
+
+LLAMA = ToolFormat(name="llama", opening="<|python_tag|>", arguments="parameters", may_be_bare=True)
+"""Llama 3.1 and later: an answer that is one JSON object."""
+
+MISTRAL = ToolFormat(name="mistral", opening="[TOOL_CALLS]", is_list=True, id_chars=9)
+"""Mistral's templates accept ids of nine characters only."""
+
+MISTRAL_ARGS = ToolFormat(
+    name="mistral-args", opening="[TOOL_CALLS]", separator="[ARGS]", id_chars=9
+)
+"""Mistral from 2025 on: name, separator, arguments."""
+
+
+def format_of(template: str | None) -> ToolFormat:
+    """The format that a chat template shows; Hermes where it shows none."""
+    source = template or ""
+    if MISTRAL.opening in source:
+        return MISTRAL_ARGS if MISTRAL_ARGS.separator in source else MISTRAL
+    if HERMES.opening in source:
+        return HERMES
+    if LLAMA.opening in source or '"parameters": ' in source:
+        return LLAMA
+    return HERMES
+
+
+def knows_tools(template: str | None) -> bool:
+    """Whether a chat template shows a model its tools and the calls it has made."""
+    return template is not None and "tools" in template and "tool_calls" in template

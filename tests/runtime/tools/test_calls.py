@@ -1,0 +1,270 @@
+"""Tool calls of the bundled models, which would never make one by themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from spillover.runtime.constrain.factory import ConstraintFactory
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.events import Delta, EngineEvent, ReasoningDelta, ToolCallDelta
+from spillover.runtime.loading import load
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import JsonObject, Message, NamedTool, Regex, Tool, ToolCall
+from spillover.runtime.sampling import Sampling
+from spillover.runtime.text.chat_template import ChatTemplate
+from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, ToolFormat
+from spillover.runtime.tools.parser import CallDelta, ToolParser
+from spillover.runtime.tools.plan import ToolPlan
+from tests.answers import ask, end_of, text_of
+
+WEATHER = Tool(
+    name="weather",
+    description="The weather of a city.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 8},
+            "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        },
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+)
+REFERS = Tool(
+    name="add",
+    parameters={
+        "$defs": {"digit": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/digit"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    },
+)
+UNSAYABLE = Tool(
+    name="odd",
+    parameters={
+        "type": "object",
+        "properties": {"a": {"not": {"type": "string"}}},
+        "maxProperties": 1,
+    },
+)
+NOTE = Tool(
+    name="note",
+    parameters={
+        "type": "object",
+        "properties": {"text": {"type": "string", "minLength": 100, "maxLength": 120}},
+        "required": ["text"],
+        "additionalProperties": False,
+    },
+)
+QUESTION = "How is the weather in Brno?"
+
+
+def calls_of(events: list[EngineEvent]) -> list[tuple[str, Any]]:
+    """Name and decoded arguments of each call of the first choice."""
+    calls: list[list[str]] = []
+    for event in events:
+        if isinstance(event, ToolCallDelta):
+            if event.id is not None:
+                assert event.index == len(calls)
+                calls.append([event.name or "", ""])
+            calls[event.index][1] += event.arguments
+    return [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+def wanted(**fields: Any) -> Any:
+    return ask(QUESTION, sampling=Sampling(seed=1), max_tokens=90, **fields)
+
+
+def test_a_named_tool_is_called_with_arguments_that_follow_its_schema(engine: LocalEngine) -> None:
+    for tool in (WEATHER, REFERS):
+        request = wanted(tools=(WEATHER, REFERS), tool_choice=NamedTool(name=tool.name))
+        events = list(engine.stream(request))
+        ((name, arguments),) = calls_of(events)
+        assert name == tool.name
+        jsonschema.validate(arguments, tool.parameters)
+        assert end_of(events).reason == "tool_calls"
+        assert text_of(events) == ""
+
+
+def test_required_calls_one_of_the_tools(engine: LocalEngine) -> None:
+    request = wanted(tools=(REFERS, WEATHER), tool_choice="required", parallel_tool_calls=False)
+    events = list(engine.stream(request))
+    ((name, arguments),) = calls_of(events)
+    jsonschema.validate(arguments, {"add": REFERS, "weather": WEATHER}[name].parameters)
+
+
+def test_arguments_are_streamed_token_by_token(engine: LocalEngine) -> None:
+    request = wanted(tools=(NOTE,), tool_choice="required", logprobs=0)
+    deltas = [e for e in engine.stream(request) if isinstance(e, ToolCallDelta)]
+    assert deltas[0].name == "note"
+    assert len(deltas) > 10
+    assert all(len(d.logprobs) == len(d.token_ids) for d in deltas)
+
+
+def test_auto_answers_with_text_when_the_model_does_not_call(engine: LocalEngine) -> None:
+    events = list(engine.stream(wanted(tools=(WEATHER,))))
+    assert not calls_of(events)
+    assert text_of(events)
+
+
+def test_none_is_an_answer_as_without_tools(engine: LocalEngine) -> None:
+    plain = text_of(engine.stream(wanted()))
+    assert text_of(engine.stream(wanted(tools=(WEATHER,), tool_choice="none"))) == plain
+
+
+def test_a_form_and_tools_give_one_of_both(engine: LocalEngine) -> None:
+    events = list(engine.stream(wanted(tools=(WEATHER,), form=JsonObject())))
+    if end_of(events).reason == "stop":
+        assert isinstance(json.loads(text_of(events)), dict)
+    elif end_of(events).reason == "tool_calls":
+        assert calls_of(events)[0][0] == "weather"
+
+
+def test_a_schema_that_no_grammar_says_is_refused_only_when_it_is_strict(
+    engine: LocalEngine,
+) -> None:
+    events = list(engine.stream(wanted(tools=(UNSAYABLE,), tool_choice="required")))
+    if end_of(events).reason == "tool_calls":
+        assert isinstance(calls_of(events)[0][1], dict)
+    strict = Tool(name="odd", parameters=UNSAYABLE.parameters, strict=True)
+    with pytest.raises(InvalidRequest) as caught:
+        list(engine.stream(wanted(tools=(WEATHER, strict))))
+    assert caught.value.param == "tools[1].function.parameters"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": (WEATHER,), "tool_choice": NamedTool(name="x")}, "tool_choice"),
+        ({"tool_choice": "required"}, "tools"),
+        ({"tools": (WEATHER, WEATHER)}, "tools[1].function.name"),
+        ({"tools": (Tool(name="a b"),)}, "tools[0].function.name"),
+        ({"tools": (WEATHER,), "form": Regex(pattern="a")}, "form"),
+    ],
+)
+def test_tools_that_do_not_fit_are_refused(
+    engine: LocalEngine, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        list(engine.stream(wanted(**fields)))
+    assert caught.value.param == param
+
+
+def test_a_killed_worker_goes_on_inside_a_call(any_model_path: Path, tmp_path: Path) -> None:
+    request = wanted(tools=(NOTE,), tool_choice="required", parallel_tool_calls=False)
+    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        events: list[EngineEvent] = []
+        for event in engine.stream(request):
+            events.append(event)
+            n_deltas = sum(isinstance(e, ToolCallDelta) for e in events)
+            if n_deltas == 8 and isinstance(event, ToolCallDelta):
+                os.kill(engine.worker_pid or 0, signal.SIGKILL)
+        assert engine.status().n_restarts == 1
+    ((name, arguments),) = calls_of(events)
+    assert name == "note"
+    jsonschema.validate(arguments, NOTE.parameters)
+    n_told = sum(
+        len(e.token_ids) for e in events if isinstance(e, Delta | ReasoningDelta | ToolCallDelta)
+    )
+    assert n_told <= end_of(events).usage.completion_tokens <= n_told + 12
+
+
+# --- every format, with the real vocabulary ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def factory(model_path: Path) -> ConstraintFactory:
+    return ConstraintFactory(load(model_path, "storyteller", EngineOptions(n_ctx=256)).backend)
+
+
+CALLS = {
+    "hermes": '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>',
+    "llama": '{"name": "add", "parameters": {"a": 1}}',
+    "mistral": '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}]',
+    "mistral-args": '[TOOL_CALLS]add[ARGS]{"a": 1}',
+}
+
+
+def follow(factory: ConstraintFactory, plan: ToolPlan, text: str) -> bool:
+    """Whether *text* may be written under the grammar of *plan*, and the answer may end then."""
+    constraint = factory.answer(None, plan)()
+    tokens = factory._backend.tokenize(text, add_special=False, parse_special=False).tolist()
+    for token in tokens:
+        if not constraint.allows(token):
+            return False
+        constraint.accept(token)
+    return constraint.allows(next(iter(factory.vocabulary.eog_tokens)))
+
+
+@pytest.mark.parametrize("format", [HERMES, LLAMA, MISTRAL, MISTRAL_ARGS], ids=lambda f: f.name)
+def test_the_grammar_of_a_format_is_what_its_parser_reads(
+    factory: ConstraintFactory, format: ToolFormat
+) -> None:
+    def plan(*, must_call: bool, several: bool = True) -> ToolPlan:
+        return ToolPlan(
+            format=format, tools=(REFERS,), must_call=must_call, several=several, is_held=True
+        )
+
+    call = CALLS[format.name]
+    parser = ToolParser(format, frozenset({"add"}), streams=True)
+    pieces = parser.feed(call) + parser.flush()
+    assert parser.n_calls == 1
+    assert all(isinstance(piece, CallDelta) for piece in pieces)
+    must = plan(must_call=True)
+    assert follow(factory, must, call)
+    assert not follow(factory, must, "Well, " + call)
+    assert not follow(factory, must, call.replace("add", "sub"))
+    assert not follow(factory, must, call.replace("1", "11"))
+    if not format.may_be_bare:
+        assert follow(factory, plan(must_call=False), "Well, " + call)
+        assert not follow(factory, plan(must_call=False), "Well, " + call.replace("add", "sub"))
+        assert follow(factory, plan(must_call=False), "Only text.")
+    if format is HERMES:
+        assert follow(factory, must, call + "\n" + call)
+        assert not follow(factory, plan(must_call=True, several=False), call + "\n" + call)
+
+
+# --- templates ----------------------------------------------------------------------------------
+
+HISTORY = (
+    Message(role="user", content=QUESTION),
+    Message(
+        role="assistant",
+        content="",
+        tool_calls=(ToolCall(id="c1", name="weather", arguments='{"city": "Brno", "days": 1}'),),
+    ),
+    Message(role="tool", content="sunny", tool_call_id="c1"),
+)
+KNOWING = (
+    "{% if tools %}{% for t in tools %}[{{ t.function.name }}]{% endfor %}{% endif %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "{% if m.tool_calls %}{% for c in m.tool_calls %}"
+    "{{ c.id }}={{ c.function.name }}{{ c.function.arguments | tojson }}"
+    "{% endfor %}{% endif %}{% if m.tool_call_id %}<{{ m.tool_call_id }}{% endif %};{% endfor %}"
+)
+
+
+def test_a_template_that_knows_tools_gets_them_in_the_usual_shape() -> None:
+    template = ChatTemplate(KNOWING, bos_text="", eos_text="", name="m")
+    prompt = template.render(HISTORY, tools=(WEATHER,))
+    assert prompt == (
+        f'[weather]user:{QUESTION};assistant:c1=weather{{"city": "Brno", "days": 1}};tool:sunny<c1;'
+    )
+
+
+def test_a_template_that_knows_no_tools_gets_them_as_text() -> None:
+    template = ChatTemplate(None, bos_text="", eos_text="", name="m")
+    prompt = template.render(HISTORY, tools=(WEATHER,))
+    assert '"name": "weather"' in prompt
+    assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Brno", "days": 1}}' in prompt
+    assert "<tool_response>\nsunny\n</tool_response>" in prompt
+    assert prompt.startswith("<|im_start|>system")
