@@ -19,7 +19,7 @@ OpenReason: TypeAlias = Literal[
 
 PROBE_LIFE_S = 120.0
 """A probe that has not reported after this long is given up; another one may go out."""
-MAX_RETRY_AFTER_S = 3600.0
+MAX_RETRY_AFTER_S = 86_400.0
 MAX_GROWTH = 16
 
 

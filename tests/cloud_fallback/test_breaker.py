@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from spillover.cloud_fallback.breaker import Breakers, CircuitOpen, Permit
-from spillover.cloud_fallback.circuit import PROBE_LIFE_S
+from spillover.cloud_fallback.circuit import MAX_RETRY_AFTER_S, PROBE_LIFE_S
 from spillover.cloud_fallback.errors import (
     AuthFailed,
     BillingFailed,
@@ -79,7 +79,7 @@ def test_a_senseless_retry_after_neither_opens_at_once_nor_forever(
     permit(breakers).failure(RateLimited("a", "429", retry_after_s=told))
     wait_s = refusal(breakers).retry_after_s
     assert wait_s is not None
-    assert 1 <= wait_s <= 3600
+    assert 1 <= wait_s <= MAX_RETRY_AFTER_S
     clock.now += wait_s
     permit(breakers)
 
@@ -349,12 +349,12 @@ class BreakerMachine(RuleBasedStateMachine):
     def an_open_circuit_gives_one_permit_and_then_none(self) -> None:
         for refused in self.breakers.blocked():
             assert isinstance(self.breakers.acquire(refused.provider), CircuitOpen)
-            assert refused.retry_after_s is None or 0 < refused.retry_after_s <= 3600
+            assert refused.retry_after_s is None or 0 < refused.retry_after_s <= MAX_RETRY_AFTER_S
 
     @invariant()
     def every_wait_without_a_wrong_key_ends(self) -> None:
         now = self.clock.now
-        self.clock.now += 3600 + PROBE_LIFE_S
+        self.clock.now += MAX_RETRY_AFTER_S + PROBE_LIFE_S
         assert {refused.reason for refused in self.breakers.blocked()} <= {"auth", "billing"}
         self.clock.now = now
 
