@@ -31,6 +31,7 @@ class Answer:
         self.n_handoffs = 0
         self.began_tool_call = False
         self.n_chars = 0
+        self._n_taken_back = 0
         self._parts: list[str] = []
         self._n_prompt = 0
         self._n_cached = 0
@@ -56,13 +57,26 @@ class Answer:
 
     @property
     def remaining_tokens(self) -> int | None:
-        """What max_tokens leaves; None: no limit. What a cloud model thinks unseen is not the
-        answer's."""
+        """What max_tokens leaves; None: no limit. Neither what a cloud model thinks unseen nor
+        what was taken back is the answer's."""
+        return self.tokens_left(self.n_chars)
+
+    def tokens_left(self, keep_chars: int) -> int | None:
+        """The same, once the text behind *keep_chars* is taken back."""
         limit = self.request.max_tokens
         if limit is None:
             return None
+        return max(limit - self._n_shown_tokens + self._n_tokens_behind(keep_chars), 0)
+
+    def _n_tokens_behind(self, keep_chars: int) -> int:
+        """Nobody knows which tokens a text was made of: its share of them."""
+        share = max(self.n_chars - keep_chars, 0) / max(self.n_chars, 1)
+        return round(share * self._n_shown_tokens)
+
+    @property
+    def _n_shown_tokens(self) -> int:
         unseen = sum(leg.reasoning_tokens for leg in self.legs if leg.writer.origin == "cloud")
-        return max(limit - self.n_tokens + unseen, 0)
+        return max(self.n_tokens - unseen - self._n_taken_back, 0)
 
     def sent(self, event: StreamEvent) -> None:
         """*event* goes to the client."""
@@ -74,6 +88,7 @@ class Answer:
             case ToolCallDelta():
                 self.began_tool_call = True
             case Replace(keep_chars=keep):
+                self._n_taken_back += self._n_tokens_behind(keep)
                 self._parts = [self.text[:keep]]
                 self.n_chars = len(self._parts[0])
             case Queued(n_prompt_tokens=n):

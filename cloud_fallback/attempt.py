@@ -90,7 +90,10 @@ class Attempt:
             return Outcome.NEXT
         try:
             text = self._trip.text(self._stopped.withheld)
-            plan = self._plan(text.said)
+            plan = self._plan(text.said, self._trip.answer.remaining_tokens)
+            if plan.takes_back:
+                left = self._trip.answer.tokens_left(plan.keep_chars)
+                plan = self._plan(text.said, left)
             redacted = self._parts.trust.redactor.redact(plan.request, partial=plan.told)
             self._engine.check(redacted.request)
         except (CannotContinue, InvalidRequest, AuthFailed) as error:
@@ -148,7 +151,7 @@ class Attempt:
 
     # --- before ------------------------------------------------------------------------------
 
-    def _plan(self, said: str) -> Continuation:
+    def _plan(self, said: str, tokens_left: int | None) -> Continuation:
         trip, stopped = self._trip, self._stopped
         mode = "continue" if trip.mode == "at_turn" else trip.mode
         return plan_continuation(
@@ -158,7 +161,7 @@ class Attempt:
             prefill=self._engine.may_prefill(),
             can_replace=trip.call.wishes.may_replace,
             keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
-            tokens_left=trip.answer.remaining_tokens,
+            tokens_left=tokens_left,
             reasoning_reserve=self._engine.settings.reasoning_reserve,
         )
 

@@ -84,6 +84,8 @@ class LocalLeg:
         self._deferred: Reason | None = None
         self._n_seen = 0
         self._in_tool_call = False
+        self._has_begun = False
+        self._is_over = False
         self._cancellation = Cancellation()
         self._lock = threading.Lock()
         self._reason: Reason | None = None
@@ -100,12 +102,14 @@ class LocalLeg:
         with self._lock:
             if self._reason is not None:
                 return
-            is_soft = not reason.is_hard and reason.keep_chars is None
-            if is_soft and (self._defers or self._in_tool_call):
+            # Before the first word there is neither a sentence to end nor a turn to wait for.
+            waits = not reason.is_hard and reason.keep_chars is None and self._has_begun
+            if waits and (self._defers or self._in_tool_call):
                 self._deferred = reason
+                self.watch.defer()
                 return
             self._reason, self._triggered_at = reason, self._clock()
-            if self._grace is not None and is_soft:
+            if self._grace is not None and waits:
                 self._finish_until = self._triggered_at + self._grace.seconds
                 self._alarms.at(self._finish_until, self._cancellation.cancel)
                 return
@@ -142,18 +146,21 @@ class LocalLeg:
             raise AssertionError("an engine's stream ends with Finished")
         finally:
             cancellation.unsubscribe(self._cancellation.cancel)
-            if self._alarm is not None:
-                self._alarm.cancel()
+            with self._lock:
+                self._is_over = True
+                if self._alarm is not None:
+                    self._alarm.cancel()
 
     # --- silence ----------------------------------------------------------------------------
 
     def _arm(self) -> None:
         """Look again when silence would become a reason; nothing is done for each token."""
-        deadline = self.watch.deadline()
-        if deadline is not None:
-            self._alarm = self._alarms.at(deadline, self._on_deadline)
+        at = self.watch.next_look()
+        with self._lock:
+            if at is not None and not self._is_over:
+                self._alarm = self._alarms.at(at, self._look)
 
-    def _on_deadline(self) -> None:
+    def _look(self) -> None:
         reason = self.watch.on_silence()
         if reason is not None:
             self.trigger(reason)
@@ -169,7 +176,7 @@ class LocalLeg:
             self.trigger(self.watch.reason)
         if self._finish_until is not None:
             yield from self._take_in_grace(event, self._finish_until)
-        elif self._reason is not None or (verdict == "hold" and self._deferred is None):
+        elif self._reason is not None or verdict == "hold":
             self._held.append(event)
         else:
             if self._held:
@@ -205,8 +212,9 @@ class LocalLeg:
         """*event* goes to the client."""
         if isinstance(event, Delta):
             self._n_sent += len(event.text)
+            self._has_begun |= bool(event.text)
         elif isinstance(event, ToolCallDelta):
-            self._in_tool_call = True
+            self._in_tool_call = self._has_begun = True
         return self._shown(event)
 
     def _shown(self, event: EngineEvent) -> EngineEvent:

@@ -125,6 +125,9 @@ POLICIES: tuple[Policy, ...] = (
 )
 """In the order in which they are asked: the user's own rules, then what cannot work at all."""
 
+WITH_PROMPT: tuple[Policy, ...] = (prompt_too_long, kv_cache_full)
+"""Asked again once the engine has said how long the prompt is."""
+
 
 def first_reason(outlook: Outlook, policies: Iterable[Policy] = POLICIES) -> Reason | None:
     """The first reason of a policy that is switched on."""

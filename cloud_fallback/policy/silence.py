@@ -22,6 +22,17 @@ def silent_until(signals: Signals, settings: PolicySettings) -> float | None:
     return since + longest if settings.is_on(code) else None
 
 
+def shortest_wait(settings: PolicySettings) -> float | None:
+    """The shortest of all silences that count; None: none does."""
+    limits: dict[CapacityCode, float] = {
+        "queue": settings.queue_s,
+        "ttft": settings.first_token_s,
+        "kv_full": settings.stall_s,
+        "slow": settings.stall_s,
+    }
+    return min((limit for code, limit in limits.items() if settings.is_on(code)), default=None)
+
+
 def _wait(signals: Signals, settings: PolicySettings) -> tuple[float, float, CapacityCode]:
     """Since when it waits, for how long it may, and what it waits for."""
     since = signals.waits_since

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
+
 from spillover.cloud_fallback.policy import after, before, during
 from spillover.cloud_fallback.policy.device_reading import (
     DevicePressure,
@@ -18,7 +20,11 @@ from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
-from spillover.cloud_fallback.policy.silence import silent_too_long, silent_until
+from spillover.cloud_fallback.policy.silence import (
+    shortest_wait,
+    silent_too_long,
+    silent_until,
+)
 from spillover.runtime.engine import EngineStatus
 from spillover.runtime.events import (
     Delta,
@@ -75,6 +81,8 @@ class Watch:
         self._lock = threading.Lock()
         self._reason: Reason | None = None
         self._ended = False
+        self._outlook: before.Outlook | None = None
+        self._only_hard = False
         self.signals = Signals(request, settings, clock())
         self._hard = tuple(p for p in during.HARD if settings.is_on(during.CODES[p]))
 
@@ -100,7 +108,7 @@ class Watch:
         """Why the answer should not even begin here; *wanted*: the user asked for that."""
         if wanted and self._settings.is_on("user"):
             return self._decide(Reason(code="user", is_hard=True))
-        outlook = before.Outlook(
+        outlook = self._outlook = before.Outlook(
             request=self._request,
             status=status,
             n_prompt_tokens=n_prompt_tokens,
@@ -120,7 +128,7 @@ class Watch:
         if self._reason is not None:
             return "handoff"
         if not isinstance(event, Delta | ReasoningDelta | ToolCallDelta):
-            return "pass"
+            return "pass" if self._decide(self._no_room()) is None else "handoff"
         found = (self._hard_reason() if self._request.n == 1 else None) or self._soft_reason()
         if self._decide(found) is not None:
             return "handoff"
@@ -132,6 +140,15 @@ class Watch:
         )
         return "hold" if holds else "pass"
 
+    def _no_room(self) -> Reason | None:
+        """What was decided before the start without the prompt's length, now that it is known."""
+        outlook, n = self._outlook, self.signals.n_prompt_tokens
+        if outlook is None or n is None:
+            return None
+        self._outlook = None
+        outlook = msgspec.structs.replace(outlook, n_prompt_tokens=n)
+        return before.first_reason(outlook, before.WITH_PROMPT)
+
     def _hard_reason(self) -> Reason | None:
         for policy in self._hard:
             reason = policy(self.signals, self._settings)
@@ -140,6 +157,8 @@ class Watch:
         return None
 
     def _soft_reason(self) -> Reason | None:
+        if self._only_hard:
+            return None
         n = self.signals.n_tokens
         reason = None
         if n >= self._next_slow:
@@ -168,7 +187,7 @@ class Watch:
     def _in_doubt(self) -> bool:
         signals = self.signals
         return (
-            self._doubt.mood != "calm"
+            (self._doubt.mood != "calm" and not self._only_hard)
             or (signals.leaks.is_open and self._settings.is_on("template_leak"))
             or (signals.refusals.may_come and self._settings.is_on("refusal"))
         )
@@ -182,6 +201,8 @@ class Watch:
 
     def sense(self, reading: DeviceReading) -> None:
         """Take a reading of the sensors."""
+        if self._only_hard:
+            return
         reason = self._pressure.step(reading) or self._throttled(reading)
         if reason is not None and not self._in_tail():
             self._trigger(reason)
@@ -207,8 +228,25 @@ class Watch:
             return None
         return silent_until(self.signals, self._settings)
 
+    def next_look(self) -> float | None:
+        """Clock time at which on_silence() is to be called; None: no more. Not after deadline(),
+        and soon enough that no wait that begins before then is noticed too late."""
+        shortest = shortest_wait(self._settings)
+        if shortest is None or self._only_hard or self._reason is not None or self._ended:
+            return None
+        soon, deadline = self._clock() + shortest, self.deadline()
+        return soon if deadline is None else min(soon, deadline)
+
+    def defer(self) -> None:
+        """What was found can wait: from now on only reasons count that cannot."""
+        with self._lock:
+            if not self._ended:
+                self._reason, self._only_hard = None, True
+
     def on_silence(self) -> Reason | None:
-        """Call this when deadline() has passed without an event."""
+        """Call this when next_look() has come."""
+        if self._only_hard:
+            return None
         return self._decide(silent_too_long(self.signals, self._settings, self._clock()))
 
     def finished(self, event: Finished) -> Reason | None:

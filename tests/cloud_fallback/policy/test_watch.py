@@ -279,6 +279,57 @@ def test_what_cannot_work_here_does_not_begin_here(
     assert code(Leg(local=local).watch.before(status, n_prompt, None)) == expected
 
 
+def test_a_prompt_without_room_is_given_up_when_its_length_is_known() -> None:
+    """Nobody counts tokens before the engine does."""
+    for n_prompt, expected in ((1_000, "context"), (900, None)):
+        leg = Leg(local=LocalModel(n_ctx=1_024))
+        assert leg.watch.before(READY, None, None) is None
+        leg.watch.see(Queued(position=0, n_prompt_tokens=n_prompt))
+        assert code(leg.watch.reason) == expected
+    busy = EngineStatus(
+        state="ready", n_queued=1, slots=(SlotState(id=0, state="decode", n_tokens=900),)
+    )
+    leg = Leg(local=LocalModel(n_kv=1_024))
+    assert leg.watch.before(busy, None, None) is None
+    assert leg.watch.see(Queued(position=1, n_prompt_tokens=200)) == "handoff"
+    assert code(leg.watch.reason) == "kv_full"
+
+
+def test_no_wait_is_noticed_late_because_another_one_may_be_longer() -> None:
+    settings = PolicySettings(queue_s=20.0, first_token_s=2.0)
+    leg = Leg(settings=settings)
+    start = leg.clock.now
+    leg.begin()
+    assert leg.watch.next_look() == start + 2.0
+    leg.clock.pass_s(2.0)
+    assert code(leg.watch.on_silence()) == "ttft"
+    assert leg.watch.next_look() is None
+
+
+def test_a_wait_that_does_not_count_does_not_hide_the_next_one() -> None:
+    leg = Leg(settings=PolicySettings(switched_off=("queue",)))
+    assert leg.watch.deadline() is None
+    assert leg.watch.next_look() is not None
+    nothing = Leg(settings=PolicySettings(switched_off=("queue", "ttft", "slow", "kv_full")))
+    assert nothing.watch.next_look() is None
+
+
+def test_after_a_reason_that_can_wait_only_reasons_count_that_cannot() -> None:
+    leg = Leg()
+    leg.begin()
+    leg.watch.sense(NO_MEMORY)
+    leg.watch.sense(NO_MEMORY)
+    assert code(leg.watch.reason) == "memory"
+    leg.watch.defer()
+    leg.watch.sense(NO_MEMORY)
+    leg.clock.pass_s(PolicySettings().stall_s + 1)
+    assert leg.watch.on_silence() is None
+    assert set(leg.feed(prose(60, logprob=-9.0))) == {"pass"}
+    assert leg.feed(words(" again and again" * 40))[-1] == "handoff"
+    assert code(leg.watch.reason) == "repetition"
+    assert [reason.code for reason in leg.triggers] == ["memory"]
+
+
 def test_tools_the_model_cannot_call_do_not_begin_here() -> None:
     request = asked(tools=(Tool(name="look_up"),))
     cannot = LocalModel(can_call_tools=False)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from spillover.cloud_fallback.route_settings import Wishes
-from spillover.runtime.events import Replace
+from spillover.runtime.events import HandoffMode, Replace
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
+    CALM,
     OUT_OF_MEMORY,
     Desk,
     end,
@@ -87,6 +89,29 @@ def test_a_rewritten_answer_replaces_what_was_said_where_the_client_understands_
     events = desk.ask(ask(max_tokens=300), wishes, hand_over_at=60)
     assert text(events) == "Quite another tale, told from its beginning. The end."
     assert any(event == Replace(keep_chars=0) for event in events)
+
+
+def test_an_answer_written_anew_has_all_its_tokens(desk: Desk, fake: Fake) -> None:
+    """What was taken back does not count against max_tokens."""
+    fake.script(Act(text="Quite another tale."))
+    wishes = Wishes(mode="restart", may_replace=True)
+    events = desk.ask(ask(max_tokens=100), wishes, hand_over_at=200)
+    assert text(events) == "Quite another tale."
+    assert fake.requests[0].json()["max_tokens"] == 100
+
+
+@pytest.mark.parametrize("mode", ["finish_sentence", "at_turn"])
+def test_before_the_first_word_nothing_is_waited_for(
+    make_desk: MakeDesk, fake: Fake, mode: HandoffMode
+) -> None:
+    """No sentence is there to be finished, and it is a turn already."""
+    policy = msgspec.structs.replace(CALM, first_token_s=0.001)
+    desk = make_desk(fake, policy=policy)
+    fake.script(Act(text="A tale of the cloud's."))
+    request = ask("Ruby the fox saw a bird. " * 100, max_tokens=40)
+    events = desk.ask(request, Wishes(mode=mode))
+    assert [handoff.reason for handoff in handoffs(events)] == ["ttft"]
+    assert text(events) == "A tale of the cloud's."
 
 
 def test_the_sentence_is_finished_first(desk: Desk, fake: Fake) -> None:
