@@ -34,7 +34,7 @@ class _Decoder(Decoder):
         mixed = self._add("Attention", query, *caches, *lengths, is_causal=1)
         turned = self._add("Transpose", mixed, perm=[0, 2, 1, 3])
         flat = self._add("Reshape", turned, self._int(0, 0, spec.n_head * spec.n_per_head))
-        return self._add("MatMul", flat, self._matrix(f"{name}.self_attn.o_proj"))
+        return self._product(flat, f"{name}.self_attn.o_proj")
 
     def _mean(self, x: str) -> str:
         return self._add("ReduceMean", x, self._int(-1))

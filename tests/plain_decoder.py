@@ -10,13 +10,11 @@ import numpy as np
 import onnx
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
-from spillover.quantize.onnx_export.graph_builder import GraphBuilder
+from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.rope import caches
 from spillover.quantize.onnx_export.source import Source
-
-_OPSET = 17
 
 
 def write(source: Path, target: Path, *, merged: bool = False) -> Path:
@@ -34,7 +32,7 @@ def write(source: Path, target: Path, *, merged: bool = False) -> Path:
 def _single(source: Source) -> onnx.ModelProto:
     graph = GraphBuilder(Initializers(None))
     Decoder(source, graph, "", has_past=True).build("logits", "present")
-    return _model(source, graph, [])
+    return model_of(source, graph, [])
 
 
 def _merged(source: Source) -> onnx.ModelProto:
@@ -55,11 +53,11 @@ def _merged(source: Source) -> onnx.ModelProto:
     )
     branch = helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1])
     graph.nodes = [node]
-    return _model(source, graph, [branch])
+    return model_of(source, graph, [branch])
 
 
-def _model(
-    source: Source, builder: GraphBuilder, more_inputs: list[ValueInfoProto]
+def model_of(
+    source: Source, builder: GraphBuilder, more_inputs: list[ValueInfoProto], opset: int = 17
 ) -> onnx.ModelProto:
     info, long = helper.make_tensor_value_info, TensorProto.INT64
     inputs = [
@@ -73,7 +71,8 @@ def _model(
     graph: GraphProto = helper.make_graph(
         builder.nodes, "decoder", inputs, outputs, initializer=builder.initializers.protos
     )
-    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", _OPSET)])
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(graph, ir_version=8, opset_imports=opsets)
 
 
 def output_infos(source: Source, logits: str, present: str) -> list[ValueInfoProto]:
@@ -112,8 +111,7 @@ class Decoder:
         self._sines = self._weight("rope.sin", np.concatenate([sines, sines], -1))
 
     def build(self, logits: str, present: str) -> None:
-        embedding = self._weight("embed_tokens.weight", self._values("embed_tokens.weight"))
-        x = self._add("Gather", embedding, "input_ids", axis=0)
+        x = self._embedded()
         bias = self._attention_bias()
         rotation = [
             self._add("Unsqueeze", self._add("Gather", table, "position_ids", axis=0), self._int(1))
@@ -128,9 +126,18 @@ class Decoder:
             x = self._add(
                 "Add", x, self._mlp(self._norm(x, f"{name}.post_attention_layernorm"), name)
             )
-        head = "embed_tokens" if self._spec.is_tied else "lm_head"
-        x = self._norm(x, "norm")
-        self.graph.add("MatMul", [x, self._matrix(head)], [logits])
+        self._head(self._norm(x, "norm"), logits)
+
+    def _embedded(self) -> str:
+        embedding = self._weight("embed_tokens.weight", self._values("embed_tokens.weight"))
+        return self._add("Gather", embedding, "input_ids", axis=0)
+
+    def _head(self, x: str, logits: str) -> None:
+        name = "embed_tokens" if self._spec.is_tied else "lm_head"
+        self.graph.add("MatMul", [x, self._matrix(name)], [logits])
+
+    def _product(self, x: str, name: str) -> str:
+        return self._add("MatMul", x, self._matrix(name))
 
     def _attention(
         self, x: str, name: str, layer: int, bias: str, rotation: list[str], present: str
@@ -147,7 +154,7 @@ class Decoder:
         shares = self._add("Softmax", self._add("Add", scores, bias), axis=-1)
         mixed = self._add("Transpose", self._add("MatMul", shares, values), perm=[0, 2, 1, 3])
         flat = self._add("Reshape", mixed, self._int(0, 0, spec.n_head * spec.n_per_head))
-        return self._add("MatMul", flat, self._matrix(f"{name}.self_attn.o_proj"))
+        return self._product(flat, f"{name}.self_attn.o_proj")
 
     def _present(self, new: str, layer: int, part: str, present: str) -> str:
         name = f"{present}.{layer}.{part}"
@@ -166,7 +173,7 @@ class Decoder:
         return self._add("Reshape", expanded, self._int(0, spec.n_head, -1, spec.n_per_head))
 
     def _heads(self, x: str, name: str, n_head: int) -> str:
-        product = self._add("MatMul", x, self._matrix(name))
+        product = self._product(x, name)
         split = self._add("Reshape", product, self._int(0, 0, n_head, self._spec.n_per_head))
         return self._add("Transpose", split, perm=[0, 2, 1, 3])
 
@@ -195,12 +202,10 @@ class Decoder:
         return self._add("Where", is_visible, self.graph.constant(0.0, np.float32), never)
 
     def _mlp(self, x: str, name: str) -> str:
-        gate = self._add("MatMul", x, self._matrix(f"{name}.mlp.gate_proj"))
+        gate = self._product(x, f"{name}.mlp.gate_proj")
         opened = self._add("Mul", gate, self._add("Sigmoid", gate))
-        up = self._add("MatMul", x, self._matrix(f"{name}.mlp.up_proj"))
-        return self._add(
-            "MatMul", self._add("Mul", opened, up), self._matrix(f"{name}.mlp.down_proj")
-        )
+        up = self._product(x, f"{name}.mlp.up_proj")
+        return self._product(self._add("Mul", opened, up), f"{name}.mlp.down_proj")
 
     def _norm(self, x: str, name: str) -> str:
         squares = self._add("Pow", x, self.graph.constant(2.0, np.float32))

@@ -6,6 +6,8 @@ is always the upper end of some score, which largest() finds without.
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -35,7 +37,14 @@ class Candidates(Struct, frozen=True):
 
 def everything(logits: Logits) -> Candidates:
     """All tokens, in the order of their ids."""
-    return Candidates(np.arange(len(logits)), logits, False)
+    return Candidates(_all_ids(len(logits)), logits, False)
+
+
+@functools.lru_cache(maxsize=2)
+def _all_ids(n: int) -> Ids:
+    ids = np.arange(n)
+    ids.flags.writeable = False
+    return ids
 
 
 def largest(scores: Logits, n: int) -> Ids:
@@ -52,16 +61,10 @@ def _upper_end(scores: Logits, n: int) -> Ids:
         if n == len(scores):
             return np.arange(n)
         return np.sort(np.argpartition(scores, len(scores) - n)[len(scores) - n :])
-    # The n best blocks hold the n best values. A block is a column, so that their maxima come
-    # from few long vector operations: 4x faster than a partition of the whole row.
-    whole = n_blocks * _BLOCK
-    table = scores[:whole].reshape(_BLOCK, n_blocks)
-    best = table.max(axis=0)
-    columns = np.argpartition(best, n_blocks - n)[n_blocks - n :]
-    threshold = best[columns].min()
-    rows, picks = np.nonzero(table[:, columns] >= threshold)
-    rest = whole + np.flatnonzero(scores[whole:] >= threshold)
-    return np.concatenate([rows * n_blocks + columns[picks], rest])
+    # There are n values at least as large as the n-th largest of the blocks' maxima. A block is a
+    # column, so that those come from few long vector operations: 5x faster than a partition of all.
+    best = scores[: n_blocks * _BLOCK].reshape(_BLOCK, n_blocks).max(axis=0)
+    return np.flatnonzero(scores >= np.partition(best, n_blocks - n)[n_blocks - n])
 
 
 def softmax(logits: Logits) -> Logits:
@@ -73,7 +76,7 @@ def softmax(logits: Logits) -> Logits:
 def top_k(candidates: Candidates, k: int) -> Candidates:
     """The *k* likeliest."""
     if candidates.is_sorted:
-        return Candidates(candidates.ids[:k], candidates.logits[:k], True)
+        return _first(candidates, k)
     return _take(candidates, largest(candidates.logits, k), True)
 
 
@@ -90,17 +93,21 @@ def typical(candidates: Candidates, p: float) -> Candidates:
 
 def top_p(candidates: Candidates, p: float) -> Candidates:
     """The smallest set of the likeliest with at least the share *p* (Holtzman et al., 2019)."""
-    probabilities = softmax(candidates.logits)
     if candidates.is_sorted:
-        n = _n_for(probabilities, p, inclusive=True)
-        return Candidates(candidates.ids[:n], candidates.logits[:n], True)
+        cumulated = np.cumsum(np.exp(candidates.logits - candidates.logits[0]), dtype=np.float64)
+        return _first(candidates, int(cumulated.searchsorted(p * cumulated[-1])) + 1)
+    probabilities = softmax(candidates.logits)
     return _take(candidates, _share(candidates.logits, probabilities, p, inclusive=True), True)
 
 
 def min_p(candidates: Candidates, p: float) -> Candidates:
     """Those at least *p* times as likely as the likeliest."""
-    kept = candidates.logits >= candidates.logits.max() + np.float32(np.log(np.float32(p)))
-    return Candidates(candidates.ids[kept], candidates.logits[kept], candidates.is_sorted)
+    below_best = np.float32(math.log(p))
+    if candidates.is_sorted:
+        kept = candidates.logits >= candidates.logits[0] + below_best
+        return _first(candidates, int(np.count_nonzero(kept)))
+    kept = candidates.logits >= candidates.logits.max() + below_best
+    return Candidates(candidates.ids[kept], candidates.logits[kept], False)
 
 
 def without_top_choices(candidates: Candidates, threshold: float) -> Candidates:
@@ -119,9 +126,14 @@ def without_top_choices(candidates: Candidates, threshold: float) -> Candidates:
 def draw(candidates: Candidates, temperature: float, chance: float) -> int:
     """The token at *chance*, from 0 to 1, of the distribution."""
     scaled = candidates.logits / np.float32(temperature)
-    cumulated = np.cumsum(np.exp(scaled - scaled.max()), dtype=np.float64)
-    at = int(np.searchsorted(cumulated, cumulated[-1] * chance))
+    best = scaled[0] if candidates.is_sorted else scaled.max()
+    cumulated = np.cumsum(np.exp(scaled - best), dtype=np.float64)
+    at = int(cumulated.searchsorted(cumulated[-1] * chance))
     return int(candidates.ids[min(at, len(cumulated) - 1)])
+
+
+def _first(candidates: Candidates, n: int) -> Candidates:
+    return Candidates(candidates.ids[:n], candidates.logits[:n], candidates.is_sorted)
 
 
 def _take(candidates: Candidates, kept: Ids, is_sorted: bool) -> Candidates:

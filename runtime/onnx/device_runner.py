@@ -49,15 +49,15 @@ class DeviceRunner:
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
         (only,) = rows
         layout, binding = self._layout, self._session.binding()
-        self._session.feed(binding, feeds(layout.inputs, [only.tokens], [only.start]))
+        binding.feed(feeds(layout.inputs, [only.tokens], [only.start]))
         past = self._past(only.seq)  # held here, for the binding may not hold it
         for cache, array in zip(layout.caches, past, strict=True):
-            binding.bind_ortvalue_input(cache.past, array)
-            binding.bind_output(cache.present, self._device)
+            binding.raw.bind_ortvalue_input(cache.past, array)
+            binding.raw.bind_output(cache.present, self._device)
         run_for_logits(self._session, binding, layout, rows, logits)
-        binding.clear_binding_inputs()
+        binding.raw.clear_binding_inputs()
         # In the order in which they were bound; the logits came last.
-        arrays = binding.get_outputs()[: len(layout.caches)]
+        arrays = binding.raw.get_outputs()[: len(layout.caches)]
         self._caches[only.seq] = _Arrays(binding, arrays)
         self.held[only.seq] = only.start + len(only.tokens)
 

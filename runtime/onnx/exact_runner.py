@@ -71,7 +71,7 @@ class ExactRunner:
         for place in self._places:
             self._bind(place, past, self._spare, only.start, only.start + len(only.tokens))
         arrays = feeds(self._layout.inputs, [only.tokens], [only.start])
-        self._session.feed(self._binding, arrays)
+        self._binding.feed(arrays)
         run_for_logits(self._session, self._binding, self._layout, rows, logits)
         self._buffers[only.seq], self._spare = self._spare, past
         self.held[only.seq] = only.start + len(only.tokens)
@@ -80,10 +80,10 @@ class ExactRunner:
         self, place: _Place, past: LazyMemory, present: LazyMemory, n_past: int, n_present: int
     ) -> None:
         cache, dtype, start = place.cache, place.dtype, place.start
-        self._binding.bind_input(
+        self._binding.raw.bind_input(
             cache.past, "cpu", 0, dtype, place.shape(n_past), past.address + start
         )
-        self._binding.bind_output(
+        self._binding.raw.bind_output(
             cache.present, "cpu", 0, dtype, place.shape(n_present), present.address + start
         )
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from spillover.runtime.backend import Rows
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.runner import LogitsRows
-from spillover.runtime.onnx.session import OnnxSession
+from spillover.runtime.onnx.session import Binding, OnnxSession
 
 
 def run_for_logits(
     session: OnnxSession,
-    binding: Any,
+    binding: Binding,
     layout: GraphLayout,
     rows: Sequence[Rows],
     logits: LogitsRows,
@@ -26,11 +25,11 @@ def run_for_logits(
     n_vocab = logits.shape[1]
     if layout.logits_form == "all" and layout.inputs.n_logits is None and width > 1:
         everything = np.empty((len(rows), width, n_vocab), dtype=logits.dtype)
-        session.bind_array(binding, layout.logits, everything)
+        binding.write_to(layout.logits, everything)
         session.run(binding)
         for i, one in enumerate(rows):
             logits[i] = everything[i, len(one.tokens) - 1]
         return
     shape = (len(rows), n_vocab) if layout.logits_form == "asked" else (len(rows), 1, n_vocab)
-    session.bind_array(binding, layout.logits, logits[: len(rows)].reshape(shape))
+    binding.write_to(layout.logits, logits[: len(rows)].reshape(shape))
     session.run(binding)

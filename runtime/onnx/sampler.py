@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from spillover.runtime.backend import Constraint, Logits, Tokens
@@ -59,27 +60,33 @@ class NumpySampler:
         self._window = np.empty(0, dtype=np.int32)
 
     def sample(self, output: int, position: int) -> int:
-        raw = self._logits(output)
-        changed = self._changed(raw)
-        if self._constraint is None:
-            token = self._choose(changed, self._draws, position)
-        else:
-            token = self._choose_allowed(changed, raw, self._constraint, position)
+        logits = self._logits(output)
+        # Some dozens of values change and change back, instead of a copy of the whole row.
+        changing = self._changing_tokens()
+        saved = logits[changing]
+        try:
+            self._change(logits)
+            token = self._chosen(logits, changing, saved, position)
+        finally:
+            logits[changing] = saved
         self._remember([token])
         return token
 
-    def _choose_allowed(
-        self, changed: Logits, raw: Logits, constraint: Constraint, position: int
-    ) -> int:
+    def _chosen(self, logits: Logits, changed: Tokens, saved: Logits, position: int) -> int:
         """Free first, as most tokens are allowed; then with another draw from what is. With
         penalties the mask comes first, as in llama.cpp's chain, for the same choice."""
-        if self._n_window:
-            token = self._choose(_masked(changed, raw, constraint), self._draws, position)
-        else:
-            token = self._choose(changed, self._draws, position)
-            if not constraint.allows(token):
-                masked = _masked(changed, raw, constraint)
-                token = self._choose(masked, self._draws.again(), position)
+        constraint, draws = self._constraint, self._draws
+        if constraint is None:
+            return self._choose(logits, draws, position)
+        is_masked = bool(self._n_window)
+        token = 0 if is_masked else self._choose(logits, draws, position)
+        if is_masked or not constraint.allows(token):
+            allowed = _allowed(constraint, len(logits))
+            masked = np.where(allowed, logits, np.float32(-np.inf))
+            if masked.max() == -np.inf:
+                # Bias and penalties forbid all that is left, but the constraint goes before them.
+                masked[changed] = np.where(allowed[changed], saved, np.float32(-np.inf))
+            token = self._choose(masked, draws if is_masked else draws.again(), position)
         constraint.accept(token)
         return token
 
@@ -94,19 +101,20 @@ class NumpySampler:
             new = np.array(tokens, dtype=np.int32)
             self._window = np.concatenate([self._window, new])[-self._n_window :]
 
-    def _changed(self, raw: Logits) -> Logits:
-        """The logits after bias and penalties; *raw* itself when there are none."""
+    def _changing_tokens(self) -> Tokens:
+        """Whose logits bias and penalties may change; some may come twice."""
+        if self._bias is None:
+            return self._window
+        return np.concatenate([self._bias.tokens, self._window])
+
+    def _change(self, logits: Logits) -> None:
         s = self._sampling
-        if self._bias is None and not self._n_window:
-            return raw
-        logits = raw.copy()
         if self._bias is not None:
             logits[self._bias.tokens] += self._bias.added
         if s.has_penalties:
             penalize(logits, self._window[-self._n_penalized :], s)
         if self._breakers is not None:
             penalize_repeats(logits, self._window[-self._n_dry :], s, self._breakers)
-        return logits
 
     def _choose(self, logits: Logits, draws: Draws, position: int) -> int:
         s = self._sampling
@@ -141,12 +149,6 @@ def _resolved(n: int, n_ctx: int) -> int:
     return n_ctx if n < 0 else n
 
 
-def _masked(logits: Logits, raw: Logits, constraint: Constraint) -> Logits:
-    """The logits without what *constraint* forbids. Where bias and penalties forbid all the rest,
-    the constraint goes before them."""
-    bits = np.unpackbits(constraint.mask().view(np.uint8), count=len(logits), bitorder="little")
-    allowed = bits.view(np.bool_)
-    masked = np.where(allowed, logits, np.float32(-np.inf))
-    if masked.max() == -np.inf:
-        return np.where(allowed, raw, np.float32(-np.inf))
-    return masked
+def _allowed(constraint: Constraint, n_vocab: int) -> npt.NDArray[np.bool_]:
+    bits = np.unpackbits(constraint.mask().view(np.uint8), count=n_vocab, bitorder="little")
+    return bits.view(np.bool_)

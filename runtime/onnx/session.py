@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,8 @@ class OnnxSession:
         """numpy's type of an input or output."""
         return self._dtypes[name]
 
-    def binding(self) -> Any:
-        return self._session.io_binding()
-
-    def feed(self, binding: Any, arrays: Feeds) -> None:
-        """Bind arrays as inputs, in the types that the graph wants."""
-        for name, array in arrays.items():
-            fitting = np.ascontiguousarray(array, dtype=self._dtypes[name])
-            binding.bind_cpu_input(name, fitting.reshape(array.shape))
+    def binding(self) -> Binding:
+        return Binding(self._session.io_binding(), self._dtypes)
 
     def arm(self) -> None:
         """Begin a call of one or more runs, which stop() ends."""
@@ -80,11 +74,11 @@ class OnnxSession:
         """End the runs of this call, soon; any thread may say so."""
         self._run_options.terminate = True
 
-    def run(self, binding: Any) -> None:
+    def run(self, binding: Binding) -> None:
         """Raises DecodeAborted after stop(), DecodeFailed for all else."""
         options = self._run_options
         try:
-            self._session.run_with_iobinding(binding, options)
+            self._session.run_with_iobinding(binding.raw, options)
         except Exception as error:
             if options.terminate:
                 raise DecodeAborted from error
@@ -92,8 +86,32 @@ class OnnxSession:
         if options.terminate:  # too late for an accelerator that takes the graph as one operator
             raise DecodeAborted
 
-    def bind_array(self, binding: Any, name: str, target: npt.NDArray[Any]) -> None:
-        """Have an output written to *target*."""
-        binding.bind_output(
-            name, "cpu", 0, target.dtype.type, list(target.shape), target.ctypes.data
-        )
+
+class Binding:
+    """The inputs and outputs of runs; *raw* is ONNX Runtime's. Binding takes a while, so that
+    arrays of the same shape as last time only get new values."""
+
+    def __init__(self, raw: Any, dtypes: Mapping[str, type[np.generic]]) -> None:
+        self.raw = raw
+        self._dtypes = dtypes
+        self._inputs: Feeds = {}
+        self._outputs: dict[str, tuple[int, tuple[int, ...]]] = {}
+
+    def feed(self, arrays: Feeds) -> None:
+        """Give inputs, in the types that the graph wants."""
+        for name, array in arrays.items():
+            bound = self._inputs.get(name)
+            if bound is not None and bound.shape == array.shape:
+                bound[...] = array
+                continue
+            copied = array.astype(self._dtypes[name], order="C")
+            self._inputs[name] = copied
+            self.raw.bind_cpu_input(name, copied)
+
+    def write_to(self, name: str, target: npt.NDArray[Any]) -> None:
+        """Have an output written to *target*, which the caller keeps."""
+        place = (target.ctypes.data, target.shape)
+        if self._outputs.get(name) != place:
+            self._outputs[name] = place
+            address, shape = place
+            self.raw.bind_output(name, "cpu", 0, target.dtype.type, list(shape), address)

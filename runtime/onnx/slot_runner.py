@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 from spillover.runtime.backend import Rows
 from spillover.runtime.onnx.feeds import feeds
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.last_logits import run_for_logits
 from spillover.runtime.onnx.runner import LogitsRows
-from spillover.runtime.onnx.session import OnnxSession
+from spillover.runtime.onnx.session import Binding, OnnxSession
 from spillover.runtime.onnx.slots import SlotArray, Slots, positions_per_page
 
 _MOST_BINDINGS = 32
@@ -38,7 +37,7 @@ class SlotRunner:
         ]
         self._slots = Slots(self._arrays, n_seq)
         self.held = self._slots.held
-        self._bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._bindings: OrderedDict[tuple[int, int], Binding] = OrderedDict()
 
     def split(self, batch: Sequence[Rows]) -> list[list[int]]:
         singles = [i for i, rows in enumerate(batch) if len(rows.tokens) == 1]
@@ -56,12 +55,12 @@ class SlotRunner:
         arrays = feeds(
             self._layout.inputs, [one.tokens for one in rows], [one.start for one in rows]
         )
-        self._session.feed(binding, arrays)
+        binding.feed(arrays)
         run_for_logits(self._session, binding, self._layout, rows, logits)
         for one in rows:
             self.held[one.seq] = one.start + len(one.tokens)
 
-    def _binding(self, first: int, n: int) -> Any:
+    def _binding(self, first: int, n: int) -> Binding:
         """A binding with the KV cache of *n* slots from *first* on; the last ones are kept, since
         binding some dozens of arrays takes a while."""
         found = self._bindings.get((first, n))
@@ -72,12 +71,12 @@ class SlotRunner:
         self._bindings.move_to_end((first, n))
         return found
 
-    def _new_binding(self, first: int, n: int) -> Any:
+    def _new_binding(self, first: int, n: int) -> Binding:
         binding = self._session.binding()
         for array in self._arrays:
             shape, address = [n, *array.shape[1:]], array.address(first)
-            binding.bind_input(array.cache.past, "cpu", 0, array.dtype, shape, address)
-            binding.bind_output(array.cache.present, "cpu", 0, array.dtype, shape, address)
+            binding.raw.bind_input(array.cache.past, "cpu", 0, array.dtype, shape, address)
+            binding.raw.bind_output(array.cache.present, "cpu", 0, array.dtype, shape, address)
         return binding
 
     def truncate(self, seq: int, n_tokens: int) -> None:

@@ -43,8 +43,8 @@ def _median_s(graph: bytes, n_threads: int, *, spins: bool) -> float:
     binding = session.binding()
     matrix = np.full((_WIDTH, _WIDTH), 1 / _WIDTH, dtype=np.float32)
     out = np.ones((1, _WIDTH), dtype=np.float32)
-    session.feed(binding, {"x": np.ones((1, _WIDTH)), "w": matrix})
-    session.bind_array(binding, "y", out)
+    binding.feed({"x": np.ones((1, _WIDTH)), "w": matrix})
+    binding.write_to("y", out)
     times = []
     for _ in range(_N_RUNS + 2):
         started = time.perf_counter()

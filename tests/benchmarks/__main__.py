@@ -1,6 +1,6 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, overhead, http, newcomer, memory, policy. Prints one line of JSON for each
+Scenarios: engine, overhead, http, newcomer, memory, policy, onnx. Prints a line of JSON for each
 figure: medians with the smallest and the largest value. Everything that is compared runs in turns.
 """
 
@@ -25,7 +25,7 @@ from spillover.runtime.events import Delta
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from tests.benchmarks import bare_loop, load, policy_cost, servers
+from tests.benchmarks import bare_loop, load, onnx_backend, policy_cost, servers
 from tests.benchmarks.random_gguf import quantized
 
 N_PROMPT, N_TOKENS = 64, 64
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="+")
     parser.add_argument("--llama-server", type=Path)
     parser.add_argument("--llama-cpp-python", help="a Python with llama-cpp-python[server]")
+    parser.add_argument("--genai", help="folder with onnxruntime-genai, if it is not installed")
     parser.add_argument("--repeat", type=int, default=3)
     folder = Path(platformdirs.user_cache_dir("spillover-bench"))
     parser.add_argument("--folder", type=Path, default=folder)
@@ -197,6 +198,10 @@ def main() -> None:
     figures = Figures()
     if args.scenarios == ["policy"]:
         policy(figures, args.repeat)
+        figures.report()
+        return
+    if args.scenarios == ["onnx"]:
+        onnx_backend.run(args.folder, figures, args.repeat, args.genai)
         figures.report()
         return
     model = quantized(args.folder)

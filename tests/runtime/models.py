@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from spillover.models.catalogue import find
 from spillover.quantize.onnx_export.export import export
@@ -16,8 +19,10 @@ from spillover.runtime.onnx.execution import runtime_version
 from spillover.runtime.onnx.graph_prepare import prepare
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions
-from tests import plain_decoder
+from tests import opset24_decoder, plain_decoder
 from tests.storyteller import STORYTELLER
+
+FIRST_WITH_OPSET_24 = (1, 24)
 
 
 def _bundled(name: str) -> Callable[[Path], Path]:
@@ -32,6 +37,15 @@ def _exported(options: ExportOptions) -> Callable[[Path], Path]:
     return make
 
 
+def _scattering(target: Path) -> Path:
+    if runtime_version() < FIRST_WITH_OPSET_24:
+        pytest.skip("this onnxruntime knows no opset 24")
+    opset24_decoder.write(STORYTELLER, target)
+    for file in STORYTELLER.glob("*.json"):
+        shutil.copy(file, target)
+    return target
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "gguf": _bundled("storyteller"),
     "onnx-int8": _bundled("storyteller-onnx"),
@@ -42,6 +56,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "onnx-plain": lambda target: plain_decoder.write(STORYTELLER, target),
     "onnx-as-it-is": lambda target: plain_decoder.write(STORYTELLER, target),
     "onnx-on-device": lambda target: plain_decoder.write(STORYTELLER, target),
+    "onnx-opset-24": _scattering,
     "onnx-merged": lambda target: plain_decoder.write(STORYTELLER, target, merged=True),
 }
 """By name: what makes the model in a folder that does not exist yet, and gives its path."""
