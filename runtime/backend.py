@@ -14,6 +14,7 @@ from spillover.runtime.sampling import Sampling
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
 Logits: TypeAlias = npt.NDArray[np.float32]
+SavedKv: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.uint32]
 
 
@@ -173,6 +174,18 @@ class Backend(Protocol):
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
         """Share the first *n_tokens* of *source* with the empty *target*; how many it has now."""
+        ...
+
+    def saved_bytes(self, seq: int) -> int | None:
+        """How large save() of *seq* would be; None when this backend saves none."""
+        ...
+
+    def save(self, seq: int) -> SavedKv:
+        """A copy of what the KV cache holds of *seq*."""
+        ...
+
+    def restore(self, seq: int, state: SavedKv) -> bool:
+        """Give the empty *seq* a saved state; False, and nothing changed, when there is no room."""
         ...
 
     def abort(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from spillover.runtime.backend import Backend, Tokens
 from spillover.runtime.kv_ledger import KvLedger
 from spillover.runtime.prefix_cache import Match, PrefixCache, longest_match
+from spillover.runtime.prefix_shelf import Loan, PrefixShelf
 
 
 class KvCache:
@@ -18,11 +19,13 @@ class KvCache:
     Ids that are not in use hold no cells.
     """
 
-    def __init__(self, backend: Backend, n_prefix_cached: int) -> None:
+    def __init__(self, backend: Backend, n_prefix_cached: int, shelf_bytes: int = 0) -> None:
         info = backend.info
         self._backend = backend
         self._ledger = KvLedger(info.n_kv, info.n_seq)
         self._prefixes = PrefixCache(n_prefix_cached)
+        self._shelf = PrefixShelf(n_prefix_cached, shelf_bytes)
+        self._stays: set[int] = set()
         self._ids = list(range(info.n_seq))
         self._n_kv = info.n_kv
         self._shares_cells = info.shares_cells
@@ -39,12 +42,23 @@ class KvCache:
         return self._ledger.n_tokens(seq)
 
     def place(
-        self, tokens: Tokens, reserve: int, live: Sequence[tuple[int, Tokens]]
+        self,
+        tokens: Tokens,
+        reserve: int,
+        live: Sequence[tuple[int, Tokens]],
+        *,
+        reuse: bool = True,
     ) -> tuple[int, int] | None:
         """A sequence id for *tokens* and how many of them it holds already; None when there is
-        no room for them and *reserve* more. *live* sequences may lend their beginning too."""
-        match = longest_match(tokens, chain(live, self._prefixes.items()))
+        no room for them and *reserve* more. *live* sequences may lend their beginning too.
+        Without *reuse* it holds none."""
+        match = longest_match(tokens, chain(live, self._prefixes.items())) if reuse else None
         need = min(len(tokens) + reserve, self._n_kv)
+        loan = self._shelf.find(tokens) if reuse else None
+        if loan is not None and loan.n_tokens > (match.n_tokens if match else 0):
+            placed = self._bring_back(loan, need)
+            if placed is not None:
+                return placed
         if match is not None and not self._can_use(match, need):
             match = None
         if match is None and not self.make_room(need):
@@ -54,6 +68,34 @@ class KvCache:
             self.drop(seq)
             return None
         return seq, n_held
+
+    def _bring_back(self, loan: Loan, need: int) -> tuple[int, int] | None:
+        """A sequence that begins with what is on the shelf, if there is room for all of that."""
+        shelved = self._shelf.take(loan.key)
+        if not self.make_room(max(need, len(shelved.tokens))):
+            return None
+        seq = self._ids.pop()
+        if not self._backend.restore(seq, shelved.state):
+            self._ids.append(seq)
+            return None
+        n = self._backend.keep(seq, loan.n_tokens)
+        self._ledger.extend(seq, n)
+        if n * 10 >= len(shelved.tokens) * 9:
+            self._shelf.remove(loan.key)
+        return seq, n
+
+    def shelve_one(self) -> None:
+        """Somebody is about to generate: take a kept prefix, if there is one, out of the way.
+        Each step looks at the cells of all sequences, whosever they are."""
+        if len(self._prefixes) == len(self._stays):
+            return
+        seq = next(seq for seq in self._prefixes.seqs if seq not in self._stays)
+        n_bytes = self._backend.saved_bytes(seq)
+        if n_bytes is None or not self._shelf.has_room_for(n_bytes):
+            self._stays.add(seq)
+            return
+        self._shelf.put(self._prefixes[seq], self._backend.save(seq))
+        self._evict(seq)
 
     def _can_use(self, match: Match, need: int) -> bool:
         """Have the cells for a prompt of *need* that begins with *match*."""
@@ -70,7 +112,7 @@ class KvCache:
     def _use(self, match: Match) -> tuple[int, int]:
         """A sequence with the tokens of *match*, and how many of them it holds."""
         if self._is_served(match):
-            self._prefixes.remove(match.seq)
+            self._forget(match.seq)
             n = self._backend.keep(match.seq, match.n_tokens)
             self._ledger.truncate(match.seq, n)
             return match.seq, n
@@ -109,8 +151,12 @@ class KvCache:
             self._evict(oldest)
         return oldest is not None
 
-    def _evict(self, seq: int) -> None:
+    def _forget(self, seq: int) -> None:
         self._prefixes.remove(seq)
+        self._stays.discard(seq)
+
+    def _evict(self, seq: int) -> None:
+        self._forget(seq)
         self.drop(seq)
 
     def extend(self, seq: int, n: int) -> None:
@@ -124,15 +170,14 @@ class KvCache:
         self._ledger.truncate(seq, n)
         return n
 
-    def release(self, seq: int, tokens: Tokens, read_again_s: float | None) -> None:
-        """Nobody generates with *seq* any more; keep its *tokens* for the next turn, if that
-        saves the *read_again_s* that they would take."""
+    def release(self, seq: int, tokens: Tokens) -> None:
+        """Nobody generates with *seq* any more; keep its *tokens* for the next turn."""
         if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
             self.drop(seq)
             return
-        self._prefixes.put(seq, np.array(tokens), read_again_s)
-        while (surplus := self._prefixes.surplus()) is not None:
-            self._evict(surplus)
+        self._prefixes.put(seq, np.array(tokens))
+        if self._prefixes.is_over:
+            self.evict_one()
 
     def drop(self, seq: int) -> None:
         """Free all cells of *seq* and its id."""

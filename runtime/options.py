@@ -35,7 +35,10 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     max_gap_ms: Annotated[float, Meta(ge=20, le=60_000)] = 250.0
     """Largest pause that running streams may see while another request's prompt is read."""
     n_prefix_cached: Annotated[int, Meta(ge=0, le=128)] = 8
-    """Finished sequences whose KV cells are kept, while nobody needs them, for the next turn."""
+    """Finished sequences that are kept, while nobody needs their room, for the next turn."""
+    prefix_cache_mb: Annotated[float, Meta(ge=0, le=1_048_576)] = 256.0
+    """Memory for kept sequences while others run; beyond it they stay in the KV cache, where each
+    step of the others takes a little longer for them."""
     use_extra_bufts: bool = True
     """Weight repacking of llama.cpp; switched off by itself after a crash at load."""
     load_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0

@@ -12,10 +12,6 @@ from spillover.runtime.backend import Tokens
 MIN_SHARED_TOKENS = 8
 """A shorter common beginning is read again: cheaper than keeping book of it."""
 
-QUICK_S = 0.1
-MAX_QUICK_CELLS = 512
-"""Of texts that are read again within QUICK_S, so many cells are kept besides the newest text's."""
-
 
 class Match(Struct, frozen=True):
     """The first *n_tokens* of a prompt are in the KV cache as those of *seq*."""
@@ -44,16 +40,11 @@ def longest_match(prompt: Tokens, held: Iterable[tuple[int, Tokens]]) -> Match |
 
 
 class PrefixCache:
-    """At most *limit* sequences that nobody generates with. Only remembers, drops nothing.
-
-    Of those that are quick to read again few cells are kept: each decode step looks at the cells
-    of all sequences, and a small model's step notices.
-    """
+    """At most *limit* sequences that nobody generates with. Only remembers, drops nothing."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held: OrderedDict[int, Tokens] = OrderedDict()
-        self._quick: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -61,33 +52,28 @@ class PrefixCache:
     def __contains__(self, seq: int) -> bool:
         return seq in self._held
 
+    def __getitem__(self, seq: int) -> Tokens:
+        return self._held[seq]
+
     @property
     def seqs(self) -> tuple[int, ...]:
         return tuple(self._held)
 
-    def surplus(self) -> int | None:
-        """A sequence that is one too many; None when all may stay."""
-        if len(self._held) > self._limit:
-            return self.oldest()
-        older = [seq for seq in self._held if seq in self._quick][:-1]
-        n_cells = sum(len(self._held[seq]) for seq in older)
-        return older[0] if n_cells > MAX_QUICK_CELLS else None
+    @property
+    def is_over(self) -> bool:
+        return len(self._held) > self._limit
 
     def items(self) -> Iterable[tuple[int, Tokens]]:
         return self._held.items()
 
-    def put(self, seq: int, tokens: Tokens, read_again_s: float | None) -> None:
-        """Remember *seq*; *read_again_s* is what reading its *tokens* again would take."""
+    def put(self, seq: int, tokens: Tokens) -> None:
         self._held[seq] = tokens
-        if read_again_s is not None and read_again_s < QUICK_S:
-            self._quick.add(seq)
 
     def touch(self, seq: int) -> None:
         self._held.move_to_end(seq)
 
     def remove(self, seq: int) -> None:
         del self._held[seq]
-        self._quick.discard(seq)
 
     def oldest(self, *, but: int | None = None) -> int | None:
         """The least recently used sequence other than *but*."""

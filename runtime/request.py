@@ -117,6 +117,9 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """None: none. k: logprob and entropy of each chosen token, and the k likeliest tokens."""
     ignore_eos: bool = False
+    reuse_prefix: bool = True
+    """Whether tokens that are in the KV cache already need not be read again. Reading fewer at a
+    time rounds differently, so that near-ties may fall the other way."""
     continue_final_message: bool = False
     """Continue the last message (an assistant's) instead of opening a new turn."""
     split_reasoning: bool = True

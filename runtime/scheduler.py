@@ -39,6 +39,7 @@ class SchedulerOptions(Struct, frozen=True, kw_only=True):
     max_queue: int
     max_gap_s: float
     n_prefix_cached: int
+    shelf_bytes: int = 0
 
 
 class Scheduler:
@@ -58,7 +59,7 @@ class Scheduler:
         self._clock = clock
         self._out = Outbox(emit, clock)
         self._calibration = calibration
-        self._kv = KvCache(backend, options.n_prefix_cached)
+        self._kv = KvCache(backend, options.n_prefix_cached, options.shelf_bytes)
         self._inbox = Inbox(options.n_parallel, options.max_queue)
         self._waiting: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
@@ -126,6 +127,7 @@ class Scheduler:
                 continue
             if self._may_admit:
                 self._admit()
+            self._kv.shelve_one()
             self._step()
             self._out.after_step(self._next_step_s())
 
@@ -183,7 +185,8 @@ class Scheduler:
         live = [(s.seq, s.tokens[: s.n_past]) for s in self._slots if s is not None]
         # Others write a cell each per step; do not begin only to be preempted at once.
         reserve += len(self._decoding)
-        placed = self._kv.place(sequence.tokens, reserve if live else 1, live)
+        reuse = sequence.request.reuse_prefix
+        placed = self._kv.place(sequence.tokens, reserve if live else 1, live, reuse=reuse)
         if placed is None:
             return False
         sequence.seq, sequence.n_past = placed
@@ -410,8 +413,7 @@ class Scheduler:
             self._waiting.remove(sequence)
         else:
             self._leave(sequence)
-            read = sequence.tokens[: sequence.n_past]
-            self._kv.release(sequence.seq, read, self._calibration.pure.read_s(len(read)))
+            self._kv.release(sequence.seq, sequence.tokens[: sequence.n_past])
         if sequence.sampler is not None:
             sequence.sampler.close()
         for event in sequence.finish(reason, now):

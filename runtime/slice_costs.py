@@ -116,11 +116,6 @@ class SliceCosts:
         size = max((k for k in self._slopes if k <= n), default=min(self._slopes, default=None))
         return 0.0 if size is None else self._slopes[size]
 
-    def read_s(self, n_tokens: int) -> float | None:
-        """Seconds to read a text of *n_tokens* in the best slices; None when nothing is known."""
-        rates = [size / seconds for size, seconds in self._base.items()]
-        return n_tokens / max(rates) if rates else None
-
     def candidates(self, n_left: int, n_most: int) -> Iterator[int]:
         """Slice sizes to consider when *n_left* tokens are unread."""
         n = min(n_left, n_most)

@@ -110,6 +110,7 @@ def _serve(
             max_queue=options.max_queue,
             max_gap_s=options.max_gap_ms / 1e3,
             n_prefix_cached=options.n_prefix_cached,
+            shelf_bytes=int(options.prefix_cache_mb * 2**20),
         ),
         writer.events,
         calibration,

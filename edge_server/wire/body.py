@@ -48,6 +48,7 @@ class CommonBody(FormBody, frozen=True, kw_only=True):
     stop: str | tuple[str, ...] | None = None
     seed: int | None = None
     ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -221,6 +222,7 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
         "sampling": sampling,
         "stop": stop,
         "ignore_eos": body.ignore_eos or False,
+        "reuse_prefix": body.cache_prompt is not False,
         "form": form_of(body),
     }
     try:

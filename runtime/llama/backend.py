@@ -21,6 +21,7 @@ from spillover.runtime.backend import (
     Logits,
     Rows,
     Sampler,
+    SavedKv,
     Tokens,
 )
 from spillover.runtime.errors import ModelError
@@ -199,6 +200,18 @@ class LlamaBackend:
         lib.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
         return n_tokens
 
+    def saved_bytes(self, seq: int) -> int | None:
+        return int(lib.llama_state_seq_get_size(self._context, seq))
+
+    def save(self, seq: int) -> SavedKv:
+        state = np.empty(lib.llama_state_seq_get_size(self._context, seq), dtype=np.uint8)
+        n = lib.llama_state_seq_get_data(self._context, _bytes_of(state), state.nbytes, seq)
+        return state[:n]
+
+    def restore(self, seq: int, state: SavedKv) -> bool:
+        n = lib.llama_state_seq_set_data(self._context, _bytes_of(state), state.nbytes, seq)
+        return bool(n)
+
     def abort(self) -> None:
         self._abort_flag.raise_()
 
@@ -207,3 +220,7 @@ class LlamaBackend:
             lib.llama_free(self._context)
             self._context = None
         self._model.close()
+
+
+def _bytes_of(array: SavedKv) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

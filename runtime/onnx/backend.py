@@ -15,6 +15,7 @@ from spillover.runtime.backend import (
     Logits,
     Rows,
     Sampler,
+    SavedKv,
     Tokens,
 )
 from spillover.runtime.onnx.execution import Execution
@@ -121,6 +122,16 @@ class OnnxBackend:
             return 0
         self._runner.copy(source, target, n)
         return n
+
+    def saved_bytes(self, seq: int) -> int | None:
+        # A sequence has cells of its own here: kept ones cost the others nothing.
+        return None
+
+    def save(self, seq: int) -> SavedKv:
+        raise NotImplementedError
+
+    def restore(self, seq: int, state: SavedKv) -> bool:
+        raise NotImplementedError
 
     def abort(self) -> None:
         self._is_aborted = True

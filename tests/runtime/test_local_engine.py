@@ -59,7 +59,7 @@ def test_a_stream_begins_with_queued_and_ends_with_finished(engine: LocalEngine)
 
 
 def test_batched_greedy_answers_equal_single_ones(engine: LocalEngine) -> None:
-    requests = [ask(prompt, max_tokens=24) for prompt in PROMPTS[:4]]
+    requests = [ask(prompt, max_tokens=24, reuse_prefix=False) for prompt in PROMPTS[:4]]
     single = [text_of(engine.stream(request)) for request in requests]
     batched = [text_of(events) for events in all_at_once(engine, requests)]
     assert batched == single
@@ -141,6 +141,35 @@ def test_the_next_turn_reads_only_what_is_new(engine: LocalEngine) -> None:
     second = GenerationRequest(messages=turns, sampling=GREEDY, max_tokens=5)
     usage = end_of(engine.stream(second)).usage
     assert usage.cached_tokens >= usage.prompt_tokens - 20 > 10
+
+
+def test_turns_of_several_conversations_in_turn_are_all_remembered(
+    model_path: Path, tmp_path: Path
+) -> None:
+    options = EngineOptions(n_parallel=2, n_ctx=512, n_kv=1024, cache_dir=tmp_path)
+    with LocalEngine(model_path, options) as engine:
+        talks = [ask(prompt, max_tokens=40) for prompt in PROMPTS[:6]]
+        for _ in range(2):
+            for i, talk in enumerate(talks):
+                events = list(engine.stream(talk))
+                if len(talk.messages) > 1:
+                    usage = end_of(events).usage
+                    assert usage.cached_tokens >= usage.prompt_tokens - 20
+                    assert ids_of(events) == ids_of(engine.stream(talk))
+                turn = (
+                    msgspec.structs.replace(
+                        talk.messages[0], role="assistant", content=text_of(events)
+                    ),
+                    msgspec.structs.replace(talk.messages[0], content="And then?"),
+                )
+                talks[i] = msgspec.structs.replace(talk, messages=(*talk.messages, *turn))
+
+
+def test_who_does_not_want_it_reuses_no_prefix(engine: LocalEngine) -> None:
+    for reuse in (True, True, False):
+        events = list(engine.stream(ask("A hare ran.", max_tokens=2, reuse_prefix=reuse)))
+        cached = end_of(events).usage.cached_tokens
+    assert cached == 0
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(engine: LocalEngine) -> None:
