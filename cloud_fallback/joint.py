@@ -16,7 +16,8 @@ class Joint:
     text. Constant cost per piece of text once the seam is settled.
 
     *text*: what was said so far, with what the client has not got of it. *tokens_left*: what
-    max_tokens leaves, for a writer that was given room for more than the answer.
+    max_tokens leaves, for a writer that was given room for more than the answer. *tells*: say how
+    the texts were joined, as somebody else writes now.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Joint:
         tokens_left: int | None,
         triggered_at: float,
         clock: Callable[[], float],
+        tells: bool = True,
     ) -> None:
         self._machine = SeamMachine(plan)
         self._limit = VisibleLimit(tokens_left)
@@ -35,7 +37,7 @@ class Joint:
         self._seq = seq
         self._triggered_at = triggered_at
         self._clock = clock
-        self._told = False
+        self._told = not tells
         self.n_chars = 0
         """Characters that this writer has added to the answer."""
 

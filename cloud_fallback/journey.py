@@ -61,6 +61,7 @@ class Journey:
         self._policy = trip.parts.policy()
         self._cloud_error: Exception | None = None
         self._last_stop: Stopped | None = None
+        self._came_back = False
         self.leg: LocalLeg | None = None
         """The local leg that runs now."""
 
@@ -140,7 +141,8 @@ class Journey:
                 text, add_special=False, parse_special=False
             ),
         )
-        return plan.request, trip.joint(plan, text, trip.now, limits=False)
+        joint = trip.joint(plan, text, trip.now, limits=False, tells=self._came_back)
+        return plan.request, joint
 
     def _make_leg(self, request: GenerationRequest) -> LocalLeg:
         parts, trip = self._parts, self._trip
@@ -247,7 +249,8 @@ class Journey:
         if stuck.error is not None or not trip.allowed.local:
             yield from self._give_up(stuck)
             return False
-        if trip.writer.origin == "cloud":
+        self._came_back = trip.writer.origin == "cloud"
+        if self._came_back:
             trip.stays_with(None)
             reason = self._last_stop.reason if self._last_stop else stuck.reason
             yield trip.hand_over(self._parts.local_writer, reason, keep_chars=answer.n_chars)

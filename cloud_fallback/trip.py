@@ -75,8 +75,17 @@ class Trip:
         text.feed(withheld)
         return text
 
-    def joint(self, plan: Continuation, text: AnswerText, at: float, *, limits: bool) -> Joint:
-        """Joins the next writer's text to *text*; *limits*: it may write more than is left."""
+    def joint(
+        self,
+        plan: Continuation,
+        text: AnswerText,
+        at: float,
+        *,
+        limits: bool,
+        tells: bool = True,
+    ) -> Joint:
+        """Joins the next writer's text to *text*; *limits*: it may write more than is left;
+        *tells*: it is another writer, so that the client hears of the seam."""
         return Joint(
             plan,
             text,
@@ -84,6 +93,7 @@ class Trip:
             tokens_left=self.answer.remaining_tokens if limits else None,
             triggered_at=at,
             clock=self.parts.clock,
+            tells=tells,
         )
 
     def hand_over(

@@ -16,7 +16,7 @@ from spillover.runtime.events import ConsentAnswered, ConsentAsked, Delta, Strea
 from spillover.runtime.request import Message
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, text
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, seams, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -58,6 +58,7 @@ def test_a_no_lets_the_local_model_go_on_as_if_nothing_had_been(desk: Desk, fake
 
     events = desk.ask(ask(max_tokens=60), hand_over_at=60, on_event=say_no)
     assert not handoffs(events)
+    assert not seams(events)
     assert goes_on_locally(events)
     assert fake.record.accepted == 0
 
