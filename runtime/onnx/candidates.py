@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
+from bisect import bisect_left
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
@@ -51,7 +53,7 @@ def largest(scores: Logits, n: int) -> Ids:
     """Where the *n* largest values are, largest first."""
     n = min(n, len(scores))
     some = _upper_end(scores, n)
-    return some[np.argsort(-scores[some], kind="stable")][:n]
+    return some[(-scores[some]).argsort(kind="stable")[:n]]
 
 
 def _upper_end(scores: Logits, n: int) -> Ids:
@@ -63,8 +65,10 @@ def _upper_end(scores: Logits, n: int) -> Ids:
         return np.sort(np.argpartition(scores, len(scores) - n)[len(scores) - n :])
     # There are n values at least as large as the n-th largest of the blocks' maxima. A block is a
     # column, so that those come from few long vector operations: 5x faster than a partition of all.
-    best = scores[: n_blocks * _BLOCK].reshape(_BLOCK, n_blocks).max(axis=0)
-    return np.flatnonzero(scores >= np.partition(best, n_blocks - n)[n_blocks - n])
+    best = np.maximum.reduce(scores[: n_blocks * _BLOCK].reshape(_BLOCK, n_blocks))
+    best.partition(n_blocks - n)
+    found: Ids = (scores >= best[n_blocks - n]).nonzero()[0]
+    return found
 
 
 def softmax(logits: Logits) -> Logits:
@@ -121,6 +125,23 @@ def without_top_choices(candidates: Candidates, threshold: float) -> Candidates:
     kept[above] = False
     kept[above[np.argmin(probabilities[above])]] = True
     return Candidates(candidates.ids[kept], candidates.logits[kept], candidates.is_sorted)
+
+
+def draw_from_few(
+    candidates: Candidates, *, top_p: float, min_p: float, temperature: float, chance: float
+) -> int:
+    """What top_p, min_p and draw do with some dozens of sorted candidates, in plain Python: numpy
+    would take longer to begin."""
+    logits = candidates.logits.tolist()
+    weights = [math.exp(logit - logits[0]) for logit in logits]
+    n = len(weights)
+    if top_p < 1:
+        cumulated = list(accumulate(weights))
+        n = min(bisect_left(cumulated, top_p * cumulated[-1]) + 1, n)
+    while weights[n - 1] < min_p:
+        n -= 1
+    shares = list(accumulate(math.exp((x - logits[0]) / temperature) for x in logits[:n]))
+    return int(candidates.ids[min(bisect_left(shares, shares[-1] * chance), n - 1)])
 
 
 def draw(candidates: Candidates, temperature: float, chance: float) -> int:

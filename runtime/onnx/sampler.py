@@ -16,6 +16,8 @@ from spillover.runtime.onnx.penalties import Breakers, penalize, penalize_repeat
 from spillover.runtime.sampling import Sampling
 
 _FORBID = -100.0
+_FEW = 64
+"""Candidates that plain Python handles sooner than numpy."""
 
 
 class Bias(Struct, frozen=True):
@@ -58,6 +60,9 @@ class NumpySampler:
         self._n_penalized = _resolved(sampling.repeat_last_n, n_ctx)
         self._n_dry = _resolved(sampling.dry_penalty_last_n, n_ctx)
         self._window = np.empty(0, dtype=np.int32)
+        self._keeps_few = (
+            0 < sampling.top_k <= _FEW and sampling.typical_p == 1 and sampling.xtc_probability == 0
+        )
 
     def sample(self, output: int, position: int) -> int:
         logits = self._logits(output)
@@ -120,6 +125,14 @@ class NumpySampler:
         s = self._sampling
         if s.temperature == 0:
             return int(logits.argmax())
+        if self._keeps_few:
+            return filters.draw_from_few(
+                filters.top_k(filters.everything(logits), s.top_k),
+                top_p=s.top_p,
+                min_p=s.min_p,
+                temperature=s.temperature,
+                chance=draws.for_token(position),
+            )
         left = self._filtered(logits)
         if self._excludes_top_choices(draws, position):
             left = filters.without_top_choices(left, s.xtc_threshold)
