@@ -21,11 +21,9 @@ from spillover.runtime.inbox import Inbox
 from spillover.runtime.kv_cache import KvCache
 from spillover.runtime.logprobs import RawDistribution
 from spillover.runtime.outbox import Emit, Outbox
-from spillover.runtime.sequence import Job, Phase, Sequence
-from spillover.runtime.slice_plan import SlicePlan, best_alone, plan_slice
-
-GAP_SHARE = 0.85
-"""Share of the allowed gap that is planned for; the rest absorbs what the prediction misses."""
+from spillover.runtime.pace import Pace
+from spillover.runtime.sequence import Job, Phase, Sequence, Slice, share, slot_states
+from spillover.runtime.slice_plan import SlicePlan
 
 ADMISSION_RESERVE = 64
 """KV cells, besides those of its prompt, that must be free for a sequence to begin."""
@@ -59,13 +57,13 @@ class Scheduler:
         self._clock = clock
         self._out = Outbox(emit, clock)
         self._calibration = calibration
+        self._pace = Pace(calibration, options.max_gap_s, backend.info.n_batch)
         self._kv = KvCache(backend, options.n_prefix_cached, options.shelf_bytes)
         self._inbox = Inbox(options.n_parallel, options.max_queue)
         self._waiting: deque[Sequence] = deque()
         self._prefilling: deque[Sequence] = deque()
         self._decoding: list[Sequence] = []
         self._slots: list[Sequence | None] = [None] * options.n_parallel
-        self._decode_s: dict[int, float] = {}
         self._may_admit = False
         self._slicing: Sequence | None = None  # alone in the running call
 
@@ -100,14 +98,7 @@ class Scheduler:
 
     def slots(self) -> tuple[SlotState, ...]:
         """A snapshot for /slots."""
-        return tuple(
-            SlotState(id=i, state="idle", n_tokens=0)
-            if s is None
-            else SlotState(
-                id=i, state="decode" if s.phase is Phase.DECODE else "prefill", n_tokens=s.n_past
-            )
-            for i, s in enumerate(list(self._slots))
-        )
+        return slot_states(list(self._slots))
 
     @property
     def n_queued(self) -> int:
@@ -231,107 +222,87 @@ class Scheduler:
         if self._prefilling and self._decoding:
             self._step_both()
         elif self._prefilling:
-            sequence = self._prefilling[0]
-            costs = self._calibration.pure
-            n = best_alone(costs, sequence.n_unread, sequence.n_past, self._backend.info.n_batch)
-            self._prefill(sequence, n)
+            first = self._prefilling[0]
+            n = self._pace.alone(first.n_unread, self._n_unread, first.n_past)
+            self._run([], share(n, self._prefilling))
         elif self._decoding:
-            self._decode(None, 0)
+            self._run(self._decoding, [])
 
     def _step_both(self) -> None:
-        """Decode rows first, then slices of a prompt until the running ones want their turn."""
-        room_s = GAP_SHARE * self._options.max_gap_s - self._expected_decode_s()
-        sequence = self._prefilling[0]
-        plan = self._plan(sequence, room_s)
+        """Decode rows first, then slices of prompts until the running ones want their turn."""
+        n_rows = len(self._decoding)
+        room_s = self._pace.room_s(n_rows)
+        plan = self._plan(n_rows, room_s)
         if plan.mixed:
-            self._decode(sequence, plan.n_tokens)
+            self._run(self._decoding, share(plan.n_tokens, self._prefilling))
             return
-        self._decode(None, 0)
+        self._run(self._decoding, [])
         self._out.flush()
-        started = self._clock()
-        first = True
+        started, first_token_s = self._clock(), None
         while self._prefilling and not self._inbox:
-            sequence = self._prefilling[0]
             left_s = room_s - (self._clock() - started)
-            plan = self._plan(sequence, left_s)
-            if not first and not self._fits(sequence, plan.n_tokens, left_s):
+            n, depth = self._plan(n_rows, left_s).n_tokens, self._prefilling[0].n_past
+            if first_token_s and not self._pace.is_worth_it(n, depth, left_s, first_token_s):
                 return
-            first = False
-            if not self._prefill(sequence, plan.n_tokens):
+            if not self._run([], share(n, self._prefilling)):
                 return
+            first_token_s = first_token_s or (self._clock() - started) / n
 
-    def _fits(self, sequence: Sequence, n_tokens: int, room_s: float) -> bool:
-        seconds = self._calibration.pure.predict(n_tokens, sequence.n_past)
-        return seconds is not None and seconds <= room_s
+    @property
+    def _n_unread(self) -> int:
+        return sum(sequence.n_unread for sequence in self._prefilling)
 
-    def _plan(self, sequence: Sequence, room_s: float) -> SlicePlan:
-        return plan_slice(
-            self._calibration.pure,
-            self._calibration.mixed,
-            n_left=sequence.n_unread,
-            depth=sequence.n_past,
-            n_most=self._backend.info.n_batch - len(self._decoding),
-            room_s=room_s,
-            decode_s=self._expected_decode_s(),
-        )
+    def _plan(self, n_rows: int, room_s: float) -> SlicePlan:
+        return self._pace.between(self._n_unread, self._prefilling[0].n_past, n_rows, room_s)
 
     def _next_step_s(self) -> float | None:
         """Seconds until the next step's text, where only decoding is ahead."""
         if self._prefilling or self._may_admit:
             return None
-        return self._decode_s.get(len(self._decoding))
+        return self._pace.decode_s(len(self._decoding))
 
-    def _expected_decode_s(self) -> float:
-        return self._decode_s.get(len(self._decoding), 0.0)
-
-    def _prefill(self, sequence: Sequence, n: int) -> bool:
-        """Read *n* tokens of a prompt in a call of their own; False when it came to nothing."""
-        if not self._claim(n):
+    def _run(self, decoding: list[Sequence], slices: list[Slice]) -> bool:
+        """One call: a token for each of *decoding*, and so many tokens of each prompt. False when
+        it came to nothing."""
+        n_slice = sum(n for _, n in slices)
+        if not self._claim(len(decoding) + n_slice):
             return False
-        depth, wants_logits = sequence.n_past, n == sequence.n_unread
-        rows = Rows(sequence.seq, depth, sequence.tokens[depth : depth + n], wants_logits)
+        decoding = decoding.copy()
+        batch = [Rows(s.seq, s.n_past, s.tokens[s.n_past :], True) for s in decoding]
+        for s, n in slices:
+            tokens = s.tokens[s.n_past : s.n_past + n]
+            batch.append(Rows(s.seq, s.n_past, tokens, n == s.n_unread))
+        depth = sum(n * s.n_past for s, n in slices) // max(n_slice, 1)
         started = self._clock()
-        self._slicing = sequence
-        try:
-            if self._inbox or not self._call([rows]):
-                return False
-            self._calibration.pure.observe(n, depth, self._clock() - started)
-        finally:
-            self._slicing = None
-        self._read(sequence, n, 0)
+        if not self._call(batch, slices[0][0] if len(batch) == len(slices) == 1 else None):
+            return False
+        now = self._clock()
+        if slices:
+            self._pace.observe_slice(n_slice, depth, len(decoding), now - started)
+        else:
+            self._pace.observe_decode(len(decoding), now - started)
+        self._take(decoding, slices, now)
         return True
 
-    def _decode(self, sliced: Sequence | None, n_slice: int) -> None:
-        """One token for each running sequence, and *n_slice* tokens of a prompt beside them."""
-        if not self._claim(len(self._decoding) + n_slice):
-            return
-        decoding = self._decoding.copy()
-        batch = [Rows(s.seq, s.n_past, s.tokens[s.n_past :], True) for s in decoding]
-        depth = 0
-        if sliced is not None:
-            depth, wants_logits = sliced.n_past, n_slice == sliced.n_unread
-            tokens = sliced.tokens[depth : depth + n_slice]
-            batch.append(Rows(sliced.seq, depth, tokens, wants_logits))
-        started = self._clock()
-        if not self._call(batch):
-            return
-        seconds = self._clock() - started
-        if sliced is None:
-            known = self._decode_s.get(len(decoding), seconds)
-            self._decode_s[len(decoding)] = known + 0.2 * (seconds - known)
-        else:
-            self._calibration.mixed.observe(n_slice, depth, seconds)
-        now = self._clock()
+    def _take(self, decoding: list[Sequence], slices: list[Slice], now: float) -> None:
+        """What a call has brought: outputs come in the order of its rows."""
         for output, sequence in enumerate(decoding):
             self._kv.extend(sequence.seq, 1)
             sequence.n_past += 1
             self._sample(sequence, output, now)
-        if sliced is not None:
-            self._read(sliced, n_slice, len(decoding))
+        output = len(decoding)
+        for sequence, n in slices:
+            wants_logits = n == sequence.n_unread
+            self._read(sequence, n, output)
+            output += wants_logits
 
-    def _call(self, batch: list[Rows]) -> bool:
-        """Run the backend; False when nothing was read."""
+    def _call(self, batch: list[Rows], alone: Sequence | None) -> bool:
+        """Run the backend; False when nothing was read. A call that is for *alone* only is not
+        begun, or is ended, when its job is cancelled."""
+        self._slicing = alone
         try:
+            if alone is not None and self._inbox:
+                return False
             self._backend.decode(batch)
         except DecodeAborted:
             for rows in batch:
@@ -340,6 +311,8 @@ class Scheduler:
         except KvFull:
             self._yield_cells()
             return False
+        finally:
+            self._slicing = None
         return True
 
     def _yield_cells(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
+from typing import TypeAlias
 
 import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Constraint, Sampler, Tokens
+from spillover.runtime.engine import SlotState
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -226,3 +229,31 @@ class Sequence:
             prefill_ms=1e3 * (first - admitted),
             decode_ms=1e3 * (now - first),
         )
+
+
+Slice: TypeAlias = tuple[Sequence, int]
+"""So many of the next tokens of a sequence's prompt."""
+
+
+def share(n: int, prompts: Iterable[Sequence]) -> list[Slice]:
+    """*n* tokens of the waiting prompts, those of the first one first."""
+    slices = []
+    for sequence in prompts:
+        taken = min(n, sequence.n_unread)
+        slices.append((sequence, taken))
+        n -= taken
+        if n == 0:
+            break
+    return slices
+
+
+def slot_states(slots: list[Sequence | None]) -> tuple[SlotState, ...]:
+    """What the places of a scheduler are busy with."""
+    return tuple(
+        SlotState(id=i, state="idle", n_tokens=0)
+        if s is None
+        else SlotState(
+            id=i, state="decode" if s.phase is Phase.DECODE else "prefill", n_tokens=s.n_past
+        )
+        for i, s in enumerate(slots)
+    )

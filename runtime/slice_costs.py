@@ -116,6 +116,12 @@ class SliceCosts:
         size = max((k for k in self._slopes if k <= n), default=min(self._slopes, default=None))
         return 0.0 if size is None else self._slopes[size]
 
+    def efficient_size(self) -> int:
+        """The smallest measured size that reads nearly as fast as any; 1 when nothing is known."""
+        rates = {size: size / seconds for size, seconds in self._base.items()}
+        good = [size for size, rate in rates.items() if rate >= 0.9 * max(rates.values())]
+        return min(good, default=1)
+
     def candidates(self, n_left: int, n_most: int) -> Iterator[int]:
         """Slice sizes to consider when *n_left* tokens are unread."""
         n = min(n_left, n_most)

@@ -35,15 +35,17 @@ def best_alone(costs: SliceCosts, n_left: int, depth: int, n_most: int) -> int:
 def best_within(
     costs: SliceCosts, n_left: int, depth: int, n_most: int, room_s: float, decode_s: float
 ) -> tuple[int, float] | None:
-    """The slice size with the best prefill rate whose calls, as many as fit, end within *room_s*
-    beside one decode step of *decode_s*; and that rate in tokens per second."""
+    """The slice size that reads all *n_left* tokens soonest when between two decode steps of
+    *decode_s* only as many calls are made as fit into *room_s*; and its tokens per second."""
     best: tuple[int, float] | None = None
     for n in costs.candidates(n_left, n_most):
         seconds = costs.predict(n, depth)
         if seconds is None or seconds > room_s:
             continue
-        n_calls = min(int(room_s / seconds), -(-n_left // n))
-        rate = min(n_calls * n, n_left) / (decode_s + n_calls * seconds)
+        n_calls, rest = divmod(n_left, n)
+        rest_s = (costs.predict(rest, depth) or 0.0) if rest else 0.0
+        n_gaps = -(-(n_calls + (rest > 0)) // int(room_s / seconds))
+        rate = n_left / (n_calls * seconds + rest_s + n_gaps * decode_s)
         if best is None or rate > best[1]:
             best = (n, rate)
     return best

@@ -161,6 +161,23 @@ def test_an_order_to_end_what_is_not_there_disturbs_nobody(loop: Loop) -> None:
     assert end.reason == "length"
 
 
+def test_short_prompts_that_wait_are_read_together(loop: Loop) -> None:
+    def all_come_while_the_first_is_read() -> None:
+        if len(loop.calls) == 0:
+            for job_id in (2, 3, 4):
+                loop.submit(job_id, 30, max_tokens=5)
+
+    loop.before_call = all_come_while_the_first_is_read
+    loop.submit(1, 30, max_tokens=5)
+    for job_id in (2, 3, 4):
+        end = loop.wait_for(job_id, Finished)
+        assert isinstance(end, Finished)
+        assert end.usage.completion_tokens == 5
+    slices = [call.n_slice for call in loop.calls if call.n_slice]
+    assert sum(slices) >= 118
+    assert max(slices) == 64
+
+
 @pytest.mark.parametrize("phase", ["queue", "prefill", "decode"])
 def test_cancel_frees_the_place_in_every_phase(loop: Loop, phase: str) -> None:
     waits = 0 if phase != "queue" else 4
