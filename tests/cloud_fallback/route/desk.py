@@ -32,6 +32,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, Finished, Handoff, Replace, Seam, StreamEvent
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
+from tests.answers import ask
 from tests.fakes.fake import Fake
 
 CALM = PolicySettings(switched_off=("low_confidence", "language", "wrong_script", "refusal"))
@@ -168,3 +169,8 @@ def joined(said: str, *rests: str) -> str:
     for rest in rests:
         said += rest.lstrip() if said[-1:].isspace() else rest
     return said
+
+
+def long(**fields: Any) -> GenerationRequest:
+    """A story that is still being told when it is handed over: it does not end by itself."""
+    return ask(**{"max_tokens": 600, "ignore_eos": True, **fields})

@@ -13,7 +13,7 @@ from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Regex
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, provider, seams, text
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, long, provider, seams, text
 from tests.cloud_fallback.route.test_manners import DIALECTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
@@ -31,7 +31,7 @@ def test_a_clean_end_without_the_terminal_event_is_no_end(
     base_url = f"{fake.url}/v1" if name == "openai" else fake.url
     desk = make_desk(providers=[provider(fake, base_url=base_url, **DIALECTS[name])])
     fake.script(Act(rest=PART, no_terminal=True))
-    events = desk.ask(ask(max_tokens=120), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     there, back = handoffs(events)
     said = text(events[: events.index(there)])
     with_cloud = text(events[: events.index(back)])
@@ -70,7 +70,7 @@ def test_whatever_the_provider_does_the_answer_comes_to_its_end(
     desk: Desk, fake: Fake, act: Act
 ) -> None:
     fake.script(act)
-    events = desk.ask(ask(max_tokens=120), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     there = handoffs(events)[0]
     said = text(events[: events.index(there)])
     assert text(events).startswith(said)
@@ -87,7 +87,7 @@ def test_the_next_provider_goes_on_where_the_first_one_broke(
     desk = make_desk(first, second)
     first.script(Act(rest=PART, no_terminal=True))
     second.script(Act(rest=REST))
-    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     one, two = handoffs(events)
     said = text(events[: events.index(one)])
     assert text(events) == joined(said, PART, REST)
@@ -102,14 +102,14 @@ def test_what_a_content_policy_stopped_is_not_sent_to_another_provider(
     first, second = make_fake(), make_fake()
     desk = make_desk(first, second)
     first.script(Act(refusal="content_policy"))
-    events = desk.ask(ask(max_tokens=100), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     assert end(events).reason in ("stop", "length")
     assert second.requests == []
 
 
 def test_a_short_wait_is_waited_for(desk: Desk, fake: Fake) -> None:
     fake.script(Act(refusal="rate_limited", retry_form="ms", retry_after_s=0.05), Act(rest=REST))
-    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     (handoff,) = handoffs(events)
     assert text(events) == joined(text(events[: events.index(handoff)]), REST)
     assert len(fake.requests) == 2
@@ -124,7 +124,7 @@ def test_a_model_that_takes_no_prefill_is_asked_in_the_users_voice(
     desk = make_desk(providers=[claude])
     fake.script(Act(rest=REST, takes_prefill=False))
     for _ in range(2):
-        events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+        events = desk.ask(long(), hand_over_at=60)
         (handoff,) = handoffs(events)
         assert text(events) == joined(text(events[: events.index(handoff)]), REST)
     assert len(fake.requests) == 3  # learned once
@@ -160,7 +160,7 @@ def test_what_no_provider_can_be_asked_is_answered_here_without_a_word_to_them(
 ) -> None:
     """A regular expression is no form that a provider knows."""
     desk = make_desk(fake)
-    events = desk.ask(ask(max_tokens=60, form=Regex(pattern="[a-z ]{1,200}")), hand_over_at=20)
+    events = desk.ask(long(form=Regex(pattern="[a-z ]{1,200}")), hand_over_at=20)
     assert not handoffs(events)
     assert end(events).reason in ("stop", "length")
     assert fake.record.accepted == 0
@@ -177,7 +177,7 @@ def test_a_provider_without_a_key_is_passed_over(
         ]
     )
     other.script(Act(rest=REST))
-    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     assert [h.target.provider for h in handoffs(events)] == ["other"]
     assert keyless.record.accepted == 0
 
@@ -192,7 +192,7 @@ def test_a_defect_in_our_own_code_does_not_cost_the_answer(
 
     fake.script(Act(rest=REST))
     monkeypatch.setattr("spillover.cloud_fallback.cloud_leg.CloudLeg._take", broken)
-    events = desk.ask(ask(max_tokens=100), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     assert [h.target.origin for h in handoffs(events)] == ["cloud", "local"]
     assert "KeyError" in caplog.text
     assert words not in caplog.text

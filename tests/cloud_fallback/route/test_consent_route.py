@@ -16,7 +16,7 @@ from spillover.runtime.events import ConsentAnswered, ConsentAsked, Delta, Strea
 from spillover.runtime.request import Message
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, seams, text
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, long, seams, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -45,7 +45,7 @@ def test_a_yes_lets_the_answer_go_on_in_the_cloud(desk: Desk, fake: Fake) -> Non
             assert desk.router.pending_consents()[0].asked == event
             assert desk.router.consent(event.id, True) == "accepted"
 
-    events = desk.ask(ask(max_tokens=300), hand_over_at=60, on_event=say_yes)
+    events = desk.ask(long(), hand_over_at=60, on_event=say_yes)
     assert [e.granted for e in events if isinstance(e, ConsentAnswered)] == [True]
     assert len(handoffs(events)) == 1
     assert text(events).endswith(REST.lstrip())
@@ -56,7 +56,7 @@ def test_a_no_lets_the_local_model_go_on_as_if_nothing_had_been(desk: Desk, fake
         if isinstance(event, ConsentAsked):
             assert desk.router.consent(event.id, False) == "accepted"
 
-    events = desk.ask(ask(max_tokens=60), hand_over_at=60, on_event=say_no)
+    events = desk.ask(long(), hand_over_at=60, on_event=say_no)
     assert not handoffs(events)
     assert not seams(events)
     assert goes_on_locally(events)
@@ -66,7 +66,7 @@ def test_a_no_lets_the_local_model_go_on_as_if_nothing_had_been(desk: Desk, fake
 def test_without_a_reply_the_local_model_goes_on(make_desk: MakeDesk, fake: Fake) -> None:
     hasty = RouteSettings(consent_timeout_s=0.05, warms_connections=False)
     desk = make_desk(fake, fallback="ask", settings=hasty)
-    events = desk.ask(ask(max_tokens=60), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     assert [e.granted for e in events if isinstance(e, ConsentAnswered)] == [None]
     assert goes_on_locally(events)
     assert fake.record.accepted == 0
@@ -78,7 +78,7 @@ def test_a_client_that_leaves_while_it_is_asked_has_asked_for_nothing(
     desk: Desk, fake: Fake
 ) -> None:
     cancellation = Cancellation()
-    answer_id, stream = desk.start(ask(max_tokens=300), cancellation=cancellation)
+    answer_id, stream = desk.start(long(), cancellation=cancellation)
     events: list[StreamEvent] = []
     with closing(stream):
         for event in stream:
@@ -97,7 +97,7 @@ def test_a_reply_may_be_remembered_for_the_conversation(desk: Desk) -> None:
         if isinstance(event, ConsentAsked):
             desk.router.consent(event.id, True, remember=True)
 
-    first = desk.ask(ask(max_tokens=300), hand_over_at=60, on_event=say_yes_for_good)
+    first = desk.ask(long(), hand_over_at=60, on_event=say_yes_for_good)
     request = ask()
     messages = (
         *request.messages,
@@ -121,10 +121,10 @@ def test_a_remembered_yes_is_nobody_elses_and_no_other_conversations(
         if isinstance(event, ConsentAsked):
             desk.router.consent(event.id, True, remember=True)
 
-    desk.ask(ask(max_tokens=300), hand_over_at=60, on_event=say_yes_for_good, owner="anna")
+    desk.ask(long(), hand_over_at=60, on_event=say_yes_for_good, owner="anna")
     assert len(fake.requests) == 1
     second = msgspec.structs.replace(
-        ask(max_tokens=60),
+        long(),
         messages=(
             *ask().messages,
             Message(role="assistant", content="Once."),
@@ -133,8 +133,8 @@ def test_a_remembered_yes_is_nobody_elses_and_no_other_conversations(
     )
     others = [
         desk.ask(second, hand_over_at=40, owner="ben"),
-        desk.ask(ask(max_tokens=60), hand_over_at=40, owner="ben"),
-        desk.ask(ask(max_tokens=60), hand_over_at=40, owner="anna"),
+        desk.ask(long(), hand_over_at=40, owner="ben"),
+        desk.ask(long(), hand_over_at=40, owner="anna"),
     ]
     for events in others:
         assert [e.granted for e in events if isinstance(e, ConsentAnswered)] == [None]
@@ -145,7 +145,7 @@ def test_an_answer_that_is_to_stay_here_is_not_handed_over_any_more(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
     desk = make_desk(fake)
-    answer_id, stream = desk.start(ask(max_tokens=60))
+    answer_id, stream = desk.start(long())
     events: list[StreamEvent] = []
     for event in stream:
         events.append(event)
@@ -176,7 +176,7 @@ def test_an_answer_that_is_to_stay_here_comes_back_while_the_cloud_writes(
 ) -> None:
     desk = make_desk(fake)
     fake.script(Act(rest=" And the cloud said" + " more and more" * 50, hold_after_chunks=25))
-    answer_id, stream = desk.start(ask(max_tokens=200))
+    answer_id, stream = desk.start(long())
     events: list[StreamEvent] = []
     asked = kept = False
     for event in stream:

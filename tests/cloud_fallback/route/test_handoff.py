@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spillover.runtime.events import Delta, Finished
 from tests.answers import ask
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, seams, text
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, long, seams, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -21,7 +21,7 @@ def test_an_answer_without_trouble_stays_here(desk: Desk, fake: Fake) -> None:
 
 def test_the_cloud_continues_from_what_was_already_said(desk: Desk, fake: Fake) -> None:
     fake.script(Act(rest=REST))
-    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     (handoff,) = handoffs(events)
     (seam,) = seams(events)
     said = text(events[: events.index(handoff)])

@@ -35,6 +35,7 @@ from tests.cloud_fallback.route.desk import (
     end,
     handoffs,
     joined,
+    long,
     provider,
     text,
 )
@@ -122,12 +123,12 @@ def test_an_answer_that_ends_by_itself_is_not_handed_over(desk: Desk, fake: Fake
 
 
 def test_max_tokens_counts_both_writers(desk: Desk, fake: Fake) -> None:
-    fake.script(Act(rest=" word" * 500))
-    events = desk.ask(ask(max_tokens=40), hand_over_at=60)
+    fake.script(Act(rest=" word" * 1000))
+    events = desk.ask(long(max_tokens=300), hand_over_at=60)
     assert end(events).reason == "length"
     words = text(events).count(" word")
-    assert 0 < words <= 40
-    assert fake.requests[0].json()["max_tokens"] < 120
+    assert 0 < words <= 300
+    assert fake.requests[0].json()["max_tokens"] < 380
 
 
 def test_nothing_is_asked_for_when_no_tokens_are_left(desk: Desk, fake: Fake) -> None:
@@ -160,7 +161,7 @@ def test_thinking_that_uses_up_the_tokens_is_not_taken_for_an_answer(
             usage=Tokens(completion=100, reasoning=100),
         )
     )
-    events = desk.ask(ask(max_tokens=100), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     assert [h.target.origin for h in handoffs(events)] == ["cloud", "local"]
     assert end(events).reason in ("stop", "length")
 
@@ -171,7 +172,7 @@ def test_a_budget_that_is_spent_keeps_the_answer_here(make_desk: MakeDesk, fake:
         providers=[provider(fake, prices=prices)],
         budget=BudgetSettings(total=Limits(usd_per_day=0.01)),
     )
-    events = desk.ask(ask(max_tokens=80), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     assert not handoffs(events)
     assert fake.record.accepted == 0
     assert end(events).reason in ("stop", "length")
@@ -182,7 +183,7 @@ def test_a_budget_that_runs_out_on_the_way_ends_the_cloud_leg(
 ) -> None:
     desk = make_desk(fake, budget=BudgetSettings(total=Limits(tokens_per_day=400)))
     fake.script(Act(rest=" and on" * 2000))
-    events = desk.ask(ask(max_tokens=100_000), hand_over_at=60)
+    events = desk.ask(long(max_tokens=100_000), hand_over_at=60)
     assert end(events).reason in ("stop", "length")
     assert text(events).count(" and on") < 1500
     spent = sum(
@@ -195,7 +196,7 @@ def test_what_a_leg_costs_is_said_and_recorded(make_desk: MakeDesk, fake: Fake) 
     prices = Prices(input_usd=2.0, output_usd=10.0, priced_on=date(2026, 11, 1))
     desk = make_desk(providers=[provider(fake, prices=prices)])
     fake.script(Act(rest=REST, usage=Tokens(prompt=100, completion=20)))
-    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     cloud = end(events).usage.legs[1]
     assert cloud.cost_usd == pytest.approx((100 * 2 + 20 * 10) / 1e6)
     (record,) = desk.router.recent(10)
@@ -209,7 +210,7 @@ def test_what_a_leg_costs_is_said_and_recorded(make_desk: MakeDesk, fake: Fake) 
 def test_a_client_that_leaves_in_the_gap_ends_the_request(desk: Desk, fake: Fake) -> None:
     fake.script(Act(rest=REST, hold_before_response=True))
     cancellation = Cancellation()
-    answer_id, stream = desk.start(ask(max_tokens=300), cancellation=cancellation)
+    answer_id, stream = desk.start(long(), cancellation=cancellation)
 
     def leave() -> None:
         fake.wait_for(holding=1)
@@ -230,7 +231,7 @@ def test_a_client_that_leaves_before_the_cloud_is_asked_asks_nothing(
     desk: Desk, fake: Fake
 ) -> None:
     cancellation = Cancellation()
-    answer_id, stream = desk.start(ask(max_tokens=300), cancellation=cancellation)
+    answer_id, stream = desk.start(long(), cancellation=cancellation)
     events: list[StreamEvent] = []
     for event in stream:
         events.append(event)

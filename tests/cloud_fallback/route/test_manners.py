@@ -19,6 +19,7 @@ from tests.cloud_fallback.route.desk import (
     end,
     handoffs,
     joined,
+    long,
     provider,
     seams,
     text,
@@ -54,7 +55,7 @@ def test_the_joined_text_is_what_both_have_written(
     desk: Desk, fake: Fake, manner: str, kinds: set[str], cut_at: int
 ) -> None:
     fake.script(Act(rest=REST, manner=manner))  # type: ignore[arg-type]  # a Literal
-    events = desk.ask(ask(max_tokens=300), hand_over_at=cut_at)
+    events = desk.ask(long(), hand_over_at=cut_at)
     (handoff,) = handoffs(events)
     said = text(events[: events.index(handoff)])
     if manner == "no_anchor":
@@ -73,7 +74,7 @@ def test_every_dialect_goes_on(
     base_url = f"{fake.url}/v1" if name == "openai" else fake.url
     desk = make_desk(providers=[provider(fake, base_url=base_url, **DIALECTS[name])])
     fake.script(Act(rest=REST))
-    events = desk.ask(ask(max_tokens=300), hand_over_at=60)
+    events = desk.ask(long(), hand_over_at=60)
     (handoff,) = handoffs(events)
     assert text(events) == joined(text(events[: events.index(handoff)]), REST)
     assert end(events).reason == "stop"
@@ -86,7 +87,7 @@ def test_a_rewritten_answer_replaces_what_was_said_where_the_client_understands_
 ) -> None:
     fake.script(Act(text="Quite another tale, told from its beginning. The end."))
     wishes = Wishes(mode="restart", may_replace=True)
-    events = desk.ask(ask(max_tokens=300), wishes, hand_over_at=60)
+    events = desk.ask(long(), wishes, hand_over_at=60)
     assert text(events) == "Quite another tale, told from its beginning. The end."
     assert any(event == Replace(keep_chars=0) for event in events)
 
@@ -117,7 +118,7 @@ def test_before_the_first_word_nothing_is_waited_for(
 def test_the_sentence_is_finished_first(desk: Desk, fake: Fake) -> None:
     fake.script(Act(rest=REST))
     wishes = Wishes(mode="finish_sentence")
-    _answer_id, stream = desk.start(ask(max_tokens=300), wishes)
+    _answer_id, stream = desk.start(long(), wishes)
     events = []
     for event in stream:
         events.append(event)

@@ -8,9 +8,8 @@ from spillover.cloud_fallback.errors import RedactionFailed
 from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.runtime.events import ConsentAsked
 from spillover.runtime.request import GenerationRequest, Message
-from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, text
+from tests.cloud_fallback.route.desk import Desk, end, handoffs, long, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -31,7 +30,9 @@ def test_private_texts_of_earlier_turns_stay_here_and_come_back_in_the_answer(
         Message(role="assistant", content="I will remember that."),
         Message(role="user", content="Tell me a story about a fox named Ruby."),
     )
-    events = desk.ask(GenerationRequest(messages=messages, max_tokens=300), hand_over_at=60)
+    events = desk.ask(
+        GenerationRequest(messages=messages, max_tokens=600, ignore_eos=True), hand_over_at=60
+    )
     (handoff,) = handoffs(events)
     assert text(events).endswith(f"She wrote to {MAIL} and paid with {CARD}. The end.")
     assert handoff.redactions == 2
@@ -51,7 +52,9 @@ def test_a_private_text_in_the_unfinished_answer_changes_the_anchor_and_not_the_
         Message(role="assistant", content=begun),
     )
     fake.script(Act(rest=" and by post. The end.", manner=manner))  # type: ignore[arg-type]  # a Literal
-    request = GenerationRequest(messages=messages, max_tokens=300, continue_final_message=True)
+    request = GenerationRequest(
+        messages=messages, max_tokens=600, ignore_eos=True, continue_final_message=True
+    )
     events = desk.ask(request, hand_over_at=1)
     assert handoffs(events)
     assert MAIL not in sent_to(fake)
@@ -62,7 +65,7 @@ def test_a_private_text_in_the_unfinished_answer_changes_the_anchor_and_not_the_
 def test_the_user_is_told_how_much_is_taken_out(make_desk: MakeDesk, fake: Fake) -> None:
     desk = make_desk(fake, fallback="ask")
     events = desk.ask(
-        ask(f"Tell me a story about {MAIL} and {CARD}."),
+        long(text=f"Tell me a story about {MAIL} and {CARD}."),
         hand_over_at=40,
         on_event=lambda e: isinstance(e, ConsentAsked) and desk.router.consent(e.id, False),
     )
@@ -78,7 +81,7 @@ def test_what_cannot_be_looked_through_stays_here(
         raise RedactionFailed("for the test")
 
     monkeypatch.setattr(Redactor, "redact", fails)
-    events = desk.ask(ask(max_tokens=60), hand_over_at=40)
+    events = desk.ask(long(), hand_over_at=40)
     assert not handoffs(events)
     assert end(events).reason == "length"
     assert fake.record.accepted == 0
