@@ -233,6 +233,7 @@ HOSTILE: dict[str, Form] = {
     "unknown keyword": JsonSchema(schema={"not": {"type": "string"}}),
     "nothing fits": JsonSchema(schema={"enum": []}),
     "impossible": JsonSchema(schema={"type": "integer", "minimum": 5, "maximum": 3}),
+    "refers to itself": JsonSchema(schema={"$ref": "#"}),
     "fetches": JsonSchema(schema={"$ref": "http://127.0.0.1:1/x"}),
     "wrong kind": JsonSchema(schema={"type": 5}),
     "broken regex": Regex(pattern="("),
@@ -259,7 +260,6 @@ def test_a_form_that_cannot_be_followed_is_refused(engine: LocalEngine, name: st
 
 
 ENDLESS: dict[str, Form] = {
-    "refers to itself": JsonSchema(schema={"$ref": "#"}),
     "needs itself": JsonSchema(
         schema={"$defs": {"n": thing(x={"$ref": "#/$defs/n"})}, "$ref": "#/$defs/n"}
     ),

@@ -1,0 +1,59 @@
+"""Answers of a given form on a route between the local model and the cloud."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+from msgspec import structs
+
+from spillover.runtime.events import ToolCallDelta
+from spillover.runtime.request import JsonSchema, Tool
+from spillover.runtime.sampling import Sampling
+from tests.answers import ask
+from tests.cloud_fallback.route.conftest import MakeDesk
+from tests.cloud_fallback.route.desk import CALM, Desk, end, handoffs, text
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+NOTE = {
+    "type": "object",
+    "properties": {"text": {"type": "string", "minLength": 60, "maxLength": 80}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
+
+
+def test_a_local_answer_on_a_route_keeps_its_form(desk: Desk, fake: Fake) -> None:
+    request = ask(sampling=Sampling(seed=1), max_tokens=150, form=JsonSchema(schema=NOTE))
+    events = desk.ask(request)
+    assert end(events).reason == "stop"
+    jsonschema.validate(json.loads(text(events)), NOTE)
+    assert not handoffs(events)
+    assert fake.requests == []
+
+
+def test_a_handed_over_form_is_asked_of_the_cloud_too(desk: Desk, fake: Fake) -> None:
+    fake.script(Act(rest=' and so the small fox was at home again with its friends."}'))
+    request = ask(sampling=Sampling(seed=1), max_tokens=150, form=JsonSchema(schema=NOTE))
+    events = desk.ask(request, hand_over_at=20)
+    assert len(handoffs(events)) == 1
+    assert json.loads(fake.requests[0].body)["response_format"]["type"] == "json_schema"
+    assert isinstance(json.loads(text(events)), dict)
+
+
+def test_a_call_is_written_here_by_a_model_that_can(make_desk: MakeDesk, fake: Fake) -> None:
+    desk = make_desk(fake, policy=structs.replace(CALM, local_tools=True))
+    tool = Tool(name="note", parameters=NOTE)
+    request = ask(
+        sampling=Sampling(seed=1),
+        max_tokens=150,
+        tools=(tool,),
+        tool_choice="required",
+        parallel_tool_calls=False,
+    )
+    events = desk.ask(request)
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    jsonschema.validate(json.loads(arguments), NOTE)
+    assert end(events).reason == "tool_calls"
+    assert fake.requests == []

@@ -1,0 +1,85 @@
+"""Forms that begin later: after the model has thought."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spillover.runtime.backend import Constraint
+from spillover.runtime.constrain.factory import ConstraintFactory
+from spillover.runtime.loading import LoadedModel
+from spillover.runtime.request import Regex
+from spillover.runtime.text.reasoning import TagPair
+
+THINK = TagPair("<think>", "</think>")
+
+
+class Writer:
+    """Writes text under a constraint, token by token."""
+
+    def __init__(self, loaded: LoadedModel, factory: ConstraintFactory, *, is_inside: bool) -> None:
+        self._backend = loaded.backend
+        self._eog = min(factory.vocabulary.eog_tokens)
+        digits = factory.form(Regex(pattern="[0-9]{2}"))
+        self.constraint: Constraint = factory.after_reasoning(digits, THINK, is_inside=is_inside)()
+
+    def tokens(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.tokenize(
+            text, add_special=False, parse_special=False
+        ).tolist()
+        return ids
+
+    def write(self, text: str) -> bool:
+        for token in self.tokens(text):
+            if not self.constraint.allows(token):
+                return False
+            self.constraint.accept(token)
+        return True
+
+    @property
+    def may_end(self) -> bool:
+        masked = np.unpackbits(self.constraint.mask().view(np.uint8), bitorder="little")
+        allowed = self.constraint.allows(self._eog)
+        assert allowed == bool(masked[self._eog])
+        return allowed
+
+
+@pytest.fixture(params=[True, False], ids=["opened by the prompt", "opened by the answer"])
+def writer(
+    request: pytest.FixtureRequest, loaded: LoadedModel, factory: ConstraintFactory
+) -> Writer:
+    writer = Writer(loaded, factory, is_inside=request.param)
+    if not request.param:
+        assert writer.write("<think>")
+    return writer
+
+
+def test_thoughts_are_free_and_the_answer_has_its_form(writer: Writer) -> None:
+    assert writer.write("Let me see: 1 < 2, and </thin is no tag.")
+    assert not writer.may_end
+    assert writer.write("</think>")
+    assert not writer.may_end
+    assert not writer.write("a")
+    assert writer.write("42")
+    assert writer.may_end
+    assert writer.constraint.is_complete
+
+
+def test_an_answer_may_go_without_thoughts(loaded: LoadedModel, factory: ConstraintFactory) -> None:
+    writer = Writer(loaded, factory, is_inside=False)
+    assert not Writer(loaded, factory, is_inside=False).write("x")
+    assert writer.write("42")
+    assert writer.may_end
+
+
+def test_no_token_closes_the_thoughts_and_goes_on(
+    loaded: LoadedModel, factory: ConstraintFactory
+) -> None:
+    writer = Writer(loaded, factory, is_inside=True)
+    vocabulary = factory.vocabulary
+    assert writer.write("</think")
+    bits = np.unpackbits(writer.constraint.mask().view(np.uint8), bitorder="little")
+    for token, piece in enumerate(vocabulary.pieces):
+        if piece.startswith(b">") and piece[1:].strip():
+            assert not writer.constraint.allows(token)
+            assert not bits[token]
