@@ -149,7 +149,7 @@ def test_every_field_of_a_request_is_known_to_be_looked_through_or_to_hold_no_te
     assert set(GenerationRequest.__struct_fields__) == {
         *("messages", "prompt", "stop", "form", "template_kwargs", "tools", "tool_choice"),
         *("sampling", "max_tokens", "n", "logprobs", "ignore_eos", "continue_final_message"),
-        *("split_reasoning", "parallel_tool_calls"),
+        *("split_reasoning", "parallel_tool_calls", "reuse_prefix"),
     }
     assert set(Message.__struct_fields__) == {
         *("role", "content", "name", "tool_calls", "tool_call_id"),
