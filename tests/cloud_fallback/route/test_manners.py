@@ -109,7 +109,7 @@ def test_before_the_first_word_nothing_is_waited_for(
     policy = msgspec.structs.replace(CALM, first_token_s=0.001)
     desk = make_desk(fake, policy=policy)
     fake.script(Act(text="A tale of the cloud's."))
-    request = ask("Ruby the fox saw a bird. " * 100, max_tokens=40)
+    request = ask(f"{mode}: " + "Ruby the fox saw a bird. " * 100, max_tokens=40)
     events = desk.ask(request, Wishes(mode=mode))
     assert [handoff.reason for handoff in handoffs(events)] == ["ttft"]
     assert text(events) == "A tale of the cloud's."
