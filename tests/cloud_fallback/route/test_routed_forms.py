@@ -35,7 +35,9 @@ def test_a_local_answer_on_a_route_keeps_its_form(desk: Desk, fake: Fake) -> Non
 
 def test_a_handed_over_form_is_asked_of_the_cloud_too(desk: Desk, fake: Fake) -> None:
     fake.script(Act(rest=' and so the small fox was at home again with its friends."}'))
-    request = ask(sampling=Sampling(seed=1), max_tokens=150, form=JsonSchema(schema=NOTE))
+    text_schema = {"type": "string", "minLength": 400, "maxLength": 800}
+    long_note = {**NOTE, "properties": {"text": text_schema}}  # still being written by then
+    request = ask(sampling=Sampling(seed=1), max_tokens=600, form=JsonSchema(schema=long_note))
     events = desk.ask(request, hand_over_at=20)
     assert len(handoffs(events)) == 1
     assert json.loads(fake.requests[0].body)["response_format"]["type"] == "json_schema"
