@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 N_THREADS = 16
 MAX_WAITING_CALLS = 256
+EVENTS_AT_ONCE = 256
+"""Encoded before others have their turn."""
 
 
 class Bridge:
@@ -164,7 +166,12 @@ class Bridge:
                     await connection.write(sse.KEEP_ALIVE)
                     continue
                 events, ended = news
-                chunk = b"".join(encoder.encode(event) for event in events)
+                chunk = b""
+                for start in range(0, len(events), EVENTS_AT_ONCE):
+                    if chunk:
+                        await connection.write(chunk)
+                    some = events[start : start + EVENTS_AT_ONCE]
+                    chunk = b"".join(encoder.encode(event) for event in some)
                 if ended:
                     await connection.finish(chunk + encoder.end())
                     return

@@ -14,6 +14,10 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+PIECE_BYTES = 16 * 1024
+"""Written at a time, so that a slow client with much to take is not mistaken for a stubborn one."""
+
+
 class ClientGone(Exception):
     """The client has closed its connection, or takes no bytes."""
 
@@ -57,13 +61,20 @@ class Connection:
 
     async def write(self, chunk: bytes) -> None:
         """A part of a stream; waits only when the client takes no more for now."""
+        for piece in _pieces(chunk):
+            await self._write(piece)
+
+    async def _write(self, piece: bytes) -> None:
         wire = self._wire
-        if chunk and wire is not None and self._is_chunked and wire.write_chunk(chunk):
+        if piece and wire is not None and self._is_chunked and wire.write_chunk(piece):
             return
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def finish(self, chunk: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+        *pieces, last = _pieces(chunk)
+        for piece in pieces:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """A whole response."""
@@ -81,3 +92,10 @@ class Connection:
             await self.refuse(error)
         elif encoder is not None:
             await self.finish(encoder.fail(error))
+
+
+def _pieces(chunk: bytes) -> list[bytes]:
+    """*chunk* in pieces; an empty one in one."""
+    if len(chunk) <= PIECE_BYTES:
+        return [chunk]
+    return [chunk[i : i + PIECE_BYTES] for i in range(0, len(chunk), PIECE_BYTES)]

@@ -60,9 +60,20 @@ class HardenedProtocol(H11Protocol):
         """Cut the connection; what has not been sent is dropped."""
         self.transport.abort()
 
-    def _await_head(self) -> None:
+    def _await_head(self, n_unsent: int | None = None) -> None:
+        """Cut the connection when no head comes. A client that still takes what was written before
+        (*n_unsent* bytes the last time) has not had its turn yet."""
         self._stop_timer()
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.abort)
+
+        def look() -> None:
+            n_left = self.transport.get_write_buffer_size()
+            if 0 < n_left < n_before:
+                self._await_head(n_left)
+            else:
+                self.transport.abort()
+
+        n_before = self.transport.get_write_buffer_size() + 1 if n_unsent is None else n_unsent
+        self._head_timer = self.loop.call_later(self.head_timeout_s, look)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -104,6 +104,23 @@ def test_a_client_that_takes_no_bytes_is_cut_off(strict: Server, http: httpx.Cli
         assert b"[DONE]" not in rest_of(sock)
 
 
+def test_a_slow_client_gets_all_of_a_long_answer(tmp_path: Path) -> None:
+    """It took bytes all the time, but not all that had been written at once within the limit."""
+    content = "Once upon a time there was a fox. " * 60_000
+    server = Server(tmp_path, head_timeout_s=2, write_timeout_s=2)
+    received, pause = b"", threading.Event()
+    try:
+        whole = httpx.post(f"{server.url}/tokenize", json={"content": content}, timeout=60).content
+        with connect(server, receive_bytes=65536) as sock:
+            sock.sendall(post("/tokenize", {"content": content}))
+            while not received.endswith(whole[-16:]) and (part := sock.recv(65536)):
+                received += part
+                pause.wait(0.1)
+        assert received.endswith(whole)
+    finally:
+        assert server.stop() == 0
+
+
 def test_others_are_served_while_one_takes_no_bytes(strict: Server, http: httpx.Client) -> None:
     body = {**ENDLESS, "logprobs": True, "top_logprobs": 20}
     with connect(strict, receive_bytes=4096) as sock:
