@@ -37,7 +37,7 @@ from spillover.cloud_fallback.spending.estimate import estimate
 from spillover.cloud_fallback.trip import Trip
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import ConsentAnswered, ConsentAsked, Replace, StreamEvent
+from spillover.runtime.events import ConsentAnswered, ConsentAsked, Queued, Replace, StreamEvent
 from spillover.runtime.request import GenerationRequest
 
 MAX_TRIES = 3
@@ -104,7 +104,11 @@ class Attempt:
             return Outcome.KEEP_LOCAL
         if not (yield from self._may_leave(redacted)):
             return Outcome.KEEP_LOCAL
-        with self._parts.gate(self._engine.name).enter(self._trip.cancellation) as answered:
+        gate = self._parts.gate(self._engine.name)
+        if not gate.is_open and not self._trip.answer.has_begun:
+            # Whoever began the answer is told that it will come, and need not wait for that.
+            yield Queued(position=0, n_prompt_tokens=0)
+        with gate.enter(self._trip.cancellation) as answered:
             if answered is None:
                 return Outcome.NEXT
             return (yield from self._send(plan, text, redacted, answered, n_tries))
@@ -137,7 +141,7 @@ class Attempt:
             with reservation:
                 yield from self._hand_over(plan, redacted)
                 request = _within(redacted.request, reservation)
-                joint = self._trip.joint(plan, text, self._stopped.at, limits=plan.join != "fresh")
+                joint = self._trip.joint(plan, text, self._stopped.at, limits=True)
                 leg = CloudLeg(
                     self._engine,
                     request,

@@ -68,5 +68,11 @@ class Gate:
             cancellation.unsubscribe(wake)
 
     @property
+    def is_open(self) -> bool:
+        """Whether enter() would go ahead at once, at this moment."""
+        with self._changed:
+            return self._is_open
+
+    @property
     def _is_open(self) -> bool:
         return self._n_unanswered < SCOUTS or self._clock() < self._known_until

@@ -15,6 +15,9 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Handoff, HandoffMode, Writer
 from spillover.runtime.request import GenerationRequest
 
+RUNAWAY = 2
+"""So many times its limit in words is more than any answer has that keeps to it."""
+
 
 class Trip:
     """Used by the one thread that iterates the answer."""
@@ -90,11 +93,17 @@ class Trip:
             plan,
             text,
             seq=self.answer.n_handoffs,
-            tokens_left=self.answer.remaining_tokens if limits else None,
+            tokens_left=self._limit(plan) if limits else None,
             triggered_at=at,
             clock=self.parts.clock,
             tells=tells,
         )
+
+    def _limit(self, plan: Continuation) -> int | None:
+        """A provider that was asked for no more than the answer keeps count itself, better than
+        we can: only one that has no end is stopped."""
+        left = self.answer.remaining_tokens
+        return RUNAWAY * left if left is not None and plan.join == "fresh" else left
 
     def hand_over(
         self, target: Writer, reason: Reason, *, keep_chars: int, redactions: int = 0

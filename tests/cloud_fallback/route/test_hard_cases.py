@@ -21,7 +21,7 @@ from spillover.cloud_fallback.routing import Routing
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Delta, Finished, Replace, StreamEvent
+from spillover.runtime.events import Delta, Finished, Queued, Replace, StreamEvent
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
@@ -84,6 +84,32 @@ def test_without_the_cloud_a_loop_goes_on_as_it_would_have(
     events = desk.ask(request)
     assert text(events) == text(alone)
     assert end(events).reason == "length"
+
+
+def test_a_provider_without_an_end_is_stopped_at_the_answers_length(desk: Desk, fake: Fake) -> None:
+    """It was asked for 20 tokens, and goes on and on."""
+    fake.script(Act(chunks=("more words here ",) * 2_000))
+    events = desk.ask(ask(max_tokens=20), Wishes(routing=Routing(prefer="cloud")))
+    assert end(events).reason == "length"
+    assert 20 <= len(text(events).split()) <= 40
+
+
+def test_who_waits_in_line_for_a_provider_is_told_at_once(desk: Desk, fake: Fake) -> None:
+    """Whoever began the answer would else hold a thread of the endpoint until then."""
+    held = Act(text="A tale.", hold_before_response=True)
+    fake.script(*[held] * SCOUTS, Act(text="A tale."))
+    streams = [
+        desk.start(ask(max_tokens=20), Wishes(routing=Routing(prefer="cloud")))[1]
+        for _ in range(SCOUTS + 1)
+    ]
+    with ThreadPoolExecutor(len(streams)) as pool:
+        first = list(pool.map(next, streams))
+        assert [type(event) for event in first].count(Queued) == 1
+        rests = [pool.submit(list, stream) for stream in streams]
+        fake.wait_for(holding=SCOUTS)
+        fake.release()
+        for begun, rest in zip(first, rests, strict=True):
+            assert text([begun, *rest.result(30)]) == "A tale."
 
 
 # --- flapping --------------------------------------------------------------------------------
