@@ -28,6 +28,8 @@ from spillover.runtime.onnx.session import OnnxSession, session_options
 from spillover.runtime.onnx.slot_runner import SlotRunner
 from spillover.runtime.onnx.spinning import is_spinning_faster
 
+FIRST_WITH_QUERY_LENGTHS = (1, 32)
+
 _N_READ, _N_DECODED = 16, 8
 _MOST_DIVERGENCE = 0.05
 """Between the distributions of CPU and accelerator, in nats; fp16 arithmetic makes about 0.001."""

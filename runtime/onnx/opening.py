@@ -14,7 +14,14 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.memory_fit import ContextFit, fit_context
 from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
-from spillover.runtime.onnx.execution import Needs, fastest, on_accelerator, on_cpu, runtime_version
+from spillover.runtime.onnx.execution import (
+    FIRST_WITH_QUERY_LENGTHS,
+    Needs,
+    fastest,
+    on_accelerator,
+    on_cpu,
+    runtime_version,
+)
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.graph_prepare import Prepared, prepare
 from spillover.runtime.onnx.library import ort
@@ -38,6 +45,7 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
     graph = prepare(
         files.graph,
         runtime_version=runtime_version(),
+        query_lengths=runtime_version() >= FIRST_WITH_QUERY_LENGTHS,
         rewrite=rewrite,
         n_ctx=settings.n_ctx_train,
     )

@@ -1,7 +1,9 @@
 """Runs graphs whose KV cache is past and present at once: many rows in one run.
 
 One token each of any number of sequences is one run; more tokens of a sequence are a run of their
-own, on its slot of the same arrays.
+own, on its slot of the same arrays. Only a few tokens go with the others, where the graph takes
+rows of unequal length: all are padded to the longest, which costs more than a second run from about
+four tokens on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from spillover.runtime.onnx.session import Binding, OnnxSession
 from spillover.runtime.onnx.slots import SlotArray, Slots, positions_per_page
 
 _MOST_BINDINGS = 32
+_MOST_PADDED = 8
+"""Rows times positions of a run with rows of unequal length (measured: 0.5B parameters, int4)."""
 
 
 class SlotRunner:
@@ -40,15 +44,26 @@ class SlotRunner:
         self._bindings: OrderedDict[tuple[int, int], Binding] = OrderedDict()
 
     def split(self, batch: Sequence[Rows]) -> list[list[int]]:
-        singles = [i for i, rows in enumerate(batch) if len(rows.tokens) == 1]
-        others = [[i] for i, rows in enumerate(batch) if len(rows.tokens) > 1]
+        together = [i for i, rows in enumerate(batch) if len(rows.tokens) == 1]
+        others = [i for i, rows in enumerate(batch) if len(rows.tokens) > 1]
         if self._layout.batch_size == 1:
-            return [[i] for i in singles] + others
-        if not singles:
-            return others
-        self._slots.gather([batch[i].seq for i in singles])
-        singles.sort(key=lambda i: self._slots.slot(batch[i].seq))
-        return [singles, *others]
+            return [[i] for i in (*together, *others)]
+        if together and len(others) == 1 and self._may_join(batch, others[0]):
+            together.append(others.pop())
+        alone = [[i] for i in others]
+        if not together:
+            return alone
+        self._slots.gather([batch[i].seq for i in together])
+        together.sort(key=lambda i: self._slots.slot(batch[i].seq))
+        return [together, *alone]
+
+    def _may_join(self, batch: Sequence[Rows], slice_: int) -> bool:
+        """Whether a slice goes with the others, each of which brings one token."""
+        width = len(batch[slice_].tokens)
+        if self._layout.inputs.query_lengths is None or len(batch) * width > _MOST_PADDED:
+            return False
+        # The padding needs room too, though nothing of it stays.
+        return all(rows.start + width <= self.capacity for rows in batch)
 
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
         binding = self._binding(self._slots.slot(rows[0].seq), len(rows))

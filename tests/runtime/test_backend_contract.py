@@ -143,7 +143,8 @@ def test_sequences_of_unequal_length_decode_together_as_each_alone(backend: Back
     assert [tokens.tolist() for tokens in together] == alone
 
 
-def test_a_slice_of_a_prompt_shares_a_call_with_decoding_ones(backend: Backend) -> None:
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_slice_of_a_prompt_shares_a_call_with_decoding_ones(backend: Backend, n: int) -> None:
     first, second, third = (tokens_of(backend, text) for text in TEXTS)
     wanted = [read(backend, seq, t) for seq, t in enumerate((first, second, third))]
     empty(backend)
@@ -151,13 +152,13 @@ def test_a_slice_of_a_prompt_shares_a_call_with_decoding_ones(backend: Backend) 
     read(backend, 2, third[:-1])
     batch = [
         Rows(2, len(third) - 1, third[-1:], True),
-        Rows(1, 0, second[:5], False),
+        Rows(1, 0, second[:n], False),
         Rows(0, len(first) - 1, first[-1:], True),
     ]
     backend.decode(batch)
     assert close(backend, backend.logits(0), wanted[2])
     assert close(backend, backend.logits(1), wanted[0])
-    assert close(backend, read(backend, 1, second[5:], 5), wanted[1])
+    assert close(backend, read(backend, 1, second[n:], n), wanted[1])
 
 
 def test_all_sequences_decode_at_once(backend: Backend) -> None:
