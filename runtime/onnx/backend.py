@@ -18,6 +18,7 @@ from spillover.runtime.backend import (
     SavedKv,
     Tokens,
 )
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.onnx.execution import Execution
 from spillover.runtime.onnx.penalties import Breakers
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
@@ -40,7 +41,16 @@ class OnnxBackend:
         self._breakers = functools.lru_cache(maxsize=8)(self._new_breakers)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        return self._tokenizer.tokenize(text, add_special=add_special, parse_special=parse_special)
+        tokens = self._tokenizer.tokenize(
+            text, add_special=add_special, parse_special=parse_special
+        )
+        if len(tokens) and int(tokens.max()) >= self.info.n_vocab:
+            raise InvalidRequest(
+                f"the tokenizer gives token id {tokens.max()}, which the model's vocabulary of "
+                f"{self.info.n_vocab} lacks: their files do not belong together",
+                "prompt",
+            )
+        return tokens
 
     def token_bytes(self, token: int) -> bytes:
         return self._tokenizer.token_bytes(token)

@@ -54,7 +54,7 @@ class Execution(Struct, frozen=True, kw_only=True):
 
 
 def on_cpu(graph: Prepared, needs: Needs) -> Execution:
-    """Raises ModelError."""
+    """Uses the graph up. Raises ModelError."""
     session = _session(graph, needs, ("CPUExecutionProvider",))
     return Execution(
         device="CPU",
@@ -152,7 +152,9 @@ def _session(graph: Prepared, needs: Needs, providers: tuple[str, ...]) -> OnnxS
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(graph.folder)
     )
-    return OnnxSession(graph.proto.SerializeToString(), options, providers)
+    content = graph.proto.SerializeToString()
+    graph.proto.Clear()  # with weights inside it may be 2 GiB, which are needed twice as it is
+    return OnnxSession(content, options, providers)
 
 
 def runtime_version() -> tuple[int, int]:

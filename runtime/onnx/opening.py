@@ -57,6 +57,7 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
         n_vocab=graph.layout.n_vocab or settings.n_vocab or len(tokenizer.pieces),
         n_threads=options.n_threads or default_threads(),
     )
+    n_params = count_parameters(graph.proto)
     execution, notes = fastest(
         on_cpu(graph, needs),
         to_try(_wanted(options), ort.get_available_providers()),
@@ -66,8 +67,8 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
     )
     info = BackendInfo(
         architecture=settings.architecture,
-        description=f"{settings.architecture} {graph.layout.weights} ONNX",
-        n_params=count_parameters(graph.proto),
+        description=_description(settings, graph.layout, n_params),
+        n_params=n_params,
         size_bytes=graph.size_bytes,
         n_vocab=needs.n_vocab,
         n_ctx_train=settings.n_ctx_train,
@@ -89,6 +90,12 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
     )
     backend = OnnxBackend(info, execution, tokenizer)
     return OpenedModel(backend=backend, fit=fit, speed_facts=(execution.device, graph.changes))
+
+
+def _description(settings: ModelSettings, layout: GraphLayout, n_params: int) -> str:
+    """Such as "qwen2 0.49B int4 in blocks of 32 (ONNX)"."""
+    size = f"{n_params / 1e9:.2f}B" if n_params >= 1e8 else f"{n_params / 1e6:.1f}M"
+    return f"{settings.architecture} {size} {layout.weights} (ONNX)"
 
 
 def _wanted(options: EngineOptions) -> ExecutionProvider:

@@ -41,7 +41,10 @@ def bytes_of_all(tokenizer: Tokenizer, content: bytes) -> list[bytes]:
 
     Raises ModelError for a way of writing text in tokens that is not known.
     """
-    parsed = msgspec.json.decode(content, type=_TokenizerJson)
+    try:
+        parsed = msgspec.json.decode(content, type=_TokenizerJson)
+    except msgspec.DecodeError as error:
+        raise ModelError(f"the tokenizer.json is not understood: {error}") from error
     spell = _speller(parsed)
     pieces = [b""] * tokenizer.get_vocab_size(with_added_tokens=True)
     added = tokenizer.get_added_tokens_decoder()

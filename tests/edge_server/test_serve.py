@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from spillover.models.catalogue import find
 from tests.edge_server.conftest import Server
 
 
@@ -39,6 +42,29 @@ def test_the_worker_ends_with_the_server(tmp_path: Path) -> None:
     assert server.stop() == 0
     gone, _ = psutil.wait_procs(children, timeout=10)
     assert len(gone) == len(children)
+
+
+def test_the_folder_of_an_onnx_model_is_served_like_a_gguf_file(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-onnx"
+    shutil.copytree(find("storyteller-onnx").path.parent, folder)
+    server = Server(tmp_path, str(folder))
+    try:
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            assert http.get("/v1/models").json()["data"][0]["id"] == "tiny-onnx"
+            body = {
+                "messages": [{"role": "user", "content": "Tell me a story about a cat named Mia."}],
+                "max_tokens": 30,
+                "temperature": 0,
+                "stream": True,
+            }
+            with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                lines = [line for line in response.iter_lines() if line.startswith("data: {")]
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
+        deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+        assert "Mia" in "".join(delta.get("content") or "" for delta in deltas)
+        assert "device   CPU" in server.said
+    finally:
+        assert server.stop() == 0
 
 
 def test_an_open_bind_without_a_key_is_refused() -> None:
