@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from spillover.runtime import protocol
-from spillover.runtime.backend import Backend, Rows
+from spillover.runtime.backend import Backend, DecodeFailed, Rows
 from spillover.runtime.calibration import Calibration
 from spillover.runtime.cost_store import CostStore
 from spillover.runtime.errors import ModelError
@@ -91,7 +91,10 @@ def _take_streams() -> tuple[io.BufferedReader, FrameWriter]:
 
 def self_test(backend: Backend) -> None:
     """Decode one token: a library that was miscompiled dies here and not under a request."""
-    backend.decode([Rows(0, 0, np.zeros(1, dtype=np.int32), True)])
+    try:
+        backend.decode([Rows(0, 0, np.zeros(1, dtype=np.int32), True)])
+    except DecodeFailed as error:
+        raise ModelError(f"the model cannot be run: {error}") from error
     if not np.isfinite(backend.logits(0)).any():
         raise ModelError("the model's first logits are not numbers: its file is damaged")
     backend.keep(0, 0)

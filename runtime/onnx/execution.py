@@ -19,6 +19,7 @@ from spillover.runtime.backend import DecodeFailed, Logits, Rows
 from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.accelerators import Accelerator
 from spillover.runtime.onnx.device_runner import DeviceRunner
+from spillover.runtime.onnx.divergence import divergence
 from spillover.runtime.onnx.exact_runner import ExactRunner
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.graph_prepare import Prepared, prepare
@@ -27,12 +28,19 @@ from spillover.runtime.onnx.runner import Runner
 from spillover.runtime.onnx.session import OnnxSession, session_options
 from spillover.runtime.onnx.slot_runner import SlotRunner
 from spillover.runtime.onnx.spinning import is_spinning_faster
+from spillover.runtime.onnx.stepwise_runner import StepwiseRunner, reads_slices
 
 FIRST_WITH_QUERY_LENGTHS = (1, 32)
 
 _N_READ, _N_DECODED = 16, 8
 _MOST_DIVERGENCE = 0.05
 """Between the distributions of CPU and accelerator, in nats; fp16 arithmetic makes about 0.001."""
+
+
+_STEPWISE = (
+    "the graph was exported for one new token at a time: prompts are read slowly, token by token; "
+    "export the model with a newer program"
+)
 
 
 class Needs(Struct, frozen=True, kw_only=True):
@@ -51,17 +59,22 @@ class Execution(Struct, frozen=True, kw_only=True):
     session: OnnxSession
     runner: Runner
     layout: GraphLayout
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
 
 
 def on_cpu(graph: Prepared, needs: Needs) -> Execution:
     """Uses the graph up. Raises ModelError."""
+    layout = graph.layout
     session = _session(graph, needs, ("CPUExecutionProvider",))
-    return Execution(
-        device="CPU",
-        session=session,
-        runner=_host_runner(session, graph.layout, needs),
-        layout=graph.layout,
-    )
+    runner = _host_runner(session, layout, needs)
+    notes: tuple[str, ...] = ()
+    session.arm()
+    if layout.attention == "growing" and not reads_slices(
+        runner, needs.n_vocab, session.dtype(layout.logits)
+    ):
+        runner, notes = StepwiseRunner(runner), (_STEPWISE,)
+    return Execution(device="CPU", session=session, runner=runner, layout=layout, notes=notes)
 
 
 def on_accelerator(accelerator: Accelerator, path: Path, needs: Needs) -> Execution:
@@ -101,7 +114,7 @@ def fastest(
         except (ModelError, DecodeFailed) as error:
             notes.append(f"{accelerator.name} cannot run the model: {error}")
             continue
-        if not _is_near(wanted, found):
+        if not divergence(wanted, found) < _MOST_DIVERGENCE:  # nor what is not a number
             notes.append(f"{accelerator.name} gives other logits than the CPU: it is not used")
         elif step_s >= best_s:
             slower.append(f"{accelerator.name} takes {1e3 * step_s:.1f} ms a token")
@@ -126,19 +139,6 @@ def _trial(execution: Execution, n_vocab: int) -> tuple[Logits, float]:
         logits.append(out[0].astype(np.float32))
     runner.truncate(0, 0)
     return np.stack(logits), median(times[1:])
-
-
-def _is_near(wanted: Logits, found: Logits) -> bool:
-    """Whether the mean Kullback-Leibler divergence is small."""
-    a, b = _log_softmax(wanted), _log_softmax(found)
-    divergence = float((np.exp(a) * (a - b)).sum(axis=1).mean())
-    return divergence < _MOST_DIVERGENCE  # False for what is not a number
-
-
-def _log_softmax(logits: Logits) -> Logits:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: Logits = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 def _host_runner(session: OnnxSession, layout: GraphLayout, needs: Needs) -> Runner:

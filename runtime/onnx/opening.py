@@ -86,7 +86,7 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
         fim=tokenizer.fim,
         device=execution.device,
         shares_cells=False,
-        warnings=(*notes, *_unheard(options)),
+        warnings=(*notes, *execution.notes, *_unheard(options)),
     )
     backend = OnnxBackend(info, execution, tokenizer)
     return OpenedModel(backend=backend, fit=fit, speed_facts=(execution.device, graph.changes))

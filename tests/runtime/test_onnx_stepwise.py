@@ -1,0 +1,71 @@
+"""Graphs that are only right for one new token at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from spillover.quantize.onnx_export.graph_builder import GraphBuilder
+from spillover.quantize.onnx_export.hf_source import HfSource
+from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.runtime.backend import Backend, Logits, Rows
+from spillover.runtime.onnx.opening import open_onnx
+from spillover.runtime.options import EngineOptions
+from tests import plain_decoder
+from tests.runtime.fp_environment import kept_fp_environment
+from tests.storyteller import STORYTELLER
+
+OPTIONS = EngineOptions(n_parallel=1, n_ctx=128, n_threads=1)
+TEXT = "Once upon a time there was a fox named Ruby"
+
+
+class OrderlessDecoder(plain_decoder.Decoder):
+    """Every new token sees every other, which is right for one."""
+
+    def _attention_bias(self) -> str:
+        wide = self._add("Unsqueeze", "attention_mask", self._int(1, 2))
+        given = self._add("Cast", wide, to=onnx.TensorProto.BOOL)
+        never = self.graph.constant(-1e9, np.float32)
+        return self._add("Where", given, self.graph.constant(0.0, np.float32), never)
+
+
+def write_orderless(target: Path) -> Path:
+    source, graph = HfSource(STORYTELLER), GraphBuilder(Initializers(None))
+    OrderlessDecoder(source, graph, "", has_past=True).build("logits", "present")
+    target.mkdir()
+    for file in STORYTELLER.glob("*.json"):
+        shutil.copy(file, target)
+    onnx.save(plain_decoder.model_of(source, graph, []), target / "model.onnx")
+    return target
+
+
+@pytest.fixture(scope="module")
+def orderless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    folder = write_orderless(tmp_path_factory.mktemp("model") / "orderless")
+    with kept_fp_environment():
+        yield open_onnx(folder, OPTIONS).backend
+
+
+def logits_after_text(backend: Backend) -> Logits:
+    tokens = backend.tokenize(TEXT, add_special=False, parse_special=False)
+    backend.keep(0, 0)
+    backend.decode([Rows(0, 0, tokens[:3], False)])
+    backend.decode([Rows(0, 3, tokens[3:], True)])
+    return backend.logits(0).copy()
+
+
+def test_its_prompts_are_read_one_by_one_and_the_user_is_told(orderless: Backend) -> None:
+    assert any("one new token at a time" in warning for warning in orderless.info.warnings)
+
+
+def test_it_gives_what_the_right_graph_gives(orderless: Backend, tmp_path: Path) -> None:
+    right = plain_decoder.write(STORYTELLER, tmp_path / "right")
+    with kept_fp_environment():
+        backend = open_onnx(right, OPTIONS, rewrite=False).backend
+    assert backend.info.warnings == ()
+    np.testing.assert_allclose(logits_after_text(orderless), logits_after_text(backend), atol=1e-3)
