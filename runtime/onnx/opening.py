@@ -17,11 +17,11 @@ from spillover.runtime.onnx.backend import OnnxBackend
 from spillover.runtime.onnx.execution import (
     FIRST_WITH_QUERY_LENGTHS,
     Needs,
-    fastest,
     on_accelerator,
     on_cpu,
     runtime_version,
 )
+from spillover.runtime.onnx.fastest_execution import fastest
 from spillover.runtime.onnx.graph_layout import GraphLayout
 from spillover.runtime.onnx.graph_prepare import Prepared, prepare
 from spillover.runtime.onnx.library import ort

@@ -16,11 +16,11 @@ from spillover.runtime.onnx.device_runner import DeviceRunner
 from spillover.runtime.onnx.execution import (
     Execution,
     Needs,
-    fastest,
     on_accelerator,
     on_cpu,
     runtime_version,
 )
+from spillover.runtime.onnx.fastest_execution import fastest
 from spillover.runtime.onnx.graph_prepare import prepare
 from spillover.runtime.onnx.runner import LogitsRows
 from tests.runtime.fp_environment import kept_fp_environment
