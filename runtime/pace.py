@@ -8,6 +8,9 @@ from spillover.runtime.slice_plan import SlicePlan, best_alone, plan_slice
 GAP_SHARE = 0.85
 """Share of the allowed gap that is planned for; the rest absorbs what the prediction misses."""
 
+MARGIN_WORTH = 1.25
+"""So much faster must slices that use the whole gap be, before the margin is given up."""
+
 _DECODE_LEARNING_RATE = 0.2
 
 WORST_FILLER = 1.25
@@ -29,9 +32,16 @@ class Pace:
         """Seconds of a decode step of *n_rows*; None when none was seen."""
         return self._decode_s.get(n_rows)
 
-    def room_s(self, n_rows: int) -> float:
-        """Seconds for slices between two decode steps of *n_rows*."""
-        return GAP_SHARE * self._max_gap_s - self._decode_s.get(n_rows, 0.0)
+    def room_s(self, n_all: int, depth: int, n_rows: int) -> float:
+        """Seconds for slices between two decode steps of *n_rows*. The margin is given up where
+        it would cost the prompts a good part of their speed, as when it shuts out a kernel that
+        reads faster but only in larger slices."""
+        decode_s = self._decode_s.get(n_rows, 0.0)
+        careful, whole = GAP_SHARE * self._max_gap_s - decode_s, self._max_gap_s - decode_s
+        rate = self.between(n_all, depth, n_rows, careful).rate
+        if self.between(n_all, depth, n_rows, whole).rate > MARGIN_WORTH * rate:
+            return whole
+        return careful
 
     def alone(self, n_first: int, n_all: int, depth: int) -> int:
         """Tokens to read while nobody generates: of the first prompt what reads it soonest, and

@@ -231,7 +231,7 @@ class Scheduler:
     def _step_both(self) -> None:
         """Decode rows first, then slices of prompts until the running ones want their turn."""
         n_rows = len(self._decoding)
-        room_s = self._pace.room_s(n_rows)
+        room_s = self._pace.room_s(self._n_unread, self._prefilling[0].n_past, n_rows)
         plan = self._plan(n_rows, room_s)
         if plan.mixed:
             self._run(self._decoding, share(plan.n_tokens, self._prefilling))

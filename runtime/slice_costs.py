@@ -17,8 +17,11 @@ SIZES = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Slice sizes that are measured and preferred, in tokens."""
 
 _LEARNING_RATE = 0.2
-_MOST_STEP = 1.25
-"""One call changes its size's cost by this factor at most."""
+_MOST_ERROR = 1.0
+"""A call counts as wrong by this share of its prediction at most."""
+
+_DEPTH_OF_BOTH = 512
+"""So deep in a text an error is half the base's and half the slope's fault."""
 
 _N_RECENT = 5
 """The load is the median over so many calls, so that one that was held up changes nothing."""
@@ -43,6 +46,7 @@ class SliceCosts:
     def __init__(self, saved: SavedCosts | None = None) -> None:
         self._base: dict[int, float] = dict(saved.per_call_s) if saved else {}
         self._slopes: dict[int, float] = dict(saved.per_token_and_cell_s) if saved else {}
+        self._deep: dict[int, tuple[int, float]] = {}
         self._recent = deque([1.0] * _N_RECENT, maxlen=_N_RECENT)
 
     def save(self) -> SavedCosts:
@@ -61,12 +65,19 @@ class SliceCosts:
         """A call on an empty sequence while nobody waited took so long; noise only adds, so of
         several measurements the shortest counts."""
         self._base[n_tokens] = min(seconds, self._base.get(n_tokens, seconds))
+        self._set_slope(n_tokens)
 
     def measured_deep(self, n_tokens: int, depth: int, seconds: float) -> None:
         """The same call after *depth* others; its size must have been measured."""
-        beyond_s = seconds - self._base[n_tokens]
-        slope = max(beyond_s, 0.0) / (n_tokens * depth)
-        self._slopes[n_tokens] = min(slope, self._slopes.get(n_tokens, slope))
+        known_depth, known_s = self._deep.get(n_tokens, (depth, seconds))
+        self._deep[n_tokens] = (depth, min(seconds, known_s) if known_depth == depth else seconds)
+        self._set_slope(n_tokens)
+
+    def _set_slope(self, n: int) -> None:
+        """From the shortest times of both kinds, whichever came first."""
+        if n in self._deep:
+            depth, seconds = self._deep[n]
+            self._slopes[n] = max(seconds - self._base[n], 0.0) / (n * depth)
 
     def borrow_slopes(self, other: SliceCosts) -> None:
         """Take over what attention costs by depth, which does not depend on the rows beside."""
@@ -82,10 +93,18 @@ class SliceCosts:
         self._recent.append(seconds / expected_s)
         known = self._base.get(n_tokens)
         if known is not None:
-            # What the load does not explain is the shape's fault.
-            error_s = seconds / self.load - expected_s
-            learned = known + _LEARNING_RATE * error_s
-            self._base[n_tokens] = min(max(learned, known / _MOST_STEP), known * _MOST_STEP)
+            # What the load does not explain is the shape's fault: the base's near the beginning
+            # of a text, the slope's deep in it.
+            most_s = _MOST_ERROR * expected_s
+            error_s = min(max(seconds / self.load - expected_s, -most_s), most_s)
+            deep = depth / (depth + _DEPTH_OF_BOTH)
+            learned = known + _LEARNING_RATE * (1 - deep) * error_s
+            self._base[n_tokens] = max(learned, known / 2)
+            size = self._slope_size(n_tokens) or n_tokens
+            slope = self._slopes.get(size, 0.0)
+            if depth:
+                slope += _LEARNING_RATE * deep * error_s / (n_tokens * depth)
+                self._slopes[size] = max(slope, 0.0)
 
     def predict(self, n_tokens: int, depth: int) -> float | None:
         """Seconds, or None when nothing is known yet."""
@@ -112,9 +131,13 @@ class SliceCosts:
         return low + (high - low) * (n - below) / (above - below)
 
     def _slope_of(self, n: int) -> float:
-        """Of the largest measured size up to *n*: kernels change at a number of rows."""
-        size = max((k for k in self._slopes if k <= n), default=min(self._slopes, default=None))
+        size = self._slope_size(n)
         return 0.0 if size is None else self._slopes[size]
+
+    def _slope_size(self, n: int) -> int | None:
+        """The largest size up to *n* whose slope was measured: kernels change at a number of
+        rows."""
+        return max((k for k in self._slopes if k <= n), default=min(self._slopes, default=None))
 
     def efficient_size(self) -> int:
         """The smallest measured size that reads nearly as fast as any; 1 when nothing is known."""

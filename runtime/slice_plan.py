@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from spillover.runtime.slice_costs import SliceCosts
 
+MIXED_WORTH = 1.1
+"""A call for both is taken when it reads so much faster: it delays the running ones' tokens."""
+
 FIRST_GUESS = 16
 """The slice while nothing is known of the device."""
 
@@ -15,6 +18,8 @@ class SlicePlan(Struct, frozen=True):
 
     n_tokens: int
     mixed: bool
+    rate: float = 0.0
+    """Tokens of prompts per second that it is expected to read; 0 when it fits nowhere."""
 
 
 def best_alone(costs: SliceCosts, n_left: int, depth: int, n_most: int) -> int:
@@ -67,9 +72,11 @@ def plan_slice(
     """
     alone = best_within(pure, n_left, depth, n_most, room_s, decode_s)
     together = _best_mixed(mixed, n_left, depth, n_most, room_s + decode_s)
-    if together and (alone is None or together[1] > alone[1]):
-        return SlicePlan(together[0], True)
-    return SlicePlan(alone[0] if alone else _cheapest(pure, n_left, depth, n_most), False)
+    if together and (alone is None or together[1] > MIXED_WORTH * alone[1]):
+        return SlicePlan(together[0], True, together[1])
+    if alone:
+        return SlicePlan(alone[0], False, alone[1])
+    return SlicePlan(_cheapest(pure, n_left, depth, n_most), False)
 
 
 def _best_mixed(

@@ -10,6 +10,8 @@ import argparse
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -158,6 +160,11 @@ def newcomer(args: Any, model: Path, figures: Figures, repeat: int) -> None:
                     figures.add(f"newcomer/{name}/{key}", value)
 
 
+def _bare(model: Path) -> int:
+    command = [sys.executable, "-m", "tests.benchmarks.bare_memory", str(model), "8192"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def memory(model: Path, figures: Figures, repeat: int) -> None:
     """Memory and idle CPU with the bundled model, and seconds from start to first token."""
     bundled = Path(default_model().path)
@@ -171,6 +178,8 @@ def memory(model: Path, figures: Figures, repeat: int) -> None:
             time.sleep(5)
             figures.add("idle CPU share", (_cpu_s(pid) - before) / 5)
             parent = psutil.Process(pid)
+            total = sum(p.memory_info().rss for p in (parent, *parent.children()))
+            figures.add("memory/beyond model, KV and compute MB", (total - _bare(bundled)) / 1e6)
             for process in (parent, *parent.children()):
                 kind = "server" if process.pid == pid else "worker"
                 figures.add(f"memory/{kind} RSS MB", process.memory_info().rss / 1e6)

@@ -23,11 +23,13 @@ def ours(model: Path, *flags: str) -> Iterator[tuple[int, int]]:
     )
     assert process.stderr is not None
     try:
+        said = ""
         for line in process.stderr:
+            said += line
             if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
                 yield int(found[1]), process.pid
                 return
-        raise RuntimeError("the server did not start")
+        raise RuntimeError(f"the server did not start: {said}")
     finally:
         process.terminate()
         process.wait(30)
@@ -73,4 +75,4 @@ def llama_server(binary: Path, model: Path, n_batch: int, *, shared: bool = True
 
 def llama_cpp_server(python: str, model: Path) -> list[str]:
     return [python, "-m", "llama_cpp.server", "--model", str(model), "--n_ctx", "4096",
-            "--n_threads", "2", "--host", "127.0.0.1"]  # fmt: skip
+            "--n_threads", "2", "--host", "127.0.0.1", "--interrupt_requests", "False"]  # fmt: skip

@@ -129,6 +129,26 @@ def test_attention_costs_what_it_does_at_the_same_kind_of_size() -> None:
     assert abs(ms(table, 128, 1000) - (514 + 51.2)) < 0.1
 
 
+def test_what_attention_costs_is_learned_deep_in_a_text() -> None:
+    table = costs()
+    table.measured_deep(64, 448, 0.230 + 64 * 448 * 2e-6)
+    for _ in range(8):
+        for depth in (100, 400, 800, 1600):
+            table.observe(64, depth, 0.230 + 64 * depth * 5e-7)
+    for depth in (400, 800, 1600):
+        true_ms = 230 + 64 * depth * 5e-4
+        assert abs(ms(table, 64, depth) / true_ms - 1) < 0.2
+
+
+def test_a_slope_that_seemed_to_be_nothing_is_learned_too() -> None:
+    table = costs()
+    table.measured_deep(64, 448, 0.200)
+    for _ in range(12):
+        for depth in (100, 400, 800, 1600):
+            table.observe(64, depth, 0.230 + 64 * depth * 1e-6)
+    assert abs(ms(table, 64, 1600) / (230 + 102) - 1) < 0.15
+
+
 def test_between_two_sizes_the_cost_is_between_theirs_unless_a_cheaper_kernel_starts() -> None:
     table = costs()
     assert ms(table, 12) == (51 + 94) / 2
