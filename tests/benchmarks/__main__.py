@@ -1,7 +1,7 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, overhead, http, newcomer, memory, policy, onnx. Prints a line of JSON for each
-figure: medians with the smallest and the largest value. Everything that is compared runs in turns.
+Scenarios: engine, wire, overhead, http, newcomer, memory, policy, onnx. Prints a line of JSON each
+figure: medians with smallest and largest value. Everything that is compared runs in turns.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -149,6 +150,37 @@ def http(args: Any, model: Path, figures: Figures, repeat: int) -> None:
                     figures.add(f"http/{n}/{name} tok/s", rate)
 
 
+def wire(model: Path, figures: Figures, repeat: int) -> None:
+    """The same texts through HTTP and straight through an engine, in turns: total throughput."""
+    options = EngineOptions(n_ctx=4096, n_kv=8192, n_parallel=8, n_threads=2)
+    flags = ("--threads", "2", "--parallel", "8", "--n-ctx", "4096", "--n-kv", "8192")
+    with servers.ours(model, *flags) as (port, _), LocalEngine(model, options) as local:
+        local.wait_ready()
+        time.sleep(30)
+        for round_ in range(repeat):
+            for n in (1, 8):
+                first = 100 * round_ + 10 * n
+                texts = [load.text_of(160, salt) for salt in range(first, first + n)]
+                straight = _straight(local, texts)
+                through = asyncio.run(load.throughput(port, texts, 64))
+                figures.add(f"wire/{n}/engine tok/s", straight)
+                figures.add(f"wire/{n}/http tok/s", through)
+                figures.add(f"wire/{n}/ratio", through / straight)
+
+
+def _straight(engine: LocalEngine, texts: list[str]) -> float:
+    """Tokens per second in all, from the first request to the last token."""
+
+    def count(text: str) -> int:
+        asked = GenerationRequest(prompt=text, max_tokens=64, ignore_eos=True, reuse_prefix=False)
+        return sum(isinstance(event, Delta) for event in engine.stream(asked))
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(texts)) as pool:
+        n = sum(pool.map(count, texts))
+    return n / (time.perf_counter() - started)
+
+
 def newcomer(args: Any, model: Path, figures: Figures, repeat: int) -> None:
     """A long prompt arrives while three streams run."""
     with contextlib.ExitStack() as stack:
@@ -220,7 +252,7 @@ def main() -> None:
         elif name in ("http", "newcomer"):
             {"http": http, "newcomer": newcomer}[name](args, model, figures, args.repeat)
         else:
-            {"engine": engine, "overhead": overhead, "memory": memory}[name](
+            {"engine": engine, "overhead": overhead, "memory": memory, "wire": wire}[name](
                 model, figures, args.repeat
             )
         figures.report()
