@@ -221,8 +221,7 @@ class Journey:
             if answer.began_tool_call or answer.n_handoffs >= self._parts.settings.max_handoffs:
                 break  # half a call can neither be continued nor taken back
             if answer.remaining_tokens == 0:
-                yield answer.finished("length")
-                return True
+                break
             attempt = Attempt(trip, engine, stopped)
             outcome = yield from attempt.run()
             self._cloud_error = attempt.error or self._cloud_error
@@ -246,24 +245,25 @@ class Journey:
         if trip.cancellation.cancelled:
             yield answer.finished("cancelled")
             return False
-        if stuck.error is not None or not trip.allowed.local:
+        is_spent = answer.remaining_tokens == 0
+        if (stuck.error is not None or not trip.allowed.local) and not is_spent:
             yield from self._give_up(stuck)
             return False
-        self._came_back = trip.writer.origin == "cloud"
+        # Where nothing came from elsewhere, the client gets what the local model had said.
+        is_untouched = answer.n_chars == self._n_chars_when_stuck
+        dropped = stuck.dropped if is_untouched else ()
+        end = stuck.end if is_untouched else None
+        goes_on = end is None and not is_spent
+        self._came_back = trip.writer.origin == "cloud" and (goes_on or bool(dropped))
         if self._came_back:
             trip.stays_with(None)
             reason = self._last_stop.reason if self._last_stop else stuck.reason
             yield trip.hand_over(self._parts.local_writer, reason, keep_chars=answer.n_chars)
-        if answer.n_chars == self._n_chars_when_stuck:
-            # Nothing came from elsewhere: the client gets what the local model had said.
-            yield from stuck.dropped
-            if stuck.end is not None:
-                yield self._end_of(stuck.end)
-                return False
-        if answer.remaining_tokens == 0:
-            yield answer.finished("length")
-            return False
-        return True
+        yield from dropped
+        if goes_on:
+            return True
+        yield answer.finished("length") if end is None else self._end_of(end)
+        return False
 
     def _end_of(self, end: Finished) -> Finished:
         answer = self._trip.answer

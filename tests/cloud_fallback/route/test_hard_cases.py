@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from spillover.cloud_fallback.gate import SCOUTS
+from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
 from spillover.cloud_fallback.routing import Routing
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
@@ -318,3 +319,17 @@ def test_twenty_answers_survive_the_worker_and_a_limited_provider_together(
     # A few find out that the provider is limited; the others never ask it.
     assert 1 <= len(limited.requests) <= SCOUTS
     assert {block.provider for block in desk.breakers.blocked()} == {"fake-1"}
+
+
+def test_what_was_kept_back_in_doubt_goes_out_when_no_tokens_are_left(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """An answer that max_tokens ended while all of it was in doubt used to come out empty."""
+    doubtful = PolicySettings(p_wrong_hold=0.0, p_wrong_enter=0.0, p_wrong_forget=0.0)
+    desk = make_desk(fake, policy=doubtful)
+    alone = desk.ask(ask(max_tokens=14), Wishes(routing=Routing(only="local_only")))
+    events = desk.ask(ask(max_tokens=14))
+    assert text(events) == text(alone) != ""
+    assert end(events).reason == "length"
+    assert not handoffs(events)
+    assert fake.requests == []
