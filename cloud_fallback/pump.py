@@ -20,7 +20,6 @@ class EndOfStream(Exception):
 MAX_WAITING = 256
 """Events that may wait for the reader; then the provider's stream is no longer read."""
 
-_STOP_TIMEOUT_S = 5.0
 
 Open = Callable[[Cancellation], Generator[EngineEvent]]
 
