@@ -9,27 +9,23 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.anthropic_stream import AnthropicDecoder
 from spillover.cloud_fallback.dialects.classes import answer_error
+from spillover.cloud_fallback.dialects.conversation import Turn, alternating
 from spillover.cloud_fallback.dialects.dialect import HttpRequest
 from spillover.cloud_fallback.dialects.model_ids import (
     claude_continues,
     claude_max_tokens,
     claude_takes_samplers,
 )
+from spillover.cloud_fallback.dialects.refusals import holds_only
 from spillover.cloud_fallback.dialects.shape import (
     JSON_HEADERS,
-    NO_PREFILL,
-    Turn,
-    alternating,
     arguments_object,
     body_bytes,
-    check,
-    check_end,
     chosen,
+    parameters_of,
     safe_id,
-    with_prefill,
 )
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Form, GenerationRequest, JsonSchema, Message, NamedTool, Tool
 from spillover.runtime.sampling import Sampling
 
@@ -59,10 +55,7 @@ class AnthropicDialect(Struct, frozen=True, kw_only=True):
         prefill: bool,
         without: frozenset[str] = frozenset(),
     ) -> HttpRequest:
-        check(request, prefill=prefill)
-        request, unfinished = with_prefill(request) if prefill else (request, NO_PREFILL)
-        conversation = alternating(request)
-        check_end(conversation, unfinished, self.provider)
+        conversation = alternating(request, prefill=prefill, provider=self.provider)
         stops = () if "stop" in without else _stops(request)
         fields = {
             "model": model,
@@ -80,8 +73,8 @@ class AnthropicDialect(Struct, frozen=True, kw_only=True):
             headers=JSON_HEADERS | {"anthropic-version": VERSION},
             body=body_bytes(fields, without - {"max_tokens"}),
             stop=stops,
-            prefilled=unfinished.text,
-            trimmed=unfinished.trimmed,
+            prefilled=conversation.prefill.text,
+            trimmed=conversation.prefill.trimmed,
         )
 
     def decoder(self, sent: HttpRequest | None = None) -> AnthropicDecoder:
@@ -149,7 +142,7 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
 def _tool(tool: Tool) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": tool.name,
-        "input_schema": tool.parameters or {"type": "object", "properties": {}},
+        "input_schema": parameters_of(tool),
     }
     if tool.description:
         fields["description"] = tool.description
@@ -163,6 +156,4 @@ def _form(form: Form | None, provider: str) -> dict[str, Any]:
         return {}
     if isinstance(form, JsonSchema):
         return {"output_config": {"format": {"type": "json_schema", "schema": form.schema}}}
-    raise InvalidRequest(
-        f"{provider} can hold an answer to a JSON schema, and to no other form", "form"
-    )
+    raise holds_only(provider, "a JSON schema")

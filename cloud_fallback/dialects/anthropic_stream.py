@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -14,12 +14,12 @@ from spillover.cloud_fallback.dialects.dialect import (
     Part,
     ProviderUsage,
 )
-from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
+from spillover.cloud_fallback.dialects.words import words
 from spillover.cloud_fallback.errors import Truncated
-from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
+from spillover.runtime.events import FinishReason
 
 _REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -108,8 +108,7 @@ class AnthropicDecoder:
             return []
         kind = self._frames.kind(frame)
         if kind == "error":
-            told = self._frames.read(frame.data, object)
-            raise error_of(self._provider, read_event(told))
+            raise self._frames.error(frame)
         return self._event(kind, frame.data) if kind in _KINDS else []
 
     def _event(self, kind: str, data: bytes) -> list[Part]:
@@ -156,9 +155,7 @@ class AnthropicDecoder:
         return self._words(delta.thinking, delta.text)
 
     def _words(self, thinking: str | None, text: str | None) -> list[Part]:
-        parts: list[Part] = [ReasoningDelta(text=thinking)] if thinking else []
-        text = self._text.feed(text) if text else ""
-        return [*parts, Delta(text=text)] if text else parts
+        return words(self._text.feed(text or ""), thinking)
 
     def _finish(self, event: _Event) -> list[Part]:
         self._count(event.usage)

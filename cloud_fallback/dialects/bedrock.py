@@ -11,23 +11,21 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.bedrock_stream import BedrockDecoder
 from spillover.cloud_fallback.dialects.classes import answer_error
+from spillover.cloud_fallback.dialects.conversation import Conversation, alternating
 from spillover.cloud_fallback.dialects.dialect import HttpRequest
 from spillover.cloud_fallback.dialects.model_ids import (
     claude_continues,
     claude_takes_samplers,
     is_claude,
 )
+from spillover.cloud_fallback.dialects.refusals import check_parallel, holds_only
 from spillover.cloud_fallback.dialects.shape import (
-    NO_PREFILL,
-    Conversation,
-    alternating,
     arguments_object,
     body_bytes,
-    check,
-    check_end,
     chosen,
+    parameters_of,
     safe_id,
-    with_prefill,
+    without_nones,
 )
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.runtime.errors import InvalidRequest
@@ -59,10 +57,7 @@ class BedrockDialect(Struct, frozen=True, kw_only=True):
         prefill: bool,
         without: frozenset[str] = frozenset(),
     ) -> HttpRequest:
-        check(request, prefill=prefill)
-        request, unfinished = with_prefill(request) if prefill else (request, NO_PREFILL)
-        conversation = alternating(request)
-        check_end(conversation, unfinished, self.provider)
+        conversation = alternating(request, prefill=prefill, provider=self.provider)
         stops = () if "stop" in without else tuple(s for s in request.stop if s.strip())
         config = {
             "maxTokens": request.max_tokens,
@@ -75,7 +70,7 @@ class BedrockDialect(Struct, frozen=True, kw_only=True):
                 for turn in conversation.turns
             ],
             "system": [{"text": conversation.system}] if conversation.system else None,
-            "inferenceConfig": {k: v for k, v in config.items() if v is not None} or None,
+            "inferenceConfig": without_nones(config),
             "toolConfig": _tools(request, conversation, self.provider),
             "outputConfig": _form(request.form, self.provider),
         }
@@ -84,8 +79,8 @@ class BedrockDialect(Struct, frozen=True, kw_only=True):
             headers=_HEADERS,
             body=body_bytes(fields, frozenset()),
             stop=stops,
-            prefilled=unfinished.text,
-            trimmed=unfinished.trimmed,
+            prefilled=conversation.prefill.text,
+            trimmed=conversation.prefill.trimmed,
         )
 
     def decoder(self, sent: HttpRequest | None = None) -> BedrockDecoder:
@@ -150,10 +145,7 @@ def _tools(
                 "tools",
             )
         return None
-    if not request.parallel_tool_calls:
-        raise InvalidRequest(
-            f"{provider} cannot be kept from calling several tools at once", "parallel_tool_calls"
-        )
+    check_parallel(request, provider)
     config: dict[str, Any] = {"tools": [{"toolSpec": _tool(tool)} for tool in request.tools]}
     if isinstance(request.tool_choice, NamedTool):
         config["toolChoice"] = {"tool": {"name": request.tool_choice.name}}
@@ -165,7 +157,7 @@ def _tools(
 def _tool(tool: Tool) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "name": tool.name,
-        "inputSchema": {"json": tool.parameters or {"type": "object", "properties": {}}},
+        "inputSchema": {"json": parameters_of(tool)},
     }
     if tool.description:
         fields["description"] = tool.description
@@ -178,9 +170,7 @@ def _form(form: Form | None, provider: str) -> dict[str, Any] | None:
     if form is None:
         return None
     if not isinstance(form, JsonSchema):
-        raise InvalidRequest(
-            f"{provider} can hold an answer to a JSON schema, and to no other form", "form"
-        )
+        raise holds_only(provider, "a JSON schema")
     schema = msgspec.json.encode(form.schema).decode()
     structure = {"jsonSchema": {"name": form.name, "schema": schema}}
     return {"textFormat": {"type": "json_schema", "structure": structure}}

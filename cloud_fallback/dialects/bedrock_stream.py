@@ -19,8 +19,9 @@ from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
+from spillover.cloud_fallback.dialects.words import words
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
+from spillover.runtime.events import FinishReason
 
 _REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -129,10 +130,8 @@ class BedrockDecoder:
         if delta.tool_use is not None:
             return [*self._calls.add(index, delta.tool_use.input or "")]
         if delta.reasoning_content is not None:
-            thought = delta.reasoning_content.text
-            return [ReasoningDelta(text=thought)] if thought else []
-        text = self._text.feed(delta.text) if delta.text else ""
-        return [Delta(text=text)] if text else []
+            return words("", delta.reasoning_content.text)
+        return words(self._text.feed(delta.text or ""))
 
     def end(self, tail: bytes = b"") -> End:
         if self._reason is None:

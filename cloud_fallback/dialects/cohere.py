@@ -10,9 +10,16 @@ from msgspec import Struct
 from spillover.cloud_fallback.dialects.classes import answer_error
 from spillover.cloud_fallback.dialects.cohere_stream import CohereDecoder
 from spillover.cloud_fallback.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.dialects.shape import JSON_HEADERS, body_bytes, check, chosen
+from spillover.cloud_fallback.dialects.refusals import begins_anew, check_parallel, holds_only
+from spillover.cloud_fallback.dialects.shape import (
+    JSON_HEADERS,
+    body_bytes,
+    check,
+    chosen,
+    function_call,
+    parameters_of,
+)
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     Form,
     GenerationRequest,
@@ -58,9 +65,7 @@ class CohereDialect(Struct, frozen=True, kw_only=True):
     ) -> HttpRequest:
         check(request, prefill=prefill)
         if prefill:
-            raise InvalidRequest(
-                f"{self.provider} begins a new turn instead of going on with one", "messages"
-            )
+            raise begins_anew(self.provider)
         stops = () if "stop" in without else request.stop[:MAX_STOPS]
         fields = {
             "model": model,
@@ -95,14 +100,7 @@ def _message(message: Message) -> dict[str, Any]:
     if message.content or not message.tool_calls:
         fields["content"] = message.content
     if message.tool_calls:
-        fields["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments or "{}"},
-            }
-            for call in message.tool_calls
-        ]
+        fields["tool_calls"] = [function_call(call, call.id) for call in message.tool_calls]
     if message.tool_call_id is not None:
         fields["tool_call_id"] = message.tool_call_id
     return fields
@@ -119,10 +117,7 @@ def _samplers(sampling: Sampling) -> dict[str, Any]:
 def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
     if not request.tools:
         return {}
-    if not request.parallel_tool_calls:
-        raise InvalidRequest(
-            f"{provider} cannot be kept from calling several tools at once", "parallel_tool_calls"
-        )
+    check_parallel(request, provider)
     choice, tools = request.tool_choice, request.tools
     if isinstance(choice, NamedTool):  # it can only be told to call any of those it knows
         tools = tuple(tool for tool in tools if tool.name == choice.name)
@@ -134,7 +129,7 @@ def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.parameters or {"type": "object", "properties": {}},
+                    "parameters": parameters_of(tool),
                 },
             }
             for tool in tools
@@ -156,7 +151,4 @@ def _form(form: Form | None, provider: str) -> dict[str, Any]:
         case JsonSchema():
             return {"response_format": {"type": "json_object", "json_schema": form.schema}}
         case _:
-            raise InvalidRequest(
-                f"{provider} can hold an answer to JSON or a JSON schema, and to no other form",
-                "form",
-            )
+            raise holds_only(provider, "JSON or a JSON schema")

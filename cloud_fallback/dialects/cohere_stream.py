@@ -12,8 +12,9 @@ from spillover.cloud_fallback.dialects.dialect import End, Frame, Part, Provider
 from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
+from spillover.cloud_fallback.dialects.words import words
 from spillover.cloud_fallback.errors import Overloaded
-from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
+from spillover.runtime.events import FinishReason
 
 _REASONS: dict[str, FinishReason] = {
     "COMPLETE": "stop",
@@ -121,8 +122,8 @@ class CohereDecoder:
                 self._calls.name_answer(event.id)
             case "content-start" | "content-delta":
                 return _words(message.content)
-            case "tool-plan-delta" if message.tool_plan:
-                return [ReasoningDelta(text=message.tool_plan)]
+            case "tool-plan-delta":
+                return words("", message.tool_plan)
             case "tool-call-start":
                 return self._open(event.index, message.tool_calls)
             case "tool-call-delta":
@@ -161,8 +162,7 @@ class CohereDecoder:
 def _words(content: _Content | tuple[_Content, ...] | None) -> list[Part]:
     if not isinstance(content, _Content):
         return []
-    parts: list[Part] = [ReasoningDelta(text=content.thinking)] if content.thinking else []
-    return [*parts, Delta(text=content.text)] if content.text else parts
+    return words(content.text or "", content.thinking)
 
 
 def _usage(usage: _Usage | None) -> ProviderUsage | None:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.dialects.classes import error_of
 from spillover.cloud_fallback.dialects.dialect import Frame
+from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.errors import ProviderError
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -51,6 +53,10 @@ class FrameReader:
             return msgspec.convert(self._mended(json.loads(data)), kind)
         except (ValueError, RecursionError) as error:
             raise self._malformed() from error
+
+    def error(self, frame: Frame) -> ProviderError:
+        """The error that *frame* tells of."""
+        return error_of(self._provider, read_event(self.read(frame.data, object)))
 
     def _malformed(self) -> ProviderError:
         return ProviderError(self._provider, "sent an event that is not what its format says")

@@ -10,23 +10,20 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.classes import answer_error
+from spillover.cloud_fallback.dialects.conversation import alternating
 from spillover.cloud_fallback.dialects.dialect import HttpRequest
 from spillover.cloud_fallback.dialects.gemini_stream import GeminiDecoder
 from spillover.cloud_fallback.dialects.model_ids import gemini_continues, gemini_signs_calls
+from spillover.cloud_fallback.dialects.refusals import check_parallel, holds_only
 from spillover.cloud_fallback.dialects.shape import (
     JSON_HEADERS,
-    NO_PREFILL,
-    alternating,
     arguments_object,
     body_bytes,
-    check,
-    check_end,
     chosen,
     tool_names,
-    with_prefill,
+    without_nones,
 )
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     Form,
     GenerationRequest,
@@ -72,10 +69,7 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
         prefill: bool,
         without: frozenset[str] = frozenset(),
     ) -> HttpRequest:
-        check(request, prefill=prefill)
-        request, unfinished = with_prefill(request) if prefill else (request, NO_PREFILL)
-        conversation = alternating(request)
-        check_end(conversation, unfinished, self.provider)
+        conversation = alternating(request, prefill=prefill, provider=self.provider)
         stops = request.stop[:MAX_STOPS]
         system = conversation.system
         config = {
@@ -94,7 +88,7 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
                 for turn in conversation.turns
             ],
             "systemInstruction": {"parts": [{"text": system}]} if system else None,
-            "generationConfig": {k: v for k, v in config.items() if v is not None} or None,
+            "generationConfig": without_nones(config),
             **_tools(request, self.provider),
         }
         name = quote(model.removeprefix("models/"), safe="@")
@@ -103,8 +97,8 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
             headers=JSON_HEADERS,
             body=body_bytes(fields, frozenset()),
             stop=stops,
-            prefilled=unfinished.text,
-            trimmed=unfinished.trimmed,
+            prefilled=conversation.prefill.text,
+            trimmed=conversation.prefill.trimmed,
         )
 
     def decoder(self, sent: HttpRequest | None = None) -> GeminiDecoder:
@@ -164,10 +158,7 @@ def _samplers(request: GenerationRequest, without: frozenset[str]) -> dict[str, 
 def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
     if not request.tools:
         return {}
-    if not request.parallel_tool_calls:
-        raise InvalidRequest(
-            f"{provider} cannot be kept from calling several tools at once", "parallel_tool_calls"
-        )
+    check_parallel(request, provider)
     fields: dict[str, Any] = {
         "tools": [{"functionDeclarations": [_tool(tool) for tool in request.tools]}]
     }
@@ -199,7 +190,4 @@ def _form(form: Form | None, provider: str) -> dict[str, Any]:
         case JsonSchema():
             return {"responseMimeType": "application/json", "responseJsonSchema": form.schema}
         case _:
-            raise InvalidRequest(
-                f"{provider} can hold an answer to JSON or a JSON schema, and to no other form",
-                "form",
-            )
+            raise holds_only(provider, "JSON or a JSON schema")

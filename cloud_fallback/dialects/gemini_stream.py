@@ -25,8 +25,9 @@ from spillover.cloud_fallback.dialects.failure import read_event, read_tail
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
+from spillover.cloud_fallback.dialects.words import words
 from spillover.cloud_fallback.errors import ContentBlocked
-from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
+from spillover.runtime.events import FinishReason
 
 _REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -135,9 +136,8 @@ class GeminiDecoder:
         if part.function_call is not None:
             return [self._call(part.function_call)]
         if part.thought:
-            return [ReasoningDelta(text=part.text)] if part.text else []
-        text = self._text.feed(part.text) if part.text else ""
-        return [Delta(text=text)] if text else []
+            return words("", part.text)
+        return words(self._text.feed(part.text or ""))
 
     def _call(self, call: _FunctionCall) -> Part:
         arguments = msgspec.json.encode(call.args or {}).decode()

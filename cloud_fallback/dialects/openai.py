@@ -18,13 +18,14 @@ from spillover.cloud_fallback.dialects.openai_servers import (
     ServerName,
 )
 from spillover.cloud_fallback.dialects.openai_stream import OpenAIDecoder
+from spillover.cloud_fallback.dialects.refusals import begins_anew
 from spillover.cloud_fallback.dialects.shape import (
     JSON_HEADERS,
-    NO_PREFILL,
     Prefill,
     body_bytes,
     check,
     chosen,
+    function_call,
     safe_id,
     with_prefill,
 )
@@ -80,10 +81,8 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
         check(request, prefill=prefill)
         server = SERVERS[self.server]
         if prefill and server.prefill == "none":
-            raise InvalidRequest(
-                f"{self.provider} begins a new turn instead of going on with one", "messages"
-            )
-        request, unfinished = with_prefill(request) if prefill else (request, NO_PREFILL)
+            raise begins_anew(self.provider)
+        request, unfinished = with_prefill(request, prefill=prefill)
         stops = self._stops(request, model, without)
         fields = {
             "model": self.deployment or model,
@@ -168,12 +167,7 @@ def _message(message: Message, server: Server) -> dict[str, Any]:
     if message.tool_calls:
         fields["content"] = message.content or None
         fields["tool_calls"] = [
-            {
-                "id": _call_id(call.id, server),
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments or "{}"},
-            }
-            for call in message.tool_calls
+            function_call(call, _call_id(call.id, server)) for call in message.tool_calls
         ]
     if message.tool_call_id is not None:
         fields["tool_call_id"] = _call_id(message.tool_call_id, server)

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -18,11 +18,11 @@ from spillover.cloud_fallback.dialects.dialect import (
     Part,
     ProviderUsage,
 )
-from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import MAX_TOOL_CALLS, ToolCalls
-from spillover.runtime.events import Delta, FinishReason, ReasoningDelta
+from spillover.cloud_fallback.dialects.words import words
+from spillover.runtime.events import FinishReason
 
 _REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -131,7 +131,7 @@ class OpenAIDecoder:
             return []
         chunk = self._frames.read(frame.data, _Chunk)
         if chunk.error is not None or chunk.object == "error" or frame.name == "error":
-            raise error_of(self._provider, read_event(self._frames.read(frame.data, object)))
+            raise self._frames.error(frame)
         self._note(chunk)
         parts: list[Part] = []
         for choice in chunk.choices or ():
@@ -153,8 +153,7 @@ class OpenAIDecoder:
             self._finish(choice.finish_reason)
             if choice.stop_reason in self._stops:
                 self._stop = choice.stop_reason
-            rest = self._text.flush()
-            parts += [Delta(text=rest)] if rest else []
+            parts += words(self._text.flush())
             parts += self._calls.close()
         return parts
 
@@ -164,10 +163,7 @@ class OpenAIDecoder:
         if delta.refusal:
             self._refused = True
             text += delta.refusal
-        parts: list[Part] = [ReasoningDelta(text=reasoning)] if reasoning else []
-        if text:
-            text = self._text.feed(text)
-        parts += [Delta(text=text)] if text else []
+        parts = words(self._text.feed(text), reasoning)
         for call in delta.tool_calls or ():
             parts += self._call(call)
         return parts

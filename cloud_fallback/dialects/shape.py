@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import GenerationRequest, Message, ToolCall
+from spillover.runtime.request import GenerationRequest, Message, Tool, ToolCall
 from spillover.runtime.sampling import Sampling
 
 JSON_HEADERS = {"content-type": "application/json", "accept": "text/event-stream"}
@@ -56,13 +56,15 @@ class Prefill(Struct, frozen=True, kw_only=True):
     the next word's space a second time. See PrefilledText for the way back.
     """
 
-    text: str
-    trimmed: str
+    text: str = ""
+    trimmed: str = ""
 
 
-def with_prefill(request: GenerationRequest) -> tuple[GenerationRequest, Prefill]:
-    """*request* with its last turn, which the model is to go on with, as it is sent. A turn of
+def with_prefill(request: GenerationRequest, *, prefill: bool) -> tuple[GenerationRequest, Prefill]:
+    """*request* with its last turn as it is sent, where the model is to go on with it. A turn of
     nothing but white space is left out."""
+    if not prefill:
+        return request, Prefill()
     last = request.messages[-1]
     text = last.content.rstrip()
     turn = (msgspec.structs.replace(last, content=text),) if text else ()
@@ -71,9 +73,6 @@ def with_prefill(request: GenerationRequest) -> tuple[GenerationRequest, Prefill
         raise InvalidRequest("there is no message that a provider could answer", "messages")
     request = msgspec.structs.replace(request, messages=messages)
     return request, Prefill(text=text, trimmed=last.content[len(text) :])
-
-
-NO_PREFILL = Prefill(text="", trimmed="")
 
 
 def chosen(sampling: Sampling, *names: str) -> dict[str, Any]:
@@ -94,6 +93,11 @@ def body_bytes(fields: dict[str, Any], without: frozenset[str]) -> bytes:
         raise InvalidRequest("a message holds half a character", "messages") from error
 
 
+def without_nones(fields: dict[str, Any]) -> dict[str, Any] | None:
+    """Those of *fields* that are not None; None when there are none."""
+    return {name: value for name, value in fields.items() if value is not None} or None
+
+
 def arguments_object(call: ToolCall) -> msgspec.Raw:
     """The arguments of *call* as a JSON object, for dialects that do not take them as text."""
     text = call.arguments.strip() or "{}"
@@ -104,6 +108,17 @@ def arguments_object(call: ToolCall) -> msgspec.Raw:
             f"the arguments of the call of {call.name!r} are not a JSON object", "messages"
         ) from error
     return msgspec.Raw(text.encode())
+
+
+def function_call(call: ToolCall, call_id: str) -> dict[str, Any]:
+    """*call* in the shape that OpenAI gave to calls, with its arguments as text."""
+    function = {"name": call.name, "arguments": call.arguments or "{}"}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def parameters_of(tool: Tool) -> dict[str, Any]:
+    """The schema of what *tool* takes, for providers that want one even where it takes nothing."""
+    return tool.parameters or {"type": "object", "properties": {}}
 
 
 def safe_id(call_id: str, *, allowed: str = "A-Za-z0-9_-", n_max: int = 64) -> str:
@@ -117,57 +132,3 @@ def safe_id(call_id: str, *, allowed: str = "A-Za-z0-9_-", n_max: int = 64) -> s
 def tool_names(messages: Iterable[Message]) -> dict[str, str]:
     """The name of the tool that each call in *messages* asked for, by the call's id."""
     return {call.id: call.name for message in messages for call in message.tool_calls}
-
-
-Side = Literal["user", "assistant"]
-
-
-class Turn(Struct, frozen=True, kw_only=True):
-    """Messages that follow each other and are of one side; a tool's answer is of the user's."""
-
-    side: Side
-    messages: tuple[Message, ...]
-
-
-class Conversation(Struct, frozen=True, kw_only=True):
-    """The system's text apart, and turns that alternate, beginning with the user's."""
-
-    system: str
-    turns: tuple[Turn, ...]
-
-
-def alternating(request: GenerationRequest) -> Conversation:
-    """The conversation of *request*, for providers that are strict about its order.
-
-    Messages without content are left out. A conversation that the assistant opens is opened by a
-    lone full stop of the user's instead.
-    """
-    system: list[str] = []
-    turns: list[tuple[Side, list[Message]]] = []
-    for message in request.messages:
-        if not (message.content.strip() or message.tool_calls or message.role == "tool"):
-            continue
-        if message.role in ("system", "developer"):
-            system.append(message.content)
-            continue
-        side: Side = "assistant" if message.role == "assistant" else "user"
-        if turns and turns[-1][0] == side:
-            turns[-1][1].append(message)
-        else:
-            turns.append((side, [message]))
-    if not turns:
-        raise InvalidRequest("there is no message that a provider could answer", "messages")
-    if turns[0][0] == "assistant":
-        turns.insert(0, ("user", [Message(role="user", content=".")]))
-    return Conversation(
-        system="\n\n".join(system),
-        turns=tuple(Turn(side=side, messages=tuple(messages)) for side, messages in turns),
-    )
-
-
-def check_end(conversation: Conversation, prefill: Prefill, provider: str) -> None:
-    """Raises InvalidRequest when the assistant has the last word and is not to go on."""
-    if conversation.turns[-1].side == "assistant" and not prefill.text:
-        raise InvalidRequest(
-            f"{provider} answers a user's turn, and the last one is the assistant's", "messages"
-        )

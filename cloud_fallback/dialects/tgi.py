@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.classes import answer_error
 from spillover.cloud_fallback.dialects.dialect import HttpRequest
+from spillover.cloud_fallback.dialects.refusals import holds_only
 from spillover.cloud_fallback.dialects.shape import (
     JSON_HEADERS,
-    NO_PREFILL,
     body_bytes,
     check,
     chosen,
@@ -66,7 +66,7 @@ class TgiDialect(Struct, frozen=True, kw_only=True):
             check(request, prefill=prefill)
         if request.tools:
             raise InvalidRequest(f"{self.provider} takes plain text and knows no tools", "tools")
-        request, unfinished = with_prefill(request) if prefill else (request, NO_PREFILL)
+        request, unfinished = with_prefill(request, prefill=prefill)
         own = self._own_stops(request)
         stops = request.stop[: MAX_STOPS - len(own)]
         parameters = {
@@ -156,8 +156,4 @@ def _grammar(form: Form | None, provider: str) -> dict[str, Any]:
         case Regex():
             return {"grammar": {"type": "regex", "value": form.pattern}}
         case _:
-            raise InvalidRequest(
-                f"{provider} can hold an answer to a JSON schema or a regular expression, and to "
-                "no other form",
-                "form",
-            )
+            raise holds_only(provider, "a JSON schema or a regular expression")

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
+from spillover.cloud_fallback.dialects.classes import ended_without_terminal, unknown_end
 from spillover.cloud_fallback.dialects.dialect import (
     End,
     Frame,
@@ -15,10 +15,10 @@ from spillover.cloud_fallback.dialects.dialect import (
     Part,
     ProviderUsage,
 )
-from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
-from spillover.runtime.events import Delta, FinishReason
+from spillover.cloud_fallback.dialects.words import words
+from spillover.runtime.events import FinishReason
 from spillover.runtime.text.stop_matcher import StopMatcher
 
 _REASONS: dict[str, FinishReason] = {
@@ -71,13 +71,12 @@ class TgiDecoder:
             return []
         event = self._frames.read(frame.data, _Event)
         if event.error is not None:
-            raise error_of(self._provider, read_event(self._frames.read(frame.data, object)))
+            raise self._frames.error(frame)
         text = event.token.text if event.token and not event.token.special else ""
         text = self._stops.feed(text)
         if event.generated_text is not None:
             text += self._finish(event.details or _Details())
-        text = self._text.feed(self._opened(text))
-        return [Delta(text=text)] if text else []
+        return words(self._text.feed(self._opened(text)))
 
     def _opened(self, text: str) -> str:
         """After "Assistant:" the answer begins with a space that belongs to the transcript."""
