@@ -6,7 +6,6 @@ import logging
 import random
 import secrets
 import threading
-import traceback
 from collections.abc import Callable, Generator
 from enum import Enum
 
@@ -36,6 +35,7 @@ from spillover.cloud_fallback.spending.budget import Reservation
 from spillover.cloud_fallback.spending.estimate import estimate
 from spillover.cloud_fallback.trip import Trip
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.defects import log_defect
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import ConsentAnswered, ConsentAsked, Queued, Replace, StreamEvent
 from spillover.runtime.request import GenerationRequest
@@ -232,9 +232,7 @@ class Attempt:
             self._broke(error, leg, reservation)
             return Outcome.NEXT
         except Exception as error:  # a defect of ours must not cost the user the answer
-            # Not the error's own text: it may hold what is being written.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("%s left after %s:\n%s", self._engine.name, type(error).__name__, where)
+            log_defect(_log, f"{self._engine.name} left", error)
             self._broke(error, leg, reservation)
             return Outcome.NEXT
         trip.answer.leg_ended(reservation.settle(leg.leg(), leg.cached_tokens))

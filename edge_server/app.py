@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
@@ -12,6 +14,9 @@ from spillover.edge_server.security import Gatekeeper
 from spillover.edge_server.service import Service
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.wire.errors import WireError, body_of, from_exception
+from spillover.runtime.defects import log_defect
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(service: Service, settings: Settings) -> Flask:
@@ -37,6 +42,8 @@ def _answer_error(error: Exception) -> Response:
         wire_error = WireError(error.code or 500, kind, error.description or error.name)
     else:
         wire_error = from_exception(error)
+        if wire_error.status == 500:
+            log_defect(_log, f"{request.method} {request.path} failed", error)
     response = Response(body_of(wire_error), wire_error.status, content_type="application/json")
     response.headers.update(wire_error.headers)
     return response

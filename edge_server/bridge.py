@@ -23,6 +23,7 @@ from spillover.edge_server.handover import ENVIRON_KEY, STREAM_HEADERS, Handover
 from spillover.edge_server.loop_reader import LoopCalls, LoopReader
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.runtime.defects import log_defect
 
 _LOG = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Bridge:
         except ClientGone:
             raise
         except Exception as error:
-            _LOG.exception("an answer could not be written")
+            log_defect(_LOG, "an answer broke off", error)
             await connection.end_early(answer.encoder, from_exception(error))
         finally:
             task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from contextlib import closing
@@ -11,6 +12,7 @@ from spillover.cloud_fallback.router import Router
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.stream_log import StreamLog
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.defects import log_defect
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
 from spillover.runtime.events import Failed
@@ -18,6 +20,8 @@ from spillover.runtime.request import GenerationRequest
 
 CLOSE_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 def new_answer_id() -> str:
@@ -64,7 +68,11 @@ class Service:
             if len(self._running) >= self._settings.max_connections:
                 raise EngineBusy("too many answers are running: try again later", RETRY_AFTER_S)
             self._running[generation] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more of them
+            self._forget(generation)
+            raise EngineBusy("no thread is left for another answer", RETRY_AFTER_S) from error
         generation.log.wait(0)
         if generation.error is not None and not generation.log.read(0)[0]:
             raise generation.error
@@ -77,9 +85,9 @@ class Service:
 
         timer = threading.Timer(self._settings.max_generation_s, time_out)
         timer.daemon = True
-        timer.start()
         log, begun = generation.log, False
         try:
+            timer.start()
             with closing(self.router.stream(request, call, generation.cancellation)) as events:
                 for event in events:
                     begun = True
@@ -87,15 +95,18 @@ class Service:
         except Exception as error:
             generation.error = error
             if begun:
-                log.append(_failure(error))
+                log.append(failure_of(error))
         finally:
             timer.cancel()
             if generation.timed_out and generation.error is None:
                 limit_s = self._settings.max_generation_s
                 log.append(Failed(code="timeout", message=f"ended after {limit_s:g} s"))
             log.close()
-            with self._lock:
-                self._running.pop(generation, None)
+            self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        with self._lock:
+            self._running.pop(generation, None)
 
     def running(self, answer_id: str, owner: str) -> Generation | None:
         """The running answer of *owner* with this id."""
@@ -117,10 +128,11 @@ class Service:
             thread.join(CLOSE_TIMEOUT_S)
 
 
-def _failure(error: Exception) -> Failed:
-    """An error after the first event, as an event. Unknown errors keep their insides."""
+def failure_of(error: Exception) -> Failed:
+    """An error after the first event, as an event. Defects of ours keep their insides."""
     if isinstance(error, EngineError):
         return Failed(code="engine_error", message=str(error))
     if isinstance(error, SpilloverError):
         return Failed(code="invalid_request", message=str(error))
+    log_defect(_log, "an answer broke off", error)
     return Failed(code="internal_error", message=f"internal error ({type(error).__name__})")

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from msgspec import structs
 
 from spillover.cloud_fallback.route_settings import Call
-from spillover.edge_server.service import Generation, Service
+from spillover.edge_server.service import Generation, Service, failure_of
 from spillover.edge_server.stream_log import StreamLog
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
@@ -107,7 +107,7 @@ class Several:
     def _break_off(self, error: Exception) -> None:
         with self._changed:
             if not self._over:
-                self.log.append(Failed(code="engine_error", message=str(error)))
+                self.log.append(failure_of(error))
                 self._fail(error)
 
     def _fail(self, error: Exception | None) -> None:

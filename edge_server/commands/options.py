@@ -11,6 +11,7 @@ import click
 
 from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.config import Config, load
+from spillover.edge_server.logs import log_to_stderr
 from spillover.edge_server.setting_list import Setting, setting_list
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,10 +55,12 @@ def model_option(function: Command) -> Command:
 def load_config(
     flags: dict[str, Any], config_flag: Path | None, api_key_file: Path | None = None
 ) -> Config:
-    """The settings in force; warnings go to stderr. Raises ConfigError."""
+    """The settings in force; warnings go to stderr, and so does the log from now on.
+    Raises ConfigError."""
     config = load(flags, environ=os.environ, config_flag=config_flag, api_key_file=api_key_file)
     for warning in config.warnings:
         tell(f"spillover: warning: {warning}")
+    log_to_stderr(config.settings.log_level)
     return config
 
 

@@ -1,0 +1,142 @@
+"""What becomes of an answer when something of ours, or of the system, breaks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from spillover.cloud_fallback.route_settings import Call
+from spillover.cloud_fallback.router import Router
+from spillover.cloud_fallback.routing import Routing
+from spillover.edge_server.app import create_app
+from spillover.edge_server.logs import log_to_stderr
+from spillover.edge_server.service import Service
+from spillover.edge_server.settings import Settings
+from spillover.edge_server.several import Several
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import EngineBusy
+from spillover.runtime.events import Delta, EngineEvent, Failed
+from spillover.runtime.request import GenerationRequest, Message
+
+SECRET = "my diary says so"
+REQUEST = GenerationRequest(messages=(Message(role="user", content="Hello"),))
+
+
+class Broken:
+    """An engine with a defect, whose error quotes what it was about."""
+
+    name = "broken"
+    card = SimpleNamespace(n_parallel=2, name="broken")
+
+    def __init__(self, n_before: int) -> None:
+        self._n_before = n_before
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        for _ in range(self._n_before):
+            yield Delta(text="Once ")
+        raise KeyError(SECRET)
+
+
+class Patient(Broken):
+    """An engine that goes on until it is told to stop."""
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        assert cancellation is not None
+        stopped = threading.Event()
+        cancellation.subscribe(stopped.set)
+        yield Delta(text="Once ")
+        assert stopped.wait(30)
+
+
+def service_of(engine: Any) -> Service:
+    return Service(engine, Settings(), Router(engine, Routing(), None))
+
+
+def last_event(source: Any) -> Any:
+    return [event for _, event in source.log.follow()][-1]
+
+
+def test_a_defect_in_mid_answer_is_logged_without_its_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = service_of(Broken(2))
+    failed = last_event(service.start(REQUEST, Call(id="a")))
+    assert failed == Failed(code="internal_error", message="internal error (KeyError)")
+    assert "an answer broke off after KeyError" in caplog.text
+    assert "in stream" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_defect_of_one_of_several_answers_keeps_its_insides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error of a later one used to be sent to the client word for word."""
+    service = service_of(Patient(0))
+    start, n_started = service.start, 0
+
+    def break_the_second(request: GenerationRequest, call: Call) -> Any:
+        nonlocal n_started
+        n_started += 1
+        if n_started > 1:
+            raise KeyError(SECRET)
+        return start(request, call)
+
+    monkeypatch.setattr(service, "start", break_the_second)
+    failed = last_event(Several(service, [REQUEST, REQUEST], Call(id="a")))
+    assert failed == Failed(code="internal_error", message="internal error (KeyError)")
+
+
+def test_a_defect_in_a_view_is_a_500_that_is_logged_without_its_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log used to say nothing at all of it."""
+    engine = Broken(0)
+    client = create_app(service_of(engine), Settings()).test_client()
+    answer = client.post(
+        "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}]}
+    )
+    assert answer.status_code == 500
+    assert "POST /v1/chat/completions failed after KeyError" in caplog.text
+    assert SECRET not in caplog.text + answer.text
+
+
+def test_an_answer_without_a_thread_is_refused_and_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It used to count as running for ever."""
+    service = service_of(Broken(1))
+
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(EngineBusy, match="no thread is left"):
+            service.start(REQUEST, Call(id="a"))
+    assert service.n_running == 0
+
+
+@pytest.fixture
+def our_level() -> Generator[logging.Logger]:
+    ours = logging.getLogger("spillover")
+    level = ours.level
+    yield ours
+    ours.setLevel(level)
+
+
+def test_the_log_level_is_that_of_our_own_messages(our_level: logging.Logger) -> None:
+    """The setting used to change nothing."""
+    log_to_stderr("error")
+    assert not logging.getLogger("spillover.edge_server").isEnabledFor(logging.WARNING)
+    log_to_stderr("debug")
+    assert logging.getLogger("spillover.edge_server").isEnabledFor(logging.DEBUG)
+    assert not logging.getLogger("httpcore").isEnabledFor(logging.INFO)
