@@ -13,6 +13,7 @@ import pytest
 
 from spillover.models.catalogue import default_model
 from tests.edge_server.conftest import Server
+from tests.edge_server.places import all_idle, wait_until
 from tests.gguf_edit import with_numbers
 
 
@@ -93,8 +94,7 @@ def test_a_client_that_leaves_ends_all_of_its_prompts(server: Server, http: http
     with http.stream("POST", "/v1/completions", json=body) as response:
         for _ in response.iter_raw():
             break
-    while any(slot["is_processing"] for slot in http.get("/slots").json()):
-        pass
+    wait_until(lambda: all_idle(http))
 
 
 def test_echo_puts_the_prompt_in_front(client: openai.OpenAI, http: httpx.Client) -> None:

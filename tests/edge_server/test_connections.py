@@ -6,7 +6,7 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.places import all_idle, states, wait_until
 
 STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 ENDLESS: dict[str, Any] = {"messages": STORY, "ignore_eos": True, "stream": True}
@@ -79,19 +80,6 @@ def rest_of(sock: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return received
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        pass
-
-
-def states(http: httpx.Client) -> list[str]:
-    return [slot["state"] for slot in http.get("/slots").json()]
-
-
-def all_idle(http: httpx.Client) -> bool:
-    return set(states(http)) == {"idle"}
 
 
 def test_a_client_that_takes_no_bytes_is_cut_off(strict: Server, http: httpx.Client) -> None:

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.places import all_idle, wait_for_the_places, wait_until
 
 STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 
@@ -207,10 +208,8 @@ def test_a_client_that_leaves_frees_its_slot(server: Server, http: httpx.Client)
     # A whole answer: nothing is written meanwhile, so only the closed connection tells.
     endless = {"messages": STORY, "ignore_eos": True, "n": 4}
     with _ask_raw(server, endless):
-        while not any(slot["is_processing"] for slot in http.get("/slots").json()):
-            pass
-    while any(slot["is_processing"] for slot in http.get("/slots").json()):
-        pass
+        wait_until(lambda: not all_idle(http))
+    wait_until(lambda: all_idle(http))
 
 
 def test_a_silent_stream_is_kept_alive_by_comments(server: Server, http: httpx.Client) -> None:
@@ -220,11 +219,15 @@ def test_a_silent_stream_is_kept_alive_by_comments(server: Server, http: httpx.C
         while b": keep-alive\n\n" not in received and b"[DONE]" not in received:
             received += waiting.recv(65536)
         assert b"text/event-stream" in received
+        assert b": keep-alive\n\n" in received
+    wait_for_the_places(http)
 
 
 def test_a_stream_shows_progress_to_those_who_ask(http: httpx.Client) -> None:
     body = {"messages": STORY, "stream": True, "max_tokens": 1, "return_progress": True}
-    text = http.post("/v1/chat/completions", json=body).text
+    response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    text = response.text
     chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
     progress = [c["prompt_progress"] for c in chunks if "prompt_progress" in c]
     assert progress[-1]["processed"] == progress[-1]["total"] > 0

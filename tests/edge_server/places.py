@@ -1,0 +1,33 @@
+"""Waits until a server has come to where a test wants it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+
+LONGEST_WAIT_S = 120.0
+"""Far more than anything waited for takes: a test that waits for what never comes must end."""
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONGEST_WAIT_S
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not come"
+
+
+def states(http: httpx.Client) -> list[str]:
+    """What each slot is doing."""
+    return [slot["state"] for slot in http.get("/slots").json()]
+
+
+def all_idle(http: httpx.Client) -> bool:
+    return set(states(http)) == {"idle"}
+
+
+def wait_for_the_places(http: httpx.Client, n_places: int = 8) -> None:
+    """Until the clients that have left are noticed: an answer that takes every place, those of
+    the queue included, is accepted only then."""
+    body = {"prompt": "Once", "n": n_places, "max_tokens": 1}
+    wait_until(lambda: http.post("/v1/completions", json=body).status_code == 200)
