@@ -7,10 +7,11 @@ from flask import Flask, Response, g, request
 
 from spillover.cloud_fallback.route_settings import Call, Wishes
 from spillover.cloud_fallback.routing import Routing
-from spillover.edge_server.handover import Handover, Source, hand_over
+from spillover.edge_server.handover import Handover, hand_over
 from spillover.edge_server.service import Service, new_answer_id
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.several import Several
+from spillover.edge_server.source import Source
 from spillover.edge_server.wire import body as wire
 from spillover.edge_server.wire.answer import AnswerHead
 from spillover.edge_server.wire.completions import CompletionBody, completions_of
@@ -108,16 +109,40 @@ class _Answering:
         encoder: Encoder | None = None,
         whole: Whole | None = None,
     ) -> Response:
-        source: Source
-        try:
-            if len(requests) == 1:
-                source = self._service.start(requests[0], call)
-            else:
-                source = Several(self._service, requests, _kept_local(call))
-        except InvalidRequest as error:
-            raise named(error, body) from error
+        resume_header = request.headers.get("X-Spillover-Resume")
+        if wire.is_resumable(body, resume_header=resume_header) and encoder is not None:
+            return self._begin_resumable(body, requests, call, encoder)
+        source = self._start(body, requests, call)
         answer = Handover(source, encoder=encoder, whole=whole)
         return hand_over(answer, self._settings.keep_alive_s)
+
+    def _begin_resumable(
+        self,
+        body: wire.CommonBody,
+        requests: tuple[GenerationRequest, ...],
+        call: Call,
+        encoder: Encoder,
+    ) -> Response:
+        streams = self._service.streams
+        recording = streams.open(call.owner)
+        try:
+            source = self._start(body, requests, call)
+        except BaseException:
+            streams.discard(recording)
+            raise
+        viewer = streams.watch(recording, 0)
+        recording.begin(source, encoder)
+        return hand_over(viewer, self._settings.keep_alive_s)
+
+    def _start(
+        self, body: wire.CommonBody, requests: tuple[GenerationRequest, ...], call: Call
+    ) -> Source:
+        try:
+            if len(requests) == 1:
+                return self._service.start(requests[0], call)
+            return Several(self._service, requests, _kept_local(call))
+        except InvalidRequest as error:
+            raise named(error, body) from error
 
 
 def _call_of(body: wire.CommonBody) -> Call:

@@ -13,6 +13,7 @@ from spillover.edge_server.information import add_information
 from spillover.edge_server.security import Gatekeeper
 from spillover.edge_server.service import Service
 from spillover.edge_server.settings import Settings
+from spillover.edge_server.stream_views import add_stream_views
 from spillover.edge_server.wire.errors import WireError, body_of, from_exception
 from spillover.runtime.defects import log_defect
 
@@ -29,6 +30,7 @@ def create_app(service: Service, settings: Settings) -> Flask:
     add_generation(app, service, settings)
     add_information(app, service)
     add_handoff_views(app, service)
+    add_stream_views(app, service, settings)
     return app
 
 

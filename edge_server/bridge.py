@@ -21,8 +21,11 @@ from spillover.edge_server.connection import ClientGone, Connection, Receive, Sc
 from spillover.edge_server.environ import environ_of
 from spillover.edge_server.handover import ENVIRON_KEY, STREAM_HEADERS, Handover
 from spillover.edge_server.loop_reader import LoopCalls, LoopReader
+from spillover.edge_server.resume.answer_log import CursorTooOld
+from spillover.edge_server.resume.viewer import OPENING, Viewer
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.edge_server.wire.shapes import Encoder
 from spillover.runtime.defects import log_defect
 
 _LOG = logging.getLogger(__name__)
@@ -95,7 +98,7 @@ class Bridge:
     async def _serve(self, connection: Connection, receive: Receive, body: bytes) -> None:
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            handed_over: list[Handover] = []
+            handed_over: list[Handover | Viewer] = []
             environ = {**environ_of(connection.scope, body), ENVIRON_KEY: handed_over}
             status, headers, content = await self._call(environ)
             if handed_over:
@@ -128,11 +131,16 @@ class Bridge:
         return head[0], head[1], b"".join(body)
 
     async def _drive(
-        self, connection: Connection, answer: Handover, gone: asyncio.Future[None]
+        self, connection: Connection, answer: Handover | Viewer, gone: asyncio.Future[None]
     ) -> None:
         """Follow the generation until it ends, the client leaves or the server stops."""
-        work = self._stream if answer.encoder else self._collect
-        task = asyncio.ensure_future(work(connection, answer))
+        voice: Encoder | Viewer | None
+        if isinstance(answer, Viewer):
+            voice, work = answer, self._follow(connection, answer)
+        else:
+            voice = answer.encoder
+            work = (self._stream if voice else self._collect)(connection, answer)
+        task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._stopping.wait())
         waits: set[asyncio.Future[Any]] = {task, gone, stop}
         try:
@@ -142,16 +150,16 @@ class Bridge:
             elif not gone.done():
                 task.cancel()
                 error = WireError(503, "unavailable_error", "the server is shutting down")
-                await connection.end_early(answer.encoder, error)
+                await connection.end_early(voice, error)
         except ClientGone:
             raise
         except Exception as error:
             log_defect(_LOG, "an answer broke off", error)
-            await connection.end_early(answer.encoder, from_exception(error))
+            await connection.end_early(voice, from_exception(error))
         finally:
             task.cancel()
             stop.cancel()
-            answer.generation.cancellation.cancel()
+            answer.leave()
 
     async def _stream(self, connection: Connection, answer: Handover) -> None:
         encoder = answer.encoder
@@ -178,6 +186,29 @@ class Bridge:
                     return
                 if chunk:
                     await connection.write(chunk)
+        finally:
+            reader.close()
+
+    async def _follow(self, connection: Connection, viewer: Viewer) -> None:
+        silence_s = self._settings.keep_alive_s
+        reader = LoopReader(viewer.log, self._loop_calls, silence_s, viewer.after)
+        try:
+            await connection.start(200, {**STREAM_HEADERS, **viewer.headers})
+            viewer.was_told = True
+            await connection.write(OPENING)
+            while True:
+                news = await reader.next()
+                if news is None:
+                    await connection.write(sse.COMMENT)
+                    continue
+                events, ended = news
+                chunk = viewer.encode(events)
+                if ended:
+                    await connection.finish(chunk)
+                    return
+                await connection.write(chunk)
+        except CursorTooOld:
+            await connection.finish(viewer.too_slow())
         finally:
             reader.close()
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 from spillover.edge_server.wire.errors import WireError, body_of
-from spillover.edge_server.wire.shapes import Encoder
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -30,6 +29,12 @@ class Wire(Protocol):
         ...
 
     def abort(self) -> None: ...
+
+
+class Voice(Protocol):
+    """Says in the middle of a stream that it cannot go on."""
+
+    def fail(self, error: WireError) -> bytes: ...
 
 
 class Connection:
@@ -78,7 +83,9 @@ class Connection:
 
     async def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """A whole response."""
-        await self.start(status, {**headers, "Content-Length": str(len(body))})
+        if status != 204:  # which has no body, and must not say how long it is
+            headers = {**headers, "Content-Length": str(len(body))}
+        await self.start(status, headers)
         await self.finish(b"" if self.scope["method"] == "HEAD" else body)
 
     async def refuse(self, error: WireError) -> None:
@@ -86,12 +93,12 @@ class Connection:
         headers = {"Content-Type": "application/json", "Connection": "close", **error.headers}
         await self.answer(error.status, headers, body_of(error))
 
-    async def end_early(self, encoder: Encoder | None, error: WireError) -> None:
-        """The answer cannot go on: say so in the way that is still open."""
+    async def end_early(self, voice: Voice | None, error: WireError) -> None:
+        """The answer cannot go on: say so in the way that is still open, in a stream by *voice*."""
         if not self._started:
             await self.refuse(error)
-        elif encoder is not None:
-            await self.finish(encoder.fail(error))
+        elif voice is not None:
+            await self.finish(voice.fail(error))
 
 
 def _pieces(chunk: bytes) -> list[bytes]:

@@ -8,15 +8,14 @@ other WSGI server the list is missing, and the server's thread does the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from flask import Response, request
 
 from spillover.edge_server import sse
-from spillover.edge_server.stream_log import StreamLog
+from spillover.edge_server.resume.viewer import Viewer
+from spillover.edge_server.source import Source
 from spillover.edge_server.wire.errors import WireError, body_of, from_exception
 from spillover.edge_server.wire.shapes import Encoder, Whole
-from spillover.runtime.cancellation import Cancellation
 
 ENVIRON_KEY = "spillover.handover"
 
@@ -26,17 +25,6 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 JSON_HEADERS = {"Content-Type": "application/json"}
-
-
-class Source(Protocol):
-    """A generation, or several as one: where the events come from."""
-
-    @property
-    def log(self) -> StreamLog: ...
-    @property
-    def cancellation(self) -> Cancellation: ...
-    @property
-    def error(self) -> Exception | None: ...
 
 
 class Handover:
@@ -54,6 +42,10 @@ class Handover:
         self.encoder = encoder
         self.whole = whole
 
+    def leave(self) -> None:
+        """The client is gone, or has everything."""
+        self.generation.cancellation.cancel()
+
     def result(self) -> tuple[int, bytes, dict[str, str]]:
         """Status, body and headers of a whole answer, once all events are added."""
         assert self.whole is not None
@@ -65,12 +57,17 @@ class Handover:
             return found.status, body_of(found), {**JSON_HEADERS, **found.headers}
 
 
-def hand_over(answer: Handover, keep_alive_s: float) -> Response:
+def hand_over(answer: Handover | Viewer, keep_alive_s: float) -> Response:
     """The response of a view that leaves *answer* to whoever can drive it."""
-    places: list[Handover] | None = request.environ.get(ENVIRON_KEY)
+    places: list[Handover | Viewer] | None = request.environ.get(ENVIRON_KEY)
     if places is not None:
         places.append(answer)
         return Response()
+    if isinstance(answer, Viewer):
+        headers = {**STREAM_HEADERS, **answer.headers}
+        response = Response(answer.stream(keep_alive_s), headers=headers)
+        response.call_on_close(answer.leave)
+        return response
     if answer.encoder is not None:
         stream = _stream(answer.generation, answer.encoder, keep_alive_s)
         return Response(stream, headers=STREAM_HEADERS)

@@ -9,9 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
-from spillover.edge_server.stream_log import StreamLog
-from spillover.runtime.events import StreamEvent
+Event = TypeVar("Event")
+
+
+class Log(Protocol[Event]):
+    """What can be followed."""
+
+    def read(self, after: int) -> tuple[list[Event], bool]:
+        """The next events past number *after*, and whether they are the last ones."""
+        ...
+
+    def subscribe(self, waker: Callable[[], None]) -> None: ...
+    def unsubscribe(self, waker: Callable[[], None]) -> None: ...
 
 
 class LoopCalls:
@@ -40,10 +51,13 @@ class LoopCalls:
             self._posted.popleft()()
 
 
-class LoopReader:
-    """Reads one log on the loop. *silence_s*: next() returns None after so long without news."""
+class LoopReader(Generic[Event]):
+    """Reads one log on the loop, past number *after*. *silence_s*: next() returns None after so
+    long without news."""
 
-    def __init__(self, log: StreamLog, calls: LoopCalls, silence_s: float | None) -> None:
+    def __init__(
+        self, log: Log[Event], calls: LoopCalls, silence_s: float | None, after: int = 0
+    ) -> None:
         self._log = log
         self._calls = calls
         self._loop = asyncio.get_running_loop()
@@ -52,7 +66,7 @@ class LoopReader:
         self._waiter: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._posted = False
-        self._after = 0
+        self._after = after
         if silence_s is not None:
             self._timer = self._loop.call_later(silence_s, self._look_at_the_clock, silence_s)
         log.subscribe(self._on_change)
@@ -79,8 +93,11 @@ class LoopReader:
             left_s = silence_s
         self._timer = self._loop.call_later(left_s, self._look_at_the_clock, silence_s)
 
-    async def next(self) -> tuple[list[StreamEvent], bool] | None:
-        """All new events, and whether the log has ended; None after silence_s without any."""
+    async def next(self) -> tuple[list[Event], bool] | None:
+        """New events, and whether they are the last ones; None after silence_s without any.
+
+        Raises what the log raises.
+        """
         while True:
             events, closed = self._log.read(self._after)
             if events or closed:

@@ -9,6 +9,7 @@ from contextlib import closing
 
 from spillover.cloud_fallback.route_settings import Call
 from spillover.cloud_fallback.router import Router
+from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.settings import Settings
 from spillover.edge_server.stream_log import StreamLog
 from spillover.runtime.cancellation import Cancellation
@@ -48,6 +49,8 @@ class Service:
     def __init__(self, engine: TextEngine, settings: Settings, router: Router) -> None:
         self.engine = engine
         self.router = router
+        self.streams = Streams(settings.resume_limits)
+        """The answers that their clients may take up again."""
         self._settings = settings
         self._lock = threading.Lock()
         self._running: dict[Generation, threading.Thread] = {}
@@ -126,6 +129,7 @@ class Service:
             generation.cancellation.cancel()
         for thread in running.values():
             thread.join(CLOSE_TIMEOUT_S)
+        self.streams.close()
 
 
 def failure_of(error: Exception) -> Failed:

@@ -29,6 +29,10 @@ _FLAG_AND_HELP = {
     "max_connections": ("", "Most connections at a time."),
     "max_generation_s": ("", "A generation is ended after this long."),
     "shutdown_grace_s": ("", "Running streams may go on for this long after a signal to stop."),
+    "resume_grace_s": ("", "A resumable answer goes on for this long after its client left."),
+    "resume_keep_s": ("", "A resumable answer that has ended can be read for this long."),
+    "resume_log_bytes": ("", "Kept of each resumable answer: the newest events."),
+    "max_resumable": ("", "Resumable answers at a time, ended ones too; 0 offers none."),
     "log_level": ("--log-level", "Least important messages to log."),
     "fallback": (
         "--fallback",

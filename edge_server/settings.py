@@ -12,6 +12,7 @@ from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.provider import ProviderSettings
 from spillover.cloud_fallback.routing import Fallback
 from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.edge_server.resume.lifetime import Limits
 from spillover.runtime.events import HandoffMode, Origin
 from spillover.runtime.options import EngineOptions
 
@@ -57,6 +58,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     """A generation is ended after this long, whatever it does."""
     shutdown_grace_s: Annotated[float, Meta(ge=0, le=600)] = 5.0
     """Running streams may go on for this long after SIGTERM."""
+    resume_grace_s: Annotated[float, Meta(ge=0, le=3_600)] = 60.0
+    """A resumable answer that nobody follows goes on for this long; then it is cancelled."""
+    resume_keep_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    """And once it has ended, it can be read for this long."""
+    resume_log_bytes: Annotated[int, Meta(ge=4_096, le=2**30)] = 4 * 2**20
+    """So much of it is kept: the newest events."""
+    max_resumable: Annotated[int, Meta(ge=0, le=10_000)] = 32
+    """Resumable answers at a time, running and ended ones; 0: none are offered."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     fallback: Fallback = "never"
     """Whether answers may leave the device; "ask": each time only with a yes."""
@@ -72,3 +81,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where spending, handoffs and calibrations are kept. None: the user's data folder."""
     cloud: CloudSettings = field(default_factory=CloudSettings)
     engine: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def resume_limits(self) -> Limits:
+        return Limits(
+            grace_s=self.resume_grace_s,
+            keep_s=self.resume_keep_s,
+            log_bytes=self.resume_log_bytes,
+            max_streams=self.max_resumable,
+        )

@@ -72,6 +72,8 @@ class Several:
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
             self._over = True
+            if self._waiting and not self._failed:
+                self.log.append(Failed(code="cancelled", message="the answer was cancelled"))
         self.log.close()
 
     def _next(self) -> GenerationRequest | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 KEEP_ALIVE = b": keep-alive\n\n"
+COMMENT = b": keep-alive\n"
+"""For streams whose events have ids. Many clients take a blank line after an id for an event, and
+then miss its data; so no blank line stands there that ends no event."""
 DONE = b"data: [DONE]\n\n"
 
 _OTHER_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
@@ -28,3 +31,15 @@ def encode(data: bytes) -> bytes:
 def encode_named(name: str, data: bytes) -> bytes:
     """One event with a name, which is one of ours and never text from elsewhere."""
     return b"event: " + name.encode("ascii") + b"\ndata: " + one_line(data) + b"\n\n"
+
+
+def with_id(event_id: str, event: bytes) -> bytes:
+    """*event* with an id, which is one of ours, too."""
+    return b"id: %b\n%b" % (event_id.encode("ascii"), event)
+
+
+def split(chunk: bytes) -> list[bytes]:
+    """The single events of what encoders have put together."""
+    *events, rest = chunk.split(b"\n\n")
+    assert not rest, "an event ends with a blank line"
+    return [event + b"\n\n" for event in events]

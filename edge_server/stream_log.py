@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
+from spillover.edge_server.changes import Changes
 from spillover.runtime.events import StreamEvent
 
 
-class StreamLog:
+class StreamLog(Changes):
     """Append-only; the position of an event is its number from 1. A reader that leaves never
     stops the writer. Bounded by the answer's own limits."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._events: list[StreamEvent] = []
         self._closed = False
-        self._changed = threading.Condition()
-        self._wakers: list[Callable[[], None]] = []
 
     def append(self, event: StreamEvent) -> None:
         with self._changed:
@@ -29,15 +28,16 @@ class StreamLog:
             self._closed = True
             self._wake()
 
-    def _wake(self) -> None:
-        self._changed.notify_all()
-        for waker in self._wakers:
-            waker()
-
     def read(self, after: int) -> tuple[list[StreamEvent], bool]:
         """The events past position *after*, and whether they are the last ones."""
         closed = self._closed
         return self._events[after:], closed
+
+    def take(self) -> tuple[list[StreamEvent], bool]:
+        """As read(), of all that was not taken yet, and forgets it: for a log's only reader."""
+        with self._changed:
+            events, self._events = self._events, []
+            return events, self._closed
 
     def wait(self, after: int, timeout_s: float | None = None) -> bool:
         """Wait until there is an event past *after* or the end; False after *timeout_s*."""
@@ -56,12 +56,3 @@ class StreamLog:
                 yield after, event
             if closed and not events:
                 return
-
-    def subscribe(self, waker: Callable[[], None]) -> None:
-        """Call *waker* in the writer's thread at each change; it must be quick."""
-        with self._changed:
-            self._wakers.append(waker)
-
-    def unsubscribe(self, waker: Callable[[], None]) -> None:
-        with self._changed:
-            self._wakers.remove(waker)

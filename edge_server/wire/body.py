@@ -33,6 +33,8 @@ class SpilloverBody(Struct, frozen=True, kw_only=True):
     mode: HandoffMode | None = None
     events: bool | None = None
     """Send handoff, seam, consent and replace events."""
+    resumable: bool | None = None
+    """A broken connection does not end the stream: it can be taken up again."""
 
 
 class CommonBody(FormBody, frozen=True, kw_only=True):
@@ -109,6 +111,15 @@ def wishes_of(body: CommonBody, *, events_header: str | None) -> Wishes:
         mode=own.mode,
         may_replace=events,
     )
+
+
+def is_resumable(body: CommonBody, *, resume_header: str | None) -> bool:
+    """Whether the client may come back to its stream. Only streams can be taken up again: the
+    header may stand on all requests of a client, but who asks for it in a body must mean one."""
+    wanted = body.spillover.resumable if body.spillover else None
+    if wanted and not body.stream:
+        raise bad_request("only a stream can be resumable: set stream: true", "spillover.resumable")
+    return bool(body.stream) and (wanted if wanted is not None else resume_header == "1")
 
 
 B = TypeVar("B")

@@ -82,6 +82,9 @@ class NativeStream:
     def start(self) -> bytes:
         return b""
 
+    def opening(self) -> bytes:
+        return self._chunk(0, "", ())
+
     def encode(self, event: StreamEvent) -> bytes:
         if self._failed:
             return b""

@@ -15,6 +15,11 @@ class Encoder(Protocol):
         """What stands before the first event's bytes."""
         ...
 
+    def opening(self) -> bytes:
+        """An event without content, for a stream that has something to say at once but has no
+        such start."""
+        ...
+
     def encode(self, event: StreamEvent) -> bytes:
         """The bytes of one event; often none."""
         ...

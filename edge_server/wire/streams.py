@@ -68,6 +68,10 @@ class StreamEncoder(ABC):
         """What stands before the first event's bytes."""
         return b""
 
+    def opening(self) -> bytes:
+        """A chunk that adds nothing."""
+        return self._chunk({**self._empty_choice(), "finish_reason": None}, 0)
+
     def encode(self, event: StreamEvent) -> bytes:
         """The bytes of one event; often none."""
         if self._failed:

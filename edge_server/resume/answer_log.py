@@ -1,0 +1,125 @@
+"""The log of one answer: numbered events, one writer, any number of readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from spillover.edge_server.changes import Changes
+
+MOST_AT_ONCE = 256
+"""Events of one read: what a reader holds at most, however far behind it is."""
+_OVERHEAD_BYTES = 48
+"""Of an event in memory, beside its bytes."""
+
+
+class CursorTooOld(Exception):
+    """The events after this cursor are no longer all there."""
+
+
+class AnswerLog(Protocol):
+    """Events are numbered from 1. May be used from any thread; only the writer appends."""
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest event that is still there; of the next one if none is."""
+        ...
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def append(self, event: bytes) -> int:
+        """Its number, once every reader can have it."""
+        ...
+
+    def close(self) -> None:
+        """No event will follow."""
+        ...
+
+    def read(self, after: int) -> tuple[list[bytes], bool]:
+        """The next events after number *after*, and whether they are the last ones.
+
+        Raises CursorTooOld.
+        """
+        ...
+
+    def wait(self, after: int, timeout_s: float | None = None) -> bool:
+        """Wait until there is an event after *after* or the end; False after *timeout_s*."""
+        ...
+
+    def subscribe(self, waker: Callable[[], None]) -> None:
+        """Call *waker* in the writer's thread at each change; it must be quick."""
+        ...
+
+    def unsubscribe(self, waker: Callable[[], None]) -> None: ...
+
+
+class MemoryLog(Changes):
+    """Keeps the newest events in memory, up to *max_bytes*, and always the last one."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()
+        self._max_bytes = max_bytes
+        self._events: list[bytes] = []
+        self._n_dropped = 0
+        self._n_stale = 0  # dropped ones that still have a place in the list
+        self._n_bytes = 0
+        self._closed = False
+
+    @property
+    def first(self) -> int:
+        return self._n_dropped + 1
+
+    @property
+    def last(self) -> int:
+        with self._changed:
+            return self._n_dropped + len(self._events) - self._n_stale
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def n_bytes(self) -> int:
+        return self._n_bytes
+
+    def append(self, event: bytes) -> int:
+        with self._changed:
+            assert not self._closed, "a closed log takes no events"
+            self._events.append(event)
+            self._n_bytes += len(event) + _OVERHEAD_BYTES
+            self._drop_oldest()
+            self._wake()
+            return self.last
+
+    def _drop_oldest(self) -> None:
+        while self._n_bytes > self._max_bytes and self._n_stale < len(self._events) - 1:
+            self._n_bytes -= len(self._events[self._n_stale]) + _OVERHEAD_BYTES
+            self._events[self._n_stale] = b""
+            self._n_stale += 1
+            self._n_dropped += 1
+        if self._n_stale * 2 > len(self._events):
+            del self._events[: self._n_stale]
+            self._n_stale = 0
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._wake()
+
+    def read(self, after: int) -> tuple[list[bytes], bool]:
+        with self._changed:
+            if after < self._n_dropped:
+                raise CursorTooOld
+            start = after - self._n_dropped + self._n_stale
+            events = self._events[start : start + MOST_AT_ONCE]
+            return events, self._closed and start + len(events) >= len(self._events)
+
+    def wait(self, after: int, timeout_s: float | None = None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.last > after or self._closed, timeout_s)

@@ -1,0 +1,72 @@
+"""Writes an answer down as it comes, whoever reads it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+
+from spillover.edge_server import sse
+from spillover.edge_server.resume.answer_log import AnswerLog
+from spillover.edge_server.source import Source
+from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.edge_server.wire.shapes import Encoder
+from spillover.runtime.defects import log_defect
+from spillover.runtime.events import Finished, StreamEvent
+
+_LOG = logging.getLogger(__name__)
+
+
+class Recording:
+    """One answer and its log. Encoding happens once, in the thread of the answer, and before
+    anybody can read; the last event of the log always says how the answer ended."""
+
+    def __init__(self, owner: str, log: AnswerLog, on_end: Callable[[Recording], None]) -> None:
+        self.id = secrets.token_hex(16)
+        """128 random bits, unlike the id in the chunks known to nobody but the client."""
+        self.owner = owner
+        self.log = log
+        self._on_end = on_end
+        self._why: str | None = None
+
+    def begin(self, source: Source, encoder: Encoder) -> None:
+        """Write down the events of *source*, whose log has no other reader."""
+        self._source = source
+        self._encoder = encoder
+        # The first event goes out at once: a connection that breaks early is resumed by its id.
+        self._append(encoder.start() or encoder.opening())
+        source.log.subscribe(self._take, at_once=True)
+
+    def stop(self, why: str) -> None:
+        """End the answer; *why* is what its last event will say."""
+        self._why = why
+        self._source.cancellation.cancel()
+
+    def _take(self) -> None:
+        """In the writer's thread, under the lock of its log."""
+        events, ended = self._source.log.take()
+        if self.log.closed:
+            return
+        try:
+            for event in events:
+                self._append(self._encode(event))
+            if ended:
+                self._append(self._encoder.end())
+        except Exception as error:
+            log_defect(_LOG, "an answer could not be written down", error)
+            self._append(self._encoder.fail(from_exception(error)))
+            self._source.cancellation.cancel()
+            ended = True
+        if ended:
+            self.log.close()
+            self._on_end(self)
+
+    def _encode(self, event: StreamEvent) -> bytes:
+        if self._why and isinstance(event, Finished) and event.reason == "cancelled":
+            why, self._why = self._why, None
+            return self._encoder.fail(WireError(499, "cancelled", why))
+        return self._encoder.encode(event)
+
+    def _append(self, chunk: bytes) -> None:
+        for event in sse.split(chunk):
+            self.log.append(event)

@@ -1,0 +1,176 @@
+"""All resumable answers: who follows them, which end because nobody does, which are kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from spillover.edge_server.resume import cursor
+from spillover.edge_server.resume.answer_log import AnswerLog, MemoryLog
+from spillover.edge_server.resume.lifetime import Lifetime, Limits
+from spillover.edge_server.resume.recording import Recording
+from spillover.edge_server.resume.viewer import Viewer
+from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.runtime.alarms import Alarm, Alarms
+from spillover.runtime.errors import EngineBusy
+
+RETRY_AFTER_S = 5.0
+
+
+class Timer(Protocol):
+    """Calls back at a time; Alarms, or a test's own."""
+
+    def at(self, when: float, callback: Callable[[], object]) -> Alarm: ...
+    def close(self) -> None: ...
+
+
+class _Entry:
+    def __init__(self) -> None:
+        self.lifetime = Lifetime()
+        self.alarm: Alarm | None = None
+
+
+class Streams:
+    """May be used from any thread. Nothing waits: one alarm stands for each answer that nobody
+    follows or that has ended."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        alarms: Timer | None = None,
+        make_log: Callable[[Limits], AnswerLog] = lambda limits: MemoryLog(limits.log_bytes),
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._alarms = alarms or Alarms(clock)
+        self._make_log = make_log
+        self._lock = threading.Lock()
+        self._entries: dict[Recording, _Entry] = {}
+        self._by_id: dict[str, Recording] = {}
+
+    def open(self, owner: str) -> Recording:
+        """A place for a new answer, which nobody follows yet; an answer that ended makes room.
+
+        Raises EngineBusy when all places are taken by running ones.
+        """
+        limits = self._limits
+        if not limits.max_streams:
+            raise bad_request("this server keeps no streams to take up again (max_resumable = 0)")
+        recording = Recording(owner, self._make_log(limits), self._ended)
+        with self._lock:
+            if len(self._entries) >= limits.max_streams and not self._make_room():
+                raise EngineBusy(
+                    f"{limits.max_streams} answers that can be taken up again are running: "
+                    "ask for one that cannot, or try again later",
+                    RETRY_AFTER_S,
+                )
+            self._entries[recording] = _Entry()
+            self._by_id[recording.id] = recording
+        return recording
+
+    def _make_room(self) -> bool:
+        """Forget the answer that ended first; False when none has. The lock is held."""
+        ended = {
+            recording: entry.lifetime.ended_at
+            for recording, entry in self._entries.items()
+            if entry.lifetime.ended_at is not None
+        }
+        if ended:
+            self._forget(min(ended, key=lambda recording: ended[recording]))
+        return bool(ended)
+
+    def discard(self, recording: Recording) -> None:
+        """Nobody will ask for it."""
+        with self._lock:
+            self._forget(recording)
+
+    def find(self, stream_id: str, owner: str) -> Recording:
+        """The answer of *owner* with this id.
+
+        Raises WireError, the same for what never was, is no longer, or is somebody else's.
+        """
+        with self._lock:
+            recording = self._by_id.get(stream_id)
+            if recording is not None and recording.owner == owner:
+                lifetime = self._entries[recording].lifetime
+                if lifetime.fate(self._limits, self._clock()) != "forget":
+                    return recording
+        raise WireError(
+            404, "not_found_error", "there is no stream with this id, or no longer", "id"
+        )
+
+    def watch(self, recording: Recording, after: int) -> Viewer:
+        """A reader of *recording* from number *after* on, until it leaves.
+
+        Raises WireError for a cursor that is not within the log.
+        """
+        cursor.check(after, first=recording.log.first, last=recording.log.last)
+        with self._lock:
+            entry = self._entries.get(recording)
+            if entry is not None:
+                entry.lifetime = entry.lifetime.joined()
+                self._arm(recording, entry)
+        return Viewer(
+            recording.id, recording.log, after, lambda was_told: self._left(recording, was_told)
+        )
+
+    def _left(self, recording: Recording, was_told: bool) -> None:
+        with self._lock:
+            entry = self._entries.get(recording)
+            if entry is None:
+                return
+            entry.lifetime = entry.lifetime.left(self._clock())
+            is_lost = not was_told and not entry.lifetime.n_viewers
+            if is_lost:
+                self._forget(recording)
+            else:
+                self._arm(recording, entry)
+        if is_lost:
+            recording.stop("its client left before it knew the stream's name")
+
+    def _ended(self, recording: Recording) -> None:
+        """In the writer's thread."""
+        with self._lock:
+            entry = self._entries.get(recording)
+            if entry is not None:
+                entry.lifetime = entry.lifetime.ended(self._clock())
+                self._arm(recording, entry)
+
+    def _arm(self, recording: Recording, entry: _Entry) -> None:
+        """Look again when something is due; the lock is held."""
+        if entry.alarm is not None:
+            entry.alarm.cancel()
+        due = entry.lifetime.due(self._limits)
+        entry.alarm = None if due is None else self._alarms.at(due, lambda: self._look(recording))
+
+    def _look(self, recording: Recording) -> None:
+        with self._lock:
+            entry = self._entries.get(recording)
+            if entry is None:
+                return
+            fate = entry.lifetime.fate(self._limits, self._clock())
+            if fate == "forget":
+                self._forget(recording)
+        if fate == "cancel":
+            recording.stop(f"nobody came back to it within {self._limits.grace_s:g} s")
+
+    def _forget(self, recording: Recording) -> None:
+        """The lock is held."""
+        entry = self._entries.pop(recording, None)
+        self._by_id.pop(recording.id, None)
+        if entry is not None and entry.alarm is not None:
+            entry.alarm.cancel()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def close(self) -> None:
+        """Forget all; running answers are cancelled by their owner."""
+        self._alarms.close()
+        with self._lock:
+            self._entries.clear()
+            self._by_id.clear()

@@ -1,0 +1,84 @@
+"""An answer that a test writes itself, and a client of its stream."""
+
+from __future__ import annotations
+
+import json
+
+from spillover.edge_server.resume.viewer import Viewer
+from spillover.edge_server.stream_log import StreamLog
+from spillover.edge_server.wire.answer import AnswerHead
+from spillover.edge_server.wire.streams import ChatStream, StreamOptions
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import Delta, Finished, Timings, Usage
+from tests.sse_reader import events_of
+
+
+def finished(reason: str) -> Finished:
+    return Finished(
+        reason=reason,  # type: ignore[arg-type]  # a Literal
+        usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1),
+        timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
+    )
+
+
+def encoder() -> ChatStream:
+    options = StreamOptions(n=1, n_each=1, usage=False, progress=False)
+    return ChatStream(AnswerHead("chatcmpl", "0", "model"), options)
+
+
+class Answer:
+    """A source whose events the test appends; cancelled, it ends as an engine's does."""
+
+    def __init__(self) -> None:
+        self.log = StreamLog()
+        self.cancellation = Cancellation()
+        self.error: Exception | None = None
+        self.is_over = False
+        self.cancellation.subscribe(lambda: self.end("cancelled"))
+
+    def say(self, text: str) -> None:
+        self.log.append(Delta(text=text))
+
+    def end(self, reason: str = "stop") -> None:
+        if not self.is_over:
+            self.is_over = True
+            self.log.append(finished(reason))
+            self.log.close()
+
+
+class Client:
+    """Applies the events of a stream by their numbers, once each."""
+
+    def __init__(self, after: int = 0) -> None:
+        self.last = after
+        self.text = ""
+        self.end: str | None = None
+        """How the stream says that it ended: [DONE], or the message of its error."""
+
+    def take(self, body: bytes) -> None:
+        for event in events_of(body):
+            _, _, number = event.id.rpartition(":")
+            if int(number) <= self.last:
+                continue
+            assert int(number) == self.last + 1, "an event is missing"
+            assert self.end is None, "something follows the end"
+            self.last += 1
+            self._apply(event.data)
+
+    def _apply(self, data: str) -> None:
+        if data == "[DONE]":
+            self.end = data
+            return
+        content = json.loads(data)
+        if "error" in content:
+            self.end = content["error"]["message"]
+        for choice in content.get("choices", ()):
+            self.text += choice["delta"].get("content") or ""
+
+    def read(self, viewer: Viewer) -> bool:
+        """All that is there; whether the stream has ended."""
+        while True:
+            events, ended = viewer.log.read(viewer.after)
+            self.take(viewer.encode(events))
+            if ended or not events:
+                return ended
