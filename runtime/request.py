@@ -127,7 +127,9 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as enable_thinking."""
     form: Form | None = None
-    """None: the answer is free."""
+    """None: the answer is free. With continue_final_message the whole message has this form."""
+    begun: str = ""
+    """The end of *prompt* that is the beginning of the answer already: *form* counts from there."""
     tools: Annotated[tuple[Tool, ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True

@@ -164,11 +164,13 @@ def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None
         return replace(plan, told=known)
     told = _told(known, is_json=False)
     if isinstance(request.prompt, str):
-        request = replace(request, prompt=told)
+        begun = request.begun + told[len(request.prompt) :]
+        request = replace(request, prompt=told, begun=begun)
     elif request.prompt is not None:
         if tokenize is None:
             raise CannotContinue("a prompt of token ids needs the model's tokenizer to go on")
-        request = replace(request, prompt=(*request.prompt, *tokenize(told)))
+        begun = request.begun + told
+        request = replace(request, prompt=(*request.prompt, *tokenize(told)), begun=begun)
     else:
         messages = (*_history(request), Message(role="assistant", content=told))
         request = replace(request, messages=messages, continue_final_message=True)

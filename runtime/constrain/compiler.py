@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from spillover.runtime.backend import Backend, Constraint
 from spillover.runtime.errors import EngineBusy, InvalidRequest
-from spillover.runtime.request import FORM_FIELD
+from spillover.runtime.request import FORM_FIELD, GenerationRequest
 from spillover.runtime.sequence import Job
-from spillover.runtime.text.reasoning import TagPair, starts_inside
+from spillover.runtime.text.reasoning import TAG_PAIRS, TagPair, starts_inside
 from spillover.runtime.tools.plan import ToolPlan
 
 if TYPE_CHECKING:
@@ -28,6 +28,27 @@ Compiled: TypeAlias = Callable[[Job, bool], None]
 """Takes a job that now has its constraints, and whether it was cancelled meanwhile."""
 
 Refused: TypeAlias = Callable[[int, InvalidRequest | EngineBusy], None]
+
+
+class Begun(Struct, frozen=True):
+    """What is there of an answer before its first token."""
+
+    answer: str = ""
+    thinking: TagPair | None = None
+    """The tags of a thought that is still open."""
+
+    @classmethod
+    def of(cls, request: GenerationRequest) -> Begun:
+        text = request.begun
+        if request.continue_final_message:
+            text = request.messages[-1].content
+        if not (request.messages and request.split_reasoning):
+            return cls(text)
+        for pair in TAG_PAIRS:
+            if text.lstrip().startswith(pair.open):
+                _, is_closed, answer = text.partition(pair.close)
+                return cls(answer.lstrip()) if is_closed else cls(thinking=pair)
+        return cls(text)
 
 
 _Order: TypeAlias = tuple[Job, str, ToolPlan | None, Compiled, Refused]
@@ -85,8 +106,13 @@ class FormCompiler:
 
     def _constraints(self, job: Job, prompt: str, plan: ToolPlan | None) -> tuple[Constraint, ...]:
         factory = self._factory = self._factory or self._new_factory()
-        make = factory.answer(job.request.form, plan)
-        make = self._behind_reasoning(job, prompt, factory, make)
+        request = job.request
+        begun = Begun.of(request)
+        if request.form is not None and begun.answer and not (plan and plan.must_call):
+            make = factory.rest_of(request.form, begun.answer)
+        else:
+            make = factory.answer(request.form, plan)
+            make = self._behind_reasoning(job, prompt, factory, make, begun)
         constraints = tuple(make() for _ in range(job.request.n))
         for constraint, tokens in zip(constraints, job.resumed, strict=False):
             for token in tokens or ():
@@ -100,14 +126,14 @@ class FormCompiler:
         return ConstraintFactory(self._backend)
 
     def _behind_reasoning(
-        self, job: Job, prompt: str, factory: ConstraintFactory, make: Make
+        self, job: Job, prompt: str, factory: ConstraintFactory, make: Make, begun: Begun
     ) -> Make:
         """What a model thinks has no form. Where it is not told apart, the form holds from the
         first token on."""
         request = job.request
         if not (request.messages and request.split_reasoning):
             return make
-        opened = starts_inside(prompt)
+        opened = begun.thinking or starts_inside(prompt)
         if opened is not None:
             return factory.after_reasoning(make, opened, is_inside=True)
         # A template that closes the tags at once has been told that nothing is to be thought.

@@ -12,7 +12,12 @@ from llguidance import LLMatcher
 
 from spillover.runtime.backend import Backend, Constraint
 from spillover.runtime.constrain.gates import AfterMarker, MayOpen
-from spillover.runtime.constrain.grammar import grammar_of, json_style
+from spillover.runtime.constrain.grammar import (
+    JSON_STYLE,
+    LOOSE_JSON_STYLE,
+    grammar_of,
+    json_style,
+)
 from spillover.runtime.constrain.matching import GrammarConstraint, compile_grammar, first_lines
 from spillover.runtime.constrain.vocabulary import Vocabulary
 from spillover.runtime.errors import InvalidRequest
@@ -95,14 +100,28 @@ class ConstraintFactory:
         """Holds an answer to *form* from its first token on. Raises InvalidRequest."""
         return self.grammar(grammar_of(form), FORM_FIELD)
 
+    def rest_of(self, form: Form, begun: str) -> Make:
+        """Holds an answer to *form*, of which *begun* has been written, maybe by another writer.
+        Raises InvalidRequest when it has another form."""
+        is_json = isinstance(form, JsonObject | JsonSchema)
+        tokens = self.vocabulary.tokens_of(begun.lstrip() if is_json else begun)
+        for style in (JSON_STYLE, LOOSE_JSON_STYLE) if is_json else (JSON_STYLE,):
+            constraint = self._start(grammar_of(form, style), FORM_FIELD).copy()
+            if constraint.follow(tokens):
+                return constraint.copy
+        raise InvalidRequest("the answer so far, which is to go on, does not fit it", FORM_FIELD)
+
     def grammar(self, grammar: str, field: str) -> Make:
         """As form(), for a grammar of llguidance."""
+        return self._start(grammar, field).copy
+
+    def _start(self, grammar: str, field: str) -> GrammarConstraint:
         if not self.vocabulary.eog_tokens:
             raise InvalidRequest(
                 "this model has no token that ends an answer, so no answer can be held to a form",
                 field,
             )
-        return self._compiled(grammar, field).copy
+        return self._compiled(grammar, field)
 
     def after_reasoning(self, make: Make, pair: TagPair, *, is_inside: bool) -> Make:
         """*make* once the model has thought: between the tags of *pair*, which the prompt has

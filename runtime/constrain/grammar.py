@@ -21,17 +21,25 @@ JSON_STYLE: dict[str, Any] = {
 """One line, with or without a blank after a comma or colon. A weak model that may break lines
 between two members does nothing else until it has used up its tokens."""
 
+LOOSE_JSON_STYLE: dict[str, Any] = {
+    "whitespace_flexible": True,
+    "whitespace_pattern": r"[ \t\r\n]{1,64}",
+    "lenient": False,
+}
+"""With the line breaks and indents that other writers are fond of."""
+
 _CONVERSION_S = 2.0
 
 
-def grammar_of(form: Form) -> str:
+def grammar_of(form: Form, style: dict[str, Any] = JSON_STYLE) -> str:
     """Raises InvalidRequest when the form is too large or cannot be read."""
+    overrides: Any = style  # llguidance's own type for it cannot be named
     match form:
         case JsonObject():
-            return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=json_style())
+            return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=overrides)
         case JsonSchema():
             return LLMatcher.grammar_from_json_schema(
-                clean_schema(form.schema, FORM_FIELD), overrides=json_style()
+                clean_schema(form.schema, FORM_FIELD), overrides=overrides
             )
         case Regex():
             limits.check_text(form.pattern, limits.MAX_PATTERN_CHARS, FORM_FIELD)

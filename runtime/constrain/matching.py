@@ -50,6 +50,12 @@ class GrammarConstraint:
         """Another answer at the same place."""
         return GrammarConstraint(self._vocabulary, self._matcher.deep_copy())
 
+    def follow(self, tokens: list[int]) -> bool:
+        """Take the beginning of an answer; False, and nothing taken, when it has another form."""
+        if self._matcher.validate_tokens(tokens) < len(tokens):
+            return False
+        return self._matcher.consume_tokens(tokens)
+
     @property
     def has_failed(self) -> bool:
         return self._is_stuck or self._matcher.is_error()

@@ -47,6 +47,10 @@ class Vocabulary:
         self._greedy = tokenizer.greedy_tokenize
         return tokenizer
 
+    def tokens_of(self, text: str) -> list[int]:
+        """Tokens whose bytes are those of *text*, not always the ones of the model's tokenizer."""
+        return self.tokenizer.greedy_tokenize(text)
+
     def _tokenize(self, text: str) -> list[int]:
         """As the model's tokenizer does it, unless that changes the text (a blank in front)."""
         ids: list[int] = self._backend.tokenize(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import jsonschema
+import pytest
 from msgspec import structs
 
 from spillover.runtime.events import ToolCallDelta
-from spillover.runtime.request import JsonSchema, Tool
+from spillover.runtime.request import GenerationRequest, JsonSchema, Tool
 from spillover.runtime.sampling import Sampling
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -21,6 +22,12 @@ NOTE = {
     "properties": {"text": {"type": "string", "minLength": 60, "maxLength": 80}},
     "required": ["text"],
     "additionalProperties": False,
+}
+
+
+LONG_NOTE = {
+    **NOTE,
+    "properties": {"text": {"type": "string", "minLength": 200, "maxLength": 220}},
 }
 
 
@@ -58,4 +65,31 @@ def test_a_call_is_written_here_by_a_model_that_can(make_desk: MakeDesk, fake: F
     arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
     jsonschema.validate(json.loads(arguments), NOTE)
     assert end(events).reason == "tool_calls"
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("act", [Act(refusal="overloaded"), Act(rest=" and", no_terminal=True)])
+def test_a_form_that_the_cloud_leaves_half_written_is_brought_to_its_end_here(
+    desk: Desk, fake: Fake, act: Act
+) -> None:
+    """The local model used to begin the form anew, in the middle of what was there."""
+    fake.script(act)
+    request = ask(sampling=Sampling(seed=1), max_tokens=300, form=JsonSchema(schema=LONG_NOTE))
+    events = desk.ask(request, hand_over_at=20)
+    assert handoffs(events)[-1].target.origin == "local"
+    assert end(events).reason == "stop"
+    jsonschema.validate(json.loads(text(events)), LONG_NOTE)
+
+
+def test_a_raw_prompt_with_a_form_goes_on_here_when_the_cloud_cannot(
+    desk: Desk, fake: Fake
+) -> None:
+    request = GenerationRequest(
+        prompt="A note as JSON: ",
+        sampling=Sampling(seed=1),
+        max_tokens=300,
+        form=JsonSchema(schema=LONG_NOTE),
+    )
+    events = desk.ask(request, hand_over_at=20)
+    jsonschema.validate(json.loads(text(events)), LONG_NOTE)
     assert fake.requests == []

@@ -1,0 +1,163 @@
+"""Answers of a given form that go on from what is there already."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from spillover.runtime.backend import Constraint
+from spillover.runtime.constrain.compiler import FormCompiler
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.events import EngineEvent
+from spillover.runtime.loading import LoadedModel
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import Form, Gbnf, GenerationRequest, JsonSchema, Message
+from spillover.runtime.sampling import Sampling
+from spillover.runtime.sequence import Job
+from spillover.runtime.text.reasoning import TagPair
+from tests.answers import GREEDY, all_at_once, end_of, text_of
+from tests.runtime.constrain.schemas import thing
+
+FOX = thing(
+    name={"type": "string", "maxLength": 12}, age={"type": "integer", "minimum": 0, "maximum": 99}
+)
+WANTED = Message(role="user", content="Describe a fox named Ruby as JSON.")
+
+
+def continued(begun: str, form: Form | None, **fields: Any) -> GenerationRequest:
+    """The assistant's message *begun* is to be continued."""
+    return GenerationRequest(
+        messages=(WANTED, Message(role="assistant", content=begun)),
+        continue_final_message=True,
+        form=form,
+        **{"sampling": GREEDY, "max_tokens": 80, **fields},
+    )
+
+
+@pytest.mark.parametrize(
+    "begun",
+    ["{", '{"na', '{"name": "', '{"name": "Ru', '{"name":"Ru"', '{"name": "Ruby", "age": 1'],
+)
+def test_an_answer_that_has_begun_is_brought_to_its_form(engine: LocalEngine, begun: str) -> None:
+    for sampling in (GREEDY, Sampling(seed=4, temperature=1.2)):
+        events = list(engine.stream(continued(begun, JsonSchema(schema=FOX), sampling=sampling)))
+        assert end_of(events).reason == "stop"
+        jsonschema.validate(json.loads(begun + text_of(events)), FOX)
+
+
+def test_all_choices_go_on_from_there(engine: LocalEngine) -> None:
+    request = continued('{"name": "', JsonSchema(schema=FOX), n=3, sampling=Sampling(seed=1))
+    events = list(engine.stream(request))
+    for choice in range(3):
+        jsonschema.validate(json.loads('{"name": "' + text_of(events, choice)), FOX)
+
+
+def test_an_answer_that_is_whole_already_ends_at_once(engine: LocalEngine) -> None:
+    events = list(engine.stream(continued('{"name": "Ruby", "age": 7}', JsonSchema(schema=FOX))))
+    assert text_of(events) == ""
+    assert end_of(events).reason == "stop"
+
+
+def test_json_that_another_writer_began_on_many_lines_goes_on(engine: LocalEngine) -> None:
+    begun = '{\n  "name" : "Ruby",\n  "age": '
+    events = list(engine.stream(continued(begun, JsonSchema(schema=FOX))))
+    jsonschema.validate(json.loads(begun + text_of(events)), FOX)
+
+
+def test_a_grammar_goes_on_too(engine: LocalEngine) -> None:
+    form = Gbnf(grammar='root ::= "one, " "two, " [0-9]')
+    events = list(engine.stream(continued("one, tw", form)))
+    assert text_of(events)[:-1] == "o, "
+
+
+@pytest.mark.parametrize(
+    "begun", ["Well, ", '{"age"', '{"name": 5', '{"name": "Ruby the quick fox']
+)
+def test_a_beginning_of_another_form_is_refused(engine: LocalEngine, begun: str) -> None:
+    with pytest.raises(InvalidRequest, match="the answer so far") as caught:
+        list(engine.stream(continued(begun, JsonSchema(schema=FOX))))
+    assert caught.value.param == "form"
+
+
+def test_a_prompt_may_end_with_the_beginning_of_the_answer(engine: LocalEngine) -> None:
+    prompt = 'A fox as JSON: {"name": "Ru'
+    for given in (prompt, engine.tokenize(prompt, add_special=True, parse_special=False)):
+        request = GenerationRequest(
+            prompt=given,
+            begun='{"name": "Ru',
+            form=JsonSchema(schema=FOX),
+            sampling=GREEDY,
+            max_tokens=60,
+        )
+        text = text_of(engine.stream(request))
+        jsonschema.validate(json.loads('{"name": "Ru' + text), FOX)
+
+
+def test_a_killed_worker_goes_on_from_there(any_model_path: Path, tmp_path: Path) -> None:
+    schema = thing(text={"type": "string", "minLength": 150, "maxLength": 200})
+    begun = '{"text": "Ruby '
+    request = continued(begun, JsonSchema(schema=schema), max_tokens=200)
+    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1)) as engine:
+        events: list[EngineEvent] = []
+        killed = None
+        for event in engine.stream(request):
+            events.append(event)
+            if killed is None and len(text_of(events)) > 20:
+                killed = engine.worker_pid
+                assert killed is not None
+                os.kill(killed, signal.SIGKILL)
+        assert engine.status().n_restarts == 1
+    jsonschema.validate(json.loads(begun + text_of(events)), schema)
+
+
+def test_preempted_answers_go_on_from_there(any_model_path: Path, tmp_path: Path) -> None:
+    schema = thing(text={"type": "string", "minLength": 150, "maxLength": 200})
+    request = continued('{"text": "Ruby ', JsonSchema(schema=schema), max_tokens=130)
+    options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path)
+    with LocalEngine(any_model_path, options) as engine:
+        for events in all_at_once(engine, [request] * 4):
+            assert end_of(events).reason == "stop"
+            jsonschema.validate(json.loads('{"text": "Ruby ' + text_of(events)), schema)
+
+
+def thinking(loaded: LoadedModel, begun: str) -> Constraint:
+    """The constraint of a message that a model which thinks has begun."""
+    request = continued(begun, JsonSchema(schema=FOX))
+    compiler = FormCompiler(loaded.backend, (TagPair("<think>", "</think>"),))
+    job = Job(id=1, request=request, prompt=np.array([1], dtype=np.int32), seed=1, pipelines=())
+    (constraint,) = compiler._constraints(job, "assistant:" + begun, None)
+    return constraint
+
+
+@pytest.mark.parametrize(
+    ("begun", "allowed", "refused"),
+    [
+        ("<think>A fox", " is", None),
+        ('<think>A fox.</think>\n{"name": "', "R", "\n"),
+        ("<think>A fox.</think>", "{", "R"),
+        ('{"name": "', "R", "\n"),
+    ],
+)
+def test_the_form_begins_behind_what_has_been_thought(
+    loaded: LoadedModel, begun: str, allowed: str, refused: str | None
+) -> None:
+    constraint = thinking(loaded, begun)
+
+    def may_come(text: str) -> bool:
+        ids = loaded.backend.tokenize(text, add_special=False, parse_special=False)
+        return constraint.allows(int(ids[0]))
+
+    assert may_come(allowed)
+    assert refused is None or not may_come(refused)
+
+
+def test_a_free_answer_may_begin_in_any_way(engine: LocalEngine) -> None:
+    assert text_of(engine.stream(continued("Well, ", None, max_tokens=4)))
