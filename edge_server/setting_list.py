@@ -62,6 +62,7 @@ _FLAG_AND_HELP = {
     "max_gap_ms": ("--max-gap-ms", "Longest pause in running streams while a prompt is read."),
     "n_prefix_cached": ("", "Finished conversations kept in the KV cache for their next turn."),
     "prefix_cache_mb": ("", "Memory (MiB) beside the KV cache for them, while others run."),
+    "second_layout": ("", "Weights twice in memory, to read prompts sooner: auto, on or off."),
     "use_extra_bufts": ("", "Weight repacking of llama.cpp: faster; off after a crash at load."),
     "load_timeout_s": ("", "A model that is not loaded after this long has failed."),
     "max_restarts": ("", "Restarts of a crashed worker within ten minutes before giving up."),

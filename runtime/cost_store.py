@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 import platformdirs
 
-from spillover.runtime.calibration import SavedCalibration
-
 _MAX_BYTES = 1 << 20
 
+T = TypeVar("T", bound=msgspec.Struct)
 
-class CostStore:
-    """One small JSON file per *fingerprint* in a cache folder. A file that cannot be read or
+
+def fingerprint(*facts: object) -> str:
+    """Names the model, the library and the settings that a measurement depends on."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+class CostStore(Generic[T]):
+    """One small JSON file of a *kind* per *name* in a cache folder. A file that cannot be read or
     written costs a new measurement, never the start."""
 
-    def __init__(self, cache_dir: Path | None, fingerprint: str) -> None:
+    def __init__(self, cache_dir: Path | None, name: str, kind: type[T]) -> None:
         folder = cache_dir or Path(platformdirs.user_cache_dir("spillover"))
-        self._path = folder / "costs" / f"{fingerprint}.json"
+        self._path = folder / "costs" / f"{name}.json"
+        self._kind = kind
 
-    def read(self) -> SavedCalibration | None:
+    def read(self) -> T | None:
         try:
             if self._path.stat().st_size > _MAX_BYTES:
                 return None
-            return msgspec.json.decode(self._path.read_bytes(), type=SavedCalibration)
+            return msgspec.json.decode(self._path.read_bytes(), type=self._kind)
         except (OSError, msgspec.DecodeError):
             return None
 
-    def write(self, costs: SavedCalibration) -> None:
+    def write(self, costs: T) -> None:
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fd, name = tempfile.mkstemp(dir=self._path.parent)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from msgspec import Struct
 
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.backend import Backend
+from spillover.runtime.cost_store import fingerprint
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.memory_fit import ContextFit
 from spillover.runtime.opened_model import OpenedModel
@@ -76,7 +76,7 @@ def _card(backend: Backend, name: str, fit: ContextFit, template: ChatTemplate) 
 
 def _fingerprint(opened: OpenedModel) -> str:
     info = opened.backend.info
-    facts = (
+    return fingerprint(
         info.architecture,
         info.description,
         info.n_params,
@@ -87,4 +87,3 @@ def _fingerprint(opened: OpenedModel) -> str:
         info.n_batch,
         opened.speed_facts,
     )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 KvCacheType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
+SecondLayout: TypeAlias = Literal["auto", "on", "off"]
 ExecutionProvider: TypeAlias = Literal[
     "auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"
 ]
@@ -41,6 +42,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     step of the others takes a little longer for them."""
     use_extra_bufts: bool = True
     """Weight repacking of llama.cpp; switched off by itself after a crash at load."""
+    second_layout: SecondLayout = "auto"
+    """Weights of a GGUF model in memory twice, repacked and as the file has them, which may read
+    prompts half as fast again. auto: where that was measured on this device and memory allows."""
     load_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     max_restarts: Annotated[int, Meta(ge=0, le=100)] = 5
     """Restarts of a dying worker within ten minutes before the engine gives up."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from spillover.runtime import protocol
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
-from spillover.runtime.calibration import Calibration
+from spillover.runtime.calibration import Calibration, SavedCalibration
 from spillover.runtime.cost_store import CostStore
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
@@ -103,7 +103,7 @@ def self_test(backend: Backend) -> None:
 def _serve(
     model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
 ) -> None:
-    store = CostStore(options.cache_dir, model.fingerprint)
+    store = CostStore(options.cache_dir, model.fingerprint, SavedCalibration)
     calibration = Calibration(model.backend, store.read(), store.write)
     scheduler = Scheduler(
         model.backend,

@@ -10,44 +10,24 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
-from msgspec import Struct
 
 from spillover.runtime.backend import (
     BackendInfo,
     Constraint,
-    DecodeAborted,
-    DecodeFailed,
-    KvFull,
     Logits,
     Rows,
     Sampler,
     SavedKv,
     Tokens,
 )
-from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.abort import AbortFlag
-from spillover.runtime.llama.batch import LlamaBatch
 from spillover.runtime.llama.constrained import ConstrainedSampler
-from spillover.runtime.llama.library import LOG, start_library
+from spillover.runtime.llama.context import LlamaConfig, LlamaContext
+from spillover.runtime.llama.library import start_library
 from spillover.runtime.llama.model import LlamaModel
+from spillover.runtime.llama.prefill_context import PrefillContext
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
-from spillover.runtime.options import KvCacheType
 from spillover.runtime.sampling import Sampling
-
-_KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
-_FLASH_ATTENTION_AUTO = -1
-
-
-class LlamaConfig(Struct, frozen=True, kw_only=True):
-    """How the context is laid out; every number is decided by the caller."""
-
-    n_kv: int
-    n_seq: int
-    n_batch: int
-    n_threads: int
-    n_gpu_layers: int
-    kv_cache_type: KvCacheType
-    use_extra_bufts: bool
 
 
 class LlamaBackend:
@@ -55,48 +35,48 @@ class LlamaBackend:
 
     def __init__(self, path: Path, config: LlamaConfig) -> None:
         start_library()
+        self._path = path
         self._config = config
         self._abort_flag = AbortFlag()
         self._model = LlamaModel(
             path, n_gpu_layers=config.n_gpu_layers, use_extra_bufts=config.use_extra_bufts
         )
         try:
-            self._context = self._new_context()
+            self._main = LlamaContext(self._model, config, self._abort_flag)
         except BaseException:
             self._model.close()
             raise
-        self._memory: Any = lib.llama_get_memory(self._context)
-        self.info = self._describe()
-        self._batch = LlamaBatch(config.n_batch, self.info.n_kv)
+        self._prefill: PrefillContext | None = None
+        self._answered = self._main
+        """The context of the last call, which has its outputs."""
         self._outputs: list[int] = []
-        handle = self._model.handle
-        self._is_recurrent = bool(
-            lib.llama_model_is_recurrent(handle) or lib.llama_model_is_hybrid(handle)
-        )
         self._rows_seen: dict[int, Logits] = {}
+        self.info = self._describe()
 
-    def _new_context(self) -> Any:
-        params = lib.llama_context_default_params()
-        config = self._config
-        params.n_ctx = config.n_kv
-        params.n_batch = params.n_ubatch = config.n_batch
-        params.n_seq_max = config.n_seq
-        # llama.cpp reserves one output per sequence and aborts the process when this is lower.
-        params.n_outputs_max = config.n_seq
-        params.n_threads = params.n_threads_batch = config.n_threads
-        params.flash_attn_type = _FLASH_ATTENTION_AUTO
-        params.type_k = params.type_v = _KV_TYPES[config.kv_cache_type]
-        params.kv_unified = True
-        params.swa_full = True
-        params.no_perf = True
-        context = lib.llama_init_from_model(self._model.handle, params)
-        if not context:
-            raise ModelError(
-                f"llama.cpp cannot make a context of {config.n_kv} KV cells: "
-                f"{LOG.tail() or 'it gives no reason'}. Lower n_kv or n_ctx."
-            )
-        self._abort_flag.attach(context)
-        return context
+    @property
+    def can_read_apart(self) -> bool:
+        """Whether a second layout of the weights could be of use."""
+        repacks = self._config.use_extra_bufts and not self._uses_gpu
+        return repacks and self._main.can_be_cut
+
+    @property
+    def reads_apart(self) -> bool:
+        return self._prefill is not None
+
+    def read_prompts_apart(self) -> None:
+        """Read prompts with a second layout of the weights; ModelError when it cannot be loaded."""
+        if self._prefill is None:
+            self._prefill = PrefillContext(self._path, self._config, self._abort_flag)
+            self.info = self._describe()
+
+    def read_prompts_here(self) -> None:
+        """Give the second layout up."""
+        if self._prefill is not None:
+            self._rows_seen.clear()
+            self._answered = self._main
+            self._prefill.close()
+            self._prefill = None
+            self.info = self._describe()
 
     @property
     def _uses_gpu(self) -> bool:
@@ -111,7 +91,7 @@ class LlamaBackend:
             size_bytes=lib.llama_model_size(handle),
             n_vocab=model.n_vocab,
             n_ctx_train=lib.llama_model_n_ctx_train(handle),
-            n_kv=lib.llama_n_ctx(self._context),
+            n_kv=self._main.n_kv,
             n_seq=self._config.n_seq,
             n_batch=self._config.n_batch,
             n_outputs=self._config.n_seq,
@@ -123,8 +103,14 @@ class LlamaBackend:
             use_extra_bufts=self._config.use_extra_bufts,
             fim=model.fim,
             library=f"llama-cpp-python {version('llama-cpp-python')}",
-            device="GPU" if self._uses_gpu else "CPU",
+            device=self._device,
         )
+
+    @property
+    def _device(self) -> str:
+        if self._uses_gpu:
+            return "GPU"
+        return "CPU, prompts by a second layout of the weights" if self.reads_apart else "CPU"
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
@@ -151,8 +137,7 @@ class LlamaBackend:
         else:
             free = ChainSampler(
                 self._model,
-                self._context,
-                self._outputs.__getitem__,
+                self._row_of,
                 sampling,
                 seed,
                 ignore_eos=ignore_eos,
@@ -163,19 +148,20 @@ class LlamaBackend:
         return ConstrainedSampler(free, self.logits, constraint)
 
     def decode(self, batch: Sequence[Rows]) -> None:
-        self._outputs[:] = self._batch.fill(batch)
-        self._abort_flag.lower()
-        code = lib.llama_decode(self._context, self._batch.struct)
-        if code == 0:
-            return
-        if code == 1:
-            raise KvFull
-        if code == 2:
-            raise DecodeAborted
-        raise DecodeFailed(f"llama_decode returned {code}: {LOG.tail() or 'no reason given'}")
+        prefill = self._prefill
+        if prefill is not None and prefill.is_for(batch):
+            outputs = prefill.read(batch, self._main)
+            if outputs is not None:
+                self._answered, self._outputs = prefill.context, outputs
+                return
+        self._answered, self._outputs = self._main, self._main.decode(batch)
+
+    def _row_of(self, output: int) -> tuple[Any, int]:
+        """The native context that has an output of the last call, and its row there."""
+        return self._answered.handle, self._outputs[output]
 
     def logits(self, output: int) -> Logits:
-        pointer = lib.llama_get_logits_ith(self._context, self._outputs[output])
+        pointer = lib.llama_get_logits_ith(*self._row_of(output))
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         assert address is not None
         view = self._rows_seen.get(address)
@@ -185,42 +171,26 @@ class LlamaBackend:
         return view
 
     def keep(self, seq: int, n_tokens: int) -> int:
-        if lib.llama_memory_seq_rm(self._memory, seq, n_tokens, -1):
-            return n_tokens
-        # Recurrent states cannot be wound back to a position in the middle.
-        lib.llama_memory_seq_rm(self._memory, seq, -1, -1)
-        return 0
+        if self._prefill is not None:
+            self._prefill.keep(seq, n_tokens)
+        return self._main.keep(seq, n_tokens)
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
-        if (
-            self._is_recurrent
-            and lib.llama_memory_seq_pos_max(self._memory, source) != n_tokens - 1
-        ):
-            return 0
-        lib.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
-        return n_tokens
+        return self._main.copy(source, target, n_tokens)
 
     def saved_bytes(self, seq: int) -> int | None:
-        return int(lib.llama_state_seq_get_size(self._context, seq))
+        return self._main.saved_bytes(seq)
 
     def save(self, seq: int) -> SavedKv:
-        state = np.empty(lib.llama_state_seq_get_size(self._context, seq), dtype=np.uint8)
-        n = lib.llama_state_seq_get_data(self._context, _bytes_of(state), state.nbytes, seq)
-        return state[:n]
+        return self._main.save(seq)
 
     def restore(self, seq: int, state: SavedKv) -> bool:
-        n = lib.llama_state_seq_set_data(self._context, _bytes_of(state), state.nbytes, seq)
-        return bool(n)
+        return self._main.restore(seq, state)
 
     def abort(self) -> None:
         self._abort_flag.raise_()
 
     def close(self) -> None:
-        if self._context:
-            lib.llama_free(self._context)
-            self._context = None
+        self.read_prompts_here()
+        self._main.close()
         self._model.close()
-
-
-def _bytes_of(array: SavedKv) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

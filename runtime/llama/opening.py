@@ -10,7 +10,9 @@ from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.errors import ModelError
-from spillover.runtime.llama.backend import LlamaBackend, LlamaConfig
+from spillover.runtime.llama.backend import LlamaBackend
+from spillover.runtime.llama.context import LlamaConfig
+from spillover.runtime.llama.prefill_choice import choose_prefill
 from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
 from spillover.runtime.opened_model import N_BATCH, OpenedModel
 from spillover.runtime.options import EngineOptions
@@ -32,15 +34,29 @@ def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
         kv_cache_type=options.kv_cache_type,
         use_extra_bufts=options.use_extra_bufts,
     )
-    facts = (config.n_gpu_layers, config.kv_cache_type, config.use_extra_bufts)
-    return OpenedModel(backend=LlamaBackend(path, config), fit=fit, speed_facts=facts)
+    backend = LlamaBackend(path, config)
+    try:
+        choose_prefill(backend, options, _bytes_per_cell(header, options), available_memory())
+    except BaseException:
+        backend.close()
+        raise
+    facts = (
+        config.n_gpu_layers,
+        config.kv_cache_type,
+        config.use_extra_bufts,
+        backend.reads_apart,
+    )
+    return OpenedModel(backend=backend, fit=fit, speed_facts=facts)
+
+
+def _bytes_per_cell(header: GgufHeader, options: EngineOptions) -> float:
+    return header.kv_bytes_per_cell(KV_BYTES_PER_VALUE[options.kv_cache_type])
 
 
 def _fit(header: GgufHeader, options: EngineOptions) -> ContextFit:
-    bytes_per_value = KV_BYTES_PER_VALUE[options.kv_cache_type]
     return fit_context(
         options,
         n_ctx_train=header.n_ctx_train or 4096,
-        kv_bytes_per_cell=header.kv_bytes_per_cell(bytes_per_value),
+        kv_bytes_per_cell=_bytes_per_cell(header, options),
         free_bytes=available_memory() - header.file_size,
     )

@@ -62,15 +62,13 @@ class ChainSampler:
     def __init__(
         self,
         model: LlamaModel,
-        context: Any,
-        row_of: Callable[[int], int],
+        row_of: Callable[[int], tuple[Any, int]],
         sampling: Sampling,
         seed: int,
         *,
         ignore_eos: bool,
         n_ctx: int,
     ) -> None:
-        self._context = context
         self._row_of = row_of
         self._seed = seed
         self._sampling = sampling
@@ -93,7 +91,7 @@ class ChainSampler:
     def _sample(self, output: int, seed: int) -> int:
         if self._sampling.temperature > 0:
             self._renew_randomness(seed)
-        return int(lib.llama_sampler_sample(self._chain, self._context, self._row_of(output)))
+        return int(lib.llama_sampler_sample(self._chain, *self._row_of(output)))
 
     def _renew_randomness(self, seed: int) -> None:
         while lib.llama_sampler_chain_n(self._chain) > self._n_fixed:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from spillover.runtime.backend import Rows
-from spillover.runtime.llama.backend import LlamaBackend, LlamaConfig
+from spillover.runtime.llama.backend import LlamaBackend
+from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.sampling import Sampling
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from spillover.models.catalogue import find
@@ -48,6 +49,7 @@ def _scattering(target: Path) -> Path:
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "gguf": _bundled("storyteller"),
+    "gguf-apart": _bundled("storyteller"),
     "onnx-int8": _bundled("storyteller-onnx"),
     "onnx-int4": _exported(ExportOptions(weights="int4")),
     "onnx-fp16": _exported(ExportOptions(weights="fp16")),
@@ -69,6 +71,8 @@ def opened(name: str, target: Path, options: EngineOptions) -> Backend:
         return open_onnx(path, options, rewrite=False).backend
     if name == "onnx-on-device":
         return on_device(path, options)
+    if name == "gguf-apart":
+        options = msgspec.structs.replace(options, second_layout="on")
     return load(path, "storyteller", options).backend
 
 

@@ -241,7 +241,7 @@ def test_an_abort_between_calls_ends_none(backend: Backend) -> None:
 
 
 Operation = st.one_of(
-    st.tuples(st.just("read"), st.integers(0, 4), st.integers(1, 20)),
+    st.tuples(st.just("read"), st.integers(0, 4), st.integers(1, 20) | st.just(40)),
     st.tuples(st.just("step"), st.sets(st.integers(0, 4), min_size=1), st.just(0)),
     st.tuples(st.just("keep"), st.integers(0, 4), st.integers(0, 30)),
     st.tuples(st.just("copy"), st.integers(0, 4), st.integers(0, 4)),
@@ -256,7 +256,7 @@ def test_whatever_sequences_came_and_went_each_knows_its_own_tokens(
     backend: Backend, operations: list[tuple[str, object, int]]
 ) -> None:
     empty(backend)
-    text = np.tile(np.concatenate([tokens_of(backend, t) for t in TEXTS]), 4)
+    text = np.tile(np.concatenate([tokens_of(backend, t) for t in TEXTS]), 5)
     held = dict.fromkeys(range(5), text[:0])
     for number, (kind, which, n) in enumerate(operations):
         _apply(backend, held, kind, which, n, text[number:])

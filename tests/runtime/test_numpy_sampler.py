@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.backend import Logits, Mask, Rows
-from spillover.runtime.llama.backend import LlamaBackend, LlamaConfig
+from spillover.runtime.llama.backend import LlamaBackend
+from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.onnx import candidates as filters
 from spillover.runtime.onnx.penalties import Breakers
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
