@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from spillover.runtime.backend import KvFull, Logits, Rows, Tokens
 from spillover.runtime.llama import prefill_choice, prefill_context
 from spillover.runtime.llama.backend import LlamaBackend
-from spillover.runtime.llama.context import LlamaConfig
+from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.prefill_choice import choose_prefill, measure
+from spillover.runtime.llama.prefill_context import PrefillContext
 from spillover.runtime.options import EngineOptions, SecondLayout
 from spillover.runtime.sampling import Sampling
 
@@ -78,9 +79,24 @@ def near(a: Logits, b: Logits) -> bool:
 
 @pytest.mark.parametrize(("n", "slices"), [(40, 40), (200, 64), (230, 200), (170, 33)])
 def test_a_prompt_that_was_read_apart_is_known_to_the_main_context(
-    here: LlamaBackend, apart: LlamaBackend, n: int, slices: int
+    here: LlamaBackend,
+    apart: LlamaBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    n: int,
+    slices: int,
 ) -> None:
+    n_read = 0
+
+    def count(self: PrefillContext, batch: Sequence[Rows], main: LlamaContext) -> list[int] | None:
+        nonlocal n_read
+        n_read += sum(len(rows.tokens) for rows in batch)
+        return read_apart(self, batch, main)
+
+    read_apart = PrefillContext.read
+    monkeypatch.setattr(PrefillContext, "read", count)
     tokens = prompt(n)
+    read(apart, 2, tokens, slices)
+    assert n_read >= n - 31
     assert near(read(apart, 1, tokens, slices), read(here, 1, tokens, slices))
     assert near(after(apart, 1, n), after(here, 1, n))
 
