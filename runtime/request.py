@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct, field
 
+from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.sampling import Sampling
 
@@ -152,6 +153,9 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
                 "continue_final_message",
             )
         return request
+
+
+decoder_of(GenerationRequest)  # convert() looks the fields up, too, and in any thread
 
 
 def _field_of(error: msgspec.ValidationError) -> str | None:

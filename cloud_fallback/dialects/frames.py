@@ -12,6 +12,7 @@ from spillover.cloud_fallback.dialects.classes import error_of
 from spillover.cloud_fallback.dialects.dialect import Frame
 from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.runtime.decoders import decoder_of
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A number of tokens, or a place in a list."""
@@ -43,7 +44,7 @@ class FrameReader:
     def read(self, data: bytes, kind: type[T]) -> T:
         """*data* as *kind*; unknown fields are ignored. Raises ProviderError for all else."""
         try:
-            return msgspec.json.decode(data, type=kind)
+            return decoder_of(kind).decode(data)
         except msgspec.ValidationError as error:
             raise self._malformed() from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.database import Database
+from spillover.runtime.decoders import decoder_of
 from spillover.runtime.events import Handoff, Leg, Seam
 
 MAX_HANDOFFS = 10_000
@@ -114,9 +115,9 @@ def _record(
         id=number,
         at=datetime.fromtimestamp(at, UTC),
         answer_id=answer_id,
-        handoff=msgspec.json.decode(handoff, type=Handoff),
-        seam=msgspec.json.decode(seam, type=Seam) if seam else None,
-        legs=tuple(msgspec.json.decode(leg, type=Leg) for (leg,) in legs),
+        handoff=decoder_of(Handoff).decode(handoff),
+        seam=decoder_of(Seam).decode(seam) if seam else None,
+        legs=tuple(decoder_of(Leg).decode(leg) for (leg,) in legs),
     )
 
 

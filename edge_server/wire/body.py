@@ -12,6 +12,7 @@ from spillover.cloud_fallback.routing import Fallback, Place, Routing
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.forms import FormBody, form_of
 from spillover.edge_server.wire.tools import CallBody, ChoiceBody, ToolBody, calls_of, tool_fields
+from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import HandoffMode, Origin
 from spillover.runtime.request import GenerationRequest
@@ -128,7 +129,7 @@ B = TypeVar("B")
 def decode(body: bytes, kind: type[B]) -> B:
     """*body* as *kind*, or a 400 that names the field at fault."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decoder_of(kind).decode(body)
     except msgspec.ValidationError as error:
         raise _named(error) from error
     except msgspec.DecodeError as error:
