@@ -2,7 +2,8 @@
 
 A local stream is: Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta | ToolCallDelta)…,
 Finished for each choice. The first Queued means that the request was checked and accepted; errors
-before it mean that nothing was begun. Errors later are raised by the engine's generator as
+before it mean that nothing was begun; a Queued among the text, that the cells of the answer were
+taken and it waits to go on. Errors later are raised by the engine's generator as
 EngineError. A cloud provider's stream has no Queued and no Prefilling. What happens between two
 engines (Consent…, Handoff, Seam, Replace) is said by the route that joins them.
 

@@ -342,6 +342,7 @@ class Scheduler:
         self._kv.drop(sequence.seq)
         sequence.preempted()
         self._waiting.appendleft(sequence)
+        self._out.add(sequence.job_id, Queued(position=0, n_prompt_tokens=sequence.n_prompt))
 
     def _read(self, sequence: Sequence, n: int, output: int) -> None:
         """Note *n* more tokens of a prompt; the last ones bring the first token of the answer."""

@@ -229,6 +229,13 @@ def test_a_full_kv_cache_costs_nobody_an_answer(any_model_path: Path, tmp_path: 
     for events in answers:
         assert end_of(events).usage.completion_tokens == 180
         assert len(ids_of(events)) == 180
+    # 4 * 190 tokens into 512 cells: whose cells are taken is told that it waits.
+    first_words = [[isinstance(e, Delta) for e in events].index(True) for events in answers]
+    assert any(
+        isinstance(event, Queued)
+        for events, first in zip(answers, first_words, strict=True)
+        for event in events[first:]
+    )
 
 
 def test_kill_9_in_mid_answer_loses_and_doubles_nothing(
