@@ -248,7 +248,7 @@ class Attempt:
     def _end(self, end: CloudLegEnd, n_chars: int) -> Generator[StreamEvent, None, Outcome]:
         answer = self._trip.answer
         if end.finished is None:
-            self._trip.stays_with(self._engine.name)
+            self._trip.sticks(self._engine.name)
             yield answer.finished("length" if end.stop is None else "stop", end.stop)
             return Outcome.DONE
         reason = end.finished.reason
@@ -257,7 +257,7 @@ class Attempt:
             self.error = Truncated(name, "it spent all its tokens on reasoning")
             self._stopped_by(Reason(code="provider"), n_chars)
             return Outcome.NEXT
-        self._trip.stays_with(self._engine.name)
+        self._trip.sticks(self._engine.name)
         yield answer.finished(reason, end.finished.stop)
         return Outcome.DONE
 

@@ -15,13 +15,14 @@ from spillover.cloud_fallback.answer import local_leg
 from spillover.cloud_fallback.attempt import Attempt, Outcome, Stopped
 from spillover.cloud_fallback.cloud_engine import CloudEngine
 from spillover.cloud_fallback.joint import Joint
+from spillover.cloud_fallback.local_errors import reason_of
 from spillover.cloud_fallback.local_leg import Grace, LegEnd, LocalLeg
 from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.cloud_fallback.trip import Trip
-from spillover.runtime.errors import ContextOverflow, EngineBusy, EngineError, SpilloverError
+from spillover.runtime.errors import EngineError, InvalidRequest, SpilloverError
 from spillover.runtime.events import Delta, EngineEvent, Finished, Seam, StreamEvent
 from spillover.runtime.request import GenerationRequest
 
@@ -50,6 +51,8 @@ class Stuck(msgspec.Struct, frozen=True, kw_only=True):
     """Its own end, where it came to one."""
     error: SpilloverError | None = None
     """It cannot go on at all."""
+    may_leave: bool = True
+    """False: the owner wants no handoff for this reason."""
 
 
 class Journey:
@@ -82,7 +85,7 @@ class Journey:
         stuck = self._start()
         while True:
             stuck = stuck or (yield from self._local())
-            if stuck is None or (yield from self._clouds(stuck)):
+            if stuck is None or (stuck.may_leave and (yield from self._clouds(stuck))):
                 return
             if not (yield from self._back(stuck)):
                 return
@@ -114,12 +117,8 @@ class Journey:
                 end = yield from self._follow(leg, joint)
             if self._policy is not None:
                 self._policy.learn(leg.watch)
-        except ContextOverflow as error:
-            return self._stuck_by(error, "context")
-        except EngineBusy as error:
-            return self._stuck_by(error, "queue")
-        except EngineError as error:
-            return self._stuck_by(error, "crash")
+        except (EngineError, InvalidRequest) as error:
+            return self._stuck_by(error)
         finally:
             self.leg = None
         return (yield from self._ended(end, joint))
@@ -176,9 +175,13 @@ class Journey:
             return (yield from leg.stream(self._trip.cancellation))
         return (yield from _joined(leg, joint, self._trip))
 
-    def _stuck_by(self, error: SpilloverError, code: ReasonCode) -> Stuck:
-        reason = Reason(code=code, is_hard=True)
-        return Stuck(reason=reason, at=self._trip.now, error=error)
+    def _stuck_by(self, error: EngineError | InvalidRequest) -> Stuck:
+        """Raises *error* where nobody else could do better."""
+        reason = reason_of(error, self._parts.local.status())
+        if reason is None:
+            raise error
+        may_leave = self._parts.policy_settings.is_on(reason.code)
+        return Stuck(reason=reason, at=self._trip.now, error=error, may_leave=may_leave)
 
     def _ended(
         self, end: LegEnd, joint: Joint | None

@@ -64,7 +64,7 @@ class Parts:
         self.local = local
         self.clouds = clouds
         self.settings = settings
-        self._policy_settings = policy
+        self.policy_settings = policy
         self.trust = trust
         self.sensors = sensors
         self.journal = journal
@@ -91,7 +91,7 @@ class Parts:
                     card = self.local.card
                 except SpilloverError:
                     return None
-                self._policy = LocalPolicy(self._policy_settings, card, data_dir=self._data_dir)
+                self._policy = LocalPolicy(self.policy_settings, card, data_dir=self._data_dir)
             return self._policy
 
     def gate(self, provider: str) -> Gate:
@@ -130,6 +130,8 @@ class Parts:
 
     def worker_died(self) -> None:
         """Legs that do not go on soon by themselves are handed over."""
+        if not self.policy_settings.is_on("crash"):
+            return
         with self._lock:
             legs = list(self._legs)
         for leg in legs:

@@ -62,6 +62,12 @@ class Trip:
         """False: it has just begun. One that begins anew with the same words is another one."""
         return any(message.role == "assistant" for message in self.request.messages)
 
+    def sticks(self, provider: str) -> None:
+        """*provider* has written the end of the answer: the conversation stays with it, unless
+        the owner wants to have each turn begin here."""
+        if self.parts.policy_settings.is_on("sticky"):
+            self.stays_with(provider)
+
     def stays_with(self, provider: str | None) -> None:
         """The conversation's next turn is *provider*'s; None: the local model's."""
         if self.conversation is None:
