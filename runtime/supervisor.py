@@ -183,7 +183,15 @@ class Supervisor:
     def _launch(self) -> None:
         """Start a worker; the lock is held."""
         order = protocol.Load(path=str(self._path), name=self._name, options=self._options)
-        self._worker = WorkerProcess(order, self._on_report, self._on_end)
+        try:
+            self._worker = WorkerProcess(order, self._on_report, self._on_end)
+        except (OSError, RuntimeError) as error:  # no memory, no descriptor, no thread is left
+            how = f"cannot be started ({error})"
+            if self._state == "restarting":
+                self._start_again(how)
+            else:
+                self._fail(WorkerDied(f"the worker {how}"))
+            return
         self._set_timer(self._options.load_timeout_s, self._on_load_timeout)
 
     def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
@@ -262,7 +270,8 @@ class Supervisor:
         """In the reader thread, after the worker's last report."""
         with self._changed:
             self._worker = None
-            for answers in self._questions.values():
+            # Who is woken leaves at once.
+            for answers in list(self._questions.values()):
                 answers.put(None)
             if self._state == "closed" or self._failure is not None:
                 return
@@ -295,6 +304,10 @@ class Supervisor:
         self._detail = f"the worker {how}"
         for ticket in list(self._tickets.values()):
             self._survive(ticket, how)
+        self._start_again(how)
+
+    def _start_again(self, how: str) -> None:
+        """Now or later; the lock is held."""
         delay_s = self._restarts.next_delay_s(time.monotonic())
         if delay_s is None:
             self._fail(

@@ -56,7 +56,12 @@ class WorkerProcess:
         )
         self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
         self._write(first_frame)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError:  # nobody would hear of its end
+            with self._process:
+                self._process.kill()
+            raise
 
     @property
     def pid(self) -> int:

@@ -1,0 +1,99 @@
+"""Those who wait when a worker dies, and a device without room for the next one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spillover.runtime import supervisor
+from spillover.runtime.errors import EngineError, WorkerDied
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker_process import WorkerProcess
+from tests.answers import ask, end_of
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+
+
+def no_memory(*_: object) -> WorkerProcess:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def test_a_death_ends_all_questions_and_the_next_worker_starts(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of those who were woken could leave while the others were: then no worker came."""
+    asked: dict[int, Any] = {}
+
+    class Watched(queue.SimpleQueue[Any]):
+        """Wakes whoever waits, and goes on when he has left."""
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            super().put(item)
+            if item is None:
+                wait_until(lambda: all(answers is not self for answers in list(asked.values())))
+
+    monkeypatch.setattr(queue, "SimpleQueue", Watched)
+    errors: list[EngineError] = []
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        engine.wait_ready(60)
+        asked = engine._supervisor._questions
+        pid = engine.worker_pid or 0
+
+        def question() -> None:
+            try:
+                engine.tokenize("Once", add_special=False, parse_special=False)
+            except EngineError as error:
+                errors.append(error)
+
+        os.kill(pid, signal.SIGSTOP)
+        threads = [threading.Thread(target=question) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(asked) == 3)
+        os.kill(pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(60)
+        assert len(errors) == 3
+        assert all("ended before it answered" in str(error) for error in errors)
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+        assert engine.status().n_restarts == 1
+
+
+def test_a_worker_that_cannot_be_started_now_is_started_later(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine used to stay between two workers for ever, and its streams with it."""
+    starts: list[Callable[..., WorkerProcess]] = [WorkerProcess, no_memory, WorkerProcess]
+    monkeypatch.setattr(supervisor, "WorkerProcess", lambda *order: starts.pop(0)(*order))
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        engine.wait_ready(60)
+        events = []
+        for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
+            events.append(event)
+            if len(events) == 10:
+                os.kill(engine.worker_pid or 0, signal.SIGKILL)
+        assert end_of(events).usage.completion_tokens == 60
+        assert engine.status().n_restarts == 2
+    assert starts == []
+
+
+def test_a_device_without_room_for_a_worker_says_so(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "WorkerProcess", no_memory)
+    with LocalEngine(model_path) as engine, pytest.raises(WorkerDied, match="Cannot allocate"):
+        engine.wait_ready(60)
