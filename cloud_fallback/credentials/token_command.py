@@ -19,6 +19,7 @@ from spillover.cloud_fallback.http.slots import Slots
 LIFE_S = 300.0
 """Tokens hold for an hour, mostly; one that does not is renewed when it is refused."""
 LONGEST_RUN_S = 20.0
+STOP_TIMEOUT_S = 2.0
 MAX_TOKEN_BYTES = 16 * 1024
 
 
@@ -101,8 +102,9 @@ class _Printed:
         self.over.set()
 
     def stop(self) -> None:
-        """End the program, and what it has started, if it still runs."""
+        """End the program, and what it has started, if it still runs. What left its group may
+        live on and hold its output open; nobody waits for that."""
         if self._thread.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._program.pid, signal.SIGKILL)
-        self._thread.join()
+        self._thread.join(STOP_TIMEOUT_S)

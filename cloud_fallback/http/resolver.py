@@ -47,10 +47,11 @@ class Resolver:
         with self._lock:
             asked = self._pending.get((host, port))
             if asked is None:
-                asked = self._pending[host, port] = Future()
+                asked = Future()
                 threading.Thread(
                     target=self._answer, args=(host, port, asked), name="resolver", daemon=True
                 ).start()
+                self._pending[host, port] = asked
         return asked
 
     def _answer(self, host: str, port: int, asked: Future[list[Address]]) -> None:

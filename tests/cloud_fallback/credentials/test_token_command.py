@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import stat
 import time
 from pathlib import Path
@@ -117,6 +118,24 @@ def test_stop_ends_the_program_and_all_it_has_started(tmp_path: Path) -> None:
     poll.register(started, select.POLLIN)
     assert poll.poll(10_000), "it still runs"
     os.close(started)
+
+
+def test_what_has_left_the_program_s_group_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request used to wait for the end of all who had the program's output open."""
+    monkeypatch.setattr("spillover.cloud_fallback.credentials.token_command.STOP_TIMEOUT_S", 0.05)
+    file, call = tmp_path / "pid", Call()
+    inner = f"echo $$ > {file}.new; mv {file}.new {file}; exec sleep 600"
+    command = TokenCommand("p", ["sh", "-c", f"setsid sh -c '{inner}' & wait"])
+    waiter = Waiter(lambda: token(command, call))
+    while not file.exists():
+        time.sleep(0.005)
+    call.stop()
+    try:
+        assert isinstance(waiter.error(), Stopped)
+    finally:
+        os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 def test_a_program_s_end_is_not_mistaken_for_a_stop() -> None:

@@ -121,6 +121,23 @@ def test_a_name_that_is_unknown_is_looked_up_anew_the_next_time() -> None:
     assert resolver.resolve("cloud.example", 1, Call())
 
 
+def test_a_look_up_that_could_not_begin_holds_up_no_later_one(
+    lookup: HangingLookup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later ones used to wait for it until their time was over."""
+    resolver = Resolver(lookup)
+
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError):
+            resolver.resolve("cloud.example", 1, Call())
+    lookup.answer.set()
+    assert resolver.resolve("cloud.example", 1, Call(time.monotonic() + 20))
+
+
 def test_the_system_s_own_resolver_is_asked() -> None:
     found = Resolver().resolve("localhost", 80, Call())
     assert found[0][1][0] in ("127.0.0.1", "::1")
