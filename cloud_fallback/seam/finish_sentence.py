@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from spillover.cloud_fallback.seam.sentences import sentence_end
 
-GRACE_TOKENS = 48
-GRACE_S = 4.0
-
 
 class SentenceFinish:
     """Passes text up to the next end of a sentence, list item or line.
@@ -15,7 +12,7 @@ class SentenceFinish:
     where it is.
     """
 
-    def __init__(self, said: str, *, until: float, max_tokens: int = GRACE_TOKENS) -> None:
+    def __init__(self, said: str, *, until: float, max_tokens: int) -> None:
         # Code blocks may begin far back, so all of the text is read once.
         self._text = said
         self._start = len(said)

@@ -11,16 +11,10 @@ from spillover.runtime.events import (
     Leg,
     Replace,
     Seam,
-    StreamEvent,
     Writer,
 )
 
 RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | Handoff | Seam | Replace
-ROUTE_EVENTS = (ConsentAsked, ConsentAnswered, Handoff, Seam, Replace)
-
-
-def is_route_event(event: StreamEvent) -> bool:
-    return isinstance(event, ROUTE_EVENTS)
 
 
 def named(event: RouteEvent) -> tuple[str, dict[str, Any]]:

@@ -42,8 +42,3 @@ def start_library() -> None:
     """Initialise llama.cpp; calling it again does no harm."""
     LOG.install()
     lib.llama_backend_init()
-
-
-def system_info() -> str:
-    """What llama.cpp was compiled for, in its own words."""
-    return str(lib.llama_print_system_info(), "utf-8")

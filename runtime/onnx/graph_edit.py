@@ -7,25 +7,12 @@ from collections.abc import Container, Iterable
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from spillover.runtime.onnx.graph_file import nodes_of
-
 MICROSOFT = "com.microsoft"
 
 
 def producers(graph: GraphProto) -> dict[str, NodeProto]:
     """The node that gives each value."""
     return {name: node for node in graph.node for name in node.output if name}
-
-
-def n_uses(proto: ModelProto) -> dict[str, int]:
-    """How often each value is taken, as an output of the graph too."""
-    counts: dict[str, int] = {}
-    for node in nodes_of(proto.graph):
-        for name in node.input:
-            counts[name] = counts.get(name, 0) + 1
-    for value in proto.graph.output:
-        counts[value.name] = counts.get(value.name, 0) + 1
-    return counts
 
 
 def attribute(node: NodeProto, name: str, default: int = 0) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -107,9 +106,6 @@ def _tojson(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=width, separators=separators, sort_keys=sort_keys
     )
-
-
-Render = Callable[[dict[str, Any]], str]
 
 
 def compile_template(source: str) -> jinja2.Template:

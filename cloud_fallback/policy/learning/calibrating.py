@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ from spillover.cloud_fallback.policy.learning.windows import FITTED, Windows
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-PWrong: TypeAlias = Callable[[Floats], Floats]
 
 LEAST_ITEMS = 100
 """Fewer labelled items say too little for an AUROC."""

@@ -92,14 +92,14 @@ def test_a_word_that_goes_on_is_not_kept() -> None:
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_the_local_model_ends_its_sentence(sizes: list[int]) -> None:
     said, more = "Foxes are small. They", " eat mice, e.g. voles. And they sleep."
-    finish = SentenceFinish(said, until=10.0)
+    finish = SentenceFinish(said, until=10.0, max_tokens=48)
     text = "".join(finish.feed(piece, 1, 0.0) for piece in pieces_of(more, sizes))
     assert said + text == "Foxes are small. They eat mice, e.g. voles."
     assert finish.is_done
 
 
 def test_a_sentence_that_is_over_needs_no_more() -> None:
-    finish = SentenceFinish("They eat mice.", until=10.0)
+    finish = SentenceFinish("They eat mice.", until=10.0, max_tokens=48)
     assert finish.feed(" And", 1, 0.0) == ""
     assert finish.is_done
 
