@@ -33,6 +33,7 @@ from spillover.cloud_fallback.seam.answer_text import AnswerText
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.cloud_fallback.spending.budget import Reservation
 from spillover.cloud_fallback.spending.estimate import estimate
+from spillover.cloud_fallback.spending.prices import FREE
 from spillover.cloud_fallback.trip import Trip
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.defects import log_defect
@@ -197,7 +198,8 @@ class Attempt:
         return bool(granted)
 
     def _reserve(self, redacted: Redacted) -> Reservation:
-        prices = self._engine.settings.prices
+        settings = self._engine.settings
+        prices = settings.prices or (FREE if settings.is_local_network else None)
         return self._parts.trust.budget.reserve(
             self._engine.name, estimate(redacted.request, prices)
         )

@@ -205,6 +205,20 @@ def test_a_budget_that_is_spent_keeps_the_answer_here(make_desk: MakeDesk, fake:
     assert end(events).reason in ("stop", "length")
 
 
+def test_a_machine_next_door_costs_nothing_where_money_is_limited(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """It used to be left out for want of prices."""
+    desk = make_desk(
+        providers=[provider(fake, is_local_network=True)],
+        budget=BudgetSettings(total=Limits(usd_per_day=0.01)),
+    )
+    fake.script(Act(rest=REST))
+    events = desk.ask(long(), hand_over_at=60)
+    assert [h.target.origin for h in handoffs(events)] == ["cloud"]
+    assert end(events).usage.legs[1].cost_usd == 0
+
+
 def test_a_budget_that_runs_out_on_the_way_ends_the_cloud_leg(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
