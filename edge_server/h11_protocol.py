@@ -12,14 +12,21 @@ USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
 
 
+IDLE_TIMEOUT_S = 75
+"""A kept connection is closed after this long without a request: later than clients usually give
+it up themselves, since a request that crosses the closing is lost."""
+
+
 class HardenedProtocol(H11Protocol):
-    """Closes connections whose request head comes too slowly (slowloris). *by_client* finds a
-    request's connection by its client's address, so that a stream can write to it directly."""
+    """Cuts connections whose request head comes too slowly (slowloris), and those that leave what
+    was written to them. *by_client* finds a request's connection by its client's address, so that
+    a stream can write to it directly."""
 
     by_client: dict[tuple[Any, ...], HardenedProtocol] = {}  # noqa: RUF012  # set per server
 
     head_timeout_s: float = 10.0
-    _head_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _is_in_head = True  # a new connection has something to say
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn names it so, too
         super().connection_made(transport)
@@ -27,16 +34,22 @@ class HardenedProtocol(H11Protocol):
         if peer:
             self.by_client[tuple(peer[:2])] = self
         _set_options(transport.get_extra_info("socket"))
-        self._await_head()
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
+            self._is_in_head = False
             self._stop_timer()
+        elif not self._is_in_head:
+            self._is_in_head = True
+            self._watch()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._await_head()
+        if self.cycle is None or self.cycle.response_complete:
+            self._is_in_head = bool(self.conn.trailing_data[0])
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -60,25 +73,26 @@ class HardenedProtocol(H11Protocol):
         """Cut the connection; what has not been sent is dropped."""
         self.transport.abort()
 
-    def _await_head(self, n_unsent: int | None = None) -> None:
-        """Cut the connection when no head comes. A client that still takes what was written before
-        (*n_unsent* bytes the last time) has not had its turn yet."""
+    def _watch(self, n_unsent: int | None = None) -> None:
+        """Cut the connection unless a head that has begun is complete in time. A client that still
+        takes what was written before (*n_unsent* bytes the last time) has not had its turn yet; one
+        that takes nothing of it is cut off, too."""
         self._stop_timer()
 
         def look() -> None:
             n_left = self.transport.get_write_buffer_size()
             if 0 < n_left < n_before:
-                self._await_head(n_left)
-            else:
+                self._watch(n_left)
+            elif n_left or self._is_in_head:
                 self.transport.abort()
 
         n_before = self.transport.get_write_buffer_size() + 1 if n_unsent is None else n_unsent
-        self._head_timer = self.loop.call_later(self.head_timeout_s, look)
+        self._timer = self.loop.call_later(self.head_timeout_s, look)
 
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _set_options(sock: socket.socket | None) -> None:

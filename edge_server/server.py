@@ -15,7 +15,7 @@ from spillover.edge_server.app import create_app
 from spillover.edge_server.bridge import Bridge
 from spillover.edge_server.connection import Scope
 from spillover.edge_server.errors import ConfigError
-from spillover.edge_server.h11_protocol import HardenedProtocol
+from spillover.edge_server.h11_protocol import IDLE_TIMEOUT_S, HardenedProtocol
 from spillover.edge_server.security import check_bind
 from spillover.edge_server.service import Service
 from spillover.edge_server.settings import Settings
@@ -68,6 +68,7 @@ async def _serve(
         access_log=False,
         server_header=False,
         limit_concurrency=settings.max_connections,
+        timeout_keep_alive=IDLE_TIMEOUT_S,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s) + 2,
     )

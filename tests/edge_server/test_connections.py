@@ -73,6 +73,16 @@ def post(path: str, body: dict[str, Any]) -> bytes:
     return head.encode() + content
 
 
+def ask_for_health(sock: socket.socket) -> None:
+    """Send a request and read its whole answer."""
+    sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    received = b""
+    while not received.endswith(b'"ok"}'):
+        part = sock.recv(65536)
+        assert part, "the connection was closed"
+        received += part
+
+
 def rest_of(sock: socket.socket) -> bytes:
     """All that still comes, until the other side ends or cuts the connection."""
     received = b""
@@ -130,12 +140,19 @@ def test_a_head_that_comes_too_slowly_is_cut_off(strict: Server) -> None:
 
 def test_a_second_head_on_the_same_connection_has_its_deadline_too(strict: Server) -> None:
     with connect(strict) as sock:
-        sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        received = b""
-        while not received.endswith(b'"ok"}'):
-            received += sock.recv(65536)
+        ask_for_health(sock)
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: loc")
         assert rest_of(sock) == b""
+
+
+def test_an_idle_connection_is_kept_for_the_next_request(strict: Server) -> None:
+    """It used to be closed after five seconds, just when many clients still send on it."""
+    with connect(strict) as sock:
+        ask_for_health(sock)
+        sock.settimeout(5.5)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        ask_for_health(sock)
 
 
 def test_a_body_that_comes_too_slowly_is_a_408(strict: Server) -> None:
