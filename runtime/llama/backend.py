@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from spillover.runtime.backend import (
     SavedKv,
     Tokens,
 )
+from spillover.runtime.device import available_memory
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
@@ -29,12 +30,19 @@ from spillover.runtime.llama.prefill_context import PrefillContext
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
 from spillover.runtime.sampling import Sampling
 
+MEMORY_TO_KEEP = 1.1
+"""The second layout is given up when, as a factor of its size, less memory is free. Its pages count
+as free: with less than that they would be read from the disk again and again."""
+
 
 class LlamaBackend:
     """See runtime/backend.py for the contract."""
 
-    def __init__(self, path: Path, config: LlamaConfig) -> None:
+    def __init__(
+        self, path: Path, config: LlamaConfig, free_bytes: Callable[[], int] = available_memory
+    ) -> None:
         start_library()
+        self._free_bytes = free_bytes
         self._path = path
         self._config = config
         self._abort_flag = AbortFlag()
@@ -148,13 +156,21 @@ class LlamaBackend:
         return ConstrainedSampler(free, self.logits, constraint)
 
     def decode(self, batch: Sequence[Rows]) -> None:
-        prefill = self._prefill
-        if prefill is not None and prefill.is_for(batch):
+        prefill = self._prefill_for(batch)
+        if prefill is not None:
             outputs = prefill.read(batch, self._main)
             if outputs is not None:
                 self._answered, self._outputs = prefill.context, outputs
                 return
         self._answered, self._outputs = self._main, self._main.decode(batch)
+
+    def _prefill_for(self, batch: Sequence[Rows]) -> PrefillContext | None:
+        """The second context, if *batch* should be read there."""
+        if self._prefill is None or not self._prefill.is_for(batch):
+            return None
+        if self._free_bytes() < MEMORY_TO_KEEP * self.info.size_bytes:
+            self.read_prompts_here()
+        return self._prefill
 
     def _row_of(self, output: int) -> tuple[Any, int]:
         """The native context that has an output of the last call, and its row there."""

@@ -172,6 +172,20 @@ def test_a_sampler_draws_from_the_context_that_has_the_logits(apart: LlamaBacken
     sampler.close()
 
 
+def test_the_second_layout_is_given_up_when_memory_becomes_scarce(model_path: Path) -> None:
+    free_bytes = 1 << 34
+    backend = LlamaBackend(model_path, CONFIG, lambda: free_bytes)
+    backend.read_prompts_apart()
+    wanted = read(backend, 0, prompt(120), 60)
+    assert backend.reads_apart
+    free_bytes = 1 << 20
+    backend.decode([Rows(1, 0, prompt(60), False)])
+    assert not backend.reads_apart
+    backend.decode([Rows(1, 60, prompt(120)[60:], True)])
+    assert near(backend.logits(0), wanted)
+    backend.close()
+
+
 # --- whether it is worth it -----------------------------------------------------------------
 
 
