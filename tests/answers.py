@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from spillover.runtime.engine import Engine
+from spillover.runtime.engine import Engine, ModelCard
 from spillover.runtime.events import Delta, EngineEvent, Finished
 from spillover.runtime.request import GenerationRequest, Message
 from spillover.runtime.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 STORY = "Tell me a story about a fox named Ruby."
+FAKE_CARD = ModelCard(
+    name="fake",
+    architecture="llama",
+    description="llama 1B Q4_0",
+    n_params=10,
+    size_bytes=20,
+    n_vocab=30,
+    n_ctx_train=64,
+    n_ctx=64,
+    n_kv=64,
+    n_parallel=1,
+    n_threads=1,
+    has_chat_template=True,
+    use_extra_bufts=True,
+)
 
 
 def ask(text: str = STORY, sampling: Sampling = GREEDY, **fields: object) -> GenerationRequest:
@@ -41,3 +56,12 @@ def all_at_once(engine: Engine, requests: list[GenerationRequest]) -> list[list[
     """The streams of all requests, which run at the same time."""
     with ThreadPoolExecutor(len(requests)) as pool:
         return list(pool.map(lambda request: list(engine.stream(request)), requests))
+
+
+def first_stop(text: str, stops: tuple[str, ...]) -> str:
+    """What stands before the stop string that is complete first."""
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - max(map(len, found))]
+    return text

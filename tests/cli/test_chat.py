@@ -17,7 +17,6 @@ from spillover.edge_server.commands.line_input import read_message
 from spillover.edge_server.commands.routed import RoutedEngine
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ContextOverflow
 from spillover.runtime.events import (
     Delta,
@@ -29,22 +28,7 @@ from spillover.runtime.events import (
     Usage,
 )
 from spillover.runtime.request import GenerationRequest
-
-CARD = ModelCard(
-    name="fake",
-    architecture="fake",
-    description="",
-    n_params=1,
-    size_bytes=1,
-    n_vocab=1,
-    n_ctx_train=64,
-    n_ctx=64,
-    n_kv=64,
-    n_parallel=1,
-    n_threads=1,
-    has_chat_template=True,
-    use_extra_bufts=True,
-)
+from tests.answers import FAKE_CARD
 
 
 def finished(reason: FinishReason = "stop", n_prompt: int = 10) -> Finished:
@@ -57,7 +41,7 @@ def finished(reason: FinishReason = "stop", n_prompt: int = 10) -> Finished:
 class ListEngine:
     """Answers one list of events after the other; an exception in a list is raised."""
 
-    card = CARD
+    card = FAKE_CARD
     name = "fake"
 
     def __init__(self, *answers: Iterable[EngineEvent | Exception]) -> None:

@@ -14,25 +14,17 @@ from keyring.backends.fail import Keyring as NoKeyring
 
 from spillover.cloud_fallback.keys import CONVENTIONS, SERVICE
 from spillover.edge_server import cli
+from tests.in_memory_ring import InMemoryRing
 
 KEY = "sk-canary-0123456789"
 
 
-class ForgetfulKeyring(KeyringBackend):
+class ForgetfulKeyring(InMemoryRing, KeyringBackend):
     priority = 1.0
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # keyring has no types here
-        self.passwords: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        return self.passwords.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        self.passwords[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        del self.passwords[service, username]
+        KeyringBackend.__init__(self)  # type: ignore[no-untyped-call]  # keyring has no types here
+        InMemoryRing.__init__(self)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -15,18 +14,6 @@ from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, wait_for_the_places, wait_until
 
 STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def http(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as http:
-        yield http
 
 
 def test_the_openai_client_streams(client: openai.OpenAI) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,8 +11,6 @@ import jsonschema
 import openai
 import pydantic
 import pytest
-
-from tests.edge_server.conftest import Server
 
 STORY: Any = [{"role": "user", "content": "Describe a fox named Ruby as JSON."}]
 SCHEMA = {
@@ -34,18 +31,6 @@ FORMAT: Any = {
 class Fox(pydantic.BaseModel):
     name: str = pydantic.Field(max_length=8)
     age: int = pydantic.Field(ge=0, le=99)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def http(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as http:
-        yield http
 
 
 def test_the_openai_client_gets_json_that_follows_its_schema(client: openai.OpenAI) -> None:

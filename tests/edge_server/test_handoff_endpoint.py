@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.routed import lines
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
@@ -59,17 +60,6 @@ def make_server(
     for server in servers:
         assert server.stop() == 0
         assert KEY not in server.said
-
-
-def lines(response: httpx.Response) -> Iterator[tuple[str, Any]]:
-    """(event name, data) of a stream; [DONE] as None."""
-    name = ""
-    for line in response.iter_lines():
-        if line.startswith("event: "):
-            name = line[7:]
-        elif line.startswith("data: "):
-            yield name, None if line == "data: [DONE]" else json.loads(line[6:])
-            name = ""
 
 
 def ask(server: Server, **body: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -34,12 +33,6 @@ CALL: dict[str, Any] = {
     "model": "storyteller", "messages": ASKED, "tools": [WEATHER], "tool_choice": NAMED, "seed": 1,
     "max_tokens": 90,
 }  # fmt: skip
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 def test_a_whole_answer_is_a_call_without_content(client: openai.OpenAI) -> None:

@@ -9,6 +9,7 @@ from spillover.runtime.text.detokenizer import Detokenizer
 from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import TAG_PAIRS, ReasoningSplitter, starts_inside
 from spillover.runtime.text.stop_matcher import StopMatcher
+from tests.answers import first_stop
 
 FAMILY = "👨‍👩‍👧 🇩🇪🇫🇷 é e\u0301 नमस्ते"
 
@@ -32,15 +33,6 @@ def test_no_delta_ends_inside_a_character_or_after_a_joiner() -> None:
     assert not any(delta.endswith("\u200d") for delta in deltas)
     assert "🇩🇪" in deltas
     assert "".join(deltas) + detokenizer.flush() == FAMILY
-
-
-def first_stop(text: str, stops: tuple[str, ...]) -> str:
-    """What stands before the stop string that is complete first."""
-    for end in range(1, len(text) + 1):
-        found = [stop for stop in stops if text[:end].endswith(stop)]
-        if found:
-            return text[: end - max(map(len, found))]
-    return text
 
 
 @given(

@@ -26,24 +26,10 @@ from spillover.cloud_fallback.policy.learning.calibrating import (
 )
 from spillover.cloud_fallback.policy.learning.items import Check, Item, is_right
 from spillover.cloud_fallback.policy.learning.windows import FITTED, Windows
-from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import InvalidRequest
+from tests.answers import FAKE_CARD
 
-CARD = ModelCard(
-    name="tiny/../model",
-    architecture="llama",
-    description="llama 1B Q4_0",
-    n_params=10,
-    size_bytes=20,
-    n_vocab=30,
-    n_ctx_train=64,
-    n_ctx=64,
-    n_kv=64,
-    n_parallel=1,
-    n_threads=1,
-    has_chat_template=True,
-    use_extra_bufts=True,
-)
+CARD = msgspec.structs.replace(FAKE_CARD, name="tiny/../model")
 
 
 def answered(check: Check, answer: str, *, ended: bool = True) -> bool:

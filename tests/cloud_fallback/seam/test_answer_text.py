@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
 from spillover.runtime.events import Replace
 from spillover.runtime.text.pipeline import TextPipeline
+from tests.answers import first_stop
 
 STOPS = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3).map(tuple)
 
@@ -24,15 +25,6 @@ class Client:
                 self.text = self.text[: piece.keep_chars]
             else:
                 self.text += piece
-
-
-def first_stop(text: str, stops: tuple[str, ...]) -> str:
-    """What stands before the stop string that is complete first."""
-    for end in range(1, len(text) + 1):
-        found = [stop for stop in stops if text[:end].endswith(stop)]
-        if found:
-            return text[: end - max(map(len, found))]
-    return text
 
 
 def test_a_stop_string_written_by_two_writers_ends_the_answer() -> None:
