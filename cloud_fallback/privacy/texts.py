@@ -46,6 +46,7 @@ class Texts:
             request,
             messages=tuple(map(self._message, request.messages)),
             prompt=prompt and self._change(prompt),
+            begun=self._change(request.begun),
             stop=tuple(map(self._change, request.stop)),
             template_kwargs=self._values(request.template_kwargs),
             form=self._form(request.form),

@@ -132,6 +132,7 @@ PLACES: dict[str, GenerationRequest] = {
     "stop": conversation("hi", stop=(MAIL,)),
     "template": conversation("hi", template_kwargs={"who": [{"mail": MAIL}]}),
     "prompt": GenerationRequest(prompt=f"Dear {MAIL}, "),
+    "beginning of the answer": GenerationRequest(prompt="To: ", begun=f"{MAIL}, "),
 }
 
 
@@ -147,7 +148,7 @@ def test_nothing_private_leaves_in_any_part_of_a_request(place: str) -> None:
 def test_every_field_of_a_request_is_known_to_be_looked_through_or_to_hold_no_text() -> None:
     """Who adds a field decides here whether it can hold a text, and then extends texts.py."""
     assert set(GenerationRequest.__struct_fields__) == {
-        *("messages", "prompt", "stop", "form", "template_kwargs", "tools", "tool_choice"),
+        *("messages", "prompt", "begun", "stop", "form", "template_kwargs", "tools", "tool_choice"),
         *("sampling", "max_tokens", "n", "logprobs", "ignore_eos", "continue_final_message"),
         *("split_reasoning", "parallel_tool_calls", "reuse_prefix"),
     }
