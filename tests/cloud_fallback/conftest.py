@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
+from spillover.cloud_fallback.cloud_engine import CloudEngine
+from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.http.client import Http
+from tests.cloud_fallback.cloud_answers import MakeEngine
+from tests.cloud_fallback.providers import engine_for
+from tests.fakes.fake import Fake
 
 
 @pytest.fixture
@@ -15,3 +21,13 @@ def http() -> Generator[Http]:
     http = Http()
     yield http
     http.close()
+
+
+@pytest.fixture
+def make_engine(fake: Fake, http: Http) -> MakeEngine:
+    """Makes an engine for the fake."""
+
+    def make(dialect: DialectName = "openai", **fields: Any) -> CloudEngine:
+        return engine_for(fake, dialect, http=http, **fields)
+
+    return make

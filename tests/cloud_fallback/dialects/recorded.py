@@ -75,3 +75,8 @@ def named(*events: str) -> tuple[Frame, ...]:
     """Frames of "name {json}"."""
     pairs = (event.split(" ", 1) for event in events)
     return tuple(Frame(name=name, data=data.encode()) for name, data in pairs)
+
+
+def decoder_of(name: DialectName) -> Decoder:
+    """For an answer to whatever was sent."""
+    return dialect_for(name).decoder()

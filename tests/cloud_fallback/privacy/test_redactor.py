@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any
-
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from spillover.cloud_fallback.errors import RedactionFailed
-from spillover.cloud_fallback.privacy import finder
-from spillover.cloud_fallback.privacy.redactor import Redacted, Redactor
-from spillover.cloud_fallback.privacy.restorer import Restorer
+from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
 from spillover.runtime.request import (
     Form,
     GenerationRequest,
     JsonObject,
     JsonSchema,
-    Lark,
     Message,
-    NamedTool,
-    Regex,
-    Role,
     Tool,
     ToolCall,
 )
 
 from .corpus import HARMLESS, PRIVATE
-
-REDACTOR = Redactor()
-MAIL, CARD, KEY = "john@example.com", "4111 1111 1111 1111", "sk-abcdefghijklmnop123456"
-
-
-def said(role: Role, content: str, **more: Any) -> Message:
-    return Message(role=role, content=content, **more)
-
-
-def conversation(*contents: str, **more: Any) -> GenerationRequest:
-    """A user's turn, an assistant's, a user's, …"""
-    roles: list[Role] = ["user", "assistant"]
-    messages = tuple(said(roles[i % 2], content) for i, content in enumerate(contents))
-    return GenerationRequest(messages=messages, **more)
-
-
-def contents(redacted: Redacted) -> list[str]:
-    return [message.content for message in redacted.request.messages]
-
-
-def restored(restorer: Restorer, text: str) -> str:
-    return restorer.feed(text) + restorer.flush()
+from .redacting import CARD, MAIL, REDACTOR, contents, conversation, restored, said
 
 
 def test_private_texts_are_replaced_by_names_and_put_back_in_the_answer() -> None:
@@ -224,165 +193,6 @@ def test_a_link_after_a_private_text_is_restored_as_it_was() -> None:
     text = f"{MAIL}(mailto:{MAIL})"
     redacted = REDACTOR.redact(conversation(text))
     assert restored(redacted.restorer(), contents(redacted)[0]) == text
-
-
-# An answer that was cut off within a private text.
-
-
-def notice(anchor: str) -> str:
-    return f"I only received it up to this point: «{anchor}» Please go on."
-
-
-def test_a_card_that_the_end_of_the_answer_cuts_off_is_taken_out_whole() -> None:
-    redacted = REDACTOR.redact(
-        conversation(f"card: {CARD}", "Your card 4111 1111 11", notice("card 4111 1111 11"))
-    )
-    assert contents(redacted)[1:] == ["Your card [CARD_1]", notice("card [CARD_1]")]
-    assert redacted.rest == "11 1111"
-    assert restored(redacted.restorer(), "card [CARD_1], yes") == f"card {CARD}, yes"
-
-
-def test_by_prefill_the_missing_end_comes_first() -> None:
-    request = conversation(f"card: {CARD}", "Your card 4111 1111 11", continue_final_message=True)
-    redacted = REDACTOR.redact(request)
-    assert contents(redacted)[1] == "Your card [CARD_1]"
-    assert restored(redacted.restorer(), ", yes") == "11 1111, yes"
-    assert restored(redacted.thought_restorer(), ", yes") == ", yes"
-
-
-def test_a_quotation_that_begins_within_a_private_text_does_not_show_the_rest_of_it() -> None:
-    answer = f"Your card {CARD} is valid"
-    redacted = REDACTOR.redact(conversation("hi", answer, notice("11 1111 1111 is valid")))
-    assert contents(redacted)[2] == notice("[CARD_1] is valid")
-    assert restored(redacted.restorer(), "[CARD_1] is valid.") == f"{CARD} is valid."
-
-
-@pytest.mark.parametrize("n", range(1, 30))
-def test_no_quotation_of_any_length_shows_a_part_of_a_card(n: int) -> None:
-    answer = f"Your card {CARD} is valid"
-    redacted = REDACTOR.redact(conversation("hi", answer, notice(answer[-n:])))
-    assert "1111" not in "".join(contents(redacted))
-
-
-@pytest.mark.parametrize("n", range(6, len(CARD)))
-def test_no_cut_through_a_known_card_shows_six_digits_of_it(n: int) -> None:
-    answer = f"Your card {CARD[:n]}"
-    redacted = REDACTOR.redact(conversation(f"card: {CARD}", answer, notice(answer)))
-    assert "4111" not in "".join(contents(redacted))
-    assert CARD[:n] + redacted.rest == CARD
-
-
-@pytest.mark.parametrize(
-    ("kind", "end"),
-    [
-        ("email", "jane@"),
-        ("email", "jane@exam"),
-        ("email", "jane@example.c"),
-        ("secret", "sk-abcdefgh"),
-        ("secret", "ghp_01234567"),
-        ("secret", "-----BEGIN PRIVATE KEY-----\nMIIEo"),
-        ("iban", "DE89 3704 0044"),
-    ],
-)
-def test_an_unknown_private_text_that_is_cut_off_is_taken_out_as_far_as_it_goes(
-    kind: str, end: str
-) -> None:
-    redacted = REDACTOR.redact(conversation("hi", f"It is {end}", notice(f"It is {end}")))
-    assert redacted.counts == {kind: 1}
-    assert all(end not in content for content in contents(redacted))
-    assert redacted.rest == ""
-
-
-def test_the_first_letters_of_an_address_are_no_address() -> None:
-    redacted = REDACTOR.redact(conversation(f"I am {MAIL}", "Dear john", notice("Dear john")))
-    assert contents(redacted)[1] == "Dear john"
-
-
-def test_an_answer_within_a_notice_is_treated_like_one_in_a_turn_of_its_own() -> None:
-    partial = f"Pay with {CARD} or 4111 1111 11"
-    request = conversation(f"Continue this text: {partial}\nStart after: «{partial[-9:]}»")
-    redacted = REDACTOR.redact(request, partial=partial)
-    assert contents(redacted) == [
-        "Continue this text: Pay with [CARD_1] or [CARD_1]\nStart after: «[CARD_1]»"
-    ]
-
-
-def test_an_answer_that_is_not_sent_counts_for_nothing() -> None:
-    redacted = REDACTOR.redact(conversation("hi"), partial=f"Your card {CARD}")
-    assert redacted.n_redactions == 0
-
-
-def test_a_raw_prompt_is_an_unfinished_text_too() -> None:
-    redacted = REDACTOR.redact(GenerationRequest(prompt=f"{CARD} and 4111 1111 11"))
-    assert redacted.request.prompt == "[CARD_1] and [CARD_1]"
-    assert restored(redacted.restorer(), "!") == "11 1111!"
-
-
-# Fail closed.
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        GenerationRequest(prompt=(1, 2, 3)),
-        conversation("hi", tools=(Tool(name=KEY),)),
-        conversation("hi", tool_choice=NamedTool(name=KEY)),
-        conversation("hi", form=Regex(pattern=MAIL)),
-        conversation("hi", form=Lark(grammar=f'start: "{MAIL}"')),
-        conversation("hi", form=JsonSchema(schema={}, name=KEY)),
-        conversation("hi", tools=(Tool(name="t", parameters={"properties": {MAIL: {}}}),)),
-        conversation("hi", tools=(Tool(name="t", parameters={"type": MAIL}),)),
-        GenerationRequest(messages=(said("tool", "x", tool_call_id=MAIL),)),
-        GenerationRequest(
-            messages=(
-                said("assistant", "", tool_calls=(ToolCall(id=KEY, name="n", arguments="{}"),)),
-            )
-        ),
-        conversation("a \ud83d b", f"{MAIL}"),
-        conversation(MAIL, tools=(Tool(name="t", parameters={"x": "\ud83d"}),)),
-    ],
-)
-def test_what_cannot_be_taken_out_stays_on_the_device(request_: GenerationRequest) -> None:
-    with pytest.raises(RedactionFailed) as caught:
-        REDACTOR.redact(request_)
-    assert MAIL not in str(caught.value)
-    assert KEY not in str(caught.value)
-
-
-def test_a_known_private_text_in_a_name_stays_on_the_device() -> None:
-    request = conversation("password: abcdef_42", tools=(Tool(name="abcdef_42"),))
-    with pytest.raises(RedactionFailed):
-        REDACTOR.redact(request)
-
-
-def test_a_json_too_deep_to_look_through_stays_on_the_device() -> None:
-    value: Any = MAIL
-    for _ in range(3000):
-        value = [value]
-    with pytest.raises(RedactionFailed):
-        REDACTOR.redact(conversation("hi", template_kwargs={"x": value}))
-
-
-def test_a_detector_that_breaks_keeps_the_request_on_the_device_and_quiet(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(text: str) -> None:
-        raise ValueError(text)
-
-    monkeypatch.setattr(finder, "emails", broken)
-    caplog.set_level(logging.DEBUG)
-    with pytest.raises(RedactionFailed) as caught:
-        Redactor().redact(conversation(MAIL))
-    assert MAIL not in f"{caught.value} {caught.value.__cause__} {caplog.text}"
-    assert caught.value.__suppress_context__
-
-
-def test_nothing_shows_what_was_taken_out(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    redacted = REDACTOR.redact(conversation(f"{MAIL} {CARD} {KEY}"))
-    shown = f"{redacted!r} {redacted.restorer()!r} {vars(redacted)} {caplog.text}"
-    assert MAIL not in shown
-    assert KEY not in shown
 
 
 def test_the_users_own_patterns_and_exceptions_hold() -> None:
