@@ -39,11 +39,12 @@ class AnswerMeter:
         if isinstance(part, ReasoningDelta):
             self._n_reasoning_bytes += n
 
-    def usage(self, told: ProviderUsage | None) -> Usage:
-        """The provider's own count, or an estimate that is rather too high."""
+    def usage(self, told: ProviderUsage | None, *, may_bill: bool) -> Usage:
+        """The provider's own count, or an estimate that is rather too high; *may_bill*: of the
+        prompt, too."""
         if told is None:
             return Usage(
-                prompt_tokens=estimated_prompt_tokens(self._request) if self._answered else 0,
+                prompt_tokens=estimated_prompt_tokens(self._request) if may_bill else 0,
                 cached_tokens=0,
                 completion_tokens=_tokens(self._n_bytes),
                 reasoning_tokens=_tokens(self._n_reasoning_bytes),

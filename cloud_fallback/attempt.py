@@ -267,7 +267,8 @@ class Attempt:
 
     def _broke(self, error: Exception, leg: CloudLeg, reservation: Reservation) -> None:
         self.error = error
-        if leg.has_answered:
+        may_bill = isinstance(error, ProviderError) and error.may_bill
+        if leg.has_answered or may_bill:
             self._trip.answer.leg_ended(reservation.settle(leg.leg(), leg.cached_tokens))
         else:
             reservation.release()

@@ -14,6 +14,7 @@ from spillover.cloud_fallback.joint import Joint
 from spillover.cloud_fallback.privacy.redactor import Redacted
 from spillover.cloud_fallback.privacy.restorer import Restorer
 from spillover.cloud_fallback.pump import EndOfStream, Pump
+from spillover.cloud_fallback.spending.estimate import estimated_prompt_tokens
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import (
     Delta,
@@ -173,9 +174,8 @@ class CloudLeg:
         never came."""
         usage = self._finished.usage if self._finished is not None else None
         if usage is None:
-            n_prompt = estimated_tokens(sum(len(m.content) for m in self._request.messages))
             usage = Usage(
-                prompt_tokens=n_prompt,
+                prompt_tokens=estimated_prompt_tokens(self._request),
                 cached_tokens=0,
                 completion_tokens=estimated_tokens(self._n_received),
                 estimated=True,

@@ -59,9 +59,22 @@ class CloudStream:
         self._meter = AnswerMeter(request, self._clock)
         self._stops = StopMatcher(())
         self._n_bytes = 0
+        self._was_refused = False
 
     def events(self) -> Generator[EngineEvent]:
         """The answer, and its end."""
+        try:
+            yield from self._events()
+        except ProviderError as error:
+            error.may_bill = self._may_bill
+            raise
+
+    @property
+    def _may_bill(self) -> bool:
+        """Whether the provider has the request, or a part of it, and has not refused it."""
+        return self._call.n_sent > 0 and not self._was_refused
+
+    def _events(self) -> Generator[EngineEvent]:
         self._cancellation.subscribe(self._call.stop)
         try:
             sent, incoming = self._open()
@@ -109,9 +122,14 @@ class CloudStream:
         self._meter.answered()
         try:
             self._check(incoming)
+        except ProviderError:
+            self._was_refused = True
+            incoming.close()
+            raise
         except BaseException:
             incoming.close()
             raise
+        self._was_refused = False
         return incoming
 
     def _check(self, incoming: Incoming) -> None:
@@ -216,7 +234,7 @@ class CloudStream:
     def _finished(
         self, reason: FinishReason, *, end: End | None = None, stop: str | None = None
     ) -> Finished:
-        usage = self._meter.usage(end.usage if end else None)
+        usage = self._meter.usage(end.usage if end else None, may_bill=self._may_bill)
         return Finished(reason=reason, usage=usage, timings=self._meter.timings(), stop=stop)
 
     def _fail(self, error: HttpError) -> NoReturn:

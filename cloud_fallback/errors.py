@@ -74,6 +74,9 @@ class SeamFailed(EngineError):
 class ProviderError(EngineError):
     """*provider* did not answer, or not to the end."""
 
+    may_bill = False
+    """It has the request and did not refuse it, so that the prompt may have to be paid."""
+
     def __init__(self, provider: str, message: str) -> None:
         super().__init__(f"{provider}: {message}")
         self.provider = provider

@@ -35,6 +35,8 @@ class Call:
         self.clock = clock
         self.n_received = 0
         """Bytes that have come on the connection in use."""
+        self.n_sent = 0
+        """Bytes of the request that have left on the connection in use."""
         self.was_kept_alive = False
         """The connection in use was there before the call."""
         self._lock = threading.Lock()

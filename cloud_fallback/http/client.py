@@ -117,7 +117,7 @@ class Http:
             self._calls.add(call)
         try:
             while True:
-                call.n_received = 0
+                call.n_received = call.n_sent = 0
                 try:
                     response = self._pool(direct=request.direct).send(request, call)
                     return Incoming(response, call, self._end)

@@ -161,6 +161,7 @@ class Stream(httpcore2.NetworkStream):
         try:
             self._socket.settimeout(call.remaining_s())
             self._socket.sendall(buffer)
+            call.n_sent += len(buffer)
         except TimeoutError:
             raise TimedOut(call.waits_for) from None
         except OSError as error:
