@@ -7,6 +7,7 @@ other; and when none can go on, the local model again, with the text of all of t
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from itertools import takewhile
 from typing import get_args
 
 import msgspec
@@ -23,7 +24,14 @@ from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.cloud_fallback.trip import Trip
 from spillover.runtime.errors import EngineError, InvalidRequest, SpilloverError
-from spillover.runtime.events import Delta, EngineEvent, Finished, Seam, StreamEvent
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    Seam,
+    StreamEvent,
+    ToolCallDelta,
+)
 from spillover.runtime.request import GenerationRequest
 
 
@@ -213,7 +221,7 @@ class Journey:
     def _clouds(self, stuck: Stuck) -> Generator[StreamEvent, None, bool]:
         """Whether the answer has come to its end."""
         trip, answer = self._trip, self._trip.answer
-        self._n_chars_when_stuck = answer.n_chars
+        self._when_stuck = answer.n_chars, answer.began_tool_call
         stopped = self._last_stop = Stopped(
             reason=stuck.reason, at=stuck.at, bad_chars=stuck.bad_chars, withheld=stuck.withheld
         )
@@ -253,9 +261,14 @@ class Journey:
             yield from self._give_up(stuck)
             return False
         # Where nothing came from elsewhere, the client gets what the local model had said.
-        is_untouched = answer.n_chars == self._n_chars_when_stuck
-        dropped = stuck.dropped if is_untouched else ()
+        is_untouched = (answer.n_chars, answer.began_tool_call) == self._when_stuck
         end = stuck.end if is_untouched else None
+        if answer.began_tool_call and end is None:
+            yield answer.finished("interrupted")  # nobody can go on with half a call
+            return False
+        dropped = stuck.dropped if is_untouched else ()
+        if end is None:  # what it had begun of a call it makes anew
+            dropped = tuple(takewhile(lambda e: not isinstance(e, ToolCallDelta), dropped))
         goes_on = end is None and not is_spent
         self._came_back = trip.writer.origin == "cloud" and (goes_on or bool(dropped))
         if self._came_back:

@@ -104,7 +104,8 @@ class LocalLeg:
                 return
             # Before the first word there is neither a sentence to end nor a turn to wait for.
             waits = not reason.is_hard and reason.keep_chars is None and self._has_begun
-            if waits and (self._defers or self._in_tool_call):
+            # Half a tool call can neither be continued by somebody else nor taken back.
+            if self._in_tool_call or (waits and self._defers):
                 self._deferred = reason
                 self.watch.defer()
                 return
@@ -270,6 +271,9 @@ class LocalLeg:
     ) -> Generator[EngineEvent, None, tuple[EngineEvent, ...]]:
         """Send the first *n_chars* characters of what was kept back; what is left of it."""
         for index, event in enumerate(self._held):
+            if isinstance(event, ToolCallDelta):
+                # The next writer makes it anew, as a whole.
+                return tuple(self._shown(e) for e in self._held[index:])
             if not isinstance(event, Delta):
                 if reason.keep_chars is None or n_chars:
                     yield self._passed(event)
