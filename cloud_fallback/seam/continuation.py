@@ -162,7 +162,8 @@ def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None
     known = plan.context + plan.kept
     if not plan.kept:
         return replace(plan, told=known)
-    told = _told(known, is_json=False)
+    # A form counts every blank: what is shown must be what was said.
+    told = known if request.form is not None else _told(known, is_json=False)
     if isinstance(request.prompt, str):
         begun = request.begun + told[len(request.prompt) :]
         request = replace(request, prompt=told, begun=begun)

@@ -18,6 +18,7 @@ from spillover.runtime.constrain.grammar import (
     grammar_of,
     json_style,
 )
+from spillover.runtime.constrain.json_text import spelled_out
 from spillover.runtime.constrain.matching import GrammarConstraint, compile_grammar, first_lines
 from spillover.runtime.constrain.vocabulary import Vocabulary
 from spillover.runtime.errors import InvalidRequest
@@ -104,7 +105,7 @@ class ConstraintFactory:
         """Holds an answer to *form*, of which *begun* has been written, maybe by another writer.
         Raises InvalidRequest when it has another form."""
         is_json = isinstance(form, JsonObject | JsonSchema)
-        tokens = self.vocabulary.tokens_of(begun.lstrip() if is_json else begun)
+        tokens = self.vocabulary.tokens_of(spelled_out(begun.lstrip()) if is_json else begun)
         for style in (JSON_STYLE, LOOSE_JSON_STYLE) if is_json else (JSON_STYLE,):
             constraint = self._start(grammar_of(form, style), FORM_FIELD).copy()
             if constraint.follow(tokens):
