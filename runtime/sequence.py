@@ -164,7 +164,7 @@ class Sequence:
         """Why the answer ended, when it did so by itself."""
         if self.constraint is not None and self.constraint.has_failed:
             return "interrupted"
-        return "tool_calls" if self._pipeline.n_calls else "stop"
+        return "tool_calls" if self._pipeline.has_calls else "stop"
 
     def _store(self, token: int) -> None:
         n = self.n_tokens

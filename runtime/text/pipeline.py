@@ -1,4 +1,4 @@
-"""The text of one answer: bytes of tokens → characters → stop strings → reasoning."""
+"""The text of one answer: bytes of tokens → characters → reasoning, tool calls, stop strings."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ class TextPipeline:
         self._stops = StopMatcher(stops)
         self._splitter = ReasoningSplitter(inside) if split_reasoning else None
         self._tools = tools
+        self._is_reasoning = False
+        """Of what the stop matcher holds."""
 
     @property
-    def n_calls(self) -> int:
-        """Tool calls that are whole."""
-        return self._tools.n_calls if self._tools else 0
+    def has_calls(self) -> bool:
+        """Whether there are tool calls, and all of them are whole."""
+        tools = self._tools
+        return tools is not None and tools.n_calls > 0 and not tools.has_open_call
 
     @property
     def stopped(self) -> str | None:
@@ -45,20 +48,40 @@ class TextPipeline:
 
     def feed(self, piece: bytes) -> list[Piece]:
         """The pieces that a token's bytes release; none when all is held back."""
-        text = self._stops.feed(self._detokenizer.feed(piece))
-        pieces = self._split(text) if text else []
-        return self._called(pieces) if self._tools else list(pieces)
+        text = self._detokenizer.feed(piece)
+        if self._tools is not None:
+            return self._sorted(self._split(text), self._tools) if text else []
+        text = self._stops.feed(text)
+        return list(self._split(text)) if text else []
 
-    def _called(self, pieces: list[tuple[bool, str]]) -> list[Piece]:
-        """The answer's text may hold calls; what is thought holds none."""
-        assert self._tools is not None
-        called: list[Piece] = []
-        for is_reasoning, text in pieces:
+    def _sorted(self, parts: list[tuple[bool, str]], tools: ToolParser) -> list[Piece]:
+        """What is thought holds no calls, and what belongs to a call holds no stop strings: the
+        client does not see how calls are written."""
+        pieces: list[Piece] = []
+        for is_reasoning, text in parts:
             if is_reasoning:
-                called.append((True, text))
+                pieces += self._stopped(True, text)
             else:
-                called += _marked(self._tools.feed(text))
-        return called
+                pieces += self._until_stop(tools.feed(text))
+        return pieces
+
+    def _until_stop(self, pieces: list[str | CallDelta]) -> list[Piece]:
+        passed: list[Piece] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                passed += self._stopped(False, piece)
+            elif self._stops.stopped is None:
+                # The text before a call is complete: no stop string goes on behind it.
+                passed += _shown(False, self._stops.flush())
+                passed.append(piece)
+        return passed
+
+    def _stopped(self, is_reasoning: bool, text: str) -> list[Piece]:
+        passed: list[Piece] = []
+        if is_reasoning is not self._is_reasoning:
+            passed += _shown(self._is_reasoning, self._stops.flush())
+            self._is_reasoning = is_reasoning
+        return passed + _shown(is_reasoning, self._stops.feed(text))
 
     def _split(self, text: str) -> list[tuple[bool, str]]:
         if self._splitter is None:
@@ -70,14 +93,16 @@ class TextPipeline:
 
     def flush(self) -> list[Piece]:
         """What is left at the end of the answer."""
-        text = self._stops.feed(self._detokenizer.flush()) + self._stops.flush()
-        pieces = self._split(text) if text else []
-        if self._splitter is not None:
-            pieces += self._splitter.flush()
+        text = self._detokenizer.flush()
         if self._tools is None:
-            return list(pieces)
-        return self._called(pieces) + _marked(self._tools.flush())
+            text = self._stops.feed(text) + self._stops.flush()
+            pieces: list[Piece] = [*self._split(text)] if text else []
+            return [*pieces, *(self._splitter.flush() if self._splitter else ())]
+        left = self._sorted(self._split(text) if text else [], self._tools)
+        left += self._sorted(self._splitter.flush() if self._splitter else [], self._tools)
+        left += self._until_stop(self._tools.flush())
+        return left + _shown(self._is_reasoning, self._stops.flush())
 
 
-def _marked(pieces: list[str | CallDelta]) -> list[Piece]:
-    return [(False, piece) if isinstance(piece, str) else piece for piece in pieces]
+def _shown(is_reasoning: bool, text: str) -> list[Piece]:
+    return [(is_reasoning, text)] if text else []

@@ -43,11 +43,7 @@ def calls_or_form_grammar(
 def _rules(
     format: ToolFormat, tools: tuple[Tool, ...], spell: Spell, *, several: bool, after_opening: bool
 ) -> str:
-    call = (
-        _named_call(tools, spell(format.separator))
-        if format.separator
-        else _object_call(format, tools)
-    )
+    call = _named_call(format, tools, spell) if format.separator else _object_call(format, tools)
     opening = "" if after_opening or format.may_be_bare else spell(format.opening)
     if format.is_list:
         more = ' (", " call)*' if several else ""
@@ -77,9 +73,12 @@ def _object_call(format: ToolFormat, tools: tuple[Tool, ...]) -> str:
     return "\n".join([f"call: {_any('call', tools)}", *rules])
 
 
-def _named_call(tools: tuple[Tool, ...], separator: str) -> str:
+def _named_call(format: ToolFormat, tools: tuple[Tool, ...], spell: Spell) -> str:
+    link = spell(format.separator)
+    if format.id_marker:
+        link = f"({spell(format.id_marker)} /[a-zA-Z0-9]{{{format.id_chars}}}/)? {link}"
     rules = [
-        f"call{i}: {json.dumps(tool.name)} {separator} {_json(_arguments(tool))}"
+        f"call{i}: {json.dumps(tool.name)} {link} {_json(_arguments(tool))}"
         for i, tool in enumerate(tools)
     ]
     return "\n".join([f"call: {_any('call', tools)}", *rules])

@@ -17,6 +17,8 @@ class ToolFormat(Struct, frozen=True, kw_only=True):
     """A list of calls follows the opening."""
     separator: str = ""
     """Between a call's name and its arguments, where they are not members of an object."""
+    id_marker: str = ""
+    """Before an id that may stand between name and separator."""
     may_be_bare: bool = False
     """An answer may begin with a call that nothing opens."""
     id_chars: int = 24
@@ -24,7 +26,7 @@ class ToolFormat(Struct, frozen=True, kw_only=True):
     @property
     def markers(self) -> tuple[str, ...]:
         """What may be a single token in the vocabulary."""
-        return tuple(filter(None, (self.opening, self.closing, self.separator)))
+        return tuple(filter(None, (self.opening, self.closing, self.separator, self.id_marker)))
 
 
 HERMES = ToolFormat(name="hermes", opening="<tool_call>", closing="</tool_call>")
@@ -39,14 +41,25 @@ MISTRAL = ToolFormat(name="mistral", opening="[TOOL_CALLS]", is_list=True, id_ch
 MISTRAL_ARGS = ToolFormat(
     name="mistral-args", opening="[TOOL_CALLS]", separator="[ARGS]", id_chars=9
 )
-"""Mistral from 2025 on: name, separator, arguments."""
+"""Mistral from the middle of 2025 on: name, separator, arguments."""
+
+MISTRAL_IDS = ToolFormat(
+    name="mistral-ids",
+    opening="[TOOL_CALLS]",
+    separator="[ARGS]",
+    id_marker="[CALL_ID]",
+    id_chars=9,
+)
+"""The same with the id of the call behind its name, as some of them have it."""
 
 
 def format_of(template: str | None) -> ToolFormat:
     """The format that a chat template shows; Hermes where it shows none."""
     source = template or ""
     if MISTRAL.opening in source:
-        return MISTRAL_ARGS if MISTRAL_ARGS.separator in source else MISTRAL
+        if MISTRAL_ARGS.separator not in source:
+            return MISTRAL
+        return MISTRAL_IDS if MISTRAL_IDS.id_marker in source else MISTRAL_ARGS
     if HERMES.opening in source:
         return HERMES
     if LLAMA.opening in source or '"parameters": ' in source:

@@ -27,7 +27,7 @@ class ToolPlan(Struct, frozen=True, kw_only=True):
 
     def parser(self) -> ToolParser:
         names = frozenset(tool.name for tool in self.tools)
-        return ToolParser(self.format, names, streams=self.is_held)
+        return ToolParser(self.format, names, streams=self.is_held, only_calls=self.must_call)
 
 
 def plan_tools(request: GenerationRequest, format: ToolFormat) -> ToolPlan | None:

@@ -64,6 +64,23 @@ def test_a_stream_tells_the_name_first_and_then_the_arguments(client: openai.Ope
     assert last.choices[0].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("max_tokens", [2, 12, 24])
+def test_a_call_that_max_tokens_cuts_is_the_same_whole_and_streamed(
+    client: openai.OpenAI, max_tokens: int
+) -> None:
+    ask = {**CALL, "max_tokens": max_tokens}
+    choice = client.chat.completions.create(**ask).choices[0]
+    assert choice.finish_reason == "length"
+    assert not choice.message.content
+    calls = [call for call in choice.message.tool_calls or [] if call.type == "function"]
+    chunks = list(client.chat.completions.create(**ask, stream=True))
+    deltas = [call for c in chunks for call in c.choices[0].delta.tool_calls or []]
+    streamed = "".join(d.function.arguments or "" for d in deltas if d.function)
+    assert streamed == "".join(call.function.arguments for call in calls)
+    assert not any(c.choices[0].delta.content for c in chunks)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
 def test_the_stream_helper_of_the_client_puts_it_together(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(**CALL) as stream:
         final = stream.get_final_completion()

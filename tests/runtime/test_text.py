@@ -9,6 +9,8 @@ from spillover.runtime.text.detokenizer import Detokenizer
 from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import TAG_PAIRS, ReasoningSplitter, starts_inside
 from spillover.runtime.text.stop_matcher import StopMatcher
+from spillover.runtime.tools.formats import HERMES
+from spillover.runtime.tools.parser import CallDelta, ToolParser
 from tests.answers import first_stop
 
 FAMILY = "👨‍👩‍👧 🇩🇪🇫🇷 é e\u0301 नमस्ते"
@@ -91,3 +93,26 @@ def test_the_pipeline_is_a_function_of_the_tokens(pieces: list[bytes], n: int) -
     assert [again.feed(piece) for piece in pieces[:n]] == released[:n]
     assert [again.feed(piece) for piece in pieces[n:]] == released[n:]
     assert again.flush() == first.flush()
+
+
+CALLED = 'See.\n<tool_call>\n{"name": "add", "arguments": {"a": "x.y"}}\n</tool_call>\nDone. Bye.'
+
+
+@given(cuts=st.lists(st.integers(0, len(CALLED)), max_size=8))
+def test_stop_strings_end_text_and_no_calls(cuts: list[int]) -> None:
+    """A stop at a line break used to end every call: its form has some that nobody sees."""
+    parser = ToolParser(HERMES, frozenset({"add"}), streams=True)
+    pipeline = TextPipeline((" B", "x.y", "\n"), split_reasoning=False, tools=parser)
+    pieces = [p for part in cut(CALLED.encode(), cuts) for p in pipeline.feed(part)]
+    pieces += pipeline.flush()
+    assert "".join(p[1] for p in pieces if isinstance(p, tuple)) == "See.Done."
+    assert "".join(p.arguments for p in pieces if isinstance(p, CallDelta)) == '{"a": "x.y"}'
+    assert pipeline.has_calls
+    assert pipeline.stopped == " B"
+
+
+def test_a_stop_string_does_not_reach_from_a_thought_into_the_answer() -> None:
+    parser = ToolParser(HERMES, frozenset({"add"}), streams=True)
+    pipeline = TextPipeline(("ab",), split_reasoning=True, tools=parser)
+    pieces = pipeline.feed(b"<think>a</think>b") + pipeline.flush()
+    assert pieces == [(True, "a"), (False, "b")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 
 from spillover.runtime.constrain.factory import ConstraintFactory
@@ -20,7 +21,14 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import JsonObject, Message, NamedTool, Regex, Tool, ToolCall
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.text.chat_template import ChatTemplate
-from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, ToolFormat
+from spillover.runtime.tools.formats import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_ARGS,
+    MISTRAL_IDS,
+    ToolFormat,
+)
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.plan import ToolPlan
 from tests.answers import ask, end_of, text_of
@@ -110,6 +118,30 @@ def test_arguments_are_streamed_token_by_token(engine: LocalEngine) -> None:
     assert all(len(d.logprobs) == len(d.token_ids) for d in deltas)
 
 
+@pytest.mark.parametrize("stop", ["\n", "e", "}"])
+def test_a_stop_string_does_not_cut_a_call(engine: LocalEngine, stop: str) -> None:
+    request = wanted(tools=(WEATHER,), tool_choice="required", parallel_tool_calls=False)
+    whole = list(engine.stream(request))
+    stopped = list(engine.stream(msgspec.structs.replace(request, stop=(stop,))))
+    assert calls_of(stopped) == calls_of(whole)
+    assert end_of(stopped).reason == "tool_calls"
+
+
+def test_a_call_that_max_tokens_cuts_is_no_text(engine: LocalEngine) -> None:
+    request = wanted(tools=(NOTE,), tool_choice="required", parallel_tool_calls=False)
+    n_shown = 0
+    for n in (1, 3, 8, 16, 24, 32):
+        events = list(engine.stream(msgspec.structs.replace(request, max_tokens=n)))
+        assert end_of(events).reason == "length"
+        assert text_of(events) == ""
+        deltas = [e for e in events if isinstance(e, ToolCallDelta)]
+        n_shown += bool(deltas)
+        assert [d.name for d in deltas if d.id is not None] == ["note"][: len(deltas)]
+        arguments = "".join(d.arguments for d in deltas)
+        assert '{"text": "'.startswith(arguments[:10])
+    assert n_shown
+
+
 def test_auto_answers_with_text_when_the_model_does_not_call(engine: LocalEngine) -> None:
     events = list(engine.stream(wanted(tools=(WEATHER,))))
     assert not calls_of(events)
@@ -191,6 +223,7 @@ CALLS = {
     "llama": '{"name": "add", "parameters": {"a": 1}}',
     "mistral": '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}]',
     "mistral-args": '[TOOL_CALLS]add[ARGS]{"a": 1}',
+    "mistral-ids": '[TOOL_CALLS]add[CALL_ID]a1B2c3D4e[ARGS]{"a": 1}',
 }
 
 
@@ -205,7 +238,9 @@ def follow(factory: ConstraintFactory, plan: ToolPlan, text: str) -> bool:
     return constraint.allows(next(iter(factory.vocabulary.eog_tokens)))
 
 
-@pytest.mark.parametrize("format", [HERMES, LLAMA, MISTRAL, MISTRAL_ARGS], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "format", [HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS], ids=lambda f: f.name
+)
 def test_the_grammar_of_a_format_is_what_its_parser_reads(
     factory: ConstraintFactory, format: ToolFormat
 ) -> None:

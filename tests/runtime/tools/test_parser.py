@@ -15,13 +15,14 @@ from spillover.runtime.tools.formats import (
     LLAMA,
     MISTRAL,
     MISTRAL_ARGS,
+    MISTRAL_IDS,
     ToolFormat,
     format_of,
 )
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 
 NAMES = frozenset({"weather", "add"})
-FORMATS = {f.name: f for f in (HERMES, LLAMA, MISTRAL, MISTRAL_ARGS)}
+FORMATS = {f.name: f for f in (HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS)}
 
 
 @dataclass
@@ -66,6 +67,13 @@ GOOD: list[tuple[str, str, str, list[list[str]]]] = [
      [["add", '{"a": 1}'], ["weather", "{}"]]),
     ("mistral-args", 'Well. [TOOL_CALLS]add[ARGS]{"a": 1}[TOOL_CALLS]weather{}', "Well.",
      [["add", '{"a": 1}'], ["weather", "{}"]]),
+    ("mistral-ids", '[TOOL_CALLS]add[CALL_ID]a1B2c3D4e[ARGS]{"a": 1}[TOOL_CALLS]add[ARGS]{}', "",
+     [["add", '{"a": 1}'], ["add", "{}"]]),
+    ("hermes", '<tool_call>\n{"name": "add", "arguments": {"é\\u00e9\\ud83d\\ude00": "𝄞 \\"}"}}\n'
+     "</tool_call>", "", [["add", '{"é\\u00e9\\ud83d\\ude00": "𝄞 \\"}"}']]),
+    ("hermes", '<tool_call>{"id": 7, "name": "add", "arguments": {"a": 1}, "x": true }</tool_call>',
+     "",
+     [["add", '{"a": 1}']]),
 ]  # fmt: skip
 
 BROKEN: list[tuple[str, str]] = [
@@ -88,6 +96,8 @@ BROKEN: list[tuple[str, str]] = [
     ("mistral", '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}'),
     ("mistral-args", "[TOOL_CALLS]unknown[ARGS]{}"),
     ("mistral-args", "[TOOL_CALLS]" + "x" * 600),
+    ("mistral-ids", "[TOOL_CALLS]sub[CALL_ID]a1B2c3D4e[ARGS]{}"),
+    ("hermes", "<tool_call>{}</tool_call>"),
 ]
 
 
@@ -142,6 +152,43 @@ def test_nothing_is_lost_and_nothing_fails(text: str) -> None:
             assert found.text == text
 
 
+def _written(name: str, text: str, calls: list[list[str]]) -> bool:
+    """Whether a grammar lets a model write *text*: only calls, their names first."""
+    return '"{' not in text and "arguments" not in text.partition('"name"')[0] and bool(calls)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "calls"),
+    [(n, t, c) for n, t, around, c in GOOD if not around and _written(n, t, c)],
+)
+@pytest.mark.parametrize("only_calls", [False, True])
+def test_a_held_call_that_is_cut_anywhere_leaves_no_text(
+    name: str, text: str, calls: list[list[str]], only_calls: bool
+) -> None:
+    """The rest of its braces and tags used to come out as text, without the "<" of the tag."""
+    for end in range(len(text)):
+        parser = ToolParser(FORMATS[name], NAMES, streams=True, only_calls=only_calls)
+        pieces = parser.feed(text[:end]) + parser.flush()
+        said = "".join(piece for piece in pieces if isinstance(piece, str))
+        if only_calls:
+            assert said == ""
+        elif "".join(said.split()) not in FORMATS[name].opening:
+            # A bare call is known by its name only.
+            assert FORMATS[name].may_be_bare
+            assert not any(isinstance(piece, CallDelta) for piece in pieces)
+        found: dict[int, str] = {}
+        for piece in pieces:
+            if isinstance(piece, CallDelta):
+                found[piece.index] = found.get(piece.index, "") + piece.arguments
+        assert all(calls[i][1].startswith(arguments) for i, arguments in found.items())
+        assert parser.has_open_call == (len(found) > parser.n_calls)
+
+
+def test_a_closing_tag_that_breaks_off_is_text_to_the_last_character() -> None:
+    good = '<tool_call>{"name": "add", "arguments": {}}'
+    assert heard([good + "\n</tool"], HERMES).text == "\n</tool"
+
+
 def test_arguments_are_streamed_when_they_are_held_to_their_form() -> None:
     parser = ToolParser(HERMES, NAMES, streams=True)
     first = parser.feed('<tool_call>{"name": "add", ')
@@ -164,6 +211,7 @@ def test_ids_are_what_the_family_of_models_accepts() -> None:
         ("{% if tools %}<tool_call>{% endif %}", HERMES),
         ("{{ '[TOOL_CALLS]' }}", MISTRAL),
         ("{{ '[TOOL_CALLS]' }}[ARGS]", MISTRAL_ARGS),
+        ("{{ '[TOOL_CALLS]' + name + '[CALL_ID]' + id + '[ARGS]' }}", MISTRAL_IDS),
         ("{{ '<|python_tag|>' }}", LLAMA),
         (None, HERMES),
         ("{{ messages }}", HERMES),
