@@ -95,7 +95,7 @@ def test_the_pipeline_is_a_function_of_the_tokens(pieces: list[bytes], n: int) -
     assert again.flush() == first.flush()
 
 
-CALLED = 'See.\n<tool_call>\n{"name": "add", "arguments": {"a": "x.y"}}\n</tool_call>\nDone. Bye.'
+CALLED = 'See.\n<tool_call>\n{"name": "add", "arguments": {"a": "x.y"}}\n</tool_call>Done. Bye.'
 
 
 @given(cuts=st.lists(st.integers(0, len(CALLED)), max_size=8))
