@@ -1,0 +1,50 @@
+"""Every key of the configuration file's tables is described, with its true default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
+from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
+from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.prices import Prices
+from spillover.edge_server.setting_type import show
+
+DOCS = Path(__file__).parents[2] / "docs"
+WORDS = "".join(path.read_text("utf-8") for path in DOCS.glob("*.md"))
+_ROW = re.compile(r"^\| (`[a-z_`, ]+`) \| ([^|]*) \|", re.MULTILINE)
+
+
+def documented() -> dict[str, str]:
+    """The defaults in the table of [policy]."""
+    table = (DOCS / "configuration.md").read_text("utf-8").partition("## `[policy]`")[2]
+    return {
+        name.strip("` "): default.strip("` ")
+        for names, defaults in _ROW.findall(table)
+        for name, default in zip(names.split(","), defaults.split(","), strict=True)
+    }
+
+
+def as_written(value: Any) -> str:
+    return {None: "none", (): "[]"}.get(value) or show(value)
+
+
+def test_every_threshold_of_a_policy_is_listed_with_its_default() -> None:
+    assert documented() == {
+        field.name: as_written(field.default) for field in msgspec.structs.fields(PolicySettings)
+    }
+
+
+@pytest.mark.parametrize(
+    "table",
+    [ProviderSettings, Rule, PrivacySettings, UserPattern, BudgetSettings, Limits, Prices],
+)
+def test_every_key_of_a_table_is_named(table: type[msgspec.Struct]) -> None:
+    names = [field.name for field in msgspec.structs.fields(table)]
+    assert [name for name in names if not re.search(rf"\b{name}\b", WORDS)] == []
