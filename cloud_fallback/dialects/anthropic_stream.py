@@ -7,13 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.classes import ended_without_terminal, unknown_end
-from spillover.cloud_fallback.dialects.dialect import (
-    End,
-    Frame,
-    HttpRequest,
-    Part,
-    ProviderUsage,
-)
+from spillover.cloud_fallback.dialects.dialect import End, Frame, HttpRequest, Part, ProviderUsage
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls

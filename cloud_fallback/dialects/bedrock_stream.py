@@ -8,13 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
-from spillover.cloud_fallback.dialects.dialect import (
-    End,
-    Frame,
-    HttpRequest,
-    Part,
-    ProviderUsage,
-)
+from spillover.cloud_fallback.dialects.dialect import End, Frame, HttpRequest, Part, ProviderUsage
 from spillover.cloud_fallback.dialects.failure import read_event
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText

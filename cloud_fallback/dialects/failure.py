@@ -11,11 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.dialects import vocabulary
-from spillover.cloud_fallback.dialects.retry_after import (
-    bounded,
-    protobuf_delay_s,
-    retry_delay_s,
-)
+from spillover.cloud_fallback.dialects.retry_after import bounded, protobuf_delay_s, retry_delay_s
 
 MAX_BODY_BYTES = 1 << 16
 MAX_PROSE_CHARS = 1 << 12

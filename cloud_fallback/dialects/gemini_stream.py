@@ -14,13 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.dialects.classes import ended_without_terminal, error_of, unknown_end
-from spillover.cloud_fallback.dialects.dialect import (
-    End,
-    Frame,
-    HttpRequest,
-    Part,
-    ProviderUsage,
-)
+from spillover.cloud_fallback.dialects.dialect import End, Frame, HttpRequest, Part, ProviderUsage
 from spillover.cloud_fallback.dialects.failure import read_event, read_tail
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText

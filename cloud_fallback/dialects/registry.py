@@ -11,11 +11,7 @@ from spillover.cloud_fallback.dialects.cohere import CohereDialect
 from spillover.cloud_fallback.dialects.dialect import Dialect
 from spillover.cloud_fallback.dialects.gemini import GeminiDialect
 from spillover.cloud_fallback.dialects.openai import OpenAIDialect
-from spillover.cloud_fallback.dialects.openai_servers import (
-    MaxTokensField,
-    ServerName,
-    server_at,
-)
+from spillover.cloud_fallback.dialects.openai_servers import MaxTokensField, ServerName, server_at
 from spillover.cloud_fallback.dialects.tgi import TgiDialect
 from spillover.runtime.errors import InvalidRequest
 
