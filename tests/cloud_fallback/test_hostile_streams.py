@@ -145,9 +145,10 @@ def test_a_damaged_stream_is_an_answer_or_a_provider_s_error(
 @given(stream=st.binary(max_size=200) | st.lists(st.sampled_from(JUNK)).map(b"".join))
 def test_any_bytes_are_an_answer_or_a_provider_s_error(dialect: DialectName, stream: bytes) -> None:
     try:
-        list(engine(dialect, [stream]).stream(ask()))
+        events = list(engine(dialect, [stream]).stream(ask()))
     except ProviderError:
         return
+    assert [type(event) for event in events].index(Finished) == len(events) - 1
 
 
 @every_dialect

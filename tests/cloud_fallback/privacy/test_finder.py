@@ -80,7 +80,9 @@ def test_private_texts_are_found_in_a_long_text_with_everything_in_it() -> None:
     ids=lambda text: repr(text[:12]),
 )
 def test_texts_made_to_be_slow_are_looked_through(text: str) -> None:
-    FINDER.find(text)
+    places = [0, *(place for found in FINDER.find(text) for place in (found.start, found.end))]
+    assert places == sorted(places)
+    assert places[-1] <= len(text)
 
 
 @given(st.text(alphabet=st.sampled_from("ab1２\u200b\u00ad\u00a0＠@.\\n%40u"), max_size=40))
