@@ -46,6 +46,11 @@ def data_dir(settings: Settings) -> Path:
     return settings.data_dir or platformdirs.user_data_path("spillover", appauthor=False)
 
 
+def ledger_path(settings: Settings) -> Path:
+    """The file with what was spent and handed over."""
+    return data_dir(settings) / _LEDGER
+
+
 def provider_engines(settings: Settings, environ: Mapping[str, str]) -> tuple[CloudEngine, ...]:
     """The providers in the order in which they are asked, to be looked at; nothing is opened."""
     return _engines(settings, Keys(environ), Http())
@@ -65,7 +70,7 @@ def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
     # Libraries, tables and certificates, so that no handoff waits for them; nothing is sent.
     threading.Thread(target=http.prepare, name="prepare-http", daemon=True).start()
     threading.Thread(target=redactor.warm, name="prepare-redactor", daemon=True).start()
-    database = Database(data_dir(settings) / _LEDGER)
+    database = Database(ledger_path(settings))
     return Parts(
         engine,
         _engines(settings, keys, http),

@@ -86,6 +86,10 @@ class Room(Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         return f"of {self.provider or 'all providers'} per {self.period}"
 
+    def in_unit(self, amount: int) -> float:
+        """*amount* in dollars or tokens."""
+        return amount / NANO if self.unit == "USD" else amount
+
     def completion_tokens(self, estimate: Estimate) -> int | None:
         """How long the answer may be; None: this limit does not bound it. Below 0: the prompt
         alone is too dear."""
@@ -98,11 +102,10 @@ class Room(Struct, frozen=True, kw_only=True):
         return estimate.prices.longest(estimate.prompt_tokens, self.left)
 
     def exceeded(self) -> BudgetExceeded:
-        scale = NANO if self.unit == "USD" else 1
         return BudgetExceeded(
             self.name,
-            limit=self.limit / scale,
-            spent=(self.spent + self.reserved) / scale,
+            limit=self.in_unit(self.limit),
+            spent=self.in_unit(self.spent + self.reserved),
             unit=self.unit,
             until=self.until,
         )

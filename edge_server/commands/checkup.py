@@ -78,6 +78,8 @@ class Findings(Struct, kw_only=True):
     self_test: SelfTest | None = None
     fallback: str = ""
     """The one dial, and the providers that it lets answer."""
+    spent: list[str] = []
+    """Of each limit of the budgets."""
     problems: list[Problem] = []
 
     @property

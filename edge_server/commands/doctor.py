@@ -50,8 +50,11 @@ def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
     checkup.check_library(findings)
     if not findings.runs:
         return findings
+    from spillover.edge_server.commands.budget_check import check_budget  # slow
+
     checkup.check_address(findings, settings)
     checkup.check_cloud(findings, settings, os.environ)
+    check_budget(findings, settings)
     checkup.check_model(findings, settings)
     if findings.model is not None:
         with told_when_slow("loading the model for a self-test …"):
@@ -90,6 +93,7 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
         yield "llama.cpp", findings.llama_cpp
     yield "config file", findings.config_file or "none"
     yield "fallback", findings.fallback
+    yield from (("spent", spent) for spent in findings.spent)
     yield "model", findings.model or "none"
     test = findings.self_test
     if test is not None:
