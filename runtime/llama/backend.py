@@ -95,7 +95,7 @@ class LlamaBackend:
         return BackendInfo(
             architecture=model.metadata("general.architecture"),
             description=model.description(),
-            n_params=lib.llama_model_n_params(handle),
+            n_params=model.n_params,
             size_bytes=lib.llama_model_size(handle),
             n_vocab=model.n_vocab,
             n_ctx_train=lib.llama_model_n_ctx_train(handle),

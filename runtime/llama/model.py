@@ -14,6 +14,7 @@ from spillover.runtime.backend import Tokens
 from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.llama.library import LOG
+from spillover.runtime.n_params import n_params_text
 
 _MAX_META_BYTES = 1 << 20
 
@@ -123,9 +124,16 @@ class LlamaModel:
         raise ModelError(f"the model's metadata {key} is larger than {_MAX_META_BYTES} bytes")
 
     def description(self) -> str:
+        """Such as "llama 0.49B Q8_0"."""
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self.handle, buffer, 256)
-        return buffer.value.decode("utf-8", "replace")
+        said = buffer.value.decode("utf-8", "replace")
+        # It knows sizes by the number of layers, and has no name for those of small models.
+        return said.replace("?B", n_params_text(self.n_params))
+
+    @property
+    def n_params(self) -> int:
+        return int(lib.llama_model_n_params(self.handle))
 
     def close(self) -> None:
         if self.handle:

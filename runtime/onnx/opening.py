@@ -12,6 +12,7 @@ from spillover.runtime.backend import BackendInfo
 from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.errors import ModelError
 from spillover.runtime.memory_fit import ContextFit, fit_context
+from spillover.runtime.n_params import n_params_text
 from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
 from spillover.runtime.onnx.execution import (
@@ -94,8 +95,7 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
 
 def _description(settings: ModelSettings, layout: GraphLayout, n_params: int) -> str:
     """Such as "qwen2 0.49B int4 in blocks of 32 (ONNX)"."""
-    size = f"{n_params / 1e9:.2f}B" if n_params >= 1e8 else f"{n_params / 1e6:.1f}M"
-    return f"{settings.architecture} {size} {layout.weights} (ONNX)"
+    return f"{settings.architecture} {n_params_text(n_params)} {layout.weights} (ONNX)"
 
 
 def _wanted(options: EngineOptions) -> ExecutionProvider:

@@ -58,6 +58,11 @@ def test_a_stream_begins_with_queued_and_ends_with_finished(engine: LocalEngine)
     assert end_of(events).usage.completion_tokens == 5
 
 
+def test_a_model_is_described_by_kind_size_and_quantization(engine: LocalEngine) -> None:
+    """llama.cpp writes "?B" for sizes that it has no name for."""
+    assert engine.card.description.startswith("llama 5.8M ")
+
+
 def test_batched_greedy_answers_equal_single_ones(engine: LocalEngine) -> None:
     requests = [ask(prompt, max_tokens=24, reuse_prefix=False) for prompt in PROMPTS[:4]]
     single = [text_of(engine.stream(request)) for request in requests]
