@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -132,3 +134,36 @@ def _gpu_names() -> tuple[str, ...]:
         if "Jetson" in name or "Tegra" in name:
             names.append(f"{name} (integrated GPU)")
     return tuple(names)
+
+
+class IdleCores:
+    """How many of the cores that this process may use did nothing since the last call, or only
+    what must give way to it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._asked, self._idle_s = clock(), _idle_s()
+
+    def __call__(self) -> float:
+        asked, idle_s = self._clock(), _idle_s()
+        passed_s = asked - self._asked
+        n_idle = (idle_s - self._idle_s) / passed_s if passed_s > 0 else 0.0
+        self._asked, self._idle_s = asked, idle_s
+        return n_idle
+
+
+def _idle_s() -> float:
+    """Seconds that the cores of this process have been idle, or did niced work where this process
+    is not niced itself, since the machine started."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    kinds = ("idle", "iowait", "nice") if _has_normal_priority() else ("idle", "iowait")
+    return sum(
+        float(getattr(core, kind, 0.0))
+        for i, core in enumerate(psutil.cpu_times(percpu=True))
+        if usable is None or i in usable
+        for kind in kinds
+    )
+
+
+def _has_normal_priority() -> bool:
+    return hasattr(os, "getpriority") and os.getpriority(os.PRIO_PROCESS, 0) <= 0

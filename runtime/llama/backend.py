@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +22,7 @@ from spillover.runtime.backend import (
     SavedKv,
     Tokens,
 )
-from spillover.runtime.device import available_memory
+from spillover.runtime.device import IdleCores, available_memory
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
@@ -28,11 +30,16 @@ from spillover.runtime.llama.library import start_library
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.llama.prefill_context import PrefillContext
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
+from spillover.runtime.llama.thread_governor import ThreadGovernor
 from spillover.runtime.sampling import Sampling
 
 MEMORY_TO_KEEP = 1.1
 """The second layout is given up when, as a factor of its size, less memory is free. Its pages count
 as free: with less than that they would be read from the disk again and again."""
+
+
+_PAUSE_S = 0.5
+"""After so long without a call the machine is looked at anew."""
 
 
 class LlamaBackend:
@@ -55,11 +62,22 @@ class LlamaBackend:
             self._model.close()
             raise
         self._prefill: PrefillContext | None = None
+        self._n_threads = config.n_threads
+        self._ended = time.perf_counter()
+        self._governor = (
+            ThreadGovernor(config.n_threads, IdleCores()) if self._can_be_governed else None
+        )
         self._answered = self._main
         """The context of the last call, which has its outputs."""
         self._outputs: list[int] = []
         self._rows_seen: dict[int, Logits] = {}
         self.info = self._describe()
+
+    @property
+    def _can_be_governed(self) -> bool:
+        """Where the waiting threads of llama.cpp were seen to spin, so that CPU time that is
+        missing was taken by others: not on a GPU, and not tried on macOS and Windows."""
+        return self._config.n_threads > 1 and not self._uses_gpu and sys.platform == "linux"
 
     @property
     def can_read_apart(self) -> bool:
@@ -75,6 +93,7 @@ class LlamaBackend:
         """Read prompts with a second layout of the weights; ModelError when it cannot be loaded."""
         if self._prefill is None:
             self._prefill = PrefillContext(self._path, self._config, self._abort_flag)
+            self._prefill.context.set_threads(self._n_threads)
             self.info = self._describe()
 
     def read_prompts_here(self) -> None:
@@ -156,6 +175,26 @@ class LlamaBackend:
         return ConstrainedSampler(free, self.logits, constraint)
 
     def decode(self, batch: Sequence[Rows]) -> None:
+        if self._governor is None:
+            self._decode(batch)
+            return
+        started, used_s = time.perf_counter(), time.process_time()
+        if started - self._ended > _PAUSE_S:
+            self._use_threads(self._governor.rest())
+        self._decode(batch)
+        self._ended = time.perf_counter()
+        cpu_s = time.process_time() - used_s
+        self._use_threads(self._governor.observe(self._ended - started, cpu_s))
+
+    def _use_threads(self, n_threads: int) -> None:
+        if n_threads == self._n_threads:
+            return
+        self._n_threads = n_threads
+        self._main.set_threads(n_threads)
+        if self._prefill is not None:
+            self._prefill.context.set_threads(n_threads)
+
+    def _decode(self, batch: Sequence[Rows]) -> None:
         prefill = self._prefill_for(batch)
         if prefill is not None:
             outputs = prefill.read(batch, self._main)

@@ -67,6 +67,10 @@ class LlamaContext:
             raise DecodeAborted
         raise DecodeFailed(f"llama_decode returned {code}: {LOG.tail() or 'no reason given'}")
 
+    def set_threads(self, n_threads: int) -> None:
+        """Compute with so many from the next call on."""
+        lib.llama_set_n_threads(self.handle, n_threads, n_threads)
+
     def keep(self, seq: int, n_tokens: int) -> int:
         """Drop what *seq* has past its first *n_tokens*; how many it keeps."""
         if lib.llama_memory_seq_rm(self._memory, seq, n_tokens, -1):

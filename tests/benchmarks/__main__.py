@@ -1,7 +1,7 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, wire, overhead, http, newcomer, memory, policy, onnx. Prints a line of JSON each
-figure: medians with smallest and largest value. Everything that is compared runs in turns.
+Scenarios: engine, wire, overhead, http, beside, newcomer, memory, policy, onnx. Prints
+a line of JSON each figure: medians with smallest and largest value. What is compared runs in turns.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -150,6 +151,32 @@ def http(args: Any, model: Path, figures: Figures, repeat: int) -> None:
                     figures.add(f"http/{n}/{name} tok/s", rate)
 
 
+def beside(args: Any, model: Path, figures: Figures, repeat: int) -> None:
+    """One stream beside busy programs of the same priority, in turns."""
+    with contextlib.ExitStack() as stack:
+        ports = _rivals(args, model, stack)
+        for round_ in range(repeat):
+            for n_busy in (0, 1, 2):
+                with _busy(n_busy):
+                    for name, port in ports.items():
+                        text = load.text_of(160, 10 * round_ + n_busy)
+                        rate = asyncio.run(load.throughput(port, [text], 64))
+                        figures.add(f"beside/{n_busy}/{name} tok/s", rate)
+
+
+@contextlib.contextmanager
+def _busy(n: int) -> Iterator[None]:
+    """So many processes that do nothing but compute."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def wire(model: Path, figures: Figures, repeat: int) -> None:
     """The same texts through HTTP and straight through an engine, in turns: total throughput."""
     options = EngineOptions(n_ctx=4096, n_kv=8192, n_parallel=8, n_threads=2)
@@ -249,8 +276,9 @@ def main() -> None:
     for name in args.scenarios:
         if name == "policy":
             policy(figures, args.repeat)
-        elif name in ("http", "newcomer"):
-            {"http": http, "newcomer": newcomer}[name](args, model, figures, args.repeat)
+        elif name in ("http", "newcomer", "beside"):
+            rivals = {"http": http, "newcomer": newcomer, "beside": beside}
+            rivals[name](args, model, figures, args.repeat)
         else:
             {"engine": engine, "overhead": overhead, "memory": memory, "wire": wire}[name](
                 model, figures, args.repeat

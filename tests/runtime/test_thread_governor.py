@@ -1,0 +1,175 @@
+"""How many threads compute beside other programs, on simulated machines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillover.runtime import device
+from spillover.runtime.backend import Rows
+from spillover.runtime.llama.backend import LlamaBackend
+from spillover.runtime.llama.context import LlamaConfig
+from spillover.runtime.llama.thread_governor import (
+    BLIND_WAIT_S,
+    FIRST_WAIT_S,
+    MOST_PATIENCE,
+    ThreadGovernor,
+)
+
+CALL_S = 0.1
+
+
+class Machine:
+    """Gives *n_free* cores to whoever asks, and says that *n_idle* do nothing."""
+
+    def __init__(self, n_free: float, n_idle: float = 0.0) -> None:
+        self.n_free, self.n_idle = n_free, n_idle
+
+    def idle_cores(self) -> float:
+        return self.n_idle
+
+    def run(self, governor: ThreadGovernor, seconds: float) -> list[int]:
+        """The threads of each call."""
+        threads = []
+        for _ in range(round(seconds / CALL_S)):
+            threads.append(governor.n_threads)
+            n_got = min(float(governor.n_threads), self.n_free)
+            governor.observe(CALL_S, n_got * CALL_S)
+        return threads
+
+
+def test_alone_on_the_machine_all_threads_compute() -> None:
+    machine = Machine(n_free=4)
+    assert set(machine.run(ThreadGovernor(4, machine.idle_cores), 60)) == {4}
+
+
+@pytest.mark.parametrize(("n_most", "n_free", "n_fitting"), [(2, 1.5, 1), (8, 7.4, 7), (4, 0.3, 1)])
+def test_a_core_that_others_take_costs_a_thread_at_once(
+    n_most: int, n_free: float, n_fitting: int
+) -> None:
+    machine = Machine(n_free)
+    governor = ThreadGovernor(n_most, machine.idle_cores)
+    assert machine.run(governor, 4) == [n_most] + [n_fitting] * 39
+
+
+def test_a_little_noise_costs_no_thread() -> None:
+    machine = Machine(n_free=1.7)
+    assert set(machine.run(ThreadGovernor(2, machine.idle_cores), 10)) == {2}
+
+
+def test_short_calls_are_judged_together() -> None:
+    governor = ThreadGovernor(2, lambda: 0.0)
+    for _ in range(9):
+        assert governor.observe(0.005, 0.005) == 2
+    assert governor.observe(0.006, 0.005) == 1
+
+
+def test_a_core_that_is_free_again_is_used_soon() -> None:
+    machine = Machine(n_free=1)
+    governor = ThreadGovernor(2, machine.idle_cores)
+    machine.run(governor, 4)
+    machine.n_free, machine.n_idle = 2, 1.0
+    threads = machine.run(governor, FIRST_WAIT_S + 2 * CALL_S)
+    assert threads[-1] == 2
+    assert set(machine.run(governor, 20)) == {2}
+
+
+def test_cores_that_were_idle_in_a_pause_are_used_at_once() -> None:
+    machine = Machine(n_free=1)
+    governor = ThreadGovernor(4, machine.idle_cores)
+    machine.run(governor, 5)
+    assert governor.rest() == 1
+    machine.n_free, machine.n_idle = 4, 2.9
+    assert governor.rest() == 3
+    machine.n_idle = 9.0
+    assert governor.rest() == 4
+    assert set(machine.run(governor, 5)) == {4}
+
+
+def test_all_cores_come_back_one_after_the_other() -> None:
+    machine = Machine(n_free=1)
+    governor = ThreadGovernor(6, machine.idle_cores)
+    machine.run(governor, 1)
+    machine.n_free, machine.n_idle = 6, 3.0
+    assert machine.run(governor, 6 * (FIRST_WAIT_S + 2 * CALL_S))[-1] == 6
+
+
+def test_tries_that_fail_become_rare() -> None:
+    """Idle cores that a quota keeps from us."""
+    machine = Machine(n_free=1, n_idle=5.0)
+    governor = ThreadGovernor(2, machine.idle_cores)
+    machine.run(governor, 20)
+    n_tries = machine.run(governor, 100).count(2)
+    assert 1 <= n_tries <= 100 / (MOST_PATIENCE * FIRST_WAIT_S) + 1
+
+
+def test_without_an_idle_core_one_more_thread_is_tried_once_in_a_while() -> None:
+    machine = Machine(n_free=1)
+    governor = ThreadGovernor(2, machine.idle_cores)
+    assert machine.run(governor, BLIND_WAIT_S).count(2) == 1
+    machine.n_free = 1.8  # the others have a lower priority now
+    assert machine.run(governor, MOST_PATIENCE * BLIND_WAIT_S)[-1] == 2
+
+
+@given(
+    st.integers(1, 16),
+    st.lists(st.tuples(st.floats(0, 3), st.floats(0, 20), st.floats(0, 20)), max_size=60),
+)
+def test_there_is_always_a_thread_and_never_too_many(
+    n_most: int, calls: list[tuple[float, float, float]]
+) -> None:
+    idle = 0.0
+    governor = ThreadGovernor(n_most, lambda: idle)
+    for wall_s, n_got, idle in calls:  # noqa: B007  # read by the governor
+        assert 1 <= governor.observe(wall_s, wall_s * n_got) <= n_most
+
+
+def test_idle_cores_are_counted_since_the_last_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, idle_s = 100.0, 5000.0
+    monkeypatch.setattr(device, "_idle_s", lambda: idle_s)
+    idle_cores = device.IdleCores(clock=lambda: now)
+    now, idle_s = now + 2.0, idle_s + 3.0
+    assert idle_cores() == pytest.approx(1.5)
+    now = now + 1.0
+    assert idle_cores() == 0.0
+    assert idle_cores() == 0.0
+
+
+def test_this_machine_s_cores_are_idle_between_none_and_all() -> None:
+    before = device._idle_s()
+    assert 0 < before <= device._idle_s()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are governed on Linux only")
+def test_a_backend_computes_with_as_many_threads_as_its_governor_says(model_path: Path) -> None:
+    config = LlamaConfig(
+        n_kv=512, n_seq=2, n_batch=256, n_threads=2, n_gpu_layers=0, kv_cache_type="f16",
+        use_extra_bufts=True,
+    )  # fmt: skip
+    backend = LlamaBackend(model_path, config)
+    backend.read_prompts_apart()
+    governor = backend._governor
+    assert governor is not None
+    observe: Callable[[float, float], int] = governor.observe
+    governor.observe = lambda wall_s, cpu_s: observe(1.0, 1.2)  # type: ignore[method-assign]
+    tokens = np.arange(300, 350, dtype=np.int32)
+    prefill = backend._prefill
+    assert prefill is not None
+    contexts = [backend._main.handle, prefill.context.handle]
+    try:
+        assert [lib.llama_n_threads(context) for context in contexts] == [2, 2]
+        backend.decode([Rows(0, 0, tokens, True)])
+        with_two = backend.logits(0).copy()
+        assert [lib.llama_n_threads(context) for context in contexts] == [1, 1]
+        backend.keep(0, 0)
+        backend.decode([Rows(0, 0, tokens, True)])
+        assert np.allclose(backend.logits(0), with_two, atol=1e-3)
+    finally:
+        backend.close()
