@@ -11,7 +11,16 @@ from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.infill import Files, infill_prompt
 from spillover.edge_server.wire.prompts import engine_prompts, prompts_of, text_of
 from spillover.runtime.engine import TextEngine
-from spillover.runtime.request import MAX_CHOICES, GenerationRequest
+from spillover.runtime.request import (
+    MAX_CHOICES,
+    Form,
+    Gbnf,
+    GenerationRequest,
+    JsonObject,
+    JsonSchema,
+    Lark,
+    Regex,
+)
 from spillover.runtime.sampling import Sampling
 
 MAX_BIAS_TEXTS = 256
@@ -198,6 +207,20 @@ def settings_of(request: GenerationRequest, model: str, n_ctx: int, *, stream: b
         "dynatemp_range": 0.0,
         "timings_per_token": False,
         "post_sampling_probs": False,
-        "grammar": "",
+        **_form_shown(request.form),
         "lora": [],
     }
+
+
+def _form_shown(form: Form | None) -> dict[str, Any]:
+    """The form of an answer as it was asked for: llama.cpp's two fields, and one for a regex."""
+    match form:
+        case Gbnf() | Lark():
+            return {"grammar": form.grammar}
+        case JsonObject():
+            return {"grammar": "", "json_schema": {"type": "object"}}
+        case JsonSchema():
+            return {"grammar": "", "json_schema": form.schema}
+        case Regex():
+            return {"grammar": "", "guided_regex": form.pattern}
+    return {"grammar": ""}

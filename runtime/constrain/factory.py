@@ -15,11 +15,13 @@ from spillover.runtime.constrain.gates import AfterMarker, MayOpen
 from spillover.runtime.constrain.grammar import (
     JSON_STYLE,
     LOOSE_JSON_STYLE,
+    clean_schema,
     grammar_of,
     json_style,
 )
 from spillover.runtime.constrain.json_text import spelled_out
 from spillover.runtime.constrain.matching import GrammarConstraint, compile_grammar, first_lines
+from spillover.runtime.constrain.schema_faults import fault_in
 from spillover.runtime.constrain.vocabulary import Vocabulary
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import FORM_FIELD, Form, JsonObject, JsonSchema
@@ -90,7 +92,7 @@ class ConstraintFactory:
         is_error, messages = LLMatcher.validate_grammar_with_warnings(
             grammar, self.vocabulary.tokenizer
         )
-        return first_lines(messages[0]) if is_error else ""
+        return first_lines(fault_in(schema) or messages[0]) if is_error else ""
 
     def _spell(self, marker: str) -> str:
         """A marker in a grammar: the number of its token, or its text."""
@@ -99,7 +101,7 @@ class ConstraintFactory:
 
     def form(self, form: Form) -> Make:
         """Holds an answer to *form* from its first token on. Raises InvalidRequest."""
-        return self.grammar(grammar_of(form), FORM_FIELD)
+        return self._formed(form, JSON_STYLE).copy
 
     def rest_of(self, form: Form, begun: str) -> Make:
         """Holds an answer to *form*, of which *begun* has been written, maybe by another writer.
@@ -107,10 +109,21 @@ class ConstraintFactory:
         is_json = isinstance(form, JsonObject | JsonSchema)
         tokens = self.vocabulary.tokens_of(spelled_out(begun.lstrip()) if is_json else begun)
         for style in (JSON_STYLE, LOOSE_JSON_STYLE) if is_json else (JSON_STYLE,):
-            constraint = self._start(grammar_of(form, style), FORM_FIELD).copy()
+            constraint = self._formed(form, style).copy()
             if constraint.follow(tokens):
                 return constraint.copy
         raise InvalidRequest("the answer so far, which is to go on, does not fit it", FORM_FIELD)
+
+    def _formed(self, form: Form, style: dict[str, Any]) -> GrammarConstraint:
+        grammar = grammar_of(form, style)
+        try:
+            return self._start(grammar, FORM_FIELD)
+        except InvalidRequest as error:
+            schema = form.schema if isinstance(form, JsonSchema) else {}
+            fault = fault_in(clean_schema(schema, FORM_FIELD))
+            if not fault:
+                raise
+            raise InvalidRequest(first_lines(fault), FORM_FIELD) from error
 
     def grammar(self, grammar: str, field: str) -> Make:
         """As form(), for a grammar of llguidance."""

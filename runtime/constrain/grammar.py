@@ -8,6 +8,7 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
 from spillover.runtime.constrain import limits
+from spillover.runtime.constrain.sayable import sayable
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import FORM_FIELD, Form, Gbnf, JsonObject, JsonSchema, Lark, Regex
 from spillover.runtime.text.deadline import DeadlinePassed, within
@@ -55,7 +56,7 @@ def grammar_of(form: Form, style: dict[str, Any] = JSON_STYLE) -> str:
 def clean_schema(schema: dict[str, Any], field: str) -> dict[str, Any]:
     """*schema* once it is checked, without llguidance's own settings: they are ours to make."""
     limits.check_schema(schema, field)
-    return {name: value for name, value in schema.items() if name != "x-guidance"}
+    return sayable({name: value for name, value in schema.items() if name != "x-guidance"})
 
 
 def json_style() -> Any:

@@ -101,6 +101,85 @@ def test_every_route_knows_every_way_to_ask(
 
 
 @pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"grammar": 'root ::= "ab"'}, {"grammar": 'root ::= "ab"'}),
+        ({"json_schema": {"const": 5}}, {"grammar": "", "json_schema": {"const": 5}}),
+        ({"guided_regex": "[0-9]"}, {"grammar": "", "guided_regex": "[0-9]"}),
+        ({}, {"grammar": ""}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_settings_of_an_answer_show_its_form(
+    http: httpx.Client, fields: dict[str, Any], shown: dict[str, Any], stream: bool
+) -> None:
+    body = {"prompt": "Once", "n_predict": 4, "seed": 1, "stream": stream, **fields}
+    answer = http.post("/completion", json=body)
+    last = answer.text.strip().rpartition("data: ")[2] if stream else answer.text
+    settings = json.loads(last)["generation_settings"]
+    names = ("grammar", "json_schema", "guided_regex")
+    assert {name: settings[name] for name in names if name in settings} == shown
+
+
+def test_the_openai_client_gets_the_rest_of_a_message_that_has_begun(
+    client: openai.OpenAI,
+) -> None:
+    begun = '{"name": "Ru'
+    messages: Any = [*STORY, {"role": "assistant", "content": begun}]
+    answer = client.chat.completions.create(
+        model="storyteller",
+        messages=messages,
+        response_format=FORMAT,
+        max_tokens=60,
+        extra_body={"continue_final_message": True},
+    )
+    jsonschema.validate(json.loads(begun + (answer.choices[0].message.content or "")), SCHEMA)
+
+
+def test_several_answers_with_a_seed_and_logprobs_follow_the_form_and_come_again(
+    client: openai.OpenAI,
+) -> None:
+    ask: dict[str, Any] = {
+        "model": "storyteller", "messages": STORY, "response_format": FORMAT, "max_tokens": 60,
+        "n": 3, "seed": 7, "logprobs": True, "top_logprobs": 2,
+        "extra_body": {"cache_prompt": False},
+    }  # fmt: skip
+    first, again = (client.chat.completions.create(**ask).choices for _ in range(2))
+    for choice in first:
+        assert choice.finish_reason == "stop"
+        text = choice.message.content or ""
+        jsonschema.validate(json.loads(text), SCHEMA)
+        assert choice.logprobs
+        tokens = choice.logprobs.content or []
+        assert b"".join(bytes(t.bytes or []) for t in tokens).decode() == text
+    assert [c.message.content for c in first] == [c.message.content for c in again]
+
+
+def test_a_stop_string_in_a_json_string_and_max_tokens_say_why_it_ended(
+    client: openai.OpenAI,
+) -> None:
+    ask: dict[str, Any] = {
+        "model": "storyteller", "messages": STORY, "response_format": FORMAT, "temperature": 0
+    }  # fmt: skip
+    whole = client.chat.completions.create(**ask, max_tokens=60).choices[0].message.content or ""
+    word = json.loads(whole)["name"][1:3]
+    stopped = client.chat.completions.create(**ask, max_tokens=60, stop=[word]).choices[0]
+    assert stopped.finish_reason == "stop"
+    assert stopped.message.content == whole[: whole.index(word)]
+    cut = client.chat.completions.create(**ask, max_tokens=5).choices[0]
+    assert cut.finish_reason == "length"
+    assert whole.startswith(cut.message.content or "?")
+
+
+def test_the_keyword_that_no_grammar_can_say_is_named(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"not": {}}}}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match="#/properties/a/not") as caught:
+        client.chat.completions.create(model="m", messages=STORY, response_format=form)
+    assert caught.value.param == "response_format.json_schema.schema"
+
+
+@pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),

@@ -1,0 +1,188 @@
+"""JSON Schema keyword by keyword: what a grammar lets through follows the schema, and what no
+grammar can say is refused by name and place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from spillover.runtime.backend import Constraint
+from spillover.runtime.constrain.factory import ConstraintFactory
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.request import JsonSchema
+from tests.runtime.constrain.schemas import SMALL, WORD, many, thing
+
+MAX_TOKENS = 300
+FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+
+CHECKED = ("ipv4", "ipv6", "uuid")
+"""Formats of which the validator and the grammar think alike: of dates it lacks the year 0."""
+
+
+def wandered(factory: ConstraintFactory, schema: Any, draw: random.Random) -> str | None:
+    """An answer that the grammar of *schema* allows, of tokens drawn at random; None when it
+    does not come to an end."""
+    constraint = factory.form(JsonSchema(schema=schema))()
+    vocabulary = factory.vocabulary
+    ends = [t for t, piece in enumerate(vocabulary.pieces) if piece and piece in b'"}],0']
+    written = b""
+    for _ in range(MAX_TOKENS):
+        if constraint.is_complete:
+            break
+        allowed = _allowed(constraint, vocabulary.n_tokens)
+        closing = [t for t in ends if t in allowed]
+        may_end = bool(allowed & vocabulary.eog_tokens)
+        if may_end and draw.random() < 0.7:
+            break
+        pool = closing if closing and draw.random() < 0.4 else sorted(allowed)
+        token = draw.choice(pool)
+        if token in vocabulary.eog_tokens:
+            break
+        constraint.accept(token)
+        written += vocabulary.pieces[token]
+    else:
+        return None
+    return written.decode()
+
+
+def _allowed(constraint: Constraint, n: int) -> set[int]:
+    bits = np.unpackbits(constraint.mask().view(np.uint8), count=n, bitorder="little")
+    return set(np.flatnonzero(bits).tolist())
+
+
+TREE = {
+    "type": "object",
+    "properties": {"v": SMALL, "kids": {"type": "array", "items": {"$ref": "#"}, "maxItems": 2}},
+    "required": ["v", "kids"],
+    "additionalProperties": False,
+}
+HELD: dict[str, Any] = {
+    "$ref and $defs": {"$defs": {"a": SMALL}, "$ref": "#/$defs/a"},
+    "definitions": {"definitions": {"a": SMALL}, "type": "array", "maxItems": 2,
+                    "items": {"$ref": "#/definitions/a"}},
+    "recursion": TREE,
+    "oneOf": {"oneOf": [SMALL, {"type": "boolean"}, thing(kind={"const": "a"})]},
+    "oneOf by a member": {"oneOf": [thing(k={"const": "a"}, x=SMALL), thing(k={"const": "b"})]},
+    "anyOf": {"anyOf": [{"type": "integer", "minimum": 90, "maximum": 120}, SMALL]},
+    "allOf": {"allOf": [thing(a=SMALL), {"properties": {"a": {"minimum": 50}}}]},
+    "enum": {"enum": [1, "a", None, {"b": [1]}, 1.5, "ü\u2028\"\\"]},
+    "const": {"const": {"a": "ü☃𝄞"}},
+    "pattern": {"type": "string", "pattern": "^[a-c]+-[0-9]{2,3}$"},
+    "unanchored pattern": {"type": "string", "pattern": "ab", "maxLength": 6},
+    "unicode pattern": {"type": "string", "pattern": "^[äöü]{1,3}$"},
+    "minLength": {"type": "string", "minLength": 2, "maxLength": 3},
+    **{f"format {name}": {"type": "string", "format": name} for name in FORMATS},
+    "unknown format": {"type": "string", "format": "of-my-own", "maxLength": 3},
+    "bounds": {"type": "integer", "minimum": -17, "exclusiveMaximum": 205},
+    "number bounds": {"type": "number", "exclusiveMinimum": -1.5, "maximum": 3.25},
+    "multipleOf": {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 100},
+    "required": {"type": "object", "properties": {"a": SMALL, "b": WORD, "c": WORD},
+                 "required": ["c"], "additionalProperties": False},
+    "required and not described": {"type": "object", "required": ["x"], "maxProperties": 1,
+                                   "additionalProperties": SMALL},
+    "additionalProperties": {"type": "object", "properties": {"ab": {"type": "boolean"}},
+                             "additionalProperties": SMALL},
+    "patternProperties": {"type": "object", "patternProperties": {"^x[a-d]$": SMALL},
+                          "additionalProperties": False},
+    "minProperties": {"type": "object", "additionalProperties": SMALL, "minProperties": 1,
+                      "maxProperties": 2},
+    "propertyNames of an enum": {"type": "object", "propertyNames": {"enum": ["a", "b"]},
+                                 "additionalProperties": SMALL},
+    "propertyNames of a pattern": {"type": "object", "propertyNames": {"pattern": "^[ab]{1,2}$"},
+                                   "additionalProperties": SMALL},
+    "propertyNames with properties": {
+        "type": "object", "properties": {"a": WORD, "z": WORD},
+        "propertyNames": {"type": "string", "enum": ["a", "b"]}},
+    "propertyNames of any kind": {"type": "object", "propertyNames": {"type": "string"},
+                                  "additionalProperties": SMALL},
+    "unevaluatedProperties": {"type": "object", "properties": {"a": SMALL},
+                              "unevaluatedProperties": False},
+    "minItems": many(SMALL, 3, 2),
+    "prefixItems": {"type": "array", "prefixItems": [SMALL, WORD], "items": False},
+    "prefixItems and items": {"type": "array", "prefixItems": [WORD], "items": SMALL,
+                              "minItems": 1, "maxItems": 3},
+    "unevaluatedItems": {"type": "array", "prefixItems": [SMALL], "unevaluatedItems": False},
+    "uniqueItems that is false": {**many(SMALL, 2), "uniqueItems": False},
+    "several types": {"type": ["integer", "null"], "minimum": 3, "maximum": 5},
+    "members that are true": {"type": "object", "properties": {"a": {"const": 1}, "b": False},
+                              "additionalProperties": False},
+    "unicode names": thing(**{"näme ☃\n\"": SMALL}),
+    "annotations": {"title": "t", "description": "d", "default": 1, "examples": [1],
+                    "readOnly": True, "$comment": "x", "x-own": 1, **SMALL},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_a_grammar_lets_through_follows_the_schema(
+    factory: ConstraintFactory, name: str
+) -> None:
+    schema = HELD[name]
+    draw = random.Random(name)
+    n_ended = 0
+    for _ in range(12):
+        text = wandered(factory, schema, draw)
+        if text is not None:
+            n_ended += 1
+            checker = jsonschema.FormatChecker(CHECKED)
+            jsonschema.Draft202012Validator(schema, format_checker=checker).validate(
+                json.loads(text)
+            )
+    assert n_ended
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "not": ({"type": "object", "properties": {"a/b": {"not": SMALL}}}, "#/properties/a~1b/not"),
+    "if": ({"if": SMALL, "then": {"minimum": 3}}, "#/if"),
+    "contains": ({"items": {"type": "array", "contains": SMALL}}, "#/items/contains"),
+    "uniqueItems": ({"anyOf": [SMALL, {"type": "array", "uniqueItems": True}]},
+                    "#/anyOf/1/uniqueItems"),
+    "dependentRequired": ({"dependentRequired": {"a": ["b"]}}, "#/dependentRequired"),
+    "propertyNames": ({"type": "object", "propertyNames": {"maxLength": 3}}, "#/propertyNames"),
+    "oneOf": ({"properties": {"n": {"oneOf": [SMALL, {"type": "number"}]}}},
+              "#/properties/n/oneOf"),
+    "pattern": ({"$defs": {"p": {"type": "string", "pattern": "(?=a)b"}}, "$ref": "#/$defs/p"},
+                "#/$defs/p/pattern"),
+    "back reference": ({"prefixItems": [{"pattern": r"(a)\1"}]}, "#/prefixItems/0/pattern"),
+    "patternProperties": ({"patternProperties": {"(": SMALL}}, "#/patternProperties"),
+    "$ref": ({"items": {"$ref": "https://example.org/s.json"}}, "#/items/$ref"),
+    "unevaluatedProperties": ({"allOf": [thing(a=SMALL)], "unevaluatedProperties": False},
+                              "#/unevaluatedProperties"),
+    "$dynamicRef": ({"$dynamicRef": "#x"}, "#/$dynamicRef"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_grammar_can_say_is_refused_by_keyword_and_place(
+    factory: ConstraintFactory, name: str
+) -> None:
+    schema, place = REFUSED[name]
+    with pytest.raises(InvalidRequest) as caught:
+        factory.form(JsonSchema(schema=schema))
+    assert str(caught.value).startswith(f"{place}: ")
+    assert caught.value.param == "form"
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["properties", "patternProperties", "items", "allOf", "$defs", "propertyNames", "format",
+     "oneOf", "pattern", "$ref"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [5, "x", ["y"], None, {"a": 5}, True])
+def test_a_schema_that_is_none_is_refused_or_followed_and_never_an_accident(
+    factory: ConstraintFactory, keyword: str, value: Any
+) -> None:
+    for extra in ({}, {"propertyNames": {"enum": ["a"]}}, {"not": {}}):
+        with contextlib.suppress(InvalidRequest):
+            factory.form(JsonSchema(schema={"type": "object", keyword: value, **extra}))
+
+
+def test_a_schema_with_many_doubtful_parts_is_refused_soon(factory: ConstraintFactory) -> None:
+    branches = [{"oneOf": [SMALL, {"type": "number"}]}] * 3_000
+    with pytest.raises(InvalidRequest):
+        factory.form(JsonSchema(schema={"$ref": "x", "anyOf": [thing(a=b) for b in branches]}))
