@@ -177,7 +177,8 @@ def test_what_no_grammar_can_say_is_refused_by_keyword_and_place(
 def test_a_schema_that_is_none_is_refused_or_followed_and_never_an_accident(
     factory: ConstraintFactory, keyword: str, value: Any
 ) -> None:
-    for extra in ({}, {"propertyNames": {"enum": ["a"]}}, {"not": {}}):
+    extras: list[dict[str, Any]] = [{}, {"propertyNames": {"enum": ["a"]}}, {"not": {}}]
+    for extra in extras:
         with contextlib.suppress(InvalidRequest):
             factory.form(JsonSchema(schema={"type": "object", keyword: value, **extra}))
 
