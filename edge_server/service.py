@@ -16,7 +16,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.defects import log_defect
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
-from spillover.runtime.events import Failed
+from spillover.runtime.events import Failed, Finished, StreamEvent
 from spillover.runtime.request import GenerationRequest
 
 CLOSE_TIMEOUT_S = 10.0
@@ -94,7 +94,8 @@ class Service:
             with closing(self.router.stream(request, call, generation.cancellation)) as events:
                 for event in events:
                     begun = True
-                    log.append(event)
+                    if not (generation.timed_out and _is_cancelled(event)):
+                        log.append(event)
         except Exception as error:
             generation.error = error
             if begun:
@@ -130,6 +131,10 @@ class Service:
         for thread in running.values():
             thread.join(CLOSE_TIMEOUT_S)
         self.streams.close()
+
+
+def _is_cancelled(event: StreamEvent) -> bool:
+    return isinstance(event, Finished) and event.reason == "cancelled"
 
 
 def failure_of(error: Exception) -> Failed:

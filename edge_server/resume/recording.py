@@ -52,14 +52,16 @@ class Recording:
                 self._append(self._encode(event))
             if ended:
                 self._append(self._encoder.end())
+                self._close()
         except Exception as error:
             log_defect(_LOG, "an answer could not be written down", error)
             self._append(self._encoder.fail(from_exception(error)))
+            self._close()
             self._source.cancellation.cancel()
-            ended = True
-        if ended:
-            self.log.close()
-            self._on_end(self)
+
+    def _close(self) -> None:
+        self.log.close()
+        self._on_end(self)
 
     def _encode(self, event: StreamEvent) -> bytes:
         if self._why and isinstance(event, Finished) and event.reason == "cancelled":

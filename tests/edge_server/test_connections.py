@@ -287,3 +287,17 @@ def test_streams_that_end_within_the_grace_are_complete(tmp_path: Path) -> None:
         assert server.stop(signal.SIGTERM) == 0
         ended.join(30)
     assert (received + bodies[0]).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_takes_too_long_says_so(tmp_path: Path, stream: bool) -> None:
+    """Its end used to be called a cancellation."""
+    server = Server(tmp_path, "--parallel", "4", max_generation_s=0.05)
+    try:
+        body = {**ENDLESS, "n": 4, "stream": stream}
+        reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+        assert reply.text.count('"error"') == 1
+        assert "ended after 0.05 s" in reply.text
+        assert "[DONE]" not in reply.text
+    finally:
+        assert server.stop() == 0

@@ -47,13 +47,20 @@ class Answer:
 
 
 class Client:
-    """Applies the events of a stream by their numbers, once each."""
+    """Applies the events of a stream by their numbers, once each, whatever their dialect."""
 
     def __init__(self, after: int = 0) -> None:
         self.last = after
-        self.text = ""
+        self.texts: dict[int, str] = {}
+        """The text of each choice."""
         self.end: str | None = None
         """How the stream says that it ended: [DONE], or the message of its error."""
+        self.names: list[str] = []
+        """Of the events that have one."""
+
+    @property
+    def text(self) -> str:
+        return self.texts.get(0, "")
 
     def take(self, body: bytes) -> None:
         for event in events_of(body):
@@ -63,6 +70,7 @@ class Client:
             assert int(number) == self.last + 1, "an event is missing"
             assert self.end is None, "something follows the end"
             self.last += 1
+            self.names += [event.name] if event.name != "message" else []
             self._apply(event.data)
 
     def _apply(self, data: str) -> None:
@@ -73,7 +81,11 @@ class Client:
         if "error" in content:
             self.end = content["error"]["message"]
         for choice in content.get("choices", ()):
-            self.text += choice["delta"].get("content") or ""
+            delta = choice.get("delta", {}).get("content") or choice.get("text") or ""
+            self.texts[choice["index"]] = self.texts.get(choice["index"], "") + delta
+        if "content" in content:  # llama.cpp's
+            self.texts[content["index"]] = self.texts.get(content["index"], "") + content["content"]
+            self.end = "stop" if content["stop"] else None
 
     def read(self, viewer: Viewer) -> bool:
         """All that is there; whether the stream has ended."""

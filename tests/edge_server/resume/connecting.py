@@ -1,0 +1,81 @@
+"""Clients of resumable streams on real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+
+from tests.edge_server.conftest import Server
+from tests.edge_server.resume.answer import Client
+
+CHAT = "/v1/chat/completions"
+STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
+LONG: dict[str, Any] = {"messages": STORY, "temperature": 0, "ignore_eos": True}
+RESUME = {"X-Spillover-Resume": "1"}
+Key = str | None
+
+
+def begin(
+    server: Server, body: dict[str, Any], path: str = CHAT, key: Key = None
+) -> AbstractContextManager[httpx.Response]:
+    """A stream that can be taken up again; leaving the context early breaks the connection."""
+    return httpx.stream(
+        "POST",
+        f"{server.url}{path}",
+        json={**body, "stream": True},
+        headers=RESUME | _authorization(key),
+        timeout=60,
+    )
+
+
+def take_up(
+    server: Server, name: str, after: int, key: Key = None
+) -> AbstractContextManager[httpx.Response]:
+    headers = {"Last-Event-ID": f"{name}:{after}"} | _authorization(key)
+    return httpx.stream("GET", place(server, name), headers=headers, timeout=60)
+
+
+def place(server: Server, name: str) -> str:
+    return f"{server.url}/v1/streams/{name}"
+
+
+def name_of(response: httpx.Response) -> str:
+    assert response.status_code == 200
+    return response.headers["X-Spillover-Stream"]
+
+
+def take(client: Client, parts: Iterator[bytes], until: Callable[[], bool] = lambda: False) -> None:
+    """Apply events, one by one as they come, until *until* or the end; the rest is lost. Unless
+    somebody keeps *parts*, the connection breaks then."""
+    rest = b""
+    for part in parts:
+        *events, rest = (rest + part).split(b"\n\n")
+        for event in events:
+            client.take(event + b"\n\n")
+            if until():
+                return
+
+
+def whole(server: Server, body: dict[str, Any], key: Key = None) -> str:
+    """The text of the same answer in one piece."""
+    reply = httpx.post(f"{server.url}{CHAT}", json=body, headers=_authorization(key), timeout=60)
+    content = reply.json()["choices"][0]["message"]["content"]
+    assert isinstance(content, str)
+    return content
+
+
+def states(server: Server, key: Key = None) -> list[str]:
+    reply = httpx.get(f"{server.url}/slots", headers=_authorization(key), timeout=60)
+    return [slot["state"] for slot in reply.json()]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        pass
+
+
+def _authorization(key: Key) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
