@@ -62,6 +62,7 @@ def _newest(server: Server, name: str) -> int:
 def test_an_answer_that_nobody_comes_back_to_is_cancelled(tight: Server) -> None:
     with begin(tight, {**LONG, "n": 4}, key=MINE) as response:
         name = name_of(response)
+        wait_until(lambda: "decode" in states(tight, MINE))
     wait_until(lambda: is_idle(tight))
     end = end_of(tight, name)
     assert "nobody came back" in end
