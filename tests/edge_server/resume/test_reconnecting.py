@@ -191,7 +191,7 @@ def test_a_cursor_that_is_none_of_the_streams_is_a_400(server: Server) -> None:
         n = response.read().count(b"\nid: ")
     other = "0" * 32
     for header in (f"{other}:1", name, f"{name}:", f"{name}:-1", f"{name}:1e3", f"{name}:{n + 1}",
-                   f"{name}:{'9' * 40}", "1", f"{name}:\u0661".encode()):  # fmt: skip
+                   f"{name}:{'9' * 40}", "1", f"{name}:1 2"):  # fmt: skip
         reply = httpx.get(place(server, name), headers={"Last-Event-ID": header})
         assert reply.status_code == 400, header
         assert reply.json()["error"]["type"] == "invalid_request_error"
