@@ -78,7 +78,9 @@ class CloudLeg:
     @property
     def has_answered(self) -> bool:
         """Whether the provider has sent anything."""
-        return self._n_received > 0 or self._finished is not None
+        if self._n_received > 0:
+            return True
+        return self._finished is not None and not _is_cancelled(self._finished)
 
     @property
     def n_chars(self) -> int:
@@ -116,7 +118,7 @@ class CloudLeg:
             raise Truncated(self._engine.name, "the stream ended without an end") from None
         if event is None:
             return self._joint.on_deadline()
-        if not self.has_answered:
+        if not self.has_answered and not _is_cancelled(event):
             self._on_answer()
         return self._take(event)
 
@@ -188,3 +190,8 @@ class CloudLeg:
             duration_ms=1e3 * (self._clock() - self._started_at),
             estimated=usage.estimated,
         )
+
+
+def _is_cancelled(event: EngineEvent) -> bool:
+    """Our own end of a request, of which the provider knows nothing."""
+    return isinstance(event, Finished) and event.reason == "cancelled"

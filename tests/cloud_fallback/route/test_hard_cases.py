@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import date
 from typing import Any
 
@@ -19,6 +19,7 @@ from spillover.cloud_fallback.gate import SCOUTS
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
 from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.spending.ledger import Amount
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
@@ -248,7 +249,8 @@ def test_what_a_leg_costs_is_said_and_recorded(make_desk: MakeDesk, fake: Fake) 
 # --- the gap ---------------------------------------------------------------------------------
 
 
-def test_a_client_that_leaves_in_the_gap_ends_the_request(desk: Desk, fake: Fake) -> None:
+def test_a_client_that_leaves_in_the_gap_ends_the_request(make_desk: MakeDesk, fake: Fake) -> None:
+    desk = make_desk(fake, budget=BudgetSettings(total=Limits(tokens_per_day=100_000)))
     fake.script(Act(rest=REST, hold_before_response=True))
     cancellation = Cancellation()
     answer_id, stream = desk.start(long(), cancellation=cancellation)
@@ -265,7 +267,33 @@ def test_a_client_that_leaves_in_the_gap_ends_the_request(desk: Desk, fake: Fake
             desk.router.hand_over(answer_id)
     assert end(events).reason == "cancelled"
     fake.wait_for(open=0)
-    assert desk.parts.trust.budget.report() == []
+    # The provider has the prompt and may want to be paid for it; nothing else is booked.
+    cloud = end(events).usage.legs[1]
+    assert cloud.completion_tokens == 0
+    assert desk.parts.trust.budget.spent_today().tokens == cloud.prompt_tokens
+    (room,) = desk.parts.trust.budget.report()
+    assert room.reserved == 0
+
+
+def test_a_client_that_leaves_in_the_gap_is_no_answer_of_the_provider(
+    desk: Desk, fake: Fake
+) -> None:
+    """It used to let everybody ahead, and to close the circuit that it was to probe."""
+    fake.script(Act(rest=REST, hold_before_response=True))
+    cancellation = Cancellation()
+    answer_id, stream = desk.start(long(), Wishes(), cancellation)
+    threading.Thread(
+        target=lambda: (fake.wait_for(holding=1), cancellation.cancel()), daemon=True
+    ).start()
+    for event in stream:
+        if isinstance(event, Delta):
+            desk.router.hand_over(answer_id)
+    gate = desk.parts.gate("fake-1")
+    with ExitStack() as scouts:
+        for _ in range(SCOUTS):
+            assert gate.is_open
+            assert scouts.enter_context(gate.enter(Cancellation())) is not None
+        assert not gate.is_open
 
 
 def test_a_client_that_leaves_before_the_cloud_is_asked_asks_nothing(
@@ -282,6 +310,7 @@ def test_a_client_that_leaves_before_the_cloud_is_asked_asks_nothing(
     assert end(events).reason == "cancelled"
     assert not handoffs(events)
     assert fake.record.accepted == 0
+    assert desk.parts.trust.budget.spent_today() == Amount()
 
 
 # --- the storm -------------------------------------------------------------------------------

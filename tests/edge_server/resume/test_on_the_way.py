@@ -117,8 +117,12 @@ def test_without_a_way_back_leaving_ends_the_request_at_once(make_site: MakeSite
     (request,) = site.fake.wait_for(ended=1).requests
     assert request.ended == "client_closed"
     wait_until(lambda: is_idle(site) and not site.room.reserved)
+    (record,) = site.http.get("/v1/handoffs").json()["data"]
+    cloud = record["by_leg"][-1]
+    # The provider took the prompt, and may want to be paid for it.
+    assert site.room.spent == cloud["prompt_tokens"] + cloud["completion_tokens"]
     if act is IN_THE_GAP:
-        assert site.room.spent == 0
+        assert cloud["completion_tokens"] == 0
     assert len(site.fake.requests) == 1
 
 
