@@ -282,9 +282,12 @@ def test_a_client_that_leaves_in_the_gap_is_no_answer_of_the_provider(
     fake.script(Act(rest=REST, hold_before_response=True))
     cancellation = Cancellation()
     answer_id, stream = desk.start(long(), Wishes(), cancellation)
-    threading.Thread(
-        target=lambda: (fake.wait_for(holding=1), cancellation.cancel()), daemon=True
-    ).start()
+
+    def leave() -> None:
+        fake.wait_for(holding=1)
+        cancellation.cancel()
+
+    threading.Thread(target=leave, daemon=True).start()
     for event in stream:
         if isinstance(event, Delta):
             desk.router.hand_over(answer_id)
