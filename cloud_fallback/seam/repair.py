@@ -25,6 +25,9 @@ _COMMON_WORDS = (
 )
 _COMMON = frozenset(_COMMON_WORDS.split())
 _WORD = re.compile(r"([^\W\d_]+)(?=\s)")
+_LAST_WORD = re.compile(r"(?:^|[\s(\"'«„“])([^\W\d_]{2,}|a)\Z")
+_NAME = re.compile(r"[^\W\d_]{2,}(?![\w(]|[.:]\w)")
+_INNER_CAPITAL = re.compile(r"[^\W\d_A-Z][A-Z]")
 _ENDS_SENTENCE = re.compile(r"[^\W\d_][.!?…][\"'\u201d\u2019)]*\Z")
 _CODE_LIKE = re.compile(r"[=;{}]|\w\(")
 _LINK_LIKE = re.compile(r"[/@\\=&#]|www\.|\.\w+\.\Z")
@@ -69,6 +72,15 @@ def lead_after(before: str, lead: str) -> str:
         lead = "\n"
     n = next(n for n in range(len(lead), -1, -1) if before.endswith(lead[:n]))
     return lead[n:]
+
+
+def _is_another_word(before: str, text: str) -> bool:
+    """Whether a letter meets the capital of a new word: "eat", "Ruby". Two small letters may be
+    one word or two, and nothing shows which."""
+    first, second = _LAST_WORD.search(before[-64:]), _NAME.match(text)
+    if first is None or second is None or _INNER_CAPITAL.search(before):
+        return False
+    return first[1].islower() and second[0][0].isupper() and second[0][1:].islower()
 
 
 def _without_fence(text: str, fence: str) -> str:
@@ -121,6 +133,8 @@ def _spaced(before: str, text: str) -> str:
         return "\n\n" + bare
     if not blanks and is_open and (found := _WORD.match(bare)) and found[1] in _COMMON:
         return " " + bare[0].lower() + bare[1:]
+    if not blanks and _is_another_word(before, bare):
+        return " " + text
     if not blanks and bare[0].isupper() and _ENDS_SENTENCE.search(before[-8:]):
         is_code = _CODE_LIKE.search(last_line(before)) or _LINK_LIKE.search(before.split()[-1])
         return text if is_code else " " + text
