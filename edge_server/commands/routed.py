@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -72,11 +73,20 @@ def ask_at_terminal(asked: ConsentAsked) -> bool:
         )
         return False
     tell(question_of(asked))
-    try:
-        reply = input("[y/N] ")
-    except EOFError:
+    print("[y/N] ", end="", file=sys.stderr, flush=True)
+    if not _is_typed_within(asked.timeout_s):
+        tell("\nno reply: the answer stays here")
         return False
-    return reply.strip().lower() in ("y", "yes")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _is_typed_within(seconds: float) -> bool:
+    """Whether a line, or the end of the input, comes in time."""
+    try:
+        ready, _, _ = select.select([sys.stdin], [], [], seconds)
+    except (OSError, ValueError):  # not every system can wait for a terminal
+        return True
+    return bool(ready)
 
 
 def question_of(asked: ConsentAsked) -> str:

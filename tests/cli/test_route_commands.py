@@ -1,0 +1,201 @@
+"""run, chat and doctor in processes of their own, with providers in the configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+KEY = "sk-canary-of-the-commands"
+HOOK = """
+import os, sys
+def see(name, arguments):
+    if name.startswith("socket.") and name not in ("socket.__new__", "socket.gethostname"):
+        with open(os.environ["SEEN"], "a") as file:
+            file.write(f"{name} {arguments!r}\\n")
+sys.addaudithook(see)
+"""
+CONFIG = """
+fallback = "{fallback}"
+data_dir = "{folder}"
+consent_timeout_s = {patience_s}
+[[provider]]
+name = "fake"
+dialect = "openai"
+model = "cloud-model"
+base_url = "{url}/v1"
+key_variable = "FAKE_KEY"
+[[provider]]
+name = "claude"
+dialect = "anthropic"
+model = "claude-sonnet-5"
+[[provider]]
+name = "g"
+dialect = "vertex"
+model = "gemini-2.5-flash"
+project = "p"
+region = "us-central1"
+token_command = ["false"]
+[[provider]]
+name = "aws"
+dialect = "bedrock"
+model = "anthropic.claude-haiku-4-5-20251001-v1:0"
+region = "eu-central-1"
+[policy]
+[[policy.rules]]
+name = "clouds"
+words = ["cumulus"]
+"""
+KEYS = ("FAKE_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY", "AWS_BEARER_TOKEN_BEDROCK", "HF_TOKEN")  # fmt: skip
+
+
+class Commands:
+    """Runs `spillover` with one configuration."""
+
+    def __init__(self, folder: Path, url: str, fallback: str, patience_s: float = 20) -> None:
+        self.seen = folder / "seen"
+        self._config = folder / "config.toml"
+        self._config.write_text(
+            CONFIG.format(fallback=fallback, folder=folder, url=url, patience_s=patience_s)
+        )
+        hook = folder / "hook"
+        hook.mkdir()
+        (hook / "sitecustomize.py").write_text(HOOK)
+        self._environment = (
+            os.environ
+            | dict.fromkeys(KEYS, KEY)
+            | {"PYTHONPATH": str(hook), "SEEN": str(self.seen), "XDG_CACHE_HOME": str(folder)}
+        )
+
+    def run(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self._command(*arguments),
+            env=self._environment,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert KEY not in done.stdout + done.stderr
+        return done
+
+    def ask(self, command: str, question: str) -> subprocess.CompletedProcess[str]:
+        """One question, as `run` takes it, or as `chat` does."""
+        return self.run("run", question) if command == "run" else self.run("chat", typed=question)
+
+    def run_at_terminal(self, question: str, reply: str) -> tuple[str, str]:
+        """What `run` prints, and what it says on a terminal on which *reply* is typed when it
+        asks; "" is no reply at all."""
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            self._command("run", question, "--max-tokens", "20"),
+            env=self._environment,
+            stdin=theirs,
+            stderr=theirs,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            os.close(theirs)
+            said = b""
+            with contextlib.suppress(OSError):  # the other end is closed
+                while data := os.read(ours, 1024):
+                    said += data
+                    if reply and b"[y/N]" in said:
+                        os.write(ours, reply.encode())
+                        reply = ""
+            os.close(ours)
+            assert process.stdout is not None
+            printed = process.stdout.read()
+            assert process.wait(30) == 0
+        return printed, said.decode()
+
+    def _command(self, name: str, *arguments: str) -> list[str]:
+        module = [sys.executable, "-m", "spillover.edge_server.cli"]
+        return [*module, name, "--config", str(self._config), *arguments]
+
+    @property
+    def sockets(self) -> str:
+        return self.seen.read_text() if self.seen.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (("doctor",), ""),
+        (("doctor", "--json"), ""),
+        (("run", "What is a cumulus?", "--max-tokens", "20"), ""),
+        (("chat",), "What is a cumulus?\nTell me more.\n"),
+        (("config",), ""),
+    ],
+)
+def test_never_opens_no_socket_and_looks_up_no_name(
+    tmp_path: Path, fake: Fake, arguments: tuple[str, ...], typed: str
+) -> None:
+    commands = Commands(tmp_path, fake.url, "never")
+    done = commands.run(*arguments, typed=typed)
+    assert done.returncode in (0, 1), done.stderr
+    assert commands.sockets == ""
+    assert fake.record.accepted == 0
+
+
+def test_doctor_asks_nobody_whatever_is_allowed(tmp_path: Path, fake: Fake) -> None:
+    commands = Commands(tmp_path, fake.url, "auto")
+    assert "claude" in commands.run("doctor").stdout
+    assert commands.sockets == ""
+    assert fake.record.accepted == 0
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_the_switch_is_shown_beside_the_answer(tmp_path: Path, fake: Fake, command: str) -> None:
+    fake.script(Act(text="A heap of cloud."))
+    commands = Commands(tmp_path, fake.url, "auto")
+    question = "What is a cumulus?"
+    done = commands.ask(command, question)
+    assert "A heap of cloud." in done.stdout
+    assert "[rule: → fake/cloud-model]" in done.stderr
+    assert "rule" not in done.stdout
+    assert str(fake.port) in commands.sockets
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_without_a_terminal_to_ask_at_nothing_leaves(
+    tmp_path: Path, fake: Fake, command: str
+) -> None:
+    commands = Commands(tmp_path, fake.url, "ask")
+    question = "What is a cumulus?"
+    done = commands.ask(command, question)
+    assert done.stdout.strip()
+    assert "A heap of cloud." not in done.stdout
+    assert fake.record.accepted == 0
+
+
+@pytest.mark.parametrize("reply", ["y\n", "n\n", "\n"])
+def test_the_question_at_the_terminal_is_answered_there(
+    tmp_path: Path, fake: Fake, reply: str
+) -> None:
+    fake.script(Act(text="A heap of cloud."))
+    commands = Commands(tmp_path, fake.url, "ask")
+    printed, said = commands.run_at_terminal("What is a cumulus?", reply)
+    assert "rule: may fake/cloud-model go on? It would get 1 messages" in said
+    assert ("A heap of cloud." in printed) == (reply == "y\n")
+    assert bool(fake.record.accepted) == (reply == "y\n")
+    assert printed.strip()
+
+
+def test_a_question_that_nobody_answers_is_a_no_after_a_while(tmp_path: Path, fake: Fake) -> None:
+    """It used to wait for ever."""
+    commands = Commands(tmp_path, fake.url, "ask", patience_s=0.2)
+    printed, said = commands.run_at_terminal("What is a cumulus?", "")
+    assert "[y/N]" in said
+    assert printed.strip()
+    assert fake.record.accepted == 0
