@@ -70,8 +70,11 @@ class Budget:
             return Reservation(self, provider, estimate, None, _wanted(estimate), None)
 
     def _reserve(self, provider: str, estimate: Estimate) -> Reservation:
-        now, wanted = self.clock(), _wanted(estimate)
+        wanted = _wanted(estimate)
         with self.database.transaction() as connection:
+            # Not before: what another answer reserved while this one waited would lie too far
+            # ahead, as if the clock had jumped, and would be freed.
+            now = self.clock()
             ledger.check_clock(now)
             ledger.expire(connection, now)
             ledger.forget_old(connection, now)
@@ -88,8 +91,8 @@ class Budget:
 
     def report(self, provider: str | None = None) -> list[Room]:
         """Every limit, or those that hold for *provider*, with what is spent and reserved."""
-        now = self.clock()
         with self.database.transaction() as connection:
+            now = self.clock()
             ledger.expire(connection, now)
             if provider is not None:
                 return ledger.rooms(connection, self.settings, provider, now)
@@ -103,8 +106,8 @@ class Budget:
 
     def spent_today(self, provider: str | None = None) -> Amount:
         """Settled since midnight UTC with *provider*, or with all; limits or none."""
-        now = self.clock()
         with self.database.transaction() as connection:
+            now = self.clock()
             ledger.expire(connection, now)
             return ledger.spent_amount(connection, provider, "day", now)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +57,29 @@ def test_a_reservation_ends_once(make_budget: MakeBudget) -> None:
         reservation.settle(leg(100, 20))
         reservation.release()
     assert budget.spent_today().tokens == 120
+
+
+def test_what_is_reserved_while_another_waits_for_the_ledger_stays_reserved(
+    make_budget: MakeBudget,
+) -> None:
+    """The one that waited took the other's end for one from before a jump of the clock, freed it,
+    and twenty answers at once cost more than their limit."""
+    budget = make_budget(Limits(tokens_per_day=1000))
+    now = budget.clock()
+    other = threading.Thread(target=lambda: budget.reserve("p", cost(100, 200)))
+
+    def earlier() -> float:
+        """The first answer's time, which it reads as late as it can: the other one is done by
+        then, unless it has to wait."""
+        budget.clock = lambda: now + 1
+        other.start()
+        other.join(0.2)
+        return now
+
+    budget.clock = earlier
+    budget.reserve("p", cost(100, 200))
+    other.join()
+    assert held(budget) == 600
 
 
 def test_a_budget_that_is_spent_is_refused_with_limit_spent_and_until(
