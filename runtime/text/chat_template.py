@@ -13,7 +13,14 @@ from spillover.runtime.text.deadline import DeadlinePassed, within
 from spillover.runtime.text.reasoning import TAG_PAIRS
 from spillover.runtime.text.sandbox import TemplateRefusal, compile_template
 from spillover.runtime.tools.formats import format_of, knows_tools
-from spillover.runtime.tools.prompts import call_object, in_plain_words, tool_object
+from spillover.runtime.tools.prompts import (
+    call_object,
+    in_plain_words,
+    one_call_each,
+    tool_object,
+    with_short_ids,
+    without_system,
+)
 
 CHATML = (
     "{% for message in messages %}"
@@ -28,6 +35,9 @@ MAX_GROWTH_CHARS = 1 << 20
 """A prompt may be so much longer than the messages it is made of."""
 
 RENDER_TIMEOUT_S = 2.0
+
+SHORT_ID_CHARS = 16
+"""A family of models whose own call ids are shorter accepts no others."""
 
 _RESERVED = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 
@@ -87,11 +97,40 @@ class ChatTemplate:
             )
         if not self._knows_tools:
             messages, tools = in_plain_words(messages, tools), ()
-        prompt = self._render(messages, tools, extra, opens_turn=not continue_final_message)
+        elif self.tool_format.id_chars < SHORT_ID_CHARS:
+            messages = with_short_ids(messages, self.tool_format.id_chars)
+        prompt = self._render_somehow(messages, tools, extra, opens_turn=not continue_final_message)
         n_content = sum(len(message.content) for message in messages)
         if len(prompt) > 2 * n_content + MAX_GROWTH_CHARS:
             raise InvalidRequest(f"the chat template of {self._name} writes too much", "messages")
         return _cut_after(prompt, messages[-1].content) if continue_final_message else prompt
+
+    def _render_somehow(
+        self,
+        messages: tuple[Message, ...],
+        tools: tuple[Tool, ...],
+        extra: dict[str, Any],
+        *,
+        opens_turn: bool,
+    ) -> str:
+        """Where the template refuses a conversation, it may take another one of the same sense."""
+        refusal: InvalidRequest | None = None
+        for told in dict.fromkeys(
+            (
+                messages,
+                one_call_each(messages),
+                without_system(messages),
+                without_system(one_call_each(messages)),
+            )
+        ):
+            try:
+                return self._render(told, tools, extra, opens_turn=opens_turn)
+            except InvalidRequest as error:
+                refusal = refusal or error
+                if not isinstance(error.__cause__, TemplateRefusal):
+                    break
+        assert refusal is not None
+        raise refusal
 
     def _render(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import string
 from typing import Any
 
 import msgspec
@@ -14,6 +16,9 @@ INTRODUCTION = (
     "To call one, write its name and arguments as JSON between tags, and nothing else:\n"
     '<tool_call>\n{{"name": "the function", "arguments": {{"its": "arguments"}}}}\n</tool_call>'
 )
+
+
+_SHORT = string.digits + string.ascii_letters
 
 
 def tool_object(tool: Tool) -> dict[str, Any]:
@@ -36,9 +41,72 @@ def arguments_of(call: ToolCall) -> Any:
         return call.arguments
 
 
+def with_short_ids(messages: tuple[Message, ...], n_chars: int) -> tuple[Message, ...]:
+    """*messages* whose calls have ids of *n_chars* letters and digits, as some templates want
+    them: another writer may have given others."""
+
+    def short(call_id: str) -> str:
+        if len(call_id) == n_chars and call_id.isascii() and call_id.isalnum():
+            return call_id
+        digest = hashlib.sha256(call_id.encode("utf-8", "replace")).digest()
+        return "".join(_SHORT[byte % len(_SHORT)] for byte in digest[:n_chars])
+
+    def changed(message: Message) -> Message:
+        calls = tuple(
+            msgspec.structs.replace(call, id=short(call.id)) for call in message.tool_calls
+        )
+        answered = message.tool_call_id
+        return msgspec.structs.replace(
+            message, tool_calls=calls, tool_call_id=None if answered is None else short(answered)
+        )
+
+    return tuple(map(changed, messages))
+
+
+def one_call_each(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """*messages* in which calls that were made together come one after the other, each with its
+    result behind it: for templates that know no others."""
+    told: list[Message] = []
+    left = list(messages)
+    while left:
+        message = left.pop(0)
+        if len(message.tool_calls) < 2:
+            told.append(message)
+            continue
+        results = []
+        while left and left[0].role == "tool":
+            results.append(left.pop(0))
+        for index, call in enumerate(message.tool_calls):
+            content = message.content if index == 0 else ""
+            told.append(msgspec.structs.replace(message, content=content, tool_calls=(call,)))
+            told += [result for result in results if result.tool_call_id == call.id]
+        ids = {call.id for call in message.tool_calls}
+        told += [result for result in results if result.tool_call_id not in ids]
+    return tuple(told)
+
+
+def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """*messages* in which the user says first what the system's message said."""
+    if len(messages) < 2 or messages[0].role not in ("system", "developer"):
+        return messages
+    system, first, *others = messages
+    if first.role != "user":
+        return messages
+    content = f"{system.content}\n\n{first.content}"
+    return (msgspec.structs.replace(first, content=content), *others)
+
+
 def in_plain_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
     """*messages* with the tools in the system's, and with calls and results as text."""
-    plain = tuple(map(_plain, messages))
+    told: list[Message] = []
+    for index, message in enumerate(messages):
+        words = _plain(message)
+        if index and message.role == messages[index - 1].role == "tool":
+            # Results of calls that were made together: most templates want turns to alternate.
+            content = f"{told.pop().content}\n{words.content}"
+            words = msgspec.structs.replace(words, content=content)
+        told.append(words)
+    plain = tuple(told)
     if not tools:
         return plain
     listed = "\n".join(json.dumps(tool_object(t), ensure_ascii=False) for t in tools)
