@@ -121,6 +121,22 @@ class Sampler(Protocol):
     def close(self) -> None: ...
 
 
+class KvSaver(Protocol):
+    """Copies of what a KV cache holds, for the thread that decodes."""
+
+    def saved_bytes(self, seq: int) -> int:
+        """How large save() of *seq* would be."""
+        ...
+
+    def save(self, seq: int) -> SavedKv:
+        """A copy of what the KV cache holds of *seq*."""
+        ...
+
+    def restore(self, seq: int, state: SavedKv) -> bool:
+        """Give the empty *seq* a saved state; False, and nothing changed, when there is no room."""
+        ...
+
+
 class Backend(Protocol):
     """A model, its tokenizer and its KV cache.
 
@@ -176,16 +192,9 @@ class Backend(Protocol):
         """Share the first *n_tokens* of *source* with the empty *target*; how many it has now."""
         ...
 
-    def saved_bytes(self, seq: int) -> int | None:
-        """How large save() of *seq* would be; None when this backend saves none."""
-        ...
-
-    def save(self, seq: int) -> SavedKv:
-        """A copy of what the KV cache holds of *seq*."""
-        ...
-
-    def restore(self, seq: int, state: SavedKv) -> bool:
-        """Give the empty *seq* a saved state; False, and nothing changed, when there is no room."""
+    @property
+    def saver(self) -> KvSaver | None:
+        """None where kept sequences cost the others nothing, so that nothing need be saved."""
         ...
 
     def abort(self) -> None:

@@ -74,8 +74,10 @@ class KvCache:
         shelved = self._shelf.take(loan.key)
         if not self.make_room(max(need, len(shelved.tokens))):
             return None
+        saver = self._backend.saver
+        assert saver is not None, "what is on the shelf was saved"
         seq = self._ids.pop()
-        if not self._backend.restore(seq, shelved.state):
+        if not saver.restore(seq, shelved.state):
             self._ids.append(seq)
             return None
         n = self._backend.keep(seq, loan.n_tokens)
@@ -90,11 +92,11 @@ class KvCache:
         if len(self._prefixes) == len(self._stays):
             return
         seq = next(seq for seq in self._prefixes.seqs if seq not in self._stays)
-        n_bytes = self._backend.saved_bytes(seq)
-        if n_bytes is None or not self._shelf.has_room_for(n_bytes):
+        saver = self._backend.saver
+        if saver is None or not self._shelf.has_room_for(saver.saved_bytes(seq)):
             self._stays.add(seq)
             return
-        self._shelf.put(self._prefixes[seq], self._backend.save(seq))
+        self._shelf.put(self._prefixes[seq], saver.save(seq))
         self._evict(seq)
 
     def _can_use(self, match: Match, need: int) -> bool:

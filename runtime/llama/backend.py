@@ -16,10 +16,10 @@ import numpy as np
 from spillover.runtime.backend import (
     BackendInfo,
     Constraint,
+    KvSaver,
     Logits,
     Rows,
     Sampler,
-    SavedKv,
     Tokens,
 )
 from spillover.runtime.device import IdleCores, available_memory
@@ -233,14 +233,9 @@ class LlamaBackend:
     def copy(self, source: int, target: int, n_tokens: int) -> int:
         return self._main.copy(source, target, n_tokens)
 
-    def saved_bytes(self, seq: int) -> int | None:
-        return self._main.saved_bytes(seq)
-
-    def save(self, seq: int) -> SavedKv:
-        return self._main.save(seq)
-
-    def restore(self, seq: int, state: SavedKv) -> bool:
-        return self._main.restore(seq, state)
+    @property
+    def saver(self) -> KvSaver:
+        return self._main
 
     def abort(self) -> None:
         self._abort_flag.raise_()

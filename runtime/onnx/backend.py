@@ -15,7 +15,6 @@ from spillover.runtime.backend import (
     Logits,
     Rows,
     Sampler,
-    SavedKv,
     Tokens,
 )
 from spillover.runtime.errors import InvalidRequest
@@ -133,15 +132,8 @@ class OnnxBackend:
         self._runner.copy(source, target, n)
         return n
 
-    def saved_bytes(self, seq: int) -> int | None:
-        # A sequence has cells of its own here: kept ones cost the others nothing.
-        return None
-
-    def save(self, seq: int) -> SavedKv:
-        raise NotImplementedError
-
-    def restore(self, seq: int, state: SavedKv) -> bool:
-        raise NotImplementedError
+    saver = None
+    """A sequence has cells of its own here: kept ones cost the others nothing."""
 
     def abort(self) -> None:
         self._is_aborted = True
