@@ -88,13 +88,15 @@ class Service:
 
         timer = threading.Timer(self._settings.max_generation_s, time_out)
         timer.daemon = True
-        log, begun = generation.log, False
+        log, begun, cut_off = generation.log, False, False
         try:
             timer.start()
             with closing(self.router.stream(request, call, generation.cancellation)) as events:
                 for event in events:
                     begun = True
-                    if not (generation.timed_out and _is_cancelled(event)):
+                    if generation.timed_out and _is_cancelled(event):
+                        cut_off = True
+                    else:
                         log.append(event)
         except Exception as error:
             generation.error = error
@@ -102,7 +104,7 @@ class Service:
                 log.append(failure_of(error))
         finally:
             timer.cancel()
-            if generation.timed_out and generation.error is None:
+            if cut_off and generation.error is None:
                 limit_s = self._settings.max_generation_s
                 log.append(Failed(code="timeout", message=f"ended after {limit_s:g} s"))
             log.close()

@@ -20,7 +20,15 @@ from spillover.edge_server.settings import Settings
 from spillover.edge_server.several import Several
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import Delta, EngineEvent, Failed
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Failed,
+    Finished,
+    FinishReason,
+    Timings,
+    Usage,
+)
 from spillover.runtime.request import GenerationRequest, Message
 
 SECRET = "my diary says so"
@@ -57,8 +65,26 @@ class Patient(Broken):
         assert stopped.wait(30)
 
 
-def service_of(engine: Any) -> Service:
-    return Service(engine, Settings(), Router(engine, Routing(), None))
+class Ending(Patient):
+    """One that ends its answer with *reason* when it is told to stop."""
+
+    def __init__(self, reason: FinishReason) -> None:
+        super().__init__(0)
+        self._reason = reason
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        yield from super().stream(request, cancellation)
+        yield Finished(
+            reason=self._reason,
+            usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1),
+            timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
+        )
+
+
+def service_of(engine: Any, settings: Settings | None = None) -> Service:
+    return Service(engine, settings or Settings(), Router(engine, Routing(), None))
 
 
 def last_event(source: Any) -> Any:
@@ -123,6 +149,24 @@ def test_an_answer_without_a_thread_is_refused_and_leaves_no_trace(
         with pytest.raises(EngineBusy, match="no thread is left"):
             service.start(REQUEST, Call(id="a"))
     assert service.n_running == 0
+
+
+def test_an_answer_that_takes_too_long_says_so() -> None:
+    """It used to look as if somebody had cancelled it."""
+    settings = Settings(max_generation_s=0.05)
+    client = create_app(service_of(Ending("cancelled"), settings), settings).test_client()
+    body = {"messages": [{"role": "user", "content": "Hello"}]}
+    for is_stream in (True, False):
+        text = client.post("/v1/chat/completions", json={**body, "stream": is_stream}).text
+        assert "ended after 0.05 s" in text
+        assert "cancelled" not in text
+        assert "[DONE]" not in text
+
+
+def test_an_answer_that_ends_as_its_time_is_over_is_whole() -> None:
+    """A failure used to follow its end."""
+    service = service_of(Ending("stop"), Settings(max_generation_s=0.05))
+    assert isinstance(last_event(service.start(REQUEST, Call(id="a"))), Finished)
 
 
 @pytest.fixture
