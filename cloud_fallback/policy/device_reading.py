@@ -105,7 +105,8 @@ class DevicePressure:
         found = None
         for code, look in _LOOKS.items():
             pressed = look(reading, self._settings) if self._settings.is_on(code) else None
-            if pressed is None or pressed.good:
+            # A limit may be set beyond where the sensor counts as recovered.
+            if pressed is None or (pressed.good and not pressed.bad):
                 self._n_bad[code] = 0
                 continue
             if pressed.bad:

@@ -44,6 +44,19 @@ def test_pressure_begins_after_two_bad_readings_and_ends_with_a_good_one() -> No
     ]
 
 
+def test_a_limit_beyond_where_the_sensor_counts_as_recovered_holds() -> None:
+    """memory_low = 0.5 alone used to switch the policy off."""
+    settings = PolicySettings(memory_low=0.5, battery_low=0.5, temperature_high_c=60.0)
+    for reading, code in (
+        (memory(0.4), "memory"),
+        (DeviceReading(on_battery=True, battery_share=0.4), "battery"),
+        (DeviceReading(temperature_c=70.0), "thermal"),
+    ):
+        reason = DevicePressure(settings).step(reading, dwell=1)
+        assert reason is not None
+        assert reason.code == code
+
+
 @pytest.mark.parametrize(
     ("reading", "code"),
     [
