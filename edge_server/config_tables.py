@@ -11,6 +11,7 @@ from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.provider import ProviderSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.edge_server.allowed_values import allowed_values
 from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.settings import CloudSettings
 from spillover.runtime.errors import InvalidRequest
@@ -76,7 +77,9 @@ def _converted(value: Any, kind: Any, key: str, path: Path) -> Any:
     except msgspec.ValidationError as error:
         message, found, place = str(error).rpartition(" - at `$")
         where = place.rstrip("`").replace("[...]", "") if found else ""
-        raise ConfigError(f"{path}: {key}{where}: {message if found else error}") from error
+        choice = ", ".join(allowed_values(kind, place.rstrip("`"))) if found else ""
+        advice = f": it is one of {choice}" if choice else ""
+        raise ConfigError(f"{path}: {key}{where}: {message if found else error}{advice}") from error
 
 
 def _refuse_keys(value: Any, key: str, path: Path) -> None:

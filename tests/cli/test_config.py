@@ -229,7 +229,12 @@ def test_the_documented_file_sets_up_the_cloud(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[[provider]]\nname = 'a'\ndialect = 'openai'", "provider.*model"),
-        ("[[provider]]\nname = 'a'\ndialect = 'opnai'\nmodel = 'm'", "provider.*dialect"),
+        (
+            "[[provider]]\nname = 'a'\ndialect = 'opnai'\nmodel = 'm'",
+            "provider.*dialect.*'opnai'.*one of anthropic, azure",
+        ),
+        ("[policy]\nswitched_off = ['batery']", "switched_off.*'batery'.*battery.*user"),
+        ("[policy]\ndecode_floor = 'fast'", "policy.decode_floor: Expected `float`"),
         (
             "[[provider]]\nname = 'a'\ndialect = 'openai'\nmodel = 'm'\napi_key = 'sk-1'",
             "must not hold a key: run `spillover keys set a`",
