@@ -7,7 +7,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from spillover.cloud_fallback.dialects.classes import answer_error
 from spillover.cloud_fallback.dialects.conversation import alternating
@@ -23,6 +23,7 @@ from spillover.cloud_fallback.dialects.shape import (
     tool_names,
     without_nones,
 )
+from spillover.cloud_fallback.dialects.signatures import Signatures
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.runtime.request import (
     Form,
@@ -50,6 +51,8 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
     models: str = "/v1beta/models"
     takes_tokens: bool = False
     """A key that does not look like an API key is an OAuth token."""
+    signatures: Signatures = field(default_factory=Signatures)
+    """Of the calls that the model has made; without them it does not know its own thoughts."""
 
     @property
     def framing(self) -> Literal["sse"]:
@@ -78,7 +81,8 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
             **_samplers(request, without),
             **_form(request.form, self.provider),
         }
-        writer = _PartWriter(request, signs=gemini_signs_calls(model))
+        signatures = self.signatures if gemini_signs_calls(model) else None
+        writer = _PartWriter(request, signatures)
         fields = {
             "contents": [
                 {
@@ -102,7 +106,7 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
         )
 
     def decoder(self, sent: HttpRequest | None = None) -> GeminiDecoder:
-        return GeminiDecoder(self.provider, sent)
+        return GeminiDecoder(self.provider, sent, self.signatures)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return answer_error(self.provider, status, headers, body)
@@ -114,9 +118,10 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
 class _PartWriter:
     """Writes messages as parts. Gemini matches a tool's answer to its call by the tool's name."""
 
-    def __init__(self, request: GenerationRequest, *, signs: bool) -> None:
+    def __init__(self, request: GenerationRequest, signatures: Signatures | None) -> None:
+        """*signatures* None: the model signs nothing."""
         self._names = tool_names(request.messages)
-        self._signs = signs
+        self._signatures = signatures
 
     def parts(self, messages: tuple[Message, ...]) -> list[dict[str, Any]]:
         return [part for message in messages for part in self._message(message)]
@@ -133,8 +138,12 @@ class _PartWriter:
             {"functionCall": {"name": call.name, "args": arguments_object(call)}}
             for call in message.tool_calls
         ]
-        if calls and self._signs:
+        if calls and self._signatures is not None:
+            # Of calls that are made together only the first one is signed.
             calls[0]["thoughtSignature"] = UNSIGNED_CALL
+            for part, call in zip(calls, message.tool_calls, strict=True):
+                if signature := self._signatures.of(call.id):
+                    part["thoughtSignature"] = signature
         return calls
 
 

@@ -18,6 +18,7 @@ from spillover.cloud_fallback.dialects.dialect import End, Frame, HttpRequest, P
 from spillover.cloud_fallback.dialects.failure import read_event, read_tail
 from spillover.cloud_fallback.dialects.frames import Count, FrameReader
 from spillover.cloud_fallback.dialects.prefilled import PrefilledText
+from spillover.cloud_fallback.dialects.signatures import Signatures
 from spillover.cloud_fallback.dialects.tool_calls import ToolCalls
 from spillover.cloud_fallback.dialects.words import words
 from spillover.cloud_fallback.errors import ContentBlocked
@@ -46,6 +47,7 @@ class _Part(Struct, rename="camel"):
     text: str | None = None
     thought: bool | None = None
     function_call: _FunctionCall | None = None
+    thought_signature: str | None = None
 
 
 class _Content(Struct, rename="camel"):
@@ -85,8 +87,12 @@ class GeminiDecoder:
     is_complete = False
     """Only the stream's end tells."""
 
-    def __init__(self, provider: str, sent: HttpRequest | None) -> None:
+    def __init__(
+        self, provider: str, sent: HttpRequest | None, signatures: Signatures | None = None
+    ) -> None:
+        """*signatures*: where those of tool calls are kept."""
         self._provider = provider
+        self._signatures = signatures
         self._frames = FrameReader(provider)
         self._text = PrefilledText(sent)
         self._calls = ToolCalls(provider)
@@ -128,14 +134,18 @@ class GeminiDecoder:
 
     def _part(self, part: _Part) -> list[Part]:
         if part.function_call is not None:
-            return [self._call(part.function_call)]
+            return [self._call(part.function_call, part.thought_signature)]
         if part.thought:
             return words("", part.text)
         return words(self._text.feed(part.text or ""))
 
-    def _call(self, call: _FunctionCall) -> Part:
+    def _call(self, call: _FunctionCall, signature: str | None) -> Part:
         arguments = msgspec.json.encode(call.args or {}).decode()
-        return self._calls.open(len(self._calls), id=call.id, name=call.name, arguments=arguments)
+        opened = self._calls.open(len(self._calls), id=call.id, name=call.name, arguments=arguments)
+        is_one_of_a_kind = call.id or self._calls.has_answer_id
+        if signature and opened.id and self._signatures is not None and is_one_of_a_kind:
+            self._signatures.remember(opened.id, signature)
+        return opened
 
     def end(self, tail: bytes = b"") -> End:
         failure = read_tail(tail)

@@ -27,6 +27,11 @@ class ToolCalls:
         of a conversation do not meet."""
         self._answer_id = "".join(c for c in answer_id if c.isalnum() or c in "_-")[:40]
 
+    @property
+    def has_answer_id(self) -> bool:
+        """Whether the ids that are made here are those of this answer alone."""
+        return bool(self._answer_id)
+
     def __len__(self) -> int:
         return self._n_calls
 

@@ -157,3 +157,30 @@ def test_the_tools_go_where_the_answer_goes(
     named = [e for e in events if isinstance(e, ToolCallDelta) and e.name]
     assert [e.name for e in named] == ["note"]
     assert end(events).reason == "tool_calls"
+
+
+def test_gemini_gets_its_signature_of_an_earlier_call_back(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake]
+) -> None:
+    """Gemini 3 refuses calls of its own without it; clients give back the call's id alone."""
+    fake = make_fake()
+    gemini = provider(fake, base_url=fake.url, dialect="gemini", model="gemini-3.6-flash")
+    desk = make_desk(providers=[gemini])
+    fake.script(Act(text="", tool_calls=(CALL,), finish="tool_calls"), Act(text="All noted."))
+    first = ask(tools=(NOTES,))
+    events = desk.ask(first)
+    (called,) = [e for e in events if isinstance(e, ToolCallDelta) and e.name]
+    call = Called(id=called.id or "", name="note", arguments=arguments(events))
+    foreign = Called(id="elsewhere", name="note", arguments="{}")
+    for known, signature in (
+        (call, "signed-call_1"),
+        (foreign, "skip_thought_signature_validator"),
+    ):
+        turns = (
+            *first.messages,
+            Message(role="assistant", content="", tool_calls=(known,)),
+            Message(role="tool", content="done", tool_call_id=known.id),
+        )
+        desk.ask(GenerationRequest(messages=turns, tools=(NOTES,), max_tokens=40))
+        part = fake.requests[-1].json()["contents"][1]["parts"][0]
+        assert part["thoughtSignature"] == signature

@@ -39,7 +39,8 @@ class GeminiVoice:
 
     def tool_call(self, index: int, call: ToolCall) -> list[bytes]:
         function = {"id": call.id, "name": call.name, "args": json.loads(call.arguments)}
-        return [self._parts({"functionCall": function})]
+        signed = {"thoughtSignature": f"signed-{call.id}"} if index == 0 else {}
+        return [self._parts({"functionCall": function, **signed})]
 
     def closing(self, reply: Reply, tokens: Tokens | None) -> list[bytes]:
         """The finish reason, in a frame without parts."""
