@@ -15,8 +15,16 @@ from tests.cloud_fallback.providers import engine_for
 from tests.fakes.fake import Fake
 
 
+@pytest.fixture(scope="session")
+def prepared() -> None:
+    """The libraries are imported, as a server does at its start: not within a provider's time."""
+    http = Http()
+    http.prepare()
+    http.close()
+
+
 @pytest.fixture
-def http() -> Generator[Http]:
+def http(prepared: None) -> Generator[Http]:
     """Connections that are closed at the end."""
     http = Http()
     yield http
