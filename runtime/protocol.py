@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.runtime.engine import ModelCard, SlotState
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
@@ -131,8 +132,10 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_path)
 
 
 def encode(message: Load | Command | Report) -> bytes:
-    """One frame."""
+    """One frame; InvalidRequest for what is too much for one."""
     body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise InvalidRequest(f"{len(body)} bytes are more than a worker takes: shorten it")
     return _LENGTH.pack(len(body)) + body
 
 

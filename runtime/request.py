@@ -14,6 +14,8 @@ from spillover.runtime.sampling import Sampling
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
+_encode = msgspec.msgpack.Encoder().encode
+
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
@@ -141,6 +143,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
             request = msgspec.convert(msgspec.to_builtins(self), GenerationRequest)
         except msgspec.ValidationError as error:
             raise InvalidRequest(str(error), _field_of(error)) from error
+        request._check_values()
         if bool(request.messages) == (request.prompt is not None):
             raise InvalidRequest("give either messages or prompt, not both or none", "messages")
         if request.prompt is not None and not request.prompt:
@@ -153,6 +156,23 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
                 "continue_final_message",
             )
         return request
+
+    def _check_values(self) -> None:
+        """InvalidRequest for what cannot be told another process: integers beyond 64 bits, halves
+        of characters."""
+        try:
+            _encode(self)
+        except (OverflowError, ValueError) as error:
+            param = next(name for name in self.__struct_fields__ if _is_untold(self, name))
+            raise InvalidRequest(f"{param}: {error}", param) from error
+
+
+def _is_untold(request: GenerationRequest, name: str) -> bool:
+    try:
+        _encode(getattr(request, name))
+    except (OverflowError, ValueError):
+        return True
+    return False
 
 
 decoder_of(GenerationRequest)  # convert() looks the fields up, too, and in any thread

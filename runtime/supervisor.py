@@ -113,25 +113,26 @@ class Supervisor:
 
     def submit(self, request: GenerationRequest, seed: int) -> Ticket:
         """Give a request to the worker, now or as soon as it is ready."""
+        ticket = Ticket(next(self._ids), request, seed)
+        order = ticket.order()
         with self._changed:
             if self._failure is not None:
                 raise self._failure
-            ticket = Ticket(next(self._ids), request, seed)
             if self._state != "ready" and len(self._tickets) >= self._most_tickets:
                 raise EngineBusy(f"{self._name} is {self._state} and many wait for it", 5.0)
             self._tickets[ticket.id] = ticket
             if self._state == "ready":
-                self._send_ticket(ticket)
+                self._send_ticket(ticket, order)
             return ticket
 
     @property
     def _most_tickets(self) -> int:
         return self._options.max_queue + (self._options.n_parallel or 1)
 
-    def _send_ticket(self, ticket: Ticket) -> None:
+    def _send_ticket(self, ticket: Ticket, order: bytes) -> None:
         assert self._worker is not None
         ticket.sent = True
-        self._worker.send(ticket.submission())
+        self._worker.send_frame(order)
 
     def cancel(self, ticket: Ticket) -> None:
         """Ask for the end of a request; its stream ends with cancelled choices."""
@@ -160,12 +161,13 @@ class Supervisor:
     def ask(self, question: Callable[[int], protocol.Command]) -> protocol.Answer:
         """The worker's answer to a question that needs no decoding."""
         answers: queue.SimpleQueue[protocol.Answer | None] = queue.SimpleQueue()
+        question_id = next(self._ids)
+        frame = protocol.encode(question(question_id))
         with self._changed:
             if self._state != "ready" or self._worker is None:
                 raise self._failure or EngineError(f"{self._name} is {self._state}: try again")
-            question_id = next(self._ids)
             self._questions[question_id] = answers
-            self._worker.send(question(question_id))
+            self._worker.send_frame(frame)
         try:
             answer = answers.get(timeout=ASK_TIMEOUT_S)
         except queue.Empty:
@@ -251,7 +253,7 @@ class Supervisor:
             self._state = "ready"
             for ticket in list(self._tickets.values()):
                 if ticket.is_open:
-                    self._send_ticket(ticket)
+                    self._send_ticket(ticket, ticket.order())
             self._changed.notify_all()
 
     def _on_rejected(self, report: protocol.Rejected) -> None:
@@ -365,5 +367,5 @@ def _rejection(report: protocol.Rejected, name: str) -> SpilloverError:
     if report.retry_after_s is not None:
         return EngineBusy(report.message, report.retry_after_s)
     if report.n_prompt_tokens is not None:
-        return ContextOverflow(report.n_prompt_tokens, report.n_ctx, name)
+        return ContextOverflow(report.n_prompt_tokens, report.n_ctx, name, report.param)
     return InvalidRequest(report.message, report.param)

@@ -57,8 +57,11 @@ class Ticket:
         """Whether a choice is unfinished."""
         return bool(self._open)
 
-    def submission(self) -> protocol.Submit:
-        """The order to a worker: from the start, or from where the last worker got to."""
+    def order(self) -> bytes:
+        """The order to a worker, as a frame: from the start, or from where the last one got to."""
+        return protocol.encode(self._submission())
+
+    def _submission(self) -> protocol.Submit:
         resumed: tuple[tuple[int, ...] | None, ...] = ()
         if self._n_prompt is not None:
             resumed = tuple(

@@ -11,10 +11,10 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime import protocol
+from spillover.runtime.command_writer import CommandWriter
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
@@ -43,7 +43,6 @@ class WorkerProcess:
     ) -> None:
         self._on_report = on_report
         self._on_end = on_end
-        self._write_lock = threading.Lock()
         first_frame = protocol.encode(order)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
@@ -54,11 +53,15 @@ class WorkerProcess:
             # A group of its own: the terminal's Ctrl-C is for the parent alone.
             process_group=0 if os.name == "posix" else None,
         )
+        assert self._process.stdin is not None
+        self._commands = CommandWriter(self._process.stdin)
+        self._commands.write(first_frame)
         self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
-        self._write(first_frame)
         try:
+            self._commands.start()
             self._reader.start()
         except RuntimeError:  # nobody would hear of its end
+            self._commands.close()
             with self._process:
                 self._process.kill()
             raise
@@ -68,17 +71,12 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: protocol.Command) -> None:
-        """Write one frame; a worker that is gone is reported by on_end, not here."""
-        self._write(protocol.encode(message))
+        """Tell the worker something, without waiting until it listens; one that is gone is
+        reported by on_end, not here."""
+        self.send_frame(protocol.encode(message))
 
-    def _write(self, frame: bytes) -> None:
-        stream = self._process.stdin
-        assert stream is not None
-        with self._write_lock:
-            try:
-                _write_all(stream, frame)
-            except (OSError, ValueError):
-                return
+    def send_frame(self, frame: bytes) -> None:
+        self._commands.write(frame)
 
     def quit(self) -> None:
         """Let the worker end by itself, by force if it does not; returns when it is gone."""
@@ -94,9 +92,8 @@ class WorkerProcess:
         self._process.kill()
 
     def _read(self) -> None:
-        stdout, stdin = self._process.stdout, self._process.stdin
+        stdout = self._process.stdout
         assert stdout is not None
-        assert stdin is not None
         with open(stdout.fileno(), "rb", 1 << 16, closefd=False) as stream:
             try:
                 while (body := protocol.read_frame(stream)) is not None:
@@ -105,16 +102,9 @@ class WorkerProcess:
                 # Nothing more can be understood from it, so it may not go on alone.
                 self._process.kill()
                 status = self._process.wait()
-                with self._write_lock:
-                    stdin.close()
+                self._commands.close()
                 stdout.close()
                 self._on_end(status)
-
-
-def _write_all(stream: IO[bytes], frame: bytes) -> None:
-    view = memoryview(frame)
-    while view:
-        view = view[stream.write(view) :]
 
 
 def _environment(model: Path) -> dict[str, str]:

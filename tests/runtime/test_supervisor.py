@@ -9,15 +9,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spillover.runtime import supervisor
-from spillover.runtime.errors import EngineError, WorkerDied
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import EngineError, InvalidRequest, WorkerDied
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import JsonSchema
 from spillover.runtime.worker_process import WorkerProcess
 from tests.answers import ask, end_of
 
@@ -97,3 +100,49 @@ def test_a_device_without_room_for_a_worker_says_so(
     monkeypatch.setattr(supervisor, "WorkerProcess", no_memory)
     with LocalEngine(model_path) as engine, pytest.raises(WorkerDied, match="Cannot allocate"):
         engine.wait_ready(60)
+
+
+@pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        ("messages", {"text": "half a character: \ud83d"}),
+        ("template_kwargs", {"template_kwargs": {"x": 2**64}}),
+        ("form", {"form": JsonSchema(schema={"minimum": -(2**63) - 1})}),
+        ("stop", {"stop": ("\udcff",)}),
+    ],
+)
+def test_what_no_worker_can_be_told_is_refused_and_forgotten(
+    model_path: Path, tmp_path: Path, param: str, fields: dict[str, Any]
+) -> None:
+    """Such a request used to stay, and no later worker could be given anything."""
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        engine.wait_ready(60)
+        with pytest.raises(InvalidRequest) as refusal:
+            next(engine.stream(ask(**fields)))
+        assert refusal.value.param == param
+        assert not engine._supervisor._tickets
+        os.kill(engine.worker_pid or 0, signal.SIGKILL)
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+
+
+def test_a_worker_that_does_not_listen_holds_nobody_up(model_path: Path, tmp_path: Path) -> None:
+    """Whoever wrote to its full pipe held the lock that everybody needs."""
+    with (
+        LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        engine.wait_ready(60)
+        pid, tickets = engine.worker_pid or 0, engine._supervisor._tickets
+        os.kill(pid, signal.SIGSTOP)
+        cancellation = Cancellation()
+        # Each more than a pipe takes.
+        long = ask("Once upon a time. " * 20_000)
+        answers = [pool.submit(lambda: list(engine.stream(long, cancellation))) for _ in range(3)]
+        try:
+            wait_until(lambda: len(tickets) == 3)
+            cancellation.cancel()
+            assert not any(answer.done() for answer in answers)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        assert all(end_of(answer.result(60)).reason == "cancelled" for answer in answers)
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
