@@ -30,10 +30,13 @@ class InvalidRequest(SpilloverError):
 class ContextOverflow(InvalidRequest):
     """The prompt has more tokens than the context holds (nothing is ever cut in silence)."""
 
-    def __init__(self, n_prompt_tokens: int, n_ctx: int, model: str) -> None:
+    def __init__(
+        self, n_prompt_tokens: int, n_ctx: int, model: str, param: str | None = None
+    ) -> None:
         super().__init__(
             f"the prompt has {n_prompt_tokens} tokens but {model} holds {n_ctx}, "
-            "one of which must be left for the answer: shorten the prompt or raise n_ctx"
+            "one of which must be left for the answer: shorten the prompt or raise n_ctx",
+            param,
         )
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx

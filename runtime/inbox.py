@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
-from spillover.runtime.errors import EngineBusy
+from spillover.runtime.errors import EngineBusy, InvalidRequest
 from spillover.runtime.sequence import Job
 
 Order: TypeAlias = Job | int
@@ -34,6 +34,12 @@ class Inbox:
         """Queue a job after telling *accepted* how many are ahead; EngineBusy when there is no
         room, unless *unlimited*."""
         n = job.n_open
+        if n > self._room and not unlimited:
+            raise InvalidRequest(
+                f"n: {n} answers are more than may run and wait here, {self._room}: "
+                "ask for fewer or raise max_queue",
+                "n",
+            )
         with self._changed:
             if self._n_open + n > self._room and not unlimited:
                 raise EngineBusy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,7 +11,9 @@ from spillover.runtime import protocol
 from spillover.runtime.backend import Tokens
 from spillover.runtime.constrain.compiler import FormCompiler
 from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest
+from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
 from spillover.runtime.loading import LoadedModel
+from spillover.runtime.long_texts import LongTexts, is_long
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduler import Scheduler
 from spillover.runtime.sequence import Job
@@ -18,9 +21,12 @@ from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import starts_inside
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
 
+C = TypeVar("C", bound=protocol.Command)
+
 
 class Intake:
-    """Takes commands in the order in which they come; never waits for the model."""
+    """Takes commands in the order in which they come, but lets others pass those with long texts;
+    never waits for the model."""
 
     def __init__(
         self, model: LoadedModel, scheduler: Scheduler, send: Callable[[protocol.Report], None]
@@ -30,33 +36,60 @@ class Intake:
         self._backend = model.backend
         self._scheduler = scheduler
         self._send = send
+        self._long_texts = LongTexts(lambda command: self._answer(command, self._serve_long))
 
     def take(self, command: protocol.Command) -> None:
         """Serve a command; one that cannot be served as asked is answered with Rejected."""
+        match command:
+            case protocol.Cancel():
+                self._cancel(command.id)
+            case protocol.Submit() | protocol.AskTokens() if is_long(command):
+                self._answer(command, self._long_texts.add)
+            case _:
+                self._answer(command, self._serve)
+
+    def _answer(self, command: C, serve: Callable[[C], None]) -> None:
         try:
-            match command:
-                case protocol.Submit():
-                    self._submit(command)
-                case protocol.Cancel():
-                    self._forms.cancel(command.id)
-                    self._scheduler.cancel(command.id)
-                case protocol.AskTokens():
-                    self._send(self._tokens(command))
-                case protocol.AskBytes():
-                    self._send(self._bytes(command))
-                case protocol.AskStatus():
-                    self._send(self._status(command.id))
+            serve(command)
         except (InvalidRequest, EngineBusy) as error:
             assert not isinstance(command, protocol.Quit)
             self._send(_rejection(command.id, error))
 
-    def _submit(self, command: protocol.Submit) -> None:
+    def _serve(self, command: protocol.Command) -> None:
+        match command:
+            case protocol.Submit():
+                self._read(command)()
+            case protocol.AskTokens():
+                self._send(self._tokens(command))
+            case protocol.AskBytes():
+                self._send(self._bytes(command))
+            case protocol.AskStatus():
+                self._send(self._status(command.id))
+
+    def _serve_long(self, command: protocol.Submit | protocol.AskTokens) -> None:
+        """In the thread of the long texts."""
+        if isinstance(command, protocol.AskTokens):
+            self._send(self._tokens(command))
+        else:
+            self._long_texts.finish(command.id, self._read(command))
+
+    def _cancel(self, command_id: int) -> None:
+        waiting = self._long_texts.take_back(command_id)
+        if isinstance(waiting, protocol.Submit):
+            self._send(protocol.Events(events=_cancelled(waiting)))
+            return
+        self._forms.cancel(command_id)
+        self._scheduler.cancel(command_id)
+
+    def _read(self, command: protocol.Submit) -> Callable[[], None]:
+        """Check and tokenize a request; what is returned begins it."""
         request = command.request
         plan = plan_tools(request, self._model.template.tool_format)
         prompt, text = self._prompt(request, plan)
         n_ctx = self._model.card.n_ctx
         if len(prompt) >= n_ctx:
-            raise ContextOverflow(len(prompt), n_ctx, self._model.card.name)
+            param = "messages" if request.messages else "prompt"
+            raise ContextOverflow(len(prompt), n_ctx, self._model.card.name, param)
         self._check_bias(request)
         pipelines = tuple(self._pipeline(request, text, plan) for _ in range(request.n))
         shown = self._shown(plan)
@@ -73,9 +106,8 @@ class Intake:
             shown=shown,
         )
         if request.form is None and (plan is None or not plan.is_held):
-            self._schedule(job)
-        else:
-            self._forms.compile(job, text, plan, self._schedule_compiled, self._reject)
+            return lambda: self._schedule(job)
+        return lambda: self._forms.compile(job, text, plan, self._schedule_compiled, self._reject)
 
     def _schedule(self, job: Job) -> None:
         self._scheduler.submit(job, unlimited=bool(job.resumed))
@@ -168,6 +200,18 @@ class Intake:
         )
 
 
+def _cancelled(command: protocol.Submit) -> list[tuple[int, EngineEvent]]:
+    """What ends a request that was never begun here."""
+    resumed = command.resumed or ((),) * command.request.n
+    timings = Timings(queue_ms=0, prefill_ms=0, decode_ms=0)
+    return [
+        (command.id, Finished(choice=choice, reason="cancelled", usage=usage, timings=timings))
+        for choice, tokens in enumerate(resumed)
+        if tokens is not None
+        for usage in [Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=len(tokens))]
+    ]
+
+
 def _rejection(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.Rejected:
     match error:
         case EngineBusy():
@@ -178,6 +222,7 @@ def _rejection(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.
             return protocol.Rejected(
                 id=command_id,
                 message=str(error),
+                param=error.param,
                 n_prompt_tokens=error.n_prompt_tokens,
                 n_ctx=error.n_ctx,
             )

@@ -14,10 +14,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-import sys
 import threading
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +28,10 @@ from spillover.runtime.events import EngineEvent
 from spillover.runtime.intake import Intake
 from spillover.runtime.loading import LoadedModel, load
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.or_die import or_die
 from spillover.runtime.parent_watch import watch_parent
 from spillover.runtime.scheduler import Scheduler, SchedulerOptions
 
-EXIT_FAILED = 70
 EXIT_PARENT_DIED = 71
 
 
@@ -121,9 +118,9 @@ def _serve(
     writer.send(protocol.Ready(card=model.card))
     intake = Intake(model, scheduler, writer.send)
     threading.Thread(
-        target=_or_die, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
+        target=or_die, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
     ).start()
-    _or_die(scheduler.run)
+    or_die(scheduler.run)
     if calibration.is_done:
         store.write(calibration.save())
     model.backend.close()
@@ -137,14 +134,3 @@ def _take_in(commands: io.BufferedReader, intake: Intake, scheduler: Scheduler) 
             break
         intake.take(command)
     scheduler.stop()
-
-
-def _or_die(work: Callable[[], None]) -> None:
-    """When one of the threads cannot go on, neither can the process: the parent starts a new
-    one and resumes what was running."""
-    try:
-        work()
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(EXIT_FAILED)

@@ -91,9 +91,9 @@ class FormCompiler:
             job, prompt, plan, compiled, refused = self._waiting.get()
             try:
                 constraints = self._constraints(job, prompt, plan)
-                with self._lock:
+                with self._lock:  # no cancel() comes between the two
                     is_cancelled = self._open.pop(job.id)
-                compiled(structs.replace(job, constraints=constraints), is_cancelled)
+                    compiled(structs.replace(job, constraints=constraints), is_cancelled)
             except (InvalidRequest, EngineBusy) as error:
                 refused(job.id, error)
             except BaseException:  # also what Rust code panics with
