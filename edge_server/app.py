@@ -40,8 +40,7 @@ def _enter(gate: Gatekeeper) -> None:
 
 def _answer_error(error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        kind = "not_found_error" if error.code == 404 else "invalid_request_error"
-        wire_error = WireError(error.code or 500, kind, error.description or error.name)
+        wire_error = _wire_error(error)
     else:
         wire_error = from_exception(error)
         if wire_error.status == 500:
@@ -49,3 +48,10 @@ def _answer_error(error: Exception) -> Response:
     response = Response(body_of(wire_error), wire_error.status, content_type="application/json")
     response.headers.update(wire_error.headers)
     return response
+
+
+def _wire_error(error: HTTPException) -> WireError:
+    if error.code == 404:
+        return WireError(404, "not_found_error", f"there is no {request.path[:100]!r} here")
+    status = error.code or 500
+    return WireError(status, "invalid_request_error", error.description or error.name)

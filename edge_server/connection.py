@@ -83,10 +83,11 @@ class Connection:
 
     async def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """A whole response."""
-        if status != 204:  # which has no body, and must not say how long it is
+        is_head = self.scope["method"] == "HEAD"
+        if status != 204 and not is_head:  # a 204 has no body, and must not say how long it is
             headers = {**headers, "Content-Length": str(len(body))}
         await self.start(status, headers)
-        await self.finish(b"" if self.scope["method"] == "HEAD" else body)
+        await self.finish(b"" if is_head else body)
 
     async def refuse(self, error: WireError) -> None:
         """A whole response that says what is wrong, and the end of the connection."""

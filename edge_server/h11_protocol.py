@@ -6,7 +6,10 @@ import asyncio
 import socket
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from spillover.edge_server.wire.errors import WireError, body_of
 
 USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
@@ -57,6 +60,23 @@ class HardenedProtocol(H11Protocol):
         if peer:
             self.by_client.pop(tuple(peer[:2]), None)
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets its answer in the shape of all errors, if none has begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            error = WireError(400, "invalid_request_error", "this is no valid HTTP request")
+            body = body_of(error)
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
+            self.transport.write(self.conn.send(h11.Response(status_code=400, headers=headers)))
+            self.transport.write(self.conn.send(h11.Data(data=body)))
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing can be upgraded here, nothing need be installed: the request counts as it is."""
 
     def write_chunk(self, data: bytes) -> bool:
         """Write a part of the response that is running, in the chunked coding; False when the

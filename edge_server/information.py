@@ -13,7 +13,7 @@ from spillover.edge_server.wire.answer import fingerprint
 from spillover.edge_server.wire.body import decode
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.native import settings_of
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import GenerationRequest, TokenId
 
 _HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
 
@@ -26,7 +26,7 @@ class TokenizeBody(msgspec.Struct, frozen=True):
 
 
 class DetokenizeBody(msgspec.Struct, frozen=True):
-    tokens: tuple[int, ...]
+    tokens: tuple[TokenId, ...]
 
 
 def add_information(app: Flask, service: Service) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from urllib.parse import urlsplit
+import re
 
 from flask import Request
 
@@ -15,6 +15,7 @@ from spillover.edge_server.wire.errors import WireError
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _OPEN_PATHS = frozenset({"/health", "/v1/health", "/"})
+_HOST = re.compile(r"(?:(\[[0-9a-f:.]+\])|([^\[\]:/@?#\s]+))(?::[0-9]{0,5})?")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -38,11 +39,9 @@ def check_bind(settings: Settings) -> None:
 
 
 def normal_host(value: str) -> str:
-    """A Host header's name without port, case and trailing dot."""
-    name = value.strip().lower()
-    if name.startswith("["):
-        return name.partition("]")[0] + "]"
-    return name.partition(":")[0].rstrip(".")
+    """A Host header's name without port, case and trailing dot; "" for what is no host."""
+    found = _HOST.fullmatch(value.strip().lower())
+    return (found[1] or found[2].rstrip(".")) if found else ""
 
 
 class Gatekeeper:
@@ -80,7 +79,7 @@ class Gatekeeper:
     def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("Origin")
         site = request.headers.get("Sec-Fetch-Site", "none")
-        same = origin is None or urlsplit(origin).netloc == request.headers.get("Host")
+        same = origin is None or origin.partition("://")[2] == request.headers.get("Host")
         if not same or site not in ("none", "same-origin"):
             raise WireError(
                 403, "forbidden_error", "web pages of other origins may not use this endpoint"

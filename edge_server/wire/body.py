@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from spillover.cloud_fallback.route_settings import Wishes
 from spillover.cloud_fallback.routing import Fallback, Place, Routing
 from spillover.edge_server.wire.errors import WireError, bad_request
-from spillover.edge_server.wire.forms import FormBody, form_of
+from spillover.edge_server.wire.forms import FormBody, form_of, named
 from spillover.edge_server.wire.tools import CallBody, ChoiceBody, ToolBody, calls_of, tool_fields
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
@@ -19,6 +19,7 @@ from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 
 MAX_MESSAGES = 4_096
+_LENGTH = "max_completion_tokens"
 
 
 class StreamOptions(Struct, frozen=True):
@@ -72,6 +73,10 @@ class CommonBody(FormBody, frozen=True, kw_only=True):
     logit_bias: dict[str, float] | None = None
     spillover: SpilloverBody | None = None
 
+    def sent_as(self) -> dict[str, str]:
+        """Fields of the request whose names in this body are others."""
+        return {} if self.repetition_penalty is None else {"repeat_penalty": "repetition_penalty"}
+
 
 class TextPart(Struct, frozen=True):
     type: str
@@ -101,6 +106,11 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     tools: tuple[ToolBody, ...] | None = None
     tool_choice: str | ChoiceBody | None = None
     parallel_tool_calls: bool | None = None
+
+    def sent_as(self) -> dict[str, str]:
+        length = {} if self.max_completion_tokens is None else {"max_tokens": _LENGTH}
+        names = {"logprobs": "top_logprobs", "template_kwargs": "chat_template_kwargs"}
+        return {**super().sent_as(), **names, **length}
 
 
 def wishes_of(body: CommonBody, *, events_header: str | None) -> Wishes:
@@ -170,7 +180,8 @@ def chat_request(body: ChatBody) -> GenerationRequest:
         **tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls),
     }
     if fields["max_tokens"] == 0:
-        raise bad_request("max_tokens: at least one token must be asked for", "max_tokens")
+        name = body.sent_as().get("max_tokens", "max_tokens")
+        raise bad_request(f"{name}: at least one token must be asked for", name)
     if body.add_generation_prompt and body.continue_final_message:
         raise bad_request(
             "a new turn cannot be opened while the last one is continued: leave out "
@@ -221,6 +232,8 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     }
     if body.repetition_penalty is not None:
         sampling["repeat_penalty"] = body.repetition_penalty
+    if body.top_k == -1:
+        sampling["top_k"] = 0  # how llama.cpp and vLLM let it be switched off, too
     if body.seed is not None and body.seed < 0:
         del sampling["seed"]  # llama.cpp's way to ask for a random one
     if body.logit_bias is not None:
@@ -240,21 +253,30 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     try:
         return msgspec.convert(fields, GenerationRequest).checked()
     except msgspec.ValidationError as error:
-        raise _without_prefix(_named(error)) from error
+        raise _as_sent(_named(error), body) from error
     except InvalidRequest as error:
-        raise bad_request(str(error), error.param) from error
+        known = named(error, body)
+        if isinstance(known, WireError):
+            raise known from error
+        raise _as_sent(bad_request(str(error), error.param), body) from error
 
 
-def _without_prefix(error: WireError) -> WireError:
-    """Clients know no "sampling.": they sent top_k at the top level."""
+def _as_sent(error: WireError, body: CommonBody) -> WireError:
+    """*error* with the field's name in the body: clients know no "sampling.top_k"."""
     param = (error.param or "").removeprefix("sampling.")
-    return bad_request(str(error).removeprefix("sampling."), param or None)
+    message = str(error).removeprefix("sampling.")
+    name = body.sent_as().get(param, param)
+    if message.startswith(f"{param}: "):
+        message = name + message.removeprefix(param)
+    return bad_request(message, name or None)
 
 
 def _biases(biases: dict[str, float]) -> dict[int, float]:
-    tokens = {}
-    for name, bias in biases.items():
-        if not (name.isascii() and name.isdigit()) or len(name) > 10:
-            raise bad_request(f"logit_bias: {name[:40]!r} is no token id", "logit_bias")
-        tokens[int(name)] = bias
-    return tokens
+    return {token_id(name): bias for name, bias in biases.items()}
+
+
+def token_id(name: str) -> int:
+    """The token id in *name*, or a 400."""
+    if not (name.isascii() and name.isdigit()) or len(name) > 10:
+        raise bad_request(f"logit_bias: {name[:40]!r} is no token id", "logit_bias")
+    return int(name)

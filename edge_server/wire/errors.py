@@ -43,7 +43,7 @@ def from_exception(error: Exception) -> WireError:
                 400,
                 "exceed_context_size_error",
                 str(error),
-                "messages",
+                error.param,
                 n_prompt_tokens=error.n_prompt_tokens,
                 n_ctx=error.n_ctx,
             )

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, structs
 
-from spillover.edge_server.wire.body import CommonBody, request_of
+from spillover.edge_server.wire.body import CommonBody, request_of, token_id
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.infill import Files, infill_prompt
-from spillover.edge_server.wire.prompts import engine_prompts, prompts_of, text_of
+from spillover.edge_server.wire.prompts import MAX_TOKEN_ID, engine_prompts, prompts_of, text_of
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.request import (
     MAX_CHOICES,
@@ -55,6 +55,10 @@ class NativeBody(CommonBody, frozen=True, kw_only=True):
     dynatemp_range: float | None = None
     top_n_sigma: float | None = None
     post_sampling_probs: bool | None = None
+
+    def sent_as(self) -> dict[str, str]:
+        length = {} if self.n_predict is None else {"max_tokens": "n_predict"}
+        return {**super().sent_as(), "logprobs": "n_probs", **length}
 
 
 class InfillBody(NativeBody, frozen=True, kw_only=True):
@@ -155,7 +159,7 @@ def _biases(value: Any, engine: TextEngine) -> dict[int, float]:
     if value is None:
         return {}
     if isinstance(value, dict):
-        pairs = [[int(k) if k.isascii() and k.isdigit() else k, v] for k, v in value.items()]
+        pairs = [[token_id(k) if k.isascii() and k.isdigit() else k, v] for k, v in value.items()]
     else:
         pairs = value
     if not isinstance(pairs, list):
@@ -170,8 +174,8 @@ def _biases(value: Any, engine: TextEngine) -> dict[int, float]:
                 n_texts += isinstance(token, str)
                 if n_texts > MAX_BIAS_TEXTS:
                     raise bad_request("logit_bias: too many texts", "logit_bias")
-                number = -100.0 if bias is False else float(bias)
-                biases |= dict.fromkeys(_tokens(token, engine), max(-100.0, min(number, 100.0)))
+                number = -100.0 if bias is False else float(max(-100, min(bias, 100)))
+                biases |= dict.fromkeys(_tokens(token, engine), number)
             case _:
                 raise bad_request("this is no pair of a token and a number", f"logit_bias[{i}]")
     return biases
@@ -179,6 +183,8 @@ def _biases(value: Any, engine: TextEngine) -> dict[int, float]:
 
 def _tokens(token: int | str, engine: TextEngine) -> tuple[int, ...]:
     if isinstance(token, int):
+        if not 0 <= token <= MAX_TOKEN_ID:
+            raise bad_request(f"logit_bias: {str(token)[:40]} is no token id", "logit_bias")
         return (token,)
     return engine.tokenize(token, add_special=False, parse_special=True)
 

@@ -8,10 +8,10 @@ from msgspec import Struct
 
 from spillover.edge_server.wire.errors import bad_request
 from spillover.runtime.engine import TextEngine
-from spillover.runtime.errors import ContextOverflow
+from spillover.runtime.errors import ContextOverflow, InvalidRequest
 
 MAX_PROMPTS = 128
-_MAX_TOKEN_ID = 2**31 - 1
+MAX_TOKEN_ID = 2**31 - 1
 
 
 class Prompt(Struct, frozen=True):
@@ -70,7 +70,7 @@ def _parts(values: list[Any], param: str) -> tuple[str | tuple[int, ...], ...]:
                 parts.append(tuple(ids))
                 ids = []
             parts.append(value)
-        elif _is_id(value) and 0 <= value <= _MAX_TOKEN_ID:
+        elif _is_id(value) and 0 <= value <= MAX_TOKEN_ID:
             ids.append(value)
         else:
             raise bad_request("this is neither a token id nor a text", f"{param}[{i}]")
@@ -92,11 +92,14 @@ def tokens_of(engine: TextEngine, prompt: Prompt) -> tuple[int, ...]:
 
 def text_of(engine: TextEngine, prompt: Prompt) -> str:
     """The text of *prompt*."""
-    texts = (
-        part if isinstance(part, str) else engine.detokenize(part).decode("utf-8", "replace")
-        for part in prompt.parts
-    )
-    return "".join(texts)
+    return "".join(part if isinstance(part, str) else _text(engine, part) for part in prompt.parts)
+
+
+def _text(engine: TextEngine, ids: tuple[int, ...]) -> str:
+    try:
+        return engine.detokenize(ids).decode("utf-8", "replace")
+    except InvalidRequest as error:
+        raise bad_request(str(error), "prompt") from error
 
 
 def engine_prompts(
@@ -113,6 +116,6 @@ def engine_prompts(
         if not tokens:
             raise bad_request("the prompt is empty: give at least one token", f"prompt[{i}]")
         if len(tokens) >= card.n_ctx:
-            raise ContextOverflow(len(tokens), card.n_ctx, card.name)
+            raise ContextOverflow(len(tokens), card.n_ctx, card.name, f"prompt[{i}]")
         checked.append(tokens)
     return tuple(checked)

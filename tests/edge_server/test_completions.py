@@ -216,25 +216,46 @@ def test_its_biases_may_name_texts(http: httpx.Client, biases: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("param", "value"),
     [
-        {},
-        {"prompt": "x", "mirostat": 2},
-        {"prompt": "x", "post_sampling_probs": True},
-        {"prompt": "x", "logit_bias": [[True, 1]]},
-        {"prompt": "x", "logit_bias": [[1]]},
-        {"prompt": "x", "logit_bias": 5},
-        {"prompt": "x", "n_probs": -1},
-        {"prompt": "x", "n_probs": 21},
-        {"prompt": "x", "n_cmpl": 0},
-        {"prompt": "x", "n_predict": "many"},
-        {"prompt": "x", "grammar": "root ::= ("},
+        ("prompt", None),
+        ("prompt", [4096]),
+        ("prompt", "a b " * 2000),
+        ("mirostat", 2),
+        ("post_sampling_probs", True),
+        ("logit_bias", [[True, 1]]),
+        ("logit_bias", [[1]]),
+        ("logit_bias", [[10**12, 1]]),
+        ("logit_bias", {"9" * 5000: 1}),
+        ("logit_bias", 5),
+        ("n_probs", -1),
+        ("n_probs", 21),
+        ("n_cmpl", 17),
+        ("n_predict", "many"),
+        ("n_predict", -5),
+        ("grammar", "root ::= ("),
     ],
 )
-def test_its_malformed_bodies_are_400s(http: httpx.Client, body: dict[str, Any]) -> None:
-    response = http.post("/completion", json=body)
+def test_its_malformed_bodies_are_400s_that_name_the_field(
+    http: httpx.Client, param: str, value: Any
+) -> None:
+    response = http.post("/completion", json={"prompt": "x", param: value})
     assert response.status_code == 400, response.text
-    assert response.json()["error"]["message"]
+    error = response.json()["error"]
+    assert error["message"]
+    assert error["param"].startswith(param)
+
+
+def test_a_bias_may_be_any_number(http: httpx.Client) -> None:
+    """One beyond all floats used to be an internal error."""
+    answer = post(http, "/completion", prompt="x", n_predict=1, logit_bias=[[100, 10**400]])
+    assert answer["tokens_predicted"] == 1
+
+
+def test_ids_that_no_vocabulary_has_are_400s(http: httpx.Client) -> None:
+    response = http.post("/detokenize", json={"tokens": [1, 10**20]})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == "tokens[1]"
 
 
 def test_pieces_of_a_text_are_texts_or_bytes(http: httpx.Client) -> None:

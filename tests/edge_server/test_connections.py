@@ -182,6 +182,14 @@ def test_two_lengths_are_refused(strict: Server) -> None:
         assert b" 400 " in rest_of(sock).split(b"\r\n", 1)[0]
 
 
+def test_what_is_no_http_gets_an_error_in_the_shape_of_all(strict: Server) -> None:
+    with connect(strict) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\n\r\n")  # without a Host
+        head, body = rest_of(sock).split(b"\r\n\r\n")
+    assert b" 400 " in head.split(b"\r\n", 1)[0]
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
 def test_an_old_client_without_chunks_gets_the_same_stream(
     strict: Server, http: httpx.Client
 ) -> None:

@@ -118,7 +118,14 @@ MALFORMED = [
             ('"stop": 3', "stop"),
             ('"logit_bias": {"x": 1}', "logit_bias"),
             ('"logit_bias": {"99999": 1}', "logit_bias"),
-            ('"logprobs": true, "top_logprobs": 21', "logprobs"),
+            ('"logit_bias": {"1": 101}', "logit_bias"),
+            ('"logprobs": true, "top_logprobs": 21', "top_logprobs"),
+            ('"max_completion_tokens": 0', "max_completion_tokens"),
+            ('"max_completion_tokens": -5', "max_completion_tokens"),
+            ('"repetition_penalty": 11', "repetition_penalty"),
+            ('"chat_template_kwargs": {"x": 18446744073709551616}', "chat_template_kwargs"),
+            ('"json_schema": {"maximum": 18446744073709551616}', "json_schema"),
+            ('"n": 9', "n"),  # more than this server lets run and wait
             ('"top_logprobs": 2', "top_logprobs"),
             ('"stream": "yes"', "stream"),
             ('"response_format": {"type": "xml"}', "response_format.type"),
@@ -150,7 +157,11 @@ def test_a_malformed_body_is_a_400_that_names_the_field(
     ("headers", "status"),
     [
         ({"Host": "evil.example"}, 403),
+        ({"Host": "[::1].evil.example"}, 403),
+        ({"Host": "localhost:evil.example"}, 403),
         ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Content-Type": "text/plain"}, 415),
         ({"Host": "LOCALHOST.:1"}, 200),
@@ -173,6 +184,21 @@ def test_unknown_paths_and_methods_answer_in_the_same_shape(http: httpx.Client) 
     ):
         assert response.status_code == status
         assert response.json()["error"]["message"]
+
+
+def test_a_head_request_gets_the_head_of_the_answer(http: httpx.Client) -> None:
+    head, whole = http.head("/health"), http.get("/health")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == whole.headers["Content-Length"]
+
+
+def test_top_k_minus_1_switches_it_off(http: httpx.Client) -> None:
+    ask = {"messages": STORY, "max_tokens": 8, "seed": 5, "temperature": 1.5}
+    off, zero = (
+        http.post("/v1/chat/completions", json={**ask, "top_k": top_k}).json()["choices"]
+        for top_k in (-1, 0)
+    )
+    assert off == zero
 
 
 def test_models_and_health(http: httpx.Client) -> None:
