@@ -14,12 +14,15 @@ from typing import Any, Protocol
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from spillover.runtime.allowed import TokenIds
 from spillover.runtime.backend import Logits, Sampler
 from spillover.runtime.draws import redraw_seed_at, seed_at
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.sampling import Sampling
 
 _FORBID = -100.0
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+"""llama_token_data."""
 
 
 class Free(Sampler, Protocol):
@@ -30,9 +33,10 @@ class Free(Sampler, Protocol):
         """Whether a token that was sampled has an effect on later ones."""
         ...
 
-    def resample(self, output: int, position: int) -> int:
-        """As sample(), with another draw: the first one led to a token that is not allowed, and
-        what is left is not evenly spread over it."""
+    def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:
+        """As sample(), among these *tokens*: one that has a chance, in any case. With another draw
+        where the first one led to a token that is not allowed: what is left is not evenly spread
+        over it."""
         ...
 
 
@@ -47,7 +51,8 @@ class GreedySampler:
     def sample(self, output: int, position: int) -> int:
         return int(self._logits(output).argmax())
 
-    resample = sample
+    def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:
+        return int(tokens[logits.argmax()])
 
     def accept(self, tokens: Sequence[int]) -> None:
         pass
@@ -73,6 +78,8 @@ class ChainSampler:
         self._seed = seed
         self._sampling = sampling
         self._window = sampling.n_window(n_ctx)
+        forbidden = [token for token, bias in sampling.logit_bias.items() if bias <= _FORBID]
+        self._forbidden = np.array([*forbidden, *(model.eog_tokens if ignore_eos else ())])
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         for sampler in _fixed_samplers(model, sampling, ignore_eos=ignore_eos, n_ctx=n_ctx):
             lib.llama_sampler_chain_add(self._chain, sampler)
@@ -83,17 +90,35 @@ class ChainSampler:
         return self._window > 0
 
     def sample(self, output: int, position: int) -> int:
-        return self._sample(output, seed_at(self._seed, position))
-
-    def resample(self, output: int, position: int) -> int:
-        return self._sample(output, redraw_seed_at(self._seed, position))
-
-    def _sample(self, output: int, seed: int) -> int:
-        if self._sampling.temperature > 0:
-            self._renew_randomness(seed)
+        self._renew_randomness(seed_at(self._seed, position))
         return int(lib.llama_sampler_sample(self._chain, *self._row_of(output)))
 
+    def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:
+        if len(self._forbidden) and np.isin(tokens[logits > -np.inf], self._forbidden).all():
+            # A bias forbids all that is left, but what is left goes before it.
+            token = int(tokens[logits.argmax()])
+        else:
+            seed_of = seed_at if self.remembers else redraw_seed_at
+            self._renew_randomness(seed_of(self._seed, position))
+            token = self._applied(tokens, logits)
+        lib.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _applied(self, tokens: TokenIds, logits: Logits) -> int:
+        candidates = np.zeros(len(tokens), dtype=_CANDIDATE)
+        candidates["id"], candidates["logit"] = tokens, logits
+        array = lib.llama_token_data_array(
+            data=candidates.ctypes.data_as(lib.llama_token_data_p),
+            size=len(tokens),
+            selected=-1,
+            sorted=False,
+        )
+        lib.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
     def _renew_randomness(self, seed: int) -> None:
+        if self._sampling.temperature == 0:
+            return
         while lib.llama_sampler_chain_n(self._chain) > self._n_fixed:
             lib.llama_sampler_free(lib.llama_sampler_chain_remove(self._chain, self._n_fixed))
         s = self._sampling

@@ -6,7 +6,6 @@ is always the upper end of some score, which largest() finds without.
 
 from __future__ import annotations
 
-import functools
 import math
 from bisect import bisect_left
 from itertools import accumulate
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from spillover.runtime.allowed import all_tokens
 from spillover.runtime.backend import Logits
 
 Ids: TypeAlias = npt.NDArray[np.intp]
@@ -39,14 +39,7 @@ class Candidates(Struct, frozen=True):
 
 def everything(logits: Logits) -> Candidates:
     """All tokens, in the order of their ids."""
-    return Candidates(_all_ids(len(logits)), logits, False)
-
-
-@functools.lru_cache(maxsize=2)
-def _all_ids(n: int) -> Ids:
-    ids = np.arange(n)
-    ids.flags.writeable = False
-    return ids
+    return Candidates(all_tokens(len(logits)), logits, False)
 
 
 def largest(scores: Logits, n: int) -> Ids:

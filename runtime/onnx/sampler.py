@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
+from spillover.runtime.allowed import allowed_of
 from spillover.runtime.backend import Constraint, Logits, Tokens
 from spillover.runtime.draws import Draws
 from spillover.runtime.onnx import candidates as filters
@@ -82,16 +82,17 @@ class NumpySampler:
         penalties the mask comes first, as in llama.cpp's chain, for the same choice."""
         constraint, draws = self._constraint, self._draws
         if constraint is None:
-            return self._choose(logits, draws, position)
+            return self._choose(filters.everything(logits), draws, position)
         is_masked = bool(self._n_window)
-        token = 0 if is_masked else self._choose(logits, draws, position)
+        token = 0 if is_masked else self._choose(filters.everything(logits), draws, position)
         if is_masked or not constraint.allows(token):
-            allowed = _allowed(constraint, len(logits))
-            masked = np.where(allowed, logits, np.float32(-np.inf))
-            if masked.max() == -np.inf:
+            tokens, left = allowed_of(constraint, logits)
+            if left.max() == -np.inf:
                 # Bias and penalties forbid all that is left, but the constraint goes before them.
-                masked[changed] = np.where(allowed[changed], saved, np.float32(-np.inf))
-            token = self._choose(masked, draws if is_masked else draws.again(), position)
+                logits[changed] = saved
+                tokens, left = allowed_of(constraint, logits)
+            candidates = Candidates(tokens, left, False)
+            token = self._choose(candidates, draws if is_masked else draws.again(), position)
         constraint.accept(token)
         return token
 
@@ -121,19 +122,19 @@ class NumpySampler:
         if self._breakers is not None:
             penalize_repeats(logits, self._window[-self._n_dry :], s, self._breakers)
 
-    def _choose(self, logits: Logits, draws: Draws, position: int) -> int:
+    def _choose(self, candidates: Candidates, draws: Draws, position: int) -> int:
         s = self._sampling
         if s.temperature == 0:
-            return int(logits.argmax())
+            return int(candidates.ids[candidates.logits.argmax()])
         if self._keeps_few:
             return filters.draw_from_few(
-                filters.top_k(filters.everything(logits), s.top_k),
+                filters.top_k(candidates, s.top_k),
                 top_p=s.top_p,
                 min_p=s.min_p,
                 temperature=s.temperature,
                 chance=draws.for_token(position),
             )
-        left = self._filtered(logits)
+        left = self._filtered(candidates)
         if self._excludes_top_choices(draws, position):
             left = filters.without_top_choices(left, s.xtc_threshold)
         return filters.draw(left, s.temperature, draws.for_token(position))
@@ -144,9 +145,8 @@ class NumpySampler:
             return False
         return draws.for_chance(position) <= s.xtc_probability
 
-    def _filtered(self, logits: Logits) -> Candidates:
+    def _filtered(self, left: Candidates) -> Candidates:
         s = self._sampling
-        left = filters.everything(logits)
         if s.top_k > 0:
             left = filters.top_k(left, s.top_k)
         if s.typical_p < 1:
@@ -160,8 +160,3 @@ class NumpySampler:
 
 def _resolved(n: int, n_ctx: int) -> int:
     return n_ctx if n < 0 else n
-
-
-def _allowed(constraint: Constraint, n_vocab: int) -> npt.NDArray[np.bool_]:
-    bits = np.unpackbits(constraint.mask().view(np.uint8), count=n_vocab, bitorder="little")
-    return bits.view(np.bool_)

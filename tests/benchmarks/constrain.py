@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import platformdirs
 
+from spillover.runtime.allowed import allowed_of
 from spillover.runtime.constrain.factory import ConstraintFactory
-from spillover.runtime.llama.constrained import forbidden
+from spillover.runtime.onnx.candidates import Candidates
 from spillover.runtime.onnx.sampler import NumpySampler
 from spillover.runtime.request import JsonObject, JsonSchema
 from spillover.runtime.sampling import Sampling
@@ -101,16 +102,14 @@ def per_token(factory: ConstraintFactory, repeat: int) -> tuple[list[float], lis
             for token in factory.vocabulary.tokenizer.greedy_tokenize(text):
                 begun = time.thread_time()
                 constraint.allows(wrong)
-                masked = logits.copy()
-                copied = time.thread_time()
-                masked[forbidden(constraint, N_VOCAB)] = -np.inf
-                sampler._choose(masked, sampler._draws, 0)
+                left = Candidates(*allowed_of(constraint, logits), False)
+                sampler._choose(left, sampler._draws, 0)
                 asked = time.thread_time()
                 assert constraint.allows(token)
                 constraint.accept(token)
                 ended = time.thread_time()
                 allowed.append(1e6 * (ended - asked))
-                refused.append(1e6 * (ended - copied) + 1e6 * (copied - begun))
+                refused.append(1e6 * (ended - begun))
     return allowed, refused
 
 

@@ -187,3 +187,49 @@ def test_top_p_of_a_large_vocabulary_needs_no_sort_and_misses_nothing(p: float) 
     n = int(np.searchsorted(mass, p)) + 1
     assert abs(len(kept.ids) - n) <= 1 + n // 1000
     assert set(kept.ids[: n - 5].tolist()) <= set(order[:n].tolist())
+
+
+class Only:
+    """A constraint that allows the same tokens for ever."""
+
+    is_complete = has_failed = False
+
+    def __init__(self, tokens: list[int], n_vocab: int) -> None:
+        self._tokens = tokens
+        bits = np.zeros(-(-n_vocab // 32) * 32, dtype=np.bool_)
+        bits[tokens] = True
+        self._mask = np.packbits(bits, bitorder="little").view(np.uint32)
+
+    def allows(self, token: int) -> bool:
+        return token in self._tokens
+
+    def mask(self) -> Mask:
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        assert self.allows(token)
+
+
+@pytest.mark.parametrize("n_allowed", [1, 3, 60, 9_000])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(seed=1, repeat_penalty=1.3),
+        Sampling(seed=1, temperature=0, frequency_penalty=0.5),
+        Sampling(seed=1, top_k=0, typical_p=0.7, presence_penalty=0.3),
+    ],
+)
+def test_to_choose_among_the_allowed_is_to_choose_from_a_masked_row(
+    sampling: Sampling, n_allowed: int
+) -> None:
+    draw = np.random.default_rng(n_allowed)
+    n_vocab = 10_000
+    allowed = sorted(draw.choice(n_vocab, n_allowed, replace=False).tolist())
+    row = draw.standard_normal(n_vocab, dtype=np.float32) * 3
+    masked = np.full(n_vocab, -np.inf, dtype=np.float32)
+    masked[allowed] = row[allowed]
+    constraint = Only(allowed, n_vocab)
+    held = NumpySampler(lambda _: row, sampling, 1, n_ctx=64, constraint=constraint)
+    free = NumpySampler(lambda _: masked, sampling, 1, n_ctx=64)
+    for position in range(12):
+        assert held.sample(0, position) == free.sample(0, position)
