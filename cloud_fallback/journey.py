@@ -93,7 +93,11 @@ class Journey:
         stuck = self._start()
         while True:
             stuck = stuck or (yield from self._local())
-            if stuck is None or (stuck.may_leave and (yield from self._clouds(stuck))):
+            if stuck is None:
+                return
+            answer = self._trip.answer
+            self._when_stuck = answer.n_chars, answer.began_tool_call
+            if stuck.may_leave and (yield from self._clouds(stuck)):
                 return
             if not (yield from self._back(stuck)):
                 return
@@ -126,7 +130,12 @@ class Journey:
             if self._policy is not None:
                 self._policy.learn(leg.watch)
         except (EngineError, InvalidRequest) as error:
-            return self._stuck_by(error)
+            kept = () if joint is not None else leg.kept_back()
+            stuck = self._stuck_by(error, kept)
+            if stuck is None:
+                yield from kept
+                raise
+            return stuck
         finally:
             self.leg = None
         return (yield from self._ended(end, joint))
@@ -183,13 +192,17 @@ class Journey:
             return (yield from leg.stream(self._trip.cancellation))
         return (yield from _joined(leg, joint, self._trip))
 
-    def _stuck_by(self, error: EngineError | InvalidRequest) -> Stuck:
-        """Raises *error* where nobody else could do better."""
+    def _stuck_by(
+        self, error: EngineError | InvalidRequest, kept: tuple[EngineEvent, ...]
+    ) -> Stuck | None:
+        """None: nobody else could do better. *kept*: see LocalLeg.kept_back."""
         reason = reason_of(error, self._parts.local.status())
         if reason is None:
-            raise error
+            return None
         may_leave = self._parts.policy_settings.is_on(reason.code)
-        return Stuck(reason=reason, at=self._trip.now, error=error, may_leave=may_leave)
+        return Stuck(
+            reason=reason, at=self._trip.now, error=error, may_leave=may_leave, dropped=kept
+        )
 
     def _ended(
         self, end: LegEnd, joint: Joint | None
@@ -221,7 +234,6 @@ class Journey:
     def _clouds(self, stuck: Stuck) -> Generator[StreamEvent, None, bool]:
         """Whether the answer has come to its end."""
         trip, answer = self._trip, self._trip.answer
-        self._when_stuck = answer.n_chars, answer.began_tool_call
         stopped = self._last_stop = Stopped(
             reason=stuck.reason, at=stuck.at, bad_chars=stuck.bad_chars, withheld=stuck.withheld
         )
@@ -257,29 +269,37 @@ class Journey:
             yield answer.finished("cancelled")
             return False
         is_spent = answer.remaining_tokens == 0
-        if (stuck.error is not None or not trip.allowed.local) and not is_spent:
-            yield from self._give_up(stuck)
-            return False
+        cannot = (stuck.error is not None or not trip.allowed.local) and not is_spent
         # Where nothing came from elsewhere, the client gets what the local model had said.
         is_untouched = (answer.n_chars, answer.began_tool_call) == self._when_stuck
         end = stuck.end if is_untouched else None
-        if answer.began_tool_call and end is None:
+        if answer.began_tool_call and end is None and not cannot:
             yield answer.finished("interrupted")  # nobody can go on with half a call
             return False
         dropped = stuck.dropped if is_untouched else ()
         if end is None:  # what it had begun of a call it makes anew
             dropped = tuple(takewhile(lambda e: not isinstance(e, ToolCallDelta), dropped))
-        goes_on = end is None and not is_spent
+        goes_on = end is None and not is_spent and not cannot
+        yield from self._to_local(stuck, goes_on=goes_on, dropped=dropped)
+        if cannot:
+            yield from self._give_up(stuck)
+        elif not goes_on:
+            yield answer.finished("length") if end is None else self._end_of(end)
+        return goes_on
+
+    def _to_local(
+        self, stuck: Stuck, *, goes_on: bool, dropped: tuple[EngineEvent, ...]
+    ) -> Generator[StreamEvent]:
+        """What the local model had said, and that it is its own, where the client thinks that
+        somebody else writes."""
+        trip = self._trip
         self._came_back = trip.writer.origin == "cloud" and (goes_on or bool(dropped))
         if self._came_back:
             trip.stays_with(None)
             reason = self._last_stop.reason if self._last_stop else stuck.reason
-            yield trip.hand_over(self._parts.local_writer, reason, keep_chars=answer.n_chars)
+            local = self._parts.local_writer
+            yield trip.hand_over(local, reason, keep_chars=trip.answer.n_chars)
         yield from dropped
-        if goes_on:
-            return True
-        yield answer.finished("length") if end is None else self._end_of(end)
-        return False
 
     def _end_of(self, end: Finished) -> Finished:
         answer = self._trip.answer

@@ -116,6 +116,10 @@ class LocalLeg:
                 return
         self._cancellation.cancel()
 
+    def kept_back(self) -> tuple[EngineEvent, ...]:
+        """What was said and not sent, once the engine has broken."""
+        return tuple(map(self._shown, self._held))
+
     def stop(self) -> None:
         """End the stream soon, without a reason: nothing more is wanted of it."""
         self._cancellation.cancel()
