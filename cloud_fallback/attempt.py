@@ -150,6 +150,7 @@ class Attempt:
                     joint=joint,
                     meter=reservation,
                     on_answer=_both(answered, permit.answered),
+                    most_tokens=self._trip.most_cloud_tokens,
                     clock=self._parts.clock,
                 )
                 return (yield from self._stream(leg, permit, reservation, n_tries))

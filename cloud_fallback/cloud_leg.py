@@ -56,9 +56,11 @@ class CloudLeg:
         joint: Joint,
         meter: Meter,
         on_answer: Callable[[], object],
+        most_tokens: int,
         clock: Callable[[], float],
     ) -> None:
-        """*request*: that of *redacted*, with its own limit. *on_answer* is called once, when the
+        """*request*: that of *redacted*, with its own limit. *most_tokens*, reasoning included,
+        end a leg that does not end by itself. *on_answer* is called once, when the
         first of the answer has come."""
         self._engine = engine
         self._request = request
@@ -69,6 +71,7 @@ class CloudLeg:
         self._arguments: dict[int, Restorer] = {}
         self._meter = meter
         self._on_answer = on_answer
+        self._most_tokens = most_tokens
         self._clock = clock
         self._started_at = clock()
         self._n_received = 0
@@ -98,13 +101,17 @@ class CloudLeg:
             with Pump(self._open, self.cancellation) as pump:
                 while self._finished is None:
                     yield from self._next(pump)
-                    if self._joint.is_over:
+                    if self._joint.is_over or self._is_endless:
                         break
             yield from self._flush()
         finally:
             cancellation.unsubscribe(self.cancellation.cancel)
         finished = None if self._joint.is_over else self._finished
         return CloudLegEnd(finished=finished, stop=self._joint.stopped)
+
+    @property
+    def _is_endless(self) -> bool:
+        return estimated_tokens(self._n_received) >= self._most_tokens
 
     def _open(self, cancellation: Cancellation) -> Generator[EngineEvent]:
         return self._engine.stream(self._request, cancellation)

@@ -18,6 +18,9 @@ class RouteSettings(Struct, frozen=True, kw_only=True):
     mode: HandoffMode = "continue"
     max_handoffs: Annotated[int, Meta(ge=1, le=16)] = 4
     """Changes of the writer within one answer; then it ends where it is."""
+    max_cloud_tokens: Annotated[int, Meta(ge=16, le=10_000_000)] = 32_768
+    """A provider is stopped after about so many tokens for one answer, reasoning included; more
+    only where a request's max_tokens is."""
     consent_timeout_s: Seconds = 60.0
     """How long a stream waits for the user's yes before the local model goes on."""
     grace_tokens: Annotated[int, Meta(ge=0, le=1_024)] = 48

@@ -105,6 +105,11 @@ class Trip:
             tells=tells,
         )
 
+    @property
+    def most_cloud_tokens(self) -> int:
+        """After so many of one provider's tokens, reasoning included, it has no end."""
+        return max(self.parts.settings.max_cloud_tokens, RUNAWAY * (self.request.max_tokens or 0))
+
     def _limit(self, plan: Continuation) -> int | None:
         """A provider that was asked for no more than the answer keeps count itself, better than
         we can: only one that has no end is stopped."""

@@ -77,6 +77,7 @@ def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
         settings=RouteSettings(
             mode=settings.handoff_mode,
             max_handoffs=settings.max_handoffs,
+            max_cloud_tokens=settings.max_cloud_tokens,
             consent_timeout_s=settings.consent_timeout_s,
             warms_connections=settings.warms_connections,
         ),

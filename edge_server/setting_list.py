@@ -41,6 +41,7 @@ _FLAG_AND_HELP = {
     "prefer": ("--prefer", "Who begins an answer, where both may."),
     "handoff_mode": ("--handoff-mode", "How a running answer is handed over."),
     "max_handoffs": ("", "Changes of the writer within one answer."),
+    "max_cloud_tokens": ("", "A provider is stopped after about so many tokens for one answer."),
     "consent_timeout_s": ("", "A stream waits this long for your yes, then goes on locally."),
     "warms_connections": ("", "Open a connection to the provider when an answer begins (auto)."),
     "proxy": ("", "HTTP proxy on the way to providers; HTTP_PROXY and its kin are ignored."),

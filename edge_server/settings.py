@@ -73,6 +73,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Who writes first, where both may."""
     handoff_mode: HandoffMode = "continue"
     max_handoffs: Annotated[int, Meta(ge=1, le=16)] = 4
+    max_cloud_tokens: Annotated[int, Meta(ge=16, le=10_000_000)] = 32_768
     consent_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 60.0
     warms_connections: bool = True
     proxy: Annotated[str, Meta(pattern=r"^(http://[^@\s/]+/?)?\Z")] = ""

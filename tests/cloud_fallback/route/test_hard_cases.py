@@ -96,6 +96,23 @@ def test_a_provider_without_an_end_is_stopped_at_the_answers_length(desk: Desk, 
     assert 20 <= len(text(events).split()) <= 40
 
 
+@pytest.mark.parametrize("max_tokens", [None, 20])
+@pytest.mark.parametrize("kind", ["text", "reasoning"])
+def test_a_provider_without_an_end_is_stopped_where_nobody_set_a_length(
+    make_desk: MakeDesk, fake: Fake, kind: str, max_tokens: int | None
+) -> None:
+    """Only the time and the bytes of the whole answer used to be limited, and what it thinks
+    unseen by no max_tokens either."""
+    desk = make_desk(fake, settings=RouteSettings(warms_connections=False, max_cloud_tokens=500))
+    endless = ("more words here ",) * 4_000
+    thought = "" if kind == "text" else "more words here " * 130
+    fake.script(Act(reasoning=thought, chunks=endless))
+    events = desk.ask(ask(max_tokens=max_tokens), Wishes(routing=Routing(prefer="cloud")))
+    assert end(events).reason == "length"
+    assert end(events).usage.completion_tokens < 600
+    assert (text(events) == "") == (kind == "reasoning")
+
+
 def test_who_waits_in_line_for_a_provider_is_told_at_once(desk: Desk, fake: Fake) -> None:
     """Whoever began the answer would else hold a thread of the endpoint until then."""
     held = Act(text="A tale.", hold_before_response=True)
