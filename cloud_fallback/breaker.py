@@ -4,7 +4,7 @@
 |---|---|
 | RateLimited | this provider cools for as long as it asked for |
 | Overloaded | this provider cools for a moment, longer each time |
-| AuthFailed, BillingFailed | this provider stays closed until the configuration changes |
+| AuthFailed, BillingFailed | this provider cools for ten minutes, longer each time |
 | NetworkFailed | this provider cools; **all** cloud providers wait for one probe to succeed |
 | Truncated, other ProviderErrors | the third in a row makes this provider cool |
 | ProviderRefused, ContentBlocked | nothing: the request was at fault, the provider is well |
@@ -36,6 +36,8 @@ Clock: TypeAlias = Callable[[], float]
 
 RATE_LIMITED = Cooling(reason="rate_limited", first_s=5, longest_s=300)
 OVERLOADED = Cooling(reason="overloaded", first_s=1, longest_s=60)
+REFUSED_KEY = Cooling(reason="auth", first_s=600, longest_s=3600)
+EMPTY_ACCOUNT = Cooling(reason="billing", first_s=600, longest_s=3600)
 BROKEN = Cooling(reason="truncated", first_s=1, longest_s=60, after=3)
 UNREACHED = Cooling(reason="network", first_s=2, longest_s=60)
 """For the provider that was not reached; longer than that of the network, so that the next probe
@@ -45,11 +47,11 @@ OFFLINE = Cooling(reason="network", first_s=0.5, longest_s=30, probe_at_once=Tru
 
 
 class CircuitOpen(Struct, frozen=True, kw_only=True):
-    """*provider* must not be asked for *retry_after_s*; None: until the configuration changes."""
+    """*provider* must not be asked for *retry_after_s*."""
 
     provider: str
     reason: OpenReason
-    retry_after_s: float | None
+    retry_after_s: float
 
 
 class Breakers:
@@ -76,13 +78,6 @@ class Breakers:
             if blocks:
                 return _refusal(provider, blocks)
             return Permit(self, provider, tuple(circuit.admit(now) for circuit in circuits))
-
-    def reset(self, provider: str | None = None) -> None:
-        """The configuration of *provider* (None: of all) changed: try it anew."""
-        with self._lock:
-            for name, circuit in self._providers.items():
-                if provider in (None, name):
-                    circuit.reset()
 
     def blocked(self) -> list[CircuitOpen]:
         """The providers that may not be asked now, for metrics and `doctor`."""
@@ -171,9 +166,9 @@ def _tell(circuit: Circuit, granted: Pass, error: ProviderError, now: float) -> 
         case Overloaded():
             circuit.failed(granted, OVERLOADED, now, error.retry_after_s)
         case AuthFailed():
-            circuit.locked(granted, "auth", now)
+            circuit.failed(granted, REFUSED_KEY, now)
         case BillingFailed():
-            circuit.locked(granted, "billing", now)
+            circuit.failed(granted, EMPTY_ACCOUNT, now)
         case NetworkFailed():
             circuit.failed(granted, UNREACHED, now)
         case ProviderRefused() | ContentBlocked():
@@ -183,5 +178,5 @@ def _tell(circuit: Circuit, granted: Pass, error: ProviderError, now: float) -> 
 
 
 def _refusal(provider: str, blocks: list[Blocked]) -> CircuitOpen:
-    longest = max(blocks, key=lambda b: float("inf") if b.wait_s is None else b.wait_s)
+    longest = max(blocks, key=lambda block: block.wait_s)
     return CircuitOpen(provider=provider, reason=longest.reason, retry_after_s=longest.wait_s)

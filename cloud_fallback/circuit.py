@@ -1,8 +1,8 @@
 """When a provider that failed may be tried again: pure, the clock is passed in.
 
-Closed: requests go out. Open: it failed, nothing goes out until it has cooled or, for a wrong key
-or an empty account, until the configuration changes. Cooled: one request goes out as a probe; when
-the provider answers it, the circuit is closed again; when not, it cools for longer.
+Closed: requests go out. Open: it failed, nothing goes out until it has cooled. Cooled: one request
+goes out as a probe; when the provider answers it, the circuit is closed again; when not, it cools
+for longer.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Pass(Struct, frozen=True):
 
 
 class Blocked(Struct, frozen=True, kw_only=True):
-    """No request may go out for *wait_s*; None: until the configuration changes."""
+    """No request may go out for *wait_s*."""
 
     reason: OpenReason
-    wait_s: float | None
+    wait_s: float
 
 
 class Circuit:
@@ -57,7 +57,7 @@ class Circuit:
         """Passes up to this number are older than the last opening: they prove nothing."""
         self._reason: OpenReason | None = None
         self._since = 0.0
-        self._cool_s: float | None = 0.0
+        self._cool_s = 0.0
         self._probe: Pass | None = None
         self._probe_since = 0.0
         self._n_openings = 0
@@ -71,8 +71,6 @@ class Circuit:
         """Why no request may go out at *now*; None: one may."""
         if self._reason is None:
             return None
-        if self._cool_s is None:
-            return Blocked(reason=self._reason, wait_s=None)
         if (wait_s := _left(self._since, self._cool_s, now)) > 0:
             return Blocked(reason=self._reason, wait_s=wait_s)
         if self._probe and (wait_s := _left(self._probe_since, PROBE_LIFE_S, now)) > 0:
@@ -113,26 +111,15 @@ class Circuit:
         if self.is_open or self._n_failures >= cooling.after:
             self._open(cooling.reason, _cool_s(cooling, self._n_openings, retry_after_s), now)
 
-    def locked(self, granted: Pass, reason: OpenReason, now: float) -> None:
-        """Only a change of the configuration can help."""
-        if not self._is_stale(granted):
-            self._open(reason, None, now)
-
     def released(self, granted: Pass) -> None:
         """The request ended without a verdict: a probe leaves its place to another one."""
         if granted == self._probe:
             self._probe = None
 
-    def reset(self) -> None:
-        """The configuration changed: what was learned before does not hold any more."""
-        self._n_stale = self._n_passes
-        self._n_openings = 0
-        self._close()
-
     def _is_stale(self, granted: Pass) -> bool:
         return granted.number <= self._n_stale
 
-    def _open(self, reason: OpenReason, cool_s: float | None, now: float) -> None:
+    def _open(self, reason: OpenReason, cool_s: float, now: float) -> None:
         self._n_stale = self._n_passes
         self._reason, self._since, self._cool_s = reason, now, cool_s
         self._probe = None
@@ -144,7 +131,7 @@ class Circuit:
         self._n_failures = 0
 
     def _lengthen(self, cooling: Cooling, now: float, retry_after_s: float | None) -> None:
-        if self._cool_s is None or cooling.reason != self._reason or retry_after_s is None:
+        if cooling.reason != self._reason or retry_after_s is None:
             return
         told_s = _cool_s(cooling, 0, retry_after_s)
         if told_s > _left(self._since, self._cool_s, now):
