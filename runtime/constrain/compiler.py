@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import queue
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct, structs
 
 from spillover.runtime.backend import Backend, Constraint
+from spillover.runtime.defects import log_defect
 from spillover.runtime.errors import EngineBusy, InvalidRequest
 from spillover.runtime.request import FORM_FIELD, GenerationRequest
 from spillover.runtime.sequence import Job
@@ -20,6 +20,8 @@ from spillover.runtime.tools.plan import ToolPlan
 
 if TYPE_CHECKING:
     from spillover.runtime.constrain.factory import ConstraintFactory, Make
+
+_LOG = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Requests whose forms wait to be compiled."""
@@ -96,9 +98,8 @@ class FormCompiler:
                     compiled(structs.replace(job, constraints=constraints), is_cancelled)
             except (InvalidRequest, EngineBusy) as error:
                 refused(job.id, error)
-            except BaseException:  # also what Rust code panics with
-                traceback.print_exc()
-                sys.stderr.flush()
+            except BaseException as error:  # also what Rust code panics with
+                log_defect(_LOG, "a form was refused", error)
                 refused(job.id, InvalidRequest("it cannot be compiled", FORM_FIELD))
             finally:
                 with self._lock:
