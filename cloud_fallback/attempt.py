@@ -21,6 +21,7 @@ from spillover.cloud_fallback.errors import (
     ContentBlocked,
     KeptLocal,
     NetworkFailed,
+    Overloaded,
     ProviderError,
     ProviderRefused,
     SeamFailed,
@@ -87,7 +88,8 @@ class Attempt:
 
     def _try(self, n_tries: int) -> Generator[StreamEvent, None, Outcome]:
         """Plan, take out what must not leave, and ask the user, before anybody waits in line."""
-        if self._is_closed():
+        if (block := self._block()) is not None:
+            self.error = _rests(block)
             return Outcome.NEXT
         try:
             text = self._trip.text(self._stopped.withheld)
@@ -114,10 +116,11 @@ class Attempt:
                 return Outcome.NEXT
             return (yield from self._send(plan, text, redacted, answered, n_tries))
 
-    def _is_closed(self) -> bool:
-        """Whether the provider is known to be out of reach, so that nobody need be asked."""
+    def _block(self) -> CircuitOpen | None:
+        """Why the provider is known to be out of reach, so that nobody need be asked."""
         name = self._engine.name
-        return any(block.provider == name for block in self._parts.trust.breakers.blocked())
+        blocks = self._parts.trust.breakers.blocked()
+        return next((block for block in blocks if block.provider == name), None)
 
     def _send(
         self,
@@ -129,6 +132,7 @@ class Attempt:
     ) -> Generator[StreamEvent, None, Outcome]:
         permit = self._parts.trust.breakers.acquire(self._engine.name)
         if isinstance(permit, CircuitOpen):
+            self.error = _rests(permit)
             return Outcome.NEXT
         with permit:
             try:
@@ -293,6 +297,13 @@ class Attempt:
             return Outcome.NEXT
         _wait(wait_s, self._trip.cancellation)
         return Outcome.AGAIN
+
+
+def _rests(block: CircuitOpen) -> Overloaded:
+    """What its last answers are the reason for, as an error."""
+    left_s = block.retry_after_s
+    until = "until the configuration changes" if left_s is None else f"for {left_s:.0f} s"
+    return Overloaded(block.provider, f"not asked {until} ({block.reason})", left_s)
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:

@@ -139,6 +139,17 @@ def test_cloud_only_without_an_answer_is_an_error_before_the_first_word(
         desk.ask(ask(), wishes)
 
 
+def test_who_is_left_out_is_named_with_the_reason(desk: Desk, fake: Fake) -> None:
+    """It used to be "no cloud provider can be asked", from the second answer on."""
+    fake.script(Act(refusal="auth"))
+    wishes = Wishes(routing=Routing(only="cloud_only"))
+    with pytest.raises(ProviderError, match="key"):
+        desk.ask(ask(), wishes)
+    with pytest.raises(ProviderError, match=r"fake-1: not asked until the configuration .*\(auth"):
+        desk.ask(ask(), wishes)
+    assert len(fake.requests) == 1
+
+
 def test_cloud_only_that_breaks_off_ends_as_interrupted(desk: Desk, fake: Fake) -> None:
     fake.script(Act(text=PART, no_terminal=True))
     wishes = Wishes(routing=Routing(only="cloud_only"))
