@@ -250,23 +250,27 @@ class Attempt:
             self._stopped_by(Reason(code="user", is_hard=True), leg.n_chars)
             return Outcome.KEEP_LOCAL
         permit.success()
-        return (yield from self._end(end, leg.n_chars))
+        return (yield from self._end(end, leg))
 
-    def _end(self, end: CloudLegEnd, n_chars: int) -> Generator[StreamEvent, None, Outcome]:
-        answer = self._trip.answer
+    def _end(self, end: CloudLegEnd, leg: CloudLeg) -> Generator[StreamEvent, None, Outcome]:
+        answer, n_chars = self._trip.answer, leg.n_chars
         if end.finished is None:
             self._trip.sticks(self._engine.name)
             yield answer.finished("length" if end.stop is None else "stop", end.stop)
             return Outcome.DONE
         reason = end.finished.reason
         if reason == "length" and not n_chars and answer.remaining_tokens != 0:
-            name = self._engine.name
-            self.error = Truncated(name, "it spent all its tokens on reasoning")
-            self._stopped_by(Reason(code="provider"), n_chars)
-            return Outcome.NEXT
+            return self._said_nothing("it spent all its tokens on reasoning")
+        if reason == "stop" and leg.is_empty and not self._trip.request.stop:
+            return self._said_nothing("its answer is empty")
         self._trip.sticks(self._engine.name)
         yield answer.finished(reason, end.finished.stop)
         return Outcome.DONE
+
+    def _said_nothing(self, why: str) -> Outcome:
+        self.error = Truncated(self._engine.name, why)
+        self._stopped_by(Reason(code="provider"), 0)
+        return Outcome.NEXT
 
     # --- after a failure ----------------------------------------------------------------------
 

@@ -76,6 +76,8 @@ class CloudLeg:
         self._started_at = clock()
         self._n_received = 0
         self._finished: Finished | None = None
+        self.is_empty = True
+        """Whether it has brought neither text nor a tool call."""
         self.cancellation = Cancellation()
 
     @property
@@ -133,6 +135,7 @@ class CloudLeg:
         match event:
             case Delta(text=text):
                 self._count(text)
+                self.is_empty &= not text
                 return self._joint.feed(self._restorer.feed(text))
             case ReasoningDelta(text=text):
                 self._count(text)
@@ -140,6 +143,7 @@ class CloudLeg:
                 return [ReasoningDelta(text=restored)] if restored else []
             case ToolCallDelta():
                 self._count(event.arguments)
+                self.is_empty = False
                 return self._tool_call(event)
             case Finished():
                 self._finished = event

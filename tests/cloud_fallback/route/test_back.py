@@ -139,6 +139,28 @@ def test_cloud_only_without_an_answer_is_an_error_before_the_first_word(
         desk.ask(ask(), wishes)
 
 
+@pytest.mark.parametrize("reasoning", ["", "Nothing comes to my mind."])
+def test_an_empty_answer_is_none(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake], reasoning: str
+) -> None:
+    """An answer that was cut in mid-sentence was called complete when the provider said nothing."""
+    first, second = make_fake(), make_fake()
+    desk = make_desk(first, second)
+    first.script(Act(manner="nothing", text="", reasoning=reasoning))
+    second.script(Act(rest=REST))
+    events = desk.ask(long(), hand_over_at=60)
+    assert [h.target.provider for h in handoffs(events)] == ["fake-1", "fake-2"]
+    assert text(events) == joined(text(events[: events.index(handoffs(events)[0])]), REST)
+
+
+def test_an_answer_that_was_complete_already_is_not_written_on(desk: Desk, fake: Fake) -> None:
+    """The provider repeats the last words, as it was asked to, and has nothing to add."""
+    fake.script(Act(rest=""))
+    events = desk.ask(long(), hand_over_at=60)
+    assert [h.target.provider for h in handoffs(events)] == ["fake-1"]
+    assert end(events).reason == "stop"
+
+
 def test_who_is_left_out_is_named_with_the_reason(desk: Desk, fake: Fake) -> None:
     """It used to be "no cloud provider can be asked", from the second answer on."""
     fake.script(Act(refusal="auth"))
