@@ -11,6 +11,7 @@ from spillover.cloud_fallback.parts import Parts
 from spillover.cloud_fallback.route_settings import Call
 from spillover.cloud_fallback.routing import Routing, allowed
 from spillover.cloud_fallback.spending.journal import HandoffRecord
+from spillover.cloud_fallback.spending.statement import Line
 from spillover.cloud_fallback.trip import Trip
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
@@ -89,6 +90,13 @@ class Router:
         if self._parts is None:
             return []
         return self._parts.journal.recent(limit, before=before, owner=owner)
+
+    def spending(self) -> list[Line]:
+        """What the cloud has cost and may cost; see Budget.statement."""
+        if self._parts is None:
+            return []
+        names = [engine.name for engine in self._parts.clouds]
+        return self._parts.trust.budget.statement(names)
 
     def close(self) -> None:
         """End what waits and close what is open; running answers are cancelled by their owners."""

@@ -8,6 +8,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from spillover.edge_server.answering import add_generation
+from spillover.edge_server.budget_views import add_budget_views
 from spillover.edge_server.handoff_views import add_handoff_views
 from spillover.edge_server.information import add_information
 from spillover.edge_server.security import Gatekeeper
@@ -30,6 +31,7 @@ def create_app(service: Service, settings: Settings) -> Flask:
     add_generation(app, service, settings)
     add_information(app, service)
     add_handoff_views(app, service)
+    add_budget_views(app, service)
     add_stream_views(app, service, settings)
     return app
 

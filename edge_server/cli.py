@@ -24,6 +24,7 @@ COMMANDS = {
     "calibrate": ("calibrate", "Learn how sure a model is when it is wrong."),
     "replay": ("replay", "Show what the policies would do with recorded answers."),
     "keys": ("keys", "Keep the keys of cloud providers in the keyring."),
+    "budget": ("budget", "Show what was spent in the cloud, and the limits."),
     "doctor": ("doctor", "Check this device and say what to do about what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }

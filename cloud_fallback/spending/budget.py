@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -18,6 +18,7 @@ from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.estimate import ASSUMED_COMPLETION_TOKENS, Estimate
 from spillover.cloud_fallback.spending.ledger import Amount
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Room, tightest
+from spillover.cloud_fallback.spending.statement import Line, statement_of
 from spillover.runtime.events import Leg
 
 Clock: TypeAlias = Callable[[], float]
@@ -103,6 +104,16 @@ class Budget:
                 for room in ledger.rooms(connection, self.settings, name, now)
             ]
         return list({(room.provider, room.period, room.unit): room for room in rooms}.values())
+
+    def statement(self, providers: Iterable[str]) -> list[Line]:
+        """What is spent, reserved and allowed, of all together, of *providers*, and of whoever
+        else was paid. Looking makes no file. Raises LedgerUnavailable."""
+        now = self.clock()
+        if not self.database.path.exists():
+            return statement_of(None, self.settings, providers, now)
+        with self.database.transaction() as connection:
+            ledger.expire(connection, now)
+            return statement_of(connection, self.settings, providers, now)
 
     def spent_today(self, provider: str | None = None) -> Amount:
         """Settled since midnight UTC with *provider*, or with all; limits or none."""

@@ -75,6 +75,17 @@ def rooms(
     return found
 
 
+def names(connection: Connection, now: float) -> list[str]:
+    """The providers that were paid this month, or for which something is reserved."""
+    rows = connection.execute(
+        "SELECT provider FROM spent WHERE day >= ?"
+        " UNION SELECT provider FROM reserved WHERE held_nano_usd > 0 OR held_tokens > 0"
+        " ORDER BY provider",
+        (first_day("month", now),),
+    )
+    return [name for (name,) in rows]
+
+
 def spent_amount(
     connection: Connection, provider: str | None, period: Period, now: float
 ) -> Amount:

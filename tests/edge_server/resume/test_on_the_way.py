@@ -120,6 +120,8 @@ def test_without_a_way_back_leaving_ends_the_request_at_once(make_site: MakeSite
     (record,) = site.http.get("/v1/handoffs").json()["data"]
     cloud = record["by_leg"][-1]
     # The provider took the prompt, and may want to be paid for it.
+    today = site.http.get("/v1/budget").json()["data"][0]
+    assert today["tokens"] == {"spent": site.room.spent, "reserved": 0, "limit": 1_000_000}
     assert site.room.spent == cloud["prompt_tokens"] + cloud["completion_tokens"]
     if act is IN_THE_GAP:
         assert cloud["completion_tokens"] == 0
