@@ -29,9 +29,13 @@ class Intake:
     never waits for the model."""
 
     def __init__(
-        self, model: LoadedModel, scheduler: Scheduler, send: Callable[[protocol.Report], None]
+        self,
+        model: LoadedModel,
+        scheduler: Scheduler,
+        send: Callable[[protocol.Report], None],
+        forms: FormCompiler,
     ) -> None:
-        self._forms = FormCompiler(model.backend, model.template.tag_pairs)
+        self._forms = forms
         self._model = model
         self._backend = model.backend
         self._scheduler = scheduler

@@ -22,6 +22,8 @@ import numpy as np
 from spillover.runtime import protocol
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
 from spillover.runtime.calibration import Calibration, SavedCalibration
+from spillover.runtime.constrain.compiler import FormCompiler
+from spillover.runtime.constrain.habit import FormHabit
 from spillover.runtime.cost_store import CostStore
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
@@ -116,7 +118,10 @@ def _serve(
         calibration,
     )
     writer.send(protocol.Ready(card=model.card))
-    intake = Intake(model, scheduler, writer.send)
+    habit = FormHabit(options.cache_dir, model.fingerprint)
+    forms = FormCompiler(model.backend, model.template.tag_pairs, habit)
+    intake = Intake(model, scheduler, writer.send, forms)
+    forms.prepare()
     threading.Thread(
         target=or_die, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
     ).start()

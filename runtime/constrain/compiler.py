@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec import Struct, structs
 
 from spillover.runtime.backend import Backend, Constraint
+from spillover.runtime.constrain.habit import FormHabit
 from spillover.runtime.defects import log_defect
 from spillover.runtime.errors import EngineBusy, InvalidRequest
 from spillover.runtime.request import FORM_FIELD, GenerationRequest
@@ -55,15 +56,21 @@ class Begun(Struct, frozen=True):
 
 _Order: TypeAlias = tuple[Job, str, ToolPlan | None, Compiled, Refused]
 
+SLOW_VOCABULARY = 32_000
+"""Tokens from which on their tables are worth making before they are asked for."""
+
 
 class FormCompiler:
     """Gives jobs their constraints, one job after the other."""
 
-    def __init__(self, backend: Backend, tag_pairs: tuple[TagPair, ...]) -> None:
+    def __init__(
+        self, backend: Backend, tag_pairs: tuple[TagPair, ...], habit: FormHabit | None = None
+    ) -> None:
         self._backend = backend
         self._tag_pairs = tag_pairs
         self._factory: ConstraintFactory | None = None
-        self._waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._habit = habit
+        self._waiting: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._open: dict[int, bool] = {}
         self._thread: threading.Thread | None = None
@@ -77,10 +84,21 @@ class FormCompiler:
             if len(self._open) >= MAX_WAITING:
                 raise EngineBusy(f"{MAX_WAITING} forms wait to be compiled: try again later", 2.0)
             self._open[job.id] = False
+        self._put((job, prompt, plan, compiled, refused))
+
+    def prepare(self) -> None:
+        """Make the vocabulary's tables now, in the thread that will need them, where forms were
+        asked for before: later they would hold up all that runs for some tenths of a second."""
+        is_slow = self._backend.info.n_vocab >= SLOW_VOCABULARY
+        if is_slow and self._habit is not None and self._habit.is_there():
+            self._put(None)
+
+    def _put(self, order: _Order | None) -> None:
+        with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="forms", daemon=True)
                 self._thread.start()
-        self._waiting.put((job, prompt, plan, compiled, refused))
+        self._waiting.put(order)
 
     def cancel(self, job_id: int) -> None:
         """Remember it for a job that waits here."""
@@ -89,8 +107,16 @@ class FormCompiler:
                 self._open[job_id] = True
 
     def _run(self) -> None:
+        is_noted = self._habit is None
         while True:
-            job, prompt, plan, compiled, refused = self._waiting.get()
+            order = self._waiting.get()
+            if order is None:
+                self._prepare()
+                continue
+            job, prompt, plan, compiled, refused = order
+            if self._habit is not None and not is_noted:
+                self._habit.note()
+                is_noted = True
             try:
                 constraints = self._constraints(job, prompt, plan)
                 with self._lock:  # no cancel() comes between the two
@@ -104,6 +130,13 @@ class FormCompiler:
             finally:
                 with self._lock:
                     self._open.pop(job.id, None)
+
+    def _prepare(self) -> None:
+        try:
+            self._factory = self._factory or self._new_factory()
+            self._factory.prepare()
+        except BaseException as error:  # who asks for a form will be told
+            log_defect(_LOG, "the vocabulary was not made ready", error)
 
     def _constraints(self, job: Job, prompt: str, plan: ToolPlan | None) -> tuple[Constraint, ...]:
         factory = self._factory = self._factory or self._new_factory()

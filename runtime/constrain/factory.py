@@ -55,6 +55,10 @@ class ConstraintFactory:
                 self._vocabulary = Vocabulary(self._backend)
             return self._vocabulary
 
+    def prepare(self) -> None:
+        """Make now what the first form would have to wait for."""
+        _ = self.vocabulary.tokenizer
+
     def answer(self, form: Form | None, plan: ToolPlan | None) -> Make:
         """Holds an answer to *form*, or its tool calls to the shapes of *plan*."""
         if plan is None:

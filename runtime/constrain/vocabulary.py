@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -11,11 +12,19 @@ from llguidance import LLTokenizer
 
 from spillover.runtime.backend import Backend, Mask
 
+SLICES = [r'[^"\\\x00-\x1F\x7F]{1,10}']
+"""Tokens in a JSON string, a part of whose mask is made ahead. llguidance has three more by itself,
+which double the time to make and make no mask much cheaper."""
+
+MAX_ALIKE = 64
+"""Tokens with the same bytes; more are never allowed. llguidance compares each with each."""
+
 
 class Vocabulary:
     """The bytes of all tokens, the control tokens' texts, and the tokens that end an answer.
 
-    For 152,000 tokens it takes about a second to make, so the first constrained answer pays for it.
+    For 152,000 tokens it takes most of a second to make, for the tokenizer's part of which no other
+    thread runs; so it is made only for those who ask for forms, and early where they did before.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -42,8 +51,9 @@ class Vocabulary:
         tokens = list(self.pieces)
         for token, text in self.controls.items():
             tokens[token] = text.encode()
+        _drop_alike(tokens)
         source = _TokenSource(tokens, [*self.controls, *ends], ends[0], self._tokenize)
-        tokenizer = LLTokenizer(source, n_vocab=self.n_tokens, eos_token=ends)  # type: ignore[arg-type]  # it asks for these attributes only
+        tokenizer = LLTokenizer(source, n_vocab=self.n_tokens, eos_token=ends, slices=SLICES)  # type: ignore[arg-type]  # it asks for these attributes only
         self._greedy = tokenizer.greedy_tokenize
         return tokenizer
 
@@ -87,6 +97,14 @@ class Vocabulary:
     def shown(self, token: int) -> bytes:
         """The bytes of *token*, for a control token how it is written."""
         return self.pieces[token] or self.controls.get(token, "").encode()
+
+
+def _drop_alike(tokens: list[bytes]) -> None:
+    n_alike: Counter[bytes] = Counter()
+    for token, piece in enumerate(tokens):
+        n_alike[piece] += 1
+        if n_alike[piece] > MAX_ALIKE:
+            tokens[token] = b""
 
 
 def mask_of(bits: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Mask:

@@ -12,7 +12,9 @@ import argparse
 import json
 import random
 import string
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -113,6 +115,26 @@ def per_token(factory: ConstraintFactory, repeat: int) -> tuple[list[float], lis
     return allowed, refused
 
 
+def longest_pause(work: Callable[[], None]) -> float:
+    """For how long another thread could not run while *work* was done: a stream's stall."""
+    is_done = threading.Event()
+    pauses: list[float] = []
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not is_done.wait(0.001):
+            now = time.perf_counter()
+            pauses.append(now - last)
+            last = now
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    work()
+    is_done.set()
+    thread.join()
+    return max(pauses)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path)
@@ -122,9 +144,10 @@ def main() -> None:
     factory = ConstraintFactory(made_up_backend(pieces()))
     _ = factory.vocabulary
     read = time.perf_counter()
-    _ = factory.vocabulary.tokenizer
+    pause_s = longest_pause(factory.prepare)
     report("vocabulary: read, s", [read - begun])
     report("vocabulary: prepared, s", [time.perf_counter() - read])
+    report("longest pause of another thread meanwhile, s", [pause_s])
     model = args.model or quantized(Path(platformdirs.user_cache_dir("spillover-bench")))
     backend = bare_loop.open_backend(model, n_threads=N_THREADS)
     steps, all_allowed, all_refused = [], [], []

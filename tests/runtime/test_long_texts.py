@@ -13,6 +13,7 @@ import pytest
 from spillover.runtime import long_texts, protocol
 from spillover.runtime.backend import Tokens
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.constrain.compiler import FormCompiler
 from spillover.runtime.errors import ContextOverflow, EngineBusy
 from spillover.runtime.events import Finished
 from spillover.runtime.intake import Intake
@@ -65,7 +66,7 @@ def test_short_ones_are_answered_while_a_long_one_is_read() -> None:
 
     model: Any = SimpleNamespace(backend=Words(), template=SimpleNamespace(tag_pairs=()))
     scheduler: Any = None
-    intake = Intake(model, scheduler, reports.put)
+    intake = Intake(model, scheduler, reports.put, FormCompiler(model.backend, ()))
     for number, text in ((1, LONG), (2, "two words")):
         intake.take(AskTokens(id=number, text=text, add_special=True, parse_special=True))
     assert reports.get(timeout=60) == protocol.Tokens(id=2, token_ids=(0, 0))

@@ -1,0 +1,87 @@
+"""The tables of a vocabulary: when they are made, and what odd vocabularies do to them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spillover.runtime.constrain import compiler as compilers
+from spillover.runtime.constrain.compiler import FormCompiler
+from spillover.runtime.constrain.factory import ConstraintFactory
+from spillover.runtime.constrain.habit import FORGOTTEN_AFTER_S, FormHabit
+from spillover.runtime.constrain.vocabulary import MAX_ALIKE, Vocabulary
+from spillover.runtime.loading import LoadedModel
+from spillover.runtime.request import Regex
+from spillover.runtime.sequence import Job
+from tests.answers import ask
+
+
+def test_forms_are_a_habit_until_they_are_not_asked_for_any_more(tmp_path: Path) -> None:
+    now = [1e9]
+    habit = FormHabit(tmp_path, "model", clock=lambda: now[0])
+    assert not habit.is_there()
+    habit.note()
+    assert FormHabit(tmp_path, "model", clock=lambda: now[0]).is_there()
+    assert not FormHabit(tmp_path, "another", clock=lambda: now[0]).is_there()
+    now[0] += FORGOTTEN_AFTER_S
+    assert not habit.is_there()
+
+
+def compiled(compiler: FormCompiler, request: Any) -> None:
+    """Return when the form of *request* is compiled."""
+    is_done = threading.Event()
+    prompt = np.array([1], dtype=np.int32)
+    job = Job(id=1, request=request, prompt=prompt, seed=1, pipelines=())
+    compiler.compile(job, "", None, lambda *_: is_done.set(), lambda *_: is_done.set())
+    assert is_done.wait(30)
+
+
+def test_tables_are_made_before_they_are_needed_where_forms_are_a_habit(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilers, "SLOW_VOCABULARY", loaded.backend.info.n_vocab)
+    made = threading.Event()
+    prepare = ConstraintFactory.prepare
+
+    def prepare_and_tell(factory: ConstraintFactory) -> None:
+        prepare(factory)
+        made.set()
+
+    monkeypatch.setattr(ConstraintFactory, "prepare", prepare_and_tell)
+    habit = FormHabit(tmp_path, "model")
+    first = FormCompiler(loaded.backend, (), habit)
+    first.prepare()
+    assert first._thread is None
+    compiled(first, ask(form=Regex(pattern="a")))
+    FormCompiler(loaded.backend, (), habit).prepare()
+    assert made.wait(30)
+
+
+def test_a_small_vocabulary_waits_for_its_first_form(loaded: LoadedModel, tmp_path: Path) -> None:
+    habit = FormHabit(tmp_path, "model")
+    habit.note()
+    compiler = FormCompiler(loaded.backend, (), habit)
+    compiler.prepare()
+    assert compiler._thread is None
+
+
+def test_many_tokens_with_the_same_bytes_are_allowed_up_to_a_limit() -> None:
+    """Each was compared with each: a vocabulary of one word took a minute, and nothing else ran."""
+    tokens = [b"a", *[b"same"] * 5_000, b"<end>"]
+    backend: Any = SimpleNamespace(
+        info=SimpleNamespace(n_vocab=len(tokens)),
+        token_bytes=lambda token: tokens[token],
+        control_text=lambda token: "",
+        is_eog=lambda token: token == len(tokens) - 1,
+        tokenize=lambda text, **_: np.array([], dtype=np.int32),
+    )
+    factory = ConstraintFactory(backend)
+    constraint = factory.form(Regex(pattern="same"))()
+    n_allowed = sum(constraint.allows(token) for token in range(len(tokens)))
+    assert n_allowed == MAX_ALIKE
+    assert isinstance(factory.vocabulary, Vocabulary)
