@@ -26,6 +26,8 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import wait_for_the_places
+from tests.edge_server.resume.answer import Client
+from tests.edge_server.resume.connecting import take
 
 
 @contextlib.contextmanager
@@ -126,3 +128,23 @@ def test_an_answer_that_is_cut_off_has_the_right_status_there_too(plain: httpx.C
     response = plain.post("/v1/completions", json={"prompt": [1, 99999]})
     assert response.status_code == 400
     assert json.loads(response.text)["error"]["param"] == "prompt[1]"
+
+
+def test_a_stream_can_be_taken_up_again_there_too(plain: httpx.Client) -> None:
+    body = {"messages": STORY, "temperature": 0, "max_tokens": 200, "ignore_eos": True}
+    headers = {"X-Spillover-Resume": "1"}
+    client = Client()
+    with plain.stream(
+        "POST", "/v1/chat/completions", json={**body, "stream": True}, headers=headers
+    ) as response:
+        name = response.headers["X-Spillover-Stream"]
+        take(client, response.iter_raw(), until=lambda: client.last == 12)
+    place = f"/v1/streams/{name}"
+    with plain.stream("GET", place, headers={"Last-Event-ID": f"{name}:12"}) as response:
+        take(client, response.iter_raw())
+    whole = plain.post("/v1/chat/completions", json=body).json()
+    assert client.text == whole["choices"][0]["message"]["content"]
+    assert client.end == "[DONE]"
+    assert plain.get(place, params={"after": client.last}).status_code == 204
+    assert plain.get(place, params={"after": client.last + 1}).status_code == 400
+    assert plain.delete(place).json()["stopped"] is False

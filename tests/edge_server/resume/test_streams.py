@@ -13,7 +13,7 @@ from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.streams import ChatStream
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import Delta, StreamEvent
+from spillover.runtime.events import Delta, Failed, StreamEvent
 from tests.edge_server.resume.answer import Answer, Client, encoder
 from tests.edge_server.resume.clockwork import Clockwork
 
@@ -58,6 +58,16 @@ def test_what_came_before_the_log_was_opened_is_in_it(streams: Streams) -> None:
     answer.say("upon")
     client.read(streams.watch(recording, 0))
     assert client.text == "Once upon"
+
+
+def test_a_failure_is_the_last_event(streams: Streams) -> None:
+    answer, client = Answer(), Client()
+    recording = begun(streams, answer)
+    answer.say("Once")
+    answer.log.append(Failed(code="engine_error", message="the worker died too often"))
+    answer.log.close()
+    assert client.read(streams.watch(recording, 0))
+    assert (client.text, client.end) == ("Once", "the worker died too often")
 
 
 def test_an_event_that_cannot_be_written_ends_the_answer_and_the_log_says_so(
