@@ -68,7 +68,8 @@ def test_an_answer_that_is_whole_already_ends_at_once(engine: LocalEngine) -> No
 
 def test_json_that_another_writer_began_on_many_lines_goes_on(engine: LocalEngine) -> None:
     begun = '{\n  "name" : "Ruby",\n  "age": '
-    events = list(engine.stream(continued(begun, JsonSchema(schema=FOX))))
+    # A weak model fills the lines that are allowed now with blanks.
+    events = list(engine.stream(continued(begun, JsonSchema(schema=FOX), max_tokens=300)))
     jsonschema.validate(json.loads(begun + text_of(events)), FOX)
 
 
