@@ -72,11 +72,6 @@ def states(server: Server, key: Key = None) -> list[str]:
     return [slot["state"] for slot in reply.json()]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        pass
-
-
 @cache
 def _client() -> httpx.Client:
     """One for all tests: making one loads certificates that nobody needs here."""

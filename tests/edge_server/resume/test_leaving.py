@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.places import wait_until
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.connecting import (
     CHAT,
@@ -24,7 +25,6 @@ from tests.edge_server.resume.connecting import (
     states,
     take,
     take_up,
-    wait_until,
 )
 from tests.edge_server.test_connections import connect, post, rest_of
 

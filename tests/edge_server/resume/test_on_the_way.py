@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from tests.edge_server.places import wait_until
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.conftest import DOUBTS, Site
 from tests.edge_server.resume.connecting import (
@@ -23,7 +24,6 @@ from tests.edge_server.resume.connecting import (
     states,
     take,
     take_up,
-    wait_until,
     whole,
 )
 from tests.fakes.script import Act
