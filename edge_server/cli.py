@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; errors become one line on stderr and an exit code."""
+    _open_what_is_closed()
     try:
         code = cli.main(arguments, prog_name="spillover", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -105,6 +106,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SpilloverError as error:
         tell(f"spillover: {error}")
         return 1
+    except OSError as error:  # such as a full disk under our output
+        _silence_stdout()
+        tell(f"spillover: {error}")
+        return 1
+
+
+def _open_what_is_closed() -> None:
+    """A standard stream that was closed before the start leads nowhere, instead of to whatever is
+    opened first."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # for as long as the process
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _silence_stdout() -> None:

@@ -86,6 +86,26 @@ def test_a_model_that_is_not_there_exits_with_1(capsys: pytest.CaptureFixture[st
     assert "did you mean storyteller?" in capsys.readouterr().err
 
 
+def command_line(arguments: str) -> subprocess.CompletedProcess[str]:
+    """`spillover` in a shell, with redirections."""
+    command = f"{shlex.quote(sys.executable)} -m spillover.edge_server.cli {arguments}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+
+
+def test_a_closed_standard_stream_leads_nowhere() -> None:
+    done = command_line("run Hello --max-tokens 1 <&- >&-")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+def test_output_that_cannot_be_written_is_one_line_and_a_1() -> None:
+    done = command_line("config >/dev/full")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(**_options: object) -> None:
         raise KeyboardInterrupt
