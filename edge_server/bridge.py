@@ -100,7 +100,7 @@ class Bridge:
         try:
             handed_over: list[Handover | Viewer] = []
             environ = {**environ_of(connection.scope, body), ENVIRON_KEY: handed_over}
-            status, headers, content = await self._call(environ)
+            status, headers, content = await self._call(environ, handed_over)
             if handed_over:
                 await self._drive(connection, handed_over[0], gone)
             else:
@@ -108,17 +108,29 @@ class Bridge:
         finally:
             gone.cancel()
 
-    async def _call(self, environ: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    async def _call(
+        self, environ: dict[str, Any], handed_over: list[Handover | Viewer]
+    ) -> tuple[int, dict[str, str], bytes]:
+        """What Flask says; WireError when it has no time, or none is left."""
         if self._n_calls >= MAX_WAITING_CALLS:
             error = WireError(503, "unavailable_error", "too many requests at once")
             error.headers["Retry-After"] = "1"
             raise error
         self._n_calls += 1
+        call = asyncio.get_running_loop().run_in_executor(self._pool, self._run_flask, environ)
+        call.add_done_callback(self._count_down)
+        stop = asyncio.ensure_future(self._stopping.wait())
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._run_flask, environ)
+            await asyncio.wait((call, stop), return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                return call.result()
+            call.add_done_callback(lambda _: _abandon(call, handed_over))
+            raise WireError(503, "unavailable_error", "the server is shutting down")
         finally:
-            self._n_calls -= 1
+            stop.cancel()
+
+    def _count_down(self, _: asyncio.Future[Any]) -> None:
+        self._n_calls -= 1
 
     def _run_flask(self, environ: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         """In a pool thread: the view's answer; empty when it was handed over."""
@@ -230,3 +242,11 @@ class Bridge:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _abandon(call: asyncio.Future[Any], handed_over: list[Handover | Viewer]) -> None:
+    """Nobody waits for this answer any more."""
+    if not call.cancelled():
+        call.exception()  # so that it counts as seen
+    for answer in handed_over:
+        answer.leave()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from contextlib import closing
 
 from spillover.cloud_fallback.route_settings import Call
@@ -19,7 +20,7 @@ from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, Spil
 from spillover.runtime.events import Failed, Finished, StreamEvent
 from spillover.runtime.request import GenerationRequest
 
-CLOSE_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 5.0
 RETRY_AFTER_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -124,14 +125,15 @@ class Service:
         return len(self._running)
 
     def close(self) -> None:
-        """Cancel everything and wait for the producers to end."""
+        """Cancel everything and give the producers a little time to end."""
         with self._lock:
             self._closed = True
             running = dict(self._running)
         for generation in running:
             generation.cancellation.cancel()
+        end = time.monotonic() + CLOSE_TIMEOUT_S
         for thread in running.values():
-            thread.join(CLOSE_TIMEOUT_S)
+            thread.join(max(0.0, end - time.monotonic()))
         self.streams.close()
 
 

@@ -77,7 +77,8 @@ class SlotState(Struct, frozen=True, kw_only=True):
 class EngineStatus(Struct, frozen=True, kw_only=True):
     """A snapshot of a local engine."""
 
-    state: Literal["loading", "ready", "restarting", "failed", "closed"]
+    state: Literal["loading", "ready", "restarting", "failed", "closed", "hung"]
+    """hung: its process is there, but says nothing."""
     slots: tuple[SlotState, ...] = ()
     n_queued: int = 0
     n_kv_used: int = 0

@@ -5,6 +5,7 @@
     │   └── ContextOverflow     prompt longer than the context; carries both numbers
     ├── ModelError              the model file cannot be loaded or used
     └── EngineError             the engine cannot go on; the request itself was fine
+        ├── EngineHung          the worker is there, but does not answer
         ├── EngineBusy          the queue is full; carries when to try again
         ├── WorkerDied          the worker process ended and could not be brought back
         └── EngineClosed        the engine was closed while the request ran
@@ -48,6 +49,10 @@ class ModelError(SpilloverError):
 
 class EngineError(SpilloverError):
     """The engine cannot go on with this request."""
+
+
+class EngineHung(EngineError):
+    """The worker is there, but does not answer."""
 
 
 class EngineBusy(EngineError):

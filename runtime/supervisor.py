@@ -19,6 +19,7 @@ from spillover.runtime.errors import (
     EngineBusy,
     EngineClosed,
     EngineError,
+    EngineHung,
     InvalidRequest,
     ModelError,
     SpilloverError,
@@ -33,6 +34,9 @@ from spillover.runtime.worker_process import WorkerProcess, describe_exit
 
 ASK_TIMEOUT_S = 30.0
 """A question that needs no decoding is answered within this."""
+
+STATUS_TIMEOUT_S = 5.0
+"""A worker that does not even say how it is within this hangs."""
 
 MAX_DEATHS_PER_REQUEST = 2
 """A request that was running at more deaths than this is not given to the next worker."""
@@ -96,7 +100,9 @@ class Supervisor:
         if state != "ready":
             return fixed
         try:
-            answer = self.ask(lambda i: protocol.AskStatus(id=i))
+            answer = self.ask(lambda i: protocol.AskStatus(id=i), STATUS_TIMEOUT_S)
+        except EngineHung as error:
+            return msgspec.structs.replace(fixed, state="hung", detail=str(error))
         except EngineError:
             return fixed
         assert isinstance(answer, protocol.Status)
@@ -158,7 +164,9 @@ class Supervisor:
                 self._worker.kill()
             ticket.mailbox.put(ticket.cancellation_events())
 
-    def ask(self, question: Callable[[int], protocol.Command]) -> protocol.Answer:
+    def ask(
+        self, question: Callable[[int], protocol.Command], timeout_s: float = ASK_TIMEOUT_S
+    ) -> protocol.Answer:
         """The worker's answer to a question that needs no decoding."""
         answers: queue.SimpleQueue[protocol.Answer | None] = queue.SimpleQueue()
         question_id = next(self._ids)
@@ -169,9 +177,9 @@ class Supervisor:
             self._questions[question_id] = answers
             self._worker.send_frame(frame)
         try:
-            answer = answers.get(timeout=ASK_TIMEOUT_S)
+            answer = answers.get(timeout=timeout_s)
         except queue.Empty:
-            raise EngineError(f"the worker of {self._name} does not answer") from None
+            raise EngineHung(f"the worker of {self._name} does not answer") from None
         finally:
             self._questions.pop(question_id, None)
         if answer is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.edge_server.conftest import Server
@@ -309,3 +310,22 @@ def test_an_answer_that_takes_too_long_says_so(tmp_path: Path, stream: bool) -> 
         assert "[DONE]" not in reply.text
     finally:
         assert server.stop() == 0
+
+
+def test_a_request_that_waits_for_the_worker_is_told_of_the_end(tmp_path: Path) -> None:
+    """It used to be cut off without a word, with a traceback in the log."""
+    server = Server(tmp_path, shutdown_grace_s=0)
+    (worker,) = psutil.Process(server.process.pid).children()
+    worker.suspend()
+    with connect(server) as sock:
+        sock.sendall(post("/v1/chat/completions", ENDLESS))
+        with connect(server) as other:  # when it is answered, the first one was read
+            other.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert other.recv(1)
+        server.process.send_signal(signal.SIGINT)
+        answer = rest_of(sock)
+    worker.resume()
+    assert b" 503 " in answer.split(b"\r\n", 1)[0]
+    assert b"shutting down" in answer
+    assert server.stop() == 0
+    assert "Traceback" not in server.said

@@ -146,3 +146,17 @@ def test_a_worker_that_does_not_listen_holds_nobody_up(model_path: Path, tmp_pat
             os.kill(pid, signal.SIGKILL)
         assert all(end_of(answer.result(60)).reason == "cancelled" for answer in answers)
         assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+
+
+def test_a_worker_that_says_nothing_counts_as_hung(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to count as ready, after half a minute."""
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+        engine.wait_ready(60)
+        assert engine.status().state == "ready"
+        os.kill(engine.worker_pid or 0, signal.SIGSTOP)
+        monkeypatch.setattr(supervisor, "STATUS_TIMEOUT_S", 0.01)
+        wait_until(lambda: engine.status().state == "hung")
+        os.kill(engine.worker_pid or 0, signal.SIGCONT)
+        wait_until(lambda: engine.status().state == "ready")
