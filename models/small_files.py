@@ -21,6 +21,9 @@ def read_small(path: Path) -> bytes | None:
         most = MAX_TOKENIZER_BYTES if path.name == "tokenizer.json" else MAX_BYTES
         if path.stat().st_size > most:
             raise ModelFileError(f"{path} is too large to be what its name says")
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
+    if content.startswith(b"version https://git-lfs"):
+        raise ModelFileError(f"{path} is a Git LFS pointer: run `git lfs pull` to get the file")
+    return content

@@ -62,6 +62,16 @@ def test_settings_that_are_no_json_are_an_error_that_names_them(tmp_path: Path) 
         catalogue.find(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_a_file_beside_the_graph_that_is_a_pointer_is_named(tmp_path: Path, name: str) -> None:
+    """A template that was one used to be the prompt of every conversation."""
+    touch(tmp_path, "model.onnx")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 5\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(ModelFileError, match="git lfs pull"):
+        onnx_folder.find(tmp_path).read(name)
+
+
 def test_a_named_graph_is_taken_and_its_tokenizer_found_above_it(tmp_path: Path) -> None:
     touch(tmp_path, "tokenizer.json", "onnx/model_q4.onnx", "onnx/model_int8.onnx")
     files = onnx_folder.find(tmp_path / "onnx" / "model_int8.onnx")

@@ -93,3 +93,15 @@ def test_a_raw_prompt_with_a_form_goes_on_here_when_the_cloud_cannot(
     events = desk.ask(request, hand_over_at=20)
     jsonschema.validate(json.loads(text(events)), LONG_NOTE)
     assert fake.requests == []
+
+
+def test_what_the_cloud_wrote_against_the_form_ends_as_interrupted_and_never_as_complete(
+    desk: Desk, fake: Fake
+) -> None:
+    fake.script(
+        Act(rest='", 5} and that is no JSON', no_terminal=True),
+        Act(rest=" nor is this", no_terminal=True),
+    )
+    request = ask(sampling=Sampling(seed=1), max_tokens=300, form=JsonSchema(schema=LONG_NOTE))
+    events = desk.ask(request, hand_over_at=20)
+    assert end(events).reason == "interrupted"
