@@ -164,7 +164,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
             _encode(self)
         except (OverflowError, ValueError) as error:
             param = next(name for name in self.__struct_fields__ if _is_untold(self, name))
-            raise InvalidRequest(f"{param}: {error}", param) from error
+            what = "it holds halves of characters" if isinstance(error, ValueError) else error
+            raise InvalidRequest(f"{param}: {what}", param) from error
 
 
 def _is_untold(request: GenerationRequest, name: str) -> bool:

@@ -14,6 +14,9 @@ from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.setting_type import show
 from spillover.runtime.sampling import Sampling
 
+_OTHER_EXITS = ("quit", "bye", "q")
+"""What other programs call it."""
+
 
 class Reply(Struct, frozen=True):
     """What the chat says to a command, and does then."""
@@ -43,6 +46,7 @@ def message_of(line: str) -> str:
 def obey(conversation: Conversation, line: str) -> Reply:
     """Carry out "/name argument". Raises ConfigError, whose message is for the user."""
     name, _, argument = line[1:].strip().partition(" ")
+    name = "exit" if name in _OTHER_EXITS else name
     commands = chat_commands()
     if name not in commands:
         near = difflib.get_close_matches(name, commands, n=1)

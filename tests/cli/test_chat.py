@@ -162,6 +162,11 @@ def test_an_unknown_command_gets_a_guess(capsys: pytest.CaptureFixture[str]) -> 
     assert "no command /zzz: /help lists" in said
 
 
+@pytest.mark.parametrize("command", ["/exit", "/quit", "/bye", "/q"])
+def test_the_words_of_other_programs_leave_too(command: str) -> None:
+    assert obey(Conversation(), command).leave
+
+
 def test_help_names_every_command() -> None:
     text = obey(Conversation(), "/help").text
     assert all(command.usage in text for command in chat_commands().values())
