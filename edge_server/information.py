@@ -82,9 +82,10 @@ class _Views:
         }
 
     def health(self) -> Response:
-        state = self._engine.status().state
-        if state != "ready":
-            raise WireError(503, "unavailable_error", f"the model is {state}")
+        status = self._engine.status()
+        if status.state != "ready":
+            why = f": {status.detail}" if status.detail else ""
+            raise WireError(503, "unavailable_error", f"{status.state}{why}")
         return _json({"status": "ok"})
 
     def tokenize(self) -> Response:

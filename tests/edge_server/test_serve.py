@@ -13,6 +13,7 @@ import psutil
 
 from spillover.models.catalogue import find
 from tests.edge_server.conftest import Server
+from tests.edge_server.places import wait_until
 
 
 def test_a_key_is_needed_where_one_is_set_and_never_shown(tmp_path: Path) -> None:
@@ -73,3 +74,17 @@ def test_an_open_bind_without_a_key_is_refused() -> None:
     assert ended.returncode != 0
     assert "API key" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_model_that_is_given_up_says_why(tmp_path: Path) -> None:
+    server = Server(tmp_path, max_restarts=0)
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        assert http.get("/health").status_code == 200
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.kill()
+        wait_until(lambda: http.get("/health").status_code == 503)
+        wait_until(lambda: "SIGKILL" in http.get("/health").json()["error"]["message"])
+        refused = http.post("/v1/completions", json={"prompt": "Once"})
+        assert refused.status_code == 503
+        assert "SIGKILL" in refused.json()["error"]["message"]
+    assert server.stop() == 0
