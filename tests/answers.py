@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spillover.runtime.engine import Engine, ModelCard
 from spillover.runtime.events import Delta, EngineEvent, Finished
+from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest, Message
 from spillover.runtime.sampling import Sampling
 
@@ -65,3 +66,10 @@ def first_stop(text: str, stops: tuple[str, ...]) -> str:
         if found:
             return text[: end - max(map(len, found))]
     return text
+
+
+def worker_of(engine: LocalEngine) -> int:
+    """The process id of a worker that runs: never 0, which a signal takes for all of us."""
+    pid = engine.worker_pid
+    assert pid
+    return pid

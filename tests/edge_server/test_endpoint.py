@@ -226,13 +226,15 @@ def test_a_client_that_leaves_frees_its_slot(server: Server, http: httpx.Client)
 
 
 def test_a_silent_stream_is_kept_alive_by_comments(server: Server, http: httpx.Client) -> None:
-    endless = {"messages": STORY, "ignore_eos": True, "stream": True, "n": 4}
-    with _ask_raw(server, endless), _ask_raw(server, endless) as waiting:
-        received = b""
-        while b": keep-alive\n\n" not in received and b"[DONE]" not in received:
-            received += waiting.recv(65536)
-        assert b"text/event-stream" in received
-        assert b": keep-alive\n\n" in received
+    endless = {"messages": STORY, "ignore_eos": True, "stream": True, "n": 8}
+    with _ask_raw(server, endless) as running:
+        assert running.recv(1)  # it holds all places, and will for more than a second
+        with _ask_raw(server, endless) as waiting:
+            received = b""
+            while b": keep-alive\n\n" not in received and b"[DONE]" not in received:
+                received += waiting.recv(65536)
+            assert b"text/event-stream" in received
+            assert b": keep-alive\n\n" in received
     wait_for_the_places(http)
 
 

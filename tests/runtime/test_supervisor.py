@@ -22,7 +22,7 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import JsonSchema
 from spillover.runtime.worker_process import WorkerProcess
-from tests.answers import ask, end_of
+from tests.answers import ask, end_of, worker_of
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -54,7 +54,7 @@ def test_a_death_ends_all_questions_and_the_next_worker_starts(
     with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
         engine.wait_ready(60)
         asked = engine._supervisor._questions
-        pid = engine.worker_pid or 0
+        pid = worker_of(engine)
 
         def question() -> None:
             try:
@@ -88,7 +88,7 @@ def test_a_worker_that_cannot_be_started_now_is_started_later(
         for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
             events.append(event)
             if len(events) == 10:
-                os.kill(engine.worker_pid or 0, signal.SIGKILL)
+                os.kill(worker_of(engine), signal.SIGKILL)
         assert end_of(events).usage.completion_tokens == 60
         assert engine.status().n_restarts == 2
     assert starts == []
@@ -121,7 +121,7 @@ def test_what_no_worker_can_be_told_is_refused_and_forgotten(
             next(engine.stream(ask(**fields)))
         assert refusal.value.param == param
         assert not engine._supervisor._tickets
-        os.kill(engine.worker_pid or 0, signal.SIGKILL)
+        os.kill(worker_of(engine), signal.SIGKILL)
         assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
 
 
@@ -132,7 +132,7 @@ def test_a_worker_that_does_not_listen_holds_nobody_up(model_path: Path, tmp_pat
         ThreadPoolExecutor(3) as pool,
     ):
         engine.wait_ready(60)
-        pid, tickets = engine.worker_pid or 0, engine._supervisor._tickets
+        pid, tickets = worker_of(engine), engine._supervisor._tickets
         os.kill(pid, signal.SIGSTOP)
         cancellation = Cancellation()
         # Each more than a pipe takes.
@@ -155,8 +155,8 @@ def test_a_worker_that_says_nothing_counts_as_hung(
     with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
         engine.wait_ready(60)
         assert engine.status().state == "ready"
-        os.kill(engine.worker_pid or 0, signal.SIGSTOP)
+        os.kill(worker_of(engine), signal.SIGSTOP)
         monkeypatch.setattr(supervisor, "STATUS_TIMEOUT_S", 0.01)
         wait_until(lambda: engine.status().state == "hung")
-        os.kill(engine.worker_pid or 0, signal.SIGCONT)
+        os.kill(worker_of(engine), signal.SIGCONT)
         wait_until(lambda: engine.status().state == "ready")

@@ -28,7 +28,7 @@ from spillover.runtime.request import (
     Regex,
 )
 from spillover.runtime.sampling import Sampling
-from tests.answers import GREEDY, all_at_once, ask, end_of, ids_of, text_of
+from tests.answers import GREEDY, all_at_once, ask, end_of, ids_of, text_of, worker_of
 from tests.runtime.constrain.schemas import SCHEMAS, thing
 
 MAX_TOKENS = 160
@@ -202,7 +202,7 @@ def test_a_killed_worker_goes_on_with_the_form(any_model_path: Path, tmp_path: P
             events.append(event)
             if not n_restarts and len(text_of(events)) > 20:
                 n_restarts = 1
-                os.kill(engine.worker_pid or 0, signal.SIGKILL)
+                os.kill(worker_of(engine), signal.SIGKILL)
         assert engine.status().n_restarts == n_restarts == 1
     assert checked(events, LONG)
 
@@ -296,4 +296,4 @@ def test_a_cancelled_request_ends_though_its_form_is_not_compiled(engine: LocalE
 
 def test_the_worker_lives_after_all_of_that(engine: LocalEngine) -> None:
     assert engine.status().n_restarts == 0
-    assert psutil.pid_exists(engine.worker_pid or 0)
+    assert psutil.pid_exists(worker_of(engine))

@@ -31,7 +31,7 @@ from spillover.runtime.tools.formats import (
 )
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.plan import ToolPlan
-from tests.answers import ask, end_of, text_of
+from tests.answers import ask, end_of, text_of, worker_of
 
 WEATHER = Tool(
     name="weather",
@@ -199,7 +199,7 @@ def test_a_killed_worker_goes_on_inside_a_call(any_model_path: Path, tmp_path: P
             events.append(event)
             n_deltas = sum(isinstance(e, ToolCallDelta) for e in events)
             if n_deltas == 8 and isinstance(event, ToolCallDelta):
-                os.kill(engine.worker_pid or 0, signal.SIGKILL)
+                os.kill(worker_of(engine), signal.SIGKILL)
         assert engine.status().n_restarts == 1
     ((name, arguments),) = calls_of(events)
     assert name == "note"
