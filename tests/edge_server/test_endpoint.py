@@ -226,8 +226,9 @@ def test_a_client_that_leaves_frees_its_slot(server: Server, http: httpx.Client)
 
 
 def test_a_silent_stream_is_kept_alive_by_comments(server: Server, http: httpx.Client) -> None:
-    endless = {"messages": STORY, "ignore_eos": True, "stream": True, "n": 8}
-    with _ask_raw(server, endless) as running:
+    endless = {"messages": STORY, "ignore_eos": True, "stream": True}
+    slow = {**endless, "n": 7, "logprobs": True, "top_logprobs": 20}
+    with _ask_raw(server, slow) as running:
         assert running.recv(1)  # it holds all places, and will for more than a second
         with _ask_raw(server, endless) as waiting:
             received = b""
