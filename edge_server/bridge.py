@@ -40,11 +40,16 @@ class Bridge:
     """An ASGI application around a Flask application."""
 
     def __init__(
-        self, app: Flask, settings: Settings, wire_of: Callable[[Scope], Wire | None]
+        self,
+        app: Flask,
+        settings: Settings,
+        wire_of: Callable[[Scope], Wire | None],
+        n_connections: Callable[[], int],
     ) -> None:
         self._app = app
         self._settings = settings
         self._wire_of = wire_of
+        self._n_connections = n_connections
         self._loop_calls = LoopCalls(asyncio.get_running_loop())
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="flask")
         self._n_calls = 0
@@ -64,6 +69,8 @@ class Bridge:
         connection = Connection(scope, send, self._settings.write_timeout_s, wire)
         with contextlib.suppress(ClientGone):
             try:
+                if self._n_connections() > self._settings.max_connections:
+                    raise _too_many("connections")
                 body = await self._read_body(scope, receive)
                 await self._serve(connection, receive, body)
             except WireError as error:
@@ -113,9 +120,7 @@ class Bridge:
     ) -> tuple[int, dict[str, str], bytes]:
         """What Flask says; WireError when it has no time, or none is left."""
         if self._n_calls >= MAX_WAITING_CALLS:
-            error = WireError(503, "unavailable_error", "too many requests at once")
-            error.headers["Retry-After"] = "1"
-            raise error
+            raise _too_many("requests")
         self._n_calls += 1
         call = asyncio.get_running_loop().run_in_executor(self._pool, self._run_flask, environ)
         call.add_done_callback(self._count_down)
@@ -242,6 +247,12 @@ class Bridge:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _too_many(what: str) -> WireError:
+    error = WireError(503, "unavailable_error", f"too many {what} at once")
+    error.headers["Retry-After"] = "1"
+    return error
 
 
 def _abandon(call: asyncio.Future[Any], handed_over: list[Handover | Viewer]) -> None:

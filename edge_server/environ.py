@@ -13,10 +13,11 @@ from spillover.edge_server.connection import Scope
 def environ_of(scope: Scope, body: bytes) -> dict[str, Any]:
     """The WSGI environment of an ASGI scope."""
     server = scope.get("server") or ("127.0.0.1", 0)
+    path, host = _target(scope["raw_path"].split(b"?")[0])
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"],
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(scope["raw_path"].split(b"?")[0]).decode("latin-1"),
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
         "SERVER_NAME": server[0],
         "SERVER_PORT": str(server[1]),
@@ -38,4 +39,16 @@ def environ_of(scope: Scope, body: bytes) -> dict[str, Any]:
         value = raw_value.decode("latin-1")
         environ[name] = f"{environ[name]},{value}" if name in environ else value
     environ["CONTENT_LENGTH"] = str(len(body))
+    if host is not None:
+        environ["HTTP_HOST"] = host
     return environ
+
+
+def _target(raw_path: bytes) -> tuple[bytes, str | None]:
+    """The path of a request's target, and the host of one that is a whole URL, as proxies send
+    them: it counts more than the header (RFC 9112, section 3.2.2)."""
+    scheme, found, rest = raw_path.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https"):
+        return raw_path, None
+    host, slash, path = rest.partition(b"/")
+    return slash + path or b"/", host.decode("latin-1")

@@ -58,7 +58,8 @@ async def _serve(
     def wire_of(scope: Scope) -> HardenedProtocol | None:
         return by_client.get(tuple(scope.get("client") or ()))
 
-    bridge = Bridge(create_app(service, settings), settings, wire_of)
+    app = create_app(service, settings)
+    bridge = Bridge(app, settings, wire_of, lambda: len(by_client))
     config = uvicorn.Config(
         bridge,
         http=protocol,
@@ -67,7 +68,6 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_keep_alive=IDLE_TIMEOUT_S,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s) + 2,

@@ -191,6 +191,31 @@ def test_what_is_no_http_gets_an_error_in_the_shape_of_all(strict: Server) -> No
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1:1", 200), ("evil.example", 403)])
+def test_the_host_of_a_whole_url_is_the_one_that_counts(
+    strict: Server, host: str, status: int
+) -> None:
+    with connect(strict) as sock:
+        head = f"GET http://{host}/health?x=1 HTTP/1.1\r\nHost: localhost\r\n"
+        sock.sendall(head.encode() + b"Connection: close\r\n\r\n")
+        assert f" {status} ".encode() in rest_of(sock).split(b"\r\n", 1)[0]
+
+
+def test_one_connection_too_many_is_told_to_come_back(tmp_path: Path) -> None:
+    """It used to get a plain text, and so did the last of those allowed."""
+    server = Server(tmp_path, max_connections=2)
+    with connect(server) as first:
+        ask_for_health(first)
+        with connect(server) as second:
+            ask_for_health(second)
+            refused = httpx.get(f"{server.url}/health")
+            assert refused.status_code == 503
+            assert refused.headers["Retry-After"] == "1"
+            assert refused.json()["error"]["type"] == "unavailable_error"
+        wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+    assert server.stop() == 0
+
+
 def test_an_old_client_without_chunks_gets_the_same_stream(
     strict: Server, http: httpx.Client
 ) -> None:
