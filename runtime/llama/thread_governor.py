@@ -40,6 +40,7 @@ class ThreadGovernor:
         self._blind_s = 0.0
         self._patience = 1
         self._is_trying = False
+        self._is_suspicious = False
 
     def observe(self, wall_s: float, cpu_s: float) -> int:
         """A call took *wall_s* and *cpu_s* seconds of all threads; how many the next one gets."""
@@ -60,6 +61,11 @@ class ThreadGovernor:
 
     def _judge(self, wall_s: float, n_cores: float) -> None:
         n_fitting = max(int(n_cores + SLACK_CORES), 1)
+        n_missing = self.n_threads - n_cores
+        # A little is missing now and then; much, or again, is another program's doing.
+        was_suspicious, self._is_suspicious = self._is_suspicious, n_missing > SLACK_CORES
+        if self._is_suspicious and not was_suspicious and n_missing < 2 * SLACK_CORES:
+            return
         if n_fitting < self.n_threads:
             self._patience = min(2 * self._patience, MOST_PATIENCE) if self._is_trying else 1
             self._set(n_fitting, is_trying=False)

@@ -50,13 +50,26 @@ def test_alone_on_the_machine_all_threads_compute() -> None:
     assert set(machine.run(ThreadGovernor(4, machine.idle_cores), 60)) == {4}
 
 
-@pytest.mark.parametrize(("n_most", "n_free", "n_fitting"), [(2, 1.5, 1), (8, 7.4, 7), (4, 0.3, 1)])
-def test_a_core_that_others_take_costs_a_thread_at_once(
-    n_most: int, n_free: float, n_fitting: int
+@pytest.mark.parametrize(
+    ("n_most", "n_free", "n_fitting", "n_calls"),
+    [(2, 1.5, 1, 2), (8, 7.4, 7, 2), (2, 1.0, 1, 1), (4, 0.3, 1, 1)],
+)
+def test_a_core_that_others_take_costs_a_thread_soon_and_one_that_is_gone_at_once(
+    n_most: int, n_free: float, n_fitting: int, n_calls: int
 ) -> None:
     machine = Machine(n_free)
     governor = ThreadGovernor(n_most, machine.idle_cores)
-    assert machine.run(governor, 4) == [n_most] + [n_fitting] * 39
+    assert machine.run(governor, 4) == [n_most] * n_calls + [n_fitting] * (40 - n_calls)
+
+
+def test_a_single_hiccup_costs_no_thread() -> None:
+    machine = Machine(n_free=2)
+    governor = ThreadGovernor(2, machine.idle_cores)
+    for _ in range(5):
+        machine.n_free = 1.5
+        assert machine.run(governor, CALL_S) == [2]
+        machine.n_free = 2
+        assert set(machine.run(governor, 3 * CALL_S)) == {2}
 
 
 def test_a_little_noise_costs_no_thread() -> None:
@@ -67,7 +80,7 @@ def test_a_little_noise_costs_no_thread() -> None:
 def test_short_calls_are_judged_together() -> None:
     governor = ThreadGovernor(2, lambda: 0.0)
     for _ in range(9):
-        assert governor.observe(0.005, 0.005) == 2
+        assert governor.observe(0.005, 0.004) == 2
     assert governor.observe(0.006, 0.005) == 1
 
 
