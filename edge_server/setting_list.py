@@ -49,10 +49,8 @@ _FLAG_AND_HELP = {
     "n_ctx": ("--n-ctx", "Most tokens of one conversation, prompt and answer together."),
     "n_kv": ("--n-kv", "Tokens that all conversations together hold in the KV cache."),
     "n_parallel": ("--parallel", "Answers generated at the same time."),
-    "n_threads": (
-        "--threads",
-        "Threads that compute, at most: on Linux fewer while others need cores.",
-    ),
+    "n_threads": ("--threads", "Threads that compute."),
+    "adapt_threads": ("", "Fewer threads while other programs take cores (Linux, GGUF)."),
     "n_gpu_layers": ("--gpu-layers", "Layers on the GPU, if there is one; -1 is all."),
     "kv_cache_type": (
         "--kv-cache-type",

@@ -24,8 +24,10 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     n_parallel: Annotated[int, Meta(ge=1, le=64)] | None = None
     """Sequences that generate at the same time. None: from memory, at least 4."""
     n_threads: Annotated[int, Meta(ge=1, le=512)] | None = None
-    """Most threads that compute; a GGUF model on Linux uses fewer while other programs take cores.
-    None: the physical cores that affinity and cgroup quota leave to this process."""
+    """None: the physical cores that affinity and cgroup quota leave to this process."""
+    adapt_threads: bool = True
+    """Compute with fewer threads while other programs take cores (GGUF from 64 MiB, Linux). The
+    rounding depends on the threads: without it, an answer does not depend on other programs."""
     n_gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1
     """Layers on the GPU, where the library was built for one; -1 is all."""
     kv_cache_type: KvCacheType = "f16"

@@ -38,6 +38,9 @@ MEMORY_TO_KEEP = 1.1
 as free: with less than that they would be read from the disk again and again."""
 
 
+SMALLEST_GOVERNED_BYTES = 64 * 2**20
+"""Smaller models are fast enough, and keep their rounding, which depends on the threads."""
+
 _PAUSE_S = 0.5
 """After so long without a call the machine is looked at anew."""
 
@@ -77,7 +80,9 @@ class LlamaBackend:
     def _can_be_governed(self) -> bool:
         """Where the waiting threads of llama.cpp were seen to spin, so that CPU time that is
         missing was taken by others: not on a GPU, and not tried on macOS and Windows."""
-        return self._config.n_threads > 1 and not self._uses_gpu and sys.platform == "linux"
+        is_asked = self._config.adapt_threads and self._config.n_threads > 1
+        is_large = lib.llama_model_size(self._model.handle) >= SMALLEST_GOVERNED_BYTES
+        return is_asked and is_large and not self._uses_gpu and sys.platform == "linux"
 
     @property
     def can_read_apart(self) -> bool:

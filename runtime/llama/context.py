@@ -32,6 +32,7 @@ class LlamaConfig(Struct, frozen=True, kw_only=True):
     n_gpu_layers: int
     kv_cache_type: KvCacheType
     use_extra_bufts: bool
+    adapt_threads: bool = True
 
 
 class LlamaContext:

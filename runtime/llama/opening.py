@@ -33,6 +33,7 @@ def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
         n_gpu_layers=options.n_gpu_layers,
         kv_cache_type=options.kv_cache_type,
         use_extra_bufts=options.use_extra_bufts,
+        adapt_threads=options.adapt_threads,
     )
     backend = LlamaBackend(path, config)
     try:
