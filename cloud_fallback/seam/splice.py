@@ -29,11 +29,13 @@ _CLOSING = {
 def closing_quote(skipped: str, before: str) -> str:
     """What closes the quote that *skipped*, a preamble, ends with. Empty when it ends with none,
     or when the quote is the answer's own: *before* is what the answer has in that place."""
-    skipped, before = skipped.rstrip(), before.rstrip()
+    skipped = skipped.rstrip()
     opening = next((mark for mark in _CLOSING if skipped.endswith(mark)), "")
     if not opening or FENCE.match(last_line(skipped)):
         return ""
-    own = before[-len(opening) :]
+    own = before.rstrip()[-len(opening) :]
+    if before[-1:].isspace() and _CLOSING.get(own, own) == own:
+        own = ""  # a mark for both ends that stands before a blank has closed something
     is_own = own == opening or (own in _CLOSING and fold(own) == fold(opening))
     return "" if is_own else _CLOSING[opening]
 

@@ -47,6 +47,18 @@ def test_a_quote_of_the_answers_own_is_kept() -> None:
     assert Client(plan, answer[:at]).read(cloud, [5]) == answer
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("“", "”"), ('"', '"'), ("“ ", " ”")])
+def test_a_speech_that_ended_before_the_anchor_is_not_its_quote(opening: str, closing: str) -> None:
+    """The quotation mark before the anchor used to pass for the model's, and the model's closing
+    one came into the answer."""
+    answer = 'Mom said, "I am glad you told me." They glued the broken lamp together, and left.'
+    at = answer.index(" left")
+    plan = planned(answer, at)
+    assert plan.anchor.startswith("They")
+    cloud = opening + plan.anchor + closing + after(plan, answer)
+    assert Client(plan, answer[:at]).read(cloud, [3]) == answer
+
+
 @given(
     st.integers(20, len(PROSE)), st.sampled_from(["```\n", "```text\n", "Sure:\n\n```\n"]), SIZES
 )
