@@ -260,7 +260,7 @@ def test_a_processor_that_slows_itself_down(make_place: MakePlace) -> None:
     def slow_down() -> None:
         while not over.wait(0.004):
             worker.suspend()
-            over.wait(0.02)
+            over.wait(0.1)
             worker.resume()
 
     thread = threading.Thread(target=slow_down)

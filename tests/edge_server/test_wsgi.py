@@ -47,8 +47,9 @@ def under_waitress(app: Flask) -> Iterator[int]:
     thread = threading.Thread(target=server.run)
     thread.start()
     yield server.effective_port
-    server.close()
+    server.trigger.pull_trigger(server.close)  # by the loop: it may just be waiting for the socket
     thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
