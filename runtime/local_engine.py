@@ -20,10 +20,10 @@ from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.protocol import AskBytes, AskTokens, Bytes, Tokens
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.supervisor import Supervisor
-from spillover.runtime.ticket import Ticket
+from spillover.runtime.worker.protocol import AskBytes, AskTokens, Bytes, Tokens
+from spillover.runtime.worker.supervisor import Supervisor
+from spillover.runtime.worker.ticket import Ticket
 
 CANCEL_TIMEOUT_S = 60.0
 """A cancelled request has ended within this; else the worker hangs and is killed."""

@@ -66,7 +66,7 @@ def test_only_edge_server_imports_web_and_command_line_libraries() -> None:
     ("folder", "source"),
     [
         ("models", "from spillover.runtime.events import Delta"),
-        ("runtime", "def f():\n    import spillover.edge_server.config"),
+        ("runtime", "def f():\n    import spillover.edge_server.config.config"),
         ("runtime", "from spillover import cloud_fallback"),
         ("cloud_fallback", "from spillover.quantize import anything"),
         ("edge_server", "from . import config"),

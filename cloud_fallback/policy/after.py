@@ -45,7 +45,7 @@ def misses_form(signals: Signals, end: Finished, request: GenerationRequest) -> 
     if not json.is_complete:
         return Reason(code="schema", is_hard=True, keep_chars=signals.broken_at)
     if isinstance(request.form, JsonSchema):
-        from spillover.cloud_fallback.policy.json_schema import follows  # loads a library
+        from spillover.cloud_fallback.policy.text.json_schema import follows  # loads a library
 
         if not follows("".join(signals.document), request.form.schema):
             return Reason(code="schema", is_hard=True, keep_chars=0)

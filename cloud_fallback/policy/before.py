@@ -8,10 +8,10 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from spillover.cloud_fallback.policy.device_reading import DevicePressure, DeviceReading
-from spillover.cloud_fallback.policy.languages import is_covered
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.text.languages import is_covered
 from spillover.runtime.engine import EngineStatus
 from spillover.runtime.request import GenerationRequest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.confidence.calibration import Calibration
 from spillover.runtime.engine import ModelCard
 
 

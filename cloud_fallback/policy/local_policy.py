@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from spillover.cloud_fallback.policy.calibration_store import CalibrationStore, fingerprint
-from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
-from spillover.cloud_fallback.policy.judge import Judge
+from spillover.cloud_fallback.policy.confidence.calibration_store import (
+    CalibrationStore,
+    fingerprint,
+)
+from spillover.cloud_fallback.policy.confidence.handoff_rate import HandoffRate
+from spillover.cloud_fallback.policy.confidence.judge import Judge
 from spillover.cloud_fallback.policy.local_model import local_model
 from spillover.cloud_fallback.policy.reason import QUALITY, Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings

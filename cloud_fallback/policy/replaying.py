@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.judge import Judge
+from spillover.cloud_fallback.policy.confidence.judge import Judge
 from spillover.cloud_fallback.policy.learning.trace import Trace
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason

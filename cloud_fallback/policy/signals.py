@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from spillover.cloud_fallback.policy.confidence import Confidence
-from spillover.cloud_fallback.policy.fences import Fences
-from spillover.cloud_fallback.policy.json_progress import JsonProgress, Opening
-from spillover.cloud_fallback.policy.leaks import Leaks
-from spillover.cloud_fallback.policy.loops import Loops
-from spillover.cloud_fallback.policy.refusals import Refusals
-from spillover.cloud_fallback.policy.scripts import Scripts
+from spillover.cloud_fallback.policy.confidence.confidence import Confidence
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.policy.unsaid import Unsaid
+from spillover.cloud_fallback.policy.text.fences import Fences
+from spillover.cloud_fallback.policy.text.json_progress import JsonProgress, Opening
+from spillover.cloud_fallback.policy.text.leaks import Leaks
+from spillover.cloud_fallback.policy.text.loops import Loops
+from spillover.cloud_fallback.policy.text.refusals import Refusals
+from spillover.cloud_fallback.policy.text.scripts import Scripts
+from spillover.cloud_fallback.policy.text.unsaid import Unsaid
 from spillover.runtime.events import (
     Delta,
     EngineEvent,

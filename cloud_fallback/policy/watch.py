@@ -8,14 +8,14 @@ from collections.abc import Callable
 import msgspec
 
 from spillover.cloud_fallback.policy import after, before, during
+from spillover.cloud_fallback.policy.confidence.doubt import Doubt
+from spillover.cloud_fallback.policy.confidence.judge import Judge, stride
 from spillover.cloud_fallback.policy.device_reading import (
     DevicePressure,
     DeviceReading,
     is_throttled,
 )
-from spillover.cloud_fallback.policy.doubt import Doubt
 from spillover.cloud_fallback.policy.hold import Hold
-from spillover.cloud_fallback.policy.judge import Judge, stride
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
 from spillover.cloud_fallback.policy.settings import PolicySettings

@@ -6,7 +6,7 @@ import io
 import sys
 from typing import TextIO
 
-from spillover.edge_server.terminal import TerminalFilter
+from spillover.edge_server.commands.terminal import TerminalFilter
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[0m"
 

@@ -11,7 +11,7 @@ from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.prices import NANO
 from spillover.cloud_fallback.spending.statement import Line
 from spillover.edge_server.commands.options import load_config, setting_options
-from spillover.edge_server.routing_setup import ledger_path
+from spillover.edge_server.config.routing_setup import ledger_path
 from spillover.edge_server.wire import spending
 
 _EPILOG = """\b

@@ -8,8 +8,8 @@ from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.limits import Room
 from spillover.edge_server.commands.checkup import Findings
-from spillover.edge_server.routing_setup import ledger_path
-from spillover.edge_server.settings import Settings
+from spillover.edge_server.config.routing_setup import ledger_path
+from spillover.edge_server.config.settings import Settings
 
 
 def check_budget(findings: Findings, settings: Settings) -> None:

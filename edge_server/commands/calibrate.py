@@ -9,9 +9,9 @@ from typing import Any
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy import calibration_store
-from spillover.cloud_fallback.policy.calibration import Calibration
-from spillover.cloud_fallback.policy.calibration_store import CalibrationStore
+from spillover.cloud_fallback.policy.confidence import calibration_store
+from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.confidence.calibration_store import CalibrationStore
 from spillover.cloud_fallback.policy.learning import items as labelled
 from spillover.cloud_fallback.policy.learning import trace as tracing
 from spillover.cloud_fallback.policy.learning.calibrating import NotEnough, calibrate
@@ -26,8 +26,8 @@ from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.request_values import default_text
 from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.routing_setup import data_dir
-from spillover.edge_server.settings import Settings
+from spillover.edge_server.config.routing_setup import data_dir
+from spillover.edge_server.config.settings import Settings
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.sampling import Sampling
 

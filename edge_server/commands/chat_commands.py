@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.commands.conversation import Conversation
+from spillover.edge_server.config.setting_type import show
 from spillover.edge_server.errors import ConfigError
-from spillover.edge_server.setting_type import show
 from spillover.runtime.sampling import Sampling
 
 _OTHER_EXITS = ("quit", "bye", "q")

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.commands.loading import model_entry, start_engine
+from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
-from spillover.edge_server.settings import Settings
 from spillover.models import catalogue
 from spillover.models.catalogue import CatalogueError
 from spillover.runtime.device import DeviceReport
@@ -128,7 +128,7 @@ def check_library(findings: Findings) -> None:
 
 def check_address(findings: Findings, settings: Settings) -> None:
     """Whether `spillover serve` may listen where it is told to."""
-    from spillover.edge_server.server import check_bind  # slow
+    from spillover.edge_server.web.server import check_bind  # slow
 
     try:
         check_bind(settings)
@@ -186,7 +186,7 @@ def check_engine(findings: Findings, settings: Settings) -> None:
 
 def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, str]) -> None:
     """Who may go on with an answer, and whether there are keys; nobody is asked anything."""
-    from spillover.edge_server.routing_setup import provider_engines  # slow
+    from spillover.edge_server.config.routing_setup import provider_engines  # slow
 
     providers = settings.cloud.providers
     names = ", ".join(provider.name for provider in providers) or "no provider"

@@ -8,10 +8,10 @@ from typing import Any
 import click
 import msgspec
 
-from spillover.edge_server import config_file
 from spillover.edge_server.commands.options import load_config, setting_options
-from spillover.edge_server.config import DEFAULT, HIDDEN, Config
-from spillover.edge_server.setting_list import Setting, setting_list
+from spillover.edge_server.config import config_file
+from spillover.edge_server.config.config import DEFAULT, HIDDEN, Config
+from spillover.edge_server.config.setting_list import Setting, setting_list
 
 _EPILOG = """\b
 Examples:

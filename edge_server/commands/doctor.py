@@ -15,9 +15,9 @@ from spillover.edge_server.commands import checkup
 from spillover.edge_server.commands.checkup import Findings, gigabytes
 from spillover.edge_server.commands.loading import told_when_slow
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
+from spillover.edge_server.commands.terminal import safe
+from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
-from spillover.edge_server.settings import Settings
-from spillover.edge_server.terminal import safe
 from spillover.runtime.device import DeviceReport, describe_device
 
 _EPILOG = """\b

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.terminal import safe
+from spillover.edge_server.commands.terminal import safe
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Interface, Weights
 
 if TYPE_CHECKING:

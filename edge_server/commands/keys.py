@@ -8,8 +8,8 @@ import sys
 import click
 import msgspec
 
-from spillover.cloud_fallback.credentials.header_text import is_header_text
-from spillover.cloud_fallback.keys import CONVENTIONS, Keys
+from spillover.cloud_fallback.providers.credentials.header_text import is_header_text
+from spillover.cloud_fallback.providers.keys import CONVENTIONS, Keys
 from spillover.edge_server.commands.talk import tell
 
 _EPILOG = """\b

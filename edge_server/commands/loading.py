@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.settings import Settings
+from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
 from spillover.models.catalogue import CatalogueError, ModelEntry
 from spillover.runtime.errors import ModelError

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.config import Config, load
+from spillover.edge_server.config.config import Config, load
+from spillover.edge_server.config.setting_list import Setting, setting_list
 from spillover.edge_server.logs import log_to_stderr
-from spillover.edge_server.setting_list import Setting, setting_list
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy import calibration_store, rules
-from spillover.cloud_fallback.policy.calibration import Calibration
-from spillover.cloud_fallback.policy.calibration_store import CalibrationStore
+from spillover.cloud_fallback.policy import rules
+from spillover.cloud_fallback.policy.confidence import calibration_store
+from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.confidence.calibration_store import CalibrationStore
 from spillover.cloud_fallback.policy.learning import trace as tracing
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.replaying import Decision, Summary, replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.commands.options import load_config, setting_options
+from spillover.edge_server.commands.terminal import safe
+from spillover.edge_server.config.routing_setup import data_dir
 from spillover.edge_server.errors import ConfigError
-from spillover.edge_server.routing_setup import data_dir
-from spillover.edge_server.terminal import safe
 
 _EPILOG = """\b
 Examples:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from spillover.edge_server import setting_type
+from spillover.edge_server.config import setting_type
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling

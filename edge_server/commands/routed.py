@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 
-from spillover.cloud_fallback.route_settings import Call
-from spillover.cloud_fallback.router import Router
+from spillover.cloud_fallback.route.router import Router
+from spillover.cloud_fallback.route.settings import Call
 from spillover.edge_server.commands.answer_output import AnswerOutput
 from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.settings import Settings
+from spillover.edge_server.config.settings import Settings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.events import ConsentAsked, Handoff, StreamEvent, Writer
@@ -58,7 +58,7 @@ def routed_conversation(
 ) -> Generator[RoutedEngine]:
     """A loaded engine behind the router. Raises ModelError, EngineError."""
     with one_conversation(settings) as engine:
-        from spillover.edge_server.routing_setup import build_router  # slow
+        from spillover.edge_server.config.routing_setup import build_router  # slow
 
         with closing(build_router(engine, settings, os.environ)) as router:
             yield RoutedEngine(engine, router, ask_user or ask_at_terminal)

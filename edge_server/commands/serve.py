@@ -15,7 +15,7 @@ import click
 from spillover.edge_server.commands.loading import start_engine, told_when_slow
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.settings import Settings
+from spillover.edge_server.config.settings import Settings
 from spillover.runtime.engine import ModelCard
 
 _EPILOG = """\b
@@ -51,8 +51,8 @@ def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -
 def _serve(settings: Settings) -> None:
     with start_engine(settings) as engine:
         # Flask takes a moment to import: do that, and look at the address, while the model loads.
-        from spillover.edge_server.routing_setup import build_router
-        from spillover.edge_server.server import check_bind, serve
+        from spillover.edge_server.config.routing_setup import build_router
+        from spillover.edge_server.web.server import check_bind, serve
 
         check_bind(settings)
         with told_when_slow(f"loading {engine.name} …"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from spillover.edge_server.terminal import safe
+from spillover.edge_server.commands.terminal import safe
 
 
 def tell(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from spillover.edge_server.changes import Changes
+from spillover.edge_server.web.changes import Changes
 
 MOST_AT_ONCE = 256
 """Events of one read: what a reader holds at most, however far behind it is."""

@@ -6,9 +6,9 @@ import logging
 import secrets
 from collections.abc import Callable
 
-from spillover.edge_server import sse
 from spillover.edge_server.resume.answer_log import AnswerLog
-from spillover.edge_server.source import Source
+from spillover.edge_server.web import sse
+from spillover.edge_server.web.source import Source
 from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.edge_server.wire.shapes import Encoder
 from spillover.runtime.defects import log_defect

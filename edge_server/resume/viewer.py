@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from spillover.edge_server import sse
 from spillover.edge_server.resume.answer_log import AnswerLog, CursorTooOld
 from spillover.edge_server.resume.cursor import event_id
+from spillover.edge_server.web import sse
 from spillover.edge_server.wire.errors import WireError, body_of
 
 STREAM_HEADER = "X-Spillover-Stream"

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from spillover.cloud_fallback.route_settings import Wishes
-from spillover.cloud_fallback.routing import Fallback, Place, Routing
+from spillover.cloud_fallback.route.routing import Fallback, Place, Routing
+from spillover.cloud_fallback.route.settings import Wishes
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.forms import FormBody, form_of, named
 from spillover.edge_server.wire.tools import CallBody, ChoiceBody, ToolBody, calls_of, tool_fields

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from spillover.edge_server import sse
+from spillover.edge_server.web import sse
 from spillover.edge_server.wire.answer import progress, timings, valid_text
 from spillover.edge_server.wire.errors import WireError, body_of
 from spillover.edge_server.wire.native import NativeRequests, settings_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from spillover.edge_server import sse
+from spillover.edge_server.web import sse
 from spillover.edge_server.wire import handoff
 from spillover.edge_server.wire.answer import (
     AnswerHead,

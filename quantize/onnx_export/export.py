@@ -15,7 +15,7 @@ from msgspec import Struct
 from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.decoder_graph import Progress, build
 from spillover.quantize.onnx_export.errors import ExportError
-from spillover.quantize.onnx_export.gguf_source import GgufSource
+from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions

@@ -13,9 +13,9 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.llama.prefill_choice import choose_prefill
-from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
-from spillover.runtime.opened_model import N_BATCH, OpenedModel
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
+from spillover.runtime.worker.opened_model import N_BATCH, OpenedModel
 
 
 def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:

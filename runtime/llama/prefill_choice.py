@@ -9,11 +9,11 @@ import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import DecodeFailed, KvFull, Rows
-from spillover.runtime.cost_store import CostStore, fingerprint
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.prefill_context import N_CELLS
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.scheduling.cost_store import CostStore, fingerprint
 
 _WORTH = 1.15
 """So much faster must prompts be read."""

@@ -18,8 +18,8 @@ from spillover.runtime.backend import (
     Tokens,
 )
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.onnx.execution import Execution
 from spillover.runtime.onnx.penalties import Breakers
+from spillover.runtime.onnx.runners.execution import Execution
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.sampling import Sampling

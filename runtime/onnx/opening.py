@@ -11,26 +11,26 @@ from spillover.models.errors import ModelFileError
 from spillover.runtime.backend import BackendInfo
 from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.errors import ModelError
-from spillover.runtime.memory_fit import ContextFit, fit_context
 from spillover.runtime.n_params import n_params_text
 from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
-from spillover.runtime.onnx.execution import (
+from spillover.runtime.onnx.graph.layout import GraphLayout
+from spillover.runtime.onnx.graph.prepare import Prepared, prepare
+from spillover.runtime.onnx.library import ort
+from spillover.runtime.onnx.parameter_count import count_parameters
+from spillover.runtime.onnx.runners.execution import (
     FIRST_WITH_QUERY_LENGTHS,
     Needs,
     on_accelerator,
     on_cpu,
     runtime_version,
 )
-from spillover.runtime.onnx.fastest_execution import fastest
-from spillover.runtime.onnx.graph_layout import GraphLayout
-from spillover.runtime.onnx.graph_prepare import Prepared, prepare
-from spillover.runtime.onnx.library import ort
-from spillover.runtime.onnx.parameter_count import count_parameters
+from spillover.runtime.onnx.runners.fastest_execution import fastest
 from spillover.runtime.onnx.settings import ModelSettings, read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
-from spillover.runtime.opened_model import N_BATCH, OpenedModel
 from spillover.runtime.options import EngineOptions, ExecutionProvider
+from spillover.runtime.worker.memory_fit import ContextFit, fit_context
+from spillover.runtime.worker.opened_model import N_BATCH, OpenedModel
 
 
 def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> OpenedModel:

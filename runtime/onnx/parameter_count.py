@@ -6,7 +6,7 @@ from math import prod
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from spillover.runtime.onnx.graph_file import nodes_of
+from spillover.runtime.onnx.graph.file import nodes_of
 
 _WEIGHT_PLACES = {"MatMulNBits": 1, "MatMulBnb4": 1, "GatherBlockQuantized": 0}
 """Which input of an operator is its packed weight."""

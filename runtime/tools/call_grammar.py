@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from spillover.runtime.constrain.grammar import JSON_STYLE, clean_schema
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import JsonObject, JsonSchema, Tool
+from spillover.runtime.structured_output.grammar import JSON_STYLE, clean_schema
 from spillover.runtime.tools.formats import ToolFormat
 
 Spell = Callable[[str], str]

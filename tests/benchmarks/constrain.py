@@ -24,11 +24,11 @@ import numpy as np
 import platformdirs
 
 from spillover.runtime.allowed import allowed_of
-from spillover.runtime.constrain.factory import ConstraintFactory
 from spillover.runtime.onnx.candidates import Candidates
 from spillover.runtime.onnx.sampler import NumpySampler
 from spillover.runtime.request import JsonObject, JsonSchema
 from spillover.runtime.sampling import Sampling
+from spillover.runtime.structured_output.factory import ConstraintFactory
 from tests.benchmarks import bare_loop
 from tests.benchmarks.random_gguf import quantized
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.route_settings import Wishes
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import Wishes
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions

@@ -13,8 +13,8 @@ from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.edge_server.commands.budget_check import check_budget
 from spillover.edge_server.commands.checkup import Findings
-from spillover.edge_server.routing_setup import ledger_path
-from spillover.edge_server.settings import CloudSettings, Settings
+from spillover.edge_server.config.routing_setup import ledger_path
+from spillover.edge_server.config.settings import CloudSettings, Settings
 from spillover.runtime.events import Leg, Writer
 
 LIMITS = BudgetSettings(

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from spillover.edge_server import cli, config_file
+from spillover.edge_server import cli
 from spillover.edge_server.commands.config_show import as_markdown
 from spillover.edge_server.commands.run import command as run_command
 from spillover.edge_server.commands.serve import curl_line
-from spillover.edge_server.config import load
-from spillover.edge_server.setting_list import setting_list
+from spillover.edge_server.config import config_file
+from spillover.edge_server.config.config import load
+from spillover.edge_server.config.setting_list import setting_list
 
 KEY = "sk-canary-0123456789"
 DOCS = Path(__file__).parent.parent.parent / "docs"

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from spillover.edge_server import config_file, setting_type
-from spillover.edge_server.config import Config, load
+from spillover.edge_server.config import config_file, setting_type
+from spillover.edge_server.config.config import Config, load
+from spillover.edge_server.config.setting_list import setting_list
+from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
-from spillover.edge_server.setting_list import setting_list
-from spillover.edge_server.settings import Settings
 from spillover.runtime.options import EngineOptions
 
 KEY = "sk-canary-0123456789"

@@ -11,10 +11,10 @@ import pytest
 
 from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
-from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.providers.provider import ProviderSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
-from spillover.edge_server.setting_type import show
+from spillover.edge_server.config.setting_type import show
 
 DOCS = Path(__file__).parents[2] / "docs"
 WORDS = "".join(path.read_text("utf-8") for path in DOCS.glob("*.md"))

@@ -12,7 +12,7 @@ import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring as NoKeyring
 
-from spillover.cloud_fallback.keys import CONVENTIONS, SERVICE
+from spillover.cloud_fallback.providers.keys import CONVENTIONS, SERVICE
 from spillover.edge_server import cli
 from tests.in_memory_ring import InMemoryRing
 

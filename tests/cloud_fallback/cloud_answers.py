@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.cloud_engine import CloudEngine
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.runtime.events import EngineEvent
 from tests.answers import ask, text_of
 from tests.cloud_fallback.providers import DIALECTS

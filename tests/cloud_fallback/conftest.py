@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.cloud_engine import CloudEngine
-from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from tests.cloud_fallback.cloud_answers import MakeEngine
 from tests.cloud_fallback.providers import engine_for
 from tests.fakes.fake import Fake

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from spillover.cloud_fallback.build import build_engine
-from spillover.cloud_fallback.cloud_engine import CloudEngine
-from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.http.client import Http
-from spillover.cloud_fallback.keys import Keys
-from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.providers.build import build_engine
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.dialects.registry import DialectName
+from spillover.cloud_fallback.providers.keys import Keys
+from spillover.cloud_fallback.providers.provider import ProviderSettings
 from tests.fakes.fake import Fake
 from tests.in_memory_ring import InMemoryRing
 

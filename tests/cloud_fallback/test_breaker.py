@@ -10,8 +10,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from spillover.cloud_fallback.breaker import Breakers, CircuitOpen, Permit
-from spillover.cloud_fallback.circuit import MAX_RETRY_AFTER_S, PROBE_LIFE_S
 from spillover.cloud_fallback.errors import (
     AuthFailed,
     BillingFailed,
@@ -24,6 +22,8 @@ from spillover.cloud_fallback.errors import (
     RateLimited,
     Truncated,
 )
+from spillover.cloud_fallback.route.breaker import Breakers, CircuitOpen, Permit
+from spillover.cloud_fallback.route.circuit import MAX_RETRY_AFTER_S, PROBE_LIFE_S
 
 
 class FakeClock:

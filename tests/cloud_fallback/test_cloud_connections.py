@@ -7,9 +7,9 @@ import threading
 
 import psutil
 
-from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from tests.answers import ask, text_of
 from tests.cloud_fallback.cloud_answers import TEXT, MakeEngine, answer, every_dialect, failure
 from tests.fakes.fake import Fake

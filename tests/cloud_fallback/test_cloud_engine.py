@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.dialects.registry import DialectName
+from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Finished, ReasoningDelta, ToolCallDelta, Writer
 from spillover.runtime.request import GenerationRequest, Message, Tool

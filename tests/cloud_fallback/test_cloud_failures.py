@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from spillover.cloud_fallback import errors
-from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from tests.answers import end_of, text_of
 from tests.cloud_fallback.cloud_answers import MakeEngine, answer, every_dialect, failure
 from tests.fakes.fake import Fake

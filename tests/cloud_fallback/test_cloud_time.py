@@ -68,7 +68,7 @@ def test_an_answer_without_end_is_cut(fake: Fake, make_engine: MakeEngine) -> No
 def test_an_answer_without_bounds_is_cut(
     fake: Fake, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spillover.cloud_fallback.cloud_stream.MAX_ANSWER_BYTES", 10_000)
+    monkeypatch.setattr("spillover.cloud_fallback.providers.cloud_stream.MAX_ANSWER_BYTES", 10_000)
     fake.script(Act(text="x" * 4000))
     text, error = failure(make_engine())
     assert "10000 bytes" in str(error)

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from spillover.cloud_fallback.consent import MAX_PENDING, ConsentDesk
+from spillover.cloud_fallback.privacy.consent import MAX_PENDING, ConsentDesk
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import ConsentAsked, Writer
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.cloud_engine import CloudEngine
-from spillover.cloud_fallback.credentials.credentials import NoKey
-from spillover.cloud_fallback.dialects.registry import DialectName, dialect_for
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
-from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.credentials.credentials import NoKey
+from spillover.cloud_fallback.providers.dialects.registry import DialectName, dialect_for
+from spillover.cloud_fallback.providers.provider import ProviderSettings
 from spillover.runtime.events import EngineEvent, Finished
 from tests.answers import ask, text_of
 from tests.cloud_fallback.providers import DIALECTS, MODELS

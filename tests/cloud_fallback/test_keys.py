@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.keys import CONVENTIONS, KeyringFailed, Keys, advice
-from spillover.cloud_fallback.provider import ProviderSettings
-from spillover.cloud_fallback.secret import Secret
+from spillover.cloud_fallback.providers.keys import CONVENTIONS, KeyringFailed, Keys, advice
+from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.providers.secret import Secret
 from tests.in_memory_ring import InMemoryRing
 
 KEY = "sk-canary-0123456789"

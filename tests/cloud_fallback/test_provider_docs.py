@@ -10,10 +10,10 @@ from typing import get_args
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.dialects.openai_servers import SERVERS
-from spillover.cloud_fallback.dialects.registry import DIALECT_NAMES, DialectName
-from spillover.cloud_fallback.keys import CONVENTIONS
-from spillover.cloud_fallback.provider import ProviderSettings
+from spillover.cloud_fallback.providers.dialects.openai_servers import SERVERS
+from spillover.cloud_fallback.providers.dialects.registry import DIALECT_NAMES, DialectName
+from spillover.cloud_fallback.providers.keys import CONVENTIONS
+from spillover.cloud_fallback.providers.provider import ProviderSettings
 
 DOCS = Path(__file__).parents[2] / "docs" / "providers.md"
 TEXT = DOCS.read_text("utf-8")

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.dialects.registry import DIALECT_NAMES
-from spillover.cloud_fallback.provider import BASE_URLS, OWN_HOSTS, ProviderSettings
+from spillover.cloud_fallback.providers.dialects.registry import DIALECT_NAMES
+from spillover.cloud_fallback.providers.provider import BASE_URLS, OWN_HOSTS, ProviderSettings
 
 
 def convert(**fields: Any) -> ProviderSettings:

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.cloud_engine import CloudEngine
-from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from spillover.runtime.errors import SpilloverError
 from tests.answers import ask
 from tests.cloud_fallback.providers import DIALECTS, KEY, engine_for

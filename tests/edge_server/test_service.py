@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.route_settings import Call
-from spillover.cloud_fallback.router import Router
-from spillover.cloud_fallback.routing import Routing
-from spillover.edge_server.app import create_app
+from spillover.cloud_fallback.route.router import Router
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import Call
+from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.logs import log_to_stderr
-from spillover.edge_server.service import Service
-from spillover.edge_server.settings import Settings
-from spillover.edge_server.several import Several
+from spillover.edge_server.web.app import create_app
+from spillover.edge_server.web.service import Service
+from spillover.edge_server.web.several import Several
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import (

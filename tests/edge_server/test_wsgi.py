@@ -16,11 +16,11 @@ import waitress
 from flask import Flask
 from werkzeug.serving import make_server
 
-from spillover.cloud_fallback.router import Router
-from spillover.cloud_fallback.routing import Routing
-from spillover.edge_server.app import create_app
-from spillover.edge_server.service import Service
-from spillover.edge_server.settings import Settings
+from spillover.cloud_fallback.route.router import Router
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.web.app import create_app
+from spillover.edge_server.web.service import Service
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions

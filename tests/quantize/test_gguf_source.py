@@ -15,9 +15,9 @@ from spillover.models.catalogue import default_model
 from spillover.models.gguf_header import read_header
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
-from spillover.quantize.onnx_export.gguf_source import VOCABULARY_KEYS, GgufSource
-from spillover.quantize.onnx_export.gguf_tokenizer import build_tokenizer
-from spillover.quantize.onnx_export.gguf_vocabulary import read_vocabulary
+from spillover.quantize.onnx_export.from_gguf.source import VOCABULARY_KEYS, GgufSource
+from spillover.quantize.onnx_export.from_gguf.tokenizer import build_tokenizer
+from spillover.quantize.onnx_export.from_gguf.vocabulary import read_vocabulary
 from spillover.quantize.onnx_export.options import ExportOptions
 from tests import tiny_gguf, tiny_models
 from tests.onnx_sessions import Logits, divergence, ragged_logits

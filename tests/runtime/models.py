@@ -13,13 +13,13 @@ from spillover.models.catalogue import find
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend
-from spillover.runtime.loading import load
 from spillover.runtime.onnx.backend import OnnxBackend
-from spillover.runtime.onnx.device_runner import DeviceRunner
-from spillover.runtime.onnx.execution import runtime_version
-from spillover.runtime.onnx.graph_prepare import prepare
+from spillover.runtime.onnx.graph.prepare import prepare
 from spillover.runtime.onnx.opening import open_onnx
+from spillover.runtime.onnx.runners.device_runner import DeviceRunner
+from spillover.runtime.onnx.runners.execution import runtime_version
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.loading import load
 from tests import opset24_decoder, plain_decoder
 from tests.storyteller import STORYTELLER
 

@@ -14,9 +14,9 @@ from spillover.models.catalogue import find
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend, Logits, Rows, Tokens
-from spillover.runtime.loading import LoadedModel, load
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Message
+from spillover.runtime.worker.loading import LoadedModel, load
 from tests.runtime.fp_environment import kept_fp_environment
 
 N_TOKENS = 40

@@ -56,7 +56,7 @@ READERS = {
         "decode(body, kind)",
     ),
     "a provider's frame": (
-        "from spillover.cloud_fallback.dialects.frames import FrameReader",
+        "from spillover.cloud_fallback.providers.dialects.frames import FrameReader",
         "FrameReader('p').read(body, kind)",
     ),
 }

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spillover.runtime import long_texts, protocol
 from spillover.runtime.backend import Tokens
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.constrain.compiler import FormCompiler
 from spillover.runtime.errors import ContextOverflow, EngineBusy
 from spillover.runtime.events import Finished
-from spillover.runtime.intake import Intake
 from spillover.runtime.local_engine import LocalEngine
-from spillover.runtime.long_texts import MAX_WAITING, Command, LongTexts, is_long
-from spillover.runtime.protocol import AskTokens, Submit
+from spillover.runtime.structured_output.compiler import FormCompiler
+from spillover.runtime.worker import long_texts, protocol
+from spillover.runtime.worker.intake import Intake
+from spillover.runtime.worker.long_texts import MAX_WAITING, Command, LongTexts, is_long
+from spillover.runtime.worker.protocol import AskTokens, Submit
 from tests.answers import ask
 
 LONG = "a" * (long_texts.LONG_CHARS + 1)

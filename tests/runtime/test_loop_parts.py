@@ -10,10 +10,10 @@ import pytest
 from spillover.runtime.backend import Tokens
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, EngineEvent, Queued
-from spillover.runtime.inbox import Inbox
-from spillover.runtime.outbox import HOLD_S, Outbox
-from spillover.runtime.prefix_shelf import PrefixShelf
-from spillover.runtime.sequence import Job
+from spillover.runtime.scheduling.inbox import Inbox
+from spillover.runtime.scheduling.outbox import HOLD_S, Outbox
+from spillover.runtime.scheduling.prefix_shelf import PrefixShelf
+from spillover.runtime.scheduling.sequence import Job
 from tests.answers import ask
 
 

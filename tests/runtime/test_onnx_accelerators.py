@@ -12,17 +12,17 @@ from spillover.models.catalogue import find
 from spillover.runtime.backend import DecodeFailed, Rows
 from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.accelerators import ACCELERATORS, Accelerator, to_try
-from spillover.runtime.onnx.device_runner import DeviceRunner
-from spillover.runtime.onnx.execution import (
+from spillover.runtime.onnx.graph.prepare import prepare
+from spillover.runtime.onnx.runners.device_runner import DeviceRunner
+from spillover.runtime.onnx.runners.execution import (
     Execution,
     Needs,
     on_accelerator,
     on_cpu,
     runtime_version,
 )
-from spillover.runtime.onnx.fastest_execution import fastest
-from spillover.runtime.onnx.graph_prepare import prepare
-from spillover.runtime.onnx.runner import LogitsRows
+from spillover.runtime.onnx.runners.fastest_execution import fastest
+from spillover.runtime.onnx.runners.runner import LogitsRows
 from tests.runtime.fp_environment import kept_fp_environment
 
 CUDA = ACCELERATORS[0]

@@ -10,14 +10,14 @@ import pytest
 
 from spillover.models.catalogue import find
 from spillover.runtime.backend import Rows
-from spillover.runtime.onnx.execution import (
+from spillover.runtime.onnx.graph.prepare import prepare
+from spillover.runtime.onnx.runners.execution import (
     FIRST_WITH_QUERY_LENGTHS,
     Needs,
     on_cpu,
     runtime_version,
 )
-from spillover.runtime.onnx.graph_prepare import prepare
-from spillover.runtime.onnx.slot_runner import SlotRunner
+from spillover.runtime.onnx.runners.slot_runner import SlotRunner
 from tests.runtime.fp_environment import kept_fp_environment
 
 N_CTX = 1024

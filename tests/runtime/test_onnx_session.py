@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from spillover.models.catalogue import find
-from spillover.runtime.onnx.lazy_memory import LazyMemory
+from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
 from spillover.runtime.onnx.spinning import is_spinning_faster
 from tests.runtime.fp_environment import kept_fp_environment
 
@@ -15,7 +15,7 @@ DENORMALS = """
 import sys, threading
 from pathlib import Path
 import numpy as np
-from spillover.runtime.loading import load
+from spillover.runtime.worker.loading import load
 from spillover.runtime.options import EngineOptions
 
 smallest = np.full(64, 1e-39, dtype=np.float32)

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from spillover.runtime.backend import Backend, Rows
-from spillover.runtime.calibration import Calibration, SavedCalibration
 from spillover.runtime.events import Delta, EngineEvent, Finished, Prefilling
-from spillover.runtime.loading import load
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
-from spillover.runtime.scheduler import Scheduler, SchedulerOptions
-from spillover.runtime.sequence import Job
-from spillover.runtime.slice_costs import SavedCosts
+from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
+from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
+from spillover.runtime.scheduling.sequence import Job
+from spillover.runtime.scheduling.slice_costs import SavedCosts
 from spillover.runtime.text.pipeline import TextPipeline
+from spillover.runtime.worker.loading import load
 
 DECODE_S = 0.037
 SLICE_S = {1: 0.017, 4: 0.027, 8: 0.051, 16: 0.094, 24: 0.171, 32: 0.272, 48: 0.530, 64: 0.230,

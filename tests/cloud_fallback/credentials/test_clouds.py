@@ -15,11 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from spillover.cloud_fallback.build import build_engine
-from spillover.cloud_fallback.cloud_engine import CloudEngine
 from spillover.cloud_fallback.errors import AuthFailed, ProviderError
 from spillover.cloud_fallback.http.client import Http
-from spillover.cloud_fallback.keys import Keys
+from spillover.cloud_fallback.providers.build import build_engine
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.keys import Keys
 from tests.answers import ask, text_of
 from tests.cloud_fallback.providers import settings_for
 from tests.fakes.fake import Fake

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from spillover.cloud_fallback.credentials.token_command import LIFE_S, TokenCommand
 from spillover.cloud_fallback.errors import AuthFailed
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Http, Outgoing
 from spillover.cloud_fallback.http.errors import Stopped, TimedOut
+from spillover.cloud_fallback.providers.credentials.token_command import LIFE_S, TokenCommand
 from tests.answers import ask, text_of
 from tests.cloud_fallback.http.waiting import Waiter
 from tests.cloud_fallback.providers import engine_for
@@ -100,7 +100,9 @@ def test_a_program_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     command = TokenCommand("p", ["sleep", "600"])
     with pytest.raises(TimedOut):
         token(command, Call(time.monotonic() + 0.05))
-    monkeypatch.setattr("spillover.cloud_fallback.credentials.token_command.LONGEST_RUN_S", 0.05)
+    monkeypatch.setattr(
+        "spillover.cloud_fallback.providers.credentials.token_command.LONGEST_RUN_S", 0.05
+    )
     with pytest.raises(AuthFailed, match=r"sleep took longer than 0\.05 s"):
         token(command)
 
@@ -124,7 +126,9 @@ def test_what_has_left_the_program_s_group_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request used to wait for the end of all who had the program's output open."""
-    monkeypatch.setattr("spillover.cloud_fallback.credentials.token_command.STOP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(
+        "spillover.cloud_fallback.providers.credentials.token_command.STOP_TIMEOUT_S", 0.05
+    )
     file, call = tmp_path / "pid", Call()
     inner = f"echo $$ > {file}.new; mv {file}.new {file}; exec sleep 600"
     command = TokenCommand("p", ["sh", "-c", f"setsid sh -c '{inner}' & wait"])

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from spillover.cloud_fallback.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.dialects.registry import DialectName, dialect_for
+from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
+from spillover.cloud_fallback.providers.dialects.registry import DialectName, dialect_for
 from spillover.runtime.request import GenerationRequest, Message, Tool, ToolCall
 
 HELLO = (Message(role="user", content="Hello"),)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.dialects.dialect import Decoder, Frame, Part, ProviderUsage
-from spillover.cloud_fallback.dialects.registry import DialectName, dialect_for
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Frame, Part, ProviderUsage
+from spillover.cloud_fallback.providers.dialects.registry import DialectName, dialect_for
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spillover.cloud_fallback.dialects.dialect import ProviderUsage
+from spillover.cloud_fallback.providers.dialects.dialect import ProviderUsage
 from tests.cloud_fallback.dialects.recorded import Answer, Call, Recording, named, sse
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.dialects.dialect import Frame
-from spillover.cloud_fallback.dialects.registry import DIALECT_NAMES, DialectName, dialect_for
 from spillover.cloud_fallback.errors import (
     AuthFailed,
     BillingFailed,
@@ -19,6 +17,12 @@ from spillover.cloud_fallback.errors import (
     ProviderError,
     ProviderRefused,
     RateLimited,
+)
+from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.providers.dialects.registry import (
+    DIALECT_NAMES,
+    DialectName,
+    dialect_for,
 )
 
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"

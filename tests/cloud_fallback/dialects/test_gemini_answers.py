@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from spillover.cloud_fallback.dialects.dialect import Frame
-from spillover.cloud_fallback.dialects.registry import DialectName
 from spillover.cloud_fallback.errors import (
     ContentBlocked,
     Overloaded,
@@ -13,6 +11,8 @@ from spillover.cloud_fallback.errors import (
     RateLimited,
     Truncated,
 )
+from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from tests.cloud_fallback.dialects.recorded import decoder_of
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.dialects.registry import dialect_for
+from spillover.cloud_fallback.providers.dialects.registry import dialect_for
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import JsonObject, JsonSchema, Lark, NamedTool, Tool
 from spillover.runtime.sampling import Sampling

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from spillover.cloud_fallback.dialects.dialect import Frame
-from spillover.cloud_fallback.dialects.registry import DialectName, dialect_for
-from spillover.cloud_fallback.dialects.tool_calls import MAX_TOOL_CALLS
 from spillover.cloud_fallback.errors import ProviderError, Truncated
+from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.providers.dialects.registry import DialectName, dialect_for
+from spillover.cloud_fallback.providers.dialects.tool_calls import MAX_TOOL_CALLS
 from tests.cloud_fallback.dialects.conversations import PARTIAL, ask, encoded
 from tests.cloud_fallback.dialects.recorded import Answer, Call, decoder_of, named, read, sse
 

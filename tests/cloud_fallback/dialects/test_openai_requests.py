@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.dialects.openai_servers import ServerName
-from spillover.cloud_fallback.dialects.registry import dialect_for
+from spillover.cloud_fallback.providers.dialects.openai_servers import ServerName
+from spillover.cloud_fallback.providers.dialects.registry import dialect_for
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     Form,

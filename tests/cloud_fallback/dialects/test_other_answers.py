@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from spillover.cloud_fallback.dialects.dialect import Frame
-from spillover.cloud_fallback.dialects.registry import dialect_for
 from spillover.cloud_fallback.errors import Overloaded, ProviderError
+from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.providers.dialects.registry import dialect_for
 from spillover.runtime.events import Delta
 from spillover.runtime.request import GenerationRequest
 from tests.cloud_fallback.dialects.conversations import ask, encoded

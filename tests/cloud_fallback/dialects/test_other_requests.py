@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.dialects.registry import DIALECT_NAMES, DialectName, dialect_for
+from spillover.cloud_fallback.providers.dialects.registry import (
+    DIALECT_NAMES,
+    DialectName,
+    dialect_for,
+)
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     GenerationRequest,

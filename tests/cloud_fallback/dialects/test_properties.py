@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.dialects.dialect import Frame, HttpRequest, Part
-from spillover.cloud_fallback.dialects.prefilled import PrefilledText
-from spillover.cloud_fallback.dialects.registry import DIALECT_NAMES, dialect_for
-from spillover.cloud_fallback.dialects.shape import safe_id
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.providers.dialects.dialect import Frame, HttpRequest, Part
+from spillover.cloud_fallback.providers.dialects.prefilled import PrefilledText
+from spillover.cloud_fallback.providers.dialects.registry import DIALECT_NAMES, dialect_for
+from spillover.cloud_fallback.providers.dialects.shape import safe_id
 from tests.cloud_fallback.dialects.recorded import joined
 
 NAMES = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spillover.cloud_fallback.dialects.dialect import Frame
 from spillover.cloud_fallback.errors import ProviderError, Truncated
+from spillover.cloud_fallback.providers.dialects.dialect import Frame
 from tests.cloud_fallback.dialects.recorded import Recording, read
 from tests.cloud_fallback.dialects.recordings import RECORDINGS
 

@@ -330,7 +330,7 @@ def test_preparing_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_imported_before_a_provider_is_used() -> None:
     program = (
         "import sys\n"
-        "from spillover.cloud_fallback.build import build_engine\n"
+        "from spillover.cloud_fallback.providers.build import build_engine\n"
         "from spillover.cloud_fallback.http.client import Http\n"
         "Http()\n"
         "found = {'httpcore2', 'httpx2', 'h11', 'ssl', 'keyring', 'botocore', 'google.auth'}\n"

@@ -13,9 +13,9 @@ from botocore.eventstream import EventStreamBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.dialects.dialect import Frame
 from spillover.cloud_fallback.http.errors import Malformed
 from spillover.cloud_fallback.http.eventstream import EventStream
+from spillover.cloud_fallback.providers.dialects.dialect import Frame
 from tests.fakes.voices.bedrock import frame
 
 STREAM = (

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.calibration import Calibration
-from spillover.cloud_fallback.policy.calibration_store import CalibrationStore, fingerprint, read
-from spillover.cloud_fallback.policy.json_schema import follows
+from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.confidence.calibration_store import (
+    CalibrationStore,
+    fingerprint,
+    read,
+)
 from spillover.cloud_fallback.policy.learning import fit, items, measures
 from spillover.cloud_fallback.policy.learning.calibrating import (
     NotEnough,
@@ -26,6 +29,7 @@ from spillover.cloud_fallback.policy.learning.calibrating import (
 )
 from spillover.cloud_fallback.policy.learning.items import Check, Item, is_right
 from spillover.cloud_fallback.policy.learning.windows import FITTED, Windows
+from spillover.cloud_fallback.policy.text.json_schema import follows
 from spillover.runtime.errors import InvalidRequest
 from tests.answers import FAKE_CARD
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.loops import Loop, Loops
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.text.loops import Loop, Loops
 from spillover.runtime.events import Delta, ReasoningDelta
 from tests.cloud_fallback.policy.answers import Leg, asked, prose, token, words
 

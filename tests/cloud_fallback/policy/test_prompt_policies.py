@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from spillover.cloud_fallback.policy import rules
-from spillover.cloud_fallback.policy.languages import candidates, is_covered
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
+from spillover.cloud_fallback.policy.text.languages import candidates, is_covered
 from spillover.runtime.engine import EngineStatus
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import GenerationRequest, Message

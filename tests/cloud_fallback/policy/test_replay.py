@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spillover.cloud_fallback.policy import calibration_store
+from spillover.cloud_fallback.policy.confidence import calibration_store
 from spillover.cloud_fallback.policy.learning import trace as tracing
 from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.replaying import replay, summary

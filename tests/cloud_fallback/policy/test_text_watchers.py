@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.fences import Fences
-from spillover.cloud_fallback.policy.json_progress import JsonProgress
-from spillover.cloud_fallback.policy.leaks import Leaks
-from spillover.cloud_fallback.policy.refusals import Refusals
-from spillover.cloud_fallback.policy.scripts import Scripts
-from spillover.cloud_fallback.policy.unsaid import Unsaid
+from spillover.cloud_fallback.policy.text.fences import Fences
+from spillover.cloud_fallback.policy.text.json_progress import JsonProgress
+from spillover.cloud_fallback.policy.text.leaks import Leaks
+from spillover.cloud_fallback.policy.text.refusals import Refusals
+from spillover.cloud_fallback.policy.text.scripts import Scripts
+from spillover.cloud_fallback.policy.text.unsaid import Unsaid
 from spillover.runtime.request import JsonObject, JsonSchema
 from tests.cloud_fallback.policy.answers import Leg, asked, finished, token, words
 

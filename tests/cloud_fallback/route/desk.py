@@ -8,21 +8,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from spillover.cloud_fallback.breaker import Breakers
-from spillover.cloud_fallback.build import build_engine
-from spillover.cloud_fallback.consent import ConsentDesk
 from spillover.cloud_fallback.http.client import Http
-from spillover.cloud_fallback.keys import Keys
-from spillover.cloud_fallback.parts import Parts, Trust
 from spillover.cloud_fallback.policy.device_reading import DeviceReading
 from spillover.cloud_fallback.policy.sensors import Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.privacy.consent import ConsentDesk
 from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
-from spillover.cloud_fallback.provider import ProviderSettings
-from spillover.cloud_fallback.route_settings import Call, RouteSettings, Wishes
-from spillover.cloud_fallback.router import Router
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.providers.build import build_engine
+from spillover.cloud_fallback.providers.keys import Keys
+from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.route.breaker import Breakers
+from spillover.cloud_fallback.route.parts import Parts, Trust
+from spillover.cloud_fallback.route.router import Router
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import Call, RouteSettings, Wishes
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.journal import HandoffJournal

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.route_settings import Wishes
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import Wishes
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Regex
 from tests.answers import ask
@@ -224,7 +224,7 @@ def test_a_defect_in_our_own_code_does_not_cost_the_answer(
         raise KeyError(words)
 
     fake.script(Act(rest=REST))
-    monkeypatch.setattr("spillover.cloud_fallback.cloud_leg.CloudLeg._take", broken)
+    monkeypatch.setattr("spillover.cloud_fallback.route.cloud_leg.CloudLeg._take", broken)
     events = desk.ask(long(), hand_over_at=60)
     assert [h.target.origin for h in handoffs(events)] == ["cloud", "local"]
     assert "KeyError" in caplog.text

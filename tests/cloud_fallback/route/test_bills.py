@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from spillover.cloud_fallback.route_settings import Wishes
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import Wishes
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.runtime.cancellation import Cancellation
 from tests.answers import ask

@@ -8,8 +8,8 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import ConsentAnswered, ConsentAsked, Delta, StreamEvent

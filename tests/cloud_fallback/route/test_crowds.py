@@ -8,8 +8,8 @@ from datetime import date
 
 import pytest
 
-from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.events import ConsentAnswered, StreamEvent

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jsonschema
 import pytest
 
-from spillover.cloud_fallback.route_settings import Wishes
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import Wishes
 from spillover.runtime.request import JsonSchema
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.gate import SCOUTS
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.route_settings import RouteSettings, Wishes
-from spillover.cloud_fallback.routing import Routing
+from spillover.cloud_fallback.route.gate import SCOUTS
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
 from spillover.cloud_fallback.spending.ledger import Amount
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices

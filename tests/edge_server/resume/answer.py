@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from spillover.edge_server.resume.viewer import Viewer
-from spillover.edge_server.stream_log import StreamLog
+from spillover.edge_server.web.stream_log import StreamLog
 from spillover.edge_server.wire.answer import AnswerHead
 from spillover.edge_server.wire.streams import ChatStream, StreamOptions
 from spillover.runtime.cancellation import Cancellation

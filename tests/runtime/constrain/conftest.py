@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from spillover.runtime.constrain.factory import ConstraintFactory
-from spillover.runtime.loading import LoadedModel, load
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.structured_output.factory import ConstraintFactory
+from spillover.runtime.worker.loading import LoadedModel, load
 
 
 @pytest.fixture(scope="module")

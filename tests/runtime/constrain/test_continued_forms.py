@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from spillover.runtime.backend import Constraint
-from spillover.runtime.constrain.compiler import FormCompiler
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
-from spillover.runtime.loading import LoadedModel
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Form, Gbnf, GenerationRequest, JsonSchema, Message
 from spillover.runtime.sampling import Sampling
-from spillover.runtime.sequence import Job
+from spillover.runtime.scheduling.sequence import Job
+from spillover.runtime.structured_output.compiler import FormCompiler
 from spillover.runtime.text.reasoning import TagPair
+from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import GREEDY, all_at_once, end_of, text_of
 from tests.runtime.constrain.schemas import thing
 

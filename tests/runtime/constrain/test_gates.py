@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from spillover.runtime.backend import Constraint
-from spillover.runtime.constrain.factory import ConstraintFactory
-from spillover.runtime.loading import LoadedModel
 from spillover.runtime.request import Regex
+from spillover.runtime.structured_output.factory import ConstraintFactory
 from spillover.runtime.text.reasoning import TagPair
+from spillover.runtime.worker.loading import LoadedModel
 
 THINK = TagPair("<think>", "</think>")
 

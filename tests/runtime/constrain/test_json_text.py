@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime.constrain.json_text import spelled_out
+from spillover.runtime.structured_output.json_text import spelled_out
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from spillover.runtime.backend import Constraint
-from spillover.runtime.constrain.factory import ConstraintFactory
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import JsonSchema
+from spillover.runtime.structured_output.factory import ConstraintFactory
 from tests.runtime.constrain.schemas import SMALL, WORD, many, thing
 
 MAX_TOKENS = 300

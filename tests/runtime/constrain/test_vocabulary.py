@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spillover.runtime.constrain import compiler as compilers
-from spillover.runtime.constrain.compiler import FormCompiler
-from spillover.runtime.constrain.factory import ConstraintFactory
-from spillover.runtime.constrain.habit import FORGOTTEN_AFTER_S, FormHabit
-from spillover.runtime.constrain.vocabulary import MAX_ALIKE, Vocabulary
-from spillover.runtime.loading import LoadedModel
 from spillover.runtime.request import Regex
-from spillover.runtime.sequence import Job
+from spillover.runtime.scheduling.sequence import Job
+from spillover.runtime.structured_output import compiler as compilers
+from spillover.runtime.structured_output.compiler import FormCompiler
+from spillover.runtime.structured_output.factory import ConstraintFactory
+from spillover.runtime.structured_output.habit import FORGOTTEN_AFTER_S, FormHabit
+from spillover.runtime.structured_output.vocabulary import MAX_ALIKE, Vocabulary
+from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import ask
 
 

@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from spillover.runtime.errors import ModelError
-from spillover.runtime.onnx.graph_inspect import inspect
+from spillover.runtime.onnx.graph.inspect import inspect
 from tests.runtime.onnx_graph import tiny_graphs as tiny
 from tests.runtime.onnx_graph.tiny_graphs import FLOAT, HALF, INT, LONG, MICROSOFT, Shape
 

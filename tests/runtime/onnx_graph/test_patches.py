@@ -11,11 +11,11 @@ from onnx import ModelProto, TensorProto
 
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
-from spillover.runtime.onnx.graph_edit import attribute, sort_nodes
-from spillover.runtime.onnx.graph_inspect import inspect
-from spillover.runtime.onnx.graph_patches import with_integer_products
-from spillover.runtime.onnx.graph_prepare import prepare
-from spillover.runtime.onnx.graph_rewrite import rewritten_to_gqa
+from spillover.runtime.onnx.graph.edit import attribute, sort_nodes
+from spillover.runtime.onnx.graph.inspect import inspect
+from spillover.runtime.onnx.graph.patches import with_integer_products
+from spillover.runtime.onnx.graph.prepare import prepare
+from spillover.runtime.onnx.graph.rewrite import rewritten_to_gqa
 from tests import opset24_decoder, plain_decoder, tiny_models
 from tests.onnx_sessions import VERSION, masked_logits, prepared_logits, ragged_logits
 from tests.runtime.onnx_graph.real_exports import loaded
@@ -134,7 +134,7 @@ def test_logits_that_another_output_shares_are_left_whole() -> None:
     proto.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["twice"]))
     extra.name = "twice"
     proto.graph.output.append(extra)
-    from spillover.runtime.onnx.graph_patches import with_asked_logits
+    from spillover.runtime.onnx.graph.patches import with_asked_logits
 
     layout = inspect(proto)
     assert with_asked_logits(proto, layout) == layout

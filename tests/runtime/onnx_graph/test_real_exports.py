@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spillover.runtime.onnx.graph_inspect import inspect
-from spillover.runtime.onnx.graph_prepare import prepare
+from spillover.runtime.onnx.graph.inspect import inspect
+from spillover.runtime.onnx.graph.prepare import prepare
 from tests.onnx_sessions import VERSION, divergence, masked_logits, ragged_logits
 from tests.runtime.onnx_graph.real_exports import IDS, NAMES, loaded, unpacked
 

@@ -12,14 +12,13 @@ import jsonschema
 import msgspec
 import pytest
 
-from spillover.runtime.constrain.factory import ConstraintFactory
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent, ReasoningDelta, ToolCallDelta
-from spillover.runtime.loading import load
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import JsonObject, Message, NamedTool, Regex, Tool, ToolCall
 from spillover.runtime.sampling import Sampling
+from spillover.runtime.structured_output.factory import ConstraintFactory
 from spillover.runtime.text.chat_template import ChatTemplate
 from spillover.runtime.tools.formats import (
     HERMES,
@@ -31,6 +30,7 @@ from spillover.runtime.tools.formats import (
 )
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.plan import ToolPlan
+from spillover.runtime.worker.loading import load
 from tests.answers import ask, end_of, text_of, worker_of
 
 WEATHER = Tool(

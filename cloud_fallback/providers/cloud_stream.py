@@ -1,0 +1,261 @@
+"""One answer of a cloud provider, from the request to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, NoReturn
+
+from spillover.cloud_fallback.errors import (
+    AuthFailed,
+    NetworkFailed,
+    Overloaded,
+    ProviderError,
+    ProviderRefused,
+    Truncated,
+)
+from spillover.cloud_fallback.http.call import Call
+from spillover.cloud_fallback.http.client import Incoming, Outgoing
+from spillover.cloud_fallback.http.errors import HttpError, Malformed, Stopped, TimedOut
+from spillover.cloud_fallback.http.framing import Frames, frames_of
+from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, End, HttpRequest, Part
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import EngineClosed
+from spillover.runtime.events import Delta, EngineEvent, Finished, FinishReason
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.text.stop_matcher import StopMatcher
+
+if TYPE_CHECKING:
+    from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+
+MAX_ANSWER_BYTES = 64 * 2**20
+"""Of a whole stream. An answer of 100,000 tokens in frames of 300 bytes has 30 MB."""
+_ERROR_BODY_S = 5.0
+_USAGE_S = 2.0
+"""How long after the answer its usage may come."""
+_DRAIN_S = 0.05
+"""How long the end of a complete answer's body may take, so that its connection can be kept."""
+
+
+class CloudStream:
+    """Made for one request; everything is done in the thread that iterates events()."""
+
+    def __init__(
+        self, engine: CloudEngine, request: GenerationRequest, cancellation: Cancellation
+    ) -> None:
+        self._engine = engine
+        self._settings = engine.settings
+        self._request = request
+        self._cancellation = cancellation
+        self._clock = engine.clock
+        self._started = self._clock()
+        self._last = self._started + self._settings.total_timeout_s
+        self._call = Call(
+            min(self._last, self._started + self._settings.first_text_timeout_s),
+            connect_timeout_s=self._settings.connect_timeout_s,
+            clock=self._clock,
+        )
+        self._meter = AnswerMeter(request, self._clock)
+        self._stops = StopMatcher(())
+        self._n_bytes = 0
+        self._was_refused = False
+
+    def events(self) -> Generator[EngineEvent]:
+        """The answer, and its end."""
+        try:
+            yield from self._events()
+        except ProviderError as error:
+            error.may_bill = self._may_bill
+            raise
+
+    @property
+    def _may_bill(self) -> bool:
+        """Whether the provider has the request, or a part of it, and has not refused it."""
+        return self._call.n_sent > 0 and not self._was_refused
+
+    def _events(self) -> Generator[EngineEvent]:
+        self._cancellation.subscribe(self._call.stop)
+        try:
+            sent, incoming = self._open()
+            with closing(incoming):
+                yield from self._read(sent, incoming)
+        except Stopped as error:
+            if not self._cancellation.cancelled:
+                raise EngineClosed(f"{self._settings.name}: closed while it answered") from error
+            yield self._finished("cancelled")
+        except HttpError as error:
+            self._fail(error)
+        finally:
+            self._cancellation.unsubscribe(self._call.stop)
+
+    # The request.
+
+    def _open(self) -> tuple[HttpRequest, Incoming]:
+        """The response's head, when it promises an answer."""
+        self._call.check()
+        while True:
+            sent = self._engine.dialect.encode(
+                self._request,
+                self._settings.model,
+                prefill=self._request.continue_final_message,
+                without=self._engine.lessons.unsupported,
+            )
+            try:
+                return sent, self._send(sent)
+            except ProviderRefused as error:
+                if not self._engine.lessons.learn(error):
+                    raise
+            except AuthFailed:
+                if not self._engine.credentials.renew():
+                    raise
+
+    def _send(self, sent: HttpRequest) -> Incoming:
+        outgoing = Outgoing(
+            url=self._settings.address + sent.path,
+            headers={"user-agent": "spillover"} | self._settings.extra_headers | sent.headers,
+            body=sent.body,
+            direct=self._settings.is_direct,
+        )
+        own = self._engine.credentials.headers(outgoing, self._call)
+        incoming = self._engine.http.open(_with(outgoing, own), self._call)
+        self._meter.answered()
+        try:
+            self._check(incoming)
+        except ProviderError:
+            self._was_refused = True
+            incoming.close()
+            raise
+        except BaseException:
+            incoming.close()
+            raise
+        self._was_refused = False
+        return incoming
+
+    def _check(self, incoming: Incoming) -> None:
+        """Raises the error that the response's head and body tell."""
+        name, status = self._settings.name, incoming.status
+        if 300 <= status < 400:
+            raise ProviderRefused(
+                name,
+                f"{self._settings.address} redirects elsewhere, where neither key nor conversation "
+                "is sent: correct base_url",
+            )
+        if status != 200:
+            with self._call.within(_ERROR_BODY_S, "an error's text"):
+                body = incoming.read()
+            raise self._engine.dialect.error(status, incoming.headers, body)
+        if incoming.headers.get("content-type", "").startswith("text/html"):
+            raise ProviderRefused(
+                name, "a web page came instead of an answer: correct base_url, or log in to the net"
+            )
+        if incoming.headers.get("content-encoding", "identity") != "identity":
+            raise ProviderRefused(name, "the answer is compressed, though that was not asked for")
+
+    # The answer.
+
+    def _read(self, sent: HttpRequest, incoming: Incoming) -> Generator[EngineEvent]:
+        decoder = self._engine.dialect.decoder(sent)
+        frames = frames_of(self._engine.dialect.framing)
+        self._stops = StopMatcher(tuple(s for s in self._request.stop if s not in sent.stop))
+        try:
+            yield from self._parts(incoming, decoder, frames)
+        except Stopped:
+            raise
+        except HttpError:
+            if not decoder.is_complete:  # else only the usage is lost
+                raise
+        if self._stops.stopped is not None:
+            yield self._finished("stop", stop=self._stops.stopped)
+            return
+        end = decoder.end(frames.tail)
+        if rest := self._stops.flush():
+            yield Delta(text=rest)
+        if self._stops.stopped is not None:
+            yield self._finished("stop", stop=self._stops.stopped)
+        else:
+            yield self._finished(end.reason, end=end, stop=end.stop)
+
+    def _parts(
+        self, incoming: Incoming, decoder: Decoder, frames: Frames
+    ) -> Generator[EngineEvent]:
+        """What is said until the stream, the answer or a stop string ends it."""
+        for data in incoming:
+            yield from self._take(decoder, frames, data)
+            if self._stops.stopped is not None:
+                return
+            if decoder.is_done:
+                self._drain(incoming)
+                return
+        for frame in frames.end():
+            yield from self._say(decoder.feed(frame))
+
+    def _take(self, decoder: Decoder, frames: Frames, data: bytes) -> Generator[EngineEvent]:
+        self._n_bytes += len(data)
+        if self._n_bytes > MAX_ANSWER_BYTES:
+            raise Malformed(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+        new = frames.feed(data)
+        for frame in new:
+            yield from self._say(decoder.feed(frame))
+            if self._stops.stopped is not None or decoder.is_done:
+                return
+        if decoder.is_complete:
+            self._call.deadline = min(self._last, self._clock() + _USAGE_S)
+        elif new and self._meter.has_text:
+            # Bytes that complete no event do not count as life.
+            self._call.deadline = min(self._last, self._clock() + self._settings.idle_timeout_s)
+
+    def _say(self, parts: list[Part]) -> Generator[EngineEvent]:
+        """*parts*, up to a stop string that the provider did not look for."""
+        for part in parts:
+            if self._call.stopped:
+                raise Stopped("stopped")
+            self._meter.count(part)
+            if not isinstance(part, Delta):
+                if rest := self._stops.flush():
+                    yield Delta(text=rest)
+                yield part
+            elif text := self._stops.feed(part.text):
+                yield Delta(text=text)
+            if self._stops.stopped is not None:
+                return
+
+    def _drain(self, incoming: Incoming) -> None:
+        """Read the body's end, which is on its way, to keep the connection."""
+        try:
+            with self._call.within(_DRAIN_S, "the end"):
+                for _ in incoming:
+                    pass
+        except HttpError:
+            return
+
+    # The end.
+
+    def _finished(
+        self, reason: FinishReason, *, end: End | None = None, stop: str | None = None
+    ) -> Finished:
+        usage = self._meter.usage(end.usage if end else None, may_bill=self._may_bill)
+        return Finished(reason=reason, usage=usage, timings=self._meter.timings(), stop=stop)
+
+    def _fail(self, error: HttpError) -> NoReturn:
+        """Raise *error* as what it means for the answer."""
+        name = self._settings.name
+        if isinstance(error, Malformed):
+            raise ProviderError(name, str(error)) from error
+        if not isinstance(error, TimedOut):
+            raise NetworkFailed(name, str(error)) from error
+        limits = self._settings
+        if self._clock() >= self._last:
+            raise Truncated(name, f"not complete after {limits.total_timeout_s:g} s") from error
+        if self._meter.has_text:
+            raise NetworkFailed(name, f"silent for {limits.idle_timeout_s:g} s") from error
+        raise Overloaded(name, f"no text in {limits.first_text_timeout_s:g} s") from error
+
+
+def _with(outgoing: Outgoing, headers: dict[str, str]) -> Outgoing:
+    return Outgoing(
+        url=outgoing.url,
+        headers=outgoing.headers | headers,
+        body=outgoing.body,
+        direct=outgoing.direct,
+    )

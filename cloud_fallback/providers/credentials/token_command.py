@@ -1,0 +1,110 @@
+"""A bearer token that a program of the user's prints, as gcloud and az do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+
+from spillover.cloud_fallback.errors import AuthFailed
+from spillover.cloud_fallback.http.call import Call
+from spillover.cloud_fallback.http.client import Outgoing
+from spillover.cloud_fallback.http.errors import TimedOut
+from spillover.cloud_fallback.http.slots import Slots
+from spillover.cloud_fallback.providers.credentials.header_text import is_header_text
+
+LIFE_S = 300.0
+"""Tokens hold for an hour, mostly; one that does not is renewed when it is refused."""
+LONGEST_RUN_S = 20.0
+STOP_TIMEOUT_S = 2.0
+MAX_TOKEN_BYTES = 16 * 1024
+
+
+class TokenCommand:
+    """See Credentials. The program runs without a shell, when a token is needed."""
+
+    problem = None
+
+    def __init__(self, provider: str, command: Sequence[str]) -> None:
+        self._provider = provider
+        self._command = tuple(command)
+        self._turn = Slots(1)
+        """A program at a time, whoever needs its token."""
+        self._token = ""
+        self._until = 0.0
+        self._is_kept = False
+        """The token was there before it was last asked for."""
+
+    def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
+        with self._turn.one(call):
+            self._is_kept = bool(self._token) and call.clock() < self._until
+            if not self._is_kept:
+                self._token = self._run(call)
+                self._until = call.clock() + LIFE_S
+            return {"authorization": f"Bearer {self._token}"}
+
+    def renew(self) -> bool:
+        if not self._is_kept:
+            return False
+        self._token = ""
+        return True
+
+    def _run(self, call: Call) -> str:
+        """A new token. Raises AuthFailed, Stopped or TimedOut."""
+        try:
+            program = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise self._failed(f"cannot be started: {error.strerror}") from error
+        printed = _Printed(program)
+        try:
+            with call.within(LONGEST_RUN_S, f"a token from {self._command[0]}"):
+                call.wait(printed.over)
+        except TimedOut as error:
+            call.check()
+            raise self._failed(f"took longer than {LONGEST_RUN_S:g} s") from error
+        finally:
+            printed.stop()
+        if program.returncode:
+            raise self._failed(f"ended with exit code {program.returncode}")
+        token = printed.text.decode("latin-1").strip()
+        if not is_header_text(token):
+            raise self._failed("printed no token")
+        return token
+
+    def _failed(self, what: str) -> AuthFailed:
+        return AuthFailed(self._provider, f"token_command {self._command[0]} {what}")
+
+
+class _Printed:
+    """Reads what a program prints in a thread, so that nobody has to wait for it."""
+
+    def __init__(self, program: subprocess.Popen[bytes]) -> None:
+        self._program = program
+        self.text = b""
+        self.over = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="token-command", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._program.stdout is not None
+        with self._program.stdout as output:
+            self.text = output.read(MAX_TOKEN_BYTES)
+        self._program.wait()
+        self.over.set()
+
+    def stop(self) -> None:
+        """End the program, and what it has started, if it still runs. What left its group may
+        live on and hold its output open; nobody waits for that."""
+        if self._thread.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._program.pid, signal.SIGKILL)
+        self._thread.join(STOP_TIMEOUT_S)

@@ -1,0 +1,208 @@
+"""A cloud provider writes a part of an answer: restored, joined to what was said, paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+from msgspec import Struct
+
+from spillover.cloud_fallback.errors import Truncated
+from spillover.cloud_fallback.privacy.redactor import Redacted
+from spillover.cloud_fallback.privacy.restorer import Restorer
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.pump import EndOfStream, Pump
+from spillover.cloud_fallback.route.answer import estimated_tokens
+from spillover.cloud_fallback.route.joint import Joint
+from spillover.cloud_fallback.spending.estimate import estimated_prompt_tokens
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    Leg,
+    ReasoningDelta,
+    StreamEvent,
+    ToolCallDelta,
+    Usage,
+)
+from spillover.runtime.request import GenerationRequest
+
+
+class Meter(Protocol):
+    """Is told how many tokens have come; raises when they cost too much."""
+
+    def note(self, completion_tokens: int) -> None: ...
+
+
+class CloudLegEnd(Struct, frozen=True, kw_only=True):
+    """How a cloud leg ended by itself."""
+
+    finished: Finished | None
+    """None: we have ended it, at a stop string or at the length that was asked for."""
+    stop: str | None
+    """The stop string that was found in the joined text."""
+
+
+class CloudLeg:
+    """One stream of one provider. Everything is done in the thread that iterates stream()."""
+
+    def __init__(
+        self,
+        engine: CloudEngine,
+        request: GenerationRequest,
+        *,
+        redacted: Redacted,
+        joint: Joint,
+        meter: Meter,
+        on_answer: Callable[[], object],
+        most_tokens: int,
+        clock: Callable[[], float],
+    ) -> None:
+        """*request*: that of *redacted*, with its own limit. *most_tokens*, reasoning included,
+        end a leg that does not end by itself. *on_answer* is called once, when the
+        first of the answer has come."""
+        self._engine = engine
+        self._request = request
+        self._joint = joint
+        self._redacted = redacted
+        self._restorer = redacted.restorer()
+        self._thoughts = redacted.thought_restorer()
+        self._arguments: dict[int, Restorer] = {}
+        self._meter = meter
+        self._on_answer = on_answer
+        self._most_tokens = most_tokens
+        self._clock = clock
+        self._started_at = clock()
+        self._n_received = 0
+        self._finished: Finished | None = None
+        self.is_empty = True
+        """Whether it has brought neither text nor a tool call."""
+        self.cancellation = Cancellation()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the provider has sent anything."""
+        if self._n_received > 0:
+            return True
+        return self._finished is not None and not _is_cancelled(self._finished)
+
+    @property
+    def n_chars(self) -> int:
+        """Characters that the client has got of this leg."""
+        return self._joint.n_chars
+
+    def stream(self, cancellation: Cancellation) -> Generator[StreamEvent, None, CloudLegEnd]:
+        """Yield what the client may see, all but the end.
+
+        Raises what the provider's stream raises, and what the meter raises; what was held in
+        doubt is dropped then.
+        """
+        cancellation.subscribe(self.cancellation.cancel)
+        try:
+            with Pump(self._open, self.cancellation) as pump:
+                while self._finished is None:
+                    yield from self._next(pump)
+                    if self._joint.is_over or self._is_endless:
+                        break
+            yield from self._flush()
+        finally:
+            cancellation.unsubscribe(self.cancellation.cancel)
+        finished = None if self._joint.is_over else self._finished
+        return CloudLegEnd(finished=finished, stop=self._joint.stopped)
+
+    @property
+    def _is_endless(self) -> bool:
+        return estimated_tokens(self._n_received) >= self._most_tokens
+
+    def _open(self, cancellation: Cancellation) -> Generator[EngineEvent]:
+        return self._engine.stream(self._request, cancellation)
+
+    def _next(self, pump: Pump) -> list[StreamEvent]:
+        deadline = self._joint.deadline
+        wait_s = None if deadline is None else max(deadline - self._clock(), 0.0)
+        try:
+            event = pump.next(wait_s)
+        except EndOfStream:
+            raise Truncated(self._engine.name, "the stream ended without an end") from None
+        if event is None:
+            return self._joint.on_deadline()
+        if not self.has_answered and not _is_cancelled(event):
+            self._on_answer()
+        return self._take(event)
+
+    def _take(self, event: EngineEvent) -> list[StreamEvent]:
+        match event:
+            case Delta(text=text):
+                self._count(text)
+                self.is_empty &= not text
+                return self._joint.feed(self._restorer.feed(text))
+            case ReasoningDelta(text=text):
+                self._count(text)
+                restored = self._thoughts.feed(text)
+                return [ReasoningDelta(text=restored)] if restored else []
+            case ToolCallDelta():
+                self._count(event.arguments)
+                self.is_empty = False
+                return self._tool_call(event)
+            case Finished():
+                self._finished = event
+        return []
+
+    def _count(self, text: str) -> None:
+        self._n_received += len(text)
+        self._meter.note(estimated_tokens(self._n_received))
+
+    def _tool_call(self, event: ToolCallDelta) -> list[StreamEvent]:
+        if event.index not in self._arguments:
+            self._arguments[event.index] = self._redacted.argument_restorer()
+        restorer = self._arguments[event.index]
+        arguments = restorer.feed(event.arguments)
+        if event.id is None and event.name is None and not arguments:
+            return []
+        return [ToolCallDelta(index=event.index, id=event.id, name=event.name, arguments=arguments)]
+
+    def _flush(self) -> Generator[StreamEvent]:
+        """The provider is through: what was held may go out now."""
+        if self._finished is not None and self._finished.reason == "cancelled":
+            return
+        if self._joint.is_over:
+            yield from self._joint.end()
+            return
+        if thought := self._thoughts.flush():
+            yield ReasoningDelta(text=thought)
+        yield from self._joint.feed(self._restorer.flush())
+        yield from self._joint.end()
+        for index, restorer in self._arguments.items():
+            if rest := restorer.flush():
+                yield ToolCallDelta(index=index, arguments=rest)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the provider had in its cache, which may cost less."""
+        return self._finished.usage.cached_tokens if self._finished is not None else 0
+
+    def leg(self) -> Leg:
+        """What this leg has cost, without the price; estimated where the provider's own count
+        never came."""
+        usage = self._finished.usage if self._finished is not None else None
+        if usage is None:
+            usage = Usage(
+                prompt_tokens=estimated_prompt_tokens(self._request),
+                cached_tokens=0,
+                completion_tokens=estimated_tokens(self._n_received),
+                estimated=True,
+            )
+        return Leg(
+            writer=self._engine.writer,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            duration_ms=1e3 * (self._clock() - self._started_at),
+            estimated=usage.estimated,
+        )
+
+
+def _is_cancelled(event: EngineEvent) -> bool:
+    """Our own end of a request, of which the provider knows nothing."""
+    return isinstance(event, Finished) and event.reason == "cancelled"

@@ -1,0 +1,1 @@
+"""Settings: their names, types, layers and tables."""

@@ -1,0 +1,188 @@
+"""Layered configuration: defaults < configuration file < environment < flags.
+
+Every setting has one name everywhere: ``n_ctx = 4096`` at the top level of the file (options of
+the engine too), ``SPILLOVER_N_CTX=4096`` in the environment, ``--n-ctx 4096`` as a flag.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from spillover.edge_server.config import config_file, config_tables, setting_type
+from spillover.edge_server.config.setting_list import Setting, setting_list
+from spillover.edge_server.config.settings import CloudSettings, Settings
+from spillover.edge_server.errors import ConfigError
+from spillover.runtime.options import EngineOptions
+
+DEFAULT = "default"
+HIDDEN = "********"
+_PREFIX = "SPILLOVER_"
+
+
+class Value(Struct, frozen=True):
+    """A checked value and its source: "default", "FILE: port", "SPILLOVER_PORT", "--port"."""
+
+    value: Any
+    origin: str
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """The settings in force, each with its origin."""
+
+    settings: Settings
+    values: dict[str, Value]
+    file: Path | None
+    """The configuration file that was read."""
+    warnings: tuple[str, ...] = ()
+
+    def shown(self, setting: Setting) -> str:
+        """The value for people's eyes: secrets are hidden."""
+        value = self.values[setting.name].value
+        if setting.is_secret:
+            return ", ".join(HIDDEN for _ in value) or "none"
+        if value == setting.default:
+            return setting.default_text
+        return setting_type.show(value)
+
+
+def load(
+    flags: Mapping[str, object],
+    *,
+    environ: Mapping[str, str],
+    config_flag: Path | None = None,
+    api_key_file: Path | None = None,
+) -> Config:
+    """Put the layers on top of each other. *flags*: setting names with texts, or None.
+
+    Raises ConfigError, which names the source, the value and what is allowed.
+    """
+    settings = setting_list()
+    file = config_file.locate(config_flag, environ)
+    warnings = _unknown_variables(environ, settings)
+    values = {setting.name: Value(setting.default, DEFAULT) for setting in settings}
+    cloud = CloudSettings()
+    if file is not None:
+        content = config_file.read(file)
+        cloud = config_tables.take(content, file)
+        in_file = _from_file(file, content, settings)
+        values |= in_file
+        if "api_keys" in in_file:
+            warnings += _shared(file)
+    values |= _from_environment(environ, settings)
+    values |= _from_flags(flags, settings)
+    if api_key_file is not None:
+        values |= _from_key_file(api_key_file, values, settings)
+        warnings += _shared(api_key_file)
+    return Config(
+        settings=_settings(values, cloud), values=values, file=file, warnings=tuple(warnings)
+    )
+
+
+def _settings(values: Mapping[str, Value], cloud: CloudSettings) -> Settings:
+    """The Structs with their own defaults and every value that was given."""
+    of_server: dict[str, Any] = {}
+    of_engine: dict[str, Any] = {}
+    for setting in setting_list():
+        if values[setting.name].origin != DEFAULT:
+            target = of_engine if setting.of_engine else of_server
+            target[setting.name] = values[setting.name].value
+    return Settings(**of_server, cloud=cloud, engine=EngineOptions(**of_engine))
+
+
+def checked(setting: Setting, value: object, source: str, *, from_text: bool) -> Value:
+    """*value* as the setting's type. Raises ConfigError."""
+    try:
+        found = setting_type.convert(value, setting.type, from_text=from_text)
+    except ValueError:
+        given = HIDDEN if setting.is_secret else repr(value)
+        raise ConfigError(
+            f"{source}: {given} is not allowed: {setting.name} is {setting.allowed}"
+        ) from None
+    return Value(found, source)
+
+
+def _from_file(
+    path: Path, content: Mapping[str, Any], settings: Iterable[Setting]
+) -> dict[str, Value]:
+    known = {setting.name: setting for setting in settings}
+    found = {}
+    for key, value in content.items():
+        if key not in known:
+            raise ConfigError(_unknown_key(path, key, value, known))
+        found[key] = checked(known[key], value, f"{path}: {key}", from_text=False)
+    return found
+
+
+def _unknown_key(path: Path, key: str, value: object, known: Iterable[str]) -> str:
+    if isinstance(value, dict):
+        return (
+            f"{path}: there is no table [{key}]: the tables are {config_tables.NAMES}, and all "
+            "other settings stand at the top level"
+        )
+    near = difflib.get_close_matches(key, known, n=1)
+    guess = f"did you mean {near[0]}?" if near else "`spillover config` lists all settings"
+    return f"{path}: there is no setting {key}: {guess}"
+
+
+def _from_environment(environ: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, Value]:
+    """An empty variable counts as none; a list is separated by commas."""
+    found = {}
+    for setting in settings:
+        text = environ.get(setting.variable)
+        if text:
+            value = _split(text) if setting.is_list else text
+            found[setting.name] = checked(setting, value, setting.variable, from_text=True)
+    return found
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _unknown_variables(environ: Mapping[str, str], settings: Iterable[Setting]) -> list[str]:
+    """Only a warning: the variable may belong to something else."""
+    known = {setting.variable for setting in settings} | {config_file.VARIABLE}
+    warnings = []
+    for name in sorted(set(environ) - known):
+        if name.startswith(_PREFIX):
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f": did you mean {near[0]}?" if near else ""
+            warnings.append(f"the variable {name} is not known and has no effect{guess}")
+    return warnings
+
+
+def _from_flags(flags: Mapping[str, object], settings: Iterable[Setting]) -> dict[str, Value]:
+    found = {}
+    for setting in settings:
+        value = flags.get(setting.name)
+        if value is not None and value != ():
+            source = setting.flag or setting.name.upper()
+            found[setting.name] = checked(setting, value, source, from_text=True)
+    return found
+
+
+def _from_key_file(
+    path: Path, values: Mapping[str, Value], settings: Iterable[Setting]
+) -> dict[str, Value]:
+    """The keys in *path*, one a line, and those of the flag; keys of lower layers are replaced."""
+    try:
+        lines = path.expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--api-key-file: {path} cannot be read: {error}") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise ConfigError(f"--api-key-file: {path} has no key in it: put one on each line")
+    setting = next(setting for setting in settings if setting.name == "api_keys")
+    if values["api_keys"].origin == setting.flag:
+        keys += values["api_keys"].value
+    return {"api_keys": checked(setting, keys, f"--api-key-file {path}", from_text=True)}
+
+
+def _shared(path: Path) -> list[str]:
+    warning = config_file.warning_if_shared(path.expanduser())
+    return [warning] if warning else []

@@ -1,0 +1,96 @@
+"""From the settings to the router: what stands between an answer and the cloud."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.policy.sensors import Sensors
+from spillover.cloud_fallback.privacy.consent import ConsentDesk
+from spillover.cloud_fallback.privacy.redactor import Redactor
+from spillover.cloud_fallback.providers.build import build_engine
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.keys import Keys
+from spillover.cloud_fallback.route.breaker import Breakers
+from spillover.cloud_fallback.route.parts import Parts, Trust
+from spillover.cloud_fallback.route.router import Router
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import RouteSettings
+from spillover.cloud_fallback.spending.budget import Budget
+from spillover.cloud_fallback.spending.database import Database
+from spillover.cloud_fallback.spending.journal import HandoffJournal
+from spillover.edge_server.config.settings import Settings
+from spillover.runtime.alarms import Alarms
+from spillover.runtime.local_engine import LocalEngine
+
+_LEDGER = "ledger.sqlite3"
+
+
+def build_router(engine: LocalEngine, settings: Settings, environ: Mapping[str, str]) -> Router:
+    """The router of *engine*'s answers. With fallback "never", or without a provider, nothing of
+    the cloud is made: no key is looked for, no file is opened, no connection is thought of."""
+    routing = Routing(fallback=settings.fallback, prefer=settings.prefer)
+    if settings.fallback == "never" or not settings.cloud.providers:
+        return Router(engine, Routing(fallback="never"), None)
+    parts = _parts(engine, settings, Keys(environ))
+    engine.watch_deaths(parts.worker_died)
+    return Router(engine, routing, parts)
+
+
+def data_dir(settings: Settings) -> Path:
+    """Where records are kept."""
+    return settings.data_dir or platformdirs.user_data_path("spillover", appauthor=False)
+
+
+def ledger_path(settings: Settings) -> Path:
+    """The file with what was spent and handed over."""
+    return data_dir(settings) / _LEDGER
+
+
+def provider_engines(settings: Settings, environ: Mapping[str, str]) -> tuple[CloudEngine, ...]:
+    """The providers in the order in which they are asked, to be looked at; nothing is opened."""
+    return _engines(settings, Keys(environ), Http())
+
+
+def _engines(settings: Settings, keys: Keys, http: Http) -> tuple[CloudEngine, ...]:
+    """Machines next door first."""
+    providers = sorted(settings.cloud.providers, key=lambda provider: not provider.is_local_network)
+    return tuple(build_engine(provider, keys=keys, http=http) for provider in providers)
+
+
+def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
+    cloud = settings.cloud
+    next_door = [provider.name for provider in cloud.providers if provider.is_local_network]
+    http = Http(proxy=settings.proxy or None)
+    redactor = Redactor(cloud.privacy)
+    # Libraries, tables and certificates, so that no handoff waits for them; nothing is sent.
+    threading.Thread(target=http.prepare, name="prepare-http", daemon=True).start()
+    threading.Thread(target=redactor.warm, name="prepare-redactor", daemon=True).start()
+    database = Database(ledger_path(settings))
+    return Parts(
+        engine,
+        _engines(settings, keys, http),
+        settings=RouteSettings(
+            mode=settings.handoff_mode,
+            max_handoffs=settings.max_handoffs,
+            max_cloud_tokens=settings.max_cloud_tokens,
+            consent_timeout_s=settings.consent_timeout_s,
+            warms_connections=settings.warms_connections,
+        ),
+        policy=cloud.policy,
+        trust=Trust(
+            consent=ConsentDesk(),
+            redactor=redactor,
+            budget=Budget(database, cloud.budget),
+            breakers=Breakers(local_network=next_door),
+        ),
+        sensors=Sensors(),
+        journal=HandoffJournal(database),
+        alarms=Alarms(),
+        http=http,
+        data_dir=data_dir(settings),
+    )

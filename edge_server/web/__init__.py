@@ -1,0 +1,1 @@
+"""HTTP: Flask views, the bridge to uvicorn, streams, security."""

@@ -1,0 +1,121 @@
+"""The routes around handoffs: what happened, what is asked, and what the user decides."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from flask import Flask, Response, g, request
+
+from spillover.cloud_fallback.spending.journal import HandoffRecord
+from spillover.edge_server.web.service import Service
+from spillover.edge_server.wire import body as wire
+from spillover.edge_server.wire import handoff
+from spillover.edge_server.wire.errors import WireError, bad_request
+
+_MAX_LISTED = 200
+_PREFIXES = ("chatcmpl-", "cmpl-")
+
+
+class HandoffBody(msgspec.Struct, frozen=True):
+    """POST /v1/handoffs: who is to go on with a running answer."""
+
+    id: str
+    to: Literal["cloud", "local"] = "cloud"
+
+
+class ConsentBody(msgspec.Struct, frozen=True):
+    """POST /v1/consents/ID: the user's decision."""
+
+    granted: bool
+    remember: bool = False
+    """The same for the rest of the conversation, with this provider."""
+
+
+def add_handoff_views(app: Flask, service: Service) -> None:
+    """GET and POST /v1/handoffs, GET /v1/consents, POST /v1/consents/ID."""
+
+    def handoffs() -> Response:
+        limit = _number("limit", 50, most=_MAX_LISTED)
+        before = _number("before", None, most=2**62)
+        records = service.router.recent(limit or 50, before=before, owner=g.owner)
+        return _json({"object": "list", "data": [_record(record) for record in records]})
+
+    def hand_over() -> Response:
+        body = wire.decode(request.get_data(), HandoffBody)
+        answer_id = _answer_id(body.id)
+        if service.running(answer_id, g.owner) is None:
+            raise WireError(404, "not_found_error", "there is no running answer with this id", "id")
+        done = (
+            service.router.hand_over(answer_id)
+            if body.to == "cloud"
+            else service.router.keep_local(answer_id)
+        )
+        if not done:
+            raise WireError(
+                409,
+                "conflict_error",
+                "this answer cannot be handed over: it may not leave the device, or the local "
+                "model is not writing it now",
+            )
+        return _json({"id": body.id, "to": body.to}, 202)
+
+    def consents() -> Response:
+        pending = [
+            handoff.consent_asked(question.asked) | {"answer_id": question.answer_id}
+            for question in service.router.pending_consents()
+            if service.running(question.answer_id, g.owner) is not None
+        ]
+        return _json({"object": "list", "data": pending})
+
+    def decide(consent_id: str) -> Response:
+        body = wire.decode(request.get_data(), ConsentBody)
+        own = [
+            question
+            for question in service.router.pending_consents()
+            if question.asked.id == consent_id
+        ]
+        if own and service.running(own[0].answer_id, g.owner) is None:
+            raise WireError(404, "not_found_error", "there is no such question")
+        reply = service.router.consent(consent_id, body.granted, remember=body.remember)
+        if reply == "unknown":
+            raise WireError(404, "not_found_error", "there is no such question")
+        if reply == "already_decided":
+            raise WireError(409, "conflict_error", "this question is decided already")
+        return _json({"id": consent_id, "granted": body.granted})
+
+    app.add_url_rule("/v1/handoffs", "handoffs", handoffs)
+    app.add_url_rule("/v1/handoffs", "hand_over", hand_over, methods=["POST"])
+    app.add_url_rule("/v1/consents", "consents", consents)
+    app.add_url_rule("/v1/consents/<consent_id>", "decide", decide, methods=["POST"])
+
+
+def _answer_id(text: str) -> str:
+    """The id of an answer from that of its chunks."""
+    for prefix in _PREFIXES:
+        text = text.removeprefix(prefix)
+    return text
+
+
+def _number(name: str, default: int | None, *, most: int) -> int | None:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:20]) <= most:
+        raise bad_request(f"{name} must be an integer from 1 to {most}", name)
+    return int(text)
+
+
+def _record(record: HandoffRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "at": record.at.isoformat(),
+        "answer_id": record.answer_id,
+        **handoff.handoff(record.handoff),
+        "seam": None if record.seam is None else handoff.seam(record.seam),
+        "by_leg": [handoff.leg(leg) for leg in record.legs],
+    }
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, content_type="application/json")

@@ -1,0 +1,149 @@
+"""Views that tell about the model and the server, and its tokenizer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, request
+
+from spillover.edge_server.web.service import Service
+from spillover.edge_server.wire.answer import fingerprint
+from spillover.edge_server.wire.body import decode
+from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.native import settings_of
+from spillover.runtime.request import GenerationRequest, TokenId
+
+_HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
+
+
+class TokenizeBody(msgspec.Struct, frozen=True):
+    content: str
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeBody(msgspec.Struct, frozen=True):
+    tokens: tuple[TokenId, ...]
+
+
+def add_information(app: Flask, service: Service) -> None:
+    """The routes that answer at once."""
+    views = _Views(service)
+    for path, view in (
+        ("/v1/models", views.models),
+        ("/models", views.models),
+        ("/v1/models/<path:name>", views.model),
+        ("/health", views.health),
+        ("/v1/health", views.health),
+        ("/slots", views.slots),
+        ("/props", views.props),
+        ("/metrics", views.metrics),
+        ("/", views.hint),
+    ):
+        app.add_url_rule(path, f"tell {path}", view)
+    app.add_url_rule("/tokenize", "tokenize", views.tokenize, methods=["POST"])
+    app.add_url_rule("/detokenize", "detokenize", views.detokenize, methods=["POST"])
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), content_type="application/json")
+
+
+class _Views:
+    def __init__(self, service: Service) -> None:
+        self._engine = service.engine
+        self._created = int(time.time())
+
+    def models(self) -> Response:
+        return _json({"object": "list", "data": [self._entry()]})
+
+    def model(self, name: str) -> Response:
+        if name != self._engine.name:
+            raise WireError(404, "not_found_error", f"there is no model {name[:100]!r} here")
+        return _json(self._entry())
+
+    def _entry(self) -> dict[str, Any]:
+        card = self._engine.card
+        return {
+            "id": self._engine.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "spillover",
+            "meta": {
+                "n_vocab": card.n_vocab,
+                "n_ctx": card.n_ctx,
+                "n_ctx_train": card.n_ctx_train,
+                "n_params": card.n_params,
+                "size": card.size_bytes,
+            },
+        }
+
+    def health(self) -> Response:
+        status = self._engine.status()
+        if status.state != "ready":
+            why = f": {status.detail}" if status.detail else ""
+            raise WireError(503, "unavailable_error", f"{status.state}{why}")
+        return _json({"status": "ok"})
+
+    def tokenize(self) -> Response:
+        body = decode(request.get_data(), TokenizeBody)
+        tokens = self._engine.tokenize(
+            body.content, add_special=body.add_special, parse_special=body.parse_special
+        )
+        if not body.with_pieces:
+            return _json({"tokens": tokens})
+        pieces = {token: self._piece(token) for token in set(tokens)}
+        return _json({"tokens": [{"id": token, "piece": pieces[token]} for token in tokens]})
+
+    def _piece(self, token: int) -> str | list[int]:
+        """A token's text; its bytes when they are only a part of a character."""
+        content = self._engine.detokenize((token,))
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return list(content)
+
+    def detokenize(self) -> Response:
+        body = decode(request.get_data(), DetokenizeBody)
+        return _json({"content": self._engine.detokenize(body.tokens).decode("utf-8", "replace")})
+
+    def slots(self) -> Response:
+        slots = self._engine.status().slots
+        if request.args.get("fail_on_no_slot") and all(s.state != "idle" for s in slots):
+            raise WireError(503, "unavailable_error", "no slot is free")
+        n_ctx = self._engine.card.n_ctx
+        return _json(
+            [
+                {
+                    "id": slot.id,
+                    "n_ctx": n_ctx,
+                    "is_processing": slot.state != "idle",
+                    "state": slot.state,
+                    "n_tokens": slot.n_tokens,
+                }
+                for slot in slots
+            ]
+        )
+
+    def props(self) -> Response:
+        card, name = self._engine.card, self._engine.name
+        defaults = settings_of(GenerationRequest(prompt="?"), name, card.n_ctx, stream=False)
+        return _json(
+            {
+                "model_alias": name,
+                "n_ctx": card.n_ctx,
+                "total_slots": card.n_parallel,
+                "default_generation_settings": {"n_ctx": card.n_ctx, "params": defaults},
+                "modalities": {"vision": False, "audio": False},
+                "build_info": fingerprint(),
+            }
+        )
+
+    def metrics(self) -> Response:
+        raise WireError(501, "not_supported_error", "metrics are not supported yet")
+
+    def hint(self) -> Response:
+        return Response(_HINT, content_type="text/plain; charset=utf-8")

@@ -1,0 +1,106 @@
+"""Who may ask: Host and Origin checks against web pages, API keys against everybody else."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+
+from flask import Request
+
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.wire.errors import WireError
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_OPEN_PATHS = frozenset({"/health", "/v1/health", "/"})
+_HOST = re.compile(r"(?:(\[[0-9a-f:.]+\])|([^\[\]:/@?#\s]+))(?::[0-9]{0,5})?")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a bind address is reachable from this device only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(settings: Settings) -> None:
+    """ConfigError for an address that others can reach while no API key is set."""
+    if not is_loopback(settings.host) and not settings.api_keys:
+        raise ConfigError(
+            f"{settings.host} can be reached from other machines: set an API key "
+            "(--api-key or SPILLOVER_API_KEY), or bind 127.0.0.1"
+        )
+
+
+def normal_host(value: str) -> str:
+    """A Host header's name without port, case and trailing dot; "" for what is no host."""
+    found = _HOST.fullmatch(value.strip().lower())
+    return (found[1] or found[2].rstrip(".")) if found else ""
+
+
+class Gatekeeper:
+    """Checks each request before its body is looked at."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._keys = tuple(key.encode() for key in settings.api_keys)
+        named = f"[{settings.host}]" if ":" in settings.host.strip("[]") else settings.host
+        self._hosts = frozenset(
+            normal_host(host) for host in (*_LOOPBACK_NAMES, named, *settings.allowed_hosts)
+        )
+
+    def check(self, request: Request) -> str:
+        """Who asks: a name for the API key, or "" where none is needed. WireError when the
+        request may not be served."""
+        self._check_host(request)
+        if request.method not in _SAFE_METHODS:
+            self._check_origin(request)
+            if request.method != "DELETE":  # which has no body, and of which browsers ask first
+                self._check_type(request)
+        if self._keys and request.path not in _OPEN_PATHS:
+            return self._check_key(request)
+        return ""
+
+    def _check_host(self, request: Request) -> None:
+        host = request.headers.get("Host", "")
+        if normal_host(host) not in self._hosts:
+            raise WireError(
+                403,
+                "forbidden_error",
+                f"the Host header {host[:100]!r} is not allowed here: add it to allowed_hosts "
+                "if it is yours",
+            )
+
+    def _check_origin(self, request: Request) -> None:
+        origin = request.headers.get("Origin")
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        same = origin is None or origin.partition("://")[2] == request.headers.get("Host")
+        if not same or site not in ("none", "same-origin"):
+            raise WireError(
+                403, "forbidden_error", "web pages of other origins may not use this endpoint"
+            )
+
+    def _check_type(self, request: Request) -> None:
+        # Pages may send other types to any address without asking; JSON they may not.
+        if request.mimetype != "application/json":
+            raise WireError(
+                415,
+                "invalid_request_error",
+                "send the header Content-Type: application/json "
+                "(curl: -H 'Content-Type: application/json')",
+            )
+
+    def _check_key(self, request: Request) -> str:
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        given = bearer if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
+        matches = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
+        if not any(matches):
+            error = WireError(401, "authentication_error", "a valid API key is needed")
+            error.headers["WWW-Authenticate"] = "Bearer"
+            raise error
+        return hashlib.blake2b(given.strip().encode(), digest_size=8).hexdigest()

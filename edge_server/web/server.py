@@ -1,0 +1,129 @@
+"""Runs the endpoint: binds, serves, and ends in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from spillover.cloud_fallback.route.router import Router
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.web.app import create_app
+from spillover.edge_server.web.bridge import Bridge
+from spillover.edge_server.web.connection import Scope
+from spillover.edge_server.web.h11_protocol import IDLE_TIMEOUT_S, HardenedProtocol
+from spillover.edge_server.web.security import check_bind
+from spillover.edge_server.web.service import Service
+from spillover.runtime.engine import TextEngine
+
+__all__ = ["check_bind", "serve"]
+
+MAX_HEAD_BYTES = 32 * 1024
+BACKLOG = 512
+
+
+def serve(
+    engine: TextEngine, router: Router, settings: Settings, *, on_ready: Callable[[str], None]
+) -> None:
+    """Serve the answers of *router*, whose local engine is *engine*, until a signal ends it;
+    *on_ready* gets the address.
+
+    Raises ConfigError when the address cannot be bound or must not be.
+    """
+    check_bind(settings)
+    sock = _bind(settings)
+    service = Service(engine, settings, router)
+    try:
+        asyncio.run(_serve(service, settings, sock, on_ready))
+    finally:
+        sock.close()
+        service.close()
+
+
+async def _serve(
+    service: Service, settings: Settings, sock: socket.socket, on_ready: Callable[[str], None]
+) -> None:
+    by_client: dict[tuple[Any, ...], HardenedProtocol] = {}
+    protocol = type(
+        "Protocol",
+        (HardenedProtocol,),
+        {"by_client": by_client, "head_timeout_s": settings.head_timeout_s},
+    )
+
+    def wire_of(scope: Scope) -> HardenedProtocol | None:
+        return by_client.get(tuple(scope.get("client") or ()))
+
+    app = create_app(service, settings)
+    bridge = Bridge(app, settings, wire_of, lambda: len(by_client))
+    config = uvicorn.Config(
+        bridge,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=IDLE_TIMEOUT_S,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s) + 2,
+    )
+    server = _Server(config, bridge, settings, lambda: on_ready(_url(sock)))
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        bridge.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; at the end running streams get their grace and then a last event."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        bridge: Bridge,
+        settings: Settings,
+        on_ready: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._bridge = bridge
+        self._grace_s = settings.shutdown_grace_s
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(self._grace_s, self._bridge.stop)
+        await super().shutdown(sockets)
+
+
+def _bind(settings: Settings) -> socket.socket:
+    host = settings.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(sock.close)
+        if hasattr(socket, "SO_REUSEPORT"):  # not Windows, where reuse would share the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, settings.port))
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{settings.port}: {error.strerror or error}. "
+                "Choose another --port (0: any free one) or --host"
+            ) from error
+        on_error.pop_all()
+    return sock
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,151 @@
+"""Starts generations, lets them be followed, cancels them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from contextlib import closing
+
+from spillover.cloud_fallback.route.router import Router
+from spillover.cloud_fallback.route.settings import Call
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.resume.streams import Streams
+from spillover.edge_server.web.stream_log import StreamLog
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.defects import log_defect
+from spillover.runtime.engine import TextEngine
+from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
+from spillover.runtime.events import Failed, Finished, StreamEvent
+from spillover.runtime.request import GenerationRequest
+
+CLOSE_TIMEOUT_S = 5.0
+RETRY_AFTER_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+def new_answer_id() -> str:
+    """128 random bits: nobody guesses another's answer."""
+    return secrets.token_hex(16)
+
+
+class Generation:
+    """One running answer: its log, and the switch that ends it."""
+
+    def __init__(self, call: Call) -> None:
+        self.id = call.id
+        self.owner = call.owner
+        """Who asked for it; nobody else may steer it."""
+        self.log = StreamLog()
+        self.cancellation = Cancellation()
+        self.error: Exception | None = None
+        self.timed_out = False
+
+
+class Service:
+    """Owns the generations. One producer thread for each iterates the engine and writes the log."""
+
+    def __init__(self, engine: TextEngine, settings: Settings, router: Router) -> None:
+        self.engine = engine
+        self.router = router
+        self.streams = Streams(settings.resume_limits)
+        """The answers that their clients may take up again."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._running: dict[Generation, threading.Thread] = {}
+        self._closed = False
+
+    def start(self, request: GenerationRequest, call: Call) -> Generation:
+        """Begin an answer; returns once it is accepted.
+
+        Raises what the engine raised before its first event: InvalidRequest, EngineBusy, …
+        """
+        generation = Generation(call)
+        thread = threading.Thread(
+            target=self._produce, args=(generation, request, call), name="generation", daemon=True
+        )
+        with self._lock:
+            if self._closed:
+                raise EngineClosed("the server is shutting down")
+            if len(self._running) >= self._settings.max_connections:
+                raise EngineBusy("too many answers are running: try again later", RETRY_AFTER_S)
+            self._running[generation] = thread
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more of them
+            self._forget(generation)
+            raise EngineBusy("no thread is left for another answer", RETRY_AFTER_S) from error
+        generation.log.wait(0)
+        if generation.error is not None and not generation.log.read(0)[0]:
+            raise generation.error
+        return generation
+
+    def _produce(self, generation: Generation, request: GenerationRequest, call: Call) -> None:
+        def time_out() -> None:
+            generation.timed_out = True
+            generation.cancellation.cancel()
+
+        timer = threading.Timer(self._settings.max_generation_s, time_out)
+        timer.daemon = True
+        log, begun, cut_off = generation.log, False, False
+        try:
+            timer.start()
+            with closing(self.router.stream(request, call, generation.cancellation)) as events:
+                for event in events:
+                    begun = True
+                    if generation.timed_out and _is_cancelled(event):
+                        cut_off = True
+                    else:
+                        log.append(event)
+        except Exception as error:
+            generation.error = error
+            if begun:
+                log.append(failure_of(error))
+        finally:
+            timer.cancel()
+            if cut_off and generation.error is None:
+                limit_s = self._settings.max_generation_s
+                log.append(Failed(code="timeout", message=f"ended after {limit_s:g} s"))
+            log.close()
+            self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        with self._lock:
+            self._running.pop(generation, None)
+
+    def running(self, answer_id: str, owner: str) -> Generation | None:
+        """The running answer of *owner* with this id."""
+        with self._lock:
+            return next((g for g in self._running if g.id == answer_id and g.owner == owner), None)
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    def close(self) -> None:
+        """Cancel everything and give the producers a little time to end."""
+        with self._lock:
+            self._closed = True
+            running = dict(self._running)
+        for generation in running:
+            generation.cancellation.cancel()
+        end = time.monotonic() + CLOSE_TIMEOUT_S
+        for thread in running.values():
+            thread.join(max(0.0, end - time.monotonic()))
+        self.streams.close()
+
+
+def _is_cancelled(event: StreamEvent) -> bool:
+    return isinstance(event, Finished) and event.reason == "cancelled"
+
+
+def failure_of(error: Exception) -> Failed:
+    """An error after the first event, as an event. Defects of ours keep their insides."""
+    if isinstance(error, EngineError):
+        return Failed(code="engine_error", message=str(error))
+    if isinstance(error, SpilloverError):
+        return Failed(code="invalid_request", message=str(error))
+    log_defect(_log, "an answer broke off", error)
+    return Failed(code="internal_error", message=f"internal error ({type(error).__name__})")

@@ -1,0 +1,46 @@
+"""The routes with which a client takes its stream up again, or ends it."""
+
+from __future__ import annotations
+
+import msgspec
+from flask import Flask, Response, g, request
+
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.resume import cursor
+from spillover.edge_server.web.handover import STREAM_HEADERS, hand_over
+from spillover.edge_server.web.service import Service
+
+
+def add_stream_views(app: Flask, service: Service, settings: Settings) -> None:
+    """GET and DELETE /v1/streams/ID. There is no list: who has lost the id has lost the stream."""
+    streams = service.streams
+
+    def follow(stream_id: str) -> Response:
+        recording = streams.find(stream_id, g.owner)
+        after = cursor.asked(
+            stream_id, request.headers.get("Last-Event-ID"), request.args.get("after")
+        )
+        log = recording.log
+        if log.closed and after == log.last:
+            return _nothing_more()
+        if request.method == "HEAD":
+            return Response(headers=STREAM_HEADERS)
+        return hand_over(streams.watch(recording, after), settings.keep_alive_s)
+
+    def stop(stream_id: str) -> Response:
+        recording = streams.find(stream_id, g.owner)
+        was_running = not recording.log.closed
+        if was_running:
+            recording.stop("the answer was cancelled by its client")
+        body = {"id": stream_id, "object": "stream", "stopped": was_running}
+        return Response(msgspec.json.encode(body), content_type="application/json")
+
+    app.add_url_rule("/v1/streams/<stream_id>", "follow", follow)
+    app.add_url_rule("/v1/streams/<stream_id>", "stop", stop, methods=["DELETE"])
+
+
+def _nothing_more() -> Response:
+    """The one answer after which a browser does not connect again."""
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response

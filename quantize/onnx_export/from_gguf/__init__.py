@@ -1,0 +1,1 @@
+"""Reads a GGUF file as the source of an export."""

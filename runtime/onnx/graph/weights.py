@@ -1,0 +1,49 @@
+"""How a graph's weights are stored, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from onnx import ModelProto, NodeProto, TensorProto
+
+from spillover.runtime.onnx.graph.file import nodes_of
+
+_TYPES = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+    TensorProto.INT4: "int4",
+    TensorProto.UINT4: "int4",
+}
+
+
+def describe_weights(proto: ModelProto) -> str:
+    """The commonest storage, by values: "int4 in blocks of 32", "int8", "fp16"…"""
+    counts: Counter[str] = Counter()
+    packed: set[str] = set()
+    for node in nodes_of(proto.graph):
+        if node.op_type in ("MatMulNBits", "MatMulBnb4") and len(node.input) > 1:
+            packed.add(node.input[1])
+            counts[_blocks(node)] += _number(node, "N") * _number(node, "K")
+    for tensor in proto.graph.initializer:
+        if tensor.name not in packed and tensor.data_type in _TYPES and len(tensor.dims) > 1:
+            counts[_TYPES[tensor.data_type]] += _n_values(tensor)
+    return counts.most_common(1)[0][0] if counts else "unknown"
+
+
+def _blocks(node: NodeProto) -> str:
+    name = "NF4" if node.op_type == "MatMulBnb4" else f"int{_number(node, 'bits') or 4}"
+    return f"{name} in blocks of {_number(node, 'block_size')}"
+
+
+def _number(node: NodeProto, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+def _n_values(tensor: TensorProto) -> int:
+    n = 1
+    for size in tensor.dims:
+        n *= size
+    return n

@@ -1,0 +1,97 @@
+"""Runs graphs on an accelerator: the KV cache stays where the library has put it.
+
+Each call gives new arrays on the device, which are the next call's past. Nobody changes an array,
+so a copied sequence begins with the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from spillover.runtime.backend import Rows
+from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
+from spillover.runtime.onnx.library import ort
+from spillover.runtime.onnx.runners.feeds import feeds
+from spillover.runtime.onnx.runners.last_logits import run_for_logits
+from spillover.runtime.onnx.runners.runner import LogitsRows
+from spillover.runtime.onnx.session import OnnxSession
+
+
+class _Arrays(Struct, frozen=True):
+    """The KV cache of a sequence, and the binding whose outputs they are: before 1.23 they live no
+    longer than it does."""
+
+    binding: Any
+    arrays: list[Any]
+
+
+class DeviceRunner:
+    """See runtime/onnx/runners/runner.py. *device* is ONNX Runtime's name of it: cuda, dml, cpu."""
+
+    def __init__(
+        self, session: OnnxSession, layout: GraphLayout, device: str, *, n_seq: int, capacity: int
+    ) -> None:
+        self.capacity = capacity
+        self.held = [0] * n_seq
+        self._session = session
+        self._layout = layout
+        self._device = device
+        self._caches: list[_Arrays | None] = [None] * n_seq
+
+    def split(self, batch: Sequence[Rows]) -> list[list[int]]:
+        return [[i] for i in range(len(batch))]
+
+    def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
+        (only,) = rows
+        layout, binding = self._layout, self._session.binding()
+        binding.feed(feeds(layout.inputs, [only.tokens], [only.start]))
+        past = self._past(only.seq)  # held here, for the binding may not hold it
+        for cache, array in zip(layout.caches, past, strict=True):
+            binding.raw.bind_ortvalue_input(cache.past, array)
+            binding.raw.bind_output(cache.present, self._device)
+        run_for_logits(self._session, binding, layout, rows, logits)
+        binding.raw.clear_binding_inputs()
+        # In the order in which they were bound; the logits came last.
+        arrays = binding.raw.get_outputs()[: len(layout.caches)]
+        self._caches[only.seq] = _Arrays(binding, arrays)
+        self.held[only.seq] = only.start + len(only.tokens)
+
+    def _past(self, seq: int) -> list[Any]:
+        """The arrays of what *seq* holds, cut to its length where it was cut since."""
+        held, found = self.held[seq], self._caches[seq]
+        caches = self._layout.caches
+        if found is None:
+            empty = (np.zeros(self._empty_shape(cache), self._dtype(cache)) for cache in caches)
+            return [self._on_device(values) for values in empty]
+        if found.arrays[0].shape()[caches[0].length_axis] == held:
+            return found.arrays
+        return [
+            self._on_device(np.take(array.numpy(), range(held), axis=cache.length_axis))
+            for cache, array in zip(caches, found.arrays, strict=True)
+        ]
+
+    def _on_device(self, values: npt.NDArray[Any]) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), self._device, 0)
+
+    def _dtype(self, cache: CacheTensor) -> type[np.generic]:
+        return self._session.dtype(cache.past)
+
+    def _empty_shape(self, cache: CacheTensor) -> list[int]:
+        """Of a sequence without tokens."""
+        shape = [size or 0 for size in cache.shape]
+        shape[cache.batch_axis], shape[cache.length_axis] = 1, 0
+        return shape
+
+    def truncate(self, seq: int, n_tokens: int) -> None:
+        if n_tokens == 0:
+            self._caches[seq] = None
+        self.held[seq] = n_tokens
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        self._caches[target] = self._caches[source]
+        self.held[target] = n_tokens

@@ -1,0 +1,1 @@
+"""What each call to the backend carries: sequences, KV cache, slices of prompts and their costs."""

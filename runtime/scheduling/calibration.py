@@ -1,0 +1,141 @@
+"""Measures what slices cost on this device, one call at a time, while nobody waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from msgspec import Struct
+
+from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows
+from spillover.runtime.scheduling.kv_cache import KvCache
+from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
+
+_PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
+"""The sizes that decide most come first, in case a request comes or the time runs out."""
+
+_MIXED_ORDER = (16, 64, 128, 256)
+_N_MIXED_ROWS = 3
+_SLOPE_ORDER = (16, 64, 256)
+_SLOPE_DEPTH = 448
+"""Slopes are read off a slice that follows so many tokens."""
+
+_N_PASSES = 2
+_N_REPEATS = 2
+"""All is measured in so many passes, small calls so often in each; the shortest time counts.
+Passes lie seconds apart: what holds up one of them has mostly ended before the next."""
+
+_DEAREST_CALL_S = 2.0
+_TOTAL_S = 20.0
+
+
+class SavedCalibration(Struct, frozen=True, kw_only=True):
+    """What is kept on disk for a model on a device."""
+
+    pure: SavedCosts
+    mixed: SavedCosts
+
+
+class Calibration:
+    """The cost tables of pure and mixed slices, and the measurements still to do.
+
+    Ends after some seconds of measuring in total, however slow the device is; calls that would
+    take too long to be useful are not made.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        saved: SavedCalibration | None,
+        on_done: Callable[[SavedCalibration], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._backend = backend
+        self._on_done = on_done
+        self._clock = clock
+        self.pure = SliceCosts(saved.pure if saved else None)
+        self.mixed = SliceCosts(saved.mixed if saved else None)
+        self.mixed.borrow_slopes(self.pure)
+        self._todo: list[tuple[str, int]] = [] if saved else _program()
+        self._spent_s = 0.0
+        self._measuring = False
+
+    @property
+    def is_done(self) -> bool:
+        return not self._todo
+
+    def save(self) -> SavedCalibration:
+        return SavedCalibration(pure=self.pure.save(), mixed=self.mixed.save())
+
+    def interrupt(self) -> None:
+        """End a measurement that is running: somebody waits now. Any thread may call it."""
+        if self._measuring:
+            self._backend.abort()
+
+    def measure_one(self, kv: KvCache) -> None:
+        """Make the next measurement, if one is left, unless it would take too long or too many
+        cells."""
+        if not self._todo:
+            return
+        kind, n = self._todo[0]
+        try:
+            self._measuring = True
+            self._measure(kind, n, kv)
+        except DecodeAborted:
+            return
+        except KvFull:
+            pass
+        finally:
+            self._measuring = False
+        self._todo.pop(0)
+        if self._spent_s > _TOTAL_S:
+            self._todo.clear()
+        if not self._todo:
+            self._on_done(self.save())
+
+    def _measure(self, kind: str, n: int, kv: KvCache) -> None:
+        n_rows = _N_MIXED_ROWS if kind == "mixed" else 0
+        depth = _SLOPE_DEPTH if kind == "slope" else 0
+        expected_s = self.pure.predict(n, depth) or 0.0
+        too_large = max(n, depth) > self._backend.info.n_batch - n_rows
+        if kind == "slope" and not self.pure.is_measured(n):
+            return
+        if expected_s > _DEAREST_CALL_S or too_large or kv.n_free < n + n_rows + depth:
+            return
+        seconds = min(
+            self._time_call(kv, n, n_rows, depth) for _ in range(_N_REPEATS if n <= 64 else 1)
+        )
+        if kind == "pure":
+            self.pure.measured(n, seconds)
+        elif kind == "mixed":
+            self.mixed.measured(n, seconds)
+        else:
+            self.pure.measured_deep(n, depth, seconds)
+
+    def _time_call(self, kv: KvCache, n: int, n_rows: int, depth: int) -> float:
+        """Seconds of one call on scratch sequences, which are empty again afterwards."""
+        seqs = [kv.borrow() for _ in range(1 + n_rows)]
+        tokens = np.arange(max(n, depth), dtype=np.int32) % self._backend.info.n_vocab
+        try:
+            started = self._clock()
+            if depth:
+                self._backend.decode([Rows(seqs[0], 0, tokens[:depth], False)])
+                self._spent_s += self._clock() - started
+                started = self._clock()
+            batch = [Rows(seq, 0, tokens[:1], True) for seq in seqs[1:]]
+            self._backend.decode([*batch, Rows(seqs[0], depth, tokens[:n], True)])
+            self._backend.logits(0)  # waits for a device that computes on its own time
+            seconds = self._clock() - started
+            self._spent_s += seconds
+            return seconds
+        finally:
+            for seq in seqs:
+                kv.drop(seq)
+
+
+def _program() -> list[tuple[str, int]]:
+    pure = [("pure", n) for n in _PURE_ORDER]
+    slopes = [("slope", n) for n in _SLOPE_ORDER]
+    mixed = [("mixed", n) for n in _MIXED_ORDER]
+    return [*pure[:6], *slopes, *mixed, *pure[6:]] * _N_PASSES

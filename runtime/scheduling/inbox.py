@@ -1,0 +1,95 @@
+"""What other threads leave for the loop: jobs and cancellations, and how many may wait."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+from spillover.runtime.errors import EngineBusy, InvalidRequest
+from spillover.runtime.scheduling.sequence import Job
+
+Order: TypeAlias = Job | int
+"""A job to run, or the id of one to cancel."""
+
+MAX_RETRY_AFTER_S = 600.0
+
+
+class Inbox:
+    """Orders in the sequence in which they come; up to *room* answers may be open at a time."""
+
+    def __init__(self, n_parallel: int, max_queue: int) -> None:
+        self._n_parallel = n_parallel
+        self._room = n_parallel + max_queue
+        self._changed = threading.Condition()
+        self._orders: deque[Order] = deque()
+        self._stopped = False
+        self._n_open = 0
+        self._mean_service_s = 1.0
+
+    # --- any thread -------------------------------------------------------------------------
+
+    def submit(self, job: Job, accepted: Callable[[int], None], *, unlimited: bool) -> None:
+        """Queue a job after telling *accepted* how many are ahead; EngineBusy when there is no
+        room, unless *unlimited*."""
+        n = job.n_open
+        if n > self._room and not unlimited:
+            raise InvalidRequest(
+                f"n: {n} answers are more than may run and wait here, {self._room}: "
+                "ask for fewer or raise max_queue",
+                "n",
+            )
+        with self._changed:
+            if self._n_open + n > self._room and not unlimited:
+                raise EngineBusy(
+                    f"{self._n_open} answers are running or waiting and {self._room} is the "
+                    "limit: try again later or raise max_queue",
+                    retry_after_s=self._retry_after_s(),
+                )
+            ahead = max(self._n_open - self._n_parallel + 1, 0)
+            self._n_open += n
+            accepted(ahead)
+            self._orders.append(job)
+            self._changed.notify()
+
+    def cancel(self, job_id: int) -> None:
+        with self._changed:
+            self._orders.append(job_id)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    @property
+    def n_open(self) -> int:
+        """Answers that are running or waiting."""
+        return self._n_open
+
+    def _retry_after_s(self) -> float:
+        n_rounds = self._n_open / self._n_parallel
+        return min(max(1.0, self._mean_service_s * n_rounds / 2), MAX_RETRY_AFTER_S)
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def take(self, *, wait: bool) -> list[Order] | None:
+        """All orders; none when there are none, unless *wait*; None once stopped."""
+        if not wait and not self._orders and not self._stopped:
+            return []
+        with self._changed:
+            while wait and not self._orders and not self._stopped:
+                self._changed.wait()
+            orders = list(self._orders)
+            self._orders.clear()
+            return None if self._stopped else orders
+
+    def close_one(self, service_s: float) -> None:
+        """An answer has ended, *service_s* after it left the queue."""
+        with self._changed:
+            self._n_open -= 1
+            self._mean_service_s += 0.2 * (service_s - self._mean_service_s)

@@ -1,0 +1,188 @@
+"""The KV cache of one backend: sequence ids, cells, and the prefixes kept for the next turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from spillover.runtime.backend import Backend, Tokens
+from spillover.runtime.scheduling.kv_ledger import KvLedger
+from spillover.runtime.scheduling.prefix_cache import Match, PrefixCache, longest_match
+from spillover.runtime.scheduling.prefix_shelf import Loan, PrefixShelf
+
+
+class KvCache:
+    """Places sequences in the backend's KV cache. Belongs to the thread that decodes.
+
+    Ids that are not in use hold no cells.
+    """
+
+    def __init__(self, backend: Backend, n_prefix_cached: int, shelf_bytes: int = 0) -> None:
+        info = backend.info
+        self._backend = backend
+        self._ledger = KvLedger(info.n_kv, info.n_seq)
+        self._prefixes = PrefixCache(n_prefix_cached)
+        self._shelf = PrefixShelf(n_prefix_cached, shelf_bytes)
+        self._stays: set[int] = set()
+        self._ids = list(range(info.n_seq))
+        self._n_kv = info.n_kv
+        self._shares_cells = info.shares_cells
+
+    @property
+    def n_used(self) -> int:
+        return self._ledger.n_used
+
+    @property
+    def n_free(self) -> int:
+        return self._ledger.n_free
+
+    def n_tokens(self, seq: int) -> int:
+        return self._ledger.n_tokens(seq)
+
+    def place(
+        self,
+        tokens: Tokens,
+        reserve: int,
+        live: Sequence[tuple[int, Tokens]],
+        *,
+        reuse: bool = True,
+    ) -> tuple[int, int] | None:
+        """A sequence id for *tokens* and how many of them it holds already; None when there is
+        no room for them and *reserve* more. *live* sequences may lend their beginning too.
+        Without *reuse* it holds none."""
+        match = longest_match(tokens, chain(live, self._prefixes.items())) if reuse else None
+        need = min(len(tokens) + reserve, self._n_kv)
+        loan = self._shelf.find(tokens) if reuse else None
+        if loan is not None and loan.n_tokens > (match.n_tokens if match else 0):
+            placed = self._bring_back(loan, need)
+            if placed is not None:
+                return placed
+        if match is not None and not self._can_use(match, need):
+            match = None
+        if match is None and not self.make_room(need):
+            return None
+        seq, n_held = (self._ids.pop(), 0) if match is None else self._use(match)
+        if match is not None and n_held < match.n_tokens and not self.make_room(need - n_held):
+            self.drop(seq)
+            return None
+        return seq, n_held
+
+    def _bring_back(self, loan: Loan, need: int) -> tuple[int, int] | None:
+        """A sequence that begins with what is on the shelf, if there is room for all of that."""
+        shelved = self._shelf.take(loan.key)
+        if not self.make_room(max(need, len(shelved.tokens))):
+            return None
+        saver = self._backend.saver
+        assert saver is not None, "what is on the shelf was saved"
+        seq = self._ids.pop()
+        if not saver.restore(seq, shelved.state):
+            self._ids.append(seq)
+            return None
+        n = self._backend.keep(seq, loan.n_tokens)
+        self._ledger.extend(seq, n)
+        if n * 10 >= len(shelved.tokens) * 9:
+            self._shelf.remove(loan.key)
+        return seq, n
+
+    def shelve_one(self) -> None:
+        """Somebody is about to generate: take a kept prefix, if there is one, out of the way.
+        Each step looks at the cells of all sequences, whosever they are."""
+        if len(self._prefixes) == len(self._stays):
+            return
+        seq = next(seq for seq in self._prefixes.seqs if seq not in self._stays)
+        saver = self._backend.saver
+        if saver is None or not self._shelf.has_room_for(saver.saved_bytes(seq)):
+            self._stays.add(seq)
+            return
+        self._shelf.put(self._prefixes[seq], saver.save(seq))
+        self._evict(seq)
+
+    def _can_use(self, match: Match, need: int) -> bool:
+        """Have the cells for a prompt of *need* that begins with *match*."""
+        is_spared = self._shares_cells or self._is_served(match)
+        return self.make_room(need - match.n_tokens * is_spared, keep=match.seq)
+
+    def _is_served(self, match: Match) -> bool:
+        """Whether nobody else needs what *match* was found in: for the next turn of the same
+        conversation what the last one left behind has served its end."""
+        if match.seq not in self._prefixes:
+            return False
+        return match.n_tokens * 10 >= self._ledger.n_tokens(match.seq) * 9
+
+    def _use(self, match: Match) -> tuple[int, int]:
+        """A sequence with the tokens of *match*, and how many of them it holds."""
+        if self._is_served(match):
+            self._forget(match.seq)
+            n = self._backend.keep(match.seq, match.n_tokens)
+            self._ledger.truncate(match.seq, n)
+            return match.seq, n
+        target = self._ids.pop()
+        n = self._backend.copy(match.seq, target, match.n_tokens)
+        if self._shares_cells:
+            self._ledger.share(match.seq, target, n)
+        else:
+            self._ledger.extend(target, n)
+        if match.seq in self._prefixes:
+            self._prefixes.touch(match.seq)
+        return target, n
+
+    def borrow(self) -> int:
+        """An empty sequence id, to be given back with drop()."""
+        return self._ids.pop()
+
+    def make_room(self, n: int, keep: int | None = None) -> bool:
+        """Have *n* cells free, at the cost of kept prefixes other than *keep*; False, and
+        nothing lost, when that is not enough."""
+        if self._ledger.n_free >= n:
+            return True
+        spare = [seq for seq in self._prefixes.seqs if seq != keep]
+        if self._ledger.n_free + self._ledger.n_exclusive(spare) < n:
+            return False
+        while self._ledger.n_free < n:
+            oldest = self._prefixes.oldest(but=keep)
+            assert oldest is not None
+            self._evict(oldest)
+        return True
+
+    def evict_one(self) -> bool:
+        """Give up the oldest kept prefix; False when there is none."""
+        oldest = self._prefixes.oldest()
+        if oldest is not None:
+            self._evict(oldest)
+        return oldest is not None
+
+    def _forget(self, seq: int) -> None:
+        self._prefixes.remove(seq)
+        self._stays.discard(seq)
+
+    def _evict(self, seq: int) -> None:
+        self._forget(seq)
+        self.drop(seq)
+
+    def extend(self, seq: int, n: int) -> None:
+        """Note that *seq* has *n* more tokens, which the backend has just read."""
+        self._ledger.extend(seq, n)
+
+    def rewind(self, seq: int) -> int:
+        """Bring the backend back to what is noted of *seq*, after an aborted call; how many
+        tokens it holds then."""
+        n = self._backend.keep(seq, self._ledger.n_tokens(seq))
+        self._ledger.truncate(seq, n)
+        return n
+
+    def release(self, seq: int, tokens: Tokens) -> None:
+        """Nobody generates with *seq* any more; keep its *tokens* for the next turn."""
+        if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
+            self.drop(seq)
+            return
+        self._prefixes.put(seq, np.array(tokens))
+        if self._prefixes.is_over:
+            self.evict_one()
+
+    def drop(self, seq: int) -> None:
+        """Free all cells of *seq* and its id."""
+        self._backend.keep(seq, 0)
+        self._ledger.truncate(seq, 0)
+        self._ids.append(seq)

@@ -1,0 +1,76 @@
+"""How long steps take here, and so what fits between two tokens of the running streams."""
+
+from __future__ import annotations
+
+from spillover.runtime.scheduling.calibration import Calibration
+from spillover.runtime.scheduling.slice_plan import SlicePlan, best_alone, plan_slice
+
+GAP_SHARE = 0.85
+"""Share of the allowed gap that is planned for; the rest absorbs what the prediction misses."""
+
+MARGIN_WORTH = 1.25
+"""So much faster must slices that use the whole gap be, before the margin is given up."""
+
+_DECODE_LEARNING_RATE = 0.2
+
+WORST_FILLER = 1.25
+"""What is left of a gap after a slice is only used for another one whose token costs at most this
+factor of the first one's: tiny slices cost the running streams more than they bring."""
+
+
+class Pace:
+    """Plans slices from the calibration's tables and from the decode steps it has seen."""
+
+    def __init__(self, calibration: Calibration, max_gap_s: float, n_batch: int) -> None:
+        self._pure = calibration.pure
+        self._mixed = calibration.mixed
+        self._max_gap_s = max_gap_s
+        self._n_batch = n_batch
+        self._decode_s: dict[int, float] = {}
+
+    def decode_s(self, n_rows: int) -> float | None:
+        """Seconds of a decode step of *n_rows*; None when none was seen."""
+        return self._decode_s.get(n_rows)
+
+    def room_s(self, n_all: int, depth: int, n_rows: int) -> float:
+        """Seconds for slices between two decode steps of *n_rows*. The margin is given up where
+        it would cost the prompts a good part of their speed, as when it shuts out a kernel that
+        reads faster but only in larger slices."""
+        decode_s = self._decode_s.get(n_rows, 0.0)
+        careful, whole = GAP_SHARE * self._max_gap_s - decode_s, self._max_gap_s - decode_s
+        rate = self.between(n_all, depth, n_rows, careful).rate
+        if self.between(n_all, depth, n_rows, whole).rate > MARGIN_WORTH * rate:
+            return whole
+        return careful
+
+    def alone(self, n_first: int, n_all: int, depth: int) -> int:
+        """Tokens to read while nobody generates: of the first prompt what reads it soonest, and
+        if that is little, of the next ones what makes the call worth its while."""
+        n = best_alone(self._pure, n_first, depth, self._n_batch)
+        return n if n < n_first else min(max(n, self._pure.efficient_size()), n_all)
+
+    def between(self, n_all: int, depth: int, n_rows: int, room_s: float) -> SlicePlan:
+        """The next slice while *n_rows* sequences generate and have *room_s* left for it."""
+        return plan_slice(
+            self._pure,
+            self._mixed,
+            n_left=n_all,
+            depth=depth,
+            n_most=self._n_batch - n_rows,
+            room_s=room_s,
+            decode_s=self._decode_s.get(n_rows, 0.0),
+        )
+
+    def is_worth_it(self, n: int, depth: int, room_s: float, first_token_s: float) -> bool:
+        """Whether another slice fits the room and reads about as well as the first one did, which
+        took *first_token_s* for each token."""
+        seconds = self._pure.predict(n, depth)
+        return seconds is not None and seconds <= min(room_s, WORST_FILLER * n * first_token_s)
+
+    def observe_decode(self, n_rows: int, seconds: float) -> None:
+        known = self._decode_s.get(n_rows, seconds)
+        self._decode_s[n_rows] = known + _DECODE_LEARNING_RATE * (seconds - known)
+
+    def observe_slice(self, n: int, depth: int, n_rows: int, seconds: float) -> None:
+        """A call that read *n* tokens of prompts, beside *n_rows* of running sequences."""
+        (self._mixed if n_rows else self._pure).observe(n, depth, seconds)

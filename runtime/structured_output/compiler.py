@@ -1,0 +1,178 @@
+"""Compiles the forms of requests in a thread of its own: large ones take a second."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import Struct, structs
+
+from spillover.runtime.backend import Backend, Constraint
+from spillover.runtime.defects import log_defect
+from spillover.runtime.errors import EngineBusy, InvalidRequest
+from spillover.runtime.request import FORM_FIELD, GenerationRequest
+from spillover.runtime.scheduling.sequence import Job
+from spillover.runtime.structured_output.habit import FormHabit
+from spillover.runtime.text.reasoning import TAG_PAIRS, TagPair, starts_inside
+from spillover.runtime.tools.plan import ToolPlan
+
+if TYPE_CHECKING:
+    from spillover.runtime.structured_output.factory import ConstraintFactory, Make
+
+_LOG = logging.getLogger(__name__)
+
+MAX_WAITING = 64
+"""Requests whose forms wait to be compiled."""
+
+Compiled: TypeAlias = Callable[[Job, bool], None]
+"""Takes a job that now has its constraints, and whether it was cancelled meanwhile."""
+
+Refused: TypeAlias = Callable[[int, InvalidRequest | EngineBusy], None]
+
+
+class Begun(Struct, frozen=True):
+    """What is there of an answer before its first token."""
+
+    answer: str = ""
+    thinking: TagPair | None = None
+    """The tags of a thought that is still open."""
+
+    @classmethod
+    def of(cls, request: GenerationRequest) -> Begun:
+        text = request.begun
+        if request.continue_final_message:
+            text = request.messages[-1].content
+        if not (request.messages and request.split_reasoning):
+            return cls(text)
+        for pair in TAG_PAIRS:
+            if text.lstrip().startswith(pair.open):
+                _, is_closed, answer = text.partition(pair.close)
+                return cls(answer.lstrip()) if is_closed else cls(thinking=pair)
+        return cls(text)
+
+
+_Order: TypeAlias = tuple[Job, str, ToolPlan | None, Compiled, Refused]
+
+SLOW_VOCABULARY = 32_000
+"""Tokens from which on their tables are worth making before they are asked for."""
+
+
+class FormCompiler:
+    """Gives jobs their constraints, one job after the other."""
+
+    def __init__(
+        self, backend: Backend, tag_pairs: tuple[TagPair, ...], habit: FormHabit | None = None
+    ) -> None:
+        self._backend = backend
+        self._tag_pairs = tag_pairs
+        self._factory: ConstraintFactory | None = None
+        self._habit = habit
+        self._waiting: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._open: dict[int, bool] = {}
+        self._thread: threading.Thread | None = None
+
+    def compile(
+        self, job: Job, prompt: str, plan: ToolPlan | None, compiled: Compiled, refused: Refused
+    ) -> None:
+        """Call *compiled* or *refused*, soon and in another thread. *prompt* is the text that
+        the answer follows."""
+        with self._lock:
+            if len(self._open) >= MAX_WAITING:
+                raise EngineBusy(f"{MAX_WAITING} forms wait to be compiled: try again later", 2.0)
+            self._open[job.id] = False
+        self._put((job, prompt, plan, compiled, refused))
+
+    def prepare(self) -> None:
+        """Make the vocabulary's tables now, in the thread that will need them, where forms were
+        asked for before: later they would hold up all that runs for some tenths of a second."""
+        is_slow = self._backend.info.n_vocab >= SLOW_VOCABULARY
+        if is_slow and self._habit is not None and self._habit.is_there():
+            self._put(None)
+
+    def _put(self, order: _Order | None) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="forms", daemon=True)
+                self._thread.start()
+        self._waiting.put(order)
+
+    def cancel(self, job_id: int) -> None:
+        """Remember it for a job that waits here."""
+        with self._lock:
+            if job_id in self._open:
+                self._open[job_id] = True
+
+    def _run(self) -> None:
+        is_noted = self._habit is None
+        while True:
+            order = self._waiting.get()
+            if order is None:
+                self._prepare()
+                continue
+            job, prompt, plan, compiled, refused = order
+            if self._habit is not None and not is_noted:
+                self._habit.note()
+                is_noted = True
+            try:
+                constraints = self._constraints(job, prompt, plan)
+                with self._lock:  # no cancel() comes between the two
+                    is_cancelled = self._open.pop(job.id)
+                    compiled(structs.replace(job, constraints=constraints), is_cancelled)
+            except (InvalidRequest, EngineBusy) as error:
+                refused(job.id, error)
+            except BaseException as error:  # also what Rust code panics with
+                log_defect(_LOG, "a form was refused", error)
+                refused(job.id, InvalidRequest("it cannot be compiled", FORM_FIELD))
+            finally:
+                with self._lock:
+                    self._open.pop(job.id, None)
+
+    def _prepare(self) -> None:
+        try:
+            self._factory = self._factory or self._new_factory()
+            self._factory.prepare()
+        except BaseException as error:  # who asks for a form will be told
+            log_defect(_LOG, "the vocabulary was not made ready", error)
+
+    def _constraints(self, job: Job, prompt: str, plan: ToolPlan | None) -> tuple[Constraint, ...]:
+        factory = self._factory = self._factory or self._new_factory()
+        request = job.request
+        begun = Begun.of(request)
+        if request.form is not None and begun.answer and not (plan and plan.must_call):
+            make = factory.rest_of(request.form, begun.answer)
+        else:
+            make = factory.answer(request.form, plan)
+            make = self._behind_reasoning(job, prompt, factory, make, begun)
+        constraints = tuple(make() for _ in range(job.request.n))
+        for constraint, tokens in zip(constraints, job.resumed, strict=False):
+            for token in tokens or ():
+                constraint.accept(token)
+        return constraints
+
+    def _new_factory(self) -> ConstraintFactory:
+        # The library takes long to import, and most workers never need it.
+        from spillover.runtime.structured_output.factory import ConstraintFactory
+
+        return ConstraintFactory(self._backend)
+
+    def _behind_reasoning(
+        self, job: Job, prompt: str, factory: ConstraintFactory, make: Make, begun: Begun
+    ) -> Make:
+        """What a model thinks has no form. Where it is not told apart, the form holds from the
+        first token on."""
+        request = job.request
+        if not (request.messages and request.split_reasoning):
+            return make
+        opened = begun.thinking or starts_inside(prompt)
+        if opened is not None:
+            return factory.after_reasoning(make, opened, is_inside=True)
+        # A template that closes the tags at once has been told that nothing is to be thought.
+        end = prompt.rstrip()
+        for pair in self._tag_pairs:
+            if not end.endswith(pair.close):
+                return factory.after_reasoning(make, pair, is_inside=False)
+        return make

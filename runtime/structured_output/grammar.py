@@ -1,0 +1,73 @@
+"""From a form to a grammar of llguidance, with nothing compiled yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.request import FORM_FIELD, Form, Gbnf, JsonObject, JsonSchema, Lark, Regex
+from spillover.runtime.structured_output import limits
+from spillover.runtime.structured_output.sayable import sayable
+from spillover.runtime.text.deadline import DeadlinePassed, within
+
+JSON_STYLE: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "lenient": False,
+}
+"""One line, with or without a blank after a comma or colon. A weak model that may break lines
+between two members does nothing else until it has used up its tokens."""
+
+LOOSE_JSON_STYLE: dict[str, Any] = {
+    "whitespace_flexible": True,
+    "whitespace_pattern": r"[ \t\r\n]{1,64}",
+    "lenient": False,
+}
+"""With the line breaks and indents that other writers are fond of."""
+
+_CONVERSION_S = 2.0
+
+
+def grammar_of(form: Form, style: dict[str, Any] = JSON_STYLE) -> str:
+    """Raises InvalidRequest when the form is too large or cannot be read."""
+    overrides: Any = style  # llguidance's own type for it cannot be named
+    match form:
+        case JsonObject():
+            return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=overrides)
+        case JsonSchema():
+            return LLMatcher.grammar_from_json_schema(
+                clean_schema(form.schema, FORM_FIELD), overrides=overrides
+            )
+        case Regex():
+            limits.check_text(form.pattern, limits.MAX_PATTERN_CHARS, FORM_FIELD)
+            return LLMatcher.grammar_from_regex(form.pattern)
+        case Lark():
+            limits.check_text(form.grammar, limits.MAX_GRAMMAR_CHARS, FORM_FIELD)
+            return LLMatcher.grammar_from_lark(form.grammar)
+        case Gbnf():
+            limits.check_text(form.grammar, limits.MAX_GRAMMAR_CHARS, FORM_FIELD)
+            return LLMatcher.grammar_from_lark(_from_gbnf(form.grammar))
+
+
+def clean_schema(schema: dict[str, Any], field: str) -> dict[str, Any]:
+    """*schema* once it is checked, without llguidance's own settings: they are ours to make."""
+    limits.check_schema(schema, field)
+    return sayable({name: value for name, value in schema.items() if name != "x-guidance"})
+
+
+def json_style() -> Any:
+    """JSON_STYLE as llguidance's own type, which cannot be named."""
+    return JSON_STYLE
+
+
+def _from_gbnf(grammar: str) -> str:
+    try:
+        return within(_CONVERSION_S, lambda: gbnf_to_lark(grammar))
+    except DeadlinePassed as error:
+        raise InvalidRequest(f"reading the grammar was {error}", FORM_FIELD) from error
+    except (GbnfToLarkError, RecursionError, ValueError, LookupError, AttributeError) as error:
+        raise InvalidRequest(f"this is no GBNF grammar: {error}", FORM_FIELD) from error

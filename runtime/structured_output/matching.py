@@ -1,0 +1,80 @@
+"""A compiled grammar, and where one answer is in it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from llguidance import LLMatcher
+from llguidance._lib import LLParserLimits
+
+from spillover.runtime.backend import Mask
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.structured_output.vocabulary import Vocabulary
+
+_MAX_MESSAGE_CHARS = 300
+
+
+def compile_grammar(vocabulary: Vocabulary, grammar: str, field: str) -> GrammarConstraint:
+    """At the beginning of *grammar*. Raises InvalidRequest when it cannot be followed."""
+    matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=_limits())
+    if matcher.is_error():
+        raise InvalidRequest(first_lines(matcher.get_error()), field)
+    constraint = GrammarConstraint(vocabulary, matcher)
+    # The first mask is the dearest one; what it finds out is kept for all copies.
+    constraint.mask()
+    if constraint.has_failed:
+        raise InvalidRequest("no answer can follow it within the limits", field)
+    return constraint
+
+
+def _limits() -> LLParserLimits:
+    """llguidance's own are meant for untrusted grammars: at most some 20 ms for a mask."""
+    return LLParserLimits(verbose_errors=False)
+
+
+def first_lines(message: str) -> str:
+    """The beginning of a message of llguidance, as one line."""
+    return re.sub(r"\s+", " ", message)[:_MAX_MESSAGE_CHARS].strip()
+
+
+class GrammarConstraint:
+    """A Constraint from the first token on; see runtime/backend.py."""
+
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
+        self._vocabulary = vocabulary
+        self._matcher = matcher
+        self._is_stuck = False
+
+    def copy(self) -> GrammarConstraint:
+        """Another answer at the same place."""
+        return GrammarConstraint(self._vocabulary, self._matcher.deep_copy())
+
+    def follow(self, tokens: list[int]) -> bool:
+        """Take the beginning of an answer; False, and nothing taken, when it has another form."""
+        if self._matcher.validate_tokens(tokens) < len(tokens):
+            return False
+        return self._matcher.consume_tokens(tokens)
+
+    @property
+    def has_failed(self) -> bool:
+        return self._is_stuck or self._matcher.is_error()
+
+    @property
+    def is_complete(self) -> bool:
+        return self._matcher.is_stopped() and not self.has_failed
+
+    def allows(self, token: int) -> bool:
+        if token in self._vocabulary.eog_tokens:
+            return self.has_failed or self._matcher.is_accepting()
+        return not self._is_stuck and self._matcher.validate_tokens([token]) == 1
+
+    def mask(self) -> Mask:
+        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
+        words = words[: self._vocabulary.n_words]
+        self._is_stuck |= not words.any()
+        return self._vocabulary.eog_mask if self.has_failed else words
+
+    def accept(self, token: int) -> None:
+        if token not in self._vocabulary.eog_tokens:
+            self._matcher.consume_token(token)

@@ -1,0 +1,89 @@
+"""JSON Schemas in other words, with the same meaning, where llguidance lacks a keyword."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from llguidance import LLMatcher
+
+from spillover.runtime.structured_output.subschemas import Schema, mapped
+
+_IN_PLACE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
+"""What lets other schemas evaluate members and items."""
+
+
+def sayable(schema: Schema) -> Schema:
+    """*schema* with as little as can be that llguidance has no word for."""
+    changed: Schema = mapped(schema, _reworded)
+    return changed
+
+
+def _reworded(schema: Schema) -> Schema:
+    if schema.get("uniqueItems") is False:
+        del schema["uniqueItems"]
+    if isinstance(name := schema.get("format"), str) and not _knows_format(name):
+        # By the specification a format says nothing to those who do not know it.
+        del schema["format"]
+    for unevaluated, additional in (
+        ("unevaluatedProperties", "additionalProperties"),
+        ("unevaluatedItems", "items"),
+    ):
+        if unevaluated in schema and not any(word in schema for word in _IN_PLACE):
+            schema.setdefault(additional, schema.pop(unevaluated))
+    return _with_property_names(schema) if "propertyNames" in schema else schema
+
+
+def _with_property_names(schema: Schema) -> Schema:
+    """Names of an enum become properties, those of a pattern patternProperties."""
+    match schema["propertyNames"]:
+        case True | {"type": "string"} as names if names is True or len(names) == 1:
+            return _without(schema, "propertyNames")
+        case {"enum": [*names], **others} if _only_type(others) and all(
+            isinstance(name, str) for name in names
+        ):
+            return _named(schema, names)
+        case {"const": str() as name, **others} if _only_type(others):
+            return _named(schema, [name])
+        case {"pattern": str() as pattern, **others} if _only_type(others):
+            return _patterned(schema, pattern)
+    return schema
+
+
+def _only_type(others: dict[Any, Any]) -> bool:
+    return others in ({}, {"type": "string"})
+
+
+def _without(schema: Schema, *keywords: str) -> Schema:
+    return {name: value for name, value in schema.items() if name not in keywords}
+
+
+def _named(schema: Schema, names: list[str]) -> Schema:
+    declared = schema.get("properties", {})
+    if "patternProperties" in schema or not isinstance(declared, dict):
+        return schema
+    any_other = schema.get("additionalProperties", True)
+    properties = {name: declared.get(name, any_other) for name in names}
+    return {
+        **_without(schema, "propertyNames"),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _patterned(schema: Schema, pattern: str) -> Schema:
+    # Whether declared names match is not looked at: a pattern from outside may take for ever.
+    if "patternProperties" in schema or schema.get("properties"):
+        return schema
+    any_other = schema.get("additionalProperties", True)
+    return {
+        **_without(schema, "propertyNames"),
+        "patternProperties": {pattern: any_other},
+        "additionalProperties": False,
+    }
+
+
+@functools.lru_cache(maxsize=256)
+def _knows_format(name: str) -> bool:
+    schema = {"type": "string", "format": name}
+    return not LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))

@@ -1,0 +1,234 @@
+"""The worker's intake: from a command to a job of the scheduler, or to an answer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from spillover.runtime.backend import Tokens
+from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest
+from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.scheduling.scheduler import Scheduler
+from spillover.runtime.scheduling.sequence import Job
+from spillover.runtime.structured_output.compiler import FormCompiler
+from spillover.runtime.text.pipeline import TextPipeline
+from spillover.runtime.text.reasoning import starts_inside
+from spillover.runtime.tools.plan import ToolPlan, plan_tools
+from spillover.runtime.worker import protocol
+from spillover.runtime.worker.loading import LoadedModel
+from spillover.runtime.worker.long_texts import LongTexts, is_long
+
+C = TypeVar("C", bound=protocol.Command)
+
+
+class Intake:
+    """Takes commands in the order in which they come, but lets others pass those with long texts;
+    never waits for the model."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        scheduler: Scheduler,
+        send: Callable[[protocol.Report], None],
+        forms: FormCompiler,
+    ) -> None:
+        self._forms = forms
+        self._model = model
+        self._backend = model.backend
+        self._scheduler = scheduler
+        self._send = send
+        self._long_texts = LongTexts(lambda command: self._answer(command, self._serve_long))
+
+    def take(self, command: protocol.Command) -> None:
+        """Serve a command; one that cannot be served as asked is answered with Rejected."""
+        match command:
+            case protocol.Cancel():
+                self._cancel(command.id)
+            case protocol.Submit() | protocol.AskTokens() if is_long(command):
+                self._answer(command, self._long_texts.add)
+            case _:
+                self._answer(command, self._serve)
+
+    def _answer(self, command: C, serve: Callable[[C], None]) -> None:
+        try:
+            serve(command)
+        except (InvalidRequest, EngineBusy) as error:
+            assert not isinstance(command, protocol.Quit)
+            self._send(_rejection(command.id, error))
+
+    def _serve(self, command: protocol.Command) -> None:
+        match command:
+            case protocol.Submit():
+                self._read(command)()
+            case protocol.AskTokens():
+                self._send(self._tokens(command))
+            case protocol.AskBytes():
+                self._send(self._bytes(command))
+            case protocol.AskStatus():
+                self._send(self._status(command.id))
+
+    def _serve_long(self, command: protocol.Submit | protocol.AskTokens) -> None:
+        """In the thread of the long texts."""
+        if isinstance(command, protocol.AskTokens):
+            self._send(self._tokens(command))
+        else:
+            self._long_texts.finish(command.id, self._read(command))
+
+    def _cancel(self, command_id: int) -> None:
+        waiting = self._long_texts.take_back(command_id)
+        if isinstance(waiting, protocol.Submit):
+            self._send(protocol.Events(events=_cancelled(waiting)))
+            return
+        self._forms.cancel(command_id)
+        self._scheduler.cancel(command_id)
+
+    def _read(self, command: protocol.Submit) -> Callable[[], None]:
+        """Check and tokenize a request; what is returned begins it."""
+        request = command.request
+        plan = plan_tools(request, self._model.template.tool_format)
+        prompt, text = self._prompt(request, plan)
+        n_ctx = self._model.card.n_ctx
+        if len(prompt) >= n_ctx:
+            param = "messages" if request.messages else "prompt"
+            raise ContextOverflow(len(prompt), n_ctx, self._model.card.name, param)
+        self._check_bias(request)
+        pipelines = tuple(self._pipeline(request, text, plan) for _ in range(request.n))
+        shown = self._shown(plan)
+        for pipeline, tokens in zip(pipelines, command.resumed, strict=False):
+            for token in tokens or ():
+                pipeline.feed(self._backend.token_bytes(token) or shown.get(token, b""))
+        job = Job(
+            id=command.id,
+            request=request,
+            prompt=prompt,
+            seed=command.seed,
+            pipelines=pipelines,
+            resumed=command.resumed,
+            shown=shown,
+        )
+        if request.form is None and (plan is None or not plan.is_held):
+            return lambda: self._schedule(job)
+        return lambda: self._forms.compile(job, text, plan, self._schedule_compiled, self._reject)
+
+    def _schedule(self, job: Job) -> None:
+        self._scheduler.submit(job, unlimited=bool(job.resumed))
+
+    def _schedule_compiled(self, job: Job, is_cancelled: bool) -> None:
+        """In the compiler's thread."""
+        self._schedule(job)
+        if is_cancelled:
+            self._scheduler.cancel(job.id)
+
+    def _reject(self, job_id: int, error: InvalidRequest | EngineBusy) -> None:
+        self._send(_rejection(job_id, error))
+
+    def _shown(self, plan: ToolPlan | None) -> dict[int, bytes]:
+        """The control tokens that mark tool calls, which otherwise add nothing to the text."""
+        shown = {}
+        for marker in plan.format.markers if plan else ():
+            ids = self._backend.tokenize(marker, add_special=False, parse_special=True).tolist()
+            if len(ids) == 1 and not self._backend.token_bytes(ids[0]):
+                shown[ids[0]] = marker.encode()
+        return shown
+
+    def _prompt(self, request: GenerationRequest, plan: ToolPlan | None) -> tuple[Tokens, str]:
+        """The prompt's token ids, and its text where it went through the chat template."""
+        if request.messages:
+            text = self._model.template.render(
+                request.messages,
+                continue_final_message=request.continue_final_message,
+                template_kwargs=request.template_kwargs,
+                tools=plan.tools if plan else (),
+            )
+            add_special = not text.startswith(self._backend.info.bos_text or "\0")
+            tokens = self._backend.tokenize(text, add_special=add_special, parse_special=True)
+        elif isinstance(request.prompt, str):
+            text = ""
+            tokens = self._backend.tokenize(request.prompt, add_special=True, parse_special=True)
+        else:
+            text, tokens = "", self._checked_ids(request.prompt or (), "prompt")
+        if len(tokens) == 0:
+            raise InvalidRequest("the prompt is empty: give at least one token", "prompt")
+        return tokens, text
+
+    def _checked_ids(self, token_ids: tuple[int, ...], param: str) -> Tokens:
+        n_vocab = self._backend.info.n_vocab
+        for index, token in enumerate(token_ids):
+            if not 0 <= token < n_vocab:
+                raise InvalidRequest(
+                    f"token id {token} is not in the vocabulary of {n_vocab} tokens",
+                    f"{param}[{index}]",
+                )
+        return np.array(token_ids, dtype=np.int32)
+
+    def _check_bias(self, request: GenerationRequest) -> None:
+        for token in request.sampling.logit_bias:
+            if token >= self._backend.info.n_vocab:
+                raise InvalidRequest(
+                    f"logit_bias names token id {token}, but the vocabulary has "
+                    f"{self._backend.info.n_vocab} tokens",
+                    "logit_bias",
+                )
+
+    def _pipeline(
+        self, request: GenerationRequest, rendered: str, plan: ToolPlan | None
+    ) -> TextPipeline:
+        splits = bool(request.messages) and request.split_reasoning
+        return TextPipeline(
+            request.stop,
+            split_reasoning=splits,
+            inside=starts_inside(rendered) if splits else None,
+            tools=plan.parser() if plan else None,
+        )
+
+    def _tokens(self, command: protocol.AskTokens) -> protocol.Tokens:
+        tokens = self._backend.tokenize(
+            command.text, add_special=command.add_special, parse_special=command.parse_special
+        )
+        return protocol.Tokens(id=command.id, token_ids=tuple(tokens.tolist()))
+
+    def _bytes(self, command: protocol.AskBytes) -> protocol.Bytes:
+        ids = self._checked_ids(command.token_ids, "tokens").tolist()
+        return protocol.Bytes(id=command.id, content=b"".join(map(self._backend.token_bytes, ids)))
+
+    def _status(self, ask_id: int) -> protocol.Status:
+        scheduler = self._scheduler
+        return protocol.Status(
+            id=ask_id,
+            slots=scheduler.slots(),
+            n_queued=scheduler.n_queued,
+            n_kv_used=scheduler.n_kv_used,
+        )
+
+
+def _cancelled(command: protocol.Submit) -> list[tuple[int, EngineEvent]]:
+    """What ends a request that was never begun here."""
+    resumed = command.resumed or ((),) * command.request.n
+    timings = Timings(queue_ms=0, prefill_ms=0, decode_ms=0)
+    return [
+        (command.id, Finished(choice=choice, reason="cancelled", usage=usage, timings=timings))
+        for choice, tokens in enumerate(resumed)
+        if tokens is not None
+        for usage in [Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=len(tokens))]
+    ]
+
+
+def _rejection(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.Rejected:
+    match error:
+        case EngineBusy():
+            return protocol.Rejected(
+                id=command_id, message=str(error), retry_after_s=error.retry_after_s
+            )
+        case ContextOverflow():
+            return protocol.Rejected(
+                id=command_id,
+                message=str(error),
+                param=error.param,
+                n_prompt_tokens=error.n_prompt_tokens,
+                n_ctx=error.n_ctx,
+            )
+        case _:
+            return protocol.Rejected(id=command_id, message=str(error), param=error.param)

@@ -1,0 +1,89 @@
+"""From the path of a model to a backend that can decode, and what goes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from spillover.models.onnx_folder import is_onnx
+from spillover.runtime.backend import Backend
+from spillover.runtime.engine import ModelCard
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.scheduling.cost_store import fingerprint
+from spillover.runtime.text.chat_template import ChatTemplate
+from spillover.runtime.worker.memory_fit import ContextFit
+from spillover.runtime.worker.opened_model import OpenedModel
+
+
+class LoadedModel(Struct, frozen=True, kw_only=True):
+    """What a worker serves."""
+
+    backend: Backend
+    template: ChatTemplate
+    card: ModelCard
+    fingerprint: str
+    """Names the model, the library and the settings that its speed depends on."""
+
+
+def load(path: Path, name: str, options: EngineOptions) -> LoadedModel:
+    """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
+    opened = _open(path, options)
+    info = opened.backend.info
+    template = ChatTemplate(
+        info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text, name=name
+    )
+    return LoadedModel(
+        backend=opened.backend,
+        template=template,
+        card=_card(opened.backend, name, opened.fit, template),
+        fingerprint=_fingerprint(opened),
+    )
+
+
+def _open(path: Path, options: EngineOptions) -> OpenedModel:
+    """With the library for the kind of model; the other one is not even imported."""
+    if is_onnx(path):
+        from spillover.runtime.onnx.opening import open_onnx
+
+        return open_onnx(path, options)
+    from spillover.runtime.llama.opening import open_gguf
+
+    return open_gguf(path, options)
+
+
+def _card(backend: Backend, name: str, fit: ContextFit, template: ChatTemplate) -> ModelCard:
+    info = backend.info
+    return ModelCard(
+        name=name,
+        architecture=info.architecture,
+        description=info.description,
+        n_params=info.n_params,
+        size_bytes=info.size_bytes,
+        n_vocab=info.n_vocab,
+        n_ctx_train=info.n_ctx_train,
+        n_ctx=fit.n_ctx,
+        n_kv=info.n_kv,
+        n_parallel=fit.n_parallel,
+        n_threads=info.n_threads,
+        has_chat_template=info.chat_template is not None,
+        use_extra_bufts=info.use_extra_bufts,
+        fim=info.fim,
+        device=info.device,
+        warnings=(*fit.warnings, *info.warnings, *template.warnings),
+    )
+
+
+def _fingerprint(opened: OpenedModel) -> str:
+    info = opened.backend.info
+    return fingerprint(
+        info.architecture,
+        info.description,
+        info.n_params,
+        info.size_bytes,
+        info.n_vocab,
+        info.library,
+        info.n_threads,
+        info.n_batch,
+        opened.speed_facts,
+    )

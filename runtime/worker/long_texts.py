@@ -1,0 +1,76 @@
+"""Commands with long texts, in a thread of their own: a tokenizer takes seconds for megabytes, and
+nobody else should wait for that."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+from spillover.runtime.errors import EngineBusy
+from spillover.runtime.worker.or_die import or_die
+from spillover.runtime.worker.protocol import AskTokens, Submit
+
+LONG_CHARS = 1 << 16
+MAX_WAITING = 4
+RETRY_AFTER_S = 5.0
+
+Command: TypeAlias = Submit | AskTokens
+
+
+def is_long(command: Submit | AskTokens) -> bool:
+    """Whether the texts that must be read for *command* are long."""
+    if isinstance(command, AskTokens):
+        return len(command.text) > LONG_CHARS
+    request = command.request
+    n_prompt = len(request.prompt) if isinstance(request.prompt, str) else 0
+    return n_prompt + sum(len(message.content) for message in request.messages) > LONG_CHARS
+
+
+class LongTexts:
+    """Gives commands to *serve*, one after the other."""
+
+    def __init__(self, serve: Callable[[Command], None]) -> None:
+        self._serve = serve
+        self._lock = threading.Lock()
+        self._waiting: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._open: dict[int, Command] = {}
+        self._n_waiting = 0
+        self._thread: threading.Thread | None = None
+
+    def add(self, command: Command) -> None:
+        """Serve *command* soon; EngineBusy when too many wait for that already. One that was
+        accepted in a worker that died always has its place."""
+        is_new = isinstance(command, AskTokens) or not command.resumed
+        with self._lock:
+            if is_new and self._n_waiting >= MAX_WAITING:
+                raise EngineBusy("too many long prompts wait: try again later", RETRY_AFTER_S)
+            self._n_waiting += 1
+            self._open[command.id] = command
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=or_die, args=(self._run,), name="long texts", daemon=True
+                )
+                self._thread.start()
+        self._waiting.put(command)
+
+    def take_back(self, command_id: int) -> Command | None:
+        """The command, if it was not served yet: it never will be."""
+        with self._lock:
+            return self._open.pop(command_id, None)
+
+    def finish(self, command_id: int, enter: Callable[[], None]) -> None:
+        """Call *enter* unless the command was taken back; until it returns it cannot be."""
+        with self._lock:
+            if self._open.pop(command_id, None) is not None:
+                enter()
+
+    def _run(self) -> None:
+        while True:
+            command = self._waiting.get()
+            if command.id in self._open:
+                self._serve(command)
+            with self._lock:
+                self._n_waiting -= 1
+                self._open.pop(command.id, None)

@@ -1,0 +1,125 @@
+"""A request in flight, as the parent remembers it: enough to go on in another worker."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+
+from msgspec import structs
+
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    Prefilling,
+    Queued,
+    ReasoningDelta,
+    Timings,
+    ToolCallDelta,
+    Usage,
+)
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.worker import protocol
+
+Mail = list[EngineEvent] | SpilloverError
+
+
+class Ticket:
+    """Written by the reader thread (record, post), read by the thread that iterates the stream."""
+
+    def __init__(
+        self,
+        ticket_id: int,
+        request: GenerationRequest,
+        seed: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.id = ticket_id
+        self.request = request
+        self.seed = seed
+        self.mailbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
+        self.sent = False
+        self.cancelled = False
+        self.n_deaths = 0
+        self._clock = clock
+        self._n_prompt: int | None = None
+        self._generated: list[list[int]] = [[] for _ in range(request.n)]
+        self._n_reasoning = [0] * request.n
+        self._open = set(range(request.n))
+        self._submitted = clock()
+        self._begun: float | None = None
+        self._first: dict[int, float] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a choice is unfinished."""
+        return bool(self._open)
+
+    def order(self) -> bytes:
+        """The order to a worker, as a frame: from the start, or from where the last one got to."""
+        return protocol.encode(self._submission())
+
+    def _submission(self) -> protocol.Submit:
+        resumed: tuple[tuple[int, ...] | None, ...] = ()
+        if self._n_prompt is not None:
+            resumed = tuple(
+                tuple(ids) if choice in self._open else None
+                for choice, ids in enumerate(self._generated)
+            )
+        return protocol.Submit(id=self.id, request=self.request, seed=self.seed, resumed=resumed)
+
+    def record(self, event: EngineEvent) -> EngineEvent:
+        """Remember what an event says of the progress; the event as the client should see it."""
+        match event:
+            case Delta() | ReasoningDelta() | ToolCallDelta():
+                generated = self._generated[event.choice]
+                if not generated:
+                    self._first.setdefault(event.choice, self._clock())
+                generated.extend(event.token_ids)
+                if isinstance(event, ReasoningDelta):
+                    self._n_reasoning[event.choice] += len(event.token_ids)
+            case Finished():
+                self._open.discard(event.choice)
+                return event if self.n_deaths == 0 else self._from_the_start(event)
+            case Queued():
+                self._n_prompt = event.n_prompt_tokens
+            case Prefilling():
+                if self._begun is None:
+                    self._begun = self._clock()
+        return event
+
+    def _from_the_start(self, event: Finished) -> Finished:
+        """The last worker knows only its own part of the answer: count the others' too."""
+        usage = structs.replace(event.usage, reasoning_tokens=self._n_reasoning[event.choice])
+        return structs.replace(event, usage=usage, timings=self._timings(event.choice))
+
+    def _timings(self, choice: int) -> Timings:
+        now = self._clock()
+        begun = now if self._begun is None else self._begun
+        first = self._first.get(choice, now)
+        return Timings(
+            queue_ms=1e3 * (begun - self._submitted),
+            prefill_ms=1e3 * (first - begun),
+            decode_ms=1e3 * (now - first),
+        )
+
+    def cancellation_events(self) -> list[EngineEvent]:
+        """What ends the open choices when no worker is there to do it."""
+        events: list[EngineEvent] = [
+            Finished(
+                choice=choice,
+                reason="cancelled",
+                usage=Usage(
+                    prompt_tokens=self._n_prompt or 0,
+                    cached_tokens=0,
+                    completion_tokens=len(self._generated[choice]),
+                    reasoning_tokens=self._n_reasoning[choice],
+                ),
+                timings=self._timings(choice),
+            )
+            for choice in sorted(self._open)
+        ]
+        self._open.clear()
+        return events

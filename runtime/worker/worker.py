@@ -1,0 +1,141 @@
+"""The worker process: owns one loaded model.
+
+Its main thread loads the model and is the loop, which alone touches the model's context. A second
+thread, the intake, reads commands, renders templates and tokenizes. A third one waits for the
+parent's death. All of them block; none polls.
+
+Loading and self-test run in the loop's thread for a reason: OpenMP keeps a team of threads for each
+thread that computes, and once two teams are more than the cores, none of them spins between two
+parts of a computation any more, which costs a third of the speed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from spillover.runtime.backend import Backend, DecodeFailed, Rows
+from spillover.runtime.errors import ModelError
+from spillover.runtime.events import EngineEvent
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
+from spillover.runtime.scheduling.cost_store import CostStore
+from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
+from spillover.runtime.structured_output.compiler import FormCompiler
+from spillover.runtime.structured_output.habit import FormHabit
+from spillover.runtime.worker import protocol
+from spillover.runtime.worker.intake import Intake
+from spillover.runtime.worker.loading import LoadedModel, load
+from spillover.runtime.worker.or_die import or_die
+from spillover.runtime.worker.parent_watch import watch_parent
+
+EXIT_PARENT_DIED = 71
+
+
+class FrameWriter:
+    """Writes frames to the parent from any thread, one at a time."""
+
+    def __init__(self, fd: int) -> None:
+        self._stream = io.FileIO(fd, "wb", closefd=False)
+        self._lock = threading.Lock()
+
+    def send(self, report: protocol.Report) -> None:
+        frame = protocol.encode(report)
+        with self._lock:
+            try:
+                written = self._stream.write(frame) or 0
+                while written < len(frame):
+                    written += self._stream.write(frame[written:]) or 0
+            except OSError:
+                os._exit(EXIT_PARENT_DIED)
+
+    def events(self, events: list[tuple[int, EngineEvent]]) -> None:
+        self.send(protocol.Events(events=events))
+
+
+def main() -> None:
+    """Serve one parent over the standard streams until it says Quit or is gone."""
+    commands, writer = _take_streams()
+    watch_parent(lambda: os._exit(EXIT_PARENT_DIED))
+    body = protocol.read_frame(commands)
+    if body is None:
+        return
+    order = protocol.decode_load(body)
+    try:
+        model = load(Path(order.path), order.name, order.options)
+        self_test(model.backend)
+    except ModelError as error:
+        writer.send(protocol.LoadFailed(message=str(error)))
+        return
+    _serve(model, order.options, commands, writer)
+    # Without the interpreter's long farewell: nothing is left to write.
+    os._exit(0)
+
+
+def _take_streams() -> tuple[io.BufferedReader, FrameWriter]:
+    """The two pipes to the parent, out of the reach of libraries that print to stdout."""
+    commands, reports = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    if hasattr(signal, "SIGINT"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    return io.BufferedReader(io.FileIO(commands, "rb"), 1 << 16), FrameWriter(reports)
+
+
+def self_test(backend: Backend) -> None:
+    """Decode one token: a library that was miscompiled dies here and not under a request."""
+    try:
+        backend.decode([Rows(0, 0, np.zeros(1, dtype=np.int32), True)])
+    except DecodeFailed as error:
+        raise ModelError(f"the model cannot be run: {error}") from error
+    if not np.isfinite(backend.logits(0)).any():
+        raise ModelError("the model's first logits are not numbers: its file is damaged")
+    backend.keep(0, 0)
+
+
+def _serve(
+    model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
+) -> None:
+    store = CostStore(options.cache_dir, model.fingerprint, SavedCalibration)
+    calibration = Calibration(model.backend, store.read(), store.write)
+    scheduler = Scheduler(
+        model.backend,
+        SchedulerOptions(
+            n_ctx=model.card.n_ctx,
+            n_parallel=model.card.n_parallel,
+            max_queue=options.max_queue,
+            max_gap_s=options.max_gap_ms / 1e3,
+            n_prefix_cached=options.n_prefix_cached,
+            shelf_bytes=int(options.prefix_cache_mb * 2**20),
+        ),
+        writer.events,
+        calibration,
+    )
+    writer.send(protocol.Ready(card=model.card))
+    habit = FormHabit(options.cache_dir, model.fingerprint)
+    forms = FormCompiler(model.backend, model.template.tag_pairs, habit)
+    intake = Intake(model, scheduler, writer.send, forms)
+    forms.prepare()
+    threading.Thread(
+        target=or_die, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
+    ).start()
+    or_die(scheduler.run)
+    if calibration.is_done:
+        store.write(calibration.save())
+    model.backend.close()
+
+
+def _take_in(commands: io.BufferedReader, intake: Intake, scheduler: Scheduler) -> None:
+    """Serve commands until Quit or the end of the pipe; then the loop ends too."""
+    while (body := protocol.read_frame(commands)) is not None:
+        command = protocol.decode_command(body)
+        if isinstance(command, protocol.Quit):
+            break
+        intake.take(command)
+    scheduler.stop()

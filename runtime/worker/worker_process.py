@@ -1,0 +1,128 @@
+"""A worker as the parent holds it: two pipes, one thread that reads, a certain end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from spillover.models.onnx_folder import is_onnx
+from spillover.runtime.worker import protocol
+from spillover.runtime.worker.command_writer import CommandWriter
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
+    "from spillover.runtime.worker.worker import main; main()"
+)
+
+_QUIT_TIMEOUT_S = 5.0
+
+_LARGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
+"""ONNX Runtime keeps its packed weights in malloc's memory and reads all of it for each token. In
+large pages, of one piece, a step takes 12 % less (0.5B parameters in int4). Other C libraries than
+glibc do not look at it."""
+
+
+class WorkerProcess:
+    """Starts a worker at once. *on_report* is called in the reader thread, then *on_end* with
+    the exit status (negative: the signal that ended it), exactly once."""
+
+    def __init__(
+        self,
+        order: protocol.Load,
+        on_report: Callable[[protocol.Report], None],
+        on_end: Callable[[int], None],
+    ) -> None:
+        self._on_report = on_report
+        self._on_end = on_end
+        first_frame = protocol.encode(order)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=_environment(Path(order.path)),
+            # A group of its own: the terminal's Ctrl-C is for the parent alone.
+            process_group=0 if os.name == "posix" else None,
+        )
+        assert self._process.stdin is not None
+        self._commands = CommandWriter(self._process.stdin)
+        self._commands.write(first_frame)
+        self._reader = threading.Thread(target=self._read, name="worker-reader", daemon=True)
+        try:
+            self._commands.start()
+            self._reader.start()
+        except RuntimeError:  # nobody would hear of its end
+            self._commands.close()
+            with self._process:
+                self._process.kill()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: protocol.Command) -> None:
+        """Tell the worker something, without waiting until it listens; one that is gone is
+        reported by on_end, not here."""
+        self.send_frame(protocol.encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        self._commands.write(frame)
+
+    def quit(self) -> None:
+        """Let the worker end by itself, by force if it does not; returns when it is gone."""
+        self.send(protocol.Quit())
+        try:
+            self._process.wait(_QUIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(_QUIT_TIMEOUT_S)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _read(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        with open(stdout.fileno(), "rb", 1 << 16, closefd=False) as stream:
+            try:
+                while (body := protocol.read_frame(stream)) is not None:
+                    self._on_report(protocol.decode_report(body))
+            finally:
+                # Nothing more can be understood from it, so it may not go on alone.
+                self._process.kill()
+                status = self._process.wait()
+                self._commands.close()
+                stdout.close()
+                self._on_end(status)
+
+
+def _environment(model: Path) -> dict[str, str]:
+    """The parent's environment without what looks like a secret: a worker opens untrusted files."""
+    environment = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
+    environment["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
+    environment["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+    if is_onnx(model):
+        tunables = [environment.get("GLIBC_TUNABLES"), _LARGE_PAGES]
+        environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
+    return environment
+
+
+def describe_exit(status: int) -> str:
+    """An exit status in words: "was ended by SIGSEGV", "ended with status 70"."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
