@@ -105,7 +105,7 @@ class ToolCallDelta(Struct, frozen=True, kw_only=True, tag=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Writer(Struct, frozen=True, kw_only=True):
+class WriterId(Struct, frozen=True, kw_only=True):
     """Who writes: a local model, or a model of a cloud provider."""
 
     origin: Origin
@@ -116,7 +116,7 @@ class Writer(Struct, frozen=True, kw_only=True):
 class Leg(Struct, frozen=True, kw_only=True):
     """What one writer of an answer has cost; *cost_usd* None: the price is not known."""
 
-    writer: Writer
+    writer: WriterId
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int = 0
@@ -170,7 +170,7 @@ class ConsentAsked(Struct, frozen=True, kw_only=True, tag=True):
 
     id: str
     reason: str
-    target: Writer
+    target: WriterId
     timeout_s: float
     n_messages: int
     """Messages that would leave the device, with the unfinished answer."""
@@ -190,8 +190,8 @@ class Handoff(Struct, frozen=True, kw_only=True, tag=True):
     seq: int
     """1 for the first handoff of the answer."""
     reason: str
-    source: Writer
-    target: Writer
+    source: WriterId
+    target: WriterId
     mode: HandoffMode
     keep_chars: int
     """Characters of the answer so far that stay; fewer than were sent only before a Replace."""

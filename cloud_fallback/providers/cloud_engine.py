@@ -17,7 +17,7 @@ from spillover.cloud_fallback.providers.lessons import Lessons
 from spillover.cloud_fallback.providers.provider import ProviderSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import EngineEvent, Writer
+from spillover.runtime.events import EngineEvent, WriterId
 from spillover.runtime.request import GenerationRequest
 
 
@@ -45,7 +45,7 @@ class CloudEngine:
         self.lessons = Lessons()
         self.clock = clock
         self.name = settings.name
-        self.writer = Writer(origin="cloud", model=settings.model, provider=settings.name)
+        self.writer = WriterId(origin="cloud", model=settings.model, provider=settings.name)
 
     @property
     def problem(self) -> str | None:

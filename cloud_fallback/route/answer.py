@@ -14,7 +14,7 @@ from spillover.runtime.events import (
     Timings,
     ToolCallDelta,
     Usage,
-    Writer,
+    WriterId,
 )
 from spillover.runtime.request import GenerationRequest
 
@@ -123,7 +123,7 @@ class Answer:
         )
 
 
-def local_leg(writer: Writer, event: Finished) -> Leg:
+def local_leg(writer: WriterId, event: Finished) -> Leg:
     """The leg of a local writer, from the end of its stream."""
     usage, timings = event.usage, event.timings
     return Leg(

@@ -26,7 +26,7 @@ from spillover.cloud_fallback.spending.journal import HandoffJournal
 from spillover.runtime.alarms import Alarms
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import SpilloverError
-from spillover.runtime.events import Writer
+from spillover.runtime.events import WriterId
 
 WARM_EVERY_S = 20.0
 
@@ -80,8 +80,8 @@ class Parts:
         self._gates = {engine.name: Gate(clock) for engine in clouds}
 
     @property
-    def local_writer(self) -> Writer:
-        return Writer(origin="local", model=self.local.name)
+    def local_writer(self) -> WriterId:
+        return WriterId(origin="local", model=self.local.name)
 
     def policy(self) -> LocalPolicy | None:
         """The policies of the local model; None while it is loading."""

@@ -12,7 +12,7 @@ from spillover.cloud_fallback.route.settings import Call
 from spillover.cloud_fallback.seam.answer_text import AnswerText
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Handoff, HandoffMode, Writer
+from spillover.runtime.events import Handoff, HandoffMode, WriterId
 from spillover.runtime.request import GenerationRequest
 
 RUNAWAY = 2
@@ -117,7 +117,7 @@ class Trip:
         return RUNAWAY * left if left is not None and plan.join == "fresh" else left
 
     def hand_over(
-        self, target: Writer, reason: Reason, *, keep_chars: int, redactions: int = 0
+        self, target: WriterId, reason: Reason, *, keep_chars: int, redactions: int = 0
     ) -> Handoff:
         """*target* writes from now on."""
         self.answer.n_handoffs += 1

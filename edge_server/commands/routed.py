@@ -18,7 +18,7 @@ from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import ModelCard
-from spillover.runtime.events import ConsentAsked, Handoff, StreamEvent, Writer
+from spillover.runtime.events import ConsentAsked, Handoff, StreamEvent, WriterId
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 
@@ -98,6 +98,6 @@ def question_of(asked: ConsentAsked) -> str:
     )
 
 
-def name_of(writer: Writer) -> str:
+def name_of(writer: WriterId) -> str:
     """ "claude/claude-sonnet-5", or the local model's name."""
     return f"{writer.provider}/{writer.model}" if writer.provider else writer.model

@@ -11,7 +11,7 @@ from spillover.runtime.events import (
     Leg,
     Replace,
     Seam,
-    Writer,
+    WriterId,
 )
 
 RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | Handoff | Seam | Replace
@@ -36,7 +36,7 @@ def named(event: RouteEvent) -> tuple[str, dict[str, Any]]:
             return "replace", {"type": "replace", "keep_chars": event.keep_chars}
 
 
-def writer(value: Writer) -> dict[str, Any]:
+def writer(value: WriterId) -> dict[str, Any]:
     return {"origin": value.origin, "model": value.model, "provider": value.provider}
 
 

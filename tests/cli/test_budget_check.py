@@ -15,7 +15,7 @@ from spillover.edge_server.commands.budget_check import check_budget
 from spillover.edge_server.commands.checkup import Findings
 from spillover.edge_server.config.routing_setup import ledger_path
 from spillover.edge_server.config.settings import CloudSettings, Settings
-from spillover.runtime.events import Leg, Writer
+from spillover.runtime.events import Leg, WriterId
 
 LIMITS = BudgetSettings(
     total=Limits(usd_per_day=0.5), providers={"claude": Limits(tokens_per_month=1000)}
@@ -36,7 +36,7 @@ def spend(settings: Settings, prompt_tokens: int) -> None:
     budget = Budget.at(ledger_path(settings), settings.cloud.budget)
     prices = Prices(input_usd=100.0, output_usd=100.0, priced_on=date(2026, 11, 1))
     estimate = Estimate(prompt_tokens=10, max_completion_tokens=10, prices=prices)
-    writer = Writer(origin="cloud", model="m", provider="claude")
+    writer = WriterId(origin="cloud", model="m", provider="claude")
     leg = Leg(writer=writer, prompt_tokens=prompt_tokens, completion_tokens=0, duration_ms=1.0)
     budget.reserve("claude", estimate).settle(leg)
     budget.close()

@@ -13,7 +13,7 @@ from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.edge_server.cli import run
-from spillover.runtime.events import Leg, Writer
+from spillover.runtime.events import Leg, WriterId
 
 CONFIG = """
 fallback = "auto"
@@ -51,7 +51,7 @@ def spend(config: Path) -> None:
     prices = Prices(input_usd=2.0, output_usd=10.0, priced_on=date(2026, 11, 1))
     estimate = Estimate(prompt_tokens=100, max_completion_tokens=50, prices=prices)
     ledger = Budget.at(config.parent / "records" / "ledger.sqlite3", BudgetSettings())
-    writer = Writer(origin="cloud", model="m", provider="far")
+    writer = WriterId(origin="cloud", model="m", provider="far")
     leg = Leg(writer=writer, prompt_tokens=1_000, completion_tokens=200, duration_ms=1.0)
     ledger.reserve("far", estimate).settle(leg)
     ledger.reserve("far", estimate)

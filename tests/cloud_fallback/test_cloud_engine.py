@@ -8,7 +8,7 @@ import pytest
 
 from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import Finished, ReasoningDelta, ToolCallDelta, Writer
+from spillover.runtime.events import Finished, ReasoningDelta, ToolCallDelta, WriterId
 from spillover.runtime.request import GenerationRequest, Message, Tool
 from tests.answers import ask, end_of, text_of
 from tests.cloud_fallback.cloud_answers import (
@@ -129,7 +129,7 @@ def test_a_prefilled_turn_is_gone_on_with(
 def test_the_writer_is_named(make_engine: MakeEngine) -> None:
     engine = make_engine("anthropic", name="work")
     assert engine.name == "work"
-    expected = Writer(origin="cloud", model="claude-haiku-4-5", provider="work")
+    expected = WriterId(origin="cloud", model="claude-haiku-4-5", provider="work")
     assert engine.writer == expected
 
 

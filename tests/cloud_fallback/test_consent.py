@@ -9,7 +9,7 @@ import pytest
 
 from spillover.cloud_fallback.privacy.consent import MAX_PENDING, ConsentDesk
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import ConsentAsked, Writer
+from spillover.runtime.events import ConsentAsked, WriterId
 
 LONG_S = 60.0
 
@@ -20,7 +20,7 @@ def asked(
     return ConsentAsked(
         id=consent_id,
         reason="queue",
-        target=Writer(origin="cloud", model="m", provider=provider),
+        target=WriterId(origin="cloud", model="m", provider=provider),
         timeout_s=timeout_s,
         n_messages=3,
         redactions=0,

@@ -7,7 +7,7 @@ from datetime import date
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.prices import Prices
-from spillover.runtime.events import Leg, Writer
+from spillover.runtime.events import Leg, WriterId
 
 PRICES = Prices(input_usd=1, output_usd=10, priced_on=date(2026, 5, 1))
 """A prompt token costs 1000 nano-dollars, one of the answer 10 000."""
@@ -21,7 +21,7 @@ def cost(
 
 def leg(prompt: int = 100, completion: int = 100, cost_usd: float | None = None) -> Leg:
     return Leg(
-        writer=Writer(origin="cloud", model="m", provider="p"),
+        writer=WriterId(origin="cloud", model="m", provider="p"),
         prompt_tokens=prompt,
         completion_tokens=completion,
         duration_ms=1.0,

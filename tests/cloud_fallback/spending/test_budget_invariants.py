@@ -17,7 +17,7 @@ from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
-from spillover.runtime.events import Leg, Writer
+from spillover.runtime.events import Leg, WriterId
 
 from .conftest import FakeTime
 
@@ -27,7 +27,7 @@ LIMITS = BudgetSettings(
     providers={"a": Limits(tokens_per_month=9000)},
 )
 BIGGEST_EVENT = 40
-CLOUD = Writer(origin="cloud", model="m")
+CLOUD = WriterId(origin="cloud", model="m")
 
 
 class BudgetMachine(RuleBasedStateMachine):

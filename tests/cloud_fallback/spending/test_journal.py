@@ -13,12 +13,12 @@ from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending import journal as journal_module
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.journal import HandoffJournal, HandoffRecord
-from spillover.runtime.events import Handoff, Leg, Seam, Writer
+from spillover.runtime.events import Handoff, Leg, Seam, WriterId
 
 from .conftest import NOON, FakeTime
 
-LOCAL = Writer(origin="local", model="storyteller")
-CLOUD = Writer(origin="cloud", model="big", provider="cloudy")
+LOCAL = WriterId(origin="local", model="storyteller")
+CLOUD = WriterId(origin="cloud", model="big", provider="cloudy")
 SEAM = Seam(seq=1, kind="anchor", trimmed_chars=40, gap_ms=12.5)
 LEG = Leg(writer=CLOUD, prompt_tokens=10, completion_tokens=20, duration_ms=300.0, cost_usd=0.00023)
 
