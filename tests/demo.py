@@ -10,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from spillover.cloud_fallback.events import Handoff, StreamEvent
 from spillover.models.catalogue import default_model
-from spillover.runtime.events import Delta, Finished, Handoff, StreamEvent
+from spillover.runtime.events import Delta, Finished
 from spillover.runtime.local_engine import LocalEngine
 from tests.answers import ask
 from tests.cloud_fallback.route.desk import Desk, provider

@@ -26,13 +26,7 @@ from spillover.cloud_fallback.policy.silence import (
     silent_until,
 )
 from spillover.runtime.engine import EngineStatus
-from spillover.runtime.events import (
-    Delta,
-    EngineEvent,
-    Finished,
-    ReasoningDelta,
-    ToolCallDelta,
-)
+from spillover.runtime.events import Delta, EngineEvent, Finished, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
 N_TOP_LOGPROBS = 2

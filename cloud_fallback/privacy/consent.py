@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
+from spillover.cloud_fallback.events import ConsentAsked
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import ConsentAsked
 
 Reply: TypeAlias = Literal["accepted", "already_decided", "unknown"]
 """What became of a user's yes or no."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spillover.cloud_fallback.events import Replace, StreamEvent
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -9,8 +10,6 @@ from spillover.runtime.events import (
     Leg,
     Prefilling,
     Queued,
-    Replace,
-    StreamEvent,
     Timings,
     ToolCallDelta,
     Usage,

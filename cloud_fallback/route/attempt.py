@@ -24,6 +24,7 @@ from spillover.cloud_fallback.errors import (
     SeamFailed,
     Truncated,
 )
+from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, Replace, StreamEvent
 from spillover.cloud_fallback.http.retry import retry_delay
 from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
 from spillover.cloud_fallback.privacy.redactor import Redacted
@@ -39,7 +40,7 @@ from spillover.cloud_fallback.spending.prices import FREE
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.defects import log_defect
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import ConsentAnswered, ConsentAsked, Queued, Replace, StreamEvent
+from spillover.runtime.events import Queued
 from spillover.runtime.request import GenerationRequest
 
 MAX_TRIES = 3

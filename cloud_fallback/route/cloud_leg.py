@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import Truncated
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.privacy.redactor import Redacted
 from spillover.cloud_fallback.privacy.restorer import Restorer
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
@@ -22,7 +23,6 @@ from spillover.runtime.events import (
     Finished,
     Leg,
     ReasoningDelta,
-    StreamEvent,
     ToolCallDelta,
     Usage,
 )

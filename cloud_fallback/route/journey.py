@@ -12,6 +12,7 @@ from typing import get_args
 
 import msgspec
 
+from spillover.cloud_fallback.events import Seam, StreamEvent
 from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
@@ -24,14 +25,7 @@ from spillover.cloud_fallback.route.local_leg import Grace, LegEnd, LocalLeg
 from spillover.cloud_fallback.route.trip import Trip
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.runtime.errors import EngineError, InvalidRequest, SpilloverError
-from spillover.runtime.events import (
-    Delta,
-    EngineEvent,
-    Finished,
-    Seam,
-    StreamEvent,
-    ToolCallDelta,
-)
+from spillover.runtime.events import Delta, EngineEvent, Finished, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
 

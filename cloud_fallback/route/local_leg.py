@@ -16,13 +16,7 @@ from spillover.cloud_fallback.seam.finish_sentence import SentenceFinish
 from spillover.runtime.alarms import Alarm, Alarms
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
-from spillover.runtime.events import (
-    Delta,
-    EngineEvent,
-    Finished,
-    ReasoningDelta,
-    ToolCallDelta,
-)
+from spillover.runtime.events import Delta, EngineEvent, Finished, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
 

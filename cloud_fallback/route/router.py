@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.privacy.consent import PendingConsent, Reply
 from spillover.cloud_fallback.route.journey import Journey
 from spillover.cloud_fallback.route.parts import Parts
@@ -16,7 +17,6 @@ from spillover.cloud_fallback.spending.statement import Line
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import StreamEvent
 from spillover.runtime.request import GenerationRequest
 
 

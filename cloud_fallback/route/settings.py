@@ -6,8 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.runtime.events import HandoffMode
 
 Seconds = Annotated[float, Meta(gt=0, le=3_600)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spillover.cloud_fallback.events import Handoff, HandoffMode
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.stickiness import conversation_key
 from spillover.cloud_fallback.route.answer import Answer
@@ -12,7 +13,7 @@ from spillover.cloud_fallback.route.settings import Call
 from spillover.cloud_fallback.seam.answer_text import AnswerText
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Handoff, HandoffMode, WriterId
+from spillover.runtime.events import WriterId
 from spillover.runtime.request import GenerationRequest
 
 RUNAWAY = 2

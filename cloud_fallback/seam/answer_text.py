@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from spillover.runtime.events import Replace
+from spillover.cloud_fallback.events import Replace
 from spillover.runtime.text.stop_matcher import StopMatcher
 
 Piece: TypeAlias = str | Replace

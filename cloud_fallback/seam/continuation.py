@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import CannotContinue
+from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.seam.anchor import anchor_of, is_worth_keeping, quoted
 from spillover.cloud_fallback.seam.folding import n_trailing_blank
 from spillover.cloud_fallback.seam.graphemes import n_unfinished
@@ -21,7 +22,7 @@ from spillover.cloud_fallback.seam.notices import (
 )
 from spillover.cloud_fallback.seam.poison import holds_template_text, n_open_tag, poison_start
 from spillover.cloud_fallback.seam.sentences import good_boundary
-from spillover.runtime.events import HandoffMode, Origin
+from spillover.runtime.events import Origin
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message
 
 Join: TypeAlias = Literal["fresh", "echo", "rewrite", "restart", "prefill"]

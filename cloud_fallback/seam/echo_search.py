@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import SequenceMatcher
 
+from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo import (
     LEAST_UNITS,
@@ -24,7 +25,6 @@ from spillover.cloud_fallback.seam.preamble import (
 )
 from spillover.cloud_fallback.seam.search import Joined
 from spillover.cloud_fallback.seam.sentences import good_boundary
-from spillover.runtime.events import SeamKind
 
 HOLD_CHARS = 240
 """Text in which the anchor was not found by then is shown as it is; the anchor's own length comes

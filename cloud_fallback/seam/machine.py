@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spillover.cloud_fallback.events import Replace, SeamKind
 from spillover.cloud_fallback.seam.answer_text import Piece
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
@@ -14,7 +15,6 @@ from spillover.cloud_fallback.seam.search import Joined, PrefillSearch, RestartS
 from spillover.cloud_fallback.seam.splice import Splice, closing_quote
 from spillover.cloud_fallback.seam.stage import Stage
 from spillover.cloud_fallback.seam.trailing import JsonEnd, JsonStart, Unwrapped
-from spillover.runtime.events import Replace, SeamKind
 
 HOLD_S = 1.5
 """Text that neither repeats the answer nor clearly begins it is shown after this time."""

@@ -10,10 +10,10 @@ from typing import Protocol
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import SeamFailed
+from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo import split_units
 from spillover.cloud_fallback.seam.folding import fold
-from spillover.runtime.events import SeamKind
 
 PREFILL_ECHO_UNITS = 64
 """A prefilled writer that repeats so much of its own turn did not continue it."""

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import LedgerUnavailable
+from spillover.cloud_fallback.events import Handoff, Seam
 from spillover.cloud_fallback.spending.database import Database
 from spillover.runtime.decoders import decoder_of
-from spillover.runtime.events import Handoff, Leg, Seam
+from spillover.runtime.events import Leg
 
 MAX_HANDOFFS = 10_000
 MAX_LEGS = 20_000

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from spillover.cloud_fallback.events import Replace
 from spillover.edge_server.commands.answer_output import (
     AnswerOutput,
     answer_to_stdout,
@@ -25,7 +26,7 @@ from spillover.edge_server.commands.routed import RoutedEngine, routed_conversat
 from spillover.edge_server.commands.talk import tell
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineClosed, SpilloverError, WorkerDied
-from spillover.runtime.events import Delta, Finished, ReasoningDelta, Replace
+from spillover.runtime.events import Delta, Finished, ReasoningDelta
 
 _EPILOG = """\b
 Examples:

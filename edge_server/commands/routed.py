@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 
+from spillover.cloud_fallback.events import ConsentAsked, Handoff, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import Call
 from spillover.edge_server.commands.answer_output import AnswerOutput
@@ -18,7 +19,7 @@ from spillover.edge_server.commands.talk import tell
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import ModelCard
-from spillover.runtime.events import ConsentAsked, Handoff, StreamEvent, WriterId
+from spillover.runtime.events import WriterId
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 

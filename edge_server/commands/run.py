@@ -13,6 +13,7 @@ from typing import Any
 import click
 import msgspec
 
+from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.commands.answer_output import (
     AnswerOutput,
     answer_to_stdout,
@@ -23,13 +24,7 @@ from spillover.edge_server.commands.request_values import default_text, given
 from spillover.edge_server.commands.routed import routed_conversation
 from spillover.edge_server.commands.talk import tell
 from spillover.runtime.errors import SpilloverError
-from spillover.runtime.events import (
-    Delta,
-    Failed,
-    Finished,
-    ReasoningDelta,
-    StreamEvent,
-)
+from spillover.runtime.events import Delta, Finished, ReasoningDelta
 from spillover.runtime.request import GenerationRequest, Message
 from spillover.runtime.sampling import Sampling
 

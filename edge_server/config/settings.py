@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.providers.provider import ProviderSettings
 from spillover.cloud_fallback.route.routing import Fallback
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.edge_server.resume.lifetime import Limits
-from spillover.runtime.events import HandoffMode, Origin
+from spillover.runtime.events import Origin
 from spillover.runtime.options import EngineOptions
 
 

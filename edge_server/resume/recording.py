@@ -6,13 +6,14 @@ import logging
 import secrets
 from collections.abc import Callable
 
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.resume.answer_log import AnswerLog
 from spillover.edge_server.web import sse
 from spillover.edge_server.web.source import Source
 from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.edge_server.wire.shapes import Encoder
 from spillover.runtime.defects import log_defect
-from spillover.runtime.events import Finished, StreamEvent
+from spillover.runtime.events import Finished
 
 _LOG = logging.getLogger(__name__)
 

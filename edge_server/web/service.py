@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import closing
 
+from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import Call
 from spillover.edge_server.config.settings import Settings
@@ -17,7 +18,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.defects import log_defect
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
-from spillover.runtime.events import Failed, Finished, StreamEvent
+from spillover.runtime.events import Finished
 from spillover.runtime.request import GenerationRequest
 
 CLOSE_TIMEOUT_S = 5.0

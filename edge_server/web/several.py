@@ -9,19 +9,13 @@ from typing import TypeAlias
 
 from msgspec import structs
 
+from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.settings import Call
 from spillover.edge_server.web.service import Generation, Service, failure_of
 from spillover.edge_server.web.stream_log import StreamLog
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import (
-    Delta,
-    Failed,
-    Finished,
-    ReasoningDelta,
-    StreamEvent,
-    ToolCallDelta,
-)
+from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
 _Chosen: TypeAlias = Delta | ReasoningDelta | ToolCallDelta | Finished

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.web.changes import Changes
-from spillover.runtime.events import StreamEvent
 
 
 class StreamLog(Changes):

@@ -7,8 +7,9 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.wire.handoff import leg
-from spillover.runtime.events import Finished, Prefilling, StreamEvent, TokenLogprob
+from spillover.runtime.events import Finished, Prefilling, TokenLogprob
 
 
 def valid_text(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.route.routing import Fallback, Place, Routing
 from spillover.cloud_fallback.route.settings import Wishes
 from spillover.edge_server.wire.errors import WireError, bad_request
@@ -14,7 +15,7 @@ from spillover.edge_server.wire.forms import FormBody, form_of, named
 from spillover.edge_server.wire.tools import CallBody, ChoiceBody, ToolBody, calls_of, tool_fields
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import HandoffMode, Origin
+from spillover.runtime.events import Origin
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 

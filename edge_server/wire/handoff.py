@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from spillover.runtime.events import (
-    ConsentAnswered,
-    ConsentAsked,
-    Handoff,
-    Leg,
-    Replace,
-    Seam,
-    WriterId,
-)
+from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, Handoff, Replace, Seam
+from spillover.runtime.events import Leg, WriterId
 
 RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | Handoff | Seam | Replace
 

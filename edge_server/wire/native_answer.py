@@ -6,19 +6,12 @@ from typing import Any
 
 import msgspec
 
+from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.web import sse
 from spillover.edge_server.wire.answer import progress, timings, valid_text
 from spillover.edge_server.wire.errors import WireError, body_of
 from spillover.edge_server.wire.native import NativeRequests, settings_of
-from spillover.runtime.events import (
-    Delta,
-    Failed,
-    Finished,
-    Prefilling,
-    ReasoningDelta,
-    StreamEvent,
-    TokenLogprob,
-)
+from spillover.runtime.events import Delta, Finished, Prefilling, ReasoningDelta, TokenLogprob
 
 _json = msgspec.json.Encoder().encode
 

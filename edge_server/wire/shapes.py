@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.wire.errors import WireError
-from spillover.runtime.events import StreamEvent
 
 
 class Encoder(Protocol):

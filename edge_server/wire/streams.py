@@ -7,6 +7,15 @@ from typing import Any
 
 import msgspec
 
+from spillover.cloud_fallback.events import (
+    ConsentAnswered,
+    ConsentAsked,
+    Failed,
+    Handoff,
+    Replace,
+    Seam,
+    StreamEvent,
+)
 from spillover.edge_server.web import sse
 from spillover.edge_server.wire import handoff
 from spillover.edge_server.wire.answer import (
@@ -21,18 +30,11 @@ from spillover.edge_server.wire.answer import (
 from spillover.edge_server.wire.errors import WireError, body_of
 from spillover.edge_server.wire.tools import call_delta
 from spillover.runtime.events import (
-    ConsentAnswered,
-    ConsentAsked,
     Delta,
-    Failed,
     Finished,
-    Handoff,
     Prefilling,
     Queued,
     ReasoningDelta,
-    Replace,
-    Seam,
-    StreamEvent,
     ToolCallDelta,
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from spillover.cloud_fallback.events import Failed, Handoff, Replace, Seam, StreamEvent
 from spillover.edge_server.wire import handoff
 from spillover.edge_server.wire.answer import (
     AnswerHead,
@@ -19,17 +20,7 @@ from spillover.edge_server.wire.answer import (
 from spillover.edge_server.wire.completions import Completions
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.tools import Calls
-from spillover.runtime.events import (
-    Delta,
-    Failed,
-    Handoff,
-    ReasoningDelta,
-    Replace,
-    Seam,
-    StreamEvent,
-    TokenLogprob,
-    ToolCallDelta,
-)
+from spillover.runtime.events import Delta, ReasoningDelta, TokenLogprob, ToolCallDelta
 
 
 class Choice:

@@ -7,9 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from spillover.cloud_fallback.events import ConsentAsked
 from spillover.cloud_fallback.privacy.consent import MAX_PENDING, ConsentDesk
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import ConsentAsked, WriterId
+from spillover.runtime.events import WriterId
 
 LONG_S = 60.0
 

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.wire.answer import AnswerHead
 from spillover.edge_server.wire.native import NativeRequests
 from spillover.edge_server.wire.native_answer import NativeStream, Shape
@@ -15,10 +16,8 @@ from spillover.edge_server.wire.shapes import Encoder
 from spillover.edge_server.wire.streams import ChatStream, CompletionStream, StreamOptions
 from spillover.runtime.events import (
     Delta,
-    Failed,
     Finished,
     ReasoningDelta,
-    StreamEvent,
     Timings,
     TokenLogprob,
     TopLogprob,

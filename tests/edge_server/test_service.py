@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from spillover.cloud_fallback.events import Failed
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import Call
@@ -20,15 +21,7 @@ from spillover.edge_server.web.service import Service
 from spillover.edge_server.web.several import Several
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import (
-    Delta,
-    EngineEvent,
-    Failed,
-    Finished,
-    FinishReason,
-    Timings,
-    Usage,
-)
+from spillover.runtime.events import Delta, EngineEvent, Finished, FinishReason, Timings, Usage
 from spillover.runtime.request import GenerationRequest, Message
 
 SECRET = "my diary says so"

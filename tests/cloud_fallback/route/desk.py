@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from spillover.cloud_fallback.events import Handoff, Replace, Seam, StreamEvent
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.device_reading import DeviceReading
 from spillover.cloud_fallback.policy.sensors import Sensors
@@ -29,7 +30,7 @@ from spillover.cloud_fallback.spending.journal import HandoffJournal
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.runtime.alarms import Alarms
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Delta, Finished, Handoff, Replace, Seam, StreamEvent
+from spillover.runtime.events import Delta, Finished
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 from tests.answers import ask

@@ -8,11 +8,12 @@ from contextlib import closing
 import msgspec
 import pytest
 
+from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, StreamEvent
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import ConsentAnswered, ConsentAsked, Delta, StreamEvent
+from spillover.runtime.events import Delta
 from spillover.runtime.request import Message
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk

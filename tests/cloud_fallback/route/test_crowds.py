@@ -8,11 +8,11 @@ from datetime import date
 
 import pytest
 
+from spillover.cloud_fallback.events import ConsentAnswered, StreamEvent
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
-from spillover.runtime.events import ConsentAnswered, StreamEvent
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import Desk, end, handoffs, provider, text

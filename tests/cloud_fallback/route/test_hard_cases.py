@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from spillover.cloud_fallback.events import Replace, StreamEvent
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.route.gate import SCOUTS
 from spillover.cloud_fallback.route.routing import Routing
@@ -23,7 +24,7 @@ from spillover.cloud_fallback.spending.ledger import Amount
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Delta, Finished, Queued, Replace, StreamEvent
+from spillover.runtime.events import Delta, Finished, Queued
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from spillover.cloud_fallback.events import HandoffMode, Replace
 from spillover.cloud_fallback.route.settings import Wishes
-from spillover.runtime.events import HandoffMode, Replace
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spillover.cloud_fallback.errors import RedactionFailed
+from spillover.cloud_fallback.events import ConsentAsked
 from spillover.cloud_fallback.privacy.redactor import Redactor
-from spillover.runtime.events import ConsentAsked
 from spillover.runtime.request import GenerationRequest, Message
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import Desk, end, handoffs, long, text

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 from msgspec import structs
 
-from spillover.runtime.events import StreamEvent, ToolCallDelta
+from spillover.cloud_fallback.events import StreamEvent
+from spillover.runtime.events import ToolCallDelta
 from spillover.runtime.request import GenerationRequest, Message, Tool
 from spillover.runtime.request import ToolCall as Called
 from spillover.runtime.sampling import Sampling

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import re
 
+from spillover.cloud_fallback.events import Replace
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.machine import SeamMachine
-from spillover.runtime.events import Replace
 
 PROSE = (
     "The quick brown fox jumps over the lazy dog. It wasn't a sunny day – nobody “knew” what would "

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from spillover.cloud_fallback.events import Replace
 from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
-from spillover.runtime.events import Replace
 from spillover.runtime.text.pipeline import TextPipeline
 from tests.answers import first_stop
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from spillover.cloud_fallback.events import Replace
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.cloud_fallback.seam.machine import SeamMachine
-from spillover.runtime.events import Replace
 from tests.cloud_fallback.seam.corpus import ALL, CHINESE, CHORUS, CODE, PROSE, Client
 from tests.cloud_fallback.seam.test_joins import ASKED, SIZES, cuts, planned
 

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from spillover.cloud_fallback.events import Replace, SeamKind
 from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.cloud_fallback.seam.machine import SeamMachine
 from spillover.cloud_fallback.seam.token_limit import VisibleLimit
-from spillover.runtime.events import Origin, Replace, SeamKind
+from spillover.runtime.events import Origin
 from tests.cloud_fallback.seam.corpus import ALL, ECHOES, PREAMBLES, PROSE, pieces_of
 from tests.cloud_fallback.seam.test_joins import ASKED, SIZES
 

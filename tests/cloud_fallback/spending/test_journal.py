@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from spillover.cloud_fallback.errors import LedgerUnavailable
+from spillover.cloud_fallback.events import Handoff, Seam
 from spillover.cloud_fallback.spending import journal as journal_module
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.journal import HandoffJournal, HandoffRecord
-from spillover.runtime.events import Handoff, Leg, Seam, WriterId
+from spillover.runtime.events import Leg, WriterId
 
 from .conftest import NOON, FakeTime
 

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.resume.answer_log import CursorTooOld, MemoryLog
 from spillover.edge_server.resume.lifetime import Limits
 from spillover.edge_server.resume.recording import Recording
@@ -13,7 +14,7 @@ from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.streams import ChatStream
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import Delta, Failed, StreamEvent
+from spillover.runtime.events import Delta
 from tests.edge_server.resume.answer import Answer, Client, encoder
 from tests.edge_server.resume.clockwork import Clockwork
 
