@@ -2,7 +2,9 @@
 
     SpilloverError
     ├── InvalidRequest          the request cannot be served as it was asked; names the field
-    │   └── ContextOverflow     prompt longer than the context; carries both numbers
+    │   ├── ContextOverflow     prompt longer than the context; carries both numbers
+    │   └── ResponseFormatRefused
+    │                           the answer cannot be held to its response format
     ├── ModelError              the model file cannot be loaded or used
     └── EngineError             the engine cannot go on; the request itself was fine
         ├── EngineHung          the worker is there, but does not answer
@@ -41,6 +43,17 @@ class ContextOverflow(InvalidRequest):
         )
         self.n_prompt_tokens = n_prompt_tokens
         self.n_ctx = n_ctx
+
+
+class ResponseFormatRefused(InvalidRequest):
+    """The answer cannot be held to the request's response format; another writer may be able to.
+
+    *reason* is the message without the field's name: clients know the field by other names.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"response_format: {reason}", "response_format")
+        self.reason = reason
 
 
 class ModelError(SpilloverError):

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from spillover.runtime.decoders import decoder_of
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.sampling import Sampling
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
@@ -91,11 +91,8 @@ class Gbnf(Struct, frozen=True, kw_only=True, tag=True):
     grammar: str
 
 
-Form: TypeAlias = JsonObject | JsonSchema | Regex | Lark | Gbnf
+ResponseFormat: TypeAlias = JsonObject | JsonSchema | Regex | Lark | Gbnf
 """What an answer must look like."""
-
-FORM_FIELD = "form"
-"""What InvalidRequest names when a form cannot be followed."""
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):
@@ -129,10 +126,10 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Send <think>-style text of a conversation as ReasoningDelta instead of Delta."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as enable_thinking."""
-    form: Form | None = None
-    """None: the answer is free. With continue_final_message the whole message has this form."""
+    response_format: ResponseFormat | None = None
+    """None: the answer is free. With continue_final_message the whole message has this format."""
     begun: str = ""
-    """The end of *prompt* that is the beginning of the answer already: *form* counts from there."""
+    """The end of *prompt* that already belongs to the answer; *response_format* begins there."""
     tools: Annotated[tuple[Tool, ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
@@ -158,17 +155,20 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
         return request
 
     def _check_values(self) -> None:
-        """InvalidRequest for what cannot be told another process: integers beyond 64 bits, halves
-        of characters."""
+        """InvalidRequest for what cannot be sent to another process: integers beyond 64 bits,
+        half surrogate pairs."""
         try:
             _encode(self)
         except (OverflowError, ValueError) as error:
-            param = next(name for name in self.__struct_fields__ if _is_untold(self, name))
-            what = "it holds halves of characters" if isinstance(error, ValueError) else error
-            raise InvalidRequest(f"{param}: {what}", param) from error
+            param = next(name for name in self.__struct_fields__ if _cannot_be_sent(self, name))
+            halved = isinstance(error, ValueError)
+            reason = "it contains half a surrogate pair" if halved else str(error)
+            if param == "response_format":
+                raise ResponseFormatRefused(reason) from error
+            raise InvalidRequest(f"{param}: {reason}", param) from error
 
 
-def _is_untold(request: GenerationRequest, name: str) -> bool:
+def _cannot_be_sent(request: GenerationRequest, name: str) -> bool:
     try:
         _encode(getattr(request, name))
     except (OverflowError, ValueError):

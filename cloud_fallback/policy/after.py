@@ -44,10 +44,10 @@ def misses_form(signals: Signals, end: Finished, request: GenerationRequest) -> 
         return None
     if not json.is_complete:
         return Reason(code="schema", is_hard=True, keep_chars=signals.broken_at)
-    if isinstance(request.form, JsonSchema):
+    if isinstance(request.response_format, JsonSchema):
         from spillover.cloud_fallback.policy.text.json_schema import follows  # loads a library
 
-        if not follows("".join(signals.document), request.form.schema):
+        if not follows("".join(signals.document), request.response_format.schema):
             return Reason(code="schema", is_hard=True, keep_chars=0)
     return None
 

@@ -23,7 +23,7 @@ from spillover.runtime.events import (
     TokenLogprob,
     ToolCallDelta,
 )
-from spillover.runtime.request import Form, GenerationRequest, JsonObject, JsonSchema
+from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, ResponseFormat
 
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 _RATE_TOKENS, _RATE_EVERY = 32, 8
@@ -70,7 +70,7 @@ class Signals:
         # What is no answer's beginning can be no refusal.
         self.refusals = Refusals(settings.refusal_chars if request.messages and not begun else 0)
         self.unsaid = Unsaid(prompts[-1] if prompts else "")
-        self.json = _json_of(request.form)
+        self.json = _json_of(request.response_format)
         self.document: list[str] = [begun] if self.json is not None else []
         """The whole text where JSON was asked for; else nothing."""
         self.calls: dict[int, JsonProgress] = {}
@@ -244,12 +244,12 @@ def _starts(event: Delta, start: int) -> list[int]:
     return starts
 
 
-def _json_of(form: Form | None) -> JsonProgress | None:
-    match form:
+def _json_of(response_format: ResponseFormat | None) -> JsonProgress | None:
+    match response_format:
         case JsonObject():
             return JsonProgress("{")
         case JsonSchema():
-            return JsonProgress(_opening(form.schema.get("type")))
+            return JsonProgress(_opening(response_format.schema.get("type")))
     return None
 
 

@@ -82,7 +82,7 @@ class Redacted:
         self._vault = vault
         self._keeps_links = keeps_links
         self._shapes = shapes if self.counts else NO_SHAPES
-        self._is_json = isinstance(request.form, JsonObject | JsonSchema)
+        self._is_json = isinstance(request.response_format, JsonObject | JsonSchema)
 
     @property
     def n_redactions(self) -> int:
@@ -226,7 +226,9 @@ class _Redaction:
         return "".join((*pieces, text[done:])) if pieces else text
 
     def _is_json(self, text: str) -> bool:
-        if text == self._partial and isinstance(self._request.form, JsonObject | JsonSchema):
+        if text == self._partial and isinstance(
+            self._request.response_format, JsonObject | JsonSchema
+        ):
             return True
         if text.lstrip()[:1] not in ("{", "["):
             return False

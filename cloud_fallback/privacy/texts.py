@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import RedactionFailed
 from spillover.runtime.request import (
-    Form,
     Gbnf,
     GenerationRequest,
     JsonObject,
@@ -19,6 +18,7 @@ from spillover.runtime.request import (
     Message,
     NamedTool,
     Regex,
+    ResponseFormat,
     Tool,
     ToolCall,
 )
@@ -49,7 +49,7 @@ class Texts:
             begun=self._change(request.begun),
             stop=tuple(map(self._change, request.stop)),
             template_kwargs=self._values(request.template_kwargs),
-            form=self._form(request.form),
+            response_format=self._response_format(request.response_format),
             tools=tuple(map(self._tool, request.tools)),
         )
 
@@ -86,18 +86,18 @@ class Texts:
             parameters=self._schema(tool.parameters),
         )
 
-    def _form(self, form: Form | None) -> Form | None:
-        match form:
+    def _response_format(self, response_format: ResponseFormat | None) -> ResponseFormat | None:
+        match response_format:
             case None | JsonObject():
                 pass
             case JsonSchema():
-                self._check(form.name)
-                return replace(form, schema=self._schema(form.schema))
+                self._check(response_format.name)
+                return replace(response_format, schema=self._schema(response_format.schema))
             case Regex():
-                self._check(form.pattern)
+                self._check(response_format.pattern)
             case Lark() | Gbnf():
-                self._check(form.grammar)
-        return form
+                self._check(response_format.grammar)
+        return response_format
 
     def _schema(self, value: Any) -> Any:
         """A JSON schema: names of properties and words of the schema's own stay as they are."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.runtime.engine import EngineStatus
-from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest, SpilloverError
-from spillover.runtime.request import FORM_FIELD
+from spillover.runtime.errors import (
+    ContextOverflow,
+    EngineBusy,
+    InvalidRequest,
+    ResponseFormatRefused,
+    SpilloverError,
+)
 
 
 def reason_of(error: SpilloverError, status: EngineStatus) -> Reason | None:
@@ -14,10 +19,10 @@ def reason_of(error: SpilloverError, status: EngineStatus) -> Reason | None:
         case ContextOverflow():
             found = {"n_prompt_tokens": float(error.n_prompt_tokens), "n_ctx": float(error.n_ctx)}
             return Reason(code="context", is_hard=True, signals=found)
+        case ResponseFormatRefused():
+            return Reason(code="schema", is_hard=True)
         case InvalidRequest():
-            # The model cannot be held to this form; a provider may know it.
-            is_form = error.param == FORM_FIELD
-            return Reason(code="schema", is_hard=True) if is_form else None
+            return None
         case EngineBusy():
             found = {"n_queued": float(status.n_queued)}
             return Reason(code="queue", is_hard=True, signals=found)

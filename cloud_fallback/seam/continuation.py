@@ -112,24 +112,24 @@ def plan_continuation(
         n_said=len(said),
         keep_chars=good if can_replace else len(said),
         left_behind="" if can_replace else said[good:],
-        is_json=isinstance(request.form, JsonObject | JsonSchema),
+        is_json=isinstance(request.response_format, JsonObject | JsonSchema),
         can_replace=can_replace,
         language=_language(request, kept),
     )
-    if plan.left_behind.strip() and request.form is not None:
+    if plan.left_behind.strip() and request.response_format is not None:
         raise CannotContinue("bad text was sent within an answer whose form allows none")
     if target == "local":
         plan = _local(plan, tokenize)
     elif request.prompt is not None:
         plan = _completion(plan)
     else:
-        plan = _conversation(plan, prefill=prefill and request.form is None)
+        plan = _conversation(plan, prefill=prefill and request.response_format is None)
     return replace(plan, request=_limited(plan, target, tokens_left, reasoning_reserve))
 
 
 def _good_chars(request: GenerationRequest, said: str, keep_chars: int | None) -> int:
     """How much of *said* may be continued: all of it, or up to a boundary before what is bad."""
-    poison = poison_start(said, has_tools=bool(request.tools) and request.form is None)
+    poison = poison_start(said, has_tools=bool(request.tools) and request.response_format is None)
     limits = [limit for limit in (keep_chars, poison) if limit is not None]
     if not limits or min(limits) >= len(said):
         return len(said)
@@ -164,7 +164,7 @@ def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None
     if not plan.kept:
         return replace(plan, told=known)
     # A form counts every blank: what is shown must be what was said.
-    told = known if request.form is not None else _told(known, is_json=False)
+    told = known if request.response_format is not None else _told(known, is_json=False)
     if isinstance(request.prompt, str):
         begun = request.begun + told[len(request.prompt) :]
         request = replace(request, prompt=told, begun=begun)
@@ -189,7 +189,7 @@ def _completion(plan: Continuation) -> Continuation:
     request = plan.request
     if not isinstance(request.prompt, str):
         raise CannotContinue("a prompt of token ids means nothing to another model")
-    if request.form is not None:
+    if request.response_format is not None:
         raise CannotContinue("a raw prompt whose answer has a given form is only served locally")
     if holds_template_text(request.prompt):
         raise CannotContinue("the raw prompt is written in the local model's chat template")
@@ -214,7 +214,7 @@ def _conversation(plan: Continuation, *, prefill: bool) -> Continuation:
         anew = replace(request, messages=_history(request), continue_final_message=False)
         return replace(plan, request=anew, join="restart", told=told)
     anchor = anchor_of(told)
-    is_whole = request.form is not None
+    is_whole = request.response_format is not None
     write = rewrite_notice if is_whole else continue_notice
     notice = write(quoted(anchor), plan.language)
     return replace(

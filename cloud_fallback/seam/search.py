@@ -68,7 +68,7 @@ class RestartSearch:
         self.held: list[str] = []
         self._units = fold(plan.told)
         self._place = len(plan.context) if plan.can_replace else None
-        self._has_form = plan.request.form is not None
+        self._has_response_format = plan.request.response_format is not None
         self._n = 0
 
     @property
@@ -90,7 +90,7 @@ class RestartSearch:
     def give_up(self) -> Joined:
         if self._place is not None:
             return Joined(kind="restart", start=0, place=self._place)
-        if self._has_form:
+        if self._has_response_format:
             raise SeamFailed("the new text begins otherwise than what was sent of the answer")
         return Joined(kind="unverified", start=0, lead="\n\n")
 

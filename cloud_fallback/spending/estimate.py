@@ -41,8 +41,8 @@ def estimated_prompt_tokens(request: GenerationRequest) -> int:
     if isinstance(request.prompt, tuple):
         return len(request.prompt)
     said = [request.prompt or "", *map(_said, request.messages)]
-    if request.tools or request.form:
-        said.append(msgspec.json.encode((request.tools, request.form)).decode())
+    if request.tools or request.response_format:
+        said.append(msgspec.json.encode((request.tools, request.response_format)).decode())
     n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in said)
     return -(-n_bytes // BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE * (len(request.messages) + 1)
 

@@ -16,7 +16,6 @@ from spillover.edge_server.wire import body as wire
 from spillover.edge_server.wire.answer import AnswerHead
 from spillover.edge_server.wire.completions import CompletionBody, completions_of
 from spillover.edge_server.wire.errors import WireError, bad_request
-from spillover.edge_server.wire.forms import named
 from spillover.edge_server.wire.native import (
     InfillBody,
     NativeBody,
@@ -25,6 +24,7 @@ from spillover.edge_server.wire.native import (
     native_requests,
 )
 from spillover.edge_server.wire.native_answer import NativeStream, NativeWhole, Shape
+from spillover.edge_server.wire.response_format import named
 from spillover.edge_server.wire.shapes import Encoder, Whole
 from spillover.edge_server.wire.streams import ChatStream, CompletionStream, StreamOptions
 from spillover.edge_server.wire.whole import WholeAnswer, WholeCompletions

@@ -11,7 +11,11 @@ from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.route.routing import Fallback, Place, Routing
 from spillover.cloud_fallback.route.settings import Wishes
 from spillover.edge_server.wire.errors import WireError, bad_request
-from spillover.edge_server.wire.forms import FormBody, form_of, named
+from spillover.edge_server.wire.response_format import (
+    ResponseFormatFields,
+    named,
+    response_format_of,
+)
 from spillover.edge_server.wire.tools import CallBody, ChoiceBody, ToolBody, calls_of, tool_fields
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
@@ -40,7 +44,7 @@ class SpilloverBody(Struct, frozen=True, kw_only=True):
     """A broken connection does not end the stream: it can be taken up again."""
 
 
-class CommonBody(FormBody, frozen=True, kw_only=True):
+class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
     """What all dialects share. Unknown fields are ignored, null means the default; ranges are
     those of Sampling and GenerationRequest."""
 
@@ -249,7 +253,7 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
         "stop": stop,
         "ignore_eos": body.ignore_eos or False,
         "reuse_prefix": body.cache_prompt is not False,
-        "form": form_of(body),
+        "response_format": response_format_of(body),
     }
     try:
         return msgspec.convert(fields, GenerationRequest).checked()

@@ -13,13 +13,13 @@ from spillover.edge_server.wire.prompts import MAX_TOKEN_ID, engine_prompts, pro
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.request import (
     MAX_CHOICES,
-    Form,
     Gbnf,
     GenerationRequest,
     JsonObject,
     JsonSchema,
     Lark,
     Regex,
+    ResponseFormat,
 )
 from spillover.runtime.sampling import Sampling
 
@@ -213,20 +213,20 @@ def settings_of(request: GenerationRequest, model: str, n_ctx: int, *, stream: b
         "dynatemp_range": 0.0,
         "timings_per_token": False,
         "post_sampling_probs": False,
-        **_form_shown(request.form),
+        **_response_format_shown(request.response_format),
         "lora": [],
     }
 
 
-def _form_shown(form: Form | None) -> dict[str, Any]:
-    """The form of an answer as it was asked for: llama.cpp's two fields, and one for a regex."""
-    match form:
+def _response_format_shown(response_format: ResponseFormat | None) -> dict[str, Any]:
+    """The response format as it was asked for: llama.cpp's two fields, and one for a regex."""
+    match response_format:
         case Gbnf() | Lark():
-            return {"grammar": form.grammar}
+            return {"grammar": response_format.grammar}
         case JsonObject():
             return {"grammar": "", "json_schema": {"type": "object"}}
         case JsonSchema():
-            return {"grammar": "", "json_schema": form.schema}
+            return {"grammar": "", "json_schema": response_format.schema}
         case Regex():
-            return {"grammar": "", "guided_regex": form.pattern}
+            return {"grammar": "", "guided_regex": response_format.pattern}
     return {"grammar": ""}

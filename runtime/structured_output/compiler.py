@@ -1,4 +1,4 @@
-"""Compiles the forms of requests in a thread of its own: large ones take a second."""
+"""Compiles the response formats of requests in a thread of its own: large ones take a second."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from msgspec import Struct, structs
 
 from spillover.runtime.backend import Backend, Constraint
 from spillover.runtime.defects import log_defect
-from spillover.runtime.errors import EngineBusy, InvalidRequest
-from spillover.runtime.request import FORM_FIELD, GenerationRequest
+from spillover.runtime.errors import EngineBusy, InvalidRequest, ResponseFormatRefused
+from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.structured_output.habit import FormHabit
 from spillover.runtime.text.reasoning import TAG_PAIRS, TagPair, starts_inside
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 MAX_WAITING = 64
-"""Requests whose forms wait to be compiled."""
+"""Requests that may wait for their response format to be compiled."""
 
 Compiled: TypeAlias = Callable[[Job, bool], None]
 """Takes a job that now has its constraints, and whether it was cancelled meanwhile."""
@@ -60,7 +60,7 @@ SLOW_VOCABULARY = 32_000
 """Tokens from which on their tables are worth making before they are asked for."""
 
 
-class FormCompiler:
+class ConstraintCompiler:
     """Gives jobs their constraints, one job after the other."""
 
     def __init__(
@@ -82,13 +82,16 @@ class FormCompiler:
         the answer follows."""
         with self._lock:
             if len(self._open) >= MAX_WAITING:
-                raise EngineBusy(f"{MAX_WAITING} forms wait to be compiled: try again later", 2.0)
+                raise EngineBusy(
+                    f"{MAX_WAITING} response formats are waiting to be compiled: try again later",
+                    2.0,
+                )
             self._open[job.id] = False
         self._put((job, prompt, plan, compiled, refused))
 
     def prepare(self) -> None:
-        """Make the vocabulary's tables now, in the thread that will need them, where forms were
-        asked for before: later they would hold up all that runs for some tenths of a second."""
+        """Make the vocabulary's tables now where response formats were used before: later they
+        would stall running answers for some tenths of a second."""
         is_slow = self._backend.info.n_vocab >= SLOW_VOCABULARY
         if is_slow and self._habit is not None and self._habit.is_there():
             self._put(None)
@@ -96,7 +99,9 @@ class FormCompiler:
     def _put(self, order: _Order | None) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="forms", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="response-formats", daemon=True
+                )
                 self._thread.start()
         self._waiting.put(order)
 
@@ -125,8 +130,8 @@ class FormCompiler:
             except (InvalidRequest, EngineBusy) as error:
                 refused(job.id, error)
             except BaseException as error:  # also what Rust code panics with
-                log_defect(_LOG, "a form was refused", error)
-                refused(job.id, InvalidRequest("it cannot be compiled", FORM_FIELD))
+                log_defect(_LOG, "a response format was refused", error)
+                refused(job.id, ResponseFormatRefused("it cannot be compiled"))
             finally:
                 with self._lock:
                     self._open.pop(job.id, None)
@@ -135,17 +140,17 @@ class FormCompiler:
         try:
             self._factory = self._factory or self._new_factory()
             self._factory.prepare()
-        except BaseException as error:  # who asks for a form will be told
+        except BaseException as error:  # the first request for a constraint reports it
             log_defect(_LOG, "the vocabulary was not made ready", error)
 
     def _constraints(self, job: Job, prompt: str, plan: ToolPlan | None) -> tuple[Constraint, ...]:
         factory = self._factory = self._factory or self._new_factory()
         request = job.request
         begun = Begun.of(request)
-        if request.form is not None and begun.answer and not (plan and plan.must_call):
-            make = factory.rest_of(request.form, begun.answer)
+        if request.response_format is not None and begun.answer and not (plan and plan.must_call):
+            make = factory.rest_of(request.response_format, begun.answer)
         else:
-            make = factory.answer(request.form, plan)
+            make = factory.answer(request.response_format, plan)
             make = self._behind_reasoning(job, prompt, factory, make, begun)
         constraints = tuple(make() for _ in range(job.request.n))
         for constraint, tokens in zip(constraints, job.resumed, strict=False):
@@ -162,8 +167,8 @@ class FormCompiler:
     def _behind_reasoning(
         self, job: Job, prompt: str, factory: ConstraintFactory, make: Make, begun: Begun
     ) -> Make:
-        """What a model thinks has no form. Where it is not told apart, the form holds from the
-        first token on."""
+        """Reasoning is free. Where it is not split from the answer, the response format holds from
+        the first token on."""
         request = job.request
         if not (request.messages and request.split_reasoning):
             return make

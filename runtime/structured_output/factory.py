@@ -11,8 +11,8 @@ from typing import Any
 from llguidance import LLMatcher
 
 from spillover.runtime.backend import Backend, Constraint
-from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import FORM_FIELD, Form, JsonObject, JsonSchema
+from spillover.runtime.errors import ResponseFormatRefused
+from spillover.runtime.request import JsonObject, JsonSchema, ResponseFormat
 from spillover.runtime.structured_output.gates import AfterMarker, MayOpen
 from spillover.runtime.structured_output.grammar import (
     JSON_STYLE,
@@ -22,6 +22,7 @@ from spillover.runtime.structured_output.grammar import (
     json_style,
 )
 from spillover.runtime.structured_output.json_text import spelled_out
+from spillover.runtime.structured_output.limits import Refuse
 from spillover.runtime.structured_output.matching import (
     GrammarConstraint,
     compile_grammar,
@@ -30,18 +31,23 @@ from spillover.runtime.structured_output.matching import (
 from spillover.runtime.structured_output.schema_faults import fault_in
 from spillover.runtime.structured_output.vocabulary import Vocabulary
 from spillover.runtime.text.reasoning import TagPair
-from spillover.runtime.tools.call_grammar import calls_grammar, calls_or_form_grammar, checked
+from spillover.runtime.tools.call_grammar import (
+    calls_grammar,
+    calls_or_answer_grammar,
+    checked,
+    tools_refused,
+)
 from spillover.runtime.tools.plan import ToolPlan
 
 N_REMEMBERED = 16
-"""Grammars that stay compiled: one client asks for the same form again and again."""
+"""Grammars that stay compiled: a client often sends the same response format again."""
 
 Make = Callable[[], Constraint]
 """Gives a constraint at its beginning, one for each answer."""
 
 
 class ConstraintFactory:
-    """For one loaded model. Its vocabulary is read when the first form is asked for."""
+    """For one loaded model. Its vocabulary is read with the first constraint."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -49,8 +55,8 @@ class ConstraintFactory:
         self._vocabulary: Vocabulary | None = None
         self._compiled = functools.lru_cache(N_REMEMBERED)(self._compile)
 
-    def _compile(self, grammar: str, field: str) -> GrammarConstraint:
-        return compile_grammar(self.vocabulary, grammar, field)
+    def _compile(self, grammar: str, refuse: Refuse) -> GrammarConstraint:
+        return compile_grammar(self.vocabulary, grammar, refuse)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -60,37 +66,37 @@ class ConstraintFactory:
             return self._vocabulary
 
     def prepare(self) -> None:
-        """Make now what the first form would have to wait for."""
+        """Make the tokenizer tables that the first constraint needs."""
         _ = self.vocabulary.tokenizer
 
-    def answer(self, form: Form | None, plan: ToolPlan | None) -> Make:
-        """Holds an answer to *form*, or its tool calls to the shapes of *plan*."""
+    def answer(self, response_format: ResponseFormat | None, plan: ToolPlan | None) -> Make:
+        """Holds an answer to *response_format*, and its tool calls to the formats of *plan*."""
         if plan is None:
-            assert form is not None
-            return self.form(form)
+            assert response_format is not None
+            return self.from_start(response_format)
         tools = checked(plan.tools, self._fault_of)
         if plan.must_call:
             return self.grammar(
                 calls_grammar(
                     plan.format, tools, self._spell, several=plan.several, after_opening=False
                 ),
-                "tools",
+                tools_refused,
             )
-        if form is not None:
-            if not isinstance(form, JsonObject | JsonSchema):
-                raise InvalidRequest(
-                    "tools go together with JSON only, not with a regex or grammar", FORM_FIELD
+        if response_format is not None:
+            if not isinstance(response_format, JsonObject | JsonSchema):
+                raise ResponseFormatRefused(
+                    "tools can be combined with JSON, not with a regex or grammar"
                 )
-            grammar = calls_or_form_grammar(
-                plan.format, tools, self._spell, form, several=plan.several
+            grammar = calls_or_answer_grammar(
+                plan.format, tools, self._spell, response_format, several=plan.several
             )
-            return self.grammar(grammar, FORM_FIELD)
+            return self.grammar(grammar, ResponseFormatRefused)
         grammar = calls_grammar(
             plan.format, tools, self._spell, several=plan.several, after_opening=True
         )
         return self.after_each(
             plan.format.opening,
-            self.grammar(grammar, "tools"),
+            self.grammar(grammar, tools_refused),
             repeats=plan.several and not plan.format.is_list,
         )
 
@@ -107,43 +113,43 @@ class ConstraintFactory:
         token = next((t for t, text in self.vocabulary.controls.items() if text == marker), None)
         return json.dumps(marker) if token is None else f"<[{token}]>"
 
-    def form(self, form: Form) -> Make:
-        """Holds an answer to *form* from its first token on. Raises InvalidRequest."""
-        return self._formed(form, JSON_STYLE).copy
+    def from_start(self, response_format: ResponseFormat) -> Make:
+        """Holds an answer to *response_format* from its first token on. Raises
+        ResponseFormatRefused."""
+        return self._at_start(response_format, JSON_STYLE).copy
 
-    def rest_of(self, form: Form, begun: str) -> Make:
-        """Holds an answer to *form*, of which *begun* has been written, maybe by another writer.
-        Raises InvalidRequest when it has another form."""
-        is_json = isinstance(form, JsonObject | JsonSchema)
+    def rest_of(self, response_format: ResponseFormat, begun: str) -> Make:
+        """Holds the rest of an answer to *response_format*; *begun* was written before, perhaps by
+        another writer. Raises ResponseFormatRefused when *begun* does not follow it."""
+        is_json = isinstance(response_format, JsonObject | JsonSchema)
         tokens = self.vocabulary.tokens_of(spelled_out(begun.lstrip()) if is_json else begun)
         for style in (JSON_STYLE, LOOSE_JSON_STYLE) if is_json else (JSON_STYLE,):
-            constraint = self._formed(form, style).copy()
+            constraint = self._at_start(response_format, style).copy()
             if constraint.follow(tokens):
                 return constraint.copy
-        raise InvalidRequest("the answer so far, which is to go on, does not fit it", FORM_FIELD)
+        raise ResponseFormatRefused("the answer so far does not follow it")
 
-    def _formed(self, form: Form, style: dict[str, Any]) -> GrammarConstraint:
-        grammar = grammar_of(form, style)
+    def _at_start(
+        self, response_format: ResponseFormat, style: dict[str, Any]
+    ) -> GrammarConstraint:
+        grammar = grammar_of(response_format, style)
         try:
-            return self._start(grammar, FORM_FIELD)
-        except InvalidRequest as error:
-            schema = form.schema if isinstance(form, JsonSchema) else {}
-            fault = fault_in(clean_schema(schema, FORM_FIELD))
+            return self._start(grammar, ResponseFormatRefused)
+        except ResponseFormatRefused as error:
+            schema = response_format.schema if isinstance(response_format, JsonSchema) else {}
+            fault = fault_in(clean_schema(schema, ResponseFormatRefused))
             if not fault:
                 raise
-            raise InvalidRequest(first_lines(fault), FORM_FIELD) from error
+            raise ResponseFormatRefused(first_lines(fault)) from error
 
-    def grammar(self, grammar: str, field: str) -> Make:
-        """As form(), for a grammar of llguidance."""
-        return self._start(grammar, field).copy
+    def grammar(self, grammar: str, refuse: Refuse) -> Make:
+        """As from_start(), for a grammar of llguidance."""
+        return self._start(grammar, refuse).copy
 
-    def _start(self, grammar: str, field: str) -> GrammarConstraint:
+    def _start(self, grammar: str, refuse: Refuse) -> GrammarConstraint:
         if not self.vocabulary.eog_tokens:
-            raise InvalidRequest(
-                "this model has no token that ends an answer, so no answer can be held to a form",
-                field,
-            )
-        return self._compiled(grammar, field)
+            raise refuse("this model has no end token: its answers cannot be constrained")
+        return self._compiled(grammar, refuse)
 
     def after_reasoning(self, make: Make, pair: TagPair, *, is_inside: bool) -> Make:
         """*make* once the model has thought: between the tags of *pair*, which the prompt has

@@ -1,4 +1,4 @@
-"""From a form to a grammar of llguidance, with nothing compiled yet."""
+"""Translates a response format into a grammar of llguidance; compiles nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
-from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import FORM_FIELD, Form, Gbnf, JsonObject, JsonSchema, Lark, Regex
+from spillover.runtime.errors import ResponseFormatRefused
+from spillover.runtime.request import Gbnf, JsonObject, JsonSchema, Lark, Regex, ResponseFormat
 from spillover.runtime.structured_output import limits
 from spillover.runtime.structured_output.sayable import sayable
 from spillover.runtime.text.deadline import DeadlinePassed, within
@@ -27,35 +27,41 @@ LOOSE_JSON_STYLE: dict[str, Any] = {
     "whitespace_pattern": r"[ \t\r\n]{1,64}",
     "lenient": False,
 }
-"""With the line breaks and indents that other writers are fond of."""
+"""With the line breaks and indents that cloud models like to write."""
 
 _CONVERSION_S = 2.0
 
 
-def grammar_of(form: Form, style: dict[str, Any] = JSON_STYLE) -> str:
-    """Raises InvalidRequest when the form is too large or cannot be read."""
+def grammar_of(response_format: ResponseFormat, style: dict[str, Any] = JSON_STYLE) -> str:
+    """Raises ResponseFormatRefused when *response_format* is too large or cannot be read."""
     overrides: Any = style  # llguidance's own type for it cannot be named
-    match form:
+    match response_format:
         case JsonObject():
             return LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=overrides)
         case JsonSchema():
             return LLMatcher.grammar_from_json_schema(
-                clean_schema(form.schema, FORM_FIELD), overrides=overrides
+                clean_schema(response_format.schema, ResponseFormatRefused), overrides=overrides
             )
         case Regex():
-            limits.check_text(form.pattern, limits.MAX_PATTERN_CHARS, FORM_FIELD)
-            return LLMatcher.grammar_from_regex(form.pattern)
+            limits.check_text(
+                response_format.pattern, limits.MAX_PATTERN_CHARS, ResponseFormatRefused
+            )
+            return LLMatcher.grammar_from_regex(response_format.pattern)
         case Lark():
-            limits.check_text(form.grammar, limits.MAX_GRAMMAR_CHARS, FORM_FIELD)
-            return LLMatcher.grammar_from_lark(form.grammar)
+            limits.check_text(
+                response_format.grammar, limits.MAX_GRAMMAR_CHARS, ResponseFormatRefused
+            )
+            return LLMatcher.grammar_from_lark(response_format.grammar)
         case Gbnf():
-            limits.check_text(form.grammar, limits.MAX_GRAMMAR_CHARS, FORM_FIELD)
-            return LLMatcher.grammar_from_lark(_from_gbnf(form.grammar))
+            limits.check_text(
+                response_format.grammar, limits.MAX_GRAMMAR_CHARS, ResponseFormatRefused
+            )
+            return LLMatcher.grammar_from_lark(_from_gbnf(response_format.grammar))
 
 
-def clean_schema(schema: dict[str, Any], field: str) -> dict[str, Any]:
+def clean_schema(schema: dict[str, Any], refuse: limits.Refuse) -> dict[str, Any]:
     """*schema* once it is checked, without llguidance's own settings: they are ours to make."""
-    limits.check_schema(schema, field)
+    limits.check_schema(schema, refuse)
     return sayable({name: value for name, value in schema.items() if name != "x-guidance"})
 
 
@@ -68,6 +74,6 @@ def _from_gbnf(grammar: str) -> str:
     try:
         return within(_CONVERSION_S, lambda: gbnf_to_lark(grammar))
     except DeadlinePassed as error:
-        raise InvalidRequest(f"reading the grammar was {error}", FORM_FIELD) from error
+        raise ResponseFormatRefused(f"reading the grammar was {error}") from error
     except (GbnfToLarkError, RecursionError, ValueError, LookupError, AttributeError) as error:
-        raise InvalidRequest(f"this is no GBNF grammar: {error}", FORM_FIELD) from error
+        raise ResponseFormatRefused(f"this is not a GBNF grammar: {error}") from error

@@ -1,12 +1,17 @@
-"""How large a form may be: it comes from outside, and it is compiled beside running answers."""
+"""How large a response format or tool schema may be: it comes from outside, and is compiled beside
+running answers."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import msgspec
 
 from spillover.runtime.errors import InvalidRequest
+
+Refuse: TypeAlias = Callable[[str], InvalidRequest]
+"""Makes the error from its reason: ResponseFormatRefused, or one that names a tool's field."""
 
 MAX_SCHEMA_BYTES = 1 << 18
 MAX_SCHEMA_DEPTH = 48
@@ -17,21 +22,21 @@ MAX_GRAMMAR_CHARS = 1 << 17
 MAX_PATTERN_CHARS = 8_192
 
 
-def check_schema(schema: dict[str, Any], field: str) -> None:
-    """InvalidRequest when *schema* is larger or deeper than any that is worth compiling."""
+def check_schema(schema: dict[str, Any], refuse: Refuse) -> None:
+    """Raise what *refuse* makes when *schema* is larger or deeper than is worth compiling."""
     n_left = MAX_SCHEMA_NODES
     level: list[Any] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         n_left -= len(level)
         if n_left < 0:
-            raise InvalidRequest(f"it has more than {MAX_SCHEMA_NODES} values", field)
+            raise refuse(f"the schema has more than {MAX_SCHEMA_NODES} values: simplify it")
         level = [inner for value in level for inner in _inside(value)]
         if not level:
             break
     else:
-        raise InvalidRequest(f"it is nested more than {MAX_SCHEMA_DEPTH} levels deep", field)
+        raise refuse(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
     if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
-        raise InvalidRequest(f"it is larger than {MAX_SCHEMA_BYTES} bytes", field)
+        raise refuse(f"the schema is larger than {MAX_SCHEMA_BYTES} bytes: shorten it")
 
 
 def _inside(value: Any) -> list[Any]:
@@ -40,9 +45,9 @@ def _inside(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def check_text(text: str, n_most: int, field: str) -> None:
-    """InvalidRequest when *text* is empty or longer than *n_most* characters."""
+def check_text(text: str, n_most: int, refuse: Refuse) -> None:
+    """Raise what *refuse* makes when *text* is empty or longer than *n_most* characters."""
     if not text.strip():
-        raise InvalidRequest("it is empty", field)
+        raise refuse("it is empty")
     if len(text) > n_most:
-        raise InvalidRequest(f"it has {len(text)} characters, and {n_most} is the limit", field)
+        raise refuse(f"it has {len(text)} characters, but the limit is {n_most}: shorten it")

@@ -9,22 +9,23 @@ from llguidance import LLMatcher
 from llguidance._lib import LLParserLimits
 
 from spillover.runtime.backend import Mask
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.structured_output.limits import Refuse
 from spillover.runtime.structured_output.vocabulary import Vocabulary
 
 _MAX_MESSAGE_CHARS = 300
 
 
-def compile_grammar(vocabulary: Vocabulary, grammar: str, field: str) -> GrammarConstraint:
-    """At the beginning of *grammar*. Raises InvalidRequest when it cannot be followed."""
+def compile_grammar(vocabulary: Vocabulary, grammar: str, refuse: Refuse) -> GrammarConstraint:
+    """A constraint at the beginning of *grammar*. Raises what *refuse* makes when no answer can
+    follow it."""
     matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=_limits())
     if matcher.is_error():
-        raise InvalidRequest(first_lines(matcher.get_error()), field)
+        raise refuse(first_lines(matcher.get_error()))
     constraint = GrammarConstraint(vocabulary, matcher)
-    # The first mask is the dearest one; what it finds out is kept for all copies.
+    # The first mask is the most expensive one; all copies share what it computes.
     constraint.mask()
     if constraint.has_failed:
-        raise InvalidRequest("no answer can follow it within the limits", field)
+        raise refuse("no answer can follow it within the limits")
     return constraint
 
 
@@ -51,7 +52,7 @@ class GrammarConstraint:
         return GrammarConstraint(self._vocabulary, self._matcher.deep_copy())
 
     def follow(self, tokens: list[int]) -> bool:
-        """Take the beginning of an answer; False, and nothing taken, when it has another form."""
+        """Take the beginning of an answer; False, and nothing taken, when it does not match."""
         if self._matcher.validate_tokens(tokens) < len(tokens):
             return False
         return self._matcher.consume_tokens(tokens)

@@ -1,19 +1,23 @@
-"""Grammars that hold tool calls to their form: names that exist, arguments that follow their
+"""Grammars for tool calls: names that exist, arguments that follow their
 schema."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.request import JsonObject, JsonSchema, Tool
 from spillover.runtime.structured_output.grammar import JSON_STYLE, clean_schema
 from spillover.runtime.tools.formats import ToolFormat
 
 Spell = Callable[[str], str]
 """How a marker stands in a grammar: a text, or the number of its token."""
+
+
+tools_refused = partial(InvalidRequest, param="tools")
 
 
 def calls_grammar(
@@ -25,17 +29,19 @@ def calls_grammar(
     )
 
 
-def calls_or_form_grammar(
+def calls_or_answer_grammar(
     format: ToolFormat,
     tools: tuple[Tool, ...],
     spell: Spell,
-    form: JsonObject | JsonSchema,
+    response_format: JsonObject | JsonSchema,
     *,
     several: bool,
 ) -> str:
-    """Calls, or an answer of the given form."""
-    schema = form.schema if isinstance(form, JsonSchema) else {"type": "object"}
-    answer = _json(clean_schema(schema, "form"))
+    """Calls, or an answer that follows *response_format*."""
+    schema = (
+        response_format.schema if isinstance(response_format, JsonSchema) else {"type": "object"}
+    )
+    answer = _json(clean_schema(schema, ResponseFormatRefused))
     rules = _rules(format, tools, spell, several=several, after_opening=False)
     return f"start: calls | answer\nanswer: {answer}\n{rules}"
 
@@ -93,7 +99,7 @@ def _json(schema: dict[str, Any]) -> str:
 
 
 def _arguments(tool: Tool) -> dict[str, Any]:
-    schema = clean_schema(tool.parameters, "tools") or {"type": "object", "properties": {}}
+    schema = clean_schema(tool.parameters, tools_refused) or {"type": "object", "properties": {}}
     return schema if "type" in schema or "$ref" in schema else {"type": "object", **schema}
 
 
@@ -117,7 +123,7 @@ def checked(tools: tuple[Tool, ...], fault_of: Callable[[dict[str, Any]], str]) 
     held = []
     for index, tool in enumerate(tools):
         param = f"tools[{index}].function.parameters"
-        schema = clean_schema(tool.parameters, param)
+        schema = clean_schema(tool.parameters, partial(InvalidRequest, param=param))
         fault = fault_of(_arguments(tool)) if schema else ""
         if fault and tool.strict:
             raise InvalidRequest(f"{param}: {fault}", param)

@@ -51,7 +51,7 @@ def plan_tools(request: GenerationRequest, format: ToolFormat) -> ToolPlan | Non
         must_call=must_call,
         several=request.parallel_tool_calls and not isinstance(choice, NamedTool),
         # Nothing tells where a bare call begins, so it cannot be held from there on.
-        is_held=must_call or request.form is not None or not format.may_be_bare,
+        is_held=must_call or request.response_format is not None or not format.may_be_bare,
     )
 
 

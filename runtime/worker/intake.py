@@ -8,12 +8,17 @@ from typing import TypeVar
 import numpy as np
 
 from spillover.runtime.backend import Tokens
-from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest
+from spillover.runtime.errors import (
+    ContextOverflow,
+    EngineBusy,
+    InvalidRequest,
+    ResponseFormatRefused,
+)
 from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.scheduler import Scheduler
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.structured_output.compiler import FormCompiler
+from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import starts_inside
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
@@ -33,9 +38,9 @@ class Intake:
         model: LoadedModel,
         scheduler: Scheduler,
         send: Callable[[protocol.Report], None],
-        forms: FormCompiler,
+        compiler: ConstraintCompiler,
     ) -> None:
-        self._forms = forms
+        self._compiler = compiler
         self._model = model
         self._backend = model.backend
         self._scheduler = scheduler
@@ -82,7 +87,7 @@ class Intake:
         if isinstance(waiting, protocol.Submit):
             self._send(protocol.Events(events=_cancelled(waiting)))
             return
-        self._forms.cancel(command_id)
+        self._compiler.cancel(command_id)
         self._scheduler.cancel(command_id)
 
     def _read(self, command: protocol.Submit) -> Callable[[], None]:
@@ -109,9 +114,11 @@ class Intake:
             resumed=command.resumed,
             shown=shown,
         )
-        if request.form is None and (plan is None or not plan.is_held):
+        if request.response_format is None and (plan is None or not plan.is_held):
             return lambda: self._schedule(job)
-        return lambda: self._forms.compile(job, text, plan, self._schedule_compiled, self._reject)
+        return lambda: self._compiler.compile(
+            job, text, plan, self._schedule_compiled, self._reject
+        )
 
     def _schedule(self, job: Job) -> None:
         self._scheduler.submit(job, unlimited=bool(job.resumed))
@@ -229,6 +236,10 @@ def _rejection(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.
                 param=error.param,
                 n_prompt_tokens=error.n_prompt_tokens,
                 n_ctx=error.n_ctx,
+            )
+        case ResponseFormatRefused():
+            return protocol.Rejected(
+                id=command_id, message=error.reason, is_response_format_refused=True
             )
         case _:
             return protocol.Rejected(id=command_id, message=str(error), param=error.param)

@@ -95,6 +95,8 @@ class Rejected(Struct, frozen=True, kw_only=True, tag=True):
     n_prompt_tokens: int | None = None
     """The prompt is longer than the context."""
     n_ctx: int = 0
+    is_response_format_refused: bool = False
+    """*message* says why the answer cannot be held to its response format."""
 
 
 class Tokens(Struct, frozen=True, kw_only=True, tag=True):

@@ -21,6 +21,7 @@ from spillover.runtime.errors import (
     EngineHung,
     InvalidRequest,
     ModelError,
+    ResponseFormatRefused,
     SpilloverError,
     WorkerDied,
 )
@@ -376,4 +377,6 @@ def _rejection(report: protocol.Rejected, name: str) -> SpilloverError:
         return EngineBusy(report.message, report.retry_after_s)
     if report.n_prompt_tokens is not None:
         return ContextOverflow(report.n_prompt_tokens, report.n_ctx, name, report.param)
+    if report.is_response_format_refused:
+        return ResponseFormatRefused(report.message)
     return InvalidRequest(report.message, report.param)

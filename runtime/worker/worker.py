@@ -26,7 +26,7 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
 from spillover.runtime.scheduling.cost_store import CostStore
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
-from spillover.runtime.structured_output.compiler import FormCompiler
+from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.structured_output.habit import FormHabit
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.intake import Intake
@@ -119,9 +119,9 @@ def _serve(
     )
     writer.send(protocol.Ready(card=model.card))
     habit = FormHabit(options.cache_dir, model.fingerprint)
-    forms = FormCompiler(model.backend, model.template.tag_pairs, habit)
-    intake = Intake(model, scheduler, writer.send, forms)
-    forms.prepare()
+    compiler = ConstraintCompiler(model.backend, model.template.tag_pairs, habit)
+    intake = Intake(model, scheduler, writer.send, compiler)
+    compiler.prepare()
     threading.Thread(
         target=or_die, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
     ).start()

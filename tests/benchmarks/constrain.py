@@ -99,8 +99,8 @@ def per_token(factory: ConstraintFactory, repeat: int) -> tuple[list[float], lis
     wrong = factory.vocabulary.pieces.index(b"\x00")
     allowed, refused = [], []
     for _ in range(repeat):
-        for form, text in ANSWERS:
-            constraint = factory.form(form)()
+        for response_format, text in ANSWERS:
+            constraint = factory.from_start(response_format)()
             for token in factory.vocabulary.tokenizer.greedy_tokenize(text):
                 begun = time.thread_time()
                 constraint.allows(wrong)

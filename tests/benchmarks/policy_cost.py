@@ -13,7 +13,7 @@ from spillover.cloud_fallback.policy.local_model import LocalModel
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.events import Delta, TokenLogprob, TopLogprob
-from spillover.runtime.request import Form, GenerationRequest, JsonSchema, Message
+from spillover.runtime.request import GenerationRequest, JsonSchema, Message, ResponseFormat
 
 N_TOKENS, N_PART = 8_000, 1_000
 _N_VOCAB = 32_000
@@ -66,7 +66,7 @@ def _document(number: int) -> str:
     return f"{number}" if number % 2 else ", "
 
 
-_KINDS: dict[str, tuple[Callable[[int], str], Form | None]] = {
+_KINDS: dict[str, tuple[Callable[[int], str], ResponseFormat | None]] = {
     "prose": (_prose, None),
     "code": (_code, None),
     "JSON": (_document, JsonSchema(schema={"type": "array"})),
@@ -75,11 +75,11 @@ _KINDS: dict[str, tuple[Callable[[int], str], Form | None]] = {
 
 def microseconds(kind: str) -> dict[str, float]:
     """Per token: mean, 99 % quantile, and the means of the first and the last thousand tokens."""
-    text_of, form = _KINDS[kind]
+    text_of, response_format = _KINDS[kind]
     events = [_token(number, text_of(number)) for number in range(N_TOKENS)]
     request = GenerationRequest(
         messages=(Message(role="user", content="Write something long about rivers, please."),),
-        form=form,
+        response_format=response_format,
     )
     watch = Watch(
         PolicySettings(),

@@ -76,7 +76,7 @@ def test_json_object_is_an_object(client: openai.OpenAI) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    ("form", "pattern"),
+    ("response_format", "pattern"),
     [
         ({"grammar": 'root ::= [a-c]+ "." [0-9] [0-9]?'}, r"[a-c]+\.[0-9]{1,2}"),
         ({"grammar": "%llguidance {}\nstart: /[a-c]{2}/"}, "[a-c]{2}"),
@@ -92,10 +92,10 @@ def test_json_object_is_an_object(client: openai.OpenAI) -> None:
     ],
 )
 def test_every_route_knows_every_way_to_ask(
-    http: httpx.Client, path: str, text: Any, form: dict[str, Any], pattern: str
+    http: httpx.Client, path: str, text: Any, response_format: dict[str, Any], pattern: str
 ) -> None:
     said = {"messages": STORY} if "chat" in path else {"prompt": "Once"}
-    answer = http.post(path, json={**said, **form, "max_tokens": 24, "seed": 5})
+    answer = http.post(path, json={**said, **response_format, "max_tokens": 24, "seed": 5})
     assert answer.status_code == 200, answer.text
     assert re.fullmatch(pattern, text(answer.json()), re.DOTALL)
 
@@ -173,9 +173,9 @@ def test_a_stop_string_in_a_json_string_and_max_tokens_say_why_it_ended(
 
 def test_the_keyword_that_no_grammar_can_say_is_named(client: openai.OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"not": {}}}}
-    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    response_format: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with pytest.raises(openai.BadRequestError, match="#/properties/a/not") as caught:
-        client.chat.completions.create(model="m", messages=STORY, response_format=form)
+        client.chat.completions.create(model="m", messages=STORY, response_format=response_format)
     assert caught.value.param == "response_format.json_schema.schema"
 
 

@@ -359,11 +359,11 @@ def test_a_form_that_the_local_model_cannot_be_held_to(make_place: MakePlace) ->
     place.fake.script(Act(text='{"names": ["Ruby", "Max"]}'))
     names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
     schema = {"type": "object", "properties": {"names": names}, "required": ["names"]}
-    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-    answer = follow(place.server, response_format=form)
+    response_format = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    answer = follow(place.server, response_format=response_format)
     assert answer.reasons == ["schema"], answer
     assert json.loads(answer.text) == {"names": ["Ruby", "Max"]}
-    alone = follow(place.server, response_format=form, spillover={"only": "local_only"})
+    alone = follow(place.server, response_format=response_format, spillover={"only": "local_only"})
     assert alone.error["code"] == 400
     assert "uniqueItems" in alone.error["message"]
 

@@ -107,7 +107,7 @@ def test_a_device_without_room_for_a_worker_says_so(
     [
         ("messages", {"text": "half a character: \ud83d"}),
         ("template_kwargs", {"template_kwargs": {"x": 2**64}}),
-        ("form", {"form": JsonSchema(schema={"minimum": -(2**63) - 1})}),
+        ("response_format", {"response_format": JsonSchema(schema={"minimum": -(2**63) - 1})}),
         ("stop", {"stop": ("\udcff",)}),
     ],
 )

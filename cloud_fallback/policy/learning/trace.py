@@ -24,7 +24,7 @@ from spillover.runtime.events import (
     TopLogprob,
     Usage,
 )
-from spillover.runtime.request import Form, GenerationRequest, Message
+from spillover.runtime.request import GenerationRequest, Message, ResponseFormat
 
 _DIGITS = 4
 
@@ -59,7 +59,7 @@ class Trace(Struct, frozen=True, kw_only=True, omit_defaults=True):
     group: str = ""
     messages: tuple[Message, ...]
     max_tokens: int | None = None
-    form: Form | None = None
+    response_format: ResponseFormat | None = None
     n_prompt_tokens: int
     prefilled_ms: float = 0.0
     texts: tuple[TracedText, ...]
@@ -71,7 +71,10 @@ class Trace(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def request(self) -> GenerationRequest:
         return GenerationRequest(
-            messages=self.messages, max_tokens=self.max_tokens, form=self.form, logprobs=2
+            messages=self.messages,
+            max_tokens=self.max_tokens,
+            response_format=self.response_format,
+            logprobs=2,
         )
 
     @property
@@ -131,7 +134,7 @@ class Recorder:
             id=name,
             messages=request.messages,
             max_tokens=request.max_tokens,
-            form=request.form,
+            response_format=request.response_format,
             n_prompt_tokens=end.usage.prompt_tokens,
             prefilled_ms=round(self._prefilled_s * 1e3, 1),
             texts=tuple(self._texts),

@@ -26,7 +26,14 @@ from spillover.cloud_fallback.providers.dialects.shape import (
     parameters_of,
     safe_id,
 )
-from spillover.runtime.request import Form, GenerationRequest, JsonSchema, Message, NamedTool, Tool
+from spillover.runtime.request import (
+    GenerationRequest,
+    JsonSchema,
+    Message,
+    NamedTool,
+    ResponseFormat,
+    Tool,
+)
 from spillover.runtime.sampling import Sampling
 
 VERSION = "2023-06-01"
@@ -66,7 +73,7 @@ class AnthropicDialect(Struct, frozen=True, kw_only=True):
             "stop_sequences": list(stops) or None,
             **(_samplers(request.sampling) if claude_takes_samplers(model) else {}),
             **_tools(request),
-            **_form(request.form, self.provider),
+            **_response_format(request.response_format, self.provider),
         }
         return HttpRequest(
             path=self.path,
@@ -151,9 +158,11 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return fields
 
 
-def _form(form: Form | None, provider: str) -> dict[str, Any]:
-    if form is None:
+def _response_format(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
+    if response_format is None:
         return {}
-    if isinstance(form, JsonSchema):
-        return {"output_config": {"format": {"type": "json_schema", "schema": form.schema}}}
+    if isinstance(response_format, JsonSchema):
+        return {
+            "output_config": {"format": {"type": "json_schema", "schema": response_format.schema}}
+        }
     raise holds_only(provider, "a JSON schema")

@@ -29,7 +29,14 @@ from spillover.cloud_fallback.providers.dialects.shape import (
     without_nones,
 )
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import Form, GenerationRequest, JsonSchema, Message, NamedTool, Tool
+from spillover.runtime.request import (
+    GenerationRequest,
+    JsonSchema,
+    Message,
+    NamedTool,
+    ResponseFormat,
+    Tool,
+)
 
 _HEADERS = {
     "content-type": "application/json",
@@ -72,7 +79,7 @@ class BedrockDialect(Struct, frozen=True, kw_only=True):
             "system": [{"text": conversation.system}] if conversation.system else None,
             "inferenceConfig": without_nones(config),
             "toolConfig": _tools(request, conversation, self.provider),
-            "outputConfig": _form(request.form, self.provider),
+            "outputConfig": _response_format(request.response_format, self.provider),
         }
         return HttpRequest(
             path=f"/model/{quote(model, safe='')}/converse-stream",
@@ -166,11 +173,13 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return fields
 
 
-def _form(form: Form | None, provider: str) -> dict[str, Any] | None:
-    if form is None:
+def _response_format(
+    response_format: ResponseFormat | None, provider: str
+) -> dict[str, Any] | None:
+    if response_format is None:
         return None
-    if not isinstance(form, JsonSchema):
+    if not isinstance(response_format, JsonSchema):
         raise holds_only(provider, "a JSON schema")
-    schema = msgspec.json.encode(form.schema).decode()
-    structure = {"jsonSchema": {"name": form.name, "schema": schema}}
+    schema = msgspec.json.encode(response_format.schema).decode()
+    structure = {"jsonSchema": {"name": response_format.name, "schema": schema}}
     return {"textFormat": {"type": "json_schema", "structure": structure}}

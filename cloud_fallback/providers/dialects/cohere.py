@@ -25,12 +25,12 @@ from spillover.cloud_fallback.providers.dialects.shape import (
     parameters_of,
 )
 from spillover.runtime.request import (
-    Form,
     GenerationRequest,
     JsonObject,
     JsonSchema,
     Message,
     NamedTool,
+    ResponseFormat,
 )
 from spillover.runtime.sampling import Sampling
 
@@ -79,7 +79,7 @@ class CohereDialect(Struct, frozen=True, kw_only=True):
             "stop_sequences": list(stops) or None,
             **_samplers(request.sampling),
             **_tools(request, self.provider),
-            **_form(request.form, self.provider),
+            **_response_format(request.response_format, self.provider),
         }
         return HttpRequest(
             path=self.path,
@@ -146,13 +146,15 @@ def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
     return fields
 
 
-def _form(form: Form | None, provider: str) -> dict[str, Any]:
-    match form:
+def _response_format(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
+    match response_format:
         case None:
             return {}
         case JsonObject():
             return {"response_format": {"type": "json_object"}}
         case JsonSchema():
-            return {"response_format": {"type": "json_object", "json_schema": form.schema}}
+            return {
+                "response_format": {"type": "json_object", "json_schema": response_format.schema}
+            }
         case _:
             raise holds_only(provider, "JSON or a JSON schema")

@@ -29,12 +29,12 @@ from spillover.cloud_fallback.providers.dialects.shape import (
 )
 from spillover.cloud_fallback.providers.dialects.signatures import Signatures
 from spillover.runtime.request import (
-    Form,
     GenerationRequest,
     JsonObject,
     JsonSchema,
     Message,
     NamedTool,
+    ResponseFormat,
     Tool,
 )
 
@@ -82,7 +82,7 @@ class GeminiDialect(Struct, frozen=True, kw_only=True):
             "maxOutputTokens": request.max_tokens,
             "stopSequences": list(stops) or None,
             **_samplers(request, without),
-            **_form(request.form, self.provider),
+            **_response_format(request.response_format, self.provider),
         }
         signatures = self.signatures if gemini_signs_calls(model) else None
         writer = _PartWriter(request, signatures)
@@ -193,13 +193,16 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return fields
 
 
-def _form(form: Form | None, provider: str) -> dict[str, Any]:
-    match form:
+def _response_format(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
+    match response_format:
         case None:
             return {}
         case JsonObject():
             return {"responseMimeType": "application/json"}
         case JsonSchema():
-            return {"responseMimeType": "application/json", "responseJsonSchema": form.schema}
+            return {
+                "responseMimeType": "application/json",
+                "responseJsonSchema": response_format.schema,
+            }
         case _:
             raise holds_only(provider, "JSON or a JSON schema")

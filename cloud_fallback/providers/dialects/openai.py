@@ -30,9 +30,8 @@ from spillover.cloud_fallback.providers.dialects.shape import (
     safe_id,
     with_prefill,
 )
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import (
-    Form,
     Gbnf,
     GenerationRequest,
     JsonObject,
@@ -41,6 +40,7 @@ from spillover.runtime.request import (
     Message,
     NamedTool,
     Regex,
+    ResponseFormat,
     Tool,
 )
 
@@ -93,7 +93,7 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
             self._max_tokens_field(without): request.max_tokens,
             **self._samplers(request, model),
             **_tools(request),
-            **_form(request.form, server, self.provider),
+            **_response_format(request.response_format, server, self.provider),
         }
         if request.template_kwargs and server.takes_template_kwargs:
             fields["chat_template_kwargs"] = request.template_kwargs
@@ -203,25 +203,33 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _form(form: Form | None, server: Server, provider: str) -> dict[str, Any]:
-    match form:
+def _response_format(
+    response_format: ResponseFormat | None, server: Server, provider: str
+) -> dict[str, Any]:
+    match response_format:
         case None:
             return {}
         case JsonObject():
             return {"response_format": {"type": "json_object"}}
         case JsonSchema():
-            schema = {"name": form.name, "schema": form.schema, "strict": form.strict}
+            schema = {
+                "name": response_format.name,
+                "schema": response_format.schema,
+                "strict": response_format.strict,
+            }
             return {"response_format": {"type": "json_schema", "json_schema": schema}}
         case Regex():
-            return _in_field(server.regex_field, form.pattern, "a regular expression", provider)
+            return _in_field(
+                server.regex_field, response_format.pattern, "a regular expression", provider
+            )
         case Lark():
-            return _in_field(server.lark_field, form.grammar, "a Lark grammar", provider)
+            return _in_field(server.lark_field, response_format.grammar, "a Lark grammar", provider)
         case Gbnf():
-            return _in_field(server.gbnf_field, form.grammar, "a GBNF grammar", provider)
+            return _in_field(server.gbnf_field, response_format.grammar, "a GBNF grammar", provider)
 
 
 def _in_field(field: str | None, value: str, what: str, provider: str) -> dict[str, Any]:
     if field is None:
-        raise InvalidRequest(f"{provider} cannot hold an answer to {what}", "form")
+        raise ResponseFormatRefused(f"{provider} cannot hold an answer to {what}")
     outer, _, inner = field.partition(".")
     return {outer: {inner: value} if inner else value}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.request import GenerationRequest
 
 
@@ -11,9 +11,9 @@ def begins_anew(provider: str) -> InvalidRequest:
     return InvalidRequest(f"{provider} begins a new turn instead of going on with one", "messages")
 
 
-def holds_only(provider: str, forms: str) -> InvalidRequest:
-    """*provider* can hold an answer to *forms*, and another was asked for."""
-    return InvalidRequest(f"{provider} can hold an answer to {forms}, and to no other form", "form")
+def holds_only(provider: str, formats: str) -> ResponseFormatRefused:
+    """*provider* can hold an answer to *formats*, and another was asked for."""
+    return ResponseFormatRefused(f"{provider} can hold an answer to {formats} only")
 
 
 def check_parallel(request: GenerationRequest, provider: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.request import GenerationRequest, Message, Tool, ToolCall
 from spillover.runtime.sampling import Sampling
 
@@ -42,10 +42,10 @@ def _check_prefill(request: GenerationRequest) -> None:
         raise InvalidRequest("only an assistant's turn can be gone on with", "messages")
     if last.tool_calls:
         raise InvalidRequest("a turn that calls tools cannot be gone on with", "messages")
-    if request.form is not None:
-        raise InvalidRequest(
-            "an answer with a form cannot be gone on with: the provider would begin the form anew",
-            "form",
+    if request.response_format is not None:
+        raise ResponseFormatRefused(
+            "an answer with a response format cannot be continued by prefilling: the provider would"
+            " begin it again"
         )
 
 

@@ -21,12 +21,12 @@ from spillover.cloud_fallback.providers.dialects.shape import (
 from spillover.cloud_fallback.providers.dialects.tgi_stream import TgiDecoder
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
-    Form,
     GenerationRequest,
     JsonObject,
     JsonSchema,
     Message,
     Regex,
+    ResponseFormat,
 )
 
 MAX_STOPS = 4
@@ -75,7 +75,7 @@ class TgiDialect(Struct, frozen=True, kw_only=True):
             "details": True,
             "return_full_text": False,
             **_samplers(request),
-            **_grammar(request.form, self.provider),
+            **_grammar(request.response_format, self.provider),
         }
         kept = {k: v for k, v in parameters.items() if v is not None and k not in without}
         return HttpRequest(
@@ -145,15 +145,15 @@ def _samplers(request: GenerationRequest) -> dict[str, Any]:
     return fields
 
 
-def _grammar(form: Form | None, provider: str) -> dict[str, Any]:
-    match form:
+def _grammar(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
+    match response_format:
         case None:
             return {}
         case JsonObject():
             return {"grammar": {"type": "json", "value": {"type": "object"}}}
         case JsonSchema():
-            return {"grammar": {"type": "json", "value": form.schema}}
+            return {"grammar": {"type": "json", "value": response_format.schema}}
         case Regex():
-            return {"grammar": {"type": "regex", "value": form.pattern}}
+            return {"grammar": {"type": "regex", "value": response_format.pattern}}
         case _:
             raise holds_only(provider, "a JSON schema or a regular expression")

@@ -32,7 +32,7 @@ REQUESTS = [
     ask(),
     FULL,
     ask(tools=(CLOCK,), tool_choice="required"),
-    ask(form=JsonSchema(schema=CITY, name="city")),
+    ask(response_format=JsonSchema(schema=CITY, name="city")),
 ]
 
 

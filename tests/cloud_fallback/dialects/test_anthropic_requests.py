@@ -143,13 +143,14 @@ def test_arguments_that_are_no_object_are_refused() -> None:
 
 def test_a_schema_and_strict_tools_are_passed_on_and_other_forms_refused() -> None:
     body = body_of(
-        "anthropic", ask(form=JsonSchema(schema=CITY), tools=(Tool(name="t", strict=True),))
+        "anthropic",
+        ask(response_format=JsonSchema(schema=CITY), tools=(Tool(name="t", strict=True),)),
     )
     assert body["output_config"] == {"format": {"type": "json_schema", "schema": CITY}}
     assert body["tools"][0]["strict"] is True
-    for form in (JsonObject(), Regex(pattern="a")):
-        with pytest.raises(InvalidRequest, match="no other form"):
-            encoded("anthropic", ask(form=form))
+    for response_format in (JsonObject(), Regex(pattern="a")):
+        with pytest.raises(InvalidRequest, match="can hold an answer to .* only"):
+            encoded("anthropic", ask(response_format=response_format))
 
 
 @pytest.mark.parametrize(

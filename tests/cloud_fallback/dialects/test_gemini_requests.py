@@ -93,7 +93,7 @@ def test_the_generation_is_configured_with_what_was_chosen() -> None:
         max_tokens=9,
         stop=tuple("abcdef"),
         sampling=Sampling(temperature=3, top_p=0.5, top_k=9, seed=2**40, min_p=0.3),
-        form=JsonSchema(schema=CITY),
+        response_format=JsonSchema(schema=CITY),
     )
     assert body_of("gemini", request)["generationConfig"] == {
         "maxOutputTokens": 9,
@@ -105,14 +105,14 @@ def test_the_generation_is_configured_with_what_was_chosen() -> None:
         "responseJsonSchema": CITY,
     }
     assert encoded("gemini", request).stop == tuple("abcde")
-    assert body_of("gemini", ask(form=JsonObject()))["generationConfig"] == {
+    assert body_of("gemini", ask(response_format=JsonObject()))["generationConfig"] == {
         "responseMimeType": "application/json"
     }
 
 
 def test_what_cannot_be_expressed_is_refused_by_name() -> None:
-    with pytest.raises(InvalidRequest, match="no other form"):
-        encoded("gemini", ask(form=Lark(grammar="start: /a/")))
+    with pytest.raises(InvalidRequest, match="can hold an answer to .* only"):
+        encoded("gemini", ask(response_format=Lark(grammar="start: /a/")))
     with pytest.raises(InvalidRequest) as error:
         encoded("gemini", ask(tools=(CLOCK,), parallel_tool_calls=False))
     assert error.value.param == "parallel_tool_calls"

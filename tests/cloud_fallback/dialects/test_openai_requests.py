@@ -10,7 +10,6 @@ from spillover.cloud_fallback.providers.dialects.openai_servers import ServerNam
 from spillover.cloud_fallback.providers.dialects.registry import dialect_for
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
-    Form,
     Gbnf,
     JsonObject,
     JsonSchema,
@@ -18,6 +17,7 @@ from spillover.runtime.request import (
     Message,
     NamedTool,
     Regex,
+    ResponseFormat,
     Tool,
     ToolCall,
 )
@@ -170,25 +170,28 @@ def test_names_are_written_as_they_may_be() -> None:
 
 
 def test_json_forms_are_passed_on() -> None:
-    body = body_of("openai", ask(form=JsonSchema(schema=CITY, name="city", strict=True)))
+    body = body_of("openai", ask(response_format=JsonSchema(schema=CITY, name="city", strict=True)))
     assert body["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "city", "schema": CITY, "strict": True},
     }
-    assert body_of("openai", ask(form=JsonObject()))["response_format"] == {"type": "json_object"}
+    assert body_of("openai", ask(response_format=JsonObject()))["response_format"] == {
+        "type": "json_object"
+    }
 
 
 @pytest.mark.parametrize(
-    "form", [Regex(pattern="a+"), Lark(grammar="start: /a/"), Gbnf(grammar='root ::= "a"')]
+    "response_format",
+    [Regex(pattern="a+"), Lark(grammar="start: /a/"), Gbnf(grammar='root ::= "a"')],
 )
-def test_grammars_are_refused_by_name_in_the_cloud(form: Form) -> None:
+def test_grammars_are_refused_by_name_in_the_cloud(response_format: ResponseFormat) -> None:
     with pytest.raises(InvalidRequest, match="cannot hold an answer to a") as error:
-        encoded("openai", ask(form=form))
-    assert error.value.param == "form"
+        encoded("openai", ask(response_format=response_format))
+    assert error.value.param == "response_format"
 
 
 @pytest.mark.parametrize(
-    ("server", "form", "wire"),
+    ("server", "response_format", "wire"),
     [
         ("vllm", Regex(pattern="a+"), {"structured_outputs": {"regex": "a+"}}),
         ("vllm", Lark(grammar="start: /a/"), {"structured_outputs": {"grammar": "start: /a/"}}),
@@ -197,9 +200,12 @@ def test_grammars_are_refused_by_name_in_the_cloud(form: Form) -> None:
     ],
 )
 def test_grammars_are_passed_on_to_servers_that_have_them(
-    server: ServerName, form: Form, wire: dict[str, Any]
+    server: ServerName, response_format: ResponseFormat, wire: dict[str, Any]
 ) -> None:
-    assert wire.items() <= body_of("openai", ask(form=form), server=server).items()
+    assert (
+        wire.items()
+        <= body_of("openai", ask(response_format=response_format), server=server).items()
+    )
 
 
 @pytest.mark.parametrize("server", ["vllm", "sglang", "ray", "llama-server", "spillover"])
@@ -253,8 +259,8 @@ def test_only_text_can_be_gone_on_with(messages: tuple[Message, ...]) -> None:
 
 def test_a_form_cannot_be_gone_on_with() -> None:
     with pytest.raises(InvalidRequest) as error:
-        encoded("openai", ask(PARTIAL, form=JsonObject()), server="vllm", prefill=True)
-    assert error.value.param == "form"
+        encoded("openai", ask(PARTIAL, response_format=JsonObject()), server="vllm", prefill=True)
+    assert error.value.param == "response_format"
 
 
 def test_azure_is_asked_by_its_deployment() -> None:

@@ -98,11 +98,13 @@ def test_cohere_is_given_only_the_tool_that_it_must_call() -> None:
 
 
 def test_coheres_forms() -> None:
-    body = body_of("cohere", ask(form=JsonSchema(schema=CITY)))
+    body = body_of("cohere", ask(response_format=JsonSchema(schema=CITY)))
     assert body["response_format"] == {"type": "json_object", "json_schema": CITY}
-    assert body_of("cohere", ask(form=JsonObject()))["response_format"] == {"type": "json_object"}
-    with pytest.raises(InvalidRequest, match="no other form"):
-        encoded("cohere", ask(form=Regex(pattern="a")))
+    assert body_of("cohere", ask(response_format=JsonObject()))["response_format"] == {
+        "type": "json_object"
+    }
+    with pytest.raises(InvalidRequest, match="can hold an answer to .* only"):
+        encoded("cohere", ask(response_format=Regex(pattern="a")))
 
 
 def test_cohere_never_goes_on_with_a_turn_but_reads_one() -> None:
@@ -174,11 +176,11 @@ def test_bedrocks_configuration_is_what_was_chosen_and_the_model_takes() -> None
 
 
 def test_bedrocks_forms() -> None:
-    body = body_of("bedrock", ask(form=JsonSchema(schema=CITY, name="city")))
+    body = body_of("bedrock", ask(response_format=JsonSchema(schema=CITY, name="city")))
     written = body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
     assert (written["name"], json.loads(written["schema"])) == ("city", CITY)
-    with pytest.raises(InvalidRequest, match="no other form"):
-        encoded("bedrock", ask(form=JsonObject()))
+    with pytest.raises(InvalidRequest, match="can hold an answer to .* only"):
+        encoded("bedrock", ask(response_format=JsonObject()))
 
 
 def test_bedrock_goes_on_with_a_turn_of_older_claudes_only() -> None:
@@ -231,18 +233,18 @@ def test_generate_stream_takes_a_raw_prompt_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "grammar"),
+    ("response_format", "grammar"),
     [
         (JsonObject(), {"type": "json", "value": {"type": "object"}}),
         (JsonSchema(schema=CITY), {"type": "json", "value": CITY}),
         (Regex(pattern="a+"), {"type": "regex", "value": "a+"}),
     ],
 )
-def test_generate_stream_has_grammars(form: Any, grammar: Any) -> None:
-    assert body_of("tgi", ask(form=form))["parameters"]["grammar"] == grammar
+def test_generate_stream_has_grammars(response_format: Any, grammar: Any) -> None:
+    assert body_of("tgi", ask(response_format=response_format))["parameters"]["grammar"] == grammar
 
 
 def test_generate_stream_refuses_tools_and_other_grammars() -> None:
-    for request in (ask(tools=(CLOCK,)), ask(form=Lark(grammar="start: /a/"))):
+    for request in (ask(tools=(CLOCK,)), ask(response_format=Lark(grammar="start: /a/"))):
         with pytest.raises(InvalidRequest):
             encoded("tgi", request)

@@ -273,7 +273,7 @@ def test_an_error_stands_where_no_document_can_go_on(value: object, place: int, 
 
 
 def test_prose_where_json_was_asked_for_is_broken_at_once() -> None:
-    leg = Leg(asked(form=JsonObject()))
+    leg = Leg(asked(response_format=JsonObject()))
     leg.begin()
     assert leg.feed(words("Sure! Here is the JSON:"))[0] == "handoff"
     reason = leg.watch.reason
@@ -282,7 +282,7 @@ def test_prose_where_json_was_asked_for_is_broken_at_once() -> None:
 
 
 def test_json_is_kept_up_to_where_it_breaks() -> None:
-    leg = Leg(asked(form=JsonSchema(schema={"type": "array"})))
+    leg = Leg(asked(response_format=JsonSchema(schema={"type": "array"})))
     leg.begin()
     leg.feed([token(piece) for piece in ("[", "1", ", ", "2", " and", " so", " on")])
     reason = leg.watch.reason
@@ -293,7 +293,7 @@ def test_json_is_kept_up_to_where_it_breaks() -> None:
 def test_json_that_misses_its_schema_is_found_at_the_end() -> None:
     schema = {"type": "object", "required": ["name"]}
     for text, expected in (('{"age": 3}', "schema"), ('{"name": "Max"}', None)):
-        leg = Leg(asked(form=JsonSchema(schema=schema)))
+        leg = Leg(asked(response_format=JsonSchema(schema=schema)))
         leg.begin()
         leg.feed([token(text)])
         reason = leg.watch.finished(finished(n=1))

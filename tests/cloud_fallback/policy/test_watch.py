@@ -17,11 +17,11 @@ from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.runtime.engine import EngineStatus, SlotState
 from spillover.runtime.events import Delta, Queued, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import (
-    Form,
     GenerationRequest,
     JsonObject,
     JsonSchema,
     Message,
+    ResponseFormat,
     Tool,
 )
 from tests.cloud_fallback.policy.answers import Leg, asked, finished, prose, token, words
@@ -195,7 +195,7 @@ def test_ends_that_are_none() -> None:
     full.begin()
     full.feed(prose(20))
     assert full.watch.finished(finished("length", n=20)) is None
-    open_ = Leg(asked(form=JsonObject()))
+    open_ = Leg(asked(response_format=JsonObject()))
     open_.begin()
     open_.feed(words('{"a": 1'))
     assert code(open_.watch.finished(finished(n=3))) == "schema"
@@ -226,8 +226,10 @@ def test_a_leg_that_goes_on_with_an_answer_knows_how_it_began() -> None:
         Message(role="user", content="Name three towns as JSON, please."),
         Message(role="assistant", content='["Lima", '),
     )
-    form = JsonSchema(schema={"type": "array", "items": {"type": "string"}})
-    request = GenerationRequest(messages=begun, continue_final_message=True, form=form)
+    response_format = JsonSchema(schema={"type": "array", "items": {"type": "string"}})
+    request = GenerationRequest(
+        messages=begun, continue_final_message=True, response_format=response_format
+    )
     leg = Leg(request)
     leg.begin()
     assert leg.feed([token(t) for t in ('"Oslo"', "]")]) == ["pass"] * 2
@@ -237,7 +239,7 @@ def test_a_leg_that_goes_on_with_an_answer_knows_how_it_began() -> None:
     broken.feed([token(t) for t in ('"Oslo"', "]", " and")])
     assert broken.watch.reason is not None
     assert broken.watch.reason.keep_chars == len('"Oslo"] ')
-    nothing = Leg(msgspec.structs.replace(request, form=None))
+    nothing = Leg(msgspec.structs.replace(request, response_format=None))
     nothing.begin()
     nothing.feed(words(" I don't know more of them."))
     assert nothing.watch.reason is None
@@ -376,12 +378,12 @@ def test_logprobs_are_asked_for_only_when_a_policy_needs_them() -> None:
         st.text(max_size=12) | st.sampled_from(["```", "<|", "{", "I ", "\n"]), max_size=80
     ),
     logprobs=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=80),
-    form=st.sampled_from([None, JsonObject(), JsonSchema(schema={"type": "array"})]),
+    response_format=st.sampled_from([None, JsonObject(), JsonSchema(schema={"type": "array"})]),
 )
 def test_whatever_comes_there_is_a_verdict_and_it_keeps_what_was_said(
-    texts: list[str], logprobs: list[float], form: Form | None
+    texts: list[str], logprobs: list[float], response_format: ResponseFormat | None
 ) -> None:
-    leg = Leg(asked(form=form))
+    leg = Leg(asked(response_format=response_format))
     leg.begin()
     deltas = [token(t, logprobs[i % len(logprobs)]) for i, t in enumerate(texts)]
     verdicts = leg.feed(deltas)

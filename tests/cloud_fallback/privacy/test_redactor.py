@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
 from spillover.runtime.request import (
-    Form,
     GenerationRequest,
     JsonObject,
     JsonSchema,
     Message,
+    ResponseFormat,
     Tool,
     ToolCall,
 )
@@ -97,7 +97,7 @@ PLACES: dict[str, GenerationRequest] = {
     "tool schema": conversation(
         "hi", tools=(Tool(name="t", parameters={"properties": {"to": {"enum": [MAIL, "x"]}}}),)
     ),
-    "answer schema": conversation("hi", form=JsonSchema(schema={"description": MAIL})),
+    "answer schema": conversation("hi", response_format=JsonSchema(schema={"description": MAIL})),
     "stop": conversation("hi", stop=(MAIL,)),
     "template": conversation("hi", template_kwargs={"who": [{"mail": MAIL}]}),
     "prompt": GenerationRequest(prompt=f"Dear {MAIL}, "),
@@ -117,7 +117,16 @@ def test_nothing_private_leaves_in_any_part_of_a_request(place: str) -> None:
 def test_every_field_of_a_request_is_known_to_be_looked_through_or_to_hold_no_text() -> None:
     """Who adds a field decides here whether it can hold a text, and then extends texts.py."""
     assert set(GenerationRequest.__struct_fields__) == {
-        *("messages", "prompt", "begun", "stop", "form", "template_kwargs", "tools", "tool_choice"),
+        *(
+            "messages",
+            "prompt",
+            "begun",
+            "stop",
+            "response_format",
+            "template_kwargs",
+            "tools",
+            "tool_choice",
+        ),
         *("sampling", "max_tokens", "n", "logprobs", "ignore_eos", "continue_final_message"),
         *("split_reasoning", "parallel_tool_calls", "reuse_prefix"),
     }
@@ -155,9 +164,11 @@ def test_arguments_that_the_model_writes_stay_json_when_restored() -> None:
     assert msgspec.json.decode(arguments) == {"key": key}
 
 
-@pytest.mark.parametrize("form", [JsonObject(), JsonSchema(schema={})])
-def test_an_answer_in_json_stays_json_when_restored(form: Form) -> None:
-    redacted = REDACTOR.redact(conversation('password: "pa\\ss w"', form=form))
+@pytest.mark.parametrize("response_format", [JsonObject(), JsonSchema(schema={})])
+def test_an_answer_in_json_stays_json_when_restored(response_format: ResponseFormat) -> None:
+    redacted = REDACTOR.redact(
+        conversation('password: "pa\\ss w"', response_format=response_format)
+    )
     answer = restored(redacted.restorer(), '{"it": "[SECRET_1]"}')
     assert msgspec.json.decode(answer) == {"it": "pa\\ss w"}
 

@@ -193,7 +193,7 @@ def test_what_no_provider_can_be_asked_is_answered_here_without_a_word_to_them(
 ) -> None:
     """A regular expression is no form that a provider knows."""
     desk = make_desk(fake)
-    events = desk.ask(long(form=Regex(pattern="[a-z ]{1,200}")), hand_over_at=20)
+    events = desk.ask(long(response_format=Regex(pattern="[a-z ]{1,200}")), hand_over_at=20)
     assert not handoffs(events)
     assert end(events).reason in ("stop", "length")
     assert fake.record.accepted == 0

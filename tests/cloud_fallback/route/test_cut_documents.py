@@ -29,7 +29,7 @@ TALE = {
 }
 DOCUMENT = '{"text": "Once \\"upon\\" a\\n \\u00e9 time 🦊 a fox", "n": 123, "is_true": true}'
 CLOUD_FIRST = Wishes(routing=Routing(prefer="cloud"))
-REQUEST = ask(form=JsonSchema(schema=TALE), max_tokens=200)
+REQUEST = ask(response_format=JsonSchema(schema=TALE), max_tokens=200)
 
 
 NO_CHARACTER = DOCUMENT.index("9")

@@ -32,7 +32,9 @@ LONG_NOTE = {
 
 
 def test_a_local_answer_on_a_route_keeps_its_form(desk: Desk, fake: Fake) -> None:
-    request = ask(sampling=Sampling(seed=1), max_tokens=150, form=JsonSchema(schema=NOTE))
+    request = ask(
+        sampling=Sampling(seed=1), max_tokens=150, response_format=JsonSchema(schema=NOTE)
+    )
     events = desk.ask(request)
     assert end(events).reason == "stop"
     jsonschema.validate(json.loads(text(events)), NOTE)
@@ -44,7 +46,9 @@ def test_a_handed_over_form_is_asked_of_the_cloud_too(desk: Desk, fake: Fake) ->
     fake.script(Act(rest=' and so the small fox was at home again with its friends."}'))
     text_schema = {"type": "string", "minLength": 400, "maxLength": 800}
     long_note = {**NOTE, "properties": {"text": text_schema}}  # still being written by then
-    request = ask(sampling=Sampling(seed=1), max_tokens=600, form=JsonSchema(schema=long_note))
+    request = ask(
+        sampling=Sampling(seed=1), max_tokens=600, response_format=JsonSchema(schema=long_note)
+    )
     events = desk.ask(request, hand_over_at=20)
     assert len(handoffs(events)) == 1
     assert json.loads(fake.requests[0].body)["response_format"]["type"] == "json_schema"
@@ -74,7 +78,9 @@ def test_a_form_that_the_cloud_leaves_half_written_is_brought_to_its_end_here(
 ) -> None:
     """The local model used to begin the form anew, in the middle of what was there."""
     fake.script(act)
-    request = ask(sampling=Sampling(seed=1), max_tokens=300, form=JsonSchema(schema=LONG_NOTE))
+    request = ask(
+        sampling=Sampling(seed=1), max_tokens=300, response_format=JsonSchema(schema=LONG_NOTE)
+    )
     events = desk.ask(request, hand_over_at=20)
     assert handoffs(events)[-1].target.origin == "local"
     assert end(events).reason == "stop"
@@ -88,7 +94,7 @@ def test_a_raw_prompt_with_a_form_goes_on_here_when_the_cloud_cannot(
         prompt="A note as JSON: ",
         sampling=Sampling(seed=1),
         max_tokens=300,
-        form=JsonSchema(schema=LONG_NOTE),
+        response_format=JsonSchema(schema=LONG_NOTE),
     )
     events = desk.ask(request, hand_over_at=20)
     jsonschema.validate(json.loads(text(events)), LONG_NOTE)
@@ -102,6 +108,8 @@ def test_what_the_cloud_wrote_against_the_form_ends_as_interrupted_and_never_as_
         Act(rest='", 5} and that is no JSON', no_terminal=True),
         Act(rest=" nor is this", no_terminal=True),
     )
-    request = ask(sampling=Sampling(seed=1), max_tokens=300, form=JsonSchema(schema=LONG_NOTE))
+    request = ask(
+        sampling=Sampling(seed=1), max_tokens=300, response_format=JsonSchema(schema=LONG_NOTE)
+    )
     events = desk.ask(request, hand_over_at=20)
     assert end(events).reason == "interrupted"

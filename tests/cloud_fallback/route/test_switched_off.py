@@ -39,7 +39,7 @@ def test_a_prompt_that_is_too_long_says_so_with_both_numbers(desk: Desk, fake: F
 
 def test_a_form_that_only_a_provider_knows_is_asked_of_it(desk: Desk, fake: Fake) -> None:
     fake.script(Act(text='["Ruby", "Max"]'))
-    events = desk.ask(ask(form=UNIQUE))
+    events = desk.ask(ask(response_format=UNIQUE))
     assert [h.reason for h in handoffs(events)] == ["schema"]
     assert text(events) == '["Ruby", "Max"]'
     assert end(events).reason == "stop"
@@ -48,7 +48,7 @@ def test_a_form_that_only_a_provider_knows_is_asked_of_it(desk: Desk, fake: Fake
 def test_a_form_that_nobody_knows_is_an_error(desk: Desk, fake: Fake) -> None:
     fake.script(Act(refusal="bad_request"))
     with pytest.raises(ProviderRefused):
-        desk.ask(ask(form=UNIQUE))
+        desk.ask(ask(response_format=UNIQUE))
 
 
 def test_a_form_that_only_a_provider_knows_is_an_error_then(
@@ -56,7 +56,7 @@ def test_a_form_that_only_a_provider_knows_is_an_error_then(
 ) -> None:
     desk = desk_without(make_desk, fake, "schema")
     with pytest.raises(InvalidRequest, match="uniqueItems"):
-        desk.ask(ask(form=UNIQUE))
+        desk.ask(ask(response_format=UNIQUE))
     assert fake.record.accepted == 0
 
 

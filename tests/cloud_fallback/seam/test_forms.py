@@ -16,7 +16,8 @@ from tests.cloud_fallback.seam.corpus import DOCUMENT, Client
 from tests.cloud_fallback.seam.test_joins import SIZES
 
 ASKED = GenerationRequest(
-    messages=(Message(role="user", content="Describe the fox as JSON."),), form=JsonObject()
+    messages=(Message(role="user", content="Describe the fox as JSON."),),
+    response_format=JsonObject(),
 )
 VALUE = json.loads(DOCUMENT)
 SPELLINGS = {
@@ -137,7 +138,7 @@ def test_time_does_not_show_a_document_that_may_be_broken() -> None:
 
 
 def test_other_forms_are_joined_only_where_the_text_follows() -> None:
-    request = GenerationRequest(messages=ASKED.messages, form=Regex(pattern="[0-9 ]+"))
+    request = GenerationRequest(messages=ASKED.messages, response_format=Regex(pattern="[0-9 ]+"))
     said = "1 2 3 4 5 6 7 8 9 10 11 12"
     plan = plan_continuation(request, said)
     assert Client(plan, said).read(said + " 13 14", [3]) == said + " 13 14"

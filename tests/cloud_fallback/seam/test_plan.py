@@ -144,9 +144,11 @@ def test_a_refrain_that_goes_on_in_a_prefilled_turn_is_no_echo() -> None:
 
 
 def test_a_form_is_kept_by_asking_for_the_whole_answer() -> None:
-    plan = plan_continuation(replace(REQUEST, form=JsonObject()), '{"name": "Ruby', prefill=True)
+    plan = plan_continuation(
+        replace(REQUEST, response_format=JsonObject()), '{"name": "Ruby', prefill=True
+    )
     assert plan.join == "rewrite"
-    assert plan.request.form == JsonObject()
+    assert plan.request.response_format == JsonObject()
     assert "character for character" in plan.request.messages[-1].content
 
 
@@ -243,7 +245,7 @@ def test_a_raw_text_is_sent_as_a_text_to_be_continued() -> None:
     [
         GenerationRequest(prompt=(1, 2, 3)),
         GenerationRequest(prompt="<|im_start|>user\nHello, who are you?<|im_end|>\n"),
-        GenerationRequest(prompt="Give me a JSON document please", form=JsonObject()),
+        GenerationRequest(prompt="Give me a JSON document please", response_format=JsonObject()),
         GenerationRequest(prompt="Hi"),
     ],
 )

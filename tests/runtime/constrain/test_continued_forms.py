@@ -17,10 +17,10 @@ from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.request import Form, Gbnf, GenerationRequest, JsonSchema, Message
+from spillover.runtime.request import Gbnf, GenerationRequest, JsonSchema, Message, ResponseFormat
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.structured_output.compiler import FormCompiler
+from spillover.runtime.structured_output.compiler import GrammarCompiler
 from spillover.runtime.text.reasoning import TagPair
 from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import GREEDY, all_at_once, end_of, text_of
@@ -32,12 +32,14 @@ FOX = thing(
 WANTED = Message(role="user", content="Describe a fox named Ruby as JSON.")
 
 
-def continued(begun: str, form: Form | None, **fields: Any) -> GenerationRequest:
+def continued(
+    begun: str, response_format: ResponseFormat | None, **fields: Any
+) -> GenerationRequest:
     """The assistant's message *begun* is to be continued."""
     return GenerationRequest(
         messages=(WANTED, Message(role="assistant", content=begun)),
         continue_final_message=True,
-        form=form,
+        response_format=response_format,
         **{"sampling": GREEDY, "max_tokens": 80, **fields},
     )
 
@@ -74,8 +76,8 @@ def test_json_that_another_writer_began_on_many_lines_goes_on(engine: LocalEngin
 
 
 def test_a_grammar_goes_on_too(engine: LocalEngine) -> None:
-    form = Gbnf(grammar='root ::= "one, " "two, " [0-9]')
-    events = list(engine.stream(continued("one, tw", form)))
+    response_format = Gbnf(grammar='root ::= "one, " "two, " [0-9]')
+    events = list(engine.stream(continued("one, tw", response_format)))
     assert text_of(events)[:-1] == "o, "
 
 
@@ -85,7 +87,7 @@ def test_a_grammar_goes_on_too(engine: LocalEngine) -> None:
 def test_a_beginning_of_another_form_is_refused(engine: LocalEngine, begun: str) -> None:
     with pytest.raises(InvalidRequest, match="the answer so far") as caught:
         list(engine.stream(continued(begun, JsonSchema(schema=FOX))))
-    assert caught.value.param == "form"
+    assert caught.value.param == "response_format"
 
 
 def test_a_prompt_may_end_with_the_beginning_of_the_answer(engine: LocalEngine) -> None:
@@ -94,7 +96,7 @@ def test_a_prompt_may_end_with_the_beginning_of_the_answer(engine: LocalEngine) 
         request = GenerationRequest(
             prompt=given,
             begun='{"name": "Ru',
-            form=JsonSchema(schema=FOX),
+            response_format=JsonSchema(schema=FOX),
             sampling=GREEDY,
             max_tokens=60,
         )
@@ -132,7 +134,7 @@ def test_preempted_answers_go_on_from_there(any_model_path: Path, tmp_path: Path
 def thinking(loaded: LoadedModel, begun: str) -> Constraint:
     """The constraint of a message that a model which thinks has begun."""
     request = continued(begun, JsonSchema(schema=FOX))
-    compiler = FormCompiler(loaded.backend, (TagPair("<think>", "</think>"),))
+    compiler = GrammarCompiler(loaded.backend, (TagPair("<think>", "</think>"),))
     job = Job(id=1, request=request, prompt=np.array([1], dtype=np.int32), seed=1, pipelines=())
     (constraint,) = compiler._constraints(job, "assistant:" + begun, None)
     return constraint

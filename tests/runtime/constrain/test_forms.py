@@ -19,13 +19,13 @@ from spillover.runtime.events import Delta, EngineEvent, Finished
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import (
-    Form,
     Gbnf,
     GenerationRequest,
     JsonObject,
     JsonSchema,
     Lark,
     Regex,
+    ResponseFormat,
 )
 from spillover.runtime.sampling import Sampling
 from tests.answers import GREEDY, all_at_once, ask, end_of, ids_of, text_of, worker_of
@@ -64,7 +64,7 @@ def checked(events: list[EngineEvent], schema: dict[str, object]) -> bool:
 )
 def test_every_completed_answer_follows_its_schema(engine: LocalEngine, sampling: Sampling) -> None:
     requests = [
-        ask(sampling=sampling, max_tokens=MAX_TOKENS, form=JsonSchema(schema=schema))
+        ask(sampling=sampling, max_tokens=MAX_TOKENS, response_format=JsonSchema(schema=schema))
         for schema in SCHEMAS.values()
     ]
     n_complete = 0
@@ -87,19 +87,23 @@ def test_every_completed_answer_follows_its_schema(engine: LocalEngine, sampling
 )
 def test_all_samplers_keep_to_the_form(engine: LocalEngine, sampling: Sampling) -> None:
     schema = SCHEMAS["person"]
-    request = ask(sampling=sampling, max_tokens=MAX_TOKENS, form=JsonSchema(schema=schema))
+    request = ask(
+        sampling=sampling, max_tokens=MAX_TOKENS, response_format=JsonSchema(schema=schema)
+    )
     assert checked(list(engine.stream(request)), schema)
 
 
 def test_a_json_object_is_one(engine: LocalEngine) -> None:
-    events = list(engine.stream(ask(sampling=Sampling(seed=1), max_tokens=250, form=JsonObject())))
+    events = list(
+        engine.stream(ask(sampling=Sampling(seed=1), max_tokens=250, response_format=JsonObject()))
+    )
     if end_of(events).reason == "stop":
         assert isinstance(json.loads(text_of(events)), dict)
     assert text_of(events).startswith("{")
 
 
 @pytest.mark.parametrize(
-    ("form", "pattern"),
+    ("response_format", "pattern"),
     [
         (Regex(pattern=NAME_REGEX), NAME_REGEX),
         (Regex(pattern="(a|b)*c{2}"), "(a|b)*c{2}"),
@@ -109,39 +113,49 @@ def test_a_json_object_is_one(engine: LocalEngine) -> None:
     ],
     ids=["regex", "regex with a star", "gbnf list", "gbnf nesting", "lark"],
 )  # fmt: skip
-def test_regexes_and_grammars_are_followed(engine: LocalEngine, form: Form, pattern: str) -> None:
+def test_regexes_and_grammars_are_followed(
+    engine: LocalEngine, response_format: ResponseFormat, pattern: str
+) -> None:
     for seed in range(4):
-        events = list(engine.stream(ask(sampling=Sampling(seed=seed), max_tokens=60, form=form)))
+        events = list(
+            engine.stream(
+                ask(sampling=Sampling(seed=seed), max_tokens=60, response_format=response_format)
+            )
+        )
         text = text_of(events)
         if end_of(events).reason == "stop":
             assert re.fullmatch(pattern, text), text
 
 
 def test_an_answer_that_is_cut_says_so(engine: LocalEngine) -> None:
-    events = list(engine.stream(ask(max_tokens=6, form=JsonSchema(schema=LONG))))
+    events = list(engine.stream(ask(max_tokens=6, response_format=JsonSchema(schema=LONG))))
     assert end_of(events).reason == "length"
     assert end_of(events).usage.completion_tokens == 6
 
 
 def test_a_complete_answer_ends_at_once(engine: LocalEngine) -> None:
-    form = JsonSchema(schema={"const": [1]})
-    events = list(engine.stream(ask(max_tokens=3, ignore_eos=True, form=form)))
+    response_format = JsonSchema(schema={"const": [1]})
+    events = list(
+        engine.stream(ask(max_tokens=3, ignore_eos=True, response_format=response_format))
+    )
     assert text_of(events) == "[1]"
     assert end_of(events).reason == "stop"
     assert end_of(events).usage.completion_tokens == len(ids_of(events))
 
 
 def test_a_form_goes_before_a_bias_that_forbids_it(engine: LocalEngine) -> None:
-    opening = ids_of(engine.stream(ask(max_tokens=1, form=JsonObject())))[0]
+    opening = ids_of(engine.stream(ask(max_tokens=1, response_format=JsonObject())))[0]
     for temperature in (0.0, 1.0):
         sampling = Sampling(temperature=temperature, logit_bias={opening: -100.0}, seed=1)
-        events = list(engine.stream(ask(sampling=sampling, max_tokens=1, form=JsonObject())))
+        events = list(
+            engine.stream(ask(sampling=sampling, max_tokens=1, response_format=JsonObject()))
+        )
         assert ids_of(events) == [opening]
 
 
 def test_logprobs_are_those_of_the_model_and_not_of_the_form(engine: LocalEngine) -> None:
     free = list(engine.stream(ask(max_tokens=1, logprobs=1)))
-    held = list(engine.stream(ask(max_tokens=1, logprobs=1, form=JsonObject())))
+    held = list(engine.stream(ask(max_tokens=1, logprobs=1, response_format=JsonObject())))
     free_record, held_record = (
         next(r for e in events if isinstance(e, Delta) for r in e.logprobs)
         for events in (free, held)
@@ -153,7 +167,9 @@ def test_logprobs_are_those_of_the_model_and_not_of_the_form(engine: LocalEngine
 
 def test_a_stop_string_still_ends_the_answer(engine: LocalEngine) -> None:
     events = list(
-        engine.stream(ask(max_tokens=80, form=JsonSchema(schema=SCHEMAS["object"]), stop=("age",)))
+        engine.stream(
+            ask(max_tokens=80, response_format=JsonSchema(schema=SCHEMAS["object"]), stop=("age",))
+        )
     )
     assert text_of(events).startswith('{"name')
     assert end_of(events).stop == "age"
@@ -162,7 +178,10 @@ def test_a_stop_string_still_ends_the_answer(engine: LocalEngine) -> None:
 def test_choices_are_held_one_by_one(engine: LocalEngine) -> None:
     schema = SCHEMAS["person"]
     request = ask(
-        sampling=Sampling(seed=3), n=3, max_tokens=MAX_TOKENS, form=JsonSchema(schema=schema)
+        sampling=Sampling(seed=3),
+        n=3,
+        max_tokens=MAX_TOKENS,
+        response_format=JsonSchema(schema=schema),
     )
     events = list(engine.stream(request))
     texts = [text_of(events, choice) for choice in range(3)]
@@ -174,9 +193,9 @@ def test_choices_are_held_one_by_one(engine: LocalEngine) -> None:
 
 def test_held_and_free_answers_run_together_as_they_do_alone(engine: LocalEngine) -> None:
     requests = [
-        ask(max_tokens=40, form=JsonSchema(schema=SCHEMAS["person"])),
+        ask(max_tokens=40, response_format=JsonSchema(schema=SCHEMAS["person"])),
         ask(max_tokens=40),
-        ask(max_tokens=40, form=Regex(pattern="[a-z ]{30}")),
+        ask(max_tokens=40, response_format=Regex(pattern="[a-z ]{30}")),
     ]
     single = [text_of(engine.stream(request)) for request in requests]
     together = [text_of(events) for events in all_at_once(engine, requests)]
@@ -188,13 +207,15 @@ def test_held_and_free_answers_run_together_as_they_do_alone(engine: LocalEngine
 
 def test_a_prompt_without_a_conversation_is_held_too(engine: LocalEngine) -> None:
     request = GenerationRequest(
-        prompt="One day", max_tokens=40, form=Regex(pattern="[0-9]{3}"), sampling=GREEDY
+        prompt="One day", max_tokens=40, response_format=Regex(pattern="[0-9]{3}"), sampling=GREEDY
     )
     assert re.fullmatch("[0-9]{3}", text_of(engine.stream(request)))
 
 
 def test_a_killed_worker_goes_on_with_the_form(any_model_path: Path, tmp_path: Path) -> None:
-    request = ask(sampling=Sampling(seed=11), max_tokens=200, form=JsonSchema(schema=LONG))
+    request = ask(
+        sampling=Sampling(seed=11), max_tokens=200, response_format=JsonSchema(schema=LONG)
+    )
     with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1)) as engine:
         events: list[EngineEvent] = []
         n_restarts = 0
@@ -209,7 +230,7 @@ def test_a_killed_worker_goes_on_with_the_form(any_model_path: Path, tmp_path: P
 
 def test_preempted_answers_keep_their_form(any_model_path: Path, tmp_path: Path) -> None:
     options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path)
-    request = ask(max_tokens=130, form=JsonSchema(schema=LONG))
+    request = ask(max_tokens=130, response_format=JsonSchema(schema=LONG))
     with LocalEngine(any_model_path, options) as engine:
         for events in all_at_once(engine, [request] * 4):
             assert checked(events, LONG)
@@ -222,7 +243,7 @@ def deep(n: int) -> dict[str, object]:
     return schema
 
 
-HOSTILE: dict[str, Form] = {
+HOSTILE: dict[str, ResponseFormat] = {
     "too deep": JsonSchema(schema=deep(400)),
     "huge enum": JsonSchema(schema={"enum": [f"value {i}" for i in range(100_000)]}),
     "large enum": JsonSchema(schema={"enum": [f"value {i}" * 8 for i in range(15_000)]}),
@@ -254,11 +275,11 @@ HOSTILE: dict[str, Form] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_form_that_cannot_be_followed_is_refused(engine: LocalEngine, name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        list(engine.stream(ask(max_tokens=1, form=HOSTILE[name])))
-    assert caught.value.param == "form"
+        list(engine.stream(ask(max_tokens=1, response_format=HOSTILE[name])))
+    assert caught.value.param == "response_format"
 
 
-ENDLESS: dict[str, Form] = {
+ENDLESS: dict[str, ResponseFormat] = {
     "needs itself": JsonSchema(
         schema={"$defs": {"n": thing(x={"$ref": "#/$defs/n"})}, "$ref": "#/$defs/n"}
     ),
@@ -276,7 +297,7 @@ ENDLESS: dict[str, Form] = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_what_can_be_compiled_ends_at_its_limit(engine: LocalEngine, name: str) -> None:
-    events = list(engine.stream(ask(max_tokens=12, form=ENDLESS[name])))
+    events = list(engine.stream(ask(max_tokens=12, response_format=ENDLESS[name])))
     assert end_of(events).reason in ("length", "stop", "interrupted")
 
 
@@ -285,7 +306,7 @@ def test_a_cancelled_request_ends_though_its_form_is_not_compiled(engine: LocalE
     slow = JsonSchema(schema=thing(**{f"p{i}": {"type": "string"} for i in range(1500)}))
     ended: list[EngineEvent] = []
     thread = threading.Thread(
-        target=lambda: ended.extend(engine.stream(ask(form=slow), cancellation))
+        target=lambda: ended.extend(engine.stream(ask(response_format=slow), cancellation))
     )
     thread.start()
     cancellation.cancel()

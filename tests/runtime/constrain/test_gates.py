@@ -20,7 +20,7 @@ class Writer:
     def __init__(self, loaded: LoadedModel, factory: ConstraintFactory, *, is_inside: bool) -> None:
         self._backend = loaded.backend
         self._eog = min(factory.vocabulary.eog_tokens)
-        digits = factory.form(Regex(pattern="[0-9]{2}"))
+        digits = factory.from_start(Regex(pattern="[0-9]{2}"))
         self.constraint: Constraint = factory.after_reasoning(digits, THINK, is_inside=is_inside)()
 
     def tokens(self, text: str) -> list[int]:

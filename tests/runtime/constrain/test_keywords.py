@@ -28,7 +28,7 @@ CHECKED = ("ipv4", "ipv6", "uuid")
 def wandered(factory: ConstraintFactory, schema: Any, draw: random.Random) -> str | None:
     """An answer that the grammar of *schema* allows, of tokens drawn at random; None when it
     does not come to an end."""
-    constraint = factory.form(JsonSchema(schema=schema))()
+    constraint = factory.from_start(JsonSchema(schema=schema))()
     vocabulary = factory.vocabulary
     ends = [t for t, piece in enumerate(vocabulary.pieces) if piece and piece in b'"}],0']
     written = b""
@@ -163,9 +163,9 @@ def test_what_no_grammar_can_say_is_refused_by_keyword_and_place(
 ) -> None:
     schema, place = REFUSED[name]
     with pytest.raises(InvalidRequest) as caught:
-        factory.form(JsonSchema(schema=schema))
+        factory.from_start(JsonSchema(schema=schema))
     assert str(caught.value).startswith(f"{place}: ")
-    assert caught.value.param == "form"
+    assert caught.value.param == "response_format"
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,12 @@ def test_a_schema_that_is_none_is_refused_or_followed_and_never_an_accident(
     extras: list[dict[str, Any]] = [{}, {"propertyNames": {"enum": ["a"]}}, {"not": {}}]
     for extra in extras:
         with contextlib.suppress(InvalidRequest):
-            factory.form(JsonSchema(schema={"type": "object", keyword: value, **extra}))
+            factory.from_start(JsonSchema(schema={"type": "object", keyword: value, **extra}))
 
 
 def test_a_schema_with_many_doubtful_parts_is_refused_soon(factory: ConstraintFactory) -> None:
     branches = [{"oneOf": [SMALL, {"type": "number"}]}] * 3_000
     with pytest.raises(InvalidRequest):
-        factory.form(JsonSchema(schema={"$ref": "x", "anyOf": [thing(a=b) for b in branches]}))
+        factory.from_start(
+            JsonSchema(schema={"$ref": "x", "anyOf": [thing(a=b) for b in branches]})
+        )

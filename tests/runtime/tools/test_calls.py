@@ -154,7 +154,7 @@ def test_none_is_an_answer_as_without_tools(engine: LocalEngine) -> None:
 
 
 def test_a_form_and_tools_give_one_of_both(engine: LocalEngine) -> None:
-    events = list(engine.stream(wanted(tools=(WEATHER,), form=JsonObject())))
+    events = list(engine.stream(wanted(tools=(WEATHER,), response_format=JsonObject())))
     if end_of(events).reason == "stop":
         assert isinstance(json.loads(text_of(events)), dict)
     elif end_of(events).reason == "tool_calls":
@@ -180,7 +180,7 @@ def test_a_schema_that_no_grammar_says_is_refused_only_when_it_is_strict(
         ({"tool_choice": "required"}, "tools"),
         ({"tools": (WEATHER, WEATHER)}, "tools[1].function.name"),
         ({"tools": (Tool(name="a b"),)}, "tools[0].function.name"),
-        ({"tools": (WEATHER,), "form": Regex(pattern="a")}, "form"),
+        ({"tools": (WEATHER,), "response_format": Regex(pattern="a")}, "response_format"),
     ],
 )
 def test_tools_that_do_not_fit_are_refused(

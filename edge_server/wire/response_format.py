@@ -1,4 +1,4 @@
-"""What an answer must look like, in the words of OpenAI, of llama.cpp and of vLLM."""
+"""The fields of OpenAI, llama.cpp and vLLM that ask for a response format."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.wire.errors import WireError, bad_request
-from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import FORM_FIELD, Form, Gbnf, JsonObject, JsonSchema, Lark, Regex
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
+from spillover.runtime.request import Gbnf, JsonObject, JsonSchema, Lark, Regex, ResponseFormat
 
 LARK_PREFIX = "%llguidance"
 """llama.cpp's mark of a grammar in llguidance's notation."""
@@ -23,7 +23,7 @@ class SchemaFormat(Struct, frozen=True, kw_only=True):
     description: str | None = None
 
 
-class ResponseFormat(Struct, frozen=True, kw_only=True):
+class ResponseFormatBody(Struct, frozen=True, kw_only=True):
     """OpenAI's; with llama.cpp's *schema* of a json_object."""
 
     type: str
@@ -41,10 +41,10 @@ class StructuredOutputs(Struct, frozen=True, kw_only=True):
     grammar: str | None = None
 
 
-class FormBody(Struct, frozen=True, kw_only=True):
-    """The fields of a body that ask for a form; at most one of them."""
+class ResponseFormatFields(Struct, frozen=True, kw_only=True):
+    """The fields of a body that ask for a response format; at most one may be given."""
 
-    response_format: ResponseFormat | None = None
+    response_format: ResponseFormatBody | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -55,27 +55,27 @@ class FormBody(Struct, frozen=True, kw_only=True):
 
 
 class Asked(Struct, frozen=True):
-    """A form, and the field that asks for it."""
+    """A response format, and the field that asks for it."""
 
-    form: Form
+    response_format: ResponseFormat
     field: str
 
 
-def form_of(body: FormBody) -> Form | None:
-    """The form of a body; a 400 that names the field when it cannot be read."""
+def response_format_of(body: ResponseFormatFields) -> ResponseFormat | None:
+    """The response format of a body; a 400 that names the field when it cannot be read."""
     asked = _asked(body)
-    return asked[0].form if asked else None
+    return asked[0].response_format if asked else None
 
 
-def named(error: InvalidRequest, body: FormBody) -> InvalidRequest | WireError:
-    """*error* with the field by which the client asked for the form that it is about."""
-    if error.param != FORM_FIELD:
+def named(error: InvalidRequest, body: ResponseFormatFields) -> InvalidRequest | WireError:
+    """*error*; when it refuses the response format, a 400 with the name of the client's field."""
+    if not isinstance(error, ResponseFormatRefused):
         return error
     name = _asked(body)[0].field
-    return bad_request(f"{name}: {error}", name)
+    return bad_request(f"{name}: {error.reason}", name)
 
 
-def _asked(body: FormBody) -> list[Asked]:
+def _asked(body: ResponseFormatFields) -> list[Asked]:
     outputs = body.structured_outputs or StructuredOutputs()
     found = [
         _response_format(body.response_format),
@@ -94,12 +94,12 @@ def _asked(body: FormBody) -> list[Asked]:
     return asked
 
 
-def _response_format(value: ResponseFormat | None) -> Asked | None:
+def _response_format(value: ResponseFormatBody | None) -> Asked | None:
     if value is None or value.type == "text":
         return None
     if value.type == "json_object":
-        form = JsonObject() if value.schema is None else JsonSchema(schema=value.schema)
-        return Asked(form, "response_format")
+        response_format = JsonObject() if value.schema is None else JsonSchema(schema=value.schema)
+        return Asked(response_format, "response_format")
     if value.type != "json_schema":
         raise bad_request(
             "response_format.type: text, json_object and json_schema are possible",
@@ -111,8 +111,10 @@ def _response_format(value: ResponseFormat | None) -> Asked | None:
             "response_format.json_schema.schema: it is missing",
             "response_format.json_schema.schema",
         )
-    form = JsonSchema(schema=inner.schema, name=inner.name, strict=inner.strict is not False)
-    return Asked(form, "response_format.json_schema.schema")
+    response_format = JsonSchema(
+        schema=inner.schema, name=inner.name, strict=inner.strict is not False
+    )
+    return Asked(response_format, "response_format.json_schema.schema")
 
 
 def _guided(
@@ -135,7 +137,7 @@ def _schema(value: dict[str, Any] | str, name: str) -> JsonSchema:
         try:
             value = msgspec.json.decode(value, type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError) as error:
-            raise bad_request(f"{name}: this is no JSON object: {error}", name) from error
+            raise bad_request(f"{name}: this is not a JSON object: {error}", name) from error
     return JsonSchema(schema=value)
 
 
@@ -145,9 +147,9 @@ def _choice(texts: tuple[str, ...], name: str) -> Lark:
     return Lark(grammar="start: " + " | ".join(json.dumps(text) for text in texts))
 
 
-def _llama_grammar(text: str) -> Form:
+def _llama_grammar(text: str) -> ResponseFormat:
     return Lark(grammar=text) if text.startswith(LARK_PREFIX) else Gbnf(grammar=text)
 
 
-def _either_grammar(text: str) -> Form:
+def _either_grammar(text: str) -> ResponseFormat:
     return Gbnf(grammar=text) if "::=" in text else Lark(grammar=text)
