@@ -48,12 +48,11 @@ class ContextOverflow(InvalidRequest):
 class ResponseFormatRefused(InvalidRequest):
     """The answer cannot be held to the request's response format; another writer may be able to.
 
-    *reason* is the message without the field's name: clients know the field by other names.
+    The message does not name the field: clients know it by other names.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"response_format: {reason}", "response_format")
-        self.reason = reason
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "response_format")
 
 
 class ModelError(SpilloverError):

@@ -72,7 +72,7 @@ def named(error: InvalidRequest, body: ResponseFormatFields) -> InvalidRequest |
     if not isinstance(error, ResponseFormatRefused):
         return error
     name = _asked(body)[0].field
-    return bad_request(f"{name}: {error.reason}", name)
+    return bad_request(f"{name}: {error}", name)
 
 
 def _asked(body: ResponseFormatFields) -> list[Asked]:

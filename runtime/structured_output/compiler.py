@@ -131,7 +131,7 @@ class ConstraintCompiler:
                 refused(job.id, error)
             except BaseException as error:  # also what Rust code panics with
                 log_defect(_LOG, "a response format was refused", error)
-                refused(job.id, ResponseFormatRefused("it cannot be compiled"))
+                refused(job.id, ResponseFormatRefused("the response format cannot be compiled"))
             finally:
                 with self._lock:
                     self._open.pop(job.id, None)

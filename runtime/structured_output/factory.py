@@ -127,7 +127,7 @@ class ConstraintFactory:
             constraint = self._at_start(response_format, style).copy()
             if constraint.follow(tokens):
                 return constraint.copy
-        raise ResponseFormatRefused("the answer so far does not follow it")
+        raise ResponseFormatRefused("the answer so far does not follow the response format")
 
     def _at_start(
         self, response_format: ResponseFormat, style: dict[str, Any]

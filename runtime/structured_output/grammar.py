@@ -76,4 +76,4 @@ def _from_gbnf(grammar: str) -> str:
     except DeadlinePassed as error:
         raise ResponseFormatRefused(f"reading the grammar was {error}") from error
     except (GbnfToLarkError, RecursionError, ValueError, LookupError, AttributeError) as error:
-        raise ResponseFormatRefused(f"this is not a GBNF grammar: {error}") from error
+        raise ResponseFormatRefused(f"the grammar is not valid GBNF: {error}") from error

@@ -48,6 +48,8 @@ def _inside(value: Any) -> list[Any]:
 def check_text(text: str, n_most: int, refuse: Refuse) -> None:
     """Raise what *refuse* makes when *text* is empty or longer than *n_most* characters."""
     if not text.strip():
-        raise refuse("it is empty")
+        raise refuse("the grammar or pattern is empty")
     if len(text) > n_most:
-        raise refuse(f"it has {len(text)} characters, but the limit is {n_most}: shorten it")
+        raise refuse(
+            f"the grammar or pattern has {len(text)} characters, more than {n_most}: shorten it"
+        )

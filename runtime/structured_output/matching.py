@@ -25,7 +25,7 @@ def compile_grammar(vocabulary: Vocabulary, grammar: str, refuse: Refuse) -> Gra
     # The first mask is the most expensive one; all copies share what it computes.
     constraint.mask()
     if constraint.has_failed:
-        raise refuse("no answer can follow it within the limits")
+        raise refuse("no answer can follow it within the limits of llguidance")
     return constraint
 
 

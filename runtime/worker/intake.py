@@ -239,7 +239,7 @@ def _rejection(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.
             )
         case ResponseFormatRefused():
             return protocol.Rejected(
-                id=command_id, message=error.reason, is_response_format_refused=True
+                id=command_id, message=str(error), is_response_format_refused=True
             )
         case _:
             return protocol.Rejected(id=command_id, message=str(error), param=error.param)

@@ -15,7 +15,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineBusy
 from spillover.runtime.events import Finished
 from spillover.runtime.local_engine import LocalEngine
-from spillover.runtime.structured_output.compiler import GrammarCompiler
+from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.worker import long_texts, protocol
 from spillover.runtime.worker.intake import Intake
 from spillover.runtime.worker.long_texts import MAX_WAITING, Command, LongTexts, is_long
@@ -66,7 +66,7 @@ def test_short_ones_are_answered_while_a_long_one_is_read() -> None:
 
     model: Any = SimpleNamespace(backend=Words(), template=SimpleNamespace(tag_pairs=()))
     scheduler: Any = None
-    intake = Intake(model, scheduler, reports.put, GrammarCompiler(model.backend, ()))
+    intake = Intake(model, scheduler, reports.put, ConstraintCompiler(model.backend, ()))
     for number, text in ((1, LONG), (2, "two words")):
         intake.take(AskTokens(id=number, text=text, add_special=True, parse_special=True))
     assert reports.get(timeout=60) == protocol.Tokens(id=2, token_ids=(0, 0))

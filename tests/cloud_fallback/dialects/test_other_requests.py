@@ -103,7 +103,7 @@ def test_coheres_forms() -> None:
     assert body_of("cohere", ask(response_format=JsonObject()))["response_format"] == {
         "type": "json_object"
     }
-    with pytest.raises(InvalidRequest, match="can hold an answer to .* only"):
+    with pytest.raises(InvalidRequest, match=r"can hold an answer to .* only"):
         encoded("cohere", ask(response_format=Regex(pattern="a")))
 
 
@@ -179,7 +179,7 @@ def test_bedrocks_forms() -> None:
     body = body_of("bedrock", ask(response_format=JsonSchema(schema=CITY, name="city")))
     written = body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
     assert (written["name"], json.loads(written["schema"])) == ("city", CITY)
-    with pytest.raises(InvalidRequest, match="can hold an answer to .* only"):
+    with pytest.raises(InvalidRequest, match=r"can hold an answer to .* only"):
         encoded("bedrock", ask(response_format=JsonObject()))
 
 

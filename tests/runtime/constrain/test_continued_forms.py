@@ -20,7 +20,7 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Gbnf, GenerationRequest, JsonSchema, Message, ResponseFormat
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.structured_output.compiler import GrammarCompiler
+from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.text.reasoning import TagPair
 from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import GREEDY, all_at_once, end_of, text_of
@@ -134,7 +134,7 @@ def test_preempted_answers_go_on_from_there(any_model_path: Path, tmp_path: Path
 def thinking(loaded: LoadedModel, begun: str) -> Constraint:
     """The constraint of a message that a model which thinks has begun."""
     request = continued(begun, JsonSchema(schema=FOX))
-    compiler = GrammarCompiler(loaded.backend, (TagPair("<think>", "</think>"),))
+    compiler = ConstraintCompiler(loaded.backend, (TagPair("<think>", "</think>"),))
     job = Job(id=1, request=request, prompt=np.array([1], dtype=np.int32), seed=1, pipelines=())
     (constraint,) = compiler._constraints(job, "assistant:" + begun, None)
     return constraint

@@ -13,7 +13,7 @@ import pytest
 from spillover.runtime.request import Regex
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.structured_output import compiler as compilers
-from spillover.runtime.structured_output.compiler import GrammarCompiler
+from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.structured_output.factory import ConstraintFactory
 from spillover.runtime.structured_output.habit import FORGOTTEN_AFTER_S, FormHabit
 from spillover.runtime.structured_output.vocabulary import MAX_ALIKE, Vocabulary
@@ -32,7 +32,7 @@ def test_forms_are_a_habit_until_they_are_not_asked_for_any_more(tmp_path: Path)
     assert not habit.is_there()
 
 
-def compiled(compiler: GrammarCompiler, request: Any) -> None:
+def compiled(compiler: ConstraintCompiler, request: Any) -> None:
     """Return when the form of *request* is compiled."""
     is_done = threading.Event()
     prompt = np.array([1], dtype=np.int32)
@@ -54,18 +54,18 @@ def test_tables_are_made_before_they_are_needed_where_forms_are_a_habit(
 
     monkeypatch.setattr(ConstraintFactory, "prepare", prepare_and_tell)
     habit = FormHabit(tmp_path, "model")
-    first = GrammarCompiler(loaded.backend, (), habit)
+    first = ConstraintCompiler(loaded.backend, (), habit)
     first.prepare()
     assert first._thread is None
     compiled(first, ask(response_format=Regex(pattern="a")))
-    GrammarCompiler(loaded.backend, (), habit).prepare()
+    ConstraintCompiler(loaded.backend, (), habit).prepare()
     assert made.wait(30)
 
 
 def test_a_small_vocabulary_waits_for_its_first_form(loaded: LoadedModel, tmp_path: Path) -> None:
     habit = FormHabit(tmp_path, "model")
     habit.note()
-    compiler = GrammarCompiler(loaded.backend, (), habit)
+    compiler = ConstraintCompiler(loaded.backend, (), habit)
     compiler.prepare()
     assert compiler._thread is None
 
