@@ -1,35 +1,55 @@
-"""How answers are routed between the device and the cloud: the only place of these defaults."""
+"""How answers are routed between the device and the cloud."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.route.routing import Routing
-
-Seconds = Annotated[float, Meta(gt=0, le=3_600)]
+from spillover.runtime.setting_help import Help
 
 
 class RouteSettings(Struct, frozen=True, kw_only=True):
-    """The owner's wishes for all answers."""
+    """How an answer moves between the device and the cloud."""
 
-    mode: HandoffMode = "continue"
-    max_handoffs: Annotated[int, Meta(ge=1, le=16)] = 4
-    """Changes of the writer within one answer; then it ends where it is."""
-    max_cloud_tokens: Annotated[int, Meta(ge=16, le=10_000_000)] = 32_768
-    """A provider is stopped after about so many tokens for one answer, reasoning included; more
-    only where a request's max_tokens is."""
-    consent_timeout_s: Seconds = 60.0
-    """How long a stream waits for the user's yes before the local model goes on."""
-    grace_tokens: Annotated[int, Meta(ge=0, le=1_024)] = 48
-    """With finish_sentence: most tokens that the local model may still write."""
-    grace_s: Seconds = 6.0
-    crash_patience_s: Seconds = 2.0
-    """How long a restarted worker has to go on by itself before the cloud takes over."""
-    warms_connections: bool = True
-    """With fallback auto: open a connection to the first provider when an answer begins."""
+    mode: Annotated[
+        HandoffMode, Help("How a running answer is handed over.", flag="--handoff-mode")
+    ] = field(default="continue", name="handoff_mode")
+    max_handoffs: Annotated[
+        int, Meta(ge=1, le=16), Help("Most changes of writer within one answer.")
+    ] = 4
+    """After these the answer ends where it is."""
+    max_cloud_tokens: Annotated[
+        int,
+        Meta(ge=16, le=10_000_000),
+        Help("About how many tokens a provider may write for one answer."),
+    ] = 32_768
+    """Reasoning included. A request with a larger max_tokens gets more."""
+    consent_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=600),  # consent.MAX_WAIT_S
+        Help("Seconds to wait for your consent before the local model goes on."),
+    ] = 60.0
+    grace_tokens: Annotated[
+        int,
+        Meta(ge=0, le=1_024),
+        Help("Most tokens the local model may add to end its sentence (finish_sentence)."),
+    ] = 48
+    grace_s: Annotated[
+        float,
+        Meta(gt=0, le=3_600),
+        Help("Most seconds the local model may take to end its sentence (finish_sentence)."),
+    ] = 6.0
+    crash_patience_s: Annotated[
+        float,
+        Meta(gt=0, le=3_600),
+        Help("Seconds a restarted worker has to go on before the cloud takes over."),
+    ] = 2.0
+    warms_connections: Annotated[
+        bool, Help("Connect to the first provider when an answer begins (fallback = auto).")
+    ] = True
 
 
 class Wishes(Struct, frozen=True, kw_only=True):

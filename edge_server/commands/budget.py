@@ -11,7 +11,6 @@ from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.prices import NANO
 from spillover.cloud_fallback.spending.statement import Line
 from spillover.edge_server.commands.options import load_config, setting_options
-from spillover.edge_server.config.routing_setup import ledger_path
 from spillover.edge_server.wire import spending
 
 _EPILOG = """\b
@@ -31,10 +30,10 @@ _HEAD = ("provider", "period", "spent", "reserved", "limit", "tokens", "reserved
 @setting_options([])
 def command(as_json: bool, config_flag: Path | None) -> None:
     """Show what was spent in the cloud today and this month, and the limits."""
-    settings = load_config({}, config_flag).settings
-    budget = Budget.at(ledger_path(settings), settings.cloud.budget)
+    cloud = load_config({}, config_flag).settings.cloud
+    budget = Budget.at(cloud.ledger, cloud.budget)
     try:
-        lines = budget.statement([provider.name for provider in settings.cloud.providers])
+        lines = budget.statement([provider.name for provider in cloud.providers])
     finally:
         budget.close()
     if as_json:

@@ -8,14 +8,13 @@ from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.limits import Room
 from spillover.edge_server.commands.checkup import Findings
-from spillover.edge_server.config.routing_setup import ledger_path
 from spillover.edge_server.config.settings import Settings
 
 
 def check_budget(findings: Findings, settings: Settings) -> None:
     """What is spent of each limit. Nothing is opened where there is no limit, and no file made."""
-    budgets, path = settings.cloud.budget, ledger_path(settings)
-    if settings.fallback == "never" or budgets.is_unlimited or not path.exists():
+    budgets, path = settings.cloud.budget, settings.cloud.ledger
+    if settings.cloud.fallback == "never" or budgets.is_unlimited or not path.exists():
         return
     with closing(Budget.at(path, budgets)) as budget:
         try:

@@ -26,7 +26,6 @@ from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.request_values import default_text
 from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.config.routing_setup import data_dir
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.sampling import Sampling
@@ -136,7 +135,7 @@ def command(
     except NotEnough as error:
         raise SpilloverError(f"no calibration was made: {error}") from error
     facts = {"languages": languages, "can_call_tools": can_call_tools}
-    path = _write(msgspec.structs.replace(fitted, **facts), output, data_dir(settings))
+    path = _write(msgspec.structs.replace(fitted, **facts), output, settings.cloud.folder)
     if as_json:
         click.echo(msgspec.json.encode({"calibration": str(path), "report": found}))
     else:

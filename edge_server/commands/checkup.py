@@ -190,12 +190,12 @@ def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, st
 
     providers = settings.cloud.providers
     names = ", ".join(provider.name for provider in providers) or "no provider"
-    findings.fallback = f"{settings.fallback} ({names})"
-    if settings.fallback == "never":
+    findings.fallback = f"{settings.cloud.fallback} ({names})"
+    if settings.cloud.fallback == "never":
         return
     if not providers:
         findings.add(
-            f"fallback is {settings.fallback}, but there is no provider",
+            f"fallback is {settings.cloud.fallback}, but there is no provider",
             "add a [[provider]] table to the configuration file: docs/configuration.md",
             blocks=False,
         )

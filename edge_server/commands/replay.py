@@ -18,7 +18,6 @@ from spillover.cloud_fallback.policy.replaying import Decision, Summary, replay,
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.terminal import safe
-from spillover.edge_server.config.routing_setup import data_dir
 from spillover.edge_server.errors import ConfigError
 
 _EPILOG = """\b
@@ -62,7 +61,7 @@ def command(
         raise click.UsageError("--raw goes without --calibration")
     settings = _settings(policy_path)
     given = _given(calibration_path)
-    store = CalibrationStore(data_dir(load_config({}, config_flag).settings))
+    store = CalibrationStore(load_config({}, config_flag).settings.cloud.folder)
     decisions = []
     for trace in tracing.read(traces):
         calibration = None if raw else given or store.of(trace.fingerprint)

@@ -14,10 +14,9 @@ from typing import Any
 from msgspec import Struct
 
 from spillover.edge_server.config import config_file, config_tables, setting_type
-from spillover.edge_server.config.setting_list import Setting, setting_list
-from spillover.edge_server.config.settings import CloudSettings, Settings
+from spillover.edge_server.config.setting_list import Setting, assemble, setting_list
+from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
-from spillover.runtime.options import EngineOptions
 
 DEFAULT = "default"
 HIDDEN = "********"
@@ -65,10 +64,10 @@ def load(
     file = config_file.locate(config_flag, environ)
     warnings = _unknown_variables(environ, settings)
     values = {setting.name: Value(setting.default, DEFAULT) for setting in settings}
-    cloud = CloudSettings()
+    tables: dict[str, Any] = {}
     if file is not None:
         content = config_file.read(file)
-        cloud = config_tables.take(content, file)
+        tables = config_tables.take(content, file)
         in_file = _from_file(file, content, settings)
         values |= in_file
         if "api_keys" in in_file:
@@ -78,20 +77,13 @@ def load(
     if api_key_file is not None:
         values |= _from_key_file(api_key_file, values, settings)
         warnings += _shared(api_key_file)
+    given = {name: value.value for name, value in values.items() if value.origin != DEFAULT}
     return Config(
-        settings=_settings(values, cloud), values=values, file=file, warnings=tuple(warnings)
+        settings=assemble(Settings, given | tables),
+        values=values,
+        file=file,
+        warnings=tuple(warnings),
     )
-
-
-def _settings(values: Mapping[str, Value], cloud: CloudSettings) -> Settings:
-    """The Structs with their own defaults and every value that was given."""
-    of_server: dict[str, Any] = {}
-    of_engine: dict[str, Any] = {}
-    for setting in setting_list():
-        if values[setting.name].origin != DEFAULT:
-            target = of_engine if setting.of_engine else of_server
-            target[setting.name] = values[setting.name].value
-    return Settings(**of_server, cloud=cloud, engine=EngineOptions(**of_engine))
 
 
 def checked(setting: Setting, value: object, source: str, *, from_text: bool) -> Value:
@@ -121,7 +113,7 @@ def _from_file(
 def _unknown_key(path: Path, key: str, value: object, known: Iterable[str]) -> str:
     if isinstance(value, dict):
         return (
-            f"{path}: there is no table [{key}]: the tables are {config_tables.NAMES}, and all "
+            f"{path}: there is no table [{key}]: the tables are {config_tables.names()}, and all "
             "other settings stand at the top level"
         )
     near = difflib.get_close_matches(key, known, n=1)

@@ -2,54 +2,106 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
-from spillover.cloud_fallback.providers.provider import ProviderSettings
-from spillover.cloud_fallback.spending.limits import BudgetSettings
-from spillover.edge_server.config.allowed_values import allowed_values
-from spillover.edge_server.config.settings import CloudSettings
+from spillover.cloud_fallback.settings import CloudSettings
+from spillover.edge_server.config.setting_list import table_list
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.errors import InvalidRequest
 
-NAMES = "[[provider]], [policy], [privacy] and [budget]"
-
-_TABLES: dict[str, tuple[str, Any]] = {
-    "provider": ("providers", tuple[ProviderSettings, ...]),
-    "policy": ("policy", PolicySettings),
-    "privacy": ("privacy", PrivacySettings),
-    "budget": ("budget", BudgetSettings),
-}
+_STEP = re.compile(r"\.(\w+)|\[")
 
 
-def take(content: dict[str, Any], path: Path) -> CloudSettings:
-    """The tables of *content*, which are taken out of it.
+def names() -> str:
+    """The tables as they are written: "[[provider]], [policy] and [budget]"."""
+    *most, last = (
+        f"[[{field.encode_name}]]" if field.default == () else f"[{field.encode_name}]"
+        for field in table_list()
+    )
+    return f"{', '.join(most)} and {last}"
+
+
+def take(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Remove the tables from *content* and return their values by the tables' names.
 
     Raises ConfigError, which names the file, the table and the field.
     """
-    found: dict[str, Any] = {}
-    for key, (field, kind) in _TABLES.items():
-        if key in content:
-            found[field] = _converted(content.pop(key), kind, key, path)
-    _check_rules(found.get("policy"), path)
-    _check_privacy(found.get("privacy"), path)
-    settings = CloudSettings(**found)
-    names = [provider.name for provider in settings.providers]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{path}: two [[provider]] tables have the name {name}")
-    for name in settings.budget.providers:
-        if name not in names:
-            raise ConfigError(f"{path}: budget.providers: no [[provider]] has the name {name}")
-    return settings
+    tables = {f.encode_name: f.name for f in table_list() if f.encode_name in content}
+    settings = _converted({name: content.pop(name) for name in tables}, path)
+    _check_rules(settings.policy, path)
+    _check_privacy(settings.privacy, path)
+    _check_names(settings, path)
+    return {name: getattr(settings, field) for name, field in tables.items()}
 
 
-def _check_rules(policy: PolicySettings | None, path: Path) -> None:
-    if policy is None or not policy.rules:
+def _converted(tables: dict[str, Any], path: Path) -> CloudSettings:
+    _refuse_keys(tables.get("provider"), path)
+    try:
+        return msgspec.convert(tables, CloudSettings)
+    except msgspec.ValidationError as error:
+        message, found, place = str(error).rpartition(" - at `$.")
+        if not found:
+            raise ConfigError(f"{path}: {error}") from error
+        place = place.rstrip("`")
+        choice = ", ".join(_allowed_values(place))
+        advice = f": it is one of {choice}" if choice else ""
+        where = place.replace("[...]", "")
+        raise ConfigError(f"{path}: {where}: {message}{advice}") from error
+
+
+def _allowed_values(place: str) -> tuple[str, ...]:
+    """The words allowed at *place*, as msgspec writes it ("policy.switched_off[0]"); nothing where
+    it is not a choice between words."""
+    found: inspect.Type | None = inspect.type_info(CloudSettings)
+    for step in _STEP.finditer(f".{place}"):
+        found = _inside(_plain(found), step[1])
+    kinds = found.types if isinstance(found, inspect.UnionType) else (found,)
+    choices = [kind.values for kind in kinds if isinstance(kind, inspect.LiteralType)]
+    return tuple(sorted(str(value) for values in choices for value in values))
+
+
+def _inside(kind: inspect.Type | None, name: str | None) -> inspect.Type | None:
+    """The type of the field *name*; None: of an item."""
+    match kind:
+        case inspect.StructType():
+            return next((f.type for f in kind.fields if f.encode_name == name), None)
+        case inspect.VarTupleType() | inspect.ListType():
+            return kind.item_type
+        case inspect.DictType():
+            return kind.value_type
+    return None
+
+
+def _plain(kind: inspect.Type | None) -> inspect.Type | None:
+    """*kind* without None and without metadata."""
+    if isinstance(kind, inspect.Metadata):
+        return _plain(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return _plain(next(t for t in kind.types if not isinstance(t, inspect.NoneType)))
+    return kind
+
+
+def _refuse_keys(providers: Any, path: Path) -> None:
+    """Configuration files are copied and shown around, so a key in one would leak."""
+    for table in providers if isinstance(providers, list) else [providers]:
+        for name in ("key", "api_key", "token") if isinstance(table, dict) else ():
+            if name in table:
+                raise ConfigError(
+                    f"{path}: [[provider]] must not hold a key: run `spillover keys set "
+                    f"{table.get('name', 'NAME')}`, or name its environment variable in "
+                    "key_variable"
+                )
+
+
+def _check_rules(policy: PolicySettings, path: Path) -> None:
+    if not policy.rules:
         return
     from spillover.cloud_fallback.policy import rules  # loads a library
 
@@ -59,8 +111,8 @@ def _check_rules(policy: PolicySettings | None, path: Path) -> None:
         raise ConfigError(f"{path}: policy: {error}") from error
 
 
-def _check_privacy(privacy: PrivacySettings | None, path: Path) -> None:
-    if privacy is None:
+def _check_privacy(privacy: PrivacySettings, path: Path) -> None:
+    if privacy == PrivacySettings():
         return
     from spillover.cloud_fallback.privacy import finder  # loads libraries
 
@@ -70,26 +122,11 @@ def _check_privacy(privacy: PrivacySettings | None, path: Path) -> None:
         raise ConfigError(f"{path}: privacy.{error.param}: {error}") from error
 
 
-def _converted(value: Any, kind: Any, key: str, path: Path) -> Any:
-    _refuse_keys(value, key, path)
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        message, found, place = str(error).rpartition(" - at `$")
-        where = place.rstrip("`").replace("[...]", "") if found else ""
-        choice = ", ".join(allowed_values(kind, place.rstrip("`"))) if found else ""
-        advice = f": it is one of {choice}" if choice else ""
-        raise ConfigError(f"{path}: {key}{where}: {message if found else error}{advice}") from error
-
-
-def _refuse_keys(value: Any, key: str, path: Path) -> None:
-    """A key in a file that is copied and shown around would not stay one for long."""
-    tables = value if isinstance(value, list) else [value]
-    for table in tables:
-        for name in ("key", "api_key", "token") if isinstance(table, dict) else ():
-            if key == "provider" and name in table:
-                raise ConfigError(
-                    f"{path}: [[provider]] must not hold a key: run `spillover keys set "
-                    f"{table.get('name', 'NAME')}`, or name its environment variable in "
-                    "key_variable"
-                )
+def _check_names(settings: CloudSettings, path: Path) -> None:
+    names = [provider.name for provider in settings.providers]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: two [[provider]] tables have the name {name}")
+    for name in settings.budget.providers:
+        if name not in names:
+            raise ConfigError(f"{path}: budget.providers: no [[provider]] has the name {name}")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from pathlib import Path
-
-import platformdirs
 
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.sensors import Sensors
@@ -19,7 +16,7 @@ from spillover.cloud_fallback.route.breaker import Breakers
 from spillover.cloud_fallback.route.parts import Parts, Trust
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import RouteSettings
+from spillover.cloud_fallback.settings import CloudSettings
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.journal import HandoffJournal
@@ -27,60 +24,41 @@ from spillover.edge_server.config.settings import Settings
 from spillover.runtime.alarms import Alarms
 from spillover.runtime.local_engine import LocalEngine
 
-_LEDGER = "ledger.sqlite3"
-
 
 def build_router(engine: LocalEngine, settings: Settings, environ: Mapping[str, str]) -> Router:
     """The router of *engine*'s answers. With fallback "never", or without a provider, nothing of
     the cloud is made: no key is looked for, no file is opened, no connection is thought of."""
-    routing = Routing(fallback=settings.fallback, prefer=settings.prefer)
-    if settings.fallback == "never" or not settings.cloud.providers:
+    cloud = settings.cloud
+    if cloud.fallback == "never" or not cloud.providers:
         return Router(engine, Routing(fallback="never"), None)
-    parts = _parts(engine, settings, Keys(environ))
+    parts = _parts(engine, cloud, Keys(environ))
     engine.watch_deaths(parts.worker_died)
-    return Router(engine, routing, parts)
-
-
-def data_dir(settings: Settings) -> Path:
-    """Where records are kept."""
-    return settings.data_dir or platformdirs.user_data_path("spillover", appauthor=False)
-
-
-def ledger_path(settings: Settings) -> Path:
-    """The file with what was spent and handed over."""
-    return data_dir(settings) / _LEDGER
+    return Router(engine, cloud.routing, parts)
 
 
 def provider_engines(settings: Settings, environ: Mapping[str, str]) -> tuple[CloudEngine, ...]:
     """The providers in the order in which they are asked, to be looked at; nothing is opened."""
-    return _engines(settings, Keys(environ), Http())
+    return _engines(settings.cloud, Keys(environ), Http())
 
 
-def _engines(settings: Settings, keys: Keys, http: Http) -> tuple[CloudEngine, ...]:
+def _engines(cloud: CloudSettings, keys: Keys, http: Http) -> tuple[CloudEngine, ...]:
     """Machines next door first."""
-    providers = sorted(settings.cloud.providers, key=lambda provider: not provider.is_local_network)
+    providers = sorted(cloud.providers, key=lambda provider: not provider.is_local_network)
     return tuple(build_engine(provider, keys=keys, http=http) for provider in providers)
 
 
-def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
-    cloud = settings.cloud
+def _parts(engine: LocalEngine, cloud: CloudSettings, keys: Keys) -> Parts:
     next_door = [provider.name for provider in cloud.providers if provider.is_local_network]
-    http = Http(proxy=settings.proxy or None)
+    http = Http(proxy=cloud.proxy or None)
     redactor = Redactor(cloud.privacy)
     # Libraries, tables and certificates, so that no handoff waits for them; nothing is sent.
     threading.Thread(target=http.prepare, name="prepare-http", daemon=True).start()
     threading.Thread(target=redactor.warm, name="prepare-redactor", daemon=True).start()
-    database = Database(ledger_path(settings))
+    database = Database(cloud.ledger)
     return Parts(
         engine,
-        _engines(settings, keys, http),
-        settings=RouteSettings(
-            mode=settings.handoff_mode,
-            max_handoffs=settings.max_handoffs,
-            max_cloud_tokens=settings.max_cloud_tokens,
-            consent_timeout_s=settings.consent_timeout_s,
-            warms_connections=settings.warms_connections,
-        ),
+        _engines(cloud, keys, http),
+        settings=cloud.route,
         policy=cloud.policy,
         trust=Trust(
             consent=ConsentDesk(),
@@ -92,5 +70,5 @@ def _parts(engine: LocalEngine, settings: Settings, keys: Keys) -> Parts:
         journal=HandoffJournal(database),
         alarms=Alarms(),
         http=http,
-        data_dir=data_dir(settings),
+        data_dir=cloud.folder,
     )

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
+
+from spillover.runtime.setting_help import Help
 
 Fate: TypeAlias = Literal["keep", "cancel", "forget"]
 
 
-class Limits(Struct, frozen=True, kw_only=True):
-    """What resumable answers may cost; see the settings of these names."""
+class ResumeLimits(Struct, frozen=True, kw_only=True):
+    """What resumable answers may cost."""
 
-    grace_s: float
-    keep_s: float
-    log_bytes: int
-    max_streams: int
+    grace_s: Annotated[
+        float,
+        Meta(ge=0, le=3_600),
+        Help("Seconds a resumable answer goes on after its last client left."),
+    ] = field(default=60.0, name="resume_grace_s")
+    """Then it is cancelled."""
+    keep_s: Annotated[
+        float, Meta(ge=0, le=86_400), Help("Seconds a finished resumable answer can be read.")
+    ] = field(default=300.0, name="resume_keep_s")
+    log_bytes: Annotated[
+        int, Meta(ge=4_096, le=2**30), Help("Bytes kept of a resumable answer: its newest events.")
+    ] = field(default=4 * 2**20, name="resume_log_bytes")
+    max_streams: Annotated[
+        int,
+        Meta(ge=0, le=10_000),
+        Help("Most resumable answers at a time, finished ones included; 0 offers none."),
+    ] = field(default=32, name="max_resumable")
 
 
 class Lifetime(Struct, frozen=True, kw_only=True):
@@ -36,13 +51,13 @@ class Lifetime(Struct, frozen=True, kw_only=True):
     def ended(self, now: float) -> Lifetime:
         return replace(self, ended_at=now)
 
-    def due(self, limits: Limits) -> float | None:
+    def due(self, limits: ResumeLimits) -> float | None:
         """When its fate changes by itself; None: it does not."""
         if self.ended_at is not None:
             return self.ended_at + limits.keep_s
         return None if self.alone_since is None else self.alone_since + limits.grace_s
 
-    def fate(self, limits: Limits, now: float) -> Fate:
+    def fate(self, limits: ResumeLimits, now: float) -> Fate:
         """*cancel* an answer that nobody came back to; *forget* one that ended long ago."""
         due = self.due(limits)
         if due is None or now < due:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from spillover.edge_server.resume import cursor
 from spillover.edge_server.resume.answer_log import AnswerLog, MemoryLog
-from spillover.edge_server.resume.lifetime import Lifetime, Limits
+from spillover.edge_server.resume.lifetime import Lifetime, ResumeLimits
 from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.resume.viewer import Viewer
 from spillover.edge_server.wire.errors import WireError, bad_request
@@ -38,11 +38,11 @@ class Streams:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: ResumeLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
         alarms: Timer | None = None,
-        make_log: Callable[[Limits], AnswerLog] = lambda limits: MemoryLog(limits.log_bytes),
+        make_log: Callable[[ResumeLimits], AnswerLog] = lambda limits: MemoryLog(limits.log_bytes),
     ) -> None:
         self._limits = limits
         self._clock = clock

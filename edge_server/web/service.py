@@ -51,7 +51,7 @@ class Service:
     def __init__(self, engine: TextEngine, settings: Settings, router: Router) -> None:
         self.engine = engine
         self.router = router
-        self.streams = Streams(settings.resume_limits)
+        self.streams = Streams(settings.resume)
         """The answers that their clients may take up again."""
         self._settings = settings
         self._lock = threading.Lock()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import msgspec
 
+from spillover.cloud_fallback.settings import CloudSettings
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.edge_server.commands.budget_check import check_budget
 from spillover.edge_server.commands.checkup import Findings
-from spillover.edge_server.config.routing_setup import ledger_path
-from spillover.edge_server.config.settings import CloudSettings, Settings
+from spillover.edge_server.config.settings import Settings
 from spillover.runtime.events import Leg, WriterId
 
 LIMITS = BudgetSettings(
@@ -23,7 +23,7 @@ LIMITS = BudgetSettings(
 
 
 def settings_of(folder: Path, budget: BudgetSettings = LIMITS) -> Settings:
-    return Settings(fallback="ask", data_dir=folder, cloud=CloudSettings(budget=budget))
+    return Settings(cloud=CloudSettings(fallback="ask", data_dir=folder, budget=budget))
 
 
 def found(settings: Settings) -> Findings:
@@ -33,7 +33,7 @@ def found(settings: Settings) -> Findings:
 
 
 def spend(settings: Settings, prompt_tokens: int) -> None:
-    budget = Budget.at(ledger_path(settings), settings.cloud.budget)
+    budget = Budget.at(settings.cloud.ledger, settings.cloud.budget)
     prices = Prices(input_usd=100.0, output_usd=100.0, priced_on=date(2026, 11, 1))
     estimate = Estimate(prompt_tokens=10, max_completion_tokens=10, prices=prices)
     writer = WriterId(origin="cloud", model="m", provider="claude")
@@ -63,7 +63,7 @@ def test_a_budget_that_is_spent_is_a_note(tmp_path: Path) -> None:
 
 def test_a_record_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
-    ledger_path(settings).write_bytes(b"x" * 5000)
+    settings.cloud.ledger.write_bytes(b"x" * 5000)
     (problem,) = found(settings).problems
     assert "it is damaged" in problem.what
 

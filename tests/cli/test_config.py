@@ -7,11 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from spillover.cloud_fallback.route.settings import RouteSettings
+from spillover.cloud_fallback.settings import CloudSettings
 from spillover.edge_server.config import config_file, setting_type
+from spillover.edge_server.config import setting_list as list_module
 from spillover.edge_server.config.config import Config, load
-from spillover.edge_server.config.setting_list import setting_list
+from spillover.edge_server.config.setting_list import setting_list, table_list
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.runtime.options import EngineOptions
 
 KEY = "sk-canary-0123456789"
@@ -39,11 +43,31 @@ def loaded(
 
 
 def test_every_field_of_the_structs_is_a_setting_with_a_help_text() -> None:
-    fields = msgspec.structs.fields(Settings) + msgspec.structs.fields(EngineOptions)
-    names = [field.name for field in fields if field.name not in ("engine", "cloud")]
-    assert [setting.name for setting in setting_list()] == names
-    assert len(set(names)) == len(names)
+    """setting_list raises TypeError for a field that has none."""
+    structs = (Settings, ResumeLimits, CloudSettings, RouteSettings, EngineOptions)
+    names = {field.encode_name for struct in structs for field in msgspec.structs.fields(struct)}
+    tables = {"provider", "policy", "privacy", "budget"}
+    found = [setting.name for setting in setting_list()]
+    assert set(found) == names - tables - {"resume", "cloud", "route", "engine"}
+    assert {field.encode_name for field in table_list()} == tables
+    assert len(set(found)) == len(found)
     assert all(setting.help.endswith(".") for setting in setting_list())
+
+
+def test_a_field_without_a_help_text_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(msgspec.Struct):
+        port: int = 8080
+
+    monkeypatch.setattr(list_module, "Settings", Forgetful)
+    with pytest.raises(TypeError, match="port has no help"):
+        setting_list()
+
+
+def test_what_the_route_waits_for_can_be_set_like_anything_else(tmp_path: Path) -> None:
+    config = loaded("grace_tokens = 8\ngrace_s = 2", tmp_path, SPILLOVER_CRASH_PATIENCE_S="0.5")
+    assert config.settings.cloud.route == RouteSettings(
+        grace_tokens=8, grace_s=2.0, crash_patience_s=0.5
+    )
 
 
 def test_without_anything_given_the_defaults_of_the_structs_hold() -> None:
@@ -217,7 +241,7 @@ def documented_file() -> str:
 def test_the_documented_file_sets_up_the_cloud(tmp_path: Path) -> None:
     config = loaded(documented_file(), tmp_path)
     cloud = config.settings.cloud
-    assert config.settings.fallback == "ask"
+    assert cloud.fallback == "ask"
     assert [p.name for p in cloud.providers] == ["workstation", "claude"]
     assert cloud.providers[1].prices is not None
     assert cloud.budget.total.usd_per_day == 0.5

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 from msgspec import Struct
 
 from spillover.edge_server.resume.answer_log import CursorTooOld, MemoryLog
-from spillover.edge_server.resume.lifetime import Limits
+from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.resume.viewer import Viewer
@@ -23,7 +23,7 @@ from spillover.edge_server.wire.errors import WireError
 from tests.edge_server.resume.answer import Answer, Client, encoder
 from tests.edge_server.resume.clockwork import Clockwork
 
-LIMITS = Limits(grace_s=60.0, keep_s=300.0, log_bytes=2_000, max_streams=1)
+LIMITS = ResumeLimits(grace_s=60.0, keep_s=300.0, log_bytes=2_000, max_streams=1)
 """The log holds about seven events."""
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.resume.answer_log import CursorTooOld, MemoryLog
-from spillover.edge_server.resume.lifetime import Limits
+from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.wire.errors import WireError
@@ -18,7 +18,7 @@ from spillover.runtime.events import Delta
 from tests.edge_server.resume.answer import Answer, Client, encoder
 from tests.edge_server.resume.clockwork import Clockwork
 
-LIMITS = Limits(grace_s=60.0, keep_s=300.0, log_bytes=100_000, max_streams=2)
+LIMITS = ResumeLimits(grace_s=60.0, keep_s=300.0, log_bytes=100_000, max_streams=2)
 
 
 @pytest.fixture

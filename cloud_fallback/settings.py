@@ -1,0 +1,67 @@
+"""What an owner can set about the cloud."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.privacy.settings import PrivacySettings
+from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.route.routing import Fallback, Routing
+from spillover.cloud_fallback.route.settings import RouteSettings
+from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.runtime.events import Origin
+from spillover.runtime.setting_help import Help, Table
+
+
+class CloudSettings(Struct, frozen=True, kw_only=True):
+    """Settings of a Router."""
+
+    fallback: Annotated[
+        Fallback,
+        Help(
+            "Whether the cloud may take over an answer: never, only if you agree, or by itself.",
+            flag="--fallback",
+        ),
+    ] = "never"
+    prefer: Annotated[Origin, Help("Who writes first when both may.", flag="--prefer")] = "local"
+    route: RouteSettings = field(default_factory=RouteSettings)
+    proxy: Annotated[
+        str,
+        Meta(pattern=r"^(http://[^@\s/]+/?)?\Z"),
+        Help("HTTP proxy for providers; HTTP_PROXY and the like are ignored.", default="none"),
+    ] = ""
+    """"http://host:port". Providers on the LAN are reached without it."""
+    data_dir: Annotated[
+        Path | None,
+        Help(
+            "Folder for calibrations and for records of spending and handoffs.",
+            default="the user's data folder",
+        ),
+    ] = None
+    providers: Annotated[tuple[ProviderSettings, ...], Table()] = field(default=(), name="provider")
+    """In the order in which they are asked; those on the LAN go first."""
+    policy: Annotated[PolicySettings, Table()] = field(default_factory=PolicySettings)
+    privacy: Annotated[PrivacySettings, Table()] = field(default_factory=PrivacySettings)
+    budget: Annotated[BudgetSettings, Table()] = field(default_factory=BudgetSettings)
+
+    @property
+    def routing(self) -> Routing:
+        return Routing(fallback=self.fallback, prefer=self.prefer)
+
+    @property
+    def folder(self) -> Path:
+        """Where calibrations and records are kept."""
+        if self.data_dir is not None:
+            return self.data_dir
+        import platformdirs  # slow, and not needed when the folder is named
+
+        return platformdirs.user_data_path("spillover", appauthor=False)
+
+    @property
+    def ledger(self) -> Path:
+        """The file that records spending and handoffs."""
+        return self.folder / "ledger.sqlite3"
