@@ -170,7 +170,7 @@ class Attempt:
             said,
             mode=mode,
             prefill=self._engine.may_prefill(),
-            can_replace=trip.call.wishes.may_replace,
+            can_replace=trip.call.may_replace,
             keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
             tokens_left=tokens_left,
             reasoning_reserve=self._engine.settings.reasoning_reserve,

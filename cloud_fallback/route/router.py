@@ -10,7 +10,7 @@ from spillover.cloud_fallback.privacy.consent import PendingConsent, Reply
 from spillover.cloud_fallback.route.journey import Journey
 from spillover.cloud_fallback.route.parts import Parts
 from spillover.cloud_fallback.route.routing import Routing, allowed
-from spillover.cloud_fallback.route.settings import Call
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.route.trip import Trip
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.cloud_fallback.spending.statement import Line
@@ -32,27 +32,31 @@ class Router:
         self._journeys: dict[str, Journey] = {}
 
     def stream(
-        self, request: GenerationRequest, call: Call, cancellation: Cancellation
+        self,
+        request: GenerationRequest,
+        options: RouteOptions | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Generator[StreamEvent]:
         """Yield the events of one answer, whoever writes it; close() or *cancellation* ends it.
 
         Raises InvalidRequest or EngineBusy before the first event, EngineError at any time.
         """
-        may = allowed(self._routing, call.wishes.routing)
+        options, cancellation = options or RouteOptions(), cancellation or Cancellation()
+        may = allowed(self._routing, options.routing)
         parts = self._parts
         if parts is None or not may.may_leave or request.n > 1:
             if not may.local:
                 raise InvalidRequest(_no_cloud(request), "spillover.only")
             yield from self._local.stream(request, cancellation)
             return
-        journey = Journey(Trip(parts, request, call, may, cancellation))
+        journey = Journey(Trip(parts, request, options, may, cancellation))
         with self._lock:
-            self._journeys[call.id] = journey
+            self._journeys[options.id] = journey
         try:
             yield from journey.run()
         finally:
             with self._lock:
-                self._journeys.pop(call.id, None)
+                self._journeys.pop(options.id, None)
 
     def hand_over(self, answer_id: str) -> bool:
         """The user wants the cloud to go on with a running answer; False: there is none that the

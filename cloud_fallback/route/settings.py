@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
@@ -9,6 +10,11 @@ from msgspec import Meta, Struct, field
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.runtime.setting_help import Help
+
+
+def new_answer_id() -> str:
+    """128 random bits: nobody guesses another's answer."""
+    return secrets.token_hex(16)
 
 
 class RouteSettings(Struct, frozen=True, kw_only=True):
@@ -52,20 +58,14 @@ class RouteSettings(Struct, frozen=True, kw_only=True):
     ] = True
 
 
-class Wishes(Struct, frozen=True, kw_only=True):
+class RouteOptions(Struct, frozen=True, kw_only=True):
     """What the caller of one answer wants of its route."""
 
+    id: str = field(default_factory=new_answer_id)
+    """Names the answer in consent questions, in records, and for an explicit handoff."""
+    owner: str = ""
+    """Who asked for it, in the records."""
     routing: Routing = Routing()
     mode: HandoffMode | None = None
     may_replace: bool = False
     """The client understands Replace; all others only ever see text appended."""
-
-
-class Call(Struct, frozen=True, kw_only=True):
-    """One answer that is asked for."""
-
-    id: str
-    """Names the answer in consent questions, in records, and for an explicit handoff."""
-    owner: str = ""
-    """Who asked for it, in the records."""
-    wishes: Wishes = Wishes()

@@ -9,7 +9,7 @@ from spillover.cloud_fallback.route.answer import Answer
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.parts import Parts
 from spillover.cloud_fallback.route.routing import Allowed
-from spillover.cloud_fallback.route.settings import Call
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.seam.answer_text import AnswerText
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.runtime.cancellation import Cancellation
@@ -27,7 +27,7 @@ class Trip:
         self,
         parts: Parts,
         request: GenerationRequest,
-        call: Call,
+        call: RouteOptions,
         allowed: Allowed,
         cancellation: Cancellation,
     ) -> None:
@@ -36,7 +36,7 @@ class Trip:
         self.call = call
         self.allowed = allowed
         self.cancellation = cancellation
-        self.mode: HandoffMode = call.wishes.mode or parts.settings.mode
+        self.mode: HandoffMode = call.mode or parts.settings.mode
         self.answer = Answer(request)
         self.writer = parts.local_writer
         self.conversation = (
@@ -80,7 +80,7 @@ class Trip:
 
     def text(self, withheld: str = "") -> AnswerText:
         """The answer so far for the next writer; *withheld*: said, but not sent yet."""
-        may_replace = self.call.wishes.may_replace
+        may_replace = self.call.may_replace
         text = AnswerText(self.request.stop, sent=self.answer.text, can_replace=may_replace)
         text.feed(withheld)
         return text

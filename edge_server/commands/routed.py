@@ -4,7 +4,6 @@ beside the text."""
 from __future__ import annotations
 
 import os
-import secrets
 import select
 import sys
 from collections.abc import Callable, Generator
@@ -12,7 +11,7 @@ from contextlib import closing, contextmanager
 
 from spillover.cloud_fallback.events import ConsentAsked, Handoff, StreamEvent
 from spillover.cloud_fallback.route.router import Router
-from spillover.cloud_fallback.route.settings import Call
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.commands.answer_output import AnswerOutput
 from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.talk import tell
@@ -43,8 +42,7 @@ class RoutedEngine:
         self, request: GenerationRequest, cancellation: Cancellation | None = None
     ) -> Generator[StreamEvent]:
         """See Router.stream; questions are put to the user, handoffs shown."""
-        call = Call(id=secrets.token_hex(16))
-        with closing(self._router.stream(request, call, cancellation or Cancellation())) as events:
+        with closing(self._router.stream(request, RouteOptions(), cancellation)) as events:
             for event in events:
                 if isinstance(event, ConsentAsked):
                     self._router.consent(event.id, self._ask_user(event))

@@ -6,10 +6,10 @@ import msgspec
 from flask import Flask, Response, g, request
 
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import Call, Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.handover import Handover, hand_over
-from spillover.edge_server.web.service import Service, new_answer_id
+from spillover.edge_server.web.service import Service
 from spillover.edge_server.web.several import Several
 from spillover.edge_server.web.source import Source
 from spillover.edge_server.wire import body as wire
@@ -96,15 +96,15 @@ class _Answering:
         )
         if body.stream:
             encoder = NativeStream(shape, progress=bool(body.return_progress))
-            return self._begin(body, asked.requests, _local_call(), encoder=encoder)
+            return self._begin(body, asked.requests, _local_only(), encoder=encoder)
         whole = NativeWhole(shape, body.response_fields)
-        return self._begin(body, asked.requests, _local_call(), whole=whole)
+        return self._begin(body, asked.requests, _local_only(), whole=whole)
 
     def _begin(
         self,
         body: wire.CommonBody,
         requests: tuple[GenerationRequest, ...],
-        call: Call,
+        call: RouteOptions,
         *,
         encoder: Encoder | None = None,
         whole: Whole | None = None,
@@ -120,7 +120,7 @@ class _Answering:
         self,
         body: wire.CommonBody,
         requests: tuple[GenerationRequest, ...],
-        call: Call,
+        call: RouteOptions,
         encoder: Encoder,
     ) -> Response:
         streams = self._service.streams
@@ -135,7 +135,10 @@ class _Answering:
         return hand_over(viewer, self._settings.keep_alive_s)
 
     def _start(
-        self, body: wire.CommonBody, requests: tuple[GenerationRequest, ...], call: Call
+        self,
+        body: wire.CommonBody,
+        requests: tuple[GenerationRequest, ...],
+        call: RouteOptions,
     ) -> Source:
         try:
             if len(requests) == 1:
@@ -145,32 +148,30 @@ class _Answering:
             raise named(error, body) from error
 
 
-def _call_of(body: wire.CommonBody) -> Call:
-    """The answer's name, who asks for it, and what the request wants of its route."""
-    wishes = wire.wishes_of(body, events_header=request.headers.get("X-Spillover-Events"))
-    return Call(id=new_answer_id(), owner=g.owner, wishes=wishes)
+def _call_of(body: wire.CommonBody) -> RouteOptions:
+    """The answer's id, who asks for it, and what the request wants of its route."""
+    events_header = request.headers.get("X-Spillover-Events")
+    return wire.route_options_of(body, owner=g.owner, events_header=events_header)
 
 
-def _local_call() -> Call:
+def _local_only() -> RouteOptions:
     """llama.cpp's own dialect has no words for a handoff."""
-    wishes = Wishes(routing=Routing(only="local_only"))
-    return Call(id=new_answer_id(), owner=g.owner, wishes=wishes)
+    return RouteOptions(owner=g.owner, routing=Routing(only="local_only"))
 
 
-def _kept_local(call: Call) -> Call:
+def _kept_local(call: RouteOptions) -> RouteOptions:
     """Several prompts at once are answered here."""
-    if call.wishes.routing.only == "cloud_only":
+    if call.routing.only == "cloud_only":
         raise bad_request("cloud_only takes one prompt at a time", "spillover.only")
-    wishes = Wishes(routing=Routing(only="local_only"))
-    return msgspec.structs.replace(call, wishes=wishes)
+    return msgspec.structs.replace(call, routing=Routing(only="local_only"))
 
 
-def _options(body: wire.CommonBody, call: Call, n: int, n_each: int) -> StreamOptions:
+def _options(body: wire.CommonBody, call: RouteOptions, n: int, n_each: int) -> StreamOptions:
     options = body.stream_options
     return StreamOptions(
         n=n,
         n_each=n_each,
         usage=bool(options and options.include_usage),
         progress=bool(body.return_progress),
-        events=call.wishes.may_replace,
+        events=call.may_replace,
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from contextlib import closing
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
-from spillover.cloud_fallback.route.settings import Call
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.web.stream_log import StreamLog
@@ -27,17 +26,12 @@ RETRY_AFTER_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-def new_answer_id() -> str:
-    """128 random bits: nobody guesses another's answer."""
-    return secrets.token_hex(16)
-
-
 class Generation:
     """One running answer: its log, and the switch that ends it."""
 
-    def __init__(self, call: Call) -> None:
-        self.id = call.id
-        self.owner = call.owner
+    def __init__(self, options: RouteOptions) -> None:
+        self.id = options.id
+        self.owner = options.owner
         """Who asked for it; nobody else may steer it."""
         self.log = StreamLog()
         self.cancellation = Cancellation()
@@ -58,14 +52,17 @@ class Service:
         self._running: dict[Generation, threading.Thread] = {}
         self._closed = False
 
-    def start(self, request: GenerationRequest, call: Call) -> Generation:
+    def start(self, request: GenerationRequest, options: RouteOptions) -> Generation:
         """Begin an answer; returns once it is accepted.
 
         Raises what the engine raised before its first event: InvalidRequest, EngineBusy, …
         """
-        generation = Generation(call)
+        generation = Generation(options)
         thread = threading.Thread(
-            target=self._produce, args=(generation, request, call), name="generation", daemon=True
+            target=self._produce,
+            args=(generation, request, options),
+            name="generation",
+            daemon=True,
         )
         with self._lock:
             if self._closed:
@@ -83,7 +80,9 @@ class Service:
             raise generation.error
         return generation
 
-    def _produce(self, generation: Generation, request: GenerationRequest, call: Call) -> None:
+    def _produce(
+        self, generation: Generation, request: GenerationRequest, options: RouteOptions
+    ) -> None:
         def time_out() -> None:
             generation.timed_out = True
             generation.cancellation.cancel()
@@ -93,7 +92,7 @@ class Service:
         log, begun, cut_off = generation.log, False, False
         try:
             timer.start()
-            with closing(self.router.stream(request, call, generation.cancellation)) as events:
+            with closing(self.router.stream(request, options, generation.cancellation)) as events:
                 for event in events:
                     begun = True
                     if generation.timed_out and _is_cancelled(event):

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from msgspec import structs
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
-from spillover.cloud_fallback.route.settings import Call
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.web.service import Generation, Service, failure_of
 from spillover.edge_server.web.stream_log import StreamLog
 from spillover.runtime.cancellation import Cancellation
@@ -28,12 +28,14 @@ class Several:
     time as the engine has places; a thread begins the next one when one has ended.
     """
 
-    def __init__(self, service: Service, requests: Sequence[GenerationRequest], call: Call) -> None:
+    def __init__(
+        self, service: Service, requests: Sequence[GenerationRequest], options: RouteOptions
+    ) -> None:
         self.log = StreamLog()
         self.cancellation = Cancellation()
         self.error: Exception | None = None
         self._service = service
-        self._call = call
+        self._options = options
         self._changed = threading.Condition()
         self._waiting = deque(requests)
         self._n_begun = 0
@@ -45,8 +47,8 @@ class Several:
         threading.Thread(target=self._begin_the_rest, name="several", daemon=True).start()
 
     def _begin(self, request: GenerationRequest) -> None:
-        call = structs.replace(self._call, id=f"{self._call.id}-{self._n_begun}")
-        part = _Part(self, self._service.start(request, call), self._n_begun)
+        options = structs.replace(self._options, id=f"{self._options.id}-{self._n_begun}")
+        part = _Part(self, self._service.start(request, options), self._n_begun)
         self._n_begun += request.n
         with self._changed:
             self._running.add(part)

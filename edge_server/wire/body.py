@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.route.routing import Fallback, Place, Routing
-from spillover.cloud_fallback.route.settings import Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.response_format import (
     ResponseFormatFields,
@@ -118,11 +118,12 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
         return {**super().sent_as(), **names, **length}
 
 
-def wishes_of(body: CommonBody, *, events_header: str | None) -> Wishes:
+def route_options_of(body: CommonBody, *, owner: str, events_header: str | None) -> RouteOptions:
     """What the request wants of the route; it can only narrow what the device's owner set."""
     own = body.spillover or SpilloverBody()
     events = own.events if own.events is not None else events_header == "1"
-    return Wishes(
+    return RouteOptions(
+        owner=owner,
         routing=Routing(fallback=own.fallback, only=own.only, prefer=own.prefer),
         mode=own.mode,
         may_replace=events,

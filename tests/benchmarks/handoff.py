@@ -16,7 +16,7 @@ from statistics import median, quantiles
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
@@ -56,14 +56,14 @@ def gaps_ms(desk: Desk, fake: Fake, repeat: int) -> list[float]:
     return found
 
 
-def us_per_token(desk: Desk, wishes: Wishes, n_tokens: int = 500) -> float:
+def us_per_token(desk: Desk, options: RouteOptions, n_tokens: int = 500) -> float:
     """CPU time of this process per token of a local answer."""
     request = GenerationRequest(
         prompt="Once upon a time", max_tokens=n_tokens, ignore_eos=True,
         sampling=Sampling(temperature=0.8, seed=1),
     )  # fmt: skip
     before = time.process_time()
-    events = desk.ask(request, wishes)
+    events = desk.ask(request, options)
     assert not handoffs(events)
     return 1e6 * (time.process_time() - before) / end(events).usage.completion_tokens
 
@@ -88,8 +88,8 @@ def main() -> None:
         watching = Desk(engine, Path(folder), [provider(fake)], policy=WATCHFUL)
         alone, watched = [], []
         for _ in range(10):
-            alone.append(us_per_token(watching, Wishes(routing=Routing(only="local_only"))))
-            watched.append(us_per_token(watching, Wishes()))
+            alone.append(us_per_token(watching, RouteOptions(routing=Routing(only="local_only"))))
+            watched.append(us_per_token(watching, RouteOptions()))
         for name, values in (("unwatched", alone), ("watched", watched)):
             line = {"figure": f"route/{name} us per token", "median": median(values)}
             print(json.dumps({**line, "min": min(values), "max": max(values), "n": len(values)}))

@@ -13,7 +13,7 @@ import pytest
 from spillover.cloud_fallback.events import Failed
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import Call
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.logs import log_to_stderr
 from spillover.edge_server.web.app import create_app
@@ -88,7 +88,7 @@ def test_a_defect_in_mid_answer_is_logged_without_its_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = service_of(Broken(2))
-    failed = last_event(service.start(REQUEST, Call(id="a")))
+    failed = last_event(service.start(REQUEST, RouteOptions(id="a")))
     assert failed == Failed(code="internal_error", message="internal error (KeyError)")
     assert "an answer broke off after KeyError" in caplog.text
     assert "in stream" in caplog.text
@@ -102,7 +102,7 @@ def test_a_defect_of_one_of_several_answers_keeps_its_insides(
     service = service_of(Patient(0))
     start, n_started = service.start, 0
 
-    def break_the_second(request: GenerationRequest, call: Call) -> Any:
+    def break_the_second(request: GenerationRequest, call: RouteOptions) -> Any:
         nonlocal n_started
         n_started += 1
         if n_started > 1:
@@ -110,7 +110,7 @@ def test_a_defect_of_one_of_several_answers_keeps_its_insides(
         return start(request, call)
 
     monkeypatch.setattr(service, "start", break_the_second)
-    failed = last_event(Several(service, [REQUEST, REQUEST], Call(id="a")))
+    failed = last_event(Several(service, [REQUEST, REQUEST], RouteOptions(id="a")))
     assert failed == Failed(code="internal_error", message="internal error (KeyError)")
 
 
@@ -140,7 +140,7 @@ def test_an_answer_without_a_thread_is_refused_and_leaves_no_trace(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more)
         with pytest.raises(EngineBusy, match="no thread is left"):
-            service.start(REQUEST, Call(id="a"))
+            service.start(REQUEST, RouteOptions(id="a"))
     assert service.n_running == 0
 
 
@@ -159,7 +159,7 @@ def test_an_answer_that_takes_too_long_says_so() -> None:
 def test_an_answer_that_ends_as_its_time_is_over_is_whole() -> None:
     """A failure used to follow its end."""
     service = service_of(Ending("stop"), Settings(max_generation_s=0.05))
-    assert isinstance(last_event(service.start(REQUEST, Call(id="a"))), Finished)
+    assert isinstance(last_event(service.start(REQUEST, RouteOptions(id="a"))), Finished)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from spillover.cloud_fallback.events import Handoff, Replace, Seam, StreamEvent
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.device_reading import DeviceReading
@@ -23,7 +25,7 @@ from spillover.cloud_fallback.route.breaker import Breakers
 from spillover.cloud_fallback.route.parts import Parts, Trust
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import Call, RouteSettings, Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.journal import HandoffJournal
@@ -104,25 +106,27 @@ class Desk:
     def start(
         self,
         request: GenerationRequest,
-        wishes: Wishes | None = None,
+        options: RouteOptions | None = None,
         cancellation: Cancellation | None = None,
         owner: str = "",
     ) -> tuple[str, Generator[StreamEvent]]:
         """The id of an answer and its events."""
-        call = Call(id=f"answer-{next(self._ids)}", owner=owner, wishes=wishes or Wishes())
-        return call.id, self.router.stream(request, call, cancellation or Cancellation())
+        options = msgspec.structs.replace(
+            options or RouteOptions(), id=f"answer-{next(self._ids)}", owner=owner
+        )
+        return options.id, self.router.stream(request, options, cancellation)
 
     def ask(
         self,
         request: GenerationRequest,
-        wishes: Wishes | None = None,
+        options: RouteOptions | None = None,
         *,
         hand_over_at: int | None = None,
         on_event: Callable[[StreamEvent], object] | None = None,
         owner: str = "",
     ) -> list[StreamEvent]:
         """All events; the user asks for the cloud once *hand_over_at* characters are there."""
-        answer_id, stream = self.start(request, wishes, owner=owner)
+        answer_id, stream = self.start(request, options, owner=owner)
         events: list[StreamEvent] = []
         asked = False
         with closing(stream):

@@ -8,7 +8,7 @@ import pytest
 
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Regex
 from tests.answers import ask
@@ -134,9 +134,9 @@ def test_cloud_only_without_an_answer_is_an_error_before_the_first_word(
     desk: Desk, fake: Fake
 ) -> None:
     fake.script(Act(refusal="auth"))
-    wishes = Wishes(routing=Routing(only="cloud_only"))
+    options = RouteOptions(routing=Routing(only="cloud_only"))
     with pytest.raises(ProviderError):
-        desk.ask(ask(), wishes)
+        desk.ask(ask(), options)
 
 
 @pytest.mark.parametrize("reasoning", ["", "Nothing comes to my mind."])
@@ -164,18 +164,18 @@ def test_an_answer_that_was_complete_already_is_not_written_on(desk: Desk, fake:
 def test_who_is_left_out_is_named_with_the_reason(desk: Desk, fake: Fake) -> None:
     """It used to be "no cloud provider can be asked", from the second answer on."""
     fake.script(Act(refusal="auth"))
-    wishes = Wishes(routing=Routing(only="cloud_only"))
+    options = RouteOptions(routing=Routing(only="cloud_only"))
     with pytest.raises(ProviderError, match="key"):
-        desk.ask(ask(), wishes)
+        desk.ask(ask(), options)
     with pytest.raises(ProviderError, match=r"fake-1: not asked .*\(auth"):
-        desk.ask(ask(), wishes)
+        desk.ask(ask(), options)
     assert len(fake.requests) == 1
 
 
 def test_cloud_only_that_breaks_off_ends_as_interrupted(desk: Desk, fake: Fake) -> None:
     fake.script(Act(text=PART, no_terminal=True))
-    wishes = Wishes(routing=Routing(only="cloud_only"))
-    events = desk.ask(ask(), wishes)
+    options = RouteOptions(routing=Routing(only="cloud_only"))
+    events = desk.ask(ask(), options)
     assert text(events) == PART
     assert end(events).reason == "interrupted"
 
@@ -185,7 +185,7 @@ def test_several_choices_stay_here(desk: Desk, fake: Fake) -> None:
     assert not handoffs(events)
     assert fake.requests == []
     with pytest.raises(InvalidRequest, match="n = 1"):
-        desk.ask(ask(n=2), Wishes(routing=Routing(only="cloud_only")))
+        desk.ask(ask(n=2), RouteOptions(routing=Routing(only="cloud_only")))
 
 
 def test_what_no_provider_can_be_asked_is_answered_here_without_a_word_to_them(

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.runtime.cancellation import Cancellation
 from tests.answers import ask
@@ -16,7 +16,7 @@ from tests.cloud_fallback.route.desk import Desk, end, provider
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-CLOUD_FIRST = Wishes(routing=Routing(prefer="cloud"))
+CLOUD_FIRST = RouteOptions(routing=Routing(prefer="cloud"))
 LIMITED = BudgetSettings(total=Limits(tokens_per_day=100_000))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, StreamEvent
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta
@@ -161,14 +161,14 @@ def test_a_request_can_narrow_what_the_owner_set_but_not_widen_it(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
     desk = make_desk(fake, fallback="never")
-    for wishes in (
-        Wishes(routing=Routing(fallback="auto")),
-        Wishes(routing=Routing(prefer="cloud")),
+    for options in (
+        RouteOptions(routing=Routing(fallback="auto")),
+        RouteOptions(routing=Routing(prefer="cloud")),
     ):
-        events = desk.ask(ask(max_tokens=20), wishes)
+        events = desk.ask(ask(max_tokens=20), options)
         assert not handoffs(events)
     with pytest.raises(InvalidRequest, match="nothing leave"):
-        desk.ask(ask(), Wishes(routing=Routing(only="cloud_only")))
+        desk.ask(ask(), RouteOptions(routing=Routing(only="cloud_only")))
     assert fake.record.accepted == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from spillover.cloud_fallback.events import ConsentAnswered, StreamEvent
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from tests.answers import ask
@@ -20,7 +20,7 @@ from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
 N = 20
-CLOUD_FIRST = Wishes(routing=Routing(prefer="cloud"))
+CLOUD_FIRST = RouteOptions(routing=Routing(prefer="cloud"))
 PRICES = Prices(input_usd=1.0, output_usd=100.0, priced_on=date(2026, 11, 1))
 
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.runtime.request import JsonSchema
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -28,7 +28,7 @@ TALE = {
     "additionalProperties": False,
 }
 DOCUMENT = '{"text": "Once \\"upon\\" a\\n \\u00e9 time 🦊 a fox", "n": 123, "is_true": true}'
-CLOUD_FIRST = Wishes(routing=Routing(prefer="cloud"))
+CLOUD_FIRST = RouteOptions(routing=Routing(prefer="cloud"))
 REQUEST = ask(response_format=JsonSchema(schema=TALE), max_tokens=200)
 
 

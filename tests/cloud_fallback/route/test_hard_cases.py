@@ -19,7 +19,7 @@ from spillover.cloud_fallback.events import Replace, StreamEvent
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.route.gate import SCOUTS
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.route.settings import RouteSettings, Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.ledger import Amount
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
@@ -63,7 +63,7 @@ def test_a_loop_is_rolled_back_and_never_fed_to_the_cloud(
 ) -> None:
     desk = make_desk(fake)
     fake.script(Act(text="The fox went home, and all was well. The end."))
-    events = desk.ask(looping(engine, max_tokens=400), Wishes(may_replace=may_replace))
+    events = desk.ask(looping(engine, max_tokens=400), RouteOptions(may_replace=may_replace))
     (handoff,) = handoffs(events)
     assert handoff.reason == "repetition"
     (request,) = fake.requests
@@ -82,7 +82,7 @@ def test_without_the_cloud_a_loop_goes_on_as_it_would_have(
 ) -> None:
     desk = make_desk(fake)
     request = looping(engine, max_tokens=100)
-    alone = desk.ask(request, Wishes(routing=Routing(only="local_only")))
+    alone = desk.ask(request, RouteOptions(routing=Routing(only="local_only")))
     fake.script(Act(refusal="auth"))
     events = desk.ask(request)
     assert text(events) == text(alone)
@@ -92,7 +92,7 @@ def test_without_the_cloud_a_loop_goes_on_as_it_would_have(
 def test_a_provider_without_an_end_is_stopped_at_the_answers_length(desk: Desk, fake: Fake) -> None:
     """It was asked for 20 tokens, and goes on and on."""
     fake.script(Act(chunks=("more words here ",) * 2_000))
-    events = desk.ask(ask(max_tokens=20), Wishes(routing=Routing(prefer="cloud")))
+    events = desk.ask(ask(max_tokens=20), RouteOptions(routing=Routing(prefer="cloud")))
     assert end(events).reason == "length"
     assert 20 <= len(text(events).split()) <= 40
 
@@ -108,7 +108,7 @@ def test_a_provider_without_an_end_is_stopped_where_nobody_set_a_length(
     endless = ("more words here ",) * 4_000
     thought = "" if kind == "text" else "more words here " * 130
     fake.script(Act(reasoning=thought, chunks=endless))
-    events = desk.ask(ask(max_tokens=max_tokens), Wishes(routing=Routing(prefer="cloud")))
+    events = desk.ask(ask(max_tokens=max_tokens), RouteOptions(routing=Routing(prefer="cloud")))
     assert end(events).reason == "length"
     assert end(events).usage.completion_tokens < 600
     assert (text(events) == "") == (kind == "reasoning")
@@ -119,7 +119,7 @@ def test_who_waits_in_line_for_a_provider_is_told_at_once(desk: Desk, fake: Fake
     held = Act(text="A tale.", hold_before_response=True)
     fake.script(*[held] * SCOUTS, Act(text="A tale."))
     streams = [
-        desk.start(ask(max_tokens=20), Wishes(routing=Routing(prefer="cloud")))[1]
+        desk.start(ask(max_tokens=20), RouteOptions(routing=Routing(prefer="cloud")))[1]
         for _ in range(SCOUTS + 1)
     ]
     with ThreadPoolExecutor(len(streams)) as pool:
@@ -152,7 +152,7 @@ def test_memory_that_swings_around_its_threshold_moves_an_answer_once(
 
 def test_an_answer_that_ends_by_itself_is_not_handed_over(desk: Desk, fake: Fake) -> None:
     """The end and the wish for a handoff come in the same moment."""
-    alone = desk.ask(ask(), Wishes(routing=Routing(only="local_only")))
+    alone = desk.ask(ask(), RouteOptions(routing=Routing(only="local_only")))
     n_deltas = sum(isinstance(event, Delta) for event in alone)
     answer_id, stream = desk.start(ask())
     events: list[StreamEvent] = []
@@ -178,7 +178,7 @@ def test_max_tokens_counts_both_writers(desk: Desk, fake: Fake) -> None:
 
 
 def test_nothing_is_asked_for_when_no_tokens_are_left(desk: Desk, fake: Fake) -> None:
-    alone = desk.ask(ask(max_tokens=20), Wishes(routing=Routing(only="local_only")))
+    alone = desk.ask(ask(max_tokens=20), RouteOptions(routing=Routing(only="local_only")))
     events = desk.ask(ask(max_tokens=20), hand_over_at=len(text(alone)))
     assert end(events).reason == "length"
     assert fake.requests == []
@@ -299,7 +299,7 @@ def test_a_client_that_leaves_in_the_gap_is_no_answer_of_the_provider(
     """It used to let everybody ahead, and to close the circuit that it was to probe."""
     fake.script(Act(rest=REST, hold_before_response=True))
     cancellation = Cancellation()
-    answer_id, stream = desk.start(long(), Wishes(), cancellation)
+    answer_id, stream = desk.start(long(), RouteOptions(), cancellation)
 
     def leave() -> None:
         fake.wait_for(holding=1)
@@ -391,7 +391,7 @@ def test_what_was_kept_back_in_doubt_goes_out_when_no_tokens_are_left(
     """An answer that max_tokens ended while all of it was in doubt used to come out empty."""
     doubtful = PolicySettings(p_wrong_hold=0.0, p_wrong_enter=0.0, p_wrong_forget=0.0)
     desk = make_desk(fake, policy=doubtful)
-    alone = desk.ask(ask(max_tokens=14), Wishes(routing=Routing(only="local_only")))
+    alone = desk.ask(ask(max_tokens=14), RouteOptions(routing=Routing(only="local_only")))
     events = desk.ask(ask(max_tokens=14))
     assert text(events) == text(alone) != ""
     assert end(events).reason == "length"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from spillover.cloud_fallback.events import HandoffMode, Replace
-from spillover.cloud_fallback.route.settings import Wishes
+from spillover.cloud_fallback.route.settings import RouteOptions
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
@@ -86,8 +86,8 @@ def test_a_rewritten_answer_replaces_what_was_said_where_the_client_understands_
     desk: Desk, fake: Fake
 ) -> None:
     fake.script(Act(text="Quite another tale, told from its beginning. The end."))
-    wishes = Wishes(mode="restart", may_replace=True)
-    events = desk.ask(long(), wishes, hand_over_at=60)
+    options = RouteOptions(mode="restart", may_replace=True)
+    events = desk.ask(long(), options, hand_over_at=60)
     assert text(events) == "Quite another tale, told from its beginning. The end."
     assert any(event == Replace(keep_chars=0) for event in events)
 
@@ -95,8 +95,8 @@ def test_a_rewritten_answer_replaces_what_was_said_where_the_client_understands_
 def test_an_answer_written_anew_has_all_its_tokens(desk: Desk, fake: Fake) -> None:
     """What was taken back does not count against max_tokens."""
     fake.script(Act(text="Quite another tale."))
-    wishes = Wishes(mode="restart", may_replace=True)
-    events = desk.ask(ask(max_tokens=100), wishes, hand_over_at=200)
+    options = RouteOptions(mode="restart", may_replace=True)
+    events = desk.ask(ask(max_tokens=100), options, hand_over_at=200)
     assert text(events) == "Quite another tale."
     assert fake.requests[0].json()["max_tokens"] == 100
 
@@ -110,7 +110,7 @@ def test_before_the_first_word_nothing_is_waited_for(
     desk = make_desk(fake, policy=policy)
     fake.script(Act(text="A tale of the cloud's."))
     request = ask(f"{mode}: " + "Ruby the fox saw a bird. " * 100, max_tokens=40)
-    events = desk.ask(request, Wishes(mode=mode))
+    events = desk.ask(request, RouteOptions(mode=mode))
     assert [handoff.reason for handoff in handoffs(events)] == ["ttft"]
     assert text(events) == "A tale of the cloud's."
 
@@ -120,8 +120,8 @@ def test_the_sentence_is_finished_first(make_desk: MakeDesk, fake: Fake) -> None
     switched_off = (*CALM.switched_off, "repetition")
     desk = make_desk(fake, policy=msgspec.structs.replace(CALM, switched_off=switched_off))
     fake.script(Act(rest=REST))
-    wishes = Wishes(mode="finish_sentence")
-    _answer_id, stream = desk.start(long(), wishes)
+    options = RouteOptions(mode="finish_sentence")
+    _answer_id, stream = desk.start(long(), options)
     events = []
     for event in stream:
         events.append(event)
