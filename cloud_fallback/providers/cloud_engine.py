@@ -14,7 +14,7 @@ from spillover.cloud_fallback.providers.cloud_stream import CloudStream
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
 from spillover.cloud_fallback.providers.lessons import Lessons
-from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent, WriterId

@@ -1,36 +1,23 @@
-"""Where providers' keys come from: the environment, by each company's own convention, or the
-keyring of the operating system."""
+"""Where providers' keys come from: environment variables, or the operating system's keyring."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
-from spillover.cloud_fallback.providers.dialects.registry import DialectName
-from spillover.cloud_fallback.providers.provider import ProviderSettings
-from spillover.cloud_fallback.providers.secret import Secret
+from spillover.cloud_fallback.providers.credentials.secret import Secret
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import SpilloverError
 
 SERVICE = "spillover"
-"""What the keyring files our keys under."""
+"""The keyring's name for us."""
 
 _NAMES = ".names"
-"""Under this name, which no provider can have, the names of those with a key are kept."""
-
-CONVENTIONS: dict[DialectName, tuple[str, ...]] = {
-    "openai": ("OPENAI_API_KEY",),
-    "azure": ("AZURE_OPENAI_API_KEY", "AZURE_API_KEY"),
-    "anthropic": ("ANTHROPIC_API_KEY",),
-    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    "vertex": ("GOOGLE_API_KEY",),
-    "cohere": ("CO_API_KEY", "COHERE_API_KEY"),
-    "huggingface": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
-    "bedrock": ("AWS_BEARER_TOKEN_BEDROCK",),
-}
+"""The keyring's entry that lists the providers with a key; no provider can have this name."""
 
 
 class KeyringFailed(SpilloverError):
-    """The operating system's keyring cannot be used; says what to do instead."""
+    """The operating system's keyring cannot be used; the message says what to do instead."""
 
 
 class Ring(Protocol):
@@ -42,21 +29,24 @@ class Ring(Protocol):
 
 
 class Keys:
-    """*environ*: the environment's variables. *ring* None: the operating system's keyring, which
-    is loaded when it is first needed."""
+    """Finds, stores and deletes keys.
+
+    *environ*: the environment variables. *ring* None: the operating system's keyring, loaded when
+    it is first needed.
+    """
 
     def __init__(self, environ: Mapping[str, str], ring: Ring | None = None) -> None:
         self._environ = environ
         self._ring = ring
 
     def find(self, settings: ProviderSettings) -> Secret | None:
-        """The key of a provider; None: there is none.
+        """The key of a provider, or None.
 
-        Looks at key_variable, then at the company's own variables, then in the keyring under the
-        provider's name. The company's variables only count for an address of its own or of this
-        device: a key never goes to a host it was not given for.
+        Looks at key_variable, else at the company's own variables, then in the keyring under the
+        provider's name. The company's variables count only for its own hosts and this device: a
+        key never goes to a host it was not given for.
         """
-        for name in variables_of(settings):
+        for name in settings.key_variables:
             if found := self._variable(name):
                 return found
         return self._stored(settings.name)
@@ -70,7 +60,7 @@ class Keys:
             raise _failed(error) from None
 
     def delete(self, provider: str) -> bool:
-        """Take the key of *provider* out of the keyring; whether one was there."""
+        """Delete the key of *provider* from the keyring; False: there was none."""
         if self._stored(provider) is None:
             return False
         try:
@@ -81,7 +71,7 @@ class Keys:
         return True
 
     def names(self) -> list[str]:
-        """The providers whose keys the keyring has."""
+        """The providers with a key in the keyring."""
         listed = self._stored(_NAMES)
         return sorted(filter(self.is_stored, listed.reveal().split() if listed else ()))
 
@@ -94,7 +84,7 @@ class Keys:
         return next(filter(self._variable, variables), None)
 
     def _write_names(self, names: Collection[str]) -> None:
-        """A keyring cannot be asked what is in it, so that is kept in it too."""
+        """A keyring cannot list its entries, so it holds this list too."""
         if names:
             self._keyring().set_password(SERVICE, _NAMES, " ".join(sorted(names)))
         elif self.is_stored(_NAMES):
@@ -108,8 +98,8 @@ class Keys:
         try:
             value = self._keyring().get_password(SERVICE, provider)
         except Exception:
-            # Of any kind: backends let through what D-Bus or a locked store throw. A device
-            # without a keyring simply has no keys in it.
+            # Of any kind: backends pass on what D-Bus or a locked store raises. A device without a
+            # keyring simply has no keys in it.
             return None
         return Secret(value, "keyring") if value else None
 
@@ -123,19 +113,10 @@ class Keys:
         return self._ring
 
 
-def variables_of(settings: ProviderSettings) -> tuple[str, ...]:
-    """The variables that may hold the key of a provider, the best one first."""
-    if settings.key_variable is not None:
-        return (settings.key_variable,)
-    if not settings.is_at_home or (settings.dialect == "vertex" and settings.project):
-        return ()  # A project of Vertex AI is entered with tokens.
-    return CONVENTIONS.get(settings.dialect, ())
-
-
 def advice(settings: ProviderSettings) -> str:
     """What to do when there is no key."""
     stored = f"run `spillover keys set {settings.name}`"
-    if variables := variables_of(settings):
+    if variables := settings.key_variables:
         return f"there is no key: set {variables[0]}, or {stored}"
     return f"there is no key for {settings.address}: {stored}, or name its variable in key_variable"
 

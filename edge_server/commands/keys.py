@@ -8,8 +8,9 @@ import sys
 import click
 import msgspec
 
-from spillover.cloud_fallback.providers.credentials.header_text import is_header_text
-from spillover.cloud_fallback.providers.keys import CONVENTIONS, Keys
+from spillover.cloud_fallback.providers.companies import COMPANIES
+from spillover.cloud_fallback.providers.credentials.secret import is_header_text
+from spillover.cloud_fallback.providers.keys import Keys
 from spillover.edge_server.commands.talk import tell
 
 _EPILOG = """\b
@@ -80,10 +81,10 @@ def _read(provider: str) -> str:
 def _found(keys: Keys) -> dict[str, str | None]:
     """Where the key of each provider is: a variable's name, "keyring", or nowhere."""
     stored = keys.names()
+    variables = {c.name: c.key_variables for c in COMPANIES.values() if c.key_variables}
     places: dict[str, str | None] = {}
-    for name in dict.fromkeys((*CONVENTIONS, *stored)):
-        variables = next((v for dialect, v in CONVENTIONS.items() if dialect == name), ())
-        place = keys.variable_in_use(variables)
+    for name in dict.fromkeys((*variables, *stored)):
+        place = keys.variable_in_use(variables.get(name, ()))
         places[name] = place or ("keyring" if name in stored else None)
     return places
 

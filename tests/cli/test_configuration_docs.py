@@ -11,7 +11,7 @@ import pytest
 
 from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
-from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.edge_server.config.setting_type import show

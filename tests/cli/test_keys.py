@@ -12,7 +12,8 @@ import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring as NoKeyring
 
-from spillover.cloud_fallback.providers.keys import CONVENTIONS, SERVICE
+from spillover.cloud_fallback.providers.companies import COMPANIES
+from spillover.cloud_fallback.providers.keys import SERVICE
 from spillover.edge_server import cli
 from tests.in_memory_ring import InMemoryRing
 
@@ -29,7 +30,7 @@ class ForgetfulKeyring(InMemoryRing, KeyringBackend):
 
 @pytest.fixture(autouse=True)
 def ring(monkeypatch: pytest.MonkeyPatch) -> Generator[ForgetfulKeyring]:
-    for variable in (v for variables in CONVENTIONS.values() for v in variables):
+    for variable in (v for company in COMPANIES.values() for v in company.key_variables):
         monkeypatch.delenv(variable, raising=False)
     before, ring = keyring.get_keyring(), ForgetfulKeyring()
     keyring.set_keyring(ring)

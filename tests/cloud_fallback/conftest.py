@@ -9,7 +9,6 @@ import pytest
 
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from tests.cloud_fallback.cloud_answers import MakeEngine
 from tests.cloud_fallback.providers import engine_for
 from tests.fakes.fake import Fake
@@ -35,7 +34,7 @@ def http(prepared: None) -> Generator[Http]:
 def make_engine(fake: Fake, http: Http) -> MakeEngine:
     """Makes an engine for the fake."""
 
-    def make(dialect: DialectName = "openai", **fields: Any) -> CloudEngine:
+    def make(dialect: str = "openai", **fields: Any) -> CloudEngine:
         return engine_for(fake, dialect, http=http, **fields)
 
     return make

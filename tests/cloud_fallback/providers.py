@@ -7,14 +7,13 @@ from typing import Any
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.providers.build import build_engine
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from spillover.cloud_fallback.providers.keys import Keys
-from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from tests.fakes.fake import Fake
 from tests.in_memory_ring import InMemoryRing
 
 KEY = "sk-never-to-be-seen-1234567890"
-MODELS: dict[DialectName, str] = {
+MODELS: dict[str, str] = {
     "openai": "gpt-4.1-mini",
     "azure": "gpt-4.1-mini",
     "anthropic": "claude-haiku-4-5",
@@ -29,7 +28,7 @@ DIALECTS = tuple(MODELS)
 """Every dialect that the fakes speak."""
 
 
-def settings_for(fake: Fake, dialect: DialectName = "openai", **fields: Any) -> ProviderSettings:
+def settings_for(fake: Fake, dialect: str = "openai", **fields: Any) -> ProviderSettings:
     """A provider at *fake*, named like its dialect."""
     base = fake.url + ("/v1" if dialect == "openai" else "")
     defaults = {"name": dialect, "model": MODELS[dialect], "base_url": base}
@@ -39,7 +38,7 @@ def settings_for(fake: Fake, dialect: DialectName = "openai", **fields: Any) -> 
 
 
 def engine_for(
-    fake: Fake, dialect: DialectName = "openai", *, http: Http | None = None, **fields: Any
+    fake: Fake, dialect: str = "openai", *, http: Http | None = None, **fields: Any
 ) -> CloudEngine:
     """An engine for it, with a key; close its http at the end, or lend it one."""
     keys = Keys({"KEY": KEY}, InMemoryRing())

@@ -9,7 +9,6 @@ import psutil
 
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.http.client import Http
-from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from tests.answers import ask, text_of
 from tests.cloud_fallback.cloud_answers import TEXT, MakeEngine, answer, every_dialect, failure
 from tests.fakes.fake import Fake
@@ -26,7 +25,7 @@ def test_a_warm_connection_carries_the_first_request(fake: Fake, make_engine: Ma
 
 @every_dialect
 def test_a_connection_is_kept_for_the_next_request(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     engine = make_engine(dialect)
     for _ in range(3):

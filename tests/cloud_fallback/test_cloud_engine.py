@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Finished, ReasoningDelta, ToolCallDelta, WriterId
 from spillover.runtime.request import GenerationRequest, Message, Tool
@@ -25,7 +24,7 @@ from tests.fakes.script import Act, Tokens, ToolCall
 
 @every_dialect
 def test_an_answer_comes_whole_with_its_usage(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     fake.script(Act(text=TEXT, chunk_chars=3, usage=Tokens(prompt=21, completion=9)))
     events = answer(make_engine(dialect))
@@ -40,7 +39,7 @@ def test_an_answer_comes_whole_with_its_usage(
 
 @with_tools
 def test_thoughts_and_tool_calls_are_kept_apart(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     call = ToolCall(id="call12345", name="weather", arguments='{"city": "Oslo"}')
     script = Act(text="Look.", reasoning="Hm.", tool_calls=(call,), finish="tool_calls")
@@ -58,7 +57,7 @@ def test_thoughts_and_tool_calls_are_kept_apart(
 
 @every_dialect
 def test_one_byte_at_a_time_is_the_same_answer(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     fake.script(Act(text=TEXT, chunk_chars=9, write_bytes=1))
     assert text_of(answer(make_engine(dialect))) == TEXT
@@ -66,7 +65,7 @@ def test_one_byte_at_a_time_is_the_same_answer(
 
 @every_dialect
 def test_the_limit_of_tokens_ends_an_answer(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     fake.script(Act(text="a story that goes on and on"))
     events = answer(make_engine(dialect), max_tokens=3)
@@ -74,9 +73,7 @@ def test_the_limit_of_tokens_ends_an_answer(
 
 
 @every_dialect
-def test_a_stop_string_ends_an_answer(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
-) -> None:
+def test_a_stop_string_ends_an_answer(fake: Fake, make_engine: MakeEngine, dialect: str) -> None:
     fake.script(Act(text="one, two. three"))
     events = answer(make_engine(dialect), stop=("two",))
     assert (text_of(events), end_of(events).reason) == ("one, ", "stop")
@@ -116,7 +113,7 @@ def test_a_provider_without_usage_gets_an_estimate(fake: Fake, make_engine: Make
     ],
 )
 def test_a_prefilled_turn_is_gone_on_with(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName, server: Any
+    fake: Fake, make_engine: MakeEngine, dialect: str, server: Any
 ) -> None:
     engine = make_engine(dialect, server=server)
     assert engine.may_prefill()

@@ -9,7 +9,6 @@ import pytest
 
 from spillover.cloud_fallback import errors
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from tests.answers import end_of, text_of
 from tests.cloud_fallback.cloud_answers import MakeEngine, answer, every_dialect, failure
 from tests.fakes.fake import Fake
@@ -38,7 +37,7 @@ OWN_WAYS: dict[tuple[str, str], type[ProviderError]] = {
 def test_a_refusal_says_what_is_to_be_done(
     fake: Fake,
     make_engine: MakeEngine,
-    dialect: DialectName,
+    dialect: str,
     refusal: Any,
     error: type[ProviderError],
 ) -> None:
@@ -51,7 +50,7 @@ def test_a_refusal_says_what_is_to_be_done(
 @pytest.mark.parametrize("form", ["seconds", "date", "ms"])
 @every_dialect
 def test_the_delay_is_read_from_every_header(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName, form: Any
+    fake: Fake, make_engine: MakeEngine, dialect: str, form: Any
 ) -> None:
     fake.script(Act(refusal="rate_limited", retry_form=form, retry_after_s=7))
     _, error = failure(make_engine(dialect))
@@ -69,7 +68,7 @@ def test_the_delay_is_read_from_gemini_s_body(fake: Fake, make_engine: MakeEngin
 
 @every_dialect
 def test_a_clean_end_without_the_terminal_event_is_truncated(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     fake.script(Act(no_terminal=True))
     text, error = failure(make_engine(dialect))
@@ -80,7 +79,7 @@ def test_a_clean_end_without_the_terminal_event_is_truncated(
 @every_dialect
 @pytest.mark.parametrize("cut", ["fin", "reset"])
 def test_a_broken_connection_is_the_network_s(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName, cut: Any
+    fake: Fake, make_engine: MakeEngine, dialect: str, cut: Any
 ) -> None:
     fake.script(Act(cut_after_chunks=3, cut=cut))
     text, error = failure(make_engine(dialect))
@@ -90,7 +89,7 @@ def test_a_broken_connection_is_the_network_s(
 
 @every_dialect
 def test_an_error_inside_the_stream_is_raised(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     fake.script(Act(error_after_chunks=2, error_kind="overloaded"))
     text, error = failure(make_engine(dialect))
@@ -106,7 +105,7 @@ def test_an_error_as_a_raw_tail_is_raised(fake: Fake, make_engine: MakeEngine) -
 
 @every_dialect
 def test_a_malformed_event_is_the_provider_s_failure(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     fake.script(Act(malformed_after_chunks=2))
     text, _ = failure(make_engine(dialect))
@@ -115,7 +114,7 @@ def test_a_malformed_event_is_the_provider_s_failure(
 
 @every_dialect
 def test_no_cut_at_any_byte_is_taken_for_an_answer(
-    fake: Fake, make_engine: MakeEngine, dialect: DialectName
+    fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:
     engine = make_engine(dialect)
     fake.script(Act(text="Hi.", usage=Tokens()))

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.providers.keys import CONVENTIONS, KeyringFailed, Keys, advice
-from spillover.cloud_fallback.providers.provider import ProviderSettings
-from spillover.cloud_fallback.providers.secret import Secret
+from spillover.cloud_fallback.providers.companies import COMPANIES
+from spillover.cloud_fallback.providers.credentials.secret import Secret
+from spillover.cloud_fallback.providers.keys import KeyringFailed, Keys, advice
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from tests.in_memory_ring import InMemoryRing
 
 KEY = "sk-canary-0123456789"
@@ -39,7 +40,7 @@ def found(settings: ProviderSettings, **environ: str) -> str | None:
 
 @pytest.mark.parametrize(
     ("dialect", "variable"),
-    [(dialect, name) for dialect, names in CONVENTIONS.items() for name in names],
+    [(company.name, name) for company in COMPANIES.values() for name in company.key_variables],
 )
 def test_each_company_s_own_variables_are_read(dialect: Any, variable: str) -> None:
     assert found(provider(dialect), **{variable: KEY}) == KEY
@@ -82,9 +83,8 @@ def test_the_keyring_is_asked_last() -> None:
 )
 def test_a_company_s_key_does_not_go_to_another_host(dialect: Any, base_url: str) -> None:
     settings = provider(dialect, base_url=base_url, is_local_network=True)
-    assert (
-        found(settings, **{name: KEY for names in CONVENTIONS.values() for name in names}) is None
-    )
+    variables = [name for company in COMPANIES.values() for name in company.key_variables]
+    assert found(settings, **dict.fromkeys(variables, KEY)) is None
     assert found(msgspec.structs.replace(settings, key_variable="K"), K=KEY) == KEY
 
 
@@ -107,7 +107,7 @@ def test_this_device_is_no_other_host(base_url: str) -> None:
 )
 def test_a_company_s_other_hosts_are_its_own(dialect: Any, base_url: str) -> None:
     settings = provider(dialect, base_url=base_url)
-    assert found(settings, **{CONVENTIONS[settings.dialect][0]: KEY}) == KEY
+    assert found(settings, **{COMPANIES[dialect].key_variables[0]: KEY}) == KEY
 
 
 def test_a_project_of_vertex_ai_is_entered_with_tokens() -> None:

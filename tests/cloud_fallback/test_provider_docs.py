@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
 
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.providers.dialects.openai_servers import SERVERS
-from spillover.cloud_fallback.providers.dialects.registry import DIALECT_NAMES, DialectName
-from spillover.cloud_fallback.providers.keys import CONVENTIONS
-from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.providers.companies import COMPANIES, SERVERS
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 
 DOCS = Path(__file__).parents[2] / "docs" / "providers.md"
 TEXT = DOCS.read_text("utf-8")
@@ -27,11 +24,19 @@ def test_every_table_is_taken(table: dict[str, object]) -> None:
 
 
 def test_every_dialect_is_shown_with_a_table_and_its_key() -> None:
-    assert {table["dialect"] for table in SHOWN} == set(DIALECT_NAMES)
-    for dialect in get_args(DialectName):
-        row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{dialect}` |"))
-        variables = re.findall(r"`([A-Z_]+)`", row.split("|")[3])
-        assert variables == list(CONVENTIONS.get(dialect, ()))
+    assert {table["dialect"] for table in SHOWN} == set(COMPANIES)
+    for company in COMPANIES.values():
+        row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{company.name}` |"))
+        variables = re.findall(r"`([A-Z_]+)`", row.split("|")[4])
+        assert variables == list(company.key_variables)
+
+
+def test_every_dialect_is_shown_with_its_address() -> None:
+    table = TEXT[TEXT.index("| `dialect` |") : TEXT.index("Where there is no prefill")]
+    rows = [row.split("|") for row in table.strip().splitlines()[2:]]
+    assert [row[1].strip(" `") for row in rows] == list(COMPANIES)
+    for row, company in zip(rows, COMPANIES.values(), strict=True):
+        assert row[3].strip(" `") == (company.address("REGION") or "none of its own")
 
 
 def test_every_kind_of_server_is_named_with_what_it_can() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.providers.dialects.registry import DIALECT_NAMES
-from spillover.cloud_fallback.providers.provider import BASE_URLS, OWN_HOSTS, ProviderSettings
+from spillover.cloud_fallback.providers.companies import COMPANIES
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 
 
 def convert(**fields: Any) -> ProviderSettings:
@@ -92,11 +92,12 @@ def test_one_s_own_machines_need_no_proxy(fields: dict[str, Any], is_direct: boo
     assert convert(**fields).is_direct == is_direct
 
 
-@pytest.mark.parametrize("dialect", sorted(set(DIALECT_NAMES) - {"azure", "tgi"}))
+@pytest.mark.parametrize("dialect", sorted(set(COMPANIES) - {"azure", "tgi"}))
 def test_every_own_address_is_at_home(dialect: str) -> None:
     assert convert(dialect=dialect).is_at_home
 
 
 def test_every_company_has_its_hosts() -> None:
-    assert set(BASE_URLS) <= set(OWN_HOSTS)
-    assert set(DIALECT_NAMES) - set(OWN_HOSTS) == {"tgi"}
+    hosts = {name for name, company in COMPANIES.items() if company.hosts}
+    assert {name for name, company in COMPANIES.items() if company.base_url} <= hosts
+    assert set(COMPANIES) - hosts == {"tgi"}

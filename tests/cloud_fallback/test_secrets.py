@@ -12,7 +12,6 @@ import pytest
 
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-from spillover.cloud_fallback.providers.dialects.registry import DialectName
 from spillover.runtime.errors import SpilloverError
 from tests.answers import ask
 from tests.cloud_fallback.providers import DIALECTS, KEY, engine_for
@@ -46,7 +45,7 @@ def everything_said(error: BaseException) -> str:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_key_is_in_no_log_and_no_error(
-    fake: Fake, http: Http, caplog: pytest.LogCaptureFixture, dialect: DialectName
+    fake: Fake, http: Http, caplog: pytest.LogCaptureFixture, dialect: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     engine = engine_for(fake, dialect, http=http)

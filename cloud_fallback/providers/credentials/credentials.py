@@ -8,8 +8,7 @@ from typing import Protocol
 from spillover.cloud_fallback.errors import AuthFailed
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
-from spillover.cloud_fallback.providers.credentials.header_text import is_header_text
-from spillover.cloud_fallback.providers.secret import Secret
+from spillover.cloud_fallback.providers.credentials.secret import Secret, is_header_text
 
 
 class Credentials(Protocol):

@@ -14,7 +14,7 @@ from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
 from spillover.cloud_fallback.http.errors import TimedOut
 from spillover.cloud_fallback.http.slots import Slots
-from spillover.cloud_fallback.providers.credentials.header_text import is_header_text
+from spillover.cloud_fallback.providers.credentials.secret import is_header_text
 
 LIFE_S = 300.0
 """Tokens hold for an hour, mostly; one that does not is renewed when it is refused."""

@@ -10,14 +10,9 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.providers.companies import MaxTokensField, Server
 from spillover.cloud_fallback.providers.dialects.classes import answer_error
 from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.providers.dialects.openai_servers import (
-    SERVERS,
-    MaxTokensField,
-    Server,
-    ServerName,
-)
 from spillover.cloud_fallback.providers.dialects.openai_stream import OpenAIDecoder
 from spillover.cloud_fallback.providers.dialects.refusals import begins_anew
 from spillover.cloud_fallback.providers.dialects.shape import (
@@ -53,7 +48,7 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
     *headers* are sent with every request."""
 
     provider: str
-    server: ServerName = "other"
+    server: Server
     path: str = "/chat/completions"
     headers: dict[str, str] = {}
     deployment: str | None = None
@@ -66,8 +61,8 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
         return "sse"
 
     def key_headers(self, key: str) -> dict[str, str]:
-        if self.server == "azure" and not key.startswith("eyJ"):  # else a token of Entra ID
-            return {"api-key": key}
+        if self.server.key_header and not key.startswith("eyJ"):  # else a token of Entra ID
+            return {self.server.key_header: key}
         return {"authorization": f"Bearer {key}"}
 
     def encode(
@@ -79,7 +74,7 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
         without: frozenset[str] = frozenset(),
     ) -> HttpRequest:
         check(request, prefill=prefill)
-        server = SERVERS[self.server]
+        server = self.server
         if prefill and server.prefill == "none":
             raise begins_anew(self.provider)
         request, unfinished = with_prefill(request, prefill=prefill)
@@ -113,27 +108,27 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
     ) -> tuple[str, ...]:
         if "stop" in without or self._is_reasoning(model):
             return ()
-        return request.stop[: SERVERS[self.server].n_stops]
+        return request.stop[: self.server.n_stops]
 
     def _is_reasoning(self, model: str) -> bool:
-        return self.server in ("openai", "azure") and bool(_REASONING_MODEL.match(model))
+        return self.server.has_reasoning_models and bool(_REASONING_MODEL.match(model))
 
     def _max_tokens_field(self, without: frozenset[str]) -> str:
-        field = self.max_tokens_field or SERVERS[self.server].max_tokens_field
+        field = self.max_tokens_field or self.server.max_tokens_field
         if field not in without:
             return field
         return "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
 
     def _stream_options(self, without: frozenset[str]) -> dict[str, bool] | None:
-        if SERVERS[self.server].sends_usage_unasked:
+        if self.server.sends_usage_unasked:
             return None
         options = {"include_usage": True}
-        if self.server == "openai" and "include_obfuscation" not in without:
+        if self.server.takes_obfuscation and "include_obfuscation" not in without:
             options["include_obfuscation"] = False
         return options
 
     def _messages(self, request: GenerationRequest, unfinished: Prefill) -> list[dict[str, Any]]:
-        server = SERVERS[self.server]
+        server = self.server
         messages = [_message(message, server) for message in request.messages]
         if unfinished.text and server.prefill == "prefix":
             messages[-1]["prefix"] = True
@@ -143,20 +138,20 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
         if self._is_reasoning(model):
             return {}
         sampling = request.sampling
-        extra = SERVERS[self.server].samplers
+        extra = self.server.samplers
         ours = chosen(sampling, *(name for name, _ in extra))
         return chosen(sampling, "temperature", "top_p", "presence_penalty", "frequency_penalty") | {
             theirs: ours[name] for name, theirs in extra if name in ours
         }
 
     def decoder(self, sent: HttpRequest | None = None) -> OpenAIDecoder:
-        return OpenAIDecoder(self.provider, sent, echoes=SERVERS[self.server].echoes)
+        return OpenAIDecoder(self.provider, sent, echoes=self.server.echoes)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return answer_error(self.provider, status, headers, body)
 
     def may_prefill(self, model: str) -> bool:
-        return SERVERS[self.server].prefill != "none"
+        return self.server.prefill != "none"
 
 
 def _message(message: Message, server: Server) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.providers.dialects.registry import DialectName, dialect_for
+from spillover.cloud_fallback.providers.dialects.dialect import Dialect, HttpRequest
+from spillover.cloud_fallback.providers.dialects.registry import dialect_of
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.request import GenerationRequest, Message, Tool, ToolCall
 
 HELLO = (Message(role="user", content="Hello"),)
@@ -31,7 +32,7 @@ WITH_TOOLS = (
     Message(role="user", content="And in Oslo?"),
 )
 
-MODELS: dict[DialectName, str] = {
+MODELS = {
     "openai": "gpt-4o",
     "azure": "gpt-4o",
     "anthropic": "claude-sonnet-4-5",
@@ -44,12 +45,25 @@ MODELS: dict[DialectName, str] = {
 }
 
 
+_ADDRESSES = {
+    "azure": "https://mine.openai.azure.com",
+    "huggingface": "https://x.y",
+    "tgi": "https://tgi.example",
+}
+
+
+def dialect_for(dialect: str, **fields: Any) -> Dialect:
+    """The dialect of a provider with these *fields*, which is called like its dialect."""
+    defaults = {"name": dialect, "model": "m", "base_url": _ADDRESSES.get(dialect, "")}
+    return dialect_of(ProviderSettings(dialect=dialect, **defaults | fields))
+
+
 def ask(messages: tuple[Message, ...] = HELLO, **fields: Any) -> GenerationRequest:
     return GenerationRequest(messages=messages, **fields)
 
 
 def encoded(
-    name: DialectName,
+    name: str,
     request: GenerationRequest,
     *,
     model: str | None = None,
@@ -62,6 +76,6 @@ def encoded(
     return dialect.encode(request, model, prefill=prefill, without=without)
 
 
-def body_of(name: DialectName, request: GenerationRequest, **options: Any) -> dict[str, Any]:
+def body_of(name: str, request: GenerationRequest, **options: Any) -> dict[str, Any]:
     """The body that *request* becomes, as plain values."""
     return msgspec.json.decode(encoded(name, request, **options).body, type=dict[str, Any])

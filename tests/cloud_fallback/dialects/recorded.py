@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Frame, Part, ProviderUsage
-from spillover.cloud_fallback.providers.dialects.registry import DialectName, dialect_for
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
+from tests.cloud_fallback.dialects.conversations import dialect_for
 
 
 class Call(Struct, frozen=True):
@@ -29,7 +29,7 @@ class Recording(Struct, frozen=True, kw_only=True):
     """*n_needed* frames make the answer complete; what follows them may be lost."""
 
     name: str
-    dialect: DialectName
+    dialect: str
     frames: tuple[Frame, ...]
     answer: Answer
     reason: FinishReason = "stop"
@@ -77,6 +77,6 @@ def named(*events: str) -> tuple[Frame, ...]:
     return tuple(Frame(name=name, data=data.encode()) for name, data in pairs)
 
 
-def decoder_of(name: DialectName) -> Decoder:
+def decoder_of(name: str) -> Decoder:
     """For an answer to whatever was sent."""
     return dialect_for(name).decoder()

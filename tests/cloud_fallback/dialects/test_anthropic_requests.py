@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.providers.dialects.registry import dialect_for
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     JsonObject,
@@ -27,6 +26,7 @@ from tests.cloud_fallback.dialects.conversations import (
     WITH_TOOLS,
     ask,
     body_of,
+    dialect_for,
     encoded,
 )
 

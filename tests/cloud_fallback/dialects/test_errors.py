@@ -18,12 +18,9 @@ from spillover.cloud_fallback.errors import (
     ProviderRefused,
     RateLimited,
 )
+from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.dialects.dialect import Frame
-from spillover.cloud_fallback.providers.dialects.registry import (
-    DIALECT_NAMES,
-    DialectName,
-    dialect_for,
-)
+from tests.cloud_fallback.dialects.conversations import dialect_for
 
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 
@@ -46,7 +43,7 @@ def google_reason(reason: str) -> dict[str, Any]:
     return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
 
 
-CASES: list[tuple[DialectName, int, Any, type[ProviderError]]] = [
+CASES: list[tuple[str, int, Any, type[ProviderError]]] = [
     ("openai", 401, openai("invalid_request_error", "invalid_api_key"), AuthFailed),
     ("openai", 403, openai("request_forbidden", "unsupported_country_region_territory"),
      AuthFailed),
@@ -137,16 +134,16 @@ CASES: list[tuple[DialectName, int, Any, type[ProviderError]]] = [
 
 @pytest.mark.parametrize(("name", "status", "body", "kind"), CASES)
 def test_an_answer_becomes_what_is_to_be_done_about_it(
-    name: DialectName, status: int, body: Any, kind: type[ProviderError]
+    name: str, status: int, body: Any, kind: type[ProviderError]
 ) -> None:
     data = body if isinstance(body, str) else json.dumps(body, indent=2)
-    error = dialect_for(name, provider="mine").error(status, {}, data.encode())
+    error = dialect_for(name, name="mine").error(status, {}, data.encode())
     assert type(error) is kind
     assert error.provider == "mine"
     assert str(error).startswith("mine: ")
 
 
-STREAMED: list[tuple[DialectName, Frame, type[ProviderError]]] = [
+STREAMED: list[tuple[str, Frame, type[ProviderError]]] = [
     ("openai", Frame(data=b'{"error":{"message":"m","type":"server_error"}}'), Overloaded),
     ("openai", Frame(data=b'{"error":{"message":"m","code":429}}'), RateLimited),
     ("openai", Frame(data=b'{"error":{"message":"m","code":"429"}}'), RateLimited),
@@ -189,7 +186,7 @@ STREAMED: list[tuple[DialectName, Frame, type[ProviderError]]] = [
 
 @pytest.mark.parametrize(("name", "frame", "kind"), STREAMED)
 def test_an_error_inside_a_stream_is_raised_as_what_it_is(
-    name: DialectName, frame: Frame, kind: type[ProviderError]
+    name: str, frame: Frame, kind: type[ProviderError]
 ) -> None:
     with pytest.raises(ProviderError) as error:
         dialect_for(name).decoder().feed(frame)
@@ -256,9 +253,7 @@ def test_a_provider_may_forbid_or_ask_for_another_try() -> None:
         ("bedrock", "This model does not support assistant message prefill."),
     ],
 )  # fmt: skip
-def test_a_model_that_does_not_go_on_with_a_turn_is_told_apart(
-    name: DialectName, message: str
-) -> None:
+def test_a_model_that_does_not_go_on_with_a_turn_is_told_apart(name: str, message: str) -> None:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error"}})
     error = dialect_for(name).error(400, {}, body.encode())
     assert isinstance(error, ProviderRefused)
@@ -308,9 +303,9 @@ SECRETS = ("sk-live-4f9a", "Dear diary, today", "patient_miller", "swordfish", "
 STATUSES = (200, 301, 400, 401, 402, 403, 404, 413, 422, 429, 500, 529)
 
 
-@pytest.mark.parametrize("name", DIALECT_NAMES)
+@pytest.mark.parametrize("name", tuple(COMPANIES))
 @pytest.mark.parametrize("secret", SECRETS)
-def test_no_message_repeats_what_a_provider_repeats(name: DialectName, secret: str) -> None:
+def test_no_message_repeats_what_a_provider_repeats(name: str, secret: str) -> None:
     fields = dict.fromkeys(
         ("message", "type", "code", "param", "status", "reason", "detail", "error_type", "loc"),
         secret,
@@ -333,9 +328,9 @@ def test_no_message_repeats_what_a_provider_repeats(name: DialectName, secret: s
             assert secret not in str(dialect.error(status, headers, body.encode()))
 
 
-@pytest.mark.parametrize("name", DIALECT_NAMES)
+@pytest.mark.parametrize("name", tuple(COMPANIES))
 @pytest.mark.parametrize("secret", SECRETS)
-def test_no_error_of_a_stream_repeats_it_either(name: DialectName, secret: str) -> None:
+def test_no_error_of_a_stream_repeats_it_either(name: str, secret: str) -> None:
     fields = {"message": secret, "type": secret, "code": secret, "error_type": secret}
     messages = []
     for value in ({"error": fields}, {"error": secret}, {"type": "error", **fields}, fields):
@@ -351,7 +346,7 @@ def test_no_error_of_a_stream_repeats_it_either(name: DialectName, secret: str) 
     assert not [message for message in messages if secret in message]
 
 
-def _told(name: DialectName, frame: Frame) -> str:
+def _told(name: str, frame: Frame) -> str:
     """The message of the error that *frame* leads to, if it leads to one."""
     try:
         dialect_for(name).decoder().feed(frame)

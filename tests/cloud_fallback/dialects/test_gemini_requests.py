@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.providers.dialects.registry import dialect_for
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import JsonObject, JsonSchema, Lark, NamedTool, Tool
 from spillover.runtime.sampling import Sampling
@@ -18,6 +17,7 @@ from tests.cloud_fallback.dialects.conversations import (
     WITH_TOOLS,
     ask,
     body_of,
+    dialect_for,
     encoded,
 )
 
@@ -39,7 +39,7 @@ def test_ai_studio_names_the_model_in_its_path(options: Any, path: str) -> None:
 
 def test_vertex_names_the_project_too_but_in_express_mode() -> None:
     end = "publishers/google/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
-    sent = encoded("vertex", ask(), project="my-project", location="europe-west4")
+    sent = encoded("vertex", ask(), project="my-project", region="europe-west4")
     assert sent.path == f"/v1/projects/my-project/locations/europe-west4/{end}"
     sent = encoded("vertex", ask(), project="my-project")
     assert sent.path == f"/v1/projects/my-project/locations/global/{end}"

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.providers.dialects.openai_servers import ServerName
-from spillover.cloud_fallback.providers.dialects.registry import dialect_for
+from spillover.cloud_fallback.providers.companies import server_at
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     Gbnf,
@@ -31,6 +30,7 @@ from tests.cloud_fallback.dialects.conversations import (
     WITH_TOOLS,
     ask,
     body_of,
+    dialect_for,
     encoded,
 )
 
@@ -200,7 +200,7 @@ def test_grammars_are_refused_by_name_in_the_cloud(response_format: ResponseForm
     ],
 )
 def test_grammars_are_passed_on_to_servers_that_have_them(
-    server: ServerName, response_format: ResponseFormat, wire: dict[str, Any]
+    server: str, response_format: ResponseFormat, wire: dict[str, Any]
 ) -> None:
     assert (
         wire.items()
@@ -209,7 +209,7 @@ def test_grammars_are_passed_on_to_servers_that_have_them(
 
 
 @pytest.mark.parametrize("server", ["vllm", "sglang", "ray", "llama-server", "spillover"])
-def test_servers_with_the_flags_go_on_with_an_unfinished_turn(server: ServerName) -> None:
+def test_servers_with_the_flags_go_on_with_an_unfinished_turn(server: str) -> None:
     assert dialect_for("openai", server=server).may_prefill("any")
     sent = encoded("openai", ask(PARTIAL), server=server, prefill=True)
     body = body_of("openai", ask(PARTIAL), server=server, prefill=True)
@@ -225,13 +225,13 @@ def test_without_prefill_an_assistants_turn_is_a_finished_one() -> None:
 
 
 @pytest.mark.parametrize("server", ["deepseek", "mistral"])
-def test_servers_with_a_prefix_are_told_which_message_it_is(server: ServerName) -> None:
+def test_servers_with_a_prefix_are_told_which_message_it_is(server: str) -> None:
     last = body_of("openai", ask(PARTIAL), server=server, prefill=True)["messages"][-1]
     assert last == {"role": "assistant", "content": "Good day to", "prefix": True}
 
 
 @pytest.mark.parametrize("server", ["openai", "ollama", "lmstudio", "openrouter", "other"])
-def test_other_servers_are_never_asked_to_go_on_with_a_turn(server: ServerName) -> None:
+def test_other_servers_are_never_asked_to_go_on_with_a_turn(server: str) -> None:
     assert not dialect_for("openai", server=server).may_prefill("any")
     with pytest.raises(InvalidRequest):
         encoded("openai", ask(PARTIAL), server=server, prefill=True)
@@ -281,7 +281,7 @@ def test_azure_takes_keys_and_tokens_of_entra() -> None:
 
 
 def test_hugging_face_holds_a_request_while_an_endpoint_starts() -> None:
-    sent = encoded("huggingface", ask(), scale_up_timeout_s=90)
+    sent = encoded("huggingface", ask(), first_text_timeout_s=90)
     assert sent.headers["x-scale-up-timeout"] == "90"
     assert sent.path == "/v1/chat/completions"
     assert encoded("huggingface", ask(), base_url="https://x.y/v1").path == "/chat/completions"
@@ -309,7 +309,7 @@ def test_hugging_faces_router_is_not_asked_to_go_on_with_a_turn() -> None:
     ],
 )
 def test_the_kind_of_server_is_known_by_its_address(base_url: str, server: str) -> None:
-    assert getattr(dialect_for("openai", base_url=base_url), "server") == server  # noqa: B009 - not of the protocol
+    assert server_at(base_url).name == server
 
 
 def test_no_request_holds_a_key() -> None:

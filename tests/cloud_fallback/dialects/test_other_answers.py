@@ -6,10 +6,9 @@ import pytest
 
 from spillover.cloud_fallback.errors import Overloaded, ProviderError
 from spillover.cloud_fallback.providers.dialects.dialect import Frame
-from spillover.cloud_fallback.providers.dialects.registry import dialect_for
 from spillover.runtime.events import Delta
 from spillover.runtime.request import GenerationRequest
-from tests.cloud_fallback.dialects.conversations import ask, encoded
+from tests.cloud_fallback.dialects.conversations import ask, dialect_for, encoded
 from tests.cloud_fallback.dialects.recorded import decoder_of, named, read
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.dialects.dialect import Frame, HttpRequest, Part
 from spillover.cloud_fallback.providers.dialects.prefilled import PrefilledText
-from spillover.cloud_fallback.providers.dialects.registry import DIALECT_NAMES, dialect_for
 from spillover.cloud_fallback.providers.dialects.shape import safe_id
+from tests.cloud_fallback.dialects.conversations import dialect_for
 from tests.cloud_fallback.dialects.recorded import joined
 
 NAMES = [
@@ -124,7 +125,7 @@ def frames(draw: st.DrawFn) -> Frame:
     return Frame(name=name, data=data, is_exception=draw(st.integers(0, 19)) == 0)
 
 
-@given(st.sampled_from(DIALECT_NAMES), st.lists(frames(), max_size=6), st.binary(max_size=30))
+@given(st.sampled_from(tuple(COMPANIES)), st.lists(frames(), max_size=6), st.binary(max_size=30))
 @settings(max_examples=250, deadline=None)
 def test_nothing_but_parts_and_provider_errors_comes_of_any_frames(
     name: Any, sent: list[Frame], tail: bytes
@@ -141,7 +142,7 @@ def test_nothing_but_parts_and_provider_errors_comes_of_any_frames(
     joined(parts)
 
 
-@given(st.sampled_from(DIALECT_NAMES), st.integers(200, 599), VALUES, st.binary(max_size=40))
+@given(st.sampled_from(tuple(COMPANIES)), st.integers(200, 599), VALUES, st.binary(max_size=40))
 @settings(max_examples=120, deadline=None)
 def test_every_answer_becomes_a_provider_error(
     name: Any, status: int, value: Any, junk: bytes

@@ -20,7 +20,7 @@ from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.providers.build import build_engine
 from spillover.cloud_fallback.providers.keys import Keys
-from spillover.cloud_fallback.providers.provider import ProviderSettings
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.breaker import Breakers
 from spillover.cloud_fallback.route.parts import Parts, Trust
 from spillover.cloud_fallback.route.router import Router

@@ -8,7 +8,7 @@ HIDDEN = "********"
 
 
 class Secret:
-    """Shows itself only to who calls reveal(); never in a log, an error, a repr or a dump."""
+    """Shows itself only through reveal(); never in a log, an error, a repr or a dump."""
 
     __slots__ = ("__value", "origin")
 
@@ -27,4 +27,9 @@ class Secret:
         return HIDDEN
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not written anywhere")
+        raise TypeError("a Secret cannot be pickled or copied")
+
+
+def is_header_text(text: str) -> bool:
+    """Whether *text* is not empty and printable ASCII, so that it cannot end an HTTP header."""
+    return bool(text) and text.isascii() and text.isprintable()
