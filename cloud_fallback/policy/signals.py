@@ -8,7 +8,6 @@ from collections import deque
 from spillover.cloud_fallback.policy.confidence.confidence import Confidence
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.text.fences import Fences
-from spillover.cloud_fallback.policy.text.json_progress import JsonProgress, Opening
 from spillover.cloud_fallback.policy.text.leaks import Leaks
 from spillover.cloud_fallback.policy.text.loops import Loops
 from spillover.cloud_fallback.policy.text.refusals import Refusals
@@ -24,6 +23,7 @@ from spillover.runtime.events import (
     ToolCallDelta,
 )
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, ResponseFormat
+from spillover.runtime.text.json_reader import JsonReader, Opening
 
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 _RATE_TOKENS, _RATE_EVERY = 32, 8
@@ -73,7 +73,7 @@ class Signals:
         self.json = _json_of(request.response_format)
         self.document: list[str] = [begun] if self.json is not None else []
         """The whole text where JSON was asked for; else nothing."""
-        self.calls: dict[int, JsonProgress] = {}
+        self.calls: dict[int, JsonReader] = {}
         self._n_begun = len(begun)
         self._take_begun(begun)
         self._next_rate = _RATE_TOKENS
@@ -210,7 +210,7 @@ class Signals:
         self.has_calls = True
         call = self.calls.get(event.index)
         if call is None:
-            call = self.calls[event.index] = JsonProgress("{")
+            call = self.calls[event.index] = JsonReader("{", alone=True)
         call.feed(event.arguments)
         self.track = self.code
         self._take_logprobs(event.logprobs)
@@ -244,12 +244,12 @@ def _starts(event: Delta, start: int) -> list[int]:
     return starts
 
 
-def _json_of(response_format: ResponseFormat | None) -> JsonProgress | None:
+def _json_of(response_format: ResponseFormat | None) -> JsonReader | None:
     match response_format:
         case JsonObject():
-            return JsonProgress("{")
+            return JsonReader("{", alone=True)
         case JsonSchema():
-            return JsonProgress(_opening(response_format.schema.get("type")))
+            return JsonReader(_opening(response_format.schema.get("type")), alone=True)
     return None
 
 

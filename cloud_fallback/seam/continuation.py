@@ -13,7 +13,6 @@ from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.seam.anchor import anchor_of, is_worth_keeping, quoted
 from spillover.cloud_fallback.seam.folding import n_trailing_blank
 from spillover.cloud_fallback.seam.graphemes import n_unfinished
-from spillover.cloud_fallback.seam.json_prefix import n_cut_escape
 from spillover.cloud_fallback.seam.language import language_of
 from spillover.cloud_fallback.seam.notices import (
     complete_notice,
@@ -24,6 +23,7 @@ from spillover.cloud_fallback.seam.poison import holds_template_text, n_open_tag
 from spillover.cloud_fallback.seam.sentences import good_boundary
 from spillover.runtime.events import Origin
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message
+from spillover.runtime.text.json_reader import JsonReader
 
 Join: TypeAlias = Literal["fresh", "echo", "rewrite", "restart", "prefill"]
 """What the new writer's text is expected to begin with: nothing to join (fresh); the anchor
@@ -150,8 +150,10 @@ def _language(request: GenerationRequest, kept: str) -> str:
 def _told(text: str, *, is_json: bool) -> str:
     """*text* without an end that cannot be shown as it is: blanks, half a character, half an
     escape, half of what may be a leaked tag."""
-    if is_json and (n := n_cut_escape(text)):
-        text = text[: len(text) - n]
+    if is_json:
+        document = JsonReader()
+        document.feed(text)
+        text = text[: len(text) - document.n_cut_escape]
     while stripped := n_unfinished(text) or n_trailing_blank(text) or n_open_tag(text):
         text = text[: len(text) - stripped]
     return text

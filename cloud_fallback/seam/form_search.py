@@ -5,10 +5,10 @@ from __future__ import annotations
 from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
-from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
 from spillover.cloud_fallback.seam.markup import FENCE
 from spillover.cloud_fallback.seam.preamble import MAX_PREAMBLE_CHARS, is_preamble
 from spillover.cloud_fallback.seam.search import Joined
+from spillover.runtime.text.json_reader import JsonReader
 
 MAX_HELD_CHARS = 1 << 16
 
@@ -30,7 +30,7 @@ class FormSearch:
         self._echo: EchoSearch | None = EchoSearch(plan, rewrites=True)
         self.held = self._echo.held
         self._is_json = plan.is_json
-        self._document = JsonPrefix()
+        self._document = JsonReader()
         self._document.feed(plan.kept)
 
     def feed(self, character: str) -> Joined | None:
@@ -59,8 +59,8 @@ class FormSearch:
 
     def _read(self, text: str) -> Joined | None:
         self._document.feed(text)
-        if self._is_json and not self._document.is_bad and len(self.held) <= MAX_HELD_CHARS:
-            return Joined(kind="unverified", start=0) if self._document.is_done else None
+        if self._is_json and not self._document.is_broken and len(self.held) <= MAX_HELD_CHARS:
+            return Joined(kind="unverified", start=0) if self._document.has_ended else None
         joined = self._anew(is_whole=False)
         if joined is None:
             raise SeamFailed("the new text does not fit what was sent in the answer's form")
@@ -76,8 +76,8 @@ class FormSearch:
         is_lead = not before.strip() or is_preamble(before) or FENCE.search(before)
         if start < 0 or not is_lead:
             return None
-        document = JsonPrefix()
+        document = JsonReader()
         document.feed(text[start:])
-        if document.is_bad or (is_whole and not document.is_done):
+        if document.is_broken or (is_whole and not document.has_ended):
             return None
         return Joined(kind="restart", start=start, place=self._n_context)

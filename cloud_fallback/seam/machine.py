@@ -8,13 +8,13 @@ from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
 from spillover.cloud_fallback.seam.folding import raw_length_from_end
 from spillover.cloud_fallback.seam.form_search import FormSearch
-from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
 from spillover.cloud_fallback.seam.markup import open_fence
 from spillover.cloud_fallback.seam.repair import SetApart, lead_after, repaired
 from spillover.cloud_fallback.seam.search import Joined, PrefillSearch, RestartSearch, Search
 from spillover.cloud_fallback.seam.splice import Splice, closing_quote
 from spillover.cloud_fallback.seam.stage import Stage
 from spillover.cloud_fallback.seam.trailing import JsonEnd, JsonStart, Unwrapped
+from spillover.runtime.text.json_reader import JsonReader
 
 HOLD_S = 1.5
 """Text that neither repeats the answer nor clearly begins it is shown after this time."""
@@ -41,7 +41,7 @@ class SeamMachine:
         """How the texts were joined; None while that is not known."""
         if self._search is None:
             self.settled = "restart" if plan.takes_back else "fresh"
-            self._stages = [JsonEnd(JsonPrefix())] if plan.is_json else []
+            self._stages = [JsonEnd(JsonReader())] if plan.is_json else []
 
     @property
     def trimmed_chars(self) -> int:
@@ -123,9 +123,9 @@ class SeamMachine:
         elif joined.kind != "unverified" or joined.n_repeated:
             stages.append(self._splice_for(joined))
         if plan.is_json:
-            document = JsonPrefix()
+            document = JsonReader()
             document.feed(known[len(plan.context) :])
-            if not document.is_bad:
+            if not document.is_broken:
                 stages.append(JsonEnd(document))
         elif (wrapping := open_fence(joined.skipped)) and open_fence(known) is None:
             stages.append(Unwrapped(wrapping))

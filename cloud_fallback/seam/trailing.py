@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 
-from spillover.cloud_fallback.seam.json_prefix import JsonPrefix
 from spillover.cloud_fallback.seam.markup import FENCE
+from spillover.runtime.text.json_reader import JsonReader
 
 MAX_LEAD_CHARS = 200
 _OPENING = re.compile(r"[{\[]")
@@ -18,13 +18,13 @@ class JsonEnd:
 
     is_done = False
 
-    def __init__(self, document: JsonPrefix) -> None:
+    def __init__(self, document: JsonReader) -> None:
         self._document = document
 
     def feed(self, text: str) -> str:
         n = self._document.feed(text)
         # What is wrong passes: a broken document is better shown than hidden.
-        return text if self._document.is_bad else text[:n]
+        return text if self._document.is_broken else text[:n]
 
     def flush(self) -> str:
         return ""
@@ -41,9 +41,9 @@ class JsonStart:
         if self.is_done:
             return text
         self._held += text
-        document = JsonPrefix()
+        document = JsonReader()
         document.feed(self._held)
-        if self._held.strip() and not document.is_bad:
+        if self._held.strip() and not document.is_broken:
             return self._through(0)
         found = _OPENING.search(self._held)
         if found:

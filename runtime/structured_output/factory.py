@@ -21,7 +21,6 @@ from spillover.runtime.structured_output.grammar import (
     grammar_of,
     json_style,
 )
-from spillover.runtime.structured_output.json_text import spelled_out
 from spillover.runtime.structured_output.limits import Refuse
 from spillover.runtime.structured_output.matching import (
     GrammarConstraint,
@@ -30,6 +29,7 @@ from spillover.runtime.structured_output.matching import (
 )
 from spillover.runtime.structured_output.schema_faults import fault_in
 from spillover.runtime.structured_output.vocabulary import Vocabulary
+from spillover.runtime.text.json_reader import normalize_escapes
 from spillover.runtime.text.reasoning import TagPair
 from spillover.runtime.tools.call_grammar import (
     calls_grammar,
@@ -122,7 +122,7 @@ class ConstraintFactory:
         """Holds the rest of an answer to *response_format*; *begun* was written before, perhaps by
         another writer. Raises ResponseFormatRefused when *begun* does not follow it."""
         is_json = isinstance(response_format, JsonObject | JsonSchema)
-        tokens = self.vocabulary.tokens_of(spelled_out(begun.lstrip()) if is_json else begun)
+        tokens = self.vocabulary.tokens_of(normalize_escapes(begun.lstrip()) if is_json else begun)
         for style in (JSON_STYLE, LOOSE_JSON_STYLE) if is_json else (JSON_STYLE,):
             constraint = self._at_start(response_format, style).copy()
             if constraint.follow(tokens):

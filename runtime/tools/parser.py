@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Generator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
+from spillover.runtime.text.json_reader import JsonReader
 from spillover.runtime.tools.formats import ToolFormat
-from spillover.runtime.tools.json_value import JsonValue, NoJson, decoded
 from spillover.runtime.tools.opening import BLANKS, OpeningFinder
 
 MAX_CALLS = 128
@@ -35,6 +35,15 @@ _Character: TypeAlias = Generator[None, str, str]
 
 class _Broken(Exception):
     """This is no call."""
+
+
+class _Value(NamedTuple):
+    """A JSON value: as it was written, what it stands for, and the character that was read behind
+    it, where only that shows its end (a number, true, false, null)."""
+
+    text: str
+    decoded: Any
+    behind: str
 
 
 class ToolParser:
@@ -132,7 +141,7 @@ class ToolParser:
             self._is_sure = self._streams and not is_bare
             try:
                 yield from self._read_calls(is_bare=is_bare)
-            except (_Broken, NoJson):
+            except _Broken:
                 self._show(self._held)
                 self._is_announced = False
             self._held, self._in_text, self._is_sure = "", True, False
@@ -177,7 +186,7 @@ class ToolParser:
         name = name[:-1].strip(BLANKS).removesuffix(format.separator)
         self._name = name.partition(format.id_marker)[0] if format.id_marker else name
         self._announce()
-        self._keep((yield from self._read_value("{", streams=True)).text)
+        self._keep((yield from self._read_value("{", streams=True)))
 
     def _read_end(self) -> _Reader:
         """The closing tag; or, where there is none, more calls behind semicolons."""
@@ -202,21 +211,21 @@ class ToolParser:
         if first != "{":
             raise _Broken
         self._name = None
-        arguments = "{}"
+        arguments = _Value("{}", {}, "")
         after = yield from self._next_visible()
         while after != "}":
-            key: Any = decoded((yield from self._read_value(after)).text)
+            key = (yield from self._read_value(after)).decoded
             if (yield from self._next_visible()) != ":":
                 raise _Broken
             is_arguments = key in (self._format.arguments, "arguments", "parameters")
             start = yield from self._next_visible()
             value = yield from self._read_value(start, streams=is_arguments)
             if is_arguments:
-                arguments = value.text
+                arguments = value
             elif key == "name":
-                self._name = str(decoded(value.text))
+                self._name = str(value.decoded)
                 self._announce()
-            after = self._held[-1] if value.is_word else " "
+            after = value.behind or " "
             if after in BLANKS:
                 after = yield from self._next_visible()
             if after == ",":
@@ -225,20 +234,24 @@ class ToolParser:
                 raise _Broken
         self._keep(arguments)
 
-    def _read_value(self, first: str, *, streams: bool = False) -> Generator[None, str, JsonValue]:
+    def _read_value(self, first: str, *, streams: bool = False) -> Generator[None, str, _Value]:
         """A value, which *streams* as it comes when its call has been announced: a name that
-        comes last is known too late. Behind a number or a word one character more was read."""
-        value = JsonValue(first)
+        comes last is known too late."""
+        reader, parts = JsonReader(), list[str]()
         streams = streams and self._is_announced
         character = first
-        while True:
+        while reader.feed(character):
+            parts.append(character)
             if streams:
                 self._stream(character)
-            if value.is_whole:
-                return value
+            if reader.has_ended:
+                character = ""
+                break
             character = yield from self._next()
-            if not value.feed(character):
-                return value
+        if reader.is_broken:
+            raise _Broken
+        text = "".join(parts)
+        return _Value(text, _decoded(text), character)
 
     # --- what is shown of it ----------------------------------------------------------------
 
@@ -259,19 +272,19 @@ class ToolParser:
         self._held = ""
         self._out.append(CallDelta(self.n_calls, arguments=character))
 
-    def _keep(self, arguments: str) -> None:
+    def _keep(self, arguments: _Value) -> None:
         """The call is whole."""
         self._check_name()
         if self._is_announced:
-            if rest := arguments[self._n_sent :]:
+            if rest := arguments.text[self._n_sent :]:
                 self._out.append(CallDelta(self.n_calls, arguments=rest))
         else:
-            value = decoded(arguments)
+            text, value = arguments.text, arguments.decoded
             if isinstance(value, str):  # some models write the object as a text
-                arguments, value = value, decoded(value)
+                text, value = value, _decoded(value)
             if not isinstance(value, dict):
                 raise _Broken
-            self._out.append(CallDelta(self.n_calls, self._new_id(), self._name, arguments))
+            self._out.append(CallDelta(self.n_calls, self._new_id(), self._name, text))
         self.n_calls += 1
         self._held, self._is_announced = "", False
 
@@ -279,3 +292,10 @@ class ToolParser:
         n = self._format.id_chars
         prefix = "" if n < 16 else "call_"
         return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(n))
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _Broken from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.policy.text.fences import Fences
-from spillover.cloud_fallback.policy.text.json_progress import JsonProgress
 from spillover.cloud_fallback.policy.text.leaks import Leaks
 from spillover.cloud_fallback.policy.text.refusals import Refusals
 from spillover.cloud_fallback.policy.text.scripts import Scripts
@@ -214,62 +212,6 @@ def test_fences_are_followed_under_any_chunking(cuts: list[int]) -> None:
 
 
 # JSON
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)  # fmt: skip
-
-
-@given(value=VALUES, cuts=CUTS, ascii_only=st.booleans(), indent=st.sampled_from([None, 2]))
-def test_every_beginning_of_a_document_is_good(
-    value: object, cuts: list[int], ascii_only: bool, indent: int | None
-) -> None:
-    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    progress = JsonProgress()
-    for chunk in chunks(text, cuts):
-        progress.feed(chunk)
-        assert progress.error_at is None
-    assert progress.is_complete
-
-
-def is_json(text: str) -> bool:
-    def reject(_name: str) -> None:
-        raise ValueError
-
-    try:
-        json.loads(text, parse_constant=reject)
-    except ValueError:
-        return False
-    return True
-
-
-@given(text=st.text('{}[]",:0123-.eE truefalsn\\u/ \n', max_size=24), cuts=CUTS)
-def test_complete_means_that_a_parser_takes_it(text: str, cuts: list[int]) -> None:
-    progress = JsonProgress()
-    for chunk in chunks(text, cuts):
-        progress.feed(chunk)
-    assert progress.is_complete == is_json(text)
-
-
-@given(value=VALUES, place=st.integers(0, 200), char=st.sampled_from('{}[]",:x\n-'))
-def test_an_error_stands_where_no_document_can_go_on(value: object, place: int, char: str) -> None:
-    text = json.dumps(value)
-    place %= len(text) + 1
-    broken = text[:place] + char + text[place:]
-    progress = JsonProgress()
-    progress.feed(broken)
-    if progress.error_at is None:
-        return
-    before = JsonProgress()
-    before.feed(broken[: progress.error_at])
-    assert before.error_at is None
-    assert not is_json(broken)
-    after = JsonProgress()
-    after.feed(broken[: progress.error_at + 1])
-    assert after.error_at == progress.error_at
 
 
 def test_prose_where_json_was_asked_for_is_broken_at_once() -> None:

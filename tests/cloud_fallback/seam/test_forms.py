@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from spillover.cloud_fallback.errors import CannotContinue, SeamFailed
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
-from spillover.cloud_fallback.seam.json_prefix import JsonPrefix, n_cut_escape
 from spillover.runtime.request import GenerationRequest, JsonObject, Message, Regex
 from tests.cloud_fallback.seam.corpus import DOCUMENT, Client
 from tests.cloud_fallback.seam.test_joins import SIZES
@@ -151,68 +150,3 @@ def test_a_document_with_leaked_tokens_in_it_is_lost() -> None:
     with pytest.raises(CannotContinue):
         plan_continuation(ASKED, said)
     assert plan_continuation(ASKED, said, can_replace=True).takes_back
-
-
-# Documents in pieces -----------------------------------------------------------------------
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
-
-
-@given(JSON, st.booleans(), st.sampled_from([None, 1]), SIZES)
-def test_every_beginning_of_a_document_may_become_valid(
-    value: object, ascii_only: bool, indent: int | None, sizes: list[int]
-) -> None:
-    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    document = JsonPrefix()
-    for character in text:
-        assert document.feed(character) == 1
-        assert not document.is_bad
-    if text[-1] in '"]}':
-        assert document.is_done
-        assert document.feed(" more") == 0
-
-
-@given(JSON.map(json.dumps), st.data())
-def test_what_json_refuses_is_never_complete(text: str, data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, len(text)))
-    wrong = text[:at] + data.draw(st.sampled_from('{}[]",:0-e.\\tn \n')) + text[at:]
-    document = JsonPrefix()
-    n = document.feed(wrong)
-    try:
-        json.loads(wrong)
-    except ValueError:
-        assert document.is_bad or not document.is_done or wrong[n:].strip()
-    else:
-        assert not document.is_bad
-
-
-@pytest.mark.parametrize(
-    ("text", "n"),
-    [
-        ('{"a": "b', 0),
-        ('{"a": "b\\', 1),
-        ('{"a": "b\\\\', 0),
-        ('{"a": "b\\n', 0),
-        ('{"a": "\\u12', 4),
-        ('{"a": "\\u1234', 0),
-        ('{"a": "\\uD83D', 6),
-        ('{"a": "\\uD83D\\', 7),
-        ('{"a": "\\uD83D\\uDE', 10),
-        ('{"a": "\\uD83D\\uDE00', 0),
-        ('{"a": "\\uD83Dx', 0),
-        ('{"a": "\\uD83D\\uD83D', 6),
-        ("nothing \\u12", 0),
-    ],
-)
-def test_a_cut_escape_is_seen(text: str, n: int) -> None:
-    assert n_cut_escape(text) == n
