@@ -10,8 +10,8 @@ from spillover.cloud_fallback.policy.confidence.calibration_store import (
     fingerprint,
 )
 from spillover.cloud_fallback.policy.confidence.handoff_rate import HandoffRate
-from spillover.cloud_fallback.policy.confidence.judge import Judge
-from spillover.cloud_fallback.policy.local_model import local_model
+from spillover.cloud_fallback.policy.observation import LocalModel
+from spillover.cloud_fallback.policy.prompt import check_rules
 from spillover.cloud_fallback.policy.reason import QUALITY, Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
@@ -28,12 +28,17 @@ class LocalPolicy:
     def __init__(
         self, settings: PolicySettings, card: ModelCard, *, data_dir: Path | None = None
     ) -> None:
-        if settings.rules:
-            from spillover.cloud_fallback.policy import rules  # loads a library
-
-            rules.check(settings)
+        check_rules(settings)
+        calibration = CalibrationStore(data_dir).find(card)
         self.settings = settings
-        self.local = local_model(card, CalibrationStore(data_dir).find(card))
+        self.local = LocalModel(
+            name=card.name,
+            n_ctx=card.n_ctx,
+            n_kv=card.n_kv,
+            languages=calibration.languages if calibration else (),
+            can_call_tools=calibration.can_call_tools if calibration else None,
+            calibration=calibration,
+        )
         self._rate = HandoffRate(fingerprint(card), data_dir)
 
     def watch(
@@ -50,7 +55,7 @@ class LocalPolicy:
             clock=clock,
             on_trigger=on_trigger,
             local=self.local,
-            judge=Judge(self.settings, self.local.calibration, self._threshold()),
+            threshold=self._threshold(),
         )
 
     @property

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.confidence.judge import Judge
 from spillover.cloud_fallback.policy.learning.trace import Trace
-from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
@@ -49,7 +48,6 @@ class _Player:
             clock=lambda: self._now,
             on_trigger=lambda reason: None,
             local=local,
-            judge=Judge(settings, local.calibration),
         )
 
     def play(self) -> Decision:

@@ -1,63 +1,193 @@
-"""The user's own rules: prompts that are never for the local model."""
+"""All policies, one row each, and how the rows of a phase are applied.
+
+To add a policy, write a pure function of an Observation in prompt.py, capacity.py or quality.py,
+and add a row here. A threshold is a field of PolicySettings, a new code one of ReasonCode.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
-import re2
+import msgspec
+from msgspec import Struct
 
-from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
-from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import Message
+from spillover.cloud_fallback.policy import capacity, prompt, quality
+from spillover.cloud_fallback.policy.observation import Observation, Policy
+from spillover.cloud_fallback.policy.reason import QUALITY, Reason, ReasonCode
+from spillover.cloud_fallback.policy.settings import PolicySettings
 
-_MAX_CHARS = 200_000
-"""Characters of the prompts that rules look at: the last ones."""
-_MAX_MEMORY_BYTES = 1 << 20
+Phase: TypeAlias = Literal["before", "accepted", "text", "window", "silent", "sensors", "after"]
+"""When a rule is applied: before the answer begins; when the engine has accepted the request and
+knows the length of its prompt; at each piece of text; every few tokens; when nothing has come for
+a while; at each reading of the sensors; after the answer's end."""
+_PHASES_WITH_TAIL: tuple[Phase, ...] = ("text", "window", "sensors")
+
+Predicate: TypeAlias = Callable[[Observation], bool]
 
 
-def first_match(rules: Sequence[Rule], messages: Sequence[Message]) -> int | None:
-    """The place of the first rule that a user's message matches.
+class Rule(Struct, frozen=True, eq=False):
+    """*policy* gives reasons of *code* in *phase*."""
 
-    RE2 needs time in proportion to the text whatever the pattern is, so no rule can hang.
+    code: ReasonCode
+    phase: Phase
+    policy: Policy
+    hard: bool = False
+    """The local model cannot go on, or must not: the reason does not wait for the end of a
+    sentence or a turn, and counts at the end of max_tokens, too."""
+    dwell: Callable[[Observation], float] | None = None
+    """How often in a row the policy must find its reason; None: once."""
+    is_over: Predicate | None = None
+    """Ends the row. When neither this nor the policy says anything, the row goes on. None: the row
+    ends whenever the policy finds nothing."""
+    may_come: Predicate | None = None
+    """The reason may be about to come: text is held back."""
+
+
+def _sensor_dwell(observation: Observation) -> int:
+    return observation.settings.sensor_dwell
+
+
+def _confidence_dwell(observation: Observation) -> float:
+    settings = observation.settings
+    enough = observation.signals.track.n >= settings.least_tokens
+    return settings.confidence_dwell if enough else float("inf")
+
+
+def _doubt_is_over(observation: Observation) -> bool:
+    p_wrong = observation.doubt.p_wrong
+    return p_wrong is not None and p_wrong < observation.doubt.thresholds.forget
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("rule", "before", prompt.matches_rule, hard=True),
+    Rule("crash", "before", capacity.worker_gone, hard=True),
+    Rule("tools", "before", prompt.tools_unusable, hard=True),
+    Rule("language", "before", prompt.language_unknown, hard=True),
+    Rule("queue", "before", capacity.queue_too_long),
+    Rule("memory", "before", capacity.memory_low),
+    Rule("thermal", "before", capacity.processor_hot),
+    Rule("battery", "before", capacity.battery_low),
+    Rule("context", "accepted", capacity.prompt_too_long, hard=True),
+    Rule("kv_full", "accepted", capacity.kv_cache_full),
+    Rule(
+        "template_leak",
+        "text",
+        quality.leaks_template,
+        hard=True,
+        may_come=lambda observation: observation.signals.leaks.is_open,
+    ),
+    Rule("schema", "text", quality.breaks_json, hard=True),
+    Rule("repetition", "text", quality.repeats_itself, hard=True),
+    Rule("wrong_script", "text", quality.in_wrong_script, hard=True),
+    Rule(
+        "refusal",
+        "text",
+        quality.refuses,
+        hard=True,
+        may_come=lambda observation: observation.signals.refusals.may_come,
+    ),
+    Rule(
+        "low_confidence",
+        "window",
+        quality.is_unsure,
+        dwell=_confidence_dwell,
+        is_over=_doubt_is_over,
+        may_come=lambda observation: observation.doubt.is_raised,
+    ),
+    Rule("slow", "window", capacity.decodes_slowly, dwell=lambda _: 2),
+    *(Rule(code, "silent", capacity.waits_too_long(code)) for code in capacity.WAITS),
+    Rule(
+        "memory",
+        "sensors",
+        capacity.memory_low,
+        dwell=_sensor_dwell,
+        is_over=capacity.memory_recovered,
+    ),
+    Rule(
+        "thermal",
+        "sensors",
+        capacity.processor_hot,
+        dwell=_sensor_dwell,
+        is_over=capacity.processor_cooled,
+    ),
+    Rule(
+        "battery",
+        "sensors",
+        capacity.battery_low,
+        dwell=_sensor_dwell,
+        is_over=capacity.battery_recovered,
+    ),
+    Rule("throttled", "sensors", capacity.processor_throttled),
+    Rule("context", "after", capacity.out_of_context, hard=True),
+    Rule("empty", "after", quality.says_nothing, hard=True),
+    Rule("schema", "after", quality.misses_json, hard=True),
+    Rule("low_confidence", "after", quality.was_unsure),
+)
+"""Of several reasons in one phase the first counts."""
+
+
+class RuleSet:
+    """The rules of one local leg: those that are switched on, and how often in a row each has
+    found its reason. The quality of an answer is judged only if it has one choice.
+
+    Two threads may apply rules at a time if they apply them in different phases.
     """
-    if not rules:
+
+    def __init__(self, settings: PolicySettings, *, n_choices: int = 1) -> None:
+        rules = [
+            rule
+            for rule in RULES
+            if settings.is_on(rule.code) and (n_choices == 1 or rule.code not in QUALITY)
+        ]
+        self._rules: dict[Phase, tuple[Rule, ...]] = {}
+        self._hard: dict[Phase, tuple[Rule, ...]] = {}
+        for phase in get_args(Phase):
+            in_phase = tuple(rule for rule in rules if rule.phase == phase)
+            hard = tuple(rule for rule in in_phase if rule.hard)
+            self._rules[phase] = in_phase
+            self._hard[phase] = in_phase if hard == in_phase else hard
+        self._may_come = [(rule.may_come, rule.hard) for rule in rules if rule.may_come]
+        self._in_a_row: dict[Rule, tuple[int, Reason]] = {}
+        self.hard_only = False
+        """Soft reasons have to wait: from now on only hard rules count."""
+
+    def first_reason(self, phase: Phase, observation: Observation) -> Reason | None:
+        """The first reason that counts now."""
+        rules, hard = self._rules[phase], self._hard[phase]
+        if rules is not hard and (
+            self.hard_only or (phase in _PHASES_WITH_TAIL and _in_tail(observation))
+        ):
+            rules = hard
+        for rule in rules:
+            reason = rule.policy(observation)
+            if rule.dwell is not None:
+                reason = self._in_a_row_long_enough(rule, reason, observation)
+            if reason is not None:
+                return msgspec.structs.replace(reason, is_hard=True) if rule.hard else reason
         return None
-    texts = [message.content for message in messages if message.role == "user"]
-    last = texts[-1][-_MAX_CHARS:] if texts else ""
-    whole = "\n".join(texts)[-_MAX_CHARS:]
-    for place, rule in enumerate(rules):
-        text = whole if rule.whole_conversation else last
-        if any(pattern.search(text) for pattern in _patterns(rule)):
-            return place
-    return None
+
+    def _in_a_row_long_enough(
+        self, rule: Rule, reason: Reason | None, observation: Observation
+    ) -> Reason | None:
+        n, last = self._in_a_row.get(rule, (0, None))
+        if reason is not None:
+            n, last = n + 1, reason
+            self._in_a_row[rule] = n, last
+        elif rule.is_over is None or rule.is_over(observation):
+            self._in_a_row.pop(rule, None)
+            return None
+        return last if rule.dwell is None or n >= rule.dwell(observation) else None
+
+    def may_come(self, observation: Observation) -> bool:
+        """Whether a reason may be about to come, so that text is to be held back."""
+        for may_come, hard in self._may_come:
+            if may_come(observation) and (hard or not self.hard_only):
+                return True
+        return False
 
 
-def check(settings: PolicySettings) -> None:
-    """InvalidRequest names the first rule whose pattern is not one."""
-    for place, rule in enumerate(settings.rules):
-        try:
-            _patterns(rule)
-        except re2.error as error:
-            text = error.args[0] if error.args else error
-            text = text.decode(errors="replace") if isinstance(text, bytes) else text
-            raise InvalidRequest(
-                f"the pattern of the rule {rule.name!r} is none for RE2: {text}",
-                f"rules[{place}].pattern",
-            ) from error
-
-
-@lru_cache(maxsize=256)
-def _patterns(rule: Rule) -> tuple[Any, ...]:
-    options = re2.Options()
-    options.max_mem = _MAX_MEMORY_BYTES
-    options.log_errors = False
-    found = []
-    if rule.words:
-        # RE2's \b knows ASCII letters only.
-        words = "|".join(re2.escape(word) for word in rule.words)
-        found.append(re2.compile(rf"(?i)(?:^|[^\pL\pN_])(?:{words})(?:[^\pL\pN_]|$)", options))
-    if rule.pattern:
-        found.append(re2.compile(rule.pattern, options))
-    return tuple(found)
+def _in_tail(observation: Observation) -> bool:
+    """The answer is so near the end of max_tokens that soft reasons no longer count."""
+    most, tail = observation.request.max_tokens, observation.settings.no_handoff_tail
+    return most is not None and observation.signals.n_tokens >= most * (1.0 - tail)

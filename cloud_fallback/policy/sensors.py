@@ -9,13 +9,37 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 import psutil
+from msgspec import Struct
 
-from spillover.cloud_fallback.policy.device_reading import DeviceReading
 from spillover.runtime.device import available_memory, total_memory
 
 PERIOD_S = 2.0
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu", "soc", "tj", "acpitz", "thermal")
 """Beginnings of the names of processor sensors, as Linux and the Jetson boards call them."""
+
+
+class DeviceReading(Struct, frozen=True, kw_only=True):
+    """None: the device has no such sensor, or does not say. Unknown never counts as bad."""
+
+    memory_total_bytes: int | None = None
+    memory_available_bytes: int | None = None
+    temperature_c: float | None = None
+    """The hottest of the processor's sensors."""
+    temperature_limit_c: float | None = None
+    """That sensor's own idea of what is too hot."""
+    frequency_share: float | None = None
+    """Clock rate of the processor as a share of its highest."""
+    busy_share: float | None = None
+    """How much of all cores was in use since the last reading."""
+    on_battery: bool | None = None
+    battery_share: float | None = None
+
+    @property
+    def memory_share(self) -> float | None:
+        """Share of the memory that is still available."""
+        if not self.memory_total_bytes or self.memory_available_bytes is None:
+            return None
+        return self.memory_available_bytes / self.memory_total_bytes
 
 
 class Senses(Protocol):

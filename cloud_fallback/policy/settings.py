@@ -16,7 +16,7 @@ Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 MAX_RULES = 64
 
 
-class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PromptRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prompts that are never for the local model: any of *words*, or what *pattern* finds.
 
     Words match whole words in any case. The pattern is RE2's, which takes time in proportion to
@@ -108,7 +108,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A refusal shows within so many characters."""
 
     # Prompt
-    rules: Annotated[tuple[Rule, ...], Meta(max_length=MAX_RULES)] = ()
+    rules: Annotated[tuple[PromptRule, ...], Meta(max_length=MAX_RULES)] = ()
     local_languages: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
     """ISO 639-1 codes that the local model knows; empty: taken from the model, else all."""
     local_tools: bool | None = None

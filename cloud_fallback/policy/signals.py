@@ -6,6 +6,7 @@ import re
 from collections import deque
 
 from spillover.cloud_fallback.policy.confidence.confidence import Confidence
+from spillover.cloud_fallback.policy.reason import CapacityCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.text.fences import Fences
 from spillover.cloud_fallback.policy.text.leaks import Leaks
@@ -142,9 +143,14 @@ class Signals:
         return (_RATE_TOKENS - 1) / span if span > 0.0 else None
 
     @property
-    def preempted(self) -> bool:
-        """Whether it was put back into the queue in mid-answer."""
-        return self.waits_since is not None and self.first_token_at is not None
+    def wait(self) -> tuple[CapacityCode, float]:
+        """What it is waiting for, named by the reason that too long a wait gives, and since when:
+        for its turn, its first token, KV cells (back in the queue in mid-answer), or a token."""
+        if self.waits_since is not None:
+            return "queue" if self.first_token_at is None else "kv_full", self.waits_since
+        if self.last_token_at is None:
+            return "ttft", self.prefill_since or self.started_at
+        return "slow", self.last_token_at
 
     def _take_text(self, event: Delta) -> None:
         text, start = event.text, self.n_chars

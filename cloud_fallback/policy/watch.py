@@ -1,53 +1,49 @@
-"""Watches one local leg of one answer, and says when another writer should go on."""
+"""Watches one local leg of an answer, and says when another writer should go on."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
-import msgspec
+from msgspec.structs import replace
 
-from spillover.cloud_fallback.policy import after, before, during
-from spillover.cloud_fallback.policy.confidence.doubt import Doubt
-from spillover.cloud_fallback.policy.confidence.judge import Judge, stride
-from spillover.cloud_fallback.policy.device_reading import (
-    DevicePressure,
-    DeviceReading,
-    is_throttled,
-)
-from spillover.cloud_fallback.policy.hold import Hold
-from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.capacity import WAITS
+from spillover.cloud_fallback.policy.confidence.doubt import Doubt, tokens_to_next_window
+from spillover.cloud_fallback.policy.observation import LocalModel, Observation
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
+from spillover.cloud_fallback.policy.rules import RuleSet
+from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
-from spillover.cloud_fallback.policy.silence import (
-    shortest_wait,
-    silent_too_long,
-    silent_until,
-)
 from spillover.runtime.engine import EngineStatus
-from spillover.runtime.events import Delta, EngineEvent, Finished, ReasoningDelta, ToolCallDelta
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    ReasoningDelta,
+    ToolCallDelta,
+)
 from spillover.runtime.request import GenerationRequest
 
 N_TOP_LOGPROBS = 2
 """The runner-up is enough for the margin and for group confidence."""
-_SLOW_EVERY, _SLOW_DWELL = 8, 2
+_WITH_TEXT = (Delta, ReasoningDelta, ToolCallDelta)
 
 
 def logprobs_wanted(request: GenerationRequest, settings: PolicySettings) -> int | None:
-    """What a watched leg's request asks for as *logprobs*."""
+    """The *logprobs* of a watched leg's request."""
     if not settings.is_on("low_confidence"):
         return request.logprobs
     return max(request.logprobs or 0, N_TOP_LOGPROBS)
 
 
 class Watch:
-    """The thread that iterates the local engine calls before(), see() and finished(). sense(),
-    ask(), deadline() and on_silence() may be called from any thread; the first reason that
-    sense() or ask() finds is given to *on_trigger*, once, in that thread. What the other methods
-    find they return. After the first reason nothing else is decided.
+    """The thread that iterates the local engine calls before(), see() and finished(); any thread
+    may call the other methods.
 
-    Quality is judged only where there is one choice.
+    sense() and ask() give the first reason they find to *on_trigger*, once, in the thread that
+    called them; the other methods return theirs. After the first reason nothing else is decided.
+    *threshold*: see Doubt.
     """
 
     def __init__(
@@ -58,158 +54,92 @@ class Watch:
         clock: Callable[[], float],
         on_trigger: Callable[[Reason], None],
         local: LocalModel | None = None,
-        judge: Judge | None = None,
+        threshold: float | None = None,
     ) -> None:
+        local = local or LocalModel()
         self._settings = settings
-        self._request = request
         self._clock = clock
         self._on_trigger = on_trigger
-        self._local = local or LocalModel()
-        self._judge = judge or Judge(settings, self._local.calibration)
-        self._doubt = Doubt(self._judge.limits())
-        self._hold = Hold(settings)
-        self._pressure = DevicePressure(settings)
-        self._n_slow = 0
-        self._last_p_wrong: float | None = None
-        self._next_look = self._next_slow = 0
+        self._judges = settings.is_on("low_confidence") and request.n == 1
+        self._next_window = 0
         self._lock = threading.Lock()
         self._reason: Reason | None = None
         self._ended = False
-        self._outlook: before.Outlook | None = None
-        self._only_hard = False
+        self._hold = _Hold(settings)
+        self._rules = RuleSet(settings, n_choices=request.n)
         self.signals = Signals(request, settings, clock())
-        self._hard = tuple(p for p in during.HARD if settings.is_on(during.CODES[p]))
+        self._doubt = Doubt(settings, local.calibration, threshold)
+        self._observation = Observation(
+            request=request,
+            settings=settings,
+            local=local,
+            signals=self.signals,
+            doubt=self._doubt,
+        )
+        self._at_start: Observation | None = None
 
     @property
     def reason(self) -> Reason | None:
-        """Why the answer is handed over; None: it is not."""
+        """Why the answer is to be handed over; None: it is not."""
         return self._reason
 
     @property
     def score(self) -> float | None:
-        """How doubtful the answer was: the highest P(wrong) of two windows in a row, or of a
-        short answer as a whole. None: not known."""
-        return self._last_p_wrong if self._doubt.highest is None else self._doubt.highest
+        """How doubtful the answer was: the highest P(wrong) of two windows in a row, or that of a
+        short answer as a whole. None: unknown."""
+        return self._doubt.score
 
-    def before(
-        self,
-        status: EngineStatus,
-        n_prompt_tokens: int | None,
-        device: DeviceReading | None,
-        *,
-        wanted: bool = False,
-    ) -> Reason | None:
-        """Why the answer should not even begin here; *wanted*: the user asked for that."""
-        if wanted and self._settings.is_on("user"):
-            return self._decide(Reason(code="user", is_hard=True))
-        outlook = self._outlook = before.Outlook(
-            request=self._request,
-            status=status,
-            n_prompt_tokens=n_prompt_tokens,
-            device=device,
-            local=self._local,
-            settings=self._settings,
-        )
-        return self._decide(before.first_reason(outlook))
+    def before(self, status: EngineStatus, device: DeviceReading | None) -> Reason | None:
+        """Why the answer should not begin here."""
+        self._at_start = replace(self._observation, status=status, device=device)
+        return self._decide(self._rules.first_reason("before", self._at_start))
 
     def see(self, event: EngineEvent) -> Verdict:
-        """Take the next event of the engine. The verdict is on the event's text: send it and all
-        that was kept back, keep it back, or hand over (then see *reason*)."""
+        """Take the next event of the engine. The verdict is about its text: "pass" it, and all
+        that was held back; "hold" it back; or "handoff" (see *reason*)."""
         signals = self.signals
         start_char, n_before = signals.n_chars, signals.n_tokens
         now = self._clock()
         signals.see(event, now)
         if self._reason is not None:
             return "handoff"
-        if not isinstance(event, Delta | ReasoningDelta | ToolCallDelta):
-            return "pass" if self._decide(self._no_room()) is None else "handoff"
-        found = (self._hard_reason() if self._request.n == 1 else None) or self._soft_reason()
-        if self._decide(found) is not None:
+        if not isinstance(event, _WITH_TEXT):
+            return "pass" if self._decide(self._accepted()) is None else "handoff"
+        reason = self._rules.first_reason("text", self._observation)
+        if reason is None and signals.n_tokens >= self._next_window:
+            reason = self._at_window()
+        if self._decide(reason) is not None:
             return "handoff"
         holds = self._hold.step(
-            self._in_doubt(),
+            self._rules.may_come(self._observation),
             start_char=start_char,
             n_tokens=signals.n_tokens - n_before,
             now=now,
         )
         return "hold" if holds else "pass"
 
-    def _no_room(self) -> Reason | None:
-        """What was decided before the start without the prompt's length, now that it is known."""
-        outlook, n = self._outlook, self.signals.n_prompt_tokens
-        if outlook is None or n is None:
+    def _accepted(self) -> Reason | None:
+        """The engine knows the length of the prompt now."""
+        observation = self._at_start
+        if observation is None or self.signals.n_prompt_tokens is None:
             return None
-        self._outlook = None
-        outlook = msgspec.structs.replace(outlook, n_prompt_tokens=n)
-        return before.first_reason(outlook, before.WITH_PROMPT)
+        self._at_start = None
+        return self._rules.first_reason("accepted", observation)
 
-    def _hard_reason(self) -> Reason | None:
-        for policy in self._hard:
-            reason = policy(self.signals, self._settings)
-            if reason is not None:
-                return reason
-        return None
-
-    def _soft_reason(self) -> Reason | None:
-        if self._only_hard:
-            return None
+    def _at_window(self) -> Reason | None:
         n = self.signals.n_tokens
-        reason = None
-        if n >= self._next_slow:
-            self._next_slow = n + _SLOW_EVERY
-            reason = self._slow_reason()
-        if n >= self._next_look and self._request.n == 1:
-            self._next_look = n + stride(n)
-            reason = self._confidence_reason() or reason
-        return None if reason is None or self._in_tail() else reason
-
-    def _slow_reason(self) -> Reason | None:
-        reason = during.decodes_slowly(self.signals, self._settings)
-        self._n_slow = 0 if reason is None else self._n_slow + 1
-        return reason if self._n_slow >= _SLOW_DWELL and self._settings.is_on("slow") else None
-
-    def _confidence_reason(self) -> Reason | None:
-        if not self._settings.is_on("low_confidence"):
-            return None
-        p_wrong = self._last_p_wrong = self._judge.p_wrong(self.signals)
-        if self._doubt.step(p_wrong) != "lost" or p_wrong is None:
-            return None
-        if self.signals.track.n < self._settings.least_tokens:
-            return None
-        return self._judge.reason(p_wrong, self._doubt.limits, self._hold.start_char)
-
-    def _in_doubt(self) -> bool:
-        signals = self.signals
-        return (
-            (self._doubt.mood != "calm" and not self._only_hard)
-            or (signals.leaks.is_open and self._settings.is_on("template_leak"))
-            or (signals.refusals.may_come and self._settings.is_on("refusal"))
-        )
-
-    def _in_tail(self) -> bool:
-        """Whether the answer is so near its end that only hard reasons count."""
-        most = self._request.max_tokens
-        return most is not None and self.signals.n_tokens >= most * (
-            1.0 - self._settings.no_handoff_tail
-        )
+        self._next_window = n + tokens_to_next_window(n)
+        if self._judges and not self._rules.hard_only:
+            self._doubt.add_window(self.signals)
+        observation = replace(self._observation, held_from=self._hold.start_char)
+        return self._rules.first_reason("window", observation)
 
     def sense(self, reading: DeviceReading) -> None:
         """Take a reading of the sensors."""
-        if self._only_hard:
-            return
-        reason = self._pressure.step(reading) or self._throttled(reading)
-        if reason is not None and not self._in_tail():
+        observation = replace(self._observation, device=reading)
+        reason = self._rules.first_reason("sensors", observation)
+        if reason is not None:
             self._trigger(reason)
-
-    def _throttled(self, reading: DeviceReading) -> Reason | None:
-        settings, signals = self._settings, self.signals
-        rate, best = signals.rate, signals.best_rate
-        if rate is None or rate > settings.slowed_to * best or not settings.is_on("throttled"):
-            return None
-        if not is_throttled(reading, settings):
-            return None
-        found = {"tokens_per_s": rate, "best_tokens_per_s": best}
-        return Reason(code="throttled", signals=found)
 
     def ask(self) -> None:
         """The user asks for the handoff of this answer now."""
@@ -217,59 +147,47 @@ class Watch:
             self._trigger(Reason(code="user", is_hard=True))
 
     def deadline(self) -> float | None:
-        """Clock time at which silence itself becomes a reason; None: never."""
-        if self._reason is not None or self._ended:
+        """Clock time at which silence becomes a reason; None: never."""
+        code, since = self.signals.wait
+        if self._reason is not None or self._ended or not self._settings.is_on(code):
             return None
-        return silent_until(self.signals, self._settings)
+        return since + WAITS[code](self._settings)
 
     def next_look(self) -> float | None:
-        """Clock time at which on_silence() is to be called; None: no more. Not after deadline(),
-        and soon enough that no wait that begins before then is noticed too late."""
-        shortest = shortest_wait(self._settings)
-        if shortest is None or self._only_hard or self._reason is not None or self._ended:
+        """Clock time at which on_silence() is to be called; None: never again. Not after
+        deadline(), and soon enough for every wait that begins before then."""
+        settings = self._settings
+        limits = [limit(settings) for code, limit in WAITS.items() if settings.is_on(code)]
+        if not limits or self._rules.hard_only or self._reason is not None or self._ended:
             return None
-        soon, deadline = self._clock() + shortest, self.deadline()
+        soon, deadline = self._clock() + min(limits), self.deadline()
         return soon if deadline is None else min(soon, deadline)
-
-    def defer(self) -> None:
-        """What was found can wait: from now on only reasons count that cannot."""
-        with self._lock:
-            if not self._ended:
-                self._reason, self._only_hard = None, True
 
     def on_silence(self) -> Reason | None:
         """Call this when next_look() has come."""
-        if self._only_hard:
-            return None
-        return self._decide(silent_too_long(self.signals, self._settings, self._clock()))
+        observation = replace(self._observation, now=self._clock())
+        return self._decide(self._rules.first_reason("silent", observation))
+
+    def defer(self) -> None:
+        """The reason can wait: from now on only hard ones count."""
+        with self._lock:
+            if not self._ended:
+                self._reason, self._rules.hard_only = None, True
 
     def finished(self, event: Finished) -> Reason | None:
-        """Why an answer that ended by itself should go on elsewhere, or be written anew. After
-        this no trigger comes any more; one that came just before is overruled by the end."""
+        """Why an answer that ended by itself should be continued or written anew elsewhere. No
+        trigger comes after this, and the end overrules one that has just come."""
         with self._lock:
             self._ended = True
             if event.reason == "cancelled":
                 return self._reason
             self._reason = None
-        reason = after.first_reason(self.signals, self._settings, event, self._request)
-        if reason is None and self._request.n == 1:
-            reason = self._short_answer()
-        self._reason = reason
-        return reason
-
-    def _short_answer(self) -> Reason | None:
-        """Low confidence in an answer that is over before two windows were, if none of it that
-        is in doubt was sent."""
-        settings = self._settings
-        start = self._hold.start_char
-        if start is None or not (
-            settings.judges_short_answers and settings.is_on("low_confidence")
-        ):
-            return None
-        p_wrong = self._last_p_wrong = self._judge.p_wrong(self.signals)
-        if p_wrong is None or not p_wrong >= self._doubt.limits.enter:
-            return None
-        return self._judge.reason(p_wrong, self._doubt.limits, start)
+        held_from = self._hold.start_char
+        if self._judges and held_from is not None:
+            self._doubt.judge(self.signals)
+        observation = replace(self._observation, end=event, held_from=held_from)
+        self._reason = self._rules.first_reason("after", observation)
+        return self._reason
 
     def _decide(self, reason: Reason | None) -> Reason | None:
         if reason is None:
@@ -285,3 +203,33 @@ class Watch:
                 return
             self._reason = reason
         self._on_trigger(reason)
+
+
+class _Hold:
+    """Holds text back while a reason may come, for a bounded number of tokens and time. After a
+    stretch that reached a bound, no other begins before the doubt has gone."""
+
+    def __init__(self, settings: PolicySettings) -> None:
+        self._most_tokens = settings.hold_tokens
+        self._most_s = settings.hold_s
+        self._since = 0.0
+        self._n_tokens = 0
+        self._used_up = False
+        self.start_char: int | None = None
+        """Where the text that is held back begins; None: none is."""
+
+    def step(self, wanted: bool, *, start_char: int, n_tokens: int, now: float) -> bool:
+        """Whether to hold back a piece of text that begins at *start_char*."""
+        if not wanted:
+            self._used_up = False
+            self.start_char = None
+            return False
+        if self._used_up:
+            return False
+        if self.start_char is None:
+            self._since, self._n_tokens, self.start_char = now, 0, start_char
+        self._n_tokens += n_tokens
+        if self._n_tokens > self._most_tokens or now - self._since > self._most_s:
+            self._used_up = True
+            self.start_char = None
+        return self.start_char is not None

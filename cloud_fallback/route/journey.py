@@ -113,7 +113,7 @@ class Journey:
         request, joint = self._local_request()
         leg = self._make_leg(request)
         if self._policy is not None:
-            reason = leg.watch.before(self._parts.local.status(), None, self._parts.sensors.read())
+            reason = leg.watch.before(self._parts.local.status(), self._parts.sensors.read())
             if reason is not None:
                 return Stuck(reason=reason, at=trip.now)
             self._warm()

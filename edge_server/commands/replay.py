@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy import rules
 from spillover.cloud_fallback.policy.confidence import calibration_store
 from spillover.cloud_fallback.policy.confidence.calibration import Calibration
 from spillover.cloud_fallback.policy.confidence.calibration_store import CalibrationStore
 from spillover.cloud_fallback.policy.learning import trace as tracing
-from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.observation import LocalModel
+from spillover.cloud_fallback.policy.prompt import check_rules
 from spillover.cloud_fallback.policy.replaying import Decision, Summary, replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.commands.options import load_config, setting_options
@@ -82,7 +82,7 @@ def _settings(path: Path | None) -> PolicySettings:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from error
-    rules.check(settings)
+    check_rules(settings)
     return settings
 
 

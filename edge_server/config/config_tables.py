@@ -103,10 +103,10 @@ def _refuse_keys(providers: Any, path: Path) -> None:
 def _check_rules(policy: PolicySettings, path: Path) -> None:
     if not policy.rules:
         return
-    from spillover.cloud_fallback.policy import rules  # loads a library
+    from spillover.cloud_fallback.policy.prompt import check_rules  # loads a library
 
     try:
-        rules.check(policy)
+        check_rules(policy)
     except InvalidRequest as error:
         raise ConfigError(f"{path}: policy: {error}") from error
 

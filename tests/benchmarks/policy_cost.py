@@ -9,7 +9,7 @@ from itertools import count
 from statistics import quantiles
 
 from spillover.cloud_fallback.policy.confidence.calibration import Calibration
-from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.events import Delta, TokenLogprob, TopLogprob

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
+from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
@@ -43,7 +43,7 @@ def test_every_threshold_of_a_policy_is_listed_with_its_default() -> None:
 
 @pytest.mark.parametrize(
     "table",
-    [ProviderSettings, Rule, PrivacySettings, UserPattern, BudgetSettings, Limits, Prices],
+    [ProviderSettings, PromptRule, PrivacySettings, UserPattern, BudgetSettings, Limits, Prices],
 )
 def test_every_key_of_a_table_is_named(table: type[msgspec.Struct]) -> None:
     names = [field.name for field in msgspec.structs.fields(table)]

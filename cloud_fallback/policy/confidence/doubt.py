@@ -1,55 +1,112 @@
-"""Hysteresis for P(wrong): when to hold text back, when to hand over, when to forget."""
+"""How likely an answer is to be wrong, judged in windows, and what follows from that."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+import math
 
 from msgspec import Struct
 
-Mood: TypeAlias = Literal["calm", "doubt", "lost"]
+from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.signals import Signals
+
+MIN_TOKENS = 4
+"""P(wrong) is unknown for fewer tokens than this."""
+_WINDOW, _FIRST_WINDOW, _FIRST_TOKENS = 8, 4, 16
 
 
-class Limits(Struct, frozen=True, kw_only=True):
-    """hold, forget <= enter: what lies in between changes nothing."""
+def tokens_to_next_window(n_tokens: int) -> int:
+    """Windows are shorter at the start, so that short answers have several."""
+    return _WINDOW if n_tokens >= _FIRST_TOKENS else _FIRST_WINDOW
+
+
+class Thresholds(Struct, frozen=True, kw_only=True):
+    """Of P(wrong); hold, forget <= enter. Values in between change nothing."""
 
     hold: float
     enter: float
     forget: float
-    dwell: int
 
 
 class Doubt:
-    """A fold over P(wrong), one value a window. Unknown (None, NaN) is never low confidence: it
-    counts as no window at all."""
+    """A fold over the windows of one answer.
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.mood: Mood = "calm"
-        self.highest: float | None = None
-        """The highest value that *dwell* windows in a row reached: what the threshold would have
-        had to be to hand this answer over."""
+    P(wrong) comes from the model's *calibration*, or from raw confidence if it has none.
+    *threshold* is what the handoff-rate target makes of this device's last answers; None: the
+    settings' own. A window with an unknown P(wrong) does not count.
+    """
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        calibration: Calibration | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self._settings = settings
+        self._calibration = calibration
         self._last: list[float] = []
-        self._n_over = 0
+        self.thresholds = _thresholds(settings, threshold)
+        self.p_wrong: float | None = None
+        """Of the last window; None: unknown."""
+        self.is_raised = False
+        """P(wrong) has reached *hold* and not fallen below *forget* again."""
+        self.highest: float | None = None
+        """The highest value that *confidence_dwell* windows in a row reached: the highest
+        threshold that would have handed this answer over."""
 
-    def step(self, p_wrong: float | None) -> Mood:
-        if p_wrong is None or p_wrong != p_wrong:
-            return self.mood
-        self._note(p_wrong)
-        limits = self.limits
-        if p_wrong >= limits.enter:
-            self._n_over += 1
-        elif p_wrong < limits.forget:
-            self._n_over = 0
-        if self._n_over >= limits.dwell:
-            self.mood = "lost"
-        elif p_wrong >= limits.hold:
-            self.mood = "doubt"
-        elif p_wrong < limits.forget:
-            self.mood = "calm"
-        return self.mood
+    def judge(self, signals: Signals) -> None:
+        """Set *p_wrong* for the answer so far, which is not a window."""
+        self.p_wrong = self._p_wrong(signals)
 
-    def _note(self, p_wrong: float) -> None:
-        self._last = [*self._last, p_wrong][-self.limits.dwell :]
-        if len(self._last) == self.limits.dwell:
+    def add_window(self, signals: Signals) -> None:
+        """Judge one more window."""
+        self.judge(signals)
+        p_wrong, dwell = self.p_wrong, self._settings.confidence_dwell
+        if p_wrong is None:
+            return
+        if p_wrong >= self.thresholds.hold:
+            self.is_raised = True
+        elif p_wrong < self.thresholds.forget:
+            self.is_raised = False
+        self._last = [*self._last, p_wrong][-dwell:]
+        if len(self._last) == dwell:
             reached = min(self._last)
             self.highest = reached if self.highest is None else max(self.highest, reached)
+
+    @property
+    def score(self) -> float | None:
+        """How doubtful the answer was; None: unknown."""
+        return self.p_wrong if self.highest is None else self.highest
+
+    def _p_wrong(self, signals: Signals) -> float | None:
+        # A model is meant to be in doubt while it reasons.
+        if signals.track.n < MIN_TOKENS or signals.track is signals.reasoning:
+            return None
+        if self._calibration is not None:
+            return self._calibration.p_wrong(signals.features())
+        return self._from_confidence(signals)
+
+    def _from_confidence(self, signals: Signals) -> float:
+        """Not a probability, but on the same scale: p_wrong_enter where raw confidence reaches its
+        own threshold."""
+        settings, track = self._settings, signals.track
+        worst = max(
+            _share(track.group_mean, settings.raw_group_low),
+            _share(track.low_quantile, settings.raw_quantile_low),
+        )
+        # Rises without end, so that a handoff-rate target can tell the worst from the bad.
+        return 1.0 - math.pow(1.0 - settings.p_wrong_enter, worst)
+
+
+def _thresholds(settings: PolicySettings, threshold: float | None) -> Thresholds:
+    enter = settings.p_wrong_enter if threshold is None else threshold
+    share = enter / settings.p_wrong_enter if settings.p_wrong_enter > 0 else 1.0
+    return Thresholds(
+        hold=min(settings.p_wrong_hold * share, enter),
+        enter=enter,
+        forget=min(settings.p_wrong_forget * share, enter),
+    )
+
+
+def _share(value: float, limit: float) -> float:
+    return value / limit if limit < 0.0 else 0.0

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import re2
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.re2_patterns import compile_pattern
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Message
 
@@ -96,9 +96,9 @@ def _problem(item: Item) -> str | None:
         return "give a check or a label, else nobody knows whether the answer is right"
     if item.check is not None and item.check.regex:
         try:
-            _pattern(item.check.regex)
-        except re2.error as error:
-            return f"check.regex is no pattern for RE2: {error.args[0]!r}"
+            _pattern(item.check)
+        except InvalidRequest as error:
+            return str(error)
     return None
 
 
@@ -119,7 +119,7 @@ def _holds(check: Check, answer: str, ended: bool) -> bool:
         and all(_plain(part) in text for part in _several(check.contains))
         and (not any_of or any(part in text for part in any_of))
         and not any(_plain(part) in text for part in _several(check.not_contains))
-        and (not check.regex or _pattern(check.regex).search(answer) is not None)
+        and (not check.regex or _pattern(check).search(answer) is not None)
         and (check.json_schema is None or _follows(answer, check.json_schema))
         and n_words >= check.min_words
         and (check.max_words is None or n_words <= check.max_words)
@@ -136,10 +136,8 @@ def _plain(text: str) -> str:
     return _SPACE.sub(" ", text).strip().casefold()
 
 
-def _pattern(pattern: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(pattern, options)
+def _pattern(check: Check) -> Any:
+    return compile_pattern(check.regex, "check.regex")
 
 
 def _n_repeats(text: str) -> int:

@@ -16,7 +16,7 @@ from spillover.cloud_fallback.policy.learning.calibrating import (
 )
 from spillover.cloud_fallback.policy.learning.trace import Trace
 from spillover.cloud_fallback.policy.learning.windows import CONFIDENCE_ONLY, Windows
-from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.replaying import Summary, replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.confidence.judge import LEAST_WORDS, stride
+from spillover.cloud_fallback.policy.confidence.doubt import MIN_TOKENS, tokens_to_next_window
 from spillover.cloud_fallback.policy.learning.trace import Trace
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
@@ -58,8 +58,8 @@ def windows_of(trace: Trace, settings: PolicySettings) -> Windows | None:
     for elapsed_s, event in trace.events():
         signals.see(event, elapsed_s)
         n = signals.n_tokens
-        if n >= next_look and n and signals.track.n >= LEAST_WORDS:
-            next_look = n + stride(n)
+        if n >= next_look and n and signals.track.n >= MIN_TOKENS:
+            next_look = n + tokens_to_next_window(n)
             rows.append(_row(signals))
             if n <= EARLY_TOKENS:
                 early = len(rows) - 1

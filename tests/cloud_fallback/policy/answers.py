@@ -6,8 +6,10 @@ import zlib
 from collections.abc import Callable, Iterable
 
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
+from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
+from spillover.runtime.engine import EngineStatus
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -21,6 +23,8 @@ from spillover.runtime.events import (
     Usage,
 )
 from spillover.runtime.request import GenerationRequest, Message
+
+READY = EngineStatus(state="ready")
 
 
 class FakeClock:
@@ -112,6 +116,18 @@ class Leg:
         """Out of the queue, prompt read."""
         self.watch.see(Queued(position=0, n_prompt_tokens=5))
         self.watch.see(Prefilling(n_read=5, n_cached=0, n_prompt_tokens=5))
+
+    def before(
+        self,
+        status: EngineStatus = READY,
+        n_prompt_tokens: int | None = 5,
+        device: DeviceReading | None = None,
+    ) -> Reason | None:
+        """Why the answer does not begin here, be it once the prompt's length is known."""
+        reason = self.watch.before(status, device)
+        if reason is None and n_prompt_tokens is not None:
+            self.watch.see(Queued(position=0, n_prompt_tokens=n_prompt_tokens))
+        return self.watch.reason
 
     def feed(
         self,

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.device_reading import DevicePressure, DeviceReading
-from spillover.cloud_fallback.policy.sensors import Sensors, read_device
+from spillover.cloud_fallback.policy.confidence.doubt import Doubt
+from spillover.cloud_fallback.policy.observation import LocalModel, Observation
+from spillover.cloud_fallback.policy.rules import RuleSet
+from spillover.cloud_fallback.policy.sensors import DeviceReading, Sensors, read_device
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from tests.cloud_fallback.policy.answers import Leg, prose
+from spillover.cloud_fallback.policy.signals import Signals
+from tests.cloud_fallback.policy.answers import Leg, asked, prose
 
 SETTINGS = PolicySettings()
 
@@ -23,9 +26,21 @@ def memory(share: float) -> DeviceReading:
     return DeviceReading(memory_total_bytes=1_000, memory_available_bytes=int(1_000 * share))
 
 
+def seen(reading: DeviceReading, settings: PolicySettings = SETTINGS) -> Observation:
+    request = asked()
+    return Observation(
+        request=request,
+        settings=settings,
+        local=LocalModel(),
+        signals=Signals(request, settings, 0.0),
+        doubt=Doubt(settings),
+        device=reading,
+    )
+
+
 def codes(readings: list[DeviceReading]) -> list[str | None]:
-    pressure = DevicePressure(SETTINGS)
-    reasons = [pressure.step(reading) for reading in readings]
+    rules = RuleSet(SETTINGS)
+    reasons = [rules.first_reason("sensors", seen(reading)) for reading in readings]
     return [None if reason is None else reason.code for reason in reasons]
 
 
@@ -52,7 +67,7 @@ def test_a_limit_beyond_where_the_sensor_counts_as_recovered_holds() -> None:
         (DeviceReading(on_battery=True, battery_share=0.4), "battery"),
         (DeviceReading(temperature_c=70.0), "thermal"),
     ):
-        reason = DevicePressure(settings).step(reading, dwell=1)
+        reason = RuleSet(settings).first_reason("before", seen(reading, settings))
         assert reason is not None
         assert reason.code == code
 

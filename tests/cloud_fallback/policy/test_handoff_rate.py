@@ -15,7 +15,7 @@ from spillover.cloud_fallback.policy.confidence.calibration_store import (
 from spillover.cloud_fallback.policy.confidence.handoff_rate import N_FIRST, HandoffRate
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason
-from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
+from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.errors import InvalidRequest
 from tests.cloud_fallback.policy.answers import FakeClock, asked, finished, prose
@@ -130,6 +130,6 @@ def test_without_a_target_nothing_is_remembered(tmp_path: Path) -> None:
 
 
 def test_a_rule_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
-    settings = PolicySettings(rules=(Rule(name="bad", pattern="("),))
+    settings = PolicySettings(rules=(PromptRule(name="bad", pattern="("),))
     with pytest.raises(InvalidRequest):
         LocalPolicy(settings, CARD, data_dir=tmp_path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from spillover.cloud_fallback.policy import rules
-from spillover.cloud_fallback.policy.local_model import LocalModel
-from spillover.cloud_fallback.policy.settings import PolicySettings, Rule
+from spillover.cloud_fallback.policy.observation import LocalModel
+from spillover.cloud_fallback.policy.prompt import check_rules, first_match
+from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.policy.text.languages import candidates, is_covered
 from spillover.runtime.engine import EngineStatus
 from spillover.runtime.errors import InvalidRequest
@@ -14,8 +14,8 @@ from spillover.runtime.request import GenerationRequest, Message
 from tests.cloud_fallback.policy.answers import Leg, asked
 
 READY = EngineStatus(state="ready")
-LEGAL = Rule(name="legal", words=("contract", "Vertrag", "c++"))
-NUMBERS = Rule(name="numbers", pattern=r"\d{4,}")
+LEGAL = PromptRule(name="legal", words=("contract", "Vertrag", "c++"))
+NUMBERS = PromptRule(name="numbers", pattern=r"\d{4,}")
 
 
 def messages(*texts: str) -> tuple[Message, ...]:
@@ -35,31 +35,31 @@ def messages(*texts: str) -> tuple[Message, ...]:
     ],
 )
 def test_rules_match_whole_words_and_patterns(text: str, place: int | None) -> None:
-    assert rules.first_match((LEGAL, NUMBERS), messages(text)) == place
+    assert first_match((LEGAL, NUMBERS), messages(text)) == place
 
 
 def test_a_rule_looks_at_the_last_message_unless_it_says_otherwise() -> None:
     talk = messages("my contract", "Yes?", "never mind")
-    assert rules.first_match((LEGAL,), talk) is None
-    whole = Rule(name="legal", words=("contract",), whole_conversation=True)
-    assert rules.first_match((whole,), talk) == 0
+    assert first_match((LEGAL,), talk) is None
+    whole = PromptRule(name="legal", words=("contract",), whole_conversation=True)
+    assert first_match((whole,), talk) == 0
 
 
 def test_a_pattern_that_is_a_trap_for_other_engines_takes_no_time() -> None:
-    trap = Rule(name="trap", pattern=r"^(a+)+$|(x*)*y")
-    assert rules.first_match((trap,), messages("a" * 100_000 + "!")) is None
+    trap = PromptRule(name="trap", pattern=r"^(a+)+$|(x*)*y")
+    assert first_match((trap,), messages("a" * 100_000 + "!")) is None
 
 
 def test_a_pattern_that_is_none_is_named() -> None:
-    settings = PolicySettings(rules=(LEGAL, Rule(name="bad", pattern="(?=look)")))
+    settings = PolicySettings(rules=(LEGAL, PromptRule(name="bad", pattern="(?=look)")))
     with pytest.raises(InvalidRequest, match=r"'bad'.*RE2") as error:
-        rules.check(settings)
+        check_rules(settings)
     assert error.value.param == "rules[1].pattern"
 
 
 def test_a_rule_hands_over_before_the_start_and_before_all_else() -> None:
     leg = Leg(asked("my contract"), PolicySettings(rules=(NUMBERS, LEGAL)))
-    reason = leg.watch.before(EngineStatus(state="failed"), 5, None)
+    reason = leg.before(EngineStatus(state="failed"), 5)
     assert reason is not None
     assert (reason.code, reason.signals) == ("rule", {"rule": 1})
 
@@ -94,11 +94,11 @@ def test_without_evidence_there_is_no_guess(text: str) -> None:
 def test_an_unknown_language_does_not_begin_here() -> None:
     german = asked("Was ist der Sinn und wie kann ich das für mich finden?")
     english = LocalModel(languages=("en",))
-    reason = Leg(german, local=english).watch.before(READY, 5, None)
+    reason = Leg(german, local=english).before()
     assert reason is not None
     assert reason.code == "language"
-    assert Leg(german).watch.before(READY, 5, None) is None
+    assert Leg(german).before() is None
     both = PolicySettings(local_languages=("en", "de"))
-    assert Leg(german, both, local=english).watch.before(READY, 5, None) is None
+    assert Leg(german, both, local=english).before() is None
     prompt = GenerationRequest(prompt="Was ist der Sinn und wie kann ich das finden?")
-    assert Leg(prompt, local=english).watch.before(READY, 5, None) is None
+    assert Leg(prompt, local=english).before() is None

@@ -9,7 +9,7 @@ import pytest
 
 from spillover.cloud_fallback.policy.confidence import calibration_store
 from spillover.cloud_fallback.policy.learning import trace as tracing
-from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.replaying import replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server import cli

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.device_reading import DeviceReading
+from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.stickiness import Stickiness, conversation_key
 from spillover.runtime.engine import EngineStatus
@@ -84,7 +84,7 @@ def test_a_device_that_hovers_around_its_threshold_moves_a_conversation_a_few_ti
         leg = Leg()
         leg.clock.now = now
         low, high = _memory(0.03), _memory(0.05)
-        reason = leg.watch.before(READY, 5, low if turn % 2 else high)
+        reason = leg.before(READY, 5, low if turn % 2 else high)
         if reason is None:
             leg.begin()
             leg.feed(prose(20))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.device_reading import DeviceReading
-from spillover.cloud_fallback.policy.local_model import LocalModel
+from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.runtime.engine import EngineStatus, SlotState
@@ -278,21 +278,21 @@ def test_thoughts_are_not_judged_by_their_confidence() -> None:
 def test_what_cannot_work_here_does_not_begin_here(
     status: EngineStatus, n_prompt: int, local: LocalModel, expected: str | None
 ) -> None:
-    assert code(Leg(local=local).watch.before(status, n_prompt, None)) == expected
+    assert code(Leg(local=local).before(status, n_prompt)) == expected
 
 
 def test_a_prompt_without_room_is_given_up_when_its_length_is_known() -> None:
     """Nobody counts tokens before the engine does."""
     for n_prompt, expected in ((1_000, "context"), (900, None)):
         leg = Leg(local=LocalModel(n_ctx=1_024))
-        assert leg.watch.before(READY, None, None) is None
+        assert leg.before(READY, None) is None
         leg.watch.see(Queued(position=0, n_prompt_tokens=n_prompt))
         assert code(leg.watch.reason) == expected
     busy = EngineStatus(
         state="ready", n_queued=1, slots=(SlotState(id=0, state="decode", n_tokens=900),)
     )
     leg = Leg(local=LocalModel(n_kv=1_024))
-    assert leg.watch.before(busy, None, None) is None
+    assert leg.before(busy, None) is None
     assert leg.watch.see(Queued(position=1, n_prompt_tokens=200)) == "handoff"
     assert code(leg.watch.reason) == "kv_full"
 
@@ -335,16 +335,18 @@ def test_after_a_reason_that_can_wait_only_reasons_count_that_cannot() -> None:
 def test_tools_the_model_cannot_call_do_not_begin_here() -> None:
     request = asked(tools=(Tool(name="look_up"),))
     cannot = LocalModel(can_call_tools=False)
-    assert code(Leg(request, local=cannot).watch.before(READY, 5, None)) == "tools"
-    assert Leg(request, local=LocalModel()).watch.before(READY, 5, None) is None
+    assert code(Leg(request, local=cannot).before()) == "tools"
+    assert Leg(request, local=LocalModel()).before() is None
     unasked = asked(tools=(Tool(name="look_up"),), tool_choice="none")
-    assert Leg(unasked, local=cannot).watch.before(READY, 5, None) is None
+    assert Leg(unasked, local=cannot).before() is None
 
 
 def test_the_user_and_the_device_are_asked_before_the_start() -> None:
-    assert code(Leg().watch.before(READY, 5, None, wanted=True)) == "user"
-    assert code(Leg().watch.before(READY, 5, NO_MEMORY)) == "memory"
-    assert Leg().watch.before(READY, 5, MEMORY) is None
+    wanted = Leg()
+    wanted.watch.ask()
+    assert code(wanted.before()) == "user"
+    assert code(Leg().before(READY, 5, NO_MEMORY)) == "memory"
+    assert Leg().before(READY, 5, MEMORY) is None
 
 
 def test_many_threads_give_one_trigger() -> None:

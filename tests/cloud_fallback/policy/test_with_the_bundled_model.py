@@ -57,7 +57,7 @@ class Seen:
         return policy.watch(request, clock=time.monotonic, on_trigger=trigger)
 
     def _run(self, engine: LocalEngine, watch: Watch, request: GenerationRequest) -> None:
-        assert watch.before(engine.status(), 30, None) is None
+        assert watch.before(engine.status(), None) is None
         cancellation, held = Cancellation(), ""
         for event in engine.stream(request, cancellation):
             if isinstance(event, Finished):
@@ -103,7 +103,7 @@ def test_what_the_model_cannot_do_does_not_begin_here(policy: LocalPolicy) -> No
         (asked("What is the weather?", tools=(Tool(name="weather"),)), "tools"),
     ):
         watch = policy.watch(request, clock=time.monotonic, on_trigger=lambda reason: None)
-        reason = watch.before(ready, 30, None)
+        reason = watch.before(ready, None)
         assert reason is not None
         assert reason.code == code
 

@@ -12,8 +12,7 @@ import msgspec
 
 from spillover.cloud_fallback.events import Handoff, Replace, Seam, StreamEvent
 from spillover.cloud_fallback.http.client import Http
-from spillover.cloud_fallback.policy.device_reading import DeviceReading
-from spillover.cloud_fallback.policy.sensors import Sensors
+from spillover.cloud_fallback.policy.sensors import DeviceReading, Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.consent import ConsentDesk
 from spillover.cloud_fallback.privacy.redactor import Redactor

@@ -1,0 +1,53 @@
+"""What a policy looks at: one local leg of an answer at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.confidence.doubt import Doubt
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.policy.sensors import DeviceReading
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.signals import Signals
+from spillover.runtime.engine import EngineStatus
+from spillover.runtime.events import Finished
+from spillover.runtime.request import GenerationRequest
+
+
+class LocalModel(Struct, frozen=True, kw_only=True):
+    """Facts about the local model; None and () are unknown, which never counts as bad."""
+
+    name: str = ""
+    n_ctx: int | None = None
+    n_kv: int | None = None
+    can_call_tools: bool | None = None
+    languages: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+
+
+class Observation(Struct, frozen=True, kw_only=True):
+    """*signals* and *doubt* grow with the answer. What only some phases know is None in others."""
+
+    request: GenerationRequest
+    settings: PolicySettings
+    local: LocalModel
+    signals: Signals
+    doubt: Doubt
+    status: EngineStatus | None = None
+    """Of the engine before the start: phases "before" and "accepted"."""
+    device: DeviceReading | None = None
+    """The sensors: phases "before" and "sensors"."""
+    held_from: int | None = None
+    """Where the text that is held back begins, if any is: phases "window" and "after"."""
+    now: float = 0.0
+    """Clock time: phase "silent"."""
+    end: Finished | None = None
+    """How the answer ended: phase "after"."""
+
+
+Policy: TypeAlias = Callable[[Observation], Reason | None]
+"""A pure function: why another writer should go on, or None."""

@@ -1,0 +1,107 @@
+"""Policies about the answer: what makes it no good."""
+
+from __future__ import annotations
+
+from spillover.cloud_fallback.policy.observation import Observation
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.runtime.events import Finished
+from spillover.runtime.request import JsonSchema
+
+
+def leaks_template(observation: Observation) -> Reason | None:
+    """The text contains control tokens of the chat template."""
+    start = observation.signals.leaks.found_at
+    return None if start is None else Reason(code="template_leak", keep_chars=start)
+
+
+def breaks_json(observation: Observation) -> Reason | None:
+    """JSON was asked for, and the text, or the arguments of a tool call, cannot become any."""
+    signals = observation.signals
+    start = signals.broken_at
+    if start is not None:
+        return Reason(code="schema", keep_chars=start)
+    for call in signals.calls.values():
+        if call.error_at is not None:
+            return Reason(code="schema", keep_chars=0)
+    return None
+
+
+def repeats_itself(observation: Observation) -> Reason | None:
+    """The answer is in a loop; the text before its second round is kept."""
+    signals = observation.signals
+    by_nature = signals.track is signals.code or signals.json is not None
+    loop = signals.loops.find(signals.text_end, repeats_by_nature=by_nature)
+    if loop is None:
+        return None
+    readings = {
+        "period": float(loop.period),
+        "n_tokens": float(loop.n_tokens),
+        "copies": loop.copies,
+    }
+    return Reason(code="repetition", signals=readings, keep_chars=loop.keep_chars)
+
+
+def in_wrong_script(observation: Observation) -> Reason | None:
+    """The answer has changed to a script that the conversation does not use."""
+    start = observation.signals.scripts.found_at
+    if start is None:
+        return None
+    signals = {"foreign_letters": float(observation.settings.foreign_letters)}
+    return Reason(code="wrong_script", signals=signals, keep_chars=start)
+
+
+def refuses(observation: Observation) -> Reason | None:
+    """The answer declines to answer; nothing of it is kept."""
+    return Reason(code="refusal", keep_chars=0) if observation.signals.refusals.found else None
+
+
+def is_unsure(observation: Observation) -> Reason | None:
+    """P(wrong) is high; the text from where doubt began is not kept."""
+    p_wrong, threshold = observation.doubt.p_wrong, observation.doubt.thresholds.enter
+    if p_wrong is None or p_wrong < threshold:
+        return None
+    signals = {"p_wrong": p_wrong, "threshold": threshold}
+    return Reason(code="low_confidence", signals=signals, keep_chars=observation.held_from)
+
+
+def was_unsure(observation: Observation) -> Reason | None:
+    """A short answer has ended before enough windows could be judged, P(wrong) is high, and the
+    text in doubt was not sent."""
+    if observation.held_from is None or not observation.settings.judges_short_answers:
+        return None
+    return is_unsure(observation)
+
+
+def says_nothing(observation: Observation) -> Reason | None:
+    """The answer has ended without any text or tool call, and not at a stop string."""
+    signals = observation.signals
+    if not observation.request.messages or not _ended_itself(observation.end):
+        return None
+    if signals.has_text or signals.has_calls:
+        return None
+    return Reason(code="empty", keep_chars=0)
+
+
+def misses_json(observation: Observation) -> Reason | None:
+    """The answer has ended and is not the JSON that was asked for. JSON that is not complete can
+    be continued; JSON that does not follow its schema must be written anew."""
+    signals, wanted = observation.signals, observation.request.response_format
+    if not _ended_itself(observation.end):
+        return None
+    if any(not call.is_complete for call in signals.calls.values()):
+        return Reason(code="schema", keep_chars=0)
+    if signals.json is None or not signals.has_text:
+        return None
+    if not signals.json.is_complete:
+        return Reason(code="schema", keep_chars=signals.broken_at)
+    if isinstance(wanted, JsonSchema):
+        from spillover.cloud_fallback.policy.text.json_schema import follows  # loads a library
+
+        if not follows("".join(signals.document), wanted.schema):
+            return Reason(code="schema", keep_chars=0)
+    return None
+
+
+def _ended_itself(end: Finished | None) -> bool:
+    """The model ended its answer: no limit and no stop string did."""
+    return end is not None and end.reason in ("stop", "tool_calls") and end.stop is None
