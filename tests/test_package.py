@@ -1,0 +1,61 @@
+"""`import spillover`: every public name is there, and nothing is loaded before it is used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spillover
+
+SOURCE = Path(__file__).parent.parent / "__init__.py"
+
+
+def in_a_new_process(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_importing_loads_nothing_else() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import spillover; print(*set(sys.modules)-before)"
+    )
+    assert in_a_new_process(code).split() == ["spillover"]
+
+
+def test_importing_takes_less_than_five_milliseconds() -> None:
+    code = (
+        "import time; begin = time.process_time(); import spillover;"
+        "print((time.process_time() - begin) * 1000)"
+    )
+    assert min(float(in_a_new_process(code)) for _ in range(3)) < 5
+
+
+@pytest.mark.parametrize("name", spillover.__all__)
+def test_every_public_name_is_there_and_listed(name: str) -> None:
+    assert getattr(spillover, name) is not None
+    assert name in dir(spillover)
+
+
+def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
+    for_checkers = {
+        alias.name: node.module
+        for node in ast.walk(ast.parse(SOURCE.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("spillover.")
+        for alias in node.names
+    }
+    found = {
+        name: f"spillover.{module}"
+        for module, names in spillover._MODULES.items()
+        for name in names
+    }
+    assert for_checkers == found
+
+
+def test_a_name_that_is_not_there_is_the_usual_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'LocalEngin'"):
+        getattr(spillover, "LocalEngin")  # noqa: B009  # type checkers know that it is missing
