@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from spillover.cloud_fallback.policy.confidence.calibration_store import (
+from spillover.cloud_fallback.policy.calibration_store import (
     CalibrationStore,
     fingerprint,
 )
-from spillover.cloud_fallback.policy.confidence.handoff_rate import HandoffRate
+from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
 from spillover.cloud_fallback.policy.reason import QUALITY, Reason

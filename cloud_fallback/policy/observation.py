@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.confidence.calibration import Calibration
-from spillover.cloud_fallback.policy.confidence.doubt import Doubt
+from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.doubt import Doubt
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings

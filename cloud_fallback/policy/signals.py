@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from spillover.cloud_fallback.policy.confidence.confidence import Confidence
+from spillover.cloud_fallback.policy.confidence import Confidence
 from spillover.cloud_fallback.policy.reason import CapacityCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.text.fences import Fences

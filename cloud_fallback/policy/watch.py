@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.policy.capacity import WAITS
-from spillover.cloud_fallback.policy.confidence.doubt import Doubt, tokens_to_next_window
+from spillover.cloud_fallback.policy.doubt import Doubt, tokens_to_next_window
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
 from spillover.cloud_fallback.policy.rules import RuleSet

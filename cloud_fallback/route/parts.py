@@ -9,11 +9,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.policy.affinity import Affinity
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.sensors import Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.policy.stickiness import Stickiness
 from spillover.cloud_fallback.privacy.consent import ConsentDesk
 from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
@@ -74,7 +74,7 @@ class Parts:
         self._data_dir = data_dir
         self._policy: LocalPolicy | None = None
         self._lock = threading.Lock()
-        self._stickiness = Stickiness(policy)
+        self._affinity = Affinity(policy)
         self._legs: list[LocalLeg] = []
         self._warmed_at = float("-inf")
         self._gates = {engine.name: Gate(clock) for engine in clouds}
@@ -103,15 +103,15 @@ class Parts:
     def home(self, conversation: bytes) -> str | None:
         """The provider that *conversation* stays with; None: it is at home here."""
         with self._lock:
-            return self._stickiness.provider(conversation, self.clock())
+            return self._affinity.provider(conversation, self.clock())
 
     def handed_over(self, conversation: bytes, provider: str) -> None:
         with self._lock:
-            self._stickiness.handed_over(conversation, provider, self.clock())
+            self._affinity.handed_over(conversation, provider, self.clock())
 
     def returned(self, conversation: bytes) -> None:
         with self._lock:
-            self._stickiness.returned(conversation, self.clock())
+            self._affinity.returned(conversation, self.clock())
 
     # --- local legs -------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from spillover.cloud_fallback.events import Handoff, HandoffMode
+from spillover.cloud_fallback.policy.affinity import conversation_key
 from spillover.cloud_fallback.policy.reason import Reason
-from spillover.cloud_fallback.policy.stickiness import conversation_key
 from spillover.cloud_fallback.route.answer import Answer
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.parts import Parts

@@ -9,9 +9,9 @@ from typing import Any
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy.confidence import calibration_store
-from spillover.cloud_fallback.policy.confidence.calibration import Calibration
-from spillover.cloud_fallback.policy.confidence.calibration_store import CalibrationStore
+from spillover.cloud_fallback.policy import calibration_store
+from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.calibration_store import CalibrationStore
 from spillover.cloud_fallback.policy.learning import items as labelled
 from spillover.cloud_fallback.policy.learning import trace as tracing
 from spillover.cloud_fallback.policy.learning.calibrating import NotEnough, calibrate

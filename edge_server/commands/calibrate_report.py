@@ -6,8 +6,8 @@ from collections.abc import Generator, Sequence
 
 from spillover.cloud_fallback.policy.learning.calibrating import Measured
 from spillover.cloud_fallback.policy.learning.measures import CurvePoint
+from spillover.cloud_fallback.policy.learning.replay import Summary
 from spillover.cloud_fallback.policy.learning.report import Report
-from spillover.cloud_fallback.policy.replaying import Summary
 
 
 def as_text(found: Report) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy.confidence import calibration_store
-from spillover.cloud_fallback.policy.confidence.calibration import Calibration
-from spillover.cloud_fallback.policy.confidence.calibration_store import CalibrationStore
+from spillover.cloud_fallback.policy import calibration_store
+from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.calibration_store import CalibrationStore
 from spillover.cloud_fallback.policy.learning import trace as tracing
+from spillover.cloud_fallback.policy.learning.replay import Decision, Summary, replay, summary
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
-from spillover.cloud_fallback.policy.replaying import Decision, Summary, replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.terminal import safe

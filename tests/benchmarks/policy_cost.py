@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import count
 from statistics import quantiles
 
-from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.learning import fit, measures
 from spillover.cloud_fallback.policy.learning.measures import CurvePoint
 from spillover.cloud_fallback.policy.learning.windows import FITTED, Windows

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import msgspec
 
-from spillover.cloud_fallback.policy.confidence.calibration_store import fingerprint
+from spillover.cloud_fallback.policy.calibration_store import fingerprint
 from spillover.cloud_fallback.policy.learning.items import Item, is_right
 from spillover.cloud_fallback.policy.learning.trace import Recorder, Trace
 from spillover.cloud_fallback.policy.watch import N_TOP_LOGPROBS

@@ -14,10 +14,10 @@ from spillover.cloud_fallback.policy.learning.calibrating import (
     measure,
     random_halves,
 )
+from spillover.cloud_fallback.policy.learning.replay import Summary, replay, summary
 from spillover.cloud_fallback.policy.learning.trace import Trace
 from spillover.cloud_fallback.policy.learning.windows import CONFIDENCE_ONLY, Windows
 from spillover.cloud_fallback.policy.observation import LocalModel
-from spillover.cloud_fallback.policy.replaying import Summary, replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
 
 

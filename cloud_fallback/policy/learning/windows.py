@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.confidence.doubt import MIN_TOKENS, tokens_to_next_window
+from spillover.cloud_fallback.policy.doubt import MIN_TOKENS, tokens_to_next_window
 from spillover.cloud_fallback.policy.learning.trace import Trace
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals

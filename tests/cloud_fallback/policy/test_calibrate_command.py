@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.policy.confidence import calibration_store
+from spillover.cloud_fallback.policy import calibration_store
 from spillover.cloud_fallback.policy.learning import items, trace
 from spillover.cloud_fallback.policy.learning.windows import FITTED
 from spillover.edge_server import cli

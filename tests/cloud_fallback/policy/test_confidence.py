@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.confidence.confidence import Confidence
+from spillover.cloud_fallback.policy.confidence import Confidence
 from spillover.runtime.events import TokenLogprob, TopLogprob
 
 

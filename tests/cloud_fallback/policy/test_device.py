@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.confidence.doubt import Doubt
+from spillover.cloud_fallback.policy.doubt import Doubt
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
 from spillover.cloud_fallback.policy.rules import RuleSet
 from spillover.cloud_fallback.policy.sensors import DeviceReading, Sensors, read_device

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.policy.confidence.calibration_store import (
+from spillover.cloud_fallback.policy.calibration_store import (
     CalibrationStore,
     fingerprint,
 )
-from spillover.cloud_fallback.policy.confidence.handoff_rate import N_FIRST, HandoffRate
+from spillover.cloud_fallback.policy.handoff_rate import N_FIRST, HandoffRate
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule

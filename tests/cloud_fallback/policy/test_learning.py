@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.confidence.calibration import Calibration
-from spillover.cloud_fallback.policy.confidence.calibration_store import (
+from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.calibration_store import (
     CalibrationStore,
     fingerprint,
     read,

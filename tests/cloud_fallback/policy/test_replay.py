@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from spillover.cloud_fallback.policy.confidence import calibration_store
+from spillover.cloud_fallback.policy import calibration_store
 from spillover.cloud_fallback.policy.learning import trace as tracing
+from spillover.cloud_fallback.policy.learning.replay import replay, summary
 from spillover.cloud_fallback.policy.observation import LocalModel
-from spillover.cloud_fallback.policy.replaying import replay, summary
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server import cli
 from spillover.runtime.errors import InvalidRequest

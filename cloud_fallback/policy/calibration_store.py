@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from spillover.cloud_fallback.policy.confidence.calibration import VERSION, Calibration
+from spillover.cloud_fallback.policy.calibration import VERSION, Calibration
 from spillover.runtime.engine import ModelCard
 
 _SHIPPED = Path(__file__).parent / "calibrations"

@@ -7,9 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spillover.cloud_fallback.policy.affinity import Affinity, conversation_key
 from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.policy.stickiness import Stickiness, conversation_key
 from spillover.runtime.engine import EngineStatus
 from spillover.runtime.request import Message
 from tests.cloud_fallback.policy.answers import Leg, asked, finished, prose
@@ -33,7 +33,7 @@ def test_the_key_is_that_of_the_beginning_of_a_conversation() -> None:
 
 
 def test_a_conversation_stays_and_then_returns() -> None:
-    table, key = Stickiness(SETTINGS), b"k"
+    table, key = Affinity(SETTINGS), b"k"
     assert table.provider(key, 0.0) is None
     table.handed_over(key, "openai", 0.0)
     assert table.provider(key, SETTINGS.sticky_s - 1) == "openai"
@@ -42,7 +42,7 @@ def test_a_conversation_stays_and_then_returns() -> None:
 
 
 def test_a_conversation_that_comes_back_at_once_is_local_at_once() -> None:
-    table, key = Stickiness(SETTINGS), b"k"
+    table, key = Affinity(SETTINGS), b"k"
     table.handed_over(key, "openai", 0.0)
     table.returned(key, 5.0)
     assert table.provider(key, 6.0) is None
@@ -51,7 +51,7 @@ def test_a_conversation_that_comes_back_at_once_is_local_at_once() -> None:
 
 
 def test_the_table_is_bounded() -> None:
-    table = Stickiness(SETTINGS, max_conversations=10)
+    table = Affinity(SETTINGS, max_conversations=10)
     for i in range(1_000):
         table.handed_over(str(i).encode(), "openai", float(i))
     assert len(table) == 10
@@ -60,7 +60,7 @@ def test_the_table_is_bounded() -> None:
 
 @given(gaps=st.lists(st.floats(0.1, 5_000.0), max_size=60))
 def test_stays_are_never_longer_than_the_longest(gaps: list[float]) -> None:
-    table, key, now = Stickiness(SETTINGS), b"k", 0.0
+    table, key, now = Affinity(SETTINGS), b"k", 0.0
     for gap in gaps:
         table.handed_over(key, "openai", now)
         assert table.provider(key, now + SETTINGS.sticky_s * 0.99) == "openai"
@@ -71,7 +71,7 @@ def test_stays_are_never_longer_than_the_longest(gaps: list[float]) -> None:
 def test_a_device_that_hovers_around_its_threshold_moves_a_conversation_a_few_times() -> None:
     """Memory swings around the limit twice a second, for 400 turns, one in 10 seconds: each
     handoff doubles the stay, so that in more than an hour there are four switches to the cloud."""
-    table, key = Stickiness(SETTINGS), b"k"
+    table, key = Affinity(SETTINGS), b"k"
     n_handoffs = n_returns = 0
     was_cloud = False
     for turn in range(400):

@@ -6,7 +6,7 @@ import math
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.confidence.calibration import Calibration
+from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
 

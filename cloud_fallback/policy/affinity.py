@@ -1,4 +1,4 @@
-"""Where a conversation is at home after a handoff: it stays there for a while, then returns."""
+"""After a handoff a conversation stays with its provider for a while, and then returns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from spillover.runtime.request import Message
 
 _MAX_CONVERSATIONS = 4_096
 _SALT = os.urandom(16)
-"""Keys mean nothing outside this process, so none tells what a conversation was about."""
+"""Keys mean nothing outside this process, so that none reveals a conversation."""
 
 
 def conversation_key(messages: tuple[Message, ...], owner: str = "") -> bytes:
-    """The same for all turns of one *owner*'s conversation: a keyed hash of all up to the first
-    of the user's messages. Another owner's with the same words has another key."""
+    """The same key for all turns of an *owner*'s conversation: a keyed hash of the messages up to
+    the user's first one."""
     parts = [owner]
     for message in messages:
         parts += (message.role, message.content)
@@ -38,15 +38,14 @@ class _Stay(Struct):
     since: float
     until: float
     length_s: float
-    at_home: bool = False
+    has_returned: bool = False
 
 
-class Stickiness:
-    """A bounded table of conversations that were handed over; times are passed in.
+class Affinity:
+    """A bounded table of conversations and their providers; clock times are passed in.
 
-    Each handoff soon after the return from one makes the next stay twice as long, so that a
-    device that hovers around a threshold moves a conversation a few times and not at every turn.
-    Not thread-safe; the router holds its own lock.
+    A handoff soon after a conversation has returned makes the next stay twice as long, so that a
+    device that hovers around a threshold does not move it at every turn. Not thread-safe.
     """
 
     def __init__(
@@ -60,28 +59,28 @@ class Stickiness:
         return len(self._stays)
 
     def handed_over(self, key: bytes, provider: str, now: float) -> None:
-        """The conversation *key* goes on with *provider*."""
+        """*provider* continues the conversation *key*."""
         settings = self._settings
         length_s = settings.sticky_s
         old = self._stays.pop(key, None)
         if old is not None and now < old.until + old.length_s:
             length_s = old.length_s
-            if old.at_home or now >= old.until:
+            if old.has_returned or now >= old.until:
                 length_s = min(2.0 * old.length_s, max(settings.sticky_max_s, settings.sticky_s))
         self._stays[key] = _Stay(provider, now, now + length_s, length_s)
         while len(self._stays) > self._most:
             self._stays.popitem(last=False)
 
     def provider(self, key: bytes, now: float) -> str | None:
-        """Who the next turn belongs to; None: the local model."""
+        """Who answers the next turn; None: the local model."""
         stay = self._stays.get(key)
-        if stay is None or stay.at_home or now >= stay.until:
+        if stay is None or stay.has_returned or now >= stay.until:
             return None
         return stay.provider
 
     def returned(self, key: bytes, now: float) -> None:
-        """The cloud is gone or the user wants the conversation here: it is local at once."""
+        """The provider failed, or the user wants the conversation here: it is local at once."""
         stay = self._stays.get(key)
         if stay is not None and now < stay.until:
-            stay.at_home = True
+            stay.has_returned = True
             stay.until = now
