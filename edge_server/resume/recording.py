@@ -1,4 +1,4 @@
-"""Writes an answer down as it comes, whoever reads it."""
+"""Records an answer as it comes, whoever reads it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import secrets
 from collections.abc import Callable
 
 from spillover.cloud_fallback.events import StreamEvent
-from spillover.edge_server.resume.answer_log import AnswerLog
-from spillover.edge_server.web import sse
-from spillover.edge_server.web.source import Source
+from spillover.edge_server.answers.answer import Source
+from spillover.edge_server.resume.stream_log import StreamLog
+from spillover.edge_server.wire import sse
+from spillover.edge_server.wire.encoder import StreamEncoder
 from spillover.edge_server.wire.errors import WireError, from_exception
-from spillover.edge_server.wire.shapes import Encoder
 from spillover.runtime.defects import log_defect
 from spillover.runtime.events import Finished
 
@@ -19,23 +19,29 @@ _LOG = logging.getLogger(__name__)
 
 
 class Recording:
-    """One answer and its log. Encoding happens once, in the thread of the answer, and before
-    anybody can read; the last event of the log always says how the answer ended."""
+    """One answer and its log. Each event is encoded once, in the thread of the answer, before
+    anybody can read it; the last event of the log always says how the answer ended."""
 
-    def __init__(self, owner: str, log: AnswerLog, on_end: Callable[[Recording], None]) -> None:
+    def __init__(
+        self,
+        owner: str,
+        encoder: StreamEncoder,
+        log: StreamLog,
+        on_end: Callable[[Recording], None],
+    ) -> None:
         self.id = secrets.token_hex(16)
-        """128 random bits, unlike the id in the chunks known to nobody but the client."""
+        """128 random bits that only the client knows, unlike the id in the chunks."""
         self.owner = owner
+        self.encoder = encoder
         self.log = log
         self._on_end = on_end
         self._why: str | None = None
 
-    def begin(self, source: Source, encoder: Encoder) -> None:
-        """Write down the events of *source*, whose log has no other reader."""
+    def begin(self, source: Source) -> None:
+        """Record the events of *source*, whose log has no other reader."""
         self._source = source
-        self._encoder = encoder
         # The first event goes out at once: a connection that breaks early is resumed by its id.
-        self._append(encoder.start() or encoder.opening())
+        self._append(self.encoder.open() or self.encoder.empty_event())
         source.log.subscribe(self._take, at_once=True)
 
     def stop(self, why: str) -> None:
@@ -52,11 +58,11 @@ class Recording:
             for event in events:
                 self._append(self._encode(event))
             if ended:
-                self._append(self._encoder.end())
+                self._append(self.encoder.end())
                 self._close()
         except Exception as error:
-            log_defect(_LOG, "an answer could not be written down", error)
-            self._append(self._encoder.fail(from_exception(error)))
+            log_defect(_LOG, "an answer could not be recorded", error)
+            self._append(self.encoder.fail(from_exception(error)))
             self._close()
             self._source.cancellation.cancel()
 
@@ -67,8 +73,8 @@ class Recording:
     def _encode(self, event: StreamEvent) -> bytes:
         if self._why and isinstance(event, Finished) and event.reason == "cancelled":
             why, self._why = self._why, None
-            return self._encoder.fail(WireError(499, "cancelled", why))
-        return self._encoder.encode(event)
+            return self.encoder.fail(WireError(499, "cancelled", why))
+        return self.encoder.feed(event)
 
     def _append(self, chunk: bytes) -> None:
         for event in sse.split(chunk):

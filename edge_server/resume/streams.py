@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from spillover.edge_server.resume import cursor
-from spillover.edge_server.resume.answer_log import AnswerLog, MemoryLog
 from spillover.edge_server.resume.lifetime import Lifetime, ResumeLimits
 from spillover.edge_server.resume.recording import Recording
+from spillover.edge_server.resume.stream_log import MemoryLog, StreamLog
 from spillover.edge_server.resume.viewer import Viewer
+from spillover.edge_server.wire.encoder import StreamEncoder
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.runtime.alarms import Alarm, Alarms
 from spillover.runtime.errors import EngineBusy
@@ -42,7 +43,7 @@ class Streams:
         *,
         clock: Callable[[], float] = time.monotonic,
         alarms: Timer | None = None,
-        make_log: Callable[[ResumeLimits], AnswerLog] = lambda limits: MemoryLog(limits.log_bytes),
+        make_log: Callable[[ResumeLimits], StreamLog] = lambda limits: MemoryLog(limits.log_bytes),
     ) -> None:
         self._limits = limits
         self._clock = clock
@@ -52,7 +53,7 @@ class Streams:
         self._entries: dict[Recording, _Entry] = {}
         self._by_id: dict[str, Recording] = {}
 
-    def open(self, owner: str) -> Recording:
+    def open(self, owner: str, encoder: StreamEncoder) -> Recording:
         """A place for a new answer, which nobody follows yet; an answer that ended makes room.
 
         Raises EngineBusy when all places are taken by running ones.
@@ -60,7 +61,7 @@ class Streams:
         limits = self._limits
         if not limits.max_streams:
             raise bad_request("this server keeps no streams to take up again (max_resumable = 0)")
-        recording = Recording(owner, self._make_log(limits), self._ended)
+        recording = Recording(owner, encoder, self._make_log(limits), self._ended)
         with self._lock:
             if len(self._entries) >= limits.max_streams and not self._make_room():
                 raise EngineBusy(
@@ -114,17 +115,15 @@ class Streams:
             if entry is not None:
                 entry.lifetime = entry.lifetime.joined()
                 self._arm(recording, entry)
-        return Viewer(
-            recording.id, recording.log, after, lambda was_told: self._left(recording, was_told)
-        )
+        return Viewer(recording, after, lambda knows_id: self._left(recording, knows_id))
 
-    def _left(self, recording: Recording, was_told: bool) -> None:
+    def _left(self, recording: Recording, knows_id: bool) -> None:
         with self._lock:
             entry = self._entries.get(recording)
             if entry is None:
                 return
             entry.lifetime = entry.lifetime.left(self._clock())
-            is_lost = not was_told and not entry.lifetime.n_viewers
+            is_lost = not knows_id and not entry.lifetime.n_viewers
             if is_lost:
                 self._forget(recording)
             else:

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
+from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
-from spillover.edge_server.web.answering import add_generation
-from spillover.edge_server.web.budget_views import add_budget_views
+from spillover.edge_server.resume.streams import Streams
+from spillover.edge_server.web.generation_views import add_generation_views
 from spillover.edge_server.web.handoff_views import add_handoff_views
 from spillover.edge_server.web.information import add_information
 from spillover.edge_server.web.security import Gatekeeper
-from spillover.edge_server.web.service import Service
 from spillover.edge_server.web.stream_views import add_stream_views
-from spillover.edge_server.wire.errors import WireError, body_of, from_exception
+from spillover.edge_server.wire.dialect import Endpoint
+from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
+from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.runtime.defects import log_defect
 
 _log = logging.getLogger(__name__)
 
 
-def create_app(service: Service, settings: Settings) -> Flask:
+def create_app(
+    service: Service, settings: Settings, endpoints: Sequence[Endpoint] = ENDPOINTS
+) -> Flask:
     """The Flask application on *service*."""
+    streams = Streams(settings.resume)
+    service.at_close(streams.close)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     gate = Gatekeeper(settings)
     app.before_request(lambda: _enter(gate))
-    app.register_error_handler(Exception, _answer_error)
-    add_generation(app, service, settings)
+    app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
+    add_generation_views(app, service, streams, settings, endpoints)
     add_information(app, service)
     add_handoff_views(app, service)
-    add_budget_views(app, service)
-    add_stream_views(app, service, settings)
+    add_stream_views(app, streams, settings)
     return app
 
 
@@ -40,14 +46,16 @@ def _enter(gate: Gatekeeper) -> None:
     g.owner = gate.check(request)
 
 
-def _answer_error(error: Exception) -> Response:
+def _answer_error(error: Exception, endpoints: Sequence[Endpoint]) -> Response:
+    """*error* in the shape of the dialect that the path belongs to."""
     if isinstance(error, HTTPException):
         wire_error = _wire_error(error)
     else:
         wire_error = from_exception(error)
         if wire_error.status == 500:
             log_defect(_log, f"{request.method} {request.path} failed", error)
-    response = Response(body_of(wire_error), wire_error.status, content_type="application/json")
+    body = error_body_of(request.path, endpoints)(wire_error)
+    response = Response(body, wire_error.status, content_type="application/json")
     response.headers.update(wire_error.headers)
     return response
 

@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
 
+from spillover.edge_server.answers.answer import Answer
 from spillover.edge_server.config.settings import Settings
-from spillover.edge_server.resume.answer_log import CursorTooOld
-from spillover.edge_server.resume.viewer import OPENING, Viewer
-from spillover.edge_server.web import sse
 from spillover.edge_server.web.connection import ClientGone, Connection, Receive, Scope, Send, Wire
-from spillover.edge_server.web.environ import environ_of
-from spillover.edge_server.web.handover import ENVIRON_KEY, STREAM_HEADERS, Handover
-from spillover.edge_server.web.loop_reader import LoopCalls, LoopReader
-from spillover.edge_server.wire.errors import WireError, from_exception
-from spillover.edge_server.wire.shapes import Encoder
-from spillover.runtime.defects import log_defect
-
-_LOG = logging.getLogger(__name__)
+from spillover.edge_server.web.driver import ANSWERS_KEY, drive_on_loop, explained
+from spillover.edge_server.web.environ import environ_of, path_of
+from spillover.edge_server.web.loop_reader import LoopCalls
+from spillover.edge_server.wire.dialect import Endpoint
+from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
+from spillover.edge_server.wire.errors import WireError
 
 N_THREADS = 16
 MAX_WAITING_CALLS = 256
-EVENTS_AT_ONCE = 256
-"""Encoded before others have their turn."""
 
 
 class Bridge:
@@ -45,11 +38,13 @@ class Bridge:
         settings: Settings,
         wire_of: Callable[[Scope], Wire | None],
         n_connections: Callable[[], int],
+        endpoints: Sequence[Endpoint] = ENDPOINTS,
     ) -> None:
         self._app = app
         self._settings = settings
         self._wire_of = wire_of
         self._n_connections = n_connections
+        self._endpoints = endpoints
         self._loop_calls = LoopCalls(asyncio.get_running_loop())
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="flask")
         self._n_calls = 0
@@ -66,7 +61,9 @@ class Bridge:
         if scope["type"] != "http":
             return
         wire = self._wire_of(scope)
-        connection = Connection(scope, send, self._settings.write_timeout_s, wire)
+        error_body = error_body_of(path_of(scope), self._endpoints)
+        timeout_s = self._settings.write_timeout_s
+        connection = Connection(scope, send, timeout_s, wire, error_body)
         with contextlib.suppress(ClientGone):
             try:
                 if self._n_connections() > self._settings.max_connections:
@@ -79,13 +76,17 @@ class Bridge:
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         names = [name for name, _ in scope["headers"]]
         if b"transfer-encoding" in names and b"content-length" in names:
-            raise WireError(400, "invalid_request_error", "both lengths are given: send one")
+            raise WireError(
+                400,
+                "invalid_request_error",
+                "Content-Length and Transfer-Encoding are both given: send one",
+            )
         try:
             return await asyncio.wait_for(
                 self._receive_body(receive), self._settings.body_timeout_s
             )
         except TimeoutError:
-            raise WireError(408, "invalid_request_error", "the body came too slowly") from None
+            raise WireError(408, "invalid_request_error", "the body arrived too slowly") from None
 
     async def _receive_body(self, receive: Receive) -> bytes:
         parts, size = [], 0
@@ -97,7 +98,9 @@ class Bridge:
             size += len(part)
             if size > self._settings.max_body_bytes:
                 limit = self._settings.max_body_bytes
-                raise WireError(413, "invalid_request_error", f"the body exceeds {limit} bytes")
+                raise WireError(
+                    413, "invalid_request_error", f"the body has more than {limit} bytes"
+                )
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
@@ -105,20 +108,20 @@ class Bridge:
     async def _serve(self, connection: Connection, receive: Receive, body: bytes) -> None:
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            handed_over: list[Handover | Viewer] = []
-            environ = {**environ_of(connection.scope, body), ENVIRON_KEY: handed_over}
-            status, headers, content = await self._call(environ, handed_over)
-            if handed_over:
-                await self._drive(connection, handed_over[0], gone)
+            answers: list[Answer[Any]] = []
+            environ = {**environ_of(connection.scope, body), ANSWERS_KEY: answers}
+            status, headers, content = await self._call(environ, answers)
+            if answers:
+                await self._drive(connection, answers[0], gone)
             else:
                 await connection.answer(status, headers, content)
         finally:
             gone.cancel()
 
     async def _call(
-        self, environ: dict[str, Any], handed_over: list[Handover | Viewer]
+        self, environ: dict[str, Any], answers: list[Answer[Any]]
     ) -> tuple[int, dict[str, str], bytes]:
-        """What Flask says; WireError when it has no time, or none is left."""
+        """Flask's response. WireError when too many requests wait, or the server stops."""
         if self._n_calls >= MAX_WAITING_CALLS:
             raise _too_many("requests")
         self._n_calls += 1
@@ -129,8 +132,8 @@ class Bridge:
             await asyncio.wait((call, stop), return_when=asyncio.FIRST_COMPLETED)
             if call.done():
                 return call.result()
-            call.add_done_callback(lambda _: _abandon(call, handed_over))
-            raise WireError(503, "unavailable_error", "the server is shutting down")
+            call.add_done_callback(lambda _: _abandon(call, answers))
+            raise _shutting_down()
         finally:
             stop.cancel()
 
@@ -138,7 +141,7 @@ class Bridge:
         self._n_calls -= 1
 
     def _run_flask(self, environ: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-        """In a pool thread: the view's answer; empty when it was handed over."""
+        """In a pool thread: the view's response; empty when it left an answer to drive."""
         head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], info: Any = None) -> Any:
@@ -148,16 +151,11 @@ class Bridge:
         return head[0], head[1], b"".join(body)
 
     async def _drive(
-        self, connection: Connection, answer: Handover | Viewer, gone: asyncio.Future[None]
+        self, connection: Connection, answer: Answer[Any], gone: asyncio.Future[None]
     ) -> None:
-        """Follow the generation until it ends, the client leaves or the server stops."""
-        voice: Encoder | Viewer | None
-        if isinstance(answer, Viewer):
-            voice, work = answer, self._follow(connection, answer)
-        else:
-            voice = answer.encoder
-            work = (self._stream if voice else self._collect)(connection, answer)
-        task = asyncio.ensure_future(work)
+        """Send the answer until it ends, the client leaves or the server stops."""
+        driving = drive_on_loop(answer, connection, self._loop_calls, self._settings.keep_alive_s)
+        task = asyncio.ensure_future(driving)
         stop = asyncio.ensure_future(self._stopping.wait())
         waits: set[asyncio.Future[Any]] = {task, gone, stop}
         try:
@@ -166,87 +164,24 @@ class Bridge:
                 task.result()
             elif not gone.done():
                 task.cancel()
-                error = WireError(503, "unavailable_error", "the server is shutting down")
-                await connection.end_early(voice, error)
+                await connection.end_early(answer, _shutting_down())
         except ClientGone:
             raise
         except Exception as error:
-            log_defect(_LOG, "an answer broke off", error)
-            await connection.end_early(voice, from_exception(error))
+            await connection.end_early(answer, explained(error))
         finally:
             task.cancel()
             stop.cancel()
             answer.leave()
 
-    async def _stream(self, connection: Connection, answer: Handover) -> None:
-        encoder = answer.encoder
-        assert encoder is not None
-        log, silence_s = answer.generation.log, self._settings.keep_alive_s
-        reader = LoopReader(log, self._loop_calls, silence_s)
-        try:
-            await connection.start(200, STREAM_HEADERS)
-            await connection.write(encoder.start())
-            while True:
-                news = await reader.next()
-                if news is None:
-                    await connection.write(sse.KEEP_ALIVE)
-                    continue
-                events, ended = news
-                chunk = b""
-                for start in range(0, len(events), EVENTS_AT_ONCE):
-                    if chunk:
-                        await connection.write(chunk)
-                    some = events[start : start + EVENTS_AT_ONCE]
-                    chunk = b"".join(encoder.encode(event) for event in some)
-                if ended:
-                    await connection.finish(chunk + encoder.end())
-                    return
-                if chunk:
-                    await connection.write(chunk)
-        finally:
-            reader.close()
-
-    async def _follow(self, connection: Connection, viewer: Viewer) -> None:
-        silence_s = self._settings.keep_alive_s
-        reader = LoopReader(viewer.log, self._loop_calls, silence_s, viewer.after)
-        try:
-            await connection.start(200, {**STREAM_HEADERS, **viewer.headers})
-            viewer.was_told = True
-            await connection.write(OPENING)
-            while True:
-                news = await reader.next()
-                if news is None:
-                    await connection.write(sse.COMMENT)
-                    continue
-                events, ended = news
-                chunk = viewer.encode(events)
-                if ended:
-                    await connection.finish(chunk)
-                    return
-                await connection.write(chunk)
-        except CursorTooOld:
-            await connection.finish(viewer.too_slow())
-        finally:
-            reader.close()
-
-    async def _collect(self, connection: Connection, answer: Handover) -> None:
-        assert answer.whole is not None
-        reader = LoopReader(answer.generation.log, self._loop_calls, None)
-        try:
-            ended = False
-            while not ended:
-                events, ended = await reader.next() or ([], False)
-                for event in events:
-                    answer.whole.add(event)
-            status, body, headers = answer.result()
-            await connection.answer(status, headers, body)
-        finally:
-            reader.close()
-
 
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _shutting_down() -> WireError:
+    return WireError(503, "unavailable_error", "the server is shutting down")
 
 
 def _too_many(what: str) -> WireError:
@@ -255,9 +190,9 @@ def _too_many(what: str) -> WireError:
     return error
 
 
-def _abandon(call: asyncio.Future[Any], handed_over: list[Handover | Viewer]) -> None:
+def _abandon(call: asyncio.Future[Any], answers: list[Answer[Any]]) -> None:
     """Nobody waits for this answer any more."""
     if not call.cancelled():
         call.exception()  # so that it counts as seen
-    for answer in handed_over:
+    for answer in answers:
         answer.leave()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
-from spillover.edge_server.wire.errors import WireError, body_of
+from spillover.edge_server.answers.answer import Answer
+from spillover.edge_server.wire.dialect import ErrorBody
+from spillover.edge_server.wire.errors import WireError
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -14,7 +16,7 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 PIECE_BYTES = 16 * 1024
-"""Written at a time, so that a slow client with much to take is not mistaken for a stubborn one."""
+"""Written at a time, so that a slow client is not taken for one that takes no bytes."""
 
 
 class ClientGone(Exception):
@@ -31,20 +33,22 @@ class Wire(Protocol):
     def abort(self) -> None: ...
 
 
-class Voice(Protocol):
-    """Says in the middle of a stream that it cannot go on."""
-
-    def fail(self, error: WireError) -> bytes: ...
-
-
 class Connection:
     """One response on its way out; a client that takes no bytes for *timeout_s* is cut off."""
 
-    def __init__(self, scope: Scope, send: Send, timeout_s: float, wire: Wire | None) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        timeout_s: float,
+        wire: Wire | None,
+        error_body: ErrorBody,
+    ) -> None:
         self.scope = scope
         self._send_raw = send
         self._timeout_s = timeout_s
         self._wire = wire
+        self._error_body = error_body
         self._started = False
         # Older clients know no chunks: for them uvicorn marks the end by closing.
         self._is_chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
@@ -58,7 +62,7 @@ class Connection:
                 self._wire.abort()
             raise ClientGone from None
 
-    async def start(self, status: int, headers: dict[str, str]) -> None:
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """The head; without a Content-Length a stream follows, by write() and finish()."""
         self._started = True
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
@@ -81,7 +85,7 @@ class Connection:
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """A whole response."""
         is_head = self.scope["method"] == "HEAD"
         if status != 204 and not is_head:  # a 204 has no body, and must not say how long it is
@@ -90,16 +94,16 @@ class Connection:
         await self.finish(b"" if is_head else body)
 
     async def refuse(self, error: WireError) -> None:
-        """A whole response that says what is wrong, and the end of the connection."""
+        """A whole response with an error; the connection is closed after it."""
         headers = {"Content-Type": "application/json", "Connection": "close", **error.headers}
-        await self.answer(error.status, headers, body_of(error))
+        await self.answer(error.status, headers, self._error_body(error))
 
-    async def end_early(self, voice: Voice | None, error: WireError) -> None:
-        """The answer cannot go on: say so in the way that is still open, in a stream by *voice*."""
+    async def end_early(self, answer: Answer[Any], error: WireError) -> None:
+        """Say that *answer* cannot go on, in the way that is still open."""
         if not self._started:
             await self.refuse(error)
-        elif voice is not None:
-            await self.finish(voice.fail(error))
+        elif answer.is_stream:
+            await self.finish(answer.fail(error))
 
 
 def _pieces(chunk: bytes) -> list[bytes]:

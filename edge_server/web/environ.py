@@ -5,9 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from spillover.edge_server.web.connection import Scope
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request, without its query."""
+    return unquote(_target(scope["raw_path"].split(b"?")[0])[0], "latin-1")
 
 
 def environ_of(scope: Scope, body: bytes) -> dict[str, Any]:
@@ -45,8 +50,8 @@ def environ_of(scope: Scope, body: bytes) -> dict[str, Any]:
 
 
 def _target(raw_path: bytes) -> tuple[bytes, str | None]:
-    """The path of a request's target, and the host of one that is a whole URL, as proxies send
-    them: it counts more than the header (RFC 9112, section 3.2.2)."""
+    """The path of a request's target, and the host if the target is a whole URL, as proxies send
+    it: that host overrides the header (RFC 9112, section 3.2.2)."""
     scheme, found, rest = raw_path.partition(b"://")
     if not found or scheme.lower() not in (b"http", b"https"):
         return raw_path, None

@@ -9,27 +9,28 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from spillover.edge_server.wire.errors import WireError, body_of
+from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.openai_answer import error_body
 
 USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
 
 
 IDLE_TIMEOUT_S = 75
-"""A kept connection is closed after this long without a request: later than clients usually give
-it up themselves, since a request that crosses the closing is lost."""
+"""A kept connection is closed after this long without a request: later than most clients close it
+themselves, since a request that crosses the closing is lost."""
 
 
 class HardenedProtocol(H11Protocol):
-    """Cuts connections whose request head comes too slowly (slowloris), and those that leave what
-    was written to them. *by_client* finds a request's connection by its client's address, so that
-    a stream can write to it directly."""
+    """Cuts connections whose request head comes too slowly (slowloris), and those that do not take
+    what was written to them. *by_client* finds a request's connection by its client's address, so
+    that a stream can write to it directly."""
 
     by_client: dict[tuple[Any, ...], HardenedProtocol] = {}  # noqa: RUF012  # set per server
 
     head_timeout_s: float = 10.0
     _timer: asyncio.TimerHandle | None = None
-    _is_in_head = True  # a new connection has something to say
+    _is_in_head = True  # a new connection owes us a request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn names it so, too
         super().connection_made(transport)
@@ -62,10 +63,10 @@ class HardenedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets its answer in the shape of all errors, if none has begun."""
+        """Answer what is not HTTP with an error, unless another answer has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            error = WireError(400, "invalid_request_error", "this is no valid HTTP request")
-            body = body_of(error)
+            error = WireError(400, "invalid_request_error", "this is not a valid HTTP request")
+            body = error_body(error)
             headers = [
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),
@@ -76,11 +77,11 @@ class HardenedProtocol(H11Protocol):
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing can be upgraded here, nothing need be installed: the request counts as it is."""
+        """No warning: we offer no upgrades, and serve the request as it is."""
 
     def write_chunk(self, data: bytes) -> bool:
-        """Write a part of the response that is running, in the chunked coding; False when the
-        client takes no more for now or is gone: then only send() will do.
+        """Write a part of the running response in the chunked coding; False when the client takes
+        no more for now or is gone: then only send() will do.
 
         The same bytes as h11's, without its events and checks, which cost more than the write.
         """
@@ -90,13 +91,13 @@ class HardenedProtocol(H11Protocol):
         return True
 
     def abort(self) -> None:
-        """Cut the connection; what has not been sent is dropped."""
+        """Cut the connection and drop what has not been sent."""
         self.transport.abort()
 
     def _watch(self, n_unsent: int | None = None) -> None:
-        """Cut the connection unless a head that has begun is complete in time. A client that still
-        takes what was written before (*n_unsent* bytes the last time) has not had its turn yet; one
-        that takes nothing of it is cut off, too."""
+        """Cut the connection unless the head that has begun is complete in time. A client that
+        still takes what was written before (*n_unsent* bytes were left the last time) gets more
+        time; one that takes none of it is cut off, too."""
         self._stop_timer()
 
         def look() -> None:

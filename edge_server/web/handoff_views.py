@@ -8,10 +8,10 @@ import msgspec
 from flask import Flask, Response, g, request
 
 from spillover.cloud_fallback.spending.journal import HandoffRecord
-from spillover.edge_server.web.service import Service
-from spillover.edge_server.wire import body as wire
-from spillover.edge_server.wire import handoff
+from spillover.edge_server.answers.service import Service
+from spillover.edge_server.wire import handoff, spending
 from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.edge_server.wire.request_body import decode
 
 _MAX_LISTED = 200
 _PREFIXES = ("chatcmpl-", "cmpl-")
@@ -33,7 +33,7 @@ class ConsentBody(msgspec.Struct, frozen=True):
 
 
 def add_handoff_views(app: Flask, service: Service) -> None:
-    """GET and POST /v1/handoffs, GET /v1/consents, POST /v1/consents/ID."""
+    """GET and POST /v1/handoffs, GET /v1/consents, POST /v1/consents/ID, GET /v1/budget."""
 
     def handoffs() -> Response:
         limit = _number("limit", 50, most=_MAX_LISTED)
@@ -42,7 +42,7 @@ def add_handoff_views(app: Flask, service: Service) -> None:
         return _json({"object": "list", "data": [_record(record) for record in records]})
 
     def hand_over() -> Response:
-        body = wire.decode(request.get_data(), HandoffBody)
+        body = decode(request.get_data(), HandoffBody)
         answer_id = _answer_id(body.id)
         if service.running(answer_id, g.owner) is None:
             raise WireError(404, "not_found_error", "there is no running answer with this id", "id")
@@ -69,7 +69,7 @@ def add_handoff_views(app: Flask, service: Service) -> None:
         return _json({"object": "list", "data": pending})
 
     def decide(consent_id: str) -> Response:
-        body = wire.decode(request.get_data(), ConsentBody)
+        body = decode(request.get_data(), ConsentBody)
         own = [
             question
             for question in service.router.pending_consents()
@@ -84,6 +84,10 @@ def add_handoff_views(app: Flask, service: Service) -> None:
             raise WireError(409, "conflict_error", "this question is decided already")
         return _json({"id": consent_id, "granted": body.granted})
 
+    def budget() -> Response:
+        return _json(spending.listed(service.router.spending()))
+
+    app.add_url_rule("/v1/budget", "budget", budget)
     app.add_url_rule("/v1/handoffs", "handoffs", handoffs)
     app.add_url_rule("/v1/handoffs", "hand_over", hand_over, methods=["POST"])
     app.add_url_rule("/v1/consents", "consents", consents)

@@ -1,4 +1,4 @@
-"""Views that tell about the model and the server, and its tokenizer."""
+"""Views of the model, the server and the tokenizer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from flask import Flask, Response, request
 
-from spillover.edge_server.web.service import Service
-from spillover.edge_server.wire.answer import fingerprint
-from spillover.edge_server.wire.body import decode
+from spillover.edge_server.answers.service import Service
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.native import settings_of
+from spillover.edge_server.wire.llama_cpp_objects import generation_settings
+from spillover.edge_server.wire.openai_answer import fingerprint
+from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.request import GenerationRequest, TokenId
 
 _HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
@@ -43,7 +43,7 @@ def add_information(app: Flask, service: Service) -> None:
         ("/metrics", views.metrics),
         ("/", views.hint),
     ):
-        app.add_url_rule(path, f"tell {path}", view)
+        app.add_url_rule(path, f"information {path}", view)
     app.add_url_rule("/tokenize", "tokenize", views.tokenize, methods=["POST"])
     app.add_url_rule("/detokenize", "detokenize", views.detokenize, methods=["POST"])
 
@@ -130,7 +130,9 @@ class _Views:
 
     def props(self) -> Response:
         card, name = self._engine.card, self._engine.name
-        defaults = settings_of(GenerationRequest(prompt="?"), name, card.n_ctx, stream=False)
+        defaults = generation_settings(
+            GenerationRequest(prompt="?"), name, card.n_ctx, stream=False
+        )
         return _json(
             {
                 "model_alias": name,

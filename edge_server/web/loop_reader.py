@@ -1,7 +1,7 @@
-"""Follows a log on an event loop, at little cost per event.
+"""Reads logs on an event loop, at little cost per event.
 
-The writer's threads wake the loop once for all streams that have news, and a stream's silence is
-watched by one timer instead of one per wait.
+The writers' threads wake the loop once for all streams that have news, and one timer per stream
+watches for silence instead of one per wait.
 """
 
 from __future__ import annotations
@@ -9,25 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
+
+from spillover.edge_server.answers.event_log import Log
 
 Event = TypeVar("Event")
 
 
-class Log(Protocol[Event]):
-    """What can be followed."""
-
-    def read(self, after: int) -> tuple[list[Event], bool]:
-        """The next events past number *after*, and whether they are the last ones."""
-        ...
-
-    def subscribe(self, waker: Callable[[], None]) -> None: ...
-    def unsubscribe(self, waker: Callable[[], None]) -> None: ...
-
-
 class LoopCalls:
-    """Calls functions on the loop for other threads: what is posted before the loop gets to it
-    costs one wake-up together."""
+    """Calls functions on the loop for other threads: all that are posted before the loop gets to
+    them cost one wake-up."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -35,7 +26,7 @@ class LoopCalls:
         self._scheduled = False
 
     def post(self, callback: Callable[[], None]) -> None:
-        """From any thread; once the loop has ended, nothing happens."""
+        """From any thread; does nothing once the loop has ended."""
         self._posted.append(callback)
         if not self._scheduled:
             self._scheduled = True
@@ -52,8 +43,8 @@ class LoopCalls:
 
 
 class LoopReader(Generic[Event]):
-    """Reads one log on the loop, past number *after*. *silence_s*: next() returns None after so
-    long without news."""
+    """Reads one log on the loop, past number *after*. After *silence_s* without news next() returns
+    None."""
 
     def __init__(
         self, log: Log[Event], calls: LoopCalls, silence_s: float | None, after: int = 0

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from spillover.cloud_fallback.route.router import Router
+from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.web.app import create_app
@@ -18,7 +19,6 @@ from spillover.edge_server.web.bridge import Bridge
 from spillover.edge_server.web.connection import Scope
 from spillover.edge_server.web.h11_protocol import IDLE_TIMEOUT_S, HardenedProtocol
 from spillover.edge_server.web.security import check_bind
-from spillover.edge_server.web.service import Service
 from spillover.runtime.engine import TextEngine
 
 __all__ = ["check_bind", "serve"]
@@ -37,7 +37,12 @@ def serve(
     """
     check_bind(settings)
     sock = _bind(settings)
-    service = Service(engine, settings, router)
+    service = Service(
+        engine,
+        router,
+        max_answers=settings.max_connections,
+        max_generation_s=settings.max_generation_s,
+    )
     try:
         asyncio.run(_serve(service, settings, sock, on_ready))
     finally:

@@ -1,4 +1,4 @@
-"""The routes with which a client takes its stream up again, or ends it."""
+"""The routes by which a client takes its stream up again, or ends it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from flask import Flask, Response, g, request
 
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume import cursor
-from spillover.edge_server.web.handover import STREAM_HEADERS, hand_over
-from spillover.edge_server.web.service import Service
+from spillover.edge_server.resume.streams import Streams
+from spillover.edge_server.web.driver import respond
+from spillover.edge_server.wire.encoder import SSE_HEADERS
 
 
-def add_stream_views(app: Flask, service: Service, settings: Settings) -> None:
-    """GET and DELETE /v1/streams/ID. There is no list: who has lost the id has lost the stream."""
-    streams = service.streams
+def add_stream_views(app: Flask, streams: Streams, settings: Settings) -> None:
+    """GET and DELETE /v1/streams/ID. There is no list: only the client knows its stream's id."""
 
     def follow(stream_id: str) -> Response:
         recording = streams.find(stream_id, g.owner)
@@ -24,8 +24,8 @@ def add_stream_views(app: Flask, service: Service, settings: Settings) -> None:
         if log.closed and after == log.last:
             return _nothing_more()
         if request.method == "HEAD":
-            return Response(headers=STREAM_HEADERS)
-        return hand_over(streams.watch(recording, after), settings.keep_alive_s)
+            return Response(headers=SSE_HEADERS)
+        return respond(streams.watch(recording, after), settings.keep_alive_s)
 
     def stop(stream_id: str) -> Response:
         recording = streams.find(stream_id, g.owner)

@@ -1,8 +1,7 @@
-"""Errors in OpenAI's shape."""
+"""Errors as they leave the server; each dialect gives them its own shape."""
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -16,7 +15,7 @@ from spillover.runtime.errors import (
 
 
 class WireError(Exception):
-    """An answer with an error status; *kind* is OpenAI's error type."""
+    """An error for the client: HTTP status, *kind* (OpenAI's error type), the field at fault."""
 
     def __init__(
         self, status: int, kind: str, message: str, param: str | None = None, **extra: Any
@@ -34,7 +33,7 @@ def bad_request(message: str, param: str | None = None) -> WireError:
 
 
 def from_exception(error: Exception) -> WireError:
-    """The one table from our errors to statuses; unknown ones keep their insides."""
+    """The one table from our errors to statuses; the text of unknown ones never leaves."""
     match error:
         case WireError():
             return error
@@ -59,15 +58,3 @@ def from_exception(error: Exception) -> WireError:
             return wire
         case _:
             return WireError(500, "server_error", f"internal error ({type(error).__name__})")
-
-
-def body_of(error: WireError) -> bytes:
-    """{"error": {…}} as bytes."""
-    inner = {
-        "message": str(error),
-        "type": error.kind,
-        "param": error.param,
-        "code": error.status,
-        **error.extra,
-    }
-    return json.dumps({"error": inner}).encode()

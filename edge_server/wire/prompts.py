@@ -1,17 +1,19 @@
-"""Prompts of text completions: texts, token ids, both in a row, or several of them."""
+"""Prompts of completions: texts, token ids, both in a row, several of them, or a gap to fill."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from spillover.edge_server.wire.errors import bad_request
-from spillover.runtime.engine import TextEngine
+from spillover.runtime.engine import FimTokens, TextEngine
 from spillover.runtime.errors import ContextOverflow, InvalidRequest
 
 MAX_PROMPTS = 128
 MAX_TOKEN_ID = 2**31 - 1
+MAX_FILES = 256
 
 
 class Prompt(Struct, frozen=True):
@@ -26,9 +28,9 @@ class Prompt(Struct, frozen=True):
 
 
 def prompts_of(value: Any, param: str = "prompt") -> tuple[Prompt, ...]:
-    """The prompts in a body's field, or a 400 that names the place that is wrong.
+    """The prompts in a body's field, or a 400 that names the wrong place.
 
-    A list that holds a number is one prompt (token ids, with texts between them perhaps); any
+    A list that holds a number is one prompt (token ids, perhaps with texts between them); any
     other list is several prompts.
     """
     if not isinstance(value, list):
@@ -38,7 +40,7 @@ def prompts_of(value: Any, param: str = "prompt") -> tuple[Prompt, ...]:
     if not value:
         raise bad_request("the prompt is empty: give a text or at least one token", param)
     if len(value) > MAX_PROMPTS:
-        raise bad_request(f"{len(value)} prompts are more than {MAX_PROMPTS}", param)
+        raise bad_request(f"{param}: at most {MAX_PROMPTS} prompts at once", param)
     return tuple(_one(prompt, f"{param}[{i}]") for i, prompt in enumerate(value))
 
 
@@ -55,10 +57,10 @@ def _one(value: Any, param: str) -> Prompt:
         case {"prompt_string": str(text), **others}:
             # llama.cpp's form for prompts with pictures and sounds.
             if others.get("multimodal_data"):
-                raise bad_request("this model reads text only", f"{param}.multimodal_data")
+                raise bad_request("this model reads only text", f"{param}.multimodal_data")
             return Prompt((text,))
         case _:
-            raise bad_request("a prompt is a text or an array of token ids", param)
+            raise bad_request(f"{param} must be a text or an array of token ids", param)
 
 
 def _parts(values: list[Any], param: str) -> tuple[str | tuple[int, ...], ...]:
@@ -73,14 +75,14 @@ def _parts(values: list[Any], param: str) -> tuple[str | tuple[int, ...], ...]:
         elif _is_id(value) and 0 <= value <= MAX_TOKEN_ID:
             ids.append(value)
         else:
-            raise bad_request("this is neither a token id nor a text", f"{param}[{i}]")
+            raise bad_request(f"{param}[{i}] must be a token id or a text", f"{param}[{i}]")
     if ids:
         parts.append(tuple(ids))
     return tuple(parts)
 
 
 def tokens_of(engine: TextEngine, prompt: Prompt) -> tuple[int, ...]:
-    """Token ids of *prompt*; what the tokenizer puts in front goes in front of a first text."""
+    """Token ids of *prompt*; the tokenizer's special tokens go before a first text."""
     tokens: list[int] = []
     for i, part in enumerate(prompt.parts):
         if isinstance(part, str):
@@ -105,8 +107,8 @@ def _text(engine: TextEngine, ids: tuple[int, ...]) -> str:
 def engine_prompts(
     engine: TextEngine, prompts: tuple[Prompt, ...]
 ) -> tuple[str | tuple[int, ...], ...]:
-    """The prompts as the engine takes them. Of several each is checked first, so that an error in
-    a late one shows before any of them is begun."""
+    """The prompts as the engine takes them. Several are all checked first, so that an error in a
+    late one shows before any is begun."""
     if len(prompts) == 1 and (plain := prompts[0].plain) is not None:
         return (plain,)
     checked = []
@@ -119,3 +121,60 @@ def engine_prompts(
             raise ContextOverflow(len(tokens), card.n_ctx, card.name, f"prompt[{i}]")
         checked.append(tokens)
     return tuple(checked)
+
+
+class ExtraFile(Struct, frozen=True):
+    """A file that the model may look at."""
+
+    text: str
+    filename: str = "tmp"
+
+
+Files = Annotated[tuple[ExtraFile, ...], Meta(max_length=MAX_FILES)]
+
+
+def infill_prompt(
+    engine: TextEngine, prefix: str, suffix: str, *, files: Files = (), begun: str = ""
+) -> tuple[int, ...]:
+    """Token ids: prefix, suffix, and *begun*, the beginning of what goes between.
+
+    A 400 when the model has no tokens for it. Order and tokens are those of the models'
+    papers: Bavarian et al., 2022, and for repositories Hui et al., 2024 (Qwen2.5-Coder).
+    """
+    fim = engine.card.fim
+    if fim is None:
+        raise bad_request(
+            f"{engine.name} cannot fill in the middle: it has no tokens for that", "suffix"
+        )
+
+    def ids(text: str) -> tuple[int, ...]:
+        # Control tokens written out in the files' texts stay texts.
+        return engine.tokenize(text, add_special=False, parse_special=False) if text else ()
+
+    return (
+        *engine.tokenize("", add_special=True, parse_special=False),
+        *_files(ids, fim, files),
+        fim.prefix,
+        *ids(prefix),
+        fim.suffix,
+        *ids(suffix),
+        fim.middle,
+        *ids(begun),
+    )
+
+
+def _files(ids: Callable[[str], tuple[int, ...]], fim: FimTokens, files: Files) -> Iterator[int]:
+    """Other files first, in the form for repositories where the model knows it."""
+    if not files:
+        return
+    if fim.repo is None or fim.file is None:
+        for file in files:
+            yield from ids(f"\n\n--- {file.filename} ---\n\n{file.text}")
+        return
+    yield fim.repo
+    yield from ids("repository\n")
+    for file in files:
+        yield fim.file
+        yield from ids(f"{file.filename}\n{file.text}")
+    yield fim.file
+    yield from ids("filename\n")

@@ -54,7 +54,7 @@ class ResponseFormatFields(Struct, frozen=True, kw_only=True):
     guided_grammar: str | None = None
 
 
-class Asked(Struct, frozen=True):
+class _Asked(Struct, frozen=True):
     """A response format, and the field that asks for it."""
 
     response_format: ResponseFormat
@@ -67,54 +67,59 @@ def response_format_of(body: ResponseFormatFields) -> ResponseFormat | None:
     return asked[0].response_format if asked else None
 
 
-def named(error: InvalidRequest, body: ResponseFormatFields) -> InvalidRequest | WireError:
-    """*error*; when it refuses the response format, a 400 with the name of the client's field."""
-    if not isinstance(error, ResponseFormatRefused):
+def format_field(body: ResponseFormatFields) -> str | None:
+    """The field of a body that asks for a response format."""
+    asked = _asked(body)
+    return asked[0].field if asked else None
+
+
+def named(error: InvalidRequest, field: str | None) -> InvalidRequest | WireError:
+    """*error*; when it refuses the response format, a 400 with the client's *field*."""
+    if not isinstance(error, ResponseFormatRefused) or field is None:
         return error
-    name = _asked(body)[0].field
-    return bad_request(f"{name}: {error}", name)
+    return bad_request(f"{field}: {error}", field)
 
 
-def _asked(body: ResponseFormatFields) -> list[Asked]:
+def _asked(body: ResponseFormatFields) -> list[_Asked]:
     outputs = body.structured_outputs or StructuredOutputs()
     found = [
         _response_format(body.response_format),
-        body.grammar and Asked(_llama_grammar(body.grammar), "grammar"),
-        body.json_schema is not None and Asked(JsonSchema(schema=body.json_schema), "json_schema"),
+        body.grammar and _Asked(_llama_grammar(body.grammar), "grammar"),
+        body.json_schema is not None and _Asked(JsonSchema(schema=body.json_schema), "json_schema"),
         *_guided(body.guided_json, body.guided_regex, body.guided_choice, body.guided_grammar,
                  "guided_"),
         *_guided(outputs.json, outputs.regex, outputs.choice, outputs.grammar,
                  "structured_outputs."),
-        outputs.json_object and Asked(JsonObject(), "structured_outputs.json_object"),
+        outputs.json_object and _Asked(JsonObject(), "structured_outputs.json_object"),
     ]  # fmt: skip
     asked = [one for one in found if one]
     if len(asked) > 1:
         names = " and ".join(one.field for one in asked)
-        raise bad_request(f"{names} cannot both hold: give one of them", asked[1].field)
+        raise bad_request(f"{names} exclude each other: give one of them", asked[1].field)
     return asked
 
 
-def _response_format(value: ResponseFormatBody | None) -> Asked | None:
+def _response_format(value: ResponseFormatBody | None) -> _Asked | None:
     if value is None or value.type == "text":
         return None
     if value.type == "json_object":
         response_format = JsonObject() if value.schema is None else JsonSchema(schema=value.schema)
-        return Asked(response_format, "response_format")
+        return _Asked(response_format, "response_format")
     if value.type != "json_schema":
         raise bad_request(
-            "response_format.type: text, json_object and json_schema are possible",
+            "response_format.type must be text, json_object or json_schema",
             "response_format.type",
         )
     inner = value.json_schema or SchemaFormat(schema=value.schema)
     if inner.schema is None:
         raise bad_request(
-            "response_format.json_schema.schema: it is missing",
+            "response_format.json_schema.schema is missing",
             "response_format.json_schema.schema",
         )
     response_format = JsonSchema(
         schema=inner.schema, name=inner.name, strict=inner.strict is not False
     )
-    return Asked(response_format, "response_format.json_schema.schema")
+    return _Asked(response_format, "response_format.json_schema.schema")
 
 
 def _guided(
@@ -123,12 +128,12 @@ def _guided(
     choice: tuple[str, ...] | None,
     grammar: str | None,
     prefix: str,
-) -> list[Asked | None]:
+) -> list[_Asked | None]:
     return [
-        None if schema is None else Asked(_schema(schema, f"{prefix}json"), f"{prefix}json"),
-        None if regex is None else Asked(Regex(pattern=regex), f"{prefix}regex"),
-        None if choice is None else Asked(_choice(choice, f"{prefix}choice"), f"{prefix}choice"),
-        None if grammar is None else Asked(_either_grammar(grammar), f"{prefix}grammar"),
+        None if schema is None else _Asked(_schema(schema, f"{prefix}json"), f"{prefix}json"),
+        None if regex is None else _Asked(Regex(pattern=regex), f"{prefix}regex"),
+        None if choice is None else _Asked(_choice(choice, f"{prefix}choice"), f"{prefix}choice"),
+        None if grammar is None else _Asked(_either_grammar(grammar), f"{prefix}grammar"),
     ]
 
 
@@ -137,7 +142,7 @@ def _schema(value: dict[str, Any] | str, name: str) -> JsonSchema:
         try:
             value = msgspec.json.decode(value, type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError) as error:
-            raise bad_request(f"{name}: this is not a JSON object: {error}", name) from error
+            raise bad_request(f"{name} is not a JSON object: {error}", name) from error
     return JsonSchema(schema=value)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.edge_server.wire.answer import valid_text
+from spillover.edge_server.wire.encoder import valid_text
 from spillover.edge_server.wire.errors import bad_request
 from spillover.runtime.events import ToolCallDelta
 

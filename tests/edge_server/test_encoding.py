@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
-from spillover.edge_server.wire.answer import AnswerHead
-from spillover.edge_server.wire.native import NativeRequests
-from spillover.edge_server.wire.native_answer import NativeStream, Shape
-from spillover.edge_server.wire.shapes import Encoder
-from spillover.edge_server.wire.streams import ChatStream, CompletionStream, StreamOptions
+from spillover.edge_server.wire.encoder import StreamEncoder
+from spillover.edge_server.wire.llama_cpp import LastObject, LlamaCppRequests, LlamaCppStream
+from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
+from spillover.edge_server.wire.openai_chat import ChatStream
+from spillover.edge_server.wire.openai_completions import CompletionStream
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -48,14 +48,14 @@ DELTAS = st.builds(
 )
 
 
-def encoders(model: str) -> dict[str, Encoder]:
-    options = StreamOptions(n=2, n_each=2, usage=True, progress=True)
-    requests = NativeRequests(requests=(GenerationRequest(prompt="x", n=2),), texts=("x",))
-    shape = Shape(requests, model, 100, stream=True, tokens=True)
+def encoders(model: str) -> dict[str, StreamEncoder]:
+    options = ChunkOptions(n=2, n_each=2, usage=True, progress=True)
+    requests = LlamaCppRequests(requests=(GenerationRequest(prompt="x", n=2),), texts=("x",))
+    last = LastObject(requests, model, 100, stream=True)
     return {
-        "chat": ChatStream(AnswerHead("chatcmpl", "0", model), options),
-        "text": CompletionStream(AnswerHead("cmpl", "0", model), options),
-        "native": NativeStream(shape, progress=True),
+        "chat": ChatStream(head_fields("chat.completion.chunk", "chatcmpl-0", model), options),
+        "text": CompletionStream(head_fields("text_completion", "cmpl-0", model), options),
+        "native": LlamaCppStream(last, progress=True),
     }
 
 
@@ -84,7 +84,7 @@ def test_every_event_arrives_as_it_was_whatever_its_text(
 ) -> None:
     events: list[StreamEvent] = [*deltas, finished(0), finished(1)]
     for kind, encoder in encoders(model).items():
-        body = encoder.start() + b"".join(map(encoder.encode, events)) + encoder.end()
+        body = encoder.open() + b"".join(map(encoder.feed, events)) + encoder.end()
         # Many clients split the text with splitlines, which knows more ends of lines.
         assert body.decode().splitlines() == body.decode().removesuffix("\n").split("\n")
         assert not any(line.startswith((b"id", b"event", b"retry")) for line in body.split(b"\n"))
@@ -100,7 +100,7 @@ def test_every_event_arrives_as_it_was_whatever_its_text(
 @given(SURROGATES, st.booleans())
 def test_half_a_character_does_not_end_the_stream(text: str, logprobs: bool) -> None:
     for encoder in encoders("m").values():
-        body = encoder.encode(delta(Delta, 0, text, logprobs))
+        body = encoder.feed(delta(Delta, 0, text, logprobs))
         (event,) = events_of(body)
         # Two halves that belong together may come as the one character that they are.
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -110,7 +110,7 @@ def test_half_a_character_does_not_end_the_stream(text: str, logprobs: bool) -> 
 @given(TEXTS)
 def test_nothing_follows_a_failure(text: str) -> None:
     for encoder in encoders("m").values():
-        body = encoder.encode(Failed(code="engine_error", message=text))
-        body += encoder.encode(Delta(text=text)) + encoder.encode(finished(0)) + encoder.end()
+        body = encoder.feed(Failed(code="engine_error", message=text))
+        body += encoder.feed(Delta(text=text)) + encoder.feed(finished(0)) + encoder.end()
         (event,) = events_of(body)
         assert json.loads(event.data)["error"]["message"] == text

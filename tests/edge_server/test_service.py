@@ -14,11 +14,11 @@ from spillover.cloud_fallback.events import Failed
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.edge_server.answers.service import Service
+from spillover.edge_server.answers.several import Several
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.logs import log_to_stderr
 from spillover.edge_server.web.app import create_app
-from spillover.edge_server.web.service import Service
-from spillover.edge_server.web.several import Several
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, EngineEvent, Finished, FinishReason, Timings, Usage
@@ -77,11 +77,22 @@ class Ending(Patient):
 
 
 def service_of(engine: Any, settings: Settings | None = None) -> Service:
-    return Service(engine, settings or Settings(), Router(engine, Routing(), None))
+    settings = settings or Settings()
+    return Service(
+        engine,
+        Router(engine, Routing(), None),
+        max_answers=settings.max_connections,
+        max_generation_s=settings.max_generation_s,
+    )
 
 
 def last_event(source: Any) -> Any:
-    return [event for _, event in source.log.follow()][-1]
+    events: list[Any] = []
+    ended = False
+    while not ended:
+        source.log.wait(len(events))
+        events, ended = source.log.read(0)
+    return events[-1]
 
 
 def test_a_defect_in_mid_answer_is_logged_without_its_words(
@@ -102,12 +113,12 @@ def test_a_defect_of_one_of_several_answers_keeps_its_insides(
     service = service_of(Patient(0))
     start, n_started = service.start, 0
 
-    def break_the_second(request: GenerationRequest, call: RouteOptions) -> Any:
+    def break_the_second(request: GenerationRequest, options: RouteOptions) -> Any:
         nonlocal n_started
         n_started += 1
         if n_started > 1:
             raise KeyError(SECRET)
-        return start(request, call)
+        return start(request, options)
 
     monkeypatch.setattr(service, "start", break_the_second)
     failed = last_event(Several(service, [REQUEST, REQUEST], RouteOptions(id="a")))

@@ -18,9 +18,9 @@ from werkzeug.serving import make_server
 
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.routing import Routing
+from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.app import create_app
-from spillover.edge_server.web.service import Service
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
@@ -57,8 +57,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     options = EngineOptions(n_parallel=4, max_queue=4, cache_dir=tmp_path_factory.mktemp("cache"))
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)
-        settings = Settings(engine=options, keep_alive_s=0.05)
-        service = Service(engine, settings, Router(engine, Routing(), None))
+        router = Router(engine, Routing(), None)
+        service = Service(engine, router, max_answers=512, max_generation_s=3_600)
         yield service
         service.close()
 

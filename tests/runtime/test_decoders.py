@@ -52,7 +52,7 @@ READERS = {
         "decoder_of(kind).decode(body)",
     ),
     "a request's body": (
-        "from spillover.edge_server.wire.body import decode",
+        "from spillover.edge_server.wire.request_body import decode",
         "decode(body, kind)",
     ),
     "a provider's frame": (

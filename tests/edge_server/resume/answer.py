@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from spillover.edge_server.answers.event_log import EventLog
 from spillover.edge_server.resume.viewer import Viewer
-from spillover.edge_server.web.stream_log import StreamLog
-from spillover.edge_server.wire.answer import AnswerHead
-from spillover.edge_server.wire.streams import ChatStream, StreamOptions
+from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
+from spillover.edge_server.wire.openai_chat import ChatStream
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, Finished, Timings, Usage
 from tests.sse_reader import events_of
@@ -22,15 +22,15 @@ def finished(reason: str) -> Finished:
 
 
 def encoder() -> ChatStream:
-    options = StreamOptions(n=1, n_each=1, usage=False, progress=False)
-    return ChatStream(AnswerHead("chatcmpl", "0", "model"), options)
+    options = ChunkOptions(n=1, n_each=1, usage=False, progress=False)
+    return ChatStream(head_fields("chat.completion.chunk", "chatcmpl-0", "model"), options)
 
 
 class Answer:
     """A source whose events the test appends; cancelled, it ends as an engine's does."""
 
     def __init__(self) -> None:
-        self.log = StreamLog()
+        self.log = EventLog()
         self.cancellation = Cancellation()
         self.error: Exception | None = None
         self.is_over = False
@@ -91,6 +91,6 @@ class Client:
         """All that is there; whether the stream has ended."""
         while True:
             events, ended = viewer.log.read(viewer.after)
-            self.take(viewer.encode(events))
+            self.take(b"".join(map(viewer.feed, events)))
             if ended or not events:
                 return ended

@@ -14,9 +14,9 @@ from hypothesis.stateful import (
 )
 from msgspec import Struct
 
-from spillover.edge_server.resume.answer_log import CursorTooOld, MemoryLog
 from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.edge_server.resume.recording import Recording
+from spillover.edge_server.resume.stream_log import CursorTooOld, MemoryLog
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.resume.viewer import Viewer
 from spillover.edge_server.wire.errors import WireError
@@ -46,13 +46,13 @@ class Streaming(RuleBasedStateMachine):
         self.stopped = False
         self.ended_at: float | None = None
         self.alone_since: float | None = None
-        self.recording: Recording = self.streams.open("me")
+        self.recording: Recording = self.streams.open("me", encoder())
         self.seats = [Seat(Client(), self._connect(0))]
-        self.recording.begin(self.answer, encoder())
+        self.recording.begin(self.answer)
 
     def _connect(self, after: int) -> Viewer:
         viewer = self.streams.watch(self.recording, after)
-        viewer.was_told = True
+        viewer.open()
         self.alone_since = None
         return viewer
 

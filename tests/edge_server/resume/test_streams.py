@@ -7,12 +7,12 @@ import logging
 import pytest
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
-from spillover.edge_server.resume.answer_log import CursorTooOld, MemoryLog
 from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.edge_server.resume.recording import Recording
+from spillover.edge_server.resume.stream_log import CursorTooOld, MemoryLog
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.streams import ChatStream
+from spillover.edge_server.wire.openai_chat import ChatStream
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta
 from tests.edge_server.resume.answer import Answer, Client, encoder
@@ -32,8 +32,8 @@ def streams(clock: Clockwork) -> Streams:
 
 
 def begun(streams: Streams, answer: Answer) -> Recording:
-    recording = streams.open("me")
-    recording.begin(answer, encoder())
+    recording = streams.open("me", encoder())
+    recording.begin(answer)
     return recording
 
 
@@ -80,7 +80,7 @@ def test_an_event_that_cannot_be_written_ends_the_answer_and_the_log_says_so(
 
     answer, client = Answer(), Client()
     recording = begun(streams, answer)
-    monkeypatch.setattr(ChatStream, "encode", fail)
+    monkeypatch.setattr(ChatStream, "feed", fail)
     with caplog.at_level(logging.ERROR):
         answer.say("a secret")
     assert answer.cancellation.cancelled
@@ -96,11 +96,11 @@ def test_the_answer_that_ended_first_makes_room_for_a_new_one(
     answers = [Answer(), Answer()]
     first, second = (begun(streams, answer) for answer in answers)
     with pytest.raises(EngineBusy):
-        streams.open("me")
+        streams.open("me", encoder())
     answers[1].end()
     clock.go_on(1)
     answers[0].end()
-    streams.open("me")
+    streams.open("me", encoder())
     assert streams.find(first.id, "me") is first
     with pytest.raises(WireError):
         streams.find(second.id, "me")
@@ -124,7 +124,7 @@ def test_who_reads_a_stream_that_is_forgotten_reads_it_to_its_end(
 
 
 def test_ids_are_128_random_bits(streams: Streams) -> None:
-    ids = {Recording("me", MemoryLog(1), lambda _: None).id for _ in range(100)}
+    ids = {Recording("me", encoder(), MemoryLog(1), lambda _: None).id for _ in range(100)}
     assert len(ids) == 100
     assert all(len(bytes.fromhex(one)) == 16 for one in ids)
 

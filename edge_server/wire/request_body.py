@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
+from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.route.routing import Fallback, Place, Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
+from spillover.edge_server.wire.encoder import Encoder
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.response_format import (
     ResponseFormatFields,
+    format_field,
     named,
     response_format_of,
 )
-from spillover.edge_server.wire.tools import CallBody, ChoiceBody, ToolBody, calls_of, tool_fields
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Origin
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 
-MAX_MESSAGES = 4_096
-_LENGTH = "max_completion_tokens"
 
-
-class StreamOptions(Struct, frozen=True):
+class StreamOptionsBody(Struct, frozen=True):
     include_usage: bool | None = None
 
 
@@ -50,7 +50,7 @@ class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptionsBody | None = None
     return_progress: bool | None = None
     max_tokens: int | None = None
     n: int | None = None
@@ -83,60 +83,40 @@ class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
         return {} if self.repetition_penalty is None else {"repeat_penalty": "repetition_penalty"}
 
 
-class TextPart(Struct, frozen=True):
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(Struct, frozen=True):
-    role: str
-    content: str | tuple[TextPart, ...] | None = None
-    name: str | None = None
-    tool_calls: tuple[CallBody, ...] | None = None
-    tool_call_id: str | None = None
-
-
-class ChatBody(CommonBody, frozen=True, kw_only=True):
-    """POST /v1/chat/completions."""
-
-    messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    continue_final_message: bool | None = None
-    add_generation_prompt: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
-    modalities: tuple[str, ...] | None = None
-    tools: tuple[ToolBody, ...] | None = None
-    tool_choice: str | ChoiceBody | None = None
-    parallel_tool_calls: bool | None = None
-
-    def sent_as(self) -> dict[str, str]:
-        length = {} if self.max_completion_tokens is None else {"max_tokens": _LENGTH}
-        names = {"logprobs": "top_logprobs", "template_kwargs": "chat_template_kwargs"}
-        return {**super().sent_as(), **names, **length}
-
-
-def route_options_of(body: CommonBody, *, owner: str, events_header: str | None) -> RouteOptions:
+def route_options_of(body: CommonBody, asked: AnswerRequest) -> RouteOptions:
     """What the request wants of the route; it can only narrow what the device's owner set."""
     own = body.spillover or SpilloverBody()
-    events = own.events if own.events is not None else events_header == "1"
-    return RouteOptions(
-        owner=owner,
+    return replace(
+        asked.options,
         routing=Routing(fallback=own.fallback, only=own.only, prefer=own.prefer),
         mode=own.mode,
-        may_replace=events,
+        may_replace=asked.options.may_replace if own.events is None else own.events,
     )
 
 
-def is_resumable(body: CommonBody, *, resume_header: str | None) -> bool:
-    """Whether the client may come back to its stream. Only streams can be taken up again: the
-    header may stand on all requests of a client, but who asks for it in a body must mean one."""
+def answer_plan(
+    asked: AnswerRequest,
+    body: CommonBody,
+    requests: tuple[GenerationRequest, ...],
+    encoder: Encoder,
+    options: RouteOptions,
+) -> AnswerPlan:
+    return AnswerPlan(
+        requests=requests,
+        encoder=encoder,
+        options=options,
+        resumable=_is_resumable(body, asked),
+        format_field=format_field(body),
+    )
+
+
+def _is_resumable(body: CommonBody, asked: AnswerRequest) -> bool:
+    """Whether the client may take its stream up again. A client may send the header with all of
+    its requests; the field in the body is an error where there is no stream."""
     wanted = body.spillover.resumable if body.spillover else None
     if wanted and not body.stream:
         raise bad_request("only a stream can be resumable: set stream: true", "spillover.resumable")
-    return bool(body.stream) and (wanted if wanted is not None else resume_header == "1")
+    return bool(body.stream) and (asked.resume if wanted is None else wanted)
 
 
 B = TypeVar("B")
@@ -149,7 +129,7 @@ def decode(body: bytes, kind: type[B]) -> B:
     except msgspec.ValidationError as error:
         raise _named(error) from error
     except msgspec.DecodeError as error:
-        raise bad_request(f"the body is no valid JSON: {error}") from error
+        raise bad_request(f"the body is not valid JSON: {error}") from error
     except UnicodeDecodeError as error:
         raise bad_request("the body is not UTF-8") from error
     except RecursionError as error:
@@ -166,69 +146,6 @@ def _named(error: msgspec.ValidationError) -> WireError:
     return bad_request(f"{param}: {message}" if param else message, param)
 
 
-def chat_request(body: ChatBody) -> GenerationRequest:
-    """The request of a chat completion."""
-    logprobs = None
-    if body.logprobs:
-        logprobs = body.top_logprobs or 0
-    elif body.top_logprobs:
-        raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
-    if body.modalities and body.modalities != ("text",):
-        raise bad_request("this model answers with text only", "modalities")
-    fields = {
-        "messages": tuple(_message(m, i) for i, m in enumerate(body.messages)),
-        "max_tokens": body.max_tokens
-        if body.max_completion_tokens is None
-        else body.max_completion_tokens,
-        "logprobs": logprobs,
-        "continue_final_message": body.continue_final_message or False,
-        "template_kwargs": _template_kwargs(body),
-        **tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls),
-    }
-    if fields["max_tokens"] == 0:
-        name = body.sent_as().get("max_tokens", "max_tokens")
-        raise bad_request(f"{name}: at least one token must be asked for", name)
-    if body.add_generation_prompt and body.continue_final_message:
-        raise bad_request(
-            "a new turn cannot be opened while the last one is continued: leave out "
-            "add_generation_prompt",
-            "add_generation_prompt",
-        )
-    return request_of(body, fields)
-
-
-def _template_kwargs(body: ChatBody) -> dict[str, Any]:
-    """Variables for the model's template; those named in the body itself go first."""
-    effort = body.reasoning_effort
-    if effort is None:
-        return body.chat_template_kwargs or {}
-    thinks = effort not in ("none", "minimal")
-    return {
-        "reasoning_effort": effort,
-        "enable_thinking": thinks,
-        **(body.chat_template_kwargs or {}),
-    }
-
-
-def _message(message: ChatMessage, index: int) -> dict[str, Any]:
-    content = message.content
-    if isinstance(content, tuple):
-        for place, part in enumerate(content):
-            if part.type != "text" or part.text is None:
-                raise bad_request(
-                    f"this model reads text only, not parts of the type {part.type!r}",
-                    f"messages[{index}].content[{place}]",
-                )
-        content = "".join(part.text or "" for part in content)
-    return {
-        "role": message.role,
-        "content": content or "",
-        "name": message.name,
-        "tool_calls": calls_of(message.tool_calls or ()),
-        "tool_call_id": message.tool_call_id,
-    }
-
-
 def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     """The request with *fields*, and with what all dialects share from *body*."""
     sampling = {
@@ -239,14 +156,14 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     if body.repetition_penalty is not None:
         sampling["repeat_penalty"] = body.repetition_penalty
     if body.top_k == -1:
-        sampling["top_k"] = 0  # how llama.cpp and vLLM let it be switched off, too
+        sampling["top_k"] = 0  # as llama.cpp and vLLM switch it off
     if body.seed is not None and body.seed < 0:
-        del sampling["seed"]  # llama.cpp's way to ask for a random one
+        del sampling["seed"]  # as llama.cpp asks for a random one
     if body.logit_bias is not None:
         sampling["logit_bias"] = _biases(body.logit_bias)
     stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
     if fields["max_tokens"] == -1:
-        fields["max_tokens"] = None  # llama.cpp's way to say: no limit
+        fields["max_tokens"] = None  # as llama.cpp says: no limit
     fields = {
         "n": 1 if body.n is None else body.n,
         **fields,
@@ -261,14 +178,14 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     except msgspec.ValidationError as error:
         raise _as_sent(_named(error), body) from error
     except InvalidRequest as error:
-        known = named(error, body)
+        known = named(error, format_field(body))
         if isinstance(known, WireError):
             raise known from error
         raise _as_sent(bad_request(str(error), error.param), body) from error
 
 
 def _as_sent(error: WireError, body: CommonBody) -> WireError:
-    """*error* with the field's name in the body: clients know no "sampling.top_k"."""
+    """*error* with the name that the field has in the body, not "sampling.top_k"."""
     param = (error.param or "").removeprefix("sampling.")
     message = str(error).removeprefix("sampling.")
     name = body.sent_as().get(param, param)
@@ -284,5 +201,5 @@ def _biases(biases: dict[str, float]) -> dict[int, float]:
 def token_id(name: str) -> int:
     """The token id in *name*, or a 400."""
     if not (name.isascii() and name.isdigit()) or len(name) > 10:
-        raise bad_request(f"logit_bias: {name[:40]!r} is no token id", "logit_bias")
+        raise bad_request(f"logit_bias: {name[:40]!r} is not a token id", "logit_bias")
     return int(name)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.config.settings import Settings
-from spillover.edge_server.resume.streams import Streams
-from spillover.edge_server.web.stream_log import StreamLog
+from spillover.edge_server.answers.event_log import EventLog
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.defects import log_defect
 from spillover.runtime.engine import TextEngine
@@ -33,7 +32,7 @@ class Generation:
         self.id = options.id
         self.owner = options.owner
         """Who asked for it; nobody else may steer it."""
-        self.log = StreamLog()
+        self.log = EventLog()
         self.cancellation = Cancellation()
         self.error: Exception | None = None
         self.timed_out = False
@@ -42,15 +41,17 @@ class Generation:
 class Service:
     """Owns the generations. One producer thread for each iterates the engine and writes the log."""
 
-    def __init__(self, engine: TextEngine, settings: Settings, router: Router) -> None:
+    def __init__(
+        self, engine: TextEngine, router: Router, *, max_answers: int, max_generation_s: float
+    ) -> None:
         self.engine = engine
         self.router = router
-        self.streams = Streams(settings.resume)
-        """The answers that their clients may take up again."""
-        self._settings = settings
+        self._max_answers = max_answers
+        self._max_generation_s = max_generation_s
         self._lock = threading.Lock()
         self._running: dict[Generation, threading.Thread] = {}
         self._closed = False
+        self._at_close: list[Callable[[], object]] = []
 
     def start(self, request: GenerationRequest, options: RouteOptions) -> Generation:
         """Begin an answer; returns once it is accepted.
@@ -67,7 +68,7 @@ class Service:
         with self._lock:
             if self._closed:
                 raise EngineClosed("the server is shutting down")
-            if len(self._running) >= self._settings.max_connections:
+            if len(self._running) >= self._max_answers:
                 raise EngineBusy("too many answers are running: try again later", RETRY_AFTER_S)
             self._running[generation] = thread
         try:
@@ -87,7 +88,7 @@ class Service:
             generation.timed_out = True
             generation.cancellation.cancel()
 
-        timer = threading.Timer(self._settings.max_generation_s, time_out)
+        timer = threading.Timer(self._max_generation_s, time_out)
         timer.daemon = True
         log, begun, cut_off = generation.log, False, False
         try:
@@ -106,8 +107,8 @@ class Service:
         finally:
             timer.cancel()
             if cut_off and generation.error is None:
-                limit_s = self._settings.max_generation_s
-                log.append(Failed(code="timeout", message=f"ended after {limit_s:g} s"))
+                message = f"ended after {self._max_generation_s:g} s"
+                log.append(Failed(code="timeout", message=message))
             log.close()
             self._forget(generation)
 
@@ -124,6 +125,10 @@ class Service:
     def n_running(self) -> int:
         return len(self._running)
 
+    def at_close(self, callback: Callable[[], object]) -> None:
+        """Call *callback* when the service has closed."""
+        self._at_close.append(callback)
+
     def close(self) -> None:
         """Cancel everything and give the producers a little time to end."""
         with self._lock:
@@ -134,7 +139,8 @@ class Service:
         end = time.monotonic() + CLOSE_TIMEOUT_S
         for thread in running.values():
             thread.join(max(0.0, end - time.monotonic()))
-        self.streams.close()
+        for callback in self._at_close:
+            callback()
 
 
 def _is_cancelled(event: StreamEvent) -> bool:

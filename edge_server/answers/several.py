@@ -11,8 +11,8 @@ from msgspec import structs
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.web.service import Generation, Service, failure_of
-from spillover.edge_server.web.stream_log import StreamLog
+from spillover.edge_server.answers.event_log import EventLog
+from spillover.edge_server.answers.service import Generation, Service, failure_of
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
@@ -31,7 +31,7 @@ class Several:
     def __init__(
         self, service: Service, requests: Sequence[GenerationRequest], options: RouteOptions
     ) -> None:
-        self.log = StreamLog()
+        self.log = EventLog()
         self.cancellation = Cancellation()
         self.error: Exception | None = None
         self._service = service

@@ -1,11 +1,11 @@
-"""The log of one answer: numbered events, one writer, any number of readers."""
+"""The log of a resumable stream: numbered events, one writer, any number of readers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from spillover.edge_server.web.changes import Changes
+from spillover.edge_server.answers.event_log import Changes, Log
+from spillover.edge_server.wire.errors import WireError
 
 MOST_AT_ONCE = 256
 """Events of one read: what a reader holds at most, however far behind it is."""
@@ -13,12 +13,17 @@ _OVERHEAD_BYTES = 48
 """Of an event in memory, beside its bytes."""
 
 
-class CursorTooOld(Exception):
+class CursorTooOld(WireError):
     """The events after this cursor are no longer all there."""
 
+    def __init__(self, after: int) -> None:
+        super().__init__(
+            410, "gone_error", f"the events after {after} are gone: this client reads too slowly"
+        )
 
-class AnswerLog(Protocol):
-    """Events are numbered from 1. May be used from any thread; only the writer appends."""
+
+class StreamLog(Log[bytes], Protocol):
+    """May be used from any thread; only the writer appends. read() raises CursorTooOld."""
 
     @property
     def first(self) -> int:
@@ -40,23 +45,6 @@ class AnswerLog(Protocol):
     def close(self) -> None:
         """No event will follow."""
         ...
-
-    def read(self, after: int) -> tuple[list[bytes], bool]:
-        """The next events after number *after*, and whether they are the last ones.
-
-        Raises CursorTooOld.
-        """
-        ...
-
-    def wait(self, after: int, timeout_s: float | None = None) -> bool:
-        """Wait until there is an event after *after* or the end; False after *timeout_s*."""
-        ...
-
-    def subscribe(self, waker: Callable[[], None]) -> None:
-        """Call *waker* in the writer's thread at each change; it must be quick."""
-        ...
-
-    def unsubscribe(self, waker: Callable[[], None]) -> None: ...
 
 
 class MemoryLog(Changes):
@@ -115,7 +103,7 @@ class MemoryLog(Changes):
     def read(self, after: int) -> tuple[list[bytes], bool]:
         with self._changed:
             if after < self._n_dropped:
-                raise CursorTooOld
+                raise CursorTooOld(after)
             start = after - self._n_dropped + self._n_stale
             events = self._events[start : start + MOST_AT_ONCE]
             return events, self._closed and start + len(events) >= len(self._events)

@@ -1,0 +1,85 @@
+"""What goes to one client: the contract of all answers, and those of a single connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+from spillover.edge_server.answers.event_log import EventLog, Log
+from spillover.edge_server.wire.encoder import Encoder
+from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.runtime.cancellation import Cancellation
+
+Event = TypeVar("Event")
+
+
+class Source(Protocol):
+    """Where an answer's events come from: a generation, or several as one."""
+
+    @property
+    def log(self) -> EventLog: ...
+    @property
+    def cancellation(self) -> Cancellation: ...
+    @property
+    def error(self) -> Exception | None: ...
+
+
+class Answer(Protocol[Event]):
+    """A response that comes later or bit by bit. The driver calls open(), then feed() for each
+    event of *log* past *after*, silence() when none came for a while, and end(); fail() instead
+    when something breaks; leave() in any case."""
+
+    @property
+    def log(self) -> Log[Event]: ...
+    @property
+    def after(self) -> int: ...
+    @property
+    def is_stream(self) -> bool:
+        """Whether the head goes out before the first event. If not, *status* and *headers* count
+        once end() or fail() has returned."""
+        ...
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    def open(self) -> bytes: ...
+    def feed(self, event: Event, /) -> bytes: ...
+    def silence(self) -> bytes: ...
+    def end(self) -> bytes: ...
+    def fail(self, error: WireError) -> bytes: ...
+    def leave(self) -> None:
+        """The client is gone, or has everything. Calling it again does no harm."""
+        ...
+
+
+class LiveAnswer:
+    """An answer, whole or streamed, that ends with its client's connection."""
+
+    def __init__(self, source: Source, encoder: Encoder) -> None:
+        self.log = source.log
+        self.after = 0
+        self.is_stream = encoder.is_stream
+        self.status = 200
+        self.headers = encoder.headers
+        # Called for each event: bound once, without a call in between.
+        self.open = encoder.open
+        self.feed = encoder.feed
+        self.silence = encoder.silence
+        self._source = source
+        self._encoder = encoder
+
+    def end(self) -> bytes:
+        try:
+            return self._encoder.end()
+        except WireError as error:
+            cause = self._source.error
+            return self.fail(error if cause is None else from_exception(cause))
+
+    def fail(self, error: WireError) -> bytes:
+        self.status = error.status
+        self.headers = {**self.headers, **error.headers}
+        return self._encoder.fail(error)
+
+    def leave(self) -> None:
+        self._source.cancellation.cancel()

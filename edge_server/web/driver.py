@@ -1,0 +1,106 @@
+"""Drives answers to their clients: one loop for the event loop, one for threads.
+
+A view returns respond(answer). The bridge puts an empty list into the WSGI environment and drives
+the answer that it finds there on the event loop, so that no thread waits for it. Other WSGI servers
+have no such list: there the server's thread drives the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, request
+
+from spillover.edge_server.answers.answer import Answer
+from spillover.edge_server.web.connection import Connection
+from spillover.edge_server.web.loop_reader import LoopCalls, LoopReader
+from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.runtime.defects import log_defect
+
+ANSWERS_KEY = "spillover.answers"
+EVENTS_AT_ONCE = 256
+"""Encoded before others have their turn."""
+
+_log = logging.getLogger(__name__)
+
+
+def respond(answer: Answer[Any], keep_alive_s: float) -> Response:
+    """The response of a view whose content is *answer*."""
+    answers: list[Answer[Any]] | None = request.environ.get(ANSWERS_KEY)
+    if answers is not None:
+        answers.append(answer)
+        return Response()
+    chunks = drive_in_thread(answer, keep_alive_s)
+    if not answer.is_stream:
+        body = b"".join(chunks)
+        return Response(body, answer.status, dict(answer.headers))
+    response = Response(chunks, answer.status, dict(answer.headers))
+    response.call_on_close(answer.leave)  # also when nobody ever asked for a chunk
+    return response
+
+
+def drive_in_thread(answer: Answer[Any], keep_alive_s: float) -> Iterator[bytes]:
+    """Yield the body. Only a write shows that a client has left, so a stream starts at once and is
+    never silent for long."""
+    log, after, ended = answer.log, answer.after, False
+    silence_s = keep_alive_s if answer.is_stream else None
+    try:
+        yield answer.open() or answer.silence()
+        while not ended:
+            if not log.wait(after, silence_s):
+                yield answer.silence()
+                continue
+            events, ended = log.read(after)
+            after += len(events)
+            chunk = b"".join(map(answer.feed, events))
+            if ended:
+                chunk += answer.end()
+            if chunk:
+                yield chunk
+    except Exception as error:
+        yield answer.fail(explained(error))
+    finally:
+        answer.leave()
+
+
+async def drive_on_loop(
+    answer: Answer[Any], connection: Connection, calls: LoopCalls, keep_alive_s: float
+) -> None:
+    """Send *answer* to its end. Raises ClientGone, and what the answer raises."""
+    silence_s = keep_alive_s if answer.is_stream else None
+    reader = LoopReader(answer.log, calls, silence_s, answer.after)
+    try:
+        if answer.is_stream:
+            await connection.start(answer.status, answer.headers)
+            await connection.write(answer.open())
+        chunk, ended = b"", False
+        while not ended:
+            news = await reader.next()
+            if news is None:
+                await connection.write(answer.silence())
+                continue
+            events, ended = news
+            for start in range(0, len(events), EVENTS_AT_ONCE):
+                if chunk:
+                    await connection.write(chunk)
+                chunk = b"".join(map(answer.feed, events[start : start + EVENTS_AT_ONCE]))
+            if chunk and not ended:
+                await connection.write(chunk)
+                chunk = b""
+        chunk += answer.end()
+        if answer.is_stream:
+            await connection.finish(chunk)
+        else:
+            await connection.answer(answer.status, answer.headers, chunk)
+    finally:
+        reader.close()
+
+
+def explained(error: Exception) -> WireError:
+    """*error* as the client gets it; a defect of ours is logged."""
+    wire_error = from_exception(error)
+    if wire_error is not error and wire_error.status == 500:
+        log_defect(_log, "an answer broke off", error)
+    return wire_error

@@ -1,0 +1,83 @@
+"""Views that generate: an endpoint's plan becomes a running generation and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from flask import Flask, Response, g, request
+from msgspec.structs import replace
+
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.edge_server.answers.answer import LiveAnswer, Source
+from spillover.edge_server.answers.service import Service
+from spillover.edge_server.answers.several import Several
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.resume.streams import Streams
+from spillover.edge_server.resume.viewer import Viewer
+from spillover.edge_server.web.driver import respond
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Endpoint
+from spillover.edge_server.wire.encoder import StreamEncoder
+from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.response_format import named
+from spillover.runtime.errors import InvalidRequest
+
+
+def add_generation_views(
+    app: Flask,
+    service: Service,
+    streams: Streams,
+    settings: Settings,
+    endpoints: Sequence[Endpoint],
+) -> None:
+    """One view for each row of *endpoints*."""
+
+    def view_of(endpoint: Endpoint) -> Callable[[], Response]:
+        def generate() -> Response:
+            wants_events = request.headers.get("X-Spillover-Events") == "1"
+            asked = AnswerRequest(
+                content=request.get_data(),
+                engine=service.engine,
+                options=RouteOptions(owner=g.owner, may_replace=wants_events),
+                resume=request.headers.get("X-Spillover-Resume") == "1",
+            )
+            answer = _begin(service, streams, endpoint.plan(asked))
+            return respond(answer, settings.keep_alive_s)
+
+        return generate
+
+    for endpoint in endpoints:
+        for path in endpoint.paths:
+            app.add_url_rule(path, f"generate {path}", view_of(endpoint), methods=["POST"])
+
+
+def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer | Viewer:
+    """The answer, once the engine has accepted the request."""
+    if not plan.resumable:
+        return LiveAnswer(_start(service, plan), plan.encoder)
+    assert isinstance(plan.encoder, StreamEncoder), "only streams can be resumable"
+    recording = streams.open(plan.options.owner, plan.encoder)
+    try:
+        source = _start(service, plan)
+    except BaseException:
+        streams.discard(recording)
+        raise
+    viewer = streams.watch(recording, 0)
+    recording.begin(source)
+    return viewer
+
+
+def _start(service: Service, plan: AnswerPlan) -> Source:
+    try:
+        if len(plan.requests) == 1:
+            return service.start(plan.requests[0], plan.options)
+        return Several(service, plan.requests, _kept_local(plan.options))
+    except InvalidRequest as error:
+        raise named(error, plan.format_field) from error
+
+
+def _kept_local(options: RouteOptions) -> RouteOptions:
+    """Several prompts at once are answered on the device."""
+    if options.routing.only == "cloud_only":
+        raise bad_request("cloud_only takes one prompt at a time", "spillover.only")
+    return replace(options, routing=Routing(only="local_only"))

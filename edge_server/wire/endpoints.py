@@ -1,0 +1,42 @@
+"""The table of endpoints: a new dialect is a module and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spillover.edge_server.wire import llama_cpp, openai_answer, openai_chat, openai_completions
+from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
+
+ENDPOINTS = (
+    Endpoint(
+        paths=("/v1/chat/completions", "/chat/completions"),
+        plan=openai_chat.plan,
+        error_body=openai_answer.error_body,
+    ),
+    Endpoint(
+        paths=("/v1/completions",),
+        plan=openai_completions.plan,
+        error_body=openai_answer.error_body,
+    ),
+    Endpoint(
+        paths=("/completion", "/completions"),
+        plan=llama_cpp.plan,
+        error_body=openai_answer.error_body,
+    ),
+    Endpoint(
+        paths=("/infill",),
+        plan=llama_cpp.plan_infill,
+        error_body=openai_answer.error_body,
+    ),
+)
+
+
+def error_body_of(path: str, endpoints: Sequence[Endpoint] = ENDPOINTS) -> ErrorBody:
+    """The shape of errors at *path*: OpenAI's where no dialect claims it."""
+    for endpoint in endpoints:
+        if path in endpoint.paths:
+            return endpoint.error_body
+    for endpoint in endpoints:
+        if endpoint.prefix is not None and path.startswith(endpoint.prefix):
+            return endpoint.error_body
+    return openai_answer.error_body

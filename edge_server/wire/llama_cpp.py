@@ -1,0 +1,397 @@
+"""llama.cpp's own completions, and its filling in the middle."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from spillover.cloud_fallback.events import Failed, StreamEvent
+from spillover.cloud_fallback.route.routing import Routing
+from spillover.edge_server.wire import sse
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
+from spillover.edge_server.wire.encoder import (
+    StreamEncoder,
+    WholeEncoder,
+    cancelled,
+    failure,
+    valid_text,
+)
+from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.edge_server.wire.llama_cpp_objects import (
+    generation_settings,
+    probabilities,
+    progress,
+    timings,
+)
+from spillover.edge_server.wire.openai_answer import error_body
+from spillover.edge_server.wire.prompts import (
+    MAX_TOKEN_ID,
+    Files,
+    engine_prompts,
+    infill_prompt,
+    prompts_of,
+    text_of,
+)
+from spillover.edge_server.wire.request_body import (
+    CommonBody,
+    answer_plan,
+    decode,
+    request_of,
+    token_id,
+)
+from spillover.runtime.engine import TextEngine
+from spillover.runtime.events import Delta, Finished, Prefilling, ReasoningDelta, TokenLogprob
+from spillover.runtime.request import MAX_CHOICES, GenerationRequest
+
+MAX_BIAS_TEXTS = 256
+
+_json = msgspec.json.Encoder().encode
+
+_OFF: dict[str, dict[str, float]] = {
+    "dry": {"dry_multiplier": 0.0},
+    "top_k": {"top_k": 0},
+    "typ_p": {"typical_p": 1.0},
+    "top_p": {"top_p": 1.0},
+    "min_p": {"min_p": 0.0},
+    "xtc": {"xtc_probability": 0.0},
+    "penalties": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
+}
+"""What switches off a sampler that is missing in a request's list of samplers."""
+
+
+def plan(asked: AnswerRequest) -> AnswerPlan:
+    """POST /completion."""
+    body = decode(asked.content, LlamaCppBody)
+    return _plan(asked, body, completion_requests(body, asked.engine))
+
+
+def plan_infill(asked: AnswerRequest) -> AnswerPlan:
+    """POST /infill."""
+    body = decode(asked.content, InfillBody)
+    if asked.engine.card.fim is None:
+        message = f"{asked.engine.name} cannot fill in the middle: it has no tokens for that"
+        raise WireError(501, "not_supported_error", message)
+    return _plan(asked, body, infill_requests(body, asked.engine))
+
+
+def _plan(asked: AnswerRequest, body: LlamaCppBody, wanted: LlamaCppRequests) -> AnswerPlan:
+    last = LastObject(wanted, asked.engine.name, asked.engine.card.n_ctx, stream=bool(body.stream))
+    encoder: StreamEncoder | WholeEncoder
+    if body.stream:
+        encoder = LlamaCppStream(last, progress=bool(body.return_progress))
+    else:
+        encoder = LlamaCppWhole(last, body.response_fields, tokens=bool(body.return_tokens))
+    # The dialect has no way to show a handoff.
+    options = replace(asked.options, routing=Routing(only="local_only"))
+    return answer_plan(asked, body, wanted.requests, encoder, options)
+
+
+class LlamaCppBody(CommonBody, frozen=True, kw_only=True):
+    """POST /completion. Unlike OpenAI's dialect, biases may name texts and forbid with false."""
+
+    prompt: Any = None
+    n_predict: int | None = None
+    n_cmpl: int | None = None
+    n_probs: int | None = None
+    logit_bias: Any = None
+    return_tokens: bool | None = None
+    response_fields: tuple[str, ...] | None = None
+    samplers: tuple[str, ...] | str | None = None
+    # These would change the answer; silence about them would be a wrong answer.
+    mirostat: int | None = None
+    dynatemp_range: float | None = None
+    top_n_sigma: float | None = None
+    post_sampling_probs: bool | None = None
+
+    def sent_as(self) -> dict[str, str]:
+        length = {} if self.n_predict is None else {"max_tokens": "n_predict"}
+        return {**super().sent_as(), "logprobs": "n_probs", **length}
+
+
+class InfillBody(LlamaCppBody, frozen=True, kw_only=True):
+    """POST /infill."""
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: Files = ()
+    prompt: Annotated[str, Meta(max_length=1 << 20)] | None = None
+
+
+class LlamaCppRequests(Struct, frozen=True, kw_only=True):
+    """One request for each prompt, and the prompts' texts."""
+
+    requests: tuple[GenerationRequest, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def n_each(self) -> int:
+        return self.requests[0].n
+
+    @property
+    def n_choices(self) -> int:
+        return len(self.requests) * self.n_each
+
+
+def completion_requests(body: LlamaCppBody, engine: TextEngine) -> LlamaCppRequests:
+    """The requests of a completion, or a 400 that names the field."""
+    if body.prompt is None:
+        raise bad_request("prompt is missing: give a text or an array of token ids", "prompt")
+    prompts = prompts_of(body.prompt)
+    taken = engine_prompts(engine, prompts)
+    return LlamaCppRequests(
+        requests=tuple(_request(body, engine, prompt) for prompt in taken),
+        texts=tuple(text_of(engine, prompt) for prompt in prompts),
+    )
+
+
+def infill_requests(body: InfillBody, engine: TextEngine) -> LlamaCppRequests:
+    """The request that fills in between prefix and suffix."""
+    tokens = infill_prompt(
+        engine,
+        body.input_prefix,
+        body.input_suffix,
+        files=body.input_extra,
+        begun=body.prompt or "",
+    )
+    text = engine.detokenize(tokens).decode("utf-8", "replace")
+    return LlamaCppRequests(requests=(_request(body, engine, tokens),), texts=(text,))
+
+
+def _request(
+    body: LlamaCppBody, engine: TextEngine, prompt: str | tuple[int, ...]
+) -> GenerationRequest:
+    _refuse(body)
+    n = body.n_cmpl if body.n_cmpl is not None else body.n
+    fields = {
+        "prompt": prompt,
+        "max_tokens": body.n_predict if body.n_predict is not None else body.max_tokens,
+        "logprobs": body.n_probs or None,
+        "n": 1 if n is None else n,
+    }
+    biases = _biases(body.logit_bias, engine)
+    request = request_of(replace(body, logit_bias=None), fields)
+    changes: dict[str, Any] = {"logit_bias": biases, **_switched_off(body.samplers)}
+    sampling = replace(request.sampling, **changes)
+    return replace(request, sampling=sampling).checked()
+
+
+def _refuse(body: LlamaCppBody) -> None:
+    for name in ("mirostat", "dynatemp_range", "post_sampling_probs"):
+        if getattr(body, name):
+            raise bad_request(f"{name} is not supported", name)
+    if body.top_n_sigma is not None and body.top_n_sigma > 0:
+        raise bad_request("top_n_sigma is not supported", "top_n_sigma")
+    if (body.n_probs or 0) < 0:
+        raise bad_request("n_probs must not be negative", "n_probs")
+    for name in ("n_cmpl", "n"):
+        if not 1 <= (getattr(body, name) or 1) <= MAX_CHOICES:
+            raise bad_request(f"{name} must be from 1 to {MAX_CHOICES}", name)
+
+
+def _switched_off(samplers: tuple[str, ...] | str | None) -> dict[str, Any]:
+    """Settings that switch off the samplers that are not in the list, whose order is ignored: the
+    order is always llama.cpp's usual one. So is the short form, a letter for each sampler."""
+    if samplers is None or isinstance(samplers, str):
+        return {}
+    off: dict[str, Any] = {}
+    for name, settings in _OFF.items():
+        # The default list leaves penalties out without switching them off.
+        if name not in samplers and name != "penalties":
+            off |= settings
+    return off
+
+
+def _biases(value: Any, engine: TextEngine) -> dict[int, float]:
+    """{token id: bias} of [[id or text, bias or false], …] or of {"id or text": bias}."""
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        pairs = [[token_id(k) if k.isascii() and k.isdigit() else k, v] for k, v in value.items()]
+    else:
+        pairs = value
+    if not isinstance(pairs, list):
+        raise bad_request("logit_bias must hold pairs of a token and a number", "logit_bias")
+    biases: dict[int, float] = {}
+    n_texts = 0
+    for i, pair in enumerate(pairs):
+        match pair:
+            case [int() | str() as token, int() | float() as bias] if not (
+                isinstance(token, bool) or bias is True
+            ):
+                n_texts += isinstance(token, str)
+                if n_texts > MAX_BIAS_TEXTS:
+                    raise bad_request(
+                        f"logit_bias may name at most {MAX_BIAS_TEXTS} texts", "logit_bias"
+                    )
+                number = -100.0 if bias is False else float(max(-100, min(bias, 100)))
+                biases |= dict.fromkeys(_tokens(token, engine), number)
+            case _:
+                raise bad_request(
+                    f"logit_bias[{i}] must be a pair of a token and a number", f"logit_bias[{i}]"
+                )
+    return biases
+
+
+def _tokens(token: int | str, engine: TextEngine) -> tuple[int, ...]:
+    if isinstance(token, int):
+        if not 0 <= token <= MAX_TOKEN_ID:
+            raise bad_request(f"logit_bias: {str(token)[:40]} is not a token id", "logit_bias")
+        return (token,)
+    return engine.tokenize(token, add_special=False, parse_special=True)
+
+
+class LastObject:
+    """Makes the last object of each choice, which has all that was asked and all counts."""
+
+    def __init__(self, requests: LlamaCppRequests, model: str, n_ctx: int, *, stream: bool) -> None:
+        self.requests = requests
+        self._model = model
+        self._n_ctx = n_ctx
+        self._stream = stream
+
+    def fields(
+        self, event: Finished, content: str, tokens: list[int], *, has_new_line: bool
+    ) -> dict[str, Any]:
+        """The object of the choice that ended with *event*."""
+        usage = event.usage
+        prompt = event.choice // self.requests.n_each
+        fills = usage.prompt_tokens + usage.completion_tokens >= self._n_ctx
+        return {
+            "index": event.choice,
+            "content": content,
+            "tokens": tokens,
+            "id_slot": -1,
+            "stop": True,
+            "model": self._model,
+            "tokens_predicted": usage.completion_tokens,
+            "tokens_evaluated": usage.prompt_tokens,
+            "generation_settings": generation_settings(
+                self.requests.requests[prompt], self._model, self._n_ctx, stream=self._stream
+            ),
+            "prompt": self.requests.texts[prompt],
+            "has_new_line": has_new_line,
+            "truncated": event.reason == "length" and fills,
+            "stop_type": _stop_type(event),
+            "stopping_word": event.stop or "",
+            "tokens_cached": usage.cached_tokens,
+            "timings": timings(event),
+        }
+
+
+def _stop_type(event: Finished) -> str:
+    if event.reason == "length":
+        return "limit"
+    return "word" if event.stop is not None else "eos"
+
+
+class LlamaCppStream(StreamEncoder):
+    """Encodes a stream of objects, without [DONE]."""
+
+    def __init__(self, last: LastObject, *, progress: bool) -> None:
+        super().__init__()
+        self._last = last
+        self._progress = progress
+        self._has_line = [False] * last.requests.n_choices
+        self._n_tokens = [0] * last.requests.n_choices
+        self._n_prompt = 0
+
+    def empty_event(self) -> bytes:
+        return self._chunk(0, "", ())
+
+    def feed(self, event: StreamEvent) -> bytes:
+        if self._failed:
+            return b""
+        match event:
+            case Delta() | ReasoningDelta():
+                return self._delta(event)
+            case Prefilling():
+                self._n_prompt = event.n_prompt_tokens
+                if self._progress:
+                    return self._chunk(0, "", (), prompt_progress=progress(event))
+            case Finished(reason="cancelled"):
+                return self.fail(cancelled())
+            case Finished():
+                has_line = self._has_line[event.choice]
+                return sse.encode(_json(self._last.fields(event, "", [], has_new_line=has_line)))
+            case Failed():
+                return self.fail(failure(event))
+        return b""
+
+    def error_event(self, error: WireError) -> bytes:
+        return sse.encode(error_body(error))
+
+    def _delta(self, event: Delta | ReasoningDelta) -> bytes:
+        choice = event.choice
+        self._has_line[choice] |= "\n" in event.text
+        self._n_tokens[choice] += len(event.token_ids)
+        extra = {}
+        if event.logprobs:
+            extra["completion_probabilities"] = list(map(probabilities, event.logprobs))
+        return self._chunk(choice, event.text, event.token_ids, **extra)
+
+    def _chunk(self, choice: int, text: str, tokens: tuple[int, ...], **extra: Any) -> bytes:
+        chunk = {
+            "index": choice,
+            "content": valid_text(text),
+            "tokens": tokens,
+            "stop": False,
+            "id_slot": -1,
+            "tokens_predicted": self._n_tokens[choice],
+            "tokens_evaluated": self._n_prompt,
+            **extra,
+        }
+        return sse.encode(_json(chunk))
+
+
+class LlamaCppWhole(WholeEncoder):
+    """Encodes one object, or an array of them for several choices."""
+
+    def __init__(
+        self, last: LastObject, fields: tuple[str, ...] | None, *, tokens: bool = False
+    ) -> None:
+        n = last.requests.n_choices
+        super().__init__(n)
+        self._last = last
+        self._fields = fields
+        self._shows_tokens = tokens
+        self._texts: list[list[str]] = [[] for _ in range(n)]
+        self._tokens: list[list[int]] = [[] for _ in range(n)]
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(n)]
+
+    def collect(self, event: StreamEvent) -> None:
+        if isinstance(event, Delta | ReasoningDelta):
+            self._texts[event.choice].append(event.text)
+            self._tokens[event.choice] += event.token_ids
+            self._logprobs[event.choice] += event.logprobs
+
+    def body(self) -> bytes:
+        answers = [self._answer(choice) for choice in range(len(self._texts))]
+        return _json(answers[0] if len(answers) == 1 else answers)
+
+    def fail(self, error: WireError) -> bytes:
+        return error_body(error)
+
+    def _answer(self, choice: int) -> dict[str, Any]:
+        text = valid_text("".join(self._texts[choice]))
+        tokens = self._tokens[choice] if self._shows_tokens else []
+        finished = self.finished[choice]
+        answer = self._last.fields(finished, text, tokens, has_new_line="\n" in text)
+        if self._logprobs[choice]:
+            records = self._logprobs[choice]
+            answer["completion_probabilities"] = list(map(probabilities, records))
+        return _only(answer, self._fields) if self._fields else answer
+
+
+def _only(answer: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    """The named fields; "a/b" is the field b of a. Missing ones are left out."""
+    chosen = {}
+    for path in fields:
+        value: Any = answer
+        for name in path.split("/"):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            chosen[path] = value
+    return chosen

@@ -1,0 +1,289 @@
+"""What OpenAI's dialects share: their answers' head, usage, chunks, whole bodies and errors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from abc import abstractmethod
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from spillover.cloud_fallback.events import (
+    ConsentAnswered,
+    ConsentAsked,
+    Failed,
+    Handoff,
+    Replace,
+    Seam,
+    StreamEvent,
+)
+from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.edge_server.wire import handoff, sse
+from spillover.edge_server.wire.encoder import (
+    StreamEncoder,
+    WholeEncoder,
+    cancelled,
+    failure,
+    valid_text,
+)
+from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.llama_cpp_objects import progress, timings
+from spillover.edge_server.wire.request_body import CommonBody
+from spillover.edge_server.wire.tools import Calls
+from spillover.runtime.events import (
+    Delta,
+    Finished,
+    Prefilling,
+    Queued,
+    ReasoningDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
+
+_json = msgspec.json.Encoder().encode
+_SAMPLE = _json("\0")
+
+
+def error_body(error: WireError) -> bytes:
+    """{"error": {…}}, for whole bodies and events alike."""
+    inner = {
+        "message": str(error),
+        "type": error.kind,
+        "param": error.param,
+        "code": error.status,
+        **error.extra,
+    }
+    return json.dumps({"error": inner}).encode()
+
+
+@functools.cache
+def fingerprint() -> str:
+    """The name of this build, as llama.cpp's server gives its own."""
+    try:
+        return f"b-spillover-{version('spillover')}"
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "b-spillover"
+
+
+def head_fields(kind: str, answer_id: str, model: str) -> dict[str, Any]:
+    """What is the same in every chunk of an answer."""
+    return {
+        "id": answer_id,
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": fingerprint(),
+    }
+
+
+def usage(finished: dict[int, Finished], n_each: int) -> dict[str, Any]:
+    """OpenAI's usage object of all choices, of which *n_each* share a prompt; a prompt counts
+    once."""
+    usages = [event.usage for event in finished.values()]
+    # The first choice of a prompt read it; the others found it in the KV cache.
+    read = [event.usage for choice, event in finished.items() if choice % n_each == 0]
+    n_prompt = sum(usage.prompt_tokens for usage in read)
+    n_completion = sum(usage.completion_tokens for usage in usages)
+    legs = [handoff.leg(leg) for usage in usages for leg in usage.legs]
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_completion,
+        "total_tokens": n_prompt + n_completion,
+        "prompt_tokens_details": {"cached_tokens": sum(u.cached_tokens for u in read)},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)
+        },
+        **({"by_leg": legs} if legs else {}),
+    }
+
+
+class ChunkOptions(msgspec.Struct, frozen=True):
+    """What a client asked to see besides the text."""
+
+    n: int
+    """Choices in all, of which *n_each* share a prompt."""
+    n_each: int
+    usage: bool
+    progress: bool
+    events: bool = False
+    """Handoffs and what belongs to them, as named events."""
+
+
+def chunk_options(body: CommonBody, wanted: RouteOptions, n: int, n_each: int) -> ChunkOptions:
+    options = body.stream_options
+    return ChunkOptions(
+        n=n,
+        n_each=n_each,
+        usage=bool(options and options.include_usage),
+        progress=bool(body.return_progress),
+        events=wanted.may_replace,
+    )
+
+
+class OpenAIStream(StreamEncoder):
+    """Encodes chunks. Subclasses know the shape of a choice."""
+
+    def __init__(self, head: dict[str, Any], options: ChunkOptions) -> None:
+        super().__init__()
+        self._head = head
+        self._options = options
+        self._finished: dict[int, Finished] = {}
+        self._frames: dict[tuple[type[Delta | ReasoningDelta], int], tuple[bytes, bytes]] = {}
+
+    def empty_event(self) -> bytes:
+        return self._chunk({**self._empty_choice(), "finish_reason": None}, 0)
+
+    def feed(self, event: StreamEvent) -> bytes:
+        if self._failed:
+            return b""
+        if isinstance(event, Delta | ReasoningDelta):
+            if event.logprobs:
+                return self._chunk(self._delta(event), event.choice)
+            return self._plain(event)
+        match event:
+            case ToolCallDelta():
+                return self._chunk(self._call(event), event.choice)
+            case Finished():
+                return self._finish(event)
+            case Failed():
+                return self.fail(failure(event))
+            case Handoff() | Seam() | Replace() | ConsentAsked() | ConsentAnswered():
+                return self._routed(event)
+            case Prefilling() if self._options.progress:
+                return self._progress({"prompt_progress": progress(event)})
+            case Queued() if self._options.progress:
+                return self._progress({"queue_position": event.position})
+        return b""
+
+    def end(self) -> bytes:
+        """Usage when asked for, and [DONE]."""
+        if self._failed:
+            return b""
+        tail = sse.DONE
+        if self._options.usage:
+            totals = usage(self._finished, self._options.n_each)
+            chunk = {**self._head, "choices": [], "usage": totals}
+            if 0 in self._finished:
+                chunk["timings"] = timings(self._finished[0])
+            tail = sse.encode(_json(chunk)) + tail
+        return tail
+
+    def error_event(self, error: WireError) -> bytes:
+        return sse.encode(error_body(error))
+
+    def _plain(self, event: Delta | ReasoningDelta) -> bytes:
+        """Only the text differs from one such chunk to the next: the rest is encoded once."""
+        key = type(event), event.choice
+        frame = self._frames.get(key)
+        if frame is None:
+            sample = key[0](choice=event.choice, text="\0")
+            before, _, after = self._chunk(self._delta(sample), event.choice).rpartition(_SAMPLE)
+            frame = self._frames[key] = before, after
+        return b"%b%b%b" % (frame[0], sse.one_line(_json(valid_text(event.text))), frame[1])
+
+    def _routed(self, event: handoff.RouteEvent) -> bytes:
+        """From a handoff on, the chunks name the new writer's model. The event itself is a chunk
+        without choices, too, so that it disturbs no client that does not know it."""
+        if isinstance(event, Handoff):
+            self._head["model"] = event.target.model
+            self._frames.clear()
+        if not self._options.events:
+            return b""
+        name, content = handoff.named(event)
+        return sse.encode_named(name, _json({**self._head, "choices": [], "spillover": content}))
+
+    def _finish(self, event: Finished) -> bytes:
+        self._finished[event.choice] = event
+        if event.reason == "cancelled":
+            return self.fail(cancelled())
+        choice = {**self._empty_choice(), "finish_reason": event.reason}
+        return self._chunk(choice, event.choice, timings=timings(event))
+
+    def _progress(self, extra: dict[str, Any]) -> bytes:
+        return self._chunk({**self._empty_choice(), "finish_reason": None}, 0, **extra)
+
+    def _chunk(self, choice: dict[str, Any], index: int, **extra: Any) -> bytes:
+        choices = [{"index": index, **choice}]
+        return sse.encode(_json({**self._head, "choices": choices, **extra}))
+
+    @abstractmethod
+    def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]: ...
+
+    def _call(self, event: ToolCallDelta) -> dict[str, Any]:
+        """A part of a tool call; only conversations have them."""
+        raise AssertionError("a text completion has no tools")
+
+    @abstractmethod
+    def _empty_choice(self) -> dict[str, Any]: ...
+
+
+class Choice:
+    """What one choice of a whole answer has come to."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = [text]
+        self.reasoning: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.calls = Calls()
+
+
+class OpenAIWhole(WholeEncoder):
+    """Encodes one object with all choices. Subclasses know the shape of a choice."""
+
+    def __init__(self, head: dict[str, Any], choices: list[Choice], n_each: int) -> None:
+        super().__init__(len(choices))
+        self._head = head
+        self._choices = choices
+        self._n_each = n_each
+        self._routed: list[dict[str, Any]] = []
+        self._is_handed_over = False
+
+    def collect(self, event: StreamEvent) -> None:
+        match event:
+            case Delta():
+                self._choices[event.choice].text.append(event.text)
+                self._choices[event.choice].logprobs.extend(event.logprobs)
+            case ReasoningDelta():
+                self._choices[event.choice].reasoning.append(event.text)
+                self._choices[event.choice].logprobs.extend(event.logprobs)
+            case ToolCallDelta():
+                self._choices[event.choice].calls.add(event)
+                self._choices[event.choice].logprobs.extend(event.logprobs)
+            case Replace(choice=index, keep_chars=keep):
+                self._choices[index].text = ["".join(self._choices[index].text)[:keep]]
+            case Handoff() | Seam():
+                self._routed.append(handoff.named(event)[1])
+                if isinstance(event, Handoff):
+                    self._is_handed_over = True
+                    self._head["model"] = event.target.model
+
+    def body(self) -> bytes:
+        return _json(
+            {
+                **self._head,
+                **({"spillover": self._routed} if self._is_handed_over else {}),
+                "choices": [
+                    {
+                        "index": index,
+                        **self._shape(self._choices[number]),
+                        "finish_reason": self.finished[number].reason,
+                    }
+                    for index, number in enumerate(self._shown())
+                ],
+                "usage": usage(self.finished, self._n_each),
+                "timings": timings(self.finished[0]),
+            }
+        )
+
+    def fail(self, error: WireError) -> bytes:
+        return error_body(error)
+
+    def _shown(self) -> list[int]:
+        """The numbers of the choices that the client sees, in order."""
+        return list(range(len(self._choices)))
+
+    @abstractmethod
+    def _shape(self, choice: Choice) -> dict[str, Any]: ...

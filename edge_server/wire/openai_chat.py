@@ -1,0 +1,213 @@
+"""OpenAI's chat completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
+from spillover.edge_server.wire.encoder import Encoder, valid_text
+from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.openai_answer import (
+    Choice,
+    OpenAIStream,
+    OpenAIWhole,
+    chunk_options,
+    head_fields,
+)
+from spillover.edge_server.wire.request_body import (
+    CommonBody,
+    answer_plan,
+    decode,
+    request_of,
+    route_options_of,
+)
+from spillover.edge_server.wire.tools import (
+    CallBody,
+    ChoiceBody,
+    ToolBody,
+    call_delta,
+    calls_of,
+    tool_fields,
+)
+from spillover.runtime.events import Delta, ReasoningDelta, TokenLogprob, ToolCallDelta
+from spillover.runtime.request import GenerationRequest
+
+MAX_MESSAGES = 4_096
+
+
+def plan(asked: AnswerRequest) -> AnswerPlan:
+    """POST /v1/chat/completions."""
+    body = decode(asked.content, ChatBody)
+    request = chat_request(body)
+    options = route_options_of(body, asked)
+    answer_id, model, n = f"chatcmpl-{asked.options.id}", asked.engine.name, request.n
+    encoder: Encoder
+    if body.stream:
+        head = head_fields("chat.completion.chunk", answer_id, model)
+        encoder = ChatStream(head, chunk_options(body, options, n, n))
+    else:
+        head = head_fields("chat.completion", answer_id, model)
+        encoder = ChatWhole(head, n, logprobs=request.logprobs is not None)
+    return answer_plan(asked, body, (request,), encoder, options)
+
+
+class TextPart(Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Struct, frozen=True):
+    role: str
+    content: str | tuple[TextPart, ...] | None = None
+    name: str | None = None
+    tool_calls: tuple[CallBody, ...] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatBody(CommonBody, frozen=True, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    modalities: tuple[str, ...] | None = None
+    tools: tuple[ToolBody, ...] | None = None
+    tool_choice: str | ChoiceBody | None = None
+    parallel_tool_calls: bool | None = None
+
+    def sent_as(self) -> dict[str, str]:
+        length = (
+            {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+        )
+        names = {"logprobs": "top_logprobs", "template_kwargs": "chat_template_kwargs"}
+        return {**super().sent_as(), **names, **length}
+
+
+def chat_request(body: ChatBody) -> GenerationRequest:
+    """The request of a chat completion."""
+    logprobs = None
+    if body.logprobs:
+        logprobs = body.top_logprobs or 0
+    elif body.top_logprobs:
+        raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
+    if body.modalities and body.modalities != ("text",):
+        raise bad_request("this model answers only with text", "modalities")
+    longest = body.max_completion_tokens
+    fields = {
+        "messages": tuple(_message(m, i) for i, m in enumerate(body.messages)),
+        "max_tokens": body.max_tokens if longest is None else longest,
+        "logprobs": logprobs,
+        "continue_final_message": body.continue_final_message or False,
+        "template_kwargs": _template_kwargs(body),
+        **tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls),
+    }
+    if fields["max_tokens"] == 0:
+        name = body.sent_as().get("max_tokens", "max_tokens")
+        raise bad_request(f"{name} must be at least 1", name)
+    if body.add_generation_prompt and body.continue_final_message:
+        raise bad_request(
+            "add_generation_prompt and continue_final_message exclude each other: leave one out",
+            "add_generation_prompt",
+        )
+    return request_of(body, fields)
+
+
+def _template_kwargs(body: ChatBody) -> dict[str, Any]:
+    """Variables for the model's template; the body's own chat_template_kwargs win."""
+    effort = body.reasoning_effort
+    if effort is None:
+        return body.chat_template_kwargs or {}
+    thinks = effort not in ("none", "minimal")
+    return {
+        "reasoning_effort": effort,
+        "enable_thinking": thinks,
+        **(body.chat_template_kwargs or {}),
+    }
+
+
+def _message(message: ChatMessage, index: int) -> dict[str, Any]:
+    content = message.content
+    if isinstance(content, tuple):
+        for place, part in enumerate(content):
+            if part.type != "text" or part.text is None:
+                raise bad_request(
+                    f"this model reads only text parts, not parts of type {part.type!r}",
+                    f"messages[{index}].content[{place}]",
+                )
+        content = "".join(part.text or "" for part in content)
+    return {
+        "role": message.role,
+        "content": content or "",
+        "name": message.name,
+        "tool_calls": calls_of(message.tool_calls or ()),
+        "tool_call_id": message.tool_call_id,
+    }
+
+
+class ChatStream(OpenAIStream):
+    """chat.completion.chunk objects; the first of each choice carries the role."""
+
+    def open(self) -> bytes:
+        delta = {"delta": {"role": "assistant", "content": None}, "finish_reason": None}
+        return b"".join(self._chunk(delta, index) for index in range(self._options.n))
+
+    def _delta(self, event: Delta | ReasoningDelta) -> dict[str, Any]:
+        field = "content" if isinstance(event, Delta) else "reasoning_content"
+        return self._with_logprobs({field: valid_text(event.text)}, event)
+
+    def _call(self, event: ToolCallDelta) -> dict[str, Any]:
+        return self._with_logprobs({"tool_calls": [call_delta(event)]}, event)
+
+    def _with_logprobs(
+        self, delta: dict[str, Any], event: Delta | ReasoningDelta | ToolCallDelta
+    ) -> dict[str, Any]:
+        choice: dict[str, Any] = {"delta": delta, "finish_reason": None}
+        if event.logprobs:
+            choice["logprobs"] = _logprobs(event.logprobs)
+        return choice
+
+    def _empty_choice(self) -> dict[str, Any]:
+        return {"delta": {}}
+
+
+class ChatWhole(OpenAIWhole):
+    """One chat.completion object."""
+
+    def __init__(self, head: dict[str, Any], n: int, *, logprobs: bool) -> None:
+        super().__init__(head, [Choice() for _ in range(n)], n)
+        self._logprobs = logprobs
+
+    def _shape(self, choice: Choice) -> dict[str, Any]:
+        text = valid_text("".join(choice.text))
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if choice.calls:
+            message |= {"content": text or None, "tool_calls": choice.calls.objects()}
+        if choice.reasoning:
+            message["reasoning_content"] = valid_text("".join(choice.reasoning))
+        return {
+            "message": message,
+            "logprobs": _logprobs(tuple(choice.logprobs)) if self._logprobs else None,
+        }
+
+
+def _logprobs(records: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    return {
+        "content": [
+            {
+                **_token(record.token, record.logprob),
+                "top_logprobs": [_token(top.token, top.logprob) for top in record.top],
+            }
+            for record in records
+        ]
+    }
+
+
+def _token(token: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
