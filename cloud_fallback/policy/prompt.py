@@ -9,9 +9,9 @@ from typing import Any
 from spillover.cloud_fallback.policy.observation import Observation
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
-from spillover.cloud_fallback.policy.text.languages import is_covered
 from spillover.cloud_fallback.re2_patterns import compile_pattern, escape_pattern
 from spillover.runtime.request import Message
+from spillover.runtime.text.languages import is_covered
 
 _MAX_CHARS = 200_000
 """The rules look at so many characters of the prompts, from the end."""

@@ -8,7 +8,6 @@ from collections import deque
 from spillover.cloud_fallback.policy.confidence import Confidence
 from spillover.cloud_fallback.policy.reason import CapacityCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.policy.text.fences import Fences
 from spillover.cloud_fallback.policy.text.leaks import Leaks
 from spillover.cloud_fallback.policy.text.loops import Loops
 from spillover.cloud_fallback.policy.text.refusals import Refusals
@@ -25,6 +24,7 @@ from spillover.runtime.events import (
 )
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, ResponseFormat
 from spillover.runtime.text.json_reader import JsonReader, Opening
+from spillover.runtime.text.markdown import Fences
 
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 _RATE_TOKENS, _RATE_EVERY = 32, 8

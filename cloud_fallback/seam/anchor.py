@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spillover.cloud_fallback.seam.folding import fold
-from spillover.cloud_fallback.seam.graphemes import boundary_before
+from spillover.runtime.text.graphemes import boundary_before
 
 MIN_USEFUL_CHARS = 8
 """An answer with fewer visible ones is begun anew: there is nothing to keep."""

@@ -12,18 +12,18 @@ from spillover.cloud_fallback.errors import CannotContinue
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.seam.anchor import anchor_of, is_worth_keeping, quoted
 from spillover.cloud_fallback.seam.folding import n_trailing_blank
-from spillover.cloud_fallback.seam.graphemes import n_unfinished
-from spillover.cloud_fallback.seam.language import language_of
 from spillover.cloud_fallback.seam.notices import (
     complete_notice,
     continue_notice,
     rewrite_notice,
 )
-from spillover.cloud_fallback.seam.poison import holds_template_text, n_open_tag, poison_start
 from spillover.cloud_fallback.seam.sentences import good_boundary
 from spillover.runtime.events import Origin
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message
+from spillover.runtime.text.graphemes import n_unfinished
 from spillover.runtime.text.json_reader import JsonReader
+from spillover.runtime.text.languages import language_of
+from spillover.runtime.text.template_tags import has_tags, leak_start, n_open_tag
 
 Join: TypeAlias = Literal["fresh", "echo", "rewrite", "restart", "prefill"]
 """What the new writer's text is expected to begin with: nothing to join (fresh); the anchor
@@ -129,8 +129,8 @@ def plan_continuation(
 
 def _good_chars(request: GenerationRequest, said: str, keep_chars: int | None) -> int:
     """How much of *said* may be continued: all of it, or up to a boundary before what is bad."""
-    poison = poison_start(said, has_tools=bool(request.tools) and request.response_format is None)
-    limits = [limit for limit in (keep_chars, poison) if limit is not None]
+    leak = leak_start(said, has_tools=bool(request.tools) and request.response_format is None)
+    limits = [limit for limit in (keep_chars, leak) if limit is not None]
     if not limits or min(limits) >= len(said):
         return len(said)
     return good_boundary(said, min(limits))
@@ -193,7 +193,7 @@ def _completion(plan: Continuation) -> Continuation:
         raise CannotContinue("a prompt of token ids means nothing to another model")
     if request.response_format is not None:
         raise CannotContinue("a raw prompt whose answer has a given form is only served locally")
-    if holds_template_text(request.prompt):
+    if has_tags(request.prompt):
         raise CannotContinue("the raw prompt is written in the local model's chat template")
     told = _told(plan.context + plan.kept, is_json=False)
     if not is_worth_keeping(told):

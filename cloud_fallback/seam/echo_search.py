@@ -15,8 +15,6 @@ from spillover.cloud_fallback.seam.echo import (
     split_units,
 )
 from spillover.cloud_fallback.seam.folding import fold, raw_length, raw_length_from_end
-from spillover.cloud_fallback.seam.graphemes import boundary_before
-from spillover.cloud_fallback.seam.markup import FENCE, last_line
 from spillover.cloud_fallback.seam.preamble import (
     MAX_PREAMBLE_CHARS,
     TERMINATORS,
@@ -25,6 +23,8 @@ from spillover.cloud_fallback.seam.preamble import (
 )
 from spillover.cloud_fallback.seam.search import Joined
 from spillover.cloud_fallback.seam.sentences import good_boundary
+from spillover.runtime.text.graphemes import boundary_before
+from spillover.runtime.text.markdown import FENCE, last_line
 
 HOLD_CHARS = 240
 """Text in which the anchor was not found by then is shown as it is; the anchor's own length comes

@@ -5,10 +5,10 @@ from __future__ import annotations
 from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
-from spillover.cloud_fallback.seam.markup import FENCE
 from spillover.cloud_fallback.seam.preamble import MAX_PREAMBLE_CHARS, is_preamble
 from spillover.cloud_fallback.seam.search import Joined
 from spillover.runtime.text.json_reader import JsonReader
+from spillover.runtime.text.markdown import FENCE
 
 MAX_HELD_CHARS = 1 << 16
 

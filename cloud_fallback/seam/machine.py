@@ -8,13 +8,13 @@ from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
 from spillover.cloud_fallback.seam.folding import raw_length_from_end
 from spillover.cloud_fallback.seam.form_search import FormSearch
-from spillover.cloud_fallback.seam.markup import open_fence
 from spillover.cloud_fallback.seam.repair import SetApart, lead_after, repaired
 from spillover.cloud_fallback.seam.search import Joined, PrefillSearch, RestartSearch, Search
 from spillover.cloud_fallback.seam.splice import Splice, closing_quote
 from spillover.cloud_fallback.seam.stage import Stage
 from spillover.cloud_fallback.seam.trailing import JsonEnd, JsonStart, Unwrapped
 from spillover.runtime.text.json_reader import JsonReader
+from spillover.runtime.text.markdown import open_fence
 
 HOLD_S = 1.5
 """Text that neither repeats the answer nor clearly begins it is shown after this time."""

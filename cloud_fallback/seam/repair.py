@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 
-from spillover.cloud_fallback.seam.markup import (
+from spillover.cloud_fallback.seam.preamble import opens_talk
+from spillover.runtime.text.markdown import (
     LIST_MARKER,
     TABLE_ROW,
     is_inside_inline_code,
@@ -13,7 +14,6 @@ from spillover.cloud_fallback.seam.markup import (
     last_line,
     open_fence,
 )
-from spillover.cloud_fallback.seam.preamble import opens_talk
 
 _FENCE_LINE = re.compile(r"\s*(```+|~~~+)[\w+#.-]*[ \t]*\r?\n")
 _COMMON_WORDS = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from spillover.cloud_fallback.seam.graphemes import boundary_before
-from spillover.cloud_fallback.seam.markup import FENCE, LIST_MARKER, open_fence
+from spillover.runtime.text.graphemes import boundary_before
+from spillover.runtime.text.markdown import FENCE, LIST_MARKER, fence_after, open_fence
 
 _CLOSERS = "[\"'\u201d\u2019»\u203a)\\]}*_]*"
 _WIDE_ENDS = "[\u3002\uff01\uff1f\uff0e\uff61]+[\u300d\u300f\u201d\u2019\uff09\u300b\u3009\u3011]*"
@@ -38,7 +38,8 @@ def boundaries(text: str, start: int = 0, *, is_whole: bool = True) -> Iterator[
         line_end = text.find("\n", line_start)
         is_last = line_end < 0
         line = text[line_start:] if is_last else text[line_start:line_end]
-        was, fence = fence, _fence_after(fence, line)
+        was, found = fence, FENCE.match(line)
+        fence = fence_after(fence, found) if found else fence
         ends = [] if was or fence else _sentence_ends(line, counts_last=is_whole or not is_last)
         if not is_last:
             ends.append(len(line.rstrip()))
@@ -50,16 +51,6 @@ def boundaries(text: str, start: int = 0, *, is_whole: bool = True) -> Iterator[
         if is_last:
             return
         line_start = line_end + 1
-
-
-def _fence_after(fence: str | None, line: str) -> str | None:
-    found = FENCE.match(line)
-    if not found:
-        return fence
-    if fence is None:
-        return found[1]
-    closes = found[1].startswith(fence) and not found[2].strip()
-    return None if closes else fence
 
 
 def _sentence_ends(line: str, *, counts_last: bool) -> list[int]:

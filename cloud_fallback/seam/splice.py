@@ -7,7 +7,7 @@ import re
 
 from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.seam.folding import fold, n_leading_blank
-from spillover.cloud_fallback.seam.markup import FENCE, last_line
+from spillover.runtime.text.markdown import FENCE, last_line
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _CLOSING = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from spillover.runtime.request import GenerationRequest
+from spillover.runtime.text.scripts import characters_of
 
-_WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+_WIDE = characters_of("kana", "han", "hangul")
 _WORD = re.compile(f"[{_WIDE}]|[^\\s{_WIDE}]+")
 _ENDS_INSIDE = re.compile(f"[^\\s{_WIDE}]\\Z")
 _BEGINS_INSIDE = re.compile(f"[^\\s{_WIDE}]")

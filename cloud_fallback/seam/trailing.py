@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 
-from spillover.cloud_fallback.seam.markup import FENCE
 from spillover.runtime.text.json_reader import JsonReader
+from spillover.runtime.text.markdown import FENCE
 
 MAX_LEAD_CHARS = 200
 _OPENING = re.compile(r"[{\[]")

@@ -13,15 +13,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.fim_tokens import find_fim
 from spillover.runtime.onnx.settings import ModelSettings
 from spillover.runtime.onnx.token_bytes import bytes_of_all
-
-_TURN_ENDS = frozenset(
-    {
-        "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>",
-        "<end_of_turn>", "<|end_of_turn|>", "<turn|>", "<end_of_utterance>", "<|return|>",
-        "<|call|>", "<EOT>", "[EOT]", "<|eot|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
-    }
-)  # fmt: skip
-"""What ends an answer in the templates of the common model families, when it is one token."""
+from spillover.runtime.text.template_tags import TURN_ENDS
 
 
 class OnnxTokenizer:
@@ -84,7 +76,7 @@ class OnnxTokenizer:
         """The union of all sources: settings, and names that mean the end of a turn."""
         texts = {settings.eos_text}
         added = self._parsing.get_added_tokens_decoder().values()
-        texts |= {token.content for token in added if token.content in _TURN_ENDS}
+        texts |= {token.content for token in added if token.content in TURN_ENDS}
         named = {self._id_of(text) for text in texts} - {None}
         return settings.eos_ids | frozenset(token for token in named if token is not None)
 

@@ -16,7 +16,8 @@ from spillover.runtime.errors import EngineBusy, InvalidRequest, ResponseFormatR
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.structured_output.habit import FormHabit
-from spillover.runtime.text.reasoning import TAG_PAIRS, TagPair, starts_inside
+from spillover.runtime.text.reasoning import starts_inside
+from spillover.runtime.text.template_tags import REASONING_TAGS, TagPair
 from spillover.runtime.tools.plan import ToolPlan
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Begun(Struct, frozen=True):
             text = request.messages[-1].content
         if not (request.messages and request.split_reasoning):
             return cls(text)
-        for pair in TAG_PAIRS:
+        for pair in REASONING_TAGS:
             if text.lstrip().startswith(pair.open):
                 _, is_closed, answer = text.partition(pair.close)
                 return cls(answer.lstrip()) if is_closed else cls(thinking=pair)

@@ -30,7 +30,7 @@ from spillover.runtime.structured_output.matching import (
 from spillover.runtime.structured_output.schema_faults import fault_in
 from spillover.runtime.structured_output.vocabulary import Vocabulary
 from spillover.runtime.text.json_reader import normalize_escapes
-from spillover.runtime.text.reasoning import TagPair
+from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.tools.call_grammar import (
     calls_grammar,
     calls_or_answer_grammar,

@@ -10,8 +10,8 @@ from jinja2.exceptions import SecurityError
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.request import Message, Tool
 from spillover.runtime.text.deadline import DeadlinePassed, within
-from spillover.runtime.text.reasoning import TAG_PAIRS
 from spillover.runtime.text.sandbox import TemplateRefusal, compile_template
+from spillover.runtime.text.template_tags import REASONING_TAGS
 from spillover.runtime.tools.formats import format_of, knows_tools
 from spillover.runtime.tools.prompts import (
     call_object,
@@ -65,7 +65,7 @@ class ChatTemplate:
         self.tool_format = format_of(source)
         """How the model writes tool calls."""
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
-        self.tag_pairs = tuple(pair for pair in TAG_PAIRS if pair.close in (source or ""))
+        self.tag_pairs = tuple(pair for pair in REASONING_TAGS if pair.close in (source or ""))
         """How the model marks what it thinks, as far as the template shows it."""
         self.warnings: tuple[str, ...] = ()
         if source is None:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-_ZWJ = "\u200d"
-_REGIONAL_FIRST, _REGIONAL_LAST = "\U0001f1e6", "\U0001f1ff"
-
-
-def _is_regional(character: str) -> bool:
-    return _REGIONAL_FIRST <= character <= _REGIONAL_LAST
+from spillover.runtime.text.graphemes import ZWJ, n_unfinished
 
 
 class Detokenizer:
@@ -41,9 +36,4 @@ class Detokenizer:
 
 def _n_held(text: str) -> int:
     """How many last characters must wait: at most two."""
-    if text.endswith(_ZWJ):
-        return min(2, len(text))
-    n_regional = 0
-    while n_regional < len(text) and _is_regional(text[-1 - n_regional]):
-        n_regional += 1
-    return n_regional % 2
+    return min(2, len(text)) if text.endswith(ZWJ) else n_unfinished(text)

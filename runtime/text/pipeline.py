@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from spillover.runtime.text.detokenizer import Detokenizer
-from spillover.runtime.text.reasoning import ReasoningSplitter, TagPair
+from spillover.runtime.text.reasoning import ReasoningSplitter
 from spillover.runtime.text.stop_matcher import StopMatcher
+from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 
 Piece: TypeAlias = tuple[bool, str] | CallDelta

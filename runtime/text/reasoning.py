@@ -1,30 +1,17 @@
-"""Splits what a model thinks, between tags at the start of its answer, from the answer."""
+"""Splits the reasoning between tags at the start of an answer from the answer itself."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from spillover.runtime.text.partial_match import PartialMatch
+from spillover.runtime.text.template_tags import REASONING_TAGS, TagPair
 
-
-class TagPair(NamedTuple):
-    """What opens and closes a stretch of reasoning."""
-
-    open: str
-    close: str
-
-
-TAG_PAIRS = (
-    TagPair("<think>", "</think>"),
-    TagPair("<thinking>", "</thinking>"),
-    TagPair("<reasoning>", "</reasoning>"),
-    TagPair("<seed:think>", "</seed:think>"),
-    TagPair("[THINK]", "[/THINK]"),
-)
+_CLOSES = {pair: PartialMatch((pair.close,)) for pair in REASONING_TAGS}
 
 
 def starts_inside(prompt: str) -> TagPair | None:
     """The pair whose opening tag ends the rendered *prompt*: the answer begins as reasoning."""
     text = prompt.rstrip()
-    return next((pair for pair in TAG_PAIRS if text.endswith(pair.open)), None)
+    return next((pair for pair in REASONING_TAGS if text.endswith(pair.open)), None)
 
 
 class ReasoningSplitter:
@@ -54,11 +41,11 @@ class ReasoningSplitter:
 
     def _look_for_opening(self) -> None:
         start = self._held.lstrip()
-        for pair in TAG_PAIRS:
+        for pair in REASONING_TAGS:
             if start.startswith(pair.open):
                 self._pair, self._held, self._state = pair, start[len(pair.open) :], "inside"
                 return
-        if start and not any(pair.open.startswith(start) for pair in TAG_PAIRS):
+        if start and not any(pair.open.startswith(start) for pair in REASONING_TAGS):
             # No reasoning: the answer keeps its own leading white space.
             self._state, self._trims = "after", False
 
@@ -72,8 +59,10 @@ class ReasoningSplitter:
             self._held, self._state, self._trims = after, "after", True
             before = before.rstrip()
         else:
-            n = _n_open_end(before, self._pair.close)
-            before, self._held = before[: len(before) - n], before[len(before) - n :]
+            # The white space before the tag belongs to the tag.
+            n = len(before) - _CLOSES[self._pair].n_at_end(before)
+            n = len(before[:n].rstrip())
+            before, self._held = before[:n], before[n:]
         if before:
             pieces.append((True, before))
 
@@ -91,14 +80,3 @@ class ReasoningSplitter:
         if self._state == "inside":
             text = text.rstrip()
         return [(self._state == "inside", text)] if text else []
-
-
-def _n_open_end(text: str, tag: str) -> int:
-    """Length of the end of *text* that may belong to *tag*: white space, then its beginning."""
-    for n in range(min(len(tag) - 1, len(text)), 0, -1):
-        if tag.startswith(text[-n:]):
-            break
-    else:
-        n = 0
-    rest = text[: len(text) - n]
-    return n + len(rest) - len(rest.rstrip())

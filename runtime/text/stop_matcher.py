@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from spillover.runtime.text.partial_match import PartialMatch
+
 
 class StopMatcher:
     """Releases text until one of *stops* is complete: the one that ends first, and of several
@@ -13,7 +15,7 @@ class StopMatcher:
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
         self._first_characters = frozenset(stop[0] for stop in stops)
-        self._longest = max(map(len, stops), default=0)
+        self._partial = PartialMatch(stops)
         self._held = ""
         self.stopped: str | None = None
 
@@ -35,16 +37,9 @@ class StopMatcher:
             self.stopped = text[start:end]
             self._held = ""
             return text[:start]
-        n = self._n_held(text)
+        n = self._partial.n_at_end(text)
         self._held = text[len(text) - n :]
         return text[: len(text) - n]
-
-    def _n_held(self, text: str) -> int:
-        for n in range(min(self._longest - 1, len(text)), 0, -1):
-            tail = text[-n:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return n
-        return 0
 
     def flush(self) -> str:
         """What was held back and turned out to be plain text."""

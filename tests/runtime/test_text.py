@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from spillover.runtime.text.detokenizer import Detokenizer
 from spillover.runtime.text.pipeline import TextPipeline
-from spillover.runtime.text.reasoning import TAG_PAIRS, ReasoningSplitter, starts_inside
+from spillover.runtime.text.reasoning import ReasoningSplitter, starts_inside
 from spillover.runtime.text.stop_matcher import StopMatcher
+from spillover.runtime.text.template_tags import REASONING_TAGS
 from spillover.runtime.tools.formats import HERMES
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from tests.answers import first_stop
@@ -60,7 +61,7 @@ def test_only_a_possible_beginning_of_a_stop_string_is_held_back() -> None:
     assert matcher.stopped == "\n\nUser:"
 
 
-@given(st.sampled_from(TAG_PAIRS), st.lists(st.integers(0, 60)))
+@given(st.sampled_from(REASONING_TAGS), st.lists(st.integers(0, 60)))
 def test_reasoning_is_split_off_wherever_its_tags_are_cut(
     pair: tuple[str, str], cuts: list[int]
 ) -> None:

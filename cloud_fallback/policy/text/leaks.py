@@ -4,54 +4,22 @@ from __future__ import annotations
 
 import re
 
-_MARKERS = (
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|im_sep|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|begin_of_text|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|system|>",
-    "<|start|>",
-    "<|channel|>",
-    "<|message|>",
-    "<|return|>",
-    "<|START_OF_TURN_TOKEN|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "<|CHATBOT_TOKEN|>",
-    "<|USER_TOKEN|>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<｜User｜>",  # noqa: RUF001  # DeepSeek writes its markers with these bars
-    "<｜Assistant｜>",  # noqa: RUF001
-    "<｜end▁of▁sentence｜>",  # noqa: RUF001
-    "[INST]",
-    "[/INST]",
-    "<<SYS>>",
-    "<</SYS>>",
-    "### Instruction:",
-    "\nHuman:",
-    "\nUser:",
-)
-_FIRST = re.compile(r"[<\[#\n]")
-_LONGEST = max(map(len, _MARKERS))
+from spillover.runtime.text.partial_match import PartialMatch
+from spillover.runtime.text.template_tags import TURN_HEADINGS, TURN_TAGS
+
+_MARKERS = TURN_TAGS + TURN_HEADINGS
+_FIRST = re.compile("[" + re.escape("".join(sorted({marker[0] for marker in _MARKERS}))) + "]")
 _ANY = re.compile("|".join(map(re.escape, _MARKERS)))
 
 
 class Leaks:
-    """Follows the text as it grows. Markers that the conversation itself speaks of are allowed."""
+    """Follows the text as it grows. Markers that the conversation itself mentions are allowed."""
 
-    __slots__ = ("_allowed", "_open", "_start", "found_at")
+    __slots__ = ("_allowed", "_open", "_partial", "_start", "found_at")
 
     def __init__(self, conversation: str) -> None:
         self._allowed = frozenset(m for m in _MARKERS if m.strip() in conversation)
+        self._partial = PartialMatch(m for m in _MARKERS if m not in self._allowed)
         self.found_at: int | None = None
         """Where the first marker begins in the text."""
         self._open = ""
@@ -83,10 +51,6 @@ class Leaks:
             if match.group() not in self._allowed:
                 self.found_at = self._start + match.start()
                 return
-        for first in _FIRST.finditer(self._open, max(len(self._open) - _LONGEST, 0)):
-            rest = self._open[first.start() :]
-            if any(m.startswith(rest) for m in _MARKERS if m not in self._allowed):
-                self._start += first.start()
-                self._open = rest
-                return
-        self._open = ""
+        n_done = len(self._open) - self._partial.n_at_end(self._open)
+        self._start += n_done
+        self._open = self._open[n_done:]

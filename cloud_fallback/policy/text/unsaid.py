@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from spillover.cloud_fallback.policy.text.languages import FUNCTION_WORDS
-from spillover.cloud_fallback.policy.text.scripts import script_of
+from spillover.runtime.text.languages import FUNCTION_WORDS
+from spillover.runtime.text.scripts import script_of
 
 _WORD = re.compile(r"\w+")
 _STEM = 6

@@ -7,10 +7,10 @@ import pytest
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules, first_match
 from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
-from spillover.cloud_fallback.policy.text.languages import candidates, is_covered
 from spillover.runtime.engine import EngineStatus
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import GenerationRequest, Message
+from spillover.runtime.text.languages import candidates, is_covered
 from tests.cloud_fallback.policy.answers import Leg, asked
 
 READY = EngineStatus(state="ready")

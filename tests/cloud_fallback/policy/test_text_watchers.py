@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.text.fences import Fences
 from spillover.cloud_fallback.policy.text.leaks import Leaks
 from spillover.cloud_fallback.policy.text.refusals import Refusals
 from spillover.cloud_fallback.policy.text.scripts import Scripts
@@ -188,27 +187,6 @@ def test_an_answer_that_begins_like_a_refusal_is_released() -> None:
     assert verdicts[0] == "hold"
     assert verdicts[-1] == "pass"
     assert verdicts.count("hold") < 30
-
-
-# Fences
-
-
-@given(CUTS)
-def test_fences_are_followed_under_any_chunking(cuts: list[int]) -> None:
-    text = "Look:\n```python\nx = '```'\nprint(x)\n  ```\nDone. ``` is a fence.\n~~~\na\n~~~\nEnd"
-    fences = Fences()
-    seen: dict[int, tuple[bool, bool]] = {}
-    at = 0
-    for chunk in chunks(text, cuts):
-        fences.feed(chunk)
-        at += len(chunk)
-        seen[at] = (fences.inside, fences.on_fence_line)
-    whole = Fences()
-    for place, char in enumerate(text, 1):
-        whole.feed(char)
-        if place in seen:
-            assert seen[place] == (whole.inside, whole.on_fence_line)
-    assert seen[len(text)] == (False, False)
 
 
 # JSON

@@ -16,11 +16,10 @@ from spillover.cloud_fallback.seam.folding import (
     raw_length,
     raw_length_from_end,
 )
-from spillover.cloud_fallback.seam.graphemes import boundary_before, is_boundary, n_unfinished
-from spillover.cloud_fallback.seam.poison import holds_template_text, n_open_tag, poison_start
 from spillover.cloud_fallback.seam.sentences import boundaries, good_boundary, sentence_end
 from spillover.cloud_fallback.seam.token_limit import VisibleLimit
-from tests.cloud_fallback.seam.corpus import ALL, EMOJI, pieces_of
+from spillover.runtime.text.graphemes import is_boundary
+from tests.cloud_fallback.seam.corpus import ALL, pieces_of
 
 TEXTS = st.sampled_from(sorted(ALL)).map(ALL.__getitem__) | st.text(max_size=60)
 
@@ -112,47 +111,6 @@ def test_the_grace_is_bounded(n_tokens: int, now: float) -> None:
     assert finish.feed(" mice.", 1, 0.0) == ""
 
 
-# Poison -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "start"),
-    [
-        ("Fine. Nothing here, not even <b>bold</b> or a < b.", None),
-        ("Done.<|im_end|>\n<|im_start|>user", 5),
-        ("Done.<｜end▁of▁sentence｜>", 5),  # noqa: RUF001
-        ("Well <think> I should", 5),
-        ("Done.</think> So", 5),
-        ('<tool_call>\n{"name": "wea', 0),
-        ("Ok [/INST] and", 3),
-        ("The token `<|im_end|>` ends a turn.", None),
-        ("```\n<|im_end|>\n```\nends a turn", None),
-        ("```\n<|im_end|>\n```\nends<|im_end|>", 23),
-    ],
-)
-def test_leaks_are_found_and_quotations_left_alone(text: str, start: int | None) -> None:
-    assert poison_start(text) == start
-
-
-def test_half_a_tool_call_is_found_where_tools_are() -> None:
-    text = 'I will look.\n{"name": "weather", "arguments": {"ci'
-    assert poison_start(text, has_tools=True) == 13
-    assert poison_start(text) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "n"),
-    [("a <|im_e", 6), ("a <thin", 5), ("a <", 0), ("a [TOOL_", 6), ("a <b", 0), ("`<thin", 0)],
-)
-def test_half_a_tag_is_seen(text: str, n: int) -> None:
-    assert n_open_tag(text) == n
-
-
-def test_a_prompt_in_a_chat_template_is_seen() -> None:
-    assert holds_template_text("```<|im_start|>user```")
-    assert not holds_template_text("Once upon a time")
-
-
 # Characters ---------------------------------------------------------------------------------
 
 
@@ -191,26 +149,6 @@ def test_blank_ends_fold_to_nothing(text: str) -> None:
 )
 def test_what_counts_as_the_same(one: str, other: str) -> None:
     assert fold(one) == fold(other)
-
-
-def test_characters_are_never_split() -> None:
-    family = "👨‍👩‍👧‍👦"
-    at = EMOJI.index(family)
-    assert not any(is_boundary(EMOJI, at + n) for n in range(1, len(family)))
-    assert is_boundary(EMOJI, at + len(family))
-    assert boundary_before(EMOJI, at + 3) == at
-    assert not is_boundary("🇩🇪🇫🇷", 1)
-    assert is_boundary("🇩🇪🇫🇷", 2)
-    assert not is_boundary("\r\n", 1)
-    assert not is_boundary("e\u0301", 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "n"),
-    [("", 0), ("a", 0), ("👨\u200d", 1), ("🇩", 1), ("🇩🇪", 0), ("🇩🇪🇫", 1), ("\ud83d", 1)],
-)
-def test_half_a_character_waits(text: str, n: int) -> None:
-    assert n_unfinished(text) == n
 
 
 # Limits -------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ from spillover.cloud_fallback.errors import CannotContinue
 from spillover.cloud_fallback.seam.anchor import anchor_of, quoted
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.cloud_fallback.seam.folding import fold
-from spillover.cloud_fallback.seam.graphemes import is_boundary
-from spillover.cloud_fallback.seam.language import language_of
 from spillover.cloud_fallback.seam.token_limit import tokens_left
 from spillover.runtime.request import (
     GenerationRequest,
@@ -23,6 +21,8 @@ from spillover.runtime.request import (
     ToolCall,
 )
 from spillover.runtime.sampling import Sampling
+from spillover.runtime.text.graphemes import is_boundary
+from spillover.runtime.text.languages import language_of
 from tests.cloud_fallback.seam.corpus import (
     ALL,
     BRACES,

@@ -8,7 +8,7 @@ import pytest
 from spillover.runtime.backend import Constraint
 from spillover.runtime.request import Regex
 from spillover.runtime.structured_output.factory import ConstraintFactory
-from spillover.runtime.text.reasoning import TagPair
+from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.worker.loading import LoadedModel
 
 THINK = TagPair("<think>", "</think>")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-_ZWJ = "\u200d"
+ZWJ = "\u200d"
 _KEYCAP = "\u20e3"
 _REGIONAL = range(0x1F1E6, 0x1F200)
 _MODIFIERS = range(0x1F3FB, 0x1F400)
@@ -19,7 +19,7 @@ def _extends(character: str) -> bool:
         return False
     return (
         unicodedata.category(character) in ("Mn", "Mc", "Me")
-        or character in (_ZWJ, _KEYCAP)
+        or character in (ZWJ, _KEYCAP)
         or code in _MODIFIERS
         or code in _TAGS
         or 0xDC00 <= code < 0xE000
@@ -37,7 +37,7 @@ def _joins_next(text: str, index: int) -> bool:
         return True
     if ord(before) < 0x300:
         return False
-    if before == _ZWJ or 0xD800 <= ord(before) < 0xDC00:
+    if before == ZWJ or 0xD800 <= ord(before) < 0xDC00:
         return True
     if _is_jamo(before) and _is_jamo(after):
         return True
@@ -72,7 +72,7 @@ def n_unfinished(text: str) -> int:
     if not text:
         return 0
     code = ord(text[-1])
-    waits = text[-1] == _ZWJ or 0xD800 <= code < 0xDC00
+    waits = text[-1] == ZWJ or 0xD800 <= code < 0xDC00
     if code in _REGIONAL:
         waits = _n_regional(text, len(text)) % 2 > 0
     return 1 if waits else 0

@@ -1,0 +1,102 @@
+"""The tags of chat templates, in one table, and where they have leaked into a text."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from spillover.runtime.text.markdown import is_inside_inline_code, open_fence
+from spillover.runtime.text.partial_match import PartialMatch
+
+
+class TagPair(NamedTuple):
+    """What opens and closes a stretch of text."""
+
+    open: str
+    close: str
+
+
+REASONING_TAGS = (
+    TagPair("<think>", "</think>"),
+    TagPair("<thinking>", "</thinking>"),
+    TagPair("<reasoning>", "</reasoning>"),
+    TagPair("<seed:think>", "</seed:think>"),
+    TagPair("[THINK]", "[/THINK]"),
+)
+"""What models put around their reasoning."""
+
+TOOL_TAGS = (
+    "<tool_call>", "</tool_call>", "<tool_calls>", "</tool_calls>", "<function_call>",
+    "</function_call>", "<tool_response>", "</tool_response>", "<|python_tag|>", "[TOOL_CALLS]",
+    "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
+)  # fmt: skip
+"""What stands around tools, calls and results."""
+
+TURN_ENDS = (
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>",
+    "<end_of_turn>", "<|end_of_turn|>", "<turn|>", "<end_of_utterance>", "<|return|>", "<|call|>",
+    "<EOT>", "[EOT]", "<|eot|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<|END_OF_TURN_TOKEN|>",
+)  # fmt: skip
+"""What ends an answer, when the vocabulary has it as one token."""
+
+TURN_TAGS = (
+    *TURN_ENDS,
+    "<|im_start|>", "<|im_sep|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
+    "<|user|>", "<|assistant|>", "<|system|>", "<|start|>", "<|channel|>", "<|message|>",
+    "<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|USER_TOKEN|>", "<start_of_turn>",
+    "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",
+)  # fmt: skip
+"""What stands around turns."""
+
+TURN_HEADINGS = ("### Instruction:", "\nHuman:", "\nUser:")
+"""Turns of templates without tags. People write them too, so they say something only about a
+model that nobody asked for them."""
+
+TAGS = (*(tag for pair in REASONING_TAGS for tag in pair), *TOOL_TAGS, *TURN_TAGS)
+"""All that must not be shown to another model as part of an answer."""
+
+_CONTROL = r"<[|\uff5c][A-Za-z][\w\u2581 -]{0,40}[|\uff5c]>"
+"""Control tokens that nobody has listed yet."""
+_ANY = re.compile("|".join((_CONTROL, *map(re.escape, TAGS))))
+_OPEN_CONTROL = re.compile(r"<[|\uff5c][A-Za-z][\w\u2581]{0,40}[|\uff5c]?\Z")
+_OPEN_TAG = PartialMatch(TAGS)
+_CALL = re.compile(
+    r"^[ \t]*(?:```(?:json)?\s*)?\[?\s*\{\s*\"(?:name|function|tool|tool_name)\"\s*:\s*[\"{]",
+    re.MULTILINE,
+)
+_MAX_TAG_CHARS = 48
+_MIN_OPEN_TAG_CHARS = 4
+"""Fewer characters of a tag are too common to be taken for its beginning."""
+
+
+def has_tags(text: str) -> bool:
+    """Whether *text* shows tags of a chat template, in code blocks too."""
+    return _ANY.search(text) is not None
+
+
+def leak_start(text: str, *, has_tools: bool = False) -> int | None:
+    """Where leaked template text, open reasoning or half a tool call begins; None: nowhere.
+
+    Tags shown as code are quoted, not leaked. *has_tools*: a JSON object that looks like a call
+    is one.
+    """
+    for found in _ANY.finditer(text):
+        if not _is_quoted(text, found.start()):
+            return found.start()
+    call = _CALL.search(text) if has_tools else None
+    return call.start() if call else None
+
+
+def n_open_tag(text: str) -> int:
+    """How many last characters of *text* may be the beginning of a tag that is not quoted."""
+    tail = text[-_MAX_TAG_CHARS:]
+    found = _OPEN_CONTROL.search(tail)
+    n = len(tail) - found.start() if found else _OPEN_TAG.n_at_end(tail)
+    is_open = found or n >= _MIN_OPEN_TAG_CHARS
+    return n if is_open and not _is_quoted(text, len(text) - n) else 0
+
+
+def _is_quoted(text: str, start: int) -> bool:
+    before = text[:start]
+    return is_inside_inline_code(before) or open_fence(before) is not None
