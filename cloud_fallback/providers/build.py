@@ -1,9 +1,10 @@
-"""Makes an engine of a provider's settings."""
+"""From a provider's settings to its engine."""
 
 from __future__ import annotations
 
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.companies import WireFormat
 from spillover.cloud_fallback.providers.credentials.aws_signature import AwsSignature
 from spillover.cloud_fallback.providers.credentials.credentials import (
     Credentials,
@@ -13,16 +14,35 @@ from spillover.cloud_fallback.providers.credentials.credentials import (
 )
 from spillover.cloud_fallback.providers.credentials.google_adc import GoogleDefault
 from spillover.cloud_fallback.providers.credentials.token_command import TokenCommand
+from spillover.cloud_fallback.providers.dialects.anthropic import AnthropicDialect
+from spillover.cloud_fallback.providers.dialects.bedrock import BedrockDialect
+from spillover.cloud_fallback.providers.dialects.cohere import CohereDialect
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
-from spillover.cloud_fallback.providers.dialects.registry import dialect_of
+from spillover.cloud_fallback.providers.dialects.gemini import GeminiDialect
+from spillover.cloud_fallback.providers.dialects.openai import OpenAIDialect
+from spillover.cloud_fallback.providers.dialects.tgi import TgiDialect
 from spillover.cloud_fallback.providers.keys import Keys, advice
 from spillover.cloud_fallback.providers.settings import ProviderSettings
+
+_DIALECTS: dict[WireFormat, type[Dialect]] = {
+    "openai": OpenAIDialect,
+    "anthropic": AnthropicDialect,
+    "gemini": GeminiDialect,
+    "cohere": CohereDialect,
+    "tgi": TgiDialect,
+    "bedrock": BedrockDialect,
+}
 
 
 def build_engine(settings: ProviderSettings, *, keys: Keys, http: Http) -> CloudEngine:
     """The engine of a provider. Opens nothing; a missing key or package is its `problem`."""
     dialect = dialect_of(settings)
     return CloudEngine(settings, dialect, http, _credentials(settings, dialect, keys, http))
+
+
+def dialect_of(settings: ProviderSettings) -> Dialect:
+    """The dialect of a provider."""
+    return _DIALECTS[settings.company.wire](settings)
 
 
 def _credentials(

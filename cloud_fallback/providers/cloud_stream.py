@@ -19,7 +19,8 @@ from spillover.cloud_fallback.http.client import Incoming, Outgoing
 from spillover.cloud_fallback.http.errors import HttpError, Malformed, Stopped, TimedOut
 from spillover.cloud_fallback.http.framing import Frames, frames_of
 from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
-from spillover.cloud_fallback.providers.dialects.dialect import Decoder, End, HttpRequest, Part
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, End, Part
+from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineClosed
 from spillover.runtime.events import Delta, EngineEvent, Finished, FinishReason

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
+from spillover.cloud_fallback.providers.build import dialect_of
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.credentials.credentials import NoKey
-from spillover.cloud_fallback.providers.dialects.registry import dialect_of
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.events import EngineEvent, Finished
 from tests.answers import ask, text_of

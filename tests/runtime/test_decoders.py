@@ -56,8 +56,8 @@ READERS = {
         "decode(body, kind)",
     ),
     "a provider's frame": (
-        "from spillover.cloud_fallback.providers.dialects.frames import FrameReader",
-        "FrameReader('p').read(body, kind)",
+        "from spillover.cloud_fallback.providers.dialects.decoding import JsonReader",
+        "JsonReader('p').read(body, kind)",
     ),
 }
 

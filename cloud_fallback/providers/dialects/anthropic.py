@@ -1,31 +1,34 @@
-"""Anthropic's messages."""
+"""Anthropic's messages. An answer is complete with message_stop."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+import re
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.providers.dialects.anthropic_stream import AnthropicDecoder
-from spillover.cloud_fallback.providers.dialects.classes import answer_error
-from spillover.cloud_fallback.providers.dialects.conversation import Turn, alternating
-from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.providers.dialects.model_ids import (
-    claude_continues,
-    claude_max_tokens,
-    claude_takes_samplers,
+from spillover.cloud_fallback.errors import Truncated
+from spillover.cloud_fallback.providers.dialects.decoding import Count
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    Frame,
+    Part,
+    ProviderUsage,
+    Reasons,
 )
-from spillover.cloud_fallback.providers.dialects.refusals import holds_only
-from spillover.cloud_fallback.providers.dialects.shape import (
-    JSON_HEADERS,
+from spillover.cloud_fallback.providers.dialects.encoding import (
+    Draft,
+    HttpRequest,
+    alternating_turns,
     arguments_object,
-    body_bytes,
     chosen,
     parameters_of,
     safe_id,
+    system_text,
+    takes_only,
 )
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.request import (
     GenerationRequest,
     JsonSchema,
@@ -37,65 +40,57 @@ from spillover.runtime.request import (
 from spillover.runtime.sampling import Sampling
 
 VERSION = "2023-06-01"
+LAST_CLAUDE_WITH_PREFILL = (4, 5)
+LAST_CLAUDE_WITH_SAMPLERS = (4, 6)
 
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}
+_CLAUDE = re.compile(
+    r"claude-(?:(?:opus|sonnet|haiku|instant|v)-?)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?"
+)
 
 
-class AnthropicDialect(Struct, frozen=True, kw_only=True):
-    """*path* stands after the base address."""
+class AnthropicDialect(Dialect):
+    """See Dialect."""
 
-    provider: str
-    path: str = "/v1/messages"
-
-    @property
-    def framing(self) -> Literal["sse"]:
-        return "sse"
+    def __init__(self, settings: ProviderSettings) -> None:
+        super().__init__(settings)
+        self.headers = self.headers | {"anthropic-version": VERSION}
 
     def key_headers(self, key: str) -> dict[str, str]:
         return {"x-api-key": key}
 
-    def encode(
-        self,
-        request: GenerationRequest,
-        model: str,
-        *,
-        prefill: bool,
-        without: frozenset[str] = frozenset(),
-    ) -> HttpRequest:
-        conversation = alternating(request, prefill=prefill, provider=self.provider)
-        stops = () if "stop" in without else _stops(request)
-        fields = {
-            "model": model,
-            "max_tokens": request.max_tokens or claude_max_tokens(model),
-            "stream": True,
-            "system": conversation.system or None,
-            "messages": [_turn(turn) for turn in conversation.turns],
-            "stop_sequences": list(stops) or None,
-            **(_samplers(request.sampling) if claude_takes_samplers(model) else {}),
-            **_tools(request),
-            **_response_format(request.response_format, self.provider),
-        }
-        return HttpRequest(
-            path=self.path,
-            headers=JSON_HEADERS | {"anthropic-version": VERSION},
-            body=body_bytes(fields, without - {"max_tokens"}),
-            stop=stops,
-            prefilled=conversation.prefill.text,
-            trimmed=conversation.prefill.trimmed,
-        )
-
-    def decoder(self, sent: HttpRequest | None = None) -> AnthropicDecoder:
-        return AnthropicDecoder(self.provider, sent)
-
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-        return answer_error(self.provider, status, headers, body)
+    def path(self, model: str) -> str:
+        return f"{self.root}/messages"
 
     def may_prefill(self, model: str) -> bool:
         return claude_continues(model)
 
+    def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
+        return visible_stops(request)
 
-def _stops(request: GenerationRequest) -> tuple[str, ...]:
-    """White space alone is refused as a stop string."""
+    def fields(self, draft: Draft) -> dict[str, Any]:
+        request, model = draft.request, draft.model
+        return {
+            "model": model,
+            "max_tokens": request.max_tokens or claude_max_tokens(model),
+            "stream": True,
+            "system": system_text(request) or None,
+            "messages": [
+                {"role": turn.side, "content": [b for m in turn.messages for b in _blocks(m)]}
+                for turn in alternating_turns(draft, self.provider)
+            ],
+            "stop_sequences": list(draft.stop) or None,
+            **(_samplers(request.sampling) if claude_takes_samplers(model) else {}),
+            **_tools(request),
+            **_response_format(request.response_format, self.provider),
+        }
+
+    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
+        return AnthropicDecoder(self.provider, sent)
+
+
+def visible_stops(request: GenerationRequest) -> tuple[str, ...]:
+    """The stop strings that are not only white space: that is refused."""
     return tuple(stop for stop in request.stop if stop.strip())
 
 
@@ -105,11 +100,6 @@ def _samplers(sampling: Sampling) -> dict[str, Any]:
         fields["temperature"] = min(fields["temperature"], 1.0)
         fields.pop("top_p", None)  # the two together are refused
     return fields
-
-
-def _turn(turn: Turn) -> dict[str, Any]:
-    blocks = [block for message in turn.messages for block in _blocks(message)]
-    return {"role": turn.side, "content": blocks}
 
 
 def _blocks(message: Message) -> list[dict[str, Any]]:
@@ -147,10 +137,7 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "name": tool.name,
-        "input_schema": parameters_of(tool),
-    }
+    fields: dict[str, Any] = {"name": tool.name, "input_schema": parameters_of(tool)}
     if tool.description:
         fields["description"] = tool.description
     if tool.strict:
@@ -159,10 +146,179 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _response_format(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
-    if response_format is None:
-        return {}
-    if isinstance(response_format, JsonSchema):
-        return {
-            "output_config": {"format": {"type": "json_schema", "schema": response_format.schema}}
-        }
-    raise holds_only(provider, "a JSON schema")
+    match response_format:
+        case None:
+            return {}
+        case JsonSchema(schema=schema):
+            return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    raise takes_only(provider, "a JSON schema")
+
+
+# What a Claude's id tells, in any cloud's spelling. An unknown model is treated as the newest ones
+# are, which take least. A wrong guess costs one answer with status 400, whose field is then left
+# out.
+
+
+def is_claude(model: str) -> bool:
+    return "claude" in model
+
+
+def claude_version(model: str) -> tuple[int, int] | None:
+    """(4, 5) for claude-sonnet-4-5-20250929; None when it is not known."""
+    match = _CLAUDE.search(model)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def claude_continues(model: str) -> bool:
+    """Whether *model* continues a trailing assistant turn; later ones answer 400."""
+    version = claude_version(model)
+    return version is not None and version <= LAST_CLAUDE_WITH_PREFILL
+
+
+def claude_takes_samplers(model: str) -> bool:
+    """Whether *model* takes temperature, top_p or top_k; later Claudes answer 400."""
+    version = claude_version(model)
+    return not is_claude(model) or (version is not None and version <= LAST_CLAUDE_WITH_SAMPLERS)
+
+
+def claude_max_tokens(model: str) -> int:
+    """The longest answer to ask of *model* when the request sets no limit: the API wants a number,
+    and refuses one above what the model can write."""
+    version = claude_version(model) or (99, 0)
+    if version < (3, 5):
+        return 4_096
+    if version < (3, 7):
+        return 8_192
+    return 32_000
+
+
+# The answer.
+
+
+class _OutputDetails(Struct):
+    thinking_tokens: Count | None = None
+
+
+class _Usage(Struct):
+    input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+
+class _Message(Struct):
+    id: str = ""
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class _Block(Struct):
+    type: str = ""
+    id: str | None = None
+    name: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    to: Any = None
+    """The model that continues, in a block of the type "fallback"."""
+
+
+class _Delta(Struct):
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class _Event(Struct):
+    index: Count = 0
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: _Usage | None = None
+
+
+class AnthropicDecoder(Decoder):
+    """Reads one streamed message."""
+
+    reasons: ClassVar[Reasons] = {
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "tool_use": "tool_calls",
+        "refusal": "content_filter",
+    }
+
+    def __init__(self, provider: str, sent: HttpRequest | None) -> None:
+        super().__init__(provider, sent)
+        self._stop_reason: str | None = None
+        self._counts = _Usage()
+
+    def read(self, frame: Frame) -> list[Part]:
+        match self.kind(frame):
+            case "message_start":
+                self._begin(self.json(frame, _Event).message or _Message())
+            case "content_block_start":
+                event = self.json(frame, _Event)
+                return self._open(event.index, event.content_block or _Block())
+            case "content_block_delta":
+                event = self.json(frame, _Event)
+                return self._add(event.index, event.delta or _Delta())
+            case "message_delta":
+                self._note_end(self.json(frame, _Event))
+            case "message_stop":
+                return self._stop()
+            case "error":
+                raise self.error(self.json(frame, object))
+        return []
+
+    def _begin(self, message: _Message) -> None:
+        self.name_model(message.model)
+        self.calls.name_answer(message.id)
+        self._count(message.usage)
+
+    def _count(self, usage: _Usage | None) -> None:
+        """Counts are cumulative, and a later event may leave out what has not changed."""
+        for name in _Usage.__struct_fields__:
+            value = getattr(usage, name, None)
+            if value is not None:
+                setattr(self._counts, name, value)
+
+    def _open(self, index: int, block: _Block) -> list[Part]:
+        if block.type == "tool_use":
+            return [self.calls.open(index, id=block.id, name=block.name)]
+        if block.type == "fallback":
+            self.name_model(block.to.get("model") if isinstance(block.to, dict) else block.to)
+        return self.text(block.text, block.thinking)
+
+    def _add(self, index: int, delta: _Delta) -> list[Part]:
+        if delta.partial_json is not None:
+            return [*self.calls.add(index, delta.partial_json)]
+        return self.text(delta.text, delta.thinking)
+
+    def _note_end(self, event: _Event) -> None:
+        self._count(event.usage)
+        if event.delta is not None and event.delta.stop_reason is not None:
+            self._stop_reason, self.stop = event.delta.stop_reason, event.delta.stop_sequence
+
+    def _stop(self) -> list[Part]:
+        if self._stop_reason == "pause_turn":
+            raise Truncated(self.provider, "the model paused before its answer was complete")
+        self.is_done = True
+        self.usage = _usage(self._counts)
+        return [] if self._stop_reason is None else self.finish(self._stop_reason)
+
+
+def _usage(counts: _Usage) -> ProviderUsage | None:
+    if counts.input_tokens is None or counts.output_tokens is None:
+        return None
+    cached = counts.cache_read_input_tokens or 0
+    details = counts.output_tokens_details
+    return ProviderUsage(
+        prompt_tokens=counts.input_tokens + (counts.cache_creation_input_tokens or 0) + cached,
+        completion_tokens=counts.output_tokens,
+        cached_tokens=cached,
+        reasoning_tokens=(details and details.thinking_tokens) or 0,
+    )

@@ -1,33 +1,47 @@
-"""AWS Bedrock's ConverseStream."""
+"""AWS Bedrock's ConverseStream, whose events come in AWS's binary frames.
+
+An answer is complete with messageStop; the usage follows in the metadata.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.providers.dialects.bedrock_stream import BedrockDecoder
-from spillover.cloud_fallback.providers.dialects.classes import answer_error
-from spillover.cloud_fallback.providers.dialects.conversation import Conversation, alternating
-from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.providers.dialects.model_ids import (
+from spillover.cloud_fallback.providers.dialects.anthropic import (
     claude_continues,
     claude_takes_samplers,
     is_claude,
+    visible_stops,
 )
-from spillover.cloud_fallback.providers.dialects.refusals import check_parallel, holds_only
-from spillover.cloud_fallback.providers.dialects.shape import (
+from spillover.cloud_fallback.providers.dialects.decoding import Count
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    Frame,
+    Part,
+    ProviderUsage,
+    Reasons,
+)
+from spillover.cloud_fallback.providers.dialects.encoding import (
+    Draft,
+    HttpRequest,
+    Turn,
+    alternating_turns,
     arguments_object,
-    body_bytes,
+    check_parallel,
     chosen,
     parameters_of,
     safe_id,
+    system_text,
+    takes_only,
     without_nones,
 )
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     GenerationRequest,
@@ -38,76 +52,57 @@ from spillover.runtime.request import (
     Tool,
 )
 
-_HEADERS = {
-    "content-type": "application/json",
-    "accept": "application/vnd.amazon.eventstream",
-}
 
-
-class BedrockDialect(Struct, frozen=True, kw_only=True):
+class BedrockDialect(Dialect):
     """Its key is a bearer key; requests that AWS credentials sign are signed elsewhere."""
 
-    provider: str
+    framing = "eventstream"
 
-    @property
-    def framing(self) -> Literal["eventstream"]:
-        return "eventstream"
+    def __init__(self, settings: ProviderSettings) -> None:
+        super().__init__(settings)
+        self.headers = self.headers | {"accept": "application/vnd.amazon.eventstream"}
 
-    def key_headers(self, key: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {key}"}
-
-    def encode(
-        self,
-        request: GenerationRequest,
-        model: str,
-        *,
-        prefill: bool,
-        without: frozenset[str] = frozenset(),
-    ) -> HttpRequest:
-        conversation = alternating(request, prefill=prefill, provider=self.provider)
-        stops = () if "stop" in without else tuple(s for s in request.stop if s.strip())
-        config = {
-            "maxTokens": request.max_tokens,
-            "stopSequences": list(stops) or None,
-            **_samplers(request, model, without),
-        }
-        fields = {
-            "messages": [
-                {"role": turn.side, "content": [b for m in turn.messages for b in _blocks(m)]}
-                for turn in conversation.turns
-            ],
-            "system": [{"text": conversation.system}] if conversation.system else None,
-            "inferenceConfig": without_nones(config),
-            "toolConfig": _tools(request, conversation, self.provider),
-            "outputConfig": _response_format(request.response_format, self.provider),
-        }
-        return HttpRequest(
-            path=f"/model/{quote(model, safe='')}/converse-stream",
-            headers=_HEADERS,
-            body=body_bytes(fields, frozenset()),
-            stop=stops,
-            prefilled=conversation.prefill.text,
-            trimmed=conversation.prefill.trimmed,
-        )
-
-    def decoder(self, sent: HttpRequest | None = None) -> BedrockDecoder:
-        return BedrockDecoder(self.provider, sent)
-
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-        return answer_error(self.provider, status, headers, body)
+    def path(self, model: str) -> str:
+        return f"/model/{quote(model, safe='')}/converse-stream"
 
     def may_prefill(self, model: str) -> bool:
         return claude_continues(model)
 
+    def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
+        return visible_stops(request)
 
-def _samplers(request: GenerationRequest, model: str, without: frozenset[str]) -> dict[str, float]:
-    if not claude_takes_samplers(model):
+    def fields(self, draft: Draft) -> dict[str, Any]:
+        request = draft.request
+        turns = alternating_turns(draft, self.provider)
+        system = system_text(request)
+        config = {
+            "maxTokens": request.max_tokens,
+            "stopSequences": list(draft.stop) or None,
+            **_samplers(draft),
+        }
+        return {
+            "messages": [
+                {"role": turn.side, "content": [b for m in turn.messages for b in _blocks(m)]}
+                for turn in turns
+            ],
+            "system": [{"text": system}] if system else None,
+            "inferenceConfig": without_nones(config),
+            "toolConfig": _tools(request, turns, self.provider),
+            "outputConfig": _response_format(request.response_format, self.provider),
+        }
+
+    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
+        return BedrockDecoder(self.provider, sent)
+
+
+def _samplers(draft: Draft) -> dict[str, float]:
+    if not claude_takes_samplers(draft.model):
         return {}
-    ours = chosen(request.sampling, "temperature", "top_p")
+    ours = chosen(draft.request.sampling, "temperature", "top_p")
     fields: dict[str, float] = {}
-    if "temperature" in ours and "temperature" not in without:
+    if "temperature" in ours and "temperature" not in draft.without:
         fields["temperature"] = min(ours["temperature"], 1.0)
-    if "top_p" in ours and "top_p" not in without and not (fields and is_claude(model)):
+    if "top_p" in ours and "top_p" not in draft.without and not (fields and is_claude(draft.model)):
         fields["topP"] = ours["top_p"]
     return fields
 
@@ -137,16 +132,9 @@ def _call_id(call_id: str) -> str:
     return safe_id(call_id, allowed="a-zA-Z0-9_.:-")
 
 
-def _tools(
-    request: GenerationRequest, conversation: Conversation, provider: str
-) -> dict[str, Any] | None:
-    is_used = any(
-        message.tool_calls or message.role == "tool"
-        for turn in conversation.turns
-        for message in turn.messages
-    )
+def _tools(request: GenerationRequest, turns: list[Turn], provider: str) -> dict[str, Any] | None:
     if not request.tools or request.tool_choice == "none":
-        if is_used:
+        if any(m.tool_calls or m.role == "tool" for turn in turns for m in turn.messages):
             raise InvalidRequest(
                 f"{provider} takes a conversation with tool calls only where tools may be called",
                 "tools",
@@ -162,10 +150,7 @@ def _tools(
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "name": tool.name,
-        "inputSchema": {"json": parameters_of(tool)},
-    }
+    fields: dict[str, Any] = {"name": tool.name, "inputSchema": {"json": parameters_of(tool)}}
     if tool.description:
         fields["description"] = tool.description
     if tool.strict:
@@ -176,10 +161,113 @@ def _tool(tool: Tool) -> dict[str, Any]:
 def _response_format(
     response_format: ResponseFormat | None, provider: str
 ) -> dict[str, Any] | None:
-    if response_format is None:
-        return None
-    if not isinstance(response_format, JsonSchema):
-        raise holds_only(provider, "a JSON schema")
-    schema = msgspec.json.encode(response_format.schema).decode()
-    structure = {"jsonSchema": {"name": response_format.name, "schema": schema}}
-    return {"textFormat": {"type": "json_schema", "structure": structure}}
+    match response_format:
+        case None:
+            return None
+        case JsonSchema(name=name, schema=schema):
+            structure = {"name": name, "schema": msgspec.json.encode(schema).decode()}
+            return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": structure}}}
+    raise takes_only(provider, "a JSON schema")
+
+
+# The answer.
+
+
+class _ToolUse(Struct, rename="camel"):
+    tool_use_id: str | None = None
+    name: str | None = None
+    input: str | None = None
+    type: str | None = None
+
+
+class _Reasoning(Struct):
+    text: str | None = None
+
+
+class _Block(Struct, rename="camel"):
+    """What a block starts with, or what is added to it."""
+
+    text: str | None = None
+    tool_use: _ToolUse | None = None
+    reasoning_content: _Reasoning | None = None
+
+
+class _Usage(Struct, rename="camel"):
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cache_read_input_tokens: Count | None = None
+    cache_write_input_tokens: Count | None = None
+
+
+class _Event(Struct, rename="camel"):
+    content_block_index: Count = 0
+    start: _Block | None = None
+    delta: _Block | None = None
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+
+
+class BedrockDecoder(Decoder):
+    """Reads one streamed message."""
+
+    reasons: ClassVar[Reasons] = {
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "tool_use": "tool_calls",
+        "guardrail_intervened": "content_filter",
+        "content_filtered": "content_filter",
+    }
+
+    def feed(self, frame: Frame) -> list[Part]:
+        if frame.is_exception and not self.is_done:
+            raise self._exception(frame)
+        return super().feed(frame)
+
+    def _exception(self, frame: Frame) -> ProviderError:
+        try:
+            value = self.json(frame, object)
+        except ProviderError:  # the name says enough
+            value = None
+        return self.error(value, frame.name)
+
+    def read(self, frame: Frame) -> list[Part]:
+        match frame.name:
+            case "contentBlockStart":
+                event = self.json(frame, _Event)
+                return self._open(event.content_block_index, event.start or _Block())
+            case "contentBlockDelta":
+                event = self.json(frame, _Event)
+                return self._add(event.content_block_index, event.delta or _Block())
+            case "messageStop":
+                return self.finish(self.json(frame, _Event).stop_reason or "")
+            case "metadata":
+                self._note_usage(self.json(frame, _Event).usage)
+            case "messageStart" | "contentBlockStop":
+                self.json(frame, _Event)  # a malformed one is an error all the same
+        return []
+
+    def _open(self, index: int, block: _Block) -> list[Part]:
+        call = block.tool_use
+        if call is None or call.type is not None:  # with a type: the provider runs it itself
+            return []
+        return [self.calls.open(index, id=call.tool_use_id, name=call.name)]
+
+    def _add(self, index: int, delta: _Block) -> list[Part]:
+        if delta.tool_use is not None:
+            return [*self.calls.add(index, delta.tool_use.input)]
+        if delta.reasoning_content is not None:
+            return self.text("", delta.reasoning_content.text)
+        return self.text(delta.text)
+
+    def _note_usage(self, usage: _Usage | None) -> None:
+        if usage is None:
+            return
+        cached = usage.cache_read_input_tokens or 0
+        self.usage = ProviderUsage(
+            prompt_tokens=usage.input_tokens + cached + (usage.cache_write_input_tokens or 0),
+            completion_tokens=usage.output_tokens,
+            cached_tokens=cached,
+        )
+        self.is_done = self.finish_reason is not None

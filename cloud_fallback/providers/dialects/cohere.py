@@ -1,28 +1,33 @@
-"""Cohere's chat, version 2."""
+"""Cohere's chat, version 2.
+
+An answer is complete with message-end, unless that tells of a failure; "[DONE]" may follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.providers.dialects.classes import answer_error
-from spillover.cloud_fallback.providers.dialects.cohere_stream import CohereDecoder
-from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.providers.dialects.refusals import (
-    begins_anew,
-    check_parallel,
-    holds_only,
+from spillover.cloud_fallback.errors import Overloaded
+from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
+from spillover.cloud_fallback.providers.dialects.decoding import Count
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    Frame,
+    Part,
+    ProviderUsage,
+    Reasons,
 )
-from spillover.cloud_fallback.providers.dialects.shape import (
-    JSON_HEADERS,
-    body_bytes,
-    check,
+from spillover.cloud_fallback.providers.dialects.encoding import (
+    Draft,
+    HttpRequest,
+    check_parallel,
     chosen,
     function_call,
     parameters_of,
+    takes_only,
 )
 from spillover.runtime.request import (
     GenerationRequest,
@@ -34,8 +39,6 @@ from spillover.runtime.request import (
 )
 from spillover.runtime.sampling import Sampling
 
-MAX_STOPS = 5
-
 _LIMITS = {
     "temperature": ("temperature", 0.0, 1.0),
     "top_p": ("p", 0.01, 0.99),
@@ -46,56 +49,30 @@ _LIMITS = {
 """Our samplers as (its name, its least value, its greatest value)."""
 
 
-class CohereDialect(Struct, frozen=True, kw_only=True):
-    """*path* stands after the base address."""
+class CohereDialect(Dialect):
+    """See Dialect."""
 
-    provider: str
-    path: str = "/v2/chat"
+    can_prefill = False
+    max_stops = 5
 
-    @property
-    def framing(self) -> Literal["sse"]:
-        return "sse"
+    def path(self, model: str) -> str:
+        return f"{self.root}/chat"
 
-    def key_headers(self, key: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {key}"}
-
-    def encode(
-        self,
-        request: GenerationRequest,
-        model: str,
-        *,
-        prefill: bool,
-        without: frozenset[str] = frozenset(),
-    ) -> HttpRequest:
-        check(request, prefill=prefill)
-        if prefill:
-            raise begins_anew(self.provider)
-        stops = () if "stop" in without else request.stop[:MAX_STOPS]
-        fields = {
-            "model": model,
+    def fields(self, draft: Draft) -> dict[str, Any]:
+        request = draft.request
+        return {
+            "model": draft.model,
             "messages": [_message(message) for message in request.messages],
             "stream": True,
             "max_tokens": request.max_tokens,
-            "stop_sequences": list(stops) or None,
+            "stop_sequences": list(draft.stop) or None,
             **_samplers(request.sampling),
             **_tools(request, self.provider),
             **_response_format(request.response_format, self.provider),
         }
-        return HttpRequest(
-            path=self.path,
-            headers=JSON_HEADERS,
-            body=body_bytes(fields, without - {"max_tokens"}),
-            stop=stops,
-        )
 
-    def decoder(self, sent: HttpRequest | None = None) -> CohereDecoder:
-        return CohereDecoder(self.provider)
-
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-        return answer_error(self.provider, status, headers, body)
-
-    def may_prefill(self, model: str) -> bool:
-        return False
+    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
+        return CohereDecoder(self.provider, sent)
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -126,19 +103,11 @@ def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
     if isinstance(choice, NamedTool):  # it can only be told to call any of those it knows
         tools = tuple(tool for tool in tools if tool.name == choice.name)
         choice = "required"
-    fields: dict[str, Any] = {
-        "tools": [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": parameters_of(tool),
-                },
-            }
-            for tool in tools
-        ]
-    }
+    functions = (
+        {"name": t.name, "description": t.description, "parameters": parameters_of(t)}
+        for t in tools
+    )
+    fields: dict[str, Any] = {"tools": [{"type": "function", "function": f} for f in functions]}
     if choice != "auto":
         fields["tool_choice"] = choice.upper()
     if any(tool.strict for tool in tools):
@@ -152,9 +121,136 @@ def _response_format(response_format: ResponseFormat | None, provider: str) -> d
             return {}
         case JsonObject():
             return {"response_format": {"type": "json_object"}}
-        case JsonSchema():
-            return {
-                "response_format": {"type": "json_object", "json_schema": response_format.schema}
-            }
-        case _:
-            raise holds_only(provider, "JSON or a JSON schema")
+        case JsonSchema(schema=schema):
+            return {"response_format": {"type": "json_object", "json_schema": schema}}
+    raise takes_only(provider, "JSON or a JSON schema")
+
+
+# The answer.
+
+_KINDS = frozenset(
+    (
+        "message-start",
+        "content-start",
+        "content-delta",
+        "tool-plan-delta",
+        "tool-call-start",
+        "tool-call-delta",
+        "message-end",
+    )
+)
+_Amount = Annotated[float, Meta(ge=0, le=2**53)]
+
+
+class _Content(Struct):
+    text: str | None = None
+    thinking: str | None = None
+
+
+class _Function(Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(Struct):
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(Struct):
+    content: _Content | tuple[_Content, ...] | None = None
+    """An empty list in message-start, an object later."""
+    tool_calls: _ToolCall | tuple[_ToolCall, ...] | None = None
+    tool_plan: str | None = None
+
+
+class _Tokens(Struct):
+    input_tokens: _Amount | None = None
+    output_tokens: _Amount | None = None
+
+
+class _Usage(Struct):
+    tokens: _Tokens | None = None
+    billed_units: _Tokens | None = None
+    cached_tokens: _Amount | None = None
+
+
+class _Delta(Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+    usage: _Usage | None = None
+
+
+class _Event(Struct):
+    id: str | None = None
+    index: Count = 0
+    delta: _Delta | None = None
+
+
+class CohereDecoder(Decoder):
+    """Reads one streamed chat answer."""
+
+    reasons: ClassVar[Reasons] = {
+        "COMPLETE": "stop",
+        "STOP_SEQUENCE": "stop",
+        "MAX_TOKENS": "length",
+        "TOOL_CALL": "tool_calls",
+        "ERROR_TOXIC": "content_filter",
+    }
+
+    def read(self, frame: Frame) -> list[Part]:
+        kind = self.kind(frame)
+        if kind in ("", "error"):
+            self._check(self.json(frame, object), is_error=kind == "error")
+        if kind not in _KINDS:
+            return []
+        event = self.json(frame, _Event)
+        delta = event.delta or _Delta()
+        message = delta.message or _Message()
+        match kind:
+            case "message-start":
+                self.calls.name_answer(event.id)
+            case "tool-call-start" | "tool-call-delta":
+                return self._call(event.index, message, begins=kind == "tool-call-start")
+            case "message-end":
+                return self._finish(delta)
+            case "tool-plan-delta":
+                return self.text("", message.tool_plan)
+            case _ if isinstance(message.content, _Content):
+                return self.text(message.content.text, message.content.thinking)
+        return []
+
+    def _check(self, value: object, *, is_error: bool) -> None:
+        """Raises the error that an event without a type may hold."""
+        if is_error or (isinstance(value, dict) and ("message" in value or "error" in value)):
+            raise self.error(value)
+
+    def _call(self, index: int, message: _Message, *, begins: bool) -> list[Part]:
+        call = message.tool_calls if isinstance(message.tool_calls, _ToolCall) else _ToolCall()
+        function = call.function or _Function()
+        if not begins:
+            return [*self.calls.add(index, function.arguments)]
+        arguments = function.arguments or ""
+        return [self.calls.open(index, id=call.id, name=function.name, arguments=arguments)]
+
+    def _finish(self, delta: _Delta) -> list[Part]:
+        reason = delta.finish_reason or ""
+        if reason in ("ERROR", "TIMEOUT"):
+            raise Overloaded(self.provider, f"the answer ended with {reason}")
+        if reason not in self.reasons:
+            raise unknown_reason(self.provider)
+        self.is_done = True
+        self.usage = _usage(delta.usage)
+        return self.finish(reason)
+
+
+def _usage(usage: _Usage | None) -> ProviderUsage | None:
+    """The billed units, which leave out what Cohere adds to a prompt itself; else all tokens."""
+    tokens = usage and (usage.billed_units or usage.tokens)
+    if not tokens or tokens.input_tokens is None or tokens.output_tokens is None:
+        return None
+    return ProviderUsage(
+        prompt_tokens=int(tokens.input_tokens),
+        completion_tokens=int(tokens.output_tokens),
+        cached_tokens=int((usage and usage.cached_tokens) or 0),
+    )

@@ -1,36 +1,48 @@
-"""The shape that all dialects have in common."""
+"""What every dialect is: it writes a request in a provider's wire format, and its decoder reads the
+answer."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.providers.dialects.classify import (
+    answer_error,
+    ended_too_early,
+    error_of,
+    unknown_reason,
+)
+from spillover.cloud_fallback.providers.dialects.decoding import (
+    JsonReader,
+    PrefilledText,
+    ToolCalls,
+)
+from spillover.cloud_fallback.providers.dialects.encoding import (
+    JSON_HEADERS,
+    Draft,
+    HttpRequest,
+    body_bytes,
+    check,
+    with_prefill,
+)
+from spillover.cloud_fallback.providers.dialects.failure import read_event
+from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
 Framing: TypeAlias = Literal["sse", "eventstream"]
 """How a stream is cut into events: server-sent events, or AWS's binary frames."""
+Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
+Reasons: TypeAlias = Mapping[str, FinishReason]
+"""What a provider's finish reasons mean."""
+T = TypeVar("T")
 
-
-class HttpRequest(Struct, frozen=True, kw_only=True):
-    """A POST without the provider's base address and without the key."""
-
-    path: str
-    """Appended to the base address; it may carry a query."""
-    headers: dict[str, str]
-    body: bytes
-    stop: tuple[str, ...] = ()
-    """The stop strings that the provider looks for itself; all others are the caller's to find."""
-    own_stops: tuple[str, ...] = ()
-    """Stop strings that the dialect added; its decoder cuts the answer there."""
-    prefilled: str = ""
-    """The unfinished assistant's turn as it was sent, which the model goes on with."""
-    trimmed: str = ""
-    """White space that had to be cut from the end of that turn: prefilled + trimmed is the turn.
-    The decoder takes its repetition off the answer, so the answer joins the whole turn."""
+_ALWAYS_SENT = frozenset(("max_tokens", "max_completion_tokens"))
 
 
 class Frame(Struct, frozen=True, kw_only=True):
@@ -62,30 +74,44 @@ class End(Struct, frozen=True, kw_only=True):
     """The model that answered, where the provider says so."""
 
 
-Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
+class Decoder(ABC):
+    """Reads one streamed answer: a state machine over frames.
 
+    A dialect's `read` returns what an event adds, and calls `finish` when the provider says why it
+    ends; an answer that ends without that is Truncated.
+    """
 
-class Decoder(Protocol):
-    """The state machine of one stream."""
+    reasons: ClassVar[Reasons]
+    """Any other finish reason is an error."""
 
-    @property
-    def is_done(self) -> bool:
+    def __init__(self, provider: str, sent: HttpRequest | None, *, echoes: bool = False) -> None:
+        self.provider = provider
+        self.is_done = False
         """Nothing more will come: reading may stop, even where the provider keeps the connection
         open. Some formats know no such mark and end with the stream alone."""
-        ...
+        self.calls = ToolCalls(provider)
+        self.finish_reason: str | None = None
+        """In the provider's word."""
+        self.stop: str | None = None
+        self.usage: ProviderUsage | None = None
+        self.model: str | None = None
+        self._json = JsonReader(provider)
+        self._prefilled = PrefilledText(sent, echoes=echoes)
 
     @property
     def is_complete(self) -> bool:
         """The answer is whole, whatever becomes of the stream: at most its usage is missing.
         Some formats only know it when the stream has ended well."""
-        ...
+        return self.finish_reason in self.reasons
 
     def feed(self, frame: Frame) -> list[Part]:
         """What *frame* adds to the answer; unknown frames add nothing.
 
         Raises ProviderError for an error inside the stream, a malformed frame included.
         """
-        ...
+        if self.is_done or frame.data.strip() in (b"", b"[DONE]"):
+            return []
+        return self.read(frame)
 
     def end(self, tail: bytes = b"") -> End:
         """The stream is over; *tail* is the last of its bytes that belonged to no event.
@@ -93,18 +119,77 @@ class Decoder(Protocol):
         Raises Truncated when the terminal event is missing, and the error that *tail* holds
         where a provider writes one there.
         """
-        ...
+        if self.finish_reason is None:
+            raise ended_too_early(self.provider, tail)
+        if self.finish_reason not in self.reasons:
+            raise unknown_reason(self.provider)
+        reason = self.reasons[self.finish_reason]
+        if reason == "stop" and len(self.calls):  # as some servers say it
+            reason = "tool_calls"
+        return End(reason=reason, stop=self.stop, usage=self.usage, model=self.model)
+
+    # For the dialects.
+
+    @abstractmethod
+    def read(self, frame: Frame) -> list[Part]:
+        """What a frame with data adds."""
+
+    def finish(self, reason: str) -> list[Part]:
+        """The provider says why it ends: what was held back until then."""
+        self.finish_reason = reason
+        return [*_deltas(self._prefilled.flush()), *self.calls.close()]
+
+    def text(self, text: str | None, reasoning: str | None = None) -> list[Part]:
+        """A delta for each of the two that is not empty, the reasoning first."""
+        return _deltas(self._prefilled.feed(text or ""), reasoning)
+
+    def json(self, frame: Frame, kind: type[T]) -> T:
+        """The data of *frame*; unknown fields are ignored. Raises ProviderError for all else."""
+        return self._json.read(frame.data, kind)
+
+    def kind(self, frame: Frame) -> str:
+        """The type of *frame*: in its data, else its name. To be asked before the rest is read,
+        since an unknown event may have fields of any shape."""
+        kind = self.json(frame, _Typed).type
+        return kind if isinstance(kind, str) else frame.name
+
+    def error(self, value: object, name: str = "") -> ProviderError:
+        """The error in the JSON *value* of an event, which is called *name*."""
+        return error_of(self.provider, read_event(value, name))
+
+    def name_model(self, model: object) -> None:
+        """Note which model answers, if *model* names one."""
+        if isinstance(model, str) and model:
+            self.model = model[:256]
 
 
-class Dialect(Protocol):
+class _Typed(Struct):
+    type: Any = None
+
+
+def _deltas(text: str, reasoning: str | None = None) -> list[Part]:
+    parts: list[Part] = [ReasoningDelta(text=reasoning)] if reasoning else []
+    return [*parts, Delta(text=text)] if text else parts
+
+
+class Dialect(ABC):
     """One provider's wire format. Pure: no clock, no socket, no environment."""
 
-    @property
-    def framing(self) -> Framing: ...
+    framing: ClassVar[Framing] = "sse"
+    takes_raw_prompts: ClassVar[bool] = False
+    max_stops: int | None = None
+    """How many stop strings the provider looks for itself; None: all."""
+    can_prefill = True
+    """Whether some of its models continue an assistant's turn."""
 
-    def key_headers(self, key: str) -> dict[str, str]:
-        """The headers that carry *key*."""
-        ...
+    def __init__(self, settings: ProviderSettings) -> None:
+        self.provider = settings.name
+        self.root = settings.root
+        self.headers = JSON_HEADERS
+        """Sent with every request."""
+        if settings.company.scales_to_zero:
+            timeout = str(int(settings.first_text_timeout_s))
+            self.headers = self.headers | {"x-scale-up-timeout": timeout}
 
     def encode(
         self,
@@ -116,27 +201,73 @@ class Dialect(Protocol):
     ) -> HttpRequest:
         """The request as this provider takes it.
 
-        *prefill*: the last message is an assistant's, which *model* is to go on with; without it
-        such a message is a finished turn. *without*: optional fields that *model* has refused
+        *prefill*: *model* is to continue the last message, an assistant's; otherwise such a
+        message is a finished turn. *without*: optional fields that *model* has refused
         (ProviderRefused.unsupported) and that are left out.
 
-        Forms, tools, stop strings and the number of tokens hold to the letter: what cannot be
-        expressed raises InvalidRequest. Sampling is advice: values left at our defaults are the
-        provider's to choose, and a provider that has no such sampler goes without it.
+        Response formats, tools, stop strings and the number of tokens hold to the letter: what
+        cannot be expressed raises InvalidRequest. Sampling is advice: values left at our defaults
+        are the provider's to choose, and a provider without such a sampler does without it.
         """
-        ...
-
-    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
-        """For the answer to *sent*; needed where a turn was prefilled or a stop string is ours."""
-        ...
+        if not (self.takes_raw_prompts and isinstance(request.prompt, str)):
+            check(request, prefill=prefill)
+        if prefill and not self.can_prefill:
+            raise InvalidRequest(
+                f"{self.provider} begins a new turn instead of continuing one", "messages"
+            )
+        stop = () if "stop" in without else self.stops(request, model)
+        request, prefilled, trimmed = with_prefill(request) if prefill else (request, "", "")
+        draft = Draft(
+            request=request,
+            model=model,
+            stop=stop,
+            without=without,
+            prefilled=prefilled,
+            trimmed=trimmed,
+        )
+        return HttpRequest(
+            path=self.path(model),
+            headers=self.headers,
+            body=body_bytes(self.fields(draft), without - _ALWAYS_SENT),
+            stop=stop,
+            own_stops=self.own_stops(request),
+            prefilled=prefilled,
+            trimmed=trimmed,
+        )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         """What an answer with another status than 200 means; *headers* in lower case.
 
         The provider's own words stay out of the message, since they may repeat the request.
         """
-        ...
+        return answer_error(self.provider, status, headers, body)
+
+    # What a dialect says.
+
+    @abstractmethod
+    def path(self, model: str) -> str:
+        """Where *model* is asked, after the base address."""
+
+    @abstractmethod
+    def fields(self, draft: Draft) -> dict[str, Any]:
+        """The body; fields that are None are left out."""
+
+    @abstractmethod
+    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
+        """For the answer to *sent*; needed where a turn was prefilled or a stop string is ours."""
+
+    def key_headers(self, key: str) -> dict[str, str]:
+        """The headers that carry *key*."""
+        return {"authorization": f"Bearer {key}"}
 
     def may_prefill(self, model: str) -> bool:
         """Whether *model* is known to continue a trailing assistant turn."""
-        ...
+        return self.can_prefill
+
+    def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
+        """The stop strings that the provider looks for itself."""
+        return request.stop[: self.max_stops]
+
+    def own_stops(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Stop strings of the dialect's own."""
+        return ()

@@ -1,24 +1,21 @@
-"""What a provider says of a failure, gathered from whatever JSON it says it in."""
+"""What a provider says of a failure, gathered from whatever JSON and headers it says it in."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from spillover.cloud_fallback.providers.dialects import vocabulary
-from spillover.cloud_fallback.providers.dialects.retry_after import (
-    bounded,
-    protobuf_delay_s,
-    retry_delay_s,
-)
-
 MAX_BODY_BYTES = 1 << 16
 MAX_PROSE_CHARS = 1 << 12
+MAX_DELAY_S = 24 * 3600.0
+"""No answer can keep a provider away for longer."""
 _MAX_VALUES = 512
 
 _CODE_KEYS = frozenset(
@@ -28,45 +25,47 @@ _PROSE_KEYS = frozenset({"message", "error", "errors", "detail", "msg", "loc"})
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """*codes* are machine words in lower case without punctuation ("ratelimiterror"); *prose* is
-    what was meant for people, in lower case: to look for phrases in, never to be shown, since it
-    may repeat the request or the key."""
+    """A failure in the provider's words."""
 
     status: int | None = None
-    codes: frozenset[str] = frozenset()
-    shown: str = ""
-    """The first known code, as the provider writes it."""
+    written: dict[str, str] = {}
+    """Its error codes: in lower case without punctuation ("ratelimiterror"), and as written."""
     param: str = ""
     """The field of the request that the provider names."""
     prose: str = ""
+    """What was meant for people, in lower case: to look for phrases in, never to be shown, since it
+    may repeat the request or the key."""
     retry_after_s: float | None = None
     may_retry: bool | None = None
     """What x-should-retry says."""
 
+    @property
+    def codes(self) -> KeysView[str]:
+        return self.written.keys()
+
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """The failure told by an HTTP answer."""
-    codes = _Words()
+    """The failure in an HTTP answer."""
+    findings = _Findings()
     if kind := headers.get("x-amzn-errortype"):
-        codes.add_code(kind)
-    failure = _read(_json(body), codes, status)
-    if not failure.prose:
-        failure = msgspec.structs.replace(failure, prose=_text(body))
-    delay = retry_delay_s(headers)
+        findings.add_code(kind)
+    failure = _read(_json(body), findings)
+    delay_s = _retry_delay_s(headers)
     return msgspec.structs.replace(
         failure,
         status=status,
-        retry_after_s=failure.retry_after_s if delay is None else delay,
+        prose=failure.prose or body[:MAX_PROSE_CHARS].decode("utf-8", "replace").lower(),
+        retry_after_s=failure.retry_after_s if delay_s is None else delay_s,
         may_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
     )
 
 
 def read_event(value: Any, name: str = "") -> Failure:
-    """The failure told by an event of a stream; *name* is the event's, where it is a code."""
-    codes = _Words()
+    """The failure in an event of a stream; *name* is the event's, where it is a code."""
+    findings = _Findings()
     if name:
-        codes.add_code(name)
-    return _read(value, codes, None)
+        findings.add_code(name)
+    return _read(value, findings)
 
 
 def read_tail(tail: bytes) -> Failure | None:
@@ -74,8 +73,10 @@ def read_tail(tail: bytes) -> Failure | None:
 
     Gemini ends a broken stream with a bare JSON object over several lines.
     """
-    for start in _json_starts(tail[-MAX_BODY_BYTES:]):
-        value = _json(start)
+    tail = tail[-MAX_BODY_BYTES:]
+    places = [match.start() for match in re.finditer(rb"(?m)^[ \t]*[\[{]", tail)]
+    for place in places[:16]:
+        value = _json(tail[place:])
         if isinstance(value, list):
             value = next(iter(value), None)
         if isinstance(value, dict) and ("error" in value or value.get("type") == "error"):
@@ -83,36 +84,24 @@ def read_tail(tail: bytes) -> Failure | None:
     return None
 
 
-def _json_starts(tail: bytes) -> Iterator[bytes]:
-    places = [match.start() for match in re.finditer(rb"(?m)^[ \t]*[\[{]", tail)]
-    return (tail[place:] for place in places[:16])
-
-
 def _json(body: bytes) -> Any:
+    """The JSON value that *body* begins with, whatever follows it; None: it begins with none."""
+    body = body[:MAX_BODY_BYTES]
     try:
-        return msgspec.json.decode(body[:MAX_BODY_BYTES])
+        return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _first_json(body[:MAX_BODY_BYTES])
-
-
-def _first_json(body: bytes) -> Any:
-    """The JSON value that *body* begins with, whatever follows it."""
+        pass
     try:
         return json.JSONDecoder().raw_decode(body.decode("utf-8", "replace").lstrip())[0]
     except (ValueError, RecursionError):
         return None
 
 
-def _text(body: bytes) -> str:
-    return body[:MAX_PROSE_CHARS].decode("utf-8", "replace").lower()
-
-
-class _Words:
+class _Findings:
     """Collects what the walk over a JSON value finds."""
 
     def __init__(self) -> None:
-        self.codes: set[str] = set()
-        self.shown = ""
+        self.written: dict[str, str] = {}
         self.prose: list[str] = []
         self.param = ""
         self.status: int | None = None
@@ -120,12 +109,8 @@ class _Words:
 
     def add_code(self, code: str) -> None:
         code = code.rpartition("#")[2].partition(":")[0]
-        if len(code) > 64:
-            return
-        word = re.sub("[^a-z]", "", code.lower())
-        self.codes.add(word)
-        if not self.shown and _is_known(code, word):
-            self.shown = code
+        if len(code) <= 64:
+            self.written.setdefault(re.sub("[^a-z]", "", code.lower()), code)
 
     def add(self, key: str, value: Any) -> None:
         if isinstance(value, str):
@@ -142,32 +127,26 @@ class _Words:
             self.prose.append(value[:MAX_PROSE_CHARS])
         elif key == "param":
             self.param = self.param or value[:64]
-        elif key == "retryDelay":
-            self.delay_s = protobuf_delay_s(value)
+        elif key == "retryDelay" and value.endswith("s"):  # "37s" or "1.5s"
+            self.delay_s = _bounded(_number(value[:-1]))
 
     def _add_number(self, key: str, value: float) -> None:
         if key in ("code", "status", "status_code", "originalStatusCode"):
             if 400 <= value <= 599:
                 self.status = self.status or int(value)
         elif key == "estimated_time":  # Hugging Face, while a model loads
-            self.delay_s = bounded(value)
+            self.delay_s = _bounded(value)
 
 
-def _is_known(code: str, word: str) -> bool:
-    """Whether *code* may be shown: nothing but a published error code, whatever stands there."""
-    return word in vocabulary.CODES and re.fullmatch("[A-Za-z_-]+", code) is not None
-
-
-def _read(value: Any, words: _Words, status: int | None) -> Failure:
+def _read(value: Any, findings: _Findings) -> Failure:
     for key, item in _walk(value):
-        words.add(key, item)
+        findings.add(key, item)
     return Failure(
-        status=status or words.status,
-        codes=frozenset(words.codes),
-        shown=words.shown,
-        param=words.param,
-        prose="\n".join(words.prose).lower()[:MAX_PROSE_CHARS],
-        retry_after_s=words.delay_s,
+        status=findings.status,
+        written=findings.written,
+        param=findings.param,
+        prose="\n".join(findings.prose).lower()[:MAX_PROSE_CHARS],
+        retry_after_s=findings.delay_s,
     )
 
 
@@ -183,3 +162,44 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
             waiting += [(key, item) for item in value[:room]]
         else:
             yield key, value
+
+
+# When the provider wants to be asked again.
+
+
+def _retry_delay_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by retry-after-ms or retry-after; None when the headers do not say.
+
+    An HTTP date counts from the answer's own Date header, so a wrong clock here does no harm.
+    """
+    delay_ms = _number(headers.get("retry-after-ms"))
+    if delay_ms is not None:
+        return _bounded(delay_ms / 1e3)
+    value = headers.get("retry-after")
+    delay_s = _number(value)
+    return _bounded(_until(value, headers.get("date")) if delay_s is None else delay_s)
+
+
+def _bounded(delay_s: float | None) -> float | None:
+    """*delay_s* between 0 and a day; None for what is no number."""
+    if delay_s is None or math.isnan(delay_s):
+        return None
+    return min(max(delay_s, 0.0), MAX_DELAY_S)
+
+
+def _number(text: str | None) -> float | None:
+    if text is None or len(text) > 32 or "_" in text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _until(date: str | None, now: str | None) -> float | None:
+    if date is None or now is None:
+        return None
+    try:
+        return (parsedate_to_datetime(date) - parsedate_to_datetime(now)).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # TypeError: one of the two has no time zone
+        return None

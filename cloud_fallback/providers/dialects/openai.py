@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
-from msgspec import Struct
-
-from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.providers.companies import MaxTokensField, Server
-from spillover.cloud_fallback.providers.dialects.classes import answer_error
-from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.providers.dialects.openai_stream import OpenAIDecoder
-from spillover.cloud_fallback.providers.dialects.refusals import begins_anew
-from spillover.cloud_fallback.providers.dialects.shape import (
-    JSON_HEADERS,
-    Prefill,
-    body_bytes,
-    check,
+from spillover.cloud_fallback.providers.companies import Server
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect
+from spillover.cloud_fallback.providers.dialects.encoding import (
+    Draft,
+    HttpRequest,
     chosen,
     function_call,
     safe_id,
-    with_prefill,
 )
+from spillover.cloud_fallback.providers.dialects.openai_stream import OpenAIDecoder
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import (
     Gbnf,
@@ -40,81 +32,62 @@ from spillover.runtime.request import (
 )
 
 _REASONING_MODEL = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9](?!.*chat)|gpt-\d\d)")
-"""OpenAI's own reasoning models: they take neither samplers nor stop strings."""
 
 
-class OpenAIDialect(Struct, frozen=True, kw_only=True):
-    """*path* stands after the base address; {deployment} in it is *deployment*, else the model.
-    *headers* are sent with every request."""
+class OpenAIDialect(Dialect):
+    """What the servers differ in stands in their records."""
 
-    provider: str
-    server: Server
-    path: str = "/chat/completions"
-    headers: dict[str, str] = {}
-    deployment: str | None = None
-    """Azure's name for the model, where it is not the model's own."""
-    max_tokens_field: MaxTokensField | None = None
-    """None: what the kind of server usually takes."""
-
-    @property
-    def framing(self) -> Literal["sse"]:
-        return "sse"
+    def __init__(self, settings: ProviderSettings) -> None:
+        super().__init__(settings)
+        self.server = server = settings.server_kind
+        self.can_prefill = server.prefill != "none"
+        self.max_stops = server.n_stops
+        self._max_tokens_field = settings.max_tokens_field or server.max_tokens_field
+        self._deployment = settings.deployment if server.has_deployments else None
+        self._api_version = settings.api_version if server.has_deployments else None
 
     def key_headers(self, key: str) -> dict[str, str]:
         if self.server.key_header and not key.startswith("eyJ"):  # else a token of Entra ID
             return {self.server.key_header: key}
-        return {"authorization": f"Bearer {key}"}
+        return super().key_headers(key)
 
-    def encode(
-        self,
-        request: GenerationRequest,
-        model: str,
-        *,
-        prefill: bool,
-        without: frozenset[str] = frozenset(),
-    ) -> HttpRequest:
-        check(request, prefill=prefill)
-        server = self.server
-        if prefill and server.prefill == "none":
-            raise begins_anew(self.provider)
-        request, unfinished = with_prefill(request, prefill=prefill)
-        stops = self._stops(request, model, without)
+    def path(self, model: str) -> str:
+        if self._api_version is None:
+            return f"{self.root}/chat/completions"
+        deployment = quote(self._deployment or model, safe="")
+        version = quote(self._api_version, safe="")
+        return f"/openai/deployments/{deployment}/chat/completions?api-version={version}"
+
+    def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
+        return () if self._is_reasoning(model) else super().stops(request, model)
+
+    def fields(self, draft: Draft) -> dict[str, Any]:
+        request, server = draft.request, self.server
         fields = {
-            "model": self.deployment or model,
-            "messages": self._messages(request, unfinished),
+            "model": self._deployment or draft.model,
+            "messages": self._messages(draft),
             "stream": True,
-            "stream_options": self._stream_options(without),
-            "stop": list(stops) or None,
-            self._max_tokens_field(without): request.max_tokens,
-            **self._samplers(request, model),
+            "stream_options": self._stream_options(draft.without),
+            "stop": list(draft.stop) or None,
+            self._limit_field(draft.without): request.max_tokens,
+            **self._samplers(draft),
             **_tools(request),
             **_response_format(request.response_format, server, self.provider),
         }
         if request.template_kwargs and server.takes_template_kwargs:
             fields["chat_template_kwargs"] = request.template_kwargs
-        if unfinished.text and server.prefill == "flags":
+        if draft.prefilled and server.prefill == "flags":
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
-        return HttpRequest(
-            path=self.path.replace("{deployment}", quote(self.deployment or model, safe="")),
-            headers=JSON_HEADERS | self.headers,
-            body=body_bytes(fields, without - {"max_tokens", "max_completion_tokens"}),
-            stop=stops,
-            prefilled=unfinished.text,
-            trimmed=unfinished.trimmed,
-        )
+        return fields
 
-    def _stops(
-        self, request: GenerationRequest, model: str, without: frozenset[str]
-    ) -> tuple[str, ...]:
-        if "stop" in without or self._is_reasoning(model):
-            return ()
-        return request.stop[: self.server.n_stops]
+    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
+        return OpenAIDecoder(self.provider, sent, echoes=self.server.echoes)
 
     def _is_reasoning(self, model: str) -> bool:
         return self.server.has_reasoning_models and bool(_REASONING_MODEL.match(model))
 
-    def _max_tokens_field(self, without: frozenset[str]) -> str:
-        field = self.max_tokens_field or self.server.max_tokens_field
+    def _limit_field(self, without: frozenset[str]) -> str:
+        field = self._max_tokens_field
         if field not in without:
             return field
         return "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
@@ -127,31 +100,20 @@ class OpenAIDialect(Struct, frozen=True, kw_only=True):
             options["include_obfuscation"] = False
         return options
 
-    def _messages(self, request: GenerationRequest, unfinished: Prefill) -> list[dict[str, Any]]:
-        server = self.server
-        messages = [_message(message, server) for message in request.messages]
-        if unfinished.text and server.prefill == "prefix":
+    def _messages(self, draft: Draft) -> list[dict[str, Any]]:
+        messages = [_message(message, self.server) for message in draft.request.messages]
+        if draft.prefilled and self.server.prefill == "prefix":
             messages[-1]["prefix"] = True
         return messages
 
-    def _samplers(self, request: GenerationRequest, model: str) -> dict[str, Any]:
-        if self._is_reasoning(model):
+    def _samplers(self, draft: Draft) -> dict[str, Any]:
+        if self._is_reasoning(draft.model):
             return {}
-        sampling = request.sampling
-        extra = self.server.samplers
+        sampling, extra = draft.request.sampling, self.server.samplers
         ours = chosen(sampling, *(name for name, _ in extra))
         return chosen(sampling, "temperature", "top_p", "presence_penalty", "frequency_penalty") | {
             theirs: ours[name] for name, theirs in extra if name in ours
         }
-
-    def decoder(self, sent: HttpRequest | None = None) -> OpenAIDecoder:
-        return OpenAIDecoder(self.provider, sent, echoes=self.server.echoes)
-
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-        return answer_error(self.provider, status, headers, body)
-
-    def may_prefill(self, model: str) -> bool:
-        return self.server.prefill != "none"
 
 
 def _message(message: Message, server: Server) -> dict[str, Any]:
@@ -206,21 +168,15 @@ def _response_format(
             return {}
         case JsonObject():
             return {"response_format": {"type": "json_object"}}
-        case JsonSchema():
-            schema = {
-                "name": response_format.name,
-                "schema": response_format.schema,
-                "strict": response_format.strict,
-            }
-            return {"response_format": {"type": "json_schema", "json_schema": schema}}
-        case Regex():
-            return _in_field(
-                server.regex_field, response_format.pattern, "a regular expression", provider
-            )
-        case Lark():
-            return _in_field(server.lark_field, response_format.grammar, "a Lark grammar", provider)
-        case Gbnf():
-            return _in_field(server.gbnf_field, response_format.grammar, "a GBNF grammar", provider)
+        case JsonSchema(name=name, schema=schema, strict=strict):
+            json_schema = {"name": name, "schema": schema, "strict": strict}
+            return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+        case Regex(pattern=pattern):
+            return _in_field(server.regex_field, pattern, "a regular expression", provider)
+        case Lark(grammar=grammar):
+            return _in_field(server.lark_field, grammar, "a Lark grammar", provider)
+        case Gbnf(grammar=grammar):
+            return _in_field(server.gbnf_field, grammar, "a GBNF grammar", provider)
 
 
 def _in_field(field: str | None, value: str, what: str, provider: str) -> dict[str, Any]:

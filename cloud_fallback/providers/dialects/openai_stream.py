@@ -6,38 +6,21 @@ when the stream breaks off between them, which does no harm.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.providers.dialects.classes import ended_without_terminal, unknown_end
+from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
+from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS, Count
 from spillover.cloud_fallback.providers.dialects.dialect import (
-    End,
+    Decoder,
     Frame,
-    HttpRequest,
     Part,
     ProviderUsage,
+    Reasons,
 )
-from spillover.cloud_fallback.providers.dialects.frames import Count, FrameReader
-from spillover.cloud_fallback.providers.dialects.prefilled import PrefilledText
-from spillover.cloud_fallback.providers.dialects.tool_calls import MAX_TOOL_CALLS, ToolCalls
-from spillover.cloud_fallback.providers.dialects.words import words
-from spillover.runtime.events import FinishReason
+from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
 
-_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "end_turn": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "tool_use": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
 _SIGNS_OF_LIFE = frozenset(("ping", "heartbeat", "keepalive", "keep-alive"))
 """Names of events that some servers send while nothing happens."""
 
@@ -103,58 +86,58 @@ class _Chunk(Struct):
     error: Any = None
 
 
-class OpenAIDecoder:
+class OpenAIDecoder(Decoder):
     """Reads the first choice of one streamed chat completion."""
 
-    def __init__(self, provider: str, sent: HttpRequest | None, *, echoes: bool = False) -> None:
-        self._provider = provider
-        self._frames = FrameReader(provider)
-        self._text = PrefilledText(sent, echoes=echoes)
-        self._calls = ToolCalls(provider)
-        self._call_ids: dict[int, str] = {}
-        self._reason: FinishReason | None = None
-        self._stops = sent.stop if sent else ()
-        self._stop: str | None = None
-        self._refused = False
-        self._usage: ProviderUsage | None = None
-        self._model: str | None = None
-        self.is_done = False
+    reasons: ClassVar[Reasons] = {
+        "stop": "stop",
+        "eos": "stop",
+        "eos_token": "stop",
+        "stop_sequence": "stop",
+        "end_turn": "stop",
+        "length": "length",
+        "max_tokens": "length",
+        "model_length": "length",
+        "tool_calls": "tool_calls",
+        "tool_use": "tool_calls",
+        "function_call": "tool_calls",
+        "content_filter": "content_filter",
+    }
 
-    @property
-    def is_complete(self) -> bool:
-        return self._reason is not None
+    def __init__(self, provider: str, sent: HttpRequest | None, *, echoes: bool) -> None:
+        super().__init__(provider, sent, echoes=echoes)
+        self._call_ids: dict[int, str] = {}
+        self._stops = sent.stop if sent else ()
+        self._refused = False
 
     def feed(self, frame: Frame) -> list[Part]:
-        data = frame.data.strip()
-        self.is_done = self.is_done or data == b"[DONE]"
-        if self.is_done or not data or frame.name in _SIGNS_OF_LIFE:
+        self.is_done = self.is_done or frame.data.strip() == b"[DONE]"
+        return super().feed(frame)
+
+    def read(self, frame: Frame) -> list[Part]:
+        if frame.name in _SIGNS_OF_LIFE:
             return []
-        chunk = self._frames.read(frame.data, _Chunk)
+        chunk = self.json(frame, _Chunk)
         if chunk.error is not None or chunk.object == "error" or frame.name == "error":
-            raise self._frames.error(frame)
-        self._note(chunk)
+            raise self.error(self.json(frame, object))
+        self.name_model(chunk.model)
+        self.calls.name_answer(chunk.id)
+        if chunk.usage is not None:
+            self.usage = _usage(chunk.usage)
         parts: list[Part] = []
         for choice in chunk.choices or ():
             if choice.index == 0:
                 parts += self._choice(choice)
         return parts
 
-    def _note(self, chunk: _Chunk) -> None:
-        if chunk.model:
-            self._model = chunk.model[:256]
-        if chunk.id:
-            self._calls.name_answer(chunk.id)
-        if chunk.usage is not None:
-            self._usage = _usage(chunk.usage)
-
     def _choice(self, choice: _Choice) -> list[Part]:
         parts = self._delta(choice.delta) if choice.delta else []
         if choice.finish_reason:
-            self._finish(choice.finish_reason)
+            if choice.finish_reason not in self.reasons:
+                raise unknown_reason(self.provider)
             if choice.stop_reason in self._stops:
-                self._stop = choice.stop_reason
-            parts += words(self._text.flush())
-            parts += self._calls.close()
+                self.stop = choice.stop_reason
+            parts += self.finish("content_filter" if self._refused else choice.finish_reason)
         return parts
 
     def _delta(self, delta: _Delta) -> list[Part]:
@@ -163,7 +146,7 @@ class OpenAIDecoder:
         if delta.refusal:
             self._refused = True
             text += delta.refusal
-        parts = words(self._text.feed(text), reasoning)
+        parts = self.text(text, reasoning)
         for call in delta.tool_calls or ():
             parts += self._call(call)
         return parts
@@ -172,56 +155,33 @@ class OpenAIDecoder:
         function = call.function or _Function()
         arguments = function.arguments or ""
         key = self._key(call)
-        if self._calls.has(key):
-            return [*self._calls.add(key, arguments)]
+        if key in self.calls:
+            return [*self.calls.add(key, arguments)]
         self._call_ids.setdefault(key, call.id or "")
         if not function.name and not arguments and len(self._call_ids) <= MAX_TOOL_CALLS:
             return []  # the name may still come
         call_id = self._call_ids[key]
-        return [self._calls.open(key, id=call_id, name=function.name, arguments=arguments)]
+        return [self.calls.open(key, id=call_id, name=function.name, arguments=arguments)]
 
     def _key(self, call: _ToolCall) -> int:
         """The number of *call*. Some servers leave the index out, or give every call index 0: a
         new id begins a new call."""
-        n_calls = len(self._calls)
-        known = call.index if call.index is not None else max(n_calls - 1, 0)
+        known = call.index if call.index is not None else max(len(self.calls) - 1, 0)
         if call.id and self._call_ids.get(known, call.id) not in ("", call.id):
             same = [key for key, id in self._call_ids.items() if id == call.id]
             return same[0] if same else max(self._call_ids) + 1
         return known
-
-    def _finish(self, reason: str) -> None:
-        if reason not in _REASONS:
-            raise unknown_end(self._provider)
-        self._reason = _REASONS[reason]
-
-    def end(self, tail: bytes = b"") -> End:
-        if self._reason is None:
-            raise ended_without_terminal(self._provider, tail)
-        return End(
-            reason=self._end_reason(self._reason),
-            stop=self._stop,
-            usage=self._usage,
-            model=self._model,
-        )
-
-    def _end_reason(self, reason: FinishReason) -> FinishReason:
-        if self._refused:
-            return "content_filter"
-        if reason == "stop" and len(self._calls):  # as some servers say it
-            return "tool_calls"
-        return reason
 
 
 def _texts(content: str | tuple[_Piece, ...] | None) -> tuple[str, str]:
     """(reasoning, text) of a delta's content."""
     if not isinstance(content, tuple):
         return "", content or ""
-    reasoning = "".join(_thought(piece) for piece in content if piece.thinking is not None)
+    reasoning = "".join(_reasoning(piece) for piece in content if piece.thinking is not None)
     return reasoning, "".join(piece.text or "" for piece in content if piece.thinking is None)
 
 
-def _thought(piece: _Piece) -> str:
+def _reasoning(piece: _Piece) -> str:
     if isinstance(piece.thinking, str):
         return piece.thinking
     return "".join(part.text or "" for part in piece.thinking or ())

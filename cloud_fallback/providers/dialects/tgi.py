@@ -1,24 +1,31 @@
-"""Text Generation Inference's own generate_stream, which takes a text and goes on with it."""
+"""Text Generation Inference's own generate_stream, which takes a text and continues it.
+
+Its stream has one event for each token. An answer is complete with the event that carries the whole
+text again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.providers.dialects.classes import answer_error
-from spillover.cloud_fallback.providers.dialects.dialect import HttpRequest
-from spillover.cloud_fallback.providers.dialects.refusals import holds_only
-from spillover.cloud_fallback.providers.dialects.shape import (
-    JSON_HEADERS,
-    body_bytes,
-    check,
-    chosen,
-    with_prefill,
+from spillover.cloud_fallback.providers.dialects.decoding import Count
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    Frame,
+    Part,
+    ProviderUsage,
+    Reasons,
 )
-from spillover.cloud_fallback.providers.dialects.tgi_stream import TgiDecoder
+from spillover.cloud_fallback.providers.dialects.encoding import (
+    Draft,
+    HttpRequest,
+    chosen,
+    takes_only,
+)
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     GenerationRequest,
@@ -28,106 +35,85 @@ from spillover.runtime.request import (
     Regex,
     ResponseFormat,
 )
+from spillover.runtime.text.stop_matcher import StopMatcher
 
 MAX_STOPS = 4
 DEFAULT_MAX_TOKENS = 1024
-"""Where nobody said how long an answer may be: the server's own default is a few words."""
+"""Where the request sets no limit: the server's own default is a few words."""
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
 TURN_END = "\nUser:"
 """Where a model that was given a plain transcript begins to speak for the user."""
 
 
-class TgiDialect(Struct, frozen=True, kw_only=True):
-    """*chat_template* is the jinja source of the model's own template; without one the
-    conversation becomes a plain transcript, which any model can go on with."""
+class TgiDialect(Dialect):
+    """Without the model's own chat template the conversation becomes a plain transcript, which any
+    model can continue."""
 
-    provider: str
-    path: str = "/generate_stream"
-    headers: dict[str, str] = {}
-    chat_template: str | None = None
+    takes_raw_prompts = True
 
-    @property
-    def framing(self) -> Literal["sse"]:
-        return "sse"
+    def __init__(self, settings: ProviderSettings) -> None:
+        super().__init__(settings)
+        self._chat_template = settings.chat_template
 
-    def key_headers(self, key: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {key}"}
+    def path(self, model: str) -> str:
+        return f"{self.root}/generate_stream"
 
-    def encode(
-        self,
-        request: GenerationRequest,
-        model: str,
-        *,
-        prefill: bool,
-        without: frozenset[str] = frozenset(),
-    ) -> HttpRequest:
-        if not isinstance(request.prompt, str):
-            check(request, prefill=prefill)
+    def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
+        return request.stop[: MAX_STOPS - len(self.own_stops(request))]
+
+    def own_stops(self, request: GenerationRequest) -> tuple[str, ...]:
+        is_transcript = self._chat_template is None and request.prompt is None
+        return (TURN_END,) if is_transcript else ()
+
+    def fields(self, draft: Draft) -> dict[str, Any]:
+        request = draft.request
         if request.tools:
-            raise InvalidRequest(f"{self.provider} takes plain text and knows no tools", "tools")
-        request, unfinished = with_prefill(request, prefill=prefill)
-        own = self._own_stops(request)
-        stops = request.stop[: MAX_STOPS - len(own)]
+            raise InvalidRequest(f"{self.provider} takes plain text, not tools", "tools")
         parameters = {
             "max_new_tokens": request.max_tokens or DEFAULT_MAX_TOKENS,
-            "stop": [*stops, *own] or None,
+            "stop": [*draft.stop, *self.own_stops(request)] or None,
             "details": True,
             "return_full_text": False,
             **_samplers(request),
             **_grammar(request.response_format, self.provider),
         }
-        kept = {k: v for k, v in parameters.items() if v is not None and k not in without}
-        return HttpRequest(
-            path=self.path,
-            headers=JSON_HEADERS | self.headers,
-            body=body_bytes(
-                {"inputs": self._text(request, bool(unfinished.text)), "parameters": kept},
-                frozenset(),
-            ),
-            stop=stops,
-            own_stops=own,
-            prefilled=unfinished.text,
-            trimmed=unfinished.trimmed,
-        )
+        return {
+            "inputs": self._text(request, is_continued=bool(draft.prefilled)),
+            "parameters": {
+                name: value
+                for name, value in parameters.items()
+                if value is not None and name not in draft.without
+            },
+        }
 
-    def _own_stops(self, request: GenerationRequest) -> tuple[str, ...]:
-        is_transcript = self.chat_template is None and request.prompt is None
-        return (TURN_END,) if is_transcript else ()
-
-    def _text(self, request: GenerationRequest, goes_on: bool) -> str:
+    def _text(self, request: GenerationRequest, *, is_continued: bool) -> str:
         if isinstance(request.prompt, str):
             return request.prompt
-        if self.chat_template is None:
-            return _transcript(request.messages, goes_on=goes_on)
+        if self._chat_template is None:
+            return _transcript(request.messages, is_continued=is_continued)
         # jinja2 is slow to import, and only this dialect with this setting needs it.
         from spillover.runtime.text.chat_template import ChatTemplate
 
-        template = ChatTemplate(self.chat_template, bos_text="", eos_text="", name=self.provider)
-        return template.render(request.messages, continue_final_message=goes_on)
+        template = ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
+        return template.render(request.messages, continue_final_message=is_continued)
 
-    def decoder(self, sent: HttpRequest | None = None) -> TgiDecoder:
+    def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return TgiDecoder(self.provider, sent)
 
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-        return answer_error(self.provider, status, headers, body)
 
-    def may_prefill(self, model: str) -> bool:
-        return True
-
-
-def _transcript(messages: tuple[Message, ...], *, goes_on: bool) -> str:
+def _transcript(messages: tuple[Message, ...], *, is_continued: bool) -> str:
     lines = [
         f"{_SPEAKERS[message.role]}: {message.content}"
         if message.role in _SPEAKERS
         else message.content
         for message in messages
     ]
-    return "\n\n".join(lines if goes_on else [*lines, "Assistant:"])
+    return "\n\n".join(lines if is_continued else [*lines, "Assistant:"])
 
 
 def _samplers(request: GenerationRequest) -> dict[str, Any]:
-    """What is out of the server's bounds (all are open) means that the sampler is off."""
+    """A value outside the server's bounds (all are open) means that the sampler is off."""
     sampling = request.sampling
     fields = chosen(sampling, "typical_p", "frequency_penalty", "seed")
     if fields.get("typical_p", 0.5) in (0.0, 1.0):
@@ -151,9 +137,73 @@ def _grammar(response_format: ResponseFormat | None, provider: str) -> dict[str,
             return {}
         case JsonObject():
             return {"grammar": {"type": "json", "value": {"type": "object"}}}
-        case JsonSchema():
-            return {"grammar": {"type": "json", "value": response_format.schema}}
-        case Regex():
-            return {"grammar": {"type": "regex", "value": response_format.pattern}}
-        case _:
-            raise holds_only(provider, "a JSON schema or a regular expression")
+        case JsonSchema(schema=schema):
+            return {"grammar": {"type": "json", "value": schema}}
+        case Regex(pattern=pattern):
+            return {"grammar": {"type": "regex", "value": pattern}}
+    raise takes_only(provider, "a JSON schema or a regular expression")
+
+
+# The answer.
+
+
+class _Token(Struct):
+    text: str = ""
+    special: bool = False
+
+
+class _Details(Struct):
+    finish_reason: str | None = None
+    generated_tokens: Count | None = None
+    input_length: Count | None = None
+
+
+class _Event(Struct):
+    token: _Token | None = None
+    generated_text: str | None = None
+    details: _Details | None = None
+    error: Any = None
+
+
+class TgiDecoder(Decoder):
+    """Reads one streamed text. The server sends the stop string that ended it too: it is cut off
+    here, as is a stop string of the dialect's own, after which the model would speak for the
+    user."""
+
+    reasons: ClassVar[Reasons] = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
+
+    def __init__(self, provider: str, sent: HttpRequest | None) -> None:
+        super().__init__(provider, sent)
+        self._own_stops = sent.own_stops if sent else ()
+        self._matcher = StopMatcher((*(sent.stop if sent else ()), *self._own_stops))
+        self._opens_turn = bool(self._own_stops) and not (sent and sent.prefilled)
+
+    def read(self, frame: Frame) -> list[Part]:
+        event = self.json(frame, _Event)
+        if event.error is not None:
+            raise self.error(self.json(frame, object))
+        token = event.token or _Token()
+        text = self._matcher.feed("" if token.special else token.text)
+        if event.generated_text is None:
+            return self.text(self._opened(text))
+        parts = self.text(self._opened(text + self._matcher.flush()))
+        return [*parts, *self._finish(event.details or _Details())]
+
+    def _opened(self, text: str) -> str:
+        """After "Assistant:" the answer begins with a space that belongs to the transcript."""
+        if self._opens_turn:
+            text = text.lstrip()
+            self._opens_turn = not text
+        return text
+
+    def _finish(self, details: _Details) -> list[Part]:
+        self.is_done = True
+        if details.input_length is not None and details.generated_tokens is not None:
+            self.usage = ProviderUsage(
+                prompt_tokens=details.input_length, completion_tokens=details.generated_tokens
+            )
+        found = self._matcher.stopped
+        if found is not None:
+            self.stop = None if found in self._own_stops else found
+            return self.finish("stop_sequence")
+        return self.finish(details.finish_reason or "eos_token")

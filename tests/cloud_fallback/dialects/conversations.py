@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from spillover.cloud_fallback.providers.dialects.dialect import Dialect, HttpRequest
-from spillover.cloud_fallback.providers.dialects.registry import dialect_of
+from spillover.cloud_fallback.providers.build import dialect_of
+from spillover.cloud_fallback.providers.dialects.dialect import Dialect
+from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.request import GenerationRequest, Message, Tool, ToolCall
 

@@ -181,7 +181,7 @@ def test_space_is_cut_from_the_end_of_a_prefilled_turn_and_told() -> None:
 
 
 def test_an_assistants_last_word_is_refused_where_it_would_be_gone_on_with() -> None:
-    with pytest.raises(InvalidRequest, match="last one is the assistant's"):
+    with pytest.raises(InvalidRequest, match="last turn is the assistant's"):
         encoded("anthropic", ask(PARTIAL))
 
 
