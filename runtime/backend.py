@@ -10,12 +10,16 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from spillover.runtime.engine import FimTokens
+from spillover.runtime.memory_fit import ContextFit
 from spillover.runtime.sampling import Sampling
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
 Logits: TypeAlias = npt.NDArray[np.float32]
 SavedKv: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.uint32]
+
+N_BATCH = 512
+"""Most tokens of one call; larger calls read no faster on the devices measured."""
 
 
 class KvFull(Exception):
@@ -63,6 +67,11 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     """copy() takes no cells. False: it takes as many as it copies tokens."""
     warnings: tuple[str, ...] = ()
     """What the user should know about how the model runs."""
+
+
+def n_params_text(n_params: int) -> str:
+    """A number of parameters for people to read, such as "0.49B" or "5.8M"."""
+    return f"{n_params / 1e9:.2f}B" if n_params >= 1e8 else f"{n_params / 1e6:.1f}M"
 
 
 class Rows(Struct, frozen=True):
@@ -202,3 +211,12 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class OpenedModel(Struct, frozen=True, kw_only=True):
+    """A model that was loaded, and how its context was laid out."""
+
+    backend: Backend
+    fit: ContextFit
+    speed_facts: tuple[object, ...]
+    """What its speed depends on besides *backend.info*."""

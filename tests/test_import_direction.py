@@ -1,10 +1,14 @@
-"""Imports point one way: models ← runtime ← cloud_fallback ← edge_server; quantize stands beside
-cloud_fallback: only the command line, in edge_server, may import it."""
+"""Imports point one way: between the packages, between the folders in a package, between modules.
+
+models ← runtime ← cloud_fallback ← edge_server; quantize stands beside cloud_fallback: only the
+command line, in edge_server, may import it.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Generator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,50 @@ MAY_IMPORT = {
     "cloud_fallback": {"models", "runtime", "cloud_fallback"},
     "edge_server": {"models", "runtime", "quantize", "cloud_fallback", "edge_server"},
 }
+LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "runtime": (
+        ("",),
+        ("tools",),
+        ("text",),
+        ("structured_output",),
+        ("llama", "onnx", "scheduling"),
+        ("worker",),
+        ("local_engine",),
+    ),
+    "cloud_fallback": (
+        ("",),
+        ("http",),
+        ("policy", "privacy", "seam", "spending"),
+        ("providers",),
+        ("route",),
+        ("settings",),
+    ),
+    "edge_server": (
+        ("",),
+        ("wire",),
+        ("answers",),
+        ("resume",),
+        ("config",),
+        ("web",),
+        ("commands",),
+        ("cli",),
+    ),
+}
+"""Of each package the folders, and the files beside them that stand above folders; "" is all other
+files beside them. Each imports from the layers before its own only, and from itself."""
+
+UPWARD: set[tuple[str, str]] = {
+    ("runtime/tools", "runtime/text"),
+    ("cloud_fallback/http", "cloud_fallback/providers"),
+}
+"""Imports against that order which are still there."""
+
+CYCLES: set[frozenset[str]] = {
+    frozenset({"cloud_fallback.http.pool", "cloud_fallback.http.client"}),
+    frozenset({"cloud_fallback.providers.cloud_stream", "cloud_fallback.providers.cloud_engine"}),
+}
+"""Modules that still import each other, under TYPE_CHECKING."""
+
 OUR_FILES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -49,6 +97,87 @@ def wrong_imports(folder: str, source: str) -> list[str]:
 def test_imports_point_one_way(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
     assert wrong_imports(folder, path.read_text("utf-8")) == []
+
+
+def name_of(path: Path) -> str:
+    """The module's dotted name, without "spillover."."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in OUR_FILES}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Our modules that a file imports, wherever it does so, under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # "from package import module" or "from module import name"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [
+                name if name.removeprefix("spillover.") in MODULES else node.module for name in full
+            ]
+        found |= {name.removeprefix("spillover.") for name in names}
+    return found & MODULES.keys() - {name_of(path)}
+
+
+IMPORTS = {name: imports_of(path) for name, path in MODULES.items()}
+
+
+def layer_of(module: str) -> tuple[str, int] | None:
+    """The folder of a module, such as "runtime/llama", and the place of its layer."""
+    package, *rest = module.split(".")
+    layers = LAYERS.get(package)
+    if layers is None:
+        return None
+    first = rest[0] if rest else ""
+    is_folder = len(rest) > 1 or MODULES[module].name == "__init__.py"
+    place = next((i for i, layer in enumerate(layers) if first in layer), None)
+    if place is None:
+        assert not is_folder, f"{package}/{first} is not in LAYERS: add it"
+        first, place = "", 0
+    return f"{package}/{first}", place
+
+
+def test_imports_between_folders_point_one_way() -> None:
+    upward = []
+    for module, imported in IMPORTS.items():
+        for other in imported:
+            if module.split(".")[0] != other.split(".")[0]:
+                continue
+            ours, theirs = layer_of(module), layer_of(other)
+            if ours is None or theirs is None or ours[0] == theirs[0]:
+                continue
+            if theirs[1] >= ours[1] and (ours[0], theirs[0]) not in UPWARD:
+                upward.append(f"{module} imports {other}")
+    assert "\n".join(upward) == ""
+
+
+def cycle_in(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a ring; empty when there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        ring: list[str] = error.args[1]
+        return ring
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    known = {
+        name: {other for other in imported if frozenset({name, other}) not in CYCLES}
+        for name, imported in IMPORTS.items()
+    }
+    assert cycle_in(known) == []
+
+
+def test_a_cycle_is_found() -> None:
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
 
 
 def test_only_edge_server_imports_web_and_command_line_libraries() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from spillover.runtime.allowed import allowed_of
 from spillover.runtime.backend import Constraint, Logits
 from spillover.runtime.llama.sampler import Free
+from spillover.runtime.masked_logits import allowed_logits
 
 
 class ConstrainedSampler:
@@ -26,7 +26,7 @@ class ConstrainedSampler:
         constraint = self._constraint
         token = -1 if self._free.remembers else self._free.sample(output, position)
         if token < 0 or not constraint.allows(token):
-            tokens, logits = allowed_of(constraint, self._logits(output))
+            tokens, logits = allowed_logits(constraint, self._logits(output))
             token = self._free.sample_among(tokens, logits, position)
         constraint.accept(token)
         return token

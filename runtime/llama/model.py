@@ -10,11 +10,10 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from spillover.runtime.backend import Tokens
+from spillover.runtime.backend import Tokens, n_params_text
 from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.llama.library import LOG
-from spillover.runtime.n_params import n_params_text
 
 _MAX_META_BYTES = 1 << 20
 

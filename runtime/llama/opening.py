@@ -8,14 +8,14 @@ import llama_cpp.llama_cpp  # noqa: F401  # loaded first: the library takes long
 
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
+from spillover.runtime.backend import N_BATCH, OpenedModel
 from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.llama.prefill_choice import choose_prefill
+from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
-from spillover.runtime.worker.opened_model import N_BATCH, OpenedModel
 
 
 def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:

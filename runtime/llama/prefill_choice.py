@@ -12,8 +12,8 @@ from spillover.runtime.backend import DecodeFailed, KvFull, Rows
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.prefill_context import N_CELLS
+from spillover.runtime.measurement_store import MeasurementStore, fingerprint
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.scheduling.cost_store import CostStore, fingerprint
 
 _WORTH = 1.15
 """So much faster must prompts be read."""
@@ -60,7 +60,7 @@ def choose_prefill(
         return
     info = backend.info
     facts = (info.description, info.n_params, info.size_bytes, info.library, info.n_threads)
-    store = CostStore(options.cache_dir, fingerprint("prefill", *facts), PrefillTimes)
+    store = MeasurementStore(options.cache_dir, fingerprint("prefill", *facts), PrefillTimes)
     times = store.read()
     if times is None:
         times = measure(backend, clock)

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from spillover.runtime.allowed import TokenIds
 from spillover.runtime.backend import Logits, Sampler
 from spillover.runtime.draws import redraw_seed_at, seed_at
 from spillover.runtime.llama.model import LlamaModel
+from spillover.runtime.masked_logits import TokenIds
 from spillover.runtime.sampling import Sampling
 
 _FORBID = -100.0

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from spillover.runtime.allowed import all_tokens
 from spillover.runtime.backend import Logits
+from spillover.runtime.masked_logits import all_tokens
 
 Ids: TypeAlias = npt.NDArray[np.intp]
 

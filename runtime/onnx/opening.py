@@ -8,10 +8,10 @@ import msgspec
 
 from spillover.models import onnx_folder
 from spillover.models.errors import ModelFileError
-from spillover.runtime.backend import BackendInfo
+from spillover.runtime.backend import N_BATCH, BackendInfo, OpenedModel, n_params_text
 from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.errors import ModelError
-from spillover.runtime.n_params import n_params_text
+from spillover.runtime.memory_fit import ContextFit, fit_context
 from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
 from spillover.runtime.onnx.graph.layout import GraphLayout
@@ -29,8 +29,6 @@ from spillover.runtime.onnx.runners.fastest_execution import fastest
 from spillover.runtime.onnx.settings import ModelSettings, read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.options import EngineOptions, ExecutionProvider
-from spillover.runtime.worker.memory_fit import ContextFit, fit_context
-from spillover.runtime.worker.opened_model import N_BATCH, OpenedModel
 
 
 def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> OpenedModel:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.allowed import allowed_of
 from spillover.runtime.backend import Constraint, Logits, Tokens
 from spillover.runtime.draws import Draws
+from spillover.runtime.masked_logits import allowed_logits
 from spillover.runtime.onnx import candidates as filters
 from spillover.runtime.onnx.candidates import Candidates
 from spillover.runtime.onnx.penalties import Breakers, penalize, penalize_repeats
@@ -86,11 +86,11 @@ class NumpySampler:
         is_masked = bool(self._n_window)
         token = 0 if is_masked else self._choose(filters.everything(logits), draws, position)
         if is_masked or not constraint.allows(token):
-            tokens, left = allowed_of(constraint, logits)
+            tokens, left = allowed_logits(constraint, logits)
             if left.max() == -np.inf:
                 # Bias and penalties forbid all that is left, but the constraint goes before them.
                 logits[changed] = saved
-                tokens, left = allowed_of(constraint, logits)
+                tokens, left = allowed_logits(constraint, logits)
             candidates = Candidates(tokens, left, False)
             token = self._choose(candidates, draws if is_masked else draws.again(), position)
         constraint.accept(token)

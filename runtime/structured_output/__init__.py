@@ -1,2 +1,2 @@
-"""Which tokens may come next in an answer of a given form. Knows tokens and grammars, but nothing
-of logits, sampling or backends."""
+"""Which tokens may come next in an answer with a response format. Knows tokens and grammars, but
+nothing of logits, sampling or backends."""

@@ -13,6 +13,12 @@ from llguidance import LLMatcher
 from spillover.runtime.backend import Backend, Constraint
 from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import JsonObject, JsonSchema, ResponseFormat
+from spillover.runtime.structured_output.call_grammar import (
+    calls_grammar,
+    calls_or_answer_grammar,
+    checked,
+    tools_refused,
+)
 from spillover.runtime.structured_output.gates import AfterMarker, MayOpen
 from spillover.runtime.structured_output.grammar import (
     JSON_STYLE,
@@ -31,12 +37,6 @@ from spillover.runtime.structured_output.schema_faults import fault_in
 from spillover.runtime.structured_output.vocabulary import Vocabulary
 from spillover.runtime.text.json_reader import normalize_escapes
 from spillover.runtime.text.template_tags import TagPair
-from spillover.runtime.tools.call_grammar import (
-    calls_grammar,
-    calls_or_answer_grammar,
-    checked,
-    tools_refused,
-)
 from spillover.runtime.tools.plan import ToolPlan
 
 N_REMEMBERED = 16

@@ -18,11 +18,11 @@ from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.scheduler import Scheduler
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import starts_inside
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.worker import protocol
+from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
 from spillover.runtime.worker.long_texts import LongTexts, is_long
 

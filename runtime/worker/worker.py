@@ -22,13 +22,13 @@ import numpy as np
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
+from spillover.runtime.measurement_store import MeasurementStore
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
-from spillover.runtime.scheduling.cost_store import CostStore
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
-from spillover.runtime.structured_output.compiler import ConstraintCompiler
-from spillover.runtime.structured_output.habit import FormHabit
+from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.worker import protocol
+from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.intake import Intake
 from spillover.runtime.worker.loading import LoadedModel, load
 from spillover.runtime.worker.or_die import or_die
@@ -102,7 +102,7 @@ def self_test(backend: Backend) -> None:
 def _serve(
     model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
 ) -> None:
-    store = CostStore(options.cache_dir, model.fingerprint, SavedCalibration)
+    store = MeasurementStore(options.cache_dir, model.fingerprint, SavedCalibration)
     calibration = Calibration(model.backend, store.read(), store.write)
     scheduler = Scheduler(
         model.backend,
@@ -118,8 +118,8 @@ def _serve(
         calibration,
     )
     writer.send(protocol.Ready(card=model.card))
-    habit = FormHabit(options.cache_dir, model.fingerprint)
-    compiler = ConstraintCompiler(model.backend, model.template.tag_pairs, habit)
+    last_use = LastUse(options.cache_dir, model.fingerprint)
+    compiler = ConstraintCompiler(model.backend, model.template.tag_pairs, last_use)
     intake = Intake(model, scheduler, writer.send, compiler)
     compiler.prepare()
     threading.Thread(

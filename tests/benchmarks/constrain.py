@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from spillover.runtime.allowed import allowed_of
+from spillover.runtime.masked_logits import allowed_logits
 from spillover.runtime.onnx.candidates import Candidates
 from spillover.runtime.onnx.sampler import NumpySampler
 from spillover.runtime.request import JsonObject, JsonSchema
@@ -104,7 +104,7 @@ def per_token(factory: ConstraintFactory, repeat: int) -> tuple[list[float], lis
             for token in factory.vocabulary.tokenizer.greedy_tokenize(text):
                 begun = time.thread_time()
                 constraint.allows(wrong)
-                left = Candidates(*allowed_of(constraint, logits), False)
+                left = Candidates(*allowed_logits(constraint, logits), False)
                 sampler._choose(left, sampler._draws, 0)
                 asked = time.thread_time()
                 assert constraint.allows(token)

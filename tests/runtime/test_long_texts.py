@@ -15,8 +15,8 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineBusy
 from spillover.runtime.events import Finished
 from spillover.runtime.local_engine import LocalEngine
-from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.worker import long_texts, protocol
+from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.intake import Intake
 from spillover.runtime.worker.long_texts import MAX_WAITING, Command, LongTexts, is_long
 from spillover.runtime.worker.protocol import AskTokens, Submit

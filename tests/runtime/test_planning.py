@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.backend import Backend
+from spillover.runtime.memory_fit import fit_context
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
 from spillover.runtime.scheduling.kv_cache import KvCache
@@ -16,7 +17,6 @@ from spillover.runtime.scheduling.kv_ledger import KvLedger
 from spillover.runtime.scheduling.prefix_cache import Match, longest_match, n_common
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
 from spillover.runtime.scheduling.slice_plan import best_alone, plan_slice
-from spillover.runtime.worker.memory_fit import fit_context
 from spillover.runtime.worker.restarts import RestartPolicy
 
 ON_A_CPU = {1: 17, 4: 27, 8: 51, 16: 94, 24: 171, 32: 272, 48: 530, 64: 230, 128: 514, 256: 1163}

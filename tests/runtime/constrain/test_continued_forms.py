@@ -20,8 +20,8 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Gbnf, GenerationRequest, JsonSchema, Message, ResponseFormat
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.text.template_tags import TagPair
+from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import GREEDY, all_at_once, end_of, text_of
 from tests.runtime.constrain.schemas import thing

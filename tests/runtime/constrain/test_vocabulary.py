@@ -12,24 +12,24 @@ import pytest
 
 from spillover.runtime.request import Regex
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.structured_output import compiler as compilers
-from spillover.runtime.structured_output.compiler import ConstraintCompiler
 from spillover.runtime.structured_output.factory import ConstraintFactory
-from spillover.runtime.structured_output.habit import FORGOTTEN_AFTER_S, FormHabit
+from spillover.runtime.structured_output.last_use import RECENT_S, LastUse
 from spillover.runtime.structured_output.vocabulary import MAX_ALIKE, Vocabulary
+from spillover.runtime.worker import constraint_compiler as compilers
+from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import ask
 
 
-def test_forms_are_a_habit_until_they_are_not_asked_for_any_more(tmp_path: Path) -> None:
+def test_a_use_of_structured_output_is_recent_for_a_month(tmp_path: Path) -> None:
     now = [1e9]
-    habit = FormHabit(tmp_path, "model", clock=lambda: now[0])
-    assert not habit.is_there()
-    habit.note()
-    assert FormHabit(tmp_path, "model", clock=lambda: now[0]).is_there()
-    assert not FormHabit(tmp_path, "another", clock=lambda: now[0]).is_there()
-    now[0] += FORGOTTEN_AFTER_S
-    assert not habit.is_there()
+    last_use = LastUse(tmp_path, "model", clock=lambda: now[0])
+    assert not last_use.is_recent()
+    last_use.note()
+    assert LastUse(tmp_path, "model", clock=lambda: now[0]).is_recent()
+    assert not LastUse(tmp_path, "another", clock=lambda: now[0]).is_recent()
+    now[0] += RECENT_S
+    assert not last_use.is_recent()
 
 
 def compiled(compiler: ConstraintCompiler, request: Any) -> None:
@@ -41,7 +41,7 @@ def compiled(compiler: ConstraintCompiler, request: Any) -> None:
     assert is_done.wait(30)
 
 
-def test_tables_are_made_before_they_are_needed_where_forms_are_a_habit(
+def test_tables_are_made_before_they_are_needed_after_a_recent_use(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compilers, "SLOW_VOCABULARY", loaded.backend.info.n_vocab)
@@ -53,19 +53,19 @@ def test_tables_are_made_before_they_are_needed_where_forms_are_a_habit(
         made.set()
 
     monkeypatch.setattr(ConstraintFactory, "prepare", prepare_and_tell)
-    habit = FormHabit(tmp_path, "model")
-    first = ConstraintCompiler(loaded.backend, (), habit)
+    last_use = LastUse(tmp_path, "model")
+    first = ConstraintCompiler(loaded.backend, (), last_use)
     first.prepare()
     assert first._thread is None
     compiled(first, ask(response_format=Regex(pattern="a")))
-    ConstraintCompiler(loaded.backend, (), habit).prepare()
+    ConstraintCompiler(loaded.backend, (), last_use).prepare()
     assert made.wait(30)
 
 
 def test_a_small_vocabulary_waits_for_its_first_form(loaded: LoadedModel, tmp_path: Path) -> None:
-    habit = FormHabit(tmp_path, "model")
-    habit.note()
-    compiler = ConstraintCompiler(loaded.backend, (), habit)
+    last_use = LastUse(tmp_path, "model")
+    last_use.note()
+    compiler = ConstraintCompiler(loaded.backend, (), last_use)
     compiler.prepare()
     assert compiler._thread is None
 

@@ -15,7 +15,7 @@ from spillover.runtime.defects import log_defect
 from spillover.runtime.errors import EngineBusy, InvalidRequest, ResponseFormatRefused
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.structured_output.habit import FormHabit
+from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.text.reasoning import starts_inside
 from spillover.runtime.text.template_tags import REASONING_TAGS, TagPair
 from spillover.runtime.tools.plan import ToolPlan
@@ -65,12 +65,12 @@ class ConstraintCompiler:
     """Gives jobs their constraints, one job after the other."""
 
     def __init__(
-        self, backend: Backend, tag_pairs: tuple[TagPair, ...], habit: FormHabit | None = None
+        self, backend: Backend, tag_pairs: tuple[TagPair, ...], last_use: LastUse | None = None
     ) -> None:
         self._backend = backend
         self._tag_pairs = tag_pairs
         self._factory: ConstraintFactory | None = None
-        self._habit = habit
+        self._last_use = last_use
         self._waiting: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._open: dict[int, bool] = {}
@@ -94,7 +94,7 @@ class ConstraintCompiler:
         """Make the vocabulary's tables now where response formats were used before: later they
         would stall running answers for some tenths of a second."""
         is_slow = self._backend.info.n_vocab >= SLOW_VOCABULARY
-        if is_slow and self._habit is not None and self._habit.is_there():
+        if is_slow and self._last_use is not None and self._last_use.is_recent():
             self._put(None)
 
     def _put(self, order: _Order | None) -> None:
@@ -113,15 +113,15 @@ class ConstraintCompiler:
                 self._open[job_id] = True
 
     def _run(self) -> None:
-        is_noted = self._habit is None
+        is_noted = self._last_use is None
         while True:
             order = self._waiting.get()
             if order is None:
                 self._prepare()
                 continue
             job, prompt, plan, compiled, refused = order
-            if self._habit is not None and not is_noted:
-                self._habit.note()
+            if self._last_use is not None and not is_noted:
+                self._last_use.note()
                 is_noted = True
             try:
                 constraints = self._constraints(job, prompt, plan)

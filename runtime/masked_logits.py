@@ -13,7 +13,7 @@ from spillover.runtime.backend import Constraint, Logits
 TokenIds: TypeAlias = npt.NDArray[np.intp]
 
 
-def allowed_of(constraint: Constraint, logits: Logits) -> tuple[TokenIds, Logits]:
+def allowed_logits(constraint: Constraint, logits: Logits) -> tuple[TokenIds, Logits]:
     """Token ids and their logits, in the order of the ids: the allowed ones alone where they are
     few; where they are most, all, with minus infinity for the others."""
     n_vocab = len(logits)

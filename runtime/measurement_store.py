@@ -22,7 +22,7 @@ def fingerprint(*facts: object) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
-class CostStore(Generic[T]):
+class MeasurementStore(Generic[T]):
     """One small JSON file of a *kind* per *name* in a cache folder. A file that cannot be read or
     written costs a new measurement, never the start."""
 
