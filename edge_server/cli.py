@@ -1,4 +1,4 @@
-"""The command `spillover`: one verb per subcommand, each loaded only when it is used.
+"""The command `spillover`: one verb per subcommand, each loaded when it is used.
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C.
 """
@@ -12,32 +12,32 @@ from collections.abc import Sequence
 
 import click
 
-from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.commands.output import print_note
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.errors import InvalidRequest, SpilloverError
 
 COMMANDS = {
     "serve": ("serve", "Serve a model on a local OpenAI-compatible endpoint."),
     "run": ("run", "Answer one prompt; works in pipes."),
-    "chat": ("chat", "Talk with a model in the terminal."),
-    "export": ("export", "Write a model in another format."),
-    "calibrate": ("calibrate", "Learn how sure a model is when it is wrong."),
+    "chat": ("chat.chat", "Chat with a model in the terminal."),
+    "export": ("export", "Convert a model to another format."),
+    "calibrate": ("calibrate", "Learn when a model's answers are likely to be wrong."),
     "replay": ("replay", "Show what the policies would do with recorded answers."),
     "keys": ("keys", "Keep the keys of cloud providers in the keyring."),
-    "budget": ("budget", "Show what was spent in the cloud, and the limits."),
-    "doctor": ("doctor", "Check this device and say what to do about what is wrong."),
+    "budget": ("budget", "Show what the cloud has cost, and the limits."),
+    "doctor": ("doctor", "Check this device, and say how to fix what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }
 _EPILOG = """\b
 Examples:
-  spillover chat                     talk with the bundled model
+  spillover chat                     chat with the bundled model
   spillover run "Tell me a story."   one answer on standard output
   spillover serve ~/models/m.gguf    an endpoint for your programs
 """
 
 
 class _LazyGroup(click.Group):
-    """Imports the module of a command only to run it or to show its own help."""
+    """Imports a command's module only to run it or to show its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -80,13 +80,13 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process with its exit code."""
+    """Run the command line and exit with its exit code."""
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; errors become one line on stderr and an exit code."""
-    _open_what_is_closed()
+    """Run the command line; an error becomes one line on stderr and an exit code."""
+    _open_closed_streams()
     try:
         code = cli.main(arguments, prog_name="spillover", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -101,27 +101,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 1
     except (ConfigError, InvalidRequest) as error:
-        tell(f"spillover: {error}")
+        print_note(f"spillover: {error}")
         return 2
     except SpilloverError as error:
-        tell(f"spillover: {error}")
+        print_note(f"spillover: {error}")
         return 1
-    except OSError as error:  # such as a full disk under our output
+    except OSError as error:  # such as a full disk
         _silence_stdout()
-        tell(f"spillover: {error}")
+        print_note(f"spillover: {error}")
         return 1
 
 
-def _open_what_is_closed() -> None:
-    """A standard stream that was closed before the start leads nowhere, instead of to whatever is
-    opened first."""
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # for as long as the process
+def _open_closed_streams() -> None:
+    """Point standard streams that were closed at the start to nowhere: the next file to be opened
+    would take their place."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # open until the process ends
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _silence_stdout() -> None:
-    """The reader of our output has gone: keep the interpreter's last flush from failing."""
+    """Keep the interpreter's last flush from failing after the reader of our output has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

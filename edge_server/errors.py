@@ -1,7 +1,7 @@
-"""Errors of the local endpoint, besides those of the runtime.
+"""Errors of the local endpoint, in addition to those of the runtime.
 
 SpilloverError
-└── ConfigError             a setting is wrong; the message names where it comes from
+└── ConfigError             a setting is wrong; the message names its source
 """
 
 from __future__ import annotations
@@ -10,4 +10,4 @@ from spillover.runtime.errors import SpilloverError
 
 
 class ConfigError(SpilloverError):
-    """A setting is wrong or settings do not go together; nothing was started."""
+    """A setting is wrong, or settings contradict each other; nothing was started."""

@@ -1,4 +1,4 @@
-"""Where our log messages go."""
+"""Where log messages go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 def log_to_stderr(level: str) -> None:
     """Show our own messages from *level* on, and warnings of all others.
 
-    What libraries say below that stays away, since it may quote requests and their headers.
+    Less severe messages of libraries are left out: they may quote requests and their headers.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("spillover").setLevel(level.upper())

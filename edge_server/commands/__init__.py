@@ -1,1 +1,1 @@
-"""The subcommands of the command line, one file each. Only these print."""
+"""The subcommands of the command line. Nothing else prints."""

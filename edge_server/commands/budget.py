@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.prices import NANO
 from spillover.cloud_fallback.spending.statement import Line
 from spillover.edge_server.commands.options import load_config, setting_options
+from spillover.edge_server.commands.output import print_json, print_result
 from spillover.edge_server.wire import spending
 
 _EPILOG = """\b
@@ -37,9 +37,9 @@ def command(as_json: bool, config_flag: Path | None) -> None:
     finally:
         budget.close()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(spending.listed(lines))))
+        print_json(spending.listed(lines))
     else:
-        click.echo(as_table(lines))
+        print_result(as_table(lines))
 
 
 def as_table(lines: list[Line]) -> str:

@@ -23,9 +23,8 @@ from spillover.cloud_fallback.policy.learning.windows import windows_of
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.commands.calibrate_report import as_text
 from spillover.edge_server.commands.loading import one_conversation
-from spillover.edge_server.commands.options import load_config, setting_options
-from spillover.edge_server.commands.request_values import default_text
-from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.commands.options import default_text, load_config, setting_options
+from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.sampling import Sampling
@@ -129,7 +128,7 @@ def command(
         traces = _recorded(settings, items, sampling, max_tokens)
     if traces_path is not None:
         tracing.write(traces_path, traces)
-        tell(f"{len(traces)} answers written to {traces_path}")
+        print_note(f"{len(traces)} answers written to {traces_path}")
     try:
         found, fitted = _fitted(traces, cloud_accuracy)
     except NotEnough as error:
@@ -137,10 +136,10 @@ def command(
     facts = {"languages": languages, "can_call_tools": can_call_tools}
     path = _write(msgspec.structs.replace(fitted, **facts), output, settings.cloud.folder)
     if as_json:
-        click.echo(msgspec.json.encode({"calibration": str(path), "report": found}))
+        print_json({"calibration": str(path), "report": found}, on_one_line=True)
     else:
-        click.echo(as_text(found))
-    tell(f"calibration written to {path}")
+        print_result(as_text(found))
+    print_note(f"calibration written to {path}")
 
 
 def _recorded(
@@ -151,7 +150,7 @@ def _recorded(
         for trace in record(engine, items, sampling=sampling, max_tokens=max_tokens):
             traces.append(trace)
             if len(traces) % _PROGRESS_EVERY == 0:
-                tell(f"{len(traces)} of {len(items)} prompts answered")
+                print_note(f"{len(traces)} of {len(items)} prompts answered")
     return traces
 
 

@@ -1,4 +1,4 @@
-"""The checks of `spillover doctor`: each adds what it found, and what to do if it is wrong."""
+"""The checks of `spillover doctor`: each adds what it found, and the remedy for each problem."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ REBUILD = (
     f'CFLAGS="{_NO_AMX}" CXXFLAGS="{_NO_AMX}" '
     "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
 )
-REINSTALL = "install Spillover again: make setup, or pip install --force-reinstall spillover"
+REINSTALL = "reinstall Spillover: make setup, or pip install --force-reinstall spillover"
 
 
 class Problem(Struct, frozen=True, kw_only=True):
     what: str
     todo: str
     blocks: bool
-    """Whether Spillover cannot run before it is mended."""
+    """Whether Spillover cannot run until it is solved."""
 
 
 class SelfTest(Struct, frozen=True, kw_only=True):
-    """Times of the first load and answer, in seconds."""
+    """How long the first load and answer took, in seconds."""
 
     load_s: float
     time_to_first_token_s: float
@@ -66,20 +66,20 @@ class SelfTest(Struct, frozen=True, kw_only=True):
 
 
 class Findings(Struct, kw_only=True):
-    """What is known so far; filled by the checks."""
+    """What the checks have found so far."""
 
     python: str
     config_file: str | None = None
     device: DeviceReport | None = None
     packages: dict[str, str | None] = {}
     llama_cpp: str | None = None
-    """What llama.cpp says of the processor features it was built for."""
+    """The processor features that llama.cpp was built for."""
     model: str | None = None
     self_test: SelfTest | None = None
     fallback: str = ""
-    """The one dial, and the providers that it lets answer."""
+    """The setting, and the names of the providers."""
     spent: list[str] = []
-    """Of each limit of the budgets."""
+    """A line for each limit of the budgets."""
     problems: list[Problem] = []
 
     @property
@@ -97,17 +97,17 @@ def check_packages(findings: Findings) -> None:
             findings.packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             findings.packages[name] = None
-            if name != "spillover":  # a source folder on the path works without
+            if name != "spillover":  # a source folder on the path has no version
                 findings.add(f"{name} is not installed", REINSTALL, blocks=True)
 
 
 def check_library(findings: Findings) -> None:
-    """Whether llama.cpp can be loaded at all, in another process because it may crash."""
+    """Whether llama.cpp loads; tried in another process, because it may crash."""
     command = [sys.executable, "-c", _LIBRARY_INFO]
     try:
         child = subprocess.run(command, capture_output=True, timeout=_LIBRARY_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        findings.add("loading llama.cpp takes over a minute", REINSTALL, blocks=True)
+        findings.add("loading llama.cpp takes more than a minute", REINSTALL, blocks=True)
         return
     lines = child.stdout.decode(errors="replace").splitlines()
     if child.returncode != 0 or len(lines) < 2:
@@ -127,7 +127,7 @@ def check_library(findings: Findings) -> None:
 
 
 def check_address(findings: Findings, settings: Settings) -> None:
-    """Whether `spillover serve` may listen where it is told to."""
+    """Whether `spillover serve` may listen on the configured address."""
     from spillover.edge_server.web.server import check_bind  # slow
 
     try:
@@ -137,27 +137,27 @@ def check_address(findings: Findings, settings: Settings) -> None:
 
 
 def check_model(findings: Findings, settings: Settings) -> None:
-    """The file, its checksum and its size."""
+    """Whether the model file exists, is intact, and fits into memory."""
     try:
         entry = model_entry(settings)
         catalogue.verify(entry)
     except (SpilloverError, CatalogueError, OSError) as error:
-        findings.add(error, "name another model", blocks=True)
+        findings.add(error, "choose another model", blocks=True)
         return
     findings.model = str(entry.path)
     size_bytes = entry.n_bytes_on_disk
     device = findings.device
     if device is not None and size_bytes > device.ram_available_bytes:
         findings.add(
-            f"{entry.path} has {gigabytes(size_bytes)} but only "
-            f"{gigabytes(device.ram_available_bytes)} of memory are free",
-            "end other programs, or take a smaller model or quantization",
+            f"{entry.path} has {gigabytes(size_bytes)}, but only "
+            f"{gigabytes(device.ram_available_bytes)} of memory is free",
+            "close other programs, or use a smaller model or quantization",
             blocks=False,
         )
 
 
 def check_engine(findings: Findings, settings: Settings) -> None:
-    """Load the model in a worker and let it say something."""
+    """Whether the model loads in a worker and answers."""
     began = time.monotonic()
     try:
         with start_engine(settings) as engine:
@@ -168,7 +168,7 @@ def check_engine(findings: Findings, settings: Settings) -> None:
                 next((event for event in events if isinstance(event, Delta)), None)
             answered = time.monotonic()
     except SpilloverError as error:
-        findings.add(error, "see the lines above it, or try the bundled model", blocks=True)
+        findings.add(error, "read the log above, or try the bundled model", blocks=True)
         return
     findings.self_test = SelfTest(
         load_s=loaded - began, time_to_first_token_s=answered - loaded, card=card
@@ -177,15 +177,15 @@ def check_engine(findings: Findings, settings: Settings) -> None:
         findings.add(warning, "see docs/configuration.md", blocks=False)
     if settings.engine.use_extra_bufts and not card.use_extra_bufts:
         findings.add(
-            "llama.cpp crashed with weight repacking, which was switched off: prompts are read "
-            "more slowly (a compiler older than GCC 13 gets AMX wrong)",
+            "llama.cpp crashed while repacking weights, so repacking is off and prompts are read "
+            "more slowly (compilers older than GCC 13 break AMX)",
             f"build it without AMX: {REBUILD}",
             blocks=False,
         )
 
 
 def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, str]) -> None:
-    """Who may go on with an answer, and whether there are keys; nobody is asked anything."""
+    """Which providers may take over, and whether their keys exist; sends nothing."""
     from spillover.edge_server.config.routing_setup import provider_engines  # slow
 
     providers = settings.cloud.providers
@@ -205,7 +205,7 @@ def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, st
 
 
 def gigabytes(n_bytes: int) -> str:
-    """A size for people's eyes."""
+    """A size for people to read."""
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
 
 

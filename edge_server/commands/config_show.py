@@ -9,16 +9,18 @@ import click
 import msgspec
 
 from spillover.edge_server.commands.options import load_config, setting_options
+from spillover.edge_server.commands.output import print_result
 from spillover.edge_server.config import config_file
-from spillover.edge_server.config.config import DEFAULT, HIDDEN, Config
+from spillover.edge_server.config.config import DEFAULT, Config
 from spillover.edge_server.config.setting_list import Setting, setting_list
+from spillover.edge_server.config.setting_type import HIDDEN
 
 _EPILOG = """\b
 Examples:
   spillover config
-  spillover config --toml > config.toml      a file to begin with
+  spillover config --toml > config.toml      a file to start from
 
-docs/configuration.md says what each setting may be.
+docs/configuration.md describes every setting.
 """
 
 
@@ -28,13 +30,13 @@ docs/configuration.md says what each setting may be.
 @click.option("--markdown", "form", flag_value="markdown", hidden=True)
 @setting_options([])
 def command(form: str | None, config_flag: Path | None) -> None:
-    """Show every setting with its value and where the value comes from. Keys are hidden."""
+    """Show every setting with its value and the origin of the value. Keys are hidden."""
     if form == "markdown":
-        click.echo(as_markdown())
+        print_result(as_markdown())
         return
     config = load_config({}, config_flag)
     shown = {"json": as_json, "toml": as_toml, None: as_table}[form](config)
-    click.echo(shown)
+    print_result(shown)
 
 
 def as_table(config: Config) -> str:
@@ -42,7 +44,7 @@ def as_table(config: Config) -> str:
     rows = [(s.name, config.shown(s), config.values[s.name].origin) for s in setting_list()]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}" for name, value, origin in rows]
-    file = config.file or f"none (there is no {config_file.user_path()})"
+    file = config.file or f"none ({config_file.user_path()} does not exist)"
     return "\n".join([f"configuration file: {file}", "", *lines])
 
 
@@ -60,7 +62,7 @@ def as_json(config: Config) -> str:
 
 
 def as_toml(config: Config) -> str:
-    """A configuration file with the same effect, but for hidden keys; defaults are comments."""
+    """A configuration file with the same effect, except for keys; defaults are commented out."""
     lines = []
     for setting in setting_list():
         value = _public(setting, config)
@@ -75,7 +77,7 @@ def as_toml(config: Config) -> str:
 
 
 def as_markdown() -> str:
-    """The table of docs/configuration.md."""
+    """The table in docs/configuration.md."""
     rows = ["| setting | flag | variable | allowed | default | what it does |"]
     rows += ["|---|---|---|---|---|---|"]
     rows += [_row(setting) for setting in setting_list()]
@@ -95,5 +97,5 @@ def _public(setting: Setting, config: Config) -> Any:
 
 
 def _toml_value(value: object) -> str:
-    """A text, number, truth value or list of texts; JSON writes these as TOML does."""
+    """A text, number, Boolean or list of texts; JSON and TOML write these alike."""
     return msgspec.json.encode(value, enc_hook=str).decode()

@@ -1,4 +1,4 @@
-"""spillover doctor: is everything here that Spillover needs, and what to do if not."""
+"""spillover doctor: whether Spillover can run here, and what to do if not."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from spillover.edge_server.commands import checkup
 from spillover.edge_server.commands.checkup import Findings, gigabytes
-from spillover.edge_server.commands.loading import told_when_slow
+from spillover.edge_server.commands.loading import note_if_slow
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
-from spillover.edge_server.commands.terminal import safe
+from spillover.edge_server.commands.output import print_json, print_result
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.device import DeviceReport, describe_device
@@ -25,7 +24,7 @@ Examples:
   spillover doctor
   spillover doctor ~/models/m.gguf --json
 
-The exit code is 1 when something keeps Spillover from running.
+The exit code is 1 if something keeps Spillover from running.
 """
 
 
@@ -34,12 +33,12 @@ The exit code is 1 when something keeps Spillover from running.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options([])
 def command(as_json: bool, config_flag: Path | None, **flags: Any) -> int:
-    """Check the device, the libraries and MODEL (the bundled one when none is named)."""
+    """Check the device, the libraries and MODEL (default: the bundled model)."""
     findings = _examine(flags, config_flag)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(checkup.as_builtins(findings))))
+        print_json(checkup.as_builtins(findings))
     else:
-        click.echo(safe("\n".join(_report(findings))))
+        print_result("\n".join(_report(findings)))
     return 0 if findings.runs else 1
 
 
@@ -57,17 +56,17 @@ def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
     check_budget(findings, settings)
     checkup.check_model(findings, settings)
     if findings.model is not None:
-        with told_when_slow("loading the model for a self-test …"):
+        with note_if_slow("loading the model for a self-test …"):
             checkup.check_engine(findings, settings)
     return findings
 
 
 def _settings(findings: Findings, flags: dict[str, Any], config_flag: Path | None) -> Settings:
-    """The settings in force, or the defaults when they are wrong."""
+    """The settings in force, or the defaults if a setting is wrong."""
     try:
         config = load_config(flags, config_flag)
     except ConfigError as error:
-        findings.add(error, "mend the setting; `spillover config` lists all", blocks=True)
+        findings.add(error, "correct the setting; `spillover config` lists them all", blocks=True)
         return Settings()
     findings.config_file = str(config.file) if config.file else None
     return config.settings
@@ -81,7 +80,7 @@ def _report(findings: Findings) -> Generator[str]:
         yield f"{'PROBLEM' if problem.blocks else 'note'}: {problem.what}"
         yield f"  what to do: {problem.todo}"
     yield ""
-    yield "Spillover runs here." if findings.runs else "Spillover cannot run yet."
+    yield "Spillover can run here." if findings.runs else "Spillover cannot run yet."
 
 
 def _facts(findings: Findings) -> Generator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""spillover export: write a model in another format."""
+"""spillover export: convert a model to another format."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import msgspec
 
-from spillover.edge_server.commands.talk import tell
-from spillover.edge_server.commands.terminal import safe
+from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Interface, Weights
 
 if TYPE_CHECKING:
@@ -28,14 +26,14 @@ Examples:
   spillover export onnx ~/models/m-Q8_0.gguf m-int8 --weights int8
 """
 _ONNX_EPILOG = f"""{_EPILOG}
-A Q8_0 file keeps its weights to the last bit with --weights int8, a Q4_0 file with int4.
-docs/onnx.md says more.
+--weights int8 keeps the weights of a Q8_0 file exactly, and int4 those of a Q4_0 file.
+See docs/onnx.md.
 """
 
 
 @click.group("export", epilog=_EPILOG)
 def command() -> None:
-    """Write a model in another format."""
+    """Convert a model to another format."""
 
 
 @command.command("onnx", epilog=_ONNX_EPILOG)
@@ -46,59 +44,62 @@ def command() -> None:
     type=click.Choice(get_args(Weights)),
     default=_DEFAULT.weights,
     show_default=True,
-    help="How the weights are stored.",
+    help="Number format of the weights.",
 )
 @click.option(
     "--head-bits",
     type=click.Choice(["4", "8"]),
     default=str(_DEFAULT.head_bits),
     show_default=True,
-    help="Bits of the embedding and the output head with int4 and int8.",
+    help="Bits per weight of the embedding and the output head, with int4 and int8.",
 )
-@click.option("--symmetric", "is_symmetric", is_flag=True, help="int4 without zero points.")
+@click.option("--symmetric", "is_symmetric", is_flag=True, help="Use int4 without zero points.")
 @click.option(
     "--half/--full",
     default=None,
-    help="Compute in fp16 (for GPUs) or fp32.  [default: fp16 with fp16 weights only]",
+    help="Compute in fp16 (for GPUs) or fp32.  [default: fp16 only with fp16 weights]",
 )
 @click.option(
     "--interface",
     type=click.Choice(get_args(Interface)),
     default=_DEFAULT.interface,
     show_default=True,
-    help="ragged: fastest here; genai: also for onnxruntime-genai.",
+    help="ragged is fastest in Spillover; genai also runs in onnxruntime-genai.",
 )
 @click.option(
     "--n-ctx",
     type=int,
-    help=f"Longest context.  [default: the model's, at most {MAX_N_CTX}]",
+    help=f"Longest context, in tokens.  [default: the model's, at most {MAX_N_CTX}]",
 )
 @click.option(
     "--tokenizer",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with the tokenizer.json for a GGUF file.  [default: the file's own vocabulary]",
+    help="Folder with a tokenizer.json to use for a GGUF file.  [default: its own vocabulary]",
 )
 @click.option(
     "--external-data/--one-file",
     default=None,
-    help="Weights in a second file or in the graph's.  [default: by size]",
+    help="Put the weights in a second file, or all in one.  [default: by size]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Describe the new model as JSON.")
 def onnx(source: Path, target: Path, as_json: bool, head_bits: str, **choices: Any) -> None:
-    """Write SOURCE (a Hugging Face folder or a GGUF file) as the new ONNX model folder TARGET."""
+    """Convert SOURCE, a Hugging Face folder or a GGUF file, to the new ONNX model folder TARGET."""
     from spillover.quantize.onnx_export.export import export  # slow
 
     options = ExportOptions(head_bits=4 if head_bits == "4" else 8, **choices)
     with _progress_bar() as progress:
         exported = export(source, target, options, progress)
     for note in exported.notes:
-        tell(f"spillover: {note}")
-    click.echo(msgspec.json.encode(exported, enc_hook=str) if as_json else safe(_line(exported)))
+        print_note(f"spillover: {note}")
+    if as_json:
+        print_json(exported, on_one_line=True)
+    else:
+        print_result(_line(exported))
 
 
 @contextmanager
 def _progress_bar() -> Generator[Progress]:
-    """A bar on standard error, when that is a terminal."""
+    """A progress bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda n_done, n_all: None
         return

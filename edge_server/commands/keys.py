@@ -6,12 +6,11 @@ import os
 import sys
 
 import click
-import msgspec
 
 from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.credentials.secret import is_header_text
 from spillover.cloud_fallback.providers.keys import Keys
-from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.commands.output import print_json, print_note, print_result
 
 _EPILOG = """\b
 Examples:
@@ -41,7 +40,7 @@ def set_key(provider: str) -> None:
     if not is_header_text(key) or " " in key:
         raise click.ClickException("that is no key: it is empty, or has spaces or odd characters")
     _keys().store(provider, key)
-    tell(f"the key of {provider} is in the keyring")
+    print_note(f"the key of {provider} is in the keyring")
 
 
 @command.command("list")
@@ -50,11 +49,11 @@ def list_keys(as_json: bool) -> None:
     """Show which keys there are and where; never the keys themselves."""
     found = _found(_keys())
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        print_json(found)
         return
     width = max(map(len, found))
     for name, place in found.items():
-        click.echo(f"{name:<{width}}  {place or '-'}")
+        print_result(f"{name:<{width}}  {place or '-'}")
 
 
 @command.command("delete")
@@ -62,9 +61,9 @@ def list_keys(as_json: bool) -> None:
 def delete_key(provider: str) -> int:
     """Take the key of PROVIDER out of the keyring."""
     if _keys().delete(provider):
-        tell(f"the key of {provider} is no longer in the keyring")
+        print_note(f"the key of {provider} is no longer in the keyring")
         return 0
-    tell(f"spillover: the keyring has no key of {provider}")
+    print_note(f"spillover: the keyring has no key of {provider}")
     return 1
 
 

@@ -1,4 +1,4 @@
-"""Start the engine of a command, and say so when the user has to wait."""
+"""Start the local engine of a command, with a note if the user has to wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.commands.output import print_note
 from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
 from spillover.models.catalogue import CatalogueError, ModelEntry
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from spillover.runtime.local_engine import LocalEngine
 
 PATIENCE_S = 1.0
-"""A wait that is shorter needs no word."""
+"""Shorter waits are not worth a note."""
 
 
 def model_entry(settings: Settings) -> ModelEntry:
-    """The model that the settings name. Raises ModelError."""
+    """The model that *settings* name. Raises ModelError."""
     try:
         return catalogue.find(settings.model) if settings.model else catalogue.default_model()
     except CatalogueError as error:
@@ -44,17 +44,17 @@ def one_conversation(settings: Settings) -> Generator[LocalEngine]:
     """A loaded engine for one conversation at a time. Raises ModelError, EngineError."""
     options = msgspec.structs.replace(settings.engine, n_parallel=1, n_kv=None)
     with start_engine(settings, options) as engine:
-        with told_when_slow(f"loading {engine.name} …"):
+        with note_if_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
         for warning in card.warnings:
-            tell(f"spillover: {warning}")
+            print_note(f"spillover: {warning}")
         yield engine
 
 
 @contextmanager
-def told_when_slow(message: str) -> Generator[None]:
-    """Say *message* on stderr if the block takes longer than a moment."""
-    timer = threading.Timer(PATIENCE_S, tell, (message,))
+def note_if_slow(message: str) -> Generator[None]:
+    """Print *message* on stderr if the block takes longer than PATIENCE_S."""
+    timer = threading.Timer(PATIENCE_S, print_note, (message,))
     timer.daemon = True
     timer.start()
     try:

@@ -1,4 +1,4 @@
-"""The options that commands share, made from the list of settings."""
+"""Options that commands share: every setting, and the fields of a request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
+from msgspec import Struct
 
-from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.commands.output import print_note
+from spillover.edge_server.config import setting_type
 from spillover.edge_server.config.config import Config, load
 from spillover.edge_server.config.setting_list import Setting, setting_list
 from spillover.edge_server.logs import log_to_stderr
@@ -20,7 +23,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def setting_options(names: Sequence[str] | None = None) -> Callable[[Command], Command]:
-    """An option for each of the settings *names* that has a flag (None: for all), and --config."""
+    """Add --config and the options of the settings *names* that have a flag; None: of all."""
 
     def decorate(function: Command) -> Command:
         function = click.option(
@@ -38,12 +41,12 @@ def setting_options(names: Sequence[str] | None = None) -> Callable[[Command], C
 
 
 def model_argument(function: Command) -> Command:
-    """MODEL: what model to load."""
+    """Add MODEL: the model to load."""
     return click.argument("model", required=False)(function)
 
 
 def model_option(function: Command) -> Command:
-    """--model: what model to load, for commands whose argument is something else."""
+    """Add --model: the model to load, for commands whose argument is something else."""
     return click.option(
         "-m",
         "--model",
@@ -55,17 +58,43 @@ def model_option(function: Command) -> Command:
 def load_config(
     flags: dict[str, Any], config_flag: Path | None, api_key_file: Path | None = None
 ) -> Config:
-    """The settings in force; warnings go to stderr, and so does the log from now on.
-    Raises ConfigError."""
+    """The settings in force. Warnings go to stderr, and so does the log from here on.
+
+    Raises ConfigError.
+    """
     config = load(flags, environ=os.environ, config_flag=config_flag, api_key_file=api_key_file)
     for warning in config.warnings:
-        tell(f"spillover: warning: {warning}")
+        print_note(f"spillover: warning: {warning}")
     log_to_stderr(config.settings.log_level)
     return config
 
 
+def default_text(struct: type[Struct], name: str) -> str:
+    """The default of a request's field, as help texts show it."""
+    return setting_type.show(_field(struct, name).default)
+
+
+def parse_fields(struct: type[Struct], texts: dict[str, Any]) -> dict[str, Any]:
+    """The values of the flags that were given, by field name. Raises ConfigError."""
+    return {
+        name: parse_field(struct, name, text, "--" + name.replace("_", "-"))
+        for name, text in texts.items()
+        if text is not None and text != ()
+    }
+
+
+def parse_field(struct: type[Struct], name: str, text: object, source: str) -> Any:
+    """*text* as the field's type. Raises ConfigError, which names *source*."""
+    annotation = _field(struct, name).type
+    return setting_type.parse(text, annotation, name=name, source=source, from_text=True)
+
+
+def _field(struct: type[Struct], name: str) -> msgspec.structs.FieldInfo:
+    return next(field for field in msgspec.structs.fields(struct) if field.name == name)
+
+
 def _option(setting: Setting) -> Callable[[Command], Command]:
-    """Its value stays text, which the configuration checks like that of every other source."""
+    """Its value stays text: the configuration checks it as it checks every other source."""
     repeated = "; may be repeated" if setting.is_list else ""
     return click.option(
         setting.flag,

@@ -17,7 +17,7 @@ from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.commands.options import load_config, setting_options
-from spillover.edge_server.commands.terminal import safe
+from spillover.edge_server.commands.output import print_json, print_result
 from spillover.edge_server.errors import ConfigError
 
 _EPILOG = """\b
@@ -67,9 +67,15 @@ def command(
         calibration = None if raw else given or store.of(trace.fingerprint)
         decision = replay(trace, settings, LocalModel(calibration=calibration))
         decisions.append(decision)
-        click.echo(msgspec.json.encode(decision) if as_json else safe(_line(decision)))
+        if as_json:
+            print_json(decision, on_one_line=True)
+        else:
+            print_result(_line(decision))
     total = summary(decisions)
-    click.echo(msgspec.json.encode({"summary": total}) if as_json else _total(total))
+    if as_json:
+        print_json({"summary": total}, on_one_line=True)
+    else:
+        print_result(_total(total))
 
 
 def _settings(path: Path | None) -> PolicySettings:

@@ -1,4 +1,4 @@
-"""spillover run: one prompt, one answer, made for pipes."""
+"""spillover run: one prompt, one answer; made for pipes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ import click
 import msgspec
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
-from spillover.edge_server.commands.answer_output import (
+from spillover.edge_server.commands.options import (
+    default_text,
+    load_config,
+    model_option,
+    parse_fields,
+    setting_options,
+)
+from spillover.edge_server.commands.output import (
     AnswerOutput,
     answer_to_stdout,
+    print_note,
     reasoning_to_stderr,
 )
-from spillover.edge_server.commands.options import load_config, model_option, setting_options
-from spillover.edge_server.commands.request_values import default_text, given
 from spillover.edge_server.commands.routed import routed_conversation
-from spillover.edge_server.commands.talk import tell
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta, Finished, ReasoningDelta
 from spillover.runtime.request import GenerationRequest, Message
@@ -34,30 +39,35 @@ Examples:
   spillover run "Summarize this:" < notes.txt > summary.txt
   echo "Once upon a time" | spillover run --raw --max-tokens 50
 
-The answer goes to standard output, everything else to standard error.
+The answer goes to standard output, and everything else to standard error.
 """
 
 
 @click.command("run", epilog=_EPILOG)
 @click.argument("prompt", required=False)
 @model_option
-@click.option("--system", metavar="TEXT", help="System message, before the prompt.")
-@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without chat template.")
+@click.option("--system", metavar="TEXT", help="System message.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without a chat template.")
 @click.option(
     "--max-tokens",
     metavar="INTEGER",
-    help="Most tokens of the answer.  [default: until it ends or the context is full]",
+    help="Most tokens of the answer.  [default: until the answer ends or the context is full]",
 )
 @click.option(
     "--temperature",
     metavar="NUMBER",
-    help=f"0 always takes the likeliest token.  [default: {default_text(Sampling, 'temperature')}]",
+    help=f"0 always picks the likeliest token.  [default: {default_text(Sampling, 'temperature')}]",
 )
 @click.option(
     "--seed", metavar="INTEGER", help="The same seed gives the same answer.  [default: random]"
 )
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+@click.option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help="End before this text; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
 @setting_options(["fallback", "prefer", "n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
 def command(
     prompt: str | None,
@@ -71,15 +81,15 @@ def command(
     config_flag: Path | None,
     **flags: Any,
 ) -> None:
-    """Answer PROMPT, or what comes on standard input, or one followed by the other."""
+    """Answer PROMPT, standard input, or PROMPT followed by standard input."""
     if raw and system:
         raise click.UsageError("--system needs the chat template: leave out --raw")
     text = _whole_prompt(prompt, raw=raw)
     asked = {"prompt": text} if raw else {"messages": _messages(text, system)}
     request = GenerationRequest(
         **asked,
-        sampling=Sampling(**given(Sampling, {"temperature": temperature, "seed": seed})),
-        **given(GenerationRequest, {"max_tokens": max_tokens, "stop": stop}),
+        sampling=Sampling(**parse_fields(Sampling, {"temperature": temperature, "seed": seed})),
+        **parse_fields(GenerationRequest, {"max_tokens": max_tokens, "stop": stop}),
     ).checked()
     settings = load_config(flags, config_flag).settings
     with routed_conversation(settings) as engine, closing(engine.stream(request)) as events:
@@ -92,7 +102,7 @@ def _messages(prompt: str, system: str | None) -> tuple[Message, ...]:
 
 
 def _whole_prompt(argument: str | None, *, raw: bool) -> str:
-    """The argument, standard input, or both with an empty line between them."""
+    """The argument, standard input, or both with an empty line in between."""
     parts = [argument] if argument else []
     if _has_input(required=not argument):
         try:
@@ -102,20 +112,20 @@ def _whole_prompt(argument: str | None, *, raw: bool) -> str:
         parts.append(text if raw else text.strip("\n"))
     prompt = "\n\n".join(part for part in parts if part)
     if not prompt.strip():
-        raise click.UsageError('there is no prompt: give it as "text" or on standard input')
+        raise click.UsageError("there is no prompt: pass it as an argument or on standard input")
     return prompt
 
 
 def _has_input(*, required: bool) -> bool:
-    """Whether to read standard input: with a prompt given only if it is surely there on purpose.
+    """Whether to read standard input; where that is optional, only a file or a pipe.
 
-    A program that starts us may leave us an open terminal, device or socket that never ends.
+    The program that started us may have left us an open device or socket that never ends.
     """
     if sys.stdin is None or sys.stdin.isatty():
         return False
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except OSError:  # closed, or replaced by something that is no file
+    except OSError:  # closed, or not a file
         return False
     return required or stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
@@ -132,9 +142,9 @@ def _print_text(events: Iterable[StreamEvent]) -> None:
             case Finished(reason=reason, usage=usage):
                 answer.end_line()
                 if reason == "length":
-                    tell(_cut_note(usage.completion_tokens))
+                    print_note(_cut_note(usage.completion_tokens))
                 elif reason == "interrupted":
-                    tell("spillover: the answer broke off: nobody could go on with it")
+                    print_note("spillover: the answer was interrupted: no model could finish it")
 
 
 def _cut_note(n_tokens: int) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from spillover.edge_server.commands.loading import start_engine, told_when_slow
+from spillover.edge_server.commands.loading import note_if_slow, start_engine
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
-from spillover.edge_server.commands.talk import tell
+from spillover.edge_server.commands.output import print_note
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.engine import ModelCard
 
@@ -24,7 +24,7 @@ Examples:
   spillover serve ~/models/qwen3-0.6b-Q4_K_M.gguf --port 9000 --n-ctx 8192
   spillover serve --host 0.0.0.0 --api-key-file ~/.config/spillover/keys
 
-Finer settings stand in the configuration file: `spillover config` lists them.
+More settings can be made in the configuration file; `spillover config` lists them all.
 Ctrl-C stops the server.
 """
 
@@ -34,40 +34,40 @@ Ctrl-C stops the server.
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File with API keys, one on each line.",
+    help="File with API keys, one per line.",
 )
 @setting_options()
 def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -> None:
-    """Serve MODEL (the bundled one when none is named) to OpenAI clients on this device."""
+    """Serve MODEL (default: the bundled model) to OpenAI clients on this device."""
     settings = load_config(flags, config_flag, api_key_file).settings
-    os.environ.pop("SPILLOVER_API_KEY", None)  # the worker has no need of it
+    os.environ.pop("SPILLOVER_API_KEY", None)  # the worker does not need it
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _serve(settings)
     except KeyboardInterrupt:
-        tell("stopped")
+        print_note("stopped")
 
 
 def _serve(settings: Settings) -> None:
     with start_engine(settings) as engine:
-        # Flask takes a moment to import: do that, and look at the address, while the model loads.
+        # Flask is slow to import: do that, and check the address, while the model loads.
         from spillover.edge_server.config.routing_setup import build_router
         from spillover.edge_server.web.server import check_bind, serve
 
         check_bind(settings)
-        with told_when_slow(f"loading {engine.name} …"):
+        with note_if_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
         with closing(build_router(engine, settings, os.environ)) as router:
             serve(
                 engine,
                 router,
                 settings,
-                on_ready=lambda url: tell(announcement(url, card, settings)),
+                on_ready=lambda url: print_note(announcement(url, card, settings)),
             )
 
 
 def announcement(url: str, card: ModelCard, settings: Settings) -> str:
-    """What stands on the terminal when the endpoint is ready."""
+    """The text printed once the endpoint is ready."""
     lines = [
         *(f"warning: {warning}" for warning in card.warnings),
         f"model    {card.name} ({card.description})",
@@ -82,7 +82,7 @@ def announcement(url: str, card: ModelCard, settings: Settings) -> str:
 
 
 def curl_line(url: str, model: str, *, needs_key: bool) -> str:
-    """A command that streams an answer, ready to paste into a shell."""
+    """A shell command that streams an answer."""
     message = {"role": "user", "content": "Tell me a story about a dog named Max."}
     body = {"model": model, "stream": True, "messages": [message]}
     headers = ["-H", "Authorization: Bearer YOUR_API_KEY"] if needs_key else []

@@ -1,7 +1,7 @@
-"""Text of a model made safe for a terminal.
+"""Makes the text of a model safe for a terminal.
 
-A model can be made to say escape sequences that write the clipboard (OSC 52), hide or fake lines,
-or set the title; and bidirectional overrides that show text in another order than it has.
+A model can be made to write escape sequences that set the clipboard (OSC 52) or the title, or hide
+or fake lines, and bidirectional overrides that show text in another order.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ _STRINGS = "\x90\x98\x9d\x9e\x9f"
 class _State(Enum):
     TEXT = auto()
     ESCAPE = auto()
-    """After ESC, and intermediate characters if there were any."""
+    """After ESC and any intermediate characters."""
     CSI = auto()
     STRING = auto()
     """Inside OSC, DCS, SOS, PM or APC."""
     ONE_MORE = auto()
-    """After SS2 or SS3: one character belongs to it."""
+    """After SS2 or SS3, which take one more character."""
 
 
 class TerminalFilter:
-    """Takes out escape sequences, control characters (but tab and newline) and bidi overrides.
+    """Removes escape sequences, bidi overrides and control characters except tab and newline.
 
     A sequence may be split over any number of calls. A newline ends an unfinished sequence, so
-    that a model can hide no more than the rest of a line.
+    that a model can hide at most the rest of a line.
     """
 
     def __init__(self) -> None:
         self._state = _State.TEXT
 
     def feed(self, text: str) -> str:
-        """What of *text* may go to a terminal."""
+        """The part of *text* that may go to a terminal."""
         if self._state is _State.TEXT and not _NOT_PLAIN.search(text):
             return text
         return "".join(char for char in text if self._passes(char))
 
     def _passes(self, char: str) -> bool:
-        """Whether *char* is shown; moves to the next state."""
+        """Whether *char* is shown; enters the next state."""
         if char == "\n":
             self._state = _State.TEXT
             return True
@@ -91,5 +91,5 @@ def _after_escape(char: str) -> _State:
 
 
 def safe(text: str) -> str:
-    """A whole text, such as a message with the name of a file in it, for a terminal."""
+    """*text* as a whole, such as a message that quotes a file name, for a terminal."""
     return TerminalFilter().feed(text)

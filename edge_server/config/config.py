@@ -1,7 +1,7 @@
 """Layered configuration: defaults < configuration file < environment < flags.
 
-Every setting has one name everywhere: ``n_ctx = 4096`` at the top level of the file (options of
-the engine too), ``SPILLOVER_N_CTX=4096`` in the environment, ``--n-ctx 4096`` as a flag.
+A setting has one name everywhere: ``n_ctx = 4096`` at the top level of the file,
+``SPILLOVER_N_CTX=4096`` in the environment, ``--n-ctx 4096`` as a flag.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 
 DEFAULT = "default"
-HIDDEN = "********"
 _PREFIX = "SPILLOVER_"
 
 
 class Value(Struct, frozen=True):
-    """A checked value and its source: "default", "FILE: port", "SPILLOVER_PORT", "--port"."""
+    """A checked value and its origin: "default", "FILE: port", "SPILLOVER_PORT" or "--port"."""
 
     value: Any
     origin: str
@@ -36,14 +35,14 @@ class Config(Struct, frozen=True, kw_only=True):
     settings: Settings
     values: dict[str, Value]
     file: Path | None
-    """The configuration file that was read."""
+    """The configuration file that was read, if any."""
     warnings: tuple[str, ...] = ()
 
     def shown(self, setting: Setting) -> str:
-        """The value for people's eyes: secrets are hidden."""
+        """The value for people to read; secrets are hidden."""
         value = self.values[setting.name].value
         if setting.is_secret:
-            return ", ".join(HIDDEN for _ in value) or "none"
+            return ", ".join(setting_type.HIDDEN for _ in value) or "none"
         if value == setting.default:
             return setting.default_text
         return setting_type.show(value)
@@ -56,7 +55,7 @@ def load(
     config_flag: Path | None = None,
     api_key_file: Path | None = None,
 ) -> Config:
-    """Put the layers on top of each other. *flags*: setting names with texts, or None.
+    """Merge the layers. *flags* are texts, or None, by setting name.
 
     Raises ConfigError, which names the source, the value and what is allowed.
     """
@@ -88,13 +87,14 @@ def load(
 
 def checked(setting: Setting, value: object, source: str, *, from_text: bool) -> Value:
     """*value* as the setting's type. Raises ConfigError."""
-    try:
-        found = setting_type.convert(value, setting.type, from_text=from_text)
-    except ValueError:
-        given = HIDDEN if setting.is_secret else repr(value)
-        raise ConfigError(
-            f"{source}: {given} is not allowed: {setting.name} is {setting.allowed}"
-        ) from None
+    found = setting_type.parse(
+        value,
+        setting.type,
+        name=setting.name,
+        source=source,
+        from_text=from_text,
+        is_secret=setting.is_secret,
+    )
     return Value(found, source)
 
 
@@ -113,8 +113,8 @@ def _from_file(
 def _unknown_key(path: Path, key: str, value: object, known: Iterable[str]) -> str:
     if isinstance(value, dict):
         return (
-            f"{path}: there is no table [{key}]: the tables are {config_tables.names()}, and all "
-            "other settings stand at the top level"
+            f"{path}: there is no table [{key}]: the tables are {config_tables.names()}; all other "
+            "settings belong at the top level"
         )
     near = difflib.get_close_matches(key, known, n=1)
     guess = f"did you mean {near[0]}?" if near else "`spillover config` lists all settings"
@@ -122,7 +122,7 @@ def _unknown_key(path: Path, key: str, value: object, known: Iterable[str]) -> s
 
 
 def _from_environment(environ: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, Value]:
-    """An empty variable counts as none; a list is separated by commas."""
+    """An empty variable counts as not set. Commas separate the items of a list."""
     found = {}
     for setting in settings:
         text = environ.get(setting.variable)
@@ -137,14 +137,14 @@ def _split(text: str) -> list[str]:
 
 
 def _unknown_variables(environ: Mapping[str, str], settings: Iterable[Setting]) -> list[str]:
-    """Only a warning: the variable may belong to something else."""
+    """Warnings only: the variable may belong to another program."""
     known = {setting.variable for setting in settings} | {config_file.VARIABLE}
     warnings = []
     for name in sorted(set(environ) - known):
         if name.startswith(_PREFIX):
             near = difflib.get_close_matches(name, known, n=1)
             guess = f": did you mean {near[0]}?" if near else ""
-            warnings.append(f"the variable {name} is not known and has no effect{guess}")
+            warnings.append(f"the variable {name} is unknown and has no effect{guess}")
     return warnings
 
 
@@ -161,14 +161,14 @@ def _from_flags(flags: Mapping[str, object], settings: Iterable[Setting]) -> dic
 def _from_key_file(
     path: Path, values: Mapping[str, Value], settings: Iterable[Setting]
 ) -> dict[str, Value]:
-    """The keys in *path*, one a line, and those of the flag; keys of lower layers are replaced."""
+    """The keys in *path*, one per line, and those of the flag; they replace lower layers' keys."""
     try:
         lines = path.expanduser().read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api-key-file: {path} cannot be read: {error}") from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys:
-        raise ConfigError(f"--api-key-file: {path} has no key in it: put one on each line")
+        raise ConfigError(f"--api-key-file: {path} contains no key: put one on each line")
     setting = next(setting for setting in settings if setting.name == "api_keys")
     if values["api_keys"].origin == setting.flag:
         keys += values["api_keys"].value

@@ -1,4 +1,4 @@
-"""The configuration file: where it lies, and what stands in it."""
+"""The configuration file: where it is, and what it contains."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ VARIABLE = "SPILLOVER_CONFIG"
 
 
 def locate(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: the flag's, else the variable's, else the user's own if there is one.
+    """The file to read: from the flag, else from the variable, else the user's own if it exists.
 
-    Raises ConfigError when a file that was asked for is not there.
+    Raises ConfigError if a file was named and does not exist.
     """
     if flag is not None:
         return _present(flag.expanduser(), "--config")
@@ -27,8 +27,8 @@ def locate(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def user_path() -> Path:
-    """Where the user's own configuration file is looked for."""
-    import platformdirs  # slow, and not needed when the file is named
+    """The path of the user's own configuration file."""
+    import platformdirs  # slow, and not needed if a file is named
 
     return platformdirs.user_config_path("spillover", appauthor=False) / "config.toml"
 
@@ -44,9 +44,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def warning_if_shared(path: Path) -> str | None:
-    """What to tell the user when others may read *path*, in which there is a secret."""
+    """A warning if other users may read *path*, which holds a secret."""
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        return f"{path} holds API keys and others may read it: chmod 600 {path}"
+        return f"{path} holds API keys, and other users can read it: run chmod 600 {path}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The types of settings: texts become values, and both become words for people."""
+"""The types of settings: they turn text into values, and values into words for people."""
 
 from __future__ import annotations
 
@@ -9,15 +9,38 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from spillover.edge_server.errors import ConfigError
+
 AUTO = "auto"
-"""How None is written by a user: chosen from the model and the device."""
+"""How a user writes None: chosen from the model and the device."""
+HIDDEN = "********"
+"""Shown in place of a secret."""
 
 
-def convert(value: object, annotation: Any, *, from_text: bool) -> Any:
-    """*value* as the type asks for it; *from_text* also reads numbers and truth from text.
+def parse(
+    value: object,
+    annotation: Any,
+    *,
+    name: str,
+    source: str,
+    from_text: bool,
+    is_secret: bool = False,
+) -> Any:
+    """*value*, given by *source* for the setting *name*, as the type *annotation*; *from_text*
+    also reads numbers, true and false from text.
 
-    Raises ValueError without words: describe() has them.
+    Raises ConfigError, which names source, value and what is allowed.
     """
+    try:
+        return _convert(value, annotation, from_text=from_text)
+    except ValueError:
+        given = HIDDEN if is_secret else repr(value)
+        raise ConfigError(
+            f"{source}: {given} is not allowed: {name} is {describe(annotation)}"
+        ) from None
+
+
+def _convert(value: object, annotation: Any, *, from_text: bool) -> Any:
     if value == AUTO and _optional(annotation):
         return None
     try:
@@ -30,7 +53,7 @@ def convert(value: object, annotation: Any, *, from_text: bool) -> Any:
 
 
 def describe(annotation: Any) -> str:
-    """What values the type takes: "an integer from 0 to 65535"."""
+    """The values that the type takes: "an integer from 0 to 65535"."""
     return _words(inspect.type_info(annotation))
 
 

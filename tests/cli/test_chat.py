@@ -10,10 +10,10 @@ from typing import cast
 import msgspec
 import pytest
 
-from spillover.edge_server.commands.chat import Chat
-from spillover.edge_server.commands.chat_commands import chat_commands, is_command, obey
-from spillover.edge_server.commands.conversation import Conversation
-from spillover.edge_server.commands.line_input import read_message
+from spillover.edge_server.commands.chat.chat import Chat
+from spillover.edge_server.commands.chat.commands import chat_commands, is_command, run_command
+from spillover.edge_server.commands.chat.line_input import read_message
+from spillover.edge_server.commands.chat.session import ChatSession
 from spillover.edge_server.commands.routed import RoutedEngine
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.cancellation import Cancellation
@@ -62,8 +62,8 @@ def answer(text: str) -> list[EngineEvent]:
     return [Delta(text=text), finished()]
 
 
-def talk(engine: ListEngine, *lines: str | BaseException) -> tuple[int, Conversation]:
-    """Type *lines*; the exit code and the conversation at the end."""
+def chat(engine: ListEngine, *lines: str | BaseException) -> tuple[int, ChatSession]:
+    """Type *lines*; the exit code and the session at the end."""
     typed = iter(lines)
 
     def read_line(_prompt: str) -> str:
@@ -74,12 +74,12 @@ def talk(engine: ListEngine, *lines: str | BaseException) -> tuple[int, Conversa
             raise EOFError
         return line
 
-    conversation = Conversation()
-    return Chat(cast(RoutedEngine, engine), conversation, read_line).talk(), conversation
+    session = ChatSession()
+    return Chat(cast(RoutedEngine, engine), session, read_line).run(), session
 
 
-def contents(conversation: Conversation) -> list[str]:
-    return [turn.content for turn in conversation.turns]
+def contents(session: ChatSession) -> list[str]:
+    return [turn.content for turn in session.turns]
 
 
 def lines_of(*lines: str) -> Iterator[str]:
@@ -90,41 +90,41 @@ def test_each_question_is_sent_with_all_that_was_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     engine = ListEngine(answer("Hello!"), answer("Max."))
-    code, conversation = talk(engine, "Hi", "Who?")
+    code, session = chat(engine, "Hi", "Who?")
     assert code == 0
     assert [m.content for m in engine.requests[1].messages] == ["Hi", "Hello!", "Who?"]
-    assert contents(conversation) == ["Hi", "Hello!", "Who?", "Max."]
+    assert contents(session) == ["Hi", "Hello!", "Who?", "Max."]
     assert capsys.readouterr().out == "Hello!\nMax.\n"
 
 
 def test_what_the_model_thinks_is_not_sent_back() -> None:
     engine = ListEngine([ReasoningDelta(text="hm"), *answer("4")])
-    _, conversation = talk(engine, "2+2?")
-    assert contents(conversation) == ["2+2?", "4"]
+    _, session = chat(engine, "2+2?")
+    assert contents(session) == ["2+2?", "4"]
 
 
 def test_retry_asks_the_last_question_again_and_undo_takes_the_turn_back() -> None:
     engine = ListEngine(answer("a"), answer("b"))
-    _, conversation = talk(engine, "Q", "/retry")
-    assert contents(conversation) == ["Q", "b"]
+    _, session = chat(engine, "Q", "/retry")
+    assert contents(session) == ["Q", "b"]
     assert len(engine.requests[1].messages) == 1
-    _, conversation = talk(ListEngine(answer("a")), "Q", "/undo")
-    assert contents(conversation) == []
+    _, session = chat(ListEngine(answer("a")), "Q", "/undo")
+    assert contents(session) == []
 
 
 def test_a_full_context_says_what_to_do_and_keeps_the_conversation(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     engine = ListEngine(answer("a"), [ContextOverflow(70, 64, "fake")])
-    code, conversation = talk(engine, "Q", "too long")
-    assert contents(conversation) == ["Q", "a"]
+    code, session = chat(engine, "Q", "too long")
+    assert contents(session) == ["Q", "a"]
     said = capsys.readouterr().err
-    assert "/new begins again" in said
+    assert "/new starts over" in said
     assert code == 1
 
 
 def test_an_answer_that_filled_the_context_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    talk(ListEngine([Delta(text="a"), finished("length", n_prompt=62)]), "Q")
+    chat(ListEngine([Delta(text="a"), finished("length", n_prompt=62)]), "Q")
     assert "the context is full" in capsys.readouterr().err
 
 
@@ -142,8 +142,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
                 pass
             yield finished("cancelled")
 
-    code, conversation = talk(Interrupted(), "Q", "/exit")
-    assert contents(conversation) == ["Q", "Once"]
+    code, session = chat(Interrupted(), "Q", "/exit")
+    assert contents(session) == ["Q", "Once"]
     assert code == 0
     assert "(stopped)" in capsys.readouterr().err
 
@@ -151,12 +151,12 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
 def test_ctrl_c_at_the_prompt_hints_first_and_leaves_then(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    talk(ListEngine(), KeyboardInterrupt(), KeyboardInterrupt(), AssertionError())
-    assert "/exit leaves" in capsys.readouterr().err
+    chat(ListEngine(), KeyboardInterrupt(), KeyboardInterrupt(), AssertionError())
+    assert "type /exit" in capsys.readouterr().err
 
 
 def test_an_unknown_command_gets_a_guess(capsys: pytest.CaptureFixture[str]) -> None:
-    talk(ListEngine(), "/sytem x", "/zzz")
+    chat(ListEngine(), "/sytem x", "/zzz")
     said = capsys.readouterr().err
     assert "did you mean /system?" in said
     assert "no command /zzz: /help lists" in said
@@ -164,52 +164,52 @@ def test_an_unknown_command_gets_a_guess(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("command", ["/exit", "/quit", "/bye", "/q"])
 def test_the_words_of_other_programs_leave_too(command: str) -> None:
-    assert obey(Conversation(), command).leave
+    assert run_command(ChatSession(), command).leave
 
 
 def test_help_names_every_command() -> None:
-    text = obey(Conversation(), "/help").text
+    text = run_command(ChatSession(), "/help").text
     assert all(command.usage in text for command in chat_commands().values())
 
 
 def test_two_slashes_begin_a_message() -> None:
     assert is_command("/new")
     engine = ListEngine(answer("a"))
-    _, conversation = talk(engine, "//etc is what?")
-    assert contents(conversation)[0] == "/etc is what?"
+    _, session = chat(engine, "//etc is what?")
+    assert contents(session)[0] == "/etc is what?"
 
 
 def test_settings_of_the_answer_are_checked() -> None:
-    conversation = Conversation()
-    obey(conversation, "/set temperature 0.5")
-    obey(conversation, "/set max_tokens 20")
-    request_values = (conversation.sampling.temperature, conversation.max_tokens)
+    session = ChatSession()
+    run_command(session, "/set temperature 0.5")
+    run_command(session, "/set max_tokens 20")
+    request_values = (session.sampling.temperature, session.max_tokens)
     assert request_values == (0.5, 20)
     with pytest.raises(ConfigError, match="temperature is a number from"):
-        obey(conversation, "/set temperature hot")
+        run_command(session, "/set temperature hot")
     with pytest.raises(ConfigError, match="did you mean temperature"):
-        obey(conversation, "/set temprature 1")
-    assert "temperature             '0.5'" in obey(conversation, "/set").text
+        run_command(session, "/set temprature 1")
+    assert "temperature             '0.5'" in run_command(session, "/set").text
 
 
 def test_the_system_message_stays_when_a_new_conversation_begins() -> None:
-    conversation = Conversation()
-    obey(conversation, "/system Be brief.")
-    conversation.say("Q")
-    obey(conversation, "/new")
-    conversation.say("R")
-    assert [m.content for m in conversation.request().messages] == ["Be brief.", "R"]
+    session = ChatSession()
+    run_command(session, "/system Be brief.")
+    session.add_question("Q")
+    run_command(session, "/new")
+    session.add_question("R")
+    assert [m.content for m in session.request().messages] == ["Be brief.", "R"]
 
 
 def test_a_saved_conversation_goes_on_where_it_was(tmp_path: Path) -> None:
-    _, conversation = talk(ListEngine(answer("a")), "/system S", "/set top_k 3", "Q")
-    obey(conversation, f"/save {tmp_path}/chat.json")
-    loaded = Conversation()
-    obey(loaded, f"/load {tmp_path}/chat.json")
+    _, session = chat(ListEngine(answer("a")), "/system S", "/set top_k 3", "Q")
+    run_command(session, f"/save {tmp_path}/chat.json")
+    loaded = ChatSession()
+    run_command(loaded, f"/load {tmp_path}/chat.json")
     assert (loaded.system, loaded.turns, loaded.sampling) == (
-        conversation.system,
-        conversation.turns,
-        conversation.sampling,
+        session.system,
+        session.turns,
+        session.sampling,
     )
     loaded.save(tmp_path / "chat.json")
 
@@ -218,9 +218,9 @@ def test_a_file_of_something_else_is_neither_overwritten_nor_loaded(tmp_path: Pa
     path = tmp_path / "notes.json"
     path.write_text('{"mine": 1}')
     with pytest.raises(ConfigError, match="exists already"):
-        obey(Conversation(), f"/save {path}")
+        run_command(ChatSession(), f"/save {path}")
     with pytest.raises(ConfigError, match="not a saved conversation"):
-        obey(Conversation(), f"/load {path}")
+        run_command(ChatSession(), f"/load {path}")
     assert msgspec.json.decode(path.read_bytes()) == {"mine": 1}
 
 
@@ -245,5 +245,5 @@ def test_escape_sequences_of_a_loaded_file_do_not_reach_the_terminal(
     path = tmp_path / "chat.json"
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "\x1b]0;x\x07a"}]
     path.write_bytes(msgspec.json.encode({"messages": turns}))
-    talk(ListEngine(), f"/load {path}")
+    chat(ListEngine(), f"/load {path}")
     assert "\x1b" not in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_a_wrong_flag_is_named() -> None:
 def test_an_unknown_variable_is_only_a_warning() -> None:
     config = load({}, environ={"SPILLOVER_PROT": "1", "OTHER": "2"})
     assert config.warnings == (
-        "the variable SPILLOVER_PROT is not known and has no effect: did you mean SPILLOVER_PORT?",
+        "the variable SPILLOVER_PROT is unknown and has no effect: did you mean SPILLOVER_PORT?",
     )
 
 
@@ -223,7 +223,7 @@ def test_keys_come_from_a_key_file_and_the_flag_together(tmp_path: Path) -> None
 
 def test_an_empty_key_file_does_not_open_the_endpoint(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("\n")
-    with pytest.raises(ConfigError, match="has no key in it"):
+    with pytest.raises(ConfigError, match="contains no key"):
         load({}, environ={}, api_key_file=tmp_path / "keys")
 
 

@@ -186,7 +186,7 @@ def test_the_question_at_the_terminal_is_answered_there(
     fake.script(Act(text="A heap of cloud."))
     commands = Commands(tmp_path, fake.url, "ask")
     printed, said = commands.run_at_terminal("What is a cumulus?", reply)
-    assert "rule: may fake/cloud-model go on? It would get 1 messages" in said
+    assert "rule: may fake/cloud-model continue? It would receive 1 message." in said
     assert ("A heap of cloud." in printed) == (reply == "y\n")
     assert bool(fake.record.accepted) == (reply == "y\n")
     assert printed.strip()

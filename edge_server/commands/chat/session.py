@@ -1,21 +1,22 @@
-"""A conversation as it is typed: its messages, how to answer them, and its file."""
+"""The state of a chat: its messages, how to answer them, and its file."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from spillover.edge_server.commands.request_values import owner_of, read_value
+from spillover.edge_server.commands.options import parse_field
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.events import Usage
 from spillover.runtime.request import GenerationRequest, Message
 from spillover.runtime.sampling import Sampling
 
 
-class SavedConversation(Struct, frozen=True, kw_only=True):
+class SavedChat(Struct, frozen=True, kw_only=True):
     """The content of a file that /save writes."""
 
     messages: tuple[Message, ...]
@@ -23,7 +24,7 @@ class SavedConversation(Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
 
 
-class Conversation:
+class ChatSession:
     """Turns of user and assistant in order, after at most one system message."""
 
     def __init__(self, system: str = "") -> None:
@@ -41,12 +42,11 @@ class Conversation:
             messages=self._messages(), sampling=self.sampling, max_tokens=self.max_tokens
         ).checked()
 
-    def say(self, text: str) -> None:
-        """The user's turn."""
+    def add_question(self, text: str) -> None:
         self.turns.append(Message(role="user", content=text))
 
-    def answered(self, text: str, usage: Usage | None) -> None:
-        """The assistant's turn; without any text the question is taken back too."""
+    def add_answer(self, text: str, usage: Usage | None) -> None:
+        """Append an answer; an empty one takes its question back."""
         self.usage = usage
         if text:
             self.turns.append(Message(role="assistant", content=text))
@@ -54,7 +54,7 @@ class Conversation:
             self.take_back_question()
 
     def take_back_answer(self) -> bool:
-        """Drop the last answer, so that its question stands last; whether there was one."""
+        """Drop the last answer, so that its question comes last; whether there was one."""
         if len(self.turns) < 2:
             return False
         del self.turns[-1]
@@ -62,30 +62,30 @@ class Conversation:
         return True
 
     def take_back_question(self) -> str:
-        """Drop the question that stands last, and return it."""
+        """Drop the question that comes last, and return it."""
         return self.turns.pop().content
 
     def clear(self) -> None:
-        """Forget the turns, keep the system message and how to answer."""
+        """Forget the turns; keep the system message and how to answer."""
         self.turns.clear()
         self.usage = None
 
     def set(self, name: str, text: str) -> None:
         """Set a field of the sampling, or max_tokens, from text. Raises ConfigError."""
-        value: Any = read_value(owner_of(name), name, text, f"/set {name}")
+        value: Any = parse_field(_struct_with(name), name, text, f"/set {name}")
         if name == "max_tokens":
             self.max_tokens = value
         else:
             self.sampling = msgspec.structs.replace(self.sampling, **{name: value})
 
     def save(self, path: Path) -> None:
-        """Write the conversation to *path*; a file of something else is never overwritten.
+        """Write the chat to *path*, but never over a file of something else.
 
         Raises ConfigError.
         """
         if path.exists() and path not in self._files:
             raise ConfigError(f"{path} exists already: choose another name")
-        saved = SavedConversation(
+        saved = SavedChat(
             messages=self._messages(), sampling=self.sampling, max_tokens=self.max_tokens
         )
         try:
@@ -95,16 +95,16 @@ class Conversation:
         self._files.add(path)
 
     def load(self, path: Path) -> None:
-        """Go on with the conversation in *path*. Raises ConfigError and changes nothing then."""
+        """Continue the chat saved in *path*. Raises ConfigError and then changes nothing."""
         try:
-            saved = msgspec.json.decode(path.read_bytes(), type=SavedConversation)
+            saved = msgspec.json.decode(path.read_bytes(), type=SavedChat)
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         except msgspec.DecodeError as error:
             raise ConfigError(f"{path} is not a saved conversation: {error}") from error
         system, turns = _split_system(saved.messages)
         if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
-            raise ConfigError(f"{path}: user and assistant do not take turns in it")
+            raise ConfigError(f"{path}: its user and assistant messages do not alternate")
         self.system, self.turns = system, list(turns)
         self.sampling, self.max_tokens, self.usage = saved.sampling, saved.max_tokens, None
         self._files.add(path)
@@ -112,6 +112,18 @@ class Conversation:
     def _messages(self) -> tuple[Message, ...]:
         system = [Message(role="system", content=self.system)] if self.system else []
         return (*system, *self.turns)
+
+
+def _struct_with(name: str) -> type[Struct]:
+    """The struct that has the field *name*, which says how to answer. Raises ConfigError."""
+    known = [field.name for field in msgspec.structs.fields(Sampling)]
+    if name in known:
+        return Sampling
+    if name == "max_tokens":
+        return GenerationRequest
+    near = difflib.get_close_matches(name, [*known, "max_tokens"], n=1)
+    advice = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}, max_tokens"
+    raise ConfigError(f"answers have no setting {name}: {advice}")
 
 
 def _split_system(messages: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:

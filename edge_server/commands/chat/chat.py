@@ -14,16 +14,16 @@ from typing import Any
 import click
 
 from spillover.cloud_fallback.events import Replace
-from spillover.edge_server.commands.answer_output import (
+from spillover.edge_server.commands.chat.commands import Reply, is_command, message_of, run_command
+from spillover.edge_server.commands.chat.line_input import ReadLine, line_reader, read_message
+from spillover.edge_server.commands.chat.session import ChatSession
+from spillover.edge_server.commands.options import load_config, model_argument, setting_options
+from spillover.edge_server.commands.output import (
     AnswerOutput,
     answer_to_stdout,
+    print_note,
 )
-from spillover.edge_server.commands.chat_commands import Reply, is_command, message_of, obey
-from spillover.edge_server.commands.conversation import Conversation
-from spillover.edge_server.commands.line_input import ReadLine, line_reader, read_message
-from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.routed import RoutedEngine, routed_conversation
-from spillover.edge_server.commands.talk import tell
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineClosed, SpilloverError, WorkerDied
 from spillover.runtime.events import Delta, Finished, ReasoningDelta
@@ -33,10 +33,10 @@ Examples:
   spillover chat
   spillover chat ~/models/qwen3-0.6b-Q4_K_M.gguf --system "Answer briefly."
 
-/help shows the commands of the chat.
+/help lists the commands of the chat.
 """
 _FULL = (
-    "the context is full: /new begins again, /undo takes back a turn, --n-ctx may make it larger"
+    "the context is full: /new starts over, /undo takes back a turn, --n-ctx may set a larger one"
 )
 
 
@@ -45,35 +45,33 @@ _FULL = (
 @click.option("--system", default="", metavar="TEXT", help="System message.  [default: none]")
 @setting_options(["fallback", "prefer", "n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
 def command(system: str, config_flag: Path | None, **flags: Any) -> int:
-    """Talk with MODEL (the bundled one when none is named)."""
+    """Chat with MODEL (default: the bundled model)."""
     settings = load_config(flags, config_flag).settings
     with routed_conversation(settings) as engine:
         if sys.stdin.isatty():
             card = engine.card
-            tell(f"{card.name}, {card.n_ctx} tokens of context. /help shows the commands.")
-        return Chat(engine, Conversation(system), line_reader()).talk()
+            print_note(f"{card.name}, {card.n_ctx} tokens of context. /help lists the commands.")
+        return Chat(engine, ChatSession(system), line_reader()).run()
 
 
 class Chat:
-    """Reads messages and shows answers until the user leaves."""
+    """Reads messages and prints answers until the user leaves."""
 
-    def __init__(
-        self, engine: RoutedEngine, conversation: Conversation, read_line: ReadLine
-    ) -> None:
+    def __init__(self, engine: RoutedEngine, session: ChatSession, read_line: ReadLine) -> None:
         self._engine = engine
-        self._conversation = conversation
+        self._session = session
         self._read_line = read_line
         self._interrupted = False
         self._exit_code = 0
 
-    def talk(self) -> int:
-        """The exit code: 1 when something went wrong while nobody was there to see it."""
+    def run(self) -> int:
+        """The exit code: 1 if an answer failed and no user was there to see it."""
         while not self._turn():
             pass
         return 0 if sys.stdin.isatty() else self._exit_code
 
     def _turn(self) -> bool:
-        """One message or command; whether the user leaves."""
+        """Take one message or command; whether the user leaves."""
         try:
             line = read_message(self._read_line)
         except KeyboardInterrupt:
@@ -84,51 +82,51 @@ class Chat:
         try:
             reply = self._reply(line)
             if reply.text:
-                tell(reply.text)
+                print_note(reply.text)
             if reply.ask:
                 self._answer()
         except (WorkerDied, EngineClosed):
-            raise  # there is nobody to talk to any more
+            raise  # no further answer is possible
         except SpilloverError as error:
             self._failed(error)
             return False
         return reply.leave
 
     def _interrupt(self) -> bool:
-        tell("" if self._interrupted else "\n(Ctrl-C again or /exit leaves)")
+        print_note("" if self._interrupted else "\n(to leave, press Ctrl-C again or type /exit)")
         leave, self._interrupted = self._interrupted, True
         return leave
 
     def _reply(self, line: str) -> Reply:
         if is_command(line):
-            return obey(self._conversation, line)
+            return run_command(self._session, line)
         if not line.strip():
             return Reply()
-        self._conversation.say(message_of(line))
+        self._session.add_question(message_of(line))
         return Reply(ask=True)
 
     def _failed(self, error: SpilloverError) -> None:
         self._exit_code = 1
-        tell(str(error))
+        print_note(str(error))
         if isinstance(error, ContextOverflow):
-            tell(_FULL)
+            print_note(_FULL)
 
     def _answer(self) -> None:
-        """Stream the answer to the question that stands last, and remember what came of it."""
-        output, thoughts = answer_to_stdout(), AnswerOutput(sys.stdout, dim=True)
+        """Stream the answer to the last question, and add it to the session."""
+        output, reasoning = answer_to_stdout(), AnswerOutput(sys.stdout, dim=True)
         text, usage = "", None
         try:
-            request = self._conversation.request()
+            request = self._session.request()
             with (
                 _ctrl_c_cancels() as cancellation,
                 closing(self._engine.stream(request, cancellation)) as events,
             ):
                 for event in events:
                     match event:
-                        case ReasoningDelta(text=thought):
-                            thoughts.write(thought)
+                        case ReasoningDelta(text=added):
+                            reasoning.write(added)
                         case Delta(text=added):
-                            thoughts.end_line()
+                            reasoning.end_line()
                             output.write(added)
                             text += added
                         case Replace(keep_chars=keep):
@@ -137,24 +135,24 @@ class Chat:
                             usage = event.usage
                             self._finish(event, output)
         finally:
-            self._conversation.answered(text, usage)
+            self._session.add_answer(text, usage)
 
     def _finish(self, event: Finished, output: AnswerOutput) -> None:
         output.end_line()
         total = event.usage.prompt_tokens + event.usage.completion_tokens
         if event.reason == "cancelled":
-            tell("(stopped)")
+            print_note("(stopped)")
         elif event.reason == "interrupted":
-            tell("(broken off: nobody could go on with it)")
+            print_note("(interrupted: no model could finish the answer)")
         elif event.reason == "length" and total >= self._engine.card.n_ctx - 1:
-            tell(_FULL)
+            print_note(_FULL)
         elif event.reason == "length":
-            tell("(cut at max_tokens: /set max_tokens sets how long an answer may be)")
+            print_note("(cut at max_tokens: /set max_tokens allows longer answers)")
 
 
 @contextmanager
 def _ctrl_c_cancels() -> Generator[Cancellation]:
-    """Ctrl-C stops the answer; a second one, should that not help, the program."""
+    """Ctrl-C stops the answer; a second one stops the program."""
     cancellation = Cancellation()
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Messages from the keyboard, with editing and a history, or from a pipe."""
+"""Messages typed at a terminal, with editing and history, or read from a pipe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ BLOCK = '"""'
 _MAX_HISTORY = 1_000
 
 ReadLine = Callable[[str], str]
-"""Shows a prompt, returns a line without its end, raises EOFError at the end."""
+"""Shows a prompt and returns a line without its newline; raises EOFError at the end of input."""
 
 
 def read_message(read_line: ReadLine) -> str | None:
-    """The next message, which may have several lines; None at the end of the input."""
+    """The next message, which may span several lines; None at the end of input."""
     try:
         line = read_line("> ")
         if line.lstrip().startswith(BLOCK):
@@ -40,7 +40,7 @@ def _block(line: str, read_line: ReadLine) -> str:
 
 
 def line_reader() -> ReadLine:
-    """Reads with editing and history from a terminal, plainly from anything else."""
+    """Reads with editing and history at a terminal, and plain lines elsewhere."""
     if sys.stdin.isatty():
         _remember_lines()
         return input
@@ -55,7 +55,7 @@ def _read_piped(_prompt: str) -> str:
 
 
 def _remember_lines() -> None:
-    """Give input() editing and last time's lines; keep them in a file that only the user reads."""
+    """Give input() editing and a history, kept in a file that only the user can read."""
     try:
         import readline  # not in every Python
     except ImportError:

@@ -1,0 +1,1 @@
+"""The chat: reading messages, /commands, the conversation."""

@@ -1,0 +1,65 @@
+"""What commands print: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any, TextIO
+
+import click
+
+from spillover.edge_server.commands.terminal import TerminalFilter, safe
+
+_DIM, _NORMAL = "\x1b[2m", "\x1b[0m"
+
+
+def print_result(text: str) -> None:
+    """Print *text*, which may quote a model or a file, on standard output."""
+    click.echo(safe(text))
+
+
+def print_json(value: Any, *, on_one_line: bool = False) -> None:
+    """Print *value* as JSON on standard output; what msgspec cannot encode is printed as text."""
+    import msgspec  # slow, and `spillover --help` does without
+
+    encoded = msgspec.json.encode(value, enc_hook=str)
+    click.echo(encoded if on_one_line else msgspec.json.format(encoded))
+
+
+def print_note(text: str) -> None:
+    """Print *text*, which may quote a model or a file, on standard error."""
+    click.echo(safe(text), err=True)
+
+
+class AnswerOutput:
+    """Writes text as it arrives: filtered on a terminal, unchanged anywhere else."""
+
+    def __init__(self, stream: TextIO, *, dim: bool = False) -> None:
+        self._stream = stream
+        self._filter = TerminalFilter() if stream.isatty() else None
+        self._dim = dim and self._filter is not None
+        self._last = "\n"
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the locale may lack a character
+
+    def write(self, text: str) -> None:
+        if self._filter is not None:
+            text = self._filter.feed(text)
+        if text:
+            self._stream.write(f"{_DIM}{text}{_NORMAL}" if self._dim else text)
+            self._stream.flush()
+            self._last = text[-1]
+
+    def end_line(self) -> None:
+        """Start a new line unless one has just started."""
+        if self._last != "\n":
+            self.write("\n")
+
+
+def answer_to_stdout() -> AnswerOutput:
+    return AnswerOutput(sys.stdout)
+
+
+def reasoning_to_stderr() -> AnswerOutput:
+    """Reasoning stays out of the answer, which may go to a pipe."""
+    return AnswerOutput(sys.stderr, dim=True)
