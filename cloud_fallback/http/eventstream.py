@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from spillover.cloud_fallback.http.errors import Malformed
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.http.frame import Frame
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 TAIL_BYTES = 8 * 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from spillover.cloud_fallback.http.eventstream import EventStream
+from spillover.cloud_fallback.http.frame import Frame, Framing
 from spillover.cloud_fallback.http.server_sent_events import ServerSentEvents
-from spillover.cloud_fallback.providers.dialects.dialect import Frame, Framing
 
 
 class Frames(Protocol):

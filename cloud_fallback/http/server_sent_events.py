@@ -6,7 +6,7 @@ Works on bytes: an event ends at a line end, and no line end lies inside a UTF-8
 from __future__ import annotations
 
 from spillover.cloud_fallback.http.errors import Malformed
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.http.frame import Frame
 
 MAX_EVENT_BYTES = 1024 * 1024
 """A sane event is a few hundred bytes; one with a whole tool call may have many thousand."""

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import Truncated
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.decoding import Count
 from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
-    Frame,
     Part,
     ProviderUsage,
     Reasons,

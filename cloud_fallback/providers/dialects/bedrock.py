@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.anthropic import (
     claude_continues,
     claude_takes_samplers,
@@ -22,7 +23,6 @@ from spillover.cloud_fallback.providers.dialects.decoding import Count
 from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
-    Frame,
     Part,
     ProviderUsage,
     Reasons,

@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta, Struct
 
 from spillover.cloud_fallback.errors import Overloaded
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import Count
 from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
-    Frame,
     Part,
     ProviderUsage,
     Reasons,

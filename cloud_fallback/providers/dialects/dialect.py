@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.http.frame import Frame, Framing
 from spillover.cloud_fallback.providers.dialects.classify import (
     answer_error,
     ended_too_early,
@@ -35,23 +36,12 @@ from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
-Framing: TypeAlias = Literal["sse", "eventstream"]
-"""How a stream is cut into events: server-sent events, or AWS's binary frames."""
 Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
 Reasons: TypeAlias = Mapping[str, FinishReason]
 """What a provider's finish reasons mean."""
 T = TypeVar("T")
 
 _ALWAYS_SENT = frozenset(("max_tokens", "max_completion_tokens"))
-
-
-class Frame(Struct, frozen=True, kw_only=True):
-    """One event of a provider's stream: its name ("" where it has none) and its data."""
-
-    name: str = ""
-    data: bytes
-    is_exception: bool = False
-    """An eventstream's frame of the message type "exception"; its name is the exception's."""
 
 
 class ProviderUsage(Struct, frozen=True, kw_only=True):

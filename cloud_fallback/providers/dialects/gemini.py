@@ -17,13 +17,13 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ContentBlocked
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import ended_too_early, error_of
 from spillover.cloud_fallback.providers.dialects.decoding import Count
 from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
     End,
-    Frame,
     Part,
     ProviderUsage,
     Reasons,

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS, Count
 from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
-    Frame,
     Part,
     ProviderUsage,
     Reasons,

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Frame, Part, ProviderUsage
+from spillover.cloud_fallback.http.frame import Frame
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Part, ProviderUsage
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
 from tests.cloud_fallback.dialects.conversations import dialect_for
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spillover.cloud_fallback.errors import ProviderError, Truncated
-from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Frame
+from spillover.cloud_fallback.http.frame import Frame
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder
 from tests.cloud_fallback.dialects.recorded import decoder_of, named, read
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.http.framing import frames_of
-from spillover.cloud_fallback.providers.dialects.dialect import End, Frame
+from spillover.cloud_fallback.providers.dialects.dialect import End
 from tests.cloud_fallback.dialects.recorded import Answer, Recording, joined, sse
 from tests.cloud_fallback.dialects.recordings import GEMINI_TEXT, OPENAI_TEXT, RECORDINGS
 from tests.fakes.voices.bedrock import frame as binary_frame

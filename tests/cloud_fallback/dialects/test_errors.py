@@ -18,8 +18,8 @@ from spillover.cloud_fallback.errors import (
     ProviderRefused,
     RateLimited,
 )
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.companies import COMPANIES
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
 from tests.cloud_fallback.dialects.conversations import dialect_for
 
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"

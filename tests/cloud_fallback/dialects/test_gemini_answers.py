@@ -11,7 +11,7 @@ from spillover.cloud_fallback.errors import (
     RateLimited,
     Truncated,
 )
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.http.frame import Frame
 from tests.cloud_fallback.dialects.recorded import decoder_of
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spillover.cloud_fallback.errors import ProviderError, Truncated
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
 from tests.cloud_fallback.dialects.conversations import PARTIAL, ask, dialect_for, encoded
 from tests.cloud_fallback.dialects.recorded import Answer, Call, decoder_of, named, read, sse
 

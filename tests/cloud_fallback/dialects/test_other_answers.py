@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spillover.cloud_fallback.errors import Overloaded, ProviderError
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.runtime.events import Delta
 from spillover.runtime.request import GenerationRequest
 from tests.cloud_fallback.dialects.conversations import ask, dialect_for, encoded

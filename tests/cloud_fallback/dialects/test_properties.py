@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.dialects.decoding import PrefilledText
-from spillover.cloud_fallback.providers.dialects.dialect import Frame, Part
+from spillover.cloud_fallback.providers.dialects.dialect import Part
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest, safe_id
 from tests.cloud_fallback.dialects.conversations import dialect_for
 from tests.cloud_fallback.dialects.recorded import joined

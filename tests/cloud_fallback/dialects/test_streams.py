@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spillover.cloud_fallback.errors import ProviderError, Truncated
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
+from spillover.cloud_fallback.http.frame import Frame
 from tests.cloud_fallback.dialects.recorded import Recording, read
 from tests.cloud_fallback.dialects.recordings import RECORDINGS
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.http.errors import Malformed
+from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.http.server_sent_events import TAIL_BYTES, ServerSentEvents
-from spillover.cloud_fallback.providers.dialects.dialect import Frame
 
 ENDS = ("\n", "\r", "\r\n")
 
