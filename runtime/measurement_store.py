@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
 import platformdirs
 
-_MAX_BYTES = 1 << 20
+from spillover.runtime.json_file import read_json, write_json
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -32,17 +30,8 @@ class MeasurementStore(Generic[T]):
         self._kind = kind
 
     def read(self) -> T | None:
-        try:
-            if self._path.stat().st_size > _MAX_BYTES:
-                return None
-            return msgspec.json.decode(self._path.read_bytes(), type=self._kind)
-        except (OSError, msgspec.DecodeError):
-            return None
+        return read_json(self._path, self._kind)
 
     def write(self, costs: T) -> None:
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fd, name = tempfile.mkstemp(dir=self._path.parent)
-            with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.json.encode(costs))
-            Path(name).replace(self._path)
+            write_json(self._path, costs)

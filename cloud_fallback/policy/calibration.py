@@ -1,16 +1,26 @@
-"""What was learned of one model's confidence: from features to P(wrong)."""
+"""What was learned about one model's confidence: from features to P(wrong), and its files."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
+import re
+from pathlib import Path
 
+import platformdirs
 from msgspec import Struct
 
+from spillover.runtime.engine import ModelCard
+from spillover.runtime.json_file import read_json, write_json
+
 VERSION = 1
+SHIPPED = Path(__file__).parent / "calibrations"
+_KEY = re.compile("[0-9a-f]{16}")
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """A logistic regression over named features; it belongs to one model and quantization."""
+    """A logistic regression over named features, of one model in one quantization."""
 
     model: str
     fingerprint: str
@@ -21,18 +31,18 @@ class Calibration(Struct, frozen=True, kw_only=True):
     weights: tuple[float, ...]
     bias: float
     steps: tuple[tuple[float, float], ...] = ()
-    """Isotonic correction: (P(wrong) before, after), both rising; between them a straight line.
+    """Isotonic correction: points (P(wrong) before, after), both rising, joined by straight lines.
     Empty: none."""
     n_items: int = 0
     auroc: float | None = None
     """On held-out items; None: too few."""
     languages: tuple[str, ...] = ()
-    """What the model speaks, where that is known."""
+    """What the model speaks, if that is known."""
     can_call_tools: bool | None = None
     version: int = VERSION
 
     def p_wrong(self, features: dict[str, float]) -> float | None:
-        """The probability that the answer is wrong; None when a feature is unknown."""
+        """The probability that the answer is wrong; None if a feature is unknown."""
         z = self.bias
         for name, mean, scale, weight in zip(
             self.features, self.means, self.scales, self.weights, strict=True
@@ -52,3 +62,52 @@ class Calibration(Struct, frozen=True, kw_only=True):
                 return low[1] + (high[1] - low[1]) * (p - low[0]) / (high[0] - low[0])
             low = high
         return low[1]
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it is whole and of this version."""
+        sizes = {len(self.means), len(self.scales), len(self.weights), len(self.features)}
+        return (
+            self.version == VERSION and len(sizes) == 1 and all(scale > 0 for scale in self.scales)
+        )
+
+
+def fingerprint(card: ModelCard) -> str:
+    """Names the weights and their quantization, whatever the file is called."""
+    # Not the library's description, whose words change from version to version.
+    facts = (card.architecture, card.n_params, card.size_bytes, card.n_vocab)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """The calibration in *path*; None if the file holds no valid one."""
+    found = read_json(path, Calibration)
+    return found if found is not None and found.is_valid else None
+
+
+class CalibrationStore:
+    """The user's own files, and those that come with Spillover: one for each model and
+    quantization. Files without a valid calibration are passed over."""
+
+    def __init__(self, data_dir: Path | None = None) -> None:
+        base = data_dir or Path(platformdirs.user_data_dir("spillover", appauthor=False))
+        self._own = base / "calibrations"
+
+    def find(self, fingerprint: str) -> Calibration | None:
+        """The user's own calibration of the model, whatever its name was, else a shipped one."""
+        if not _KEY.fullmatch(fingerprint):
+            return None
+        for folder in (self._own, SHIPPED):
+            with contextlib.suppress(OSError):
+                for path in sorted(folder.glob(f"*-{fingerprint}.json")):
+                    found = read_calibration(path)
+                    if found is not None and found.fingerprint == fingerprint:
+                        return found
+        return None
+
+    def write(self, calibration: Calibration, path: Path | None = None) -> Path:
+        """Write to *path*, or replace the user's own file. Raises OSError."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", calibration.model).strip(".-")[:64] or "model"
+        path = path or self._own / f"{name}-{calibration.fingerprint}.json"
+        write_json(path, calibration, indent=1)
+        return path

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import platformdirs
 from msgspec import Meta, Struct
+
+from spillover.runtime.json_file import read_json, write_json
 
 N_FIRST = 20
 """Answers that are judged by the settings' own threshold, before there is a quantile."""
@@ -21,7 +20,6 @@ _STEP = 0.3
 """How far one answer moves the threshold, in log-odds."""
 _FARTHEST = 8.0
 _WRITE_EVERY = 8
-_MAX_BYTES = 1 << 16
 
 
 class _State(Struct, kw_only=True):
@@ -48,7 +46,7 @@ class HandoffRate:
         base = data_dir or Path(platformdirs.user_data_dir("spillover", appauthor=False))
         self._path = base / "handoff-rates" / f"{key}.json"
         self._lock = threading.Lock()
-        self._state = self._read()
+        self._state = read_json(self._path, _State) or _State()
         self._n_unwritten = 0
 
     def threshold(self, target: float) -> float | None:
@@ -98,22 +96,10 @@ class HandoffRate:
         place = round((1.0 - self._state.target) * (len(ordered) - 1))
         self._state.odds = _odds(ordered[place])
 
-    def _read(self) -> _State:
-        try:
-            if self._path.stat().st_size > _MAX_BYTES:
-                return _State()
-            return msgspec.json.decode(self._path.read_bytes(), type=_State)
-        except (OSError, msgspec.DecodeError):
-            return _State()
-
     def _write(self) -> None:
         self._n_unwritten = 0
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fd, name = tempfile.mkstemp(dir=self._path.parent)
-            with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.json.encode(self._state))
-            Path(name).replace(self._path)
+            write_json(self._path, self._state)
 
 
 def _odds(p: float) -> float:

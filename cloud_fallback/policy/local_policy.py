@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from spillover.cloud_fallback.policy.calibration_store import (
-    CalibrationStore,
-    fingerprint,
-)
+from spillover.cloud_fallback.policy.calibration import CalibrationStore, fingerprint
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
@@ -29,7 +26,7 @@ class LocalPolicy:
         self, settings: PolicySettings, card: ModelCard, *, data_dir: Path | None = None
     ) -> None:
         check_rules(settings)
-        calibration = CalibrationStore(data_dir).find(card)
+        calibration = CalibrationStore(data_dir).find(fingerprint(card))
         self.settings = settings
         self.local = LocalModel(
             name=card.name,

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy import calibration_store
-from spillover.cloud_fallback.policy.calibration import Calibration
-from spillover.cloud_fallback.policy.calibration_store import CalibrationStore
+from spillover.cloud_fallback.policy.calibration import Calibration, CalibrationStore
 from spillover.cloud_fallback.policy.learning import items as labelled
 from spillover.cloud_fallback.policy.learning import trace as tracing
-from spillover.cloud_fallback.policy.learning.calibrating import NotEnough, calibrate
+from spillover.cloud_fallback.policy.learning.fit import NotEnough, calibrate, windows_of
 from spillover.cloud_fallback.policy.learning.items import Item
-from spillover.cloud_fallback.policy.learning.recording import MAX_TOKENS, record, relabel
-from spillover.cloud_fallback.policy.learning.report import Report, report
-from spillover.cloud_fallback.policy.learning.trace import Trace
-from spillover.cloud_fallback.policy.learning.windows import windows_of
+from spillover.cloud_fallback.policy.learning.measures import CurvePoint
+from spillover.cloud_fallback.policy.learning.replay import Summary
+from spillover.cloud_fallback.policy.learning.report import Measured, Report, report
+from spillover.cloud_fallback.policy.learning.trace import MAX_TOKENS, Trace, record, relabel
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.edge_server.commands.calibrate_report import as_text
 from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import default_text, load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
@@ -138,7 +135,7 @@ def command(
     if as_json:
         print_json({"calibration": str(path), "report": found}, on_one_line=True)
     else:
-        print_result(as_text(found))
+        print_result(_as_text(found))
     print_note(f"calibration written to {path}")
 
 
@@ -166,9 +163,62 @@ def _fitted(traces: Sequence[Trace], cloud_accuracy: float) -> tuple[Report, Cal
 
 def _write(calibration: Calibration, output: Path | None, data_dir: Path) -> Path:
     try:
-        if output is None:
-            return CalibrationStore(data_dir).write(calibration)
-        calibration_store.write(output, calibration)
+        return CalibrationStore(data_dir).write(calibration, output)
     except OSError as error:
         raise SpilloverError(f"the calibration cannot be written: {error}") from error
-    return output
+
+
+# --- the report ---------------------------------------------------------------------------------
+
+
+def _as_text(found: Report) -> str:
+    """The report for people."""
+    return "\n".join(_lines(found))
+
+
+def _lines(found: Report) -> Generator[str]:
+    yield f"{found.model}: {found.n_items} answers, {found.n_wrong} of them wrong"
+    yield from found.notes
+    for title, measured in (
+        ("held-out half at random", found.random_half),
+        ("held-out half of other families", found.other_families),
+        ("at random, mixed families", found.mixed_families),
+        ("at random, logprobs alone", found.confidence_only),
+    ):
+        if measured is not None:
+            yield _measured(title, measured)
+    if found.random_half is not None:
+        yield ""
+        yield from _curve(found.random_half.curve)
+    if found.policy is not None:
+        yield ""
+        yield _policy(found.policy)
+
+
+def _measured(title: str, measured: Measured) -> str:
+    return (
+        f"{title:<32} AUROC {_figure(measured.auroc)} "
+        f"(first 24 tokens {_figure(measured.auroc_early)})  "
+        f"ECE {measured.calibration_error:.3f}  Brier {measured.brier:.3f}  n {measured.n_items}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "  -  " if value is None else f"{value:.3f}"
+
+
+def _curve(points: Sequence[CurvePoint]) -> Generator[str]:
+    yield "hand over  threshold  right, kept  wrong caught  right disturbed  right, all"
+    for p in points:
+        yield (
+            f"{p.handoff_rate:>9.0%}  {p.threshold:>9.3f}  {p.right_of_kept:>11.1%}  "
+            f"{p.wrong_caught:>12.1%}  {p.right_disturbed:>15.1%}  {p.right_in_all:>10.1%}"
+        )
+
+
+def _policy(found: Summary) -> str:
+    return (
+        f"with the default thresholds, held-out half: {found.n_handed_over} of "
+        f"{found.n_answers} answers are handed over, "
+        f"{found.wrong_caught} of {found.n_wrong} wrong ones and {found.right_disturbed} right ones"
+    )

@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy import calibration_store
-from spillover.cloud_fallback.policy.calibration import Calibration
-from spillover.cloud_fallback.policy.calibration_store import CalibrationStore
+from spillover.cloud_fallback.policy.calibration import (
+    Calibration,
+    CalibrationStore,
+    read_calibration,
+)
 from spillover.cloud_fallback.policy.learning import trace as tracing
 from spillover.cloud_fallback.policy.learning.replay import Decision, Summary, replay, summary
 from spillover.cloud_fallback.policy.observation import LocalModel
@@ -64,7 +66,7 @@ def command(
     store = CalibrationStore(load_config({}, config_flag).settings.cloud.folder)
     decisions = []
     for trace in tracing.read(traces):
-        calibration = None if raw else given or store.of(trace.fingerprint)
+        calibration = None if raw else given or store.find(trace.fingerprint)
         decision = replay(trace, settings, LocalModel(calibration=calibration))
         decisions.append(decision)
         if as_json:
@@ -95,9 +97,9 @@ def _settings(path: Path | None) -> PolicySettings:
 def _given(path: Path | None) -> Calibration | None:
     if path is None:
         return None
-    found = calibration_store.read(path)
+    found = read_calibration(path)
     if found is None:
-        raise ConfigError(f"{path} is no calibration: `spillover calibrate --output` writes one")
+        raise ConfigError(f"{path} is not a calibration: `spillover calibrate --output` writes one")
     return found
 
 

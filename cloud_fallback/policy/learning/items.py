@@ -21,11 +21,11 @@ _LEAST_SENTENCE = 20
 
 
 class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a right answer is like; all that is given must hold. Texts match in any case, and any
-    white space matches any other."""
+    """What a right answer is like: every check that is given must hold. Texts match in any case,
+    and any white space matches any other."""
 
     equals: str | None = None
-    """The whole answer, but for white space and a full stop at the ends."""
+    """The whole answer, apart from white space and a full stop at its ends."""
     contains: str | tuple[str, ...] = ()
     """All of them."""
     contains_any: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Check(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ends: bool = False
     """The model ended its answer itself."""
     max_repeats: Annotated[int, Meta(ge=0)] | None = None
-    """Sentences that were said before."""
+    """Most sentences that repeat an earlier one."""
 
 
 class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,14 +48,14 @@ class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     id: str = ""
     group: str = ""
-    """The family of prompts that it belongs to: items of a family are much alike."""
+    """The family of similar prompts that it belongs to."""
     prompt: str | None = None
     system: str | None = None
     messages: tuple[Message, ...] = ()
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     check: Check | None = None
     label: Literal["right", "wrong"] | None = None
-    """What is known of this model's answer; it goes before *check*."""
+    """Whether this model's answer is right, if that is known; it overrides *check*."""
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -67,7 +67,7 @@ class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def read(path: Path) -> list[Item]:
-    """The items of a JSONL file. InvalidRequest names the line at fault."""
+    """The items of a JSONL file. InvalidRequest names the line that is wrong."""
     return list(_items(path))
 
 
@@ -93,7 +93,7 @@ def _problem(item: Item) -> str | None:
     if (item.prompt is None) == (not item.messages):
         return "give either prompt or messages"
     if item.check is None and item.label is None:
-        return "give a check or a label, else nobody knows whether the answer is right"
+        return "give a check or a label, to tell whether the answer is right"
     if item.check is not None and item.check.regex:
         try:
             _pattern(item.check)

@@ -11,7 +11,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def auroc(wrong: Bools, p_wrong: Floats) -> float | None:
-    """The chance that a wrong answer has the higher P(wrong) than a right one (ties: half); None
+    """The chance that a wrong answer has a higher P(wrong) than a right one (ties: half); None
     without one of each. The Mann-Whitney statistic from mid-ranks."""
     n_wrong = int(wrong.sum())
     n_right = len(wrong) - n_wrong
@@ -29,12 +29,19 @@ def brier(wrong: Bools, p_wrong: Floats) -> float:
 
 
 def calibration_error(wrong: Bools, p_wrong: Floats, n_bins: int = 10) -> float:
-    """ECE: mean distance between P(wrong) and the share of wrong answers, over bins that hold
-    the same number of items."""
+    """ECE: mean distance between P(wrong) and the share of wrong answers, over bins with the same
+    number of items."""
     order = np.argsort(p_wrong, kind="stable")
     parts = [part for part in np.array_split(order, min(n_bins, len(order))) if len(part)]
     gaps = [len(part) * abs(float(p_wrong[part].mean() - wrong[part].mean())) for part in parts]
     return sum(gaps) / len(order)
+
+
+def area_under_risk(wrong: Bools, p_wrong: Floats) -> float:
+    """AURC: mean share of wrong answers among the surest k, over all k; smaller is better."""
+    order = np.argsort(p_wrong, kind="stable")
+    risks = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
+    return float(risks.mean())
 
 
 class CurvePoint(Struct, frozen=True, kw_only=True):
@@ -43,7 +50,7 @@ class CurvePoint(Struct, frozen=True, kw_only=True):
     handoff_rate: float
     threshold: float
     right_of_kept: float
-    """Share of right answers among those that stay local (1 when none stays)."""
+    """Share of right answers among those that stay local (1 if none stays)."""
     wrong_caught: float
     """Share of all wrong answers that are handed over."""
     right_disturbed: float
@@ -57,32 +64,20 @@ def curve(
 ) -> list[CurvePoint]:
     """Handoff rate against quality, in equal steps of the rate."""
     order = np.argsort(-p_wrong, kind="stable")
+    n_all, n_wrong = len(wrong), int(wrong.sum())
     points = []
     for step in range(n_steps + 1):
-        n = round(len(order) * step / n_steps)
-        points.append(_point(wrong, p_wrong, order, n, cloud_accuracy))
+        n = round(n_all * step / n_steps)
+        caught = int(wrong[order[:n]].sum())
+        right_kept = n_all - n - (n_wrong - caught)
+        points.append(
+            CurvePoint(
+                handoff_rate=n / n_all,
+                threshold=float(p_wrong[order[n - 1]]) if n else 1.0,
+                right_of_kept=right_kept / (n_all - n) if n < n_all else 1.0,
+                wrong_caught=caught / n_wrong if n_wrong else 0.0,
+                right_disturbed=(n - caught) / (n_all - n_wrong) if n_wrong < n_all else 0.0,
+                right_in_all=(right_kept + cloud_accuracy * n) / n_all,
+            )
+        )
     return points
-
-
-def _point(
-    wrong: Bools, p_wrong: Floats, order: npt.NDArray[np.int64], n: int, cloud_accuracy: float
-) -> CurvePoint:
-    given, kept = order[:n], order[n:]
-    n_all, n_wrong = len(wrong), int(wrong.sum())
-    n_right = n_all - n_wrong
-    right_kept = len(kept) - int(wrong[kept].sum())
-    return CurvePoint(
-        handoff_rate=n / n_all,
-        threshold=float(p_wrong[given[-1]]) if n else 1.0,
-        right_of_kept=right_kept / len(kept) if len(kept) else 1.0,
-        wrong_caught=int(wrong[given].sum()) / n_wrong if n_wrong else 0.0,
-        right_disturbed=(n - int(wrong[given].sum())) / n_right if n_right else 0.0,
-        right_in_all=(right_kept + cloud_accuracy * n) / n_all,
-    )
-
-
-def area_under_risk(wrong: Bools, p_wrong: Floats) -> float:
-    """AURC: mean share of wrong answers among the surest k, over all k; smaller is better."""
-    order = np.argsort(p_wrong, kind="stable")
-    risks = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
-    return float(risks.mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -22,65 +23,54 @@ class Decision(Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
     """None: it would have stayed local."""
     at_token: int | None = None
-    """Tokens that had come; None: it stayed local."""
+    """Tokens until then; None: it stayed local."""
     at_end: bool = False
-    """Decided when the answer had ended by itself."""
+    """Decided after the answer had ended by itself."""
     n_tokens: int
     n_held: int
-    """Tokens that were kept back for a while, or for good."""
+    """Tokens that were held back, for a while or for good."""
     score: float | None = None
     """The highest P(wrong) that counted."""
 
 
 def replay(trace: Trace, settings: PolicySettings, local: LocalModel | None = None) -> Decision:
     """The same trace, settings and calibration always give the same decision."""
-    return _Player(trace, settings, local or LocalModel()).play()
-
-
-class _Player:
-    def __init__(self, trace: Trace, settings: PolicySettings, local: LocalModel) -> None:
-        self._trace = trace
-        self._now = 0.0
-        self._n_held = 0
-        self._watch = Watch(
-            settings,
-            trace.request,
-            clock=lambda: self._now,
-            on_trigger=lambda reason: None,
-            local=local,
-        )
-
-    def play(self) -> Decision:
-        watch = self._watch
-        for elapsed_s, event in self._trace.events():
-            deadline = watch.deadline()
-            if deadline is not None and elapsed_s > deadline:
-                self._now = deadline
-                reason = watch.on_silence()
-                if reason is not None:
-                    return self._decision(reason)
-            self._now = elapsed_s
-            if isinstance(event, Finished):
-                return self._decision(watch.finished(event), at_end=True)
-            verdict = watch.see(event)
-            if verdict == "handoff":
-                return self._decision(watch.reason)
-            if verdict == "hold" and isinstance(event, Delta):
-                self._n_held += len(event.token_ids)
-        raise AssertionError("a trace ends with Finished")
-
-    def _decision(self, reason: Reason | None, *, at_end: bool = False) -> Decision:
-        signals = self._watch.signals
-        return Decision(
-            id=self._trace.id,
-            wrong=self._trace.wrong,
-            reason=reason,
-            at_token=None if reason is None else signals.n_tokens,
-            at_end=at_end and reason is not None,
-            n_tokens=self._trace.n_tokens,
-            n_held=self._n_held,
-            score=self._watch.score,
-        )
+    now = 0.0
+    watch = Watch(
+        settings,
+        trace.request,
+        clock=lambda: now,
+        on_trigger=lambda reason: None,
+        local=local,
+    )
+    reason, at_end, n_held = None, False, 0
+    for elapsed_s, event in trace.events():
+        deadline = watch.deadline()
+        if deadline is not None and elapsed_s > deadline:
+            now = deadline
+            reason = watch.on_silence()
+            if reason is not None:
+                break
+        now = elapsed_s
+        if isinstance(event, Finished):
+            reason, at_end = watch.finished(event), True
+            break
+        verdict = watch.see(event)
+        if verdict == "handoff":
+            reason = watch.reason
+            break
+        if verdict == "hold" and isinstance(event, Delta):
+            n_held += len(event.token_ids)
+    return Decision(
+        id=trace.id,
+        wrong=trace.wrong,
+        reason=reason,
+        at_token=None if reason is None else watch.signals.n_tokens,
+        at_end=at_end and reason is not None,
+        n_tokens=trace.n_tokens,
+        n_held=n_held,
+        score=watch.score,
+    )
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -90,7 +80,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     n_handed_over: int
     by_reason: dict[str, int]
     n_wrong: int | None = None
-    """Of those with a label; None: no answer has one."""
+    """Of the labelled answers; None: no answer has a label."""
     wrong_caught: int | None = None
     right_disturbed: int | None = None
     n_held_tokens: int
@@ -100,19 +90,16 @@ class Summary(Struct, frozen=True, kw_only=True):
 def summary(decisions: Iterable[Decision]) -> Summary:
     """Counts over all decisions."""
     found = list(decisions)
-    given = [decision for decision in found if decision.reason is not None]
-    by_reason: dict[str, int] = {}
-    for decision in given:
-        assert decision.reason is not None
-        by_reason[decision.reason.code] = by_reason.get(decision.reason.code, 0) + 1
+    handed_over = [decision for decision in found if decision.reason is not None]
+    codes = Counter(decision.reason.code for decision in found if decision.reason is not None)
     labelled = any(decision.wrong is not None for decision in found)
     return Summary(
         n_answers=len(found),
-        n_handed_over=len(given),
-        by_reason=dict(sorted(by_reason.items())),
+        n_handed_over=len(handed_over),
+        by_reason=dict(sorted(codes.items())),
         n_wrong=sum(d.wrong is True for d in found) if labelled else None,
-        wrong_caught=sum(d.wrong is True for d in given) if labelled else None,
-        right_disturbed=sum(d.wrong is False for d in given) if labelled else None,
+        wrong_caught=sum(d.wrong is True for d in handed_over) if labelled else None,
+        right_disturbed=sum(d.wrong is False for d in handed_over) if labelled else None,
         n_held_tokens=sum(decision.n_held for decision in found),
         n_tokens=sum(decision.n_tokens for decision in found),
     )

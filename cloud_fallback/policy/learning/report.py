@@ -1,24 +1,43 @@
-"""What `spillover calibrate` finds out about a model."""
+"""What `spillover calibrate` finds out about a model, measured on held-out answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.learning.calibrating import (
-    LEAST_ITEMS,
-    Measured,
+from spillover.cloud_fallback.policy.learning import measures
+from spillover.cloud_fallback.policy.learning.fit import (
+    CONFIDENCE_ONLY,
+    FITTED,
+    Windows,
     calibrate,
-    halves_of_families,
-    measure,
-    random_halves,
+    name_hash,
 )
+from spillover.cloud_fallback.policy.learning.measures import CurvePoint
 from spillover.cloud_fallback.policy.learning.replay import Summary, replay, summary
 from spillover.cloud_fallback.policy.learning.trace import Trace
-from spillover.cloud_fallback.policy.learning.windows import CONFIDENCE_ONLY, Windows
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.settings import PolicySettings
+
+MIN_ITEMS = 100
+"""Fewer labelled answers say too little for an AUROC."""
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """P(wrong) of held-out answers against their labels."""
+
+    n_items: int
+    n_wrong: int
+    auroc: float | None
+    """Of whole answers; None: too few items, or all of one kind."""
+    auroc_early: float | None
+    """After the first 24 tokens, when a handoff helps most."""
+    brier: float
+    calibration_error: float
+    area_under_risk: float
+    curve: tuple[CurvePoint, ...] = ()
 
 
 class Group(Struct, frozen=True, kw_only=True):
@@ -39,14 +58,14 @@ class Report(Struct, frozen=True, kw_only=True):
     random_half: Measured | None
     """The items are halved at random."""
     other_families: Measured | None
-    """No family of prompts is in both halves: how well it works on prompts of another kind."""
+    """No family of prompts is in both halves: how it does on prompts of another kind."""
     mixed_families: Measured | None
-    """The random half again, but only the families with both right and wrong answers: what is
-    left when knowing the family is of no help."""
+    """The random half again, but only families with both right and wrong answers, where knowing
+    the family is no help."""
     confidence_only: Measured | None
     """The random half again, from logprobs alone."""
     policy: Summary | None
-    """What the policies with their thresholds do to the random half's held-out answers."""
+    """What the policies with their thresholds do with the answers of the random half."""
     groups: tuple[Group, ...]
 
 
@@ -61,12 +80,16 @@ def report(
     """Measure what a calibration of these answers is worth. Raises NotEnough."""
     train, test = random_halves(items)
     families = halves_of_families(items)
-    enough = len(items) >= LEAST_ITEMS
+    enough = len(items) >= MIN_ITEMS
+    too_few = (
+        f"{len(items)} labelled answers are too few to say how good the calibration is: "
+        f"give at least {MIN_ITEMS}, better some hundreds"
+    )
     return Report(
         model=model,
         n_items=len(items),
         n_wrong=sum(item.wrong for item in items),
-        notes=() if enough else (_too_few(len(items)),),
+        notes=() if enough else (too_few,),
         random_half=measure(train, test, cloud_accuracy=cloud_accuracy) if enough else None,
         other_families=measure(*families, cloud_accuracy=cloud_accuracy)
         if enough and families
@@ -74,7 +97,74 @@ def report(
         mixed_families=measure(train, _mixed(items, test)) if enough else None,
         confidence_only=measure(train, test, names=CONFIDENCE_ONLY) if enough else None,
         policy=_policy(traces, train, test, settings) if enough else None,
-        groups=_groups(items),
+        groups=tuple(
+            Group(name=name, n_items=len(family), n_wrong=sum(item.wrong for item in family))
+            for name, family in _families(items).items()
+        ),
+    )
+
+
+def random_halves(items: Sequence[Windows]) -> tuple[list[Windows], list[Windows]]:
+    """The items in two halves, by a hash of their ids."""
+    ordered = sorted(items, key=lambda item: name_hash(item.id, "half"))
+    return ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
+
+
+def halves_of_families(
+    items: Sequence[Windows],
+) -> tuple[list[Windows], list[Windows]] | None:
+    """The items in two halves that share no family; None for fewer than four families.
+
+    Families with similar shares of wrong answers go to different halves.
+    """
+    families = _families(items)
+    if len(families) < 4:
+        return None
+
+    def share_wrong(name: str) -> float:
+        return sum(item.wrong for item in families[name]) / len(families[name])
+
+    ordered = sorted(families, key=lambda name: (share_wrong(name), name_hash(name, "family")))
+    halves: tuple[list[Windows], list[Windows]] = ([], [])
+    for place, name in enumerate(ordered):
+        # 0 1 1 0 0 1 1 0 …: neither half gets the worse of each pair.
+        halves[(place + 1) // 2 % 2].extend(families[name])
+    return halves
+
+
+def _families(items: Sequence[Windows]) -> dict[str, list[Windows]]:
+    families: dict[str, list[Windows]] = {}
+    for item in items:
+        families.setdefault(item.group, []).append(item)
+    return families
+
+
+def measure(
+    train: Sequence[Windows],
+    test: Sequence[Windows],
+    *,
+    cloud_accuracy: float = 1.0,
+    names: tuple[str, ...] = FITTED,
+) -> Measured:
+    """Fit on *train*, measure on *test*. Raises NotEnough."""
+    fitted = calibrate(train, names=names)
+
+    def p_wrong(item: Windows, row: int) -> float:
+        return fitted.p_wrong(dict(zip(FITTED, item.rows[row].tolist(), strict=True))) or 0.0
+
+    wrong = np.array([item.wrong for item in test])
+    p_whole = np.array([p_wrong(item, -1) for item in test])
+    p_early = np.array([p_wrong(item, item.early) for item in test])
+    enough = len(train) + len(test) >= MIN_ITEMS
+    return Measured(
+        n_items=len(test),
+        n_wrong=int(wrong.sum()),
+        auroc=measures.auroc(wrong, p_whole) if enough else None,
+        auroc_early=measures.auroc(wrong, p_early) if enough else None,
+        brier=measures.brier(wrong, p_whole),
+        calibration_error=measures.calibration_error(wrong, p_whole),
+        area_under_risk=measures.area_under_risk(wrong, p_whole),
+        curve=tuple(measures.curve(wrong, p_whole, cloud_accuracy=cloud_accuracy)),
     )
 
 
@@ -84,32 +174,12 @@ def _mixed(items: Sequence[Windows], test: Sequence[Windows]) -> list[Windows]:
     return [item for item in test if item.group in right & wrong]
 
 
-def _too_few(n: int) -> str:
-    return (
-        f"{n} labelled answers are too few to say how good the calibration is: "
-        f"{LEAST_ITEMS} are needed for that, some hundreds are better"
-    )
-
-
 def _policy(
     traces: Sequence[Trace],
     train: Sequence[Windows],
     test: Sequence[Windows],
     settings: PolicySettings,
 ) -> Summary:
-    fitted = calibrate(train, model="", fingerprint="", auroc=None)
+    local = LocalModel(calibration=calibrate(train))
     held_out = {item.id for item in test}
-    local = LocalModel(calibration=fitted)
-    return summary(replay(t, settings, local) for t in traces if t.id in held_out)
-
-
-def _groups(items: Sequence[Windows]) -> tuple[Group, ...]:
-    names = dict.fromkeys(item.group for item in items)
-    return tuple(
-        Group(
-            name=name,
-            n_items=sum(item.group == name for item in items),
-            n_wrong=sum(item.wrong for item in items if item.group == name),
-        )
-        for name in names
-    )
+    return summary(replay(trace, settings, local) for trace in traces if trace.id in held_out)

@@ -1,15 +1,21 @@
-"""Recorded answers: all that the policies see of a local leg, so that it can be seen again."""
+"""Recorded answers: all that the policies see of a local leg, so that it can be replayed."""
 
 from __future__ import annotations
 
 import lzma
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Literal
 
 import msgspec
 from msgspec import Struct
 
+from spillover.cloud_fallback.policy.calibration import fingerprint
+from spillover.cloud_fallback.policy.learning.items import Item, is_right
+from spillover.cloud_fallback.policy.watch import N_TOP_LOGPROBS
+from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import (
     Delta,
@@ -25,7 +31,10 @@ from spillover.runtime.events import (
     Usage,
 )
 from spillover.runtime.request import GenerationRequest, Message, ResponseFormat
+from spillover.runtime.sampling import Sampling
 
+MAX_TOKENS = 512
+"""Of an item that sets none."""
 _DIGITS = 4
 
 
@@ -55,7 +64,7 @@ class Trace(Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     model: str = ""
     fingerprint: str = ""
-    """Of the model, as calibrations are found by."""
+    """Of the model; see calibration.fingerprint."""
     group: str = ""
     messages: tuple[Message, ...]
     max_tokens: int | None = None
@@ -66,7 +75,7 @@ class Trace(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish: FinishReason
     n_tokens: int
     wrong: bool | None = None
-    """Whether the answer is wrong; None: nobody knows."""
+    """Whether the answer is wrong; None: unknown."""
 
     @property
     def request(self) -> GenerationRequest:
@@ -82,21 +91,16 @@ class Trace(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "".join(piece.text for piece in self.texts if piece.kind == "answer")
 
     def events(self) -> Generator[tuple[float, EngineEvent]]:
-        """What the engine said, with the seconds since the request was sent."""
+        """The engine's events, each with the seconds since the request."""
         n = self.n_prompt_tokens
         yield 0.0, Queued(position=0, n_prompt_tokens=n)
         yield self.prefilled_ms / 1e3, Prefilling(n_read=n, n_cached=0, n_prompt_tokens=n)
         for piece in self.texts:
             yield piece.ms / 1e3, _event(piece)
         end_s = self.texts[-1].ms / 1e3 if self.texts else self.prefilled_ms / 1e3
-        yield end_s, self._finished()
-
-    def _finished(self) -> Finished:
-        usage = Usage(
-            prompt_tokens=self.n_prompt_tokens, cached_tokens=0, completion_tokens=self.n_tokens
-        )
+        usage = Usage(prompt_tokens=n, cached_tokens=0, completion_tokens=self.n_tokens)
         timings = Timings(queue_ms=0.0, prefill_ms=0.0, decode_ms=0.0)
-        return Finished(reason=self.finish, usage=usage, timings=timings)
+        yield end_s, Finished(reason=self.finish, usage=usage, timings=timings)
 
 
 def _event(piece: TracedText) -> Delta | ReasoningDelta:
@@ -115,32 +119,54 @@ def _event(piece: TracedText) -> Delta | ReasoningDelta:
     return kind(text=piece.text, token_ids=ids, logprobs=logprobs)
 
 
-class Recorder:
-    """Makes a trace of the events of one answer."""
+def record(
+    engine: TextEngine, items: Sequence[Item], *, sampling: Sampling, max_tokens: int = MAX_TOKENS
+) -> Generator[Trace]:
+    """Ask a model every item: one labelled trace each, in order. Raises what the engine raises.
 
-    def __init__(self) -> None:
-        self._texts: list[TracedText] = []
-        self._prefilled_s = 0.0
+    Item i samples with the seed of *sampling* + i, so that no lucky draw decides for all.
+    """
+    for number, item in enumerate(items):
+        seed = None if sampling.seed is None else sampling.seed + number
+        request = GenerationRequest(
+            messages=item.conversation,
+            sampling=msgspec.structs.replace(sampling, seed=seed),
+            max_tokens=item.max_tokens or max_tokens,
+            logprobs=N_TOP_LOGPROBS,
+        ).checked()
+        began = time.monotonic()
+        with closing(engine.stream(request)) as events:
+            timed = ((time.monotonic() - began, event) for event in events)
+            trace = recorded(item.id, request, timed)
+        key = fingerprint(engine.card)
+        yield _labelled(msgspec.structs.replace(trace, model=engine.name, fingerprint=key), item)
 
-    def see(self, event: EngineEvent, elapsed_s: float) -> None:
+
+def recorded(
+    name: str, request: GenerationRequest, events: Iterable[tuple[float, EngineEvent]]
+) -> Trace:
+    """The trace of one answer from its events, each with the seconds since the request."""
+    texts: list[TracedText] = []
+    prefilled_s = 0.0
+    for elapsed_s, event in events:
         match event:
             case Prefilling():
-                self._prefilled_s = elapsed_s
+                prefilled_s = elapsed_s
             case Delta(choice=0) | ReasoningDelta(choice=0):
-                self._texts.append(_traced(event, elapsed_s))
-
-    def trace(self, name: str, request: GenerationRequest, end: Finished) -> Trace:
-        return Trace(
-            id=name,
-            messages=request.messages,
-            max_tokens=request.max_tokens,
-            response_format=request.response_format,
-            n_prompt_tokens=end.usage.prompt_tokens,
-            prefilled_ms=round(self._prefilled_s * 1e3, 1),
-            texts=tuple(self._texts),
-            finish=end.reason,
-            n_tokens=end.usage.completion_tokens,
-        )
+                texts.append(_traced(event, elapsed_s))
+            case Finished():
+                return Trace(
+                    id=name,
+                    messages=request.messages,
+                    max_tokens=request.max_tokens,
+                    response_format=request.response_format,
+                    n_prompt_tokens=event.usage.prompt_tokens,
+                    prefilled_ms=round(prefilled_s * 1e3, 1),
+                    texts=tuple(texts),
+                    finish=event.reason,
+                    n_tokens=event.usage.completion_tokens,
+                )
+    raise AssertionError("an engine's stream ends with Finished")
 
 
 def _traced(event: Delta | ReasoningDelta, elapsed_s: float) -> TracedText:
@@ -157,6 +183,28 @@ def _traced(event: Delta | ReasoningDelta, elapsed_s: float) -> TracedText:
     )
     kind: Literal["answer", "reasoning"] = "answer" if isinstance(event, Delta) else "reasoning"
     return TracedText(round(elapsed_s * 1e3, 1), kind, event.text, tokens)
+
+
+def relabel(traces: Iterable[Trace], items: Sequence[Item]) -> list[Trace]:
+    """The recorded answers to *items*, judged by their checks as they are now.
+
+    InvalidRequest names an item without a recorded answer, or says that there are several models.
+    """
+    by_id = {trace.id: trace for trace in traces}
+    if len({trace.fingerprint for trace in by_id.values()}) > 1:
+        raise InvalidRequest("the recorded answers come from several models: give those of one")
+    found = []
+    for item in items:
+        trace = by_id.get(item.id)
+        if trace is None or trace.messages != item.conversation:
+            raise InvalidRequest(f"there is no recorded answer to the prompt {item.id!r}")
+        found.append(_labelled(trace, item))
+    return found
+
+
+def _labelled(trace: Trace, item: Item) -> Trace:
+    right = is_right(item, trace.answer, ended=trace.finish == "stop")
+    return msgspec.structs.replace(trace, group=item.group, wrong=not right)
 
 
 def write(path: Path, traces: Iterable[Trace]) -> None:
@@ -187,4 +235,4 @@ def _decoded(decoder: msgspec.json.Decoder[Trace], line: bytes, path: Path, numb
     try:
         return decoder.decode(line)
     except msgspec.DecodeError as error:
-        raise InvalidRequest(f"{path}, line {number} is no trace: {error}") from error
+        raise InvalidRequest(f"{path}, line {number} is not a trace: {error}") from error

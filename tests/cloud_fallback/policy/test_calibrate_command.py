@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.policy import calibration_store
+from spillover.cloud_fallback.policy.calibration import read_calibration
 from spillover.cloud_fallback.policy.learning import items, trace
-from spillover.cloud_fallback.policy.learning.windows import FITTED
+from spillover.cloud_fallback.policy.learning.fit import FITTED
 from spillover.edge_server import cli
 from tests.cloud_fallback.policy import make_prompts
 from tests.cloud_fallback.policy.test_replay import CALIBRATION, TRACES
@@ -64,7 +64,7 @@ def test_calibrate_reports_and_writes_what_replay_reads(
     assert report["other_families"]["auroc"] >= 0.8
     assert len(report["random_half"]["curve"]) == 11
     assert {group["name"] for group in report["groups"]} == set(SHORT)
-    found = calibration_store.read(output)
+    found = read_calibration(output)
     assert found is not None
     assert found.features == FITTED
     assert found.languages == ("en",)
@@ -93,7 +93,7 @@ def test_wrong_answers_of_the_bundled_model_are_told_from_right_ones(
     assert report["other_families"]["auroc"] >= 0.90
     assert report["mixed_families"]["auroc"] >= 0.75
     assert report["random_half"]["calibration_error"] < 0.1
-    made, shipped = calibration_store.read(output), calibration_store.read(CALIBRATION)
+    made, shipped = read_calibration(output), read_calibration(CALIBRATION)
     assert made is not None
     assert shipped is not None
     assert made.weights == pytest.approx(shipped.weights, abs=1e-4)

@@ -8,10 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.policy.calibration_store import (
-    CalibrationStore,
-    fingerprint,
-)
+from spillover.cloud_fallback.policy.calibration import CalibrationStore, fingerprint
 from spillover.cloud_fallback.policy.handoff_rate import N_FIRST, HandoffRate
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason

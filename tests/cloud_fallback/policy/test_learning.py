@@ -12,23 +12,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.policy.calibration import Calibration
-from spillover.cloud_fallback.policy.calibration_store import (
+from spillover.cloud_fallback.policy.calibration import (
+    SHIPPED,
+    Calibration,
     CalibrationStore,
     fingerprint,
-    read,
+    read_calibration,
 )
 from spillover.cloud_fallback.policy.learning import fit, items, measures
-from spillover.cloud_fallback.policy.learning.calibrating import (
+from spillover.cloud_fallback.policy.learning.fit import (
+    FITTED,
     NotEnough,
+    Windows,
     calibrate,
     fit_windows,
+)
+from spillover.cloud_fallback.policy.learning.items import Check, Item, is_right
+from spillover.cloud_fallback.policy.learning.report import (
     halves_of_families,
     measure,
     random_halves,
 )
-from spillover.cloud_fallback.policy.learning.items import Check, Item, is_right
-from spillover.cloud_fallback.policy.learning.windows import FITTED, Windows
 from spillover.cloud_fallback.policy.text.json_schema import follows
 from spillover.runtime.errors import InvalidRequest
 from tests.answers import FAKE_CARD
@@ -257,13 +261,13 @@ def test_unknown_features_make_p_wrong_unknown() -> None:
 
 def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -> None:
     store = CalibrationStore(tmp_path)
-    assert store.find(CARD) is None
+    assert store.find(fingerprint(CARD)) is None
     path = store.write(calibration())
     assert path.parent == tmp_path / "calibrations"
     renamed = msgspec.structs.replace(CARD, name="another", n_ctx=4_096)
-    assert store.find(renamed) == calibration()
+    assert store.find(fingerprint(renamed)) == calibration()
     requantized = msgspec.structs.replace(CARD, size_bytes=21)
-    assert store.find(requantized) is None
+    assert store.find(fingerprint(requantized)) is None
 
 
 @pytest.mark.parametrize(
@@ -282,15 +286,14 @@ def test_a_damaged_calibration_counts_as_none(content: bytes, tmp_path: Path) ->
     store = CalibrationStore(tmp_path)
     path = store.write(calibration())
     path.write_bytes(content)
-    assert store.find(CARD) is None
+    assert store.find(fingerprint(CARD)) is None
 
 
 def test_the_shipped_calibration_is_whole() -> None:
-    folder = Path(read.__code__.co_filename).parent / "calibrations"
-    files = sorted(folder.glob("*.json"))
+    files = sorted(SHIPPED.glob("*.json"))
     assert files
     for path in files:
-        found = read(path)
+        found = read_calibration(path)
         assert found is not None
         assert path.stem.endswith(f"-{found.fingerprint}")
         assert found.auroc is not None

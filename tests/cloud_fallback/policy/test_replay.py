@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spillover.cloud_fallback.policy import calibration_store
+from spillover.cloud_fallback.policy.calibration import SHIPPED, read_calibration
 from spillover.cloud_fallback.policy.learning import trace as tracing
 from spillover.cloud_fallback.policy.learning.replay import replay, summary
 from spillover.cloud_fallback.policy.observation import LocalModel
@@ -21,9 +21,7 @@ TRACES = HERE / "storyteller_traces.jsonl.xz"
 DECISIONS = HERE / "storyteller_decisions.jsonl"
 """What `spillover replay storyteller_traces.jsonl.xz --json` prints for each second prompt of a
 family."""
-CALIBRATION = next(
-    (Path(calibration_store.__file__).parent / "calibrations").glob("storyteller-q8_0-*.json")
-)
+CALIBRATION = next(SHIPPED.glob("storyteller-q8_0-*.json"))
 
 
 def test_recorded_answers_give_the_decisions_they_always_gave(
@@ -48,7 +46,7 @@ def _rounded(value: object) -> object:
 
 def test_the_calibrated_policies_catch_more_and_disturb_few() -> None:
     traces = list(tracing.read(TRACES))
-    calibrated = LocalModel(calibration=calibration_store.read(CALIBRATION))
+    calibrated = LocalModel(calibration=read_calibration(CALIBRATION))
     with_it = summary(replay(t, PolicySettings(), calibrated) for t in traces)
     without = summary(replay(t, PolicySettings()) for t in traces)
     assert with_it.wrong_caught is not None
@@ -69,10 +67,7 @@ def test_traces_are_written_and_read_without_a_change(tmp_path: Path) -> None:
         tracing.write(tmp_path / name, traces)
         assert list(tracing.read(tmp_path / name)) == traces
     for trace in traces:
-        recorder = tracing.Recorder()
-        for elapsed_s, event in trace.events():
-            recorder.see(event, elapsed_s)
-        again = recorder.trace(trace.id, trace.request, trace._finished())
+        again = tracing.recorded(trace.id, trace.request, trace.events())
         assert again.texts == trace.texts
         assert again.answer == trace.answer
 
@@ -109,5 +104,5 @@ def test_a_wrong_policy_file_is_named(
 def test_a_file_without_traces_is_named(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text('\n{"id": 1}\n')
-    with pytest.raises(InvalidRequest, match="line 2 is no trace"):
+    with pytest.raises(InvalidRequest, match="line 2 is not a trace"):
         list(tracing.read(path))
