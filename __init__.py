@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from spillover.cloud_fallback.events import Seam as Seam
     from spillover.cloud_fallback.events import StreamEvent as StreamEvent
     from spillover.cloud_fallback.providers.settings import ProviderSettings as ProviderSettings
+    from spillover.cloud_fallback.route.cloud_settings import CloudSettings as CloudSettings
     from spillover.cloud_fallback.route.router import Router as Router
-    from spillover.cloud_fallback.settings import CloudSettings as CloudSettings
+    from spillover.cloud_fallback.route.settings import RouteOptions as RouteOptions
     from spillover.models.catalogue import default_model as default_model
     from spillover.runtime.cancellation import Cancellation as Cancellation
     from spillover.runtime.errors import SpilloverError as SpilloverError
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "cloud_fallback.events": ("ConsentAsked", "Handoff", "Replace", "Seam", "StreamEvent"),
     "cloud_fallback.providers.settings": ("ProviderSettings",),
+    "cloud_fallback.route.cloud_settings": ("CloudSettings",),
     "cloud_fallback.route.router": ("Router",),
-    "cloud_fallback.settings": ("CloudSettings",),
+    "cloud_fallback.route.settings": ("RouteOptions",),
     "models.catalogue": ("default_model",),
     "runtime.cancellation": ("Cancellation",),
     "runtime.errors": ("SpilloverError",),

@@ -37,7 +37,6 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("policy", "privacy", "seam", "spending"),
         ("providers",),
         ("route",),
-        ("settings",),
     ),
     "edge_server": (
         ("",),

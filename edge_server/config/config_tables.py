@@ -11,7 +11,7 @@ from msgspec import inspect
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
-from spillover.cloud_fallback.settings import CloudSettings
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.config.setting_list import table_list
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.errors import InvalidRequest

@@ -13,10 +13,10 @@ from spillover.cloud_fallback.providers.build import build_engine
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.keys import Keys
 from spillover.cloud_fallback.route.breaker import Breakers
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.parts import Parts, Trust
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.routing import Routing
-from spillover.cloud_fallback.settings import CloudSettings
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.journal import HandoffJournal

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from spillover.cloud_fallback.settings import CloudSettings
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.setting_help import Help

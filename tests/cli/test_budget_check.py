@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from spillover.cloud_fallback.settings import CloudSettings
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.settings import RouteSettings
-from spillover.cloud_fallback.settings import CloudSettings
 from spillover.edge_server.config import config_file, setting_type
 from spillover.edge_server.config import setting_list as list_module
 from spillover.edge_server.config.config import Config, load
