@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from msgspec import Meta, Struct, field
 
@@ -13,6 +15,7 @@ from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.routing import Fallback, Routing
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Origin
 from spillover.runtime.setting_help import Help, Table
 
@@ -52,6 +55,30 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
     def routing(self) -> Routing:
         return Routing(fallback=self.fallback, prefer=self.prefer)
 
+    def checked(self) -> Self:
+        """These settings, if they agree with each other and their patterns are valid.
+
+        Raises InvalidRequest; its *param* is the place, such as "budget.providers".
+        """
+        names = [provider.name for provider in self.providers]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InvalidRequest(f"two providers have the name {twice}", "provider")
+        unknown = next((name for name in self.budget.providers if name not in names), None)
+        if unknown is not None:
+            raise InvalidRequest(f"no provider has the name {unknown}", "budget.providers")
+        if self.policy.rules:
+            from spillover.cloud_fallback.policy.prompt import check_rules  # loads a library
+
+            with _within("policy"):
+                check_rules(self.policy)
+        if self.privacy != PrivacySettings():
+            from spillover.cloud_fallback.privacy import finder  # loads libraries
+
+            with _within("privacy"):
+                finder.check(self.privacy)
+        return self
+
     @property
     def folder(self) -> Path:
         """Where calibrations and records are kept."""
@@ -65,3 +92,12 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
     def ledger(self) -> Path:
         """The file that records spending and handoffs."""
         return self.folder / "ledger.sqlite3"
+
+
+@contextmanager
+def _within(table: str) -> Generator[None]:
+    """Put *table* before the param of an InvalidRequest."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error), f"{table}.{error.param}") from error

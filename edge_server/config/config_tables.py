@@ -9,8 +9,6 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.config.setting_list import table_list
 from spillover.edge_server.errors import ConfigError
@@ -35,9 +33,10 @@ def take(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     tables = {f.encode_name: f.name for f in table_list() if f.encode_name in content}
     settings = _converted({name: content.pop(name) for name in tables}, path)
-    _check_rules(settings.policy, path)
-    _check_privacy(settings.privacy, path)
-    _check_names(settings, path)
+    try:
+        settings.checked()
+    except InvalidRequest as error:
+        raise ConfigError(f"{path}: {error.param}: {error}") from error
     return {name: getattr(settings, field) for name, field in tables.items()}
 
 
@@ -98,35 +97,3 @@ def _refuse_keys(providers: Any, path: Path) -> None:
                     f"{table.get('name', 'NAME')}`, or name its environment variable in "
                     "key_variable"
                 )
-
-
-def _check_rules(policy: PolicySettings, path: Path) -> None:
-    if not policy.rules:
-        return
-    from spillover.cloud_fallback.policy.prompt import check_rules  # loads a library
-
-    try:
-        check_rules(policy)
-    except InvalidRequest as error:
-        raise ConfigError(f"{path}: policy: {error}") from error
-
-
-def _check_privacy(privacy: PrivacySettings, path: Path) -> None:
-    if privacy == PrivacySettings():
-        return
-    from spillover.cloud_fallback.privacy import finder  # loads libraries
-
-    try:
-        finder.check(privacy)
-    except InvalidRequest as error:
-        raise ConfigError(f"{path}: privacy.{error.param}: {error}") from error
-
-
-def _check_names(settings: CloudSettings, path: Path) -> None:
-    names = [provider.name for provider in settings.providers]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{path}: two [[provider]] tables have the name {name}")
-    for name in settings.budget.providers:
-        if name not in names:
-            raise ConfigError(f"{path}: budget.providers: no [[provider]] has the name {name}")
