@@ -98,7 +98,7 @@ class Attempt:
             if plan.takes_back:
                 left = self._trip.answer.tokens_left(plan.keep_chars)
                 plan = self._plan(text.said, left)
-            redacted = self._parts.trust.redactor.redact(plan.request, partial=plan.told)
+            redacted = self._parts.trust.redactor.redact(plan.request, partial=plan.shown)
             self._engine.check(redacted.request)
         except (CannotContinue, InvalidRequest, AuthFailed) as error:
             self.error = error

@@ -12,7 +12,7 @@ from msgspec import Struct
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.cloud_fallback.seam.answer_text import AnswerText
-from spillover.cloud_fallback.seam.finish_sentence import SentenceFinish
+from spillover.cloud_fallback.seam.sentences import SentenceFinish
 from spillover.runtime.alarms import Alarm, Alarms
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine

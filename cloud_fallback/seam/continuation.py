@@ -10,11 +10,13 @@ from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import CannotContinue
 from spillover.cloud_fallback.events import HandoffMode
-from spillover.cloud_fallback.seam.anchor import anchor_of, is_worth_keeping, quoted
 from spillover.cloud_fallback.seam.folding import n_trailing_blank
 from spillover.cloud_fallback.seam.notices import (
+    anchor_of,
     complete_notice,
     continue_notice,
+    is_worth_keeping,
+    quoted,
     rewrite_notice,
 )
 from spillover.cloud_fallback.seam.sentences import good_boundary
@@ -49,7 +51,7 @@ class Continuation(Struct, frozen=True, kw_only=True):
     """Characters of the answer so far, as the client has it."""
     keep_chars: int
     """How many of them stay; where that is fewer, Replace comes before the new text."""
-    told: str = ""
+    shown: str = ""
     """What the new writer knows of context + kept: all but the very end, where that is blank or
     half a character."""
     anchor: str = ""
@@ -66,8 +68,8 @@ class Continuation(Struct, frozen=True, kw_only=True):
 
     @property
     def pending(self) -> str:
-        """The end of context + kept that the new writer was not told."""
-        return (self.context + self.kept)[len(self.told) :]
+        """The end of context + kept that the new writer was not shown."""
+        return (self.context + self.kept)[len(self.shown) :]
 
 
 def plan_continuation(
@@ -147,7 +149,7 @@ def _language(request: GenerationRequest, kept: str) -> str:
     return language_of("\n".join([kept[-200:], *asked[-2:]]))
 
 
-def _told(text: str, *, is_json: bool) -> str:
+def _shown(text: str, *, is_json: bool) -> str:
     """*text* without an end that cannot be shown as it is: blanks, half a character, half an
     escape, half of what may be a leaked tag."""
     if is_json:
@@ -164,21 +166,21 @@ def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None
     request = plan.request
     known = plan.context + plan.kept
     if not plan.kept:
-        return replace(plan, told=known)
+        return replace(plan, shown=known)
     # A form counts every blank: what is shown must be what was said.
-    told = known if request.response_format is not None else _told(known, is_json=False)
+    shown = known if request.response_format is not None else _shown(known, is_json=False)
     if isinstance(request.prompt, str):
-        begun = request.begun + told[len(request.prompt) :]
-        request = replace(request, prompt=told, begun=begun)
+        begun = request.begun + shown[len(request.prompt) :]
+        request = replace(request, prompt=shown, begun=begun)
     elif request.prompt is not None:
         if tokenize is None:
             raise CannotContinue("a prompt of token ids needs the model's tokenizer to go on")
-        begun = request.begun + told
-        request = replace(request, prompt=(*request.prompt, *tokenize(told)), begun=begun)
+        begun = request.begun + shown
+        request = replace(request, prompt=(*request.prompt, *tokenize(shown)), begun=begun)
     else:
-        messages = (*_history(request), Message(role="assistant", content=told))
+        messages = (*_history(request), Message(role="assistant", content=shown))
         request = replace(request, messages=messages, continue_final_message=True)
-    return replace(plan, request=request, join="prefill", told=told)
+    return replace(plan, request=request, join="prefill", shown=shown)
 
 
 def _history(request: GenerationRequest) -> tuple[Message, ...]:
@@ -195,46 +197,46 @@ def _completion(plan: Continuation) -> Continuation:
         raise CannotContinue("a raw prompt whose answer has a given form is only served locally")
     if has_tags(request.prompt):
         raise CannotContinue("the raw prompt is written in the local model's chat template")
-    told = _told(plan.context + plan.kept, is_json=False)
-    if not is_worth_keeping(told):
+    shown = _shown(plan.context + plan.kept, is_json=False)
+    if not is_worth_keeping(shown):
         raise CannotContinue("the raw prompt is too short to be continued by another model")
-    anchor = anchor_of(told)
-    notice = complete_notice(quoted(anchor), told)
+    anchor = anchor_of(shown)
+    notice = complete_notice(quoted(anchor), shown)
     request = replace(request, prompt=None, messages=(Message(role="user", content=notice),))
-    return replace(plan, request=request, join="echo", told=told, anchor=anchor)
+    return replace(plan, request=request, join="echo", shown=shown, anchor=anchor)
 
 
 def _conversation(plan: Continuation, *, prefill: bool) -> Continuation:
     request = plan.request
     known = plan.context + plan.kept
-    told = _told(known, is_json=plan.is_json)
+    shown = _shown(known, is_json=plan.is_json)
     if not known:
         return plan
-    if prefill and told:
-        return replace(plan, request=_with_turns(request, told), join="prefill", told=told)
-    if not is_worth_keeping(told):
+    if prefill and shown:
+        return replace(plan, request=_with_turns(request, shown), join="prefill", shown=shown)
+    if not is_worth_keeping(shown):
         anew = replace(request, messages=_history(request), continue_final_message=False)
-        return replace(plan, request=anew, join="restart", told=told)
-    anchor = anchor_of(told)
+        return replace(plan, request=anew, join="restart", shown=shown)
+    anchor = anchor_of(shown)
     is_whole = request.response_format is not None
     write = rewrite_notice if is_whole else continue_notice
     notice = write(quoted(anchor), plan.language)
     return replace(
         plan,
-        request=_with_turns(request, told, notice),
+        request=_with_turns(request, shown, notice),
         join="rewrite" if is_whole else "echo",
-        told=told,
+        shown=shown,
         anchor=anchor,
     )
 
 
-def _with_turns(request: GenerationRequest, told: str, notice: str = "") -> GenerationRequest:
+def _with_turns(request: GenerationRequest, shown: str, notice: str = "") -> GenerationRequest:
     """The conversation with the answer so far, and with the *notice* if there is one."""
     history = _history(request)
     if history and history[-1].role == "assistant" and not history[-1].tool_calls:
-        told = f"{history[-1].content}\n\n{told}"
+        shown = f"{history[-1].content}\n\n{shown}"
         history = history[:-1]
-    messages = (*history, Message(role="assistant", content=told))
+    messages = (*history, Message(role="assistant", content=shown))
     if notice:
         messages = (*messages, Message(role="user", content=notice))
     return replace(request, messages=messages, continue_final_message=not notice)
@@ -261,7 +263,7 @@ def _limited(
 
 
 def _echo_tokens(plan: Continuation) -> int:
-    repeated = plan.anchor if plan.join == "echo" else plan.told
+    repeated = plan.anchor if plan.join == "echo" else plan.shown
     if plan.join in ("fresh", "prefill"):
         return 0
     return ECHO_RESERVE_TOKENS + len(repeated.encode(errors="replace")) // BYTES_PER_ECHO_TOKEN

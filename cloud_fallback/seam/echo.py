@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.seam.folding import fold
-
 SEED_UNITS = 8
 """Matching this many units in a row is worth following."""
 
@@ -126,9 +124,3 @@ def is_junk(units: str) -> bool:
 def is_periodic(units: str) -> bool:
     """Whether *units* are the same units one and a half times, or more often."""
     return any(units[n:] == units[:-n] for n in range(1, 2 * len(units) // 3 + 1))
-
-
-def split_units(character: str) -> list[tuple[str, str]]:
-    """Each unit of *character* with the units that come after it."""
-    units = fold(character)
-    return [(unit, units[index + 1 :]) for index, unit in enumerate(units)]

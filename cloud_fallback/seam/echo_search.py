@@ -12,9 +12,8 @@ from spillover.cloud_fallback.seam.echo import (
     Track,
     is_junk,
     is_periodic,
-    split_units,
 )
-from spillover.cloud_fallback.seam.folding import fold, raw_length, raw_length_from_end
+from spillover.cloud_fallback.seam.folding import fold, raw_length, raw_length_from_end, split_units
 from spillover.cloud_fallback.seam.preamble import (
     MAX_PREAMBLE_CHARS,
     TERMINATORS,
@@ -50,8 +49,8 @@ class EchoSearch:
 
     def __init__(self, plan: Continuation, *, rewrites: bool = False) -> None:
         self.held: list[str] = []
-        self._told = plan.told
-        self._units = fold(plan.told)
+        self._shown = plan.shown
+        self._units = fold(plan.shown)
         self._anchor = fold(plan.anchor)
         self._can_replace = plan.can_replace
         self._n_context = len(plan.context)
@@ -234,8 +233,8 @@ class EchoSearch:
         again = self._units[begin:]
         if self._units.find(again) != begin or is_periodic(again):
             return False
-        start = len(self._told) - raw_length_from_end(self._told, n_units)
-        before = self._told[max(0, start - 1) : start]
+        start = len(self._shown) - raw_length_from_end(self._shown, n_units)
+        before = self._shown[max(0, start - 1) : start]
         # Letters without capitals: in most of their scripts words are not set apart.
         return not before.isalnum() or before.lower() == before.upper()
 
@@ -244,7 +243,7 @@ class EchoSearch:
         joined = self._replaced("restart", match)
         if joined is None:
             self._diverged = match
-            left = len(self._told) - raw_length(self._told, match.place)
+            left = len(self._shown) - raw_length(self._shown, match.place)
             self._limit = len(self.held) + left + left // 2 + HOLD_CHARS
         return joined
 
@@ -253,7 +252,7 @@ class EchoSearch:
         joined = self._replaced("anchor", match)
         if joined:
             return joined
-        left = self._told[raw_length(self._told, match.place) :]
+        left = self._shown[raw_length(self._shown, match.place) :]
         if not any(map(str.isspace, left)):
             # The word stands as it was sent; what comes after the writer's version of it is new.
             self._skips_word = True
@@ -270,12 +269,12 @@ class EchoSearch:
 
     def _replaced(self, kind: SeamKind, match: Match) -> Joined | None:
         """The join that takes back what the writer put differently; None where it must not."""
-        place = boundary_before(self._told, raw_length(self._told, match.place))
+        place = boundary_before(self._shown, raw_length(self._shown, match.place))
         if match.rest and place:
-            place = boundary_before(self._told, place - 1)
+            place = boundary_before(self._shown, place - 1)
         if not self._can_replace or place < self._n_context:
             return None
-        n_back = match.place - len(fold(self._told[:place]))
+        n_back = match.place - len(fold(self._shown[:place]))
         text = "".join(self.held[: match.end])
         start = len(text) - raw_length_from_end(text, n_back + len(match.rest))
         return Joined(kind=kind, start=start, place=place)

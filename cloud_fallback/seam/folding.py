@@ -8,7 +8,6 @@ the same units however it is cut.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
 
 _INVISIBLE = "\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"
 _ALIKE = {
@@ -62,22 +61,24 @@ def raw_length(text: str, n_units: int) -> int:
 
 def raw_length_from_end(text: str, n_units: int) -> int:
     """Length of the shortest end of *text* that has at least *n_units* units."""
-    for n, index in enumerate(_backwards(text)):
+    for n, character in enumerate(reversed(text)):
         if n_units <= 0:
             return n
-        n_units -= len(_UNITS[ord(text[index])])
+        n_units -= len(_UNITS[ord(character)])
     return len(text)
-
-
-def _backwards(text: str) -> Iterator[int]:
-    return iter(range(len(text) - 1, -1, -1))
-
-
-def n_trailing_blank(text: str) -> int:
-    """How many last characters of *text* fold to nothing."""
-    return next((n for n, index in enumerate(_backwards(text)) if fold(text[index])), len(text))
 
 
 def n_leading_blank(text: str) -> int:
     """How many first characters of *text* fold to nothing."""
     return next((n for n, character in enumerate(text) if fold(character)), len(text))
+
+
+def n_trailing_blank(text: str) -> int:
+    """How many last characters of *text* fold to nothing."""
+    return next((n for n, character in enumerate(reversed(text)) if fold(character)), len(text))
+
+
+def split_units(character: str) -> list[tuple[str, str]]:
+    """Each unit of *character* with the units that come after it."""
+    units = fold(character)
+    return [(unit, units[index + 1 :]) for index, unit in enumerate(units)]

@@ -7,13 +7,18 @@ from spillover.cloud_fallback.seam.answer_text import Piece
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
 from spillover.cloud_fallback.seam.folding import raw_length_from_end
-from spillover.cloud_fallback.seam.form_search import FormSearch
-from spillover.cloud_fallback.seam.repair import SetApart, lead_after, repaired
-from spillover.cloud_fallback.seam.search import Joined, PrefillSearch, RestartSearch, Search
-from spillover.cloud_fallback.seam.splice import Splice, closing_quote
-from spillover.cloud_fallback.seam.stage import Stage
-from spillover.cloud_fallback.seam.trailing import JsonEnd, JsonStart, Unwrapped
-from spillover.runtime.text.json_reader import JsonReader
+from spillover.cloud_fallback.seam.format_search import FormatSearch
+from spillover.cloud_fallback.seam.repair import repaired
+from spillover.cloud_fallback.seam.search import Joined, RepeatSearch, Search
+from spillover.cloud_fallback.seam.stages import (
+    JsonEnd,
+    JsonStart,
+    SetApart,
+    Splice,
+    Stage,
+    Unwrapped,
+    closing_quote,
+)
 from spillover.runtime.text.markdown import open_fence
 
 HOLD_S = 1.5
@@ -21,10 +26,10 @@ HOLD_S = 1.5
 
 
 class SeamMachine:
-    """Takes the new writer's text, gives what the client is to see.
+    """Takes the new writer's text; returns what the client may see.
 
     Text is held back only until it is known how it joins; from then on it passes through. Pure:
-    the caller tells the time, in seconds of any clock, and calls on_deadline() when
+    the caller passes the time in, in seconds of any clock, and calls on_deadline() when
     hold_deadline() has passed without text.
     """
 
@@ -41,7 +46,7 @@ class SeamMachine:
         """How the texts were joined; None while that is not known."""
         if self._search is None:
             self.settled = "restart" if plan.takes_back else "fresh"
-            self._stages = [JsonEnd(JsonReader())] if plan.is_json else []
+            self._stages = [JsonEnd()] if plan.is_json else []
 
     @property
     def trimmed_chars(self) -> int:
@@ -93,49 +98,39 @@ class SeamMachine:
 
     def _settle(self, joined: Joined, more: str) -> list[Piece]:
         assert self._search is not None
-        text = joined.rest + "".join(self._search.held[joined.start :])
+        plan, text = self._plan, joined.rest + "".join(self._search.held[joined.start :])
         self._search = None
-        self.settled = "unverified" if self._plan.left_behind else joined.kind
+        self.settled = "unverified" if plan.left_behind else joined.kind
         pieces: list[Piece] = []
         if joined.place is not None:
-            pieces.append(Replace(keep_chars=joined.place - len(self._plan.context)))
-        if self._is_to_repair(joined):
+            pieces.append(Replace(keep_chars=joined.place - len(plan.context)))
+        # Nothing is known but that the text comes after the answer.
+        is_known = joined.n_repeated or joined.lead is not None or plan.left_behind
+        if joined.kind == "unverified" and not is_known and not plan.is_json:
             # Only what was held, so that the outcome does not depend on what came with it.
-            text = repaired(self._plan.context + self._plan.kept, text)
+            text = repaired(plan.context + plan.kept, text)
         self._stages = self._stages_for(joined)
         return self._given(pieces, self._pass(text + more))
-
-    def _is_to_repair(self, joined: Joined) -> bool:
-        """Whether nothing is known but that the text comes after the answer."""
-        is_known = joined.n_repeated or joined.lead is not None or self._plan.left_behind
-        return joined.kind == "unverified" and not is_known and not self._plan.is_json
 
     def _stages_for(self, joined: Joined) -> list[Stage]:
         plan = self._plan
         known = plan.context + plan.kept
         stages: list[Stage] = []
         if plan.left_behind:
-            stages.append(SetApart(lead_after(plan.left_behind, "\n\n")))
+            stages.append(SetApart(plan.left_behind, "\n\n"))
         elif joined.lead is not None:
-            stages.append(SetApart(lead_after(known, joined.lead)))
+            stages.append(SetApart(known, joined.lead))
         elif joined.place is not None:
             known = known[: joined.place]
         elif joined.kind != "unverified" or joined.n_repeated:
-            stages.append(self._splice_for(joined))
+            begin = len(plan.shown) - raw_length_from_end(plan.shown, joined.n_repeated)
+            closing = closing_quote(joined.skipped, plan.shown[:begin])
+            stages.append(Splice(plan.pending, closing=closing, is_json=plan.is_json))
         if plan.is_json:
-            document = JsonReader()
-            document.feed(known[len(plan.context) :])
-            if not document.is_broken:
-                stages.append(JsonEnd(document))
+            stages.append(JsonEnd(known[len(plan.context) :]))
         elif (wrapping := open_fence(joined.skipped)) and open_fence(known) is None:
             stages.append(Unwrapped(wrapping))
         return stages
-
-    def _splice_for(self, joined: Joined) -> Splice:
-        plan = self._plan
-        begin = len(plan.told) - raw_length_from_end(plan.told, joined.n_repeated)
-        closing = closing_quote(joined.skipped, plan.told[:begin])
-        return Splice(plan.pending, closing=closing, is_json=plan.is_json)
 
     def _pass(self, text: str) -> str:
         for stage in self._stages:
@@ -156,10 +151,8 @@ def _search_for(plan: Continuation) -> Search | None:
         case "echo":
             return EchoSearch(plan)
         case "rewrite":
-            return FormSearch(plan)
-        case "restart":
-            return RestartSearch(plan)
-        case "prefill":
-            return PrefillSearch(plan)
+            return FormatSearch(plan)
+        case "restart" | "prefill":
+            return RepeatSearch(plan, plan.join)
         case "fresh":
-            return RestartSearch(plan) if plan.left_behind else None
+            return RepeatSearch(plan, "restart") if plan.left_behind else None

@@ -46,34 +46,6 @@ def repaired(before: str, text: str) -> str:
     return _spaced(before, text)
 
 
-class SetApart:
-    """Puts *lead* in the place of the blanks that a text begins with."""
-
-    def __init__(self, lead: str) -> None:
-        self._lead = lead
-        self.is_done = False
-
-    def feed(self, text: str) -> str:
-        if self.is_done:
-            return text
-        text = text.lstrip()
-        self.is_done = bool(text)
-        return self._lead + text if text else ""
-
-    def flush(self) -> str:
-        return ""
-
-
-def lead_after(before: str, lead: str) -> str:
-    """*lead*, or what of it is missing at the end of *before*."""
-    if not before or (before[-1].isspace() and "\n" not in lead):
-        return ""
-    if open_fence(before) is not None:
-        lead = "\n"
-    n = next(n for n in range(len(lead), -1, -1) if before.endswith(lead[:n]))
-    return lead[n:]
-
-
 def _is_another_word(before: str, text: str) -> bool:
     """Whether a letter meets the capital of a new word: "eat", "Ruby". Two small letters may be
     one word or two, and nothing shows which."""

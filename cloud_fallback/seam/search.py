@@ -5,27 +5,26 @@ Every decision depends on the text alone, never on how it came in pieces.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.cloud_fallback.seam.echo import split_units
-from spillover.cloud_fallback.seam.folding import fold
+from spillover.cloud_fallback.seam.folding import fold, split_units
 
 PREFILL_ECHO_UNITS = 64
-"""A prefilled writer that repeats so much of its own turn did not continue it."""
+"""A prefilled writer that repeats this much of its own turn did not continue it."""
 
 REFRAIN_UNITS = 24
-"""Unless its turn holds so much of its beginning twice."""
+"""Unless this much of the turn's beginning occurs in it twice."""
 
 
 class Joined(Struct, frozen=True, kw_only=True):
     """The decision: what is new begins at held[start:], after *rest* (units of a character that
-    was cut). *place*: the new text replaces the answer from this character of what was told on;
-    None: it comes after the answer."""
+    was cut). *place*: the new text replaces the answer from this character of what the writer was
+    shown; None: it comes after the answer."""
 
     kind: SeamKind
     start: int
@@ -52,8 +51,8 @@ class Search(Protocol):
 
     def feed(self, character: str) -> Joined | None: ...
     def give_up(self) -> Joined:
-        """The best decision on what is there: the hold limit has come. Raises SeamFailed where
-        the answer's form allows none."""
+        """The best decision on the text so far: the hold limit has come. Raises SeamFailed where
+        the response format allows none."""
         ...
 
     def finish(self) -> Joined:
@@ -61,68 +60,50 @@ class Search(Protocol):
         ...
 
 
-class RestartSearch:
-    """The writer begins the answer anew; the little that was said may be its beginning."""
+class RepeatSearch:
+    """Follows the answer from its beginning. *kind* "restart": the writer begins the answer anew;
+    "prefill": it continues its own turn, which some servers repeat first."""
 
-    def __init__(self, plan: Continuation) -> None:
+    def __init__(self, plan: Continuation, kind: Literal["restart", "prefill"]) -> None:
         self.held: list[str] = []
-        self._units = fold(plan.told)
-        self._place = len(plan.context) if plan.can_replace else None
-        self._has_response_format = plan.request.response_format is not None
+        self._plan = plan
+        self._kind: Literal["restart", "prefill"] = kind
+        self._units = fold(plan.shown)
+        self._least = 0
         self._n = 0
+        if kind == "prefill":
+            self._least = PREFILL_ECHO_UNITS
+            is_refrain = self._units.find(self._units[:REFRAIN_UNITS], 1) >= 0
+            if is_refrain or len(self._units) < PREFILL_ECHO_UNITS:
+                self._units = ""
 
     @property
     def is_sure(self) -> bool:
-        return self._n > 0
+        return self._kind == "restart" and self._n > 0
 
     def feed(self, character: str) -> Joined | None:
         self.held.append(character)
         for unit, rest in split_units(character):
-            if self._n < len(self._units) and unit != self._units[self._n]:
-                return self.give_up()
-            self._n += 1
-            if self._n >= len(self._units):
-                if not self._units:
-                    return self.finish()
-                return Joined(kind="restart", start=len(self.held), rest=rest)
-        return None
-
-    def give_up(self) -> Joined:
-        if self._place is not None:
-            return Joined(kind="restart", start=0, place=self._place)
-        if self._has_response_format:
-            raise SeamFailed("the new text begins otherwise than what was sent of the answer")
-        return Joined(kind="unverified", start=0, lead="\n\n")
-
-    def finish(self) -> Joined:
-        """All of it repeats the beginning of what was said, unless that was nothing."""
-        return Joined(kind="restart", start=len(self.held) if self._units else 0)
-
-
-class PrefillSearch:
-    """The writer goes on with its own turn. Some servers repeat it first, or begin anew."""
-
-    is_sure = False
-
-    def __init__(self, plan: Continuation) -> None:
-        self.held: list[str] = []
-        units = fold(plan.told)
-        begins_once = units.find(units[:REFRAIN_UNITS], 1) < 0
-        self._units = units if begins_once and len(units) >= PREFILL_ECHO_UNITS else ""
-        self._n = 0
-
-    def feed(self, character: str) -> Joined | None:
-        self.held.append(character)
-        for unit, rest in split_units(character):
-            if not self._units or unit != self._units[self._n]:
+            if not self._units:
+                return self.finish()
+            if unit != self._units[self._n]:
                 return self.give_up()
             self._n += 1
             if self._n == len(self._units):
-                return Joined(kind="prefill", start=len(self.held), rest=rest)
+                return Joined(kind=self._kind, start=len(self.held), rest=rest)
         return None
 
     def give_up(self) -> Joined:
-        return Joined(kind="prefill", start=0)
+        plan = self._plan
+        if self._kind == "prefill":
+            return Joined(kind="prefill", start=0)
+        if plan.can_replace:
+            return Joined(kind="restart", start=0, place=len(plan.context))
+        if plan.request.response_format is not None:
+            raise SeamFailed("the new text does not begin with the text that was sent")
+        return Joined(kind="unverified", start=0, lead="\n\n")
 
     def finish(self) -> Joined:
-        return Joined(kind="prefill", start=len(self.held) if self._n >= PREFILL_ECHO_UNITS else 0)
+        """All of it repeats the beginning of the answer, unless there was nothing to repeat."""
+        is_repeated = self._units and self._n >= self._least
+        return Joined(kind=self._kind, start=len(self.held) if is_repeated else 0)

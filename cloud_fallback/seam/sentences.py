@@ -26,14 +26,17 @@ MAX_ROLLBACK_CHARS = 600
 """A boundary further back than this is not worth the text that it costs: a word's end will do."""
 
 
-def boundaries(text: str, start: int = 0, *, is_whole: bool = True) -> Iterator[int]:
+def boundaries(
+    text: str, start: int = 0, *, is_whole: bool = True, fence: str | None = None
+) -> Iterator[int]:
     """Yield the ends of sentences and lines of *text* from *start* on, in order.
 
     An end lies before the white space that follows it. *is_whole* False: more text will come, so
-    that a full stop at the end of *text* does not count yet.
+    that a full stop at the end of *text* does not count yet. *fence*: the marker of the code
+    block in which *text* begins.
     """
     line_start = text.rfind("\n", 0, start) + 1
-    fence = open_fence(text[:line_start])
+    fence = open_fence(text[:line_start], fence)
     while line_start < len(text):
         line_end = text.find("\n", line_start)
         is_last = line_end < 0
@@ -72,10 +75,10 @@ def _is_abbreviation(line: str, found: re.Match[str]) -> bool:
     return core in _ABBREVIATED or len(core) == 1 or (core.isdigit() and len(core) < 3)
 
 
-def sentence_end(text: str, start: int = 0) -> int | None:
+def sentence_end(text: str, start: int = 0, *, fence: str | None = None) -> int | None:
     """The first place at or after *start* where a still growing *text* can be left; None: not
     yet."""
-    return next(boundaries(text, start, is_whole=False), None)
+    return next(boundaries(text, start, is_whole=False, fence=fence), None)
 
 
 def good_boundary(text: str, keep_chars: int | None = None) -> int:
@@ -99,3 +102,35 @@ def _word_end(text: str, keep: int) -> int:
     while start and not text[start - 1].isspace():
         start -= 1
     return len(text[:start].rstrip())
+
+
+class SentenceFinish:
+    """Lets a writer that is to be replaced end its sentence, list item or line first.
+
+    The bounds are *max_tokens* from now on and the time *until*; beyond them the text ends where
+    it is.
+    """
+
+    def __init__(self, said: str, *, until: float, max_tokens: int) -> None:
+        # Code blocks may begin far back: all of the text is read once, and its last line kept.
+        line_start = said.rfind("\n") + 1
+        self._fence = open_fence(said[:line_start])
+        self._text = said[line_start:]
+        self._start = len(self._text)
+        self._until = until
+        self._tokens_left = max_tokens
+        self.is_done = False
+
+    def feed(self, text: str, n_tokens: int, now: float) -> str:
+        """What of *text*, which has *n_tokens* and came at *now*, still belongs to the answer."""
+        if self.is_done:
+            return ""
+        n_passed = len(self._text)
+        self._text += text
+        end = sentence_end(self._text, self._start, fence=self._fence)
+        if end is not None:
+            self.is_done = True
+            return self._text[n_passed:end]
+        self._tokens_left -= n_tokens
+        self.is_done = self._tokens_left <= 0 or now >= self._until
+        return text

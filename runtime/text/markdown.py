@@ -21,9 +21,9 @@ def fence_after(marker: str | None, found: re.Match[str]) -> str | None:
     return None if closes else marker
 
 
-def open_fence(text: str) -> str | None:
-    """The marker of the code block in which *text* ends; None outside of code."""
-    marker: str | None = None
+def open_fence(text: str, marker: str | None = None) -> str | None:
+    """The marker of the code block in which *text* ends; None outside of code. *marker*: of the
+    block in which it begins."""
     for found in FENCE.finditer(text):
         marker = fence_after(marker, found)
     return marker

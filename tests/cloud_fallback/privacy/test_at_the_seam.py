@@ -67,7 +67,7 @@ def no_private_text_in(redacted: Redacted) -> None:
 def test_the_echo_of_an_anchor_joins_wherever_the_answer_was_cut(cut: int) -> None:
     said = ANSWER[:cut]
     plan = plan_continuation(REQUEST, said)
-    redacted = REDACTOR.redact(plan.request, partial=plan.told)
+    redacted = REDACTOR.redact(plan.request, partial=plan.shown)
     no_private_text_in(redacted)
     partial, notice = (message.content for message in redacted.request.messages[-2:])
     if not CLOUDS_ANSWER.startswith(partial):
@@ -83,7 +83,7 @@ def test_the_echo_of_an_anchor_joins_wherever_the_answer_was_cut(cut: int) -> No
 def test_a_prefilled_turn_goes_on_wherever_the_answer_was_cut(cut: int) -> None:
     said = ANSWER[:cut]
     plan = plan_continuation(REQUEST, said, prefill=True)
-    redacted = REDACTOR.redact(plan.request, partial=plan.told)
+    redacted = REDACTOR.redact(plan.request, partial=plan.shown)
     no_private_text_in(redacted)
     partial = redacted.request.messages[-1].content
     if not CLOUDS_ANSWER.startswith(partial):
@@ -96,5 +96,5 @@ def test_a_prefilled_turn_goes_on_wherever_the_answer_was_cut(cut: int) -> None:
 def test_a_raw_prompt_joins_too(cut: int) -> None:
     request = GenerationRequest(prompt=f"{ASKED}\n\n")
     plan = plan_continuation(request, ANSWER[:cut])
-    redacted = REDACTOR.redact(plan.request, partial=plan.told)
+    redacted = REDACTOR.redact(plan.request, partial=plan.shown)
     no_private_text_in(redacted)

@@ -23,7 +23,7 @@ def read(answer: str, at: int, cloud: str, *, can_replace: bool = False) -> Clie
 
 
 def after(plan: Continuation, answer: str) -> str:
-    return answer[len(plan.told) :]
+    return answer[len(plan.shown) :]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_an_echo_may_begin_further_back_than_was_asked(
     plan = planned(answer, at)
     if plan.join != "echo":
         return
-    begin = data.draw(st.integers(0, len(plan.told) - len(plan.anchor)))
+    begin = data.draw(st.integers(0, len(plan.shown) - len(plan.anchor)))
     assert Client(plan, answer[:at]).read(answer[begin:], data.draw(SIZES)) == answer
 
 

@@ -35,7 +35,7 @@ def planned(at: int, *, can_replace: bool = False) -> Continuation:
 @given(PLACES, SIZES)
 def test_a_document_is_joined_to_its_echo_at_any_cut(at: int, sizes: list[int]) -> None:
     plan = planned(at)
-    cloud = DOCUMENT if plan.join != "rewrite" else plan.anchor + DOCUMENT[len(plan.told) :]
+    cloud = DOCUMENT if plan.join != "rewrite" else plan.anchor + DOCUMENT[len(plan.shown) :]
     assert Client(plan, DOCUMENT[:at]).read(cloud, sizes) == DOCUMENT
 
 
@@ -63,7 +63,7 @@ def test_an_escape_that_was_cut_goes_on_as_the_character_it_stands_for() -> None
     begin = DOCUMENT.index(r"\uD83D")
     for n in range(1, 12):
         plan = planned(begin + n)
-        assert plan.told == DOCUMENT[:begin].rstrip()
+        assert plan.shown == DOCUMENT[:begin].rstrip()
         client = Client(plan, DOCUMENT[: begin + n])
         rest = DOCUMENT[begin:].replace(r"\uD83D\uDE00", "😀").replace(r"\u00e9", "é")
         assert json.loads(client.read(DOCUMENT[:begin] + rest, [3])) == VALUE

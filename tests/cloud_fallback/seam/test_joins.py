@@ -31,7 +31,7 @@ def echo_of(plan: Continuation, answer: str, echo: Callable[[str], str], preambl
     """The anchor, as a model repeats it, and the rest; the answer where no anchor was asked for."""
     if plan.join in ("fresh", "restart"):
         return answer
-    return preamble + echo(plan.anchor) + answer[len(plan.told) :]
+    return preamble + echo(plan.anchor) + answer[len(plan.shown) :]
 
 
 @pytest.mark.parametrize("echo", ECHOES, ids=lambda echo: echo.__name__)
@@ -54,7 +54,7 @@ def test_a_restart_joins_the_answer(
     plan = planned(answer, at)
     client = Client(plan, answer[:at])
     is_fresh = plan.join in ("fresh", "restart")
-    cloud = answer if is_fresh else preamble + echo(plan.told) + answer[len(plan.told) :]
+    cloud = answer if is_fresh else preamble + echo(plan.shown) + answer[len(plan.shown) :]
     assert client.read(cloud, sizes) == answer
 
 

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Replace, SeamKind
-from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
+from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece, VisibleLimit
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.cloud_fallback.seam.machine import SeamMachine
-from spillover.cloud_fallback.seam.token_limit import VisibleLimit
 from spillover.runtime.events import Origin
 from tests.cloud_fallback.seam.corpus import ALL, ECHOES, PREAMBLES, PROSE, pieces_of
 from tests.cloud_fallback.seam.test_joins import ASKED, SIZES
@@ -80,7 +79,7 @@ def goes_on(
     """A writer that knows how *answer* goes on, up to a place."""
 
     def write(plan: Continuation) -> str:
-        begin = len(plan.told)
+        begin = len(plan.shown)
         repeats = preamble + echo(plan.anchor) if plan.join == "echo" else ""
         if plan.join == "restart":
             begin = 0

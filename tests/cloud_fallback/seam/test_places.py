@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.seam.finish_sentence import SentenceFinish
+from spillover.cloud_fallback.seam.answer_text import VisibleLimit
 from spillover.cloud_fallback.seam.folding import (
     fold,
     n_leading_blank,
@@ -16,8 +16,12 @@ from spillover.cloud_fallback.seam.folding import (
     raw_length,
     raw_length_from_end,
 )
-from spillover.cloud_fallback.seam.sentences import boundaries, good_boundary, sentence_end
-from spillover.cloud_fallback.seam.token_limit import VisibleLimit
+from spillover.cloud_fallback.seam.sentences import (
+    SentenceFinish,
+    boundaries,
+    good_boundary,
+    sentence_end,
+)
 from spillover.runtime.text.graphemes import is_boundary
 from tests.cloud_fallback.seam.corpus import ALL, pieces_of
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import CannotContinue
-from spillover.cloud_fallback.seam.anchor import anchor_of, quoted
+from spillover.cloud_fallback.seam.answer_text import tokens_left
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.cloud_fallback.seam.folding import fold
-from spillover.cloud_fallback.seam.token_limit import tokens_left
+from spillover.cloud_fallback.seam.notices import anchor_of, quoted
 from spillover.runtime.request import (
     GenerationRequest,
     JsonObject,
@@ -130,8 +130,8 @@ def test_a_prefilled_turn_goes_on_at_any_cut(at: int, name: str, data: st.DataOb
     at = data.draw(st.integers(1, len(answer)))
     plan = plan_continuation(REQUEST, answer[:at], prefill=True)
     sizes = data.draw(st.lists(st.integers(1, 20), max_size=4))
-    assert Client(plan, answer[:at]).read(answer[len(plan.told) :], sizes) == answer
-    if len(fold(plan.told)) >= 64 and name not in ("chorus", "braces"):
+    assert Client(plan, answer[:at]).read(answer[len(plan.shown) :], sizes) == answer
+    if len(fold(plan.shown)) >= 64 and name not in ("chorus", "braces"):
         # A server that repeats the turn first.
         assert Client(plan, answer[:at]).read(answer, sizes) == answer
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.cloud_fallback.seam.machine import HOLD_S, SeamMachine
 from spillover.cloud_fallback.seam.repair import repaired
-from spillover.cloud_fallback.seam.splice import Splice
-from spillover.cloud_fallback.seam.trailing import Unwrapped
+from spillover.cloud_fallback.seam.stages import Splice, Unwrapped
 from tests.cloud_fallback.seam.corpus import CODE, PROSE, pieces_of
 from tests.cloud_fallback.seam.test_joins import ASKED, SIZES
 
@@ -189,5 +188,5 @@ def test_code_keeps_its_indentation() -> None:
     plan = plan_continuation(ASKED, CODE[:at])
     assert plan.pending == "\n\n    "
     machine = SeamMachine(plan)
-    pieces = machine.feed(plan.anchor + CODE[len(plan.told) :], 0.0)
+    pieces = machine.feed(plan.anchor + CODE[len(plan.shown) :], 0.0)
     assert CODE[:at] + "".join(map(str, pieces)) == CODE

@@ -1,4 +1,4 @@
-"""Joins an answer that must have a given form: what does not fit is never shown."""
+"""Joins an answer that follows a response format: text that does not fit is never shown."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from spillover.runtime.text.markdown import FENCE
 MAX_HELD_CHARS = 1 << 16
 
 
-class FormSearch:
-    """The whole answer was asked for once more, and the provider holds it to the form.
+class FormatSearch:
+    """The whole answer was asked for once more, and the provider holds it to the format.
 
     Text that cannot be shown to follow the answer is held until, with the answer, it is a
     complete JSON document; where it cannot become one, SeamFailed is raised. Time does not end
@@ -24,12 +24,9 @@ class FormSearch:
     is_sure = True
 
     def __init__(self, plan: Continuation) -> None:
-        self._can_replace = plan.can_replace
-        self._n_context = len(plan.context)
-        self._opening = plan.kept.lstrip()[:1]
+        self._plan = plan
         self._echo: EchoSearch | None = EchoSearch(plan, rewrites=True)
         self.held = self._echo.held
-        self._is_json = plan.is_json
         self._document = JsonReader()
         self._document.feed(plan.kept)
 
@@ -59,19 +56,22 @@ class FormSearch:
 
     def _read(self, text: str) -> Joined | None:
         self._document.feed(text)
-        if self._is_json and not self._document.is_broken and len(self.held) <= MAX_HELD_CHARS:
-            return Joined(kind="unverified", start=0) if self._document.has_ended else None
+        is_open = not self._document.is_broken and len(self.held) <= MAX_HELD_CHARS
+        if self._plan.is_json and is_open:
+            is_whole = self._document.has_ended
+            return Joined(kind="unverified", start=0) if is_whole else None
         joined = self._anew(is_whole=False)
         if joined is None:
-            raise SeamFailed("the new text does not fit what was sent in the answer's form")
+            raise SeamFailed("the new text does not fit the response format after what was sent")
         return joined
 
     def _anew(self, *, is_whole: bool) -> Joined | None:
         """A document of its own, where the old one may be taken back."""
-        if not (self._is_json and self._can_replace):
+        plan = self._plan
+        if not (plan.is_json and plan.can_replace):
             return None
         text = "".join(self.held)
-        start = text.find(self._opening, 0, MAX_PREAMBLE_CHARS)
+        start = text.find(plan.kept.lstrip()[:1], 0, MAX_PREAMBLE_CHARS)
         before = text[: max(0, start)]
         is_lead = not before.strip() or is_preamble(before) or FENCE.search(before)
         if start < 0 or not is_lead:
@@ -80,4 +80,4 @@ class FormSearch:
         document.feed(text[start:])
         if document.is_broken or (is_whole and not document.has_ended):
             return None
-        return Joined(kind="restart", start=start, place=self._n_context)
+        return Joined(kind="restart", start=start, place=len(plan.context))
