@@ -10,7 +10,6 @@ from spillover.cloud_fallback.providers.credentials.credentials import (
     Credentials,
     Key,
     Missing,
-    NoKey,
 )
 from spillover.cloud_fallback.providers.credentials.google_adc import GoogleDefault
 from spillover.cloud_fallback.providers.credentials.token_command import TokenCommand
@@ -54,7 +53,7 @@ def _credentials(
     if key := keys.find(settings):
         return Key(name, key, dialect.key_headers)
     if settings.is_local_network or without_key == "allowed":
-        return NoKey()
+        return Credentials(name)
     if settings.needs_token:
         return GoogleDefault(name, http)
     if without_key == "aws":

@@ -15,7 +15,7 @@ from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
 from spillover.cloud_fallback.providers.build import dialect_of
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-from spillover.cloud_fallback.providers.credentials.credentials import NoKey
+from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.events import EngineEvent, Finished
 from tests.answers import ask, text_of
@@ -53,7 +53,7 @@ def engine(dialect: str, chunks: list[bytes]) -> CloudEngine:
     base_url = "http://127.0.0.1:1"
     settings = ProviderSettings(name="p", dialect=dialect, model=MODELS[dialect], base_url=base_url)
     http: Any = Canned(chunks, VOICES[FAKES.get(dialect, dialect)].content_type)  # type: ignore[arg-type]  # the names in FAKES are replaced
-    return CloudEngine(settings, dialect_of(settings), http, NoKey())
+    return CloudEngine(settings, dialect_of(settings), http, Credentials(settings.name))
 
 
 def stream_of(dialect: str) -> bytes:

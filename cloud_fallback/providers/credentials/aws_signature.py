@@ -1,7 +1,7 @@
 """AWS's signature version 4, for Bedrock without a bearer key.
 
-botocore finds the credentials as all of AWS's tools do (environment, ~/.aws, container, machine)
-and signs.
+botocore finds the credentials as all AWS tools do (environment, ~/.aws, container, machine), and
+signs.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from typing import Any
 from spillover.cloud_fallback.errors import AuthFailed
 from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
+from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 
 SERVICE = "bedrock"
 MISSING = (
     "Bedrock without AWS_BEARER_TOKEN_BEDROCK needs botocore: pip install 'spillover[bedrock]'"
 )
 _NO_CREDENTIALS = (
-    "no AWS credentials were found: set AWS_BEARER_TOKEN_BEDROCK, or configure AWS as for its "
-    "other tools"
+    "no AWS credentials were found: set AWS_BEARER_TOKEN_BEDROCK, or configure credentials as for "
+    "other AWS tools"
 )
 
 
-class AwsSignature:
-    """See Credentials."""
+class AwsSignature(Credentials):
+    """Signs requests for one region."""
 
     def __init__(self, provider: str, region: str) -> None:
-        self._provider = provider
+        super().__init__(provider)
         self._region = region
         self._lock = threading.Lock()
         self._found: Any = None
@@ -38,8 +39,7 @@ class AwsSignature:
         return None if importlib.util.find_spec("botocore") else MISSING
 
     def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
-        if self.problem:
-            raise AuthFailed(self._provider, self.problem)
+        self.check()
         # Not before they are needed: these imports take a fifth of a second.
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
@@ -53,9 +53,6 @@ class AwsSignature:
         SigV4Auth(self._credentials(), SERVICE, self._region).add_auth(signed)
         return {name.lower(): value for name, value in signed.headers.items()}
 
-    def renew(self) -> bool:
-        return False
-
     def _credentials(self) -> Any:
         from botocore.exceptions import BotoCoreError
         from botocore.session import Session
@@ -65,7 +62,7 @@ class AwsSignature:
                 self._found = self._found or Session().get_credentials()
                 frozen = self._found and self._found.get_frozen_credentials()
         except BotoCoreError as error:
-            raise AuthFailed(self._provider, _NO_CREDENTIALS) from error
+            raise AuthFailed(self.provider, _NO_CREDENTIALS) from error
         if frozen is None or frozen.access_key is None:
-            raise AuthFailed(self._provider, _NO_CREDENTIALS)
+            raise AuthFailed(self.provider, _NO_CREDENTIALS)
         return frozen

@@ -18,17 +18,18 @@ from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Http, Outgoing
 from spillover.cloud_fallback.http.errors import HttpError, Stopped
 from spillover.cloud_fallback.http.slots import Slots
+from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 MISSING = "Vertex AI's default credentials need google-auth: pip install 'spillover[vertex]'"
 MAX_ANSWER_BYTES = 256 * 1024
 
 
-class GoogleDefault:
-    """See Credentials. Tokens are kept as long as they hold."""
+class GoogleDefault(Credentials):
+    """Adds a token, which is kept as long as it is valid."""
 
     def __init__(self, provider: str, http: Http) -> None:
-        self._provider = provider
+        super().__init__(provider)
         self._http = http
         self._turn = Slots(1)
         self._found: Any = None
@@ -38,8 +39,7 @@ class GoogleDefault:
         return None if _is_installed("google.auth") else MISSING
 
     def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
-        if self.problem:
-            raise AuthFailed(self._provider, self.problem)
+        self.check()
         # Not before they are needed: these imports take a tenth of a second.
         library: Any = importlib.import_module("google.auth")
         failures: Any = importlib.import_module("google.auth.exceptions")
@@ -52,11 +52,8 @@ class GoogleDefault:
                 self._found.before_request(transport, outgoing.method, outgoing.url, headers)
         except failures.GoogleAuthError as error:
             call.check()
-            raise AuthFailed(self._provider, _advice(error)) from error
+            raise AuthFailed(self.provider, _advice(error)) from error
         return headers
-
-    def renew(self) -> bool:
-        return False
 
 
 class _Answer(Struct, frozen=True):
@@ -107,7 +104,7 @@ class _Transport:
 
 def _advice(error: Exception) -> str:
     return (
-        f"Google gives no token ({type(error).__name__}): run "
+        f"Google did not return a token ({type(error).__name__}): run "
         "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
     )
 

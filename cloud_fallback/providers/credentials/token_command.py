@@ -1,4 +1,4 @@
-"""A bearer token that a program of the user's prints, as gcloud and az do."""
+"""A bearer token that one of the user's programs prints, as gcloud and az do."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.client import Outgoing
 from spillover.cloud_fallback.http.errors import TimedOut
 from spillover.cloud_fallback.http.slots import Slots
+from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.credentials.secret import is_header_text
 
 LIFE_S = 300.0
-"""Tokens hold for an hour, mostly; one that does not is renewed when it is refused."""
+"""Most tokens are valid for an hour; one that is not is renewed when it is refused."""
 LONGEST_RUN_S = 20.0
 STOP_TIMEOUT_S = 2.0
 MAX_TOKEN_BYTES = 16 * 1024
 
 
-class TokenCommand:
-    """See Credentials. The program runs without a shell, when a token is needed."""
-
-    problem = None
+class TokenCommand(Credentials):
+    """Runs the program when a token is needed, without a shell."""
 
     def __init__(self, provider: str, command: Sequence[str]) -> None:
-        self._provider = provider
+        super().__init__(provider)
         self._command = tuple(command)
         self._turn = Slots(1)
-        """A program at a time, whoever needs its token."""
+        """One program at a time, whoever needs its token."""
         self._token = ""
         self._until = 0.0
         self._is_kept = False
-        """The token was there before it was last asked for."""
+        """The last headers held a token from an earlier run."""
 
     def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
         with self._turn.one(call):
@@ -53,7 +52,7 @@ class TokenCommand:
         return True
 
     def _run(self, call: Call) -> str:
-        """A new token. Raises AuthFailed, Stopped or TimedOut."""
+        """Run the program for a new token. Raises AuthFailed, Stopped or TimedOut."""
         try:
             program = subprocess.Popen(
                 self._command,
@@ -63,7 +62,7 @@ class TokenCommand:
                 start_new_session=True,
             )
         except OSError as error:
-            raise self._failed(f"cannot be started: {error.strerror}") from error
+            raise self._failed(f"could not be started: {error.strerror}") from error
         printed = _Printed(program)
         try:
             with call.within(LONGEST_RUN_S, f"a token from {self._command[0]}"):
@@ -81,11 +80,11 @@ class TokenCommand:
         return token
 
     def _failed(self, what: str) -> AuthFailed:
-        return AuthFailed(self._provider, f"token_command {self._command[0]} {what}")
+        return AuthFailed(self.provider, f"token_command {self._command[0]} {what}")
 
 
 class _Printed:
-    """Reads what a program prints in a thread, so that nobody has to wait for it."""
+    """Reads a program's output in a thread, so that nobody has to wait for it."""
 
     def __init__(self, program: subprocess.Popen[bytes]) -> None:
         self._program = program
@@ -102,7 +101,7 @@ class _Printed:
         self.over.set()
 
     def stop(self) -> None:
-        """End the program, and what it has started, if it still runs. What left its group may
+        """Kill the program and what it has started, if it still runs. What has left its group may
         live on and hold its output open; nobody waits for that."""
         if self._thread.is_alive():
             with contextlib.suppress(ProcessLookupError):

@@ -14,19 +14,15 @@ from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
     Part,
-    ProviderUsage,
     Reasons,
 )
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
-    alternating_turns,
     arguments_object,
-    chosen,
     parameters_of,
     safe_id,
-    system_text,
-    takes_only,
+    tool_fields,
 )
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.request import (
@@ -34,10 +30,7 @@ from spillover.runtime.request import (
     JsonSchema,
     Message,
     NamedTool,
-    ResponseFormat,
-    Tool,
 )
-from spillover.runtime.sampling import Sampling
 
 VERSION = "2023-06-01"
 LAST_CLAUDE_WITH_PREFILL = (4, 5)
@@ -74,15 +67,15 @@ class AnthropicDialect(Dialect):
             "model": model,
             "max_tokens": request.max_tokens or claude_max_tokens(model),
             "stream": True,
-            "system": system_text(request) or None,
+            "system": draft.system or None,
             "messages": [
                 {"role": turn.side, "content": [b for m in turn.messages for b in _blocks(m)]}
-                for turn in alternating_turns(draft, self.provider)
+                for turn in draft.turns
             ],
             "stop_sequences": list(draft.stop) or None,
-            **(_samplers(request.sampling) if claude_takes_samplers(model) else {}),
+            **(_samplers(draft) if claude_takes_samplers(model) else {}),
             **_tools(request),
-            **_response_format(request.response_format, self.provider),
+            **_response_format(draft),
         }
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
@@ -94,8 +87,8 @@ def visible_stops(request: GenerationRequest) -> tuple[str, ...]:
     return tuple(stop for stop in request.stop if stop.strip())
 
 
-def _samplers(sampling: Sampling) -> dict[str, Any]:
-    fields = chosen(sampling, "temperature", "top_p", "top_k")
+def _samplers(draft: Draft) -> dict[str, Any]:
+    fields = draft.chosen("temperature", "top_p", "top_k")
     if "temperature" in fields:
         fields["temperature"] = min(fields["temperature"], 1.0)
         fields.pop("top_p", None)  # the two together are refused
@@ -122,7 +115,8 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
 def _tools(request: GenerationRequest) -> dict[str, Any]:
     if not request.tools:
         return {}
-    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in request.tools]}
+    tools = [tool_fields(tool, input_schema=parameters_of(tool)) for tool in request.tools]
+    fields: dict[str, Any] = {"tools": tools}
     choice = request.tool_choice
     chosen_tool: dict[str, Any] = (
         {"type": "tool", "name": choice.name}
@@ -136,22 +130,13 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
     return fields
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    fields: dict[str, Any] = {"name": tool.name, "input_schema": parameters_of(tool)}
-    if tool.description:
-        fields["description"] = tool.description
-    if tool.strict:
-        fields["strict"] = True
-    return fields
-
-
-def _response_format(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
-    match response_format:
+def _response_format(draft: Draft) -> dict[str, Any]:
+    match draft.request.response_format:
         case None:
             return {}
         case JsonSchema(schema=schema):
             return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
-    raise takes_only(provider, "a JSON schema")
+    raise draft.takes_only("a JSON schema")
 
 
 # What a Claude's id tells, in any cloud's spelling. An unknown model is treated as the newest ones
@@ -307,18 +292,10 @@ class AnthropicDecoder(Decoder):
         if self._stop_reason == "pause_turn":
             raise Truncated(self.provider, "the model paused before its answer was complete")
         self.is_done = True
-        self.usage = _usage(self._counts)
+        counts = self._counts
+        details = counts.output_tokens_details or _OutputDetails()
+        if counts.input_tokens is not None:
+            cached = counts.cache_read_input_tokens or 0
+            prompt = counts.input_tokens + (counts.cache_creation_input_tokens or 0) + cached
+            self.count(prompt, counts.output_tokens, cached, details.thinking_tokens)
         return [] if self._stop_reason is None else self.finish(self._stop_reason)
-
-
-def _usage(counts: _Usage) -> ProviderUsage | None:
-    if counts.input_tokens is None or counts.output_tokens is None:
-        return None
-    cached = counts.cache_read_input_tokens or 0
-    details = counts.output_tokens_details
-    return ProviderUsage(
-        prompt_tokens=counts.input_tokens + (counts.cache_creation_input_tokens or 0) + cached,
-        completion_tokens=counts.output_tokens,
-        cached_tokens=cached,
-        reasoning_tokens=(details and details.thinking_tokens) or 0,
-    )

@@ -24,21 +24,16 @@ from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
     Part,
-    ProviderUsage,
     Reasons,
 )
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
     Turn,
-    alternating_turns,
     arguments_object,
-    check_parallel,
-    chosen,
     parameters_of,
     safe_id,
-    system_text,
-    takes_only,
+    tool_fields,
     without_nones,
 )
 from spillover.cloud_fallback.providers.settings import ProviderSettings
@@ -48,8 +43,6 @@ from spillover.runtime.request import (
     JsonSchema,
     Message,
     NamedTool,
-    ResponseFormat,
-    Tool,
 )
 
 
@@ -72,11 +65,9 @@ class BedrockDialect(Dialect):
         return visible_stops(request)
 
     def fields(self, draft: Draft) -> dict[str, Any]:
-        request = draft.request
-        turns = alternating_turns(draft, self.provider)
-        system = system_text(request)
+        turns = draft.turns
         config = {
-            "maxTokens": request.max_tokens,
+            "maxTokens": draft.request.max_tokens,
             "stopSequences": list(draft.stop) or None,
             **_samplers(draft),
         }
@@ -85,10 +76,10 @@ class BedrockDialect(Dialect):
                 {"role": turn.side, "content": [b for m in turn.messages for b in _blocks(m)]}
                 for turn in turns
             ],
-            "system": [{"text": system}] if system else None,
+            "system": [{"text": draft.system}] if draft.system else None,
             "inferenceConfig": without_nones(config),
-            "toolConfig": _tools(request, turns, self.provider),
-            "outputConfig": _response_format(request.response_format, self.provider),
+            "toolConfig": _tools(draft, turns),
+            "outputConfig": _response_format(draft),
         }
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
@@ -98,7 +89,7 @@ class BedrockDialect(Dialect):
 def _samplers(draft: Draft) -> dict[str, float]:
     if not claude_takes_samplers(draft.model):
         return {}
-    ours = chosen(draft.request.sampling, "temperature", "top_p")
+    ours = draft.chosen("temperature", "top_p")
     fields: dict[str, float] = {}
     if "temperature" in ours and "temperature" not in draft.without:
         fields["temperature"] = min(ours["temperature"], 1.0)
@@ -132,16 +123,19 @@ def _call_id(call_id: str) -> str:
     return safe_id(call_id, allowed="a-zA-Z0-9_.:-")
 
 
-def _tools(request: GenerationRequest, turns: list[Turn], provider: str) -> dict[str, Any] | None:
+def _tools(draft: Draft, turns: list[Turn]) -> dict[str, Any] | None:
+    request = draft.request
     if not request.tools or request.tool_choice == "none":
         if any(m.tool_calls or m.role == "tool" for turn in turns for m in turn.messages):
             raise InvalidRequest(
-                f"{provider} takes a conversation with tool calls only where tools may be called",
+                f"{draft.provider} takes a conversation with tool calls only where tools may be "
+                "called",
                 "tools",
             )
         return None
-    check_parallel(request, provider)
-    config: dict[str, Any] = {"tools": [{"toolSpec": _tool(tool)} for tool in request.tools]}
+    draft.check_parallel()
+    specs = (tool_fields(tool, inputSchema={"json": parameters_of(tool)}) for tool in request.tools)
+    config: dict[str, Any] = {"tools": [{"toolSpec": spec} for spec in specs]}
     if isinstance(request.tool_choice, NamedTool):
         config["toolChoice"] = {"tool": {"name": request.tool_choice.name}}
     elif request.tool_choice == "required":
@@ -149,25 +143,14 @@ def _tools(request: GenerationRequest, turns: list[Turn], provider: str) -> dict
     return config
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    fields: dict[str, Any] = {"name": tool.name, "inputSchema": {"json": parameters_of(tool)}}
-    if tool.description:
-        fields["description"] = tool.description
-    if tool.strict:
-        fields["strict"] = True
-    return fields
-
-
-def _response_format(
-    response_format: ResponseFormat | None, provider: str
-) -> dict[str, Any] | None:
-    match response_format:
+def _response_format(draft: Draft) -> dict[str, Any] | None:
+    match draft.request.response_format:
         case None:
             return None
         case JsonSchema(name=name, schema=schema):
             structure = {"name": name, "schema": msgspec.json.encode(schema).decode()}
             return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": structure}}}
-    raise takes_only(provider, "a JSON schema")
+    raise draft.takes_only("a JSON schema")
 
 
 # The answer.
@@ -265,9 +248,6 @@ class BedrockDecoder(Decoder):
         if usage is None:
             return
         cached = usage.cache_read_input_tokens or 0
-        self.usage = ProviderUsage(
-            prompt_tokens=usage.input_tokens + cached + (usage.cache_write_input_tokens or 0),
-            completion_tokens=usage.output_tokens,
-            cached_tokens=cached,
-        )
+        prompt = usage.input_tokens + cached + (usage.cache_write_input_tokens or 0)
+        self.count(prompt, usage.output_tokens, cached)
         self.is_done = self.finish_reason is not None

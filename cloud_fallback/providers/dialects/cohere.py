@@ -17,27 +17,20 @@ from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
     Part,
-    ProviderUsage,
     Reasons,
 )
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
-    check_parallel,
-    chosen,
     function_call,
     parameters_of,
-    takes_only,
 )
 from spillover.runtime.request import (
-    GenerationRequest,
     JsonObject,
     JsonSchema,
     Message,
     NamedTool,
-    ResponseFormat,
 )
-from spillover.runtime.sampling import Sampling
 
 _LIMITS = {
     "temperature": ("temperature", 0.0, 1.0),
@@ -66,9 +59,9 @@ class CohereDialect(Dialect):
             "stream": True,
             "max_tokens": request.max_tokens,
             "stop_sequences": list(draft.stop) or None,
-            **_samplers(request.sampling),
-            **_tools(request, self.provider),
-            **_response_format(request.response_format, self.provider),
+            **_samplers(draft),
+            **_tools(draft),
+            **_response_format(draft),
         }
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
@@ -87,19 +80,19 @@ def _message(message: Message) -> dict[str, Any]:
     return fields
 
 
-def _samplers(sampling: Sampling) -> dict[str, Any]:
-    fields = chosen(sampling, "seed")
-    for name, value in chosen(sampling, *_LIMITS).items():
+def _samplers(draft: Draft) -> dict[str, Any]:
+    fields = draft.chosen("seed")
+    for name, value in draft.chosen(*_LIMITS).items():
         theirs, least, greatest = _LIMITS[name]
         fields[theirs] = min(max(value, least), greatest)
     return fields
 
 
-def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
-    if not request.tools:
+def _tools(draft: Draft) -> dict[str, Any]:
+    choice, tools = draft.request.tool_choice, draft.request.tools
+    if not tools:
         return {}
-    check_parallel(request, provider)
-    choice, tools = request.tool_choice, request.tools
+    draft.check_parallel()
     if isinstance(choice, NamedTool):  # it can only be told to call any of those it knows
         tools = tuple(tool for tool in tools if tool.name == choice.name)
         choice = "required"
@@ -115,15 +108,15 @@ def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
     return fields
 
 
-def _response_format(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
-    match response_format:
+def _response_format(draft: Draft) -> dict[str, Any]:
+    match draft.request.response_format:
         case None:
             return {}
         case JsonObject():
             return {"response_format": {"type": "json_object"}}
         case JsonSchema(schema=schema):
             return {"response_format": {"type": "json_object", "json_schema": schema}}
-    raise takes_only(provider, "JSON or a JSON schema")
+    raise draft.takes_only("JSON or a JSON schema")
 
 
 # The answer.
@@ -240,17 +233,8 @@ class CohereDecoder(Decoder):
         if reason not in self.reasons:
             raise unknown_reason(self.provider)
         self.is_done = True
-        self.usage = _usage(delta.usage)
+        usage = delta.usage or _Usage()
+        # Not all tokens are billed: not those that Cohere adds to a prompt itself.
+        tokens = usage.billed_units or usage.tokens or _Tokens()
+        self.count(tokens.input_tokens, tokens.output_tokens, usage.cached_tokens)
         return self.finish(reason)
-
-
-def _usage(usage: _Usage | None) -> ProviderUsage | None:
-    """The billed units, which leave out what Cohere adds to a prompt itself; else all tokens."""
-    tokens = usage and (usage.billed_units or usage.tokens)
-    if not tokens or tokens.input_tokens is None or tokens.output_tokens is None:
-        return None
-    return ProviderUsage(
-        prompt_tokens=int(tokens.input_tokens),
-        completion_tokens=int(tokens.output_tokens),
-        cached_tokens=int((usage and usage.cached_tokens) or 0),
-    )

@@ -147,6 +147,22 @@ class Decoder(ABC):
         """The error in the JSON *value* of an event, which is called *name*."""
         return error_of(self.provider, read_event(value, name))
 
+    def count(
+        self,
+        prompt: float | None,
+        completion: float | None,
+        cached: float | None = None,
+        reasoning: float | None = None,
+    ) -> None:
+        """Note the provider's numbers of tokens, unless one of the first two is missing."""
+        if prompt is not None and completion is not None:
+            self.usage = ProviderUsage(
+                prompt_tokens=int(prompt),
+                completion_tokens=int(completion),
+                cached_tokens=int(cached or 0),
+                reasoning_tokens=int(reasoning or 0),
+            )
+
     def name_model(self, model: object) -> None:
         """Note which model answers, if *model* names one."""
         if isinstance(model, str) and model:
@@ -209,6 +225,7 @@ class Dialect(ABC):
         request, prefilled, trimmed = with_prefill(request) if prefill else (request, "", "")
         draft = Draft(
             request=request,
+            provider=self.provider,
             model=model,
             stop=stop,
             without=without,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from itertools import groupby
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -38,11 +38,19 @@ class HttpRequest(Struct, frozen=True, kw_only=True):
     the answer repeats it, the decoder removes it, so that the answer joins the whole turn."""
 
 
+class Turn(Struct, frozen=True, kw_only=True):
+    """Consecutive messages of one side; a tool's answer is on the user's."""
+
+    side: Literal["user", "assistant"]
+    messages: tuple[Message, ...]
+
+
 class Draft(Struct, frozen=True, kw_only=True):
-    """A request that was checked and is ready to be written for *model*."""
+    """A request that was checked and is ready to be written for *model* of *provider*."""
 
     request: GenerationRequest
     """Its last turn is the prefilled one, where there is one."""
+    provider: str
     model: str
     stop: tuple[str, ...]
     """The stop strings to send."""
@@ -50,6 +58,63 @@ class Draft(Struct, frozen=True, kw_only=True):
     """Fields that the model has refused."""
     prefilled: str
     trimmed: str
+
+    def chosen(self, *names: str) -> dict[str, Any]:
+        """The samplers *names* that are not at their default: someone chose them."""
+        sampling = self.request.sampling
+        values = ((name, getattr(sampling, name)) for name in names)
+        return {name: value for name, value in values if value != getattr(_DEFAULTS, name)}
+
+    @property
+    def system(self) -> str:
+        """All system messages, for providers that take them apart from the turns."""
+        messages = self.request.messages
+        return "\n\n".join(m.content for m in messages if _is_system(m) and _has_content(m))
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The other messages in turns that alternate, the user's first.
+
+        Messages without content are left out. Where the assistant opens the conversation, a lone
+        full stop of the user's goes before it. Raises InvalidRequest when the assistant has the
+        last word and its turn is not to be continued.
+        """
+        shown = (m for m in self.request.messages if _has_content(m) and not _is_system(m))
+        sides = groupby(shown, key=lambda message: message.role == "assistant")
+        turns = [
+            Turn(side="assistant" if is_assistant else "user", messages=tuple(messages))
+            for is_assistant, messages in sides
+        ]
+        if not turns:
+            raise _nothing_to_answer()
+        if turns[0].side == "assistant":
+            turns.insert(0, Turn(side="user", messages=(Message(role="user", content="."),)))
+        if turns[-1].side == "assistant" and not self.prefilled:
+            raise InvalidRequest(
+                f"{self.provider} answers a user's turn, but the last turn is the assistant's",
+                "messages",
+            )
+        return turns
+
+    def check_parallel(self) -> None:
+        """Raises InvalidRequest where the request wants one tool call at a time."""
+        if not self.request.parallel_tool_calls:
+            raise InvalidRequest(
+                f"{self.provider} cannot be kept from calling several tools at once",
+                "parallel_tool_calls",
+            )
+
+    def takes_only(self, formats: str) -> ResponseFormatRefused:
+        """The error for a response format that is not among *formats*."""
+        return ResponseFormatRefused(f"{self.provider} can hold an answer to {formats} only")
+
+
+def _has_content(message: Message) -> bool:
+    return bool(message.content.strip() or message.tool_calls or message.role == "tool")
+
+
+def _is_system(message: Message) -> bool:
+    return message.role in ("system", "developer")
 
 
 def check(request: GenerationRequest, *, prefill: bool) -> None:
@@ -98,65 +163,7 @@ def _nothing_to_answer() -> InvalidRequest:
     return InvalidRequest("there is no message that a provider could answer", "messages")
 
 
-# Conversations whose turns must alternate.
-
-Side: TypeAlias = Literal["user", "assistant"]
-
-
-class Turn(Struct, frozen=True, kw_only=True):
-    """Consecutive messages of one side; a tool's answer is on the user's."""
-
-    side: Side
-    messages: tuple[Message, ...]
-
-
-def system_text(request: GenerationRequest) -> str:
-    """All system messages, for providers that take them apart from the turns."""
-    return "\n\n".join(m.content for m in request.messages if _is_system(m) and _has_content(m))
-
-
-def alternating_turns(draft: Draft, provider: str) -> list[Turn]:
-    """The conversation without its system messages, in turns that alternate, the user's first.
-
-    Messages without content are left out. Where the assistant opens the conversation, a lone full
-    stop of the user's goes before it. Raises InvalidRequest when the assistant has the last word
-    and its turn is not to be continued.
-    """
-    shown = (m for m in draft.request.messages if _has_content(m) and not _is_system(m))
-    turns = [Turn(side=side, messages=tuple(group)) for side, group in groupby(shown, key=_side)]
-    if not turns:
-        raise _nothing_to_answer()
-    if turns[0].side == "assistant":
-        turns.insert(0, Turn(side="user", messages=(Message(role="user", content="."),)))
-    if turns[-1].side == "assistant" and not draft.prefilled:
-        raise InvalidRequest(
-            f"{provider} answers a user's turn, but the last turn is the assistant's", "messages"
-        )
-    return turns
-
-
-def _has_content(message: Message) -> bool:
-    return bool(message.content.strip() or message.tool_calls or message.role == "tool")
-
-
-def _is_system(message: Message) -> bool:
-    return message.role in ("system", "developer")
-
-
-def _side(message: Message) -> Side:
-    return "assistant" if message.role == "assistant" else "user"
-
-
 # Fields of the body.
-
-
-def chosen(sampling: Sampling, *names: str) -> dict[str, Any]:
-    """The fields *names* that are not at their default: someone chose them."""
-    return {
-        name: value
-        for name in names
-        if (value := getattr(sampling, name)) != getattr(_DEFAULTS, name)
-    }
 
 
 def body_bytes(fields: dict[str, Any], without: frozenset[str]) -> bytes:
@@ -191,6 +198,16 @@ def function_call(call: ToolCall, call_id: str) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": function}
 
 
+def tool_fields(tool: Tool, **schema: Any) -> dict[str, Any]:
+    """*tool* as most providers describe one, with its *schema* in their words."""
+    fields: dict[str, Any] = {"name": tool.name, **schema}
+    if tool.description:
+        fields["description"] = tool.description
+    if tool.strict:
+        fields["strict"] = True
+    return fields
+
+
 def parameters_of(tool: Tool) -> dict[str, Any]:
     """The schema of what *tool* takes, for providers that want one even where it takes nothing."""
     return tool.parameters or {"type": "object", "properties": {}}
@@ -201,19 +218,3 @@ def safe_id(call_id: str, *, allowed: str = "A-Za-z0-9_-", n_max: int = 64) -> s
     if len(call_id) <= n_max and re.fullmatch(f"[{allowed}]+", call_id):
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:n_max]
-
-
-# Requests that a provider cannot express: refused before anything is sent.
-
-
-def takes_only(provider: str, formats: str) -> ResponseFormatRefused:
-    """The error for a response format that is not among *formats*."""
-    return ResponseFormatRefused(f"{provider} can hold an answer to {formats} only")
-
-
-def check_parallel(request: GenerationRequest, provider: str) -> None:
-    """Raises InvalidRequest where the request wants one tool call at a time."""
-    if not request.parallel_tool_calls:
-        raise InvalidRequest(
-            f"{provider} cannot be kept from calling several tools at once", "parallel_tool_calls"
-        )

@@ -25,18 +25,12 @@ from spillover.cloud_fallback.providers.dialects.dialect import (
     Dialect,
     End,
     Part,
-    ProviderUsage,
     Reasons,
 )
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
-    alternating_turns,
     arguments_object,
-    check_parallel,
-    chosen,
-    system_text,
-    takes_only,
     without_nones,
 )
 from spillover.cloud_fallback.providers.dialects.failure import read_tail
@@ -47,7 +41,6 @@ from spillover.runtime.request import (
     JsonSchema,
     Message,
     NamedTool,
-    ResponseFormat,
     Tool,
 )
 
@@ -117,12 +110,11 @@ class GeminiDialect(Dialect):
 
     def fields(self, draft: Draft) -> dict[str, Any]:
         request = draft.request
-        system = system_text(request)
         config = {
             "maxOutputTokens": request.max_tokens,
             "stopSequences": list(draft.stop) or None,
             **_samplers(draft),
-            **_response_format(request.response_format, self.provider),
+            **_response_format(draft),
         }
         signatures = self.signatures if _SIGNING.match(draft.model) else None
         writer = _PartWriter(request, signatures)
@@ -132,11 +124,11 @@ class GeminiDialect(Dialect):
                     "role": "model" if turn.side == "assistant" else "user",
                     "parts": writer.parts(turn.messages),
                 }
-                for turn in alternating_turns(draft, self.provider)
+                for turn in draft.turns
             ],
-            "systemInstruction": {"parts": [{"text": system}]} if system else None,
+            "systemInstruction": {"parts": [{"text": draft.system}]} if draft.system else None,
             "generationConfig": without_nones(config),
-            **_tools(request, self.provider),
+            **_tools(draft),
         }
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
@@ -195,7 +187,7 @@ def _response(content: str) -> Any:
 
 
 def _samplers(draft: Draft) -> dict[str, Any]:
-    fields = chosen(draft.request.sampling, *_SAMPLERS)
+    fields = draft.chosen(*_SAMPLERS)
     if fields.get("seed", 0) > MAX_SEED:
         del fields["seed"]
     if "temperature" in fields:
@@ -203,10 +195,11 @@ def _samplers(draft: Draft) -> dict[str, Any]:
     return {_SAMPLERS[name]: value for name, value in fields.items() if name not in draft.without}
 
 
-def _tools(request: GenerationRequest, provider: str) -> dict[str, Any]:
+def _tools(draft: Draft) -> dict[str, Any]:
+    request = draft.request
     if not request.tools:
         return {}
-    check_parallel(request, provider)
+    draft.check_parallel()
     fields: dict[str, Any] = {
         "tools": [{"functionDeclarations": [_tool(tool) for tool in request.tools]}]
     }
@@ -229,15 +222,15 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return fields
 
 
-def _response_format(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
-    match response_format:
+def _response_format(draft: Draft) -> dict[str, Any]:
+    match draft.request.response_format:
         case None:
             return {}
         case JsonObject():
             return {"responseMimeType": "application/json"}
         case JsonSchema(schema=schema):
             return {"responseMimeType": "application/json", "responseJsonSchema": schema}
-    raise takes_only(provider, "JSON or a JSON schema")
+    raise draft.takes_only("JSON or a JSON schema")
 
 
 # The answer.
@@ -322,8 +315,12 @@ class GeminiDecoder(Decoder):
     def _note(self, chunk: _Chunk) -> None:
         self.name_model(chunk.model_version)
         self.calls.name_answer(chunk.response_id)
-        if chunk.usage_metadata is not None:
-            self.usage = _usage(chunk.usage_metadata)
+        usage = chunk.usage_metadata or _Usage()
+        reasoning = usage.thoughts_token_count or 0
+        completion = (usage.candidates_token_count or 0) + reasoning
+        self.count(
+            usage.prompt_token_count, completion, usage.cached_content_token_count, reasoning
+        )
         feedback = chunk.prompt_feedback
         if feedback is not None and feedback.block_reason and not chunk.candidates:
             raise ContentBlocked(self.provider, "the content policy blocked the prompt")
@@ -357,15 +354,3 @@ class GeminiDecoder(Decoder):
         if _UNFINISHED_EVENT.search(tail):
             raise ended_too_early(self.provider, tail)
         return super().end(tail)
-
-
-def _usage(usage: _Usage) -> ProviderUsage | None:
-    if usage.prompt_token_count is None:
-        return None
-    reasoning = usage.thoughts_token_count or 0
-    return ProviderUsage(
-        prompt_tokens=usage.prompt_token_count,
-        completion_tokens=(usage.candidates_token_count or 0) + reasoning,
-        cached_tokens=usage.cached_content_token_count or 0,
-        reasoning_tokens=reasoning,
-    )

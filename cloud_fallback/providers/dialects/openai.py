@@ -11,9 +11,9 @@ from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
-    chosen,
     function_call,
     safe_id,
+    tool_fields,
 )
 from spillover.cloud_fallback.providers.dialects.openai_stream import OpenAIDecoder
 from spillover.cloud_fallback.providers.settings import ProviderSettings
@@ -27,8 +27,6 @@ from spillover.runtime.request import (
     Message,
     NamedTool,
     Regex,
-    ResponseFormat,
-    Tool,
 )
 
 _REASONING_MODEL = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9](?!.*chat)|gpt-\d\d)")
@@ -72,7 +70,7 @@ class OpenAIDialect(Dialect):
             self._limit_field(draft.without): request.max_tokens,
             **self._samplers(draft),
             **_tools(request),
-            **_response_format(request.response_format, server, self.provider),
+            **_response_format(draft, server),
         }
         if request.template_kwargs and server.takes_template_kwargs:
             fields["chat_template_kwargs"] = request.template_kwargs
@@ -109,11 +107,10 @@ class OpenAIDialect(Dialect):
     def _samplers(self, draft: Draft) -> dict[str, Any]:
         if self._is_reasoning(draft.model):
             return {}
-        sampling, extra = draft.request.sampling, self.server.samplers
-        ours = chosen(sampling, *(name for name, _ in extra))
-        return chosen(sampling, "temperature", "top_p", "presence_penalty", "frequency_penalty") | {
-            theirs: ours[name] for name, theirs in extra if name in ours
-        }
+        extra = self.server.samplers
+        ours = draft.chosen(*(name for name, _ in extra))
+        usual = draft.chosen("temperature", "top_p", "presence_penalty", "frequency_penalty")
+        return usual | {theirs: ours[name] for name, theirs in extra if name in ours}
 
 
 def _message(message: Message, server: Server) -> dict[str, Any]:
@@ -141,7 +138,11 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
     choice: Any = request.tool_choice
     if isinstance(choice, NamedTool):
         choice = {"type": "function", "function": {"name": choice.name}}
-    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in request.tools]}
+    functions = (
+        tool_fields(tool, **({"parameters": tool.parameters} if tool.parameters else {}))
+        for tool in request.tools
+    )
+    fields: dict[str, Any] = {"tools": [{"type": "function", "function": f} for f in functions]}
     if choice != "auto":
         fields["tool_choice"] = choice
     if not request.parallel_tool_calls:
@@ -149,21 +150,8 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
     return fields
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name}
-    if tool.description:
-        function["description"] = tool.description
-    if tool.parameters:
-        function["parameters"] = tool.parameters
-    if tool.strict:
-        function["strict"] = True
-    return {"type": "function", "function": function}
-
-
-def _response_format(
-    response_format: ResponseFormat | None, server: Server, provider: str
-) -> dict[str, Any]:
-    match response_format:
+def _response_format(draft: Draft, server: Server) -> dict[str, Any]:
+    match draft.request.response_format:
         case None:
             return {}
         case JsonObject():
@@ -172,15 +160,15 @@ def _response_format(
             json_schema = {"name": name, "schema": schema, "strict": strict}
             return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
         case Regex(pattern=pattern):
-            return _in_field(server.regex_field, pattern, "a regular expression", provider)
+            return _in_field(server.regex_field, pattern, "a regular expression", draft)
         case Lark(grammar=grammar):
-            return _in_field(server.lark_field, grammar, "a Lark grammar", provider)
+            return _in_field(server.lark_field, grammar, "a Lark grammar", draft)
         case Gbnf(grammar=grammar):
-            return _in_field(server.gbnf_field, grammar, "a GBNF grammar", provider)
+            return _in_field(server.gbnf_field, grammar, "a GBNF grammar", draft)
 
 
-def _in_field(field: str | None, value: str, what: str, provider: str) -> dict[str, Any]:
+def _in_field(field: str | None, value: str, what: str, draft: Draft) -> dict[str, Any]:
     if field is None:
-        raise ResponseFormatRefused(f"{provider} cannot hold an answer to {what}")
+        raise ResponseFormatRefused(f"{draft.provider} cannot hold an answer to {what}")
     outer, _, inner = field.partition(".")
     return {outer: {inner: value} if inner else value}

@@ -16,7 +16,6 @@ from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS,
 from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Part,
-    ProviderUsage,
     Reasons,
 )
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
@@ -123,12 +122,19 @@ class OpenAIDecoder(Decoder):
         self.name_model(chunk.model)
         self.calls.name_answer(chunk.id)
         if chunk.usage is not None:
-            self.usage = _usage(chunk.usage)
+            self._count(chunk.usage)
         parts: list[Part] = []
         for choice in chunk.choices or ():
             if choice.index == 0:
                 parts += self._choice(choice)
         return parts
+
+    def _count(self, usage: _Usage) -> None:
+        prompt = usage.prompt_tokens_details or _PromptDetails()
+        completion = usage.completion_tokens_details or _CompletionDetails()
+        cached = prompt.cached_tokens or usage.prompt_cache_hit_tokens
+        reasoning = completion.reasoning_tokens
+        self.count(usage.prompt_tokens, usage.completion_tokens, cached, reasoning)
 
     def _choice(self, choice: _Choice) -> list[Part]:
         parts = self._delta(choice.delta) if choice.delta else []
@@ -185,15 +191,3 @@ def _reasoning(piece: _Piece) -> str:
     if isinstance(piece.thinking, str):
         return piece.thinking
     return "".join(part.text or "" for part in piece.thinking or ())
-
-
-def _usage(usage: _Usage) -> ProviderUsage | None:
-    if usage.prompt_tokens is None or usage.completion_tokens is None:
-        return None
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    return ProviderUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=(prompt and prompt.cached_tokens) or usage.prompt_cache_hit_tokens or 0,
-        reasoning_tokens=(completion and completion.reasoning_tokens) or 0,
-    )

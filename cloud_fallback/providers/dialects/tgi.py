@@ -16,14 +16,11 @@ from spillover.cloud_fallback.providers.dialects.dialect import (
     Decoder,
     Dialect,
     Part,
-    ProviderUsage,
     Reasons,
 )
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
-    chosen,
-    takes_only,
 )
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
@@ -33,7 +30,6 @@ from spillover.runtime.request import (
     JsonSchema,
     Message,
     Regex,
-    ResponseFormat,
 )
 from spillover.runtime.text.stop_matcher import StopMatcher
 
@@ -75,8 +71,8 @@ class TgiDialect(Dialect):
             "stop": [*draft.stop, *self.own_stops(request)] or None,
             "details": True,
             "return_full_text": False,
-            **_samplers(request),
-            **_grammar(request.response_format, self.provider),
+            **_samplers(draft),
+            **_grammar(draft),
         }
         return {
             "inputs": self._text(request, is_continued=bool(draft.prefilled)),
@@ -112,13 +108,12 @@ def _transcript(messages: tuple[Message, ...], *, is_continued: bool) -> str:
     return "\n\n".join(lines if is_continued else [*lines, "Assistant:"])
 
 
-def _samplers(request: GenerationRequest) -> dict[str, Any]:
+def _samplers(draft: Draft) -> dict[str, Any]:
     """A value outside the server's bounds (all are open) means that the sampler is off."""
-    sampling = request.sampling
-    fields = chosen(sampling, "typical_p", "frequency_penalty", "seed")
+    fields = draft.chosen("typical_p", "frequency_penalty", "seed")
     if fields.get("typical_p", 0.5) in (0.0, 1.0):
         del fields["typical_p"]
-    ours = chosen(sampling, "temperature", "top_p", "top_k", "repeat_penalty")
+    ours = draft.chosen("temperature", "top_p", "top_k", "repeat_penalty")
     if ours.get("temperature", 1.0) > 0.0:
         fields |= {name: ours[name] for name in ("temperature",) if name in ours}
         fields |= {"top_p": ours["top_p"]} if 0.0 < ours.get("top_p", 0.0) < 1.0 else {}
@@ -131,8 +126,8 @@ def _samplers(request: GenerationRequest) -> dict[str, Any]:
     return fields
 
 
-def _grammar(response_format: ResponseFormat | None, provider: str) -> dict[str, Any]:
-    match response_format:
+def _grammar(draft: Draft) -> dict[str, Any]:
+    match draft.request.response_format:
         case None:
             return {}
         case JsonObject():
@@ -141,7 +136,7 @@ def _grammar(response_format: ResponseFormat | None, provider: str) -> dict[str,
             return {"grammar": {"type": "json", "value": schema}}
         case Regex(pattern=pattern):
             return {"grammar": {"type": "regex", "value": pattern}}
-    raise takes_only(provider, "a JSON schema or a regular expression")
+    raise draft.takes_only("a JSON schema or a regular expression")
 
 
 # The answer.
@@ -198,10 +193,7 @@ class TgiDecoder(Decoder):
 
     def _finish(self, details: _Details) -> list[Part]:
         self.is_done = True
-        if details.input_length is not None and details.generated_tokens is not None:
-            self.usage = ProviderUsage(
-                prompt_tokens=details.input_length, completion_tokens=details.generated_tokens
-            )
+        self.count(details.input_length, details.generated_tokens)
         found = self._matcher.stopped
         if found is not None:
             self.stop = None if found in self._own_stops else found

@@ -78,7 +78,7 @@ def test_a_new_token_that_is_refused_is_not_tried_again(
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["/no/such/program"], "cannot be started"),
+        (["/no/such/program"], "could not be started"),
         (["false"], "exit code 1"),
         (["true"], "printed no token"),
         (["printf", "a\\nb"], "printed no token"),
