@@ -2,6 +2,7 @@
 
     EngineError
     ├── KeptLocal               the owner's rules keep it on the device; the local answer can go on
+    │   ├── ConsentRefused      the user or the owner did not agree
     │   ├── RedactionFailed     what must not leave could not be taken out with certainty
     │   ├── BudgetExceeded      a limit is reached; carries it, what is spent, and until when
     │   ├── PriceUnknown        a limit in money, and a provider without prices
@@ -32,6 +33,10 @@ from spillover.runtime.errors import EngineError
 
 class KeptLocal(EngineError):
     """Nothing was sent: the device's owner does not allow it, or it cannot be made sure of."""
+
+
+class ConsentRefused(KeptLocal):
+    """The user, or the owner, did not agree that the answer leaves the device."""
 
 
 class RedactionFailed(KeptLocal):

@@ -1,6 +1,8 @@
-"""From a provider's settings to its engine."""
+"""Makes engines from the settings of providers."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
@@ -31,6 +33,14 @@ _DIALECTS: dict[WireFormat, type[Dialect]] = {
     "tgi": TgiDialect,
     "bedrock": BedrockDialect,
 }
+
+
+def build_engines(
+    providers: Iterable[ProviderSettings], keys: Keys, http: Http
+) -> tuple[CloudEngine, ...]:
+    """The engines of *providers*, in the order in which they are asked: those on the LAN first."""
+    ordered = sorted(providers, key=lambda settings: not settings.is_local_network)
+    return tuple(build_engine(settings, keys=keys, http=http) for settings in ordered)
 
 
 def build_engine(settings: ProviderSettings, *, keys: Keys, http: Http) -> CloudEngine:

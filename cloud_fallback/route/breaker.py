@@ -30,9 +30,13 @@ from spillover.cloud_fallback.errors import (
     ProviderRefused,
     RateLimited,
 )
-from spillover.cloud_fallback.route.circuit import Blocked, Circuit, Cooling, OpenReason, Pass
+from spillover.cloud_fallback.route.circuit import Circuit, Cooling, OpenReason, Pass
+from spillover.runtime.cancellation import Cancellation
 
 Clock: TypeAlias = Callable[[], float]
+
+LONGEST_TURN_S = 10.0
+"""The longest wait for a turn at a provider about which nothing is known."""
 
 RATE_LIMITED = Cooling(reason="rate_limited", first_s=5, longest_s=300)
 OVERLOADED = Cooling(reason="overloaded", first_s=1, longest_s=60)
@@ -52,11 +56,17 @@ class CircuitOpen(Struct, frozen=True, kw_only=True):
     provider: str
     reason: OpenReason
     retry_after_s: float
+    is_crowd: bool = False
+    """It has not failed: wait for your turn."""
+
+    def error(self) -> Overloaded:
+        message = f"not asked for {self.retry_after_s:.0f} s ({self.reason})"
+        return Overloaded(self.provider, message, self.retry_after_s)
 
 
-class Breakers:
-    """One circuit for each provider and one for the network. May be called from any thread;
-    never waits.
+class CircuitBreakers:
+    """One circuit for each provider and one for the network. May be called from any thread; only
+    wait_turn() waits.
 
     Providers in *local_network* are not behind the network's circuit.
     """
@@ -64,58 +74,96 @@ class Breakers:
     def __init__(
         self, *, local_network: Collection[str] = (), clock: Clock = time.monotonic
     ) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._clock = clock
         self._local_network = frozenset(local_network)
         self._providers: dict[str, Circuit] = {}
-        self._network = Circuit()
+        self._network = Circuit(n_probes=None)
 
     def acquire(self, provider: str) -> Permit | CircuitOpen:
         """The right to send *provider* one request, or why not now."""
-        with self._lock:
-            now, circuits = self._clock(), self._circuits(provider)
-            blocks = [block for circuit in circuits if (block := circuit.blocked(now))]
-            if blocks:
-                return _refusal(provider, blocks)
-            return Permit(self, provider, tuple(circuit.admit(now) for circuit in circuits))
+        with self._changed:
+            return self._refusal(provider) or self._permit(provider)
+
+    def wait_turn(self, provider: str, cancellation: Cancellation) -> Permit | CircuitOpen:
+        """As acquire(); waits while others are finding out whether *provider* answers, but not
+        for ever, nor after *cancellation*."""
+
+        def wake() -> None:
+            with self._changed:
+                self._changed.notify_all()
+
+        def is_over() -> bool:
+            refusal = self._refusal(provider)
+            return refusal is None or not refusal.is_crowd or cancellation.cancelled
+
+        cancellation.subscribe(wake)
+        try:
+            with self._changed:
+                self._changed.wait_for(is_over, LONGEST_TURN_S)
+                return self._refusal(provider) or self._permit(provider)
+        finally:
+            cancellation.unsubscribe(wake)
+
+    def refusal(self, provider: str) -> CircuitOpen | None:
+        """Why *provider* must not be asked now."""
+        with self._changed:
+            return self._refusal(provider)
 
     def blocked(self) -> list[CircuitOpen]:
         """The providers that may not be asked now, for metrics and `doctor`."""
-        with self._lock:
-            now = self._clock()
-            return [
-                _refusal(name, blocks)
-                for name in self._providers
-                if (blocks := [b for c in self._circuits(name) if (b := c.blocked(now))])
-            ]
+        with self._changed:
+            refusals = map(self._refusal, list(self._providers))
+            return [refusal for refusal in refusals if refusal is not None]
 
     def _circuits(self, provider: str) -> list[Circuit]:
         own = self._providers.setdefault(provider, Circuit())
         return [own] if provider in self._local_network else [own, self._network]
 
-    def _report(self, permit: Permit, verdict: Callable[[Circuit, Pass], None]) -> None:
-        with self._lock:
-            for circuit, granted in zip(
-                self._circuits(permit.provider), permit.passes, strict=True
-            ):
-                verdict(circuit, granted)
+    def _refusal(self, provider: str) -> CircuitOpen | None:
+        now = self._clock()
+        blocks = [b for circuit in self._circuits(provider) if (b := circuit.blocked(now))]
+        if not blocks:
+            return None
+        longest = max(blocks, key=lambda block: block.wait_s)
+        return CircuitOpen(
+            provider=provider,
+            reason=longest.reason,
+            retry_after_s=longest.wait_s,
+            is_crowd=all(block.is_crowd for block in blocks),
+        )
 
-    def _fail(self, permit: Permit, error: ProviderError) -> None:
-        with self._lock:
+    def _permit(self, provider: str) -> Permit:
+        now = self._clock()
+        passes = tuple(circuit.admit(now) for circuit in self._circuits(provider))
+        return Permit(self, provider, passes)
+
+    def report(self, permit: Permit, verdict: Callable[[Circuit, Pass, float], None]) -> None:
+        """Tell the circuits of *permit* how its request went."""
+        with self._changed:
+            circuits = zip(self._circuits(permit.provider), permit.passes, strict=True)
+            for circuit, granted in circuits:
+                verdict(circuit, granted, self._clock())
+            self._changed.notify_all()
+
+    def report_failure(self, permit: Permit, error: ProviderError) -> None:
+        """Tell the circuits of *permit* that its request ended with *error*."""
+        with self._changed:
             now, (own, *network) = self._clock(), self._circuits(permit.provider)
             _tell(own, permit.passes[0], error, now)
             for circuit, granted in zip(network, permit.passes[1:], strict=True):
                 if isinstance(error, NetworkFailed):
                     circuit.failed(granted, OFFLINE, now)
                 else:
-                    circuit.answered(granted)
+                    circuit.answered(granted, now)
+            self._changed.notify_all()
 
 
 class Permit:
     """The right to send one request. Report exactly how it went; as a context manager it reports
     "no verdict" when nothing else was said, as after a cancellation."""
 
-    def __init__(self, breakers: Breakers, provider: str, passes: tuple[Pass, ...]) -> None:
+    def __init__(self, breakers: CircuitBreakers, provider: str, passes: tuple[Pass, ...]) -> None:
         self.provider = provider
         self.passes = passes
         self._breakers = breakers
@@ -124,22 +172,22 @@ class Permit:
     def answered(self) -> None:
         """The first of the answer came: others may send too. success or failure follows."""
         if not self._is_over:
-            self._breakers._report(self, Circuit.answered)
+            self._breakers.report(self, Circuit.answered)
 
     def success(self) -> None:
         """The answer came to its end."""
         if self._ends():
-            self._breakers._report(self, Circuit.succeeded)
+            self._breakers.report(self, Circuit.succeeded)
 
     def failure(self, error: ProviderError) -> None:
         """The request ended with *error*."""
         if self._ends():
-            self._breakers._fail(self, error)
+            self._breakers.report_failure(self, error)
 
     def release(self) -> None:
         """The request ended, or was never sent, for reasons that say nothing of the provider."""
         if self._ends():
-            self._breakers._report(self, Circuit.released)
+            self._breakers.report(self, lambda circuit, granted, _now: circuit.released(granted))
 
     def _ends(self) -> bool:
         was_over, self._is_over = self._is_over, True
@@ -172,11 +220,6 @@ def _tell(circuit: Circuit, granted: Pass, error: ProviderError, now: float) -> 
         case NetworkFailed():
             circuit.failed(granted, UNREACHED, now)
         case ProviderRefused() | ContentBlocked():
-            circuit.answered(granted)
+            circuit.answered(granted, now)
         case _:
             circuit.failed(granted, BROKEN, now)
-
-
-def _refusal(provider: str, blocks: list[Blocked]) -> CircuitOpen:
-    longest = max(blocks, key=lambda block: block.wait_s)
-    return CircuitOpen(provider=provider, reason=longest.reason, retry_after_s=longest.wait_s)

@@ -1,6 +1,7 @@
-"""When a provider that failed may be tried again: pure, the clock is passed in.
+"""When a provider may be asked: pure, the clock is passed in.
 
-Closed: requests go out. Open: it failed, nothing goes out until it has cooled. Cooled: one request
+Closed: requests go out; only a few probes while it is not known whether the provider answers.
+Open: it failed, nothing goes out until it has cooled. Half-open: it has cooled, and one request
 goes out as a probe; when the provider answers it, the circuit is closed again; when not, it cools
 for longer.
 """
@@ -15,8 +16,12 @@ from msgspec import Struct
 OpenReason: TypeAlias = Literal[
     "rate_limited", "overloaded", "auth", "billing", "network", "truncated", "probing"
 ]
-"""Why a request may not go out; "probing": another one is finding out whether it may."""
+"""Why a request may not go out; "probing": others are finding out whether it may."""
 
+N_PROBES = 4
+"""Requests that may be under way to a provider that has not answered lately."""
+KNOWN_FOR_S = 60.0
+"""An answer shows for this long that the provider is well."""
 PROBE_LIFE_S = 120.0
 """A probe that has not reported after this long is given up; another one may go out."""
 MAX_RETRY_AFTER_S = 86_400.0
@@ -46,20 +51,25 @@ class Blocked(Struct, frozen=True, kw_only=True):
 
     reason: OpenReason
     wait_s: float
+    is_crowd: bool = False
+    """The provider has not failed: the answer to one of the probes may come at any time."""
 
 
 class Circuit:
     """The state of one provider, or of the network. Times are seconds of one monotonic clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_probes: int | None = N_PROBES) -> None:
+        """*n_probes* at a time go out while nothing is known; None: all."""
+        self._n_probes = n_probes
         self._n_passes = 0
         self._n_stale = 0
         """Passes up to this number are older than the last opening: they prove nothing."""
         self._reason: OpenReason | None = None
         self._since = 0.0
         self._cool_s = 0.0
-        self._probe: Pass | None = None
-        self._probe_since = 0.0
+        self._probes: dict[Pass, float] = {}
+        """When each was sent."""
+        self._answered_at = float("-inf")
         self._n_openings = 0
         self._n_failures = 0
 
@@ -69,30 +79,40 @@ class Circuit:
 
     def blocked(self, now: float) -> Blocked | None:
         """Why no request may go out at *now*; None: one may."""
-        if self._reason is None:
-            return None
-        if (wait_s := _left(self._since, self._cool_s, now)) > 0:
+        if self._reason and (wait_s := _left(self._since, self._cool_s, now)) > 0:
             return Blocked(reason=self._reason, wait_s=wait_s)
-        if self._probe and (wait_s := _left(self._probe_since, PROBE_LIFE_S, now)) > 0:
-            return Blocked(reason="probing", wait_s=wait_s)
-        return None
+        most = self._max_probes(now)
+        lives = [_left(since, PROBE_LIFE_S, now) for since in self._probes.values()]
+        lives = [left_s for left_s in lives if left_s > 0]
+        if most is None or len(lives) < most:
+            return None
+        return Blocked(reason="probing", wait_s=min(lives), is_crowd=not self.is_open)
 
     def admit(self, now: float) -> Pass:
         """The right to send one request; only when nothing is *blocked*."""
         self._n_passes += 1
         granted = Pass(self._n_passes)
-        if self.is_open:
-            self._probe, self._probe_since = granted, now
+        if self._max_probes(now) is not None:
+            self._probes = {
+                probe: since
+                for probe, since in self._probes.items()
+                if _left(since, PROBE_LIFE_S, now) > 0
+            }
+            self._probes[granted] = now
         return granted
 
-    def answered(self, granted: Pass) -> None:
+    def answered(self, granted: Pass, now: float) -> None:
         """The provider answers: a probe closes the circuit."""
-        if granted == self._probe:
-            self._close()
+        if self._is_stale(granted) or (self.is_open and granted not in self._probes):
+            return
+        if self.is_open:
+            self._reason, self._n_failures = None, 0
+        self._answered_at = now
+        self._probes.clear()
 
-    def succeeded(self, granted: Pass) -> None:
+    def succeeded(self, granted: Pass, now: float) -> None:
         """The answer came to its end: the next opening is as short as the first."""
-        self.answered(granted)
+        self.answered(granted, now)
         if not self.is_open and not self._is_stale(granted):
             self._n_openings = self._n_failures = 0
 
@@ -104,7 +124,8 @@ class Circuit:
         Requests that were sent before the circuit opened only ever lengthen the wait to what
         they were told: twenty failures at once are one failure.
         """
-        if self._is_stale(granted) or (self.is_open and granted != self._probe):
+        is_probe = self._probes.pop(granted, None) is not None
+        if self._is_stale(granted) or (self.is_open and not is_probe):
             self._lengthen(cooling, now, retry_after_s)
             return
         self._n_failures += 1
@@ -113,8 +134,14 @@ class Circuit:
 
     def released(self, granted: Pass) -> None:
         """The request ended without a verdict: a probe leaves its place to another one."""
-        if granted == self._probe:
-            self._probe = None
+        self._probes.pop(granted, None)
+
+    def _max_probes(self, now: float) -> int | None:
+        """How many requests may be under way; None: any number."""
+        if self.is_open:
+            return 1
+        is_known = _left(self._answered_at, KNOWN_FOR_S, now) > 0
+        return None if is_known else self._n_probes
 
     def _is_stale(self, granted: Pass) -> bool:
         return granted.number <= self._n_stale
@@ -122,12 +149,9 @@ class Circuit:
     def _open(self, reason: OpenReason, cool_s: float, now: float) -> None:
         self._n_stale = self._n_passes
         self._reason, self._since, self._cool_s = reason, now, cool_s
-        self._probe = None
+        self._probes.clear()
+        self._answered_at = float("-inf")
         self._n_openings += 1
-        self._n_failures = 0
-
-    def _close(self) -> None:
-        self._reason, self._probe = None, None
         self._n_failures = 0
 
     def _lengthen(self, cooling: Cooling, now: float, retry_after_s: float | None) -> None:

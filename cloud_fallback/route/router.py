@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.privacy.consent import PendingConsent, Reply
-from spillover.cloud_fallback.route.journey import Journey
-from spillover.cloud_fallback.route.parts import Parts
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
+from spillover.cloud_fallback.route.context import RequestContext
+from spillover.cloud_fallback.route.resources import RouteResources
+from spillover.cloud_fallback.route.route import route
 from spillover.cloud_fallback.route.routing import Routing, allowed
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.cloud_fallback.route.trip import Trip
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.cloud_fallback.spending.statement import Line
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
 from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 
 
 class Router:
     """One for all answers of a device. May be used from any thread."""
 
-    def __init__(self, local: Engine, routing: Routing, parts: Parts | None) -> None:
-        """*routing*: the owner's wishes. *parts* None: there is no cloud, all is local."""
+    def __init__(self, local: Engine, routing: Routing, resources: RouteResources | None) -> None:
+        """*routing*: what the owner allows. *resources* None: there is no cloud, all is local."""
         self._local = local
         self._routing = routing
-        self._parts = parts
+        self._resources = resources
         self._lock = threading.Lock()
-        self._journeys: dict[str, Journey] = {}
+        self._running: dict[str, RequestContext] = {}
+
+    @classmethod
+    def open(cls, local: LocalEngine, settings: CloudSettings, environ: Mapping[str, str]) -> Self:
+        """The router of *local*'s answers; *environ* may hold the providers' keys.
+
+        With fallback "never", or without a provider, nothing of the cloud is made: no key is
+        looked for, no file is opened, no connection is made.
+        """
+        if settings.fallback == "never" or not settings.providers:
+            return cls(local, Routing(fallback="never"), None)
+        resources = RouteResources.open(local, settings, environ)
+        resources.prepare()
+        router = cls(local, settings.routing, resources)
+        local.watch_deaths(router.worker_died)
+        return router
 
     def stream(
         self,
@@ -43,69 +61,79 @@ class Router:
         """
         options, cancellation = options or RouteOptions(), cancellation or Cancellation()
         may = allowed(self._routing, options.routing)
-        parts = self._parts
-        if parts is None or not may.may_leave or request.n > 1:
+        resources = self._resources
+        if resources is None or not may.may_leave or request.n > 1:
             if not may.local:
                 raise InvalidRequest(_no_cloud(request), "spillover.only")
             yield from self._local.stream(request, cancellation)
             return
-        journey = Journey(Trip(parts, request, options, may, cancellation))
+        context = RequestContext(resources, request, options, may, cancellation)
         with self._lock:
-            self._journeys[options.id] = journey
+            self._running[context.id] = context
         try:
-            yield from journey.run()
+            yield from route(context)
         finally:
             with self._lock:
-                self._journeys.pop(options.id, None)
+                self._running.pop(context.id, None)
 
     def hand_over(self, answer_id: str) -> bool:
         """The user wants the cloud to go on with a running answer; False: there is none that the
         local model is writing and that may leave the device."""
         with self._lock:
-            journey = self._journeys.get(answer_id)
-        leg = journey.leg if journey is not None else None
-        if leg is None:
+            context = self._running.get(answer_id)
+        stream = context.stream if context is not None else None
+        if stream is None:
             return False
-        leg.watch.ask()
+        stream.hand_over()
         return True
+
+    def worker_died(self) -> None:
+        """Answers that the local model does not go on with soon, by itself, are handed over."""
+        if self._resources is None or not self._resources.policy_settings.is_on("crash"):
+            return
+        with self._lock:
+            streams = [context.stream for context in self._running.values()]
+        for stream in streams:
+            if stream is not None:
+                stream.worker_died()
 
     def keep_local(self, answer_id: str) -> bool:
         """The user wants a running answer to stay on the device from now on."""
         with self._lock:
-            known = answer_id in self._journeys
-        if known and self._parts is not None:
-            self._parts.trust.consent.keep_local(answer_id)
+            known = answer_id in self._running
+        if known and self._resources is not None:
+            self._resources.consent.keep_local(answer_id)
         return known
 
     def pending_consents(self) -> list[PendingConsent]:
         """The questions that wait for the user."""
-        return [] if self._parts is None else self._parts.trust.consent.pending()
+        return [] if self._resources is None else self._resources.consent.pending()
 
     def consent(self, consent_id: str, granted: bool, *, remember: bool = False) -> Reply:
         """The user's decision on a question."""
-        if self._parts is None:
+        if self._resources is None:
             return "unknown"
-        return self._parts.trust.consent.answer(consent_id, granted, remember=remember)
+        return self._resources.consent.answer(consent_id, granted, remember=remember)
 
     def recent(
         self, limit: int, *, before: int | None = None, owner: str | None = None
     ) -> list[HandoffRecord]:
         """The last handoffs, newest first; see HandoffJournal.recent."""
-        if self._parts is None:
+        if self._resources is None:
             return []
-        return self._parts.journal.recent(limit, before=before, owner=owner)
+        return self._resources.journal.recent(limit, before=before, owner=owner)
 
     def spending(self) -> list[Line]:
         """What the cloud has cost and may cost; see Budget.statement."""
-        if self._parts is None:
+        if self._resources is None:
             return []
-        names = [engine.name for engine in self._parts.clouds]
-        return self._parts.trust.budget.statement(names)
+        names = [engine.name for engine in self._resources.providers]
+        return self._resources.budget.statement(names)
 
     def close(self) -> None:
         """End what waits and close what is open; running answers are cancelled by their owners."""
-        if self._parts is not None:
-            self._parts.close()
+        if self._resources is not None:
+            self._resources.close()
 
 
 def _no_cloud(request: GenerationRequest) -> str:

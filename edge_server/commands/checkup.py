@@ -186,7 +186,9 @@ def check_engine(findings: Findings, settings: Settings) -> None:
 
 def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, str]) -> None:
     """Which providers may take over, and whether their keys exist; sends nothing."""
-    from spillover.edge_server.config.routing_setup import provider_engines  # slow
+    from spillover.cloud_fallback.http.client import Http  # slow
+    from spillover.cloud_fallback.providers.build import build_engines
+    from spillover.cloud_fallback.providers.keys import Keys
 
     providers = settings.cloud.providers
     names = ", ".join(provider.name for provider in providers) or "no provider"
@@ -199,7 +201,7 @@ def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, st
             "add a [[provider]] table to the configuration file: docs/configuration.md",
             blocks=False,
         )
-    for engine in provider_engines(settings, environ):
+    for engine in build_engines(providers, Keys(environ), Http()):
         if engine.problem is not None:
             findings.add(f"{engine.name}: {engine.problem}", "see docs/providers.md", blocks=False)
 

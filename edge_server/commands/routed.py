@@ -49,11 +49,11 @@ class RoutedEngine:
 @contextmanager
 def routed_conversation(settings: Settings) -> Generator[RoutedEngine]:
     """A loaded engine behind the router. Raises ModelError, EngineError."""
-    with one_conversation(settings) as engine:
-        from spillover.edge_server.config.routing_setup import build_router  # slow
-
-        with closing(build_router(engine, settings, os.environ)) as router:
-            yield RoutedEngine(engine, router)
+    with (
+        one_conversation(settings) as engine,
+        closing(Router.open(engine, settings.cloud, os.environ)) as router,
+    ):
+        yield RoutedEngine(engine, router)
 
 
 def ask_at_terminal(asked: ConsentAsked) -> bool:

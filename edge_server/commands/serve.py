@@ -51,13 +51,13 @@ def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -
 def _serve(settings: Settings) -> None:
     with start_engine(settings) as engine:
         # Flask is slow to import: do that, and check the address, while the model loads.
-        from spillover.edge_server.config.routing_setup import build_router
+        from spillover.cloud_fallback.route.router import Router
         from spillover.edge_server.web.server import check_bind, serve
 
         check_bind(settings)
         with note_if_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
-        with closing(build_router(engine, settings, os.environ)) as router:
+        with closing(Router.open(engine, settings.cloud, os.environ)) as router:
             serve(
                 engine,
                 router,

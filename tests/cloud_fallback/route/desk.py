@@ -11,25 +11,15 @@ from typing import Any
 import msgspec
 
 from spillover.cloud_fallback.events import Handoff, Replace, Seam, StreamEvent
-from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.sensors import DeviceReading, Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.privacy.consent import ConsentDesk
-from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
-from spillover.cloud_fallback.providers.build import build_engine
-from spillover.cloud_fallback.providers.keys import Keys
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.cloud_fallback.route.breaker import Breakers
-from spillover.cloud_fallback.route.parts import Parts, Trust
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
+from spillover.cloud_fallback.route.resources import RouteResources
 from spillover.cloud_fallback.route.router import Router
-from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
-from spillover.cloud_fallback.spending.budget import Budget
-from spillover.cloud_fallback.spending.database import Database
-from spillover.cloud_fallback.spending.journal import HandoffJournal
 from spillover.cloud_fallback.spending.limits import BudgetSettings
-from spillover.runtime.alarms import Alarms
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, Finished
 from spillover.runtime.local_engine import LocalEngine
@@ -73,34 +63,24 @@ class Desk:
         privacy: PrivacySettings | None = None,
     ) -> None:
         self.reading = DeviceReading()
-        self.consent = ConsentDesk()
         self._ids = itertools.count(1)
-        self.providers = tuple(providers)
-        http = Http()
-        keys = Keys({"FAKE_KEY": "sk-canary-4711"})
-        database = Database(folder / "ledger.sqlite3")
-        self.breakers = Breakers(
-            local_network=[p.name for p in self.providers if p.is_local_network]
-        )
-        self.parts = Parts(
-            engine,
-            tuple(build_engine(p, keys=keys, http=http) for p in self.providers),
-            settings=settings or RouteSettings(warms_connections=False),
-            policy=policy,
-            trust=Trust(
-                consent=self.consent,
-                redactor=Redactor(privacy or PrivacySettings()),
-                budget=Budget(database, budget or BudgetSettings()),
-                breakers=self.breakers,
-            ),
-            sensors=Sensors(lambda: self.reading, period_s=0.05),
-            journal=HandoffJournal(database),
-            alarms=Alarms(),
-            http=http,
+        cloud = CloudSettings(
+            fallback=fallback,  # type: ignore[arg-type]  # a Literal
+            route=settings or RouteSettings(warms_connections=False),
             data_dir=folder,
+            providers=tuple(providers),
+            policy=policy,
+            privacy=privacy or PrivacySettings(),
+            budget=budget or BudgetSettings(),
         )
-        engine.watch_deaths(self.parts.worker_died)
-        self.router = Router(engine, Routing(fallback=fallback), self.parts)  # type: ignore[arg-type]  # a Literal
+        self.resources = RouteResources.open(
+            engine,
+            cloud,
+            {"FAKE_KEY": "sk-canary-4711"},
+            sensors=Sensors(lambda: self.reading, period_s=0.05),
+        )
+        self.router = Router(engine, cloud.routing, self.resources)
+        engine.watch_deaths(self.router.worker_died)
 
     def start(
         self,

@@ -224,7 +224,9 @@ def test_a_defect_in_our_own_code_does_not_cost_the_answer(
         raise KeyError(words)
 
     fake.script(Act(rest=REST))
-    monkeypatch.setattr("spillover.cloud_fallback.route.cloud_leg.CloudLeg._take", broken)
+    monkeypatch.setattr(
+        "spillover.cloud_fallback.route.provider_stream.ProviderStream._take", broken
+    )
     events = desk.ask(long(), hand_over_at=60)
     assert [h.target.origin for h in handoffs(events)] == ["cloud", "local"]
     assert "KeyError" in caplog.text

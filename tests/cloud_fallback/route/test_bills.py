@@ -27,7 +27,7 @@ def desk(make_desk: MakeDesk, fake: Fake) -> Desk:
 
 def booked(desk: Desk) -> int:
     """Tokens that are spent or reserved."""
-    (room,) = desk.parts.trust.budget.report()
+    (room,) = desk.resources.budget.report()
     return int(room.spent)
 
 

@@ -48,7 +48,7 @@ def test_their_budget_holds(
     )
     fake.script(Act(chunks=("word ",) * 200, usage=usage, delay_s=0.001))  # type: ignore[arg-type]  # a Literal
     answers = all_at_once(desk, max_tokens)
-    (room,) = desk.parts.trust.budget.report()
+    (room,) = desk.resources.budget.report()
     spent = sum(
         leg.cost_usd or 0.0
         for events in answers

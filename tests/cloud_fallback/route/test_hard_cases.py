@@ -17,7 +17,8 @@ import pytest
 
 from spillover.cloud_fallback.events import Replace, StreamEvent
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.route.gate import SCOUTS
+from spillover.cloud_fallback.route.breaker import Permit
+from spillover.cloud_fallback.route.circuit import N_PROBES
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.ledger import Amount
@@ -117,16 +118,16 @@ def test_a_provider_without_an_end_is_stopped_where_nobody_set_a_length(
 def test_who_waits_in_line_for_a_provider_is_told_at_once(desk: Desk, fake: Fake) -> None:
     """Whoever began the answer would else hold a thread of the endpoint until then."""
     held = Act(text="A tale.", hold_before_response=True)
-    fake.script(*[held] * SCOUTS, Act(text="A tale."))
+    fake.script(*[held] * N_PROBES, Act(text="A tale."))
     streams = [
         desk.start(ask(max_tokens=20), RouteOptions(routing=Routing(prefer="cloud")))[1]
-        for _ in range(SCOUTS + 1)
+        for _ in range(N_PROBES + 1)
     ]
     with ThreadPoolExecutor(len(streams)) as pool:
         first = list(pool.map(next, streams))
         assert [type(event) for event in first].count(Queued) == 1
         rests = [pool.submit(list, stream) for stream in streams]
-        fake.wait_for(holding=SCOUTS)
+        fake.wait_for(holding=N_PROBES)
         fake.release()
         for begun, rest in zip(first, rests, strict=True):
             assert text([begun, *rest.result(30)]) == "A tale."
@@ -288,8 +289,8 @@ def test_a_client_that_leaves_in_the_gap_ends_the_request(make_desk: MakeDesk, f
     # The provider has the prompt and may want to be paid for it; nothing else is booked.
     cloud = end(events).usage.legs[1]
     assert cloud.completion_tokens == 0
-    assert desk.parts.trust.budget.spent_today().tokens == cloud.prompt_tokens
-    (room,) = desk.parts.trust.budget.report()
+    assert desk.resources.budget.spent_today().tokens == cloud.prompt_tokens
+    (room,) = desk.resources.budget.report()
     assert room.reserved == 0
 
 
@@ -309,12 +310,13 @@ def test_a_client_that_leaves_in_the_gap_is_no_answer_of_the_provider(
     for event in stream:
         if isinstance(event, Delta):
             desk.router.hand_over(answer_id)
-    gate = desk.parts.gate("fake-1")
-    with ExitStack() as scouts:
-        for _ in range(SCOUTS):
-            assert gate.is_open
-            assert scouts.enter_context(gate.enter(Cancellation())) is not None
-        assert not gate.is_open
+    breakers = desk.resources.breakers
+    with ExitStack() as probes:
+        for _ in range(N_PROBES):
+            permit = breakers.acquire("fake-1")
+            assert isinstance(permit, Permit)
+            probes.enter_context(permit)
+        assert breakers.refusal("fake-1") is not None
 
 
 def test_a_client_that_leaves_before_the_cloud_is_asked_asks_nothing(
@@ -331,7 +333,7 @@ def test_a_client_that_leaves_before_the_cloud_is_asked_asks_nothing(
     assert end(events).reason == "cancelled"
     assert not handoffs(events)
     assert fake.record.accepted == 0
-    assert desk.parts.trust.budget.spent_today() == Amount()
+    assert desk.resources.budget.spent_today() == Amount()
 
 
 # --- the storm -------------------------------------------------------------------------------
@@ -381,8 +383,8 @@ def test_twenty_answers_survive_the_worker_and_a_limited_provider_together(
             assert text(events) == joined(said, REST) or there[0].keep_chars < 8
     assert any(handoffs(events) for events in done)
     # A few find out that the provider is limited; the others never ask it.
-    assert 1 <= len(limited.requests) <= SCOUTS
-    assert {block.provider for block in desk.breakers.blocked()} == {"fake-1"}
+    assert 1 <= len(limited.requests) <= N_PROBES
+    assert {block.provider for block in desk.resources.breakers.blocked()} == {"fake-1"}
 
 
 def test_what_was_kept_back_in_doubt_goes_out_when_no_tokens_are_left(

@@ -1,19 +1,16 @@
-"""A cloud provider writes a part of an answer: restored, joined to what was said, paid for."""
+"""A provider's stream: restored, joined to what was said before, counted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Protocol
-
-from msgspec import Struct
 
 from spillover.cloud_fallback.errors import Truncated
 from spillover.cloud_fallback.events import StreamEvent
-from spillover.cloud_fallback.privacy.redactor import Redacted
 from spillover.cloud_fallback.privacy.restorer import Restorer
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.pump import EndOfStream, Pump
 from spillover.cloud_fallback.route.answer import estimated_tokens
+from spillover.cloud_fallback.route.clearance import Clearance
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.spending.estimate import estimated_prompt_tokens
 from spillover.runtime.cancellation import Cancellation
@@ -21,57 +18,34 @@ from spillover.runtime.events import (
     Delta,
     EngineEvent,
     Finished,
+    FinishReason,
     Leg,
     ReasoningDelta,
     ToolCallDelta,
     Usage,
 )
-from spillover.runtime.request import GenerationRequest
 
 
-class Meter(Protocol):
-    """Is told how many tokens have come; raises when they cost too much."""
-
-    def note(self, completion_tokens: int) -> None: ...
-
-
-class CloudLegEnd(Struct, frozen=True, kw_only=True):
-    """How a cloud leg ended by itself."""
-
-    finished: Finished | None
-    """None: we have ended it, at a stop string or at the length that was asked for."""
-    stop: str | None
-    """The stop string that was found in the joined text."""
-
-
-class CloudLeg:
-    """One stream of one provider. Everything is done in the thread that iterates stream()."""
+class ProviderStream:
+    """Used once. Everything is done in the thread that iterates events()."""
 
     def __init__(
         self,
-        engine: CloudEngine,
-        request: GenerationRequest,
+        provider: CloudEngine,
+        cleared: Clearance,
         *,
-        redacted: Redacted,
         joint: Joint,
-        meter: Meter,
-        on_answer: Callable[[], object],
-        most_tokens: int,
+        max_tokens: int,
         clock: Callable[[], float],
     ) -> None:
-        """*request*: that of *redacted*, with its own limit. *most_tokens*, reasoning included,
-        end a leg that does not end by itself. *on_answer* is called once, when the
-        first of the answer has come."""
-        self._engine = engine
-        self._request = request
+        """*max_tokens*, reasoning included, end a stream that does not end by itself."""
+        self._provider = provider
+        self._cleared = cleared
         self._joint = joint
-        self._redacted = redacted
-        self._restorer = redacted.restorer()
-        self._thoughts = redacted.thought_restorer()
+        self._text = cleared.redacted.restorer()
+        self._reasoning = cleared.redacted.thought_restorer()
         self._arguments: dict[int, Restorer] = {}
-        self._meter = meter
-        self._on_answer = on_answer
-        self._most_tokens = most_tokens
+        self._max_tokens = max_tokens
         self._clock = clock
         self._started_at = clock()
         self._n_received = 0
@@ -89,14 +63,33 @@ class CloudLeg:
 
     @property
     def n_chars(self) -> int:
-        """Characters that the client has got of this leg."""
+        """Characters that the client has got of it."""
         return self._joint.n_chars
 
-    def stream(self, cancellation: Cancellation) -> Generator[StreamEvent, None, CloudLegEnd]:
+    @property
+    def is_ended_by_provider(self) -> bool:
+        """False: it was ended here, at a stop string or at the length that was asked for."""
+        return self._finished is not None and not self._joint.is_over
+
+    @property
+    def end_reason(self) -> FinishReason:
+        """Why it ended, once it has."""
+        if self._finished is not None and self.is_ended_by_provider:
+            return self._finished.reason
+        return "length" if self._joint.stopped is None else "stop"
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended it."""
+        if self._finished is not None and self.is_ended_by_provider:
+            return self._finished.stop
+        return self._joint.stopped
+
+    def events(self, cancellation: Cancellation) -> Generator[StreamEvent]:
         """Yield what the client may see, all but the end.
 
-        Raises what the provider's stream raises, and what the meter raises; what was held in
-        doubt is dropped then.
+        Raises what the provider's stream raises, and BudgetExceeded when it costs too much; what
+        was held in doubt is dropped then.
         """
         cancellation.subscribe(self.cancellation.cancel)
         try:
@@ -108,15 +101,13 @@ class CloudLeg:
             yield from self._flush()
         finally:
             cancellation.unsubscribe(self.cancellation.cancel)
-        finished = None if self._joint.is_over else self._finished
-        return CloudLegEnd(finished=finished, stop=self._joint.stopped)
 
     @property
     def _is_endless(self) -> bool:
-        return estimated_tokens(self._n_received) >= self._most_tokens
+        return estimated_tokens(self._n_received) >= self._max_tokens
 
     def _open(self, cancellation: Cancellation) -> Generator[EngineEvent]:
-        return self._engine.stream(self._request, cancellation)
+        return self._provider.stream(self._cleared.request, cancellation)
 
     def _next(self, pump: Pump) -> list[StreamEvent]:
         deadline = self._joint.deadline
@@ -124,11 +115,11 @@ class CloudLeg:
         try:
             event = pump.next(wait_s)
         except EndOfStream:
-            raise Truncated(self._engine.name, "the stream ended without an end") from None
+            raise Truncated(self._provider.name, "the stream ended without an end") from None
         if event is None:
             return self._joint.on_deadline()
         if not self.has_answered and not _is_cancelled(event):
-            self._on_answer()
+            self._cleared.permit.answered()
         return self._take(event)
 
     def _take(self, event: EngineEvent) -> list[StreamEvent]:
@@ -136,10 +127,10 @@ class CloudLeg:
             case Delta(text=text):
                 self._count(text)
                 self.is_empty &= not text
-                return self._joint.feed(self._restorer.feed(text))
+                return self._joint.feed(self._text.feed(text))
             case ReasoningDelta(text=text):
                 self._count(text)
-                restored = self._thoughts.feed(text)
+                restored = self._reasoning.feed(text)
                 return [ReasoningDelta(text=restored)] if restored else []
             case ToolCallDelta():
                 self._count(event.arguments)
@@ -151,11 +142,11 @@ class CloudLeg:
 
     def _count(self, text: str) -> None:
         self._n_received += len(text)
-        self._meter.note(estimated_tokens(self._n_received))
+        self._cleared.reservation.note(estimated_tokens(self._n_received))
 
     def _tool_call(self, event: ToolCallDelta) -> list[StreamEvent]:
         if event.index not in self._arguments:
-            self._arguments[event.index] = self._redacted.argument_restorer()
+            self._arguments[event.index] = self._cleared.redacted.argument_restorer()
         restorer = self._arguments[event.index]
         arguments = restorer.feed(event.arguments)
         if event.id is None and event.name is None and not arguments:
@@ -169,9 +160,9 @@ class CloudLeg:
         if self._joint.is_over:
             yield from self._joint.end()
             return
-        if thought := self._thoughts.flush():
-            yield ReasoningDelta(text=thought)
-        yield from self._joint.feed(self._restorer.flush())
+        if reasoning := self._reasoning.flush():
+            yield ReasoningDelta(text=reasoning)
+        yield from self._joint.feed(self._text.flush())
         yield from self._joint.end()
         for index, restorer in self._arguments.items():
             if rest := restorer.flush():
@@ -183,18 +174,18 @@ class CloudLeg:
         return self._finished.usage.cached_tokens if self._finished is not None else 0
 
     def leg(self) -> Leg:
-        """What this leg has cost, without the price; estimated where the provider's own count
+        """What it has cost, without the price; estimated where the provider's own count
         never came."""
         usage = self._finished.usage if self._finished is not None else None
         if usage is None:
             usage = Usage(
-                prompt_tokens=estimated_prompt_tokens(self._request),
+                prompt_tokens=estimated_prompt_tokens(self._cleared.request),
                 cached_tokens=0,
                 completion_tokens=estimated_tokens(self._n_received),
                 estimated=True,
             )
         return Leg(
-            writer=self._engine.writer,
+            writer=self._provider.writer,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             reasoning_tokens=usage.reasoning_tokens,

@@ -1,0 +1,212 @@
+"""A provider writes a part of an answer, or says why it does not."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack
+
+from msgspec.structs import replace
+
+from spillover.cloud_fallback.errors import (
+    BudgetExceeded,
+    CannotContinue,
+    ContentBlocked,
+    KeptLocal,
+    NetworkFailed,
+    ProviderError,
+    ProviderRefused,
+    SeamFailed,
+    Truncated,
+)
+from spillover.cloud_fallback.events import Replace, StreamEvent
+from spillover.cloud_fallback.http.retry import retry_delay
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.route.clearance import Clearance, clear
+from spillover.cloud_fallback.route.context import RequestContext
+from spillover.cloud_fallback.route.provider_stream import ProviderStream
+from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
+from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.defects import log_defect
+from spillover.runtime.errors import InvalidRequest
+
+MAX_TRIES = 3
+
+_log = logging.getLogger(__name__)
+
+
+class CloudWriter:
+    """Goes on with what others have written, or with the user's question."""
+
+    def __init__(self, provider: CloudEngine) -> None:
+        self._provider = provider
+
+    def write(
+        self, context: RequestContext, stopped: Stopped | None
+    ) -> Generator[StreamEvent, None, WriterEnd]:
+        """See Writer."""
+        assert stopped is not None, "the cloud only writes for a reason"
+        if not stopped.may_leave or not context.may_go_to_cloud:
+            return stopped
+        for n_retries in range(MAX_TRIES):
+            end, wait_s = yield from self._try(context, stopped, n_retries)
+            if isinstance(end, Complete):
+                return end
+            stopped = end
+            if wait_s is None:
+                break
+            _wait(wait_s, context.cancellation)
+        return stopped
+
+    def _try(
+        self, context: RequestContext, stopped: Stopped, n_retries: int
+    ) -> Generator[StreamEvent, None, tuple[WriterEnd, float | None]]:
+        """How it ended, and after how many seconds to try again; None: not again."""
+        with ExitStack() as held:
+            try:
+                text = context.text(stopped.withheld)
+                plan = self._plan(context, stopped, text.said)
+                cleared = yield from clear(context, self._provider, plan, stopped.reason, held)
+            except (ProviderError, CannotContinue, InvalidRequest, BudgetExceeded) as error:
+                return replace(stopped, cloud_error=error), None
+            except KeptLocal as error:
+                return replace(stopped, cloud_error=error, may_leave=False), None
+            yield from self._hand_over(context, stopped.reason, plan, cleared)
+            stream = ProviderStream(
+                self._provider,
+                cleared,
+                joint=context.joint(plan, text, stopped.at, limits=True),
+                max_tokens=context.max_cloud_tokens,
+                clock=context.resources.clock,
+            )
+            if plan.takes_back:
+                stopped = stopped.outdated()
+            try:
+                with context.resources.consent.leg(context.id, stream.cancellation):
+                    cleared.reservation.note(0)
+                    yield from stream.events(context.cancellation)
+            except Exception as error:  # a defect of ours must not cost the user the answer
+                self._settle_failed(context, cleared, stream, error)
+                wait_s = _retry_s(error, stream, n_retries)
+                return _stopped_by(error, context, stopped, stream), wait_s
+            return self._end(context, stopped, cleared, stream), None
+
+    def _plan(self, context: RequestContext, stopped: Stopped, said: str) -> Continuation:
+        left = context.answer.remaining_tokens
+        plan = self._plan_within(context, stopped, said, left)
+        if plan.takes_back:
+            left = context.answer.tokens_left(plan.keep_chars)
+            plan = self._plan_within(context, stopped, said, left)
+        return plan
+
+    def _plan_within(
+        self, context: RequestContext, stopped: Stopped, said: str, tokens_left: int | None
+    ) -> Continuation:
+        return plan_continuation(
+            context.request,
+            said,
+            mode="continue" if context.mode == "at_turn" else context.mode,
+            prefill=self._provider.may_prefill(),
+            can_replace=context.options.may_replace,
+            keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
+            tokens_left=tokens_left,
+            reasoning_reserve=self._provider.settings.reasoning_reserve,
+        )
+
+    def _hand_over(
+        self, context: RequestContext, reason: Reason, plan: Continuation, cleared: Clearance
+    ) -> Generator[StreamEvent]:
+        if context.writer != self._provider.writer:
+            yield context.hand_over(
+                self._provider.writer,
+                reason,
+                keep_chars=plan.keep_chars,
+                redactions=cleared.redacted.n_redactions,
+            )
+        if plan.keep_chars < context.answer.n_chars:
+            yield Replace(keep_chars=plan.keep_chars)
+
+    def _end(
+        self, context: RequestContext, stopped: Stopped, cleared: Clearance, stream: ProviderStream
+    ) -> WriterEnd:
+        """What an end without an error is worth."""
+        answer = context.answer
+        answer.leg_ended(cleared.reservation.settle(stream.leg(), stream.cached_tokens))
+        if context.cancellation.cancelled:
+            return Complete(answer.finished("cancelled"))
+        if stream.end_reason == "cancelled":  # the user wants the answer to stay here
+            reason = Reason(code="user", is_hard=True)
+            return replace(_moved(context, stopped, stream, reason), may_leave=False)
+        cleared.permit.success()
+        if (missing := self._missing(context, stream)) is not None:
+            return _stopped_by(missing, context, stopped, stream)
+        if context.resources.policy_settings.is_on("sticky"):
+            context.stays_with(self._provider.name)
+        return Complete(answer.finished(stream.end_reason, stream.stop))
+
+    def _missing(self, context: RequestContext, stream: ProviderStream) -> Truncated | None:
+        """Why an answer that the provider calls complete is none."""
+        if not stream.is_ended_by_provider:
+            return None
+        is_cut = stream.end_reason == "length" and context.answer.remaining_tokens != 0
+        if is_cut and not stream.n_chars:
+            return Truncated(self._provider.name, "it spent all its tokens on reasoning")
+        if stream.end_reason == "stop" and stream.is_empty and not context.request.stop:
+            return Truncated(self._provider.name, "its answer is empty")
+        return None
+
+    def _settle_failed(
+        self, context: RequestContext, cleared: Clearance, stream: ProviderStream, error: Exception
+    ) -> None:
+        """Report and pay what came of a request that failed."""
+        if isinstance(error, ProviderError):
+            cleared.permit.failure(error)
+        elif not isinstance(error, KeptLocal | SeamFailed | InvalidRequest):
+            log_defect(_log, f"{self._provider.name} left", error)
+        if stream.has_answered or (isinstance(error, ProviderError) and error.may_bill):
+            leg = cleared.reservation.settle(stream.leg(), stream.cached_tokens)
+            context.answer.leg_ended(leg)
+        else:
+            cleared.reservation.release()
+
+
+def _stopped_by(
+    error: Exception, context: RequestContext, stopped: Stopped, stream: ProviderStream
+) -> Stopped:
+    reason = Reason(code="network" if isinstance(error, NetworkFailed) else "provider")
+    # What a content policy stopped is never sent elsewhere in silence.
+    may_leave = not isinstance(error, ContentBlocked)
+    end = _moved(context, stopped, stream, reason)
+    return replace(end, cloud_error=error, may_leave=may_leave)
+
+
+def _moved(
+    context: RequestContext, stopped: Stopped, stream: ProviderStream, reason: Reason
+) -> Stopped:
+    """*stopped*, but here and now and for *reason*."""
+    if stream.n_chars or context.answer.began_tool_call:
+        stopped = stopped.outdated()
+    return replace(stopped, reason=reason, at=context.now)
+
+
+def _retry_s(error: Exception, stream: ProviderStream, n_retries: int) -> float | None:
+    """After how many seconds to ask the same provider again; None: it is the next one's turn."""
+    if stream.has_answered or not isinstance(error, ProviderError):
+        return None
+    if isinstance(error, ProviderRefused) and error.no_prefill:
+        return 0.0  # the engine has learned it
+    return retry_delay(error, n_retries, chance=random.random())
+
+
+def _wait(seconds: float, cancellation: Cancellation) -> None:
+    """Sleep, unless the client leaves."""
+    woken = threading.Event()
+    cancellation.subscribe(woken.set)
+    try:
+        woken.wait(seconds)
+    finally:
+        cancellation.unsubscribe(woken.set)

@@ -1,0 +1,172 @@
+"""What belongs to one answer on its route."""
+
+from __future__ import annotations
+
+from spillover.cloud_fallback.events import Handoff, HandoffMode, Seam, StreamEvent
+from spillover.cloud_fallback.policy.affinity import conversation_key
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.route.answer import Answer
+from spillover.cloud_fallback.route.joint import Joint
+from spillover.cloud_fallback.route.resources import RouteResources
+from spillover.cloud_fallback.route.routing import Allowed
+from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.cloud_fallback.route.stopped import Stopped
+from spillover.cloud_fallback.route.watched_stream import WatchedStream
+from spillover.cloud_fallback.seam.answer_text import AnswerText
+from spillover.cloud_fallback.seam.continuation import Continuation
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import WriterId
+from spillover.runtime.request import GenerationRequest
+
+RUNAWAY = 2
+"""A provider that wrote this many times the limit, in words, does not keep to it."""
+
+
+class RequestContext:
+    """Used by the one thread that iterates the answer; *stream* may be read by others."""
+
+    def __init__(
+        self,
+        resources: RouteResources,
+        request: GenerationRequest,
+        options: RouteOptions,
+        allowed: Allowed,
+        cancellation: Cancellation,
+    ) -> None:
+        self.resources = resources
+        self.request = request
+        self.options = options
+        self.allowed = allowed
+        self.cancellation = cancellation
+        self.mode: HandoffMode = options.mode or resources.settings.mode
+        self.answer = Answer(request)
+        self.writer = resources.local_writer
+        """Who writes now."""
+        self.stream: WatchedStream | None = None
+        """The local stream that runs now."""
+        self.granted: set[str] = set()
+        """Providers that the user has said yes to, for this answer."""
+        self.conversation = (
+            conversation_key(request.messages, options.owner) if request.messages else None
+        )
+        # One that begins anew with the same words is another conversation.
+        self._goes_on = any(message.role == "assistant" for message in request.messages)
+        if self.conversation is not None and not self._goes_on:
+            resources.consent.forget(self.conversation.hex())
+
+    @property
+    def id(self) -> str:
+        return self.options.id
+
+    @property
+    def now(self) -> float:
+        return self.resources.clock()
+
+    # --- the way ----------------------------------------------------------------------------
+
+    def start(self) -> Stopped | None:
+        """Why the answer begins in the cloud; None: it begins here."""
+        if self.allowed.first == "cloud":
+            return Stopped(reason=Reason(code="user", is_hard=True), at=self.now)
+        if self._provider is not None:
+            return Stopped(reason=Reason(code="sticky"), at=self.now)
+        return None
+
+    def providers(self) -> list[CloudEngine]:
+        """The conversation's own provider first, then in the owner's order."""
+        own = self._provider
+        return sorted(self.resources.providers, key=lambda provider: provider.name != own)
+
+    @property
+    def _provider(self) -> str | None:
+        if self.conversation is None or not self._goes_on:
+            return None
+        return self.resources.provider_of(self.conversation)
+
+    def stays_with(self, provider: str | None) -> None:
+        """The conversation's next turn is *provider*'s; None: the local model's."""
+        if self.conversation is not None:
+            self.resources.stays_with(self.conversation, provider)
+
+    @property
+    def may_go_to_cloud(self) -> bool:
+        """Whether a provider could still go on: half a tool call can neither be continued nor
+        taken back."""
+        answer = self.answer
+        is_over = answer.began_tool_call or answer.remaining_tokens == 0
+        return not is_over and answer.n_handoffs < self.resources.settings.max_handoffs
+
+    def hand_over(
+        self, target: WriterId, reason: Reason, *, keep_chars: int, redactions: int = 0
+    ) -> Handoff:
+        """*target* writes from now on."""
+        self.answer.n_handoffs += 1
+        event = Handoff(
+            seq=self.answer.n_handoffs,
+            reason=reason.code,
+            source=self.writer,
+            target=target,
+            mode=self.mode,
+            keep_chars=keep_chars,
+            signals=reason.signals,
+            redactions=redactions,
+        )
+        self.writer = target
+        self.resources.journal.handoff(self.id, event, owner=self.options.owner)
+        return event
+
+    # --- the text ---------------------------------------------------------------------------
+
+    def text(self, withheld: str = "") -> AnswerText:
+        """The answer so far for the next writer; *withheld*: said, but not sent yet."""
+        can_replace = self.options.may_replace
+        text = AnswerText(self.request.stop, sent=self.answer.text, can_replace=can_replace)
+        text.feed(withheld)
+        return text
+
+    def joint(
+        self,
+        plan: Continuation,
+        text: AnswerText,
+        at: float,
+        *,
+        limits: bool = False,
+        tells: bool = True,
+    ) -> Joint:
+        """Joins the next writer's text to *text*. *limits*: it may write more than is left.
+        *tells*: it is another writer, so that the client hears of the seam."""
+        return Joint(
+            plan,
+            text,
+            seq=self.answer.n_handoffs,
+            tokens_left=self._limit(plan) if limits else None,
+            triggered_at=at,
+            clock=self.resources.clock,
+            tells=tells,
+        )
+
+    def _limit(self, plan: Continuation) -> int | None:
+        """A provider that was asked for no more than the answer counts its tokens better than we
+        can: it is only stopped when it does not end."""
+        left = self.answer.remaining_tokens
+        return RUNAWAY * left if left is not None and plan.join == "fresh" else left
+
+    @property
+    def max_cloud_tokens(self) -> int:
+        """A provider is stopped after so many tokens, reasoning included."""
+        most = self.resources.settings.max_cloud_tokens
+        return max(most, RUNAWAY * (self.request.max_tokens or 0))
+
+    # --- the record -------------------------------------------------------------------------
+
+    def sent(self, event: StreamEvent) -> None:
+        """*event* goes to the client."""
+        self.answer.sent(event)
+        if isinstance(event, Seam):
+            self.resources.journal.seam(self.id, event)
+
+    def record_legs(self) -> None:
+        """Record what the answer cost, if it was handed over."""
+        if self.answer.n_handoffs:
+            self.resources.journal.legs(self.id, self.answer.legs)

@@ -1,0 +1,248 @@
+"""The local model writes a part of an answer: the first, or the last, as the last resort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from itertools import takewhile
+from typing import get_args
+
+import msgspec
+
+from spillover.cloud_fallback.events import StreamEvent
+from spillover.cloud_fallback.policy.local_policy import LocalPolicy
+from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
+from spillover.cloud_fallback.route.answer import local_leg
+from spillover.cloud_fallback.route.context import RequestContext
+from spillover.cloud_fallback.route.joint import Joint
+from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
+from spillover.cloud_fallback.route.watched_stream import WatchedStream
+from spillover.cloud_fallback.seam.continuation import plan_continuation
+from spillover.runtime.engine import EngineStatus
+from spillover.runtime.errors import (
+    ContextOverflow,
+    EngineBusy,
+    EngineError,
+    InvalidRequest,
+    ResponseFormatRefused,
+    SpilloverError,
+)
+from spillover.runtime.events import Delta, ToolCallDelta
+from spillover.runtime.request import GenerationRequest
+
+
+def _all_codes() -> tuple[ReasonCode, ...]:
+    codes: list[ReasonCode] = []
+    for part in get_args(ReasonCode):
+        codes += get_args(part) or (part,)
+    return tuple(codes)
+
+
+UNWATCHED = PolicySettings(switched_off=tuple(c for c in _all_codes() if c != "user"))
+"""Only the user may hand the answer over."""
+
+
+class LocalWriter:
+    """Used once. *policy* None: no policy watches it."""
+
+    def __init__(self, policy: LocalPolicy | None = None) -> None:
+        self._policy = policy
+
+    def write(
+        self, context: RequestContext, stopped: Stopped | None
+    ) -> Generator[StreamEvent, None, WriterEnd]:
+        """See Writer. When *stopped* is given nobody else goes on: so it does, or the answer
+        ends, with what the model had said before."""
+        n_handoffs = context.answer.n_handoffs
+        if stopped is not None:
+            complete = yield from _come_back(context, stopped)
+            if complete is not None:
+                return complete
+        request, joint = self._plan(context, tells=context.answer.n_handoffs > n_handoffs)
+        stream = self._open(context, request)
+        resources = context.resources
+        if self._policy is not None:
+            reason = stream.watch.before(resources.local.status(), resources.sensors.read())
+            if reason is not None:
+                return Stopped(reason=reason, at=context.now)
+            if context.allowed.cloud == "auto" and resources.settings.warms_connections:
+                resources.warm_first()
+        try:
+            end = yield from self._follow(context, stream, joint)
+        except (EngineError, InvalidRequest) as error:
+            held = stream.held() if joint is None else ()
+            reason = reason_of(error, resources.local.status())
+            if reason is None:
+                yield from held
+                raise
+            return Stopped(
+                reason=reason,
+                at=context.now,
+                held=held,
+                local_error=error,
+                cloud_error=stopped.cloud_error if stopped is not None else None,
+                may_leave=resources.policy_settings.is_on(reason.code),
+            )
+        return _ended(context, stream, joint, end)
+
+    def _plan(
+        self, context: RequestContext, *, tells: bool
+    ) -> tuple[GenerationRequest, Joint | None]:
+        """What the model is asked, and how its text is joined to what is there."""
+        request, answer = context.request, context.answer
+        if not answer.has_begun:
+            if self._policy is not None:
+                n_top = logprobs_wanted(request, self._policy.settings)
+                request = msgspec.structs.replace(request, logprobs=n_top)
+            return request, None
+        text, local = context.text(), context.resources.local
+        plan = plan_continuation(
+            request,
+            text.said,
+            target="local",
+            tokens_left=answer.remaining_tokens,
+            tokenize=lambda text: local.tokenize(text, add_special=False, parse_special=False),
+        )
+        return plan.request, context.joint(plan, text, context.now, tells=tells)
+
+    def _open(self, context: RequestContext, request: GenerationRequest) -> WatchedStream:
+        resources = context.resources
+
+        def watch(on_trigger: Callable[[Reason], None]) -> Watch:
+            clock = resources.clock
+            if self._policy is not None:
+                return self._policy.watch(request, clock=clock, on_trigger=on_trigger)
+            return Watch(UNWATCHED, request, clock=clock, on_trigger=on_trigger)
+
+        return WatchedStream(
+            resources.local,
+            request,
+            answer=context.answer,
+            mode=context.mode,
+            settings=resources.settings,
+            make_watch=watch,
+            alarms=resources.alarms,
+            clock=resources.clock,
+        )
+
+    def _follow(
+        self, context: RequestContext, stream: WatchedStream, joint: Joint | None
+    ) -> Generator[StreamEvent, None, WriterEnd]:
+        """The stream's events, told of what the sensors read."""
+        policy = self._policy
+        sensing = context.resources.sensors.watching(stream.watch) if policy else nullcontext()
+        context.stream = stream
+        try:
+            with sensing:
+                if joint is None:
+                    end = yield from stream.events(context.cancellation)
+                else:
+                    end = yield from _joined(context, stream, joint)
+        finally:
+            context.stream = None
+        if policy is not None:
+            policy.learn(stream.watch)
+        return end
+
+
+def _joined(
+    context: RequestContext, stream: WatchedStream, joint: Joint
+) -> Generator[StreamEvent, None, WriterEnd]:
+    """The stream's events, its text joined to what was said before."""
+    events = stream.events(context.cancellation)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stop:
+            end: WriterEnd = stop.value
+            if joint.stopped is None:
+                yield from joint.end()
+            return end
+        if joint.stopped is not None:
+            continue  # it is ending
+        if not isinstance(event, Delta):
+            yield event
+            continue
+        yield from joint.feed(event.text)
+        if joint.stopped is not None:
+            stream.stop()
+
+
+def _ended(
+    context: RequestContext, stream: WatchedStream, joint: Joint | None, end: WriterEnd
+) -> WriterEnd:
+    answer, finished = context.answer, stream.finished
+    assert finished is not None, "the stream has come to its end"
+    answer.leg_ended(local_leg(context.resources.local_writer, finished), finished.timings)
+    if stream.deferred is not None:
+        context.stays_with(context.resources.providers[0].name)
+    if joint is not None and joint.stopped is not None:
+        return Complete(answer.finished("stop", joint.stopped))
+    if isinstance(end, Stopped) and not context.cancellation.cancelled:
+        return end
+    if answer.n_handoffs or len(answer.legs) > 1:
+        return Complete(answer.finished(finished.reason, finished.stop))
+    return Complete(finished)
+
+
+# --- the last resort ------------------------------------------------------------------------
+
+
+def _come_back(
+    context: RequestContext, stopped: Stopped
+) -> Generator[StreamEvent, None, Complete | None]:
+    """Nobody in the cloud goes on. None: the local model is to write on; else the answer ends."""
+    answer, end, held = context.answer, stopped.local_end, stopped.held
+    is_spent = answer.remaining_tokens == 0
+    cannot = (stopped.local_error is not None or not context.allowed.local) and not is_spent
+    if answer.began_tool_call and end is None and not cannot:
+        return Complete(answer.finished("interrupted"))  # nobody can go on with half a call
+    if end is None:  # what it had begun of a call it makes anew
+        held = tuple(takewhile(lambda event: not isinstance(event, ToolCallDelta), held))
+    goes_on = end is None and not is_spent and not cannot
+    if context.writer.origin == "cloud" and (goes_on or held):
+        context.stays_with(None)
+        local = context.resources.local_writer
+        yield context.hand_over(local, stopped.reason, keep_chars=answer.n_chars)
+    yield from held
+    if goes_on:
+        return None
+    if cannot:
+        return _give_up(context, stopped)
+    if end is None:
+        return Complete(answer.finished("length"))
+    return Complete(answer.finished(end.reason, end.stop) if answer.n_handoffs else end)
+
+
+def _give_up(context: RequestContext, stopped: Stopped) -> Complete:
+    """Nobody can go on. Before the first word that is an error; later it is an end that says so,
+    and is never called complete."""
+    answer = context.answer
+    if answer.has_begun:
+        is_full = isinstance(stopped.local_error, ContextOverflow)
+        return Complete(answer.finished("length" if is_full else "interrupted"))
+    errors = [stopped.local_error, stopped.cloud_error]
+    if answer.n_handoffs:
+        errors.reverse()
+    found = (error for error in errors if error is not None)
+    raise next(found, EngineError("no provider could be asked, and the answer may not begin here"))
+
+
+def reason_of(error: SpilloverError, status: EngineStatus) -> Reason | None:
+    """Why another writer should answer; None: nobody could, as the request itself is wrong."""
+    match error:
+        case ContextOverflow():
+            found = {"n_prompt_tokens": float(error.n_prompt_tokens), "n_ctx": float(error.n_ctx)}
+            return Reason(code="context", is_hard=True, signals=found)
+        case ResponseFormatRefused():
+            return Reason(code="schema", is_hard=True)
+        case InvalidRequest():
+            return None
+        case EngineBusy():
+            found = {"n_queued": float(status.n_queued)}
+            return Reason(code="queue", is_hard=True, signals=found)
+        case _:
+            found = {"n_restarts": float(status.n_restarts)}
+            return Reason(code="crash", is_hard=True, signals=found)

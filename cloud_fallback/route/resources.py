@@ -1,0 +1,143 @@
+"""What all answers of a device share on their route."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.policy.affinity import Affinity
+from spillover.cloud_fallback.policy.local_policy import LocalPolicy
+from spillover.cloud_fallback.policy.sensors import Sensors
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.privacy.consent import ConsentDesk
+from spillover.cloud_fallback.privacy.redactor import Redactor
+from spillover.cloud_fallback.providers.build import build_engines
+from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.providers.keys import Keys
+from spillover.cloud_fallback.route.breaker import CircuitBreakers
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
+from spillover.cloud_fallback.route.settings import RouteSettings
+from spillover.cloud_fallback.spending.budget import Budget
+from spillover.cloud_fallback.spending.database import Database
+from spillover.cloud_fallback.spending.journal import HandoffJournal
+from spillover.runtime.alarms import Alarms
+from spillover.runtime.engine import TextEngine
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.events import WriterId
+
+WARM_EVERY_S = 20.0
+
+
+@dataclass(kw_only=True)
+class RouteResources:
+    """Owned by the router. Methods may be called from any thread."""
+
+    local: TextEngine
+    providers: tuple[CloudEngine, ...]
+    """In the order in which they are asked."""
+    settings: RouteSettings
+    policy_settings: PolicySettings
+    consent: ConsentDesk
+    redactor: Redactor
+    budget: Budget
+    breakers: CircuitBreakers
+    sensors: Sensors
+    journal: HandoffJournal
+    alarms: Alarms
+    http: Http
+    data_dir: Path | None = None
+    clock: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _policy: LocalPolicy | None = field(default=None, init=False)
+    _affinity: Affinity = field(init=False)
+    _warmed_at: float = field(default=float("-inf"), init=False)
+
+    def __post_init__(self) -> None:
+        self._affinity = Affinity(self.policy_settings)
+
+    @classmethod
+    def open(
+        cls,
+        local: TextEngine,
+        settings: CloudSettings,
+        environ: Mapping[str, str],
+        *,
+        sensors: Sensors | None = None,
+    ) -> Self:
+        """Make them from *settings*; no connection is opened."""
+        http = Http(proxy=settings.proxy or None)
+        database = Database(settings.ledger)
+        on_lan = [provider.name for provider in settings.providers if provider.is_local_network]
+        return cls(
+            local=local,
+            providers=build_engines(settings.providers, Keys(environ), http),
+            settings=settings.route,
+            policy_settings=settings.policy,
+            consent=ConsentDesk(),
+            redactor=Redactor(settings.privacy),
+            budget=Budget(database, settings.budget),
+            breakers=CircuitBreakers(local_network=on_lan),
+            sensors=sensors or Sensors(),
+            journal=HandoffJournal(database),
+            alarms=Alarms(),
+            http=http,
+            data_dir=settings.folder,
+        )
+
+    def prepare(self) -> None:
+        """Load libraries, tables and certificates, so that no handoff waits for them. Sends
+        nothing and does not wait."""
+        threading.Thread(target=self.http.prepare, name="prepare-http", daemon=True).start()
+        threading.Thread(target=self.redactor.warm, name="prepare-redactor", daemon=True).start()
+
+    @property
+    def local_writer(self) -> WriterId:
+        return WriterId(origin="local", model=self.local.name)
+
+    def policy(self) -> LocalPolicy | None:
+        """The policies of the local model; None while it is loading."""
+        with self._lock:
+            if self._policy is None:
+                try:
+                    card = self.local.card
+                except SpilloverError:
+                    return None
+                self._policy = LocalPolicy(self.policy_settings, card, data_dir=self.data_dir)
+            return self._policy
+
+    def provider_of(self, conversation: bytes) -> str | None:
+        """The provider that *conversation* stays with; None: its next turn begins here."""
+        with self._lock:
+            return self._affinity.provider(conversation, self.clock())
+
+    def stays_with(self, conversation: bytes, provider: str | None) -> None:
+        """The next turn of *conversation* is *provider*'s; None: the local model's."""
+        with self._lock:
+            if provider is None:
+                self._affinity.returned(conversation, self.clock())
+            else:
+                self._affinity.handed_over(conversation, provider, self.clock())
+
+    def warm_first(self) -> None:
+        """Open a connection to the first provider, unless that was done a moment ago."""
+        now = self.clock()
+        with self._lock:
+            if not self.providers or now - self._warmed_at < WARM_EVERY_S:
+                return
+            self._warmed_at = now
+        threading.Thread(target=self.providers[0].warm, name="warm", daemon=True).start()
+
+    def close(self) -> None:
+        """Nobody waits for consent any more; connections, threads and the ledger are closed."""
+        self.consent.close()
+        self.sensors.close()
+        self.alarms.close()
+        self.http.close()
+        if self._policy is not None:
+            self._policy.close()
+        self.budget.close()

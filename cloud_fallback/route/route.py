@@ -1,0 +1,65 @@
+"""The route of one answer through its writers: one generator, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Protocol
+
+from spillover.cloud_fallback.events import StreamEvent
+from spillover.cloud_fallback.route.cloud_writer import CloudWriter
+from spillover.cloud_fallback.route.context import RequestContext
+from spillover.cloud_fallback.route.local_writer import LocalWriter
+from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
+
+
+class Writer(Protocol):
+    """Writes a part of an answer."""
+
+    def write(
+        self, context: RequestContext, stopped: Stopped | None
+    ) -> Generator[StreamEvent, None, WriterEnd]:
+        """Yield what the client may see, but not the end of the answer.
+
+        *stopped*: how the last writer stopped; None: nobody has written yet. A writer that cannot
+        go on yields nothing and returns *stopped*, with its own error.
+        """
+        ...
+
+
+def route(context: RequestContext) -> Generator[StreamEvent]:
+    """Yield the events of one answer.
+
+    Raises InvalidRequest or EngineError when nobody can begin it. An answer that has begun comes
+    to its Finished, be it "interrupted".
+    """
+    try:
+        for event in _route(context):
+            context.sent(event)
+            yield event
+    finally:
+        context.record_legs()
+
+
+def _route(context: RequestContext) -> Generator[StreamEvent]:
+    stopped = context.start()
+    for writer in _writers(context, begins_here=stopped is None):
+        if stopped is not None and context.cancellation.cancelled:
+            yield context.answer.finished("cancelled")
+            return
+        end = yield from writer.write(context, stopped)
+        if isinstance(end, Complete):
+            yield end.finished
+            return
+        stopped = end
+
+
+def _writers(context: RequestContext, *, begins_here: bool) -> Generator[Writer]:
+    """The local model; then the providers in order and the local model again, unwatched, as the
+    last resort: it goes on or ends the answer. Another round follows only when it breaks, or when
+    the user hands the answer over again."""
+    if begins_here:
+        yield LocalWriter(context.resources.policy())
+    while True:
+        for provider in context.providers():
+            yield CloudWriter(provider)
+        yield LocalWriter()

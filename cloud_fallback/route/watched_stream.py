@@ -1,0 +1,245 @@
+"""The local model's stream, watched by the policies, which may end it early."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import closing
+
+from spillover.cloud_fallback.events import HandoffMode
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.policy.watch import Watch
+from spillover.cloud_fallback.route.answer import Answer
+from spillover.cloud_fallback.route.held import cut, split, text_of, with_logprobs
+from spillover.cloud_fallback.route.settings import RouteSettings
+from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
+from spillover.cloud_fallback.seam.answer_text import AnswerText
+from spillover.cloud_fallback.seam.sentences import SentenceFinish
+from spillover.runtime.alarms import Alarm, Alarms
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.engine import Engine
+from spillover.runtime.events import Delta, EngineEvent, Finished, ToolCallDelta
+from spillover.runtime.request import GenerationRequest
+
+MakeWatch = Callable[[Callable[[Reason], None]], Watch]
+"""Makes a watch that calls back with the reason for a handoff."""
+
+
+class WatchedStream:
+    """The thread that iterates events() owns it; hand_over(), trigger() and worker_died() may be
+    called from any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        *,
+        answer: Answer,
+        mode: HandoffMode,
+        settings: RouteSettings,
+        make_watch: MakeWatch,
+        alarms: Alarms,
+        clock: Callable[[], float],
+    ) -> None:
+        """*request* goes on with *answer*. *mode*: with "finish_sentence" a soft reason waits for
+        the end of the sentence, with "at_turn" for the next turn."""
+        self._engine = engine
+        self._request = request
+        self._answer = answer
+        self._mode = mode
+        self._settings = settings
+        self._alarms = alarms
+        self._clock = clock
+        self._n_seen = 0
+        self._in_tool_call = False
+        self._has_begun = False
+        self._is_over = False
+        self._cancellation = Cancellation()
+        self._lock = threading.Lock()
+        self._reason: Reason | None = None
+        self._triggered_at = 0.0
+        self._sentence: SentenceFinish | None = None
+        self._sentence_until: float | None = None
+        self._alarm: Alarm | None = None
+        self._held: list[EngineEvent] = []
+        self._n_sent = 0
+        self.deferred: Reason | None = None
+        """A reason that has to wait for the next turn."""
+        self.finished: Finished | None = None
+        """The engine's own end, once there."""
+        self.watch = make_watch(self.trigger)
+
+    def hand_over(self) -> None:
+        """The user wants another writer to go on."""
+        self.watch.ask()
+
+    def trigger(self, reason: Reason) -> None:
+        """Another writer is to go on: end now, or with the sentence."""
+        with self._lock:
+            if self._reason is not None:
+                return
+            # Before the first word there is neither a sentence to end nor a turn to wait for.
+            waits = not reason.is_hard and reason.keep_chars is None and self._has_begun
+            # Half a tool call can neither be continued by somebody else nor taken back.
+            if self._in_tool_call or (waits and self._mode == "at_turn"):
+                self.deferred = reason
+                self.watch.defer()
+                return
+            self._reason, self._triggered_at = reason, self._clock()
+            if waits and self._mode == "finish_sentence":
+                self._sentence_until = self._triggered_at + self._settings.grace_s
+                self._alarms.at(self._sentence_until, self._cancellation.cancel)
+                return
+        self._cancellation.cancel()
+
+    def worker_died(self) -> None:
+        """Hand over unless the engine goes on soon, by itself, in a new process."""
+        n_seen = self._n_seen
+
+        def look_again() -> None:
+            if self._n_seen == n_seen:
+                self.trigger(Reason(code="crash", is_hard=True))
+
+        self._alarms.after(self._settings.crash_patience_s, look_again)
+
+    def stop(self) -> None:
+        """End soon, without a reason: nothing more is wanted."""
+        self._cancellation.cancel()
+
+    def held(self) -> tuple[EngineEvent, ...]:
+        """What was said and not sent, once the engine has broken."""
+        return self._shown(self._held)
+
+    def events(self, cancellation: Cancellation) -> Generator[EngineEvent, None, WriterEnd]:
+        """Yield what the client may see, all but the end. Raises what the engine raises."""
+        cancellation.subscribe(self._cancellation.cancel)
+        self._arm()
+        try:
+            with closing(self._engine.stream(self._request, self._cancellation)) as events:
+                for event in events:
+                    if isinstance(event, Finished):
+                        return (yield from self._end(event))
+                    yield from self._take(event)
+            raise AssertionError("an engine's stream ends with Finished")
+        finally:
+            cancellation.unsubscribe(self._cancellation.cancel)
+            with self._lock:
+                self._is_over = True
+                if self._alarm is not None:
+                    self._alarm.cancel()
+
+    # --- silence ----------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Look again when silence would become a reason; nothing is done for each token."""
+        at = self.watch.next_look()
+        with self._lock:
+            if at is not None and not self._is_over:
+                self._alarm = self._alarms.at(at, self._look)
+
+    def _look(self) -> None:
+        reason = self.watch.on_silence()
+        if reason is not None:
+            self.trigger(reason)
+        else:
+            self._arm()
+
+    # --- events -----------------------------------------------------------------------------
+
+    def _take(self, event: EngineEvent) -> Generator[EngineEvent]:
+        self._n_seen += 1
+        verdict = self.watch.see(event)
+        if verdict == "handoff" and self.watch.reason is not None:
+            self.trigger(self.watch.reason)
+        if self._sentence_until is not None:
+            yield from self._take_to_sentence_end(event, self._sentence_until)
+        elif self._reason is not None or verdict == "hold":
+            self._held.append(event)
+        else:
+            if self._held:
+                yield from self._release()
+            yield self._passed(event)
+
+    def _take_to_sentence_end(self, event: EngineEvent, until: float) -> Generator[EngineEvent]:
+        if self._cancellation.cancelled or not isinstance(event, Delta):
+            self._held.append(event)
+            return
+        yield from self._release()
+        if self._sentence is None:
+            self._sentence = SentenceFinish(
+                self._answer.text, until=until, max_tokens=self._settings.grace_tokens
+            )
+        text = self._sentence.feed(event.text, len(event.token_ids), self._clock())
+        head, tail = cut(event, len(text))
+        if tail.text:
+            self._held.append(tail)
+        else:
+            head = event
+        if head.text:
+            yield self._passed(head)
+        if self._sentence.is_done:
+            self._cancellation.cancel()
+
+    def _release(self) -> Generator[EngineEvent]:
+        held, self._held = self._held, []
+        for event in held:
+            yield self._passed(event)
+
+    def _passed(self, event: EngineEvent) -> EngineEvent:
+        """*event* goes to the client."""
+        if isinstance(event, Delta):
+            self._n_sent += len(event.text)
+            self._has_begun |= bool(event.text)
+        elif isinstance(event, ToolCallDelta):
+            self._in_tool_call = self._has_begun = True
+        return with_logprobs(event, self._answer.request.logprobs)
+
+    def _shown(self, events: list[EngineEvent]) -> tuple[EngineEvent, ...]:
+        return tuple(with_logprobs(event, self._answer.request.logprobs) for event in events)
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def _end(self, event: Finished) -> Generator[EngineEvent, None, WriterEnd]:
+        self.finished = event
+        with self._lock:
+            reason = self._reason
+        found = self.watch.finished(event)
+        if event.reason != "cancelled":
+            # It came to its end by itself, be it in the moment in which it was triggered.
+            reason = found
+            self._triggered_at = self._clock()
+        if reason is None:
+            yield from self._release()
+            return Complete(event)
+        good = self._good_text(reason)
+        withheld = _open_end(good, self._answer.request.stop)
+        sent, rest = split(
+            self._held, len(good) - len(withheld), keeps_rest=reason.keep_chars is None
+        )
+        for held in sent:
+            yield self._passed(held)
+        n_good = self._n_sent if reason.keep_chars is None else reason.keep_chars
+        return Stopped(
+            reason=reason,
+            at=self._triggered_at,
+            bad_chars=max(self._n_sent - n_good, 0),
+            withheld=withheld,
+            held=self._shown(rest),
+            local_end=None if event.reason == "cancelled" else event,
+        )
+
+    def _good_text(self, reason: Reason) -> str:
+        """What is good of the text that was held back."""
+        if self._sentence is not None and self._sentence.is_done:
+            return ""
+        text = text_of(self._held)
+        if reason.keep_chars is None:
+            return text
+        return text[: max(reason.keep_chars - self._n_sent, 0)]
+
+
+def _open_end(text: str, stops: tuple[str, ...]) -> str:
+    """The end of *text* that may begin a stop string."""
+    answer = AnswerText(stops)
+    answer.feed(text)
+    return text[answer.n_sent :]
