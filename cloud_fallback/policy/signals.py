@@ -8,11 +8,11 @@ from collections import deque
 from spillover.cloud_fallback.policy.confidence import Confidence
 from spillover.cloud_fallback.policy.reason import CapacityCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.text.coverage import PromptCoverage
 from spillover.cloud_fallback.policy.text.leaks import Leaks
 from spillover.cloud_fallback.policy.text.loops import Loops
 from spillover.cloud_fallback.policy.text.refusals import Refusals
 from spillover.cloud_fallback.policy.text.scripts import Scripts
-from spillover.cloud_fallback.policy.text.unsaid import Unsaid
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -70,7 +70,7 @@ class Signals:
         self.scripts = Scripts(prompts, settings.foreign_letters)
         # What is no answer's beginning can be no refusal.
         self.refusals = Refusals(settings.refusal_chars if request.messages and not begun else 0)
-        self.unsaid = Unsaid(prompts[-1] if prompts else "")
+        self.coverage = PromptCoverage(prompts[-1] if prompts else "")
         self.json = _json_of(request.response_format)
         self.document: list[str] = [begun] if self.json is not None else []
         """The whole text where JSON was asked for; else nothing."""
@@ -86,7 +86,7 @@ class Signals:
     def _take_begun(self, text: str) -> None:
         """The answer's text of earlier legs, which this one goes on with."""
         self.fences.feed(text)
-        self.unsaid.feed(text)
+        self.coverage.feed(text)
         if self.json is not None:
             self.json.feed(text)
 
@@ -184,7 +184,7 @@ class Signals:
             self.leaks.feed(text, start)
             self.scripts.feed(text, start)
         self.refusals.feed(text)
-        self.unsaid.feed(text)
+        self.coverage.feed(text)
         if self.json is not None:
             self.json.feed(text)
             self.document.append(text)
@@ -233,7 +233,7 @@ class Signals:
         return self.track.features() | {
             "distinct_4grams": self.loops.distinct_share,
             "refusal": float(self.refusals.found),
-            "unsaid": self.unsaid.share,
+            "uncovered": self.coverage.uncovered,
         }
 
 

@@ -27,7 +27,7 @@ _FEATURES = (
     "lowest_group",
     "log_length",
     "refusal",
-    "unsaid",
+    "uncovered",
 )
 _CALIBRATION = Calibration(
     model="",

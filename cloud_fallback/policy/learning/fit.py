@@ -28,7 +28,7 @@ FITTED = (
     "lowest_group",
     "log_length",
     "refusal",
-    "unsaid",
+    "uncovered",
 )
 """The features of a calibration. The others add nothing to these."""
 CONFIDENCE_ONLY = FITTED[:8]

@@ -1,4 +1,4 @@
-"""Leaked markers, scripts, refusals, fences, JSON and unsaid words: the same under any chunking."""
+"""Leaked markers, scripts, refusals, JSON and coverage: the same under any chunking."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spillover.cloud_fallback.policy.text.coverage import PromptCoverage
 from spillover.cloud_fallback.policy.text.leaks import Leaks
 from spillover.cloud_fallback.policy.text.refusals import Refusals
 from spillover.cloud_fallback.policy.text.scripts import Scripts
-from spillover.cloud_fallback.policy.text.unsaid import Unsaid
 from spillover.runtime.request import JsonObject, JsonSchema
 from tests.cloud_fallback.policy.answers import Leg, asked, finished, token, words
 
@@ -225,16 +225,16 @@ def test_json_that_misses_its_schema_is_found_at_the_end() -> None:
 
 @given(CUTS)
 def test_words_count_as_said_however_they_are_cut(cuts: list[int]) -> None:
-    unsaid = Unsaid("Tell me a story about a dog named Max and 12 kites.")
-    assert unsaid.share == 1.0
+    coverage = PromptCoverage("Tell me a story about a dog named Max and 12 kites.")
+    assert coverage.uncovered == 1.0
     for chunk in chunks("A dog flew its kite. ", cuts):
-        unsaid.feed(chunk)
-    assert unsaid.share == pytest.approx(3 / 4)
+        coverage.feed(chunk)
+    assert coverage.uncovered == pytest.approx(3 / 4)
     for chunk in chunks("MAX has 12 KITES!", cuts):
-        unsaid.feed(chunk)
-    assert unsaid.share == 0.0
+        coverage.feed(chunk)
+    assert coverage.uncovered == 0.0
 
 
-def test_nothing_is_unsaid_of_a_prompt_without_words_of_its_own() -> None:
+def test_a_prompt_without_content_words_is_covered() -> None:
     for prompt in ("", "Please tell me a story.", "给我讲一个关于小狗的故事。"):
-        assert Unsaid(prompt).share == 0.0
+        assert PromptCoverage(prompt).uncovered == 0.0

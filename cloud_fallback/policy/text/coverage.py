@@ -1,4 +1,4 @@
-"""How much of what the prompt is about the answer has not mentioned yet."""
+"""How much of what the prompt is about an answer has not mentioned yet."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REQUEST_WORDS = (
 _IGNORED = FUNCTION_WORDS.union(_REQUEST_WORDS.split())
 
 
-class Unsaid:
-    """Follows an answer to *prompt*; looks at words that carry meaning, at most 64 of them.
+class PromptCoverage:
+    """Follows the answer to *prompt* and looks for the prompt's content words, at most 64 of them.
 
-    A weak signal alone, and a strong one beside a model's confidence, which does not fall when
-    an answer is about something else. How much it is worth the calibration finds out.
+    Alone a weak signal, but a strong one beside the model's confidence, which does not fall when
+    an answer is about something else. The calibration finds its weight.
     """
 
     __slots__ = ("_left", "_n_wanted", "_open")
@@ -37,9 +37,8 @@ class Unsaid:
         self._open = ""
 
     @property
-    def share(self) -> float:
-        """Share of the prompt's words that have not come yet; 0 where there are none to wait
-        for."""
+    def uncovered(self) -> float:
+        """Share of the prompt's content words that have not come yet; 0 where it has none."""
         return len(self._left) / self._n_wanted if self._n_wanted else 0.0
 
     def feed(self, text: str) -> None:
