@@ -26,11 +26,11 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
     fallback: Annotated[
         Fallback,
         Help(
-            "Whether the cloud may take over an answer: never, only if you agree, or by itself.",
+            "Whether the cloud may take over an answer; ask means only with your consent.",
             flag="--fallback",
         ),
     ] = "never"
-    prefer: Annotated[Origin, Help("Who writes first when both may.", flag="--prefer")] = "local"
+    prefer: Annotated[Origin, Help("Who writes first, if both may.", flag="--prefer")] = "local"
     route: RouteSettings = field(default_factory=RouteSettings)
     proxy: Annotated[
         str,

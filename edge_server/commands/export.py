@@ -83,7 +83,10 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Describe the new model as JSON.")
 def onnx(source: Path, target: Path, as_json: bool, head_bits: str, **choices: Any) -> None:
-    """Convert SOURCE, a Hugging Face folder or a GGUF file, to the new ONNX model folder TARGET."""
+    """Convert SOURCE to an ONNX model in the new folder TARGET.
+
+    SOURCE is a Hugging Face folder or a GGUF file.
+    """
     from spillover.quantize.onnx_export.export import export  # slow
 
     options = ExportOptions(head_bits=4 if head_bits == "4" else 8, **choices)

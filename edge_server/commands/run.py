@@ -56,7 +56,8 @@ The answer goes to standard output, and everything else to standard error.
 @click.option(
     "--temperature",
     metavar="NUMBER",
-    help=f"0 always picks the likeliest token.  [default: {default_text(Sampling, 'temperature')}]",
+    help="Randomness; 0 always picks the likeliest token."
+    f"  [default: {default_text(Sampling, 'temperature')}]",
 )
 @click.option(
     "--seed", metavar="INTEGER", help="The same seed gives the same answer.  [default: random]"

@@ -24,7 +24,7 @@ Examples:
   spillover serve ~/models/qwen3-0.6b-Q4_K_M.gguf --port 9000 --n-ctx 8192
   spillover serve --host 0.0.0.0 --api-key-file ~/.config/spillover/keys
 
-More settings can be made in the configuration file; `spillover config` lists them all.
+The configuration file takes more settings; `spillover config` lists them all.
 Ctrl-C stops the server.
 """
 
