@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import click
 
-from spillover.edge_server.commands.output import print_note
+from spillover.edge_server.commands.output import print_note, print_result
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.errors import InvalidRequest, SpilloverError
 
@@ -58,7 +58,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     if wanted:
         from importlib.metadata import version  # slow
 
-        click.echo(f"spillover {version('spillover')}")
+        print_result(f"spillover {version('spillover')}")
         ctx.exit()
 
 

@@ -26,9 +26,9 @@ def print_json(value: Any, *, on_one_line: bool = False) -> None:
     click.echo(encoded if on_one_line else msgspec.json.format(encoded))
 
 
-def print_note(text: str) -> None:
+def print_note(text: str, *, ends_line: bool = True) -> None:
     """Print *text*, which may quote a model or a file, on standard error."""
-    click.echo(safe(text), err=True)
+    click.echo(safe(text), err=True, nl=ends_line)
 
 
 class AnswerOutput:

@@ -65,7 +65,7 @@ def ask_at_terminal(asked: ConsentAsked) -> bool:
         )
         return False
     print_note(question_of(asked))
-    print("[y/N] ", end="", file=sys.stderr, flush=True)
+    print_note("[y/N] ", ends_line=False)
     if not _is_typed_within(asked.timeout_s):
         print_note("\nno reply: the answer stays on this device")
         return False
