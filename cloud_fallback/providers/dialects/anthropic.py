@@ -10,12 +10,7 @@ from msgspec import Struct
 from spillover.cloud_fallback.errors import Truncated
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
@@ -25,12 +20,7 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     tool_fields,
 )
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.runtime.request import (
-    GenerationRequest,
-    JsonSchema,
-    Message,
-    NamedTool,
-)
+from spillover.runtime.request import GenerationRequest, JsonSchema, Message, NamedTool
 
 VERSION = "2023-06-01"
 LAST_CLAUDE_WITH_PREFILL = (4, 5)

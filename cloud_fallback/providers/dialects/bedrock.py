@@ -20,12 +20,7 @@ from spillover.cloud_fallback.providers.dialects.anthropic import (
     visible_stops,
 )
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
@@ -38,12 +33,7 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
 )
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import (
-    GenerationRequest,
-    JsonSchema,
-    Message,
-    NamedTool,
-)
+from spillover.runtime.request import GenerationRequest, JsonSchema, Message, NamedTool
 
 
 class BedrockDialect(Dialect):

@@ -13,24 +13,14 @@ from spillover.cloud_fallback.errors import Overloaded
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
     function_call,
     parameters_of,
 )
-from spillover.runtime.request import (
-    JsonObject,
-    JsonSchema,
-    Message,
-    NamedTool,
-)
+from spillover.runtime.request import JsonObject, JsonSchema, Message, NamedTool
 
 _LIMITS = {
     "temperature": ("temperature", 0.0, 1.0),

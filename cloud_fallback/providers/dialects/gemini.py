@@ -20,13 +20,7 @@ from spillover.cloud_fallback.errors import ContentBlocked
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import ended_too_early, error_of
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    End,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, End, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,

@@ -13,11 +13,7 @@ from msgspec import Struct
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS, Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
 
 _SIGNS_OF_LIFE = frozenset(("ping", "heartbeat", "keepalive", "keep-alive"))

@@ -12,25 +12,11 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    Part,
-    Reasons,
-)
-from spillover.cloud_fallback.providers.dialects.encoding import (
-    Draft,
-    HttpRequest,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
+from spillover.cloud_fallback.providers.dialects.encoding import Draft, HttpRequest
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import (
-    GenerationRequest,
-    JsonObject,
-    JsonSchema,
-    Message,
-    Regex,
-)
+from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message, Regex
 from spillover.runtime.text.stop_matcher import StopMatcher
 
 MAX_STOPS = 4
