@@ -1,4 +1,4 @@
-"""spillover keys: cloud providers' keys in the keyring of the operating system."""
+"""spillover keys: cloud providers' keys in the operating system's keyring."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from spillover.edge_server.commands.output import print_json, print_note, print_
 
 _EPILOG = """\b
 Examples:
-  spillover keys set openai                 asks for the key, unseen
+  spillover keys set openai                 prompts for the key, without echo
   spillover keys set openai < key.txt
   spillover keys list
   spillover keys delete openai
 
-PROVIDER is the name of a [[provider]] table in the configuration file. A key may also stand in an
-environment variable, which goes first: `spillover keys list` names them. A key is never taken from
-the command line, where other users and the shell's history would see it.
+PROVIDER is the name of a [[provider]] table in the configuration file. A key in an environment
+variable is used first: `spillover keys list` names the variable. A key is never taken from the
+command line, where other users and the shell's history would see it.
 """
 
 _PROVIDER = click.argument("provider", callback=lambda _ctx, _param, value: _checked(value))
@@ -35,10 +35,12 @@ def command() -> None:
 @command.command("set")
 @_PROVIDER
 def set_key(provider: str) -> None:
-    """Store the key of PROVIDER: asked for on a terminal, else read from standard input."""
+    """Store the key of PROVIDER, from a prompt on a terminal or else from standard input."""
     key = _read(provider)
     if not is_header_text(key) or " " in key:
-        raise click.ClickException("that is no key: it is empty, or has spaces or odd characters")
+        raise click.ClickException(
+            "this is not a key: it is empty, or it has spaces or odd characters"
+        )
     _keys().store(provider, key)
     print_note(f"the key of {provider} is in the keyring")
 
@@ -46,7 +48,7 @@ def set_key(provider: str) -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_keys(as_json: bool) -> None:
-    """Show which keys there are and where; never the keys themselves."""
+    """Show where each key is, never the keys themselves."""
     found = _found(_keys())
     if as_json:
         print_json(found)
@@ -59,7 +61,7 @@ def list_keys(as_json: bool) -> None:
 @command.command("delete")
 @_PROVIDER
 def delete_key(provider: str) -> int:
-    """Take the key of PROVIDER out of the keyring."""
+    """Delete the key of PROVIDER from the keyring."""
     if _keys().delete(provider):
         print_note(f"the key of {provider} is no longer in the keyring")
         return 0
@@ -78,7 +80,7 @@ def _read(provider: str) -> str:
 
 
 def _found(keys: Keys) -> dict[str, str | None]:
-    """Where the key of each provider is: a variable's name, "keyring", or nowhere."""
+    """Where the key of each provider is: the name of a variable, "keyring" or None."""
     stored = keys.names()
     variables = {c.name: c.key_variables for c in COMPANIES.values() if c.key_variables}
     places: dict[str, str | None] = {}
@@ -90,5 +92,5 @@ def _found(keys: Keys) -> dict[str, str | None]:
 
 def _checked(name: str) -> str:
     if not name or not name[0].isalnum() or not is_header_text(name) or " " in name:
-        raise click.BadParameter(f"{name!r} is no name of a provider")
+        raise click.BadParameter(f"{name!r} is not the name of a provider")
     return name

@@ -32,7 +32,7 @@ def test_every_dialect_is_shown_with_a_table_and_its_key() -> None:
 
 
 def test_every_dialect_is_shown_with_its_address() -> None:
-    table = TEXT[TEXT.index("| `dialect` |") : TEXT.index("Where there is no prefill")]
+    table = TEXT[TEXT.index("| `dialect` |") : TEXT.index("Without prefill")]
     rows = [row.split("|") for row in table.strip().splitlines()[2:]]
     assert [row[1].strip(" `") for row in rows] == list(COMPANIES)
     for row, company in zip(rows, COMPANIES.values(), strict=True):
