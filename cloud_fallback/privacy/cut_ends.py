@@ -1,5 +1,4 @@
-"""What a cut through a private text leaves: at the end of an unfinished answer, and at the
-beginning of a quotation of it."""
+"""Parts of private texts: at the end of an answer that was cut off, and in quotations of it."""
 
 from __future__ import annotations
 
@@ -7,11 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
+from spillover.cloud_fallback.privacy.detectors.account import unfinished_iban
 from spillover.cloud_fallback.privacy.detectors.email import unfinished_email
-from spillover.cloud_fallback.privacy.detectors.iban import unfinished_iban
-from spillover.cloud_fallback.privacy.detectors.key import unfinished_key
+from spillover.cloud_fallback.privacy.detectors.secret import unfinished_key
 from spillover.cloud_fallback.privacy.plain import PlainText
-from spillover.cloud_fallback.privacy.spans import Span
 
 MIN_BEGUN_CHARS = 6
 MIN_QUOTED_CHARS = 8
@@ -24,7 +22,7 @@ _UNFINISHED = {
 
 
 class Found(Struct, frozen=True):
-    """text[start:end] is, or is a part of, the private text *value* of *kind*."""
+    """text[start:end] is the private text *value* of *kind*, or a part of it."""
 
     start: int
     end: int
@@ -33,7 +31,7 @@ class Found(Struct, frozen=True):
 
 
 def begun_value(text: str, values: Iterable[tuple[str, str]]) -> Found | None:
-    """A known (kind, value) of which the end of *text* holds the beginning only."""
+    """A known (kind, value) of which *text* ends with only the beginning."""
     best: Found | None = None
     for kind, value in values:
         least = min(value.find("@") + 1 or len(value), 8) if kind == "email" else MIN_BEGUN_CHARS
@@ -47,32 +45,31 @@ def begun_value(text: str, values: Iterable[tuple[str, str]]) -> Found | None:
 
 
 def unfinished_value(text: str, kinds: Iterable[str]) -> Found | None:
-    """The beginning of a private text that the end of *text* cuts off."""
+    """A private text that the end of *text* cuts off."""
     plain = PlainText(text)
     for kind in kinds:
         find = _UNFINISHED.get(kind)
-        span: Span | None = find(plain.text) if find else None
-        if span:
+        if find and (span := find(plain.text)):
             start, end = plain.raw_span(span.start, span.end)
             return Found(start, end, kind, text[start:end])
     return None
 
 
 def quotations(text: str, answer: str) -> Iterator[tuple[int, int]]:
-    """Where *text* quotes the end of *answer*: the place and the length; longest first."""
+    """Where *text* quotes the end of *answer*: (index, length), longest first."""
     for _ in range(MAX_QUOTATIONS):
         n = _longest_end(answer, text)
         if n < MIN_QUOTED_CHARS:
             return
         place = text.find(answer[len(answer) - n :])
         yield place, n
-        # What was found must not be found again.
+        # Do not find it again.
         text = text[:place] + "\0" * n + text[place + n :]
 
 
 def _longest_end(answer: str, text: str) -> int:
-    """The length of the longest end of *answer* that stands in *text*: if one does, so does every
-    shorter one."""
+    """The length of the longest end of *answer* that is in *text*. (If one is, all shorter ones
+    are.)"""
     low, high = 0, min(len(answer), len(text))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,43 +1,47 @@
-"""All detectors together."""
+"""Finds all texts that must not leave: by the detectors, the user's patterns, and known texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from spillover.cloud_fallback.errors import RedactionFailed
-from spillover.cloud_fallback.privacy.detectors.card import cards
+from spillover.cloud_fallback.privacy.detectors.account import cards, ibans
 from spillover.cloud_fallback.privacy.detectors.email import emails
-from spillover.cloud_fallback.privacy.detectors.iban import ibans
 from spillover.cloud_fallback.privacy.detectors.ip import ip_addresses
-from spillover.cloud_fallback.privacy.detectors.key import keys
 from spillover.cloud_fallback.privacy.detectors.phone import Phones, check_regions
-from spillover.cloud_fallback.privacy.detectors.secret import secrets
-from spillover.cloud_fallback.privacy.detectors.user_pattern import user_patterns
-from spillover.cloud_fallback.privacy.plain import PlainText
-from spillover.cloud_fallback.privacy.settings import KINDS, Kind, PrivacySettings
-from spillover.cloud_fallback.privacy.spans import Span, merged
+from spillover.cloud_fallback.privacy.detectors.secret import keys, secrets
+from spillover.cloud_fallback.privacy.plain import PlainText, Span, merged
+from spillover.cloud_fallback.privacy.settings import KINDS, Kind, PrivacySettings, UserPattern
+from spillover.cloud_fallback.re2_patterns import compile_pattern, escape_pattern
+from spillover.runtime.errors import InvalidRequest
 
 Detector: TypeAlias = Callable[[str], Iterable[Span]]
 
-_FIRST_TO_LAST: tuple[Kind, ...] = ("secret", "email", "iban", "card", "ip_address", "phone")
+_SUREST_FIRST: tuple[Kind, ...] = ("secret", "email", "iban", "card", "ip_address", "phone")
 MASK = "\0"
 MAX_PASSES = 16
-assert set(_FIRST_TO_LAST) == set(KINDS)
+MIN_KNOWN_CHARS = 6
+"""Shorter texts, such as the password "abc1", are parts of other texts by chance."""
+SURE_CHARS = 12
+"""A longer text is meant even within a word."""
+_MAX_PATTERN_BYTES, _MAX_KNOWN_BYTES = 1 << 21, 1 << 26
+"""Memory of RE2 for one user's pattern, and for all known texts."""
+assert set(_SUREST_FIRST) == set(KINDS)
 
 
 def check(settings: PrivacySettings) -> None:
-    """InvalidRequest names the first pattern or region that is none."""
-    user_patterns(settings.patterns)
+    """Raises InvalidRequest that names the first invalid pattern or region."""
+    _user_detectors(settings.patterns)
     check_regions(settings.phone_regions)
 
 
 class Finder:
     """Finds what *settings* ask for. Where several kinds overlap, the user's own pattern names the
-    whole, or else the kind that is surest."""
+    whole, or else the surest kind."""
 
     def __init__(self, settings: PrivacySettings) -> None:
-        check(settings)
+        check_regions(settings.phone_regions)
         self._phones = Phones(settings.phone_regions)
         found_by: dict[Kind, tuple[Detector, ...]] = {
             "secret": (keys, secrets),
@@ -47,8 +51,8 @@ class Finder:
             "ip_address": (ip_addresses,),
             "phone": (self._phones,),
         }
-        self._own: list[Detector] = [*user_patterns(settings.patterns)]
-        wanted = [kind for kind in _FIRST_TO_LAST if kind in settings.kinds]
+        self._own = _user_detectors(settings.patterns)
+        wanted = [kind for kind in _SUREST_FIRST if kind in settings.kinds]
         self._detectors = [*self._own, *(one for kind in wanted for one in found_by[kind])]
         self._allowed = {text.casefold() for text in settings.allow}
         self.labels = [
@@ -61,7 +65,7 @@ class Finder:
         self._phones.warm()
 
     def find(self, raw: str) -> list[Span]:
-        """The stretches of *raw* that must not leave, in order and apart from each other."""
+        """The parts of *raw* that must not leave, in order and without overlap."""
         return [span for span in merged(self._spans(raw)) if not self._is_allowed(raw, span)]
 
     def _spans(self, raw: str) -> list[Span]:
@@ -78,9 +82,9 @@ class Finder:
             if not spans:
                 return found
             found += [Span(*plain.raw_span(span.start, span.end), span.kind) for span in spans]
-            # Side by side, two numbers may have hidden each other.
+            # Of two numbers side by side one may have hidden the other.
             text = _masked(text, spans)
-        raise RedactionFailed("a text of the request is made of nothing but private texts")
+        raise RedactionFailed("a text of the request consists of nothing but private texts")
 
     def _is_allowed(self, raw: str, span: Span) -> bool:
         return bool(self._allowed) and raw[span.start : span.end].casefold() in self._allowed
@@ -93,3 +97,65 @@ def _masked(text: str, spans: list[Span]) -> str:
         pieces += (text[done : span.start], MASK * (span.end - span.start))
         done = span.end
     return "".join((*pieces, text[done:]))
+
+
+def _user_detectors(patterns: Sequence[UserPattern]) -> list[Detector]:
+    """A detector for each pattern. Raises InvalidRequest for an invalid one or a name in use."""
+    names = {kind.upper() for kind in KINDS}
+    detectors = []
+    for index, pattern in enumerate(patterns):
+        if pattern.name.upper() in names:
+            raise InvalidRequest(
+                f"the name {pattern.name!r} of a pattern is taken: choose another",
+                f"patterns[{index}].name",
+            )
+        names.add(pattern.name.upper())
+        detectors.append(_user_detector(pattern, f"patterns[{index}].pattern"))
+    return detectors
+
+
+def _user_detector(pattern: UserPattern, param: str) -> Detector:
+    what = f"the pattern {pattern.name!r}"
+    compiled = compile_pattern(pattern.pattern, what, param, max_memory_bytes=_MAX_PATTERN_BYTES)
+    if compiled.search("") is not None:
+        raise InvalidRequest(f"{what} matches the empty text: make it match something", param)
+    group = 1 if compiled.groups else 0
+
+    def detect(text: str) -> Iterator[Span]:
+        for match in compiled.finditer(text):
+            start, end = match.span(group)
+            if start < end:
+                yield Span(start, end, pattern.name.lower())
+
+    return detect
+
+
+class KnownTexts:
+    """Finds any of *texts*, which are known to be private, wherever they stand: the longest at
+    each place. Linear in the length of the text."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        escaped = [escape_pattern(text) for text in texts if len(text) >= MIN_KNOWN_CHARS]
+        self._pattern: Any = None
+        if escaped:
+            self._pattern = compile_pattern(
+                "|".join(escaped),
+                "the list of private texts",
+                max_memory_bytes=_MAX_KNOWN_BYTES,
+                longest_match=True,
+            )
+
+    def find(self, text: str) -> Iterator[tuple[int, int]]:
+        if self._pattern is None:
+            return
+        for match in self._pattern.finditer(text):
+            start, end = match.span()
+            if end - start >= SURE_CHARS or _stands_alone(text, start, end):
+                yield start, end
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    return not (
+        (text[start].isalnum() and text[start - 1 : start].isalnum())
+        or (text[end - 1].isalnum() and text[end : end + 1].isalnum())
+    )

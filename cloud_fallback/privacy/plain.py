@@ -1,8 +1,9 @@
-"""Text as detectors see it: without the tricks that hide a number or an address from a pattern.
+"""What detectors take and give: plain text, and spans of it that must not leave the device.
 
-Full-width and other digits become 0-9, every space a space, every dash "-"; what has no width
-(zero-width characters, soft hyphens, direction marks) goes; escapes of JSON, URLs and HTML become
-the characters they stand for. Every place in it leads back to the original text.
+Plain text is without the tricks that hide a number or an address from a pattern. All digits become
+0-9, all spaces a space, all dashes "-". Characters without width (zero-width characters, soft
+hyphens, direction marks) are left out. Escapes of JSON, URLs and HTML become the characters they
+stand for. Each index into it leads back to the original text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Iterable
 from functools import lru_cache
+
+from msgspec import Struct
 
 _FOLDED = re.compile(
     r"[^\x00-\x7f]|\\(?:[nrt]|u[0-9a-fA-F]{4})|%[2-7][0-9a-fA-F]|&(?:#[0-9]{2,3}|commat|period);"
@@ -21,6 +25,28 @@ _STOPS = frozenset("\u3002\uff0e\uff61\u2024\ufe52")
 _SPACES = frozenset("\u2800")
 
 
+class Span(Struct, frozen=True):
+    """text[start:end] is of *kind*: one of settings.Kind or the name of a user's pattern."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """The spans in order. Spans that overlap become one, which covers all of them and has the kind
+    of the one given first."""
+    found: list[tuple[int, Span]] = []
+    for rank, span in sorted(enumerate(spans), key=lambda ranked: ranked[1].start):
+        if not found or span.start >= found[-1][1].end:
+            found.append((rank, span))
+            continue
+        best, last = found[-1]
+        kind = last.kind if best < rank else span.kind
+        found[-1] = (min(best, rank), Span(last.start, max(last.end, span.end), kind))
+    return [span for _, span in found]
+
+
 class PlainText:
     """*text* is the plain form of *raw*."""
 
@@ -29,7 +55,7 @@ class PlainText:
         self._plain_starts: list[int] = []
         self._raw_starts: list[int] = []
         self._raw_ends: list[int | None] = []
-        """None: from here on the characters are the same."""
+        """None: from here on the characters are the same in both."""
         self.text = raw if _FOLDED.search(raw) is None else self._fold()
 
     def _fold(self) -> str:
@@ -54,13 +80,13 @@ class PlainText:
         self._raw_ends.append(raw_end)
 
     def raw_span(self, start: int, end: int) -> tuple[int, int]:
-        """Where text[start:end], which is not empty, stands in *raw*."""
+        """The place of text[start:end], which is not empty, in *raw*."""
         if not self._plain_starts:
             return start, end
         return self._raw_place(start)[0], self._raw_place(end - 1)[1]
 
     def _raw_place(self, index: int) -> tuple[int, int]:
-        """Begin and end of the raw text that the character at *index* stands for."""
+        """Start and end of the raw text behind the character at *index*."""
         place = bisect_right(self._plain_starts, index) - 1
         raw_end = self._raw_ends[place]
         raw_start = self._raw_starts[place]

@@ -15,54 +15,52 @@ from spillover.cloud_fallback.privacy.cut_ends import (
     quotations,
     unfinished_value,
 )
-from spillover.cloud_fallback.privacy.finder import Finder
-from spillover.cloud_fallback.privacy.known import KnownTexts
-from spillover.cloud_fallback.privacy.placeholders import Shapes
+from spillover.cloud_fallback.privacy.finder import Finder, KnownTexts
+from spillover.cloud_fallback.privacy.placeholders import Shapes, Vault
 from spillover.cloud_fallback.privacy.restorer import Restorer
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.privacy.texts import Texts
-from spillover.cloud_fallback.privacy.vault import Vault
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema
 
 NO_SHAPES = Shapes(())
 
 
 class Redactor:
-    """May be used from any thread. Everything that a provider may see is looked through: messages,
+    """Any thread may use it. It looks through everything that a provider would see: messages,
     names, calls and their results, descriptions and schemas of tools, stop strings, the prompt."""
 
     def __init__(self, settings: PrivacySettings | None = None) -> None:
-        """Raises InvalidRequest for a pattern that is not one."""
+        """Raises InvalidRequest for an invalid pattern or region."""
         self._settings = settings or PrivacySettings()
         self._finder = Finder(self._settings)
         # 50 ms to compile.
         self._shapes = Shapes(self._finder.labels)
 
     def warm(self) -> None:
-        """Do what the first request would have to wait for: about 0.1 s. Optional."""
+        """Do the work that the first request would have to wait for: about 0.1 s. Optional."""
         self._finder.warm()
 
     def redact(self, request: GenerationRequest, *, partial: str | None = None) -> Redacted:
         """The request as it may leave.
 
-        *partial*: the unfinished answer that the request asks to be continued; None: its last
-        assistant's turn, when nothing or one turn follows, or its prompt. A private text that its
-        end cuts off is taken out as a whole, and so are parts of one where the last turn quotes it.
+        *partial*: the unfinished answer that is to be continued; None: the assistant's turn if it
+        is the last or the last but one, or the prompt. A private text that its end cuts off is
+        taken out as a whole, and so are parts of private texts that the last turn quotes.
 
-        Raises RedactionFailed when anything at all goes wrong: then nothing may leave.
+        Raises RedactionFailed if anything at all goes wrong: then nothing may leave.
         """
         try:
             return _Redaction(self, request, partial).result()
         except RedactionFailed:
             raise
         except Exception as error:
-            # The error's text may hold what it is about.
+            # The error's own message may contain private text.
             name = type(error).__name__
-            raise RedactionFailed(f"the request could not be looked through ({name})") from None
+            raise RedactionFailed(f"redacting the request failed ({name})") from None
 
 
 class Redacted:
-    """What *redact* made: the *request* that may leave, and what turns answers to it back."""
+    """The *request* that may leave, and what restores the answers to it."""
 
     def __init__(
         self,
@@ -75,10 +73,10 @@ class Redacted:
     ) -> None:
         self.request = request
         self.counts = vault.counts()
-        """How many different texts of each kind were taken out."""
+        """How many different texts of each kind are taken out."""
         self.rest = rest
-        """What the cut-off text at the end of the partial answer lacks. A writer that goes on
-        right after it, by prefill, leaves it out; restorer() puts it first then."""
+        """The missing end of the private text that the partial answer's end cuts off. A writer
+        that continues by prefill leaves it out; restorer() then puts it first."""
         self._vault = vault
         self._keeps_links = keeps_links
         self._shapes = shapes if self.counts else NO_SHAPES
@@ -89,7 +87,7 @@ class Redacted:
         return sum(self.counts.values())
 
     def restorer(self) -> Restorer:
-        """For the answer's text, from its beginning."""
+        """For the text of the answer."""
         goes_on = self.request.continue_final_message or self.request.prompt is not None
         lookup = self._vault.json_value if self._is_json else self._vault.value
         return Restorer(
@@ -99,7 +97,7 @@ class Redacted:
             keeps_links=self._keeps_links,
         )
 
-    def thought_restorer(self) -> Restorer:
+    def reasoning_restorer(self) -> Restorer:
         """For reasoning."""
         return Restorer(self._shapes, self._vault.value, keeps_links=self._keeps_links)
 
@@ -112,7 +110,7 @@ class Redacted:
 
 
 class _Redaction:
-    """One request's."""
+    """The redaction of one request."""
 
     def __init__(self, redactor: Redactor, request: GenerationRequest, partial: str | None) -> None:
         self._finder = redactor._finder
@@ -157,13 +155,12 @@ class _Redaction:
     def _check(self, name: str) -> None:
         if spans := self._finder.find(name):
             raise RedactionFailed(
-                f"a name or grammar of the request holds a text of the kind {spans[0].kind}, and "
-                "cannot be changed: take it out, or let it pass by the setting allow"
+                f"a name or grammar of the request contains a private text ({spans[0].kind}) and "
+                "cannot be changed: remove the text, or add it to the setting privacy.allow"
             )
 
     def _values(self, *, beside: str | None = None) -> dict[str, str]:
-        """Each private text and its kind, in the order in which they come; without those in the
-        text *beside*."""
+        """Each private text and its kind, in order, without those of the text *beside*."""
         kinds: dict[str, str] = {}
         for text, found in self._found.items():
             for one in found if text != beside else ():
@@ -171,7 +168,7 @@ class _Redaction:
         return kinds
 
     def _find_known(self) -> None:
-        """Once known to be private, a text is so wherever it stands."""
+        """A text that is private in one place is private everywhere."""
         kinds = self._values()
         self._known = KnownTexts(kinds)
         for text, found in self._found.items():
@@ -196,7 +193,7 @@ class _Redaction:
         self._mark_quotations(answer, self._found[answer])
 
     def _last_said(self) -> str | None:
-        """The turn after the unfinished answer, which may quote it, or which holds it."""
+        """The turn after the unfinished answer, which may quote or contain it."""
         messages = self._request.messages
         if not messages or messages[-1].content == self._partial:
             return None
@@ -242,11 +239,11 @@ class _Redaction:
         encoded = msgspec.json.encode(request).decode()
         spelled = KnownTexts(json.dumps(v, ensure_ascii=False)[1:-1] for v in self._vault.values)
         if next(spelled.find(encoded), None):
-            raise RedactionFailed("a private text stands where it cannot be taken out")
+            raise RedactionFailed("a private text is in a place where it cannot be taken out")
 
 
 def _pass(name: str) -> None:
-    """Names were checked before."""
+    """Names have been checked already."""
 
 
 def _partial_of(request: GenerationRequest) -> str:
@@ -260,7 +257,7 @@ def _partial_of(request: GenerationRequest) -> str:
 
 
 def _laid_over(more: Iterable[Found], found: list[Found], *, keep: list[Found]) -> list[Found]:
-    """*keep*, and of the others those that do not overlap what is there, in order."""
+    """*keep*, and those of the others that do not overlap it or each other, in order."""
     kept = sorted(keep, key=_start)
     for one in (*more, *found):
         place = bisect_left(kept, one.end, key=_start)

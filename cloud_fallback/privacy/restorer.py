@@ -1,21 +1,21 @@
-"""Puts back, in a stream, what was taken out of the request."""
+"""Puts the private texts back into a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-from spillover.cloud_fallback.privacy.placeholders import Shapes, read
+from spillover.cloud_fallback.privacy.placeholders import Place, Shapes, read
 
-Lookup: TypeAlias = Callable[[tuple[str, int]], str | None]
+Lookup: TypeAlias = Callable[[Place], str | None]
 
 
 class Restorer:
-    """Replaces placeholders by the texts they stand for, however the stream is cut.
+    """Replaces placeholders with the texts they stand for, however the stream is cut.
 
-    Only the end of the text that may still become a placeholder is held back: a few dozen
-    characters at most. A placeholder that stands for nothing passes unchanged. *before* is given
-    out first.
+    Only an end of the text that can still become a placeholder is held back, a few dozen
+    characters at most. A placeholder that stands for nothing passes unchanged. *before* comes
+    first.
     """
 
     def __init__(
@@ -27,10 +27,10 @@ class Restorer:
         self._keeps_links = keeps_links
         self._held = ""
         self._last = ""
-        """The character before what is held: a name may not begin within a word."""
+        """The character before what is held: no placeholder begins within a word."""
 
     def feed(self, text: str) -> str:
-        """What is certain of the text so far and was not given yet."""
+        """What is certain of the text so far and was not returned yet."""
         if not text:
             return ""
         return self._advance(text, is_last=False)
@@ -60,8 +60,8 @@ class Restorer:
         return "".join(pieces)
 
     def _placeholder(self, buffer: str, start: int) -> tuple[int, str | None]:
-        """Where the placeholder at *start* ends and what it stands for, or the next place to look
-        at and None."""
+        """The end of the placeholder at *start* and its text, or the next index to look at and
+        None."""
         match = self._shapes.whole.match(buffer, start)
         value = self._lookup(read(match)) if match else None
         if match is None or value is None:

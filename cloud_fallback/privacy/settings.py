@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 from msgspec import Meta, Struct
 
 Kind: TypeAlias = Literal["email", "phone", "card", "iban", "ip_address", "secret"]
-"""What is found without being told: the last one are keys, tokens and passwords."""
+"""What is found by itself. Secrets are keys, tokens and passwords."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PHONE_REGIONS = ("US", "CA", "GB", "IE", "DE", "AT", "CH", "FR", "ES", "IT", "NL", "IN", "AU", "JP")

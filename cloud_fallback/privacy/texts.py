@@ -1,4 +1,4 @@
-"""Every text of a request that a provider may come to see."""
+"""Every text of a request that a provider would see."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _STRUCTURAL_KEYS = frozenset({"type", "$ref", "$schema", "$id", "format"})
 
 
 class Texts:
-    """Walks a request. *change* gives each text's new form; *check* is told the names that cannot
-    be changed without breaking the request: those of tools and calls, and grammars."""
+    """Walks a request. *change* replaces each text. *check* gets the names that cannot be changed
+    without breaking the request: those of tools and calls, and grammars."""
 
     def __init__(self, change: Change, check: Callable[[str], None]) -> None:
         self._change = change
@@ -39,7 +39,7 @@ class Texts:
     def request(self, request: GenerationRequest) -> GenerationRequest:
         prompt = request.prompt
         if isinstance(prompt, tuple):
-            raise RedactionFailed("a prompt of token ids cannot be looked through: send its text")
+            raise RedactionFailed("a prompt of token ids cannot be redacted: send its text")
         if isinstance(request.tool_choice, NamedTool):
             self._check(request.tool_choice.name)
         return replace(
@@ -69,7 +69,7 @@ class Texts:
         return replace(call, arguments=self._arguments(call.arguments))
 
     def _arguments(self, arguments: str) -> str:
-        """The JSON text with its values changed, numbers too, which become texts; as it was where
+        """JSON with its values changed, also numbers, which become strings; the same text if
         nothing is changed."""
         try:
             value = json.loads(arguments)
@@ -100,7 +100,7 @@ class Texts:
         return response_format
 
     def _schema(self, value: Any) -> Any:
-        """A JSON schema: names of properties and words of the schema's own stay as they are."""
+        """A JSON schema: names of properties and the schema's keywords stay as they are."""
         if isinstance(value, str):
             return self._change(value)
         if isinstance(value, list | tuple):
@@ -118,7 +118,7 @@ class Texts:
         return changed
 
     def _values(self, value: Any) -> Any:
-        """Any JSON: keys and numbers are texts too."""
+        """Any JSON: keys and numbers count as texts."""
         if isinstance(value, str):
             return self._change(value)
         if isinstance(value, dict):

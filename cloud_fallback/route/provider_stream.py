@@ -43,7 +43,7 @@ class ProviderStream:
         self._cleared = cleared
         self._joint = joint
         self._text = cleared.redacted.restorer()
-        self._reasoning = cleared.redacted.thought_restorer()
+        self._reasoning = cleared.redacted.reasoning_restorer()
         self._arguments: dict[int, Restorer] = {}
         self._max_tokens = max_tokens
         self._clock = clock

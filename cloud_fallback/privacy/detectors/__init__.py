@@ -1,2 +1,1 @@
-"""Finds what must not leave the device: each takes plain text and gives spans. Pure, and linear in
-the length of the text."""
+"""Each detector takes plain text and gives spans: pure, and linear in the text's length."""

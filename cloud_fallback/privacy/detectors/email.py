@@ -1,11 +1,11 @@
-"""E-mail addresses, those that were spelled out to hide them included."""
+"""E-mail addresses, also those that are spelled out to hide them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from spillover.cloud_fallback.privacy.spans import Span
+from spillover.cloud_fallback.privacy.plain import Span
 
 MAX_LOCAL_CHARS = 128
 _LOCAL_BACKWARDS = re.compile(r"[\w.+'%!#$&*^~-]+")
@@ -40,7 +40,7 @@ def emails(text: str) -> Iterator[Span]:
 
 
 def unfinished_email(text: str) -> Span | None:
-    """An address that the end of *text* cuts off after its @."""
+    """An address that the end of *text* cuts off after the @."""
     match = _UNFINISHED.search(text, max(0, len(text) - MAX_LOCAL_CHARS))
     if not match:
         return None
@@ -56,7 +56,7 @@ def _start(text: str, at: int) -> int:
 
 
 def _end(text: str, start: int) -> int:
-    """Where the domain that begins at *start* ends; *start* when there is none."""
+    """The end of the domain that begins at *start*; *start* if there is none."""
     if match := _ADDRESS_LITERAL.match(text, start):
         return match.end()
     match = _DOMAIN_LABELS.match(text, start)

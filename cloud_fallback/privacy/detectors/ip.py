@@ -1,4 +1,4 @@
-"""IP addresses of both versions, but not those that say nothing about anybody."""
+"""IP addresses of both versions, except those that identify nobody."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from spillover.cloud_fallback.privacy.spans import Span
+from spillover.cloud_fallback.privacy.plain import Span
 
 _V4 = re.compile(r"(?<![\w.+])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
 _V6 = re.compile(
@@ -37,7 +37,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
 
 
 def _is_personal_v4(found: str) -> bool:
-    """Not loopback, unspecified, broadcast or a netmask."""
+    """Neither loopback, unspecified, broadcast nor a netmask."""
     try:
         address = IPv4Address(found)
     except ValueError:

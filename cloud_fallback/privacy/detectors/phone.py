@@ -1,12 +1,12 @@
-"""Telephone numbers: with a country code, written as numbers are in the user's countries, or after
-a word that says what they are. Numbers alone are not taken for telephone numbers."""
+"""Telephone numbers: with a country code, in the way the user's countries write them, or after a
+word that says what they are. Other numbers are not taken for telephone numbers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
 
-from spillover.cloud_fallback.privacy.spans import Span
+from spillover.cloud_fallback.privacy.plain import Span
 from spillover.runtime.errors import InvalidRequest
 
 _ENOUGH_DIGITS = re.compile(r"\d(?:[ .()/-]{0,3}\d){5}")
@@ -57,19 +57,19 @@ _MIN_DIGITS, _MAX_DIGITS = 7, 15
 
 
 def check_regions(regions: Collection[str]) -> None:
-    """InvalidRequest for a region that does not exist, such as UK for GB."""
+    """Raises InvalidRequest for a region that does not exist, such as UK instead of GB."""
     import phonenumbers
 
     for place, region in enumerate(regions):
         if region not in phonenumbers.SUPPORTED_REGIONS:
             raise InvalidRequest(
-                f"{region} is no country of ISO 3166 with telephone numbers",
+                f"{region} is no country with telephone numbers: give an ISO 3166 code such as GB",
                 f"phone_regions[{place}]",
             )
 
 
 class Phones:
-    """Knows the numbers of *regions* without their country code."""
+    """A detector that knows the numbers of *regions* without their country code."""
 
     def __init__(self, regions: Collection[str]) -> None:
         self._regions = tuple(regions)
@@ -108,8 +108,8 @@ class Phones:
 def _scan(
     pattern: re.Pattern[str], text: str, accept: Callable[[str, str], bool]
 ) -> Iterator[Span]:
-    """What *pattern* finds and *accept* takes for a number, without groups of digits at its end if
-    need be: something else may follow."""
+    """What *pattern* finds and *accept* accepts, if need be without the last groups of digits,
+    which may be something else."""
     position = 0
     while match := pattern.search(text, position):
         start = match.start()
@@ -123,7 +123,7 @@ def _scan(
 
 
 def _ends(match: re.Match[str]) -> Iterator[int]:
-    """Where the groups of digits of a found number end, the last first."""
+    """The ends of the groups of digits in a found number, the last first."""
     found = match.group()
     for index in range(len(found), _MIN_DIGITS - 1, -1):
         if found[index - 1].isdigit() and not found[index : index + 1].isdigit():
@@ -141,8 +141,7 @@ def _is_international(found: str) -> bool:
 
 
 def _is_number(found: str, region: str | None, *, must_be_valid: bool) -> bool:
-    # Only when it is needed: 40 ms.
-    import phonenumbers
+    import phonenumbers  # 40 ms, so only when it is needed
 
     try:
         number = phonenumbers.parse(found, region)

@@ -27,7 +27,7 @@ def test_by_prefill_the_missing_end_comes_first() -> None:
     redacted = REDACTOR.redact(request)
     assert contents(redacted)[1] == "Your card [CARD_1]"
     assert restored(redacted.restorer(), ", yes") == "11 1111, yes"
-    assert restored(redacted.thought_restorer(), ", yes") == ", yes"
+    assert restored(redacted.reasoning_restorer(), ", yes") == ", yes"
 
 
 def test_a_quotation_that_begins_within_a_private_text_does_not_show_the_rest_of_it() -> None:

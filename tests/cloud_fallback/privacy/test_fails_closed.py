@@ -1,4 +1,4 @@
-"""What cannot be looked through, or not be taken out, stays on the device, and nothing shows it."""
+"""What cannot be redacted stays on the device, and nothing shows it."""
 
 from __future__ import annotations
 

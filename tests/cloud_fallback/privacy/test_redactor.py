@@ -30,7 +30,9 @@ def test_private_texts_are_replaced_by_names_and_put_back_in_the_answer() -> Non
     assert redacted.counts == {"email": 1, "card": 1}
     assert redacted.n_redactions == 2
     assert restored(redacted.restorer(), "Hello [EMAIL_1]!") == f"Hello {MAIL}!"
-    assert restored(redacted.thought_restorer(), "The user is [EMAIL_1].") == f"The user is {MAIL}."
+    assert (
+        restored(redacted.reasoning_restorer(), "The user is [EMAIL_1].") == f"The user is {MAIL}."
+    )
 
 
 def test_the_same_text_has_the_same_name_wherever_it_stands() -> None:

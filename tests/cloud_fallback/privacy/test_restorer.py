@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.privacy.placeholders import Shapes
+from spillover.cloud_fallback.privacy.placeholders import Shapes, Vault
 from spillover.cloud_fallback.privacy.restorer import Restorer
-from spillover.cloud_fallback.privacy.vault import Vault
 
 MAIL, PHONE, ADDRESS, KEY = "john@example.com", "+49 30 901820", "10.0.0.5", 'a"b\\c\nd'
 LONGEST_HELD = 40
