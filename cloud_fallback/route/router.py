@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping
+from types import TracebackType
 from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
@@ -129,6 +130,17 @@ class Router:
             return []
         names = [engine.name for engine in self._resources.providers]
         return self._resources.budget.statement(names)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """End what waits and close what is open; running answers are cancelled by their owners."""

@@ -51,7 +51,7 @@ def routed_conversation(settings: Settings) -> Generator[RoutedEngine]:
     """A loaded engine behind the router. Raises ModelError, EngineError."""
     with (
         one_conversation(settings) as engine,
-        closing(Router.open(engine, settings.cloud, os.environ)) as router,
+        Router.open(engine, settings.cloud, os.environ) as router,
     ):
         yield RoutedEngine(engine, router)
 

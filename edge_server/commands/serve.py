@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import signal
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def _serve(settings: Settings) -> None:
         check_bind(settings)
         with note_if_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
-        with closing(Router.open(engine, settings.cloud, os.environ)) as router:
+        with Router.open(engine, settings.cloud, os.environ) as router:
             serve(
                 engine,
                 router,

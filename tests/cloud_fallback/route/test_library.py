@@ -1,0 +1,61 @@
+"""A handoff in a program, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spillover import (
+    CloudSettings,
+    Delta,
+    GenerationRequest,
+    Handoff,
+    LocalEngine,
+    Message,
+    ProviderSettings,
+    RouteOptions,
+    Router,
+    Sampling,
+)
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+REST = " Then a cloud came by and finished the story. The end."
+
+
+def tell_a_story(engine: LocalEngine, settings: CloudSettings, environ: dict[str, str]) -> str:
+    ask = Message(role="user", content="Tell me a story about a fox named Ruby.")
+    request = GenerationRequest(messages=(ask,), sampling=Sampling(temperature=0))
+    options = RouteOptions()
+    shown = ""
+    with Router.open(engine, settings, environ) as router:
+        for event in router.stream(request, options):
+            if isinstance(event, Handoff):
+                shown += f"[{event.reason}: {event.target.provider or event.target.model}]"
+            elif isinstance(event, Delta):
+                shown += event.text
+            if len(shown) > 60:
+                router.hand_over(options.id)
+    return shown
+
+
+def test_ten_lines_show_a_handoff(engine: LocalEngine, fake: Fake, tmp_path: Path) -> None:
+    fake.script(Act(rest=REST))
+    provider = ProviderSettings(
+        name="cloudy", dialect="openai", model="m", base_url=f"{fake.url}/v1"
+    )
+    settings = CloudSettings(fallback="auto", providers=(provider,), data_dir=tmp_path)
+    shown = tell_a_story(engine, settings, {"OPENAI_API_KEY": "sk-canary-4711"})
+    begun, rest = shown.split("[user: cloudy]")
+    assert begun.startswith("Once")
+    assert rest.strip() == REST.strip()
+    assert fake.requests[0].headers["authorization"] == "Bearer sk-canary-4711"
+
+
+def test_without_a_provider_the_local_model_answers_alone(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    settings = CloudSettings(fallback="auto", data_dir=tmp_path)
+    shown = tell_a_story(engine, settings, {})
+    assert shown.startswith("Once")
+    assert "[" not in shown
+    assert list(tmp_path.iterdir()) == []
