@@ -1,4 +1,4 @@
-"""Plans what the next writer is asked, and how its text will be joined to what was said."""
+"""Plans the next writer's request, and how its text will join the answer so far."""
 
 from __future__ import annotations
 
@@ -28,35 +28,34 @@ from spillover.runtime.text.languages import language_of
 from spillover.runtime.text.template_tags import has_tags, leak_start, n_open_tag
 
 Join: TypeAlias = Literal["fresh", "echo", "rewrite", "restart", "prefill"]
-"""What the new writer's text is expected to begin with: nothing to join (fresh); the anchor
-(echo); the answer so far, which it was shown (rewrite), or the answer anew (restart); what comes
-next (prefill). Only "fresh" is taken on trust."""
+"""What the new writer's text should begin with: anything (fresh); the anchor (echo); the whole
+answer so far, which it was shown (rewrite); the answer anew (restart); what comes next (prefill).
+Only "fresh" is not checked."""
 
 ECHO_RESERVE_TOKENS = 16
 BYTES_PER_ECHO_TOKEN = 2
-"""Room for the repeated text: tokens of fewer bytes than this on average do not occur."""
+"""Room for the repeated text: no tokenizer averages fewer bytes per token."""
 
 
 class Continuation(Struct, frozen=True, kw_only=True):
-    """The request for the next writer and what the seam must know of it."""
+    """The request for the next writer and what the seam must know about it."""
 
     request: GenerationRequest
     join: Join
     context: str = ""
-    """Text before the answer that the new writer takes for its beginning: a raw prompt, or the
-    assistant's turn that the client asked to be continued."""
+    """Text before the answer that the new writer continues too: a raw prompt, or the assistant's
+    turn that the client asked to continue."""
     kept: str = ""
     """The part of the answer that is continued."""
     n_said: int
     """Characters of the answer so far, as the client has it."""
     keep_chars: int
-    """How many of them stay; where that is fewer, Replace comes before the new text."""
+    """How many of them stay; if fewer than n_said, Replace comes before the new text."""
     shown: str = ""
-    """What the new writer knows of context + kept: all but the very end, where that is blank or
-    half a character."""
+    """What the new writer sees of context + kept: all but a blank or cut end."""
     anchor: str = ""
     left_behind: str = ""
-    """Bad text that was sent and cannot be taken back; the continuation comes after it."""
+    """Bad text that was sent and cannot be taken back; the new text comes after it."""
     is_json: bool = False
     can_replace: bool = False
     language: str = "en"
@@ -85,18 +84,18 @@ def plan_continuation(
     reasoning_reserve: int = 0,
     tokenize: Callable[[str], tuple[int, ...]] | None = None,
 ) -> Continuation:
-    """The request that makes *target* go on with the answer to *request*, of which *said* (the
-    text of all legs) is there.
+    """The request that makes *target* continue the answer to *request* after *said*, the text of
+    all legs.
 
     *prefill*: the target continues an assistant's turn; a local one always does. *can_replace*:
-    the client lets text be taken back. *keep_chars*: what follows is known to be bad. Text after
-    a leaked template token, an open thought or half a tool call never goes on the way, whatever
-    *keep_chars* says. *tokens_left*: what max_tokens leaves for the answer, at least 1.
-    *tokenize*: needed to go on locally with a prompt of token ids.
+    the client lets text be taken back. *keep_chars*: the text behind is known to be bad. Text
+    behind a leaked template tag, open reasoning or half a tool call is never sent, whatever
+    *keep_chars* is. *tokens_left*: what max_tokens leaves for the answer, at least 1. *tokenize*:
+    needed to continue a prompt of token ids locally.
 
-    "restart" takes text back, so that without *can_replace* it means "continue" once something
-    was said. "finish_sentence" plans as "continue"; "at_turn" is for a new turn, where nothing is
-    said yet. Raises CannotContinue for what only the local model can go on with.
+    "restart" takes text back, so without *can_replace* it means "continue" once the client has
+    text. "finish_sentence" plans as "continue"; "at_turn" is for a new turn, before any text.
+    Raises CannotContinue for an answer that only the local model can continue.
     """
     assert tokens_left is None or tokens_left > 0, "an answer without tokens left has ended"
     assert mode != "at_turn" or not said, "at_turn hands over between two answers"
@@ -106,6 +105,7 @@ def plan_continuation(
     if mode == "restart" and can_replace:
         good = 0
     kept = said[:good]
+    asked = [message.content for message in request.messages if message.role == "user"]
     plan = Continuation(
         request=request,
         join="fresh",
@@ -116,10 +116,10 @@ def plan_continuation(
         left_behind="" if can_replace else said[good:],
         is_json=isinstance(request.response_format, JsonObject | JsonSchema),
         can_replace=can_replace,
-        language=_language(request, kept),
+        language=language_of("\n".join([kept[-200:], *asked[-2:]])),
     )
     if plan.left_behind.strip() and request.response_format is not None:
-        raise CannotContinue("bad text was sent within an answer whose form allows none")
+        raise CannotContinue("the answer holds bad text, which its response format does not allow")
     if target == "local":
         plan = _local(plan, tokenize)
     elif request.prompt is not None:
@@ -130,7 +130,7 @@ def plan_continuation(
 
 
 def _good_chars(request: GenerationRequest, said: str, keep_chars: int | None) -> int:
-    """How much of *said* may be continued: all of it, or up to a boundary before what is bad."""
+    """How much of *said* may be continued: all of it, or up to a boundary before bad text."""
     leak = leak_start(said, has_tools=bool(request.tools) and request.response_format is None)
     limits = [limit for limit in (keep_chars, leak) if limit is not None]
     if not limits or min(limits) >= len(said):
@@ -144,13 +144,8 @@ def _context(request: GenerationRequest) -> str:
     return request.messages[-1].content if request.continue_final_message else ""
 
 
-def _language(request: GenerationRequest, kept: str) -> str:
-    asked = [message.content for message in request.messages if message.role == "user"]
-    return language_of("\n".join([kept[-200:], *asked[-2:]]))
-
-
 def _shown(text: str, *, is_json: bool) -> str:
-    """*text* without an end that cannot be shown as it is: blanks, half a character, half an
+    """*text* without an end that no writer could continue: blanks, half a character, half an
     escape, half of what may be a leaked tag."""
     if is_json:
         document = JsonReader()
@@ -167,14 +162,14 @@ def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None
     known = plan.context + plan.kept
     if not plan.kept:
         return replace(plan, shown=known)
-    # A form counts every blank: what is shown must be what was said.
+    # A response format counts every blank, so the model must see the text as it was sent.
     shown = known if request.response_format is not None else _shown(known, is_json=False)
     if isinstance(request.prompt, str):
         begun = request.begun + shown[len(request.prompt) :]
         request = replace(request, prompt=shown, begun=begun)
     elif request.prompt is not None:
         if tokenize is None:
-            raise CannotContinue("a prompt of token ids needs the model's tokenizer to go on")
+            raise CannotContinue("continuing a prompt of token ids takes the model's tokenizer")
         begun = request.begun + shown
         request = replace(request, prompt=(*request.prompt, *tokenize(shown)), begun=begun)
     else:
@@ -189,17 +184,17 @@ def _history(request: GenerationRequest) -> tuple[Message, ...]:
 
 
 def _completion(plan: Continuation) -> Continuation:
-    """A raw text, sent to a chat model as a text to be continued."""
+    """A raw prompt, sent to a chat model as a text to continue."""
     request = plan.request
     if not isinstance(request.prompt, str):
-        raise CannotContinue("a prompt of token ids means nothing to another model")
+        raise CannotContinue("another model cannot read a prompt of token ids")
     if request.response_format is not None:
-        raise CannotContinue("a raw prompt whose answer has a given form is only served locally")
+        raise CannotContinue("a raw prompt with a response format is served locally only")
     if has_tags(request.prompt):
-        raise CannotContinue("the raw prompt is written in the local model's chat template")
+        raise CannotContinue("the raw prompt holds tags of the local model's chat template")
     shown = _shown(plan.context + plan.kept, is_json=False)
     if not is_worth_keeping(shown):
-        raise CannotContinue("the raw prompt is too short to be continued by another model")
+        raise CannotContinue("the raw prompt is too short for another model to continue")
     anchor = anchor_of(shown)
     notice = complete_notice(quoted(anchor), shown)
     request = replace(request, prompt=None, messages=(Message(role="user", content=notice),))
@@ -231,7 +226,7 @@ def _conversation(plan: Continuation, *, prefill: bool) -> Continuation:
 
 
 def _with_turns(request: GenerationRequest, shown: str, notice: str = "") -> GenerationRequest:
-    """The conversation with the answer so far, and with the *notice* if there is one."""
+    """The conversation with the answer so far and the *notice*, if there is one."""
     history = _history(request)
     if history and history[-1].role == "assistant" and not history[-1].tool_calls:
         shown = f"{history[-1].content}\n\n{shown}"
@@ -245,25 +240,25 @@ def _with_turns(request: GenerationRequest, shown: str, notice: str = "") -> Gen
 def _limited(
     plan: Continuation, target: Origin, tokens_left: int | None, reasoning_reserve: int
 ) -> GenerationRequest:
-    """The plan's request with what holds for one leg: its tokens, its stop strings, its tools."""
+    """The plan's request with the leg's own tokens, stop strings and tools."""
     request = replace(plan.request, n=1)
     if tokens_left is not None:
         room = 0 if target == "local" else reasoning_reserve + _echo_tokens(plan)
         request = replace(request, max_tokens=tokens_left + room)
     if plan.join != "fresh" and request.tool_choice not in ("auto", "none"):
-        # It may have been obeyed before, and words were said since.
+        # It may have been obeyed already, and the client has text since then.
         request = replace(request, tool_choice="auto")
     if target == "local":
         return request
     if plan.join in ("echo", "rewrite", "restart"):
-        # The repeated text or a preamble may hold one; the answer's own matcher finds them.
+        # The repeated text or a preamble may hold one. AnswerText finds the answer's own.
         request = replace(request, stop=())
     sampling = replace(request.sampling, logit_bias={})
     return replace(request, sampling=sampling, logprobs=None, ignore_eos=False)
 
 
 def _echo_tokens(plan: Continuation) -> int:
-    repeated = plan.anchor if plan.join == "echo" else plan.shown
     if plan.join in ("fresh", "prefill"):
         return 0
+    repeated = plan.anchor if plan.join == "echo" else plan.shown
     return ECHO_RESERVE_TOKENS + len(repeated.encode(errors="replace")) // BYTES_PER_ECHO_TOKEN

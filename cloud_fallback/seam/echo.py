@@ -16,8 +16,8 @@ _JUNK = frozenset("'\".`>*_-[⟦<|#")
 
 
 class Match(Struct, frozen=True, kw_only=True):
-    """The held text repeats *n_units* units of the answer up to the unit *place*, and held[end:]
-    is what comes then; *rest* are units of its last character that go beyond."""
+    """The held text repeats *n_units* units of the answer up to the unit *place*; held[end:]
+    comes next, after *rest*, the units of its last character that go beyond."""
 
     place: int
     n_units: int
@@ -33,8 +33,8 @@ class Match(Struct, frozen=True, kw_only=True):
 class Track:
     """One place of the held text where the repetition may begin.
 
-    *likely* places of the answer are always looked at, others only as far as there are not too
-    many. An end of the answer counts once *least* units are repeated.
+    *likely* places of the answer are always tried, others only as long as there are few. The end
+    of the answer counts once *least* units are repeated.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Track:
         self.n_units = 0
         self.is_dead = False
         self.longest: Match | None = None
-        """Where the repetition reached the end of the answer, last."""
+        """The last repetition that reached the end of the answer."""
         self.last: Match | None = None
-        """How far it went before it left the answer."""
+        """The repetition before it left the answer."""
 
     @property
     def is_following(self) -> bool:
@@ -68,13 +68,19 @@ class Track:
         if self.is_dead or self._drops(unit):
             return
         self.n_units += 1
-        if self.n_units < SEED_UNITS:
+        n, units = self.n_units, self._units
+        if n < SEED_UNITS:
             self._seed += unit
             return
-        self._narrow(unit)
+        if n == SEED_UNITS:
+            self._places = _places(units, self._seed + unit, self._likely)
+        else:
+            self._places = [at for at in self._places if units[at + n - 1 : at + n] == unit]
         self.is_dead = not self._places
         if not self.is_dead:
-            self._note(end, rest)
+            self.last = Match(place=self._places[0] + n, n_units=n, end=end, rest=rest)
+            if self._places[-1] + n == len(units) and n >= self._least:
+                self.longest = Match(place=len(units), n_units=n, end=end, rest=rest)
 
     def _drops(self, unit: str) -> bool:
         if not self._skips_junk:
@@ -84,30 +90,13 @@ class Track:
             self.is_dead = self._n_junk > MAX_JUNK_UNITS
             return True
         self._skips_junk = False
-        # Without junk there is nothing that the track beside this one does not do.
+        # Without junk this is the same track as the one beside it.
         self.is_dead = self._n_junk == 0
         return self.is_dead
 
-    def _narrow(self, unit: str) -> None:
-        units, offset = self._units, self.n_units - 1
-        if self.n_units == SEED_UNITS:
-            self._places = _places(units, self._seed + unit, self._likely)
-        else:
-            self._places = [
-                place
-                for place in self._places
-                if place + offset < len(units) and units[place + offset] == unit
-            ]
-
-    def _note(self, end: int, rest: str) -> None:
-        n = self.n_units
-        self.last = Match(place=self._places[0] + n, n_units=n, end=end, rest=rest)
-        if self._places[-1] + n == len(self._units) and n >= self._least:
-            self.longest = Match(place=len(self._units), n_units=n, end=end, rest=rest)
-
 
 def _places(units: str, seed: str, likely: tuple[int, ...]) -> list[int]:
-    """Where *seed* occurs: at the *likely* places, and the last ones beside them."""
+    """Where *seed* occurs: at the *likely* places, and its last occurrences elsewhere."""
     places = {place for place in likely if units.startswith(seed, place)}
     at = units.rfind(seed)
     while at >= 0 and len(places) < MAX_PLACES:
@@ -122,5 +111,5 @@ def is_junk(units: str) -> bool:
 
 
 def is_periodic(units: str) -> bool:
-    """Whether *units* are the same units one and a half times, or more often."""
+    """Whether *units* repeat the same units one and a half times or more."""
     return any(units[n:] == units[:-n] for n in range(1, 2 * len(units) // 3 + 1))

@@ -6,14 +6,13 @@ from difflib import SequenceMatcher
 
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.cloud_fallback.seam.echo import (
-    LEAST_UNITS,
-    Match,
-    Track,
-    is_junk,
-    is_periodic,
+from spillover.cloud_fallback.seam.echo import LEAST_UNITS, Match, Track, is_junk, is_periodic
+from spillover.cloud_fallback.seam.folding import (
+    fold,
+    raw_length,
+    raw_length_from_end,
+    split_units,
 )
-from spillover.cloud_fallback.seam.folding import fold, raw_length, raw_length_from_end, split_units
 from spillover.cloud_fallback.seam.preamble import (
     MAX_PREAMBLE_CHARS,
     TERMINATORS,
@@ -26,14 +25,13 @@ from spillover.runtime.text.graphemes import boundary_before
 from spillover.runtime.text.markdown import FENCE, last_line
 
 HOLD_CHARS = 240
-"""Text in which the anchor was not found by then is shown as it is; the anchor's own length comes
-on top."""
+"""Beyond this, and the anchor's own length, text without the anchor is shown unchanged."""
 
 SURE_UNITS = 24
-"""A repetition this long is waited for, whatever the time."""
+"""A repetition this long is followed, however long that takes."""
 
 RESTART_UNITS = 64
-"""So much of the answer from its beginning on is a restart, which is followed to its end."""
+"""Repeating this much of the answer's beginning is a restart, which is followed to its end."""
 
 MISQUOTED_SHARE = 0.6
 ALIKE = 0.85
@@ -41,7 +39,7 @@ MAX_TRACKS = 12
 
 
 class EchoSearch:
-    """The writer was asked to repeat the anchor, or (*rewrites*) all of the answer, and to go on.
+    """The writer was asked to repeat the anchor, or (*rewrites*) the whole answer, and to continue.
 
     Several tracks follow the text, one from each place where the repetition may begin: the top,
     after an opening quote or fence, after each sentence of a preamble.
@@ -49,11 +47,10 @@ class EchoSearch:
 
     def __init__(self, plan: Continuation, *, rewrites: bool = False) -> None:
         self.held: list[str] = []
-        self._shown = plan.shown
+        self._plan = plan
         self._units = fold(plan.shown)
         self._anchor = fold(plan.anchor)
-        self._can_replace = plan.can_replace
-        self._n_context = len(plan.context)
+        self._anchor_begin = len(self._units) - len(self._anchor)
         self._tops = (0, len(fold(plan.context)))
         self._rewrites = rewrites
         self._restart_units = SURE_UNITS if rewrites else RESTART_UNITS
@@ -68,10 +65,8 @@ class EchoSearch:
 
     @property
     def is_sure(self) -> bool:
-        return self._diverged is not None or any(
-            track.is_likely or (track.is_following and track.n_units >= SURE_UNITS)
-            for track in self._tracks
-        )
+        is_likely = any(track.is_likely for track in self._tracks)
+        return is_likely or self._diverged is not None or self._follows_far()
 
     def feed(self, character: str) -> Joined | None:
         self.held.append(character)
@@ -81,8 +76,7 @@ class EchoSearch:
         if units and self._after_terminator:
             self._begin_after_preamble()
         for unit, rest in units:
-            joined = self._add(unit, rest)
-            if joined:
+            if joined := self._add(unit, rest):
                 return joined
         self._after_terminator = character in TERMINATORS or (self._after_terminator and not units)
         if len(self.held) >= self._limit and not self._follows_far():
@@ -102,7 +96,7 @@ class EchoSearch:
         if self._diverged is None and not self._skips_word:
             for track in self._tracks:
                 match = track.longest
-                if match and match.end == len(self.held) and self._is_telling(match.n_units):
+                if match and match.end == len(self.held) and self._is_distinctive(match.n_units):
                     return self._cut("overlap", match)
             if any(track.is_likely for track in self._tracks):
                 # It ended within the repetition.
@@ -111,7 +105,7 @@ class EchoSearch:
 
     def _begin_track(self, least: int) -> None:
         if len(self._tracks) < MAX_TRACKS:
-            likely = (*self._tops, len(self._units) - len(self._anchor))
+            likely = (*self._tops, self._anchor_begin)
             self._tracks += [
                 Track(self._units, likely, skips_junk=skips, least=least) for skips in (False, True)
             ]
@@ -120,58 +114,57 @@ class EchoSearch:
         if len(self.held) > MAX_PREAMBLE_CHARS:
             return
         text = "".join(self.held[:-1]).rstrip()
+        is_line = text.endswith((":", "\uff1a")) and "\n" not in text.lstrip()
         if is_preamble(text) or FENCE.fullmatch(last_line(text)):
             self._begin_track(LEAST_UNITS)
-        elif self._may_be_preamble(text):
+        elif is_line and len(self._anchor) >= SURE_UNITS and not self._rewrites:
+            # If the whole anchor comes next, this was a preamble in an unknown language.
             self._begin_track(len(self._anchor))
-
-    def _may_be_preamble(self, text: str) -> bool:
-        """Whether the whole anchor, if it comes next, shows *text* to be a preamble in a language
-        that is not known."""
-        is_line = text.endswith((":", "\uff1a")) and "\n" not in text.lstrip()
-        return is_line and len(self._anchor) >= SURE_UNITS and not self._rewrites
 
     def _add(self, unit: str, rest: str) -> Joined | None:
         end = len(self.held)
         self._tail = (self._tail + unit)[-len(self._anchor) :]
         for track in self._tracks:
             track.add(unit, end, rest)
-        if self._tail == self._anchor:
-            joined = self._at_anchor(end, rest)
-            if joined:
+        if self._tail == self._anchor and (joined := self._at_anchor(end, rest)):
+            return joined
+        dead = [track for track in self._tracks if track.is_dead]
+        if dead:
+            self._tracks = [track for track in self._tracks if not track.is_dead]
+        for track in dead:
+            if joined := self._left(track):
                 return joined
-        return self._judge()
+        return self._overlap() if self._overlaps else None
 
     def _at_anchor(self, end: int, rest: str) -> Joined | None:
-        """The anchor is complete: an echo, unless other text than the answer's stands before, or
-        the repetition of a longer part, in which the anchor occurs too, is not yet through."""
+        """The anchor is complete: an echo, unless other text than the answer's stands before it,
+        or a longer repetition, in which the anchor occurs too, still continues."""
         n = n_anchor = len(self._anchor)
         whole = [
             track.longest.n_units
             for track in self._tracks
             if track.is_following and track.longest and track.longest.end == end
         ]
-        if whole and not is_junk(self._units[len(self._units) - max(whole) : len(self._units) - n]):
+        if whole and not is_junk(self._units[len(self._units) - max(whole) : self._anchor_begin]):
             n = max(n, *whole)
         match = Match(place=len(self._units), n_units=n, end=end, rest=rest)
         if whole or self._diverged is not None:
             is_restart = self._diverged or (n > n_anchor and match.begin in self._tops)
             return self._cut("restart" if is_restart else "anchor", match)
-        if any(track.is_following and track.n_units >= n for track in self._tracks):
-            return None
-        if len(self.held) > self._limit:
+        if len(self.held) > self._limit or any(
+            track.is_following and track.n_units >= n for track in self._tracks
+        ):
             return None
         joined = self._cut("anchor", match)
         return joined if self._leads_to_echo(joined.skipped) else None
 
     def _leads_to_echo(self, before: str) -> bool:
-        """Whether *before* is what a writer may put before the anchor: talk about it, or the
+        """Whether *before* is what a writer may put before the anchor: a preamble, or the
         answer's words from further back, more or less."""
         units = fold(before)
         if is_junk(units) or is_preamble(before):
             return True
-        begin = len(self._units) - len(self._anchor)
-        own = self._units[max(0, begin - len(units)) : begin]
+        own = self._units[max(0, self._anchor_begin - len(units)) : self._anchor_begin]
         return SequenceMatcher(None, units, own, autojunk=False).ratio() >= ALIKE
 
     def _cut(self, kind: SeamKind, match: Match) -> Joined:
@@ -186,35 +179,23 @@ class EchoSearch:
             n_repeated=match.n_units,
         )
 
-    def _judge(self) -> Joined | None:
-        """What tracks tell that have left the answer, or reached its end."""
-        dead = [track for track in self._tracks if track.is_dead]
-        if dead:
-            self._tracks = [track for track in self._tracks if not track.is_dead]
-        for track in dead:
-            joined = self._left(track)
-            if joined:
-                return joined
-        return self._overlap() if self._overlaps else None
-
     def _left(self, track: Track) -> Joined | None:
         """*track* no longer repeats the answer."""
         last = track.last
         if last is None or self._diverged is not None:
             return None
-        if track.longest and self._is_telling(track.longest.n_units):
+        if track.longest and self._is_distinctive(track.longest.n_units):
             self._overlaps.append(track.longest)
         if last.begin in self._tops and last.n_units >= self._restart_units:
             return self._diverge(last)
-        n_anchor = len(self._anchor)
-        is_anchor = last.begin == len(self._units) - n_anchor
-        if is_anchor and last.n_units >= max(SURE_UNITS, MISQUOTED_SHARE * n_anchor):
+        least = max(SURE_UNITS, MISQUOTED_SHARE * len(self._anchor))
+        if last.begin == self._anchor_begin and last.n_units >= least:
             return self._misquoted(last)
         return None
 
     def _overlap(self) -> Joined | None:
         """The end of the answer was repeated, though not from the anchor on: the join, unless
-        a longer repetition still goes on, or the same comes once more, as in a refrain."""
+        a longer repetition still continues, or the same comes once more, as in a refrain."""
         for match in tuple(self._overlaps):
             again = self._units[len(self._units) - match.n_units :]
             after = match.rest + fold("".join(self.held[match.end :]))
@@ -226,16 +207,17 @@ class EchoSearch:
                 return self._cut("overlap", match)
         return None
 
-    def _is_telling(self, n_units: int) -> bool:
-        """Whether the last *n_units* of the answer occur there only, are not made of repetitions
-        themselves, and begin with a word: nobody repeats half a one."""
+    def _is_distinctive(self, n_units: int) -> bool:
+        """Whether the last *n_units* of the answer occur only there, do not repeat themselves,
+        and begin with a word: nobody repeats half a word."""
         begin = len(self._units) - n_units
         again = self._units[begin:]
         if self._units.find(again) != begin or is_periodic(again):
             return False
-        start = len(self._shown) - raw_length_from_end(self._shown, n_units)
-        before = self._shown[max(0, start - 1) : start]
-        # Letters without capitals: in most of their scripts words are not set apart.
+        shown = self._plan.shown
+        start = len(shown) - raw_length_from_end(shown, n_units)
+        before = shown[max(0, start - 1) : start]
+        # Most scripts without capitals do not set words apart.
         return not before.isalnum() or before.lower() == before.upper()
 
     def _diverge(self, match: Match) -> Joined | None:
@@ -243,18 +225,17 @@ class EchoSearch:
         joined = self._replaced("restart", match)
         if joined is None:
             self._diverged = match
-            left = len(self._shown) - raw_length(self._shown, match.place)
+            left = len(self._plan.shown) - raw_length(self._plan.shown, match.place)
             self._limit = len(self.held) + left + left // 2 + HOLD_CHARS
         return joined
 
     def _misquoted(self, match: Match) -> Joined | None:
-        """The anchor was repeated, but for its last letters."""
-        joined = self._replaced("anchor", match)
-        if joined:
+        """The anchor was repeated, except for its last letters."""
+        if joined := self._replaced("anchor", match):
             return joined
-        left = self._shown[raw_length(self._shown, match.place) :]
+        left = self._plan.shown[raw_length(self._plan.shown, match.place) :]
         if not any(map(str.isspace, left)):
-            # The word stands as it was sent; what comes after the writer's version of it is new.
+            # The word stays as it was sent; what follows the writer's version of it is new.
             self._skips_word = True
             return self._word_ended()
         text = "".join(self.held[: match.end])
@@ -269,12 +250,13 @@ class EchoSearch:
 
     def _replaced(self, kind: SeamKind, match: Match) -> Joined | None:
         """The join that takes back what the writer put differently; None where it must not."""
-        place = boundary_before(self._shown, raw_length(self._shown, match.place))
+        shown = self._plan.shown
+        place = boundary_before(shown, raw_length(shown, match.place))
         if match.rest and place:
-            place = boundary_before(self._shown, place - 1)
-        if not self._can_replace or place < self._n_context:
+            place = boundary_before(shown, place - 1)
+        if not self._plan.can_replace or place < len(self._plan.context):
             return None
-        n_back = match.place - len(fold(self._shown[:place]))
+        n_back = match.place - len(fold(shown[:place]))
         text = "".join(self.held[: match.end])
         start = len(text) - raw_length_from_end(text, n_back + len(match.rest))
         return Joined(kind=kind, start=start, place=place)

@@ -1,8 +1,7 @@
-"""The request to continue: its anchor, the last words that the next writer is asked to repeat, and
-a notice in the user's voice and language.
+"""Asks the next writer to continue: the anchor, which are the last words of the answer, and the
+notice, a plain sentence in the user's voice and language that asks for them.
 
-The notice is a plain sentence: careful models take a text that looks like a system's notice for an
-attack.
+Careful models take a text that looks like a system's notice for an attack.
 """
 
 # ruff: noqa: RUF001 - other alphabets have look-alikes of Latin letters
@@ -15,7 +14,7 @@ from spillover.cloud_fallback.seam.folding import fold
 from spillover.runtime.text.graphemes import boundary_before
 
 MIN_USEFUL_CHARS = 8
-"""An answer with fewer visible ones is begun anew: there is nothing to keep."""
+"""An answer with fewer visible ones is begun anew."""
 
 SHORTEST_CHARS = 40
 LONGEST_WORD_CHARS = 20
@@ -123,7 +122,7 @@ def anchor_of(text: str) -> str:
     anchor = ""
     for start in _starts(text):
         anchor = text[start:]
-        if _is_telling(anchor, units) and not _splits_a_number(text, start):
+        if _is_distinctive(anchor, units) and not _splits_a_number(text, start):
             break
     return anchor
 
@@ -151,14 +150,14 @@ def _word_start(text: str, index: int) -> int:
     return start
 
 
-def _is_telling(anchor: str, units: str) -> bool:
+def _is_distinctive(anchor: str, units: str) -> bool:
     letters = sum(character.isalnum() for character in anchor)
     found = fold(anchor)
     return letters >= MIN_LETTERS and units.find(found) == len(units) - len(found)
 
 
 def _splits_a_number(text: str, start: int) -> bool:
-    """A card's or a phone's number must be seen whole by whoever redacts the request."""
+    """Redaction must see a card's or a phone's number whole."""
     words = text[max(0, start - 2 * LONGEST_WORD_CHARS) : start].split()
     if not words or not any(map(str.isdigit, words[-1])):
         return False
@@ -174,15 +173,15 @@ def quoted(anchor: str) -> str:
 
 
 def continue_notice(quoted_anchor: str, language: str) -> str:
-    """Asks for the anchor once more and for what comes after it."""
+    """Asks for the anchor and what comes after it."""
     return _CONTINUE.get(language, _CONTINUE["en"]).format(anchor=quoted_anchor)
 
 
 def rewrite_notice(quoted_anchor: str, language: str) -> str:
-    """Asks for the whole reply, beginning with what was written already."""
+    """Asks for the whole reply from its beginning."""
     return _REWRITE.get(language, _REWRITE["en"]).format(anchor=quoted_anchor)
 
 
 def complete_notice(quoted_anchor: str, text: str) -> str:
-    """Asks for the continuation of a *text* that is no conversation."""
+    """Asks for the continuation of a *text* without a conversation."""
     return _COMPLETE.format(anchor=quoted_anchor, text=text)

@@ -1,4 +1,4 @@
-"""Recognises what a model says before it goes on: "Sure! Here is the rest:", in some languages."""
+"""Recognises a preamble, what a model says before it continues: "Sure! Here is the rest:"."""
 
 # ruff: noqa: RUF001 - other alphabets have look-alikes of Latin letters
 
@@ -61,24 +61,22 @@ TERMINATORS = frozenset("\n:.!?…。—\uff01\uff1a\uff1f")
 _LAST = TERMINATORS | frozenset(",\"'«“\u2018„`*>[(<-\u2013\uff0c、،")
 
 
-def opens_talk(text: str) -> bool:
-    """Whether *text* begins with a word that opens talk about an answer, not an answer."""
+def opens_preamble(text: str) -> bool:
+    """Whether *text* begins with a word that opens a preamble, not an answer."""
     return _OPENING.match(text) is not None
 
 
 def is_preamble(text: str) -> bool:
-    """Whether *text* is talk about the answer that comes after it. Two of three must hold: it is
-    short and set apart, it speaks of the interruption, it opens as talk does."""
+    """Whether *text* is about the answer that comes after it. Two of three must hold: it is short
+    and set apart, it mentions the interruption, it opens as preambles do."""
     if len(text) > MAX_PREAMBLE_CHARS:
         return False
     is_short = len(text) <= SHORT_CHARS and text.rstrip()[-1:] in _LAST
-    return is_short + (_META.search(text) is not None) + opens_talk(text) >= 2
+    return is_short + (_META.search(text) is not None) + opens_preamble(text) >= 2
 
 
 def preamble_length(text: str) -> int:
-    """Length of a first line of *text* that can only be talk about the interruption."""
+    """Length of a first line of *text* that can only be about the interruption; else 0."""
     line, newline, _ = text.partition("\n")
-    is_talk = bool(newline) and len(line) <= MAX_PREAMBLE_CHARS
-    if not (is_talk and _OPENING.match(line) and _META.search(line)):
-        return 0
-    return len(line) + 1 if line.rstrip()[-1:] in TERMINATORS else 0
+    is_line = newline and len(line) <= MAX_PREAMBLE_CHARS and line.rstrip()[-1:] in TERMINATORS
+    return len(line) + 1 if is_line and opens_preamble(line) and _META.search(line) else 0

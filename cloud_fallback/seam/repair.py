@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from spillover.cloud_fallback.seam.preamble import opens_talk
+from spillover.cloud_fallback.seam.preamble import opens_preamble
 from spillover.runtime.text.markdown import (
     LIST_MARKER,
     TABLE_ROW,
@@ -101,7 +101,7 @@ def _spaced(before: str, text: str) -> str:
     is_open = last.isalnum() or last in ",;"
     if is_open and "\n" in blanks and bare[0].islower():
         return " " + bare
-    if not blanks and is_open and bare[0].isupper() and opens_talk(bare):
+    if not blanks and is_open and bare[0].isupper() and opens_preamble(bare):
         return "\n\n" + bare
     if not blanks and is_open and (found := _WORD.match(bare)) and found[1] in _COMMON:
         return " " + bare[0].lower() + bare[1:]

@@ -100,7 +100,7 @@ class RepeatSearch:
         if plan.can_replace:
             return Joined(kind="restart", start=0, place=len(plan.context))
         if plan.request.response_format is not None:
-            raise SeamFailed("the new text does not begin with the text that was sent")
+            raise SeamFailed("the new text does not begin with the text that was already sent")
         return Joined(kind="unverified", start=0, lead="\n\n")
 
     def finish(self) -> Joined:
