@@ -1,4 +1,4 @@
-"""What other threads leave for the loop: jobs and cancellations, and how many may wait."""
+"""Jobs and cancellations that other threads leave for the loop, and how many may wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_RETRY_AFTER_S = 600.0
 
 
 class Inbox:
-    """Orders in the sequence in which they come; up to *room* answers may be open at a time."""
+    """Orders, first in first out. At most n_parallel + max_queue answers may be open at a time."""
 
     def __init__(self, n_parallel: int, max_queue: int) -> None:
         self._n_parallel = n_parallel
@@ -31,20 +31,20 @@ class Inbox:
     # --- any thread -------------------------------------------------------------------------
 
     def submit(self, job: Job, accepted: Callable[[int], None], *, unlimited: bool) -> None:
-        """Queue a job after telling *accepted* how many are ahead; EngineBusy when there is no
-        room, unless *unlimited*."""
+        """Queue a job after calling *accepted* with the number of answers ahead; EngineBusy when
+        there is no room, unless *unlimited*."""
         n = job.n_open
         if n > self._room and not unlimited:
             raise InvalidRequest(
-                f"n: {n} answers are more than may run and wait here, {self._room}: "
+                f"n is {n}, but at most {self._room} answers may run and wait: "
                 "ask for fewer or raise max_queue",
                 "n",
             )
         with self._changed:
             if self._n_open + n > self._room and not unlimited:
                 raise EngineBusy(
-                    f"{self._n_open} answers are running or waiting and {self._room} is the "
-                    "limit: try again later or raise max_queue",
+                    f"the queue is full: {self._n_open} answers are running or waiting, of at most "
+                    f"{self._room}: try again later or raise max_queue",
                     retry_after_s=self._retry_after_s(),
                 )
             ahead = max(self._n_open - self._n_parallel + 1, 0)
@@ -78,7 +78,7 @@ class Inbox:
         return len(self._orders)
 
     def take(self, *, wait: bool) -> list[Order] | None:
-        """All orders; none when there are none, unless *wait*; None once stopped."""
+        """All orders; with *wait*, waits until there are some. None once stopped."""
         if not wait and not self._orders and not self._stopped:
             return []
         with self._changed:

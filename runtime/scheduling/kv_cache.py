@@ -10,7 +10,7 @@ import numpy as np
 from spillover.runtime.backend import Backend, Tokens
 from spillover.runtime.scheduling.kv_ledger import KvLedger
 from spillover.runtime.scheduling.prefix_cache import Match, PrefixCache, longest_match
-from spillover.runtime.scheduling.prefix_shelf import Loan, PrefixShelf
+from spillover.runtime.scheduling.saved_prefixes import SavedMatch, SavedPrefixes
 
 
 class KvCache:
@@ -19,13 +19,13 @@ class KvCache:
     Ids that are not in use hold no cells.
     """
 
-    def __init__(self, backend: Backend, n_prefix_cached: int, shelf_bytes: int = 0) -> None:
+    def __init__(self, backend: Backend, n_prefix_cached: int, saved_prefix_bytes: int = 0) -> None:
         info = backend.info
         self._backend = backend
         self._ledger = KvLedger(info.n_kv, info.n_seq)
         self._prefixes = PrefixCache(n_prefix_cached)
-        self._shelf = PrefixShelf(n_prefix_cached, shelf_bytes)
-        self._stays: set[int] = set()
+        self._saved = SavedPrefixes(n_prefix_cached, saved_prefix_bytes)
+        self._unsaveable: set[int] = set()
         self._ids = list(range(info.n_seq))
         self._n_kv = info.n_kv
         self._shares_cells = info.shares_cells
@@ -50,13 +50,13 @@ class KvCache:
         reuse: bool = True,
     ) -> tuple[int, int] | None:
         """A sequence id for *tokens* and how many of them it holds already; None when there is
-        no room for them and *reserve* more. *live* sequences may lend their beginning too.
+        no room for them and *reserve* more. It may share the beginning of a *live* sequence, too.
         Without *reuse* it holds none."""
         match = longest_match(tokens, chain(live, self._prefixes.items())) if reuse else None
         need = min(len(tokens) + reserve, self._n_kv)
-        loan = self._shelf.find(tokens) if reuse else None
-        if loan is not None and loan.n_tokens > (match.n_tokens if match else 0):
-            placed = self._bring_back(loan, need)
+        saved = self._saved.find(tokens) if reuse else None
+        if saved is not None and saved.n_tokens > (match.n_tokens if match else 0):
+            placed = self._restore(saved, need)
             if placed is not None:
                 return placed
         if match is not None and not self._can_use(match, need):
@@ -69,51 +69,51 @@ class KvCache:
             return None
         return seq, n_held
 
-    def _bring_back(self, loan: Loan, need: int) -> tuple[int, int] | None:
-        """A sequence that begins with what is on the shelf, if there is room for all of that."""
-        shelved = self._shelf.take(loan.key)
-        if not self.make_room(max(need, len(shelved.tokens))):
+    def _restore(self, match: SavedMatch, need: int) -> tuple[int, int] | None:
+        """A sequence that begins with a saved prefix, if there is room for all of it."""
+        saved = self._saved.take(match.key)
+        if not self.make_room(max(need, len(saved.tokens))):
             return None
         saver = self._backend.saver
-        assert saver is not None, "what is on the shelf was saved"
+        assert saver is not None, "a saved prefix was saved by it"
         seq = self._ids.pop()
-        if not saver.restore(seq, shelved.state):
+        if not saver.restore(seq, saved.state):
             self._ids.append(seq)
             return None
-        n = self._backend.keep(seq, loan.n_tokens)
+        n = self._backend.keep(seq, match.n_tokens)
         self._ledger.extend(seq, n)
-        if n * 10 >= len(shelved.tokens) * 9:
-            self._shelf.remove(loan.key)
+        if n * 10 >= len(saved.tokens) * 9:
+            self._saved.remove(match.key)
         return seq, n
 
-    def shelve_one(self) -> None:
-        """Somebody is about to generate: take a kept prefix, if there is one, out of the way.
-        Each step looks at the cells of all sequences, whosever they are."""
-        if len(self._prefixes) == len(self._stays):
+    def save_one_prefix(self) -> None:
+        """Save a kept prefix, if there is one, and free its cells, because a sequence is about to
+        generate: each step's attention looks at the cells of all sequences."""
+        if len(self._prefixes) == len(self._unsaveable):
             return
-        seq = next(seq for seq in self._prefixes.seqs if seq not in self._stays)
+        seq = next(seq for seq in self._prefixes.seqs if seq not in self._unsaveable)
         saver = self._backend.saver
-        if saver is None or not self._shelf.has_room_for(saver.saved_bytes(seq)):
-            self._stays.add(seq)
+        if saver is None or not self._saved.has_room_for(saver.saved_bytes(seq)):
+            self._unsaveable.add(seq)
             return
-        self._shelf.put(self._prefixes[seq], saver.save(seq))
+        self._saved.put(self._prefixes[seq], saver.save(seq))
         self._evict(seq)
 
     def _can_use(self, match: Match, need: int) -> bool:
-        """Have the cells for a prompt of *need* that begins with *match*."""
-        is_spared = self._shares_cells or self._is_served(match)
+        """Free the cells for a prompt of *need* tokens that begins with *match*."""
+        is_spared = self._shares_cells or self._is_used_up(match)
         return self.make_room(need - match.n_tokens * is_spared, keep=match.seq)
 
-    def _is_served(self, match: Match) -> bool:
-        """Whether nobody else needs what *match* was found in: for the next turn of the same
-        conversation what the last one left behind has served its end."""
+    def _is_used_up(self, match: Match) -> bool:
+        """Whether nothing else needs the sequence of *match*: it was kept for the next turn of its
+        conversation, and this is it."""
         if match.seq not in self._prefixes:
             return False
         return match.n_tokens * 10 >= self._ledger.n_tokens(match.seq) * 9
 
     def _use(self, match: Match) -> tuple[int, int]:
         """A sequence with the tokens of *match*, and how many of them it holds."""
-        if self._is_served(match):
+        if self._is_used_up(match):
             self._forget(match.seq)
             n = self._backend.keep(match.seq, match.n_tokens)
             self._ledger.truncate(match.seq, n)
@@ -128,13 +128,13 @@ class KvCache:
             self._prefixes.touch(match.seq)
         return target, n
 
-    def borrow(self) -> int:
-        """An empty sequence id, to be given back with drop()."""
+    def take_id(self) -> int:
+        """An empty sequence id, to be returned with drop()."""
         return self._ids.pop()
 
     def make_room(self, n: int, keep: int | None = None) -> bool:
-        """Have *n* cells free, at the cost of kept prefixes other than *keep*; False, and
-        nothing lost, when that is not enough."""
+        """Free *n* cells, at the cost of kept prefixes other than *keep*; False, with nothing
+        freed, when that is not enough."""
         if self._ledger.n_free >= n:
             return True
         spare = [seq for seq in self._prefixes.seqs if seq != keep]
@@ -147,7 +147,7 @@ class KvCache:
         return True
 
     def evict_one(self) -> bool:
-        """Give up the oldest kept prefix; False when there is none."""
+        """Drop the oldest kept prefix; False when there is none."""
         oldest = self._prefixes.oldest()
         if oldest is not None:
             self._evict(oldest)
@@ -155,25 +155,25 @@ class KvCache:
 
     def _forget(self, seq: int) -> None:
         self._prefixes.remove(seq)
-        self._stays.discard(seq)
+        self._unsaveable.discard(seq)
 
     def _evict(self, seq: int) -> None:
         self._forget(seq)
         self.drop(seq)
 
     def extend(self, seq: int, n: int) -> None:
-        """Note that *seq* has *n* more tokens, which the backend has just read."""
+        """Note *n* more tokens of *seq*, which the backend has just read."""
         self._ledger.extend(seq, n)
 
     def rewind(self, seq: int) -> int:
-        """Bring the backend back to what is noted of *seq*, after an aborted call; how many
-        tokens it holds then."""
+        """Cut *seq* in the backend to its noted tokens, after an aborted call; returns how many it
+        holds then."""
         n = self._backend.keep(seq, self._ledger.n_tokens(seq))
         self._ledger.truncate(seq, n)
         return n
 
     def release(self, seq: int, tokens: Tokens) -> None:
-        """Nobody generates with *seq* any more; keep its *tokens* for the next turn."""
+        """The answer of *seq* has ended; keep its *tokens* for the next turn."""
         if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
             self.drop(seq)
             return

@@ -11,7 +11,7 @@ Emit: TypeAlias = Callable[[list[tuple[int, EngineEvent]]], None]
 
 HOLD_S = 0.004
 """Text may wait this long for that of the next steps. A small model makes a token in less than a
-millisecond; to send each one alone would cost more than to make it, and nobody could see it."""
+millisecond; sending each one alone would cost more than making it, and nobody would notice."""
 
 
 class Outbox:
@@ -40,7 +40,7 @@ class Outbox:
 
     def after_step(self, next_step_s: float | None) -> None:
         """Send it unless all of it may wait for the next step, which takes *next_step_s*
-        (None: nobody knows, or none follows)."""
+        (None: unknown, or no step follows)."""
         if not self._events:
             return
         may_wait = (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from spillover.runtime.scheduling.calibration import Calibration
+from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.slice_plan import SlicePlan, best_alone, plan_slice
 
 GAP_SHARE = 0.85
 """Share of the allowed gap that is planned for; the rest absorbs what the prediction misses."""
 
 MARGIN_WORTH = 1.25
-"""So much faster must slices that use the whole gap be, before the margin is given up."""
+"""Slices that use the whole gap must be this much faster before the margin is given up."""
 
 _DECODE_LEARNING_RATE = 0.2
 
@@ -19,11 +19,11 @@ factor of the first one's: tiny slices cost the running streams more than they b
 
 
 class Pace:
-    """Plans slices from the calibration's tables and from the decode steps it has seen."""
+    """Plans slices from the measured cost tables and from the decode steps it has seen."""
 
-    def __init__(self, calibration: Calibration, max_gap_s: float, n_batch: int) -> None:
-        self._pure = calibration.pure
-        self._mixed = calibration.mixed
+    def __init__(self, measurement: CostMeasurement, max_gap_s: float, n_batch: int) -> None:
+        self._pure = measurement.pure
+        self._mixed = measurement.mixed
         self._max_gap_s = max_gap_s
         self._n_batch = n_batch
         self._decode_s: dict[int, float] = {}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
-from typing import TypeAlias
 
 import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Constraint, Sampler, Tokens
-from spillover.runtime.engine import SlotState
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -47,7 +44,7 @@ class Job(Struct, frozen=True, kw_only=True):
     pipelines: tuple[TextPipeline, ...]
     resumed: tuple[tuple[int, ...] | None, ...] = ()
     constraints: tuple[Constraint, ...] = ()
-    """One for each choice, when the answer must have a form."""
+    """One for each choice, when the answer is constrained."""
     shown: dict[int, bytes] = {}
     """Control tokens that count as text: they mark tool calls."""
 
@@ -117,12 +114,18 @@ class Sequence:
             left = min(left, self.request.max_tokens - self.n_generated)
         return left
 
+    def placed(self, seq: int, n_past: int, *, slot: int) -> None:
+        """It may be read: the KV cache holds its first *n_past* tokens under the id *seq*."""
+        self.seq, self.n_past, self.slot = seq, n_past, slot
+        self.n_cached = max(self.n_cached, min(n_past, self.n_prompt))
+        self.phase = Phase.PREFILL
+
     def admitted(self, now: float) -> None:
         if self._admitted is None:
             self._admitted = now
 
     def preempted(self) -> None:
-        """Its KV cells were taken; it waits to be read again, with what it has generated."""
+        """Its KV cells were freed; it waits to be read again, with what it has generated."""
         self.phase = Phase.WAITING
         self.seq = self.slot = -1
         self.n_past = 0
@@ -134,7 +137,7 @@ class Sequence:
     def append(
         self, token: int, piece: bytes, logprob: TokenLogprob | None, now: float
     ) -> list[EngineEvent]:
-        """Take a sampled token; the deltas that its text releases."""
+        """Take a sampled token; returns the deltas that its text releases."""
         if self._first is None:
             self._first = now
         self._store(token)
@@ -144,7 +147,7 @@ class Sequence:
         return self._deltas(self._pipeline.feed(piece or self._shown.get(token, b"")))
 
     def count_eog(self, now: float) -> None:
-        """Take the token that ends the answer: it counts, but is no text."""
+        """Count the token that ends the answer; it has no text."""
         if self._first is None:
             self._first = now
         self.n_generated += 1
@@ -156,7 +159,7 @@ class Sequence:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer has its form, and nothing may follow."""
+        """Whether the answer satisfies its constraint and nothing may follow."""
         return self.constraint is not None and self.constraint.is_complete
 
     @property
@@ -200,7 +203,7 @@ class Sequence:
         return kind(choice=choice, text=text, token_ids=ids, logprobs=logprobs)
 
     def finish(self, reason: FinishReason, now: float) -> list[EngineEvent]:
-        """The last deltas and the end; the caller frees what the sequence holds."""
+        """The last deltas and Finished; the caller frees what the sequence holds."""
         self.phase = Phase.DONE
         events = self._deltas(self._pipeline.flush())
         if self._pending_logprobs:
@@ -229,31 +232,3 @@ class Sequence:
             prefill_ms=1e3 * (first - admitted),
             decode_ms=1e3 * (now - first),
         )
-
-
-Slice: TypeAlias = tuple[Sequence, int]
-"""So many of the next tokens of a sequence's prompt."""
-
-
-def share(n: int, prompts: Iterable[Sequence]) -> list[Slice]:
-    """*n* tokens of the waiting prompts, those of the first one first."""
-    slices = []
-    for sequence in prompts:
-        taken = min(n, sequence.n_unread)
-        slices.append((sequence, taken))
-        n -= taken
-        if n == 0:
-            break
-    return slices
-
-
-def slot_states(slots: list[Sequence | None]) -> tuple[SlotState, ...]:
-    """What the places of a scheduler are busy with."""
-    return tuple(
-        SlotState(id=i, state="idle", n_tokens=0)
-        if s is None
-        else SlotState(
-            id=i, state="decode" if s.phase is Phase.DECODE else "prefill", n_tokens=s.n_past
-        )
-        for i, s in enumerate(slots)
-    )

@@ -2,7 +2,7 @@
 
 The cost of a call is not proportional to its tokens, not even monotone: with flash attention on a
 CPU a slice of 48 can cost twice a slice of 64, because another kernel starts at 64 rows. So
-nothing is assumed: a few sizes are measured, and what runs later corrects them.
+nothing is assumed: a few sizes are measured, and later calls correct them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ SIZES = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 _LEARNING_RATE = 0.2
 _MOST_ERROR = 1.0
-"""A call counts as wrong by this share of its prediction at most."""
+"""The error of a call counts as at most this share of its prediction."""
 
 _DEPTH_OF_BOTH = 512
-"""So deep in a text an error is half the base's and half the slope's fault."""
+"""At this depth an error is attributed half to the base and half to the slope."""
 
 _N_RECENT = 5
-"""The load is the median over so many calls, so that one that was held up changes nothing."""
+"""The load is the median over this many calls, so that a single delayed one changes nothing."""
 
 
 class SavedCosts(Struct, frozen=True, kw_only=True):
@@ -39,8 +39,8 @@ class SliceCosts:
     """Predicts the seconds of a call that reads *n* tokens after *depth* others:
     load · (base(n) + slope(n) · n · depth).
 
-    The shape, base and slope, was measured on a machine at rest and is corrected slowly. The load
-    is what everything takes longer just now: other programs, heat, a battery.
+    The shape, base and slope, was measured on an idle machine and is corrected slowly. The load is
+    the factor by which everything takes longer now: other programs, heat, a battery.
     """
 
     def __init__(self, saved: SavedCosts | None = None) -> None:
@@ -54,16 +54,16 @@ class SliceCosts:
 
     @property
     def load(self) -> float:
-        """What calls take now, relative to the table. Two long calls in a row are believed at
-        once: too long a gap is worse than a short slice."""
+        """What calls take now, relative to the table. Two long calls in a row count at once: too
+        long a gap is worse than a short slice."""
         return max(median(self._recent), min(self._recent[-1], self._recent[-2]))
 
     def is_measured(self, n_tokens: int) -> bool:
         return n_tokens in self._base
 
     def measured(self, n_tokens: int, seconds: float) -> None:
-        """A call on an empty sequence while nobody waited took so long; noise only adds, so of
-        several measurements the shortest counts."""
+        """Note the *seconds* of an undisturbed call on an empty sequence. Noise only adds, so the
+        shortest of several measurements counts."""
         self._base[n_tokens] = min(seconds, self._base.get(n_tokens, seconds))
         self._set_slope(n_tokens)
 
@@ -80,11 +80,11 @@ class SliceCosts:
             self._slopes[n] = max(seconds - self._base[n], 0.0) / (n * depth)
 
     def borrow_slopes(self, other: SliceCosts) -> None:
-        """Take over what attention costs by depth, which does not depend on the rows beside."""
+        """Use the slopes of *other*: the cost of depth does not depend on the other rows."""
         self._slopes = other._slopes
 
     def observe(self, n_tokens: int, depth: int, seconds: float) -> None:
-        """Learn from a call that somebody waited for."""
+        """Learn from a call that served requests."""
         expected_s = self._at_rest(n_tokens, depth)
         if expected_s is None:
             if n_tokens in SIZES:
@@ -93,8 +93,8 @@ class SliceCosts:
         self._recent.append(seconds / expected_s)
         known = self._base.get(n_tokens)
         if known is not None:
-            # What the load does not explain is the shape's fault: the base's near the beginning
-            # of a text, the slope's deep in it.
+            # What the load does not explain is an error of the shape: of the base near the
+            # beginning of a text, of the slope deep in it.
             most_s = _MOST_ERROR * expected_s
             error_s = min(max(seconds / self.load - expected_s, -most_s), most_s)
             deep = depth / (depth + _DEPTH_OF_BOTH)
@@ -126,7 +126,7 @@ class SliceCosts:
             return self._base[below] * n / below
         low, high = self._base[below], self._base[above]
         if high < low:
-            # Somewhere between the two a cheaper kernel starts: count on the dearer one.
+            # Somewhere between the two a cheaper kernel starts: assume the more expensive one.
             return low * n / below
         return low + (high - low) * (n - below) / (above - below)
 

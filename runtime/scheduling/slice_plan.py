@@ -7,7 +7,7 @@ from msgspec import Struct
 from spillover.runtime.scheduling.slice_costs import SliceCosts
 
 MIXED_WORTH = 1.1
-"""A call for both is taken when it reads so much faster: it delays the running ones' tokens."""
+"""A call for both must read this much faster: it delays the tokens of the running ones."""
 
 FIRST_GUESS = 16
 """The slice while nothing is known of the device."""
@@ -68,7 +68,7 @@ def plan_slice(
 ) -> SlicePlan:
     """The next slice while others generate; *room_s* is the allowed gap without the decode step.
 
-    When not even the cheapest slice fits, the cheapest is taken: the prompt must go on.
+    When not even the cheapest slice fits, it is taken all the same: the prompt must go on.
     """
     alone = best_within(pure, n_left, depth, n_most, room_s, decode_s)
     together = _best_mixed(mixed, n_left, depth, n_most, room_s + decode_s)
@@ -91,7 +91,7 @@ def _best_mixed(
 
 
 def _cheapest(costs: SliceCosts, n_left: int, depth: int, n_most: int) -> int:
-    """The slice that takes least; ties go to the larger one."""
+    """The slice that takes the least time; ties go to the larger one."""
     known = [
         (seconds, -n)
         for n in costs.candidates(n_left, n_most)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.worker.or_die import or_die
+from spillover.runtime.worker.exits import exit_on_error
 from spillover.runtime.worker.protocol import AskTokens, Submit
 
 LONG_CHARS = 1 << 16
@@ -50,7 +50,7 @@ class LongTexts:
             self._open[command.id] = command
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=or_die, args=(self._run,), name="long texts", daemon=True
+                    target=exit_on_error, args=(self._run,), name="long texts", daemon=True
                 )
                 self._thread.start()
         self._waiting.put(command)

@@ -24,17 +24,14 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.measurement_store import MeasurementStore
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
+from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
+from spillover.runtime.worker.exits import EXIT_PARENT_DIED, exit_on_error, exit_with_parent
 from spillover.runtime.worker.intake import Intake
 from spillover.runtime.worker.loading import LoadedModel, load
-from spillover.runtime.worker.or_die import or_die
-from spillover.runtime.worker.parent_watch import watch_parent
-
-EXIT_PARENT_DIED = 71
 
 
 class FrameWriter:
@@ -61,7 +58,7 @@ class FrameWriter:
 def main() -> None:
     """Serve one parent over the standard streams until it says Quit or is gone."""
     commands, writer = _take_streams()
-    watch_parent(lambda: os._exit(EXIT_PARENT_DIED))
+    exit_with_parent()
     body = protocol.read_frame(commands)
     if body is None:
         return
@@ -102,8 +99,8 @@ def self_test(backend: Backend) -> None:
 def _serve(
     model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
 ) -> None:
-    store = MeasurementStore(options.cache_dir, model.fingerprint, SavedCalibration)
-    calibration = Calibration(model.backend, store.read(), store.write)
+    store = MeasurementStore(options.cache_dir, model.fingerprint, SavedCostTables)
+    measurement = CostMeasurement(model.backend, store.read(), store.write)
     scheduler = Scheduler(
         model.backend,
         SchedulerOptions(
@@ -112,10 +109,10 @@ def _serve(
             max_queue=options.max_queue,
             max_gap_s=options.max_gap_ms / 1e3,
             n_prefix_cached=options.n_prefix_cached,
-            shelf_bytes=int(options.prefix_cache_mb * 2**20),
+            saved_prefix_bytes=int(options.prefix_cache_mb * 2**20),
         ),
         writer.events,
-        calibration,
+        measurement,
     )
     writer.send(protocol.Ready(card=model.card))
     last_use = LastUse(options.cache_dir, model.fingerprint)
@@ -123,11 +120,11 @@ def _serve(
     intake = Intake(model, scheduler, writer.send, compiler)
     compiler.prepare()
     threading.Thread(
-        target=or_die, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
+        target=exit_on_error, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
     ).start()
-    or_die(scheduler.run)
-    if calibration.is_done:
-        store.write(calibration.save())
+    exit_on_error(scheduler.run)
+    if measurement.is_done:
+        store.write(measurement.save())
     model.backend.close()
 
 

@@ -12,7 +12,7 @@ from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, EngineEvent, Queued
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.outbox import HOLD_S, Outbox
-from spillover.runtime.scheduling.prefix_shelf import PrefixShelf
+from spillover.runtime.scheduling.saved_prefixes import SavedPrefixes
 from spillover.runtime.scheduling.sequence import Job
 from tests.answers import ask
 
@@ -101,51 +101,51 @@ def test_a_waiting_loop_is_woken_by_an_order_and_by_the_end() -> None:
     assert inbox.take(wait=False) is None
 
 
-def shelf_of(*sizes: int, max_count: int = 8, max_bytes: int = 10_000) -> PrefixShelf:
+def saved_of(*sizes: int, max_count: int = 8, max_bytes: int = 10_000) -> SavedPrefixes:
     """Texts 0, 1, … whose states have these sizes in bytes."""
-    shelf = PrefixShelf(max_count, max_bytes)
+    saved = SavedPrefixes(max_count, max_bytes)
     for i, size in enumerate(sizes):
-        shelf.put(text(i), np.zeros(size, dtype=np.uint8))
-    return shelf
+        saved.put(text(i), np.zeros(size, dtype=np.uint8))
+    return saved
 
 
 def text(i: int, n: int = 40) -> Tokens:
     return np.arange(1000 * i, 1000 * i + n, dtype=np.int32)
 
 
-def held(shelf: PrefixShelf) -> list[int]:
-    return [i for i in range(10) if shelf.find(np.append(text(i), 7)) is not None]
+def held(saved: SavedPrefixes) -> list[int]:
+    return [i for i in range(10) if saved.find(np.append(text(i), 7)) is not None]
 
 
 def test_the_shelf_is_bounded_in_number_and_bytes_and_the_oldest_go_first() -> None:
-    assert held(shelf_of(100, 100, 100, max_count=2)) == [1, 2]
-    assert held(shelf_of(600, 300, 200, max_bytes=1000)) == [1, 2]
-    assert shelf_of(600, 300, 200, max_bytes=1000).n_bytes == 500
-    assert not shelf_of(max_bytes=1000).has_room_for(1001)
-    assert not shelf_of(max_count=0).has_room_for(1)
+    assert held(saved_of(100, 100, 100, max_count=2)) == [1, 2]
+    assert held(saved_of(600, 300, 200, max_bytes=1000)) == [1, 2]
+    assert saved_of(600, 300, 200, max_bytes=1000).n_bytes == 500
+    assert not saved_of(max_bytes=1000).has_room_for(1001)
+    assert not saved_of(max_count=0).has_room_for(1)
 
 
 def test_what_is_used_stays_longer() -> None:
-    shelf = shelf_of(100, 100, max_count=2)
-    loan = shelf.find(np.append(text(0), 7))
-    assert loan is not None
-    assert len(shelf.take(loan.key).tokens) == loan.n_tokens == 40
-    shelf.put(text(2), np.zeros(100, dtype=np.uint8))
-    assert held(shelf) == [0, 2]
-    shelf.remove(loan.key)
-    assert (held(shelf), shelf.n_bytes) == ([2], 100)
+    saved = saved_of(100, 100, max_count=2)
+    match = saved.find(np.append(text(0), 7))
+    assert match is not None
+    assert len(saved.take(match.key).tokens) == match.n_tokens == 40
+    saved.put(text(2), np.zeros(100, dtype=np.uint8))
+    assert held(saved) == [0, 2]
+    saved.remove(match.key)
+    assert (held(saved), saved.n_bytes) == ([2], 100)
 
 
 def test_a_longer_text_takes_the_place_of_its_beginning() -> None:
-    shelf = PrefixShelf(8, 10_000)
-    shelf.put(text(0, 40), np.zeros(10, dtype=np.uint8))
-    shelf.put(text(1, 40), np.zeros(10, dtype=np.uint8))
-    shelf.put(text(0, 60), np.zeros(10, dtype=np.uint8))
-    assert (len(shelf), shelf.n_bytes) == (2, 20)
+    saved = SavedPrefixes(8, 10_000)
+    saved.put(text(0, 40), np.zeros(10, dtype=np.uint8))
+    saved.put(text(1, 40), np.zeros(10, dtype=np.uint8))
+    saved.put(text(0, 60), np.zeros(10, dtype=np.uint8))
+    assert (len(saved), saved.n_bytes) == (2, 20)
 
 
 def test_a_state_is_not_brought_back_for_a_small_part_of_it() -> None:
-    shelf = PrefixShelf(8, 10_000)
-    shelf.put(text(0, 400), np.zeros(10, dtype=np.uint8))
-    assert shelf.find(np.concatenate([text(0, 20), text(5)])) is None
-    assert shelf.find(np.concatenate([text(0, 60), text(5)])) is not None
+    saved = SavedPrefixes(8, 10_000)
+    saved.put(text(0, 400), np.zeros(10, dtype=np.uint8))
+    assert saved.find(np.concatenate([text(0, 20), text(5)])) is None
+    assert saved.find(np.concatenate([text(0, 60), text(5)])) is not None

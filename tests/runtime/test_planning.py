@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spillover.runtime.backend import Backend
 from spillover.runtime.memory_fit import fit_context
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
+from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.kv_cache import KvCache
 from spillover.runtime.scheduling.kv_ledger import KvLedger
 from spillover.runtime.scheduling.prefix_cache import Match, longest_match, n_common
@@ -218,8 +218,8 @@ def test_the_context_fits_the_memory() -> None:
 def test_a_device_that_is_measured_is_not_measured_again() -> None:
     """A cancel that came when nothing ran any more used to end the worker here."""
     saved = SavedCosts(per_call_s={1: 0.01}, per_token_and_cell_s={})
-    calibration = Calibration(
-        cast(Backend, None), SavedCalibration(pure=saved, mixed=saved), on_done=lambda _: None
+    measurement = CostMeasurement(
+        cast(Backend, None), SavedCostTables(pure=saved, mixed=saved), on_done=lambda _: None
     )
-    assert calibration.is_done
-    calibration.measure_one(cast(KvCache, None))
+    assert measurement.is_done
+    measurement.measure_one(cast(KvCache, None))

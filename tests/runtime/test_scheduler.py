@@ -17,7 +17,7 @@ from spillover.runtime.events import Delta, EngineEvent, Finished, Prefilling
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
-from spillover.runtime.scheduling.calibration import Calibration, SavedCalibration
+from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.scheduling.slice_costs import SavedCosts
@@ -60,7 +60,7 @@ class Loop:
         backend.decode = self._decode  # type: ignore[method-assign]  # the real one, watched
         costs = SavedCosts(per_call_s=SLICE_S, per_token_and_cell_s={})
         nothing = SavedCosts(per_call_s={}, per_token_and_cell_s={})
-        saved = SavedCalibration(pure=costs, mixed=nothing)
+        saved = SavedCostTables(pure=costs, mixed=nothing)
         self.scheduler = Scheduler(
             backend,
             SchedulerOptions(
@@ -68,7 +68,7 @@ class Loop:
                 n_prefix_cached=2,
             ),
             self._emit,
-            Calibration(backend, saved, lambda _: None),
+            CostMeasurement(backend, saved, lambda _: None),
             lambda: self.now,
         )  # fmt: skip
         self._thread = threading.Thread(target=self.scheduler.run)

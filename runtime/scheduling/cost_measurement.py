@@ -1,4 +1,4 @@
-"""Measures what slices cost on this device, one call at a time, while nobody waits."""
+"""Measures what slices cost on this device, one call at a time, while the engine is idle."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from spillover.runtime.scheduling.kv_cache import KvCache
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
 
 _PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
-"""The sizes that decide most come first, in case a request comes or the time runs out."""
+"""The sizes that matter most come first, in case a request comes or the time runs out."""
 
 _MIXED_ORDER = (16, 64, 128, 256)
 _N_MIXED_ROWS = 3
 _SLOPE_ORDER = (16, 64, 256)
 _SLOPE_DEPTH = 448
-"""Slopes are read off a slice that follows so many tokens."""
+"""Slopes are measured with a slice that follows this many tokens."""
 
 _N_PASSES = 2
 _N_REPEATS = 2
-"""All is measured in so many passes, small calls so often in each; the shortest time counts.
-Passes lie seconds apart: what holds up one of them has mostly ended before the next."""
+"""Everything is measured in two passes, small calls twice in each; the shortest time counts.
+Passes are seconds apart: a disturbance of one has mostly ended before the next."""
 
-_DEAREST_CALL_S = 2.0
+_LONGEST_CALL_S = 2.0
 _TOTAL_S = 20.0
 
 
-class SavedCalibration(Struct, frozen=True, kw_only=True):
+class SavedCostTables(Struct, frozen=True, kw_only=True):
     """What is kept on disk for a model on a device."""
 
     pure: SavedCosts
     mixed: SavedCosts
 
 
-class Calibration:
+class CostMeasurement:
     """The cost tables of pure and mixed slices, and the measurements still to do.
 
     Ends after some seconds of measuring in total, however slow the device is; calls that would
@@ -47,8 +47,8 @@ class Calibration:
     def __init__(
         self,
         backend: Backend,
-        saved: SavedCalibration | None,
-        on_done: Callable[[SavedCalibration], None],
+        saved: SavedCostTables | None,
+        on_done: Callable[[SavedCostTables], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend = backend
@@ -57,7 +57,7 @@ class Calibration:
         self.pure = SliceCosts(saved.pure if saved else None)
         self.mixed = SliceCosts(saved.mixed if saved else None)
         self.mixed.borrow_slopes(self.pure)
-        self._todo: list[tuple[str, int]] = [] if saved else _program()
+        self._todo: list[tuple[str, int]] = [] if saved else _all_measurements()
         self._spent_s = 0.0
         self._measuring = False
 
@@ -65,11 +65,11 @@ class Calibration:
     def is_done(self) -> bool:
         return not self._todo
 
-    def save(self) -> SavedCalibration:
-        return SavedCalibration(pure=self.pure.save(), mixed=self.mixed.save())
+    def save(self) -> SavedCostTables:
+        return SavedCostTables(pure=self.pure.save(), mixed=self.mixed.save())
 
     def interrupt(self) -> None:
-        """End a measurement that is running: somebody waits now. Any thread may call it."""
+        """End a running measurement because a request has come. Any thread may call it."""
         if self._measuring:
             self._backend.abort()
 
@@ -101,7 +101,7 @@ class Calibration:
         too_large = max(n, depth) > self._backend.info.n_batch - n_rows
         if kind == "slope" and not self.pure.is_measured(n):
             return
-        if expected_s > _DEAREST_CALL_S or too_large or kv.n_free < n + n_rows + depth:
+        if expected_s > _LONGEST_CALL_S or too_large or kv.n_free < n + n_rows + depth:
             return
         seconds = min(
             self._time_call(kv, n, n_rows, depth) for _ in range(_N_REPEATS if n <= 64 else 1)
@@ -115,7 +115,7 @@ class Calibration:
 
     def _time_call(self, kv: KvCache, n: int, n_rows: int, depth: int) -> float:
         """Seconds of one call on scratch sequences, which are empty again afterwards."""
-        seqs = [kv.borrow() for _ in range(1 + n_rows)]
+        seqs = [kv.take_id() for _ in range(1 + n_rows)]
         tokens = np.arange(max(n, depth), dtype=np.int32) % self._backend.info.n_vocab
         try:
             started = self._clock()
@@ -134,7 +134,7 @@ class Calibration:
                 kv.drop(seq)
 
 
-def _program() -> list[tuple[str, int]]:
+def _all_measurements() -> list[tuple[str, int]]:
     pure = [("pure", n) for n in _PURE_ORDER]
     slopes = [("slope", n) for n in _SLOPE_ORDER]
     mixed = [("mixed", n) for n in _MIXED_ORDER]

@@ -1,4 +1,4 @@
-"""KV states of finished conversations, out of the KV cache, where they slow nobody's steps."""
+"""KV states of finished conversations, saved in host memory, where they slow no step."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from spillover.runtime.backend import SavedKv, Tokens
 from spillover.runtime.scheduling.prefix_cache import longest_match, n_common
 
 MOST_WASTE = 16
-"""A state is not brought back for less than this share (1/16) of its tokens."""
+"""A state is not restored for less than this share (1/16) of its tokens."""
 
 
-class Shelved(Struct, frozen=True):
-    """A kept text and its KV state."""
+class SavedPrefix(Struct, frozen=True):
+    """The tokens of a conversation and their KV state."""
 
     tokens: Tokens
     state: SavedKv
 
 
-class Loan(Struct, frozen=True):
+class SavedMatch(Struct, frozen=True):
     """The first *n_tokens* of a prompt are those of the state under *key*."""
 
     key: int
     n_tokens: int
 
 
-class PrefixShelf:
+class SavedPrefixes:
     """At most *max_count* states of together *max_bytes*; the least recently used go first."""
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
-        self._held: OrderedDict[int, Shelved] = OrderedDict()
+        self._held: OrderedDict[int, SavedPrefix] = OrderedDict()
         self._keys = count()
         self.n_bytes = 0
 
@@ -42,28 +42,28 @@ class PrefixShelf:
         return len(self._held)
 
     def has_room_for(self, n_bytes: int) -> bool:
-        """Whether such a state could be held at all, at the cost of others."""
+        """Whether a state of this size could be held at all, at the cost of others."""
         return self._max_count > 0 and n_bytes <= self._max_bytes
 
     def put(self, tokens: Tokens, state: SavedKv) -> None:
-        """Keep a state; those of beginnings of its text are worth nothing any more."""
+        """Keep a state; those that it begins with become worthless."""
         for key, held in list(self._held.items()):
             if n_common(held.tokens, tokens) == len(held.tokens):
                 self.remove(key)
-        self._held[next(self._keys)] = Shelved(tokens, state)
+        self._held[next(self._keys)] = SavedPrefix(tokens, state)
         self.n_bytes += state.nbytes
         while len(self._held) > self._max_count or self.n_bytes > self._max_bytes:
             self.remove(next(iter(self._held)))
 
-    def find(self, prompt: Tokens) -> Loan | None:
-        """The state that shares most with *prompt*, if that is worth bringing it back."""
+    def find(self, prompt: Tokens) -> SavedMatch | None:
+        """The state that shares most with *prompt*, if that is worth restoring it."""
         match = longest_match(prompt, ((key, s.tokens) for key, s in self._held.items()))
         if match is None or match.n_tokens * MOST_WASTE < len(self._held[match.seq].tokens):
             return None
-        return Loan(match.seq, match.n_tokens)
+        return SavedMatch(match.seq, match.n_tokens)
 
-    def take(self, key: int) -> Shelved:
-        """What is under *key*, now the most recently used."""
+    def take(self, key: int) -> SavedPrefix:
+        """The state under *key*, now the most recently used."""
         self._held.move_to_end(key)
         return self._held[key]
 

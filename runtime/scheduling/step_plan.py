@@ -1,0 +1,117 @@
+"""Decides what the next call to the backend carries: pure functions of the queues and the pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from spillover.runtime.backend import Rows
+from spillover.runtime.scheduling.pace import Pace
+from spillover.runtime.scheduling.queues import Queues
+from spillover.runtime.scheduling.sequence import Sequence
+
+ADMISSION_RESERVE = 64
+"""KV cells, besides those of its prompt, that must be free for a sequence to begin."""
+
+Slice: TypeAlias = tuple[Sequence, int]
+"""A number of the next tokens of a sequence's prompt."""
+
+
+class StepPlan(Struct, frozen=True):
+    """One call: a token for each of *decoding*, and *slices* of prompts."""
+
+    decoding: list[Sequence]
+    slices: list[Slice] = []
+    gap_s: float | None = None
+    """Seconds after this call that more slices may take before the next decode step; None where
+    no slices follow."""
+
+    @property
+    def n_slice(self) -> int:
+        """Tokens of prompts."""
+        return sum(n for _, n in self.slices) if self.slices else 0
+
+    @property
+    def depth(self) -> int:
+        """Tokens that precede those of the slices, on average."""
+        return sum(n * s.n_past for s, n in self.slices) // max(self.n_slice, 1)
+
+    @property
+    def alone(self) -> Sequence | None:
+        """The one sequence of a call that carries a slice of its prompt and nothing else."""
+        return self.slices[0][0] if len(self.slices) == 1 and not self.decoding else None
+
+    def rows(self) -> list[Rows]:
+        """The batch for the backend: the decoding sequences first."""
+        batch = [Rows(s.seq, s.n_past, s.tokens[s.n_past :], True) for s in self.decoding]
+        for s, n in self.slices:
+            tokens = s.tokens[s.n_past : s.n_past + n]
+            batch.append(Rows(s.seq, s.n_past, tokens, n == s.n_unread))
+        return batch
+
+
+def plan_step(queues: Queues, pace: Pace) -> StepPlan:
+    """The next step's call. Where sequences decode and others wait for their prompts, slices share
+    the call or follow it, whichever is faster."""
+    decoding, prompts = queues.decoding.copy(), queues.prefilling
+    if not prompts:
+        return StepPlan(decoding)
+    n_unread, depth = queues.n_unread, prompts[0].n_past
+    if not decoding:
+        n = pace.alone(prompts[0].n_unread, n_unread, depth)
+        return StepPlan([], slices_of(n, prompts))
+    gap_s = pace.room_s(n_unread, depth, len(decoding))
+    plan = pace.between(n_unread, depth, len(decoding), gap_s)
+    if plan.mixed:
+        return StepPlan(decoding, slices_of(plan.n_tokens, prompts))
+    return StepPlan(decoding, gap_s=gap_s)
+
+
+def plan_gap(
+    queues: Queues, pace: Pace, n_decoding: int, left_s: float, first_token_s: float | None
+) -> StepPlan | None:
+    """The next slices between two decode steps of *n_decoding* rows, with *left_s* of the gap left;
+    None when the decode step should follow now. *first_token_s*: seconds per token of the gap's
+    first slices."""
+    prompts = queues.prefilling
+    if not prompts:
+        return None
+    depth = prompts[0].n_past
+    n = pace.between(queues.n_unread, depth, n_decoding, left_s).n_tokens
+    if first_token_s and not pace.is_worth_it(n, depth, left_s, first_token_s):
+        return None
+    return StepPlan([], slices_of(n, prompts))
+
+
+def slices_of(n: int, prompts: Iterable[Sequence]) -> list[Slice]:
+    """*n* tokens of the waiting prompts, those of the first one first."""
+    slices = []
+    for sequence in prompts:
+        taken = min(n, sequence.n_unread)
+        slices.append((sequence, taken))
+        n -= taken
+        if n == 0:
+            break
+    return slices
+
+
+def next_step_s(queues: Queues, pace: Pace) -> float | None:
+    """Seconds until the next step's text; None unless only decoding is ahead."""
+    if queues.prefilling or queues.may_admit:
+        return None
+    return pace.decode_s(len(queues.decoding))
+
+
+def admission_reserve(queues: Queues, sequence: Sequence, n_ctx: int) -> int:
+    """KV cells besides those of its prompt that must be free before *sequence* begins: the others
+    write a cell each per step, and it should not begin only to be preempted at once."""
+    if not queues.n_running:
+        return 1
+    return min(sequence.n_left(n_ctx), ADMISSION_RESERVE) + len(queues.decoding)
+
+
+def victim(queues: Queues) -> Sequence:
+    """The running sequence to preempt: the last one to come, so that the first ones finish."""
+    return max(queues.running, key=lambda s: (s.order, s.choice))

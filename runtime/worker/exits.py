@@ -1,0 +1,48 @@
+"""Ends a worker process that cannot go on: the parent starts a new one and resumes its requests."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+EXIT_FAILED = 70
+EXIT_PARENT_DIED = 71
+
+
+def exit_on_error(work: Callable[[], None]) -> None:
+    """Do *work*; an exception in it ends the process, whichever thread it is in."""
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)
+
+
+def exit_with_parent() -> None:
+    """End this process once its parent has ended, by whatever signal.
+
+    Needs Linux 5.3. Elsewhere the end of the command pipe has the same effect, unless another
+    child of the parent has inherited its other end.
+    """
+    parent = os.getppid()
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        fd = os.pidfd_open(parent)
+    except OSError:
+        return
+    if os.getppid() != parent:
+        os._exit(EXIT_PARENT_DIED)
+    threading.Thread(target=_wait_and_exit, args=(fd,), name="parent-watch", daemon=True).start()
+
+
+def _wait_and_exit(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll()
+    os._exit(EXIT_PARENT_DIED)
