@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from spillover.cloud_fallback.events import Replace, Seam, StreamEvent
-from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece, VisibleLimit
+from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
 from spillover.cloud_fallback.seam.continuation import Continuation
+from spillover.cloud_fallback.seam.limits import VisibleLimit
 from spillover.cloud_fallback.seam.machine import SeamMachine
 from spillover.runtime.events import Delta
 

@@ -14,7 +14,7 @@ from spillover.cloud_fallback.route.held import cut, split, text_of, with_logpro
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.seam.answer_text import AnswerText
-from spillover.cloud_fallback.seam.sentences import SentenceFinish
+from spillover.cloud_fallback.seam.limits import SentenceFinish
 from spillover.runtime.alarms import Alarm, Alarms
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import CannotContinue
 from spillover.cloud_fallback.events import HandoffMode
-from spillover.cloud_fallback.seam.folding import n_trailing_blank
 from spillover.cloud_fallback.seam.notices import (
     anchor_of,
     complete_notice,
@@ -19,12 +18,13 @@ from spillover.cloud_fallback.seam.notices import (
     quoted,
     rewrite_notice,
 )
-from spillover.cloud_fallback.seam.sentences import good_boundary
 from spillover.runtime.events import Origin
 from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message
+from spillover.runtime.text.folding import n_trailing_blank
 from spillover.runtime.text.graphemes import n_unfinished
 from spillover.runtime.text.json_reader import JsonReader
 from spillover.runtime.text.languages import language_of
+from spillover.runtime.text.sentences import good_boundary
 from spillover.runtime.text.template_tags import has_tags, leak_start, n_open_tag
 
 Join: TypeAlias = Literal["fresh", "echo", "rewrite", "restart", "prefill"]

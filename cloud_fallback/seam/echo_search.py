@@ -7,12 +7,6 @@ from difflib import SequenceMatcher
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo import LEAST_UNITS, Match, Track, is_junk, is_periodic
-from spillover.cloud_fallback.seam.folding import (
-    fold,
-    raw_length,
-    raw_length_from_end,
-    split_units,
-)
 from spillover.cloud_fallback.seam.preamble import (
     MAX_PREAMBLE_CHARS,
     TERMINATORS,
@@ -20,9 +14,15 @@ from spillover.cloud_fallback.seam.preamble import (
     preamble_length,
 )
 from spillover.cloud_fallback.seam.search import Joined
-from spillover.cloud_fallback.seam.sentences import good_boundary
+from spillover.runtime.text.folding import (
+    fold,
+    raw_length,
+    raw_length_from_end,
+    split_units,
+)
 from spillover.runtime.text.graphemes import boundary_before
 from spillover.runtime.text.markdown import FENCE, last_line
+from spillover.runtime.text.sentences import good_boundary
 
 HOLD_CHARS = 240
 """Beyond this, and the anchor's own length, text without the anchor is shown unchanged."""

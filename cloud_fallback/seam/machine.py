@@ -6,7 +6,6 @@ from spillover.cloud_fallback.events import Replace, SeamKind
 from spillover.cloud_fallback.seam.answer_text import Piece
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
-from spillover.cloud_fallback.seam.folding import raw_length_from_end
 from spillover.cloud_fallback.seam.format_search import FormatSearch
 from spillover.cloud_fallback.seam.repair import repaired
 from spillover.cloud_fallback.seam.search import Joined, RepeatSearch, Search
@@ -19,6 +18,7 @@ from spillover.cloud_fallback.seam.stages import (
     Unwrapped,
     closing_quote,
 )
+from spillover.runtime.text.folding import raw_length_from_end
 from spillover.runtime.text.markdown import open_fence
 
 HOLD_S = 1.5

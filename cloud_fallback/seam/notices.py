@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spillover.cloud_fallback.seam.folding import fold
+from spillover.runtime.text.folding import fold
 from spillover.runtime.text.graphemes import boundary_before
 
 MIN_USEFUL_CHARS = 8

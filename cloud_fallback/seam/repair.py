@@ -1,5 +1,5 @@
-"""Smooths a join that could not be verified. Only white space, a repeated marker or fence, and the
-capital of a common word are touched, and only where the answer's last line says so."""
+"""Smooths a join that could not be verified. It changes only white space, a repeated marker or
+fence, and the capital of a common word, and only where the answer's last line calls for it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _is_another_word(before: str, text: str) -> bool:
 
 
 def _without_fence(text: str, fence: str) -> str:
-    """Inside of a code block: opening it again would close it."""
+    """Inside a code block: opening it again would close it."""
     found = _FENCE_LINE.match(text)
     if found and found[1].startswith(fence) and found[0].strip() != found[1]:
         return text[found.end() :]
@@ -64,7 +64,7 @@ def _without_fence(text: str, fence: str) -> str:
 
 
 def _without_marker(before: str, text: str) -> str:
-    """A list marker that stands at the end of *before* is not wanted twice."""
+    """Without a list marker that *before* already ends with, and with a missing line break."""
     line = last_line(before)
     marker = LIST_MARKER.match(line)
     again = LIST_MARKER.match(text)
@@ -74,20 +74,13 @@ def _without_marker(before: str, text: str) -> str:
             return blank + text[again.end() :].lstrip()
         return text
     is_row = TABLE_ROW.match(line) and line.rstrip().endswith("|") and TABLE_ROW.match(text)
-    is_item = marker and again and again[0].strip() != marker[0].strip()[:0]
-    if line.strip() and (is_row or (is_item and _follows(marker, again))):
-        return "\n" + text
-    return text
+    is_item = marker and again and _follows(marker[0].strip()[:-1], again[0].strip()[:-1])
+    return "\n" + text if line.strip() and (is_row or is_item) else text
 
 
-def _follows(marker: re.Match[str] | None, again: re.Match[str] | None) -> bool:
-    """Whether the second list marker is the next one after the first."""
-    assert marker is not None
-    assert again is not None
-    first, second = marker[0].strip(), again[0].strip()
-    if first[:-1].isdigit() and second[:-1].isdigit():
-        return int(second[:-1]) == int(first[:-1]) + 1
-    return False
+def _follows(first: str, second: str) -> bool:
+    """Whether the number *second* of a list comes after *first*."""
+    return first.isdigit() and second.isdigit() and int(second) == int(first) + 1
 
 
 def _spaced(before: str, text: str) -> str:

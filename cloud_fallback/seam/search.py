@@ -12,7 +12,7 @@ from msgspec import Struct
 from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.cloud_fallback.seam.folding import fold, split_units
+from spillover.runtime.text.folding import fold, split_units
 
 PREFILL_ECHO_UNITS = 64
 """A prefilled writer that repeats this much of its own turn did not continue it."""

@@ -8,7 +8,7 @@ import re
 from typing import Protocol
 
 from spillover.cloud_fallback.errors import SeamFailed
-from spillover.cloud_fallback.seam.folding import fold, n_leading_blank
+from spillover.runtime.text.folding import fold, n_leading_blank
 from spillover.runtime.text.json_reader import JsonReader
 from spillover.runtime.text.markdown import FENCE, fence_after, last_line, open_fence
 

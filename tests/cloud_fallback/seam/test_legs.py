@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Replace, SeamKind
-from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece, VisibleLimit
+from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
+from spillover.cloud_fallback.seam.limits import VisibleLimit
 from spillover.cloud_fallback.seam.machine import SeamMachine
 from spillover.runtime.events import Origin
 from tests.cloud_fallback.seam.corpus import ALL, ECHOES, PREAMBLES, PROSE, pieces_of

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import CannotContinue
-from spillover.cloud_fallback.seam.answer_text import tokens_left
 from spillover.cloud_fallback.seam.continuation import plan_continuation
-from spillover.cloud_fallback.seam.folding import fold
+from spillover.cloud_fallback.seam.limits import tokens_left
 from spillover.cloud_fallback.seam.notices import anchor_of, quoted
 from spillover.runtime.request import (
     GenerationRequest,
@@ -21,6 +20,7 @@ from spillover.runtime.request import (
     ToolCall,
 )
 from spillover.runtime.sampling import Sampling
+from spillover.runtime.text.folding import fold
 from spillover.runtime.text.graphemes import is_boundary
 from spillover.runtime.text.languages import language_of
 from tests.cloud_fallback.seam.corpus import (

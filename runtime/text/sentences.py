@@ -102,35 +102,3 @@ def _word_end(text: str, keep: int) -> int:
     while start and not text[start - 1].isspace():
         start -= 1
     return len(text[:start].rstrip())
-
-
-class SentenceFinish:
-    """Lets a writer that is to be replaced end its sentence, list item or line first.
-
-    The bounds are *max_tokens* from now on and the time *until*; beyond them the text ends where
-    it is.
-    """
-
-    def __init__(self, said: str, *, until: float, max_tokens: int) -> None:
-        # Code blocks may begin far back: all of the text is read once, and its last line kept.
-        line_start = said.rfind("\n") + 1
-        self._fence = open_fence(said[:line_start])
-        self._text = said[line_start:]
-        self._start = len(self._text)
-        self._until = until
-        self._tokens_left = max_tokens
-        self.is_done = False
-
-    def feed(self, text: str, n_tokens: int, now: float) -> str:
-        """What of *text*, which has *n_tokens* and came at *now*, still belongs to the answer."""
-        if self.is_done:
-            return ""
-        n_passed = len(self._text)
-        self._text += text
-        end = sentence_end(self._text, self._start, fence=self._fence)
-        if end is not None:
-            self.is_done = True
-            return self._text[n_passed:end]
-        self._tokens_left -= n_tokens
-        self.is_done = self._tokens_left <= 0 or now >= self._until
-        return text
