@@ -1,4 +1,4 @@
-"""HTTP for cloud providers: pooled connections, streams of bytes, nothing behind one's back.
+"""HTTP for cloud providers: pooled connections, streams of bytes, no surprises.
 
 No redirects (a key must not travel on), no cookies, no decompression (a compressed stream is held
 back by its compressor), no proxy but the one given: HTTP_PROXY and its kin are ignored, since a
@@ -10,74 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.errors import Broken, HttpError, Stopped, TimedOut
+from spillover.cloud_fallback.http.errors import Cancelled, HttpError
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.http.fair_semaphore import FairSemaphore
 from spillover.cloud_fallback.http.resolver import Resolver
-from spillover.cloud_fallback.http.slots import Slots
 
 if TYPE_CHECKING:
     import ssl
 
-    from spillover.cloud_fallback.http.pool import Pool, Response
+    from spillover.cloud_fallback.http.pool import Incoming, Pool
 
 MAX_REQUESTS = 64
-MAX_ERROR_BYTES = 64 * 1024
 _WARM_TIMEOUT_S = 10.0
-
-
-class Outgoing(Struct, frozen=True, kw_only=True):
-    """A request with its whole address and its key."""
-
-    url: str
-    headers: dict[str, str]
-    body: bytes
-    method: str = "POST"
-    direct: bool = False
-    """Not through the proxy."""
-
-
-class Incoming:
-    """A response whose body is still coming. Iterate, then close; both in one thread."""
-
-    def __init__(self, response: Response, call: Call, on_close: Callable[[Call], None]) -> None:
-        self._response = response
-        self._call = call
-        self._on_close = on_close
-        self._closed = False
-        self.status = response.status
-        self.headers = response.headers
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The body as it comes. Raises Broken, TimedOut or Stopped."""
-        return self._response.chunks(self._call)
-
-    def read(self, most: int = MAX_ERROR_BYTES) -> bytes:
-        """The body, or its first *most* bytes; what breaks off is given as far as it came.
-
-        Raises Stopped.
-        """
-        body = bytearray()
-        try:
-            for chunk in self:
-                body += chunk
-                if len(body) >= most:
-                    break
-        except (Broken, TimedOut):
-            pass  # half an error's text is better than none
-        return bytes(body[:most])
-
-    def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
-        if not self._closed:
-            self._closed = True
-            self._response.close(self._call)
-            self._on_close(self._call)
 
 
 class Http:
@@ -99,62 +46,58 @@ class Http:
         self._tls = tls
         self._max_requests = max_requests
         self._resolver = resolver or Resolver()
-        self._slots = Slots(max_requests)
+        self._places = FairSemaphore(max_requests)
         self._lock = threading.Lock()
         self._pools: dict[bool, Pool] = {}
-        self._closed = False
-        self._calls: set[Call] = set()
+        self._is_closed = False
+        self._exchanges: set[Exchange] = set()
         self._warming: set[str] = set()
 
-    def open(self, request: Outgoing, call: Call) -> Incoming:
-        """Send *request* and wait for the response's head.
+    def open(self, outgoing: Outgoing, exchange: Exchange) -> Incoming:
+        """Send *outgoing* and wait for the response's head.
 
-        A connection that was kept alive and turns out to be dead is replaced in silence, as long
-        as nothing was heard on it. Raises NotReached, Broken, TimedOut or Stopped.
+        A kept connection that turns out to be dead is replaced, as long as nothing was received
+        on it. Raises NotReached, Broken, TimedOut or Cancelled.
         """
-        self._slots.acquire(call)
+        self._places.acquire(exchange)
         with self._lock:
-            self._calls.add(call)
+            self._exchanges.add(exchange)
         try:
-            while True:
-                call.n_received = call.n_sent = 0
-                try:
-                    response = self._pool(direct=request.direct).send(request, call)
-                    return Incoming(response, call, self._end)
-                except Broken:
-                    if call.n_received or not call.was_kept_alive:
-                        raise
+            return self._pool(direct=outgoing.direct).send(outgoing, exchange, self._end)
         except BaseException:
-            self._end(call)
+            self._end(exchange)
             raise
 
-    def _end(self, call: Call) -> None:
+    def _end(self, exchange: Exchange) -> None:
         with self._lock:
-            self._calls.discard(call)
-        self._slots.release()
+            self._exchanges.discard(exchange)
+        self._places.release()
 
-    def warm(self, base_url: str, *, direct: bool = False, call: Call | None = None) -> None:
+    def warm(
+        self, base_url: str, *, direct: bool = False, exchange: Exchange | None = None
+    ) -> None:
         """Have a connection to *base_url* ready, TLS included; sends no request.
 
-        Returns at once when one is ready or being opened. Raises NotReached, TimedOut or Stopped.
+        Returns at once when one is ready or being opened. Raises NotReached, TimedOut or
+        Cancelled.
         """
         parts = urlsplit(base_url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        call = call or Call(connect_timeout_s=_WARM_TIMEOUT_S)
+        exchange = exchange or Exchange(connect_timeout_s=_WARM_TIMEOUT_S)
         with self._lock:
             if origin in self._warming:
                 return
             self._warming.add(origin)
-            self._calls.add(call)
+            self._exchanges.add(exchange)
         try:
-            self._pool(direct=direct).warm(base_url, call)
+            self._pool(direct=direct).warm(base_url, exchange)
         finally:
             with self._lock:
                 self._warming.discard(origin)
-                self._calls.discard(call)
+                self._exchanges.discard(exchange)
 
     def prepare(self) -> None:
-        """Do what takes time before the first request, but for the network: not a byte is sent.
+        """Do what takes time before the first request, except for the network: nothing is sent.
 
         Wants a thread of its own. Never raises.
         """
@@ -162,21 +105,21 @@ class Http:
             self._pool(direct=self._proxy is None).prepare()
 
     def close(self) -> None:
-        """Close all connections, for good; calls under way and later ones are stopped."""
+        """Close all connections for good. Exchanges under way and later ones are cancelled."""
         with self._lock:
-            self._closed = True
+            self._is_closed = True
             pools, self._pools = self._pools, {}
-            calls = list(self._calls)
-        for call in calls:
-            call.stop()
+            exchanges = list(self._exchanges)
+        for exchange in exchanges:
+            exchange.cancel()
         for pool in pools.values():
             pool.close()
 
     def _pool(self, *, direct: bool) -> Pool:
         direct = direct or self._proxy is None
         with self._lock:
-            if self._closed:
-                raise Stopped("the connections were closed")
+            if self._is_closed:
+                raise Cancelled("the connections are closed")
             if direct not in self._pools:
                 # Takes a third of a second, which only those pay who use a provider.
                 from spillover.cloud_fallback.http.pool import Pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
@@ -9,8 +10,8 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 
-from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.errors import NotReached
+from spillover.cloud_fallback.http.exchange import Exchange
 from spillover.cloud_fallback.http.resolver import Address
 
 STAGGER_S = 0.25
@@ -18,30 +19,34 @@ STAGGER_S = 0.25
 
 _PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 _LIVENESS = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_USER_TIMEOUT", 15_000))
-"""Linux: a peer that acknowledges nothing for 15 s is given up, be it in mid-stream. Seconds, and
+"""Linux: a peer that acknowledges nothing for 15 s is given up, even in mid-stream. Seconds, and
 milliseconds for the last."""
 
 
-def connect(addresses: Sequence[Address], call: Call) -> socket.socket:
+def connect(addresses: Sequence[Address], exchange: Exchange) -> socket.socket:
     """A connection to the first of *addresses* that answers.
 
-    Raises NotReached, TimedOut or Stopped.
+    Raises NotReached, TimedOut or Cancelled.
     """
+
+    def wake() -> None:
+        with contextlib.suppress(OSError):
+            waker.shutdown(socket.SHUT_RDWR)  # which the selector sees at the other end
+
     try:
-        # stop() shuts one end down, which wakes the selector at the other.
-        told, teller = socket.socketpair()
+        woken, waker = socket.socketpair()
         race = _Race(_alternating(addresses))
     except OSError as error:  # too many open files
         raise NotReached(f"no connection: {error.strerror}") from error
     try:
-        call.attach(teller)
-        race.selector.register(told, selectors.EVENT_READ)
-        return race.run(call)
+        exchange.attach(wake)
+        race.selector.register(woken, selectors.EVENT_READ)
+        return race.run(exchange)
     finally:
-        call.detach(teller)
+        exchange.detach(wake)
         race.close()
-        told.close()
-        teller.close()
+        woken.close()
+        waker.close()
 
 
 class _Race:
@@ -53,27 +58,27 @@ class _Race:
         self._running: list[socket.socket] = []
         self._failure: OSError | None = None
 
-    def run(self, call: Call) -> socket.socket:
-        next_at = call.clock()
+    def run(self, exchange: Exchange) -> socket.socket:
+        next_at = exchange.clock()
         while True:
-            if self._left and (call.clock() >= next_at or not self._running):
+            if self._left and (exchange.clock() >= next_at or not self._running):
                 self._start(*self._left.pop(0))
-                next_at = call.clock() + STAGGER_S
+                next_at = exchange.clock() + STAGGER_S
             if not self._running and not self._left:
                 raise NotReached(_reason(self._failure))
-            if self._running and (winner := self._wait(call, next_at)):
+            if self._running and (winner := self._wait(exchange, next_at)):
                 return winner
 
-    def _wait(self, call: Call, next_at: float) -> socket.socket | None:
-        timeout = call.remaining_s()
+    def _wait(self, exchange: Exchange, next_at: float) -> socket.socket | None:
+        timeout = exchange.remaining_s()
         if self._left:
-            pause = max(next_at - call.clock(), 0.0)
+            pause = max(next_at - exchange.clock(), 0.0)
             timeout = pause if timeout is None else min(timeout, pause)
         for key, _ in self.selector.select(timeout):
             sock = key.fileobj
             assert isinstance(sock, socket.socket)
             if sock not in self._running:
-                call.check()
+                exchange.check()
             elif self._succeeded(sock):
                 return sock
         return None

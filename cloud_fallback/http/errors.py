@@ -1,37 +1,37 @@
-"""What may go wrong below a provider's answer.
+"""What can go wrong below a provider's answer.
 
     HttpError
     ├── NotReached      no connection: the name, the route, the port, or the certificate
-    ├── Broken          the connection broke, or its bytes are not HTTP
+    ├── Broken          the connection broke, or the bytes are not HTTP
     ├── TimedOut        a deadline passed
-    ├── Stopped         another thread ended the call
-    └── Malformed       the bytes are no events of this framing, or too large ones
+    ├── Cancelled       another thread ended the exchange
+    └── Malformed       the bytes are not events of this framing, or an event is too large
 
-Nobody outside cloud_fallback sees these: CloudEngine says them as ProviderErrors.
+CloudEngine translates these to ProviderErrors; nobody outside cloud_fallback sees them.
 """
 
 from __future__ import annotations
 
 
 class HttpError(Exception):
-    """Base of these errors; its text is fit for a user and holds nothing of the request."""
+    """Base of these errors. Its text may be shown to a user and quotes nothing of the request."""
 
 
 class NotReached(HttpError):
-    """No connection came about."""
+    """No connection could be made."""
 
 
 class Broken(HttpError):
-    """The connection broke, or what came is not HTTP."""
+    """The connection broke, or the peer does not speak HTTP."""
 
 
 class TimedOut(HttpError):
-    """The call's deadline passed; its text says what was waited for."""
+    """The exchange's deadline passed. The message says what it waited for."""
 
 
-class Stopped(HttpError):
-    """Call.stop() was called."""
+class Cancelled(HttpError):
+    """Exchange.cancel() was called, or the Http was closed."""
 
 
 class Malformed(HttpError):
-    """What came cannot be cut into events."""
+    """The bytes cannot be cut into events."""

@@ -1,7 +1,7 @@
-"""The sockets under httpcore2: bounded by their call's deadline, ended by its stop().
+"""The sockets under httpcore2: bounded by their exchange's deadline, ended by its cancel().
 
 httpcore2 asks for bytes in the thread of the request, and passes only a timeout for single reads.
-So the call that a thread works for is kept per thread.
+So the exchange that a thread works for is kept per thread.
 """
 
 from __future__ import annotations
@@ -14,43 +14,59 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpcore2
 
-from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.connector import connect
 from spillover.cloud_fallback.http.errors import Broken, NotReached, TimedOut
-from spillover.cloud_fallback.http.parking import Parking, Place
+from spillover.cloud_fallback.http.exchange import Exchange
 from spillover.cloud_fallback.http.resolver import Resolver
+
+LONGEST_IDLE_S = 55.0
+"""Most servers and balancers close an idle connection after 60 s or more."""
+
+Place: TypeAlias = tuple[str, int]
+"""Host and port."""
 
 
 class Network(httpcore2.NetworkBackend):
-    """Opens connections, or hands out those that were opened ahead. *tls*: whom to trust; None:
-    the system's authorities, which are read when they are first needed."""
+    """Opens connections, or returns those that were opened ahead. *tls*: whom to trust; None: the
+    system's authorities, which are read when they are first needed."""
 
     def __init__(self, resolver: Resolver, tls: ssl.SSLContext | None = None) -> None:
-        self.parking: Parking[Stream] = Parking(lambda stream: stream.is_quiet)
         self._resolver = resolver
         self._tls = tls
         self._local = threading.local()
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._opened_ahead: dict[Place, Stream] = {}
 
     @property
-    def call(self) -> Call:
-        """The call that this thread works for; without one, a call that is over at once."""
-        call: Call = getattr(self._local, "call", None) or Call(deadline=0)
-        return call
+    def exchange(self) -> Exchange:
+        """The one that this thread works for; without one, an exchange that is over at once."""
+        exchange: Exchange = getattr(self._local, "exchange", None) or Exchange(deadline=0)
+        return exchange
 
     @contextlib.contextmanager
-    def working_for(self, call: Call) -> Generator[None]:
-        """What this thread does is bounded by *call*."""
-        self._local.call = call
+    def working_for(self, exchange: Exchange) -> Generator[None]:
+        """Bound what this thread does inside the block by *exchange*."""
+        self._local.exchange = exchange
         try:
             yield
         finally:
-            self._local.call = None
+            self._local.exchange = None
+
+    def tls(self) -> ssl.SSLContext:
+        """Whom to trust. Reading the system's authorities takes some 50 ms. Raises NotReached."""
+        with self._lock:
+            if self._tls is None:
+                try:
+                    self._tls = httpcore2.default_ssl_context()
+                except OSError as error:  # SSL_CERT_FILE names no file, or one without certificates
+                    raise NotReached("the trusted certificates cannot be read") from error
+            self._tls.set_alpn_protocols(["http/1.1"])
+            return self._tls
 
     def connect_tcp(
         self,
@@ -60,42 +76,60 @@ class Network(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> Stream:
-        return self.parking.take((host, port)) or self.open(host, port)
+        """Raises NotReached, TimedOut or Cancelled."""
+        return self._take((host, port)) or self._open(host, port)
 
-    def tls(self) -> ssl.SSLContext:
-        """Whom to trust. Reading the system's authorities takes some 50 ms. Raises NotReached."""
-        with self._lock:
-            if self._tls is None:
-                try:
-                    self._tls = httpcore2.default_ssl_context()
-                except OSError as error:  # SSL_CERT_FILE names none, or no certificates
-                    raise NotReached("the certificates to trust cannot be read") from error
-            self._tls.set_alpn_protocols(["http/1.1"])
-            return self._tls
+    def open_ahead(self, host: str, port: int, *, secure: bool) -> None:
+        """Open a connection before its first request, TLS included, unless one is ready.
 
-    def park(self, host: str, port: int, *, secure: bool) -> None:
-        """Open a connection ahead of its first request. Raises as open() does."""
-        stream = self.open(host, port)
+        Raises as connect_tcp() does.
+        """
+        if ready := self._take((host, port)):
+            self._keep(ready)
+            return
+        stream = self._open(host, port)
         if secure:
             stream.start_tls(None, host)
-        stream.n_calls = 1
-        self.parking.park((host, port), stream)
+        stream.n_exchanges = 1
+        self._keep(stream)
 
-    def open(self, host: str, port: int) -> Stream:
-        """A new connection. Raises NotReached, TimedOut or Stopped."""
-        call = self.call
-        with _connecting(call, host):
-            addresses = self._resolver.resolve(host, port, call)
-            stream = Stream(self, connect(addresses, call), (host, port))
+    def has_idle(self, place: Place) -> bool:
+        """Whether a connection to *place* was kept alive and may be used again."""
+        with self._lock:
+            streams = list(self._streams)
+        return any(stream.place == place and stream.is_idle for stream in streams)
+
+    def close(self) -> None:
+        """Close what was opened ahead."""
+        with self._lock:
+            streams, self._opened_ahead = self._opened_ahead, {}
+        for stream in streams.values():
+            stream.close()
+
+    def _open(self, host: str, port: int) -> Stream:
+        exchange = self.exchange
+        with _connecting(exchange, host):
+            addresses = self._resolver.resolve(host, port, exchange)
+            stream = Stream(self, connect(addresses, exchange), (host, port))
         with self._lock:
             self._streams.add(stream)
         return stream
 
-    def has_idle(self, place: Place, longest_s: float) -> bool:
-        """Whether a connection to *place* was kept alive, for less than *longest_s*."""
+    def _take(self, place: Place) -> Stream | None:
+        """The connection that was opened ahead to *place*, if it lives."""
         with self._lock:
-            streams = list(self._streams)
-        return any(s.place == place and s.is_idle(longest_s) for s in streams)
+            stream = self._opened_ahead.pop(place, None)
+        if stream is None or stream.is_fresh:
+            return stream
+        stream.close()
+        return None
+
+    def _keep(self, stream: Stream) -> None:
+        with self._lock:
+            other = self._opened_ahead.get(stream.place)
+            self._opened_ahead[stream.place] = stream
+        if other is not None:
+            other.close()
 
 
 class Stream(httpcore2.NetworkStream):
@@ -105,9 +139,10 @@ class Stream(httpcore2.NetworkStream):
         self._network = network
         self._socket = sock
         self.place = place
-        self.n_calls = 0
-        """Calls that have used it; the one that opened it ahead counts."""
-        self._call: Call | None = None
+        self.n_exchanges = 0
+        """Exchanges that used it; opening it ahead counts as one."""
+        self._exchange: Exchange | None = None
+        self._opened_at = time.monotonic()
         self._idle_since: float | None = None
 
     def start_tls(
@@ -119,86 +154,97 @@ class Stream(httpcore2.NetworkStream):
         """By the network's own trust, whatever *ssl_context* is."""
         if isinstance(self._socket, ssl.SSLSocket):
             return self
-        call = self._network.call
-        with _connecting(call, self.place[0]):
+        exchange = self._network.exchange
+        with _connecting(exchange, self.place[0]):
             try:
                 secured = self._network.tls().wrap_socket(
                     self._socket, server_hostname=server_hostname, do_handshake_on_connect=False
                 )
                 self._socket = secured
-                call.attach(secured)
-                secured.settimeout(call.remaining_s())
+                exchange.attach(self._shut_down)
+                secured.settimeout(exchange.remaining_s())
                 secured.do_handshake()
             except (OSError, ValueError) as error:
                 self.close()
-                call.check()
+                exchange.check()
                 raise NotReached(_tls_reason(error, self.place[0])) from error
             except BaseException:
                 self.close()
                 raise
-            call.detach(secured)
+            finally:
+                exchange.detach(self._shut_down)
         return self
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        call = self._network.call
-        self._join(call)
+        exchange = self._join()
         try:
-            self._socket.settimeout(call.remaining_s())
+            self._socket.settimeout(exchange.remaining_s())
             data = self._socket.recv(max_bytes)
         except TimeoutError:
-            raise TimedOut(call.waits_for) from None
+            raise TimedOut(exchange.waits_for) from None
         except OSError as error:
-            call.check()
-            raise Broken(f"the connection broke: {_words(error)}") from error
+            exchange.check()
+            raise Broken(f"the connection broke: {_text(error)}") from error
         if not data:
-            call.check()
-        call.n_received += len(data)
+            exchange.check()
+        exchange.n_received += len(data)
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        call = self._network.call
-        self._join(call)
+        exchange = self._join()
         try:
-            self._socket.settimeout(call.remaining_s())
+            self._socket.settimeout(exchange.remaining_s())
             self._socket.sendall(buffer)
-            call.n_sent += len(buffer)
+            exchange.n_sent += len(buffer)
         except TimeoutError:
-            raise TimedOut(call.waits_for) from None
+            raise TimedOut(exchange.waits_for) from None
         except OSError as error:
-            call.check()
-            # httpcore2 goes on to read then: a server may answer before it has read everything.
+            exchange.check()
+            # httpcore2 reads on then: a server may answer before it has read everything.
             raise httpcore2.WriteError(str(error)) from error
 
-    def _join(self, call: Call) -> None:
-        """stop() of *call* ends this connection from now on."""
-        if self._call is not call:
-            self._call = call
-            self.n_calls += 1
+    def _join(self) -> Exchange:
+        """The thread's exchange, whose cancel() ends this connection from now on."""
+        exchange = self._network.exchange
+        if self._exchange is not exchange:
+            self._exchange = exchange
+            self.n_exchanges += 1
             self._idle_since = None
-            call.was_kept_alive = self.n_calls > 1
-        call.attach(self._socket)
+            exchange.was_kept_alive = self.n_exchanges > 1
+        exchange.attach(self._shut_down)
+        return exchange
 
-    def leave(self, call: Call) -> None:
-        """*call* is over; its stop() must not harm the next one."""
-        call.detach(self._socket)
-        self._call = None
+    def leave(self) -> None:
+        """Its exchange is over, and a late cancel() must not harm the next one."""
+        self._detach()
         self._idle_since = time.monotonic()
 
-    def is_idle(self, longest_s: float) -> bool:
-        """Whether it waits for its next call, for less than *longest_s*."""
-        since = self._idle_since
-        is_fresh = since is not None and time.monotonic() - since < longest_s
-        return is_fresh and not self._is_readable()
-
     def close(self) -> None:
-        if self._call is not None:
-            self._call.detach(self._socket)
+        self._detach()
         self._idle_since = None
         self._socket.close()
 
+    def _detach(self) -> None:
+        if self._exchange is not None:
+            self._exchange.detach(self._shut_down)
+            self._exchange = None
+
+    def _shut_down(self) -> None:
+        """End both directions; a thread that waits in recv() returns. An SSLSocket's own
+        shutdown() would take its TLS state away under the reader."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
     @property
-    def is_quiet(self) -> bool:
-        """Whether a connection that nobody else uses lives and has nothing to say.
+    def is_idle(self) -> bool:
+        """Whether it was kept alive for its next exchange, and lives."""
+        since = self._idle_since
+        is_young = since is not None and time.monotonic() - since < LONGEST_IDLE_S
+        return is_young and not self._is_readable()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a connection that was opened ahead still lives and has nothing to say.
 
         Reading takes in what TLS itself has to say after a handshake.
         """
@@ -206,7 +252,7 @@ class Stream(httpcore2.NetworkStream):
             self._socket.settimeout(0)
             self._socket.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError):
-            return True
+            return time.monotonic() - self._opened_at < LONGEST_IDLE_S
         except OSError:
             return False
         return False
@@ -228,24 +274,24 @@ class Stream(httpcore2.NetworkStream):
 
 
 @contextlib.contextmanager
-def _connecting(call: Call, host: str) -> Generator[None]:
-    """Bounded by the call's time for connecting; running out of it is NotReached."""
-    began = call.clock()
+def _connecting(exchange: Exchange, host: str) -> Generator[None]:
+    """Bounded by the exchange's time for connecting; running out of it is NotReached."""
+    began = exchange.clock()
     try:
-        with call.within(call.connect_timeout_s, f"a connection to {host}"):
+        with exchange.within(exchange.connect_timeout_s, f"a connection to {host}"):
             yield
     except TimedOut as error:
-        seconds = call.clock() - began
+        seconds = exchange.clock() - began
         raise NotReached(f"no connection to {host} within {seconds:.1f} s") from error
 
 
 def _tls_reason(error: Exception, host: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate of {host} is not trusted: {error.verify_message}"
-    return f"no TLS connection with {host}: {_words(error)}"
+    return f"no TLS connection with {host}: {_text(error)}"
 
 
-def _words(error: Exception) -> str:
+def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

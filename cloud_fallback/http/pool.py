@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import ssl
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator
 from urllib.parse import unquote, urlsplit
 
 import httpcore2
 
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.errors import Broken, NotReached
-from spillover.cloud_fallback.http.network import Network, Stream
+from spillover.cloud_fallback.http.errors import Broken, NotReached, TimedOut
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.http.network import LONGEST_IDLE_S, Network, Stream
 from spillover.cloud_fallback.http.resolver import Resolver
 
-if TYPE_CHECKING:
-    from spillover.cloud_fallback.http.client import Outgoing
-
-KEEP_ALIVE_S = 55.0
-"""Most servers and balancers close an idle connection after 60 s or more."""
 MAX_IDLE = 16
+MAX_ERROR_BYTES = 64 * 1024
 
 _PORTS = {b"http": 80, b"https": 443}
 
@@ -37,7 +32,7 @@ class Pool:
         max_connections: int,
         resolver: Resolver,
     ) -> None:
-        # At its level DEBUG it writes down the headers of responses, which may repeat a key.
+        # At its level DEBUG it logs the headers of responses, which may repeat a key.
         logging.getLogger("httpcore2").setLevel(logging.WARNING)
         self._network = Network(resolver, tls)
         self._proxy = proxy
@@ -47,81 +42,122 @@ class Pool:
             proxy=_proxy(proxy) if proxy else None,
             max_connections=max_connections,
             max_keepalive_connections=MAX_IDLE,
-            keepalive_expiry=KEEP_ALIVE_S,
+            keepalive_expiry=LONGEST_IDLE_S,
             network_backend=self._network,
         )
 
-    def send(self, outgoing: Outgoing, call: Call) -> Response:
-        """The head of the response to *outgoing*."""
-        url = _url(outgoing.url)
-        with self._network.working_for(call), _translated():
-            own = {
-                "host": _host_header(url),
-                "accept-encoding": "identity",
-                "content-length": str(len(outgoing.body)),
-            }
-            request = httpcore2.Request(
-                outgoing.method,
-                url,
-                headers=[
-                    (name.encode("latin-1"), value.encode("latin-1"))
-                    for name, value in (own | outgoing.headers).items()
-                ],
-                content=outgoing.body,
-            )
-            return Response(self._pool.handle_request(request), self._network)
+    def send(
+        self, outgoing: Outgoing, exchange: Exchange, on_close: Callable[[Exchange], None]
+    ) -> Incoming:
+        """The response to *outgoing*, as soon as its head has come; see Http.open()."""
+        request = _request(outgoing)
+        while True:
+            exchange.n_received = exchange.n_sent = 0
+            try:
+                with self._network.working_for(exchange), _translated():
+                    response = self._pool.handle_request(request)
+                return Incoming(response, self._network, exchange, on_close)
+            except Broken:
+                if exchange.n_received or not exchange.was_kept_alive:
+                    raise
 
-    def warm(self, base_url: str, call: Call) -> None:
-        """Park a connection for the first request to *base_url*, unless one is idle."""
+    def warm(self, base_url: str, exchange: Exchange) -> None:
+        """Open a connection for the first request to *base_url*, unless one is ready."""
         url = _url(self._proxy or base_url)
-        port = url.port or _PORTS.get(url.scheme, 0)
-        host = url.host.decode()
-        place = (host, port)
-        if self._network.has_idle(place, KEEP_ALIVE_S) or self._network.parking.has(place):
-            return
-        with self._network.working_for(call):
-            self._network.park(host, port, secure=url.scheme == b"https")
+        host, port = url.host.decode(), url.port or _PORTS.get(url.scheme, 0)
+        if not self._network.has_idle((host, port)):
+            with self._network.working_for(exchange):
+                self._network.open_ahead(host, port, secure=url.scheme == b"https")
 
     def prepare(self) -> None:
         """Read the authorities to trust."""
         self._network.tls()
 
     def close(self) -> None:
-        self._network.parking.close()
+        self._network.close()
         self._pool.close()
 
 
-class Response:
-    """httpcore2's response; header names in lower case."""
+class Incoming:
+    """A response whose body is still coming. Iterate, then close; both in one thread."""
 
-    def __init__(self, response: httpcore2.Response, network: Network) -> None:
+    def __init__(
+        self,
+        response: httpcore2.Response,
+        network: Network,
+        exchange: Exchange,
+        on_close: Callable[[Exchange], None],
+    ) -> None:
         self._response = response
         self._network = network
+        self._exchange = exchange
+        self._on_close = on_close
         self._chunks = response.iter_stream()
+        self._is_closed = False
         self.status = response.status
         self.headers = _headers(response.headers)
+        """Names in lower case."""
 
-    def chunks(self, call: Call) -> Iterator[bytes]:
-        """The body as it comes; a second iteration goes on where the first one stopped."""
+    def __iter__(self) -> Iterator[bytes]:
+        """The body as it comes; a second iteration goes on where the first one stopped.
+
+        Raises Broken, TimedOut or Cancelled.
+        """
         while True:
-            with self._network.working_for(call), _translated():
+            with self._network.working_for(self._exchange), _translated():
                 chunk = next(self._chunks, None)
             if chunk is None:
                 return
             yield chunk
 
-    def close(self, call: Call) -> None:
+    def read(self, most: int = MAX_ERROR_BYTES) -> bytes:
+        """The body, or its first *most* bytes, or as much as came before it broke off.
+
+        Raises Cancelled.
+        """
+        body = bytearray()
+        with contextlib.suppress(Broken, TimedOut):  # half an error's text is better than none
+            for chunk in self:
+                body += chunk
+                if len(body) >= most:
+                    break
+        return bytes(body[:most])
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         stream = self._response.extensions["network_stream"]
         if isinstance(stream, Stream):
-            stream.leave(call)
+            stream.leave()
         self._response.close()
+        self._on_close(self._exchange)
+
+
+def _request(outgoing: Outgoing) -> httpcore2.Request:
+    url = _url(outgoing.url)
+    own = {
+        "host": _host_header(url),
+        "accept-encoding": "identity",
+        "content-length": str(len(outgoing.body)),
+    }
+    return httpcore2.Request(
+        outgoing.method,
+        url,
+        headers=[
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in (own | outgoing.headers).items()
+        ],
+        content=outgoing.body,
+    )
 
 
 def _url(text: str) -> httpcore2.URL:
     try:
         return httpcore2.URL(text)
     except ValueError as error:
-        raise NotReached(f"{text} is no address") from error
+        raise NotReached(f"{text} is not a web address") from error
 
 
 def _proxy(url: str) -> httpcore2.Proxy:
@@ -138,7 +174,7 @@ def _host_header(url: httpcore2.URL) -> str:
 
 
 def _headers(pairs: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The last of headers of one name."""
+    """Names in lower case; of several headers of one name, the last."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}
 
 
@@ -153,17 +189,17 @@ def _translated() -> Generator[None]:
         # Without its text and its cause, which quote the header: it may be the one with the key.
         raise NotReached("the request has a header that HTTP does not allow") from None
     except httpcore2.ProxyError as error:
-        raise NotReached("the proxy does not let the request through") from error
+        raise NotReached("the proxy refused the request") from error
     except (httpcore2.ProtocolError, httpcore2.NetworkError) as error:
         raise Broken(f"the connection broke: {type(error).__name__}") from error
     except httpcore2.UnsupportedProtocol as error:
         raise NotReached(str(error)) from error
 
 
-def _broken(told: str) -> str:
+def _broken(text: str) -> str:
     """What httpcore2 says, without what it quotes of the peer's bytes."""
-    if "without sending a response" in told:
+    if "without sending a response" in text:
         return "the connection was closed before the answer"
-    if "without sending complete" in told:
+    if "without sending complete" in text:
         return "the connection was closed within the answer"
-    return "what came is not HTTP"
+    return "the response is not HTTP"

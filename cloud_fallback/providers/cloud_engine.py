@@ -7,9 +7,9 @@ import time
 from collections.abc import Generator
 
 from spillover.cloud_fallback.errors import AuthFailed, ProviderRefused
-from spillover.cloud_fallback.http.call import Call, Clock
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.http.errors import HttpError
+from spillover.cloud_fallback.http.exchange import Clock, Exchange
 from spillover.cloud_fallback.providers.cloud_stream import CloudStream
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
@@ -61,9 +61,9 @@ class CloudEngine:
 
         Waits for the connection, so it wants a thread of its own.
         """
-        call = Call(connect_timeout_s=self.settings.connect_timeout_s)
+        exchange = Exchange(connect_timeout_s=self.settings.connect_timeout_s)
         with contextlib.suppress(HttpError):
-            self.http.warm(self.settings.address, direct=self.settings.is_direct, call=call)
+            self.http.warm(self.settings.address, direct=self.settings.is_direct, exchange=exchange)
 
     def check(self, request: GenerationRequest) -> None:
         """Whether it could be asked at all. Raises AuthFailed without a key, InvalidRequest for

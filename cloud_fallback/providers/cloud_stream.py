@@ -14,9 +14,8 @@ from spillover.cloud_fallback.errors import (
     ProviderRefused,
     Truncated,
 )
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Incoming, Outgoing
-from spillover.cloud_fallback.http.errors import HttpError, Malformed, Stopped, TimedOut
+from spillover.cloud_fallback.http.errors import Cancelled, HttpError, Malformed, TimedOut
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.http.framing import Frames, frames_of
 from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, End, Part
@@ -28,6 +27,7 @@ from spillover.runtime.request import GenerationRequest
 from spillover.runtime.text.stop_matcher import StopMatcher
 
 if TYPE_CHECKING:
+    from spillover.cloud_fallback.http.pool import Incoming
     from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -52,7 +52,7 @@ class CloudStream:
         self._clock = engine.clock
         self._started = self._clock()
         self._last = self._started + self._settings.total_timeout_s
-        self._call = Call(
+        self._exchange = Exchange(
             min(self._last, self._started + self._settings.first_text_timeout_s),
             connect_timeout_s=self._settings.connect_timeout_s,
             clock=self._clock,
@@ -73,28 +73,28 @@ class CloudStream:
     @property
     def _may_bill(self) -> bool:
         """Whether the provider has the request, or a part of it, and has not refused it."""
-        return self._call.n_sent > 0 and not self._was_refused
+        return self._exchange.n_sent > 0 and not self._was_refused
 
     def _events(self) -> Generator[EngineEvent]:
-        self._cancellation.subscribe(self._call.stop)
+        self._cancellation.subscribe(self._exchange.cancel)
         try:
             sent, incoming = self._open()
             with closing(incoming):
                 yield from self._read(sent, incoming)
-        except Stopped as error:
+        except Cancelled as error:
             if not self._cancellation.cancelled:
                 raise EngineClosed(f"{self._settings.name}: closed while it answered") from error
             yield self._finished("cancelled")
         except HttpError as error:
             self._fail(error)
         finally:
-            self._cancellation.unsubscribe(self._call.stop)
+            self._cancellation.unsubscribe(self._exchange.cancel)
 
     # The request.
 
     def _open(self) -> tuple[HttpRequest, Incoming]:
         """The response's head, when it promises an answer."""
-        self._call.check()
+        self._exchange.check()
         while True:
             sent = self._engine.dialect.encode(
                 self._request,
@@ -118,8 +118,8 @@ class CloudStream:
             body=sent.body,
             direct=self._settings.is_direct,
         )
-        own = self._engine.credentials.headers(outgoing, self._call)
-        incoming = self._engine.http.open(_with(outgoing, own), self._call)
+        own = self._engine.credentials.headers(outgoing, self._exchange)
+        incoming = self._engine.http.open(_with(outgoing, own), self._exchange)
         self._meter.answered()
         try:
             self._check(incoming)
@@ -143,7 +143,7 @@ class CloudStream:
                 "is sent: correct base_url",
             )
         if status != 200:
-            with self._call.within(_ERROR_BODY_S, "an error's text"):
+            with self._exchange.within(_ERROR_BODY_S, "an error's text"):
                 body = incoming.read()
             raise self._engine.dialect.error(status, incoming.headers, body)
         if incoming.headers.get("content-type", "").startswith("text/html"):
@@ -161,7 +161,7 @@ class CloudStream:
         self._stops = StopMatcher(tuple(s for s in self._request.stop if s not in sent.stop))
         try:
             yield from self._parts(incoming, decoder, frames)
-        except Stopped:
+        except Cancelled:
             raise
         except HttpError:
             if not decoder.is_complete:  # else only the usage is lost
@@ -201,16 +201,16 @@ class CloudStream:
             if self._stops.stopped is not None or decoder.is_done:
                 return
         if decoder.is_complete:
-            self._call.deadline = min(self._last, self._clock() + _USAGE_S)
+            self._exchange.deadline = min(self._last, self._clock() + _USAGE_S)
         elif new and self._meter.has_text:
             # Bytes that complete no event do not count as life.
-            self._call.deadline = min(self._last, self._clock() + self._settings.idle_timeout_s)
+            self._exchange.deadline = min(self._last, self._clock() + self._settings.idle_timeout_s)
 
     def _say(self, parts: list[Part]) -> Generator[EngineEvent]:
         """*parts*, up to a stop string that the provider did not look for."""
         for part in parts:
-            if self._call.stopped:
-                raise Stopped("stopped")
+            if self._exchange.cancelled:
+                raise Cancelled("cancelled")
             self._meter.count(part)
             if not isinstance(part, Delta):
                 if rest := self._stops.flush():
@@ -224,7 +224,7 @@ class CloudStream:
     def _drain(self, incoming: Incoming) -> None:
         """Read the body's end, which is on its way, to keep the connection."""
         try:
-            with self._call.within(_DRAIN_S, "the end"):
+            with self._exchange.within(_DRAIN_S, "the end"):
                 for _ in incoming:
                     pass
         except HttpError:

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Outgoing
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.providers.build import dialect_of
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
@@ -39,7 +38,7 @@ class Canned:
         self._chunks = chunks
         self.headers = {"content-type": content_type}
 
-    def open(self, outgoing: Outgoing, call: Call) -> Canned:
+    def open(self, outgoing: Outgoing, exchange: Exchange) -> Canned:
         return self
 
     def __iter__(self) -> Iterator[bytes]:

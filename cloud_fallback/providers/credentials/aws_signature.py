@@ -11,8 +11,7 @@ import threading
 from typing import Any
 
 from spillover.cloud_fallback.errors import AuthFailed
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Outgoing
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 
 SERVICE = "bedrock"
@@ -38,7 +37,7 @@ class AwsSignature(Credentials):
     def problem(self) -> str | None:
         return None if importlib.util.find_spec("botocore") else MISSING
 
-    def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
+    def headers(self, outgoing: Outgoing, exchange: Exchange) -> dict[str, str]:
         self.check()
         # Not before they are needed: these imports take a fifth of a second.
         from botocore.auth import SigV4Auth

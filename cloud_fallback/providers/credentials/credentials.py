@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spillover.cloud_fallback.errors import AuthFailed
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Outgoing
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.providers.credentials.secret import Secret, is_header_text
 
 
@@ -22,10 +21,10 @@ class Credentials:
         """What is missing, known without asking anybody; None: nothing."""
         return None
 
-    def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
+    def headers(self, outgoing: Outgoing, exchange: Exchange) -> dict[str, str]:
         """What *outgoing* needs on top of its headers.
 
-        May ask others for a token, within *call*. Raises ProviderError, Stopped or TimedOut.
+        May ask others for a token, within *exchange*. Raises ProviderError, Cancelled or TimedOut.
         """
         self.check()
         return {}
@@ -68,6 +67,6 @@ class Key(Credentials):
             return None
         return f"the key in {self._key.origin} has characters that no key has: set it again"
 
-    def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
+    def headers(self, outgoing: Outgoing, exchange: Exchange) -> dict[str, str]:
         self.check()
         return self._as_headers(self._key.reveal())

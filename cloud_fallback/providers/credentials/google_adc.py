@@ -14,10 +14,10 @@ from typing import Any
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import AuthFailed
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Http, Outgoing
-from spillover.cloud_fallback.http.errors import HttpError, Stopped
-from spillover.cloud_fallback.http.slots import Slots
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.http.errors import Cancelled, HttpError
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.http.fair_semaphore import FairSemaphore
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -31,27 +31,27 @@ class GoogleDefault(Credentials):
     def __init__(self, provider: str, http: Http) -> None:
         super().__init__(provider)
         self._http = http
-        self._turn = Slots(1)
+        self._turn = FairSemaphore(1)
         self._found: Any = None
 
     @property
     def problem(self) -> str | None:
         return None if _is_installed("google.auth") else MISSING
 
-    def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
+    def headers(self, outgoing: Outgoing, exchange: Exchange) -> dict[str, str]:
         self.check()
         # Not before they are needed: these imports take a tenth of a second.
         library: Any = importlib.import_module("google.auth")
         failures: Any = importlib.import_module("google.auth.exceptions")
-        transport = _Transport(self._http, call)
+        transport = _Transport(self._http, exchange)
         headers: dict[str, str] = {}
         try:
-            with self._turn.one(call):
+            with self._turn.held_for(exchange):
                 if self._found is None:
                     self._found, _ = library.default(scopes=[SCOPE], request=transport)
                 self._found.before_request(transport, outgoing.method, outgoing.url, headers)
         except failures.GoogleAuthError as error:
-            call.check()
+            exchange.check()
             raise AuthFailed(self.provider, _advice(error)) from error
         return headers
 
@@ -67,9 +67,9 @@ class _Answer(Struct, frozen=True):
 class _Transport:
     """google.auth.transport.Request over our connections."""
 
-    def __init__(self, http: Http, call: Call) -> None:
+    def __init__(self, http: Http, exchange: Exchange) -> None:
         self._http = http
-        self._call = call
+        self._exchange = exchange
 
     def __call__(
         self,
@@ -90,12 +90,12 @@ class _Transport:
             direct=url.startswith("http://"),  # the metadata server, on this very machine
         )
         try:
-            incoming = self._http.open(outgoing, self._call)
+            incoming = self._http.open(outgoing, self._exchange)
             try:
                 data = incoming.read(MAX_ANSWER_BYTES)
             finally:
                 incoming.close()
-        except Stopped:
+        except Cancelled:
             raise
         except HttpError as error:
             raise failures.TransportError(str(error)) from error

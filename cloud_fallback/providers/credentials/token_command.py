@@ -10,10 +10,9 @@ import threading
 from collections.abc import Sequence
 
 from spillover.cloud_fallback.errors import AuthFailed
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Outgoing
 from spillover.cloud_fallback.http.errors import TimedOut
-from spillover.cloud_fallback.http.slots import Slots
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.http.fair_semaphore import FairSemaphore
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.credentials.secret import is_header_text
 
@@ -30,19 +29,19 @@ class TokenCommand(Credentials):
     def __init__(self, provider: str, command: Sequence[str]) -> None:
         super().__init__(provider)
         self._command = tuple(command)
-        self._turn = Slots(1)
+        self._turn = FairSemaphore(1)
         """One program at a time, whoever needs its token."""
         self._token = ""
         self._until = 0.0
         self._is_kept = False
         """The last headers held a token from an earlier run."""
 
-    def headers(self, outgoing: Outgoing, call: Call) -> dict[str, str]:
-        with self._turn.one(call):
-            self._is_kept = bool(self._token) and call.clock() < self._until
+    def headers(self, outgoing: Outgoing, exchange: Exchange) -> dict[str, str]:
+        with self._turn.held_for(exchange):
+            self._is_kept = bool(self._token) and exchange.clock() < self._until
             if not self._is_kept:
-                self._token = self._run(call)
-                self._until = call.clock() + LIFE_S
+                self._token = self._run(exchange)
+                self._until = exchange.clock() + LIFE_S
             return {"authorization": f"Bearer {self._token}"}
 
     def renew(self) -> bool:
@@ -51,8 +50,8 @@ class TokenCommand(Credentials):
         self._token = ""
         return True
 
-    def _run(self, call: Call) -> str:
-        """Run the program for a new token. Raises AuthFailed, Stopped or TimedOut."""
+    def _run(self, exchange: Exchange) -> str:
+        """Run the program for a new token. Raises AuthFailed, Cancelled or TimedOut."""
         try:
             program = subprocess.Popen(
                 self._command,
@@ -65,10 +64,10 @@ class TokenCommand(Credentials):
             raise self._failed(f"could not be started: {error.strerror}") from error
         printed = _Printed(program)
         try:
-            with call.within(LONGEST_RUN_S, f"a token from {self._command[0]}"):
-                call.wait(printed.over)
+            with exchange.within(LONGEST_RUN_S, f"a token from {self._command[0]}"):
+                exchange.wait(printed.over)
         except TimedOut as error:
-            call.check()
+            exchange.check()
             raise self._failed(f"took longer than {LONGEST_RUN_S:g} s") from error
         finally:
             printed.stop()

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from spillover.cloud_fallback.errors import AuthFailed
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Http, Outgoing
-from spillover.cloud_fallback.http.errors import Stopped, TimedOut
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.http.errors import Cancelled, TimedOut
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.providers.credentials.token_command import LIFE_S, TokenCommand
 from tests.answers import ask, text_of
 from tests.cloud_fallback.http.waiting import Waiter
@@ -36,19 +36,19 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-def token(command: TokenCommand, call: Call | None = None) -> str:
-    return command.headers(OUTGOING, call or Call())["authorization"]
+def token(command: TokenCommand, exchange: Exchange | None = None) -> str:
+    return command.headers(OUTGOING, exchange or Exchange())["authorization"]
 
 
 def test_a_token_is_kept_for_a_while(program: Path) -> None:
     now = [0.0]
-    call = Call(clock=lambda: now[0])
+    exchange = Exchange(clock=lambda: now[0])
     command = TokenCommand("p", [str(program)])
-    assert token(command, call) == "Bearer token-1"
+    assert token(command, exchange) == "Bearer token-1"
     now[0] = LIFE_S - 1
-    assert token(command, call) == "Bearer token-1"
+    assert token(command, exchange) == "Bearer token-1"
     now[0] = LIFE_S + 1
-    assert token(command, call) == "Bearer token-2"
+    assert token(command, exchange) == "Bearer token-2"
 
 
 def test_many_who_need_a_token_run_the_program_once(program: Path) -> None:
@@ -99,7 +99,7 @@ def test_what_the_program_prints_in_vain_is_not_quoted() -> None:
 def test_a_program_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     command = TokenCommand("p", ["sleep", "600"])
     with pytest.raises(TimedOut):
-        token(command, Call(time.monotonic() + 0.05))
+        token(command, Exchange(time.monotonic() + 0.05))
     monkeypatch.setattr(
         "spillover.cloud_fallback.providers.credentials.token_command.LONGEST_RUN_S", 0.05
     )
@@ -108,14 +108,14 @@ def test_a_program_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_stop_ends_the_program_and_all_it_has_started(tmp_path: Path) -> None:
-    file, call = tmp_path / "pid", Call()
+    file, exchange = tmp_path / "pid", Exchange()
     script = f'sleep 600 & echo $! > "{file}.new"; mv "{file}.new" "{file}"; wait'
-    waiter = Waiter(lambda: token(TokenCommand("p", ["sh", "-c", script]), call))
+    waiter = Waiter(lambda: token(TokenCommand("p", ["sh", "-c", script]), exchange))
     while not file.exists():
         time.sleep(0.005)
     started = os.pidfd_open(int(file.read_text()))
-    call.stop()
-    assert isinstance(waiter.error(), Stopped)
+    exchange.cancel()
+    assert isinstance(waiter.error(), Cancelled)
     poll = select.poll()
     poll.register(started, select.POLLIN)
     assert poll.poll(10_000), "it still runs"
@@ -129,22 +129,22 @@ def test_what_has_left_the_program_s_group_holds_nobody_up(
     monkeypatch.setattr(
         "spillover.cloud_fallback.providers.credentials.token_command.STOP_TIMEOUT_S", 0.05
     )
-    file, call = tmp_path / "pid", Call()
+    file, exchange = tmp_path / "pid", Exchange()
     inner = f"echo $$ > {file}.new; mv {file}.new {file}; exec sleep 600"
     command = TokenCommand("p", ["sh", "-c", f"setsid sh -c '{inner}' & wait"])
-    waiter = Waiter(lambda: token(command, call))
+    waiter = Waiter(lambda: token(command, exchange))
     while not file.exists():
         time.sleep(0.005)
-    call.stop()
+    exchange.cancel()
     try:
-        assert isinstance(waiter.error(), Stopped)
+        assert isinstance(waiter.error(), Cancelled)
     finally:
         os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 def test_a_program_s_end_is_not_mistaken_for_a_stop() -> None:
     """A stop before the program's end used to leave it running, and its reader waiting."""
-    call = Call()
-    call.stop()
-    with pytest.raises(Stopped):
-        token(TokenCommand("p", ["sleep", "600"]), call)
+    exchange = Exchange()
+    exchange.cancel()
+    with pytest.raises(Cancelled):
+        token(TokenCommand("p", ["sleep", "600"]), exchange)

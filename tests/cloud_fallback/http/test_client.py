@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from spillover.cloud_fallback.http.call import Call
-from spillover.cloud_fallback.http.client import Http, Outgoing
-from spillover.cloud_fallback.http.errors import Broken, NotReached, Stopped, TimedOut
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.http.errors import Broken, Cancelled, NotReached, TimedOut
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from tests.cloud_fallback.http.certificates import write_certificate
 from tests.cloud_fallback.http.tunnel import Tunnel
 from tests.cloud_fallback.http.waiting import Waiter
@@ -28,9 +28,10 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]
 PATH = "/v1/chat/completions"
 
 
-def post(http: Http, url: str, call: Call | None = None, *, direct: bool = False) -> bytes:
+def post(http: Http, url: str, exchange: Exchange | None = None, *, direct: bool = False) -> bytes:
     outgoing = Outgoing(url=url + PATH, headers={}, body=BODY, direct=direct)
-    incoming = http.open(outgoing, call or Call(time.monotonic() + 20, connect_timeout_s=10))
+    exchange = exchange or Exchange(time.monotonic() + 20, connect_timeout_s=10)
+    incoming = http.open(outgoing, exchange)
     try:
         return b"".join(incoming)
     finally:
@@ -90,24 +91,24 @@ def test_a_secure_connection_is_opened_ahead_and_kept(
     assert (secure_fake.record.accepted, len(secure_fake.requests)) == (1, 2)
 
 
-def test_stop_ends_a_read_of_a_secure_connection(secure_fake: Fake, trusting_http: Http) -> None:
+def test_cancel_ends_a_read_of_a_secure_connection(secure_fake: Fake, trusting_http: Http) -> None:
     secure_fake.script(Act(hold_after_chunks=1))
-    call = Call()
-    waiter = Waiter(lambda: post(trusting_http, secure_fake.url, call))
+    exchange = Exchange()
+    waiter = Waiter(lambda: post(trusting_http, secure_fake.url, exchange))
     secure_fake.wait_for(holding=1)
-    call.stop()
-    assert isinstance(waiter.error(), Stopped)
+    exchange.cancel()
+    assert isinstance(waiter.error(), Cancelled)
     secure_fake.wait_for(open=0)
 
 
-def test_stop_ends_a_handshake(silent_server: socket.socket, trusting_http: Http) -> None:
-    call = Call()
+def test_cancel_ends_a_handshake(silent_server: socket.socket, trusting_http: Http) -> None:
+    exchange = Exchange()
     url = f"https://127.0.0.1:{silent_server.getsockname()[1]}"
-    waiter = Waiter(lambda: post(trusting_http, url, call))
+    waiter = Waiter(lambda: post(trusting_http, url, exchange))
     with silent_server.accept()[0] as peer:
         peer.recv(1)
-        call.stop()
-        assert isinstance(waiter.error(), Stopped)
+        exchange.cancel()
+        assert isinstance(waiter.error(), Cancelled)
 
 
 def test_a_handshake_has_the_time_of_connecting(
@@ -115,7 +116,7 @@ def test_a_handshake_has_the_time_of_connecting(
 ) -> None:
     url = f"https://127.0.0.1:{silent_server.getsockname()[1]}"
     with pytest.raises(NotReached, match=r"no connection to 127\.0\.0\.1 within"):
-        post(trusting_http, url, Call(time.monotonic() + 30, connect_timeout_s=0.1))
+        post(trusting_http, url, Exchange(time.monotonic() + 30, connect_timeout_s=0.1))
 
 
 def test_a_server_without_tls_is_told_apart(
@@ -138,7 +139,7 @@ def test_requests_beyond_the_bound_wait_for_their_turn(fake: Fake) -> None:
     first = Waiter(lambda: post(http, fake.url))
     fake.wait_for(holding=1)
     with pytest.raises(TimedOut):
-        post(http, fake.url, Call(time.monotonic() + 0.05))
+        post(http, fake.url, Exchange(time.monotonic() + 0.05))
     second = Waiter(lambda: post(http, fake.url))
     fake.release()
     assert first.result()
@@ -150,13 +151,13 @@ def test_requests_beyond_the_bound_wait_for_their_turn(fake: Fake) -> None:
 
 
 def test_who_stops_waiting_sends_nothing(fake: Fake) -> None:
-    http, call = Http(max_requests=1), Call()
+    http, exchange = Http(max_requests=1), Exchange()
     fake.script(Act(hold_after_chunks=1))
     first = Waiter(lambda: post(http, fake.url))
     fake.wait_for(holding=1)
-    second = Waiter(lambda: post(http, fake.url, call))
-    call.stop()
-    assert isinstance(second.error(), Stopped)
+    second = Waiter(lambda: post(http, fake.url, exchange))
+    exchange.cancel()
+    assert isinstance(second.error(), Cancelled)
     fake.release()
     first.result()
     assert len(fake.requests) == 1
@@ -175,7 +176,7 @@ def test_an_idle_connection_is_closed_in_the_end(fake: Fake) -> None:
 
 def test_a_response_that_is_left_unread_is_not_kept(fake: Fake, http: Http) -> None:
     fake.script(Act(hold_after_chunks=1))
-    incoming = http.open(Outgoing(url=fake.url + PATH, headers={}, body=BODY), Call())
+    incoming = http.open(Outgoing(url=fake.url + PATH, headers={}, body=BODY), Exchange())
     incoming.close()
     fake.wait_for(open=0)
 
@@ -203,7 +204,7 @@ def test_an_endless_head_is_cut(http: Http) -> None:
 def test_a_header_with_a_line_end_is_never_quoted(fake: Fake, http: Http) -> None:
     outgoing = Outgoing(url=fake.url + PATH, headers={"x": "sk-1234\r\ny: z"}, body=BODY)
     with pytest.raises(NotReached) as caught:
-        http.open(outgoing, Call())
+        http.open(outgoing, Exchange())
     error: BaseException | None = caught.value
     while error is not None:
         assert "sk-1234" not in repr(error)
@@ -211,21 +212,21 @@ def test_a_header_with_a_line_end_is_never_quoted(fake: Fake, http: Http) -> Non
 
 
 def test_what_was_heard_before_does_not_count_for_the_next_request(fake: Fake, http: Http) -> None:
-    """A call that had fetched a token used to be denied the replacing of a dead connection."""
-    call = Call(time.monotonic() + 20)
-    post(http, fake.url, call)
+    """An exchange that had fetched a token used to get no replacement of a dead connection."""
+    exchange = Exchange(time.monotonic() + 20)
+    post(http, fake.url, exchange)
     fake.script(Act(before_response="reset"), Act())
-    assert post(http, fake.url, call)
+    assert post(http, fake.url, exchange)
 
 
-def test_stop_ends_the_reading_of_an_error(fake: Fake, http: Http) -> None:
+def test_cancel_ends_the_reading_of_an_error(fake: Fake, http: Http) -> None:
     fake.script(Act(hold_after_chunks=1))
-    call = Call()
-    incoming = http.open(Outgoing(url=fake.url + PATH, headers={}, body=BODY), call)
+    exchange = Exchange()
+    incoming = http.open(Outgoing(url=fake.url + PATH, headers={}, body=BODY), exchange)
     waiter = Waiter(incoming.read)
     fake.wait_for(holding=1)
-    call.stop()
-    assert isinstance(waiter.error(), Stopped)
+    exchange.cancel()
+    assert isinstance(waiter.error(), Cancelled)
     incoming.close()
 
 
@@ -235,14 +236,14 @@ def test_closing_ends_warming(silent_server: socket.socket, trusting_http: Http)
     with silent_server.accept()[0] as peer:
         peer.recv(1)
         trusting_http.close()
-        assert isinstance(waiter.error(), Stopped)
+        assert isinstance(waiter.error(), Cancelled)
 
 
 def test_what_is_closed_stays_closed(fake: Fake) -> None:
     http = Http()
     post(http, fake.url)
     http.close()
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         post(http, fake.url)
     assert len(fake.requests) == 1
 
@@ -252,7 +253,7 @@ def test_certificates_that_cannot_be_read_are_told(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
     http.prepare()
-    with pytest.raises(NotReached, match="certificates to trust cannot be read"):
+    with pytest.raises(NotReached, match="trusted certificates cannot be read"):
         post(http, secure_fake.url)
 
 

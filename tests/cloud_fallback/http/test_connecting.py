@@ -1,4 +1,4 @@
-"""Names are looked up and addresses tried within the time that a call has."""
+"""Names are looked up and addresses tried within the time that an exchange has."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Generator
 
 import pytest
 
-from spillover.cloud_fallback.http.call import Call
 from spillover.cloud_fallback.http.connector import connect
-from spillover.cloud_fallback.http.errors import NotReached, Stopped, TimedOut
+from spillover.cloud_fallback.http.errors import Cancelled, NotReached, TimedOut
+from spillover.cloud_fallback.http.exchange import Exchange
 from spillover.cloud_fallback.http.resolver import Address, Resolver
 from tests.cloud_fallback.http.waiting import Waiter
 
 
 class HangingLookup:
-    """A resolver of the system's that says nothing until it is told to."""
+    """A system's resolver that says nothing until it is told to."""
 
     def __init__(self) -> None:
         self.asked = threading.Semaphore(0)
@@ -74,27 +74,27 @@ def free_port() -> int:
 
 def test_an_address_needs_no_look_up(lookup: HangingLookup) -> None:
     resolver = Resolver(lookup)
-    assert resolver.resolve("127.0.0.1", 80, Call()) == [(socket.AF_INET, ("127.0.0.1", 80))]
-    assert resolver.resolve("::1", 80, Call()) == [(socket.AF_INET6, ("::1", 80))]
+    assert resolver.resolve("127.0.0.1", 80, Exchange()) == [(socket.AF_INET, ("127.0.0.1", 80))]
+    assert resolver.resolve("::1", 80, Exchange()) == [(socket.AF_INET6, ("::1", 80))]
     assert lookup.n_asked == 0
 
 
 def test_a_resolver_that_hangs_is_not_waited_for(lookup: HangingLookup) -> None:
     with pytest.raises(TimedOut):
-        Resolver(lookup).resolve("cloud.example", 443, Call(time.monotonic() + 0.05))
+        Resolver(lookup).resolve("cloud.example", 443, Exchange(time.monotonic() + 0.05))
 
 
-def test_stop_ends_a_look_up(lookup: HangingLookup) -> None:
-    call = Call()
-    waiter = Waiter(lambda: Resolver(lookup).resolve("cloud.example", 443, call))
+def test_cancel_ends_a_look_up(lookup: HangingLookup) -> None:
+    exchange = Exchange()
+    waiter = Waiter(lambda: Resolver(lookup).resolve("cloud.example", 443, exchange))
     lookup.asked.acquire(timeout=10)
-    call.stop()
-    assert isinstance(waiter.error(), Stopped)
+    exchange.cancel()
+    assert isinstance(waiter.error(), Cancelled)
 
 
 def test_a_name_is_looked_up_once_for_all_who_ask(lookup: HangingLookup) -> None:
     resolver = Resolver(lookup)
-    waiters = [Waiter(lambda: resolver.resolve("cloud.example", 1, Call())) for _ in range(20)]
+    waiters = [Waiter(lambda: resolver.resolve("cloud.example", 1, Exchange())) for _ in range(20)]
     lookup.asked.acquire(timeout=10)
     lookup.answer.set()
     assert all(waiter.result() for waiter in waiters)
@@ -117,8 +117,8 @@ def test_a_name_that_is_unknown_is_looked_up_anew_the_next_time() -> None:
     resolver = Resolver(lookup)
     for _ in range(2):
         with pytest.raises(NotReached, match=r"cloud\.example cannot be resolved"):
-            resolver.resolve("cloud.example", 1, Call())
-    assert resolver.resolve("cloud.example", 1, Call())
+            resolver.resolve("cloud.example", 1, Exchange())
+    assert resolver.resolve("cloud.example", 1, Exchange())
 
 
 def test_a_look_up_that_could_not_begin_holds_up_no_later_one(
@@ -133,58 +133,58 @@ def test_a_look_up_that_could_not_begin_holds_up_no_later_one(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more)
         with pytest.raises(RuntimeError):
-            resolver.resolve("cloud.example", 1, Call())
+            resolver.resolve("cloud.example", 1, Exchange())
     lookup.answer.set()
-    assert resolver.resolve("cloud.example", 1, Call(time.monotonic() + 20))
+    assert resolver.resolve("cloud.example", 1, Exchange(time.monotonic() + 20))
 
 
 def test_the_system_s_own_resolver_is_asked() -> None:
-    found = Resolver().resolve("localhost", 80, Call())
+    found = Resolver().resolve("localhost", 80, Exchange())
     assert found[0][1][0] in ("127.0.0.1", "::1")
 
 
 def test_an_address_that_refuses_is_passed_over(listener: socket.socket) -> None:
     nobody = (socket.AF_INET, ("127.0.0.1", free_port()))
-    with connect([nobody, address(listener)], Call()) as sock:
+    with connect([nobody, address(listener)], Exchange()) as sock:
         assert sock.getpeername() == listener.getsockname()
 
 
 def test_an_address_that_says_nothing_is_passed_over(
     listener: socket.socket, silent: socket.socket
 ) -> None:
-    with connect([address(silent), address(listener)], Call(time.monotonic() + 30)) as sock:
+    with connect([address(silent), address(listener)], Exchange(time.monotonic() + 30)) as sock:
         assert sock.getpeername() == listener.getsockname()
 
 
 def test_the_families_take_turns(listener: socket.socket) -> None:
     v6: list[Address] = [(socket.AF_INET6, ("::1", free_port())) for _ in range(3)]
-    with connect([*v6, address(listener)], Call(time.monotonic() + 30)) as sock:
+    with connect([*v6, address(listener)], Exchange(time.monotonic() + 30)) as sock:
         assert sock.getpeername() == listener.getsockname()
 
 
 def test_when_all_addresses_fail_the_reason_is_told() -> None:
     nobody: Address = (socket.AF_INET, ("127.0.0.1", free_port()))
     with pytest.raises(NotReached, match="nothing listens there"):
-        connect([nobody, nobody], Call())
+        connect([nobody, nobody], Exchange())
     with pytest.raises(NotReached, match="no address"):
-        connect([], Call())
+        connect([], Exchange())
 
 
 def test_connecting_ends_in_time(silent: socket.socket) -> None:
     with pytest.raises(TimedOut):
-        connect([address(silent)], Call(time.monotonic() + 0.05))
+        connect([address(silent)], Exchange(time.monotonic() + 0.05))
 
 
-def test_stop_ends_connecting(silent: socket.socket) -> None:
-    call = Call()
-    waiter = Waiter(lambda: connect([address(silent)], call))
-    call.stop()
-    assert isinstance(waiter.error(), Stopped)
+def test_cancel_ends_connecting(silent: socket.socket) -> None:
+    exchange = Exchange()
+    waiter = Waiter(lambda: connect([address(silent)], exchange))
+    exchange.cancel()
+    assert isinstance(waiter.error(), Cancelled)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="these options are Linux's")
 def test_a_connection_notices_a_dead_peer(listener: socket.socket) -> None:
-    with connect([address(listener)], Call()) as sock:
+    with connect([address(listener)], Exchange()) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000

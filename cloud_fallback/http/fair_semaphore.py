@@ -1,4 +1,4 @@
-"""A bound on the requests that run at the same time."""
+"""A bound on what runs at the same time."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import threading
 from collections import deque
 from collections.abc import Generator
 
-from spillover.cloud_fallback.http.call import Call
+from spillover.cloud_fallback.http.exchange import Exchange
 
 
-class Slots:
-    """First come, first served; who waits can be stopped."""
+class FairSemaphore:
+    """First come, first served; an exchange that is cancelled stops waiting."""
 
     def __init__(self, n: int) -> None:
         self._lock = threading.Lock()
         self._n_free = n
         self._waiting: deque[threading.Event] = deque()
 
-    def acquire(self, call: Call) -> None:
-        """Wait for a slot. Raises Stopped or TimedOut."""
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    def acquire(self, exchange: Exchange) -> None:
+        """Wait for a place. Raises Cancelled or TimedOut."""
         with self._lock:
             if self._n_free:
                 self._n_free -= 1
@@ -27,24 +31,11 @@ class Slots:
             mine = threading.Event()
             self._waiting.append(mine)
         try:
-            call.wait(mine)
-            call.check()
+            exchange.wait(mine)
+            exchange.check()
         except BaseException:
             self._give_up(mine)
             raise
-
-    @property
-    def n_waiting(self) -> int:
-        return len(self._waiting)
-
-    @contextlib.contextmanager
-    def one(self, call: Call) -> Generator[None]:
-        """Hold a slot for a while. Raises Stopped or TimedOut."""
-        self.acquire(call)
-        try:
-            yield
-        finally:
-            self.release()
 
     def release(self) -> None:
         with self._lock:
@@ -53,8 +44,17 @@ class Slots:
             else:
                 self._n_free += 1
 
+    @contextlib.contextmanager
+    def held_for(self, exchange: Exchange) -> Generator[None]:
+        """Hold a place inside the block. Raises Cancelled or TimedOut."""
+        self.acquire(exchange)
+        try:
+            yield
+        finally:
+            self.release()
+
     def _give_up(self, mine: threading.Event) -> None:
-        """Leave the queue; a slot that came meanwhile goes to the next."""
+        """Leave the queue; a place that was granted meanwhile goes to the next."""
         with self._lock, contextlib.suppress(ValueError):
             self._waiting.remove(mine)
             return
