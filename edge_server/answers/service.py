@@ -1,4 +1,4 @@
-"""Starts generations, lets them be followed, cancels them."""
+"""Starts generations, finds and cancels them."""
 
 from __future__ import annotations
 
@@ -59,12 +59,8 @@ class Service:
         Raises what the engine raised before its first event: InvalidRequest, EngineBusy, …
         """
         generation = Generation(options)
-        thread = threading.Thread(
-            target=self._produce,
-            args=(generation, request, options),
-            name="generation",
-            daemon=True,
-        )
+        args = (generation, request, options)
+        thread = threading.Thread(target=self._produce, args=args, name="generation", daemon=True)
         with self._lock:
             if self._closed:
                 raise EngineClosed("the server is shutting down")
@@ -73,7 +69,7 @@ class Service:
             self._running[generation] = thread
         try:
             thread.start()
-        except RuntimeError as error:  # the system gives no more of them
+        except RuntimeError as error:  # the system allows no more
             self._forget(generation)
             raise EngineBusy("no thread is left for another answer", RETRY_AFTER_S) from error
         generation.log.wait(0)
@@ -148,7 +144,7 @@ def _is_cancelled(event: StreamEvent) -> bool:
 
 
 def failure_of(error: Exception) -> Failed:
-    """An error after the first event, as an event. Defects of ours keep their insides."""
+    """An error after the first event, as an event; of our own defects only the type."""
     if isinstance(error, EngineError):
         return Failed(code="engine_error", message=str(error))
     if isinstance(error, SpilloverError):

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from msgspec import structs
+from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.settings import RouteOptions
@@ -24,8 +24,8 @@ _Chosen: TypeAlias = Delta | ReasoningDelta | ToolCallDelta | Finished
 class Several:
     """From outside one generation: a log, an error, a switch that ends it.
 
-    The first one is begun at once, and what its start raises is raised here. As many run at a
-    time as the engine has places; a thread begins the next one when one has ended.
+    The first part begins at once, and errors of its start are raised here. As many parts run at a
+    time as the engine has slots; a thread begins the next one when one has ended.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Several:
         self._waiting = deque(requests)
         self._n_begun = 0
         self._running: set[_Part] = set()
-        self._over = False  # no more are begun
-        self._failed = False  # what the others still say is not wanted
+        self._over = False  # no part begins any more
+        self._failed = False  # events of the other parts are dropped
         self._begin(self._waiting.popleft())
         self.cancellation.subscribe(self._give_up)
         threading.Thread(target=self._begin_the_rest, name="several", daemon=True).start()
 
     def _begin(self, request: GenerationRequest) -> None:
-        options = structs.replace(self._options, id=f"{self._options.id}-{self._n_begun}")
+        options = replace(self._options, id=f"{self._options.id}-{self._n_begun}")
         part = _Part(self, self._service.start(request, options), self._n_begun)
         self._n_begun += request.n
         with self._changed:
@@ -73,14 +73,14 @@ class Several:
         self.log.close()
 
     def _next(self) -> GenerationRequest | None:
-        """The next request, once there is a place for it; None when there is none."""
-        n_places = self._service.engine.card.n_parallel
+        """The next request, once there is a slot for it; None after the last."""
+        n_slots = self._service.engine.card.n_parallel
         with self._changed:
-            self._changed.wait_for(lambda: self._over or len(self._running) < n_places)
+            self._changed.wait_for(lambda: self._over or len(self._running) < n_slots)
             return self._waiting.popleft() if self._waiting and not self._over else None
 
     def _wait_for_an_end(self, refused: GenerationRequest) -> bool:
-        """Others fill the queue: try again when one of ours has ended. False: none is running."""
+        """Others fill the queue: wait until a part of ours ends. False if none is running."""
         with self._changed:
             if not self._running:
                 return False
@@ -89,8 +89,8 @@ class Several:
             self._changed.wait_for(lambda: len(self._running) < n)
             return True
 
-    def take(self, part: _Part, events: list[StreamEvent], *, ended: bool) -> None:
-        """What a part has to say, in the thread that writes its log."""
+    def add(self, part: _Part, events: list[StreamEvent], *, ended: bool) -> None:
+        """The next events of *part*, in the thread that writes its log."""
         with self._changed:
             for event in events:
                 if self._failed:
@@ -127,23 +127,16 @@ class _Part:
         self.generation = generation
         self._whole = whole
         self._first_choice = first_choice
-        self._lock = threading.Lock()
-        self._n_taken = 0
-        self._ended = False
 
     def follow(self) -> None:
-        self.generation.log.subscribe(self._on_change)
-        self._on_change()
+        self.generation.log.subscribe(self._take, at_once=True)
 
-    def _on_change(self) -> None:
-        with self._lock:
-            if self._ended:
-                return
-            events, self._ended = self.generation.log.read(self._n_taken)
-            self._n_taken += len(events)
-            self._whole.take(self, events, ended=self._ended)
+    def _take(self) -> None:
+        """In the writer's thread, under the lock of its log."""
+        events, ended = self.generation.log.take()
+        self._whole.add(self, events, ended=ended)
 
     def numbered(self, event: StreamEvent) -> StreamEvent:
         if self._first_choice and isinstance(event, _Chosen):
-            return structs.replace(event, choice=self._first_choice + event.choice)
+            return replace(event, choice=self._first_choice + event.choice)
         return event

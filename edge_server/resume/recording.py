@@ -73,7 +73,7 @@ class Recording:
     def _encode(self, event: StreamEvent) -> bytes:
         if self._why and isinstance(event, Finished) and event.reason == "cancelled":
             why, self._why = self._why, None
-            return self.encoder.fail(WireError(499, "cancelled", why))
+            return self.encoder.fail(WireError(499, why))
         return self.encoder.feed(event)
 
     def _append(self, chunk: bytes) -> None:

@@ -17,9 +17,7 @@ class CursorTooOld(WireError):
     """The events after this cursor are no longer all there."""
 
     def __init__(self, after: int) -> None:
-        super().__init__(
-            410, "gone_error", f"the events after {after} are gone: this client reads too slowly"
-        )
+        super().__init__(410, f"the events after {after} are gone: the client reads too slowly")
 
 
 class StreamLog(Log[bytes], Protocol):

@@ -1,11 +1,10 @@
-"""All resumable answers: who follows them, which end because nobody does, which are kept."""
+"""All resumable answers: who follows each, when it is cancelled or forgotten."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from spillover.edge_server.resume import cursor
 from spillover.edge_server.resume.lifetime import Lifetime, ResumeLimits
@@ -20,13 +19,6 @@ from spillover.runtime.errors import EngineBusy
 RETRY_AFTER_S = 5.0
 
 
-class Timer(Protocol):
-    """Calls back at a time; Alarms, or a test's own."""
-
-    def at(self, when: float, callback: Callable[[], object]) -> Alarm: ...
-    def close(self) -> None: ...
-
-
 class _Entry:
     def __init__(self) -> None:
         self.lifetime = Lifetime()
@@ -34,15 +26,15 @@ class _Entry:
 
 
 class Streams:
-    """May be used from any thread. Nothing waits: one alarm stands for each answer that nobody
-    follows or that has ended."""
+    """For any thread. Nothing waits: each answer that nobody follows or that has ended has one
+    alarm."""
 
     def __init__(
         self,
         limits: ResumeLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
-        alarms: Timer | None = None,
+        alarms: Alarms | None = None,
         make_log: Callable[[ResumeLimits], StreamLog] = lambda limits: MemoryLog(limits.log_bytes),
     ) -> None:
         self._limits = limits
@@ -54,27 +46,24 @@ class Streams:
         self._by_id: dict[str, Recording] = {}
 
     def open(self, owner: str, encoder: StreamEncoder) -> Recording:
-        """A place for a new answer, which nobody follows yet; an answer that ended makes room.
+        """A place for a new answer, which nobody follows yet; the oldest ended one makes room.
 
-        Raises EngineBusy when all places are taken by running ones.
+        Raises EngineBusy when running answers take all places.
         """
         limits = self._limits
         if not limits.max_streams:
-            raise bad_request("this server keeps no streams to take up again (max_resumable = 0)")
+            raise bad_request("this server has no resumable streams (max_resumable = 0)")
         recording = Recording(owner, encoder, self._make_log(limits), self._ended)
         with self._lock:
             if len(self._entries) >= limits.max_streams and not self._make_room():
-                raise EngineBusy(
-                    f"{limits.max_streams} answers that can be taken up again are running: "
-                    "ask for one that cannot, or try again later",
-                    RETRY_AFTER_S,
-                )
+                running = f"{limits.max_streams} resumable answers are running"
+                raise EngineBusy(f"{running}: try again later, or without", RETRY_AFTER_S)
             self._entries[recording] = _Entry()
             self._by_id[recording.id] = recording
         return recording
 
     def _make_room(self) -> bool:
-        """Forget the answer that ended first; False when none has. The lock is held."""
+        """Forget the answer that ended first; False if none has ended. The lock is held."""
         ended = {
             recording: entry.lifetime.ended_at
             for recording, entry in self._entries.items()
@@ -92,7 +81,7 @@ class Streams:
     def find(self, stream_id: str, owner: str) -> Recording:
         """The answer of *owner* with this id.
 
-        Raises WireError, the same for what never was, is no longer, or is somebody else's.
+        Raises the same WireError for an id that never was, is forgotten, or is somebody else's.
         """
         with self._lock:
             recording = self._by_id.get(stream_id)
@@ -100,9 +89,7 @@ class Streams:
                 lifetime = self._entries[recording].lifetime
                 if lifetime.fate(self._limits, self._clock()) != "forget":
                     return recording
-        raise WireError(
-            404, "not_found_error", "there is no stream with this id, or no longer", "id"
-        )
+        raise WireError(404, "there is no stream with this id (any more)", "id")
 
     def watch(self, recording: Recording, after: int) -> Viewer:
         """A reader of *recording* from number *after* on, until it leaves.
@@ -129,7 +116,7 @@ class Streams:
             else:
                 self._arm(recording, entry)
         if is_lost:
-            recording.stop("its client left before it knew the stream's name")
+            recording.stop("its client left before it knew the stream's id")
 
     def _ended(self, recording: Recording) -> None:
         """In the writer's thread."""

@@ -62,6 +62,6 @@ def _answer_error(error: Exception, endpoints: Sequence[Endpoint]) -> Response:
 
 def _wire_error(error: HTTPException) -> WireError:
     if error.code == 404:
-        return WireError(404, "not_found_error", f"there is no {request.path[:100]!r} here")
+        return WireError(404, f"there is no {request.path[:100]!r} here")
     status = error.code or 500
-    return WireError(status, "invalid_request_error", error.description or error.name)
+    return WireError(status, error.description or error.name)

@@ -17,13 +17,14 @@ from flask import Flask
 
 from spillover.edge_server.answers.answer import Answer
 from spillover.edge_server.config.settings import Settings
-from spillover.edge_server.web.connection import ClientGone, Connection, Receive, Scope, Send, Wire
+from spillover.edge_server.web.connection import ClientGone, Connection, Receive, Scope, Send
 from spillover.edge_server.web.driver import ANSWERS_KEY, drive_on_loop, explained
 from spillover.edge_server.web.environ import environ_of, path_of
+from spillover.edge_server.web.h11_protocol import HardenedProtocol
 from spillover.edge_server.web.loop_reader import LoopCalls
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
-from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.errors import WireError, bad_request
 
 N_THREADS = 16
 MAX_WAITING_CALLS = 256
@@ -36,13 +37,13 @@ class Bridge:
         self,
         app: Flask,
         settings: Settings,
-        wire_of: Callable[[Scope], Wire | None],
+        protocol_of: Callable[[Scope], HardenedProtocol | None],
         n_connections: Callable[[], int],
         endpoints: Sequence[Endpoint] = ENDPOINTS,
     ) -> None:
         self._app = app
         self._settings = settings
-        self._wire_of = wire_of
+        self._protocol_of = protocol_of
         self._n_connections = n_connections
         self._endpoints = endpoints
         self._loop_calls = LoopCalls(asyncio.get_running_loop())
@@ -60,10 +61,10 @@ class Bridge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        wire = self._wire_of(scope)
+        protocol = self._protocol_of(scope)
         error_body = error_body_of(path_of(scope), self._endpoints)
         timeout_s = self._settings.write_timeout_s
-        connection = Connection(scope, send, timeout_s, wire, error_body)
+        connection = Connection(scope, send, timeout_s, protocol, error_body)
         with contextlib.suppress(ClientGone):
             try:
                 if self._n_connections() > self._settings.max_connections:
@@ -76,17 +77,12 @@ class Bridge:
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         names = [name for name, _ in scope["headers"]]
         if b"transfer-encoding" in names and b"content-length" in names:
-            raise WireError(
-                400,
-                "invalid_request_error",
-                "Content-Length and Transfer-Encoding are both given: send one",
-            )
+            raise bad_request("Content-Length and Transfer-Encoding exclude each other: send one")
         try:
-            return await asyncio.wait_for(
-                self._receive_body(receive), self._settings.body_timeout_s
-            )
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                return await self._receive_body(receive)
         except TimeoutError:
-            raise WireError(408, "invalid_request_error", "the body arrived too slowly") from None
+            raise WireError(408, "the body arrived too slowly") from None
 
     async def _receive_body(self, receive: Receive) -> bytes:
         parts, size = [], 0
@@ -98,9 +94,7 @@ class Bridge:
             size += len(part)
             if size > self._settings.max_body_bytes:
                 limit = self._settings.max_body_bytes
-                raise WireError(
-                    413, "invalid_request_error", f"the body has more than {limit} bytes"
-                )
+                raise WireError(413, f"the body has more than {limit} bytes")
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
@@ -181,13 +175,11 @@ async def _until_gone(receive: Receive) -> None:
 
 
 def _shutting_down() -> WireError:
-    return WireError(503, "unavailable_error", "the server is shutting down")
+    return WireError(503, "the server is shutting down")
 
 
 def _too_many(what: str) -> WireError:
-    error = WireError(503, "unavailable_error", f"too many {what} at once")
-    error.headers["Retry-After"] = "1"
-    return error
+    return WireError(503, f"too many {what} at once", headers={"Retry-After": "1"})
 
 
 def _abandon(call: asyncio.Future[Any], answers: list[Answer[Any]]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from spillover.edge_server.answers.answer import Answer
-from spillover.edge_server.wire.dialect import ErrorBody
+from spillover.edge_server.web.h11_protocol import HardenedProtocol
+from spillover.edge_server.wire.encoder import ErrorBody
 from spillover.edge_server.wire.errors import WireError
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -23,16 +24,6 @@ class ClientGone(Exception):
     """The client has closed its connection, or takes no bytes."""
 
 
-class Wire(Protocol):
-    """The connection under a response."""
-
-    def write_chunk(self, data: bytes) -> bool:
-        """Write a chunk of a started response; False when the client takes no more for now."""
-        ...
-
-    def abort(self) -> None: ...
-
-
 class Connection:
     """One response on its way out; a client that takes no bytes for *timeout_s* is cut off."""
 
@@ -41,13 +32,13 @@ class Connection:
         scope: Scope,
         send: Send,
         timeout_s: float,
-        wire: Wire | None,
+        protocol: HardenedProtocol | None,
         error_body: ErrorBody,
     ) -> None:
         self.scope = scope
         self._send_raw = send
         self._timeout_s = timeout_s
-        self._wire = wire
+        self._protocol = protocol
         self._error_body = error_body
         self._started = False
         # Older clients know no chunks: for them uvicorn marks the end by closing.
@@ -58,8 +49,8 @@ class Connection:
             async with asyncio.timeout(self._timeout_s):
                 await self._send_raw(message)
         except TimeoutError:
-            if self._wire is not None:
-                self._wire.abort()
+            if self._protocol is not None:
+                self._protocol.abort()
             raise ClientGone from None
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
@@ -74,8 +65,8 @@ class Connection:
             await self._write(piece)
 
     async def _write(self, piece: bytes) -> None:
-        wire = self._wire
-        if piece and wire is not None and self._is_chunked and wire.write_chunk(piece):
+        protocol = self._protocol
+        if piece and protocol is not None and self._is_chunked and protocol.write_chunk(piece):
             return
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 

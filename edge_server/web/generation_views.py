@@ -19,7 +19,7 @@ from spillover.edge_server.web.driver import respond
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Endpoint
 from spillover.edge_server.wire.encoder import StreamEncoder
 from spillover.edge_server.wire.errors import bad_request
-from spillover.edge_server.wire.response_format import named
+from spillover.edge_server.wire.response_format import with_field
 from spillover.runtime.errors import InvalidRequest
 
 
@@ -73,7 +73,7 @@ def _start(service: Service, plan: AnswerPlan) -> Source:
             return service.start(plan.requests[0], plan.options)
         return Several(service, plan.requests, _kept_local(plan.options))
     except InvalidRequest as error:
-        raise named(error, plan.format_field) from error
+        raise with_field(error, plan.format_field) from error
 
 
 def _kept_local(options: RouteOptions) -> RouteOptions:

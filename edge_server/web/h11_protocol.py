@@ -65,7 +65,7 @@ class HardenedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with an error, unless another answer has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            error = WireError(400, "invalid_request_error", "this is not a valid HTTP request")
+            error = WireError(400, "this is not a valid HTTP request")
             body = error_body(error)
             headers = [
                 ("content-type", "application/json"),

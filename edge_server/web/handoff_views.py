@@ -1,7 +1,8 @@
-"""The routes around handoffs: what happened, what is asked, and what the user decides."""
+"""The routes of handoffs: what happened, what it cost, and what the user decides."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -14,11 +15,11 @@ from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.request_body import decode
 
 _MAX_LISTED = 200
-_PREFIXES = ("chatcmpl-", "cmpl-")
+_PREFIX = re.compile("^[a-z]+[-_]")
 
 
 class HandoffBody(msgspec.Struct, frozen=True):
-    """POST /v1/handoffs: who is to go on with a running answer."""
+    """POST /v1/handoffs: who continues a running answer."""
 
     id: str
     to: Literal["cloud", "local"] = "cloud"
@@ -45,19 +46,12 @@ def add_handoff_views(app: Flask, service: Service) -> None:
         body = decode(request.get_data(), HandoffBody)
         answer_id = _answer_id(body.id)
         if service.running(answer_id, g.owner) is None:
-            raise WireError(404, "not_found_error", "there is no running answer with this id", "id")
-        done = (
-            service.router.hand_over(answer_id)
-            if body.to == "cloud"
-            else service.router.keep_local(answer_id)
-        )
-        if not done:
-            raise WireError(
-                409,
-                "conflict_error",
-                "this answer cannot be handed over: it may not leave the device, or the local "
-                "model is not writing it now",
-            )
+            raise WireError(404, "there is no running answer with this id", "id")
+        router = service.router
+        change = router.hand_over if body.to == "cloud" else router.keep_local
+        if not change(answer_id):
+            why = "it may not leave the device, or the local model is not writing it now"
+            raise WireError(409, f"this answer cannot be handed over: {why}")
         return _json({"id": body.id, "to": body.to}, 202)
 
     def consents() -> Response:
@@ -76,12 +70,12 @@ def add_handoff_views(app: Flask, service: Service) -> None:
             if question.asked.id == consent_id
         ]
         if own and service.running(own[0].answer_id, g.owner) is None:
-            raise WireError(404, "not_found_error", "there is no such question")
+            raise WireError(404, "there is no such question")
         reply = service.router.consent(consent_id, body.granted, remember=body.remember)
         if reply == "unknown":
-            raise WireError(404, "not_found_error", "there is no such question")
+            raise WireError(404, "there is no such question")
         if reply == "already_decided":
-            raise WireError(409, "conflict_error", "this question is decided already")
+            raise WireError(409, "this question has been answered already")
         return _json({"id": consent_id, "granted": body.granted})
 
     def budget() -> Response:
@@ -95,10 +89,8 @@ def add_handoff_views(app: Flask, service: Service) -> None:
 
 
 def _answer_id(text: str) -> str:
-    """The id of an answer from that of its chunks."""
-    for prefix in _PREFIXES:
-        text = text.removeprefix(prefix)
-    return text
+    """The id of an answer, without the prefix that its dialect gives it."""
+    return _PREFIX.sub("", text)
 
 
 def _number(name: str, default: int | None, *, most: int) -> int | None:

@@ -62,7 +62,7 @@ class _Views:
 
     def model(self, name: str) -> Response:
         if name != self._engine.name:
-            raise WireError(404, "not_found_error", f"there is no model {name[:100]!r} here")
+            raise WireError(404, f"there is no model {name[:100]!r} here")
         return _json(self._entry())
 
     def _entry(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class _Views:
         status = self._engine.status()
         if status.state != "ready":
             why = f": {status.detail}" if status.detail else ""
-            raise WireError(503, "unavailable_error", f"{status.state}{why}")
+            raise WireError(503, f"{status.state}{why}")
         return _json({"status": "ok"})
 
     def tokenize(self) -> Response:
@@ -113,7 +113,7 @@ class _Views:
     def slots(self) -> Response:
         slots = self._engine.status().slots
         if request.args.get("fail_on_no_slot") and all(s.state != "idle" for s in slots):
-            raise WireError(503, "unavailable_error", "no slot is free")
+            raise WireError(503, "no slot is free")
         n_ctx = self._engine.card.n_ctx
         return _json(
             [
@@ -145,7 +145,7 @@ class _Views:
         )
 
     def metrics(self) -> Response:
-        raise WireError(501, "not_supported_error", "metrics are not supported yet")
+        raise WireError(501, "metrics are not supported yet")
 
     def hint(self) -> Response:
         return Response(_HINT, content_type="text/plain; charset=utf-8")

@@ -69,38 +69,27 @@ class Gatekeeper:
     def _check_host(self, request: Request) -> None:
         host = request.headers.get("Host", "")
         if normal_host(host) not in self._hosts:
-            raise WireError(
-                403,
-                "forbidden_error",
-                f"the Host header {host[:100]!r} is not allowed here: add it to allowed_hosts "
-                "if it is yours",
-            )
+            hint = "add it to allowed_hosts if it is yours"
+            raise WireError(403, f"the Host header {host[:100]!r} is not allowed here: {hint}")
 
     def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("Origin")
         site = request.headers.get("Sec-Fetch-Site", "none")
         same = origin is None or origin.partition("://")[2] == request.headers.get("Host")
         if not same or site not in ("none", "same-origin"):
-            raise WireError(
-                403, "forbidden_error", "web pages of other origins may not use this endpoint"
-            )
+            raise WireError(403, "web pages of other origins may not use this endpoint")
 
     def _check_type(self, request: Request) -> None:
         # Pages may send other types to any address without asking; JSON they may not.
         if request.mimetype != "application/json":
-            raise WireError(
-                415,
-                "invalid_request_error",
-                "send the header Content-Type: application/json "
-                "(curl: -H 'Content-Type: application/json')",
-            )
+            json = "Content-Type: application/json"
+            raise WireError(415, f"send the header {json} (curl: -H '{json}')")
 
     def _check_key(self, request: Request) -> str:
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         given = bearer if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
         matches = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
         if not any(matches):
-            error = WireError(401, "authentication_error", "a valid API key is needed")
-            error.headers["WWW-Authenticate"] = "Bearer"
-            raise error
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise WireError(401, "a valid API key is needed", headers=headers)
         return hashlib.blake2b(given.strip().encode(), digest_size=8).hexdigest()

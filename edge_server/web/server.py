@@ -60,11 +60,11 @@ async def _serve(
         {"by_client": by_client, "head_timeout_s": settings.head_timeout_s},
     )
 
-    def wire_of(scope: Scope) -> HardenedProtocol | None:
+    def protocol_of(scope: Scope) -> HardenedProtocol | None:
         return by_client.get(tuple(scope.get("client") or ()))
 
     app = create_app(service, settings)
-    bridge = Bridge(app, settings, wire_of, lambda: len(by_client))
+    bridge = Bridge(app, settings, protocol_of, lambda: len(by_client))
     config = uvicorn.Config(
         bridge,
         http=protocol,

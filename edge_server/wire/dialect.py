@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 from msgspec import Struct
 
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.wire.encoder import Encoder
-from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.encoder import Encoder, ErrorBody
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.request import GenerationRequest
 
@@ -37,9 +35,6 @@ class AnswerPlan(Struct, frozen=True, kw_only=True):
     """Only for streams of server-sent events."""
     format_field: str | None = None
     """The body's field that asks for a response format."""
-
-
-ErrorBody: TypeAlias = Callable[[WireError], bytes]
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, TypeAlias
 
-from spillover.cloud_fallback.events import Failed, StreamEvent
+from spillover.cloud_fallback.events import Failed, Handoff, Replace, Seam, StreamEvent
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.errors import WireError
-from spillover.runtime.events import Finished
+from spillover.edge_server.wire.tools import Calls
+from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
 
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
-JSON_HEADERS = {"Content-Type": "application/json"}
+ErrorBody: TypeAlias = Callable[[WireError], bytes]
 
 
 class Encoder(ABC):
-    """Encodes one answer. A stream's bytes come from every method; those of a whole answer from
+    """Encodes one answer. A stream's bytes come from every method, those of a whole answer from
     end() or fail() alone."""
 
     is_stream: ClassVar[bool]
@@ -47,6 +48,11 @@ class Encoder(ABC):
     def fail(self, error: WireError) -> bytes:
         """The error in the dialect's shape; nothing follows it."""
 
+    @staticmethod
+    @abstractmethod
+    def error_body(error: WireError) -> bytes:
+        """The JSON of an error in the dialect's shape."""
+
 
 class StreamEncoder(Encoder):
     """Encodes a stream of server-sent events."""
@@ -67,34 +73,63 @@ class StreamEncoder(Encoder):
         self._failed = True
         return self.error_event(error)
 
+    def error_event(self, error: WireError) -> bytes:
+        """The event of an error, which may concern one of several connections."""
+        return sse.encode(self.error_body(error))
+
     @abstractmethod
     def empty_event(self) -> bytes:
         """An event that adds nothing: the first one of a resumable stream without an open()."""
 
-    @abstractmethod
-    def error_event(self, error: WireError) -> bytes:
-        """The event of an error, which may concern one connection of several."""
+
+class Choice:
+    """What one choice of a whole answer has come to, *text* included."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = [text]
+        self.reasoning: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.calls = Calls()
 
 
 class WholeEncoder(Encoder):
-    """Collects an answer of *n* choices, and encodes it as one body of JSON at the end."""
+    """Collects an answer, and encodes it as one body of JSON at the end."""
 
     is_stream = False
-    headers = JSON_HEADERS
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/json"}
 
-    def __init__(self, n: int) -> None:
-        self._n = n
+    def __init__(self, choices: list[Choice]) -> None:
+        self.choices = choices
         self.finished: dict[int, Finished] = {}
+        self.route_events: list[Handoff | Seam] = []
+        self.model: str | None = None
+        """The last writer's, after a handoff."""
         self._failed: Failed | None = None
 
     def feed(self, event: StreamEvent) -> bytes:
         match event:
+            case Delta():
+                choice = self.choices[event.choice]
+                choice.text.append(event.text)
+                choice.logprobs += event.logprobs
+            case ReasoningDelta():
+                choice = self.choices[event.choice]
+                choice.reasoning.append(event.text)
+                choice.logprobs += event.logprobs
+            case ToolCallDelta():
+                choice = self.choices[event.choice]
+                choice.calls.add(event)
+                choice.logprobs += event.logprobs
             case Finished():
                 self.finished[event.choice] = event
             case Failed():
                 self._failed = event
-            case _:
-                self.collect(event)
+            case Replace(choice=index, keep_chars=keep):
+                self.choices[index].text = ["".join(self.choices[index].text)[:keep]]
+            case Handoff() | Seam():
+                self.route_events.append(event)
+                if isinstance(event, Handoff):
+                    self.model = event.target.model
         return b""
 
     def end(self) -> bytes:
@@ -102,13 +137,12 @@ class WholeEncoder(Encoder):
         if self._failed is not None:
             raise failure(self._failed)
         is_cancelled = any(event.reason == "cancelled" for event in self.finished.values())
-        if is_cancelled or len(self.finished) < self._n:
+        if is_cancelled or len(self.finished) < len(self.choices):
             raise cancelled()
         return self.body()
 
-    @abstractmethod
-    def collect(self, event: StreamEvent) -> None:
-        """Keep what the body needs of *event*."""
+    def fail(self, error: WireError) -> bytes:
+        return self.error_body(error)
 
     @abstractmethod
     def body(self) -> bytes:
@@ -117,19 +151,9 @@ class WholeEncoder(Encoder):
 
 def failure(event: Failed) -> WireError:
     """The error that an answer ended with."""
-    return WireError(500, event.code, event.message)
+    return WireError(500, event.message, kind=event.code)
 
 
 def cancelled() -> WireError:
     """The error of an answer that somebody cancelled."""
-    return WireError(499, "cancelled", "the answer was cancelled")
-
-
-def valid_text(text: str) -> str:
-    """*text* as JSON can carry it: half a surrogate pair, which a provider may send, becomes
-    U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return WireError(499, "the answer was cancelled")

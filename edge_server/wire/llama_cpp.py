@@ -13,11 +13,12 @@ from spillover.cloud_fallback.route.routing import Routing
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
 from spillover.edge_server.wire.encoder import (
+    Choice,
+    Encoder,
     StreamEncoder,
     WholeEncoder,
     cancelled,
     failure,
-    valid_text,
 )
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.llama_cpp_objects import (
@@ -43,7 +44,7 @@ from spillover.edge_server.wire.request_body import (
     token_id,
 )
 from spillover.runtime.engine import TextEngine
-from spillover.runtime.events import Delta, Finished, Prefilling, ReasoningDelta, TokenLogprob
+from spillover.runtime.events import Delta, Finished, Prefilling, ReasoningDelta
 from spillover.runtime.request import MAX_CHOICES, GenerationRequest
 
 MAX_BIAS_TEXTS = 256
@@ -65,25 +66,44 @@ _OFF: dict[str, dict[str, float]] = {
 def plan(asked: AnswerRequest) -> AnswerPlan:
     """POST /completion."""
     body = decode(asked.content, LlamaCppBody)
-    return _plan(asked, body, completion_requests(body, asked.engine))
+    if body.prompt is None:
+        raise bad_request("prompt is missing: give a text or an array of token ids", "prompt")
+    prompts = prompts_of(body.prompt)
+    taken = engine_prompts(asked.engine, prompts)
+    return _plan(asked, body, taken, tuple(text_of(asked.engine, prompt) for prompt in prompts))
 
 
 def plan_infill(asked: AnswerRequest) -> AnswerPlan:
     """POST /infill."""
     body = decode(asked.content, InfillBody)
     if asked.engine.card.fim is None:
-        message = f"{asked.engine.name} cannot fill in the middle: it has no tokens for that"
-        raise WireError(501, "not_supported_error", message)
-    return _plan(asked, body, infill_requests(body, asked.engine))
+        message = f"{asked.engine.name} has no tokens for filling in the middle"
+        raise WireError(501, message)
+    prefix, suffix, begun = body.input_prefix, body.input_suffix, body.prompt or ""
+    tokens = infill_prompt(asked.engine, prefix, suffix, files=body.input_extra, begun=begun)
+    text = asked.engine.detokenize(tokens).decode("utf-8", "replace")
+    return _plan(asked, body, (tokens,), (text,))
 
 
-def _plan(asked: AnswerRequest, body: LlamaCppBody, wanted: LlamaCppRequests) -> AnswerPlan:
-    last = LastObject(wanted, asked.engine.name, asked.engine.card.n_ctx, stream=bool(body.stream))
-    encoder: StreamEncoder | WholeEncoder
+def _plan(
+    asked: AnswerRequest,
+    body: LlamaCppBody,
+    prompts: tuple[str | tuple[int, ...], ...],
+    texts: tuple[str, ...],
+) -> AnswerPlan:
+    engine = asked.engine
+    wanted = Wanted(
+        requests=tuple(_request(body, engine, prompt) for prompt in prompts),
+        texts=texts,
+        model=engine.name,
+        n_ctx=engine.card.n_ctx,
+        stream=bool(body.stream),
+    )
+    encoder: Encoder
     if body.stream:
-        encoder = LlamaCppStream(last, progress=bool(body.return_progress))
+        encoder = LlamaCppStream(wanted, progress=bool(body.return_progress))
     else:
-        encoder = LlamaCppWhole(last, body.response_fields, tokens=bool(body.return_tokens))
+        encoder = LlamaCppWhole(wanted, body.response_fields, tokens=bool(body.return_tokens))
     # The dialect has no way to show a handoff.
     options = replace(asked.options, routing=Routing(only="local_only"))
     return answer_plan(asked, body, wanted.requests, encoder, options)
@@ -120,44 +140,46 @@ class InfillBody(LlamaCppBody, frozen=True, kw_only=True):
     prompt: Annotated[str, Meta(max_length=1 << 20)] | None = None
 
 
-class LlamaCppRequests(Struct, frozen=True, kw_only=True):
-    """One request for each prompt, and the prompts' texts."""
+class Wanted(Struct, frozen=True, kw_only=True):
+    """One request for each prompt, the prompts' texts, and what the answer shows of both."""
 
     requests: tuple[GenerationRequest, ...]
     texts: tuple[str, ...]
-
-    @property
-    def n_each(self) -> int:
-        return self.requests[0].n
+    model: str
+    n_ctx: int
+    stream: bool
 
     @property
     def n_choices(self) -> int:
-        return len(self.requests) * self.n_each
+        return len(self.requests) * self.requests[0].n
 
-
-def completion_requests(body: LlamaCppBody, engine: TextEngine) -> LlamaCppRequests:
-    """The requests of a completion, or a 400 that names the field."""
-    if body.prompt is None:
-        raise bad_request("prompt is missing: give a text or an array of token ids", "prompt")
-    prompts = prompts_of(body.prompt)
-    taken = engine_prompts(engine, prompts)
-    return LlamaCppRequests(
-        requests=tuple(_request(body, engine, prompt) for prompt in taken),
-        texts=tuple(text_of(engine, prompt) for prompt in prompts),
-    )
-
-
-def infill_requests(body: InfillBody, engine: TextEngine) -> LlamaCppRequests:
-    """The request that fills in between prefix and suffix."""
-    tokens = infill_prompt(
-        engine,
-        body.input_prefix,
-        body.input_suffix,
-        files=body.input_extra,
-        begun=body.prompt or "",
-    )
-    text = engine.detokenize(tokens).decode("utf-8", "replace")
-    return LlamaCppRequests(requests=(_request(body, engine, tokens),), texts=(text,))
+    def last_object(
+        self, event: Finished, content: str, tokens: list[int], *, has_new_line: bool
+    ) -> dict[str, Any]:
+        """What ends the choice that *event* finished."""
+        usage = event.usage
+        prompt = event.choice // self.requests[0].n
+        fills = usage.prompt_tokens + usage.completion_tokens >= self.n_ctx
+        return {
+            "index": event.choice,
+            "content": content,
+            "tokens": tokens,
+            "id_slot": -1,
+            "stop": True,
+            "model": self.model,
+            "tokens_predicted": usage.completion_tokens,
+            "tokens_evaluated": usage.prompt_tokens,
+            "generation_settings": generation_settings(
+                self.requests[prompt], self.model, self.n_ctx, stream=self.stream
+            ),
+            "prompt": self.texts[prompt],
+            "has_new_line": has_new_line,
+            "truncated": event.reason == "length" and fills,
+            "stop_type": _stop_type(event),
+            "stopping_word": event.stop or "",
+            "tokens_cached": usage.cached_tokens,
+            "timings": timings(event),
+        }
 
 
 def _request(
@@ -223,15 +245,12 @@ def _biases(value: Any, engine: TextEngine) -> dict[int, float]:
             ):
                 n_texts += isinstance(token, str)
                 if n_texts > MAX_BIAS_TEXTS:
-                    raise bad_request(
-                        f"logit_bias may name at most {MAX_BIAS_TEXTS} texts", "logit_bias"
-                    )
+                    raise bad_request(f"logit_bias: at most {MAX_BIAS_TEXTS} texts", "logit_bias")
                 number = -100.0 if bias is False else float(max(-100, min(bias, 100)))
                 biases |= dict.fromkeys(_tokens(token, engine), number)
             case _:
-                raise bad_request(
-                    f"logit_bias[{i}] must be a pair of a token and a number", f"logit_bias[{i}]"
-                )
+                name = f"logit_bias[{i}]"
+                raise bad_request(f"{name} must be a pair of a token and a number", name)
     return biases
 
 
@@ -243,44 +262,6 @@ def _tokens(token: int | str, engine: TextEngine) -> tuple[int, ...]:
     return engine.tokenize(token, add_special=False, parse_special=True)
 
 
-class LastObject:
-    """Makes the last object of each choice, which has all that was asked and all counts."""
-
-    def __init__(self, requests: LlamaCppRequests, model: str, n_ctx: int, *, stream: bool) -> None:
-        self.requests = requests
-        self._model = model
-        self._n_ctx = n_ctx
-        self._stream = stream
-
-    def fields(
-        self, event: Finished, content: str, tokens: list[int], *, has_new_line: bool
-    ) -> dict[str, Any]:
-        """The object of the choice that ended with *event*."""
-        usage = event.usage
-        prompt = event.choice // self.requests.n_each
-        fills = usage.prompt_tokens + usage.completion_tokens >= self._n_ctx
-        return {
-            "index": event.choice,
-            "content": content,
-            "tokens": tokens,
-            "id_slot": -1,
-            "stop": True,
-            "model": self._model,
-            "tokens_predicted": usage.completion_tokens,
-            "tokens_evaluated": usage.prompt_tokens,
-            "generation_settings": generation_settings(
-                self.requests.requests[prompt], self._model, self._n_ctx, stream=self._stream
-            ),
-            "prompt": self.requests.texts[prompt],
-            "has_new_line": has_new_line,
-            "truncated": event.reason == "length" and fills,
-            "stop_type": _stop_type(event),
-            "stopping_word": event.stop or "",
-            "tokens_cached": usage.cached_tokens,
-            "timings": timings(event),
-        }
-
-
 def _stop_type(event: Finished) -> str:
     if event.reason == "length":
         return "limit"
@@ -290,12 +271,14 @@ def _stop_type(event: Finished) -> str:
 class LlamaCppStream(StreamEncoder):
     """Encodes a stream of objects, without [DONE]."""
 
-    def __init__(self, last: LastObject, *, progress: bool) -> None:
+    error_body = staticmethod(error_body)
+
+    def __init__(self, wanted: Wanted, *, progress: bool) -> None:
         super().__init__()
-        self._last = last
+        self._wanted = wanted
         self._progress = progress
-        self._has_line = [False] * last.requests.n_choices
-        self._n_tokens = [0] * last.requests.n_choices
+        self._has_line = [False] * wanted.n_choices
+        self._n_tokens = [0] * wanted.n_choices
         self._n_prompt = 0
 
     def empty_event(self) -> bytes:
@@ -315,13 +298,12 @@ class LlamaCppStream(StreamEncoder):
                 return self.fail(cancelled())
             case Finished():
                 has_line = self._has_line[event.choice]
-                return sse.encode(_json(self._last.fields(event, "", [], has_new_line=has_line)))
+                return sse.encode(
+                    _json(self._wanted.last_object(event, "", [], has_new_line=has_line))
+                )
             case Failed():
                 return self.fail(failure(event))
         return b""
-
-    def error_event(self, error: WireError) -> bytes:
-        return sse.encode(error_body(error))
 
     def _delta(self, event: Delta | ReasoningDelta) -> bytes:
         choice = event.choice
@@ -335,7 +317,7 @@ class LlamaCppStream(StreamEncoder):
     def _chunk(self, choice: int, text: str, tokens: tuple[int, ...], **extra: Any) -> bytes:
         chunk = {
             "index": choice,
-            "content": valid_text(text),
+            "content": sse.valid_text(text),
             "tokens": tokens,
             "stop": False,
             "id_slot": -1,
@@ -349,39 +331,36 @@ class LlamaCppStream(StreamEncoder):
 class LlamaCppWhole(WholeEncoder):
     """Encodes one object, or an array of them for several choices."""
 
+    error_body = staticmethod(error_body)
+
     def __init__(
-        self, last: LastObject, fields: tuple[str, ...] | None, *, tokens: bool = False
+        self, wanted: Wanted, fields: tuple[str, ...] | None, *, tokens: bool = False
     ) -> None:
-        n = last.requests.n_choices
-        super().__init__(n)
-        self._last = last
+        n = wanted.n_choices
+        super().__init__([Choice() for _ in range(n)])
+        self._wanted = wanted
         self._fields = fields
         self._shows_tokens = tokens
-        self._texts: list[list[str]] = [[] for _ in range(n)]
         self._tokens: list[list[int]] = [[] for _ in range(n)]
-        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(n)]
 
-    def collect(self, event: StreamEvent) -> None:
+    def feed(self, event: StreamEvent) -> bytes:
         if isinstance(event, Delta | ReasoningDelta):
-            self._texts[event.choice].append(event.text)
             self._tokens[event.choice] += event.token_ids
-            self._logprobs[event.choice] += event.logprobs
+        return super().feed(event)
 
     def body(self) -> bytes:
-        answers = [self._answer(choice) for choice in range(len(self._texts))]
+        answers = [self._answer(number) for number in range(len(self.choices))]
         return _json(answers[0] if len(answers) == 1 else answers)
 
-    def fail(self, error: WireError) -> bytes:
-        return error_body(error)
-
-    def _answer(self, choice: int) -> dict[str, Any]:
-        text = valid_text("".join(self._texts[choice]))
-        tokens = self._tokens[choice] if self._shows_tokens else []
-        finished = self.finished[choice]
-        answer = self._last.fields(finished, text, tokens, has_new_line="\n" in text)
-        if self._logprobs[choice]:
-            records = self._logprobs[choice]
-            answer["completion_probabilities"] = list(map(probabilities, records))
+    def _answer(self, number: int) -> dict[str, Any]:
+        choice = self.choices[number]
+        text = sse.valid_text("".join(choice.reasoning + choice.text))
+        tokens = self._tokens[number] if self._shows_tokens else []
+        has_line = "\n" in text
+        finished = self.finished[number]
+        answer = self._wanted.last_object(finished, text, tokens, has_new_line=has_line)
+        if choice.logprobs:
+            answer["completion_probabilities"] = list(map(probabilities, choice.logprobs))
         return _only(answer, self._fields) if self._fields else answer
 
 

@@ -23,23 +23,21 @@ from spillover.cloud_fallback.events import (
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire import handoff, sse
 from spillover.edge_server.wire.encoder import (
+    Choice,
     StreamEncoder,
     WholeEncoder,
     cancelled,
     failure,
-    valid_text,
 )
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp_objects import progress, timings
 from spillover.edge_server.wire.request_body import CommonBody
-from spillover.edge_server.wire.tools import Calls
 from spillover.runtime.events import (
     Delta,
     Finished,
     Prefilling,
     Queued,
     ReasoningDelta,
-    TokenLogprob,
     ToolCallDelta,
 )
 
@@ -126,6 +124,8 @@ def chunk_options(body: CommonBody, wanted: RouteOptions, n: int, n_each: int) -
 class OpenAIStream(StreamEncoder):
     """Encodes chunks. Subclasses know the shape of a choice."""
 
+    error_body = staticmethod(error_body)
+
     def __init__(self, head: dict[str, Any], options: ChunkOptions) -> None:
         super().__init__()
         self._head = head
@@ -171,9 +171,6 @@ class OpenAIStream(StreamEncoder):
             tail = sse.encode(_json(chunk)) + tail
         return tail
 
-    def error_event(self, error: WireError) -> bytes:
-        return sse.encode(error_body(error))
-
     def _plain(self, event: Delta | ReasoningDelta) -> bytes:
         """Only the text differs from one such chunk to the next: the rest is encoded once."""
         key = type(event), event.choice
@@ -182,7 +179,7 @@ class OpenAIStream(StreamEncoder):
             sample = key[0](choice=event.choice, text="\0")
             before, _, after = self._chunk(self._delta(sample), event.choice).rpartition(_SAMPLE)
             frame = self._frames[key] = before, after
-        return b"%b%b%b" % (frame[0], sse.one_line(_json(valid_text(event.text))), frame[1])
+        return b"%b%b%b" % (frame[0], sse.one_line(_json(sse.valid_text(event.text))), frame[1])
 
     def _routed(self, event: handoff.RouteEvent) -> bytes:
         """From a handoff on, the chunks name the new writer's model. The event itself is a chunk
@@ -220,70 +217,40 @@ class OpenAIStream(StreamEncoder):
     def _empty_choice(self) -> dict[str, Any]: ...
 
 
-class Choice:
-    """What one choice of a whole answer has come to."""
-
-    def __init__(self, text: str = "") -> None:
-        self.text = [text]
-        self.reasoning: list[str] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.calls = Calls()
-
-
 class OpenAIWhole(WholeEncoder):
     """Encodes one object with all choices. Subclasses know the shape of a choice."""
 
-    def __init__(self, head: dict[str, Any], choices: list[Choice], n_each: int) -> None:
-        super().__init__(len(choices))
-        self._head = head
-        self._choices = choices
-        self._n_each = n_each
-        self._routed: list[dict[str, Any]] = []
-        self._is_handed_over = False
+    error_body = staticmethod(error_body)
 
-    def collect(self, event: StreamEvent) -> None:
-        match event:
-            case Delta():
-                self._choices[event.choice].text.append(event.text)
-                self._choices[event.choice].logprobs.extend(event.logprobs)
-            case ReasoningDelta():
-                self._choices[event.choice].reasoning.append(event.text)
-                self._choices[event.choice].logprobs.extend(event.logprobs)
-            case ToolCallDelta():
-                self._choices[event.choice].calls.add(event)
-                self._choices[event.choice].logprobs.extend(event.logprobs)
-            case Replace(choice=index, keep_chars=keep):
-                self._choices[index].text = ["".join(self._choices[index].text)[:keep]]
-            case Handoff() | Seam():
-                self._routed.append(handoff.named(event)[1])
-                if isinstance(event, Handoff):
-                    self._is_handed_over = True
-                    self._head["model"] = event.target.model
+    def __init__(self, head: dict[str, Any], choices: list[Choice], n_each: int) -> None:
+        super().__init__(choices)
+        self._head = head
+        self._n_each = n_each
 
     def body(self) -> bytes:
+        happened = [handoff.named(event)[1] for event in self.route_events]
+        routed = {"model": self.model, "spillover": happened} if self.model else {}
+        choices = [
+            {
+                "index": index,
+                **self._shape(self.choices[number]),
+                "finish_reason": self.finished[number].reason,
+            }
+            for index, number in enumerate(self._shown())
+        ]
         return _json(
             {
                 **self._head,
-                **({"spillover": self._routed} if self._is_handed_over else {}),
-                "choices": [
-                    {
-                        "index": index,
-                        **self._shape(self._choices[number]),
-                        "finish_reason": self.finished[number].reason,
-                    }
-                    for index, number in enumerate(self._shown())
-                ],
+                **routed,
+                "choices": choices,
                 "usage": usage(self.finished, self._n_each),
                 "timings": timings(self.finished[0]),
             }
         )
 
-    def fail(self, error: WireError) -> bytes:
-        return error_body(error)
-
     def _shown(self) -> list[int]:
         """The numbers of the choices that the client sees, in order."""
-        return list(range(len(self._choices)))
+        return list(range(len(self.choices)))
 
     @abstractmethod
     def _shape(self, choice: Choice) -> dict[str, Any]: ...

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
-from spillover.edge_server.wire.encoder import Encoder, valid_text
+from spillover.edge_server.wire.encoder import Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.openai_answer import (
-    Choice,
     OpenAIStream,
     OpenAIWhole,
     chunk_options,
@@ -23,6 +22,7 @@ from spillover.edge_server.wire.request_body import (
     request_of,
     route_options_of,
 )
+from spillover.edge_server.wire.sse import valid_text
 from spillover.edge_server.wire.tools import (
     CallBody,
     ChoiceBody,
@@ -83,11 +83,10 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
 
     def sent_as(self) -> dict[str, str]:
-        length = (
-            {} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
-        )
         names = {"logprobs": "top_logprobs", "template_kwargs": "chat_template_kwargs"}
-        return {**super().sent_as(), **names, **length}
+        if self.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
+        return {**super().sent_as(), **names}
 
 
 def chat_request(body: ChatBody) -> GenerationRequest:
@@ -112,10 +111,8 @@ def chat_request(body: ChatBody) -> GenerationRequest:
         name = body.sent_as().get("max_tokens", "max_tokens")
         raise bad_request(f"{name} must be at least 1", name)
     if body.add_generation_prompt and body.continue_final_message:
-        raise bad_request(
-            "add_generation_prompt and continue_final_message exclude each other: leave one out",
-            "add_generation_prompt",
-        )
+        message = "add_generation_prompt and continue_final_message exclude each other"
+        raise bad_request(message, "add_generation_prompt")
     return request_of(body, fields)
 
 
@@ -125,11 +122,8 @@ def _template_kwargs(body: ChatBody) -> dict[str, Any]:
     if effort is None:
         return body.chat_template_kwargs or {}
     thinks = effort not in ("none", "minimal")
-    return {
-        "reasoning_effort": effort,
-        "enable_thinking": thinks,
-        **(body.chat_template_kwargs or {}),
-    }
+    usual = {"reasoning_effort": effort, "enable_thinking": thinks}
+    return usual | (body.chat_template_kwargs or {})
 
 
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
@@ -137,10 +131,8 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
     if isinstance(content, tuple):
         for place, part in enumerate(content):
             if part.type != "text" or part.text is None:
-                raise bad_request(
-                    f"this model reads only text parts, not parts of type {part.type!r}",
-                    f"messages[{index}].content[{place}]",
-                )
+                reason = f"this model reads only text parts, not {part.type!r}"
+                raise bad_request(reason, f"messages[{index}].content[{place}]")
         content = "".join(part.text or "" for part in content)
     return {
         "role": message.role,

@@ -8,10 +8,9 @@ from typing import Any
 from msgspec import Struct
 
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
-from spillover.edge_server.wire.encoder import Encoder, valid_text
+from spillover.edge_server.wire.encoder import Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.openai_answer import (
-    Choice,
     ChunkOptions,
     OpenAIStream,
     OpenAIWhole,
@@ -26,6 +25,7 @@ from spillover.edge_server.wire.request_body import (
     request_of,
     route_options_of,
 )
+from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, ReasoningDelta, TokenLogprob
 from spillover.runtime.request import MAX_CHOICES as MAX_CHOICES_EACH
@@ -68,7 +68,7 @@ class Completions(Struct, frozen=True, kw_only=True):
     n_wanted: int
     """Choices to show of each prompt; the others (best_of) are only compared."""
     echoes: tuple[str, ...]
-    """What stands before the answer of each prompt."""
+    """The text before the answers of each prompt."""
 
     @property
     def n_choices(self) -> int:
@@ -82,16 +82,12 @@ def completions_of(body: CompletionBody, engine: TextEngine) -> Completions:
     _check_combinations(body, n_wanted, n)
     prompts = prompts_of(body.prompt)
     if n * len(prompts) > MAX_CHOICES:
-        raise bad_request(
-            f"prompt: {n * len(prompts)} answers in all are more than {MAX_CHOICES}", "prompt"
-        )
+        raise bad_request(f"prompt: at most {MAX_CHOICES} answers at once", "prompt")
     if body.suffix:
         tokens = tuple(infill_prompt(engine, text_of(engine, p), body.suffix) for p in prompts)
     else:
         tokens = engine_prompts(engine, prompts)  # type: ignore[assignment]  # texts and ids alike
-    logprobs = body.logprobs
-    if logprobs is None and n > n_wanted:
-        logprobs = 0
+    logprobs = 0 if body.logprobs is None and n > n_wanted else body.logprobs
     fields = {"max_tokens": body.max_tokens, "logprobs": logprobs, "n": n}
     return Completions(
         requests=tuple(request_of(body, {**fields, "prompt": prompt}) for prompt in tokens),
@@ -107,13 +103,9 @@ def _check_combinations(body: CompletionBody, n_wanted: int, n: int) -> None:
     if n < n_wanted:
         raise bad_request("best_of must be at least n", "best_of")
     if n > n_wanted and body.stream:
-        raise bad_request(
-            "best_of cannot be streamed: the best answers are known only at the end", "best_of"
-        )
+        raise bad_request("best_of cannot be streamed: set stream: false", "best_of")
     if body.echo and body.logprobs is not None:
-        raise bad_request(
-            "echo and logprobs exclude each other: there are logprobs of the answer only", "echo"
-        )
+        raise bad_request("echo and logprobs exclude each other: leave one out", "echo")
     if body.echo and body.suffix:
         raise bad_request("echo and suffix exclude each other: leave one out", "echo")
 
@@ -163,14 +155,14 @@ class CompletionWhole(OpenAIWhole):
         if self._n_wanted == self._n_each:
             return super()._shown()
         shown = []
-        for first in range(0, len(self._choices), self._n_each):
+        for first in range(0, len(self.choices), self._n_each):
             group = range(first, first + self._n_each)
             shown += sorted(group, key=self._mean_logprob, reverse=True)[: self._n_wanted]
         return shown
 
     def _mean_logprob(self, number: int) -> float:
         """OpenAI's measure of the best: the highest log probability per token."""
-        records = self._choices[number].logprobs
+        records = self.choices[number].logprobs
         return sum(r.logprob for r in records) / len(records) if records else -math.inf
 
     def _shape(self, choice: Choice) -> dict[str, Any]:

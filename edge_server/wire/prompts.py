@@ -143,9 +143,7 @@ def infill_prompt(
     """
     fim = engine.card.fim
     if fim is None:
-        raise bad_request(
-            f"{engine.name} cannot fill in the middle: it has no tokens for that", "suffix"
-        )
+        raise bad_request(f"{engine.name} has no tokens for filling in the middle", "suffix")
 
     def ids(text: str) -> tuple[int, ...]:
         # Control tokens written out in the files' texts stay texts.

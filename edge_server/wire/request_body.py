@@ -16,9 +16,8 @@ from spillover.edge_server.wire.encoder import Encoder
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.response_format import (
     ResponseFormatFields,
-    format_field,
-    named,
-    response_format_of,
+    asked_format,
+    with_field,
 )
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
@@ -79,7 +78,7 @@ class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
     spillover: SpilloverBody | None = None
 
     def sent_as(self) -> dict[str, str]:
-        """Fields of the request whose names in this body are others."""
+        """Names in this body of GenerationRequest's fields, where they differ."""
         return {} if self.repetition_penalty is None else {"repeat_penalty": "repetition_penalty"}
 
 
@@ -101,12 +100,14 @@ def answer_plan(
     encoder: Encoder,
     options: RouteOptions,
 ) -> AnswerPlan:
+    """The plan with what *body* says of it besides."""
+    wanted = asked_format(body)
     return AnswerPlan(
         requests=requests,
         encoder=encoder,
         options=options,
         resumable=_is_resumable(body, asked),
-        format_field=format_field(body),
+        format_field=None if wanted is None else wanted.field,
     )
 
 
@@ -147,7 +148,7 @@ def _named(error: msgspec.ValidationError) -> WireError:
 
 
 def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
-    """The request with *fields*, and with what all dialects share from *body*."""
+    """The request with *fields*, and with all that the dialects share, from *body*."""
     sampling = {
         name: value
         for name in Sampling.__struct_fields__
@@ -160,8 +161,9 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     if body.seed is not None and body.seed < 0:
         del sampling["seed"]  # as llama.cpp asks for a random one
     if body.logit_bias is not None:
-        sampling["logit_bias"] = _biases(body.logit_bias)
+        sampling["logit_bias"] = {token_id(name): bias for name, bias in body.logit_bias.items()}
     stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
+    wanted = asked_format(body)
     if fields["max_tokens"] == -1:
         fields["max_tokens"] = None  # as llama.cpp says: no limit
     fields = {
@@ -171,16 +173,16 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
         "stop": stop,
         "ignore_eos": body.ignore_eos or False,
         "reuse_prefix": body.cache_prompt is not False,
-        "response_format": response_format_of(body),
+        "response_format": None if wanted is None else wanted.response_format,
     }
     try:
         return msgspec.convert(fields, GenerationRequest).checked()
     except msgspec.ValidationError as error:
         raise _as_sent(_named(error), body) from error
     except InvalidRequest as error:
-        known = named(error, format_field(body))
-        if isinstance(known, WireError):
-            raise known from error
+        named = with_field(error, None if wanted is None else wanted.field)
+        if isinstance(named, WireError):
+            raise named from error
         raise _as_sent(bad_request(str(error), error.param), body) from error
 
 
@@ -192,10 +194,6 @@ def _as_sent(error: WireError, body: CommonBody) -> WireError:
     if message.startswith(f"{param}: "):
         message = name + message.removeprefix(param)
     return bad_request(message, name or None)
-
-
-def _biases(biases: dict[str, float]) -> dict[int, float]:
-    return {token_id(name): bias for name, bias in biases.items()}
 
 
 def token_id(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -54,72 +55,61 @@ class ResponseFormatFields(Struct, frozen=True, kw_only=True):
     guided_grammar: str | None = None
 
 
-class _Asked(Struct, frozen=True):
-    """A response format, and the field that asks for it."""
+class AskedFormat(Struct, frozen=True):
+    """A response format, and the field of the body that asks for it."""
 
     response_format: ResponseFormat
     field: str
 
 
-def response_format_of(body: ResponseFormatFields) -> ResponseFormat | None:
-    """The response format of a body; a 400 that names the field when it cannot be read."""
-    asked = _asked(body)
-    return asked[0].response_format if asked else None
+def asked_format(body: ResponseFormatFields) -> AskedFormat | None:
+    """The format that a body asks for; a 400 that names the field when it cannot be read."""
+    found = list(_asked(body))
+    if len(found) > 1:
+        names = " and ".join(asked.field for asked in found)
+        raise bad_request(f"{names} exclude each other: give one of them", found[1].field)
+    return found[0] if found else None
 
 
-def format_field(body: ResponseFormatFields) -> str | None:
-    """The field of a body that asks for a response format."""
-    asked = _asked(body)
-    return asked[0].field if asked else None
-
-
-def named(error: InvalidRequest, field: str | None) -> InvalidRequest | WireError:
+def with_field(error: InvalidRequest, field: str | None) -> InvalidRequest | WireError:
     """*error*; when it refuses the response format, a 400 with the client's *field*."""
     if not isinstance(error, ResponseFormatRefused) or field is None:
         return error
     return bad_request(f"{field}: {error}", field)
 
 
-def _asked(body: ResponseFormatFields) -> list[_Asked]:
-    outputs = body.structured_outputs or StructuredOutputs()
-    found = [
-        _response_format(body.response_format),
-        body.grammar and _Asked(_llama_grammar(body.grammar), "grammar"),
-        body.json_schema is not None and _Asked(JsonSchema(schema=body.json_schema), "json_schema"),
-        *_guided(body.guided_json, body.guided_regex, body.guided_choice, body.guided_grammar,
-                 "guided_"),
-        *_guided(outputs.json, outputs.regex, outputs.choice, outputs.grammar,
-                 "structured_outputs."),
-        outputs.json_object and _Asked(JsonObject(), "structured_outputs.json_object"),
-    ]  # fmt: skip
-    asked = [one for one in found if one]
-    if len(asked) > 1:
-        names = " and ".join(one.field for one in asked)
-        raise bad_request(f"{names} exclude each other: give one of them", asked[1].field)
-    return asked
-
-
-def _response_format(value: ResponseFormatBody | None) -> _Asked | None:
-    if value is None or value.type == "text":
-        return None
-    if value.type == "json_object":
-        response_format = JsonObject() if value.schema is None else JsonSchema(schema=value.schema)
-        return _Asked(response_format, "response_format")
-    if value.type != "json_schema":
-        raise bad_request(
-            "response_format.type must be text, json_object or json_schema",
-            "response_format.type",
-        )
-    inner = value.json_schema or SchemaFormat(schema=value.schema)
-    if inner.schema is None:
-        raise bad_request(
-            "response_format.json_schema.schema is missing",
-            "response_format.json_schema.schema",
-        )
-    response_format = JsonSchema(
-        schema=inner.schema, name=inner.name, strict=inner.strict is not False
+def _asked(body: ResponseFormatFields) -> Iterator[AskedFormat]:
+    if body.response_format is not None and body.response_format.type != "text":
+        yield _openai_format(body.response_format)
+    if body.grammar:
+        is_lark = body.grammar.startswith(LARK_PREFIX)
+        grammar = Lark(grammar=body.grammar) if is_lark else Gbnf(grammar=body.grammar)
+        yield AskedFormat(grammar, "grammar")
+    if body.json_schema is not None:
+        yield AskedFormat(JsonSchema(schema=body.json_schema), "json_schema")
+    yield from _guided(
+        body.guided_json, body.guided_regex, body.guided_choice, body.guided_grammar, "guided_"
     )
-    return _Asked(response_format, "response_format.json_schema.schema")
+    if (vllm := body.structured_outputs) is not None:
+        field = "structured_outputs."
+        yield from _guided(vllm.json, vllm.regex, vllm.choice, vllm.grammar, field)
+        if vllm.json_object:
+            yield AskedFormat(JsonObject(), f"{field}json_object")
+
+
+def _openai_format(body: ResponseFormatBody) -> AskedFormat:
+    if body.type == "json_object":
+        wanted = JsonObject() if body.schema is None else JsonSchema(schema=body.schema)
+        return AskedFormat(wanted, "response_format")
+    if body.type != "json_schema":
+        field = "response_format.type"
+        raise bad_request(f"{field} must be text, json_object or json_schema", field)
+    field = "response_format.json_schema.schema"
+    inner = body.json_schema or SchemaFormat(schema=body.schema)
+    if inner.schema is None:
+        raise bad_request(f"{field} is missing", field)
+    is_strict = inner.strict is not False
+    return AskedFormat(JsonSchema(schema=inner.schema, name=inner.name, strict=is_strict), field)
 
 
 def _guided(
@@ -128,13 +118,17 @@ def _guided(
     choice: tuple[str, ...] | None,
     grammar: str | None,
     prefix: str,
-) -> list[_Asked | None]:
-    return [
-        None if schema is None else _Asked(_schema(schema, f"{prefix}json"), f"{prefix}json"),
-        None if regex is None else _Asked(Regex(pattern=regex), f"{prefix}regex"),
-        None if choice is None else _Asked(_choice(choice, f"{prefix}choice"), f"{prefix}choice"),
-        None if grammar is None else _Asked(_either_grammar(grammar), f"{prefix}grammar"),
-    ]
+) -> Iterator[AskedFormat]:
+    if schema is not None:
+        yield AskedFormat(_schema(schema, f"{prefix}json"), f"{prefix}json")
+    if regex is not None:
+        yield AskedFormat(Regex(pattern=regex), f"{prefix}regex")
+    if choice is not None:
+        yield AskedFormat(_choice(choice, f"{prefix}choice"), f"{prefix}choice")
+    if grammar is not None:
+        is_gbnf = "::=" in grammar
+        wanted = Gbnf(grammar=grammar) if is_gbnf else Lark(grammar=grammar)
+        yield AskedFormat(wanted, f"{prefix}grammar")
 
 
 def _schema(value: dict[str, Any] | str, name: str) -> JsonSchema:
@@ -150,11 +144,3 @@ def _choice(texts: tuple[str, ...], name: str) -> Lark:
     if not any(texts):
         raise bad_request(f"{name}: give at least one text", name)
     return Lark(grammar="start: " + " | ".join(json.dumps(text) for text in texts))
-
-
-def _llama_grammar(text: str) -> ResponseFormat:
-    return Lark(grammar=text) if text.startswith(LARK_PREFIX) else Gbnf(grammar=text)
-
-
-def _either_grammar(text: str) -> ResponseFormat:
-    return Gbnf(grammar=text) if "::=" in text else Lark(grammar=text)

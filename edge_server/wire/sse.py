@@ -1,4 +1,4 @@
-"""Server-sent events: the one encoder. Data is one line of JSON, so no text can break a frame."""
+"""Server-sent events. Data is one line of JSON, so that no text can break a frame."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import re
 
 KEEP_ALIVE = b": keep-alive\n\n"
 COMMENT = b": keep-alive\n"
-"""For streams whose events have ids. Many clients take a blank line after an id for an event, and
-then miss its data; so no blank line stands there that ends no event."""
+"""For streams whose events have ids: after an id, many clients take a blank line for an event
+without data."""
 DONE = b"data: [DONE]\n\n"
 
 _OTHER_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
 
 
 def one_line(data: bytes) -> bytes:
-    """The JSON *data* without raw U+0085, U+2028 and U+2029: they end no line here, but for the
-    many clients that split the text with a function that knows more ends of lines than we do."""
+    """The JSON *data* without raw U+0085, U+2028 and U+2029. They end no line of SSE, but many
+    clients split the text with a function that takes them for line ends."""
     return data if data.isascii() else _OTHER_LINE_ENDS.sub(_escaped, data)
+
+
+def valid_text(text: str) -> str:
+    """*text* as JSON can carry it: half a surrogate pair, which a provider may send, becomes
+    U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:
@@ -29,17 +39,17 @@ def encode(data: bytes) -> bytes:
 
 
 def encode_named(name: str, data: bytes) -> bytes:
-    """One event with a name, which is one of ours and never text from elsewhere."""
+    """One event with a *name* of ours, never with text from elsewhere."""
     return b"event: " + name.encode("ascii") + b"\ndata: " + one_line(data) + b"\n\n"
 
 
 def with_id(event_id: str, event: bytes) -> bytes:
-    """*event* with an id, which is one of ours, too."""
+    """*event* with an id of ours."""
     return b"id: %b\n%b" % (event_id.encode("ascii"), event)
 
 
 def split(chunk: bytes) -> list[bytes]:
-    """The single events of what encoders have put together."""
+    """The single events of an encoder's bytes."""
     *events, rest = chunk.split(b"\n\n")
     assert not rest, "an event ends with a blank line"
     return [event + b"\n\n" for event in events]

@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from spillover.edge_server.wire.encoder import valid_text
 from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.events import ToolCallDelta
 
 
@@ -50,11 +50,11 @@ def tool_fields(
     fields: dict[str, Any] = {"tools": tuple(_tool(t, i) for i, t in enumerate(tools or ()))}
     if isinstance(choice, ChoiceBody):
         if choice.type != "function" or choice.function is None:
-            raise bad_request("tool_choice: a function must be named", "tool_choice")
+            raise bad_request("tool_choice.function.name is missing", "tool_choice")
         fields["tool_choice"] = {"name": choice.function.name}
     elif choice is not None:
         if choice not in ("auto", "none", "required"):
-            message = "tool_choice: auto, none, required or a function are possible"
+            message = "tool_choice must be auto, none, required or a function"
             raise bad_request(message, "tool_choice")
         fields["tool_choice"] = choice
     if parallel is not None:
@@ -65,7 +65,7 @@ def tool_fields(
 def _tool(tool: ToolBody, index: int) -> dict[str, Any]:
     if tool.type != "function" or tool.function is None:
         param = f"tools[{index}].type" if tool.type != "function" else f"tools[{index}].function"
-        raise bad_request(f"{param}: a function is needed", param)
+        raise bad_request(f"{param} must be a function", param)
     function = tool.function
     return {
         "name": function.name,
@@ -76,7 +76,7 @@ def _tool(tool: ToolBody, index: int) -> dict[str, Any]:
 
 
 def calls_of(calls: tuple[CallBody, ...]) -> tuple[dict[str, Any], ...]:
-    """The calls of a message of the history."""
+    """The calls of an earlier message."""
     return tuple(
         {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
         for call in calls

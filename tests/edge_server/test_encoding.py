@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.wire.encoder import StreamEncoder
-from spillover.edge_server.wire.llama_cpp import LastObject, LlamaCppRequests, LlamaCppStream
+from spillover.edge_server.wire.llama_cpp import LlamaCppStream, Wanted
 from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
 from spillover.edge_server.wire.openai_chat import ChatStream
 from spillover.edge_server.wire.openai_completions import CompletionStream
@@ -50,12 +50,12 @@ DELTAS = st.builds(
 
 def encoders(model: str) -> dict[str, StreamEncoder]:
     options = ChunkOptions(n=2, n_each=2, usage=True, progress=True)
-    requests = LlamaCppRequests(requests=(GenerationRequest(prompt="x", n=2),), texts=("x",))
-    last = LastObject(requests, model, 100, stream=True)
+    requests = (GenerationRequest(prompt="x", n=2),)
+    wanted = Wanted(requests=requests, texts=("x",), model=model, n_ctx=100, stream=True)
     return {
         "chat": ChatStream(head_fields("chat.completion.chunk", "chatcmpl-0", model), options),
         "text": CompletionStream(head_fields("text_completion", "cmpl-0", model), options),
-        "native": LlamaCppStream(last, progress=True),
+        "native": LlamaCppStream(wanted, progress=True),
     }
 
 

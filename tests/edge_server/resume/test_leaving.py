@@ -130,7 +130,7 @@ def test_there_are_no_more_streams_than_places_and_ended_ones_make_room(tight: S
         with begin(tight, LONG, key=MINE) as refused:
             assert refused.status_code == 429
             assert int(refused.headers["Retry-After"]) >= 1
-            assert "can be taken up" in json.loads(refused.read())["error"]["message"]
+            assert "resumable answers are running" in json.loads(refused.read())["error"]["message"]
         httpx.delete(place(tight, name), headers=I_AM)
         response.read()
     with begin(tight, {**LONG, "max_tokens": 3}, key=MINE) as response:
