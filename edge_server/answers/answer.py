@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from spillover.edge_server.answers.event_log import EventLog, Log
-from spillover.edge_server.wire.encoder import Encoder
+from spillover.edge_server.answers.event_log import Log, Source
+from spillover.edge_server.wire.dialect import Encoder
 from spillover.edge_server.wire.errors import WireError, from_exception
-from spillover.runtime.cancellation import Cancellation
 
 Event = TypeVar("Event")
-
-
-class Source(Protocol):
-    """Where an answer's events come from: a generation, or several as one."""
-
-    @property
-    def log(self) -> EventLog: ...
-    @property
-    def cancellation(self) -> Cancellation: ...
-    @property
-    def error(self) -> Exception | None: ...
 
 
 class Answer(Protocol[Event]):

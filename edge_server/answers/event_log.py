@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from spillover.cloud_fallback.events import StreamEvent
+from spillover.runtime.cancellation import Cancellation
 
 Event = TypeVar("Event")
 
@@ -89,3 +90,13 @@ class EventLog(Changes):
             return self._changed.wait_for(
                 lambda: len(self._events) > after or self._closed, timeout_s
             )
+
+
+class Source:
+    """Where an answer's events come from: a generation, or several as one."""
+
+    def __init__(self) -> None:
+        self.log = EventLog()
+        self.cancellation = Cancellation()
+        self.error: Exception | None = None
+        """Why the log ends with Failed, or is empty."""

@@ -11,8 +11,7 @@ from contextlib import closing
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.answers.event_log import EventLog
-from spillover.runtime.cancellation import Cancellation
+from spillover.edge_server.answers.event_log import Source
 from spillover.runtime.defects import log_defect
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
@@ -25,16 +24,14 @@ RETRY_AFTER_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Generation:
-    """One running answer: its log, and the switch that ends it."""
+class Generation(Source):
+    """One running answer."""
 
     def __init__(self, options: RouteOptions) -> None:
+        super().__init__()
         self.id = options.id
         self.owner = options.owner
         """Who asked for it; nobody else may steer it."""
-        self.log = EventLog()
-        self.cancellation = Cancellation()
-        self.error: Exception | None = None
         self.timed_out = False
 
 

@@ -11,9 +11,8 @@ from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.answers.event_log import EventLog
+from spillover.edge_server.answers.event_log import Source
 from spillover.edge_server.answers.service import Generation, Service, failure_of
-from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
@@ -21,8 +20,8 @@ from spillover.runtime.request import GenerationRequest
 _Chosen: TypeAlias = Delta | ReasoningDelta | ToolCallDelta | Finished
 
 
-class Several:
-    """From outside one generation: a log, an error, a switch that ends it.
+class Several(Source):
+    """From outside one generation.
 
     The first part begins at once, and errors of its start are raised here. As many parts run at a
     time as the engine has slots; a thread begins the next one when one has ended.
@@ -31,9 +30,7 @@ class Several:
     def __init__(
         self, service: Service, requests: Sequence[GenerationRequest], options: RouteOptions
     ) -> None:
-        self.log = EventLog()
-        self.cancellation = Cancellation()
-        self.error: Exception | None = None
+        super().__init__()
         self._service = service
         self._options = options
         self._changed = threading.Condition()

@@ -7,10 +7,10 @@ import secrets
 from collections.abc import Callable
 
 from spillover.cloud_fallback.events import StreamEvent
-from spillover.edge_server.answers.answer import Source
+from spillover.edge_server.answers.event_log import Source
 from spillover.edge_server.resume.stream_log import StreamLog
 from spillover.edge_server.wire import sse
-from spillover.edge_server.wire.encoder import StreamEncoder
+from spillover.edge_server.wire.dialect import StreamEncoder
 from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.runtime.defects import log_defect
 from spillover.runtime.events import Finished

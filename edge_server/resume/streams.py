@@ -11,7 +11,7 @@ from spillover.edge_server.resume.lifetime import Lifetime, ResumeLimits
 from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.resume.stream_log import MemoryLog, StreamLog
 from spillover.edge_server.resume.viewer import Viewer
-from spillover.edge_server.wire.encoder import StreamEncoder
+from spillover.edge_server.wire.dialect import StreamEncoder
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.runtime.alarms import Alarm, Alarms
 from spillover.runtime.errors import EngineBusy

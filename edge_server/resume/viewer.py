@@ -7,7 +7,7 @@ from collections.abc import Callable
 from spillover.edge_server.resume.cursor import event_id
 from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.wire import sse
-from spillover.edge_server.wire.encoder import SSE_HEADERS
+from spillover.edge_server.wire.dialect import SSE_HEADERS
 from spillover.edge_server.wire.errors import WireError
 
 STREAM_HEADER = "X-Spillover-Stream"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from flask import Flask, Response, g, request
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from spillover.edge_server.answers.service import Service
@@ -32,6 +35,7 @@ def create_app(
     service.at_close(streams.close)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.json = _Json(app)
     gate = Gatekeeper(settings)
     app.before_request(lambda: _enter(gate))
     app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
@@ -40,6 +44,13 @@ def create_app(
     add_handoff_views(app, service)
     add_stream_views(app, streams, settings)
     return app
+
+
+class _Json(DefaultJSONProvider):
+    """Encodes what views return."""
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        return Response(msgspec.json.encode(args[0]), content_type="application/json")
 
 
 def _enter(gate: Gatekeeper) -> None:

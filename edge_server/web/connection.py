@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from spillover.edge_server.answers.answer import Answer
 from spillover.edge_server.web.h11_protocol import HardenedProtocol
-from spillover.edge_server.wire.encoder import ErrorBody
+from spillover.edge_server.wire.dialect import ErrorBody
 from spillover.edge_server.wire.errors import WireError
 
 Scope: TypeAlias = MutableMapping[str, Any]

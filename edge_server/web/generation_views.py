@@ -9,15 +9,15 @@ from msgspec.structs import replace
 
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.answers.answer import LiveAnswer, Source
+from spillover.edge_server.answers.answer import LiveAnswer
+from spillover.edge_server.answers.event_log import Source
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.answers.several import Several
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.resume.viewer import Viewer
 from spillover.edge_server.web.driver import respond
-from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Endpoint
-from spillover.edge_server.wire.encoder import StreamEncoder
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Endpoint, StreamEncoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.response_format import with_field
 from spillover.runtime.errors import InvalidRequest

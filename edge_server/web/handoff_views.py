@@ -6,7 +6,7 @@ import re
 from typing import Any, Literal
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, g, request
 
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.edge_server.answers.service import Service
@@ -36,13 +36,13 @@ class ConsentBody(msgspec.Struct, frozen=True):
 def add_handoff_views(app: Flask, service: Service) -> None:
     """GET and POST /v1/handoffs, GET /v1/consents, POST /v1/consents/ID, GET /v1/budget."""
 
-    def handoffs() -> Response:
+    def handoffs() -> dict[str, Any]:
         limit = _number("limit", 50, most=_MAX_LISTED)
         before = _number("before", None, most=2**62)
         records = service.router.recent(limit or 50, before=before, owner=g.owner)
-        return _json({"object": "list", "data": [_record(record) for record in records]})
+        return {"object": "list", "data": [_record(record) for record in records]}
 
-    def hand_over() -> Response:
+    def hand_over() -> tuple[dict[str, Any], int]:
         body = decode(request.get_data(), HandoffBody)
         answer_id = _answer_id(body.id)
         if service.running(answer_id, g.owner) is None:
@@ -52,17 +52,17 @@ def add_handoff_views(app: Flask, service: Service) -> None:
         if not change(answer_id):
             why = "it may not leave the device, or the local model is not writing it now"
             raise WireError(409, f"this answer cannot be handed over: {why}")
-        return _json({"id": body.id, "to": body.to}, 202)
+        return {"id": body.id, "to": body.to}, 202
 
-    def consents() -> Response:
+    def consents() -> dict[str, Any]:
         pending = [
             handoff.consent_asked(question.asked) | {"answer_id": question.answer_id}
             for question in service.router.pending_consents()
             if service.running(question.answer_id, g.owner) is not None
         ]
-        return _json({"object": "list", "data": pending})
+        return {"object": "list", "data": pending}
 
-    def decide(consent_id: str) -> Response:
+    def decide(consent_id: str) -> dict[str, Any]:
         body = decode(request.get_data(), ConsentBody)
         own = [
             question
@@ -76,10 +76,10 @@ def add_handoff_views(app: Flask, service: Service) -> None:
             raise WireError(404, "there is no such question")
         if reply == "already_decided":
             raise WireError(409, "this question has been answered already")
-        return _json({"id": consent_id, "granted": body.granted})
+        return {"id": consent_id, "granted": body.granted}
 
-    def budget() -> Response:
-        return _json(spending.listed(service.router.spending()))
+    def budget() -> dict[str, Any]:
+        return spending.listed(service.router.spending())
 
     app.add_url_rule("/v1/budget", "budget", budget)
     app.add_url_rule("/v1/handoffs", "handoffs", handoffs)
@@ -111,7 +111,3 @@ def _record(record: HandoffRecord) -> dict[str, Any]:
         "seam": None if record.seam is None else handoff.seam(record.seam),
         "by_leg": [handoff.leg(leg) for leg in record.legs],
     }
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, content_type="application/json")

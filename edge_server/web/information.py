@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Never
 
 import msgspec
 from flask import Flask, Response, request
@@ -48,22 +48,18 @@ def add_information(app: Flask, service: Service) -> None:
     app.add_url_rule("/detokenize", "detokenize", views.detokenize, methods=["POST"])
 
 
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), content_type="application/json")
-
-
 class _Views:
     def __init__(self, service: Service) -> None:
         self._engine = service.engine
         self._created = int(time.time())
 
-    def models(self) -> Response:
-        return _json({"object": "list", "data": [self._entry()]})
+    def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [self._entry()]}
 
-    def model(self, name: str) -> Response:
+    def model(self, name: str) -> dict[str, Any]:
         if name != self._engine.name:
             raise WireError(404, f"there is no model {name[:100]!r} here")
-        return _json(self._entry())
+        return self._entry()
 
     def _entry(self) -> dict[str, Any]:
         card = self._engine.card
@@ -81,22 +77,22 @@ class _Views:
             },
         }
 
-    def health(self) -> Response:
+    def health(self) -> dict[str, Any]:
         status = self._engine.status()
         if status.state != "ready":
             why = f": {status.detail}" if status.detail else ""
             raise WireError(503, f"{status.state}{why}")
-        return _json({"status": "ok"})
+        return {"status": "ok"}
 
-    def tokenize(self) -> Response:
+    def tokenize(self) -> dict[str, Any]:
         body = decode(request.get_data(), TokenizeBody)
         tokens = self._engine.tokenize(
             body.content, add_special=body.add_special, parse_special=body.parse_special
         )
         if not body.with_pieces:
-            return _json({"tokens": tokens})
+            return {"tokens": tokens}
         pieces = {token: self._piece(token) for token in set(tokens)}
-        return _json({"tokens": [{"id": token, "piece": pieces[token]} for token in tokens]})
+        return {"tokens": [{"id": token, "piece": pieces[token]} for token in tokens]}
 
     def _piece(self, token: int) -> str | list[int]:
         """A token's text; its bytes when they are only a part of a character."""
@@ -106,45 +102,41 @@ class _Views:
         except UnicodeDecodeError:
             return list(content)
 
-    def detokenize(self) -> Response:
+    def detokenize(self) -> dict[str, Any]:
         body = decode(request.get_data(), DetokenizeBody)
-        return _json({"content": self._engine.detokenize(body.tokens).decode("utf-8", "replace")})
+        return {"content": self._engine.detokenize(body.tokens).decode("utf-8", "replace")}
 
-    def slots(self) -> Response:
+    def slots(self) -> list[dict[str, Any]]:
         slots = self._engine.status().slots
         if request.args.get("fail_on_no_slot") and all(s.state != "idle" for s in slots):
             raise WireError(503, "no slot is free")
         n_ctx = self._engine.card.n_ctx
-        return _json(
-            [
-                {
-                    "id": slot.id,
-                    "n_ctx": n_ctx,
-                    "is_processing": slot.state != "idle",
-                    "state": slot.state,
-                    "n_tokens": slot.n_tokens,
-                }
-                for slot in slots
-            ]
-        )
+        return [
+            {
+                "id": slot.id,
+                "n_ctx": n_ctx,
+                "is_processing": slot.state != "idle",
+                "state": slot.state,
+                "n_tokens": slot.n_tokens,
+            }
+            for slot in slots
+        ]
 
-    def props(self) -> Response:
+    def props(self) -> dict[str, Any]:
         card, name = self._engine.card, self._engine.name
         defaults = generation_settings(
             GenerationRequest(prompt="?"), name, card.n_ctx, stream=False
         )
-        return _json(
-            {
-                "model_alias": name,
-                "n_ctx": card.n_ctx,
-                "total_slots": card.n_parallel,
-                "default_generation_settings": {"n_ctx": card.n_ctx, "params": defaults},
-                "modalities": {"vision": False, "audio": False},
-                "build_info": fingerprint(),
-            }
-        )
+        return {
+            "model_alias": name,
+            "n_ctx": card.n_ctx,
+            "total_slots": card.n_parallel,
+            "default_generation_settings": {"n_ctx": card.n_ctx, "params": defaults},
+            "modalities": {"vision": False, "audio": False},
+            "build_info": fingerprint(),
+        }
 
-    def metrics(self) -> Response:
+    def metrics(self) -> Never:
         raise WireError(501, "metrics are not supported yet")
 
     def hint(self) -> Response:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
+
 from flask import Flask, Response, g, request
 
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume import cursor
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.web.driver import respond
-from spillover.edge_server.wire.encoder import SSE_HEADERS
+from spillover.edge_server.wire.dialect import SSE_HEADERS
 
 
 def add_stream_views(app: Flask, streams: Streams, settings: Settings) -> None:
@@ -27,13 +28,12 @@ def add_stream_views(app: Flask, streams: Streams, settings: Settings) -> None:
             return Response(headers=SSE_HEADERS)
         return respond(streams.watch(recording, after), settings.keep_alive_s)
 
-    def stop(stream_id: str) -> Response:
+    def stop(stream_id: str) -> dict[str, Any]:
         recording = streams.find(stream_id, g.owner)
         was_running = not recording.log.closed
         if was_running:
             recording.stop("the answer was cancelled by its client")
-        body = {"id": stream_id, "object": "stream", "stopped": was_running}
-        return Response(msgspec.json.encode(body), content_type="application/json")
+        return {"id": stream_id, "object": "stream", "stopped": was_running}
 
     app.add_url_rule("/v1/streams/<stream_id>", "follow", follow)
     app.add_url_rule("/v1/streams/<stream_id>", "stop", stop, methods=["DELETE"])

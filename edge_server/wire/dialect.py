@@ -1,15 +1,167 @@
-"""What a dialect of the endpoint gives: plans for request bodies, and the shape of errors."""
+"""The contract of a dialect of the endpoint: it plans an answer, encodes it, and shapes errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, TypeAlias
 
 from msgspec import Struct
 
+from spillover.cloud_fallback.events import Failed, Handoff, Replace, Seam, StreamEvent
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.wire.encoder import Encoder, ErrorBody
+from spillover.edge_server.wire import sse
+from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.tools import Calls
 from spillover.runtime.engine import TextEngine
+from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+ErrorBody: TypeAlias = Callable[[WireError], bytes]
+
+
+class Encoder(ABC):
+    """Encodes one answer. A stream's bytes come from every method, those of a whole answer from
+    end() or fail() alone."""
+
+    is_stream: ClassVar[bool]
+    headers: ClassVar[Mapping[str, str]]
+
+    def open(self) -> bytes:
+        """What precedes the first event's bytes."""
+        return b""
+
+    @abstractmethod
+    def feed(self, event: StreamEvent) -> bytes:
+        """The bytes of one event; often none."""
+
+    def silence(self) -> bytes:
+        """What shows a client that its stream is alive, and finds out whether the client is."""
+        return b""
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """What follows the last event; nothing after a failure. A whole answer that is not
+        complete raises WireError."""
+
+    @abstractmethod
+    def fail(self, error: WireError) -> bytes:
+        """The error in the dialect's shape; nothing follows it."""
+
+    @staticmethod
+    @abstractmethod
+    def error_body(error: WireError) -> bytes:
+        """The JSON of an error in the dialect's shape."""
+
+
+class StreamEncoder(Encoder):
+    """Encodes a stream of server-sent events."""
+
+    is_stream = True
+    headers = SSE_HEADERS
+
+    def __init__(self) -> None:
+        self._failed = False
+
+    def silence(self) -> bytes:
+        return sse.KEEP_ALIVE
+
+    def end(self) -> bytes:
+        return b""
+
+    def fail(self, error: WireError) -> bytes:
+        self._failed = True
+        return self.error_event(error)
+
+    def error_event(self, error: WireError) -> bytes:
+        """The event of an error, which may concern one of several connections."""
+        return sse.encode(self.error_body(error))
+
+    @abstractmethod
+    def empty_event(self) -> bytes:
+        """An event that adds nothing: the first one of a resumable stream without an open()."""
+
+
+class Choice:
+    """What one choice of a whole answer has come to, *text* included."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = [text]
+        self.reasoning: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.calls = Calls()
+
+
+class WholeEncoder(Encoder):
+    """Collects an answer, and encodes it as one body of JSON at the end."""
+
+    is_stream = False
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/json"}
+
+    def __init__(self, choices: list[Choice]) -> None:
+        self.choices = choices
+        self.finished: dict[int, Finished] = {}
+        self.route_events: list[Handoff | Seam] = []
+        self.model: str | None = None
+        """The last writer's, after a handoff."""
+        self._failed: Failed | None = None
+
+    def feed(self, event: StreamEvent) -> bytes:
+        match event:
+            case Delta():
+                choice = self.choices[event.choice]
+                choice.text.append(event.text)
+                choice.logprobs += event.logprobs
+            case ReasoningDelta():
+                choice = self.choices[event.choice]
+                choice.reasoning.append(event.text)
+                choice.logprobs += event.logprobs
+            case ToolCallDelta():
+                choice = self.choices[event.choice]
+                choice.calls.add(event)
+                choice.logprobs += event.logprobs
+            case Finished():
+                self.finished[event.choice] = event
+            case Failed():
+                self._failed = event
+            case Replace(choice=index, keep_chars=keep):
+                self.choices[index].text = ["".join(self.choices[index].text)[:keep]]
+            case Handoff() | Seam():
+                self.route_events.append(event)
+                if isinstance(event, Handoff):
+                    self.model = event.target.model
+        return b""
+
+    def end(self) -> bytes:
+        """The body. An answer that broke off is an error, never half an answer."""
+        if self._failed is not None:
+            raise failure(self._failed)
+        is_cancelled = any(event.reason == "cancelled" for event in self.finished.values())
+        if is_cancelled or len(self.finished) < len(self.choices):
+            raise cancelled()
+        return self.body()
+
+    def fail(self, error: WireError) -> bytes:
+        return self.error_body(error)
+
+    @abstractmethod
+    def body(self) -> bytes:
+        """The JSON of the complete answer."""
+
+
+def failure(event: Failed) -> WireError:
+    """The error that an answer ended with."""
+    return WireError(500, event.message, kind=event.code)
+
+
+def cancelled() -> WireError:
+    """The error of an answer that somebody cancelled."""
+    return WireError(499, "the answer was cancelled")
 
 
 class AnswerRequest(Struct, frozen=True, kw_only=True):

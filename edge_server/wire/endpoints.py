@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spillover.edge_server.wire import llama_cpp, openai_answer, openai_chat, openai_completions
-from spillover.edge_server.wire.dialect import Endpoint
-from spillover.edge_server.wire.encoder import ErrorBody
+from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
 
 ENDPOINTS = (
     Endpoint(

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.edge_server.wire import sse
-from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
-from spillover.edge_server.wire.encoder import (
+from spillover.edge_server.wire.dialect import (
+    AnswerPlan,
+    AnswerRequest,
     Choice,
     Encoder,
     StreamEncoder,
@@ -51,16 +52,16 @@ MAX_BIAS_TEXTS = 256
 
 _json = msgspec.json.Encoder().encode
 
-_OFF: dict[str, dict[str, float]] = {
-    "dry": {"dry_multiplier": 0.0},
-    "top_k": {"top_k": 0},
-    "typ_p": {"typical_p": 1.0},
-    "top_p": {"top_p": 1.0},
-    "min_p": {"min_p": 0.0},
-    "xtc": {"xtc_probability": 0.0},
-    "penalties": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
+_OFF = {
+    "dry": ("dry_multiplier", 0.0),
+    "top_k": ("top_k", 0),
+    "typ_p": ("typical_p", 1.0),
+    "top_p": ("top_p", 1.0),
+    "min_p": ("min_p", 0.0),
+    "xtc": ("xtc_probability", 0.0),
 }
-"""What switches off a sampler that is missing in a request's list of samplers."""
+"""What switches off a sampler that is missing in a request's list of samplers. Not the penalties:
+the default list leaves them out without switching them off."""
 
 
 def plan(asked: AnswerRequest) -> AnswerPlan:
@@ -214,16 +215,11 @@ def _refuse(body: LlamaCppBody) -> None:
 
 
 def _switched_off(samplers: tuple[str, ...] | str | None) -> dict[str, Any]:
-    """Settings that switch off the samplers that are not in the list, whose order is ignored: the
-    order is always llama.cpp's usual one. So is the short form, a letter for each sampler."""
+    """Settings that switch off the samplers that are not in the list. Its order is ignored, and so
+    is the short form, a letter for each sampler."""
     if samplers is None or isinstance(samplers, str):
         return {}
-    off: dict[str, Any] = {}
-    for name, settings in _OFF.items():
-        # The default list leaves penalties out without switching them off.
-        if name not in samplers and name != "penalties":
-            off |= settings
-    return off
+    return dict(off for name, off in _OFF.items() if name not in samplers)
 
 
 def _biases(value: Any, engine: TextEngine) -> dict[int, float]:

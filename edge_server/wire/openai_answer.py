@@ -22,7 +22,7 @@ from spillover.cloud_fallback.events import (
 )
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire import handoff, sse
-from spillover.edge_server.wire.encoder import (
+from spillover.edge_server.wire.dialect import (
     Choice,
     StreamEncoder,
     WholeEncoder,
@@ -134,7 +134,7 @@ class OpenAIStream(StreamEncoder):
         self._frames: dict[tuple[type[Delta | ReasoningDelta], int], tuple[bytes, bytes]] = {}
 
     def empty_event(self) -> bytes:
-        return self._chunk({**self._empty_choice(), "finish_reason": None}, 0)
+        return self._bare_chunk()
 
     def feed(self, event: StreamEvent) -> bytes:
         if self._failed:
@@ -153,9 +153,9 @@ class OpenAIStream(StreamEncoder):
             case Handoff() | Seam() | Replace() | ConsentAsked() | ConsentAnswered():
                 return self._routed(event)
             case Prefilling() if self._options.progress:
-                return self._progress({"prompt_progress": progress(event)})
+                return self._bare_chunk(prompt_progress=progress(event))
             case Queued() if self._options.progress:
-                return self._progress({"queue_position": event.position})
+                return self._bare_chunk(queue_position=event.position)
         return b""
 
     def end(self) -> bytes:
@@ -199,7 +199,7 @@ class OpenAIStream(StreamEncoder):
         choice = {**self._empty_choice(), "finish_reason": event.reason}
         return self._chunk(choice, event.choice, timings=timings(event))
 
-    def _progress(self, extra: dict[str, Any]) -> bytes:
+    def _bare_chunk(self, **extra: Any) -> bytes:
         return self._chunk({**self._empty_choice(), "finish_reason": None}, 0, **extra)
 
     def _chunk(self, choice: dict[str, Any], index: int, **extra: Any) -> bytes:

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest
-from spillover.edge_server.wire.encoder import Choice, Encoder
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.openai_answer import (
     OpenAIStream,

@@ -20,8 +20,14 @@ from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.app import create_app
 from spillover.edge_server.web.bridge import Bridge
-from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Endpoint
-from spillover.edge_server.wire.encoder import Choice, StreamEncoder, WholeEncoder
+from spillover.edge_server.wire.dialect import (
+    AnswerPlan,
+    AnswerRequest,
+    Choice,
+    Endpoint,
+    StreamEncoder,
+    WholeEncoder,
+)
 from spillover.edge_server.wire.endpoints import ENDPOINTS
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
-from spillover.edge_server.wire.encoder import StreamEncoder
+from spillover.edge_server.wire.dialect import StreamEncoder
 from spillover.edge_server.wire.llama_cpp import LlamaCppStream, Wanted
 from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
 from spillover.edge_server.wire.openai_chat import ChatStream

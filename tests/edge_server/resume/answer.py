@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from spillover.edge_server.answers.event_log import EventLog
+from spillover.edge_server.answers.event_log import Source
 from spillover.edge_server.resume.viewer import Viewer
 from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
 from spillover.edge_server.wire.openai_chat import ChatStream
-from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, Finished, Timings, Usage
 from tests.sse_reader import events_of
 
@@ -26,13 +25,11 @@ def encoder() -> ChatStream:
     return ChatStream(head_fields("chat.completion.chunk", "chatcmpl-0", "model"), options)
 
 
-class Answer:
+class Answer(Source):
     """A source whose events the test appends; cancelled, it ends as an engine's does."""
 
     def __init__(self) -> None:
-        self.log = EventLog()
-        self.cancellation = Cancellation()
-        self.error: Exception | None = None
+        super().__init__()
         self.is_over = False
         self.cancellation.subscribe(lambda: self.end("cancelled"))
 
