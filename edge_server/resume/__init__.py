@@ -1,6 +1,6 @@
 """Answers that a client can take up again after its connection broke.
 
-The stream is written down event by event before anybody sees it; whoever reads it has a cursor and
-nothing else, so that nobody who is slow, late or gone costs memory or holds up the answer. It knows
-nothing of engines and dialects: an encoder gives it the events' bytes.
+Each event is recorded before anybody sees it. A reader is a cursor and nothing else, so that slow,
+late or lost readers cost no memory and hold up no answer. Knows no engine and no dialect: an
+encoder gives it the bytes of events.
 """

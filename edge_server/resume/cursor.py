@@ -33,7 +33,7 @@ def _number(text: str, name: str) -> int:
 
 
 def check(after: int, *, first: int, last: int) -> None:
-    """WireError for a cursor that is not within a log of the events *first* to *last*."""
+    """Raise WireError for a cursor outside a log of the events *first* to *last*."""
     if after > last:
         message = f"there is no event {after} yet: the newest is {last}"
         raise WireError(400, message, "after", last=last)

@@ -1,4 +1,4 @@
-"""How long an answer is waited for, and kept. Pure: the time is passed in."""
+"""How long an answer goes on without a client, and how long it is kept. Pure: time is passed in."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Lifetime(Struct, frozen=True, kw_only=True):
         return replace(self, ended_at=now)
 
     def due(self, limits: ResumeLimits) -> float | None:
-        """When its fate changes by itself; None: it does not."""
+        """When its fate changes by itself; None: never."""
         if self.ended_at is not None:
             return self.ended_at + limits.keep_s
         return None if self.alone_since is None else self.alone_since + limits.grace_s
 
     def fate(self, limits: ResumeLimits, now: float) -> Fate:
-        """*cancel* an answer that nobody came back to; *forget* one that ended long ago."""
+        """*cancel* an answer without a client; *forget* one that ended long ago."""
         due = self.due(limits)
         if due is None or now < due:
             return "keep"

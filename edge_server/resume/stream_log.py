@@ -8,13 +8,13 @@ from spillover.edge_server.answers.event_log import Changes, Log
 from spillover.edge_server.wire.errors import WireError
 
 MOST_AT_ONCE = 256
-"""Events of one read: what a reader holds at most, however far behind it is."""
+"""Most events of one read, which bounds what a slow reader holds."""
 _OVERHEAD_BYTES = 48
 """Of an event in memory, beside its bytes."""
 
 
 class CursorTooOld(WireError):
-    """The events after this cursor are no longer all there."""
+    """Events after this cursor are no longer kept."""
 
     def __init__(self, after: int) -> None:
         super().__init__(410, f"the events after {after} are gone: the client reads too slowly")
@@ -25,7 +25,7 @@ class StreamLog(Log[bytes], Protocol):
 
     @property
     def first(self) -> int:
-        """The number of the oldest event that is still there; of the next one if none is."""
+        """The number of the oldest event that is kept; of the next one if none is."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class StreamLog(Log[bytes], Protocol):
     def closed(self) -> bool: ...
 
     def append(self, event: bytes) -> int:
-        """Its number, once every reader can have it."""
+        """Add an event that every reader can have at once; its number."""
         ...
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class MemoryLog(Changes):
         self._max_bytes = max_bytes
         self._events: list[bytes] = []
         self._n_dropped = 0
-        self._n_stale = 0  # dropped ones that still have a place in the list
+        self._n_stale = 0  # dropped ones that are still in the list
         self._n_bytes = 0
         self._closed = False
 

@@ -56,8 +56,8 @@ class Streams:
         recording = Recording(owner, encoder, self._make_log(limits), self._ended)
         with self._lock:
             if len(self._entries) >= limits.max_streams and not self._make_room():
-                running = f"{limits.max_streams} resumable answers are running"
-                raise EngineBusy(f"{running}: try again later, or without", RETRY_AFTER_S)
+                message = f"{limits.max_streams} resumable answers are running: try again later"
+                raise EngineBusy(message, RETRY_AFTER_S)
             self._entries[recording] = _Entry()
             self._by_id[recording.id] = recording
         return recording
@@ -92,9 +92,9 @@ class Streams:
         raise WireError(404, "there is no stream with this id (any more)", "id")
 
     def watch(self, recording: Recording, after: int) -> Viewer:
-        """A reader of *recording* from number *after* on, until it leaves.
+        """A reader of *recording* past number *after*.
 
-        Raises WireError for a cursor that is not within the log.
+        Raises WireError for a cursor outside the log.
         """
         cursor.check(after, first=recording.log.first, last=recording.log.last)
         with self._lock:

@@ -1,8 +1,7 @@
 """The thin layer between uvicorn and Flask.
 
-Flask runs in a small pool of threads, and only to check a request and to begin its answer. The
-answer itself is driven on the event loop: no thread waits for it, and a client that leaves in
-silence is noticed at once.
+Flask runs in a small pool of threads, only to check a request and to begin its answer. The event
+loop drives the answer: no thread waits for it, and a client that leaves is noticed at once.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Bridge:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """End the streams that still run: each gets an error event."""
+        """End the streams that are running, each with an error event."""
         self._stopping.set()
 
     def close(self) -> None:
@@ -183,8 +182,8 @@ def _too_many(what: str) -> WireError:
 
 
 def _abandon(call: asyncio.Future[Any], answers: list[Answer[Any]]) -> None:
-    """Nobody waits for this answer any more."""
+    """Drop an answer that nobody waits for any more."""
     if not call.cancelled():
-        call.exception()  # so that it counts as seen
+        call.exception()  # mark it as retrieved
     for answer in answers:
         answer.leave()

@@ -41,7 +41,7 @@ class Connection:
         self._protocol = protocol
         self._error_body = error_body
         self._started = False
-        # Older clients know no chunks: for them uvicorn marks the end by closing.
+        # HTTP/1.0 has no chunks: uvicorn marks the end by closing the connection.
         self._is_chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
@@ -54,13 +54,13 @@ class Connection:
             raise ClientGone from None
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """The head; without a Content-Length a stream follows, by write() and finish()."""
+        """Send the head; write() and finish() send the body."""
         self._started = True
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def write(self, chunk: bytes) -> None:
-        """A part of a stream; waits only when the client takes no more for now."""
+        """Send a part of a stream; waits only while the client takes no more."""
         for piece in _pieces(chunk):
             await self._write(piece)
 
@@ -77,15 +77,15 @@ class Connection:
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """A whole response."""
+        """Send a whole response."""
         is_head = self.scope["method"] == "HEAD"
-        if status != 204 and not is_head:  # a 204 has no body, and must not say how long it is
+        if status != 204 and not is_head:  # a 204 must not have a length
             headers = {**headers, "Content-Length": str(len(body))}
         await self.start(status, headers)
         await self.finish(b"" if is_head else body)
 
     async def refuse(self, error: WireError) -> None:
-        """A whole response with an error; the connection is closed after it."""
+        """Send an error as a whole response, and close the connection."""
         headers = {"Content-Type": "application/json", "Connection": "close", **error.headers}
         await self.answer(error.status, headers, self._error_body(error))
 

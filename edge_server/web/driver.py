@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def respond(answer: Answer[Any], keep_alive_s: float) -> Response:
-    """The response of a view whose content is *answer*."""
+    """What a view returns to send *answer*."""
     answers: list[Answer[Any]] | None = request.environ.get(ANSWERS_KEY)
     if answers is not None:
         answers.append(answer)

@@ -95,7 +95,7 @@ class _Views:
         return {"tokens": [{"id": token, "piece": pieces[token]} for token in tokens]}
 
     def _piece(self, token: int) -> str | list[int]:
-        """A token's text; its bytes when they are only a part of a character."""
+        """A token's text, or its bytes if they are only part of a character."""
         content = self._engine.detokenize((token,))
         try:
             return content.decode()

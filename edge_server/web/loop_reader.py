@@ -77,7 +77,7 @@ class LoopReader(Generic[Event]):
             self._waiter.set_result(has_news)
 
     def _look_at_the_clock(self, silence_s: float) -> None:
-        """The timer runs on; whether there was silence shows only when it fires."""
+        """When the timer fires: was there silence? It is not reset for each event."""
         left_s = self._heard + silence_s - self._loop.time()
         if left_s <= 0:
             self._resolve(False)

@@ -20,7 +20,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a bind address is reachable from this device only."""
+    """Whether only this device can reach a bind address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -30,7 +30,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_bind(settings: Settings) -> None:
-    """ConfigError for an address that others can reach while no API key is set."""
+    """Raise ConfigError for an address that others can reach, if no API key is set."""
     if not is_loopback(settings.host) and not settings.api_keys:
         raise ConfigError(
             f"{settings.host} can be reached from other machines: set an API key "
@@ -39,13 +39,13 @@ def check_bind(settings: Settings) -> None:
 
 
 def normal_host(value: str) -> str:
-    """A Host header's name without port, case and trailing dot; "" for what is no host."""
+    """A Host header's name without port, case and trailing dot; "" if it is not a host."""
     found = _HOST.fullmatch(value.strip().lower())
     return (found[1] or found[2].rstrip(".")) if found else ""
 
 
 class Gatekeeper:
-    """Checks each request before its body is looked at."""
+    """Checks each request before its body is read."""
 
     def __init__(self, settings: Settings) -> None:
         self._keys = tuple(key.encode() for key in settings.api_keys)
@@ -55,12 +55,11 @@ class Gatekeeper:
         )
 
     def check(self, request: Request) -> str:
-        """Who asks: a name for the API key, or "" where none is needed. WireError when the
-        request may not be served."""
+        """Who asks: a name for the API key, or "" where none is needed. Raises WireError."""
         self._check_host(request)
         if request.method not in _SAFE_METHODS:
             self._check_origin(request)
-            if request.method != "DELETE":  # which has no body, and of which browsers ask first
+            if request.method != "DELETE":  # it has no body, and browsers ask before they send it
                 self._check_type(request)
         if self._keys and request.path not in _OPEN_PATHS:
             return self._check_key(request)
@@ -80,7 +79,7 @@ class Gatekeeper:
             raise WireError(403, "web pages of other origins may not use this endpoint")
 
     def _check_type(self, request: Request) -> None:
-        # Pages may send other types to any address without asking; JSON they may not.
+        # Web pages may send other types to any address without asking, but not JSON.
         if request.mimetype != "application/json":
             json = "Content-Type: application/json"
             raise WireError(415, f"send the header {json} (curl: -H '{json}')")

@@ -1,4 +1,4 @@
-"""Runs the endpoint: binds, serves, and ends in good order."""
+"""Runs the endpoint: binds, serves, and shuts down."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ BACKLOG = 512
 def serve(
     engine: TextEngine, router: Router, settings: Settings, *, on_ready: Callable[[str], None]
 ) -> None:
-    """Serve the answers of *router*, whose local engine is *engine*, until a signal ends it;
-    *on_ready* gets the address.
+    """Serve *router*, whose local engine is *engine*, until a signal; *on_ready* gets the address.
 
-    Raises ConfigError when the address cannot be bound or must not be.
+    Raises ConfigError for an address that cannot or must not be bound.
     """
     check_bind(settings)
     sock = _bind(settings)
@@ -85,7 +84,7 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; at the end running streams get their grace and then a last event."""
+    """uvicorn's server; on shutdown running streams get their grace, then a last event."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ class Prompt(Struct, frozen=True):
 
     @property
     def plain(self) -> str | tuple[int, ...] | None:
-        """The prompt as the engine takes it, when it is one text or only ids."""
+        """The prompt as the engine takes it, if it is one text or only ids."""
         return self.parts[0] if len(self.parts) == 1 else None
 
 
@@ -55,7 +55,7 @@ def _one(value: Any, param: str) -> Prompt:
         case list() if value:
             return Prompt(_parts(value, param))
         case {"prompt_string": str(text), **others}:
-            # llama.cpp's form for prompts with pictures and sounds.
+            # llama.cpp's prompts with pictures and sounds.
             if others.get("multimodal_data"):
                 raise bad_request("this model reads only text", f"{param}.multimodal_data")
             return Prompt((text,))
@@ -138,15 +138,15 @@ def infill_prompt(
 ) -> tuple[int, ...]:
     """Token ids: prefix, suffix, and *begun*, the beginning of what goes between.
 
-    A 400 when the model has no tokens for it. Order and tokens are those of the models'
-    papers: Bavarian et al., 2022, and for repositories Hui et al., 2024 (Qwen2.5-Coder).
+    A 400 if the model has no tokens for it. Order and tokens follow Bavarian et al., 2022, and
+    for repositories Hui et al., 2024 (Qwen2.5-Coder).
     """
     fim = engine.card.fim
     if fim is None:
         raise bad_request(f"{engine.name} has no tokens for filling in the middle", "suffix")
 
     def ids(text: str) -> tuple[int, ...]:
-        # Control tokens written out in the files' texts stay texts.
+        # Control tokens that a file spells out stay text.
         return engine.tokenize(text, add_special=False, parse_special=False) if text else ()
 
     return (
@@ -162,7 +162,7 @@ def infill_prompt(
 
 
 def _files(ids: Callable[[str], tuple[int, ...]], fim: FimTokens, files: Files) -> Iterator[int]:
-    """Other files first, in the form for repositories where the model knows it."""
+    """Other files, as a repository if the model has tokens for that."""
     if not files:
         return
     if fim.repo is None or fim.file is None:
