@@ -118,12 +118,13 @@ class ToolCalls:
         self._indexes: dict[int, int] = {}
         self._empty: set[int] = set()
         self._n_calls = 0
-        self._answer_id = ""
+        self._written_id = self._answer_id = ""
 
     def name_answer(self, answer_id: str | None) -> None:
         """Make the ids of calls that bring none from the answer's, so that the ids of several
         answers in a conversation differ."""
-        if answer_id:
+        if answer_id and answer_id != self._written_id:
+            self._written_id = answer_id
             self._answer_id = "".join(c for c in answer_id if c.isalnum() or c in "_-")[:40]
 
     @property

@@ -99,9 +99,9 @@ class Decoder(ABC):
 
         Raises ProviderError for an error inside the stream, a malformed frame included.
         """
-        if self.is_done or frame.data.strip() in (b"", b"[DONE]"):
-            return []
-        return self.read(frame)
+        data = frame.data.strip()
+        self.is_done = self.is_done or data == b"[DONE]"
+        return [] if self.is_done or not data else self.read(frame)
 
     def end(self, tail: bytes = b"") -> End:
         """The stream is over; *tail* is the last of its bytes that belonged to no event.

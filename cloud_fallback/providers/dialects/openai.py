@@ -270,10 +270,6 @@ class OpenAIDecoder(Decoder):
         self._stops = sent.stop if sent else ()
         self._refused = False
 
-    def feed(self, frame: Frame) -> list[Part]:
-        self.is_done = self.is_done or frame.data.strip() == b"[DONE]"
-        return super().feed(frame)
-
     def read(self, frame: Frame) -> list[Part]:
         if frame.name in _SIGNS_OF_LIFE:
             return []
