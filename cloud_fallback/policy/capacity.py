@@ -114,7 +114,7 @@ def memory_low(observation: Observation) -> Reason | None:
     return Reason(code="memory", signals={"memory_available": share, "memory_low": low})
 
 
-def memory_recovered(observation: Observation) -> bool:
+def memory_free(observation: Observation) -> bool:
     share = _memory_share(observation)
     return share is None or share >= observation.settings.memory_recovered
 
@@ -130,7 +130,7 @@ def processor_hot(observation: Observation) -> Reason | None:
     return Reason(code="thermal", signals={"temperature_c": celsius, "temperature_high_c": high})
 
 
-def processor_cooled(observation: Observation) -> bool:
+def cooled(observation: Observation) -> bool:
     settings = observation.settings
     celsius, high = _temperature(observation)
     margin = settings.temperature_high_c - settings.temperature_recovered_c
@@ -154,7 +154,7 @@ def battery_low(observation: Observation) -> Reason | None:
     return Reason(code="battery", signals={"battery": device.battery_share, "battery_low": low})
 
 
-def battery_recovered(observation: Observation) -> bool:
+def charged(observation: Observation) -> bool:
     device = observation.device
     if device is None or device.battery_share is None or not device.on_battery:
         return True

@@ -1,4 +1,4 @@
-"""The threshold of a handoff-rate target: it follows what becomes of this device's own answers."""
+"""The threshold that keeps a handoff-rate target: it follows this device's own answers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from msgspec import Meta, Struct
 from spillover.runtime.json_file import read_json, write_json
 
 N_FIRST = 20
-"""Answers that are judged by the settings' own threshold, before there is a quantile."""
+"""So many answers are judged by the settings' own threshold, until there is a quantile."""
 _N_KEPT = 64
 _STEP = 0.3
-"""How far one answer moves the threshold, in log-odds."""
+"""How far one answer can move the threshold, in log-odds."""
 _FARTHEST = 8.0
 _WRITE_EVERY = 8
 
@@ -33,13 +33,13 @@ class _State(Struct, kw_only=True):
 class HandoffRate:
     """Keeps the share of answers that are handed over near a target: numbers, no text.
 
-    The first threshold is a quantile of the first answers' doubt. An answer that is handed over
-    is not seen to its end, so a quantile of later ones would be too low and the rate too high;
-    from then on each answer moves the threshold, up by (1 - target) steps when it was handed over
-    and down by target steps when not, which holds the rate whatever the scores look like.
+    The first threshold is a quantile of the first answers' scores. Later answers that are handed
+    over have no score for their whole text, so that a quantile of theirs would be too low and the
+    rate too high. Instead each answer moves the threshold: up by (1 - target) steps if it was
+    handed over, else down by target steps. That holds the rate whatever the scores look like.
 
-    Any thread may use it. A small file keeps it for the next start; one that cannot be read or
-    written costs a new beginning, never an answer.
+    Any thread may use it. A small file keeps it for the next start. Without that file it starts
+    anew; an error never costs an answer.
     """
 
     def __init__(self, key: str, data_dir: Path | None = None) -> None:
@@ -50,7 +50,7 @@ class HandoffRate:
         self._n_unwritten = 0
 
     def threshold(self, target: float) -> float | None:
-        """P(wrong) from which an answer is handed over; None: too few answers so far."""
+        """The P(wrong) from which answers are handed over; None: too few answers so far."""
         with self._lock:
             self._aim(target)
             odds = self._state.odds
@@ -59,9 +59,9 @@ class HandoffRate:
     def add(
         self, score: float | None, *, handed_over: bool, target: float, least: float = 0.0
     ) -> None:
-        """Take an answer that is over: how doubtful it was at most, and what became of it.
+        """Take an answer that has ended: its highest P(wrong), and whether it was handed over.
 
-        *least*: the threshold never counts below this, so it need not fall further either.
+        *least*: the threshold does not fall below this.
         """
         with self._lock:
             self._aim(target)
@@ -91,7 +91,7 @@ class HandoffRate:
                 self._begin()
 
     def _begin(self) -> None:
-        """The score that a share *target* of the last answers reached."""
+        """Start from the score that a share *target* of the last answers reached."""
         ordered = sorted(self._state.scores)
         place = round((1.0 - self._state.target) * (len(ordered) - 1))
         self._state.odds = _odds(ordered[place])

@@ -19,7 +19,7 @@ from spillover.runtime.request import GenerationRequest
 class LocalPolicy:
     """Settings, calibration and handoff rate of a loaded model. Any thread may use it.
 
-    InvalidRequest when a rule of the settings has a pattern that is none.
+    Raises InvalidRequest if the pattern of a rule is invalid.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LocalPolicy:
         clock: Callable[[], float],
         on_trigger: Callable[[Reason], None],
     ) -> Watch:
-        """A watch over one local leg; give it to learn() when the leg is over."""
+        """A watch over one local leg; pass it to learn() after the leg."""
         return Watch(
             self.settings,
             request,
@@ -57,7 +57,7 @@ class LocalPolicy:
 
     @property
     def _least(self) -> float:
-        """A probability means something: what is likely right stays here, whatever the rate."""
+        """With a calibration, an answer that is probably right stays here whatever the rate."""
         return self.settings.p_wrong_forget if self.local.calibration is not None else 0.0
 
     def _threshold(self) -> float | None:
@@ -66,7 +66,7 @@ class LocalPolicy:
         return None if found is None else max(found, self._least)
 
     def learn(self, watch: Watch) -> None:
-        """Remember what the policies made of the leg that *watch* has seen to its end."""
+        """Learn from the leg that *watch* has seen to its end."""
         target, reason = self.settings.handoff_rate_target, watch.reason
         if target is None or (reason is not None and reason.code not in QUALITY):
             return
@@ -75,5 +75,5 @@ class LocalPolicy:
         )
 
     def close(self) -> None:
-        """Write what has been remembered."""
+        """Write what has been learned."""
         self._rate.flush()

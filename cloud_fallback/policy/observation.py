@@ -51,3 +51,4 @@ class Observation(Struct, frozen=True, kw_only=True):
 
 Policy: TypeAlias = Callable[[Observation], Reason | None]
 """A pure function: why another writer should go on, or None."""
+Predicate: TypeAlias = Callable[[Observation], bool]

@@ -14,6 +14,10 @@ def leaks_template(observation: Observation) -> Reason | None:
     return None if start is None else Reason(code="template_leak", keep_chars=start)
 
 
+def may_leak(observation: Observation) -> bool:
+    return observation.signals.leaks.is_open
+
+
 def breaks_json(observation: Observation) -> Reason | None:
     """JSON was asked for, and the text, or the arguments of a tool call, cannot become any."""
     signals = observation.signals
@@ -55,6 +59,10 @@ def refuses(observation: Observation) -> Reason | None:
     return Reason(code="refusal", keep_chars=0) if observation.signals.refusals.found else None
 
 
+def may_refuse(observation: Observation) -> bool:
+    return observation.signals.refusals.may_come
+
+
 def is_unsure(observation: Observation) -> Reason | None:
     """P(wrong) is high; the text from where doubt began is not kept."""
     p_wrong, threshold = observation.doubt.p_wrong, observation.doubt.thresholds.enter
@@ -62,6 +70,22 @@ def is_unsure(observation: Observation) -> Reason | None:
         return None
     signals = {"p_wrong": p_wrong, "threshold": threshold}
     return Reason(code="low_confidence", signals=signals, keep_chars=observation.held_from)
+
+
+def unsure_dwell(observation: Observation) -> float:
+    """Windows in a row; none are enough before the least number of tokens."""
+    settings = observation.settings
+    enough = observation.signals.track.n >= settings.least_tokens
+    return settings.confidence_dwell if enough else float("inf")
+
+
+def is_sure_again(observation: Observation) -> bool:
+    p_wrong = observation.doubt.p_wrong
+    return p_wrong is not None and p_wrong < observation.doubt.thresholds.forget
+
+
+def is_in_doubt(observation: Observation) -> bool:
+    return observation.doubt.is_raised
 
 
 def was_unsure(observation: Observation) -> Reason | None:
@@ -77,7 +101,7 @@ def says_nothing(observation: Observation) -> Reason | None:
     signals = observation.signals
     if not observation.request.messages or not _ended_itself(observation.end):
         return None
-    if signals.has_text or signals.has_calls:
+    if signals.has_text or signals.calls:
         return None
     return Reason(code="empty", keep_chars=0)
 

@@ -1,4 +1,4 @@
-"""Why an answer should go on elsewhere."""
+"""Why another writer should continue an answer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CapacityCode: TypeAlias = Literal[
     "battery",
     "crash",
 ]
-"""The device cannot: it waits too long in the queue or for the first token, decodes too slowly,
-has no context or KV cells left, little memory, a hot or throttled processor, a low battery, or
-the worker has died."""
+"""The device cannot continue: the wait in the queue or for the first token is too long, decoding is
+too slow, no context or KV cells are left, memory is low, the processor is hot or throttled, the
+battery is low, or the worker has died."""
 
 QualityCode: TypeAlias = Literal[
     "low_confidence",
@@ -31,32 +31,32 @@ QualityCode: TypeAlias = Literal[
     "schema",
     "refusal",
 ]
-"""The answer is no good: unsure, in a loop, with control tokens in its text, in another script
-than the question, empty, not in the form that was asked for, or a refusal."""
+"""The answer is bad: unsure, in a loop, with control tokens in its text, in another script than
+the question, empty, not in the response format, or a refusal."""
 
 QUALITY: frozenset[str] = frozenset(get_args(QualityCode))
 
 PromptCode: TypeAlias = Literal["rule", "tools", "language"]
-"""The prompt is not for the local model: a rule of the user's, tools that it cannot call, a
+"""The prompt is not for the local model: a rule of the user's, tools that it cannot call, or a
 language that it does not know."""
 
 ReasonCode: TypeAlias = (
     CapacityCode | QualityCode | PromptCode | Literal["user", "network", "provider", "sticky"]
 )
-"""All reasons; "network" and "provider" are those of the way back: the cloud was not reached, or
-its provider broke off."""
+"""All reasons. "network" and "provider" lead back to the local model: the cloud was not reached, or
+a provider broke off."""
 
 Verdict: TypeAlias = Literal["pass", "hold", "handoff"]
-"""About the text so far: send it; keep it back while in doubt; let another writer go on."""
+"""On the text so far: send it, hold it back while in doubt, or let another writer continue."""
 
 
 class Reason(Struct, frozen=True, kw_only=True):
-    """One policy's wish for a handoff, with the readings that led to it."""
+    """Why an answer should be handed over, with the readings that led to it."""
 
     code: ReasonCode
     is_hard: bool = False
-    """The local model cannot go on, or must not: no dwell, no least number of tokens."""
+    """See Rule.hard, from which it comes."""
     signals: dict[str, float] = {}
-    """Readings and the thresholds they passed, by name."""
+    """Readings and their thresholds, by name."""
     keep_chars: int | None = None
-    """How many characters of this leg's text are good; None: all of it."""
+    """How many characters of this leg's text are good; None: all."""

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.policy import capacity, prompt, quality
-from spillover.cloud_fallback.policy.observation import Observation, Policy
+from spillover.cloud_fallback.policy.observation import Observation, Policy, Predicate
 from spillover.cloud_fallback.policy.reason import QUALITY, Reason, ReasonCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 
@@ -22,8 +22,6 @@ Phase: TypeAlias = Literal["before", "accepted", "text", "window", "silent", "se
 knows the length of its prompt; at each piece of text; every few tokens; when nothing has come for
 a while; at each reading of the sensors; after the answer's end."""
 _PHASES_WITH_TAIL: tuple[Phase, ...] = ("text", "window", "sensors")
-
-Predicate: TypeAlias = Callable[[Observation], bool]
 
 
 class Rule(Struct, frozen=True, eq=False):
@@ -44,19 +42,8 @@ class Rule(Struct, frozen=True, eq=False):
     """The reason may be about to come: text is held back."""
 
 
-def _sensor_dwell(observation: Observation) -> int:
+def _readings(observation: Observation) -> int:
     return observation.settings.sensor_dwell
-
-
-def _confidence_dwell(observation: Observation) -> float:
-    settings = observation.settings
-    enough = observation.signals.track.n >= settings.least_tokens
-    return settings.confidence_dwell if enough else float("inf")
-
-
-def _doubt_is_over(observation: Observation) -> bool:
-    p_wrong = observation.doubt.p_wrong
-    return p_wrong is not None and p_wrong < observation.doubt.thresholds.forget
 
 
 RULES: tuple[Rule, ...] = (
@@ -70,54 +57,24 @@ RULES: tuple[Rule, ...] = (
     Rule("battery", "before", capacity.battery_low),
     Rule("context", "accepted", capacity.prompt_too_long, hard=True),
     Rule("kv_full", "accepted", capacity.kv_cache_full),
-    Rule(
-        "template_leak",
-        "text",
-        quality.leaks_template,
-        hard=True,
-        may_come=lambda observation: observation.signals.leaks.is_open,
-    ),
+    Rule("template_leak", "text", quality.leaks_template, hard=True, may_come=quality.may_leak),
     Rule("schema", "text", quality.breaks_json, hard=True),
     Rule("repetition", "text", quality.repeats_itself, hard=True),
     Rule("wrong_script", "text", quality.in_wrong_script, hard=True),
-    Rule(
-        "refusal",
-        "text",
-        quality.refuses,
-        hard=True,
-        may_come=lambda observation: observation.signals.refusals.may_come,
-    ),
+    Rule("refusal", "text", quality.refuses, hard=True, may_come=quality.may_refuse),
     Rule(
         "low_confidence",
         "window",
         quality.is_unsure,
-        dwell=_confidence_dwell,
-        is_over=_doubt_is_over,
-        may_come=lambda observation: observation.doubt.is_raised,
+        dwell=quality.unsure_dwell,
+        is_over=quality.is_sure_again,
+        may_come=quality.is_in_doubt,
     ),
     Rule("slow", "window", capacity.decodes_slowly, dwell=lambda _: 2),
     *(Rule(code, "silent", capacity.waits_too_long(code)) for code in capacity.WAITS),
-    Rule(
-        "memory",
-        "sensors",
-        capacity.memory_low,
-        dwell=_sensor_dwell,
-        is_over=capacity.memory_recovered,
-    ),
-    Rule(
-        "thermal",
-        "sensors",
-        capacity.processor_hot,
-        dwell=_sensor_dwell,
-        is_over=capacity.processor_cooled,
-    ),
-    Rule(
-        "battery",
-        "sensors",
-        capacity.battery_low,
-        dwell=_sensor_dwell,
-        is_over=capacity.battery_recovered,
-    ),
+    Rule("memory", "sensors", capacity.memory_low, dwell=_readings, is_over=capacity.memory_free),
+    Rule("thermal", "sensors", capacity.processor_hot, dwell=_readings, is_over=capacity.cooled),
+    Rule("battery", "sensors", capacity.battery_low, dwell=_readings, is_over=capacity.charged),
     Rule("throttled", "sensors", capacity.processor_throttled),
     Rule("context", "after", capacity.out_of_context, hard=True),
     Rule("empty", "after", quality.says_nothing, hard=True),

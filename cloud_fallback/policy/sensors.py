@@ -1,4 +1,4 @@
-"""Reads the device's sensors while somebody wants to know, and only then."""
+"""Reads the device's sensors, but only while an answer is being watched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import psutil
 from msgspec import Struct
@@ -15,22 +15,22 @@ from spillover.runtime.device import available_memory, total_memory
 
 PERIOD_S = 2.0
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu", "soc", "tj", "acpitz", "thermal")
-"""Beginnings of the names of processor sensors, as Linux and the Jetson boards call them."""
+"""How the names of processor sensors begin on Linux and on Jetson boards."""
 
 
 class DeviceReading(Struct, frozen=True, kw_only=True):
-    """None: the device has no such sensor, or does not say. Unknown never counts as bad."""
+    """None: the device has no such sensor, or the value is unknown, which never counts as bad."""
 
     memory_total_bytes: int | None = None
     memory_available_bytes: int | None = None
     temperature_c: float | None = None
     """The hottest of the processor's sensors."""
     temperature_limit_c: float | None = None
-    """That sensor's own idea of what is too hot."""
+    """The sensor's own limit."""
     frequency_share: float | None = None
     """Clock rate of the processor as a share of its highest."""
     busy_share: float | None = None
-    """How much of all cores was in use since the last reading."""
+    """Use of all cores since the last reading."""
     on_battery: bool | None = None
     battery_share: float | None = None
 
@@ -42,54 +42,43 @@ class DeviceReading(Struct, frozen=True, kw_only=True):
         return self.memory_available_bytes / self.memory_total_bytes
 
 
-class Senses(Protocol):
-    """Who is told of each reading; called from the sensors' thread, must be quick."""
-
-    def sense(self, reading: DeviceReading) -> None: ...
-
-
-Read: TypeAlias = Callable[[], DeviceReading]
+class SensorListener(Protocol):
+    def sense(self, reading: DeviceReading) -> None:
+        """Take a reading, quickly; called in the sensors' thread."""
 
 
 class Sensors:
-    """One thread that reads every *period_s* seconds while a watch is registered, and blocks
-    without any wake-up otherwise. Any thread may call anything here."""
+    """One thread that reads every *period_s* seconds while somebody listens, and otherwise sleeps
+    without waking up. Any thread may use it."""
 
-    def __init__(self, read: Read | None = None, *, period_s: float = PERIOD_S) -> None:
-        self._read = read or read_device
+    def __init__(
+        self, read: Callable[[], DeviceReading] | None = None, *, period_s: float = PERIOD_S
+    ) -> None:
+        self.read = read or read_device
+        """Returns a reading of this moment, taken in the caller's thread."""
         self._period_s = period_s
         self._changed = threading.Condition()
-        self._watches: list[Senses] = []
+        self._listeners: list[SensorListener] = []
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def read(self) -> DeviceReading:
-        """A reading of this moment, taken in the caller's thread."""
-        return self._read()
-
     @contextmanager
-    def watching(self, watch: Senses) -> Generator[None]:
-        """Tell *watch* of each reading while the block runs."""
-        self.register(watch)
-        try:
-            yield
-        finally:
-            self.unregister(watch)
-
-    def register(self, watch: Senses) -> None:
+    def watching(self, listener: SensorListener) -> Generator[None]:
+        """Give *listener* each reading while the block runs."""
         with self._changed:
-            self._watches.append(watch)
+            self._listeners.append(listener)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-
-    def unregister(self, watch: Senses) -> None:
-        with self._changed:
-            self._watches = [other for other in self._watches if other is not watch]
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._listeners = [one for one in self._listeners if one is not listener]
 
     def close(self) -> None:
-        """End the thread. Calling it again does no harm."""
+        """End the thread. May be called again."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -100,20 +89,20 @@ class Sensors:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or bool(self._watches))
+                self._changed.wait_for(lambda: self._closed or bool(self._listeners))
                 if self._closed:
                     return
-            reading = self._read()
+            reading = self.read()
             with self._changed:
-                watches = list(self._watches)
-            for watch in watches:
-                watch.sense(reading)
+                listeners = list(self._listeners)
+            for listener in listeners:
+                listener.sense(reading)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, self._period_s)
 
 
 def read_device() -> DeviceReading:
-    """What psutil and the control group say now; never raises for a sensor that is not there."""
+    """What psutil and the control group say now. A missing sensor is None, never an error."""
     celsius, limit = _temperature()
     on_battery, charge = _battery()
     return DeviceReading(
@@ -129,8 +118,8 @@ def read_device() -> DeviceReading:
 
 
 def _ask(name: str) -> Any:
-    """psutil's answer, or None: sensors are missing on some systems, as functions, as values, or
-    with an error."""
+    """psutil's answer; None if the system has no such sensor, which shows as a missing function, an
+    empty value, or an error."""
     try:
         return getattr(psutil, name)()
     except (AttributeError, OSError, RuntimeError, NotImplementedError, ValueError):
@@ -156,7 +145,7 @@ def _temperature() -> tuple[float | None, float | None]:
 
 
 def _limit(sensor: Any) -> float | None:
-    """A sensor's "high", else a little less than its "critical"; absurd ones do not count."""
+    """A sensor's "high", else a little less than its "critical"; absurd values do not count."""
     high, critical = _number(sensor.high), _number(sensor.critical)
     if high is not None and 50.0 < high < 150.0:
         return high

@@ -1,4 +1,4 @@
-"""Everything the policies look at: a fold over an answer's events and the clock's readings."""
+"""What the policies look at in an answer: a fold over its events and their times."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ _END_CHARS = 2_048
 class Signals:
     """The state of one local leg; the same events and times always give the same state.
 
-    Each token costs the same however long the answer is. Counts and places are of the answer of
-    choice 0.
+    Each token costs the same, however long the answer is. Only choice 0 counts.
     """
 
     def __init__(self, request: GenerationRequest, settings: PolicySettings, now: float) -> None:
@@ -45,50 +44,43 @@ class Signals:
         if isinstance(request.prompt, str):
             prompts.append(request.prompt)
         conversation = "\n".join((*prompts, *(m.content for m in request.messages)))
-        self.started_at = now
-        self.accepted = False
-        self.waits_since: float | None = now
-        """Since when it waits in the queue; None: it does not."""
-        self.prefill_since: float | None = None
-        self.first_token_at: float | None = None
-        self.last_token_at: float | None = None
-        self.position = 0
+        self.wait: tuple[CapacityCode, float] = "queue", now
+        """What it is waiting for, named by the reason that too long a wait gives, and since when:
+        its turn, its first token, KV cells (back in the queue in mid-answer), or the next token."""
         self.n_prompt_tokens: int | None = None
         self.n_tokens = 0
         self.n_chars = 0
         self.best_rate = 0.0
         self.has_text = not begun.isspace() and bool(begun)
-        self.has_calls = False
         self.text = Confidence()
         self.code = Confidence()
         self.reasoning = Confidence()
         self.track = self.text
-        """The statistics of the kind of text that came last."""
+        """Of the kind of text that came last."""
         self.loops = Loops(settings.loop_tokens, settings.loop_copies, settings.near_loop_count)
         self.fences = Fences()
         self.leaks = Leaks(conversation)
         self.scripts = Scripts(prompts, settings.foreign_letters)
-        # What is no answer's beginning can be no refusal.
+        # A refusal comes at the beginning of an answer, and only of an answer in a chat.
         self.refusals = Refusals(settings.refusal_chars if request.messages and not begun else 0)
         self.coverage = PromptCoverage(prompts[-1] if prompts else "")
         self.json = _json_of(request.response_format)
         self.document: list[str] = [begun] if self.json is not None else []
-        """The whole text where JSON was asked for; else nothing."""
+        """The whole text if JSON was asked for, else nothing."""
         self.calls: dict[int, JsonReader] = {}
         self._n_begun = len(begun)
-        self._take_begun(begun)
+        self._prefill_since: float | None = None
+        self._last_token_at: float | None = None
         self._next_rate = _RATE_TOKENS
         self._times: deque[float] = deque(maxlen=_RATE_TOKENS)
         self._has_word: dict[int, bool] = {}
         self._ends: deque[str] = deque()
         self._n_end_chars = 0
-
-    def _take_begun(self, text: str) -> None:
-        """The answer's text of earlier legs, which this one goes on with."""
-        self.fences.feed(text)
-        self.coverage.feed(text)
+        # The text of earlier legs, which this one continues.
+        self.fences.feed(begun)
+        self.coverage.feed(begun)
         if self.json is not None:
-            self.json.feed(text)
+            self.json.feed(begun)
 
     def see(self, event: EngineEvent, now: float) -> None:
         """Take the next event, which came at *now*."""
@@ -103,28 +95,21 @@ class Signals:
                 self._count(event.token_ids, now)
                 self._take_call(event)
             case Queued():
-                self._take_queued(event, now)
+                self.n_prompt_tokens = event.n_prompt_tokens
+                if self.wait[0] in ("ttft", "slow"):
+                    self.wait = "queue" if self._last_token_at is None else "kv_full", now
             case Prefilling():
-                self._take_prefilling(event, now)
-
-    def _take_queued(self, event: Queued, now: float) -> None:
-        self.accepted = True
-        self.position = event.position
-        self.n_prompt_tokens = event.n_prompt_tokens
-        if self.waits_since is None:
-            self.waits_since = now
-
-    def _take_prefilling(self, event: Prefilling, now: float) -> None:
-        self.n_prompt_tokens = event.n_prompt_tokens
-        self.waits_since = None
-        if self.prefill_since is None:
-            self.prefill_since = now
+                self.n_prompt_tokens = event.n_prompt_tokens
+                if self._prefill_since is None:
+                    self._prefill_since = now
+                if self._last_token_at is None:
+                    self.wait = "ttft", self._prefill_since
+                else:
+                    self.wait = "slow", self._last_token_at
 
     def _count(self, token_ids: tuple[int, ...], now: float) -> None:
-        self.waits_since = None
-        if self.first_token_at is None:
-            self.first_token_at = now
-        self.last_token_at = now
+        self._last_token_at = now
+        self.wait = "slow", now
         self.n_tokens += len(token_ids)
         times = self._times
         for _ in token_ids:
@@ -142,16 +127,6 @@ class Signals:
         span = times[-1] - times[0]
         return (_RATE_TOKENS - 1) / span if span > 0.0 else None
 
-    @property
-    def wait(self) -> tuple[CapacityCode, float]:
-        """What it is waiting for, named by the reason that too long a wait gives, and since when:
-        for its turn, its first token, KV cells (back in the queue in mid-answer), or a token."""
-        if self.waits_since is not None:
-            return "queue" if self.first_token_at is None else "kv_full", self.waits_since
-        if self.last_token_at is None:
-            return "ttft", self.prefill_since or self.started_at
-        return "slow", self.last_token_at
-
     def _take_text(self, event: Delta) -> None:
         text, start = event.text, self.n_chars
         was_inside = self.fences.inside
@@ -164,8 +139,8 @@ class Signals:
             self._take_logprobs(event.logprobs)
         ids, words = event.token_ids, self._has_word
         starts = _starts(event, start) if len(ids) > 1 else (start,)
-        for token, place in zip(ids, starts, strict=False):
-            self.loops.push(token, place, has_word=words.get(token, True))
+        for token, token_start in zip(ids, starts, strict=False):
+            self.loops.push(token, token_start, has_word=words.get(token, True))
 
     def _take_reasoning(self, event: ReasoningDelta) -> None:
         self.track = self.reasoning
@@ -208,12 +183,11 @@ class Signals:
                 has_word = _WORD.search(token.token) is not None
                 if len(words) < _MAX_KNOWN_TOKENS:
                     words[token.token_id] = has_word
-            # The first token after the template says how answers begin, not how sure this one is.
+            # The first token says how answers begin, not how sure the model is of this one.
             if has_word and self.n_tokens > 1:
                 self.track.push(token)
 
     def _take_call(self, event: ToolCallDelta) -> None:
-        self.has_calls = True
         call = self.calls.get(event.index)
         if call is None:
             call = self.calls[event.index] = JsonReader("{", alone=True)
@@ -223,13 +197,13 @@ class Signals:
 
     @property
     def broken_at(self) -> int | None:
-        """Where this leg's text stops being the JSON that was asked for."""
+        """Where in this leg's text the JSON that was asked for breaks."""
         if self.json is None or self.json.error_at is None:
             return None
         return max(self.json.error_at - self._n_begun, 0)
 
     def features(self) -> dict[str, float]:
-        """What P(wrong) may be made of: the confidence of the current track, and the text."""
+        """What P(wrong) may depend on: the confidence of the current track, and the text."""
         return self.track.features() | {
             "distinct_4grams": self.loops.distinct_share,
             "refusal": float(self.refusals.found),
@@ -238,8 +212,8 @@ class Signals:
 
 
 def _starts(event: Delta, start: int) -> list[int]:
-    """Where in the answer the text of each token of *event* begins: the event's own start for all
-    of them when their bytes are not its text."""
+    """Where in the answer each token of *event* begins; all at the event's own start if their bytes
+    are not its text."""
     pieces = [token.token for token in event.logprobs]
     if len(pieces) != len(event.token_ids) or b"".join(pieces) != event.text.encode():
         return [start] * len(event.token_ids)
