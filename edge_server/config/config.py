@@ -59,22 +59,21 @@ def load(
 
     Raises ConfigError, which names the source, the value and what is allowed.
     """
-    settings = setting_list()
     file = config_file.locate(config_flag, environ)
-    warnings = _unknown_variables(environ, settings)
-    values = {setting.name: Value(setting.default, DEFAULT) for setting in settings}
+    warnings = _unknown_variables(environ)
+    values = {setting.name: Value(setting.default, DEFAULT) for setting in setting_list()}
     tables: dict[str, Any] = {}
     if file is not None:
         content = config_file.read(file)
         tables = config_tables.take(content, file)
-        in_file = _from_file(file, content, settings)
+        in_file = _from_file(file, content)
         values |= in_file
         if "api_keys" in in_file:
             warnings += _shared(file)
-    values |= _from_environment(environ, settings)
-    values |= _from_flags(flags, settings)
+    values |= _from_environment(environ)
+    values |= _from_flags(flags)
     if api_key_file is not None:
-        values |= _from_key_file(api_key_file, values, settings)
+        values |= _from_key_file(api_key_file, values)
         warnings += _shared(api_key_file)
     given = {name: value.value for name, value in values.items() if value.origin != DEFAULT}
     return Config(
@@ -85,7 +84,7 @@ def load(
     )
 
 
-def checked(setting: Setting, value: object, source: str, *, from_text: bool) -> Value:
+def _checked(setting: Setting, value: object, source: str, *, from_text: bool) -> Value:
     """*value* as the setting's type. Raises ConfigError."""
     found = setting_type.parse(
         value,
@@ -98,15 +97,13 @@ def checked(setting: Setting, value: object, source: str, *, from_text: bool) ->
     return Value(found, source)
 
 
-def _from_file(
-    path: Path, content: Mapping[str, Any], settings: Iterable[Setting]
-) -> dict[str, Value]:
-    known = {setting.name: setting for setting in settings}
+def _from_file(path: Path, content: Mapping[str, Any]) -> dict[str, Value]:
+    known = {setting.name: setting for setting in setting_list()}
     found = {}
     for key, value in content.items():
         if key not in known:
             raise ConfigError(_unknown_key(path, key, value, known))
-        found[key] = checked(known[key], value, f"{path}: {key}", from_text=False)
+        found[key] = _checked(known[key], value, f"{path}: {key}", from_text=False)
     return found
 
 
@@ -121,14 +118,14 @@ def _unknown_key(path: Path, key: str, value: object, known: Iterable[str]) -> s
     return f"{path}: there is no setting {key}: {guess}"
 
 
-def _from_environment(environ: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, Value]:
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
     """An empty variable counts as not set. Commas separate the items of a list."""
     found = {}
-    for setting in settings:
+    for setting in setting_list():
         text = environ.get(setting.variable)
         if text:
             value = _split(text) if setting.is_list else text
-            found[setting.name] = checked(setting, value, setting.variable, from_text=True)
+            found[setting.name] = _checked(setting, value, setting.variable, from_text=True)
     return found
 
 
@@ -136,9 +133,9 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _unknown_variables(environ: Mapping[str, str], settings: Iterable[Setting]) -> list[str]:
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Warnings only: the variable may belong to another program."""
-    known = {setting.variable for setting in settings} | {config_file.VARIABLE}
+    known = {setting.variable for setting in setting_list()} | {config_file.VARIABLE}
     warnings = []
     for name in sorted(set(environ) - known):
         if name.startswith(_PREFIX):
@@ -148,19 +145,17 @@ def _unknown_variables(environ: Mapping[str, str], settings: Iterable[Setting]) 
     return warnings
 
 
-def _from_flags(flags: Mapping[str, object], settings: Iterable[Setting]) -> dict[str, Value]:
+def _from_flags(flags: Mapping[str, object]) -> dict[str, Value]:
     found = {}
-    for setting in settings:
+    for setting in setting_list():
         value = flags.get(setting.name)
         if value is not None and value != ():
             source = setting.flag or setting.name.upper()
-            found[setting.name] = checked(setting, value, source, from_text=True)
+            found[setting.name] = _checked(setting, value, source, from_text=True)
     return found
 
 
-def _from_key_file(
-    path: Path, values: Mapping[str, Value], settings: Iterable[Setting]
-) -> dict[str, Value]:
+def _from_key_file(path: Path, values: Mapping[str, Value]) -> dict[str, Value]:
     """The keys in *path*, one per line, and those of the flag; they replace lower layers' keys."""
     try:
         lines = path.expanduser().read_text("utf-8").splitlines()
@@ -169,10 +164,10 @@ def _from_key_file(
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys:
         raise ConfigError(f"--api-key-file: {path} contains no key: put one on each line")
-    setting = next(setting for setting in settings if setting.name == "api_keys")
+    setting = next(setting for setting in setting_list() if setting.name == "api_keys")
     if values["api_keys"].origin == setting.flag:
         keys += values["api_keys"].value
-    return {"api_keys": checked(setting, keys, f"--api-key-file {path}", from_text=True)}
+    return {"api_keys": _checked(setting, keys, f"--api-key-file {path}", from_text=True)}
 
 
 def _shared(path: Path) -> list[str]:

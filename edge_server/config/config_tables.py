@@ -50,7 +50,7 @@ def _converted(tables: dict[str, Any], path: Path) -> CloudSettings:
             raise ConfigError(f"{path}: {error}") from error
         place = place.rstrip("`")
         choice = ", ".join(_allowed_values(place))
-        advice = f": it is one of {choice}" if choice else ""
+        advice = f": it must be one of {choice}" if choice else ""
         where = place.replace("[...]", "")
         raise ConfigError(f"{path}: {where}: {message}{advice}") from error
 

@@ -45,12 +45,12 @@ class Setting(Struct, frozen=True, kw_only=True):
 
 def setting_list() -> tuple[Setting, ...]:
     """Every setting, in the order of the fields. Raises TypeError for a field without Help."""
-    return tuple(_setting(field) for field in _fields_in(Settings) if not _is_table(field))
+    return _settings_in(Settings)
 
 
 def table_list() -> tuple[FieldInfo, ...]:
     """The field of every table of the configuration file; `encode_name` is the table's name."""
-    return tuple(field for field in _fields_in(Settings) if _is_table(field))
+    return tuple(field for field in _fields_in(Settings) if _note(field, Table) is not None)
 
 
 def assemble(struct: type[StructType], values: Mapping[str, Any]) -> StructType:
@@ -64,9 +64,13 @@ def assemble(struct: type[StructType], values: Mapping[str, Any]) -> StructType:
     return struct(**given)
 
 
-@cache
+@cache  # reading the types of the fields takes some milliseconds
+def _settings_in(struct: type[Struct]) -> tuple[Setting, ...]:
+    return tuple(_setting(field) for field in _fields_in(struct) if _note(field, Table) is None)
+
+
 def _fields_in(struct: type[Struct]) -> tuple[FieldInfo, ...]:
-    """The fields of *struct* and of the structs within it; reading their types takes 10 ms."""
+    """The fields of *struct* and of the groups within it."""
     found: list[FieldInfo] = []
     for field in msgspec.structs.fields(struct):
         found += _fields_in(field.type) if _is_group(field) else [field]
@@ -76,10 +80,6 @@ def _fields_in(struct: type[Struct]) -> tuple[FieldInfo, ...]:
 def _is_group(field: FieldInfo) -> bool:
     """Whether the field holds a struct of settings; a table is annotated."""
     return isinstance(field.type, type) and issubclass(field.type, Struct)
-
-
-def _is_table(field: FieldInfo) -> bool:
-    return _note(field, Table) is not None
 
 
 def _note(field: FieldInfo, kind: type[Note]) -> Note | None:

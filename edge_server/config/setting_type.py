@@ -36,7 +36,7 @@ def parse(
     except ValueError:
         given = HIDDEN if is_secret else repr(value)
         raise ConfigError(
-            f"{source}: {given} is not allowed: {name} is {describe(annotation)}"
+            f"{source}: {given} is not allowed: {name} must be {describe(annotation)}"
         ) from None
 
 

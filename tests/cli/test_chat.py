@@ -185,7 +185,7 @@ def test_settings_of_the_answer_are_checked() -> None:
     run_command(session, "/set max_tokens 20")
     request_values = (session.sampling.temperature, session.max_tokens)
     assert request_values == (0.5, 20)
-    with pytest.raises(ConfigError, match="temperature is a number from"):
+    with pytest.raises(ConfigError, match="temperature must be a number from"):
         run_command(session, "/set temperature hot")
     with pytest.raises(ConfigError, match="did you mean temperature"):
         run_command(session, "/set temprature 1")

@@ -116,11 +116,14 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         ("prot = 8080", "there is no setting prot: did you mean port"),
         ("zzz = 1", "there is no setting zzz: `spillover config` lists"),
         ("[engine]\nn_ctx = 1", r"there is no table \[engine\]"),
-        ("port = 99999", "toml: port: 99999 is not allowed: port is an integer from 0 to 65535"),
+        (
+            "port = 99999",
+            "toml: port: 99999 is not allowed: port must be an integer from 0 to 65535",
+        ),
         ("port = '8080'", "toml: port: '8080' is not allowed"),
         ("port = true", "toml: port: True is not allowed"),
-        ("max_gap_ms = nan", "max_gap_ms: nan is not allowed: max_gap_ms is a number from 20"),
-        ("log_level = 'loud'", "log_level is one of debug, error, info, warning"),
+        ("max_gap_ms = nan", "max_gap_ms: nan is not allowed: max_gap_ms must be a number from 20"),
+        ("log_level = 'loud'", "log_level must be one of debug, error, info, warning"),
         ("port = \n", "not valid TOML.*line 1"),
     ],
 )
