@@ -21,7 +21,7 @@ from tests.answers import ask, text_of
 from tests.cloud_fallback.providers import DIALECTS, MODELS
 from tests.fakes.asked import Asked, Turn
 from tests.fakes.asked import DialectName as FakeDialect
-from tests.fakes.frames import VOICES, pieces
+from tests.fakes.frames import FAKE_STREAMS, pieces
 from tests.fakes.script import Act, ToolCall
 
 TEXT = 'Ünïcödé 👩‍👩‍👧 "\\"\r\n\u2028.'
@@ -51,7 +51,7 @@ class Canned:
 def engine(dialect: str, chunks: list[bytes]) -> CloudEngine:
     base_url = "http://127.0.0.1:1"
     settings = ProviderSettings(name="p", dialect=dialect, model=MODELS[dialect], base_url=base_url)
-    http: Any = Canned(chunks, VOICES[FAKES.get(dialect, dialect)].content_type)  # type: ignore[arg-type]  # the names in FAKES are replaced
+    http: Any = Canned(chunks, FAKE_STREAMS[FAKES.get(dialect, dialect)].content_type)  # type: ignore[arg-type]  # the names in FAKES are replaced
     return CloudEngine(settings, dialect_of(settings), http, Credentials(settings.name))
 
 

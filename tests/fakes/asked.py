@@ -1,4 +1,4 @@
-"""Reads a request of any dialect: who spoke, and whether an answer is to be gone on with."""
+"""Reads a request of any dialect: who spoke, and whether an answer is to be continued."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Asked(Struct, frozen=True, kw_only=True):
 
     @property
     def is_prefill(self) -> bool:
-        """The last turn is an assistant's, to be gone on with."""
+        """The last turn is an assistant's, to be continued."""
         return bool(self.turns) and self.turns[-1].role == "assistant"
 
     @property

@@ -1,4 +1,4 @@
-"""The test's hand on a fake: JSON over HTTP, on a port of its own."""
+"""How a test controls a fake: JSON over HTTP, on a separate port."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 
 
 class Fake:
-    """Started by making it; ended by stop(), and with the process that made it."""
+    """Starts when it is made; ends with stop(), or with the process that made it."""
 
     def __init__(self, *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -50,7 +50,7 @@ class Fake:
         return self.record
 
     def release(self) -> None:
-        """Let the answers that hold go on."""
+        """Let the answers that hold continue."""
         self._call("/release", None, type(None))
 
     def refuse_connections(self) -> None:

@@ -1,4 +1,4 @@
-"""Fakes that are started once and lent to one test after another."""
+"""Fakes that are started once and used by one test after another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FakePool:
         return fake
 
     def take_back(self) -> None:
-        """Take all of them back, with nothing left of what they were told."""
+        """Take all of them back and reset them."""
         while self._lent:
             fake = self._lent.pop()
             fake.reset()

@@ -1,4 +1,4 @@
-"""How each provider words its errors: status, headers and body."""
+"""How each provider writes its errors: status, headers and body."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ _API_KEY_INVALID = {
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
-    """A response that is no stream."""
+    """A response without a stream."""
 
     status: int
     headers: dict[str, str]
@@ -139,7 +139,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
 
 
 def refusal(dialect: DialectName, act: Act) -> Refusal:
-    """The response that *act* asks for, as *dialect* words it."""
+    """The response that *act* asks for, as *dialect* writes it."""
     if act.redirect_to is not None:
         return Refusal(status=307, headers={"location": act.redirect_to}, body=b"")
     kind = act.refusal or "server_error"

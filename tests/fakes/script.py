@@ -1,4 +1,4 @@
-"""What a fake provider is told to do with a request.
+"""What a fake provider does with a request.
 
 Everything is a value, so that a test reads as what it sets up:
 ``fake.script(Act(text="…", manner="restart", cut_after_chunks=3, cut="reset"))``.
@@ -13,7 +13,7 @@ from msgspec import Struct, field
 Manner: TypeAlias = Literal[
     "anchor", "no_anchor", "restart", "rewrite", "preamble", "whitespace", "quoted", "nothing"
 ]
-"""How a request to go on is answered: with the anchor repeated and the rest; the rest alone; the
+"""How a request to continue is answered: with the anchor repeated and the rest; the rest alone; the
 whole text from the top; *rewrite*, another text from the top; *preamble* before the anchor; the
 anchor with other whitespace; the anchor in quotation marks; without any text."""
 
@@ -62,9 +62,9 @@ class Act(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # What is said.
     text: str = "Hello from the cloud."
-    """The whole answer; a request to go on gets what follows the part it shows."""
+    """The whole answer; a request to continue gets what follows the part it shows."""
     rest: str | None = None
-    """What a request to go on gets after its part, whatever that is; instead of *text*."""
+    """What a request to continue gets after its part, whatever that is; instead of *text*."""
     manner: Manner = "anchor"
     preamble: str = "Sure, continuing where I left off: "
     rewrite: str = "Quite another answer."

@@ -1,4 +1,4 @@
-"""A fake provider: answers as it is told and remembers what it was asked."""
+"""A fake provider: answers by its script and records what it was asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import structs
 
 from tests.fakes.asked import Asked, dialect_of, read
 from tests.fakes.connection import Connection, Gone, Head
-from tests.fakes.frames import VOICES, Piece, pieces
+from tests.fakes.frames import FAKE_STREAMS, Piece, pieces
 from tests.fakes.refusals import Refusal, refusal
 from tests.fakes.script import Act, Cut, Record, Recorded
 
@@ -65,7 +65,7 @@ class FakeServer:
             connection.transport.abort()
 
     def release(self) -> None:
-        """Let the answers that hold go on."""
+        """Let the answers that hold continue."""
         self._release.set()
         self._release = asyncio.Event()
 
@@ -137,7 +137,10 @@ class FakeServer:
         seen.ended = "complete"
 
     async def _stream(self, connection: Connection, act: Act, asked: Asked, seen: Recorded) -> None:
-        headers = {"content-type": VOICES[asked.dialect].content_type, "x-request-id": "fake-1"}
+        headers = {
+            "content-type": FAKE_STREAMS[asked.dialect].content_type,
+            "x-request-id": "fake-1",
+        }
         headers |= {"transfer-encoding": "chunked"} | act.headers
         if not act.keep_alive:
             headers["connection"] = "close"

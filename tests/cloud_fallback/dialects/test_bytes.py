@@ -16,7 +16,7 @@ from spillover.cloud_fallback.http.framing import frames_of
 from spillover.cloud_fallback.providers.dialects.dialect import End
 from tests.cloud_fallback.dialects.recorded import Answer, Recording, joined, sse
 from tests.cloud_fallback.dialects.recordings import GEMINI_TEXT, OPENAI_TEXT, RECORDINGS
-from tests.fakes.voices.bedrock import frame as binary_frame
+from tests.fakes.streams.bedrock import frame as binary_frame
 
 every_stream = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda r: r.name)
 LINE_ENDS = ("\n", "\r\n", "\r")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.http.errors import Malformed
 from spillover.cloud_fallback.http.eventstream import EventStream
 from spillover.cloud_fallback.http.frame import Frame
-from tests.fakes.voices.bedrock import frame
+from tests.fakes.streams.bedrock import frame
 
 STREAM = (
     frame("messageStart", {"role": "assistant"})

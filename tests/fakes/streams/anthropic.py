@@ -8,7 +8,7 @@ from tests.fakes.asked import Asked
 from tests.fakes.refusals import error_body
 from tests.fakes.reply import Reply
 from tests.fakes.script import Kind, Tokens, ToolCall
-from tests.fakes.voices.voice import event, halves
+from tests.fakes.streams.stream import event, halves
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -18,7 +18,7 @@ _STOP_REASONS = {
 }
 
 
-class AnthropicVoice:
+class AnthropicStream:
     content_type = "text/event-stream; charset=utf-8"
 
     def __init__(self, asked: Asked) -> None:

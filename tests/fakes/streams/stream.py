@@ -1,4 +1,4 @@
-"""The shape of a voice: the frames of one provider's stream."""
+"""The frames of one provider's stream."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tests.fakes.reply import Reply
 from tests.fakes.script import Kind, Tokens, ToolCall
 
 
-class Voice(Protocol):
-    """Writes one stream; made anew for each."""
+class FakeStream(Protocol):
+    """Writes one stream; each answer has its own."""
 
     content_type: str
 
     def __init__(self, asked: Asked) -> None: ...
     def opening(self) -> list[bytes]: ...
     def noise(self) -> list[bytes]:
-        """Frames that say nothing, as this provider mixes them in."""
+        """Frames without content, as this provider mixes them in."""
         ...
 
     def reasoning(self, text: str) -> list[bytes]: ...

@@ -11,7 +11,7 @@ from tests.fakes.asked import Asked
 from tests.fakes.refusals import error_body, error_name
 from tests.fakes.reply import Reply
 from tests.fakes.script import Kind, Tokens, ToolCall
-from tests.fakes.voices.voice import halves
+from tests.fakes.streams.stream import halves
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -22,7 +22,7 @@ _STOP_REASONS = {
 _STRING = 7
 
 
-class BedrockVoice:
+class BedrockStream:
     content_type = "application/vnd.amazon.eventstream"
 
     def __init__(self, asked: Asked) -> None:

@@ -8,10 +8,10 @@ from tests.fakes.asked import Asked
 from tests.fakes.refusals import error_body
 from tests.fakes.reply import Reply
 from tests.fakes.script import Kind, Tokens, ToolCall
-from tests.fakes.voices.voice import event, halves
+from tests.fakes.streams.stream import event, halves
 
 
-class OpenAIVoice:
+class OpenAIStream:
     content_type = "text/event-stream; charset=utf-8"
 
     def __init__(self, asked: Asked) -> None:
@@ -65,7 +65,7 @@ class OpenAIVoice:
         }
 
 
-class AzureVoice(OpenAIVoice):
+class AzureStream(OpenAIStream):
     def opening(self) -> list[bytes]:
         nothing: dict[str, Any] = {"id": "", "model": "", "object": "", "created": 0, "choices": []}
         results = [{"prompt_index": 0, "content_filter_results": {}}]

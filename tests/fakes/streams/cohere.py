@@ -8,7 +8,7 @@ from tests.fakes.asked import Asked
 from tests.fakes.refusals import error_body
 from tests.fakes.reply import Reply
 from tests.fakes.script import Kind, Tokens, ToolCall
-from tests.fakes.voices.voice import event, halves
+from tests.fakes.streams.stream import event, halves
 
 _FINISH_REASONS = {
     "stop": "COMPLETE",
@@ -18,7 +18,7 @@ _FINISH_REASONS = {
 }
 
 
-class CohereVoice:
+class CohereStream:
     content_type = "text/event-stream"
 
     def __init__(self, asked: Asked) -> None:
