@@ -1,1 +1,1 @@
-"""What the policies see in the text of an answer: loops, leaks, scripts, refusals. Pure."""
+"""What policies see in an answer's text: loops, leaks, foreign scripts, refusals. Pure."""

@@ -9,7 +9,7 @@ from spillover.runtime.text.scripts import script_of
 
 _WORD = re.compile(r"\w+")
 _STEM = 6
-"""Words are compared by so many of their first letters: "reverses" is "reverse"."""
+"""Words are compared by their first letters: "reverses" is "reverse"."""
 _MAX_WORDS = 64
 _MAX_CHARS = 4_000
 _SPACED = frozenset(("latin", "greek", "cyrillic", "armenian", "hebrew", "arabic", "georgian"))

@@ -1,4 +1,4 @@
-"""Whether a text is JSON that follows a schema. Bounded, and never fetches anything."""
+"""Whether a text is JSON that follows a schema: bounded, and without fetching anything."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from referencing.exceptions import Unresolvable
 _MAX_STEPS = 50_000
 _MAX_CHARS = 4_000_000
 _UNCHECKED = ("pattern", "patternProperties", "format")
-"""Python's re may take for ever over a pattern that somebody else wrote."""
+"""Python's re may run forever on a pattern from outside."""
 
 
 class _TooMuch(Exception):
-    """The schema takes more steps than an answer is worth."""
+    """The schema takes more steps than it may."""
 
 
 def follows(text: str, schema: dict[str, Any]) -> bool:
     """Whether *text* is one JSON value that follows *schema*.
 
-    What cannot be decided counts as followed: patterns and formats, references to other
-    documents, a schema that is none or takes too long.
+    What cannot be decided counts as followed: patterns, formats, references to other documents,
+    an invalid schema, one that takes too long.
     """
     try:
         value = msgspec.json.decode(text)
@@ -38,7 +38,7 @@ def follows(text: str, schema: dict[str, Any]) -> bool:
     except (_TooMuch, RecursionError, Unresolvable, exceptions.UnknownType):
         return True
     except (TypeError, AttributeError, KeyError, ValueError):
-        # jsonschema meets a keyword whose value is of a kind that no schema has.
+        # jsonschema met a keyword whose value has the wrong type.
         return True
 
 

@@ -1,4 +1,4 @@
-"""Finds an answer that goes round in circles, and where its second round began."""
+"""Finds an answer that repeats itself, and where its second round began."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from msgspec import Struct
 
 _WINDOW = 256
 _MAX_PERIOD = 240
-"""Less than the window, in which a round must still be known when the next one comes."""
+"""Less than the window: a round must still be known when the next one comes."""
 _GRAM = 4
 _CHECK_EVERY = 8
 _MAX_PERIODS_LOOKED_AT = 8
 _GUARD = 4
-"""Text that repeats by nature (code, tables, rules, figures) must repeat so many times more."""
+"""Text that repeats by nature (code, tables, rules, figures) must repeat this many times more."""
 _DISTINCT_SHARE = 0.4
 """A near loop has fewer different 4-grams than this share of its window."""
 _ZLIB_RATIO = 3.0
@@ -33,7 +33,7 @@ class Loop(Struct, frozen=True, kw_only=True):
     """A repetition; *keep_chars* of the text come before its second round."""
 
     period: int
-    """Tokens of one round; of a near loop about so many."""
+    """Tokens of one round; approximate for a near loop."""
     n_tokens: int
     """Tokens covered, the first round included."""
     copies: float
@@ -41,10 +41,10 @@ class Loop(Struct, frozen=True, kw_only=True):
 
 
 class Loops:
-    """A fold over an answer's tokens, at a constant cost for each.
+    """A fold over an answer's tokens, at a constant cost per token.
 
-    It counts the 4-grams of the last 256 tokens. Only a text whose 4-grams have all come before
-    for a while is looked at more closely.
+    It counts the 4-grams of the last 256 tokens, and looks closer only once all of them have
+    occurred before for a while.
     """
 
     def __init__(self, n_tokens: int, n_copies: int, near_count: int) -> None:
@@ -63,7 +63,7 @@ class Loops:
         self._looked_at = 0
 
     def _needed(self, period: int) -> int:
-        """Tokens in a row that must be the same as *period* tokens before."""
+        """Tokens in a row that must equal those *period* tokens before."""
         return max(self._n_tokens - period, (self._n_copies - 1) * period)
 
     @property
@@ -96,9 +96,9 @@ class Loops:
                 del counts[oldest]
 
     def find(self, text_end: Callable[[], str], *, repeats_by_nature: bool) -> Loop | None:
-        """A loop that the answer is in now; looked for when eight more tokens have come.
+        """The loop that the answer is in now; looks once per eight tokens.
 
-        *text_end* gives the end of the answer's text; *repeats_by_nature*: it is code or JSON.
+        *text_end* returns the end of the answer's text; *repeats_by_nature*: it is code or JSON.
         """
         n, looked_at = len(self._tokens), self._looked_at
         if n - looked_at < _CHECK_EVERY:
@@ -133,15 +133,15 @@ class Loops:
         return None
 
     def _periods(self) -> list[int]:
-        """How far back the last 4-gram has come before, the nearest first."""
+        """Distances to the earlier occurrences of the last 4-gram, the nearest first."""
         grams = self._grams
         last = grams[-1]
         places = (i for i in range(1, min(len(grams), _MAX_PERIOD)) if grams[-1 - i] == last)
         return list(islice(places, _MAX_PERIODS_LOOKED_AT))
 
     def _near(self, text_end: Callable[[], str], repeats_by_nature: bool) -> Loop | None:
-        """Near variants of one passage: the same words again and again, in a text that says
-        little new."""
+        """Near variants of one passage: the same words again and again in a text with little
+        new."""
         if len(self._grams) < _WINDOW // 2 or self.distinct_share > _DISTINCT_SHARE:
             return None
         tail = text_end()[-_ZLIB_CHARS:].encode()
@@ -160,7 +160,7 @@ class Loops:
         )
 
     def _chain(self, gram: _Gram) -> list[int]:
-        """Where *gram* stands, as far back as its places follow close on each other."""
+        """Where *gram* occurs, back to the first gap of more than _NEAR_GAP tokens."""
         tokens = self._tokens
         places: list[int] = []
         for i in range(len(tokens) - _GRAM, -1, -1):

@@ -1,4 +1,4 @@
-"""Recognises, by its beginning, an answer that declines to answer."""
+"""Recognises an answer that declines to answer, by its beginning."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _OPENERS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-"""How refusals begin; a text that begins so may still become one."""
+"""How refusals begin; a text that begins like this may become one."""
 _OPENING_CHARS = 16
 
 
 class Refusals:
-    """Follows the first *n_chars* characters (0: none) of an answer: one that begins as refusals
-    do, and then says so. A refusal that somebody in a story speaks is none."""
+    """Follows the first *n_chars* characters (0: none) of an answer. A refusal begins like one and
+    then declines; what a character in a story says does not count."""
 
     __slots__ = ("_n_chars", "_text", "found", "may_come")
 
@@ -49,7 +49,7 @@ class Refusals:
         self._text: str | None = "" if n_chars else None
         self.found = False
         self.may_come = False
-        """Whether the answer has begun like a refusal and may still become one."""
+        """Whether the answer began like a refusal and may still become one."""
 
     def feed(self, text: str) -> None:
         if self._text is None:

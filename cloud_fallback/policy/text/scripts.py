@@ -11,10 +11,10 @@ from spillover.runtime.text.scripts import script_of, scripts_in
 _WINDOW = 64
 _MAX_PROMPT_CHARS = 8_000
 _LATIN_SHARE = 0.8
-"""Latin letters are at home in every script's texts, so there must be many more of them."""
+"""Latin letters occur in texts of all scripts, so it takes many more of them."""
 _AT_HOME, _FOREIGN, _LATIN = 0, 1, 2
-"""Kinds of letters; _LATIN is foreign, too."""
-_SPEAKS_OF_LANGUAGES = re.compile(
+"""Kinds of letters; _LATIN is foreign too."""
+_MENTIONS_LANGUAGES = re.compile(
     r"translat|transcri|in (?:english|french|german|spanish|italian|russian|ukrainian|chinese|"
     r"mandarin|japanese|korean|arabic|hebrew|hindi|greek|thai|bengali|tamil|persian|urdu)|"
     r"\b(?:english|russian|ukrainian|chinese|mandarin|japanese|korean|arabic|hebrew|hindi|greek|"
@@ -27,7 +27,7 @@ _SPEAKS_OF_LANGUAGES = re.compile(
 class Scripts:
     """Follows the letters of an answer to *prompts*, the user's messages.
 
-    Nothing is foreign where the conversation speaks of languages or has too few letters.
+    No letter is foreign if the conversation mentions languages or has too few letters.
     """
 
     __slots__ = ("_counts", "_home", "_kinds", "_needed", "_since", "found_at")
@@ -35,14 +35,14 @@ class Scripts:
     def __init__(self, prompts: Iterable[str], n_needed: int) -> None:
         text = "\n".join(prompts)[-_MAX_PROMPT_CHARS:]
         counts = scripts_in(text)
-        knows = counts.total() >= 8 and not _SPEAKS_OF_LANGUAGES.search(text)
+        knows = counts.total() >= 8 and not _MENTIONS_LANGUAGES.search(text)
         self._home = _together(counts) if knows else None
         self._needed = (0, n_needed, int(_LATIN_SHARE * _WINDOW))
         self._kinds = deque([_AT_HOME] * _WINDOW)
         self._counts = [_WINDOW, 0, 0]
         self._since = [0, 0, 0]
         self.found_at: int | None = None
-        """Where the foreign letters begin, once there are enough of them."""
+        """Where the foreign letters begin, once there are enough."""
 
     def feed(self, text: str, start_char: int) -> None:
         """Take text that begins at *start_char* of the answer."""
@@ -74,7 +74,7 @@ class Scripts:
 
 
 def _together(counts: Counter[str]) -> frozenset[str]:
-    """The scripts that a text with these letters is at home in."""
+    """The scripts that belong in a text with these letters."""
     home = {script for script, n in counts.items() if n >= 2}
     if home & {"kana", "hangul"}:
         home.add("han")
