@@ -1,1 +1,1 @@
-"""From token bytes to the text deltas of an answer, and from a conversation to a prompt."""
+"""The text kit: chat templates, token bytes to text deltas, tags, Markdown, JSON, languages."""

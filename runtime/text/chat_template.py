@@ -1,4 +1,4 @@
-"""From a conversation to a prompt, by the model's own jinja template."""
+"""Renders a conversation as a prompt, with the model's own Jinja template."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from spillover.runtime.text.sandbox import TemplateRefusal, compile_template
 from spillover.runtime.text.template_tags import REASONING_TAGS
 from spillover.runtime.tools.formats import format_of, knows_tools
 from spillover.runtime.tools.prompts import (
+    as_text,
     call_object,
-    in_plain_words,
     one_call_each,
     tool_object,
     with_short_ids,
@@ -28,24 +28,24 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""OpenAI's ChatML, for models that bring no template."""
+"""OpenAI's ChatML, for models without a template."""
 
 MAX_TEMPLATE_CHARS = 1 << 18
 MAX_GROWTH_CHARS = 1 << 20
-"""A prompt may be so much longer than the messages it is made of."""
+"""A prompt may be this much longer than its messages."""
 
 RENDER_TIMEOUT_S = 2.0
 
 SHORT_ID_CHARS = 16
-"""A family of models whose own call ids are shorter accepts no others."""
+"""Models whose own call ids are shorter accept no longer ones."""
 
 _RESERVED = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 
 
 class ChatTemplate:
-    """Renders conversations. *source* None means ChatML, and a warning that says so.
+    """Renders conversations. *source* None means ChatML, with a warning.
 
-    Raises ModelError when the template does not parse.
+    Raises ModelError if the template does not parse.
     """
 
     def __init__(
@@ -59,23 +59,25 @@ class ChatTemplate:
     ) -> None:
         self._name = name
         self._timeout_s = timeout_s
-        # Most templates know no developer: for them it is OpenAI's later name of the system.
+        # Most templates know no developer, which is OpenAI's later name for the system.
         self._knows_developer = source is not None and "developer" in source
         self._knows_tools = knows_tools(source)
         self.tool_format = format_of(source)
         """How the model writes tool calls."""
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
         self.tag_pairs = tuple(pair for pair in REASONING_TAGS if pair.close in (source or ""))
-        """How the model marks what it thinks, as far as the template shows it."""
+        """How the model marks its reasoning, as far as the template shows it."""
         self.warnings: tuple[str, ...] = ()
         if source is None:
-            self.warnings = (f"{name} has no chat template: ChatML is used, it may not fit",)
+            self.warnings = (f"{name} has no chat template: using ChatML, which may not fit",)
         elif len(source) > MAX_TEMPLATE_CHARS:
-            raise ModelError(f"the chat template of {name} is longer than {MAX_TEMPLATE_CHARS}")
+            raise ModelError(
+                f"the chat template of {name} is longer than {MAX_TEMPLATE_CHARS} characters"
+            )
         try:
             self._template = compile_template(CHATML if source is None else source)
         except (jinja2.TemplateError, RecursionError) as error:
-            raise ModelError(f"the chat template of {name} cannot be read: {error}") from error
+            raise ModelError(f"the chat template of {name} does not parse: {error}") from error
 
     def render(
         self,
@@ -85,27 +87,30 @@ class ChatTemplate:
         template_kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> str:
-        """The prompt. With *continue_final_message* it ends inside the last message. Where the
-        template knows no tools, the system's message tells of them.
+        """The prompt. With *continue_final_message* it ends inside the last message. If the
+        template knows no tools, the system's message lists them.
 
-        Raises InvalidRequest when the template refuses the conversation or goes astray.
+        Raises InvalidRequest if the template refuses the conversation or fails.
         """
         extra = template_kwargs or {}
         if taken := _RESERVED & extra.keys():
             raise InvalidRequest(
-                f"{', '.join(sorted(taken))} cannot be set from outside", "chat_template_kwargs"
+                f"chat_template_kwargs cannot set {', '.join(sorted(taken))}",
+                "chat_template_kwargs",
             )
         if not self._knows_tools:
-            messages, tools = in_plain_words(messages, tools), ()
+            messages, tools = as_text(messages, tools), ()
         elif self.tool_format.id_chars < SHORT_ID_CHARS:
             messages = with_short_ids(messages, self.tool_format.id_chars)
-        prompt = self._render_somehow(messages, tools, extra, opens_turn=not continue_final_message)
+        prompt = self._render_any(messages, tools, extra, opens_turn=not continue_final_message)
         n_content = sum(len(message.content) for message in messages)
         if len(prompt) > 2 * n_content + MAX_GROWTH_CHARS:
-            raise InvalidRequest(f"the chat template of {self._name} writes too much", "messages")
+            raise InvalidRequest(
+                f"the chat template of {self._name} makes the prompt too long", "messages"
+            )
         return _cut_after(prompt, messages[-1].content) if continue_final_message else prompt
 
-    def _render_somehow(
+    def _render_any(
         self,
         messages: tuple[Message, ...],
         tools: tuple[Tool, ...],
@@ -113,9 +118,9 @@ class ChatTemplate:
         *,
         opens_turn: bool,
     ) -> str:
-        """Where the template refuses a conversation, it may take another one of the same sense."""
+        """A template that refuses a conversation may accept another one of the same meaning."""
         refusal: InvalidRequest | None = None
-        for told in dict.fromkeys(
+        for variant in dict.fromkeys(
             (
                 messages,
                 one_call_each(messages),
@@ -124,7 +129,7 @@ class ChatTemplate:
             )
         ):
             try:
-                return self._render(told, tools, extra, opens_turn=opens_turn)
+                return self._render(variant, tools, extra, opens_turn=opens_turn)
             except InvalidRequest as error:
                 refusal = refusal or error
                 if not isinstance(error.__cause__, TemplateRefusal):
@@ -197,7 +202,7 @@ def _cut_after(prompt: str, content: str) -> str:
         if wanted and at >= 0:
             return prompt[: at + len(wanted)]
     raise InvalidRequest(
-        "the model's chat template does not show the last message as it is, so it cannot be "
-        "continued",
+        "the model's chat template changes the last message, so it cannot be continued: leave "
+        "continue_final_message out",
         "continue_final_message",
     )

@@ -1,4 +1,4 @@
-"""Ends a stretch of pure Python code that takes too long, in whatever thread it runs."""
+"""Stops Python code that takes too long, in whatever thread it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class DeadlinePassed(Exception):
-    """The code ran longer than it may."""
+    """The code ran longer than allowed."""
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
@@ -38,7 +38,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
             timer.cancel()
             with lock:
                 done = True
-            # The strike may have fallen after the work's last line: take it back.
+            # The strike may have come after the work's last line: take it back.
             raise_in(thread_id, None)
     except DeadlinePassed:
         raise DeadlinePassed(f"stopped after {seconds:g} s") from None

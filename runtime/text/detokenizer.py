@@ -1,4 +1,4 @@
-"""Token bytes to text that never ends inside a character."""
+"""Turns token bytes into text that never ends inside a character."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from spillover.runtime.text.graphemes import ZWJ, n_unfinished
 
 
 class Detokenizer:
-    """Feeds of bytes in, text out; together the text is bytes.decode("utf-8", "replace").
+    """Bytes in, text out; all of it together is bytes.decode("utf-8", "replace").
 
-    A trailing zero-width joiner and the first half of a flag wait for what they belong to, so
-    that an emoji whose bytes come in one run of tokens arrives whole.
+    A trailing zero-width joiner and the first half of a flag wait for the next character, so that
+    an emoji of several tokens arrives whole.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Detokenizer:
         return text[: len(text) - n]
 
     def flush(self) -> str:
-        """What is still held back, at the end of the answer."""
+        """What is still held, at the end of the answer."""
         text = self._held + self._decoder.decode(b"", True)
         self._held = ""
         return text

@@ -1,8 +1,8 @@
-"""Text reduced to what counts when two texts are compared.
+"""Folds text to what counts when two texts are compared.
 
-White space and invisible characters count for nothing; case, quote marks, dashes and composed or
-decomposed accents make no difference. Each character is folded by itself, so that a text folds to
-the same units however it is cut.
+White space and invisible characters do not count; case, the kind of quotation marks and dashes, and
+the composition of accents make no difference. Each character is folded by itself, so a text folds
+to the same units however it is cut.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Units(dict[int, str]):
         if character.isspace():
             units = ""
         else:
-            # Folded once more: some capitals decompose into a letter that has a small form.
+            # Twice: some capitals decompose into a letter that has a small form.
             units = unicodedata.normalize("NFD", character.casefold()).casefold()
         if len(self) < 1 << 16:
             self[code_point] = units

@@ -1,7 +1,7 @@
 """A guess at the language of a text: by script, then by the commonest words.
 
-A library for this is several megabytes, and on a line of chat it is sure of itself when it should
-not be. Here no guess is the rule and a guess needs evidence: several function words.
+A library for this takes several megabytes and is too sure about a line of chat. Here a guess takes
+evidence: several function words.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 def candidates(
     text: str, *, script_share: float = 0.6, word_share: float = 0.25
 ) -> tuple[str, ...]:
-    """Languages (ISO 639-1) that *text* may be in, the likeliest first; () when it is not clear.
+    """Languages (ISO 639-1) that *text* may be in, the likeliest first; () if that is unclear.
 
-    Other scripts than Latin: the languages written in one that has *script_share* of the letters.
-    Latin script: one language, when at least three of its function words make up *word_share* of
-    the words and no other language has as many.
+    For a script other than Latin that has *script_share* of the letters: its languages. For Latin
+    script: one language, if at least three of its function words make up *word_share* of the
+    words and no other language has as many.
     """
     text = text[:_MAX_CHARS]
     scripts = scripts_in(text)
@@ -116,16 +116,16 @@ def _latin(words: list[str], word_share: float) -> tuple[str, ...]:
 
 
 def language_of(text: str) -> str:
-    """The language (ISO 639-1) of the end of *text*; "en" when nothing speaks for another one.
+    """The language (ISO 639-1) of the end of *text*; "en" without evidence for another one.
 
-    A guess that costs little where it is wrong. Latin letters are at home in texts of all scripts,
-    so that a fifth of other letters is enough.
+    For a use where a wrong guess costs little. Texts in any script hold Latin letters, so a fifth
+    of other letters is enough.
     """
     return next(iter(candidates(text[-_SAMPLE_CHARS:], script_share=0.2, word_share=0.1)), "en")
 
 
 def is_covered(text: str, known: tuple[str, ...]) -> bool:
-    """Whether *text* is, or may be, in one of the *known* languages; none known: all are."""
+    """Whether *text* may be in one of the *known* languages; () stands for all languages."""
     if not known:
         return True
     found = candidates(text)

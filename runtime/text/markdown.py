@@ -1,4 +1,4 @@
-"""What kind of Markdown a position stands in: a code block, a list, a table, prose."""
+"""Whether a position in Markdown is in a code block, a list, a table or prose."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Fences:
         """Whether the last line opens or closes a block."""
         self._marker: str | None = None
         self._head: str | None = ""
-        """The beginning of the last line; None: it is no fence."""
+        """The beginning of the last line; None once it cannot be a fence."""
 
     def feed(self, text: str) -> None:
         if "\n" not in text:
@@ -76,12 +76,12 @@ class Fences:
 
 
 def last_line(text: str) -> str:
-    """What stands after the last line break of *text*."""
+    """*text* after its last line break."""
     return text[max(text.rfind("\n"), text.rfind("\r")) + 1 :]
 
 
 def is_inside_inline_code(text: str) -> bool:
-    """Whether *text* ends after a back-tick that nothing has closed on its line."""
+    """Whether *text* ends after a back-tick that its line does not close."""
     return last_line(text).count("`") % 2 > 0
 
 

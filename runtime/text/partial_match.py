@@ -1,4 +1,4 @@
-"""Whether a text ends with the beginning of a string that is looked for."""
+"""Whether a text ends with the beginning of a string that may follow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class PartialMatch:
-    """Knows *strings*; constant cost per text, however long the text is."""
+    """Looks for *strings*; the cost does not depend on the length of the text."""
 
     __slots__ = ("_by_first", "_longest")
 
@@ -18,8 +18,7 @@ class PartialMatch:
             self._longest = max(self._longest, len(string))
 
     def n_at_end(self, text: str) -> int:
-        """How many last characters of *text* are the beginning of a string, but not all of it:
-        the most."""
+        """The most last characters of *text* that begin a string without completing it."""
         for n in range(min(self._longest - 1, len(text)), 0, -1):
             strings = self._by_first.get(text[-n])
             if strings and any(s.startswith(text[-n:]) and len(s) > n for s in strings):

@@ -1,4 +1,4 @@
-"""The text of one answer: bytes of tokens → characters → reasoning, tool calls, stop strings."""
+"""The text of one answer: token bytes → characters → reasoning, tool calls, stop strings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Piece: TypeAlias = tuple[bool, str] | CallDelta
 
 
 class TextPipeline:
-    """A function of the bytes fed and nothing else, so that feeding the same tokens again, after
-    a crash, releases the same text after each of them.
+    """Depends on the bytes alone, so that the same tokens, fed again after a crash, release the
+    same text one by one.
 
-    Pieces are (is reasoning, text), or parts of tool calls. Cost per call does not depend on the
-    answer's length.
+    Pieces are (is reasoning, text) or parts of tool calls. The cost per call does not depend on
+    the answer's length.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class TextPipeline:
         self._splitter = ReasoningSplitter(inside) if split_reasoning else None
         self._tools = tools
         self._is_reasoning = False
-        """Of what the stop matcher holds."""
+        """Whether the stop matcher holds reasoning."""
 
     @property
     def has_calls(self) -> bool:
-        """Whether there are tool calls, and all of them are whole."""
+        """Whether there are tool calls and all of them are whole."""
         tools = self._tools
         return tools is not None and tools.n_calls > 0 and not tools.has_open_call
 
@@ -48,7 +48,7 @@ class TextPipeline:
         return self._stops.stopped
 
     def feed(self, piece: bytes) -> list[Piece]:
-        """The pieces that a token's bytes release; none when all is held back."""
+        """The pieces that a token's bytes release; none while everything is held back."""
         text = self._detokenizer.feed(piece)
         if self._tools is not None:
             return self._sorted(self._split(text), self._tools) if text else []
@@ -56,8 +56,8 @@ class TextPipeline:
         return list(self._split(text)) if text else []
 
     def _sorted(self, parts: list[tuple[bool, str]], tools: ToolParser) -> list[Piece]:
-        """What is thought holds no calls, and what belongs to a call holds no stop strings: the
-        client does not see how calls are written."""
+        """Reasoning holds no calls, and calls hold no stop strings, because the client does not see
+        their markup."""
         pieces: list[Piece] = []
         for is_reasoning, text in parts:
             if is_reasoning:
@@ -72,7 +72,7 @@ class TextPipeline:
             if isinstance(piece, str):
                 passed += self._stopped(False, piece)
             elif self._stops.stopped is None:
-                # The text before a call is complete: no stop string goes on behind it.
+                # The text before a call is complete: no stop string spans the call.
                 passed += _shown(False, self._stops.flush())
                 passed.append(piece)
         return passed
@@ -93,7 +93,7 @@ class TextPipeline:
         return self._splitter.feed(text)
 
     def flush(self) -> list[Piece]:
-        """What is left at the end of the answer."""
+        """The rest, at the end of the answer."""
         text = self._detokenizer.flush()
         if self._tools is None:
             text = self._stops.feed(text) + self._stops.flush()

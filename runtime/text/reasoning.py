@@ -9,7 +9,7 @@ _CLOSES = {pair: PartialMatch((pair.close,)) for pair in REASONING_TAGS}
 
 
 def starts_inside(prompt: str) -> TagPair | None:
-    """The pair whose opening tag ends the rendered *prompt*: the answer begins as reasoning."""
+    """The pair whose opening tag ends *prompt*, so that the answer begins as reasoning."""
     text = prompt.rstrip()
     return next((pair for pair in REASONING_TAGS if text.endswith(pair.open)), None)
 
@@ -25,7 +25,7 @@ class ReasoningSplitter:
 
     @property
     def is_through(self) -> bool:
-        """Whether all that comes now is the answer itself."""
+        """Whether all further text is the answer itself."""
         return self._state == "after" and not self._trims
 
     def feed(self, text: str) -> list[tuple[bool, str]]:
@@ -46,7 +46,7 @@ class ReasoningSplitter:
                 self._pair, self._held, self._state = pair, start[len(pair.open) :], "inside"
                 return
         if start and not any(pair.open.startswith(start) for pair in REASONING_TAGS):
-            # No reasoning: the answer keeps its own leading white space.
+            # Without reasoning the answer keeps its leading white space.
             self._state, self._trims = "after", False
 
     def _take_reasoning(self, pieces: list[tuple[bool, str]]) -> None:
@@ -75,7 +75,7 @@ class ReasoningSplitter:
             pieces.append((False, text))
 
     def flush(self) -> list[tuple[bool, str]]:
-        """What is still held back, at the end of the answer."""
+        """What is still held, at the end of the answer."""
         text, self._held = self._held, ""
         if self._state == "inside":
             text = text.rstrip()

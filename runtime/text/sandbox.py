@@ -1,4 +1,4 @@
-"""A jinja environment for templates out of model files: untrusted code."""
+"""A Jinja environment for templates from model files, which are untrusted code."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _WIDE_FILTERS = ("center", "format", "wordwrap", "xmlattr", "urlize", "pprint")
 
 
 class TemplateRefusal(Exception):
-    """The template itself called raise_exception: it refuses the conversation."""
+    """The template called raise_exception: it refuses the conversation."""
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """Without access to Python's insides, and without cheap ways to use much memory."""
+    """Without access to Python internals and without cheap ways to use much memory."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -49,9 +49,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and (abs(left) > 1e6 or abs(right) > 64):
-            raise SecurityError("the template computes a power that is too large")
+            raise SecurityError("the template computes too large a power")
         if operator == "%" and isinstance(left, str):
-            raise SecurityError("the template uses % on a text")
+            raise SecurityError("the template formats a string with %")
         if operator == "*":
             _check_product(left, right)
         return super().call_binop(context, operator, left, right)
@@ -63,7 +63,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
 
 class GenerationBlock(Extension):
-    """Hugging Face's {% generation %} marks the assistant's text for training: nothing here."""
+    """Hugging Face's {% generation %} marks the assistant's text for training; ignored here."""
 
     tags = {"generation"}  # noqa: RUF012  # the attribute's type is jinja's
 
@@ -76,7 +76,7 @@ def _check_product(left: Any, right: Any) -> None:
     for sequence, factor in ((left, right), (right, left)):
         too_long = isinstance(sequence, str | list | tuple) and isinstance(factor, int)
         if too_long and len(sequence) * factor > MAX_VALUE_LENGTH:
-            raise SecurityError("the template builds a value that is too long")
+            raise SecurityError("the template builds too long a value")
 
 
 def _range(*bounds: int) -> range:
@@ -101,7 +101,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As Hugging Face's: no escapes for HTML."""
+    """Like Hugging Face's: without HTML escapes."""
     width = None if indent is None else min(int(indent), 16)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=width, separators=separators, sort_keys=sort_keys
@@ -109,5 +109,5 @@ def _tojson(
 
 
 def compile_template(source: str) -> jinja2.Template:
-    """The compiled template; jinja2.TemplateError when it does not parse."""
+    """The compiled template. Raises jinja2.TemplateError if it does not parse."""
     return TemplateSandbox().from_string(source)

@@ -1,4 +1,4 @@
-"""Places where a text can be left and taken up again: ends of sentences, list items and lines."""
+"""Finds the ends of sentences, list items and lines, where a text can be left and continued."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CLOSERS = "[\"'\u201d\u2019»\u203a)\\]}*_]*"
 _WIDE_ENDS = "[\u3002\uff01\uff1f\uff0e\uff61]+[\u300d\u300f\u201d\u2019\uff09\u300b\u3009\u3011]*"
 _NARROW_ENDS = rf"[.!?…\u061f\u06d4\u0964\u0965\u0589\u1362\u17d4]+{_CLOSERS}(?=\s|\Z)"
 _ENDS = re.compile(f"{_NARROW_ENDS}|{_WIDE_ENDS}")
-"""The first kind ends a sentence only before white space, the second wherever it stands."""
+"""The narrow ones end a sentence only before white space, the wide ones anywhere."""
 
 _ABBREVIATIONS = (
     "mr mrs ms dr prof st vs etc eg ie no nos vol fig figs al inc ltd co corp jr sr dept approx "
@@ -23,7 +23,7 @@ _ABBREVIATIONS = (
 _ABBREVIATED = frozenset(_ABBREVIATIONS.split())
 _WORD_BEFORE_DOT = re.compile(r"([^\W_][\w.]*)\.\Z")
 MAX_ROLLBACK_CHARS = 600
-"""A boundary further back than this is not worth the text that it costs: a word's end will do."""
+"""Rather than roll back further than this, keep half a sentence."""
 
 
 def boundaries(
@@ -31,9 +31,9 @@ def boundaries(
 ) -> Iterator[int]:
     """Yield the ends of sentences and lines of *text* from *start* on, in order.
 
-    An end lies before the white space that follows it. *is_whole* False: more text will come, so
-    that a full stop at the end of *text* does not count yet. *fence*: the marker of the code
-    block in which *text* begins.
+    An end lies before the white space that follows it. *is_whole* False: more text will come, so a
+    full stop at the end of *text* does not count yet. *fence*: the marker of the code block in
+    which *text* begins.
     """
     line_start = text.rfind("\n", 0, start) + 1
     fence = open_fence(text[:line_start], fence)

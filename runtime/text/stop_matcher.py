@@ -1,4 +1,4 @@
-"""Ends an answer at a stop string, wherever token borders cut it."""
+"""Ends an answer at a stop string, however tokens cut it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from spillover.runtime.text.partial_match import PartialMatch
 
 
 class StopMatcher:
-    """Releases text until one of *stops* is complete: the one that ends first, and of several
-    that end together the longest.
+    """Releases text until one of *stops* is complete: the one that ends first, or the longest of
+    those that end together.
 
-    Only the longest end of the text that may begin a stop string is held back.
+    Only an end of the text that may begin a stop string is held back.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
@@ -20,7 +20,7 @@ class StopMatcher:
         self.stopped: str | None = None
 
     def feed(self, text: str) -> str:
-        """The text that is certain to stand before any stop string."""
+        """The text that certainly comes before any stop string."""
         if not self._stops:
             return text
         if self.stopped is not None:
@@ -42,6 +42,6 @@ class StopMatcher:
         return text[: len(text) - n]
 
     def flush(self) -> str:
-        """What was held back and turned out to be plain text."""
+        """The held text, which was no stop string after all."""
         text, self._held = self._held, ""
         return text

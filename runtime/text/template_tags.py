@@ -1,4 +1,4 @@
-"""The tags of chat templates, in one table, and where they have leaked into a text."""
+"""The tags of chat templates in one table, and where they leak into a text."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ REASONING_TAGS = (
     TagPair("<seed:think>", "</seed:think>"),
     TagPair("[THINK]", "[/THINK]"),
 )
-"""What models put around their reasoning."""
+"""They enclose reasoning."""
 
 TOOL_TAGS = (
     "<tool_call>", "</tool_call>", "<tool_calls>", "</tool_calls>", "<function_call>",
     "</function_call>", "<tool_response>", "</tool_response>", "<|python_tag|>", "[TOOL_CALLS]",
     "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
 )  # fmt: skip
-"""What stands around tools, calls and results."""
+"""They enclose tools, calls and results."""
 
 TURN_ENDS = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>",
@@ -38,7 +38,7 @@ TURN_ENDS = (
     "<EOT>", "[EOT]", "<|eot|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
     "<|END_OF_TURN_TOKEN|>",
 )  # fmt: skip
-"""What ends an answer, when the vocabulary has it as one token."""
+"""They end an answer if the vocabulary has them as one token."""
 
 TURN_TAGS = (
     *TURN_ENDS,
@@ -47,17 +47,17 @@ TURN_TAGS = (
     "<|START_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|USER_TOKEN|>", "<start_of_turn>",
     "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>",
 )  # fmt: skip
-"""What stands around turns."""
+"""They enclose turns and their parts."""
 
 TURN_HEADINGS = ("### Instruction:", "\nHuman:", "\nUser:")
-"""Turns of templates without tags. People write them too, so they say something only about a
-model that nobody asked for them."""
+"""Turns of templates without tags. People write them too, so they are a leak only if the
+conversation does not mention them."""
 
 TAGS = (*(tag for pair in REASONING_TAGS for tag in pair), *TOOL_TAGS, *TURN_TAGS)
-"""All that must not be shown to another model as part of an answer."""
+"""What another model must not see as part of an answer."""
 
 _CONTROL = r"<[|\uff5c][A-Za-z][\w\u2581 -]{0,40}[|\uff5c]>"
-"""Control tokens that nobody has listed yet."""
+"""Control tokens that the table does not list."""
 _ANY = re.compile("|".join((_CONTROL, *map(re.escape, TAGS))))
 _OPEN_CONTROL = re.compile(r"<[|\uff5c][A-Za-z][\w\u2581]{0,40}[|\uff5c]?\Z")
 _OPEN_TAG = PartialMatch(TAGS)
@@ -67,7 +67,7 @@ _CALL = re.compile(
 )
 _MAX_TAG_CHARS = 48
 _MIN_OPEN_TAG_CHARS = 4
-"""Fewer characters of a tag are too common to be taken for its beginning."""
+"""Fewer characters of a tag occur too often in other texts."""
 
 
 def has_tags(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""How the families of models write tool calls."""
+"""How model families write tool calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class ToolFormat(Struct, frozen=True, kw_only=True):
-    """*opening* begins a call, or a list of them; *closing* ends it, where the format has one."""
+    """*opening* begins a call, or a list of calls; *closing* ends it, if the format has one."""
 
     name: str
     opening: str
@@ -16,16 +16,16 @@ class ToolFormat(Struct, frozen=True, kw_only=True):
     is_list: bool = False
     """A list of calls follows the opening."""
     separator: str = ""
-    """Between a call's name and its arguments, where they are not members of an object."""
+    """Between a call's name and its arguments, if they are not members of an object."""
     id_marker: str = ""
     """Before an id that may stand between name and separator."""
     may_be_bare: bool = False
-    """An answer may begin with a call that nothing opens."""
+    """An answer may begin with a call without an opening."""
     id_chars: int = 24
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """What may be a single token in the vocabulary."""
+        """The strings that may be single tokens of the vocabulary."""
         return tuple(filter(None, (self.opening, self.closing, self.separator, self.id_marker)))
 
 
@@ -33,15 +33,15 @@ HERMES = ToolFormat(name="hermes", opening="<tool_call>", closing="</tool_call>"
 """Hermes, Qwen 2.5 and 3, and others: each call between tags."""
 
 LLAMA = ToolFormat(name="llama", opening="<|python_tag|>", arguments="parameters", may_be_bare=True)
-"""Llama 3.1 and later: an answer that is one JSON object."""
+"""Llama 3.1 and later: the answer is one JSON object."""
 
 MISTRAL = ToolFormat(name="mistral", opening="[TOOL_CALLS]", is_list=True, id_chars=9)
-"""Mistral's templates accept ids of nine characters only."""
+"""Mistral's templates accept only ids of nine characters."""
 
 MISTRAL_ARGS = ToolFormat(
     name="mistral-args", opening="[TOOL_CALLS]", separator="[ARGS]", id_chars=9
 )
-"""Mistral from the middle of 2025 on: name, separator, arguments."""
+"""Mistral since mid-2025: name, separator, arguments."""
 
 MISTRAL_IDS = ToolFormat(
     name="mistral-ids",
@@ -50,11 +50,11 @@ MISTRAL_IDS = ToolFormat(
     id_marker="[CALL_ID]",
     id_chars=9,
 )
-"""The same with the id of the call behind its name, as some of them have it."""
+"""The same with the call's id after its name."""
 
 
 def format_of(template: str | None) -> ToolFormat:
-    """The format that a chat template shows; Hermes where it shows none."""
+    """The format that a chat template shows; Hermes if it shows none."""
     source = template or ""
     if MISTRAL.opening in source:
         if MISTRAL_ARGS.separator not in source:
@@ -68,5 +68,5 @@ def format_of(template: str | None) -> ToolFormat:
 
 
 def knows_tools(template: str | None) -> bool:
-    """Whether a chat template shows a model its tools and the calls it has made."""
+    """Whether a chat template shows the model its tools and its earlier calls."""
     return template is not None and "tools" in template and "tool_calls" in template

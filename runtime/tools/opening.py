@@ -1,4 +1,4 @@
-"""Where a call begins in a text, with as little held back as can be."""
+"""Finds where a tool call begins in a text, and holds back as little as possible."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ BLANKS = " \t\r\n"
 
 
 class OpeningFinder:
-    """Holds back the white space before an opening, and what may be its beginning.
+    """Holds back what may begin an opening, and the white space before it.
 
-    *may_be_bare*: the brace of a JSON object opens a call too, at the beginning of the answer.
+    *may_be_bare*: at the beginning of the answer, a brace opens a call too.
     """
 
     def __init__(self, opening: str, *, may_be_bare: bool) -> None:
@@ -25,7 +25,7 @@ class OpeningFinder:
         return rest == self._opening or (self._may_be_bare and self._is_at_start and rest == "{")
 
     def is_plain(self, text: str) -> bool:
-        """Whether nothing of *text* can belong to a call."""
+        """Whether no part of *text* can belong to a call."""
         return (
             not (self.held or self._is_at_start)
             and self._opening[0] not in text
@@ -33,7 +33,7 @@ class OpeningFinder:
         )
 
     def feed(self, character: str) -> str:
-        """The text that *character* settles."""
+        """The text that *character* shows to be plain."""
         self.held += character
         rest = self.held.lstrip(BLANKS)
         if self.has_opened or (rest and self._opening.startswith(rest)):
@@ -45,7 +45,7 @@ class OpeningFinder:
         return held[: len(held) - len(self.held)]
 
     def _open_end(self) -> str:
-        """The end of what is held that may still belong to an opening."""
+        """The end of the held text that may still belong to an opening."""
         held = self.held
         for start in range(1, len(held)):
             tail = held[start:].lstrip(BLANKS)
@@ -54,7 +54,7 @@ class OpeningFinder:
         return ""
 
     def take(self) -> str:
-        """What is held; nothing is then."""
+        """Give up the held text."""
         held, self.held = self.held, ""
         self._is_at_start = self._is_at_start and not held
         return held

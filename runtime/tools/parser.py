@@ -1,4 +1,4 @@
-"""Tool calls out of a model's text, character by character: how the text was cut is no matter."""
+"""Parses tool calls out of a model's text, character by character, however the text is cut."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _Character: TypeAlias = Generator[None, str, str]
 
 
 class _Broken(Exception):
-    """This is no call."""
+    """The text is not a tool call."""
 
 
 class _Value(NamedTuple):
-    """A JSON value: as it was written, what it stands for, and the character that was read behind
-    it, where only that shows its end (a number, true, false, null)."""
+    """A JSON value: its text, its meaning, and the character after it if that had to be read to see
+    the end (of a number, true, false, null)."""
 
     text: str
     decoded: Any
@@ -49,12 +49,12 @@ class _Value(NamedTuple):
 class ToolParser:
     """Text in; text and parts of calls out.
 
-    A call is shown once it is whole and its name is one of *names*: what only looks like one, or
-    breaks off, is text, to the last character. White space around calls is dropped.
+    A call is shown once it is whole and its name is one of *names*. Anything that only looks like
+    a call, or breaks off, is text, to the last character. White space around calls is dropped.
 
-    With *streams*, for answers whose calls a grammar holds to their form, arguments are shown as
-    they come; a call that breaks off stays as far as it was shown, and nothing of how calls are
-    written becomes text. *only_calls*: the grammar allows no text at all.
+    *streams*, for calls that a grammar constrains: arguments are shown as they come; of a call
+    that breaks off, the part that was shown stays, and its markup never becomes text.
+    *only_calls*: the grammar allows no text at all.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class ToolParser:
         self._text = OpeningFinder(format.opening, may_be_bare=format.may_be_bare)
         self._out: list[Piece] = []
         self._held = ""
-        """Of a call: what was read and not shown."""
+        """What was read of a call and not shown."""
         self._in_text = True
         self._is_sure = False
-        """What is held belongs to a call, whether or not it comes to its end."""
+        """What is held belongs to a call, even if that breaks off."""
         self._name: str | None = None
         self._n_sent = 0
         self._is_announced = False
         self.n_calls = 0
-        """Calls that are whole."""
+        """Whole calls."""
         self._reader = self._read()
         next(self._reader)
 
     @property
     def has_open_call(self) -> bool:
-        """Whether a call was shown that is not whole."""
+        """Whether the last call that was shown is not whole yet."""
         return self._is_announced
 
     def feed(self, text: str) -> list[Piece]:
@@ -106,7 +106,7 @@ class ToolParser:
         return self._taken()
 
     def _taken(self) -> list[Piece]:
-        """Neighbours become one."""
+        """The pieces so far; neighbours of one kind become one piece."""
         pieces: list[Piece] = []
         for piece in self._out:
             last = pieces[-1] if pieces else None
@@ -147,7 +147,7 @@ class ToolParser:
             self._held, self._in_text, self._is_sure = "", True, False
 
     def _read_calls(self, *, is_bare: bool) -> _Reader:
-        """All that one opening opens. What is held when it breaks is text."""
+        """Everything after one opening. What is held when it breaks is text."""
         format = self._format
         first = "{" if is_bare else (yield from self._next_visible())
         if format.is_list and first == "[":
@@ -189,7 +189,7 @@ class ToolParser:
         self._keep((yield from self._read_value("{", streams=True)))
 
     def _read_end(self) -> _Reader:
-        """The closing tag; or, where there is none, more calls behind semicolons."""
+        """The closing tag; without one, more calls after semicolons."""
         closing = self._format.closing
         while not closing:
             character = yield from self._next_visible()
@@ -235,8 +235,7 @@ class ToolParser:
         self._keep(arguments)
 
     def _read_value(self, first: str, *, streams: bool = False) -> Generator[None, str, _Value]:
-        """A value, which *streams* as it comes when its call has been announced: a name that
-        comes last is known too late."""
+        """A value. It *streams* only if its call has been announced, not if the name comes last."""
         reader, parts = JsonReader(), list[str]()
         streams = streams and self._is_announced
         character = first
@@ -253,14 +252,14 @@ class ToolParser:
         text = "".join(parts)
         return _Value(text, _decoded(text), character)
 
-    # --- what is shown of it ----------------------------------------------------------------
+    # --- output -----------------------------------------------------------------------------
 
     def _check_name(self) -> None:
         if self._name not in self._names or self.n_calls >= MAX_CALLS:
             raise _Broken
 
     def _announce(self) -> None:
-        """Show the name of a call, when its arguments are shown as they come."""
+        """Show the call's name, if its arguments are streamed."""
         self._check_name()
         if self._streams:
             self._is_announced = self._is_sure = True
@@ -280,7 +279,7 @@ class ToolParser:
                 self._out.append(CallDelta(self.n_calls, arguments=rest))
         else:
             text, value = arguments.text, arguments.decoded
-            if isinstance(value, str):  # some models write the object as a text
+            if isinstance(value, str):  # some models write the object as a string
                 text, value = value, _decoded(value)
             if not isinstance(value, dict):
                 raise _Broken

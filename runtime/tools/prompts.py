@@ -1,4 +1,4 @@
-"""Tools in the prompts of models whose chat template knows none."""
+"""Tools in the prompts of models whose chat template has no place for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ INTRODUCTION = (
     '<tool_call>\n{{"name": "the function", "arguments": {{"its": "arguments"}}}}\n</tool_call>'
 )
 
-
 _SHORT = string.digits + string.ascii_letters
 
 
@@ -29,7 +28,7 @@ def tool_object(tool: Tool) -> dict[str, Any]:
 
 
 def call_object(call: ToolCall) -> dict[str, Any]:
-    """A call in the shape that templates expect: the arguments are no text."""
+    """A call in the shape that templates expect: its arguments are an object."""
     function = {"name": call.name, "arguments": arguments_of(call)}
     return {"id": call.id, "type": "function", "function": function}
 
@@ -42,8 +41,8 @@ def arguments_of(call: ToolCall) -> Any:
 
 
 def with_short_ids(messages: tuple[Message, ...], n_chars: int) -> tuple[Message, ...]:
-    """*messages* whose calls have ids of *n_chars* letters and digits, as some templates want
-    them: another writer may have given others."""
+    """*messages* whose call ids have *n_chars* letters and digits, as some templates require:
+    another writer's ids may be longer."""
 
     def short(call_id: str) -> str:
         if len(call_id) == n_chars and call_id.isascii() and call_id.isalnum():
@@ -64,29 +63,29 @@ def with_short_ids(messages: tuple[Message, ...], n_chars: int) -> tuple[Message
 
 
 def one_call_each(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """*messages* in which calls that were made together come one after the other, each with its
-    result behind it: for templates that know no others."""
-    told: list[Message] = []
+    """*messages* with one call per message, each followed by its result, for templates that know
+    no parallel calls."""
+    split: list[Message] = []
     left = list(messages)
     while left:
         message = left.pop(0)
         if len(message.tool_calls) < 2:
-            told.append(message)
+            split.append(message)
             continue
         results = []
         while left and left[0].role == "tool":
             results.append(left.pop(0))
         for index, call in enumerate(message.tool_calls):
             content = message.content if index == 0 else ""
-            told.append(msgspec.structs.replace(message, content=content, tool_calls=(call,)))
-            told += [result for result in results if result.tool_call_id == call.id]
+            split.append(msgspec.structs.replace(message, content=content, tool_calls=(call,)))
+            split += [result for result in results if result.tool_call_id == call.id]
         ids = {call.id for call in message.tool_calls}
-        told += [result for result in results if result.tool_call_id not in ids]
-    return tuple(told)
+        split += [result for result in results if result.tool_call_id not in ids]
+    return tuple(split)
 
 
 def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """*messages* in which the user says first what the system's message said."""
+    """*messages* with the system's message at the beginning of the user's first one."""
     if len(messages) < 2 or messages[0].role not in ("system", "developer"):
         return messages
     system, first, *others = messages
@@ -96,17 +95,17 @@ def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return (msgspec.structs.replace(first, content=content), *others)
 
 
-def in_plain_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
-    """*messages* with the tools in the system's, and with calls and results as text."""
-    told: list[Message] = []
+def as_text(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
+    """*messages* with *tools* in the system's message, and calls and results as text."""
+    merged: list[Message] = []
     for index, message in enumerate(messages):
-        words = _plain(message)
+        text_only = _plain(message)
         if index and message.role == messages[index - 1].role == "tool":
-            # Results of calls that were made together: most templates want turns to alternate.
-            content = f"{told.pop().content}\n{words.content}"
-            words = msgspec.structs.replace(words, content=content)
-        told.append(words)
-    plain = tuple(told)
+            # Results of parallel calls become one: most templates want turns to alternate.
+            content = f"{merged.pop().content}\n{text_only.content}"
+            text_only = msgspec.structs.replace(text_only, content=content)
+        merged.append(text_only)
+    plain = tuple(merged)
     if not tools:
         return plain
     listed = "\n".join(json.dumps(tool_object(t), ensure_ascii=False) for t in tools)

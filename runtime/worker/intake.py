@@ -114,7 +114,7 @@ class Intake:
             resumed=command.resumed,
             shown=shown,
         )
-        if request.response_format is None and (plan is None or not plan.is_held):
+        if request.response_format is None and (plan is None or not plan.is_constrained):
             return lambda: self._schedule(job)
         return lambda: self._compiler.compile(
             job, text, plan, self._schedule_compiled, self._reject

@@ -61,7 +61,7 @@ def test_a_request_may_not_replace_the_conversation() -> None:
 
 
 def test_a_template_that_does_not_parse_is_a_model_error() -> None:
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="does not parse"):
         template("{% for %}")
 
 

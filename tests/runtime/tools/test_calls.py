@@ -246,7 +246,11 @@ def test_the_grammar_of_a_format_is_what_its_parser_reads(
 ) -> None:
     def plan(*, must_call: bool, several: bool = True) -> ToolPlan:
         return ToolPlan(
-            format=format, tools=(REFERS,), must_call=must_call, several=several, is_held=True
+            format=format,
+            tools=(REFERS,),
+            must_call=must_call,
+            several=several,
+            is_constrained=True,
         )
 
     call = CALLS[format.name]
