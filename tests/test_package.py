@@ -12,6 +12,7 @@ import pytest
 import spillover
 
 SOURCE = Path(__file__).parent.parent / "__init__.py"
+README = SOURCE.with_name("README.md")
 
 
 def in_a_new_process(code: str) -> str:
@@ -54,6 +55,13 @@ def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
         for name in names
     }
     assert for_checkers == found
+
+
+def test_the_readme_imports_public_names() -> None:
+    example = README.read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if node.module == "spillover" for alias in node.names}
+    assert {"LocalEngine", "Router"} <= names <= set(spillover.__all__)
 
 
 def test_a_name_that_is_not_there_is_the_usual_error() -> None:

@@ -41,10 +41,12 @@ class Router:
 
         With fallback "never", or without a provider, nothing of the cloud is made: no key is
         looked for, no file is opened, no connection is made.
+
+        Raises InvalidRequest for settings that contradict each other.
         """
         if settings.fallback == "never" or not settings.providers:
             return cls(local, Routing(fallback="never"), None)
-        resources = RouteResources.open(local, settings, environ)
+        resources = RouteResources.open(local, settings.checked(), environ)
         resources.prepare()
         router = cls(local, settings.routing, resources)
         local.watch_deaths(router.worker_died)

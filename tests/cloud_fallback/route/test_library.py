@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from spillover import (
     CloudSettings,
     Delta,
@@ -16,9 +18,13 @@ from spillover import (
     Router,
     Sampling,
 )
+from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
+from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.runtime.errors import InvalidRequest
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
+OPENAI = ProviderSettings(name="openai", dialect="openai", model="m")
 REST = " Then a cloud came by and finished the story. The end."
 
 
@@ -59,3 +65,33 @@ def test_without_a_provider_the_local_model_answers_alone(
     assert shown.startswith("Once")
     assert "[" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        (CloudSettings(fallback="auto", providers=(OPENAI, OPENAI)), "provider"),
+        (
+            CloudSettings(
+                fallback="auto",
+                providers=(OPENAI,),
+                budget=BudgetSettings(providers={"opnai": Limits(usd_per_day=1)}),
+            ),
+            "budget.providers",
+        ),
+        (
+            CloudSettings(
+                fallback="auto",
+                providers=(OPENAI,),
+                privacy=PrivacySettings(patterns=(UserPattern(name="A", pattern="("),)),
+            ),
+            "privacy.patterns[0].pattern",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    engine: LocalEngine, settings: CloudSettings, param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Router.open(engine, settings, {})
+    assert refused.value.param == param
