@@ -1,8 +1,8 @@
-"""How sure a model was of the tokens it chose: one track of windowed statistics.
+"""How sure a model was of the tokens it chose: statistics over the last of them.
 
-What is measured and why it is these: windowed minimum and low quantiles separate right from
-wrong answers better than means over the answer (which long answers wash out) and than entropy
-alone; the lowest group is DeepConf's (arXiv 2508.15260) with windows as short as a chat needs.
+Minima and low quantiles of windows tell right from wrong answers better than means over the whole
+answer, which long answers wash out, and better than entropy alone. The lowest group is DeepConf's
+(arXiv 2508.15260), with windows short enough for a chat.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from spillover.runtime.events import TokenLogprob
 
 SHORT, LONG = 16, 64
 _FLOOR = -30.0
-"""A logprob below this (a token that a mask forced) says no more than this."""
+"""Lower logprobs, such as those of tokens that a mask forced, count as this."""
 _FAST, _SLOW = 1 / 8, 1 / 32
 
 
 class Confidence:
     """A fold over the logprobs of one kind of text: answer, code or reasoning.
 
-    A token only goes into the windows; what is made of them is made when it is asked for.
+    A token only goes into the windows; the statistics are computed when somebody asks.
     """
 
     __slots__ = ("_entropies", "_fast", "_groups", "_logprobs", "_lowest_group", "_margins",
@@ -41,7 +41,7 @@ class Confidence:
         self._fast = self._slow = 0.0
 
     def push(self, token: TokenLogprob) -> None:
-        """Take one token; one whose numbers are unknown is left out."""
+        """Take one token. Tokens with unknown numbers are left out."""
         logprob, entropy, top = token.logprob, token.entropy, token.top
         if not (logprob <= 0.0 and 0.0 <= entropy < math.inf):  # NaN is neither
             return
@@ -61,7 +61,7 @@ class Confidence:
         self.n += 1
 
     def _group(self, doubt: float) -> None:
-        """DeepConf's group confidence: a sure model leaves nothing for the runners-up."""
+        """DeepConf's group confidence: a sure model leaves nothing to the runners-up."""
         groups = self._groups
         groups.append(doubt)
         self._sum_group += doubt
@@ -84,7 +84,7 @@ class Confidence:
         return quantile(sorted(self._logprobs), 0.10)
 
     def features(self) -> dict[str, float]:
-        """Named values, finite whatever was pushed; the number is that of the tokens looked at."""
+        """Values by name, always finite. A number in a name is that of the tokens looked at."""
         ordered = sorted(self._logprobs)
         n = max(len(ordered), 1)
         return {

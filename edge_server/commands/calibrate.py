@@ -1,4 +1,4 @@
-"""spillover calibrate: learn from labelled prompts how sure a model is when it is wrong."""
+"""spillover calibrate: learn from labelled prompts how likely a model's answers are wrong."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ Examples:
   spillover calibrate ~/models/m.gguf prompts.jsonl --reuse answers.jsonl
 
 \b
-PROMPTS has one JSON object a line: a prompt (or messages) and a check of the answer, or a label:
+Each line of PROMPTS is a JSON object: a prompt (or messages), and a check of the answer or a label:
   {"prompt": "What is the capital of Peru?", "check": {"contains": "Lima"}, "group": "capitals"}
   {"prompt": "What is 3 times 4?", "check": {"regex": "\\\\b12\\\\b"}}
   {"prompt": "Give me two names as JSON.", "check": {"json_schema": {"type": "array"}}}
   {"prompt": "Tell me a joke.", "label": "wrong"}
 Checks: equals, contains, contains_any, not_contains, regex, json_schema, min_words, max_words,
-ends, max_repeats; all that are given must hold. A hundred lines are the least that tells how good
-the calibration is; prompts of one kind have the same "group".
+ends, max_repeats; all that are given must hold. Give at least a hundred prompts, and prompts of one
+kind the same "group", so that the report can say how good the calibration is.
 
-The result is found again by the model's weights, whatever its file is called.
+Spillover finds the calibration by the model's weights, whatever the file of the model is called.
 """
 _PROGRESS_EVERY = 50
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -55,7 +55,7 @@ _OLD_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option(
     "--output",
     type=_FILE,
-    help="Write the calibration here.  [default: the user's own folder, where it is in force]",
+    help="Write the calibration here.  [default: the data folder, where Spillover uses it]",
 )
 @click.option(
     "--traces",
@@ -66,12 +66,12 @@ _OLD_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option(
     "--reuse",
     type=_OLD_FILE,
-    help="Judge these recorded answers anew instead of asking the model.",
+    help="Judge these recorded answers again instead of asking the model.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(0.0, 5.0),
-    help=f"As in later use.  [default: {default_text(Sampling, 'temperature')}]",
+    help=f"The same as in later use.  [default: {default_text(Sampling, 'temperature')}]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True)
@@ -80,20 +80,20 @@ _OLD_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     type=click.FloatRange(0.0, 1.0),
     default=1.0,
     show_default=True,
-    help="Share of right answers of the cloud, for the curve.",
+    help="Share of the cloud's answers that are right, for the curve.",
 )
 @click.option(
     "--language",
     "languages",
     multiple=True,
     metavar="CODE",
-    help="A language (ISO 639-1) that the model speaks; repeatable.  [default: not known]",
+    help="A language (ISO 639-1) that the model speaks; repeatable.  [default: unknown]",
 )
 @click.option(
     "--tools/--no-tools",
     "can_call_tools",
     default=None,
-    help="Whether the model can call tools.  [default: not known]",
+    help="Whether the model can call tools.  [default: unknown]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @setting_options(["n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
@@ -113,7 +113,7 @@ def command(
     config_flag: Path | None,
     **flags: Any,
 ) -> None:
-    """Let MODEL answer PROMPTS, and fit the probability that an answer is wrong."""
+    """Let MODEL answer PROMPTS, and fit the probability that its answers are wrong."""
     items = labelled.read(prompts)
     settings = load_config(flags | {"model": model}, config_flag).settings
     if reuse is not None:

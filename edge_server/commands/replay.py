@@ -28,8 +28,8 @@ Examples:
   spillover replay answers.jsonl --policy careful.toml --json
 
 \b
-TRACES is what `spillover calibrate --traces` writes. The policy file holds settings of the
-policies, such as
+`spillover calibrate --traces` writes TRACES. The policy file contains settings of the policies,
+such as
   p_wrong_enter = 0.8
   switched_off = ["refusal"]
 at the top level or in a table [policy]. No model is loaded; the same files always give the same
@@ -40,14 +40,19 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 @click.command("replay", epilog=_EPILOG)
 @click.argument("traces", type=_FILE)
-@click.option("--policy", "policy_path", type=_FILE, help="Settings.  [default: the defaults]")
+@click.option(
+    "--policy",
+    "policy_path",
+    type=_FILE,
+    help="Settings of the policies.  [default: the built-in ones]",
+)
 @click.option(
     "--calibration",
     "calibration_path",
     type=_FILE,
-    help="Calibration of the model.  [default: the one in force for the model that answered]",
+    help="Calibration of the model.  [default: the one that Spillover uses for it]",
 )
-@click.option("--raw", is_flag=True, help="Without any calibration.")
+@click.option("--raw", is_flag=True, help="Use no calibration.")
 @click.option("--json", "as_json", is_flag=True, help="Print each decision as a line of JSON.")
 @setting_options([])
 def command(
@@ -60,7 +65,7 @@ def command(
 ) -> None:
     """Replay the recorded answers in TRACES through the policies."""
     if raw and calibration_path:
-        raise click.UsageError("--raw goes without --calibration")
+        raise click.UsageError("--raw and --calibration exclude each other: give one of them")
     settings = _settings(policy_path)
     given = _given(calibration_path)
     store = CalibrationStore(load_config({}, config_flag).settings.cloud.folder)
@@ -99,7 +104,9 @@ def _given(path: Path | None) -> Calibration | None:
         return None
     found = read_calibration(path)
     if found is None:
-        raise ConfigError(f"{path} is not a calibration: `spillover calibrate --output` writes one")
+        raise ConfigError(
+            f"{path} is not a calibration: make one with `spillover calibrate --output`"
+        )
     return found
 
 
