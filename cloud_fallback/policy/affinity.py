@@ -35,10 +35,8 @@ class _Stay(Struct):
     """One conversation's stay with *provider*."""
 
     provider: str
-    since: float
     until: float
     length_s: float
-    has_returned: bool = False
 
 
 class Affinity:
@@ -65,22 +63,19 @@ class Affinity:
         old = self._stays.pop(key, None)
         if old is not None and now < old.until + old.length_s:
             length_s = old.length_s
-            if old.has_returned or now >= old.until:
+            if now >= old.until:
                 length_s = min(2.0 * old.length_s, max(settings.sticky_max_s, settings.sticky_s))
-        self._stays[key] = _Stay(provider, now, now + length_s, length_s)
+        self._stays[key] = _Stay(provider, now + length_s, length_s)
         while len(self._stays) > self._most:
             self._stays.popitem(last=False)
 
     def provider(self, key: bytes, now: float) -> str | None:
         """Who answers the next turn; None: the local model."""
         stay = self._stays.get(key)
-        if stay is None or stay.has_returned or now >= stay.until:
-            return None
-        return stay.provider
+        return None if stay is None or now >= stay.until else stay.provider
 
     def returned(self, key: bytes, now: float) -> None:
         """The provider failed, or the user wants the conversation here: it is local at once."""
         stay = self._stays.get(key)
-        if stay is not None and now < stay.until:
-            stay.has_returned = True
-            stay.until = now
+        if stay is not None:
+            stay.until = min(stay.until, now)

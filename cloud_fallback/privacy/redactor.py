@@ -176,7 +176,7 @@ class _Redaction:
                 Found(start, end, kinds[text[start:end]], text[start:end])
                 for start, end in self._known.find(text)
             ]
-            self._found[text] = _laid_over(more, found, keep=found)
+            self._found[text] = _without_overlaps(found, more)
 
     def _find_cut_ends(self) -> None:
         answer = self._partial
@@ -189,7 +189,7 @@ class _Redaction:
             is_whole = bool(last) and last[0].end == len(answer)
             cut = None if is_whole else unfinished_value(answer, self._kinds)
         if cut:
-            self._found[answer] = _laid_over([cut], self._found[answer], keep=[cut])
+            self._found[answer] = _without_overlaps([cut], self._found[answer])
         self._mark_quotations(answer, self._found[answer])
 
     def _last_said(self) -> str | None:
@@ -210,7 +210,7 @@ class _Redaction:
                 for one in found
                 if one.end + offset > place
             ]
-            self._found[last] = _laid_over(parts, self._found[last], keep=parts)
+            self._found[last] = _without_overlaps(parts, self._found[last])
 
     # --- replacing --------------------------------------------------------------------------
 
@@ -256,13 +256,13 @@ def _partial_of(request: GenerationRequest) -> str:
     return ""
 
 
-def _laid_over(more: Iterable[Found], found: list[Found], *, keep: list[Found]) -> list[Found]:
-    """*keep*, and those of the others that do not overlap it or each other, in order."""
-    kept = sorted(keep, key=_start)
-    for one in (*more, *found):
-        place = bisect_left(kept, one.end, key=_start)
-        if place == 0 or kept[place - 1].end <= one.start:
-            kept.insert(place, one)
+def _without_overlaps(first: Iterable[Found], then: Iterable[Found]) -> list[Found]:
+    """*first*, and what of *then* does not overlap anything before it, in order."""
+    kept = sorted(first, key=_start)
+    for one in then:
+        index = bisect_left(kept, one.end, key=_start)
+        if index == 0 or kept[index - 1].end <= one.start:
+            kept.insert(index, one)
     return kept
 
 
