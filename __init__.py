@@ -10,12 +10,18 @@ if TYPE_CHECKING:
     from spillover.cloud_fallback.events import Replace as Replace
     from spillover.cloud_fallback.events import Seam as Seam
     from spillover.cloud_fallback.events import StreamEvent as StreamEvent
+    from spillover.cloud_fallback.policy.settings import PolicySettings as PolicySettings
+    from spillover.cloud_fallback.privacy.settings import PrivacySettings as PrivacySettings
     from spillover.cloud_fallback.providers.settings import ProviderSettings as ProviderSettings
     from spillover.cloud_fallback.route.cloud_settings import CloudSettings as CloudSettings
     from spillover.cloud_fallback.route.router import Router as Router
     from spillover.cloud_fallback.route.settings import RouteOptions as RouteOptions
+    from spillover.cloud_fallback.route.settings import RouteSettings as RouteSettings
+    from spillover.cloud_fallback.spending.limits import BudgetSettings as BudgetSettings
     from spillover.models.catalogue import default_model as default_model
     from spillover.runtime.cancellation import Cancellation as Cancellation
+    from spillover.runtime.errors import EngineBusy as EngineBusy
+    from spillover.runtime.errors import InvalidRequest as InvalidRequest
     from spillover.runtime.errors import SpilloverError as SpilloverError
     from spillover.runtime.events import Delta as Delta
     from spillover.runtime.events import Finished as Finished
@@ -31,13 +37,16 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "cloud_fallback.events": ("ConsentAsked", "Handoff", "Replace", "Seam", "StreamEvent"),
+    "cloud_fallback.policy.settings": ("PolicySettings",),
+    "cloud_fallback.privacy.settings": ("PrivacySettings",),
     "cloud_fallback.providers.settings": ("ProviderSettings",),
     "cloud_fallback.route.cloud_settings": ("CloudSettings",),
     "cloud_fallback.route.router": ("Router",),
-    "cloud_fallback.route.settings": ("RouteOptions",),
+    "cloud_fallback.route.settings": ("RouteOptions", "RouteSettings"),
+    "cloud_fallback.spending.limits": ("BudgetSettings",),
     "models.catalogue": ("default_model",),
     "runtime.cancellation": ("Cancellation",),
-    "runtime.errors": ("SpilloverError",),
+    "runtime.errors": ("EngineBusy", "InvalidRequest", "SpilloverError"),
     "runtime.events": ("Delta", "Finished", "ReasoningDelta", "ToolCallDelta", "Usage"),
     "runtime.local_engine": ("LocalEngine",),
     "runtime.options": ("EngineOptions",),
