@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spillover.cloud_fallback.http.exchange import Clock
 from spillover.cloud_fallback.providers.dialects.dialect import Part, ProviderUsage
-from spillover.cloud_fallback.spending.estimate import BYTES_PER_TOKEN, estimated_prompt_tokens
+from spillover.cloud_fallback.spending.prices import BYTES_PER_TOKEN, estimated_prompt_tokens
 from spillover.runtime.events import ReasoningDelta, Timings, ToolCallDelta, Usage
 from spillover.runtime.request import GenerationRequest
 

@@ -19,8 +19,7 @@ from spillover.cloud_fallback.route.breaker import CircuitOpen, Permit
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.spending.budget import Reservation
-from spillover.cloud_fallback.spending.estimate import estimate
-from spillover.cloud_fallback.spending.prices import FREE
+from spillover.cloud_fallback.spending.prices import FREE, estimate
 from spillover.runtime.events import Queued
 from spillover.runtime.request import GenerationRequest
 

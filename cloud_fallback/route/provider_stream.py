@@ -12,7 +12,7 @@ from spillover.cloud_fallback.providers.pump import EndOfStream, Pump
 from spillover.cloud_fallback.route.answer import estimated_tokens
 from spillover.cloud_fallback.route.clearance import Clearance
 from spillover.cloud_fallback.route.joint import Joint
-from spillover.cloud_fallback.spending.estimate import estimated_prompt_tokens
+from spillover.cloud_fallback.spending.prices import estimated_prompt_tokens
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import (
     Delta,

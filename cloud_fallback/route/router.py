@@ -16,7 +16,7 @@ from spillover.cloud_fallback.route.route import route
 from spillover.cloud_fallback.route.routing import Routing, allowed
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.spending.journal import HandoffRecord
-from spillover.cloud_fallback.spending.statement import Line
+from spillover.cloud_fallback.spending.limits import Line
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
 from spillover.runtime.errors import InvalidRequest

@@ -15,10 +15,14 @@ import msgspec
 from spillover.cloud_fallback.errors import LedgerUnavailable, PriceUnknown
 from spillover.cloud_fallback.spending import ledger
 from spillover.cloud_fallback.spending.database import Database
-from spillover.cloud_fallback.spending.estimate import ASSUMED_COMPLETION_TOKENS, Estimate
-from spillover.cloud_fallback.spending.ledger import Amount
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Room, tightest
-from spillover.cloud_fallback.spending.statement import Line, statement_of
+from spillover.cloud_fallback.spending.limits import (
+    Allowance,
+    Amount,
+    BudgetSettings,
+    Line,
+    tightest,
+)
+from spillover.cloud_fallback.spending.prices import ASSUMED_COMPLETION_TOKENS, Estimate, nano_usd
 from spillover.runtime.events import Leg
 
 Clock: TypeAlias = Callable[[], float]
@@ -79,10 +83,10 @@ class Budget:
             ledger.check_clock(now)
             ledger.expire(connection, now)
             ledger.forget_old(connection, now)
-            rooms = ledger.rooms(connection, self.settings, provider, now)
-            room, affordable = tightest(rooms, estimate)
-            if room and affordable is not None and affordable < min(wanted, MIN_COMPLETION_TOKENS):
-                raise room.exceeded()
+            lines = ledger.lines(connection, self.settings, (None, provider), now)
+            limit, affordable = tightest(lines, estimate)
+            if limit and affordable is not None and affordable < min(wanted, MIN_COMPLETION_TOKENS):
+                raise limit.exceeded()
             is_cut = affordable is not None and affordable < wanted
             granted = affordable if is_cut and affordable is not None else wanted
             number = ledger.hold(
@@ -90,37 +94,21 @@ class Budget:
             )
         return Reservation(self, provider, estimate, number, granted, granted if is_cut else None)
 
-    def report(self, provider: str | None = None) -> list[Room]:
-        """Every limit, or those that hold for *provider*, with what is spent and reserved."""
-        with self.database.transaction() as connection:
-            now = self.clock()
-            ledger.expire(connection, now)
-            if provider is not None:
-                return ledger.rooms(connection, self.settings, provider, now)
-            names = sorted(self.settings.providers) or [""]
-            rooms = [
-                room
-                for name in names
-                for room in ledger.rooms(connection, self.settings, name, now)
-            ]
-        return list({(room.provider, room.period, room.unit): room for room in rooms}.values())
-
     def statement(self, providers: Iterable[str]) -> list[Line]:
-        """What is spent, reserved and allowed, of all together, of *providers*, and of whoever
-        else was paid. Looking makes no file. Raises LedgerUnavailable."""
-        now = self.clock()
+        """What is spent, reserved and allowed: all together, then each of *providers*, and who
+        else has a limit or was paid this month. Creates no file. Raises LedgerUnavailable."""
+        known = (None, *providers, *self.settings.providers)
         if not self.database.path.exists():
-            return statement_of(None, self.settings, providers, now)
-        with self.database.transaction() as connection:
-            ledger.expire(connection, now)
-            return statement_of(connection, self.settings, providers, now)
-
-    def spent_today(self, provider: str | None = None) -> Amount:
-        """Settled since midnight UTC with *provider*, or with all; limits or none."""
+            return ledger.lines(None, self.settings, dict.fromkeys(known), self.clock())
         with self.database.transaction() as connection:
             now = self.clock()
             ledger.expire(connection, now)
-            return ledger.spent_amount(connection, provider, "day", now)
+            names = dict.fromkeys((*known, *ledger.names(connection, now)))
+            return ledger.lines(connection, self.settings, names, now)
+
+    def allowances(self) -> list[Allowance]:
+        """Every limit and what is left of it. Raises LedgerUnavailable."""
+        return [allowance for line in self.statement(()) for allowance in line.allowances()]
 
     def close(self) -> None:
         self.database.close()
@@ -176,15 +164,15 @@ class Reservation:
         with self._budget.database.transaction() as connection:
             # What this reservation holds already is not in its own way.
             ledger.renew(connection, number, Amount(), noted, now)
-            rooms = ledger.rooms(connection, self._budget.settings, self.provider, now)
-            room, affordable = tightest(rooms, self.estimate)
+            lines = ledger.lines(connection, self._budget.settings, (None, self.provider), now)
+            limit, affordable = tightest(lines, self.estimate)
             wanted = max(self._granted, self._n_noted + STEP_TOKENS)
             granted = wanted if affordable is None else max(0, min(wanted, affordable))
             held = _amount(self.estimate, max(granted, self._n_noted))
             ledger.renew(connection, number, held, noted, now)
         self._renewed_at, self._granted = now, granted
-        if room and self._n_noted > granted:
-            raise room.exceeded()
+        if limit and self._n_noted > granted:
+            raise limit.exceeded()
 
     def settle(self, leg: Leg, cached_tokens: int = 0) -> Leg:
         """Book what the answer really cost; *leg* with its cost, where the price is known.
@@ -197,8 +185,7 @@ class Reservation:
                 leg.prompt_tokens, leg.completion_tokens, cached_tokens
             )
             leg = msgspec.structs.replace(leg, cost_usd=cost_usd)
-        nano_usd = ledger.nano_usd(leg.cost_usd or 0.0)
-        self._end(Amount(nano_usd, leg.prompt_tokens + leg.completion_tokens))
+        self._end(Amount(nano_usd(leg.cost_usd or 0.0), leg.prompt_tokens + leg.completion_tokens))
         return leg
 
     def release(self) -> None:

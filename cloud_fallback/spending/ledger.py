@@ -8,21 +8,20 @@ asleep, its later settlement only adds what was not booked yet.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from sqlite3 import Connection
-
-from msgspec import Struct
 
 from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.limits import (
     PERIODS,
+    Amount,
     BudgetSettings,
+    Line,
     Period,
-    Room,
     end_of,
     first_day,
 )
-from spillover.cloud_fallback.spending.prices import NANO
 
 RESERVATION_LIFE_S = 600.0
 """A reservation of which nothing was heard for this long belongs to a process that died."""
@@ -35,11 +34,6 @@ EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 """Spillover is not older than this."""
 
 
-class Amount(Struct, frozen=True):
-    nano_usd: int = 0
-    tokens: int = 0
-
-
 def check_clock(now: float) -> None:
     """LedgerUnavailable for a time that cannot be: boards without a battery begin in 1970, and
     every budget would be fresh there."""
@@ -50,29 +44,38 @@ def check_clock(now: float) -> None:
         )
 
 
-def rooms(
-    connection: Connection, settings: BudgetSettings, provider: str, now: float
-) -> list[Room]:
-    """Every limit that holds for *provider*, with what is left of it."""
-    found = []
-    for scope, limits in settings.scopes(provider):
-        held = held_amount(connection, scope)
-        for period in PERIODS:
-            spent = spent_amount(connection, scope, period, now)
-            for unit, limit in limits.of(period):
-                in_usd = unit == "USD"
-                found.append(
-                    Room(
-                        provider=scope,
-                        period=period,
-                        unit=unit,
-                        limit=limit,
-                        spent=spent.nano_usd if in_usd else spent.tokens,
-                        reserved=held.nano_usd if in_usd else held.tokens,
-                        until=end_of(period, now),
-                    )
-                )
-    return found
+def lines(
+    connection: Connection | None,
+    settings: BudgetSettings,
+    providers: Iterable[str | None],
+    now: float,
+) -> list[Line]:
+    """One for each of *providers* and period; None: all providers together. *connection* None:
+    nothing was ever spent."""
+    return [
+        _line(connection, settings, provider, period, now)
+        for provider in providers
+        for period in PERIODS
+    ]
+
+
+def _line(
+    connection: Connection | None,
+    settings: BudgetSettings,
+    provider: str | None,
+    period: Period,
+    now: float,
+) -> Line:
+    limit_nano_usd, limit_tokens = settings.limits_of(provider).of(period)
+    return Line(
+        provider=provider,
+        period=period,
+        until=end_of(period, now),
+        spent=_spent(connection, provider, period, now) if connection else Amount(),
+        reserved=_held(connection, provider) if connection else Amount(),
+        limit_nano_usd=limit_nano_usd,
+        limit_tokens=limit_tokens,
+    )
 
 
 def names(connection: Connection, now: float) -> list[str]:
@@ -86,9 +89,7 @@ def names(connection: Connection, now: float) -> list[str]:
     return [name for (name,) in rows]
 
 
-def spent_amount(
-    connection: Connection, provider: str | None, period: Period, now: float
-) -> Amount:
+def _spent(connection: Connection, provider: str | None, period: Period, now: float) -> Amount:
     """Spent in the current *period* with *provider*; None: with all."""
     last = datetime.fromtimestamp(now, UTC).date() + timedelta(days=DAYS_AHEAD)
     return _sum(
@@ -99,7 +100,7 @@ def spent_amount(
     )
 
 
-def held_amount(connection: Connection, provider: str | None) -> Amount:
+def _held(connection: Connection, provider: str | None) -> Amount:
     """Reserved and not yet settled with *provider*; None: with all."""
     return _sum(
         connection,
@@ -194,7 +195,3 @@ def _book(connection: Connection, provider: str, amount: Amount, now: float) -> 
 
 def _pair(amount: Amount) -> tuple[int, int]:
     return amount.nano_usd, amount.tokens
-
-
-def nano_usd(usd: float) -> int:
-    return round(usd * NANO)

@@ -1,20 +1,19 @@
 """How much may be spent in a day or a month. Pure.
 
-Days and months are those of UTC: the same for every process and on every journey, and those of
-the providers' bills.
+Days and months are those of UTC: the same for every process, wherever the device travels, and
+those of the providers' bills.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
 from spillover.cloud_fallback.errors import BudgetExceeded
-from spillover.cloud_fallback.spending.estimate import Estimate
-from spillover.cloud_fallback.spending.prices import NANO, Usd
+from spillover.cloud_fallback.spending.prices import NANO, Estimate, Usd, nano_usd
 
 Unit: TypeAlias = Literal["USD", "tokens"]
 Period: TypeAlias = Literal["day", "month"]
@@ -23,68 +22,90 @@ Tokens = Annotated[int, Meta(ge=0, le=10**15)]
 PERIODS: tuple[Period, ...] = ("day", "month")
 
 
-class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Most that may be spent; None: no limit. Tokens are those of prompts and answers."""
+class BudgetLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The most that may be spent; None: no limit. Tokens are those of prompts and answers."""
 
     usd_per_day: Usd | None = None
     usd_per_month: Usd | None = None
     tokens_per_day: Tokens | None = None
     tokens_per_month: Tokens | None = None
 
-    def of(self, period: Period) -> Generator[tuple[Unit, int]]:
-        """The limits of *period* that are set, in nano-dollars and tokens."""
+    def of(self, period: Period) -> tuple[int | None, Tokens | None]:
+        """The limits of *period*, in nano-dollars and in tokens."""
         usd = self.usd_per_day if period == "day" else self.usd_per_month
         tokens = self.tokens_per_day if period == "day" else self.tokens_per_month
-        if usd is not None:
-            yield "USD", round(usd * NANO)
-        if tokens is not None:
-            yield "tokens", tokens
+        return (None if usd is None else nano_usd(usd)), tokens
 
 
 class BudgetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The limits of all providers together, and of single ones beside them."""
 
-    total: Limits = field(default_factory=Limits)
-    providers: dict[str, Limits] = field(default_factory=dict)
+    total: BudgetLimits = field(default_factory=BudgetLimits)
+    providers: dict[str, BudgetLimits] = field(default_factory=dict)
 
-    def scopes(self, provider: str) -> Generator[tuple[str | None, Limits]]:
-        """The limits that hold for *provider*; None stands for all providers."""
-        yield None, self.total
-        if provider in self.providers:
-            yield provider, self.providers[provider]
+    def limits_of(self, provider: str | None) -> BudgetLimits:
+        """The limits of *provider* alone; None stands for all providers together."""
+        return self.total if provider is None else self.providers.get(provider, BudgetLimits())
 
     def limits_money(self, provider: str) -> bool:
         return any(
-            unit == "USD"
-            for _, limits in self.scopes(provider)
+            limits.of(period)[0] is not None
+            for limits in (self.total, self.limits_of(provider))
             for period in PERIODS
-            for unit, _ in limits.of(period)
         )
 
     @property
     def is_unlimited(self) -> bool:
-        return all(limits == Limits() for limits in (self.total, *self.providers.values()))
+        return all(limits == BudgetLimits() for limits in (self.total, *self.providers.values()))
 
 
-class Room(Struct, frozen=True, kw_only=True):
-    """One limit and what is left of it; amounts in nano-dollars or tokens."""
+class Amount(Struct, frozen=True):
+    """Money and tokens: two ways to count the same."""
+
+    nano_usd: int = 0
+    tokens: int = 0
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """One provider's spending in one period; a limit of None: there is none."""
 
     provider: str | None
+    """None: all together."""
     period: Period
+    until: datetime
+    """When the period ends."""
+    spent: Amount
+    reserved: Amount
+    """Set aside for answers under way; the same in every period."""
+    limit_nano_usd: int | None
+    limit_tokens: int | None
+
+    def allowances(self) -> Generator[Allowance]:
+        """One for each limit that is set."""
+        if self.limit_nano_usd is not None:
+            spent, reserved = self.spent.nano_usd, self.reserved.nano_usd
+            yield Allowance(self, "USD", self.limit_nano_usd, spent, reserved)
+        if self.limit_tokens is not None:
+            spent, reserved = self.spent.tokens, self.reserved.tokens
+            yield Allowance(self, "tokens", self.limit_tokens, spent, reserved)
+
+
+class Allowance(Struct, frozen=True):
+    """One limit and what is left of it; amounts in nano-dollars or tokens."""
+
+    line: Line
     unit: Unit
     limit: int
     spent: int
     reserved: int
-    until: datetime
-    """When the period ends."""
 
     @property
     def left(self) -> int:
         return self.limit - self.spent - self.reserved
 
     @property
-    def name(self) -> str:
-        return f"of {self.provider or 'all providers'} per {self.period}"
+    def whose(self) -> str:
+        return self.line.provider or "all providers"
 
     def in_unit(self, amount: int) -> float:
         """*amount* in dollars or tokens."""
@@ -92,7 +113,7 @@ class Room(Struct, frozen=True, kw_only=True):
 
     def completion_tokens(self, estimate: Estimate) -> int | None:
         """How long the answer may be; None: this limit does not bound it. Below 0: the prompt
-        alone is too dear."""
+        alone costs too much."""
         if self.unit == "tokens":
             return self.left - estimate.prompt_tokens
         if estimate.prices is None or estimate.prices.is_free:
@@ -103,21 +124,26 @@ class Room(Struct, frozen=True, kw_only=True):
 
     def exceeded(self) -> BudgetExceeded:
         return BudgetExceeded(
-            self.name,
+            f"of {self.whose} per {self.line.period}",
             limit=self.in_unit(self.limit),
             spent=self.in_unit(self.spent + self.reserved),
             unit=self.unit,
-            until=self.until,
+            until=self.line.until,
         )
 
 
-def tightest(rooms: list[Room], estimate: Estimate) -> tuple[Room | None, int | None]:
+def tightest(lines: Iterable[Line], estimate: Estimate) -> tuple[Allowance | None, int | None]:
     """The limit that bounds the answer most, and to how many tokens; None: none does."""
-    bounds = [(n, room) for room in rooms if (n := room.completion_tokens(estimate)) is not None]
+    bounds = [
+        (n, allowance)
+        for line in lines
+        for allowance in line.allowances()
+        if (n := allowance.completion_tokens(estimate)) is not None
+    ]
     if not bounds:
         return None, None
-    n, room = min(bounds, key=lambda bound: bound[0])
-    return room, n
+    n, allowance = min(bounds, key=lambda bound: bound[0])
+    return allowance, n
 
 
 def first_day(period: Period, now: float) -> str:

@@ -1,4 +1,4 @@
-"""What a provider's tokens cost. Money is counted in whole nano-dollars, rounded up."""
+"""What tokens cost, and what a request may cost. Money is counted in nano-dollars, rounded up."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import math
 from datetime import date
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
+
+from spillover.runtime.request import GenerationRequest
 
 NANO = 1_000_000_000
 _NANO_PER_MICRO = 1000
 
+BYTES_PER_TOKEN = 3
+"""Of UTF-8. English has about 4 with today's tokenizers, so that estimates are rather too high."""
+TOKENS_PER_MESSAGE = 8
+ASSUMED_COMPLETION_TOKENS = 4096
+"""Reserved at first when a request sets no max_tokens; more is reserved while it is answered."""
+
 Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
+
+
+def nano_usd(usd: float) -> int:
+    return round(usd * NANO)
 
 
 class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +48,8 @@ class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return math.ceil(round(micro_usd * _NANO_PER_MICRO, 6))
 
     def longest(self, prompt_tokens: int, nano_usd: int) -> int | None:
-        """The most tokens of answer for *nano_usd*, which pays the prompt; None: they are free."""
+        """The longest answer, in tokens, for *nano_usd*, which also pays for the prompt; None:
+        answers are free."""
         if not self.output_usd:
             return None
         left = nano_usd - self.nano_usd(prompt_tokens, 0)
@@ -54,4 +68,40 @@ class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 FREE = Prices(input_usd=0, output_usd=0, priced_on=date.min)
-"""For a machine of one's own."""
+"""For the user's own machine."""
+
+
+class Estimate(Struct, frozen=True, kw_only=True):
+    """The tokens of one request; *prices* None: not known."""
+
+    prompt_tokens: int
+    max_completion_tokens: int | None
+    """None: the request sets no limit."""
+    prices: Prices | None
+
+    def nano_usd(self, completion_tokens: int) -> int:
+        """The cost with an answer of that length; 0 where the price is not known."""
+        return self.prices.nano_usd(self.prompt_tokens, completion_tokens) if self.prices else 0
+
+
+def estimate(request: GenerationRequest, prices: Prices | None) -> Estimate:
+    """What *request*, as it would be sent, may cost at a provider with these *prices*."""
+    limit = request.max_tokens and request.max_tokens * request.n
+    return Estimate(
+        prompt_tokens=estimated_prompt_tokens(request), max_completion_tokens=limit, prices=prices
+    )
+
+
+def estimated_prompt_tokens(request: GenerationRequest) -> int:
+    """About how many tokens a provider will count in the prompt; rather too many than too few."""
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt)
+    texts = [request.prompt or "", *map(_as_json, request.messages)]
+    if request.tools or request.response_format:
+        texts.append(msgspec.json.encode((request.tools, request.response_format)).decode())
+    n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return -(-n_bytes // BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE * (len(request.messages) + 1)
+
+
+def _as_json(message: msgspec.Struct) -> str:
+    return msgspec.json.encode(message).decode()

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from spillover.cloud_fallback.spending.budget import Budget
+from spillover.cloud_fallback.spending.limits import Line
 from spillover.cloud_fallback.spending.prices import NANO
-from spillover.cloud_fallback.spending.statement import Line
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_result
 from spillover.edge_server.wire import spending
@@ -19,7 +19,7 @@ Examples:
   spillover budget --json
 
 Days and months are those of UTC. "reserved" is set aside for answers under way, of all programs
-that use this device's record. A running server tells the same at GET /v1/budget. Limits are set in
+that use this device's record. A running server gives the same at GET /v1/budget. Limits are set in
 the table [budget] of the configuration file.
 """
 _HEAD = ("provider", "period", "spent", "reserved", "limit", "tokens", "reserved", "limit", "until")

@@ -1,4 +1,4 @@
-"""What `spillover doctor` says of the budgets."""
+"""What `spillover doctor` says about the budgets."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from contextlib import closing
 
 from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.budget import Budget
-from spillover.cloud_fallback.spending.limits import Room
+from spillover.cloud_fallback.spending.limits import Allowance
 from spillover.edge_server.commands.checkup import Findings
 from spillover.edge_server.config.settings import Settings
 
 
 def check_budget(findings: Findings, settings: Settings) -> None:
-    """What is spent of each limit. Nothing is opened where there is no limit, and no file made."""
+    """Add what is spent of each limit. Without a limit nothing is opened, and no file created."""
     budgets, path = settings.cloud.budget, settings.cloud.ledger
     if settings.cloud.fallback == "never" or budgets.is_unlimited or not path.exists():
         return
     with closing(Budget.at(path, budgets)) as budget:
         try:
-            rooms = budget.report()
+            allowances = budget.allowances()
         except LedgerUnavailable as error:
             findings.add(f"no provider will be asked: {error}", "see docs/privacy.md", blocks=False)
             return
-    findings.spent = [_shown(room) for room in rooms]
-    for room in rooms:
-        if room.left <= 0:
-            findings.add(room.exceeded(), "see docs/privacy.md", blocks=False)
+    findings.spent = [_shown(allowance) for allowance in allowances]
+    for allowance in allowances:
+        if allowance.left <= 0:
+            findings.add(allowance.exceeded(), "see docs/privacy.md", blocks=False)
 
 
-def _shown(room: Room) -> str:
-    spent, limit = room.in_unit(room.spent + room.reserved), room.in_unit(room.limit)
-    whose = room.provider or "all providers"
-    return f"{spent:g} of {limit:g} {room.unit} this {room.period} ({whose})"
+def _shown(allowance: Allowance) -> str:
+    spent = allowance.in_unit(allowance.spent + allowance.reserved)
+    limit, period = allowance.in_unit(allowance.limit), allowance.line.period
+    return f"{spent:g} of {limit:g} {allowance.unit} this {period} ({allowance.whose})"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from spillover.cloud_fallback.spending.limits import Line
 from spillover.cloud_fallback.spending.prices import NANO
-from spillover.cloud_fallback.spending.statement import Line
 
 
 def listed(lines: list[Line]) -> dict[str, Any]:

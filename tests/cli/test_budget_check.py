@@ -9,16 +9,15 @@ import msgspec
 
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.spending.budget import Budget
-from spillover.cloud_fallback.spending.estimate import Estimate
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
-from spillover.cloud_fallback.spending.prices import Prices
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
+from spillover.cloud_fallback.spending.prices import Estimate, Prices
 from spillover.edge_server.commands.budget_check import check_budget
 from spillover.edge_server.commands.checkup import Findings
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.events import Leg, WriterId
 
 LIMITS = BudgetSettings(
-    total=Limits(usd_per_day=0.5), providers={"claude": Limits(tokens_per_month=1000)}
+    total=BudgetLimits(usd_per_day=0.5), providers={"claude": BudgetLimits(tokens_per_month=1000)}
 )
 
 

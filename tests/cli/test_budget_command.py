@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from spillover.cloud_fallback.spending.budget import Budget
-from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.limits import BudgetSettings
-from spillover.cloud_fallback.spending.prices import Prices
+from spillover.cloud_fallback.spending.prices import Estimate, Prices
 from spillover.edge_server.cli import run
 from spillover.runtime.events import Leg, WriterId
 

@@ -12,7 +12,7 @@ import pytest
 from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.edge_server.config.setting_type import show
 
@@ -43,7 +43,15 @@ def test_every_threshold_of_a_policy_is_listed_with_its_default() -> None:
 
 @pytest.mark.parametrize(
     "table",
-    [ProviderSettings, PromptRule, PrivacySettings, UserPattern, BudgetSettings, Limits, Prices],
+    [
+        ProviderSettings,
+        PromptRule,
+        PrivacySettings,
+        UserPattern,
+        BudgetSettings,
+        BudgetLimits,
+        Prices,
+    ],
 )
 def test_every_key_of_a_table_is_named(table: type[msgspec.Struct]) -> None:
     names = [field.name for field in msgspec.structs.fields(table)]

@@ -8,7 +8,7 @@ import pytest
 
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.runtime.cancellation import Cancellation
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -17,7 +17,7 @@ from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
 CLOUD_FIRST = RouteOptions(routing=Routing(prefer="cloud"))
-LIMITED = BudgetSettings(total=Limits(tokens_per_day=100_000))
+LIMITED = BudgetSettings(total=BudgetLimits(tokens_per_day=100_000))
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def desk(make_desk: MakeDesk, fake: Fake) -> Desk:
 
 def booked(desk: Desk) -> int:
     """Tokens that are spent or reserved."""
-    (room,) = desk.resources.budget.report()
-    return int(room.spent)
+    (allowance,) = desk.resources.budget.allowances()
+    return int(allowance.spent)
 
 
 @pytest.mark.parametrize(

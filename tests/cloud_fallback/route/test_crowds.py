@@ -11,7 +11,7 @@ import pytest
 from spillover.cloud_fallback.events import ConsentAnswered, StreamEvent
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -44,11 +44,11 @@ def test_their_budget_holds(
     limit_usd = 0.05
     desk = make_desk(
         providers=[provider(fake, prices=PRICES)],
-        budget=BudgetSettings(total=Limits(usd_per_day=limit_usd)),
+        budget=BudgetSettings(total=BudgetLimits(usd_per_day=limit_usd)),
     )
     fake.script(Act(chunks=("word ",) * 200, usage=usage, delay_s=0.001))  # type: ignore[arg-type]  # a Literal
     answers = all_at_once(desk, max_tokens)
-    (room,) = desk.resources.budget.report()
+    (allowance,) = desk.resources.budget.allowances()
     spent = sum(
         leg.cost_usd or 0.0
         for events in answers
@@ -56,7 +56,7 @@ def test_their_budget_holds(
         if leg.writer.origin == "cloud"
     )
     assert 0 < spent <= limit_usd * 1.05  # and the last event of each
-    assert room.spent / 1e9 == pytest.approx(spent, abs=1e-6)
+    assert allowance.spent / 1e9 == pytest.approx(spent, abs=1e-6)
     assert all(text(events) for events in answers)
     assert all(end(events).reason in ("stop", "length") for events in answers)
     assert 0 < sum(len(handoffs(events)) > 0 for events in answers) < N

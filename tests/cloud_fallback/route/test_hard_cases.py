@@ -21,8 +21,7 @@ from spillover.cloud_fallback.route.breaker import Permit
 from spillover.cloud_fallback.route.circuit import N_PROBES
 from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
-from spillover.cloud_fallback.spending.ledger import Amount
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import Amount, BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, Finished, Queued
@@ -43,6 +42,7 @@ from tests.cloud_fallback.route.desk import (
     provider,
     text,
 )
+from tests.cloud_fallback.spending.amounts import spent_today
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
@@ -217,7 +217,7 @@ def test_a_budget_that_is_spent_keeps_the_answer_here(make_desk: MakeDesk, fake:
     prices = Prices(input_usd=1000.0, output_usd=1000.0, priced_on=date(2026, 11, 1))
     desk = make_desk(
         providers=[provider(fake, prices=prices)],
-        budget=BudgetSettings(total=Limits(usd_per_day=0.01)),
+        budget=BudgetSettings(total=BudgetLimits(usd_per_day=0.01)),
     )
     events = desk.ask(long(), hand_over_at=60)
     assert not handoffs(events)
@@ -231,7 +231,7 @@ def test_a_machine_next_door_costs_nothing_where_money_is_limited(
     """It used to be left out for want of prices."""
     desk = make_desk(
         providers=[provider(fake, is_local_network=True)],
-        budget=BudgetSettings(total=Limits(usd_per_day=0.01)),
+        budget=BudgetSettings(total=BudgetLimits(usd_per_day=0.01)),
     )
     fake.script(Act(rest=REST))
     events = desk.ask(long(), hand_over_at=60)
@@ -242,7 +242,7 @@ def test_a_machine_next_door_costs_nothing_where_money_is_limited(
 def test_a_budget_that_runs_out_on_the_way_ends_the_cloud_leg(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
-    desk = make_desk(fake, budget=BudgetSettings(total=Limits(tokens_per_day=400)))
+    desk = make_desk(fake, budget=BudgetSettings(total=BudgetLimits(tokens_per_day=400)))
     fake.script(Act(rest=" and on" * 2000))
     events = desk.ask(long(max_tokens=100_000), hand_over_at=60)
     assert end(events).reason in ("stop", "length")
@@ -269,7 +269,7 @@ def test_what_a_leg_costs_is_said_and_recorded(make_desk: MakeDesk, fake: Fake) 
 
 
 def test_a_client_that_leaves_in_the_gap_ends_the_request(make_desk: MakeDesk, fake: Fake) -> None:
-    desk = make_desk(fake, budget=BudgetSettings(total=Limits(tokens_per_day=100_000)))
+    desk = make_desk(fake, budget=BudgetSettings(total=BudgetLimits(tokens_per_day=100_000)))
     fake.script(Act(rest=REST, hold_before_response=True))
     cancellation = Cancellation()
     answer_id, stream = desk.start(long(), cancellation=cancellation)
@@ -289,9 +289,9 @@ def test_a_client_that_leaves_in_the_gap_ends_the_request(make_desk: MakeDesk, f
     # The provider has the prompt and may want to be paid for it; nothing else is booked.
     cloud = end(events).usage.legs[1]
     assert cloud.completion_tokens == 0
-    assert desk.resources.budget.spent_today().tokens == cloud.prompt_tokens
-    (room,) = desk.resources.budget.report()
-    assert room.reserved == 0
+    assert spent_today(desk.resources.budget).tokens == cloud.prompt_tokens
+    (allowance,) = desk.resources.budget.allowances()
+    assert allowance.reserved == 0
 
 
 def test_a_client_that_leaves_in_the_gap_is_no_answer_of_the_provider(
@@ -333,7 +333,7 @@ def test_a_client_that_leaves_before_the_cloud_is_asked_asks_nothing(
     assert end(events).reason == "cancelled"
     assert not handoffs(events)
     assert fake.record.accepted == 0
-    assert desk.resources.budget.spent_today() == Amount()
+    assert spent_today(desk.resources.budget) == Amount()
 
 
 # --- the storm -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from spillover import (
     Sampling,
 )
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.runtime.errors import InvalidRequest
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
@@ -75,7 +75,7 @@ def test_without_a_provider_the_local_model_answers_alone(
             CloudSettings(
                 fallback="auto",
                 providers=(OPENAI,),
-                budget=BudgetSettings(providers={"opnai": Limits(usd_per_day=1)}),
+                budget=BudgetSettings(providers={"opnai": BudgetLimits(usd_per_day=1)}),
             ),
             "budget.providers",
         ),

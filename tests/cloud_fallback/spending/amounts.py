@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date
 
 from spillover.cloud_fallback.spending.budget import Budget
-from spillover.cloud_fallback.spending.estimate import Estimate
-from spillover.cloud_fallback.spending.prices import Prices
+from spillover.cloud_fallback.spending.limits import Amount
+from spillover.cloud_fallback.spending.prices import Estimate, Prices
 from spillover.runtime.events import Leg, WriterId
 
 PRICES = Prices(input_usd=1, output_usd=10, priced_on=date(2026, 5, 1))
@@ -30,7 +30,14 @@ def leg(prompt: int = 100, completion: int = 100, cost_usd: float | None = None)
 
 
 def held(budget: Budget, provider: str = "p") -> int:
-    return max((room.reserved for room in budget.report(provider)), default=0)
+    found = (a for a in budget.allowances() if a.line.provider in (None, provider))
+    return max((allowance.reserved for allowance in found), default=0)
+
+
+def spent_today(budget: Budget, provider: str | None = None) -> Amount:
+    """Settled since midnight UTC with *provider*, or with all."""
+    lines = budget.statement(() if provider is None else (provider,))
+    return next(a.spent for a in lines if (a.provider, a.period) == (provider, "day"))
 
 
 def spend(budget: Budget, prompt: int, completion: int, provider: str = "p") -> None:

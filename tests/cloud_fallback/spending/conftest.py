@@ -11,7 +11,7 @@ import pytest
 
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 
 NOON = datetime(2026, 5, 30, 12, tzinfo=UTC).timestamp()
 DAY_S = 86400.0
@@ -43,8 +43,8 @@ def make_budget(path: Path, clock: FakeTime) -> Generator[MakeBudget]:
     """Budgets over the same file, as of several processes."""
     made: list[Budget] = []
 
-    def make(total: Limits | None = None, **providers: Limits) -> Budget:
-        settings = BudgetSettings(total=total or Limits(), providers=providers)
+    def make(total: BudgetLimits | None = None, **providers: BudgetLimits) -> Budget:
+        settings = BudgetSettings(total=total or BudgetLimits(), providers=providers)
         made.append(Budget(Database(path, busy_timeout_s=0.05), settings, clock=clock))
         return made[-1]
 

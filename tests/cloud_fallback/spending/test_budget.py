@@ -11,52 +11,51 @@ import pytest
 
 from spillover.cloud_fallback.errors import BudgetExceeded, PriceUnknown
 from spillover.cloud_fallback.spending.budget import MIN_COMPLETION_TOKENS
-from spillover.cloud_fallback.spending.ledger import Amount
-from spillover.cloud_fallback.spending.limits import Limits
+from spillover.cloud_fallback.spending.limits import Amount, BudgetLimits
 from spillover.cloud_fallback.spending.prices import FREE
 
-from .amounts import cost, held, leg, spend
+from .amounts import cost, held, leg, spend, spent_today
 from .conftest import MakeBudget
 
 
 def test_a_settled_answer_is_booked_and_its_leg_carries_the_cost(make_budget: MakeBudget) -> None:
-    budget = make_budget(Limits(usd_per_day=1))
+    budget = make_budget(BudgetLimits(usd_per_day=1))
     reservation = budget.reserve("p", cost(100, 1000))
     assert held(budget) == 100 * 1000 + 1000 * 10_000
     assert reservation.settle(leg(100, 50)).cost_usd == pytest.approx(0.0006)
     assert held(budget) == 0
-    assert budget.spent_today() == Amount(600_000, 150)
+    assert spent_today(budget) == Amount(600_000, 150)
 
 
 def test_what_the_provider_says_it_cost_is_believed(make_budget: MakeBudget) -> None:
-    budget = make_budget(Limits(usd_per_day=1))
+    budget = make_budget(BudgetLimits(usd_per_day=1))
     budget.reserve("p", cost()).settle(leg(cost_usd=0.5))
-    assert budget.spent_today().nano_usd == 500_000_000
+    assert spent_today(budget).nano_usd == 500_000_000
 
 
 def test_a_request_that_was_never_sent_costs_nothing(make_budget: MakeBudget) -> None:
-    budget = make_budget(Limits(tokens_per_day=1000))
+    budget = make_budget(BudgetLimits(tokens_per_day=1000))
     budget.reserve("p", cost()).release()
     with budget.reserve("p", cost()):
         pass
-    assert (held(budget), budget.spent_today()) == (0, Amount())
+    assert (held(budget), spent_today(budget)) == (0, Amount())
 
 
 def test_an_answer_that_broke_off_is_booked_by_what_was_noted(make_budget: MakeBudget) -> None:
-    budget = make_budget(Limits(tokens_per_day=1000))
+    budget = make_budget(BudgetLimits(tokens_per_day=1000))
     with budget.reserve("p", cost(100, 500)) as reservation:
         reservation.note(0)
         reservation.note(70)
-    assert budget.spent_today().tokens == 170
+    assert spent_today(budget).tokens == 170
 
 
 def test_a_reservation_ends_once(make_budget: MakeBudget) -> None:
-    budget = make_budget(Limits(tokens_per_day=1000))
+    budget = make_budget(BudgetLimits(tokens_per_day=1000))
     with budget.reserve("p", cost()) as reservation:
         reservation.settle(leg(100, 20))
         reservation.settle(leg(100, 20))
         reservation.release()
-    assert budget.spent_today().tokens == 120
+    assert spent_today(budget).tokens == 120
 
 
 def test_what_is_reserved_while_another_waits_for_the_ledger_stays_reserved(
@@ -64,7 +63,7 @@ def test_what_is_reserved_while_another_waits_for_the_ledger_stays_reserved(
 ) -> None:
     """The one that waited took the other's end for one from before a jump of the clock, freed it,
     and twenty answers at once cost more than their limit."""
-    budget = make_budget(Limits(tokens_per_day=1000))
+    budget = make_budget(BudgetLimits(tokens_per_day=1000))
     now = budget.clock()
     other = threading.Thread(target=lambda: budget.reserve("p", cost(100, 200)))
 
@@ -85,7 +84,7 @@ def test_what_is_reserved_while_another_waits_for_the_ledger_stays_reserved(
 def test_a_budget_that_is_spent_is_refused_with_limit_spent_and_until(
     make_budget: MakeBudget,
 ) -> None:
-    budget = make_budget(Limits(usd_per_day=0.01))
+    budget = make_budget(BudgetLimits(usd_per_day=0.01))
     spend(budget, 0, 999)
     with pytest.raises(BudgetExceeded) as caught:
         budget.reserve("p", cost())
@@ -100,7 +99,10 @@ def test_a_budget_that_is_spent_is_refused_with_limit_spent_and_until(
 
 
 def test_what_is_reserved_is_not_there_for_others(make_budget: MakeBudget) -> None:
-    budget, other = make_budget(Limits(tokens_per_day=400)), make_budget(Limits(tokens_per_day=400))
+    budget, other = (
+        make_budget(BudgetLimits(tokens_per_day=400)),
+        make_budget(BudgetLimits(tokens_per_day=400)),
+    )
     first = budget.reserve("p", cost(100, 100))
     second = other.reserve("p", cost(100, 100))
     with pytest.raises(BudgetExceeded):
@@ -110,9 +112,11 @@ def test_what_is_reserved_is_not_there_for_others(make_budget: MakeBudget) -> No
     second.release()
 
 
-@pytest.mark.parametrize("limits", [Limits(tokens_per_day=150), Limits(usd_per_day=0.0006)])
+@pytest.mark.parametrize(
+    "limits", [BudgetLimits(tokens_per_day=150), BudgetLimits(usd_per_day=0.0006)]
+)
 def test_a_budget_that_covers_only_part_shortens_the_answer(
-    make_budget: MakeBudget, limits: Limits
+    make_budget: MakeBudget, limits: BudgetLimits
 ) -> None:
     reservation = make_budget(limits).reserve("p", cost(100, 100))
     assert reservation.max_completion_tokens == 50
@@ -122,7 +126,7 @@ def test_a_budget_that_covers_only_part_shortens_the_answer(
 def test_an_answer_of_a_few_words_is_not_worth_sending(
     make_budget: MakeBudget, left: int, fits: bool
 ) -> None:
-    budget = make_budget(Limits(tokens_per_day=100 + left))
+    budget = make_budget(BudgetLimits(tokens_per_day=100 + left))
     if fits:
         assert budget.reserve("p", cost(100, None)).max_completion_tokens == left
     else:
@@ -131,13 +135,13 @@ def test_an_answer_of_a_few_words_is_not_worth_sending(
 
 
 def test_three_last_tokens_of_a_limit_may_still_be_asked_for(make_budget: MakeBudget) -> None:
-    reservation = make_budget(Limits(tokens_per_day=103)).reserve("p", cost(100, 3))
+    reservation = make_budget(BudgetLimits(tokens_per_day=103)).reserve("p", cost(100, 3))
     assert reservation.max_completion_tokens is None
 
 
 def test_the_tightest_of_all_limits_holds(make_budget: MakeBudget) -> None:
     budget = make_budget(
-        Limits(usd_per_day=1, tokens_per_month=10_000), p=Limits(tokens_per_day=130)
+        BudgetLimits(usd_per_day=1, tokens_per_month=10_000), p=BudgetLimits(tokens_per_day=130)
     )
     assert budget.reserve("p", cost(100, 100)).max_completion_tokens == 30
     assert budget.reserve("q", cost(100, 100)).max_completion_tokens is None
@@ -146,7 +150,7 @@ def test_the_tightest_of_all_limits_holds(make_budget: MakeBudget) -> None:
 
 
 def test_an_answer_is_stopped_once_it_outgrows_the_budget(make_budget: MakeBudget) -> None:
-    reservation = make_budget(Limits(tokens_per_day=1000)).reserve("p", cost(100, None))
+    reservation = make_budget(BudgetLimits(tokens_per_day=1000)).reserve("p", cost(100, None))
     assert reservation.max_completion_tokens == 900
     for n in range(0, 901, 10):
         reservation.note(n)
@@ -157,16 +161,16 @@ def test_an_answer_is_stopped_once_it_outgrows_the_budget(make_budget: MakeBudge
 def test_an_answer_may_outgrow_what_was_assumed_while_there_is_budget(
     make_budget: MakeBudget,
 ) -> None:
-    budget = make_budget(Limits(tokens_per_day=20_000))
+    budget = make_budget(BudgetLimits(tokens_per_day=20_000))
     with budget.reserve("p", cost(100, None)) as reservation:
         for n in range(0, 10_000, 100):
             reservation.note(n)
         assert held(budget) >= 10_000
-    assert budget.spent_today().tokens == 100 + 9900
+    assert spent_today(budget).tokens == 100 + 9900
 
 
 def test_two_growing_answers_never_pass_the_limit_together(make_budget: MakeBudget) -> None:
-    budget, other = (make_budget(Limits(tokens_per_day=12_000)) for _ in range(2))
+    budget, other = (make_budget(BudgetLimits(tokens_per_day=12_000)) for _ in range(2))
     running = [budget.reserve("p", cost(100, None)), other.reserve("p", cost(100, None))]
     counts = [0, 0]
     while running:
@@ -177,11 +181,11 @@ def test_two_growing_answers_never_pass_the_limit_together(make_budget: MakeBudg
             except BudgetExceeded:
                 running.remove(reservation)
                 reservation.__exit__(None, None, None)
-    assert budget.spent_today().tokens <= 12_000 + 2 * 7
+    assert spent_today(budget).tokens <= 12_000 + 2 * 7
 
 
 def test_noting_rarely_writes(make_budget: MakeBudget, path: Path) -> None:
-    budget = make_budget(Limits(tokens_per_day=100_000))
+    budget = make_budget(BudgetLimits(tokens_per_day=100_000))
     reservation = budget.reserve("p", cost(100, 4000))
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
@@ -192,15 +196,15 @@ def test_noting_rarely_writes(make_budget: MakeBudget, path: Path) -> None:
 
 def test_money_without_a_price_is_refused_and_tokens_are_not(make_budget: MakeBudget) -> None:
     with pytest.raises(PriceUnknown, match="prices of p are not known"):
-        make_budget(Limits(usd_per_month=5)).reserve("p", cost(prices=None))
-    budget = make_budget(Limits(tokens_per_day=1000), q=Limits(usd_per_day=1))
+        make_budget(BudgetLimits(usd_per_month=5)).reserve("p", cost(prices=None))
+    budget = make_budget(BudgetLimits(tokens_per_day=1000), q=BudgetLimits(usd_per_day=1))
     reservation = budget.reserve("p", cost(prices=None))
     assert reservation.settle(leg()).cost_usd is None
-    assert budget.spent_today().tokens == 200
+    assert spent_today(budget).tokens == 200
 
 
 def test_the_free_machine_next_door_needs_no_money(make_budget: MakeBudget) -> None:
-    budget = make_budget(Limits(usd_per_day=0))
+    budget = make_budget(BudgetLimits(usd_per_day=0))
     assert budget.reserve("lan", cost(prices=FREE)).max_completion_tokens is None
     with pytest.raises(BudgetExceeded):
         budget.reserve("p", cost())

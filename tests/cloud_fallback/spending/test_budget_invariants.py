@@ -13,18 +13,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from spillover.cloud_fallback.errors import BudgetExceeded
 from spillover.cloud_fallback.spending.budget import Budget, Reservation
 from spillover.cloud_fallback.spending.database import Database
-from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
-from spillover.cloud_fallback.spending.prices import Prices
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
+from spillover.cloud_fallback.spending.prices import Estimate, Prices
 from spillover.runtime.events import Leg, WriterId
 
 from .conftest import FakeTime
 
 PRICES = Prices(input_usd=0.15, output_usd=0.6, priced_on=date(2026, 5, 1))
 LIMITS = BudgetSettings(
-    total=Limits(tokens_per_month=20_000, usd_per_month=0.01),
-    providers={"a": Limits(tokens_per_month=9000)},
+    total=BudgetLimits(tokens_per_month=20_000, usd_per_month=0.01),
+    providers={"a": BudgetLimits(tokens_per_month=9000)},
 )
 BIGGEST_EVENT = 40
 CLOUD = WriterId(origin="cloud", model="m")
@@ -109,20 +108,20 @@ class BudgetMachine(RuleBasedStateMachine):
         """All processes are killed; their reservations outlive them for a while."""
         self.running.clear()
         self.clock.now += RESERVATION_LIFE_S
-        assert all(room.reserved == 0 for room in self.budgets[0].report())
+        assert all(allowance.reserved == 0 for allowance in self.budgets[0].allowances())
 
     @invariant()
     def no_limit_is_passed_by_more_than_the_last_event_of_each_answer(self) -> None:
         over = self.n_events_over * BIGGEST_EVENT
-        for room in self.budgets[1].report():
-            assert min(room.spent, room.reserved) >= 0
-            allowed = over if room.unit == "tokens" else over * PRICES.nano_usd(0, 1)
-            assert room.left >= -allowed
+        for allowance in self.budgets[1].allowances():
+            assert min(allowance.spent, allowance.reserved) >= 0
+            allowed = over if allowance.unit == "tokens" else over * PRICES.nano_usd(0, 1)
+            assert allowance.left >= -allowed
 
     @invariant()
     def what_is_reserved_belongs_to_a_running_answer(self) -> None:
         if not self.running:
-            assert all(room.reserved == 0 for room in self.budgets[0].report())
+            assert all(allowance.reserved == 0 for allowance in self.budgets[0].allowances())
 
 
 BudgetMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)

@@ -15,12 +15,12 @@ from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.budget import Budget, Reservation
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 
-from .amounts import cost, held, leg, spend
+from .amounts import cost, held, leg, spend, spent_today
 from .conftest import FakeTime, MakeBudget
 
-LIMITED = Limits(tokens_per_day=1000)
+LIMITED = BudgetLimits(tokens_per_day=1000)
 
 
 def refused(budget: Budget) -> str:
@@ -75,7 +75,7 @@ def test_an_answer_that_cannot_be_settled_is_not_failed_and_is_booked_later(
     blocker.close()
     assert held(budget) == 200
     clock.now += RESERVATION_LIFE_S
-    assert budget.report("p")[0].spent == 100
+    assert budget.allowances()[0].spent == 100
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_folder_in_place_of_the_file_closes_the_budget(
 
 
 def test_a_ledger_of_a_newer_version_is_not_touched(make_budget: MakeBudget, path: Path) -> None:
-    make_budget(LIMITED).report()
+    spend(make_budget(LIMITED), 10, 10)
     newer = sqlite3.connect(path, isolation_level=None)
     newer.execute("PRAGMA user_version = 99")
     newer.close()
@@ -139,7 +139,7 @@ def test_without_limits_a_damaged_file_only_costs_the_record(
 def test_without_limits_what_is_spent_is_recorded_all_the_same(make_budget: MakeBudget) -> None:
     budget = make_budget()
     spend(budget, 100, 100)
-    assert budget.spent_today("p").tokens == 200
+    assert spent_today(budget, "p").tokens == 200
 
 
 def test_only_its_owner_can_read_the_file(make_budget: MakeBudget, path: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from spillover.cloud_fallback.errors import BudgetExceeded
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
-from spillover.cloud_fallback.spending.estimate import Estimate
 from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
+from spillover.cloud_fallback.spending.prices import Estimate
 
 from .conftest import FakeTime
 
@@ -25,11 +25,11 @@ from pathlib import Path
 from spillover.cloud_fallback.errors import BudgetExceeded
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
-from spillover.cloud_fallback.spending.estimate import Estimate
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits
+from spillover.cloud_fallback.spending.prices import Estimate
+from spillover.cloud_fallback.spending.limits import BudgetSettings, BudgetLimits
 
 now, limit = float(sys.argv[2]), int(sys.argv[3])
-settings = BudgetSettings(total=Limits(tokens_per_day=limit))
+settings = BudgetSettings(total=BudgetLimits(tokens_per_day=limit))
 budget = Budget(Database(Path(sys.argv[1]), busy_timeout_s=30), settings, clock=lambda: now)
 one = Estimate(prompt_tokens=10, max_completion_tokens=90, prices=None)
 print("ready", flush=True)
@@ -83,19 +83,21 @@ def test_a_process_that_is_killed_holds_its_money_only_for_a_while(
     assert process.stdout.readline() == "holding\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    limits = BudgetSettings(total=Limits(tokens_per_day=150))
+    limits = BudgetSettings(total=BudgetLimits(tokens_per_day=150))
     budget = Budget(Database(path), limits, clock=clock)
     one = Estimate(prompt_tokens=10, max_completion_tokens=90, prices=None)
     with pytest.raises(BudgetExceeded):
         budget.reserve("p", Estimate(prompt_tokens=60, max_completion_tokens=90, prices=None))
     clock.now += RESERVATION_LIFE_S
     budget.reserve("p", one).release()
-    assert budget.report()[0].reserved == 0
+    assert budget.allowances()[0].reserved == 0
     budget.close()
 
 
 def test_twenty_threads_spend_a_budget_to_the_last_token(path: Path, clock: FakeTime) -> None:
-    budget = Budget(Database(path), BudgetSettings(total=Limits(tokens_per_day=2000)), clock=clock)
+    budget = Budget(
+        Database(path), BudgetSettings(total=BudgetLimits(tokens_per_day=2000)), clock=clock
+    )
     one = Estimate(prompt_tokens=10, max_completion_tokens=90, prices=None)
 
     def spend(_: int) -> int:

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.spending.estimate import estimate, estimated_prompt_tokens
-from spillover.cloud_fallback.spending.prices import FREE, Prices
+from spillover.cloud_fallback.spending.prices import FREE, Prices, estimate, estimated_prompt_tokens
 from spillover.runtime.request import GenerationRequest, Message, Tool
 
 USD = st.floats(0, 1000, allow_nan=False).map(lambda usd: round(usd, 4))

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from spillover.cloud_fallback.spending.budget import Budget
-from spillover.cloud_fallback.spending.limits import BudgetSettings, Limits, Room
+from spillover.cloud_fallback.spending.limits import Allowance, BudgetLimits, BudgetSettings
 from tests.edge_server.conftest import Server
 from tests.fakes.fake import Fake
 
@@ -50,14 +50,14 @@ class Site:
         self.fake = fake
         self.server = Server(folder, "--config", str(config), keep_alive_s=0.05, **settings)
         self.http = httpx.Client(base_url=self.server.url, timeout=60)
-        limits = BudgetSettings(total=Limits(tokens_per_day=1_000_000))
+        limits = BudgetSettings(total=BudgetLimits(tokens_per_day=1_000_000))
         self._budget = Budget.at(folder / "ledger.sqlite3", limits)
 
     @property
-    def room(self) -> Room:
+    def allowance(self) -> Allowance:
         """What is spent and reserved, in tokens."""
-        (room,) = self._budget.report()
-        return room
+        (allowance,) = self._budget.allowances()
+        return allowance
 
     def stop(self) -> None:
         self.http.close()

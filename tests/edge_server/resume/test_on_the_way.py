@@ -100,13 +100,13 @@ def test_an_answer_that_nobody_comes_back_to_ends_its_request_and_spends_no_more
         hand_over(site, parts)
     (request,) = site.fake.wait_for(ended=1).requests
     assert request.ended == "client_closed"
-    wait_until(lambda: is_idle(site) and not site.room.reserved)
-    spent = site.room.spent
+    wait_until(lambda: is_idle(site) and not site.allowance.reserved)
+    spent = site.allowance.spent
     site.fake.release()
     reply = httpx.get(place(site.server, name), timeout=60)
     assert "nobody came back" in reply.text
     assert "cloud came by and finished" not in reply.text
-    assert site.room.spent == spent
+    assert site.allowance.spent == spent
     assert len(site.fake.requests) == 1
 
 
@@ -119,13 +119,13 @@ def test_without_a_way_back_leaving_ends_the_request_at_once(make_site: MakeSite
         hand_over(site, parts)
     (request,) = site.fake.wait_for(ended=1).requests
     assert request.ended == "client_closed"
-    wait_until(lambda: is_idle(site) and not site.room.reserved)
+    wait_until(lambda: is_idle(site) and not site.allowance.reserved)
     (record,) = site.http.get("/v1/handoffs").json()["data"]
     cloud = record["by_leg"][-1]
     # The provider took the prompt, and may want to be paid for it.
     today = site.http.get("/v1/budget").json()["data"][0]
-    assert today["tokens"] == {"spent": site.room.spent, "reserved": 0, "limit": 1_000_000}
-    assert site.room.spent == cloud["prompt_tokens"] + cloud["completion_tokens"]
+    assert today["tokens"] == {"spent": site.allowance.spent, "reserved": 0, "limit": 1_000_000}
+    assert site.allowance.spent == cloud["prompt_tokens"] + cloud["completion_tokens"]
     if act is IN_THE_GAP:
         assert cloud["completion_tokens"] == 0
     assert len(site.fake.requests) == 1
@@ -161,7 +161,7 @@ def test_without_a_way_back_leaving_while_the_local_text_is_held_asks_nobody(
         assert received.count(b'"content":"') < 20
     wait_until(lambda: is_idle(site))
     assert site.fake.requests == []
-    assert (site.room.spent, site.room.reserved) == (0, 0)
+    assert (site.allowance.spent, site.allowance.reserved) == (0, 0)
 
 
 def test_the_openai_client_is_not_disturbed_by_silence(make_site: MakeSite) -> None:
