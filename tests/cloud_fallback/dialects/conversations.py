@@ -73,7 +73,7 @@ def encoded(
     **options: Any,
 ) -> HttpRequest:
     dialect = dialect_for(name, **options)
-    model = MODELS[name] if model is None else model
+    model = MODELS.get(name, "m") if model is None else model
     return dialect.encode(request, model, prefill=prefill, without=without)
 
 
