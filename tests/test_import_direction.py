@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "edge_server": (
         ("",),
-        ("wire",),
+        ("calibration", "wire"),
         ("answers",),
         ("resume",),
         ("config",),

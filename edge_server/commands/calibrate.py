@@ -10,15 +10,15 @@ import click
 import msgspec
 
 from spillover.cloud_fallback.policy.calibration import Calibration, CalibrationStore
-from spillover.cloud_fallback.policy.learning import items as labelled
-from spillover.cloud_fallback.policy.learning import trace as tracing
-from spillover.cloud_fallback.policy.learning.fit import NotEnough, calibrate, windows_of
-from spillover.cloud_fallback.policy.learning.items import Item
-from spillover.cloud_fallback.policy.learning.measures import CurvePoint
-from spillover.cloud_fallback.policy.learning.replay import Summary
-from spillover.cloud_fallback.policy.learning.report import Measured, Report, report
-from spillover.cloud_fallback.policy.learning.trace import MAX_TOKENS, Trace, record, relabel
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.edge_server.calibration import items as labelled
+from spillover.edge_server.calibration import trace as tracing
+from spillover.edge_server.calibration.fit import NotEnough, calibrate, windows_of
+from spillover.edge_server.calibration.items import Item
+from spillover.edge_server.calibration.measures import CurvePoint
+from spillover.edge_server.calibration.replay import Summary
+from spillover.edge_server.calibration.report import Measured, Report, report
+from spillover.edge_server.calibration.trace import MAX_TOKENS, Trace, record, relabel
 from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.options import default_text, load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result

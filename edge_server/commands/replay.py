@@ -13,11 +13,11 @@ from spillover.cloud_fallback.policy.calibration import (
     CalibrationStore,
     read_calibration,
 )
-from spillover.cloud_fallback.policy.learning import trace as tracing
-from spillover.cloud_fallback.policy.learning.replay import Decision, Summary, replay, summary
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.edge_server.calibration import trace as tracing
+from spillover.edge_server.calibration.replay import Decision, Summary, replay, summary
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_result
 from spillover.edge_server.errors import ConfigError

@@ -16,7 +16,7 @@ from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.errors import InvalidRequest
 from tests.cloud_fallback.policy.answers import FakeClock, asked, finished, prose
-from tests.cloud_fallback.policy.test_learning import CARD, calibration
+from tests.cloud_fallback.policy.test_calibration import CARD, calibration
 
 
 def test_the_first_threshold_is_a_quantile_of_the_first_answers(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.policy.calibration import fingerprint
-from spillover.cloud_fallback.policy.learning.items import Item, is_right
 from spillover.cloud_fallback.policy.watch import N_TOP_LOGPROBS
+from spillover.edge_server.calibration.items import Item, is_right
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import (

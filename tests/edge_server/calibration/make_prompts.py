@@ -1,7 +1,7 @@
 """Writes storyteller_prompts.jsonl: labelled prompts for the bundled model, in its field and out
 of it.
 
-    python -m tests.cloud_fallback.policy.make_prompts
+    python -m tests.edge_server.calibration.make_prompts
 
 The check says what a right answer is, as a user would see it: a refusal of a question is no right
 answer, however honest it is, and a story that leaves out what it was asked to be about is none
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from tests.cloud_fallback.policy.prompt_lines import Line
-from tests.cloud_fallback.policy.prompts_in_field import IN_FIELD
-from tests.cloud_fallback.policy.prompts_out_of_field import OUT_OF_FIELD
+from tests.edge_server.calibration.prompt_lines import Line
+from tests.edge_server.calibration.prompts_in_field import IN_FIELD
+from tests.edge_server.calibration.prompts_out_of_field import OUT_OF_FIELD
 
 PATH = Path(__file__).parent / "storyteller_prompts.jsonl"
 PER_FAMILY = 14

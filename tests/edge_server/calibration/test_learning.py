@@ -14,30 +14,24 @@ from hypothesis import strategies as st
 
 from spillover.cloud_fallback.policy.calibration import (
     SHIPPED,
-    Calibration,
-    CalibrationStore,
-    fingerprint,
     read_calibration,
 )
-from spillover.cloud_fallback.policy.learning import fit, items, measures
-from spillover.cloud_fallback.policy.learning.fit import (
+from spillover.cloud_fallback.policy.text.json_schema import follows
+from spillover.edge_server.calibration import fit, items, measures
+from spillover.edge_server.calibration.fit import (
     FITTED,
     NotEnough,
     Windows,
     calibrate,
     fit_windows,
 )
-from spillover.cloud_fallback.policy.learning.items import Check, Item, is_right
-from spillover.cloud_fallback.policy.learning.report import (
+from spillover.edge_server.calibration.items import Check, Item, is_right
+from spillover.edge_server.calibration.report import (
     halves_of_families,
     measure,
     random_halves,
 )
-from spillover.cloud_fallback.policy.text.json_schema import follows
 from spillover.runtime.errors import InvalidRequest
-from tests.answers import FAKE_CARD
-
-CARD = msgspec.structs.replace(FAKE_CARD, name="tiny/../model")
 
 
 def answered(check: Check, answer: str, *, ended: bool = True) -> bool:
@@ -238,55 +232,6 @@ def test_halves_of_families_share_no_family() -> None:
     assert first.isdisjoint(second)
     assert len(first | second) == 8
     assert halves_of_families(answers(200, n_groups=3)) is None
-
-
-def calibration(**changes: object) -> Calibration:
-    base = Calibration(
-        model="tiny/../model",
-        fingerprint=fingerprint(CARD),
-        features=("mean_64",),
-        means=(0.0,),
-        scales=(1.0,),
-        weights=(-1.0,),
-        bias=0.0,
-    )
-    return msgspec.structs.replace(base, **changes)
-
-
-def test_unknown_features_make_p_wrong_unknown() -> None:
-    assert calibration().p_wrong({"mean_64": float("nan")}) is None
-    assert calibration().p_wrong({}) is None
-    assert calibration().p_wrong({"mean_64": -1e9}) == pytest.approx(1.0)
-
-
-def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -> None:
-    store = CalibrationStore(tmp_path)
-    assert store.find(fingerprint(CARD)) is None
-    path = store.write(calibration())
-    assert path.parent == tmp_path / "calibrations"
-    renamed = msgspec.structs.replace(CARD, name="another", n_ctx=4_096)
-    assert store.find(fingerprint(renamed)) == calibration()
-    requantized = msgspec.structs.replace(CARD, size_bytes=21)
-    assert store.find(fingerprint(requantized)) is None
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{}",
-        b"[" * 100_000,
-        msgspec.json.encode(calibration(version=99)),
-        msgspec.json.encode(calibration(scales=(0.0,))),
-        msgspec.json.encode(calibration(weights=(1.0, 2.0))),
-        msgspec.json.encode(calibration(fingerprint="0" * 16)),
-    ],
-)
-def test_a_damaged_calibration_counts_as_none(content: bytes, tmp_path: Path) -> None:
-    store = CalibrationStore(tmp_path)
-    path = store.write(calibration())
-    path.write_bytes(content)
-    assert store.find(fingerprint(CARD)) is None
 
 
 def test_the_shipped_calibration_is_whole() -> None:

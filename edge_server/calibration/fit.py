@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.doubt import MIN_TOKENS, tokens_to_next_window
-from spillover.cloud_fallback.policy.learning.trace import Trace
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
+from spillover.edge_server.calibration.trace import Trace
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Generator
 
-from tests.cloud_fallback.policy.prompt_lines import (
+from tests.edge_server.calibration.prompt_lines import (
     CAPITALS,
     NAMES,
     SUBJECTS,

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.learning import measures
-from spillover.cloud_fallback.policy.learning.fit import (
+from spillover.cloud_fallback.policy.observation import LocalModel
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.edge_server.calibration import measures
+from spillover.edge_server.calibration.fit import (
     CONFIDENCE_ONLY,
     FITTED,
     Windows,
     calibrate,
     name_hash,
 )
-from spillover.cloud_fallback.policy.learning.measures import CurvePoint
-from spillover.cloud_fallback.policy.learning.replay import Summary, replay, summary
-from spillover.cloud_fallback.policy.learning.trace import Trace
-from spillover.cloud_fallback.policy.observation import LocalModel
-from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.edge_server.calibration.measures import CurvePoint
+from spillover.edge_server.calibration.replay import Summary, replay, summary
+from spillover.edge_server.calibration.trace import Trace
 
 MIN_ITEMS = 100
 """Fewer labelled answers say too little for an AUROC."""

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from spillover.cloud_fallback.policy.calibration import read_calibration
-from spillover.cloud_fallback.policy.learning import items, trace
-from spillover.cloud_fallback.policy.learning.fit import FITTED
 from spillover.edge_server import cli
-from tests.cloud_fallback.policy import make_prompts
-from tests.cloud_fallback.policy.test_replay import CALIBRATION, TRACES
+from spillover.edge_server.calibration import items, trace
+from spillover.edge_server.calibration.fit import FITTED
+from tests.edge_server.calibration import make_prompts
+from tests.edge_server.calibration.test_replay import CALIBRATION, TRACES
 
 PROMPTS = make_prompts.PATH
 SHORT = (

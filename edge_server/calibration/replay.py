@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.learning.trace import Trace
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
+from spillover.edge_server.calibration.trace import Trace
 from spillover.runtime.events import Delta, Finished
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from spillover.cloud_fallback.policy.calibration import SHIPPED, read_calibration
-from spillover.cloud_fallback.policy.learning import trace as tracing
-from spillover.cloud_fallback.policy.learning.replay import replay, summary
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server import cli
+from spillover.edge_server.calibration import trace as tracing
+from spillover.edge_server.calibration.replay import replay, summary
 from spillover.runtime.errors import InvalidRequest
 
 HERE = Path(__file__).parent

@@ -1,1 +1,0 @@
-"""From labelled prompts to a model's calibration: traces, labels, fits, measures. Offline."""

@@ -1,0 +1,62 @@
+"""Calibrations: what they make of features, and how their files are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from spillover.cloud_fallback.policy.calibration import Calibration, CalibrationStore, fingerprint
+from tests.answers import FAKE_CARD
+
+CARD = msgspec.structs.replace(FAKE_CARD, name="tiny/../model")
+
+
+def calibration(**changes: object) -> Calibration:
+    base = Calibration(
+        model="tiny/../model",
+        fingerprint=fingerprint(CARD),
+        features=("mean_64",),
+        means=(0.0,),
+        scales=(1.0,),
+        weights=(-1.0,),
+        bias=0.0,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_unknown_features_make_p_wrong_unknown() -> None:
+    assert calibration().p_wrong({"mean_64": float("nan")}) is None
+    assert calibration().p_wrong({}) is None
+    assert calibration().p_wrong({"mean_64": -1e9}) == pytest.approx(1.0)
+
+
+def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -> None:
+    store = CalibrationStore(tmp_path)
+    assert store.find(fingerprint(CARD)) is None
+    path = store.write(calibration())
+    assert path.parent == tmp_path / "calibrations"
+    renamed = msgspec.structs.replace(CARD, name="another", n_ctx=4_096)
+    assert store.find(fingerprint(renamed)) == calibration()
+    requantized = msgspec.structs.replace(CARD, size_bytes=21)
+    assert store.find(fingerprint(requantized)) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[" * 100_000,
+        msgspec.json.encode(calibration(version=99)),
+        msgspec.json.encode(calibration(scales=(0.0,))),
+        msgspec.json.encode(calibration(weights=(1.0, 2.0))),
+        msgspec.json.encode(calibration(fingerprint="0" * 16)),
+    ],
+)
+def test_a_damaged_calibration_counts_as_none(content: bytes, tmp_path: Path) -> None:
+    store = CalibrationStore(tmp_path)
+    path = store.write(calibration())
+    path.write_bytes(content)
+    assert store.find(fingerprint(CARD)) is None
