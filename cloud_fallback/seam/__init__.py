@@ -1,1 +1,1 @@
-"""Joins the text of a new writer to what was already said. Pure."""
+"""Plans what the next writer is asked, and joins its text to the answer so far. Pure."""

@@ -15,7 +15,6 @@ from spillover.cloud_fallback.seam.notices import (
     complete_notice,
     continue_notice,
     is_worth_keeping,
-    quoted,
     rewrite_notice,
 )
 from spillover.runtime.events import Origin
@@ -196,7 +195,7 @@ def _completion(plan: Continuation) -> Continuation:
     if not is_worth_keeping(shown):
         raise CannotContinue("the raw prompt is too short for another model to continue")
     anchor = anchor_of(shown)
-    notice = complete_notice(quoted(anchor), shown)
+    notice = complete_notice(anchor, shown)
     request = replace(request, prompt=None, messages=(Message(role="user", content=notice),))
     return replace(plan, request=request, join="echo", shown=shown, anchor=anchor)
 
@@ -215,7 +214,7 @@ def _conversation(plan: Continuation, *, prefill: bool) -> Continuation:
     anchor = anchor_of(shown)
     is_whole = request.response_format is not None
     write = rewrite_notice if is_whole else continue_notice
-    notice = write(quoted(anchor), plan.language)
+    notice = write(anchor, plan.language)
     return replace(
         plan,
         request=_with_turns(request, shown, notice),

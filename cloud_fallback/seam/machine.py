@@ -54,7 +54,7 @@ class SeamMachine:
         return max(0, self._n_taken - self._n_given)
 
     def hold_deadline(self) -> float | None:
-        """When held text must be shown; None: nothing is held, or no time limit holds for it."""
+        """When held text must be shown; None: nothing is held, or it has no time limit."""
         is_sure = self._search is None or self._search.is_sure
         return None if is_sure else self._deadline
 
@@ -70,7 +70,7 @@ class SeamMachine:
         return self._take(text) or self.on_deadline(now)
 
     def on_deadline(self, now: float) -> list[Piece]:
-        """What must be shown at *now*, should the time for holding it back be over."""
+        """What must be shown at *now*, if the time to hold it is over."""
         deadline = self.hold_deadline()
         if deadline is None or now < deadline or self._search is None:
             return []

@@ -88,20 +88,17 @@ _CONTINUE = {
 }
 
 _REWRITE = {
-    "en": "My connection dropped while you were writing that reply, so I only received it up to "
-    "this point: {anchor} Please send the whole reply once more: repeat what you had written, "
-    "character for character, then go on to its end. Write nothing but the reply itself.",
-    "de": "Meine Verbindung ist abgebrochen, während du diese Antwort geschrieben hast; ich habe "
-    "sie nur bis hierher bekommen: {anchor} Bitte schick die ganze Antwort noch einmal: Wiederhole "
-    "Zeichen für Zeichen, was du schon geschrieben hattest, und schreib sie dann zu Ende. Schreib "
-    "nichts als die Antwort selbst.",
-    "fr": "Ma connexion a été coupée pendant que vous écriviez cette réponse ; je ne l'ai reçue "
-    "que jusqu'ici : {anchor} Renvoyez toute la réponse : répétez caractère par caractère ce que "
-    "vous aviez écrit, puis allez jusqu'au bout. N'écrivez rien d'autre que la réponse.",
-    "es": "Se cortó mi conexión mientras escribías esa respuesta y solo la recibí hasta aquí: "
-    "{anchor} Envía la respuesta completa otra vez: repite carácter por carácter lo que habías "
+    "en": "Please send the whole reply once more: repeat what you had written, character for "
+    "character, then go on to its end. Write nothing but the reply itself.",
+    "de": "Bitte schick die ganze Antwort noch einmal: Wiederhole Zeichen für Zeichen, was du "
+    "schon geschrieben hattest, und schreib sie dann zu Ende. "
+    "Schreib nichts als die Antwort selbst.",
+    "fr": "Renvoyez toute la réponse : répétez caractère par caractère ce que vous aviez écrit, "
+    "puis allez jusqu'au bout. N'écrivez rien d'autre que la réponse.",
+    "es": "Envía la respuesta completa otra vez: repite carácter por carácter lo que habías "
     "escrito y luego termínala. No escribas nada más que la respuesta.",
 }
+"""What stands after the anchor where the whole reply is wanted; the rest is as in _CONTINUE."""
 
 _COMPLETE = (
     "Please continue the following text. Start by repeating its last words, {anchor}, word for "
@@ -172,16 +169,18 @@ def quoted(anchor: str) -> str:
     return f"\n<fragment>\n{anchor}\n</fragment>\n"
 
 
-def continue_notice(quoted_anchor: str, language: str) -> str:
-    """Asks for the anchor and what comes after it."""
-    return _CONTINUE.get(language, _CONTINUE["en"]).format(anchor=quoted_anchor)
+def continue_notice(anchor: str, language: str) -> str:
+    """Asks for *anchor* and what comes after it."""
+    return _CONTINUE.get(language, _CONTINUE["en"]).format(anchor=quoted(anchor))
 
 
-def rewrite_notice(quoted_anchor: str, language: str) -> str:
-    """Asks for the whole reply from its beginning."""
-    return _REWRITE.get(language, _REWRITE["en"]).format(anchor=quoted_anchor)
+def rewrite_notice(anchor: str, language: str) -> str:
+    """Asks for the whole reply from its beginning to its end, *anchor* included."""
+    language = language if language in _REWRITE else "en"
+    received = _CONTINUE[language].partition("{anchor}")[0]
+    return f"{received}{quoted(anchor)} {_REWRITE[language]}"
 
 
-def complete_notice(quoted_anchor: str, text: str) -> str:
+def complete_notice(anchor: str, text: str) -> str:
     """Asks for the continuation of a *text* without a conversation."""
-    return _COMPLETE.format(anchor=quoted_anchor, text=text)
+    return _COMPLETE.format(anchor=quoted(anchor), text=text)

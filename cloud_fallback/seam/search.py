@@ -22,9 +22,9 @@ REFRAIN_UNITS = 24
 
 
 class Joined(Struct, frozen=True, kw_only=True):
-    """The decision: what is new begins at held[start:], after *rest* (units of a character that
-    was cut). *place*: the new text replaces the answer from this character of what the writer was
-    shown; None: it comes after the answer."""
+    """The decision: held[start:] is new, after *rest* (units of a character that was cut).
+    *place*: the new text replaces the answer from this character of what the writer was shown;
+    None: it comes after the answer."""
 
     kind: SeamKind
     start: int
@@ -35,8 +35,8 @@ class Joined(Struct, frozen=True, kw_only=True):
     skipped: str = ""
     """What stood before the repeated text: a preamble, an opening quote or fence."""
     lead: str | None = None
-    """White space that sets the new text apart from the answer, whose last words it does not
-    take up; None: it does."""
+    """White space that sets the new text apart from an answer it does not continue; None: it
+    continues the answer."""
 
 
 class Search(Protocol):
@@ -46,7 +46,7 @@ class Search(Protocol):
     def held(self) -> list[str]: ...
     @property
     def is_sure(self) -> bool:
-        """Whether waiting has its reason in the text: no time limit ends it."""
+        """Whether the text itself is a reason to wait, so that no time limit ends it."""
         ...
 
     def feed(self, character: str) -> Joined | None: ...

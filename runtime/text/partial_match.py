@@ -8,7 +8,7 @@ from collections.abc import Iterable
 class PartialMatch:
     """Looks for *strings*; the cost does not depend on the length of the text."""
 
-    __slots__ = ("_by_first", "_longest")
+    __slots__ = ("_by_first", "_firsts", "_longest")
 
     def __init__(self, strings: Iterable[str]) -> None:
         self._by_first: dict[str, list[str]] = {}
@@ -16,11 +16,15 @@ class PartialMatch:
         for string in strings:
             self._by_first.setdefault(string[0], []).append(string)
             self._longest = max(self._longest, len(string))
+        self._firsts = frozenset(self._by_first)
 
     def n_at_end(self, text: str) -> int:
         """The most last characters of *text* that begin a string without completing it."""
-        for n in range(min(self._longest - 1, len(text)), 0, -1):
-            strings = self._by_first.get(text[-n])
-            if strings and any(s.startswith(text[-n:]) and len(s) > n for s in strings):
-                return n
+        end = text[1 - self._longest :] if self._longest > 1 else ""
+        if self._firsts.isdisjoint(end):
+            return 0
+        for start, first in enumerate(end):
+            rest = end[start:]
+            if any(s.startswith(rest) and s != rest for s in self._by_first.get(first, ())):
+                return len(rest)
         return 0
