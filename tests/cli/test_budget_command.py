@@ -46,7 +46,7 @@ def budget(config: Path, capsys: pytest.CaptureFixture[str], *arguments: str) ->
 
 
 def spend(config: Path) -> None:
-    """One answer of far's that is paid, and one that is under way."""
+    """Pay one answer of the provider "far", and reserve another."""
     prices = Prices(input_usd=2.0, output_usd=10.0, priced_on=date(2026, 11, 1))
     estimate = Estimate(prompt_tokens=100, max_completion_tokens=50, prices=prices)
     ledger = Budget.at(config.parent / "records" / "ledger.sqlite3", BudgetSettings())
@@ -76,13 +76,15 @@ def test_it_shows_what_is_spent_reserved_and_allowed(
     assert "all       day     $0.0040   $0.0007  $0.5000    1200       150        -" in table
 
 
-def test_looking_makes_no_record(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_showing_the_budget_creates_no_record(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = json.loads(budget(config, capsys, "--json"))["data"]
     assert {line["tokens"]["spent"] for line in data} == {0}
     assert not (config.parent / "records").exists()
 
 
-def test_a_provider_that_is_configured_no_more_is_still_accounted_for(
+def test_a_provider_that_was_removed_is_still_accounted_for(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spend(config)

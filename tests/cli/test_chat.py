@@ -39,7 +39,7 @@ def finished(reason: FinishReason = "stop", n_prompt: int = 10) -> Finished:
 
 
 class ListEngine:
-    """Answers one list of events after the other; an exception in a list is raised."""
+    """Answers with one list of events after the other; raises an exception in a list."""
 
     card = FAKE_CARD
     name = "fake"
@@ -86,7 +86,7 @@ def lines_of(*lines: str) -> Iterator[str]:
     return iter(lines)
 
 
-def test_each_question_is_sent_with_all_that_was_said(
+def test_each_question_is_sent_with_the_conversation_so_far(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     engine = ListEngine(answer("Hello!"), answer("Max."))
@@ -97,7 +97,7 @@ def test_each_question_is_sent_with_all_that_was_said(
     assert capsys.readouterr().out == "Hello!\nMax.\n"
 
 
-def test_what_the_model_thinks_is_not_sent_back() -> None:
+def test_reasoning_is_not_sent_back() -> None:
     engine = ListEngine([ReasoningDelta(text="hm"), *answer("4")])
     _, session = chat(engine, "2+2?")
     assert contents(session) == ["2+2?", "4"]
@@ -128,7 +128,7 @@ def test_an_answer_that_filled_the_context_says_so(capsys: pytest.CaptureFixture
     assert "the context is full" in capsys.readouterr().err
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
+def test_ctrl_c_stops_the_answer_and_keeps_its_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Interrupted(ListEngine):
@@ -148,7 +148,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
     assert "(stopped)" in capsys.readouterr().err
 
 
-def test_ctrl_c_at_the_prompt_hints_first_and_leaves_then(
+def test_ctrl_c_at_the_prompt_shows_a_hint_and_leaves_the_second_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     chat(ListEngine(), KeyboardInterrupt(), KeyboardInterrupt(), AssertionError())
@@ -163,7 +163,7 @@ def test_an_unknown_command_gets_a_guess(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("command", ["/exit", "/quit", "/bye", "/q"])
-def test_the_words_of_other_programs_leave_too(command: str) -> None:
+def test_the_exit_commands_of_other_programs_work_too(command: str) -> None:
     assert run_command(ChatSession(), command).leave
 
 
@@ -172,7 +172,7 @@ def test_help_names_every_command() -> None:
     assert all(command.usage in text for command in chat_commands().values())
 
 
-def test_two_slashes_begin_a_message() -> None:
+def test_two_slashes_start_a_message() -> None:
     assert is_command("/new")
     engine = ListEngine(answer("a"))
     _, session = chat(engine, "//etc is what?")
@@ -192,7 +192,7 @@ def test_settings_of_the_answer_are_checked() -> None:
     assert "temperature             '0.5'" in run_command(session, "/set").text
 
 
-def test_the_system_message_stays_when_a_new_conversation_begins() -> None:
+def test_the_system_message_outlives_the_conversation() -> None:
     session = ChatSession()
     run_command(session, "/system Be brief.")
     session.add_question("Q")
@@ -201,7 +201,7 @@ def test_the_system_message_stays_when_a_new_conversation_begins() -> None:
     assert [m.content for m in session.request().messages] == ["Be brief.", "R"]
 
 
-def test_a_saved_conversation_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_saved_conversation_continues_where_it_stopped(tmp_path: Path) -> None:
     _, session = chat(ListEngine(answer("a")), "/system S", "/set top_k 3", "Q")
     run_command(session, f"/save {tmp_path}/chat.json")
     loaded = ChatSession()
@@ -234,7 +234,7 @@ def test_a_file_of_something_else_is_neither_overwritten_nor_loaded(tmp_path: Pa
         (['"""all in one"""'], "all in one"),
     ],
 )
-def test_a_message_may_have_several_lines(typed: list[str], message: str) -> None:
+def test_a_message_may_span_several_lines(typed: list[str], message: str) -> None:
     lines = lines_of(*typed)
     assert read_message(lambda _prompt: next(lines)) == message
 

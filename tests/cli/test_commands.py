@@ -82,7 +82,7 @@ def test_wrong_use_exits_with_2_and_says_what_is_wrong(
     assert captured.out == ""
 
 
-def test_a_model_that_is_not_there_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["run", "x", "--model", "storyteler"]) == 1
     assert "did you mean storyteller?" in capsys.readouterr().err
 
@@ -100,7 +100,7 @@ def test_a_closed_standard_stream_leads_nowhere() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
-def test_output_that_cannot_be_written_is_one_line_and_a_1() -> None:
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_1() -> None:
     done = command_line("config >/dev/full")
     assert done.returncode == 1
     assert "No space left on device" in done.stderr

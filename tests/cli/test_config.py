@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said when one is wrong."""
+"""Where settings come from, and the message when one is wrong."""
 
 from __future__ import annotations
 
@@ -63,20 +63,20 @@ def test_a_field_without_a_help_text_is_an_error(monkeypatch: pytest.MonkeyPatch
         setting_list()
 
 
-def test_what_the_route_waits_for_can_be_set_like_anything_else(tmp_path: Path) -> None:
+def test_grace_and_patience_of_the_route_can_be_set(tmp_path: Path) -> None:
     config = loaded("grace_tokens = 8\ngrace_s = 2", tmp_path, SPILLOVER_CRASH_PATIENCE_S="0.5")
     assert config.settings.cloud.route == RouteSettings(
         grace_tokens=8, grace_s=2.0, crash_patience_s=0.5
     )
 
 
-def test_without_anything_given_the_defaults_of_the_structs_hold() -> None:
+def test_the_defaults_are_those_of_the_structs() -> None:
     config = load({}, environ={})
     assert config.settings == Settings()
     assert {value.origin for value in config.values.values()} == {"default"}
 
 
-def test_flags_go_over_environment_over_file_over_defaults(file: Path) -> None:
+def test_flags_override_environment_overrides_file_overrides_defaults(file: Path) -> None:
     config = load({"port": "3333"}, environ={"SPILLOVER_N_CTX": "2048"}, config_flag=file)
     assert config.settings == Settings(port=3333, host="::1", engine=EngineOptions(n_ctx=2048))
     origins = {name: config.values[name].origin for name in ("port", "n_ctx", "host", "alias")}
@@ -88,7 +88,7 @@ def test_flags_go_over_environment_over_file_over_defaults(file: Path) -> None:
     }
 
 
-def test_the_variable_names_the_file_and_the_flag_goes_before_it(file: Path) -> None:
+def test_the_flag_for_the_file_overrides_the_variable(file: Path) -> None:
     other = file.with_name("other.toml")
     other.write_text("port = 2222")
     environ = {"SPILLOVER_CONFIG": str(file)}
@@ -105,7 +105,7 @@ def test_the_users_own_file_is_read_when_no_other_is_named(
     assert config.settings.port == 1111
 
 
-def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"SPILLOVER_CONFIG: there is no file .*/gone\.toml"):
         load({}, environ={"SPILLOVER_CONFIG": str(tmp_path / "gone.toml")})
 
@@ -127,7 +127,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         ("port = \n", "not valid TOML.*line 1"),
     ],
 )
-def test_a_wrong_file_is_told_by_key_value_and_what_is_allowed(
+def test_an_error_in_the_file_names_key_value_and_what_is_allowed(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -151,17 +151,17 @@ def test_an_unknown_variable_is_only_a_warning() -> None:
     )
 
 
-def test_an_empty_variable_counts_as_none() -> None:
+def test_an_empty_variable_counts_as_not_set() -> None:
     assert load({}, environ={"SPILLOVER_PORT": ""}).settings.port == 8080
 
 
-def test_auto_takes_back_what_a_lower_layer_chose(tmp_path: Path) -> None:
+def test_auto_undoes_a_value_of_a_lower_layer(tmp_path: Path) -> None:
     config = loaded("n_ctx = 512\nn_threads = 'auto'", tmp_path, SPILLOVER_N_CTX="auto")
     assert config.settings.engine.n_ctx is None
     assert config.settings.engine.n_threads is None
 
 
-def test_text_becomes_numbers_truth_and_paths() -> None:
+def test_text_becomes_numbers_booleans_and_paths() -> None:
     config = load(
         {},
         environ={
@@ -206,7 +206,7 @@ def test_a_wrong_key_in_the_file_is_never_shown(tmp_path: Path) -> None:
     assert "canary" not in str(error.value)
 
 
-def test_a_file_with_keys_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
+def test_a_file_with_keys_that_others_may_read_causes_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(f"api_keys = ['{KEY}']")
     path.chmod(0o640)
@@ -230,7 +230,7 @@ def test_an_empty_key_file_does_not_open_the_endpoint(tmp_path: Path) -> None:
         load({}, environ={}, api_key_file=tmp_path / "keys")
 
 
-def test_what_is_allowed_is_said_for_every_setting() -> None:
+def test_every_setting_can_describe_what_is_allowed() -> None:
     for setting in setting_list():
         assert setting_type.describe(setting.type) != "something else", setting.name
 
@@ -287,7 +287,7 @@ def test_the_documented_file_sets_up_the_cloud(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_table_is_told_by_its_place(text: str, message: str, tmp_path: Path) -> None:
+def test_an_error_in_a_table_names_its_place(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         loaded(text, tmp_path)
 

@@ -137,7 +137,7 @@ class Commands:
         (("config",), ""),
     ],
 )
-def test_never_opens_no_socket_and_looks_up_no_name(
+def test_fallback_never_opens_no_socket_and_looks_up_no_name(
     tmp_path: Path, fake: Fake, arguments: tuple[str, ...], typed: str
 ) -> None:
     commands = Commands(tmp_path, fake.url, "never")
@@ -147,7 +147,7 @@ def test_never_opens_no_socket_and_looks_up_no_name(
     assert fake.record.accepted == 0
 
 
-def test_doctor_asks_nobody_whatever_is_allowed(tmp_path: Path, fake: Fake) -> None:
+def test_doctor_contacts_nobody_whatever_is_allowed(tmp_path: Path, fake: Fake) -> None:
     commands = Commands(tmp_path, fake.url, "auto")
     assert "claude" in commands.run("doctor").stdout
     assert commands.sockets == ""
@@ -155,7 +155,7 @@ def test_doctor_asks_nobody_whatever_is_allowed(tmp_path: Path, fake: Fake) -> N
 
 
 @pytest.mark.parametrize("command", ["run", "chat"])
-def test_the_switch_is_shown_beside_the_answer(tmp_path: Path, fake: Fake, command: str) -> None:
+def test_the_handoff_is_shown_beside_the_answer(tmp_path: Path, fake: Fake, command: str) -> None:
     fake.script(Act(text="A heap of cloud."))
     commands = Commands(tmp_path, fake.url, "auto")
     question = "What is a cumulus?"
@@ -192,8 +192,10 @@ def test_the_question_at_the_terminal_is_answered_there(
     assert printed.strip()
 
 
-def test_a_question_that_nobody_answers_is_a_no_after_a_while(tmp_path: Path, fake: Fake) -> None:
-    """It used to wait for ever."""
+def test_a_question_that_nobody_answers_becomes_a_no_after_a_while(
+    tmp_path: Path, fake: Fake
+) -> None:
+    """It used to wait forever."""
     commands = Commands(tmp_path, fake.url, "ask", patience_s=0.2)
     printed, said = commands.run_at_terminal("What is a cumulus?", "")
     assert "[y/N]" in said

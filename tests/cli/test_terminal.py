@@ -1,4 +1,4 @@
-"""What of a model's text reaches a terminal."""
+"""The part of a model's text that reaches a terminal."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shown(*chunks: str) -> str:
         ("a\x1b[1;2\x18b", "ab"),
     ],
 )
-def test_sequences_and_controls_are_taken_out(text: str, expected: str) -> None:
+def test_sequences_and_controls_are_removed(text: str, expected: str) -> None:
     assert shown(text) == expected
 
 
@@ -62,11 +62,11 @@ def test_nothing_that_a_terminal_obeys_gets_through(text: str) -> None:
 
 
 @given(texts)
-def test_filtered_text_stays_as_it_is(text: str) -> None:
+def test_filtering_twice_changes_nothing(text: str) -> None:
     once = shown(text)
     assert shown(once) == once
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cf"])))
-def test_ordinary_text_is_not_touched(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert shown(text) == text
