@@ -121,6 +121,7 @@ class RuleSet:
             if rule.dwell is not None:
                 reason = self._in_a_row_long_enough(rule, reason, observation)
             if reason is not None:
+                assert reason.code == rule.code, "a policy gives reasons of its rule's code"
                 return msgspec.structs.replace(reason, is_hard=True) if rule.hard else reason
         return None
 
