@@ -13,10 +13,10 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from spillover.cloud_fallback.http.connecting import Resolver
 from spillover.cloud_fallback.http.errors import Cancelled, HttpError
 from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.http.fair_semaphore import FairSemaphore
-from spillover.cloud_fallback.http.resolver import Resolver
 
 if TYPE_CHECKING:
     import ssl

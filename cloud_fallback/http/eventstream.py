@@ -1,7 +1,7 @@
 """AWS's binary event frames (application/vnd.amazon.eventstream).
 
-A message is: total length, length of the headers, checksum of these two; headers; payload;
-checksum of everything before. Numbers are big-endian, checksums CRC-32.
+A message has: total length, length of the headers, checksum of these two; headers; payload;
+checksum of everything before. Numbers are big-endian, checksums are CRC-32.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class EventStream:
             return None
         total, n_header_bytes, checksum = _PRELUDE.unpack_from(self._buffer)
         if zlib.crc32(self._buffer[:8]) != checksum:
-            raise Malformed("a damaged frame: its prelude's checksum is wrong")
+            raise Malformed("a frame is damaged: the checksum of its prelude is wrong")
         if not _OVERHEAD + n_header_bytes <= total <= self._max_message_bytes:
             raise Malformed(f"a frame claims {total} bytes, {n_header_bytes} of them headers")
         return int(total)
@@ -67,13 +67,13 @@ def _frame(message: bytes) -> Frame:
     """The frame in a message of the right length."""
     (checksum,) = struct.unpack(">I", message[-_CHECKSUM_BYTES:])
     if zlib.crc32(message[:-_CHECKSUM_BYTES]) != checksum:
-        raise Malformed("a damaged frame: its checksum is wrong")
+        raise Malformed("a frame is damaged: its checksum is wrong")
     begin = _PRELUDE.size + _PRELUDE.unpack_from(message)[1]
     headers = _headers(message[_PRELUDE.size : begin])
     payload = message[begin:-_CHECKSUM_BYTES]
     kind = headers.get(":message-type", "event")
     if kind == "error":
-        # Says what is wrong in its headers and has no payload.
+        # Its headers say what is wrong; it has no payload.
         payload = msgspec.json.encode({"message": headers.get(":error-message", "")})
         return Frame(name=headers.get(":error-code", ""), data=payload, is_exception=True)
     return Frame(
@@ -82,7 +82,7 @@ def _frame(message: bytes) -> Frame:
 
 
 def _headers(data: bytes) -> Headers:
-    """The headers whose values are strings; all others are skipped."""
+    """The headers whose values are strings; others are skipped."""
     headers: Headers = {}
     place = 0
     try:

@@ -1,4 +1,4 @@
-"""One event of a provider's stream, however the stream is cut."""
+"""One event of a provider's stream, in either framing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 Framing: TypeAlias = Literal["sse", "eventstream"]
-"""How a stream is cut into events: server-sent events, or AWS's binary frames."""
+"""Server-sent events, or AWS's binary frames."""
 
 
 class Frame(Struct, frozen=True, kw_only=True):
-    """Its name ("" where it has none) and its data."""
+    """The event's name ("" where it has none) and data."""
 
     name: str = ""
     data: bytes

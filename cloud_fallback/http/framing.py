@@ -1,4 +1,4 @@
-"""Cuts a stream of bytes into a provider's events."""
+"""How a stream of bytes is cut into a provider's events."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from spillover.cloud_fallback.http.server_sent_events import ServerSentEvents
 
 
 class Frames(Protocol):
-    """The state of one stream. The same bytes give the same frames, however they are cut."""
+    """One stream. The same bytes give the same frames, however they are split into chunks."""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that *data* completes. Raises Malformed."""
+        """Return the frames that *data* completes. Raises Malformed."""
         ...
 
     def end(self) -> list[Frame]:
-        """The stream is over: a last frame that only lacked its end mark."""
+        """The stream is over: return a last frame that only lacked its end mark."""
         ...
 
     @property
     def tail(self) -> bytes:
-        """The last bytes that belong to no frame, bounded; for end()'s caller."""
+        """The last bytes that belong to no frame, at most a few kilobytes."""
         ...
 
 

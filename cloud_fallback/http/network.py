@@ -18,10 +18,9 @@ from typing import Any, TypeAlias
 
 import httpcore2
 
-from spillover.cloud_fallback.http.connector import connect
+from spillover.cloud_fallback.http.connecting import Resolver, connect
 from spillover.cloud_fallback.http.errors import Broken, NotReached, TimedOut
 from spillover.cloud_fallback.http.exchange import Exchange
-from spillover.cloud_fallback.http.resolver import Resolver
 
 LONGEST_IDLE_S = 55.0
 """Most servers and balancers close an idle connection after 60 s or more."""

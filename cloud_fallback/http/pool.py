@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 import httpcore2
 
+from spillover.cloud_fallback.http.connecting import Resolver
 from spillover.cloud_fallback.http.errors import Broken, NotReached, TimedOut
 from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.http.network import LONGEST_IDLE_S, Network, Stream
-from spillover.cloud_fallback.http.resolver import Resolver
 
 MAX_IDLE = 16
 MAX_ERROR_BYTES = 64 * 1024

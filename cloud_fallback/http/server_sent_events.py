@@ -1,4 +1,4 @@
-"""Server-sent events from bytes, by the WHATWG's rules.
+"""Server-sent events, as WHATWG's HTML standard defines them.
 
 Works on bytes: an event ends at a line end, and no line end lies inside a UTF-8 character.
 """
@@ -9,7 +9,7 @@ from spillover.cloud_fallback.http.errors import Malformed
 from spillover.cloud_fallback.http.frame import Frame
 
 MAX_EVENT_BYTES = 1024 * 1024
-"""A sane event is a few hundred bytes; one with a whole tool call may have many thousand."""
+"""A usual event has a few hundred bytes; one with a whole tool call may have many thousand."""
 TAIL_BYTES = 8 * 1024
 
 _BOM = b"\xef\xbb\xbf"
@@ -38,11 +38,11 @@ class ServerSentEvents:
         if not data:
             return []
         if self._ended_in_cr:
-            # A \r ends a line at once; the \n of \r\n may come with the next bytes.
+            # A \r ends a line at once; the \n of a \r\n may come with the next bytes.
             data = data.removeprefix(b"\n")
         self._ended_in_cr = data.endswith(b"\r")
         frames: list[Frame] = []
-        # For bytes, splitlines knows \n, \r and \r\n only; for a str it splits U+2028 too.
+        # bytes.splitlines splits at \n, \r and \r\n only; str.splitlines splits at U+2028 too.
         for line in data.splitlines(keepends=True):
             if line[-1] not in b"\r\n":
                 self._line += line

@@ -1,4 +1,4 @@
-"""Reads a provider's stream in a thread of its own, for a reader that must also watch the clock."""
+"""Reads a provider's stream in its own thread, for a reader that must also watch the clock."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from spillover.runtime.events import EngineEvent
 
 
 class EndOfStream(Exception):
-    """The stream has ended without an error."""
+    """The stream ended without an error."""
 
 
 MAX_WAITING = 256
-"""Events that may wait for the reader; then the provider's stream is no longer read."""
+"""Events that may wait for the reader; beyond that, the provider's stream is not read."""
 
 
 Open = Callable[[Cancellation], Generator[EngineEvent]]
@@ -29,7 +29,7 @@ _STOP_TIMEOUT_S = 5.0
 class Pump:
     """The events of *open_stream(cancellation)*, one at a time, with a limit on each wait.
 
-    Leaving the context cancels the stream and waits for its end.
+    A context manager: leaving it cancels the stream and waits for the thread's end.
     """
 
     def __init__(self, open_stream: Open, cancellation: Cancellation) -> None:
@@ -61,7 +61,7 @@ class Pump:
     def next(self, timeout_s: float | None) -> EngineEvent | None:
         """The next event, or None after *timeout_s* of silence.
 
-        Raises what the stream raised, once its events are read; EndOfStream at its end.
+        Once all events are read, raises what the stream raised, or EndOfStream.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._events or self._ended, timeout_s):

@@ -22,12 +22,12 @@ from spillover.cloud_fallback.errors import (
     Truncated,
 )
 from spillover.cloud_fallback.events import Replace, StreamEvent
-from spillover.cloud_fallback.http.retry import retry_delay
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.route.clearance import Clearance, clear
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.provider_stream import ProviderStream
+from spillover.cloud_fallback.route.retry import retry_delay
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.runtime.cancellation import Cancellation

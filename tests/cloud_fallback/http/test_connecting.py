@@ -10,10 +10,9 @@ from collections.abc import Generator
 
 import pytest
 
-from spillover.cloud_fallback.http.connector import connect
+from spillover.cloud_fallback.http.connecting import Address, Resolver, connect
 from spillover.cloud_fallback.http.errors import Cancelled, NotReached, TimedOut
 from spillover.cloud_fallback.http.exchange import Exchange
-from spillover.cloud_fallback.http.resolver import Address, Resolver
 from tests.cloud_fallback.http.waiting import Waiter
 
 

@@ -1,7 +1,7 @@
-"""Whether the same provider is asked again, and when. Pure.
+"""Whether to ask the same provider again, and when. Pure.
 
-A waiting user is better served by the next provider, or by the local model, than by patience: a
-provider that asks for more than a moment is left alone.
+The next provider, or the local model, serves a waiting user better than patience: a provider that
+asks for more than a moment is left alone.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from spillover.cloud_fallback.errors import (
 
 MAX_RETRIES = 2
 MAX_RETRIES_WHEN_BROKEN = 1
-"""After an error that says nothing of capacity, such as a connection that broke."""
+"""After an error that says nothing about capacity, such as a broken connection."""
 MAX_WAIT_S = 2.0
 FIRST_BACKOFF_S = 0.25
 
 
 def retry_delay(error: ProviderError, n_retries: int, *, chance: float) -> float | None:
-    """Seconds until the provider of *error* may be asked again, never more than MAX_WAIT_S; None:
-    it is the next one's turn.
+    """Seconds to wait before asking the provider of *error* again, at most MAX_WAIT_S; None: ask
+    the next one.
 
-    *n_retries* have been made already. *chance*, from 0 to 1, spreads many waiting answers: what
-    a provider asks for is a lower bound, a backoff of our own is cut by up to a half.
+    *n_retries* were made already. *chance*, from 0 to 1, spreads many waiting answers: a delay that
+    the provider asks for is a lower bound, and our own backoff is cut by up to a half.
     """
     if isinstance(error, AuthFailed | BillingFailed | ProviderRefused | ContentBlocked):
         return None
