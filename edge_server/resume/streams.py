@@ -20,7 +20,8 @@ RETRY_AFTER_S = 5.0
 
 
 class _Entry:
-    def __init__(self) -> None:
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
         self.lifetime = Lifetime()
         self.alarm: Alarm | None = None
 
@@ -42,8 +43,7 @@ class Streams:
         self._alarms = alarms or Alarms(clock)
         self._make_log = make_log
         self._lock = threading.Lock()
-        self._entries: dict[Recording, _Entry] = {}
-        self._by_id: dict[str, Recording] = {}
+        self._entries: dict[str, _Entry] = {}
 
     def open(self, owner: str, encoder: StreamEncoder) -> Recording:
         """A place for a new answer, which nobody follows yet; the oldest ended one makes room.
@@ -58,25 +58,24 @@ class Streams:
             if len(self._entries) >= limits.max_streams and not self._make_room():
                 message = f"{limits.max_streams} resumable answers are running: try again later"
                 raise EngineBusy(message, RETRY_AFTER_S)
-            self._entries[recording] = _Entry()
-            self._by_id[recording.id] = recording
+            self._entries[recording.id] = _Entry(recording)
         return recording
 
     def _make_room(self) -> bool:
         """Forget the answer that ended first; False if none has ended. The lock is held."""
-        ended = {
-            recording: entry.lifetime.ended_at
-            for recording, entry in self._entries.items()
+        ended = [
+            (entry.lifetime.ended_at, stream_id)
+            for stream_id, entry in self._entries.items()
             if entry.lifetime.ended_at is not None
-        }
+        ]
         if ended:
-            self._forget(min(ended, key=lambda recording: ended[recording]))
+            self._forget(min(ended)[1])
         return bool(ended)
 
     def discard(self, recording: Recording) -> None:
         """Nobody will ask for it."""
         with self._lock:
-            self._forget(recording)
+            self._forget(recording.id)
 
     def find(self, stream_id: str, owner: str) -> Recording:
         """The answer of *owner* with this id.
@@ -84,12 +83,11 @@ class Streams:
         Raises the same WireError for an id that never was, is forgotten, or is somebody else's.
         """
         with self._lock:
-            recording = self._by_id.get(stream_id)
-            if recording is not None and recording.owner == owner:
-                lifetime = self._entries[recording].lifetime
-                if lifetime.fate(self._limits, self._clock()) != "forget":
-                    return recording
-        raise WireError(404, "there is no stream with this id (any more)", "id")
+            entry = self._entries.get(stream_id)
+            is_kept = entry and entry.lifetime.fate(self._limits, self._clock()) != "forget"
+            if entry is None or not is_kept or entry.recording.owner != owner:
+                raise WireError(404, "there is no stream with this id (any more)", "id")
+            return entry.recording
 
     def watch(self, recording: Recording, after: int) -> Viewer:
         """A reader of *recording* past number *after*.
@@ -98,56 +96,51 @@ class Streams:
         """
         cursor.check(after, first=recording.log.first, last=recording.log.last)
         with self._lock:
-            entry = self._entries.get(recording)
-            if entry is not None:
-                entry.lifetime = entry.lifetime.joined()
-                self._arm(recording, entry)
+            self._change(recording.id, Lifetime.joined)
         return Viewer(recording, after, lambda knows_id: self._left(recording, knows_id))
 
     def _left(self, recording: Recording, knows_id: bool) -> None:
+        now = self._clock()
         with self._lock:
-            entry = self._entries.get(recording)
-            if entry is None:
-                return
-            entry.lifetime = entry.lifetime.left(self._clock())
-            is_lost = not knows_id and not entry.lifetime.n_viewers
+            lifetime = self._change(recording.id, lambda lifetime: lifetime.left(now))
+            is_lost = not knows_id and lifetime is not None and not lifetime.n_viewers
             if is_lost:
-                self._forget(recording)
-            else:
-                self._arm(recording, entry)
+                self._forget(recording.id)
         if is_lost:
             recording.stop("its client left before it knew the stream's id")
 
     def _ended(self, recording: Recording) -> None:
         """In the writer's thread."""
+        now = self._clock()
         with self._lock:
-            entry = self._entries.get(recording)
-            if entry is not None:
-                entry.lifetime = entry.lifetime.ended(self._clock())
-                self._arm(recording, entry)
+            self._change(recording.id, lambda lifetime: lifetime.ended(now))
 
-    def _arm(self, recording: Recording, entry: _Entry) -> None:
-        """Look again when something is due; the lock is held."""
+    def _change(self, stream_id: str, change: Callable[[Lifetime], Lifetime]) -> Lifetime | None:
+        """Note what happened, and look again when something is due. The lock is held."""
+        entry = self._entries.get(stream_id)
+        if entry is None:
+            return None
+        entry.lifetime = change(entry.lifetime)
         if entry.alarm is not None:
             entry.alarm.cancel()
         due = entry.lifetime.due(self._limits)
-        entry.alarm = None if due is None else self._alarms.at(due, lambda: self._look(recording))
+        entry.alarm = None if due is None else self._alarms.at(due, lambda: self._look(stream_id))
+        return entry.lifetime
 
-    def _look(self, recording: Recording) -> None:
+    def _look(self, stream_id: str) -> None:
         with self._lock:
-            entry = self._entries.get(recording)
+            entry = self._entries.get(stream_id)
             if entry is None:
                 return
             fate = entry.lifetime.fate(self._limits, self._clock())
             if fate == "forget":
-                self._forget(recording)
+                self._forget(stream_id)
         if fate == "cancel":
-            recording.stop(f"nobody came back to it within {self._limits.grace_s:g} s")
+            entry.recording.stop(f"nobody came back to it within {self._limits.grace_s:g} s")
 
-    def _forget(self, recording: Recording) -> None:
+    def _forget(self, stream_id: str) -> None:
         """The lock is held."""
-        entry = self._entries.pop(recording, None)
-        self._by_id.pop(recording.id, None)
+        entry = self._entries.pop(stream_id, None)
         if entry is not None and entry.alarm is not None:
             entry.alarm.cancel()
 
@@ -159,4 +152,3 @@ class Streams:
         self._alarms.close()
         with self._lock:
             self._entries.clear()
-            self._by_id.clear()

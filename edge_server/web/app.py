@@ -14,11 +14,10 @@ from werkzeug.exceptions import HTTPException
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.streams import Streams
-from spillover.edge_server.web.generation_views import add_generation_views
+from spillover.edge_server.web.answer_views import add_generation_views, add_stream_views
 from spillover.edge_server.web.handoff_views import add_handoff_views
 from spillover.edge_server.web.information import add_information
 from spillover.edge_server.web.security import Gatekeeper
-from spillover.edge_server.web.stream_views import add_stream_views
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, from_exception

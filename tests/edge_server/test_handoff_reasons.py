@@ -353,7 +353,7 @@ def test_an_answer_without_a_word_is_none(
     check(place, answer, "empty", began=False)
 
 
-def test_a_form_that_the_local_model_cannot_be_held_to(make_place: MakePlace) -> None:
+def test_a_response_format_that_the_local_model_cannot_be_held_to(make_place: MakePlace) -> None:
     """It was a 400, though a provider knows the form."""
     place = make_place()
     place.fake.script(Act(text='{"names": ["Ruby", "Max"]}'))

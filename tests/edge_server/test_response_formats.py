@@ -1,4 +1,4 @@
-"""Answers of a given form over HTTP, in the words of OpenAI, llama.cpp and vLLM."""
+"""Response formats over HTTP, with the fields of OpenAI, llama.cpp and vLLM."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_every_route_knows_every_way_to_ask(
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_settings_of_an_answer_show_its_form(
+def test_the_settings_of_an_answer_show_its_response_format(
     http: httpx.Client, fields: dict[str, Any], shown: dict[str, Any], stream: bool
 ) -> None:
     body = {"prompt": "Once", "n_predict": 4, "seed": 1, "stream": stream, **fields}
@@ -136,7 +136,7 @@ def test_the_openai_client_gets_the_rest_of_a_message_that_has_begun(
     jsonschema.validate(json.loads(begun + (answer.choices[0].message.content or "")), SCHEMA)
 
 
-def test_several_answers_with_a_seed_and_logprobs_follow_the_form_and_come_again(
+def test_several_answers_with_a_seed_and_logprobs_follow_the_format_and_come_again(
     client: openai.OpenAI,
 ) -> None:
     ask: dict[str, Any] = {
@@ -199,7 +199,7 @@ def test_the_keyword_that_no_grammar_can_say_is_named(client: openai.OpenAI) -> 
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_form_that_cannot_be_followed_is_a_400_that_names_it(
+def test_a_format_that_cannot_be_followed_is_a_400_that_names_it(
     http: httpx.Client, fields: dict[str, Any], param: str, stream: bool
 ) -> None:
     for path, said in (
