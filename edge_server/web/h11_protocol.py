@@ -26,9 +26,9 @@ class HardenedProtocol(H11Protocol):
     what was written to them. *by_client* finds a request's connection by its client's address, so
     that a stream can write to it directly."""
 
-    by_client: dict[tuple[Any, ...], HardenedProtocol] = {}  # noqa: RUF012  # set per server
-
-    head_timeout_s: float = 10.0
+    by_client: dict[tuple[Any, ...], HardenedProtocol]
+    head_timeout_s: float
+    """Both are set by a subclass for each server."""
     _timer: asyncio.TimerHandle | None = None
     _is_in_head = True  # a new connection owes us a request
 
