@@ -119,7 +119,7 @@ def misses_json(observation: Observation) -> Reason | None:
     if not signals.json.is_complete:
         return Reason(code="schema", keep_chars=signals.broken_at)
     if isinstance(wanted, JsonSchema):
-        from spillover.cloud_fallback.policy.text.json_schema import follows  # loads a library
+        from spillover.runtime.structured_output.conformance import follows  # loads a library
 
         if not follows("".join(signals.document), wanted.schema):
             return Reason(code="schema", keep_chars=0)

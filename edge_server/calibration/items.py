@@ -146,6 +146,6 @@ def _n_repeats(text: str) -> int:
 
 
 def _follows(answer: str, schema: dict[str, Any]) -> bool:
-    from spillover.cloud_fallback.policy.text.json_schema import follows  # loads a library
+    from spillover.runtime.structured_output.conformance import follows  # loads a library
 
     return follows(answer, schema)

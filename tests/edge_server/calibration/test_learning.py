@@ -16,7 +16,6 @@ from spillover.cloud_fallback.policy.calibration import (
     SHIPPED,
     read_calibration,
 )
-from spillover.cloud_fallback.policy.text.json_schema import follows
 from spillover.edge_server.calibration import fit, items, measures
 from spillover.edge_server.calibration.fit import (
     FITTED,
@@ -32,6 +31,7 @@ from spillover.edge_server.calibration.report import (
     random_halves,
 )
 from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.structured_output.conformance import follows
 
 
 def answered(check: Check, answer: str, *, ended: bool = True) -> bool:
