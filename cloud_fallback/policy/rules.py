@@ -1,7 +1,7 @@
 """All policies, one row each, and how the rows of a phase are applied.
 
 To add a policy, write a pure function of an Observation in prompt.py, capacity.py or quality.py,
-and add a row here. A threshold is a field of PolicySettings, a new code one of ReasonCode.
+and add a row to RULES. A threshold is a field of PolicySettings, a new code one of ReasonCode.
 """
 
 from __future__ import annotations
