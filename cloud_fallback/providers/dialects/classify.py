@@ -1,7 +1,7 @@
-"""From what a provider says of a failure to what is to be done about it.
+"""Decides what a provider's failure means: which error it becomes.
 
 None of the provider's prose is passed on: it may repeat the prompt, the answer or the key. A
-message is made of our own words, the status, and the provider's code where that is a known one.
+message consists of our own words, the status, and the provider's code where that is a known one.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ _KNOWN_CODES = frozenset().union(
         "operationnotsupported incompletegeneration cancelled"
     ),
 )
-"""All that may be shown in a message."""
+"""The only codes that a message may show."""
 _NO_PREFILL = re.compile(
     r"prefill|(?:must|should|needs? to) end with an? (?:user|model)|model turn|"
     r"last (?:message|role)[^.]{0,40}\buser\b"
@@ -123,14 +123,14 @@ _OPTIONAL = _codes(
     "include_obfuscation presence_penalty frequency_penalty min_p "
     "repetition_penalty random_seed"
 )
-"""Fields of a request that may be left out when a model refuses them: advice, and what is also
-ensured here."""
+"""Fields of a request that may be left out when a model refuses them: they are advice, or also
+enforced here."""
 _UNSUPPORTED = re.compile(
     r"unsupported (?:parameter|value|field)|(?:is|are) not supported|deprecated for this|"
     r"(?:unrecognized|unknown|unexpected) (?:request )?(?:argument|parameter|field|keyword|name)|"
     r"not permitted|extra_forbidden|cannot both be|may only be set"
 )
-"""Nothing that also speaks of a value out of bounds: such a field must stay."""
+"""No phrase that is also used for a value out of bounds: such a field must stay."""
 
 
 _Meaning: TypeAlias = tuple[type[ProviderError], str]
@@ -153,7 +153,7 @@ def ended_too_early(provider: str, tail: bytes) -> ProviderError:
 
 
 def unknown_reason(provider: str) -> ProviderError:
-    """The error of an answer that ended for a reason which may mean anything: not a stop."""
+    """The error of an answer that ended for an unknown reason: it is not taken for a stop."""
     return ProviderError(provider, "ended the answer for a reason that is not known here")
 
 
@@ -177,7 +177,7 @@ def _by_code(failure: Failure) -> _Meaning | None:
             return kind, ""
     may_retry = failure.may_retry and status not in (401, 402, 403, 429)
     if may_retry and not codes & (_AUTH | _RATE):
-        return Overloaded, "asks for another try"
+        return Overloaded, "asks for a retry"
     if codes & _AUTH:
         return AuthFailed, ""
     if codes & _RATE and status in (None, 429):
@@ -192,14 +192,14 @@ def _by_code(failure: Failure) -> _Meaning | None:
 def _by_status(failure: Failure) -> _Meaning:
     match failure.status:
         case None:
-            return ProviderError, "broke off with an error"
+            return ProviderError, "ended the stream with an error"
         case 402:
             return BillingFailed, ""
         case 407:
-            return NetworkFailed, "the proxy on the way wants a password"
+            return NetworkFailed, "the proxy requires a password"
         case 403 if failure.prose.startswith("<"):
-            # A web page comes from something on the way, which says nothing of the key.
-            return Overloaded, "was blocked by something on the way"
+            # A web page comes from something in between, which says nothing about the key.
+            return Overloaded, "was blocked before the request reached it"
         case 401 | 403:
             return AuthFailed, ""
         case 429:
@@ -214,7 +214,7 @@ def _by_status(failure: Failure) -> _Meaning:
             return ProviderRefused, ""
         case status if status >= 300:
             return ProviderRefused, "redirects elsewhere: check base_url"
-    return ProviderError, "sent an empty or unknown answer"
+    return ProviderError, "did not send an answer"
 
 
 def _refused(provider: str, failure: Failure, message: str) -> ProviderRefused:

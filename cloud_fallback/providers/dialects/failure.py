@@ -1,4 +1,4 @@
-"""What a provider says of a failure, gathered from whatever JSON and headers it says it in."""
+"""Gathers what a provider says about a failure, in whatever JSON and headers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PROSE_KEYS = frozenset({"message", "error", "errors", "detail", "msg", "loc"})
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """A failure in the provider's words."""
+    """A failure as the provider describes it."""
 
     status: int | None = None
     written: dict[str, str] = {}
@@ -33,8 +33,8 @@ class Failure(Struct, frozen=True, kw_only=True):
     param: str = ""
     """The field of the request that the provider names."""
     prose: str = ""
-    """What was meant for people, in lower case: to look for phrases in, never to be shown, since it
-    may repeat the request or the key."""
+    """The text meant for people, in lower case: searched for phrases and never shown, since it may
+    repeat the request or the key."""
     retry_after_s: float | None = None
     may_retry: bool | None = None
     """What x-should-retry says."""
@@ -164,7 +164,7 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-# When the provider wants to be asked again.
+# When to try again.
 
 
 def _retry_delay_s(headers: Mapping[str, str]) -> float | None:
@@ -181,7 +181,7 @@ def _retry_delay_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _bounded(delay_s: float | None) -> float | None:
-    """*delay_s* between 0 and a day; None for what is no number."""
+    """*delay_s* between 0 and a day; None if it is not a number."""
     if delay_s is None or math.isnan(delay_s):
         return None
     return min(max(delay_s, 0.0), MAX_DELAY_S)
