@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from types import TracebackType
@@ -35,11 +35,9 @@ class Pump:
     def __init__(self, open_stream: Open, cancellation: Cancellation) -> None:
         self._open = open_stream
         self._cancellation = cancellation
-        self._changed = threading.Condition()
-        self._events: deque[EngineEvent] = deque()
-        self._error: BaseException | None = None
-        self._ended = False
-        self._left = False
+        self._events: queue.SimpleQueue[EngineEvent | BaseException] = queue.SimpleQueue()
+        self._room = threading.Semaphore(MAX_WAITING)
+        self._reader_left = False
         self._thread = threading.Thread(target=self._run, name="cloud-stream", daemon=True)
 
     def __enter__(self) -> Self:
@@ -52,9 +50,8 @@ class Pump:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._changed:
-            self._left = True
-            self._changed.notify_all()
+        self._reader_left = True
+        self._room.release()
         self._cancellation.cancel()
         self._thread.join(_STOP_TIMEOUT_S)
 
@@ -63,32 +60,26 @@ class Pump:
 
         Once all events are read, raises what the stream raised, or EndOfStream.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._events or self._ended, timeout_s):
-                return None
-            if self._events:
-                event = self._events.popleft()
-                self._changed.notify_all()
-                return event
-        raise self._error or EndOfStream
+        try:
+            event = self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(event, BaseException):
+            self._events.put(event)  # for whoever asks again
+            raise event
+        self._room.release()
+        return event
 
     def _run(self) -> None:
+        end: BaseException = EndOfStream()
         try:
             with closing(self._open(self._cancellation)) as events:
                 for event in events:
-                    if not self._put(event):
+                    self._room.acquire()
+                    if self._reader_left:
                         return
+                    self._events.put(event)
         except BaseException as error:
-            self._error = error
+            end = error
         finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-
-    def _put(self, event: EngineEvent) -> bool:
-        """Wait for room; False when the reader has left."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._events) < MAX_WAITING or self._left)
-            self._events.append(event)
-            self._changed.notify_all()
-            return not self._left
+            self._events.put(end)
