@@ -1,4 +1,4 @@
-"""Sees to it that the cloud costs no more than its owner allows, before and while it answers."""
+"""Keeps the cloud's cost within its owner's limits, before and during an answer."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from spillover.runtime.events import Leg
 Clock: TypeAlias = Callable[[], float]
 
 MIN_COMPLETION_TOKENS = 16
-"""A request that could not be answered with so many tokens is not worth sending."""
+"""A request that cannot afford so many tokens of answer is not worth sending."""
 STEP_TOKENS = 256
-"""Reserved anew at a time while an answer outgrows its reservation."""
+"""Reserved at a time when an answer outgrows its reservation."""
 RENEW_AFTER_S = ledger.RESERVATION_LIFE_S / 4
 
 _log = logging.getLogger(__name__)
 
 
 class Budget:
-    """The limits of *settings*, kept in *database* together with all other processes that use it.
+    """Enforces the limits of *settings*, with all other processes that use *database*.
 
-    What is spent never passes a limit by more than the last event of each answer under way, as far
-    as prompts are no longer than estimated. Where a limit is set, a ledger that cannot be used
-    means that nothing is sent; where none is, that nothing is recorded. *clock*: Unix time.
+    Spending never passes a limit by more than the last event of each answer under way, provided
+    that prompts are no longer than estimated. If the ledger cannot be used, nothing is sent where
+    a limit is set, and nothing is recorded where none is. *clock*: Unix time.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Budget:
     def reserve(self, provider: str, estimate: Estimate) -> Reservation:
         """Set aside what the request may cost.
 
-        Raises BudgetExceeded when not even a short answer can be paid, PriceUnknown, and
+        Raises BudgetExceeded when not even a short answer is affordable, PriceUnknown, and
         LedgerUnavailable.
         """
         if estimate.prices is None and self.settings.limits_money(provider):
             raise PriceUnknown(
-                f"a budget in money is set and the prices of {provider} are not known: "
+                f"there is a budget in money, but the prices of {provider} are not known: "
                 "set its prices, or a budget in tokens"
             )
         try:
@@ -71,14 +71,14 @@ class Budget:
         except LedgerUnavailable as error:
             if not self.settings.is_unlimited:
                 raise
-            _log.warning("what %s costs is not recorded: %s", provider, error)
+            _log.warning("the cost of an answer of %s is not recorded: %s", provider, error)
             return Reservation(self, provider, estimate, None, _wanted(estimate), None)
 
     def _reserve(self, provider: str, estimate: Estimate) -> Reservation:
         wanted = _wanted(estimate)
         with self.database.transaction() as connection:
-            # Not before: what another answer reserved while this one waited would lie too far
-            # ahead, as if the clock had jumped, and would be freed.
+            # Not before the transaction: what another answer reserved while this one waited would
+            # seem to lie too far ahead, as after a jump of the clock, and would be freed.
             now = self.clock()
             ledger.check_clock(now)
             ledger.expire(connection, now)
@@ -95,8 +95,8 @@ class Budget:
         return Reservation(self, provider, estimate, number, granted, granted if is_cut else None)
 
     def statement(self, providers: Iterable[str]) -> list[Line]:
-        """What is spent, reserved and allowed: all together, then each of *providers*, and who
-        else has a limit or was paid this month. Creates no file. Raises LedgerUnavailable."""
+        """What is spent, reserved and allowed: all together, then each of *providers*, then others
+        that have a limit or were paid this month. Creates no file. Raises LedgerUnavailable."""
         known = (None, *providers, *self.settings.providers)
         if not self.database.path.exists():
             return ledger.lines(None, self.settings, dict.fromkeys(known), self.clock())
@@ -115,8 +115,8 @@ class Budget:
 
 
 class Reservation:
-    """What is set aside for one request. It ends once, by settle() or release(); as a context
-    manager by what was noted, when by nothing else. Used by one answer; threads may share it."""
+    """What is set aside for one request, until settle() or release() ends it. Left as a context
+    manager without either, it costs what was noted. May be used from any thread."""
 
     def __init__(
         self,
@@ -130,8 +130,8 @@ class Reservation:
         self.provider = provider
         self.estimate = estimate
         self.max_completion_tokens = max_completion_tokens
-        """The budget pays for no longer an answer: ask the provider for no more. None: the
-        request's own limit stands."""
+        """The longest answer that the budget pays for, to be set in the request; None: the
+        request's own limit holds."""
         self._budget = budget
         self._number = number
         self._granted = granted
@@ -142,10 +142,10 @@ class Reservation:
         self._renewed_at = budget.clock()
 
     def note(self, completion_tokens: int) -> None:
-        """The answer has so many tokens so far, reasoning included; 0: the request is sent.
+        """Note that the answer has so many tokens so far, reasoning included; 0: it was sent.
 
-        Raises BudgetExceeded when the answer must end here, and LedgerUnavailable when that
-        cannot be made sure of. Costs next to nothing but once in STEP_TOKENS tokens.
+        Raises BudgetExceeded when the answer must end here, and LedgerUnavailable when the ledger
+        cannot tell. Touches the ledger only once in STEP_TOKENS tokens.
         """
         with self._lock:
             self._was_sent = True
@@ -162,7 +162,7 @@ class Reservation:
     def _renew(self, number: int, now: float) -> None:
         noted = _amount(self.estimate, self._n_noted)
         with self._budget.database.transaction() as connection:
-            # What this reservation holds already is not in its own way.
+            # What this reservation already holds must not count against it.
             ledger.renew(connection, number, Amount(), noted, now)
             lines = ledger.lines(connection, self._budget.settings, (None, self.provider), now)
             limit, affordable = tightest(lines, self.estimate)
@@ -175,10 +175,10 @@ class Reservation:
             raise limit.exceeded()
 
     def settle(self, leg: Leg, cached_tokens: int = 0) -> Leg:
-        """Book what the answer really cost; *leg* with its cost, where the price is known.
+        """Book what the answer cost; return *leg* with its cost, where the price is known.
 
-        Never fails: where the ledger cannot be written, what was noted is booked when the
-        reservation expires.
+        Never fails: if the ledger cannot be written, what was noted is booked when the reservation
+        expires.
         """
         if leg.cost_usd is None and self.estimate.prices:
             cost_usd = self.estimate.prices.cost_usd(
@@ -189,7 +189,7 @@ class Reservation:
         return leg
 
     def release(self) -> None:
-        """Nothing was sent, or nothing is to be paid."""
+        """End it without cost: nothing was sent, or nothing has to be paid."""
         self._end(Amount())
 
     def _end(self, spent: Amount) -> None:
@@ -202,7 +202,9 @@ class Reservation:
                 with self._budget.database.transaction() as connection:
                     ledger.settle(connection, self._number, self.provider, spent, now)
             except LedgerUnavailable as error:
-                _log.warning("what %s cost is booked later: %s", self.provider, error)
+                _log.warning(
+                    "the cost of an answer of %s is booked later: %s", self.provider, error
+                )
 
     def __enter__(self) -> Reservation:
         return self

@@ -1,4 +1,4 @@
-"""One SQLite file that threads and processes share: short transactions, and clear errors."""
+"""One SQLite file that threads and processes share: short transactions and clear errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from spillover.cloud_fallback.errors import LedgerUnavailable
 
 BUSY_TIMEOUT_S = 2.0
-"""A transaction takes milliseconds; who waits longer than this has met a program that hangs."""
+"""A transaction takes milliseconds; a longer wait than this means that a program hangs."""
 SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE spent (
@@ -37,20 +37,20 @@ CREATE INDEX legs_of_answer ON legs (answer_id);
 """
 _ADVICE = {
     "locked": "another program holds it; end that program",
-    "readonly": "it cannot be written; give yourself the right to",
+    "readonly": "it is read-only; make it writable",
     "unable to open": "it cannot be opened; check its folder",
-    "not a database": "it is damaged; move it away, and what was spent is forgotten",
-    "malformed": "it is damaged; move it away, and what was spent is forgotten",
-    "full": "the disk is full; make room",
-    "disk I/O": "the disk fails; check it",
+    "not a database": "it is damaged; move it away, and the budget starts from zero",
+    "malformed": "it is damaged; move it away, and the budget starts from zero",
+    "full": "the disk is full; free some space",
+    "disk I/O": "the disk reports errors; check it",
 }
 
 
 class Database:
-    """The file at *path*, made when it is first needed, readable by its owner only.
+    """The file at *path*, created when it is first needed, readable by its owner only.
 
-    May be used from any thread. Every error is LedgerUnavailable; the next transaction tries anew,
-    so that a file that was repaired is used without a restart.
+    May be used from any thread. Every error is LedgerUnavailable; the next transaction opens the
+    file again, so that a repaired one is used without a restart.
     """
 
     def __init__(self, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
@@ -61,7 +61,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
-        """All of it happens or nothing does, and no other process comes between."""
+        """All of it happens or nothing does, and no other process comes in between."""
         with self._lock:
             try:
                 connection = self._connection or self._open()
@@ -86,11 +86,11 @@ class Database:
         self._connection = sqlite3.connect(
             self.path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
         )
-        # Another process that opens the file at this moment may do it for us.
+        # Another process that opens the file at this moment may already do it.
         with contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("PRAGMA journal_mode = WAL")
-        # A power cut may cost the last transactions, never the file. Each commit would else wait
-        # for the disk, within the gap of a handoff.
+        # A power cut may lose the last transactions, never the file. Otherwise each commit would
+        # wait for the disk, within the gap of a handoff.
         self._connection.execute("PRAGMA synchronous = NORMAL")
         _migrate(self._connection)
         return self._connection
@@ -110,7 +110,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         if version > SCHEMA_VERSION:
             raise LedgerUnavailable(
                 "the record of spending was written by a newer version of Spillover: "
-                "use that one, or move the file away"
+                "use that version, or move the file away"
             )
         if version < 1:
             for statement in filter(str.strip, _SCHEMA.split(";")):

@@ -1,4 +1,4 @@
-"""Remembers which answers were handed over, why, and what they cost: never what was said."""
+"""Remembers which answers were handed over, why, and at what cost; never their text."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class HandoffRecord(Struct, frozen=True, kw_only=True):
 
 
 class HandoffJournal:
-    """The newest MAX_HANDOFFS handoffs. Writing never fails an answer: what cannot be written is
-    missing. *clock*: Unix time."""
+    """The newest MAX_HANDOFFS handoffs. Writing never fails an answer: a handoff that cannot be
+    written is missing. *clock*: Unix time."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
 
     def handoff(self, answer_id: str, handoff: Handoff, *, owner: str = "") -> None:
-        """Record a handoff of the answer of *owner*, whose list alone will show it."""
+        """Record a handoff of an answer of *owner*, in whose list alone it appears."""
 
         def write(connection: Connection, now: float) -> None:
             cursor = connection.execute(
@@ -58,7 +58,7 @@ class HandoffJournal:
         self._write(write)
 
     def seam(self, answer_id: str, seam: Seam) -> None:
-        """Record how the texts of the handoff with the same number were joined."""
+        """Record how the texts were joined at the handoff with the same number."""
 
         def write(connection: Connection, now: float) -> None:
             connection.execute(
@@ -69,7 +69,7 @@ class HandoffJournal:
         self._write(write)
 
     def legs(self, answer_id: str, legs: Sequence[Leg]) -> None:
-        """Record what the writers of an answer that has ended cost."""
+        """Record the cost of each writer of an answer that ended."""
 
         def write(connection: Connection, now: float) -> None:
             for leg in legs:
@@ -84,7 +84,7 @@ class HandoffJournal:
     def recent(
         self, limit: int = 50, *, before: int | None = None, owner: str | None = None
     ) -> list[HandoffRecord]:
-        """The newest handoffs (older than number *before*, of *owner*), newest first.
+        """The newest handoffs, newest first: older than number *before*, of *owner*.
 
         Raises LedgerUnavailable.
         """

@@ -1,9 +1,9 @@
 """What was spent and what is reserved, as rows. Every function runs within one transaction.
 
-A reservation *holds* an amount until it is settled. What is known to have been used of it is
-*noted* from time to time: when its process dies, the reservation expires, what was noted is
-*booked* as spent, and the rest is free again. Should the process live after all, as after a night
-asleep, its later settlement only adds what was not booked yet.
+A reservation *holds* an amount until it is settled. From time to time it *notes* how much of it
+is used. When its process dies, the reservation expires: what was noted is *booked* as spent, and
+the rest is free again. Should the process still live, as after a night's sleep of the device, its
+later settlement adds only what was not booked yet.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from spillover.cloud_fallback.spending.limits import (
 )
 
 RESERVATION_LIFE_S = 600.0
-"""A reservation of which nothing was heard for this long belongs to a process that died."""
+"""A reservation that was not renewed for this long belongs to a process that died."""
 FORGET_AFTER_S = 2 * 86400.0
 DAYS_AHEAD = 31
-"""What was spent on a day that is still to come, by a clock that was wrong, counts as today's;
-beyond this many days it does not, or a clock once wrong would close the budget for years."""
+"""What a wrong clock booked on a day to come counts as today's, but not beyond this many days:
+otherwise a clock that was wrong once would close the budget for years."""
 DAYS_KEPT = 400
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 """Spillover is not older than this."""
 
 
 def check_clock(now: float) -> None:
-    """LedgerUnavailable for a time that cannot be: boards without a battery begin in 1970, and
-    every budget would be fresh there."""
+    """Raise LedgerUnavailable for an impossible time: boards without a battery start in 1970, where
+    every budget would be unspent."""
     if now < EARLIEST.timestamp():
         raise LedgerUnavailable(
-            f"the device's clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}, and without the "
-            "right day no budget can be kept: set the clock"
+            f"the device's clock says {datetime.fromtimestamp(now, UTC):%Y-%m-%d}, and a budget "
+            "needs the right day: set the clock"
         )
 
 
@@ -79,7 +79,7 @@ def _line(
 
 
 def names(connection: Connection, now: float) -> list[str]:
-    """The providers that were paid this month, or for which something is reserved."""
+    """The providers that were paid this month or have reservations."""
     rows = connection.execute(
         "SELECT provider FROM spent WHERE day >= ?"
         " UNION SELECT provider FROM reserved WHERE held_nano_usd > 0 OR held_tokens > 0"
@@ -120,7 +120,7 @@ def _sum(
 
 
 def hold(connection: Connection, provider: str, held: Amount, noted: Amount, now: float) -> int:
-    """A new reservation's number."""
+    """Make a reservation; return its number."""
     cursor = connection.execute(
         "INSERT INTO reserved (provider, expires_at, held_nano_usd, held_tokens, noted_nano_usd,"
         " noted_tokens) VALUES (?, ?, ?, ?, ?, ?)",
@@ -131,7 +131,7 @@ def hold(connection: Connection, provider: str, held: Amount, noted: Amount, now
 
 
 def renew(connection: Connection, number: int, held: Amount, noted: Amount, now: float) -> None:
-    """Hold *held* in all from now on, less what an expiry has booked."""
+    """From now on hold *held* in all, less what an expiry has booked."""
     connection.execute(
         "UPDATE reserved SET expires_at = ?, held_nano_usd = max(0, ? - booked_nano_usd),"
         " held_tokens = max(0, ? - booked_tokens), noted_nano_usd = ?, noted_tokens = ?"
@@ -141,7 +141,7 @@ def renew(connection: Connection, number: int, held: Amount, noted: Amount, now:
 
 
 def settle(connection: Connection, number: int, provider: str, spent: Amount, now: float) -> None:
-    """End a reservation: *spent* is what it cost in all."""
+    """End a reservation that cost *spent* in all."""
     row = connection.execute(
         "SELECT booked_nano_usd, booked_tokens FROM reserved WHERE id = ?", (number,)
     ).fetchone()
@@ -156,9 +156,9 @@ def settle(connection: Connection, number: int, provider: str, spent: Amount, no
 
 
 def expire(connection: Connection, now: float) -> None:
-    """Free what dead processes hold, and book what they are known to have used.
+    """Free what dead processes hold, and book what they noted.
 
-    An end that lies further ahead than a reservation lives comes from before a jump of the clock.
+    An expiry further ahead than a reservation's life was written before the clock jumped back.
     """
     dead = connection.execute(
         "SELECT id, provider, noted_nano_usd - booked_nano_usd, noted_tokens - booked_tokens"
@@ -183,7 +183,7 @@ def forget_old(connection: Connection, now: float) -> None:
 
 
 def _book(connection: Connection, provider: str, amount: Amount, now: float) -> None:
-    """Add to what was spent today; a correction may be negative."""
+    """Add to today's spending; a correction may be negative."""
     today = first_day("day", now)
     connection.execute("INSERT OR IGNORE INTO spent VALUES (?, ?, 0, 0)", (today, provider))
     connection.execute(
