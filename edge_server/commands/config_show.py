@@ -8,12 +8,13 @@ from typing import Any
 import click
 import msgspec
 
+from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_result
 from spillover.edge_server.config import config_file
 from spillover.edge_server.config.config import DEFAULT, Config
-from spillover.edge_server.config.setting_list import Setting, setting_list
-from spillover.edge_server.config.setting_type import HIDDEN
+from spillover.edge_server.config.setting_list import Setting, help_of, setting_list
+from spillover.edge_server.config.setting_type import HIDDEN, show
 
 _EPILOG = """\b
 Examples:
@@ -32,7 +33,7 @@ docs/configuration.md describes every setting.
 def command(form: str | None, config_flag: Path | None) -> None:
     """Show every setting with its value and the origin of the value. Keys are hidden."""
     if form == "markdown":
-        print_result(as_markdown())
+        print_result(f"{as_markdown()}\n\n{policy_as_markdown()}")
         return
     config = load_config({}, config_flag)
     shown = {"json": as_json, "toml": as_toml, None: as_table}[form](config)
@@ -77,10 +78,19 @@ def as_toml(config: Config) -> str:
 
 
 def as_markdown() -> str:
-    """The table in docs/configuration.md."""
+    """The table of all settings in docs/configuration.md."""
     rows = ["| setting | flag | variable | allowed | default | what it does |"]
     rows += ["|---|---|---|---|---|---|"]
     rows += [_row(setting) for setting in setting_list()]
+    return "\n".join(rows)
+
+
+def policy_as_markdown() -> str:
+    """The table of [policy] in docs/configuration.md."""
+    rows = ["| key | default | what it is |", "|---|---|---|"]
+    for field in msgspec.structs.fields(PolicySettings):
+        default = {None: "none", (): "`[]`"}.get(field.default) or show(field.default)
+        rows.append(f"| `{field.name}` | {default} | {help_of(field).text} |")
     return "\n".join(rows)
 
 

@@ -87,10 +87,18 @@ def _note(field: FieldInfo, kind: type[Note]) -> Note | None:
     return next((note for note in notes if isinstance(note, kind)), None)
 
 
-def _setting(field: FieldInfo) -> Setting:
-    name, help = field.encode_name, _note(field, Help)
+def help_of(field: FieldInfo) -> Help:
+    """What the field says about itself. Raises TypeError if it says nothing."""
+    help = _note(field, Help)
     if help is None:
-        raise TypeError(f"the setting {name} has no help: annotate its field with Help")
+        raise TypeError(
+            f"the setting {field.encode_name} has no help: annotate its field with Help"
+        )
+    return help
+
+
+def _setting(field: FieldInfo) -> Setting:
+    name, help = field.encode_name, help_of(field)
     return Setting(
         name=name,
         flag=help.flag,
