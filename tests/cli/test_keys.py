@@ -67,7 +67,7 @@ def test_a_key_is_stored_listed_and_deleted_and_never_shown(
 
 
 @pytest.mark.usefixtures("typed")
-def test_a_provider_of_the_user_s_own_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_provider_that_the_user_named_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["keys", "set", "box.next-door"])
     assert places(capsys)["box.next-door"] == "keyring"
 
@@ -84,7 +84,7 @@ def test_variables_are_listed_by_name(
     )
 
 
-def test_a_key_is_asked_for_unseen_on_a_terminal(
+def test_a_terminal_prompts_for_a_key_without_echo(
     ring: ForgetfulKeyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
@@ -98,7 +98,7 @@ def test_a_key_is_asked_for_unseen_on_a_terminal(
 
 
 @pytest.mark.parametrize("text", ["", "\n", "two words\n", "k\x00y\n", "schlüssel\n"])
-def test_what_is_no_key_is_not_stored(
+def test_something_that_is_not_a_key_is_not_stored(
     ring: ForgetfulKeyring, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
@@ -108,22 +108,22 @@ def test_what_is_no_key_is_not_stored(
 
 @pytest.mark.usefixtures("typed")
 @pytest.mark.parametrize("name", [".names", "", "a b", "--x"])
-def test_what_is_no_name_is_wrong_use(ring: ForgetfulKeyring, name: str) -> None:
+def test_a_name_that_no_provider_can_have_is_wrong_use(ring: ForgetfulKeyring, name: str) -> None:
     assert cli.run(["keys", "set", name]) == 2
     assert ring.passwords == {}
 
 
-def test_the_key_is_no_argument() -> None:
+def test_the_key_is_not_an_argument() -> None:
     assert cli.run(["keys", "set", "openai", KEY]) == 2
 
 
-def test_deleting_what_is_not_there_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_deleting_a_key_that_is_not_there_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["keys", "delete", "openai"]) == 1
     assert "no key of openai" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("typed")
-def test_a_device_without_a_keyring_is_told_of_variables(
+def test_a_device_without_a_keyring_is_referred_to_variables(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     keyring.set_keyring(NoKeyring())  # type: ignore[no-untyped-call]  # keyring has no types here

@@ -112,7 +112,7 @@ def test_a_provider_without_usage_gets_an_estimate(fake: Fake, make_engine: Make
         ("bedrock", None),
     ],
 )
-def test_a_prefilled_turn_is_gone_on_with(
+def test_a_prefilled_turn_is_continued(
     fake: Fake, make_engine: MakeEngine, dialect: str, server: Any
 ) -> None:
     engine = make_engine(dialect, server=server)

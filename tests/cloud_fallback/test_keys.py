@@ -42,7 +42,7 @@ def found(settings: ProviderSettings, **environ: str) -> str | None:
     ("dialect", "variable"),
     [(company.name, name) for company in COMPANIES.values() for name in company.key_variables],
 )
-def test_each_company_s_own_variables_are_read(dialect: Any, variable: str) -> None:
+def test_the_variables_of_each_company_are_read(dialect: Any, variable: str) -> None:
     assert found(provider(dialect), **{variable: KEY}) == KEY
 
 
@@ -52,7 +52,7 @@ def test_a_named_variable_goes_before_the_convention() -> None:
     assert found(settings, OPENAI_API_KEY="other") is None
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_an_empty_variable_is_ignored() -> None:
     assert found(provider(), OPENAI_API_KEY="  ") is None
 
 
@@ -81,7 +81,7 @@ def test_the_keyring_is_asked_last() -> None:
         ("azure", "https://openai.azure.com.example"),
     ],
 )
-def test_a_company_s_key_does_not_go_to_another_host(dialect: Any, base_url: str) -> None:
+def test_the_key_of_a_company_does_not_go_to_another_host(dialect: Any, base_url: str) -> None:
     settings = provider(dialect, base_url=base_url, is_local_network=True)
     variables = [name for company in COMPANIES.values() for name in company.key_variables]
     assert found(settings, **dict.fromkeys(variables, KEY)) is None
@@ -91,7 +91,7 @@ def test_a_company_s_key_does_not_go_to_another_host(dialect: Any, base_url: str
 @pytest.mark.parametrize(
     "base_url", ["http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:1/v1"]
 )
-def test_this_device_is_no_other_host(base_url: str) -> None:
+def test_this_device_does_not_count_as_another_host(base_url: str) -> None:
     assert found(provider(base_url=base_url), OPENAI_API_KEY=KEY) == KEY
 
 
@@ -105,7 +105,7 @@ def test_this_device_is_no_other_host(base_url: str) -> None:
         ("bedrock", "https://bedrock-runtime.us-gov-west-1.amazonaws.com"),
     ],
 )
-def test_a_company_s_other_hosts_are_its_own(dialect: Any, base_url: str) -> None:
+def test_the_other_hosts_of_a_company_are_its_own(dialect: Any, base_url: str) -> None:
     settings = provider(dialect, base_url=base_url)
     assert found(settings, **{COMPANIES[dialect].key_variables[0]: KEY}) == KEY
 

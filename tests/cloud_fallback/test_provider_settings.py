@@ -38,7 +38,7 @@ def convert(**fields: Any) -> ProviderSettings:
         ({"dialect": "smoke"}, "dialect"),
     ],
 )
-def test_what_does_not_go_together_is_told(fields: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_go_together_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=message):
         convert(**fields)
 
@@ -53,7 +53,7 @@ def test_what_does_not_go_together_is_told(fields: dict[str, Any], message: str)
         {"token_command": ["gcloud", "auth", "print-access-token"]},
     ],
 )
-def test_what_goes_together_is_taken(fields: dict[str, Any]) -> None:
+def test_settings_that_go_together_are_accepted(fields: dict[str, Any]) -> None:
     assert convert(**fields)
 
 
@@ -88,7 +88,7 @@ def test_an_address_follows_from_the_region(fields: dict[str, Any], address: str
         ({"base_url": "https://box.example/v1", "is_local_network": True}, True),
     ],
 )
-def test_one_s_own_machines_need_no_proxy(fields: dict[str, Any], is_direct: bool) -> None:
+def test_machines_on_the_lan_need_no_proxy(fields: dict[str, Any], is_direct: bool) -> None:
     assert convert(**fields).is_direct == is_direct
 
 

@@ -142,7 +142,7 @@ def test_a_project_of_vertex_ai_is_entered_with_the_default_credentials(
     assert "/projects/p/locations/europe-west4/" in fake.requests[0].path
 
 
-def test_a_token_that_google_does_not_give_is_told(
+def test_a_token_that_google_refuses_is_reported(
     fake: Fake, http: Http, service_account: Fake
 ) -> None:
     service_account.script(Act(status=401, body='{"error": "invalid_grant"}'))
@@ -189,7 +189,7 @@ def test_a_missing_extra_is_named(
     assert fake.record.accepted == 0
 
 
-def test_a_missing_key_is_told_before_anything_is_sent(fake: Fake, http: Http) -> None:
+def test_a_missing_key_is_reported_before_anything_is_sent(fake: Fake, http: Http) -> None:
     made = engine(fake, http, "anthropic")
     assert "ANTHROPIC_API_KEY" in (made.problem or "")
     with pytest.raises(AuthFailed, match="ANTHROPIC_API_KEY"):
@@ -197,7 +197,7 @@ def test_a_missing_key_is_told_before_anything_is_sent(fake: Fake, http: Http) -
     assert fake.record.accepted == 0
 
 
-def test_a_machine_of_one_s_own_needs_no_key(fake: Fake, http: Http) -> None:
+def test_a_machine_on_the_lan_needs_no_key(fake: Fake, http: Http) -> None:
     made = engine(fake, http, "openai", is_local_network=True)
     assert text_of(made.stream(ask())) == "Hello from the cloud."
     assert "authorization" not in fake.requests[0].headers

@@ -66,7 +66,7 @@ def test_a_token_that_is_refused_is_renewed_once(fake: Fake, http: Http, program
     assert sent == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
 
 
-def test_a_new_token_that_is_refused_is_not_tried_again(
+def test_a_new_token_that_is_refused_is_not_used_again(
     fake: Fake, http: Http, program: Path
 ) -> None:
     fake.script(Act(refusal="auth"))
@@ -90,7 +90,7 @@ def test_a_program_that_fails_says_which_and_how(command: list[str], message: st
     assert command[0] in str(caught.value)
 
 
-def test_what_the_program_prints_in_vain_is_not_quoted() -> None:
+def test_useless_output_of_the_program_is_not_quoted() -> None:
     with pytest.raises(AuthFailed) as caught:
         token(TokenCommand("p", ["sh", "-c", "echo secret; echo secret >&2; exit 3"]))
     assert "secret" not in repr(caught.value)
@@ -142,7 +142,7 @@ def test_what_has_left_the_program_s_group_holds_nobody_up(
         os.kill(int(file.read_text()), signal.SIGKILL)
 
 
-def test_a_program_s_end_is_not_mistaken_for_a_stop() -> None:
+def test_the_end_of_the_program_is_not_mistaken_for_a_stop() -> None:
     """A stop before the program's end used to leave it running, and its reader waiting."""
     exchange = Exchange()
     exchange.cancel()

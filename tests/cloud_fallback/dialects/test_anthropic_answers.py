@@ -43,7 +43,7 @@ def test_a_turn_that_was_paused_is_not_complete() -> None:
         anthropic_end("something_new").end()
 
 
-def test_anthropics_message_stop_without_a_reason_is_no_stop() -> None:
+def test_anthropics_message_stop_without_a_reason_is_not_a_stop() -> None:
     decoder = decoder_of("anthropic")
     decoder.feed(Frame(name="message_stop", data=b'{"type":"message_stop"}'))
     with pytest.raises(Truncated):

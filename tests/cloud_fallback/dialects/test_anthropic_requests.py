@@ -128,7 +128,7 @@ def test_tools_and_their_turns_are_written_out() -> None:
         (NamedTool(name="clock"), True, {"type": "tool", "name": "clock"}),
     ],
 )
-def test_a_tool_choice_is_put_into_its_words(choice: Any, parallel: bool, wire: Any) -> None:
+def test_a_tool_choice_is_translated(choice: Any, parallel: bool, wire: Any) -> None:
     request = ask(tools=(CLOCK,), tool_choice=choice, parallel_tool_calls=parallel)
     assert body_of("anthropic", request)["tool_choice"] == wire
 
@@ -141,7 +141,7 @@ def test_arguments_that_are_no_object_are_refused() -> None:
             encoded("anthropic", ask(messages))
 
 
-def test_a_schema_and_strict_tools_are_passed_on_and_other_forms_refused() -> None:
+def test_a_schema_and_strict_tools_are_passed_on_and_other_formats_refused() -> None:
     body = body_of(
         "anthropic",
         ask(response_format=JsonSchema(schema=CITY), tools=(Tool(name="t", strict=True),)),
@@ -169,18 +169,18 @@ def test_a_schema_and_strict_tools_are_passed_on_and_other_forms_refused() -> No
         ("kimi-k2", False),
     ],
 )
-def test_only_models_up_to_4_5_go_on_with_a_turn(model: str, continues: bool) -> None:
+def test_only_models_up_to_4_5_continue_a_turn(model: str, continues: bool) -> None:
     assert dialect_for("anthropic").may_prefill(model) is continues
 
 
-def test_space_is_cut_from_the_end_of_a_prefilled_turn_and_told() -> None:
+def test_space_is_cut_from_the_end_of_a_prefilled_turn_and_reported() -> None:
     sent = encoded("anthropic", ask(PARTIAL), prefill=True)
     assert (sent.prefilled, sent.trimmed) == ("Good day to", " \n")
     messages = body_of("anthropic", ask(PARTIAL), prefill=True)["messages"]
     assert messages == [text("user", "Hello"), text("assistant", "Good day to")]
 
 
-def test_an_assistants_last_word_is_refused_where_it_would_be_gone_on_with() -> None:
+def test_an_assistants_last_turn_is_refused_where_it_would_be_continued() -> None:
     with pytest.raises(InvalidRequest, match="last turn is the assistant's"):
         encoded("anthropic", ask(PARTIAL))
 

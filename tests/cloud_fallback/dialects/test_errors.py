@@ -253,7 +253,7 @@ def test_a_provider_may_forbid_or_ask_for_another_try() -> None:
         ("bedrock", "This model does not support assistant message prefill."),
     ],
 )  # fmt: skip
-def test_a_model_that_does_not_go_on_with_a_turn_is_told_apart(name: str, message: str) -> None:
+def test_a_model_that_does_not_continue_a_turn_is_recognized(name: str, message: str) -> None:
     body = json.dumps({"error": {"message": message, "type": "invalid_request_error"}})
     error = dialect_for(name).error(400, {}, body.encode())
     assert isinstance(error, ProviderRefused)

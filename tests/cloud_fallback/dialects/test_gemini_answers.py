@@ -30,7 +30,7 @@ def test_a_finish_reason_on_every_frame_ends_nothing_before_the_stream_does() ->
     assert decoder.end().reason == "stop"
 
 
-def test_half_an_event_after_a_finish_reason_is_no_stop() -> None:
+def test_half_an_event_after_a_finish_reason_is_not_a_stop() -> None:
     decoder = decoder_of("gemini")
     decoder.feed(gemini(f'{HELLO_PART},"finishReason":"STOP"'))
     with pytest.raises(Truncated):
@@ -88,7 +88,7 @@ def test_geminis_finish_reasons(told: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("told", ["MALFORMED_FUNCTION_CALL", "OTHER", "CONTINUATION", "NEW"])
-def test_geminis_failures_are_no_stop(told: str) -> None:
+def test_geminis_failures_are_not_a_stop(told: str) -> None:
     decoder = decoder_of("gemini")
     decoder.feed(gemini(f'"finishReason":"{told}"'))
     with pytest.raises(ProviderError):

@@ -46,7 +46,7 @@ def test_vertex_names_the_project_too_but_in_express_mode() -> None:
     assert encoded("vertex", ask()).path == f"/v1/{end}"
 
 
-def test_keys_and_tokens_are_told_apart() -> None:
+def test_keys_and_tokens_are_distinguished() -> None:
     bearer, api_key = "authorization", "x-goog-api-key"
     assert dialect_for("gemini").key_headers("AIzaX") == {api_key: "AIzaX"}
     assert dialect_for("gemini").key_headers("secret") == {api_key: "secret"}
@@ -81,7 +81,7 @@ def test_a_conversation_is_put_into_contents() -> None:
     assert "generationConfig" not in body
 
 
-def test_models_that_sign_their_calls_are_told_that_others_made_these() -> None:
+def test_models_that_sign_their_calls_learn_that_another_model_made_these() -> None:
     for model in ("gemini-3-pro-preview", "gemini-3.8-flash"):
         calls = body_of("gemini", ask(WITH_TOOLS), model=model)["contents"][1]["parts"]
         signatures = [call.get("thoughtSignature") for call in calls]
@@ -166,9 +166,7 @@ def test_strict_tools_are_called_by_their_schema() -> None:
         ("gemma-3-27b-it", False),
     ],
 )
-def test_only_models_that_are_known_to_go_on_with_a_turn_are_asked_to(
-    model: str, continues: bool
-) -> None:
+def test_only_models_known_to_continue_a_turn_are_asked_to(model: str, continues: bool) -> None:
     assert dialect_for("gemini").may_prefill(model) is continues
     assert dialect_for("vertex").may_prefill(model) is continues
 

@@ -42,12 +42,12 @@ def test_openais_finish_reasons(told: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("told", ["error", "abort", "something_new"])
-def test_an_end_that_may_mean_anything_is_no_stop(told: str) -> None:
+def test_an_unknown_finish_reason_is_not_a_stop(told: str) -> None:
     with pytest.raises(ProviderError, match="not known here"):
         decoder_of("openai").feed(chunk("{}", told))
 
 
-def test_done_without_a_finish_reason_is_no_stop() -> None:
+def test_done_without_a_finish_reason_is_not_a_stop() -> None:
     decoder = decoder_of("openai")
     read(decoder, [chunk('{"content":"x"}'), Frame(data=b" [DONE] ")])
     assert decoder.is_done
@@ -114,7 +114,7 @@ def test_other_choices_and_null_fields_are_ignored() -> None:
     ],
     ids=["index 0", "no index", "id again", "in turn", "name later"],
 )
-def test_tool_calls_are_told_apart_however_a_server_marks_them(deltas: list[str]) -> None:
+def test_tool_calls_are_distinguished_however_a_server_marks_them(deltas: list[str]) -> None:
     decoder = decoder_of("openai")
     answer = read(decoder, [*(chunk(call(delta)) for delta in deltas), chunk("{}", "stop")])
     assert answer.calls == (Call("a", "clock", "{}"), Call("b", "clock", "{}"))
@@ -182,7 +182,7 @@ def test_signs_of_life_are_no_part_of_an_answer() -> None:
         assert decoder_of("openai").feed(Frame(name=name, data=b"[]")) == []
 
 
-def test_the_stop_string_that_vllm_names_is_told_if_it_is_one_of_ours() -> None:
+def test_the_stop_string_that_vllm_names_is_reported_if_it_is_one_of_ours() -> None:
     sent = encoded("openai", ask(stop=("END",)), server="vllm")
     for told, stop in (('"END"', "END"), ('"other"', None), ("151645", None), ("null", None)):
         decoder = dialect_for("openai", server="vllm").decoder(sent)
@@ -208,7 +208,7 @@ def test_an_answer_that_only_begins_like_the_prefilled_turn_is_whole() -> None:
     assert read(decoder, [chunk('{"content":"Good"}'), chunk("{}", "stop")]).text == "Good"
 
 
-def test_space_that_was_cut_from_a_prefilled_turn_is_not_said_twice() -> None:
+def test_space_that_was_cut_from_a_prefilled_turn_is_not_repeated() -> None:
     sent = encoded("anthropic", ask(PARTIAL), prefill=True)
     decoder = dialect_for("anthropic").decoder(sent)
     frames = named(

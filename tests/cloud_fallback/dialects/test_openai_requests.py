@@ -155,7 +155,7 @@ def test_mistral_gets_ids_of_nine_letters_and_digits() -> None:
     assert ids[0] != ids[1]
 
 
-def test_what_a_template_is_told_is_passed_on_where_there_is_one() -> None:
+def test_template_arguments_are_passed_on_where_there_is_a_template() -> None:
     request = ask(template_kwargs={"enable_thinking": False})
     for server in ("vllm", "sglang", "llama-server"):
         body = body_of("openai", request, server=server)
@@ -169,7 +169,7 @@ def test_names_are_written_as_they_may_be() -> None:
     assert "name" not in body_of("openai", request, server="mistral")["messages"][0]
 
 
-def test_json_forms_are_passed_on() -> None:
+def test_json_formats_are_passed_on() -> None:
     body = body_of("openai", ask(response_format=JsonSchema(schema=CITY, name="city", strict=True)))
     assert body["response_format"] == {
         "type": "json_schema",
@@ -209,7 +209,7 @@ def test_grammars_are_passed_on_to_servers_that_have_them(
 
 
 @pytest.mark.parametrize("server", ["vllm", "sglang", "ray", "llama-server", "spillover"])
-def test_servers_with_the_flags_go_on_with_an_unfinished_turn(server: str) -> None:
+def test_servers_with_the_flags_continue_an_unfinished_turn(server: str) -> None:
     assert dialect_for("openai", server=server).may_prefill("any")
     sent = encoded("openai", ask(PARTIAL), server=server, prefill=True)
     body = body_of("openai", ask(PARTIAL), server=server, prefill=True)
@@ -225,19 +225,19 @@ def test_without_prefill_an_assistants_turn_is_a_finished_one() -> None:
 
 
 @pytest.mark.parametrize("server", ["deepseek", "mistral"])
-def test_servers_with_a_prefix_are_told_which_message_it_is(server: str) -> None:
+def test_servers_with_a_prefix_get_it_on_the_last_message(server: str) -> None:
     last = body_of("openai", ask(PARTIAL), server=server, prefill=True)["messages"][-1]
     assert last == {"role": "assistant", "content": "Good day to", "prefix": True}
 
 
 @pytest.mark.parametrize("server", ["openai", "ollama", "lmstudio", "openrouter", "other"])
-def test_other_servers_are_never_asked_to_go_on_with_a_turn(server: str) -> None:
+def test_other_servers_are_never_asked_to_continue_a_turn(server: str) -> None:
     assert not dialect_for("openai", server=server).may_prefill("any")
     with pytest.raises(InvalidRequest):
         encoded("openai", ask(PARTIAL), server=server, prefill=True)
 
 
-def test_a_turn_of_nothing_but_space_is_not_prefilled() -> None:
+def test_a_turn_of_only_white_space_is_not_prefilled() -> None:
     messages = (*HELLO, Message(role="assistant", content=" \n"))
     body = body_of("openai", ask(messages), server="vllm", prefill=True)
     assert body["messages"] == [{"role": "user", "content": "Hello"}]
@@ -252,12 +252,12 @@ def test_a_turn_of_nothing_but_space_is_not_prefilled() -> None:
         (*HELLO, Message(role="assistant", content="x", tool_calls=WITH_TOOLS[2].tool_calls)),
     ],
 )
-def test_only_text_can_be_gone_on_with(messages: tuple[Message, ...]) -> None:
+def test_only_text_can_be_continued(messages: tuple[Message, ...]) -> None:
     with pytest.raises(InvalidRequest):
         encoded("openai", ask(messages), server="vllm", prefill=True)
 
 
-def test_a_form_cannot_be_gone_on_with() -> None:
+def test_a_response_format_cannot_be_continued() -> None:
     with pytest.raises(InvalidRequest) as error:
         encoded("openai", ask(PARTIAL, response_format=JsonObject()), server="vllm", prefill=True)
     assert error.value.param == "response_format"
@@ -287,7 +287,7 @@ def test_hugging_face_holds_a_request_while_an_endpoint_starts() -> None:
     assert encoded("huggingface", ask(), base_url="https://x.y/v1").path == "/chat/completions"
 
 
-def test_hugging_faces_router_is_not_asked_to_go_on_with_a_turn() -> None:
+def test_hugging_faces_router_is_not_asked_to_continue_a_turn() -> None:
     router = "https://router.huggingface.co/v1"
     assert not dialect_for("huggingface", base_url=router).may_prefill("any")
     assert dialect_for("huggingface", base_url="https://x.y").may_prefill("any")

@@ -28,7 +28,7 @@ def test_bedrocks_usage_may_be_lost() -> None:
 
 
 @pytest.mark.parametrize("told", ["malformed_model_output", "malformed_tool_use"])
-def test_bedrocks_failures_are_no_stop(told: str) -> None:
+def test_bedrocks_failures_are_not_a_stop(told: str) -> None:
     decoder = decoder_of("bedrock")
     read(decoder, named(f'messageStop {{"stopReason":"{told}"}}'))
     with pytest.raises(ProviderError):
@@ -49,7 +49,7 @@ def test_generate_streams_transcript_ends_before_the_user_speaks() -> None:
     assert (decoder.end().reason, decoder.end().stop) == ("stop", None)
 
 
-def test_generate_streams_stop_string_is_cut_off_and_told() -> None:
+def test_generate_streams_stop_string_is_cut_off_and_reported() -> None:
     sent = encoded("tgi", ask(stop=("END",)))
     decoder = dialect_for("tgi").decoder(sent)
     assert read(decoder, [token(" Good E"), token("ND", "stop_sequence")]).text == "Good "

@@ -55,7 +55,7 @@ def test_what_no_provider_can_express_is_refused_by_name(
 
 
 @every_dialect
-def test_a_request_is_put_into_the_same_words_each_time(name: str) -> None:
+def test_a_request_is_written_the_same_each_time(name: str) -> None:
     request = ask(max_tokens=5, stop=("END",), sampling=Sampling(temperature=0.5))
     assert encoded(name, request) == encoded(name, request)
     assert json.loads(encoded(name, request).body)
@@ -94,7 +94,7 @@ def test_cohere_is_given_only_the_tool_that_it_must_call() -> None:
     assert body_of("cohere", ask(tools=(Tool(name="t", strict=True),)))["strict_tools"] is True
 
 
-def test_coheres_forms() -> None:
+def test_coheres_response_formats() -> None:
     body = body_of("cohere", ask(response_format=JsonSchema(schema=CITY)))
     assert body["response_format"] == {"type": "json_object", "json_schema": CITY}
     assert body_of("cohere", ask(response_format=JsonObject()))["response_format"] == {
@@ -104,7 +104,7 @@ def test_coheres_forms() -> None:
         encoded("cohere", ask(response_format=Regex(pattern="a")))
 
 
-def test_cohere_never_goes_on_with_a_turn_but_reads_one() -> None:
+def test_cohere_reads_an_assistants_turn_and_never_continues_it() -> None:
     assert not dialect_for("cohere").may_prefill("command-a-03-2025")
     with pytest.raises(InvalidRequest):
         encoded("cohere", ask(PARTIAL), prefill=True)
@@ -172,7 +172,7 @@ def test_bedrocks_configuration_is_what_was_chosen_and_the_model_takes() -> None
     assert newest["inferenceConfig"] == {"maxTokens": 9, "stopSequences": ["END"]}
 
 
-def test_bedrocks_forms() -> None:
+def test_bedrocks_response_formats() -> None:
     body = body_of("bedrock", ask(response_format=JsonSchema(schema=CITY, name="city")))
     written = body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
     assert (written["name"], json.loads(written["schema"])) == ("city", CITY)
@@ -180,7 +180,7 @@ def test_bedrocks_forms() -> None:
         encoded("bedrock", ask(response_format=JsonObject()))
 
 
-def test_bedrock_goes_on_with_a_turn_of_older_claudes_only() -> None:
+def test_on_bedrock_only_older_claudes_continue_a_turn() -> None:
     dialect = dialect_for("bedrock")
     assert dialect.may_prefill("eu.anthropic.claude-3-7-sonnet-20250219-v1:0")
     assert not dialect.may_prefill("anthropic.claude-opus-4-6-v1")
@@ -204,7 +204,7 @@ def test_generate_stream_is_given_a_transcript() -> None:
     assert encoded("tgi", ask(stop=tuple("abcde"))).stop == ("a", "b", "c")
 
 
-def test_generate_stream_goes_on_with_an_unfinished_turn() -> None:
+def test_generate_stream_continues_an_unfinished_turn() -> None:
     body = body_of("tgi", ask(PARTIAL), prefill=True)
     assert body["inputs"] == "User: Hello\n\nAssistant: Good day to"
 

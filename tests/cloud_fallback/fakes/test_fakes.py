@@ -55,7 +55,7 @@ def said(body: str) -> str:
         ("nothing", ""),
     ],
 )
-def test_a_request_to_go_on_is_answered_in_every_manner(
+def test_a_request_to_continue_is_answered_in_every_manner(
     fake: Fake, manner: Any, expected: str
 ) -> None:
     fake.script(Act(text=WHOLE, manner=manner))
@@ -63,17 +63,17 @@ def test_a_request_to_go_on_is_answered_in_every_manner(
     assert said(body) == expected
 
 
-def test_a_prefilled_turn_is_gone_on_with(fake: Fake) -> None:
+def test_a_prefilled_turn_is_continued(fake: Fake) -> None:
     fake.script(Act(text=WHOLE))
     assert said(post(fake, "Tell me a story.", PARTIAL)[1]) == " fox named Ruby."
 
 
-def test_a_text_of_somebody_else_is_gone_on_with(fake: Fake) -> None:
+def test_somebody_elses_text_is_continued(fake: Fake) -> None:
     fake.script(Act(rest=" and so on."))
     assert said(post(fake, "Hi", PARTIAL, NOTICE)[1]) == "time there was a and so on."
 
 
-def test_a_prefill_is_refused_where_it_is_not_known(fake: Fake) -> None:
+def test_a_prefill_is_refused_where_it_is_not_supported(fake: Fake) -> None:
     fake.script(Act(takes_prefill=False))
     status, body = post(fake, "Tell me a story.", PARTIAL)
     assert (status, "prefill" in body) == (400, True)
