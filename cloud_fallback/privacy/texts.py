@@ -4,69 +4,83 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import RedactionFailed
 from spillover.runtime.request import (
     Gbnf,
     GenerationRequest,
-    JsonObject,
     JsonSchema,
     Lark,
     Message,
     NamedTool,
     Regex,
-    ResponseFormat,
     Tool,
     ToolCall,
 )
+from spillover.runtime.sampling import Sampling
 
-Change: TypeAlias = Callable[[str], str]
+S = TypeVar("S", bound=Struct)
 
+_NAMES = {
+    (Message, "tool_call_id"),
+    (ToolCall, "id"),
+    (ToolCall, "name"),
+    (Tool, "name"),
+    (NamedTool, "name"),
+    (JsonSchema, "name"),
+    (Regex, "pattern"),
+    (Lark, "grammar"),
+    (Gbnf, "grammar"),
+}
+"""Texts that cannot be changed without breaking the request."""
+_SCHEMAS = {(Tool, "parameters"), (JsonSchema, "schema")}
+_FIXED = {(Message, "role"), (GenerationRequest, "tool_choice"), (Sampling, "logit_bias")}
+"""Texts from a fixed list, and numbers."""
 _STRUCTURAL_KEYS = frozenset({"type", "$ref", "$schema", "$id", "format"})
 
 
 class Texts:
-    """Walks a request. *change* replaces each text. *check* gets the names that cannot be changed
-    without breaking the request: those of tools and calls, and grammars."""
+    """Walks a request, all its fields: *change* replaces each text, but *check* gets the names that
+    cannot be changed."""
 
-    def __init__(self, change: Change, check: Callable[[str], None]) -> None:
+    def __init__(self, change: Callable[[str], str], check: Callable[[str], None]) -> None:
         self._change = change
         self._check = check
 
     def request(self, request: GenerationRequest) -> GenerationRequest:
-        prompt = request.prompt
-        if isinstance(prompt, tuple):
+        if isinstance(request.prompt, tuple):
             raise RedactionFailed("a prompt of token ids cannot be redacted: send its text")
-        if isinstance(request.tool_choice, NamedTool):
-            self._check(request.tool_choice.name)
-        return replace(
-            request,
-            messages=tuple(map(self._message, request.messages)),
-            prompt=prompt and self._change(prompt),
-            begun=self._change(request.begun),
-            stop=tuple(map(self._change, request.stop)),
-            template_kwargs=self._values(request.template_kwargs),
-            response_format=self._response_format(request.response_format),
-            tools=tuple(map(self._tool, request.tools)),
-        )
+        return self._struct(request)
 
-    def _message(self, message: Message) -> Message:
-        if message.tool_call_id is not None:
-            self._check(message.tool_call_id)
-        return replace(
-            message,
-            content=self._change(message.content),
-            name=message.name and self._change(message.name),
-            tool_calls=tuple(map(self._call, message.tool_calls)),
-        )
+    def _struct(self, struct: S) -> S:
+        kind = type(struct)
+        changed = {
+            name: self._field((kind, name), getattr(struct, name))
+            for name in struct.__struct_fields__
+        }
+        return replace(struct, **changed)
 
-    def _call(self, call: ToolCall) -> ToolCall:
-        self._check(call.id)
-        self._check(call.name)
-        return replace(call, arguments=self._arguments(call.arguments))
+    def _field(self, field: tuple[type, str], value: Any) -> Any:
+        if isinstance(value, Struct):
+            return self._struct(value)
+        if isinstance(value, tuple):
+            return tuple(self._field(field, one) for one in value)
+        if field in _FIXED:
+            return value
+        if field in _NAMES and value is not None:
+            self._check(value)
+            return value
+        if field in _SCHEMAS:
+            return self._schema(value)
+        if field == (ToolCall, "arguments"):
+            return self._arguments(value)
+        if isinstance(value, str):
+            return self._change(value)
+        return self._values(value) if isinstance(value, dict) else value
 
     def _arguments(self, arguments: str) -> str:
         """JSON with its values changed, also numbers, which become strings; the same text if
@@ -77,27 +91,6 @@ class Texts:
             return self._change(arguments)
         changed = self._values(value)
         return arguments if changed == value else json.dumps(changed, ensure_ascii=False)
-
-    def _tool(self, tool: Tool) -> Tool:
-        self._check(tool.name)
-        return replace(
-            tool,
-            description=self._change(tool.description),
-            parameters=self._schema(tool.parameters),
-        )
-
-    def _response_format(self, response_format: ResponseFormat | None) -> ResponseFormat | None:
-        match response_format:
-            case None | JsonObject():
-                pass
-            case JsonSchema():
-                self._check(response_format.name)
-                return replace(response_format, schema=self._schema(response_format.schema))
-            case Regex():
-                self._check(response_format.pattern)
-            case Lark() | Gbnf():
-                self._check(response_format.grammar)
-        return response_format
 
     def _schema(self, value: Any) -> Any:
         """A JSON schema: names of properties and the schema's keywords stay as they are."""

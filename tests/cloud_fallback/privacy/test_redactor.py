@@ -19,6 +19,7 @@ from spillover.runtime.request import (
     Tool,
     ToolCall,
 )
+from spillover.runtime.sampling import Sampling
 
 from .corpus import HARMLESS, PRIVATE
 from .redacting import CARD, MAIL, REDACTOR, contents, conversation, restored, said
@@ -229,3 +230,11 @@ def test_a_request_for_several_answers_is_looked_through_like_any_other() -> Non
     request = replace(conversation(MAIL), n=3, max_tokens=7)
     redacted = REDACTOR.redact(request).request
     assert (redacted.n, redacted.max_tokens) == (3, 7)
+
+
+def test_a_text_in_any_other_field_is_redacted_too() -> None:
+    """A field that is added to the request need not be added to the redactor."""
+    request = conversation("hi", sampling=Sampling(dry_sequence_breakers=("*", MAIL)))
+    redacted = REDACTOR.redact(request)
+    assert redacted.request.sampling.dry_sequence_breakers == ("*", "[EMAIL_1]")
+    assert redacted.request.sampling.seed is None
