@@ -12,7 +12,6 @@ import socket
 import ssl
 import threading
 import time
-import weakref
 from collections.abc import Generator, Iterable
 from typing import Any, TypeAlias
 
@@ -38,7 +37,6 @@ class Network(httpcore2.NetworkBackend):
         self._tls = tls
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._opened_ahead: dict[Place, Stream] = {}
 
     @property
@@ -92,12 +90,6 @@ class Network(httpcore2.NetworkBackend):
         stream.n_exchanges = 1
         self._keep(stream)
 
-    def has_idle(self, place: Place) -> bool:
-        """Whether a connection to *place* was kept alive and may be used again."""
-        with self._lock:
-            streams = list(self._streams)
-        return any(stream.place == place and stream.is_idle for stream in streams)
-
     def close(self) -> None:
         """Close what was opened ahead."""
         with self._lock:
@@ -109,10 +101,7 @@ class Network(httpcore2.NetworkBackend):
         exchange = self.exchange
         with _connecting(exchange, host):
             addresses = self._resolver.resolve(host, port, exchange)
-            stream = Stream(self, connect(addresses, exchange), (host, port))
-        with self._lock:
-            self._streams.add(stream)
-        return stream
+            return Stream(self, connect(addresses, exchange), (host, port))
 
     def _take(self, place: Place) -> Stream | None:
         """The connection that was opened ahead to *place*, if it lives."""
@@ -142,7 +131,6 @@ class Stream(httpcore2.NetworkStream):
         """Exchanges that used it; opening it ahead counts as one."""
         self._exchange: Exchange | None = None
         self._opened_at = time.monotonic()
-        self._idle_since: float | None = None
 
     def start_tls(
         self,
@@ -208,22 +196,16 @@ class Stream(httpcore2.NetworkStream):
         if self._exchange is not exchange:
             self._exchange = exchange
             self.n_exchanges += 1
-            self._idle_since = None
             exchange.was_kept_alive = self.n_exchanges > 1
         exchange.attach(self._shut_down)
         return exchange
 
-    def leave(self) -> None:
-        """Its exchange is over, and a late cancel() must not harm the next one."""
-        self._detach()
-        self._idle_since = time.monotonic()
-
     def close(self) -> None:
-        self._detach()
-        self._idle_since = None
+        self.leave()
         self._socket.close()
 
-    def _detach(self) -> None:
+    def leave(self) -> None:
+        """Its exchange is over, and a late cancel() must not harm the next one."""
         if self._exchange is not None:
             self._exchange.detach(self._shut_down)
             self._exchange = None
@@ -233,13 +215,6 @@ class Stream(httpcore2.NetworkStream):
         shutdown() would take its TLS state away under the reader."""
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it was kept alive for its next exchange, and lives."""
-        since = self._idle_since
-        is_young = since is not None and time.monotonic() - since < LONGEST_IDLE_S
-        return is_young and not self._is_readable()
 
     @property
     def is_fresh(self) -> bool:

@@ -63,11 +63,19 @@ class Pool:
 
     def warm(self, base_url: str, exchange: Exchange) -> None:
         """Open a connection for the first request to *base_url*, unless one is ready."""
-        url = _url(self._proxy or base_url)
-        host, port = url.host.decode(), url.port or _PORTS.get(url.scheme, 0)
-        if not self._network.has_idle((host, port)):
-            with self._network.working_for(exchange):
-                self._network.open_ahead(host, port, secure=url.scheme == b"https")
+        origin, first_hop = _url(base_url).origin, _url(self._proxy or base_url)
+        if any(
+            connection.can_handle_request(origin)
+            and connection.is_idle()
+            and not connection.has_expired()
+            for connection in self._pool.connections
+        ):
+            return
+        port = first_hop.port or _PORTS.get(first_hop.scheme, 0)
+        with self._network.working_for(exchange):
+            self._network.open_ahead(
+                first_hop.host.decode(), port, secure=first_hop.scheme == b"https"
+            )
 
     def prepare(self) -> None:
         """Read the authorities to trust."""
