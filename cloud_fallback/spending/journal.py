@@ -47,39 +47,22 @@ class HandoffJournal:
 
     def handoff(self, answer_id: str, handoff: Handoff, *, owner: str = "") -> None:
         """Record a handoff of an answer of *owner*, in whose list alone it appears."""
-
-        def write(connection: Connection, now: float) -> None:
-            cursor = connection.execute(
-                "INSERT INTO handoffs (at, owner, answer_id, seq, handoff) VALUES (?, ?, ?, ?, ?)",
-                (now, owner, answer_id, handoff.seq, msgspec.json.encode(handoff)),
-            )
-            _forget(connection, "handoffs", cursor.lastrowid, MAX_HANDOFFS)
-
-        self._write(write)
+        self._write(
+            "INSERT INTO handoffs (at, owner, answer_id, seq, handoff) VALUES (?, ?, ?, ?, ?)",
+            (self._clock(), owner, answer_id, handoff.seq, msgspec.json.encode(handoff)),
+        )
 
     def seam(self, answer_id: str, seam: Seam) -> None:
         """Record how the texts were joined at the handoff with the same number."""
-
-        def write(connection: Connection, now: float) -> None:
-            connection.execute(
-                "UPDATE handoffs SET seam = ? WHERE answer_id = ? AND seq = ?",
-                (msgspec.json.encode(seam), answer_id, seam.seq),
-            )
-
-        self._write(write)
+        self._write(
+            "UPDATE handoffs SET seam = ? WHERE answer_id = ? AND seq = ?",
+            (msgspec.json.encode(seam), answer_id, seam.seq),
+        )
 
     def legs(self, answer_id: str, legs: Sequence[Leg]) -> None:
         """Record the cost of each writer of an answer that ended."""
-
-        def write(connection: Connection, now: float) -> None:
-            for leg in legs:
-                cursor = connection.execute(
-                    "INSERT INTO legs (answer_id, leg) VALUES (?, ?)",
-                    (answer_id, msgspec.json.encode(leg)),
-                )
-                _forget(connection, "legs", cursor.lastrowid, MAX_LEGS)
-
-        self._write(write)
+        rows = [(answer_id, msgspec.json.encode(leg)) for leg in legs]
+        self._write("INSERT INTO legs (answer_id, leg) VALUES (?, ?)", *rows)
 
     def recent(
         self, limit: int = 50, *, before: int | None = None, owner: str | None = None
@@ -97,11 +80,16 @@ class HandoffJournal:
             ).fetchall()
             return [_record(connection, *row) for row in rows]
 
-    def _write(self, write: Callable[[Connection, float], None]) -> None:
-        now = self._clock()
+    def _write(self, statement: str, *rows: tuple[object, ...]) -> None:
+        """Run *statement* for each of *rows*, and forget what is too old."""
         try:
             with self._database.transaction() as connection:
-                write(connection, now)
+                connection.executemany(statement, rows)
+                for table, limit in (("handoffs", MAX_HANDOFFS), ("legs", MAX_LEGS)):
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?",
+                        (limit,),
+                    )
         except LedgerUnavailable as error:
             _log.warning("a handoff is not recorded: %s", error)
 
@@ -120,7 +108,3 @@ def _record(
         seam=decoder_of(Seam).decode(seam) if seam else None,
         legs=tuple(decoder_of(Leg).decode(leg) for (leg,) in legs),
     )
-
-
-def _forget(connection: Connection, table: str, newest: int | None, limit: int) -> None:
-    connection.execute(f"DELETE FROM {table} WHERE id <= ?", ((newest or 0) - limit,))

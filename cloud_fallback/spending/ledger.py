@@ -91,12 +91,11 @@ def names(connection: Connection, now: float) -> list[str]:
 
 def _spent(connection: Connection, provider: str | None, period: Period, now: float) -> Amount:
     """Spent in the current *period* with *provider*; None: with all."""
-    last = datetime.fromtimestamp(now, UTC).date() + timedelta(days=DAYS_AHEAD)
     return _sum(
         connection,
-        "SELECT sum(nano_usd), sum(tokens) FROM spent WHERE day BETWEEN ? AND ?",
-        (first_day(period, now), last.isoformat()),
-        provider,
+        "SELECT sum(nano_usd), sum(tokens) FROM spent"
+        " WHERE (?1 IS NULL OR provider = ?1) AND day BETWEEN ?2 AND ?3",
+        (provider, first_day(period, now), _day(now, DAYS_AHEAD)),
     )
 
 
@@ -104,17 +103,13 @@ def _held(connection: Connection, provider: str | None) -> Amount:
     """Reserved and not yet settled with *provider*; None: with all."""
     return _sum(
         connection,
-        "SELECT sum(held_nano_usd), sum(held_tokens) FROM reserved WHERE true",
-        (),
-        provider,
+        "SELECT sum(held_nano_usd), sum(held_tokens) FROM reserved"
+        " WHERE ?1 IS NULL OR provider = ?1",
+        (provider,),
     )
 
 
-def _sum(
-    connection: Connection, query: str, values: tuple[str, ...], provider: str | None
-) -> Amount:
-    if provider is not None:
-        query, values = f"{query} AND provider = ?", (*values, provider)
+def _sum(connection: Connection, query: str, values: tuple[str | None, ...]) -> Amount:
     nano_usd, tokens = connection.execute(query, values).fetchone()
     return Amount(nano_usd or 0, tokens or 0)
 
@@ -156,7 +151,7 @@ def settle(connection: Connection, number: int, provider: str, spent: Amount, no
 
 
 def expire(connection: Connection, now: float) -> None:
-    """Free what dead processes hold, and book what they noted.
+    """Free what dead processes hold, and book what they noted; forget what is too old.
 
     An expiry further ahead than a reservation's life was written before the clock jumped back.
     """
@@ -175,11 +170,7 @@ def expire(connection: Connection, now: float) -> None:
             (now, number),
         )
     connection.execute("DELETE FROM reserved WHERE expires_at < ?", (now - FORGET_AFTER_S,))
-
-
-def forget_old(connection: Connection, now: float) -> None:
-    oldest = datetime.fromtimestamp(now, UTC).date() - timedelta(days=DAYS_KEPT)
-    connection.execute("DELETE FROM spent WHERE day < ?", (oldest.isoformat(),))
+    connection.execute("DELETE FROM spent WHERE day < ?", (_day(now, -DAYS_KEPT),))
 
 
 def _book(connection: Connection, provider: str, amount: Amount, now: float) -> None:
@@ -195,3 +186,7 @@ def _book(connection: Connection, provider: str, amount: Amount, now: float) -> 
 
 def _pair(amount: Amount) -> tuple[int, int]:
     return amount.nano_usd, amount.tokens
+
+
+def _day(now: float, days_later: int) -> str:
+    return (datetime.fromtimestamp(now, UTC).date() + timedelta(days=days_later)).isoformat()
