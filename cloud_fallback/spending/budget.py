@@ -82,6 +82,7 @@ class Budget:
             now = self.clock()
             ledger.check_clock(now)
             ledger.expire(connection, now)
+            ledger.forget_old(connection, now)
             lines = ledger.lines(connection, self.settings, (None, provider), now)
             limit, affordable = tightest(lines, estimate)
             if limit and affordable is not None and affordable < min(wanted, MIN_COMPLETION_TOKENS):

@@ -151,7 +151,7 @@ def settle(connection: Connection, number: int, provider: str, spent: Amount, no
 
 
 def expire(connection: Connection, now: float) -> None:
-    """Free what dead processes hold, and book what they noted; forget what is too old.
+    """Free what dead processes hold, and book what they noted.
 
     An expiry further ahead than a reservation's life was written before the clock jumped back.
     """
@@ -170,6 +170,11 @@ def expire(connection: Connection, now: float) -> None:
             (now, number),
         )
     connection.execute("DELETE FROM reserved WHERE expires_at < ?", (now - FORGET_AFTER_S,))
+
+
+def forget_old(connection: Connection, now: float) -> None:
+    """Forget spending of more than DAYS_KEPT days ago; not while only looking, since a clock that
+    is far ahead would forget everything."""
     connection.execute("DELETE FROM spent WHERE day < ?", (_day(now, -DAYS_KEPT),))
 
 
