@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from msgspec import Struct
-
 from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
@@ -18,14 +16,6 @@ _WINDOW, _FIRST_WINDOW, _FIRST_TOKENS = 8, 4, 16
 def tokens_to_next_window(n_tokens: int) -> int:
     """Windows are shorter at the start, so that short answers have several."""
     return _WINDOW if n_tokens >= _FIRST_TOKENS else _FIRST_WINDOW
-
-
-class Thresholds(Struct, frozen=True, kw_only=True):
-    """Of P(wrong); hold, forget <= enter. Values in between change nothing."""
-
-    hold: float
-    enter: float
-    forget: float
 
 
 class Doubt:
@@ -45,11 +35,16 @@ class Doubt:
         self._settings = settings
         self._calibration = calibration
         self._last: list[float] = []
-        self.thresholds = _thresholds(settings, threshold)
+        self.enter = settings.p_wrong_enter if threshold is None else threshold
+        """The P(wrong) from which an answer is handed over."""
+        share = self.enter / settings.p_wrong_enter if settings.p_wrong_enter > 0 else 1.0
+        self._hold = min(settings.p_wrong_hold * share, self.enter)
+        self.forget = min(settings.p_wrong_forget * share, self.enter)
+        """Below this the doubt is over. Values between the thresholds change nothing."""
         self.p_wrong: float | None = None
         """Of the last window; None: unknown."""
         self.is_raised = False
-        """P(wrong) has reached *hold* and not fallen below *forget* again."""
+        """P(wrong) has reached p_wrong_hold and has not fallen below *forget* again."""
         self.highest: float | None = None
         """The highest value that *confidence_dwell* windows in a row reached: the highest
         threshold that would have handed this answer over."""
@@ -64,9 +59,9 @@ class Doubt:
         p_wrong, dwell = self.p_wrong, self._settings.confidence_dwell
         if p_wrong is None:
             return
-        if p_wrong >= self.thresholds.hold:
+        if p_wrong >= self._hold:
             self.is_raised = True
-        elif p_wrong < self.thresholds.forget:
+        elif p_wrong < self.forget:
             self.is_raised = False
         self._last = [*self._last, p_wrong][-dwell:]
         if len(self._last) == dwell:
@@ -96,16 +91,6 @@ class Doubt:
         )
         # Rises without end, so that a handoff-rate target can tell the worst from the bad.
         return 1.0 - math.pow(1.0 - settings.p_wrong_enter, worst)
-
-
-def _thresholds(settings: PolicySettings, threshold: float | None) -> Thresholds:
-    enter = settings.p_wrong_enter if threshold is None else threshold
-    share = enter / settings.p_wrong_enter if settings.p_wrong_enter > 0 else 1.0
-    return Thresholds(
-        hold=min(settings.p_wrong_hold * share, enter),
-        enter=enter,
-        forget=min(settings.p_wrong_forget * share, enter),
-    )
 
 
 def _share(value: float, limit: float) -> float:

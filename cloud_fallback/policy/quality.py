@@ -65,7 +65,7 @@ def may_refuse(observation: Observation) -> bool:
 
 def is_unsure(observation: Observation) -> Reason | None:
     """P(wrong) is high; the text from where doubt began is not kept."""
-    p_wrong, threshold = observation.doubt.p_wrong, observation.doubt.thresholds.enter
+    p_wrong, threshold = observation.doubt.p_wrong, observation.doubt.enter
     if p_wrong is None or p_wrong < threshold:
         return None
     signals = {"p_wrong": p_wrong, "threshold": threshold}
@@ -81,7 +81,7 @@ def unsure_dwell(observation: Observation) -> float:
 
 def is_sure_again(observation: Observation) -> bool:
     p_wrong = observation.doubt.p_wrong
-    return p_wrong is not None and p_wrong < observation.doubt.thresholds.forget
+    return p_wrong is not None and p_wrong < observation.doubt.forget
 
 
 def is_in_doubt(observation: Observation) -> bool:

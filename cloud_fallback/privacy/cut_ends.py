@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from msgspec import Struct
-
 from spillover.cloud_fallback.privacy.detectors.account import unfinished_iban
 from spillover.cloud_fallback.privacy.detectors.email import unfinished_email
 from spillover.cloud_fallback.privacy.detectors.secret import unfinished_key
-from spillover.cloud_fallback.privacy.plain import PlainText
+from spillover.cloud_fallback.privacy.plain import PlainText, Span
 
 MIN_BEGUN_CHARS = 6
 MIN_QUOTED_CHARS = 8
@@ -21,37 +19,28 @@ _UNFINISHED = {
 }
 
 
-class Found(Struct, frozen=True):
-    """text[start:end] is the private text *value* of *kind*, or a part of it."""
-
-    start: int
-    end: int
-    kind: str
-    value: str
-
-
-def begun_value(text: str, values: Iterable[tuple[str, str]]) -> Found | None:
+def begun_value(text: str, values: Iterable[tuple[str, str]]) -> Span | None:
     """A known (kind, value) of which *text* ends with only the beginning."""
-    best: Found | None = None
+    best: Span | None = None
     for kind, value in values:
         least = min(value.find("@") + 1 or len(value), 8) if kind == "email" else MIN_BEGUN_CHARS
         for n in range(len(value) - 1, max(least, 1) - 1, -1):
             start = len(text) - n
             if text.endswith(value[:n]) and not (text[:start][-1:].isalnum()):
                 if best is None or start < best.start:
-                    best = Found(start, len(text), kind, value)
+                    best = Span(start, len(text), kind, value)
                 break
     return best
 
 
-def unfinished_value(text: str, kinds: Iterable[str]) -> Found | None:
+def unfinished_value(text: str, kinds: Iterable[str]) -> Span | None:
     """A private text that the end of *text* cuts off."""
     plain = PlainText(text)
     for kind in kinds:
         find = _UNFINISHED.get(kind)
         if find and (span := find(plain.text)):
             start, end = plain.raw_span(span.start, span.end)
-            return Found(start, end, kind, text[start:end])
+            return Span(start, end, kind, text[start:end])
     return None
 
 

@@ -66,7 +66,13 @@ class Finder:
 
     def find(self, raw: str) -> list[Span]:
         """The parts of *raw* that must not leave, in order and without overlap."""
-        return [span for span in merged(self._spans(raw)) if not self._is_allowed(raw, span)]
+        found = merged(self._spans(raw))
+        texts = [raw[span.start : span.end] for span in found]
+        return [
+            Span(span.start, span.end, span.kind, text)
+            for span, text in zip(found, texts, strict=True)
+            if not self._allowed or text.casefold() not in self._allowed
+        ]
 
     def _spans(self, raw: str) -> list[Span]:
         plain = PlainText(raw)
@@ -85,9 +91,6 @@ class Finder:
             # Of two numbers side by side one may have hidden the other.
             text = _masked(text, spans)
         raise RedactionFailed("a text of the request consists of nothing but private texts")
-
-    def _is_allowed(self, raw: str, span: Span) -> bool:
-        return bool(self._allowed) and raw[span.start : span.end].casefold() in self._allowed
 
 
 def _masked(text: str, spans: list[Span]) -> str:

@@ -31,6 +31,8 @@ class Span(Struct, frozen=True):
     start: int
     end: int
     kind: str
+    value: str = ""
+    """The private text, of which text[start:end] may be only a part. Detectors leave it empty."""
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

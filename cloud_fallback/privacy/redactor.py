@@ -10,13 +10,13 @@ import msgspec
 
 from spillover.cloud_fallback.errors import RedactionFailed
 from spillover.cloud_fallback.privacy.cut_ends import (
-    Found,
     begun_value,
     quotations,
     unfinished_value,
 )
 from spillover.cloud_fallback.privacy.finder import Finder, KnownTexts
 from spillover.cloud_fallback.privacy.placeholders import Shapes, Vault
+from spillover.cloud_fallback.privacy.plain import Span
 from spillover.cloud_fallback.privacy.restorer import Restorer
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.privacy.texts import Texts
@@ -118,7 +118,7 @@ class _Redaction:
         self._kinds = redactor._settings.kinds
         self._request = request
         self._partial = _partial_of(request) if partial is None else partial
-        self._found: dict[str, list[Found]] = {}
+        self._found: dict[str, list[Span]] = {}
         self._rest = ""
 
     def result(self) -> Redacted:
@@ -146,10 +146,7 @@ class _Redaction:
 
     def _collect(self, text: str) -> str:
         if text not in self._found:
-            self._found[text] = [
-                Found(span.start, span.end, span.kind, text[span.start : span.end])
-                for span in self._finder.find(text)
-            ]
+            self._found[text] = self._finder.find(text)
         return text
 
     def _check(self, name: str) -> None:
@@ -173,7 +170,7 @@ class _Redaction:
         self._known = KnownTexts(kinds)
         for text, found in self._found.items():
             more = [
-                Found(start, end, kinds[text[start:end]], text[start:end])
+                Span(start, end, kinds[text[start:end]], text[start:end])
                 for start, end in self._known.find(text)
             ]
             self._found[text] = _without_overlaps(found, more)
@@ -199,14 +196,14 @@ class _Redaction:
             return None
         return messages[-1].content
 
-    def _mark_quotations(self, answer: str, found: list[Found]) -> None:
+    def _mark_quotations(self, answer: str, found: list[Span]) -> None:
         last = self._last_said()
         if not found or last is None:
             return
         for place, n in quotations(last, answer):
             offset = place - (len(answer) - n)
             parts = [
-                Found(max(place, one.start + offset), one.end + offset, one.kind, one.value)
+                Span(max(place, one.start + offset), one.end + offset, one.kind, one.value)
                 for one in found
                 if one.end + offset > place
             ]
@@ -256,7 +253,7 @@ def _partial_of(request: GenerationRequest) -> str:
     return ""
 
 
-def _without_overlaps(first: Iterable[Found], then: Iterable[Found]) -> list[Found]:
+def _without_overlaps(first: Iterable[Span], then: Iterable[Span]) -> list[Span]:
     """*first*, and what of *then* does not overlap anything before it, in order."""
     kept = sorted(first, key=_start)
     for one in then:
@@ -266,5 +263,5 @@ def _without_overlaps(first: Iterable[Found], then: Iterable[Found]) -> list[Fou
     return kept
 
 
-def _start(one: Found) -> int:
+def _start(one: Span) -> int:
     return one.start
