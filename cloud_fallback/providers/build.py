@@ -8,7 +8,7 @@ from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.companies import WireFormat
 from spillover.cloud_fallback.providers.credentials.aws_signature import AwsSignature
-from spillover.cloud_fallback.providers.credentials.credentials import Credentials, Key, Missing
+from spillover.cloud_fallback.providers.credentials.credentials import Credentials, Key
 from spillover.cloud_fallback.providers.credentials.google_adc import GoogleDefault
 from spillover.cloud_fallback.providers.credentials.token_command import TokenCommand
 from spillover.cloud_fallback.providers.dialects.anthropic import AnthropicDialect
@@ -64,4 +64,4 @@ def _credentials(
         return GoogleDefault(name, http)
     if without_key == "aws":
         return AwsSignature(name, settings.location)
-    return Missing(name, advice(settings))
+    return Credentials(name, advice(settings))

@@ -10,16 +10,17 @@ from spillover.cloud_fallback.providers.credentials.secret import Secret, is_hea
 
 
 class Credentials:
-    """Lets requests in: this one as they are, for a machine that wants no key. May be used from any
-    thread."""
+    """Lets requests in: this one as they are, for a machine that wants no key, or not at all where
+    there is a *problem*. May be used from any thread."""
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, problem: str | None = None) -> None:
         self.provider = provider
+        self._problem = problem
 
     @property
     def problem(self) -> str | None:
-        """What is missing, known without asking anybody; None: nothing."""
-        return None
+        """What is missing, and what to do; known without asking anybody. None: nothing."""
+        return self._problem
 
     def headers(self, outgoing: Outgoing, exchange: Exchange) -> dict[str, str]:
         """What *outgoing* needs on top of its headers.
@@ -37,18 +38,6 @@ class Credentials:
         """Raises AuthFailed where there is a problem."""
         if problem := self.problem:
             raise AuthFailed(self.provider, problem)
-
-
-class Missing(Credentials):
-    """There is no way in; *problem* says what to do."""
-
-    def __init__(self, provider: str, problem: str) -> None:
-        super().__init__(provider)
-        self._problem = problem
-
-    @property
-    def problem(self) -> str:
-        return self._problem
 
 
 class Key(Credentials):

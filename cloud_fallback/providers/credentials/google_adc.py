@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -43,7 +45,7 @@ class GoogleDefault(Credentials):
         # Not before they are needed: these imports take a tenth of a second.
         library: Any = importlib.import_module("google.auth")
         failures: Any = importlib.import_module("google.auth.exceptions")
-        transport = _Transport(self._http, exchange)
+        transport = partial(self._fetch, exchange)
         headers: dict[str, str] = {}
         try:
             with self._turn.held_for(exchange):
@@ -55,51 +57,41 @@ class GoogleDefault(Credentials):
             raise AuthFailed(self.provider, _advice(error)) from error
         return headers
 
-
-class _Answer(Struct, frozen=True):
-    """A response as google-auth wants it."""
-
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
-
-
-class _Transport:
-    """google.auth.transport.Request over our connections."""
-
-    def __init__(self, http: Http, exchange: Exchange) -> None:
-        self._http = http
-        self._exchange = exchange
-
-    def __call__(
+    def _fetch(
         self,
+        exchange: Exchange,
         url: str,
         method: str = "GET",
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         **_: Any,
-    ) -> _Answer:
+    ) -> _Response:
+        """google.auth.transport.Request over our connections."""
         failures: Any = importlib.import_module("google.auth.exceptions")
-        content = body.encode() if isinstance(body, str) else body or b""
         outgoing = Outgoing(
             url=url,
             method=method,
             headers={k.lower(): str(v) for k, v in (headers or {}).items()},
-            body=content,
+            body=body.encode() if isinstance(body, str) else body or b"",
             direct=url.startswith("http://"),  # the metadata server, on this very machine
         )
         try:
-            incoming = self._http.open(outgoing, self._exchange)
-            try:
+            with closing(self._http.open(outgoing, exchange)) as incoming:
                 data = incoming.read(MAX_ANSWER_BYTES)
-            finally:
-                incoming.close()
         except Cancelled:
             raise
         except HttpError as error:
             raise failures.TransportError(str(error)) from error
-        return _Answer(incoming.status, incoming.headers, data)
+        return _Response(incoming.status, incoming.headers, data)
+
+
+class _Response(Struct, frozen=True):
+    """As google-auth wants it."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
 
 
 def _advice(error: Exception) -> str:

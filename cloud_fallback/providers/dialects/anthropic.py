@@ -65,8 +65,11 @@ class AnthropicDialect(Dialect):
             "stop_sequences": list(draft.stop) or None,
             **(_samplers(draft) if claude_takes_samplers(model) else {}),
             **_tools(request),
-            **_response_format(draft),
+            **self.response_format(draft),
         }
+
+    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+        return {"output_config": {"format": {"type": "json_schema", "schema": json.schema}}}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return AnthropicDecoder(self.provider, sent)
@@ -118,15 +121,6 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
     if chosen_tool != {"type": "auto"}:
         fields["tool_choice"] = chosen_tool
     return fields
-
-
-def _response_format(draft: Draft) -> dict[str, Any]:
-    match draft.request.response_format:
-        case None:
-            return {}
-        case JsonSchema(schema=schema):
-            return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
-    raise draft.takes_only("a JSON schema")
 
 
 # What a Claude's id tells, in any cloud's spelling. An unknown model is treated as the newest ones

@@ -69,8 +69,13 @@ class BedrockDialect(Dialect):
             "system": [{"text": draft.system}] if draft.system else None,
             "inferenceConfig": without_nones(config),
             "toolConfig": _tools(draft, turns),
-            "outputConfig": _response_format(draft),
+            **self.response_format(draft),
         }
+
+    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+        schema = {"name": json.name, "schema": msgspec.json.encode(json.schema).decode()}
+        structure = {"jsonSchema": schema}
+        return {"outputConfig": {"textFormat": {"type": "json_schema", "structure": structure}}}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return BedrockDecoder(self.provider, sent)
@@ -131,16 +136,6 @@ def _tools(draft: Draft, turns: list[Turn]) -> dict[str, Any] | None:
     elif request.tool_choice == "required":
         config["toolChoice"] = {"any": {}}
     return config
-
-
-def _response_format(draft: Draft) -> dict[str, Any] | None:
-    match draft.request.response_format:
-        case None:
-            return None
-        case JsonSchema(name=name, schema=schema):
-            structure = {"name": name, "schema": msgspec.json.encode(schema).decode()}
-            return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": structure}}}
-    raise draft.takes_only("a JSON schema")
 
 
 # The answer.

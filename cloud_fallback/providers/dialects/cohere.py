@@ -13,14 +13,20 @@ from spillover.cloud_fallback.errors import Overloaded
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    Fields,
+    Part,
+    Reasons,
+)
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
     function_call,
     parameters_of,
 )
-from spillover.runtime.request import JsonObject, JsonSchema, Message, NamedTool
+from spillover.runtime.request import JsonSchema, Message, NamedTool
 
 _LIMITS = {
     "temperature": ("temperature", 0.0, 1.0),
@@ -37,6 +43,7 @@ class CohereDialect(Dialect):
 
     can_prefill = False
     max_stops = 5
+    json_object: ClassVar[Fields | None] = {"response_format": {"type": "json_object"}}
 
     def path(self, model: str) -> str:
         return f"{self.root}/chat"
@@ -51,8 +58,11 @@ class CohereDialect(Dialect):
             "stop_sequences": list(draft.stop) or None,
             **_samplers(draft),
             **_tools(draft),
-            **_response_format(draft),
+            **self.response_format(draft),
         }
+
+    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+        return {"response_format": {"type": "json_object", "json_schema": json.schema}}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return CohereDecoder(self.provider, sent)
@@ -96,17 +106,6 @@ def _tools(draft: Draft) -> dict[str, Any]:
     if any(tool.strict for tool in tools):
         fields["strict_tools"] = True
     return fields
-
-
-def _response_format(draft: Draft) -> dict[str, Any]:
-    match draft.request.response_format:
-        case None:
-            return {}
-        case JsonObject():
-            return {"response_format": {"type": "json_object"}}
-        case JsonSchema(schema=schema):
-            return {"response_format": {"type": "json_object", "json_schema": schema}}
-    raise draft.takes_only("JSON or a JSON schema")
 
 
 # The answer.

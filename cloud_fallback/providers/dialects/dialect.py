@@ -32,15 +32,31 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
 )
 from spillover.cloud_fallback.providers.dialects.failure import read_event
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import (
+    Gbnf,
+    GenerationRequest,
+    JsonObject,
+    JsonSchema,
+    Lark,
+    Regex,
+    ResponseFormat,
+)
 
+Fields: TypeAlias = dict[str, Any]
+"""Of a request's body."""
 Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
 Reasons: TypeAlias = Mapping[str, FinishReason]
 """What a provider's finish reasons mean."""
 T = TypeVar("T")
 
+_FORMATS: dict[type[ResponseFormat], str] = {
+    JsonObject: "a JSON object",
+    Regex: "a regular expression",
+    Lark: "a Lark grammar",
+    Gbnf: "a GBNF grammar",
+}
 _ALWAYS_SENT = frozenset(("max_tokens", "max_completion_tokens"))
 
 
@@ -185,6 +201,8 @@ class Dialect(ABC):
     takes_raw_prompts: ClassVar[bool] = False
     max_stops: int | None = None
     """How many stop strings the provider looks for itself; None: all."""
+    json_object: ClassVar[Fields | None] = None
+    """The fields that hold an answer to a JSON object; None: there are none."""
     can_prefill = True
     """Whether some of its models continue an assistant's turn."""
 
@@ -249,6 +267,18 @@ class Dialect(ABC):
         """
         return answer_error(self.provider, status, headers, body)
 
+    def response_format(self, draft: Draft) -> dict[str, Any]:
+        """The fields that hold the answer to the request's format."""
+        match draft.request.response_format:
+            case None:
+                return {}
+            case JsonObject() if self.json_object is not None:
+                return self.json_object
+            case JsonSchema() as schema:
+                return self.json_schema(schema)
+            case other:
+                return self.grammar(other)
+
     # What a dialect says.
 
     @abstractmethod
@@ -262,6 +292,16 @@ class Dialect(ABC):
     @abstractmethod
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         """For the answer to *sent*; needed where a turn was prefilled or a stop string is ours."""
+
+    @abstractmethod
+    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+        """The fields that hold an answer to a JSON schema."""
+
+    def grammar(self, grammar: ResponseFormat) -> dict[str, Any]:
+        """The fields that hold an answer to any other format."""
+        raise ResponseFormatRefused(
+            f"{self.provider} cannot hold an answer to {_FORMATS[type(grammar)]}"
+        )
 
     def key_headers(self, key: str) -> dict[str, str]:
         """The headers that carry *key*."""

@@ -104,10 +104,6 @@ class Draft(Struct, frozen=True, kw_only=True):
                 "parallel_tool_calls",
             )
 
-    def takes_only(self, formats: str) -> ResponseFormatRefused:
-        """The error for a response format that is not among *formats*."""
-        return ResponseFormatRefused(f"{self.provider} can hold an answer to {formats} only")
-
 
 def _has_content(message: Message) -> bool:
     return bool(message.content.strip() or message.tool_calls or message.role == "tool")

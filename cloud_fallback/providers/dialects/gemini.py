@@ -20,7 +20,14 @@ from spillover.cloud_fallback.errors import ContentBlocked
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import ended_too_early, error_of
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, End, Part, Reasons
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    End,
+    Fields,
+    Part,
+    Reasons,
+)
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
@@ -29,14 +36,7 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
 )
 from spillover.cloud_fallback.providers.dialects.failure import read_tail
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.runtime.request import (
-    GenerationRequest,
-    JsonObject,
-    JsonSchema,
-    Message,
-    NamedTool,
-    Tool,
-)
+from spillover.runtime.request import GenerationRequest, JsonSchema, Message, NamedTool, Tool
 
 MAX_SEED = 2**31 - 1
 MAX_SIGNATURES = 1_024
@@ -81,6 +81,7 @@ class GeminiDialect(Dialect):
     """See Dialect."""
 
     max_stops = 5
+    json_object: ClassVar[Fields | None] = {"responseMimeType": "application/json"}
 
     def __init__(self, settings: ProviderSettings) -> None:
         super().__init__(settings)
@@ -108,7 +109,7 @@ class GeminiDialect(Dialect):
             "maxOutputTokens": request.max_tokens,
             "stopSequences": list(draft.stop) or None,
             **_samplers(draft),
-            **_response_format(draft),
+            **self.response_format(draft),
         }
         signatures = self.signatures if _SIGNING.match(draft.model) else None
         writer = _PartWriter(request, signatures)
@@ -124,6 +125,9 @@ class GeminiDialect(Dialect):
             "generationConfig": without_nones(config),
             **_tools(draft),
         }
+
+    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+        return {"responseMimeType": "application/json", "responseJsonSchema": json.schema}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return GeminiDecoder(self.provider, sent, self.signatures)
@@ -214,17 +218,6 @@ def _tool(tool: Tool) -> dict[str, Any]:
     if tool.parameters:
         fields["parametersJsonSchema"] = tool.parameters
     return fields
-
-
-def _response_format(draft: Draft) -> dict[str, Any]:
-    match draft.request.response_format:
-        case None:
-            return {}
-        case JsonObject():
-            return {"responseMimeType": "application/json"}
-        case JsonSchema(schema=schema):
-            return {"responseMimeType": "application/json", "responseJsonSchema": schema}
-    raise draft.takes_only("JSON or a JSON schema")
 
 
 # The answer.

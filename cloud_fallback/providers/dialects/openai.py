@@ -16,7 +16,13 @@ from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.companies import Server
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS, Count
-from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    Fields,
+    Part,
+    Reasons,
+)
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
     HttpRequest,
@@ -25,16 +31,15 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     tool_fields,
 )
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import (
     Gbnf,
     GenerationRequest,
-    JsonObject,
     JsonSchema,
     Lark,
     Message,
     NamedTool,
     Regex,
+    ResponseFormat,
 )
 
 _REASONING_MODEL = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9](?!.*chat)|gpt-\d\d)")
@@ -42,6 +47,8 @@ _REASONING_MODEL = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9](?!.*chat)|gpt-\d\d)")
 
 class OpenAIDialect(Dialect):
     """What the servers differ in stands in their records."""
+
+    json_object: ClassVar[Fields | None] = {"response_format": {"type": "json_object"}}
 
     def __init__(self, settings: ProviderSettings) -> None:
         super().__init__(settings)
@@ -78,13 +85,33 @@ class OpenAIDialect(Dialect):
             self._limit_field(draft.without): request.max_tokens,
             **self._samplers(draft),
             **_tools(request),
-            **_response_format(draft, server),
+            **self.response_format(draft),
         }
         if request.template_kwargs and server.takes_template_kwargs:
             fields["chat_template_kwargs"] = request.template_kwargs
         if draft.prefilled and server.prefill == "flags":
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
         return fields
+
+    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+        schema = {"name": json.name, "schema": json.schema, "strict": json.strict}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+    def grammar(self, grammar: ResponseFormat) -> dict[str, Any]:
+        server = self.server
+        match grammar:
+            case Regex(pattern=text):
+                field = server.regex_field
+            case Lark(grammar=text):
+                field = server.lark_field
+            case Gbnf(grammar=text):
+                field = server.gbnf_field
+            case _:
+                field = None
+        if field is None:
+            return super().grammar(grammar)
+        outer, _, inner = field.partition(".")
+        return {outer: {inner: text} if inner else text}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return OpenAIDecoder(self.provider, sent, echoes=self.server.echoes)
@@ -156,30 +183,6 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
     if not request.parallel_tool_calls:
         fields["parallel_tool_calls"] = False
     return fields
-
-
-def _response_format(draft: Draft, server: Server) -> dict[str, Any]:
-    match draft.request.response_format:
-        case None:
-            return {}
-        case JsonObject():
-            return {"response_format": {"type": "json_object"}}
-        case JsonSchema(name=name, schema=schema, strict=strict):
-            json_schema = {"name": name, "schema": schema, "strict": strict}
-            return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
-        case Regex(pattern=pattern):
-            return _in_field(server.regex_field, pattern, "a regular expression", draft)
-        case Lark(grammar=grammar):
-            return _in_field(server.lark_field, grammar, "a Lark grammar", draft)
-        case Gbnf(grammar=grammar):
-            return _in_field(server.gbnf_field, grammar, "a GBNF grammar", draft)
-
-
-def _in_field(field: str | None, value: str, what: str, draft: Draft) -> dict[str, Any]:
-    if field is None:
-        raise ResponseFormatRefused(f"{draft.provider} cannot hold an answer to {what}")
-    outer, _, inner = field.partition(".")
-    return {outer: {inner: value} if inner else value}
 
 
 # The answer.

@@ -12,11 +12,17 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
+from spillover.cloud_fallback.providers.dialects.dialect import (
+    Decoder,
+    Dialect,
+    Fields,
+    Part,
+    Reasons,
+)
 from spillover.cloud_fallback.providers.dialects.encoding import Draft, HttpRequest
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import GenerationRequest, JsonObject, JsonSchema, Message, Regex
+from spillover.runtime.request import GenerationRequest, JsonSchema, Message, Regex, ResponseFormat
 from spillover.runtime.text.stop_matcher import StopMatcher
 
 MAX_STOPS = 4
@@ -33,6 +39,9 @@ class TgiDialect(Dialect):
     model can continue."""
 
     takes_raw_prompts = True
+    json_object: ClassVar[Fields | None] = {
+        "grammar": {"type": "json", "value": {"type": "object"}}
+    }
 
     def __init__(self, settings: ProviderSettings) -> None:
         super().__init__(settings)
@@ -58,7 +67,7 @@ class TgiDialect(Dialect):
             "details": True,
             "return_full_text": False,
             **_samplers(draft),
-            **_grammar(draft),
+            **self.response_format(draft),
         }
         return {
             "inputs": self._text(request, is_continued=bool(draft.prefilled)),
@@ -79,6 +88,14 @@ class TgiDialect(Dialect):
 
         template = ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
         return template.render(request.messages, continue_final_message=is_continued)
+
+    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+        return {"grammar": {"type": "json", "value": json.schema}}
+
+    def grammar(self, grammar: ResponseFormat) -> dict[str, Any]:
+        if not isinstance(grammar, Regex):
+            return super().grammar(grammar)
+        return {"grammar": {"type": "regex", "value": grammar.pattern}}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return TgiDecoder(self.provider, sent)
@@ -110,19 +127,6 @@ def _samplers(draft: Draft) -> dict[str, Any]:
     if "repeat_penalty" in ours:
         fields["repetition_penalty"] = ours["repeat_penalty"]
     return fields
-
-
-def _grammar(draft: Draft) -> dict[str, Any]:
-    match draft.request.response_format:
-        case None:
-            return {}
-        case JsonObject():
-            return {"grammar": {"type": "json", "value": {"type": "object"}}}
-        case JsonSchema(schema=schema):
-            return {"grammar": {"type": "json", "value": schema}}
-        case Regex(pattern=pattern):
-            return {"grammar": {"type": "regex", "value": pattern}}
-    raise draft.takes_only("a JSON schema or a regular expression")
 
 
 # The answer.

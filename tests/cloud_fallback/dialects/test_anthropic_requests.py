@@ -149,7 +149,7 @@ def test_a_schema_and_strict_tools_are_passed_on_and_other_formats_refused() -> 
     assert body["output_config"] == {"format": {"type": "json_schema", "schema": CITY}}
     assert body["tools"][0]["strict"] is True
     for response_format in (JsonObject(), Regex(pattern="a")):
-        with pytest.raises(InvalidRequest, match=r"can hold an answer to .* only"):
+        with pytest.raises(InvalidRequest, match="cannot hold an answer to a"):
             encoded("anthropic", ask(response_format=response_format))
 
 

@@ -111,7 +111,7 @@ def test_the_generation_is_configured_with_what_was_chosen() -> None:
 
 
 def test_what_cannot_be_expressed_is_refused_by_name() -> None:
-    with pytest.raises(InvalidRequest, match=r"can hold an answer to .* only"):
+    with pytest.raises(InvalidRequest, match="cannot hold an answer to a"):
         encoded("gemini", ask(response_format=Lark(grammar="start: /a/")))
     with pytest.raises(InvalidRequest) as error:
         encoded("gemini", ask(tools=(CLOCK,), parallel_tool_calls=False))

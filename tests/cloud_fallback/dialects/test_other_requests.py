@@ -100,7 +100,7 @@ def test_coheres_response_formats() -> None:
     assert body_of("cohere", ask(response_format=JsonObject()))["response_format"] == {
         "type": "json_object"
     }
-    with pytest.raises(InvalidRequest, match=r"can hold an answer to .* only"):
+    with pytest.raises(InvalidRequest, match="cannot hold an answer to a"):
         encoded("cohere", ask(response_format=Regex(pattern="a")))
 
 
@@ -176,7 +176,7 @@ def test_bedrocks_response_formats() -> None:
     body = body_of("bedrock", ask(response_format=JsonSchema(schema=CITY, name="city")))
     written = body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
     assert (written["name"], json.loads(written["schema"])) == ("city", CITY)
-    with pytest.raises(InvalidRequest, match=r"can hold an answer to .* only"):
+    with pytest.raises(InvalidRequest, match="cannot hold an answer to a"):
         encoded("bedrock", ask(response_format=JsonObject()))
 
 
