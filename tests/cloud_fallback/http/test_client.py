@@ -59,7 +59,7 @@ def trusting_http(certificate: tuple[Path, Path]) -> Generator[Http]:
 
 @pytest.fixture
 def silent_server() -> Generator[socket.socket]:
-    """Takes connections and says nothing, not even in a TLS handshake."""
+    """Accepts connections and says nothing, not even in a TLS handshake."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 
@@ -67,15 +67,13 @@ def silent_server() -> Generator[socket.socket]:
 # TLS.
 
 
-def test_a_certificate_that_is_not_trusted_ends_the_matter(secure_fake: Fake, http: Http) -> None:
+def test_an_untrusted_certificate_is_refused(secure_fake: Fake, http: Http) -> None:
     with pytest.raises(NotReached, match=r"certificate of 127\.0\.0\.1 is not trusted"):
         post(http, secure_fake.url)
     assert secure_fake.requests == []
 
 
-def test_a_certificate_of_another_host_ends_the_matter(
-    secure_fake: Fake, trusting_http: Http
-) -> None:
+def test_a_certificate_of_another_host_is_refused(secure_fake: Fake, trusting_http: Http) -> None:
     with pytest.raises(NotReached, match="certificate of localhost is not trusted"):
         post(trusting_http, f"https://localhost:{secure_fake.port}")
 
@@ -119,7 +117,7 @@ def test_a_handshake_has_the_time_of_connecting(
         post(trusting_http, url, Exchange(time.monotonic() + 30, connect_timeout_s=0.1))
 
 
-def test_a_server_without_tls_is_told_apart(
+def test_a_server_without_tls_is_recognized(
     silent_server: socket.socket, trusting_http: Http
 ) -> None:
     url = f"https://127.0.0.1:{silent_server.getsockname()[1]}"
@@ -150,7 +148,7 @@ def test_requests_beyond_the_bound_wait_for_their_turn(fake: Fake) -> None:
     http.close()
 
 
-def test_who_stops_waiting_sends_nothing(fake: Fake) -> None:
+def test_a_cancelled_wait_sends_nothing(fake: Fake) -> None:
     http, exchange = Http(max_requests=1), Exchange()
     fake.script(Act(hold_after_chunks=1))
     first = Waiter(lambda: post(http, fake.url))
@@ -181,7 +179,7 @@ def test_a_response_that_is_left_unread_is_not_kept(fake: Fake, http: Http) -> N
     fake.wait_for(open=0)
 
 
-def test_what_is_not_http_is_said_without_quoting_it(http: Http) -> None:
+def test_a_response_that_is_not_http_is_not_quoted(http: Http) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         waiter = Waiter(lambda: post(http, f"http://127.0.0.1:{listener.getsockname()[1]}"))
         with listener.accept()[0] as peer:
@@ -192,7 +190,7 @@ def test_what_is_not_http_is_said_without_quoting_it(http: Http) -> None:
     assert "secret" not in str(error)
 
 
-def test_an_endless_head_is_cut(http: Http) -> None:
+def test_an_endless_head_is_broken_off(http: Http) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         waiter = Waiter(lambda: post(http, f"http://127.0.0.1:{listener.getsockname()[1]}"))
         with listener.accept()[0] as peer:
@@ -211,7 +209,9 @@ def test_a_header_with_a_line_end_is_never_quoted(fake: Fake, http: Http) -> Non
         error = error.__cause__
 
 
-def test_what_was_heard_before_does_not_count_for_the_next_request(fake: Fake, http: Http) -> None:
+def test_bytes_of_an_earlier_response_do_not_count_for_the_next_request(
+    fake: Fake, http: Http
+) -> None:
     """An exchange that had fetched a token used to get no replacement of a dead connection."""
     exchange = Exchange(time.monotonic() + 20)
     post(http, fake.url, exchange)
@@ -248,7 +248,7 @@ def test_what_is_closed_stays_closed(fake: Fake) -> None:
     assert len(fake.requests) == 1
 
 
-def test_certificates_that_cannot_be_read_are_told(
+def test_unreadable_certificates_are_reported(
     secure_fake: Fake, http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
@@ -257,7 +257,7 @@ def test_certificates_that_cannot_be_read_are_told(
         post(http, secure_fake.url)
 
 
-def test_too_many_open_files_are_told(fake: Fake, http: Http) -> None:
+def test_too_many_open_files_are_reported(fake: Fake, http: Http) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     http.prepare()
     with open(os.devnull) as file:
@@ -272,7 +272,7 @@ def test_too_many_open_files_are_told(fake: Fake, http: Http) -> None:
 # Where requests go.
 
 
-def test_the_environment_s_proxies_are_ignored(
+def test_proxies_of_the_environment_are_ignored(
     fake: Fake, make_fake: Callable[[], Fake], http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = make_fake()
@@ -282,7 +282,7 @@ def test_the_environment_s_proxies_are_ignored(
     assert (len(fake.requests), other.record.accepted) == (1, 0)
 
 
-def test_a_given_proxy_is_used_but_for_direct_requests(
+def test_a_given_proxy_is_used_except_for_direct_requests(
     fake: Fake, make_fake: Callable[[], Fake]
 ) -> None:
     proxy = make_fake()
@@ -296,7 +296,7 @@ def test_a_given_proxy_is_used_but_for_direct_requests(
     http.close()
 
 
-def test_secure_connections_go_through_a_proxy_s_tunnel(
+def test_secure_connections_go_through_a_tunnel_of_the_proxy(
     secure_fake: Fake, certificate: tuple[Path, Path]
 ) -> None:
     tunnel = Tunnel()
@@ -312,7 +312,7 @@ def test_secure_connections_go_through_a_proxy_s_tunnel(
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "host", "https://", "http://host:port"])
-def test_what_is_no_address_is_told(http: Http, url: str) -> None:
+def test_an_invalid_address_is_reported(http: Http, url: str) -> None:
     with pytest.raises(NotReached):
         post(http, url)
 

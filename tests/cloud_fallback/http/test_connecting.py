@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from functools import partial
 
 import pytest
 
@@ -46,7 +47,7 @@ def listener() -> Generator[socket.socket]:
 
 @pytest.fixture
 def silent() -> Generator[socket.socket]:
-    """A place that answers no connection: its queue is full."""
+    """A listener that answers no connection: its queue is full."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -91,6 +92,19 @@ def test_cancel_ends_a_look_up(lookup: HangingLookup) -> None:
     assert isinstance(waiter.error(), Cancelled)
 
 
+def test_names_that_hang_hold_up_no_other(lookup: HangingLookup) -> None:
+    def find(host: str, port: int) -> list[Address]:
+        return lookup(host, port) if host.startswith("dead") else [(socket.AF_INET, ("::", port))]
+
+    resolver, exchange = Resolver(find), Exchange()
+    waiters = [
+        Waiter(partial(resolver.resolve, f"dead{n}.example", 443, exchange)) for n in range(40)
+    ]
+    for _ in waiters:
+        assert lookup.asked.acquire(timeout=20)
+    assert resolver.resolve("cloud.example", 443, Exchange(time.monotonic() + 20))
+
+
 def test_a_name_is_looked_up_once_for_all_who_ask(lookup: HangingLookup) -> None:
     resolver = Resolver(lookup)
     waiters = [Waiter(lambda: resolver.resolve("cloud.example", 1, Exchange())) for _ in range(20)]
@@ -100,7 +114,7 @@ def test_a_name_is_looked_up_once_for_all_who_ask(lookup: HangingLookup) -> None
     assert lookup.n_asked < 20
 
 
-def test_a_name_that_is_unknown_is_looked_up_anew_the_next_time() -> None:
+def test_an_unknown_name_is_looked_up_again_the_next_time() -> None:
     answers: list[Exception | list[Address]] = [
         socket.gaierror(-2, "unknown"),
         UnicodeError("label too long"),
@@ -120,7 +134,7 @@ def test_a_name_that_is_unknown_is_looked_up_anew_the_next_time() -> None:
     assert resolver.resolve("cloud.example", 1, Exchange())
 
 
-def test_a_look_up_that_could_not_begin_holds_up_no_later_one(
+def test_a_look_up_that_could_not_start_blocks_no_later_one(
     lookup: HangingLookup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Later ones used to wait for it until their time was over."""
@@ -137,7 +151,7 @@ def test_a_look_up_that_could_not_begin_holds_up_no_later_one(
     assert resolver.resolve("cloud.example", 1, Exchange(time.monotonic() + 20))
 
 
-def test_the_system_s_own_resolver_is_asked() -> None:
+def test_the_resolver_of_the_system_is_asked() -> None:
     found = Resolver().resolve("localhost", 80, Exchange())
     assert found[0][1][0] in ("127.0.0.1", "::1")
 
@@ -161,7 +175,7 @@ def test_the_families_take_turns(listener: socket.socket) -> None:
         assert sock.getpeername() == listener.getsockname()
 
 
-def test_when_all_addresses_fail_the_reason_is_told() -> None:
+def test_when_all_addresses_fail_the_reason_is_given() -> None:
     nobody: Address = (socket.AF_INET, ("127.0.0.1", free_port()))
     with pytest.raises(NotReached, match="nothing listens there"):
         connect([nobody, nobody], Exchange())

@@ -26,7 +26,7 @@ STREAM = (
 
 
 def packed(headers: bytes, payload: bytes) -> bytes:
-    """A message with its checksums right."""
+    """A message with correct checksums."""
     prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
     message = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + payload
     return message + struct.pack(">I", zlib.crc32(message))
@@ -82,7 +82,7 @@ def test_headers_of_every_type_are_passed_over() -> None:
     assert read_by_botocore(message) == [Frame(name="x", data=b"{}")]
 
 
-def test_an_error_message_tells_its_words_in_its_headers() -> None:
+def test_an_error_message_has_its_text_in_its_headers() -> None:
     headers = (
         b"\x0d:message-type\x07\0\5error\x0b:error-code\x07\0\4Oops\x0e:error-message\x07\0\3Hot"
     )

@@ -51,7 +51,7 @@ def test_cancel_ends_a_wait() -> None:
     assert isinstance(waiter.error(), Cancelled)
 
 
-def test_places_go_to_who_came_first() -> None:
+def test_places_are_granted_in_order() -> None:
     places = FairSemaphore(1)
     places.acquire(Exchange())
     got: list[str] = []
@@ -71,7 +71,7 @@ def test_places_go_to_who_came_first() -> None:
     assert got == ["first", "second", "third"]
 
 
-def test_who_gives_up_waiting_loses_no_place() -> None:
+def test_giving_up_the_wait_loses_no_place() -> None:
     places, cancelled = FairSemaphore(1), Exchange()
     places.acquire(Exchange())
     waiter = Waiter(lambda: places.acquire(cancelled))

@@ -56,7 +56,7 @@ def test_lines_of_data_are_joined() -> None:
     assert data(b"data: a\ndata: b\ndata:\ndata:c\n\n") == [b"a\nb\n\nc"]
 
 
-def test_only_one_space_after_the_colon_is_no_data() -> None:
+def test_only_one_space_after_the_colon_is_dropped() -> None:
     assert data(b"data:a\n\ndata: b\n\ndata:  c\n\n") == [b"a", b"b", b" c"]
 
 
@@ -69,7 +69,7 @@ def test_a_name_does_not_outlive_its_event() -> None:
     assert frames == [Frame(data=b"1")]
 
 
-def test_a_mark_of_byte_order_is_skipped() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     assert data(b"\xef", b"\xbb\xbfda", b"ta: 1\n\n") == [b"1"]
 
 

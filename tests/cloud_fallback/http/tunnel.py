@@ -1,4 +1,4 @@
-"""A proxy that tunnels, as companies have it."""
+"""A proxy that tunnels, as companies run them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Something that waits, in a thread of its own."""
+"""Something that waits, in its own thread."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_a_settled_answer_is_booked_and_its_leg_carries_the_cost(make_budget: Ma
     assert spent_today(budget) == Amount(600_000, 150)
 
 
-def test_what_the_provider_says_it_cost_is_believed(make_budget: MakeBudget) -> None:
+def test_the_cost_that_the_provider_reports_is_believed(make_budget: MakeBudget) -> None:
     budget = make_budget(BudgetLimits(usd_per_day=1))
     budget.reserve("p", cost()).settle(leg(cost_usd=0.5))
     assert spent_today(budget).nano_usd == 500_000_000
@@ -98,7 +98,7 @@ def test_a_budget_that_is_spent_is_refused_with_limit_spent_and_until(
     )
 
 
-def test_what_is_reserved_is_not_there_for_others(make_budget: MakeBudget) -> None:
+def test_reserved_money_is_not_available_to_others(make_budget: MakeBudget) -> None:
     budget, other = (
         make_budget(BudgetLimits(tokens_per_day=400)),
         make_budget(BudgetLimits(tokens_per_day=400)),
@@ -123,7 +123,7 @@ def test_a_budget_that_covers_only_part_shortens_the_answer(
 
 
 @pytest.mark.parametrize(("left", "fits"), [(MIN_COMPLETION_TOKENS, True), (15, False)])
-def test_an_answer_of_a_few_words_is_not_worth_sending(
+def test_a_budget_for_a_few_words_is_not_worth_a_request(
     make_budget: MakeBudget, left: int, fits: bool
 ) -> None:
     budget = make_budget(BudgetLimits(tokens_per_day=100 + left))
@@ -203,7 +203,7 @@ def test_money_without_a_price_is_refused_and_tokens_are_not(make_budget: MakeBu
     assert spent_today(budget).tokens == 200
 
 
-def test_the_free_machine_next_door_needs_no_money(make_budget: MakeBudget) -> None:
+def test_a_free_machine_on_the_lan_needs_no_money(make_budget: MakeBudget) -> None:
     budget = make_budget(BudgetLimits(usd_per_day=0))
     assert budget.reserve("lan", cost(prices=FREE)).max_completion_tokens is None
     with pytest.raises(BudgetExceeded):

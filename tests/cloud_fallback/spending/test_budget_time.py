@@ -83,7 +83,7 @@ def test_a_clock_that_goes_back_does_not_bring_money_back(
         budget.reserve("p", cost())
 
 
-def test_a_clock_of_1970_closes_the_budget(make_budget: MakeBudget, clock: FakeTime) -> None:
+def test_a_clock_in_1970_closes_the_budget(make_budget: MakeBudget, clock: FakeTime) -> None:
     budget = make_budget(BudgetLimits(tokens_per_day=150))
     budget.allowances()
     clock.now = 100.0
@@ -140,7 +140,9 @@ def test_an_expired_reservation_that_goes_on_is_held_again(
     assert allowance.spent + allowance.reserved == 600
 
 
-def test_its_money_is_held_again_too(make_budget: MakeBudget, clock: FakeTime) -> None:
+def test_the_money_of_an_expired_reservation_is_held_again_too(
+    make_budget: MakeBudget, clock: FakeTime
+) -> None:
     budget = make_budget(BudgetLimits(usd_per_month=1))
     reservation = budget.reserve("p", cost(100, 500))
     clock.now += 8 * 3600.0
@@ -150,7 +152,7 @@ def test_its_money_is_held_again_too(make_budget: MakeBudget, clock: FakeTime) -
     assert allowance.spent + allowance.reserved == 100 * 1000 + 500 * 10_000
 
 
-def test_a_prompt_that_is_too_dear_is_refused_even_if_answers_are_free(
+def test_a_prompt_that_costs_too_much_is_refused_even_if_answers_are_free(
     make_budget: MakeBudget,
 ) -> None:
     prices = Prices(input_usd=1, output_usd=0, priced_on=date(2026, 5, 1))

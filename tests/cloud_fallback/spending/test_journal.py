@@ -49,7 +49,7 @@ def journal(database: Database, clock: FakeTime) -> HandoffJournal:
     return HandoffJournal(database, clock=clock)
 
 
-def test_a_handoff_is_told_with_its_seam_and_the_cost_of_the_answer(
+def test_a_handoff_is_listed_with_its_seam_and_the_cost_of_the_answer(
     journal: HandoffJournal,
 ) -> None:
     journal.handoff("answer", handoff())
@@ -86,7 +86,7 @@ def test_the_newest_come_first_and_older_ones_page_by_page(journal: HandoffJourn
     assert [record.answer_id for record in rest] == ["answer 2", "answer 1", "answer 0"]
 
 
-def test_everybody_sees_only_their_own(journal: HandoffJournal) -> None:
+def test_owners_see_only_their_own_handoffs(journal: HandoffJournal) -> None:
     journal.handoff("mine", handoff(), owner="me")
     journal.handoff("yours", handoff(), owner="you")
     assert [record.answer_id for record in journal.recent(owner="me")] == ["mine"]
@@ -94,7 +94,7 @@ def test_everybody_sees_only_their_own(journal: HandoffJournal) -> None:
 
 
 @pytest.mark.parametrize(("limit", "n"), [(0, 0), (-5, 0), (10**9, 3)])
-def test_a_senseless_limit_is_bounded(journal: HandoffJournal, limit: int, n: int) -> None:
+def test_an_excessive_limit_is_bounded(journal: HandoffJournal, limit: int, n: int) -> None:
     for _ in range(3):
         journal.handoff("answer", handoff())
     assert len(journal.recent(limit)) == n
@@ -107,7 +107,7 @@ def test_the_oldest_are_forgotten(journal: HandoffJournal, monkeypatch: pytest.M
     assert [record.answer_id for record in journal.recent()] == ["answer 9", "answer 8", "answer 7"]
 
 
-def test_a_record_that_cannot_be_written_fails_no_answer_but_reading_says_so(
+def test_an_unwritable_record_fails_no_answer_but_reading_reports_it(
     journal: HandoffJournal, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal.handoff("answer", handoff())

@@ -64,7 +64,7 @@ def test_a_locked_file_closes_the_budget_after_a_bounded_wait(
     running.note(101)
 
 
-def test_an_answer_that_cannot_be_settled_is_not_failed_and_is_booked_later(
+def test_an_answer_that_cannot_be_settled_does_not_fail_and_is_booked_later(
     make_budget: MakeBudget, path: Path, clock: FakeTime
 ) -> None:
     budget = make_budget(LIMITED)
@@ -80,7 +80,7 @@ def test_an_answer_that_cannot_be_settled_is_not_failed_and_is_booked_later(
 
 @pytest.fixture
 def as_a_user() -> Generator[None]:
-    """Rights on files do not bind root."""
+    """File permissions do not bind root."""
     if os.geteuid():
         yield
         return
