@@ -10,7 +10,7 @@ import re
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 MaxTokensField: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
@@ -42,8 +42,8 @@ class Server(Struct, frozen=True, kw_only=True):
     """The path names a deployment where an api_version is set, as Azure's does."""
     has_reasoning_models: bool = False
     """OpenAI's own, which take neither samplers nor stop strings."""
-    samplers: tuple[tuple[str, str], ...] = (("seed", "seed"),)
-    """Samplers it has beyond OpenAI's, as (our name, its name)."""
+    samplers: dict[str, str] = field(default_factory=lambda: {"seed": "seed"})
+    """Its names of the samplers that it has beyond OpenAI's, by our names."""
     regex_field: str | None = None
     """Takes the regular expression that the answer must match: a field, or "a.b"."""
     lark_field: str | None = None
@@ -86,13 +86,12 @@ class Company(Struct, frozen=True, kw_only=True):
         return bool(self.hosts) and re.fullmatch(self.hosts, host) is not None
 
 
-_SEED = (("seed", "seed"),)
-_TOP_K = ("top_k", "top_k")
-_OPEN = (*_SEED, _TOP_K, ("min_p", "min_p"), ("repeat_penalty", "repetition_penalty"))
-_LLAMA_CPP = (
-    "top_k min_p typical_p repeat_penalty repeat_last_n dry_multiplier dry_base "
-    "dry_allowed_length dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold"
-)
+def _same(names: str) -> dict[str, str]:
+    """Samplers that have our names."""
+    return {name: name for name in names.split()}
+
+
+_OPEN = _same("seed top_k min_p") | {"repeat_penalty": "repetition_penalty"}
 _VLLM = Server(
     name="vllm",
     prefill="flags",
@@ -105,7 +104,10 @@ _LLAMA_SERVER = Server(
     name="llama-server",
     prefill="flags",
     takes_template_kwargs=True,
-    samplers=(*_SEED, *((name, name) for name in _LLAMA_CPP.split())),
+    samplers=_same(
+        "seed top_k min_p typical_p repeat_penalty repeat_last_n dry_multiplier dry_base "
+        "dry_allowed_length dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold"
+    ),
     gbnf_field="grammar",
 )
 _OPENAI = Server(
@@ -147,9 +149,9 @@ SERVERS: dict[str, Server] = {
         _LLAMA_SERVER,
         replace(_LLAMA_SERVER, name="spillover"),
         Server(name="ollama"),
-        Server(name="lmstudio", samplers=(*_SEED, _TOP_K, ("repeat_penalty", "repeat_penalty"))),
+        Server(name="lmstudio", samplers=_same("seed top_k repeat_penalty")),
         Server(  # only its beta continues an assistant's turn
-            name="deepseek", host="api.deepseek.com", path="/beta", prefill="prefix", samplers=()
+            name="deepseek", host="api.deepseek.com", path="/beta", prefill="prefix", samplers={}
         ),
         Server(
             name="mistral",
@@ -157,7 +159,7 @@ SERVERS: dict[str, Server] = {
             prefill="prefix",
             echoes=True,
             sends_usage_unasked=True,
-            samplers=(("seed", "random_seed"),),
+            samplers={"seed": "random_seed"},
             is_mistral=True,
         ),
         Server(name="openrouter", host="openrouter.ai", n_stops=4, samplers=_OPEN),

@@ -21,7 +21,7 @@ ACME = Company(
     base_url="https://api.acme.example/v1",
     hosts=r"api\.acme\.example",
     key_variables=("ACME_API_KEY",),
-    server=Server(name="acme", n_stops=2, samplers=(("top_k", "top_k"),)),
+    server=Server(name="acme", n_stops=2, samplers={"top_k": "top_k"}),
 )
 KEY = "acme-0123456789"
 

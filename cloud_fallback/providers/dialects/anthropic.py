@@ -183,6 +183,8 @@ class _Message(Struct):
 
 
 class _Block(Struct):
+    """What a block starts with, or what is added to it or to the message."""
+
     type: str = ""
     id: str | None = None
     name: str | None = None
@@ -190,11 +192,6 @@ class _Block(Struct):
     thinking: str | None = None
     to: Any = None
     """The model that continues, in a block of the type "fallback"."""
-
-
-class _Delta(Struct):
-    text: str | None = None
-    thinking: str | None = None
     partial_json: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
@@ -204,7 +201,7 @@ class _Event(Struct):
     index: Count = 0
     message: _Message | None = None
     content_block: _Block | None = None
-    delta: _Delta | None = None
+    delta: _Block | None = None
     usage: _Usage | None = None
 
 
@@ -234,7 +231,7 @@ class AnthropicDecoder(Decoder):
                 return self._open(event.index, event.content_block or _Block())
             case "content_block_delta":
                 event = self.json(frame, _Event)
-                return self._add(event.index, event.delta or _Delta())
+                return self._add(event.index, event.delta or _Block())
             case "message_delta":
                 self._note_end(self.json(frame, _Event))
             case "message_stop":
@@ -262,7 +259,7 @@ class AnthropicDecoder(Decoder):
             self.name_model(block.to.get("model") if isinstance(block.to, dict) else block.to)
         return self.text(block.text, block.thinking)
 
-    def _add(self, index: int, delta: _Delta) -> list[Part]:
+    def _add(self, index: int, delta: _Block) -> list[Part]:
         if delta.partial_json is not None:
             return [*self.calls.add(index, delta.partial_json)]
         return self.text(delta.text, delta.thinking)

@@ -142,10 +142,9 @@ class OpenAIDialect(Dialect):
     def _samplers(self, draft: Draft) -> dict[str, Any]:
         if self._is_reasoning(draft.model):
             return {}
-        extra = self.server.samplers
-        ours = draft.chosen(*(name for name, _ in extra))
         usual = draft.chosen("temperature", "top_p", "presence_penalty", "frequency_penalty")
-        return usual | {theirs: ours[name] for name, theirs in extra if name in ours}
+        names = self.server.samplers
+        return usual | {names[ours]: value for ours, value in draft.chosen(*names).items()}
 
 
 def _message(message: Message, server: Server) -> dict[str, Any]:
