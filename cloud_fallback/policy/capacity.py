@@ -17,7 +17,7 @@ BUSY_SHARE = 0.3
 def worker_gone(observation: Observation) -> Reason | None:
     """The local model's process has died and is not back."""
     status = observation.status
-    if status is None or status.state not in ("restarting", "failed", "closed"):
+    if status.state not in ("restarting", "failed", "closed"):
         return None
     return Reason(code="crash", signals={"n_restarts": status.n_restarts})
 
@@ -25,7 +25,7 @@ def worker_gone(observation: Observation) -> Reason | None:
 def queue_too_long(observation: Observation) -> Reason | None:
     """Too many requests are waiting already."""
     status, most = observation.status, observation.settings.queue_length
-    if status is None or status.n_queued < most:
+    if status.n_queued < most:
         return None
     signals = {"n_queued": float(status.n_queued), "queue_length": float(most)}
     return Reason(code="queue", signals=signals)
@@ -46,7 +46,7 @@ def kv_cache_full(observation: Observation) -> Reason | None:
     """
     n, n_kv = observation.signals.n_prompt_tokens, observation.local.n_kv
     status = observation.status
-    if n is None or not n_kv or status is None or not status.n_queued:
+    if n is None or not n_kv or not status.n_queued:
         return None
     held = sum(slot.n_tokens for slot in status.slots if slot.state != "idle")
     if held + n + _room_wanted(observation) <= n_kv:
@@ -108,19 +108,15 @@ def waits_too_long(code: CapacityCode) -> Policy:
 
 
 def memory_low(observation: Observation) -> Reason | None:
-    share, low = _memory_share(observation), observation.settings.memory_low
+    share, low = observation.device.memory_share, observation.settings.memory_low
     if share is None or share > low:
         return None
     return Reason(code="memory", signals={"memory_available": share, "memory_low": low})
 
 
 def memory_free(observation: Observation) -> bool:
-    share = _memory_share(observation)
+    share = observation.device.memory_share
     return share is None or share >= observation.settings.memory_recovered
-
-
-def _memory_share(observation: Observation) -> float | None:
-    return None if observation.device is None else observation.device.memory_share
 
 
 def processor_hot(observation: Observation) -> Reason | None:
@@ -140,35 +136,30 @@ def cooled(observation: Observation) -> bool:
 def _temperature(observation: Observation) -> tuple[float | None, float]:
     """The temperature, and the limit: the lower of the setting's and the sensor's own."""
     device, high = observation.device, observation.settings.temperature_high_c
-    if device is None:
-        return None, high
     return device.temperature_c, min(high, device.temperature_limit_c or high)
 
 
 def battery_low(observation: Observation) -> Reason | None:
     device, low = observation.device, observation.settings.battery_low
-    if device is None or not device.on_battery:
-        return None
-    if device.battery_share is None or device.battery_share > low:
+    if not device.on_battery or device.battery_share is None or device.battery_share > low:
         return None
     return Reason(code="battery", signals={"battery": device.battery_share, "battery_low": low})
 
 
 def charged(observation: Observation) -> bool:
-    device = observation.device
-    if device is None or device.battery_share is None or not device.on_battery:
+    share = observation.device.battery_share
+    if share is None or not observation.device.on_battery:
         return True
-    return device.battery_share >= observation.settings.battery_recovered
+    return share >= observation.settings.battery_recovered
 
 
 def processor_throttled(observation: Observation) -> Reason | None:
     """The processor works hard at a low clock rate, and decoding has become slower."""
     device, settings, signals = observation.device, observation.settings, observation.signals
     rate, best = signals.rate, signals.best_rate
-    if device is None or device.frequency_share is None or device.busy_share is None:
+    frequency, busy = device.frequency_share, device.busy_share
+    if frequency is None or frequency > settings.frequency_low:
         return None
-    if device.frequency_share > settings.frequency_low or device.busy_share < BUSY_SHARE:
-        return None
-    if rate is None or rate > settings.slowed_to * best:
+    if busy is None or busy < BUSY_SHARE or rate is None or rate > settings.slowed_to * best:
         return None
     return Reason(code="throttled", signals={"tokens_per_s": rate, "best_tokens_per_s": best})

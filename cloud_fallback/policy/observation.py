@@ -30,17 +30,18 @@ class LocalModel(Struct, frozen=True, kw_only=True):
 
 
 class Observation(Struct, frozen=True, kw_only=True):
-    """*signals* and *doubt* grow with the answer. What only some phases know is None in others."""
+    """*signals* and *doubt* grow with the answer. The fields below them are known only in some
+    phases."""
 
     request: GenerationRequest
     settings: PolicySettings
     local: LocalModel
     signals: Signals
     doubt: Doubt
-    status: EngineStatus | None = None
+    status: EngineStatus = EngineStatus(state="ready")
     """Of the engine before the start: phases "before" and "accepted"."""
-    device: DeviceReading | None = None
-    """The sensors: phases "before" and "sensors"."""
+    device: DeviceReading = DeviceReading()
+    """Phases "before" and "sensors"."""
     held_from: int | None = None
     """Where the text that is held back begins, if any is: phases "window" and "after"."""
     now: float = 0.0

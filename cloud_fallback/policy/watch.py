@@ -91,7 +91,7 @@ class Watch:
 
     def before(self, status: EngineStatus, device: DeviceReading | None) -> Reason | None:
         """Why the answer should not begin here."""
-        self._at_start = replace(self._observation, status=status, device=device)
+        self._at_start = replace(self._observation, status=status, device=device or DeviceReading())
         return self._decide(self._rules.first_reason("before", self._at_start))
 
     def see(self, event: EngineEvent) -> Verdict:
