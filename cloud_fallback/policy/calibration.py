@@ -65,7 +65,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
 
     @property
     def is_valid(self) -> bool:
-        """Whether it is whole and of this version."""
+        """Whether it is complete and of this version."""
         sizes = {len(self.means), len(self.scales), len(self.weights), len(self.features)}
         return (
             self.version == VERSION and len(sizes) == 1 and all(scale > 0 for scale in self.scales)

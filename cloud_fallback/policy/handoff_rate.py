@@ -39,7 +39,7 @@ class HandoffRate:
     handed over, else down by target steps. That holds the rate whatever the scores look like.
 
     Any thread may use it. A small file keeps it for the next start. Without that file it starts
-    anew; an error never costs an answer.
+    again; an error never costs an answer.
     """
 
     def __init__(self, key: str, data_dir: Path | None = None) -> None:

@@ -51,5 +51,5 @@ class Observation(Struct, frozen=True, kw_only=True):
 
 
 Policy: TypeAlias = Callable[[Observation], Reason | None]
-"""A pure function: why another writer should go on, or None."""
+"""A pure function: why another writer should continue the answer, or None."""
 Predicate: TypeAlias = Callable[[Observation], bool]

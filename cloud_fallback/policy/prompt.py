@@ -14,7 +14,7 @@ from spillover.runtime.request import Message
 from spillover.runtime.text.languages import is_covered
 
 _MAX_CHARS = 200_000
-"""The rules look at so many characters of the prompts, from the end."""
+"""The rules look at this many characters at the end of the prompts."""
 
 
 def matches_rule(observation: Observation) -> Reason | None:

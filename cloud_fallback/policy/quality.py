@@ -108,7 +108,7 @@ def says_nothing(observation: Observation) -> Reason | None:
 
 def misses_json(observation: Observation) -> Reason | None:
     """The answer has ended and is not the JSON that was asked for. JSON that is not complete can
-    be continued; JSON that does not follow its schema must be written anew."""
+    be continued; JSON that does not follow its schema must be rewritten."""
     signals, wanted = observation.signals, observation.request.response_format
     if not _ended_itself(observation.end):
         return None

@@ -31,15 +31,15 @@ class Rule(Struct, frozen=True, eq=False):
     phase: Phase
     policy: Policy
     hard: bool = False
-    """The local model cannot go on, or must not: the reason does not wait for the end of a
-    sentence or a turn, and counts at the end of max_tokens, too."""
+    """The local model cannot or must not continue: the reason does not wait for the end of a
+    sentence or a turn, and also counts near the end of max_tokens."""
     dwell: Callable[[Observation], float] | None = None
-    """How often in a row the policy must find its reason; None: once."""
+    """How many times in a row the policy must find its reason; None: once."""
     is_over: Predicate | None = None
-    """Ends the row. When neither this nor the policy says anything, the row goes on. None: the row
-    ends whenever the policy finds nothing."""
+    """When to start counting again. If the policy finds nothing and this is false, the count stays.
+    None: whenever the policy finds nothing."""
     may_come: Predicate | None = None
-    """The reason may be about to come: text is held back."""
+    """Whether the reason may be about to come, so that text is held back."""
 
 
 def _readings(observation: Observation) -> int:
@@ -85,10 +85,10 @@ RULES: tuple[Rule, ...] = (
 
 
 class RuleSet:
-    """The rules of one local leg: those that are switched on, and how often in a row each has
-    found its reason. The quality of an answer is judged only if it has one choice.
+    """The rules of one local leg that are switched on, and how often in a row each has found its
+    reason. Quality is judged only in answers with one choice.
 
-    Two threads may apply rules at a time if they apply them in different phases.
+    Two threads may apply the rules of different phases at the same time.
     """
 
     def __init__(self, settings: PolicySettings, *, n_choices: int = 1) -> None:

@@ -120,7 +120,7 @@ class Signals:
 
     @property
     def rate(self) -> float | None:
-        """Tokens per second over the last 32; None before there are so many."""
+        """Tokens per second over the last 32; None before there are as many."""
         times = self._times
         if len(times) < _RATE_TOKENS:
             return None

@@ -1,4 +1,4 @@
-"""Watches one local leg of an answer, and says when another writer should go on."""
+"""Watches one local leg of an answer, and says when another writer should continue."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Watch:
                 self._reason, self._rules.hard_only = None, True
 
     def finished(self, event: Finished) -> Reason | None:
-        """Why an answer that ended by itself should be continued or written anew elsewhere. No
+        """Why an answer that ended by itself should be continued or rewritten elsewhere. No
         trigger comes after this, and the end overrules one that has just come."""
         with self._lock:
             self._ended = True

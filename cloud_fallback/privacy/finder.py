@@ -1,4 +1,4 @@
-"""Finds all texts that must not leave: by the detectors, the user's patterns, and known texts."""
+"""Finds what must not leave: with detectors, with the user's patterns, and known texts again."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def _user_detector(pattern: UserPattern, param: str) -> Detector:
 
 
 class KnownTexts:
-    """Finds any of *texts*, which are known to be private, wherever they stand: the longest at
-    each place. Linear in the length of the text."""
+    """Finds *texts* that are known to be private in other texts, the longest at each place. Linear
+    in the length of the text."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         escaped = [escape_pattern(text) for text in texts if len(text) >= MIN_KNOWN_CHARS]

@@ -34,7 +34,7 @@ FITTED = (
 CONFIDENCE_ONLY = FITTED[:8]
 """Those that come from logprobs."""
 EARLY_TOKENS = 24
-"""A handoff within so many tokens of an answer is early."""
+"""A handoff within this many tokens of an answer is early."""
 MIN_FOR_ISOTONIC = 1_000
 MIN_OF_EACH = 10
 _N_FOLDS = 5
@@ -112,7 +112,7 @@ def sigmoid(z: Floats) -> Floats:
 def fit_logistic(x: Floats, y: Bools, sample_weights: Floats, ridge: float = 1.0) -> Logistic:
     """Newton's method with a ridge penalty on the standardized weights (not on the bias).
 
-    *x* (n, k); *ridge* counts like so many items without any information.
+    *x* (n, k); *ridge* counts like as many items without any information.
     """
     total = sample_weights.sum()
     means = (sample_weights @ x) / total
