@@ -203,9 +203,9 @@ def _completion(plan: Continuation) -> Continuation:
 def _conversation(plan: Continuation, *, prefill: bool) -> Continuation:
     request = plan.request
     known = plan.context + plan.kept
-    shown = _shown(known, is_json=plan.is_json)
     if not known:
         return plan
+    shown = _shown(known, is_json=plan.is_json)
     if prefill and shown:
         return replace(plan, request=_with_turns(request, shown), join="prefill", shown=shown)
     if not is_worth_keeping(shown):

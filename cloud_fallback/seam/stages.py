@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from spillover.cloud_fallback.errors import SeamFailed
 from spillover.runtime.text.folding import fold, n_leading_blank
@@ -14,36 +14,26 @@ from spillover.runtime.text.markdown import FENCE, fence_after, last_line, open_
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _CLOSING = {
-    "<<<": ">>>",
-    "[[[": "]]]",
-    "**": "**",
-    "<fragment>": "</fragment>",
-    "«": "»",
-    "“": "”",
-    "⟦": "⟧",
-    '"': '"',
-    "'": "'",
-    "`": "`",
-    "„": "“",
-    "\u2018": "\u2019",
-}
+    "<<<": ">>>", "[[[": "]]]", "**": "**", "<fragment>": "</fragment>", "«": "»", "“": "”",
+    "⟦": "⟧", '"': '"', "'": "'", "`": "`", "„": "“", "\u2018": "\u2019",
+}  # fmt: skip
 _MAX_LEAD_CHARS = 200
 _OPENING = re.compile(r"[{\[]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
-class Stage(Protocol):
+class Stage(ABC):
     """Text in, text out; holds back only what it is not yet sure of."""
 
-    @property
-    def is_done(self) -> bool:
-        """Whether all further text passes unchanged."""
-        ...
+    is_done = False
+    """Whether all further text passes unchanged."""
 
+    @abstractmethod
     def feed(self, text: str) -> str: ...
+
     def flush(self) -> str:
         """What was held back, at the end of the text."""
-        ...
+        return ""
 
 
 def closing_quote(skipped: str, before: str) -> str:
@@ -60,7 +50,7 @@ def closing_quote(skipped: str, before: str) -> str:
     return "" if is_own else _CLOSING[opening]
 
 
-class Splice:
+class Splice(Stage):
     """Drops from the beginning of the new text what the client already has: *pending*.
 
     Blanks are held until it is known how many there are; nothing is held otherwise. Raises
@@ -153,12 +143,11 @@ def _new_blanks(sent: str, blanks: str) -> str:
     return blanks if is_indentation and not (sent.endswith("\n") and len(blanks) == 1) else ""
 
 
-class SetApart:
+class SetApart(Stage):
     """Puts what *lead* needs after *before* in the place of the blanks that a text begins with."""
 
     def __init__(self, before: str, lead: str) -> None:
         self._lead = _missing(before, lead)
-        self.is_done = False
 
     def feed(self, text: str) -> str:
         if self.is_done:
@@ -166,9 +155,6 @@ class SetApart:
         text = text.lstrip()
         self.is_done = bool(text)
         return self._lead + text if text else ""
-
-    def flush(self) -> str:
-        return ""
 
 
 def _missing(before: str, lead: str) -> str:
@@ -181,12 +167,11 @@ def _missing(before: str, lead: str) -> str:
     return lead[n:]
 
 
-class JsonStart:
+class JsonStart(Stage):
     """Drops a fence or a few words before the document. Where none begins, all of it passes."""
 
     def __init__(self) -> None:
         self._held = ""
-        self.is_done = False
 
     def feed(self, text: str) -> str:
         if self.is_done:
@@ -208,10 +193,8 @@ class JsonStart:
         return text
 
 
-class JsonEnd:
+class JsonEnd(Stage):
     """Lets the document pass and nothing that comes after it."""
-
-    is_done = False
 
     def __init__(self, begun: str = "") -> None:
         self._document = JsonReader()
@@ -222,11 +205,8 @@ class JsonEnd:
         # What is wrong passes: a broken document is better shown than hidden.
         return text if self._document.is_broken else text[:n]
 
-    def flush(self) -> str:
-        return ""
 
-
-class Unwrapped:
+class Unwrapped(Stage):
     """Lets text pass without the line that closes the code block around all of it, which *marker*
     opened. Only lines that begin with a fence are held, until they are whole.
     """
@@ -235,7 +215,6 @@ class Unwrapped:
         self._marker = marker
         self._line = ""
         self._inner: str | None = None
-        self.is_done = False
 
     def feed(self, text: str) -> str:
         return "".join(map(self._pass, _LINE.findall(text)))
