@@ -170,7 +170,7 @@ def error_of(provider: str, failure: Failure) -> ProviderError:
 
 
 def _by_code(failure: Failure) -> _Meaning | None:
-    codes, status = failure.codes, failure.status
+    codes, status = failure.codes.keys(), failure.status
     has_prose = status in (None, 400, 403, 413, 422)
     for kind, known, prose in _ABOUT_REQUEST:
         if codes & known or (has_prose and prose.search(failure.prose)):
@@ -249,7 +249,7 @@ def _with_facts(message: str, failure: Failure) -> str:
     facts = [f"status {failure.status}"] if failure.status else []
     facts += [
         code
-        for word, code in failure.written.items()
+        for word, code in failure.codes.items()
         if word in _KNOWN_CODES and re.fullmatch("[A-Za-z_-]+", code)
     ][:1]
     return f"{message} ({', '.join(facts)})" if facts else message

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, KeysView, Mapping
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 MAX_BODY_BYTES = 1 << 16
 MAX_PROSE_CHARS = 1 << 12
@@ -24,48 +23,76 @@ _CODE_KEYS = frozenset(
 _PROSE_KEYS = frozenset({"message", "error", "errors", "detail", "msg", "loc"})
 
 
-class Failure(Struct, frozen=True, kw_only=True):
-    """A failure as the provider describes it."""
+class Failure:
+    """A failure as the provider describes it, gathered while its JSON is walked."""
 
-    status: int | None = None
-    written: dict[str, str] = {}
-    """Its error codes: in lower case without punctuation ("ratelimiterror"), and as written."""
-    param: str = ""
-    """The field of the request that the provider names."""
-    prose: str = ""
-    """The text meant for people, in lower case: searched for phrases and never shown, since it may
-    repeat the request or the key."""
-    retry_after_s: float | None = None
-    may_retry: bool | None = None
-    """What x-should-retry says."""
+    def __init__(self, status: int | None = None) -> None:
+        self.status = status
+        self.codes: dict[str, str] = {}
+        """Its error codes: in lower case without punctuation ("ratelimiterror"), and as written."""
+        self.param = ""
+        """The field of the request that the provider names."""
+        self.prose = ""
+        """The text meant for people, in lower case: searched for phrases and never shown, since it
+        may repeat the request or the key."""
+        self.retry_after_s: float | None = None
+        self.may_retry: bool | None = None
+        """What x-should-retry says."""
 
-    @property
-    def codes(self) -> KeysView[str]:
-        return self.written.keys()
+    def add_code(self, code: str) -> None:
+        code = code.rpartition("#")[2].partition(":")[0]
+        if len(code) <= 64:
+            self.codes.setdefault(re.sub("[^a-z]", "", code.lower()), code)
+
+    def add(self, value: Any) -> None:
+        """Gather what the JSON *value* says."""
+        for key, item in _walk(value):
+            if isinstance(item, str):
+                self._add_text(key, item)
+            elif isinstance(item, int | float) and not isinstance(item, bool):
+                self._add_number(key, item)
+
+    def _add_text(self, key: str, value: str) -> None:
+        if key in _CODE_KEYS:
+            self.add_code(value)
+            if key == "code" and value.isascii() and value.isdigit():
+                self._add_number(key, int(value[:9]))
+        elif key in _PROSE_KEYS:
+            prose = f"{self.prose}\n{value[:MAX_PROSE_CHARS].lower()}"
+            self.prose = prose.lstrip("\n")[:MAX_PROSE_CHARS]
+        elif key == "param":
+            self.param = self.param or value[:64]
+        elif key == "retryDelay" and value.endswith("s"):  # "37s" or "1.5s"
+            self.retry_after_s = _bounded(_number(value[:-1]))
+
+    def _add_number(self, key: str, value: float) -> None:
+        if key in ("code", "status", "status_code", "originalStatusCode"):
+            if 400 <= value <= 599:
+                self.status = self.status or int(value)
+        elif key == "estimated_time":  # Hugging Face, while a model loads
+            self.retry_after_s = _bounded(value)
 
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """The failure in an HTTP answer."""
-    findings = _Findings()
+    failure = Failure(status)
     if kind := headers.get("x-amzn-errortype"):
-        findings.add_code(kind)
-    failure = _read(_json(body), findings)
+        failure.add_code(kind)
+    failure.add(_json(body))
+    failure.prose = failure.prose or body[:MAX_PROSE_CHARS].decode("utf-8", "replace").lower()
     delay_s = _retry_delay_s(headers)
-    return msgspec.structs.replace(
-        failure,
-        status=status,
-        prose=failure.prose or body[:MAX_PROSE_CHARS].decode("utf-8", "replace").lower(),
-        retry_after_s=failure.retry_after_s if delay_s is None else delay_s,
-        may_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
-    )
+    failure.retry_after_s = failure.retry_after_s if delay_s is None else delay_s
+    failure.may_retry = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
+    return failure
 
 
 def read_event(value: Any, name: str = "") -> Failure:
     """The failure in an event of a stream; *name* is the event's, where it is a code."""
-    findings = _Findings()
+    failure = Failure()
     if name:
-        findings.add_code(name)
-    return _read(value, findings)
+        failure.add_code(name)
+    failure.add(value)
+    return failure
 
 
 def read_tail(tail: bytes) -> Failure | None:
@@ -95,59 +122,6 @@ def _json(body: bytes) -> Any:
         return json.JSONDecoder().raw_decode(body.decode("utf-8", "replace").lstrip())[0]
     except (ValueError, RecursionError):
         return None
-
-
-class _Findings:
-    """Collects what the walk over a JSON value finds."""
-
-    def __init__(self) -> None:
-        self.written: dict[str, str] = {}
-        self.prose: list[str] = []
-        self.param = ""
-        self.status: int | None = None
-        self.delay_s: float | None = None
-
-    def add_code(self, code: str) -> None:
-        code = code.rpartition("#")[2].partition(":")[0]
-        if len(code) <= 64:
-            self.written.setdefault(re.sub("[^a-z]", "", code.lower()), code)
-
-    def add(self, key: str, value: Any) -> None:
-        if isinstance(value, str):
-            self._add_text(key, value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            self._add_number(key, value)
-
-    def _add_text(self, key: str, value: str) -> None:
-        if key in _CODE_KEYS:
-            self.add_code(value)
-            if key == "code" and value.isascii() and value.isdigit():
-                self._add_number(key, int(value[:9]))
-        elif key in _PROSE_KEYS:
-            self.prose.append(value[:MAX_PROSE_CHARS])
-        elif key == "param":
-            self.param = self.param or value[:64]
-        elif key == "retryDelay" and value.endswith("s"):  # "37s" or "1.5s"
-            self.delay_s = _bounded(_number(value[:-1]))
-
-    def _add_number(self, key: str, value: float) -> None:
-        if key in ("code", "status", "status_code", "originalStatusCode"):
-            if 400 <= value <= 599:
-                self.status = self.status or int(value)
-        elif key == "estimated_time":  # Hugging Face, while a model loads
-            self.delay_s = _bounded(value)
-
-
-def _read(value: Any, findings: _Findings) -> Failure:
-    for key, item in _walk(value):
-        findings.add(key, item)
-    return Failure(
-        status=findings.status,
-        written=findings.written,
-        param=findings.param,
-        prose="\n".join(findings.prose).lower()[:MAX_PROSE_CHARS],
-        retry_after_s=findings.delay_s,
-    )
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:
