@@ -5,7 +5,7 @@
     ├── Broken          the connection broke, or the bytes are not HTTP
     ├── TimedOut        a deadline passed
     ├── Cancelled       another thread ended the exchange
-    └── Malformed       the bytes are not events of this framing, or an event is too large
+    └── Malformed       the bytes are not events of this format, or an event is too large
 
 CloudEngine translates these to ProviderErrors; nobody outside cloud_fallback sees them.
 """

@@ -29,7 +29,7 @@ Headers: TypeAlias = dict[str, str]
 
 
 class EventStream:
-    """One stream; see Frames."""
+    """See Frames."""
 
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._max_message_bytes = max_message_bytes

@@ -1,13 +1,10 @@
-"""One event of a provider's stream, in either framing."""
+"""The events of a provider's stream, whatever cuts it into them."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Protocol
 
 from msgspec import Struct
-
-Framing: TypeAlias = Literal["sse", "eventstream"]
-"""Server-sent events, or AWS's binary frames."""
 
 
 class Frame(Struct, frozen=True, kw_only=True):
@@ -17,3 +14,21 @@ class Frame(Struct, frozen=True, kw_only=True):
     data: bytes
     is_exception: bool = False
     """An eventstream's frame of the message type "exception"; its name is the exception's."""
+
+
+class Frames(Protocol):
+    """One stream: ServerSentEvents or EventStream. The same bytes give the same frames, however
+    they are split into chunks."""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Return the frames that *data* completes. Raises Malformed."""
+        ...
+
+    def end(self) -> list[Frame]:
+        """The stream is over: return a last frame that only lacked its end mark."""
+        ...
+
+    @property
+    def tail(self) -> bytes:
+        """The last bytes that belong to no frame, at most a few kilobytes."""
+        ...

@@ -17,7 +17,7 @@ _FIELDS = frozenset((b"data", b"event", b"id", b"retry"))
 
 
 class ServerSentEvents:
-    """One stream; see Frames."""
+    """See Frames."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes

@@ -16,7 +16,7 @@ from spillover.cloud_fallback.errors import (
 )
 from spillover.cloud_fallback.http.errors import Cancelled, HttpError, Malformed, TimedOut
 from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
-from spillover.cloud_fallback.http.framing import Frames, frames_of
+from spillover.cloud_fallback.http.frame import Frames
 from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, End, Part
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
@@ -157,7 +157,7 @@ class CloudStream:
 
     def _read(self, sent: HttpRequest, incoming: Incoming) -> Generator[EngineEvent]:
         decoder = self._engine.dialect.decoder(sent)
-        frames = frames_of(self._engine.dialect.framing)
+        frames = self._engine.dialect.frames()
         self._stops = StopMatcher(tuple(s for s in self._request.stop if s not in sent.stop))
         try:
             yield from self._parts(incoming, decoder, frames)

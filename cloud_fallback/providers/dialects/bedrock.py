@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.http.eventstream import EventStream
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.anthropic import (
     claude_continues,
@@ -39,7 +40,7 @@ from spillover.runtime.request import GenerationRequest, JsonSchema, Message, Na
 class BedrockDialect(Dialect):
     """Its key is a bearer key; requests that AWS credentials sign are signed elsewhere."""
 
-    framing = "eventstream"
+    frames = EventStream
 
     def __init__(self, settings: ProviderSettings) -> None:
         super().__init__(settings)

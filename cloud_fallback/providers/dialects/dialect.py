@@ -10,7 +10,9 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.http.frame import Frame, Framing
+from spillover.cloud_fallback.http.eventstream import EventStream
+from spillover.cloud_fallback.http.frame import Frame
+from spillover.cloud_fallback.http.server_sent_events import ServerSentEvents
 from spillover.cloud_fallback.providers.dialects.classify import (
     answer_error,
     ended_too_early,
@@ -197,7 +199,8 @@ def _deltas(text: str, reasoning: str | None = None) -> list[Part]:
 class Dialect(ABC):
     """One provider's wire format. Pure: no clock, no socket, no environment."""
 
-    framing: ClassVar[Framing] = "sse"
+    frames: ClassVar[type[ServerSentEvents | EventStream]] = ServerSentEvents
+    """Makes what cuts an answer's bytes into frames."""
     takes_raw_prompts: ClassVar[bool] = False
     max_stops: int | None = None
     """How many stop strings the provider looks for itself; None: all."""

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.http.eventstream import EventStream
 from spillover.cloud_fallback.http.frame import Frame
-from spillover.cloud_fallback.http.framing import frames_of
+from spillover.cloud_fallback.http.server_sent_events import ServerSentEvents
 from spillover.cloud_fallback.providers.dialects.dialect import End
 from tests.cloud_fallback.dialects.recorded import Answer, Recording, joined, sse
 from tests.cloud_fallback.dialects.recordings import GEMINI_TEXT, OPENAI_TEXT, RECORDINGS
@@ -40,7 +41,7 @@ def bytes_of(recording: Recording, line_end: str = "\n") -> bytes:
 
 def heard(recording: Recording, pieces: Iterable[bytes]) -> tuple[Answer, End | ProviderError]:
     """What *pieces* say, up to their end."""
-    frames = frames_of("eventstream" if recording.dialect == "bedrock" else "sse")
+    frames = EventStream() if recording.dialect == "bedrock" else ServerSentEvents()
     decoder = recording.decoder()
     parts = [p for piece in pieces for f in frames.feed(piece) for p in decoder.feed(f)]
     parts += [part for frame in frames.end() for part in decoder.feed(frame)]
