@@ -38,41 +38,40 @@ class HandoffRate:
     rate too high. Instead each answer moves the threshold: up by (1 - target) steps if it was
     handed over, else down by target steps. That holds the rate whatever the scores look like.
 
-    Any thread may use it. A small file keeps it for the next start. Without that file it starts
-    again; an error never costs an answer.
+    The threshold never falls below *least*. Any thread may use it. A small file keeps it for the
+    next start. Without that file it starts again; an error never costs an answer.
     """
 
-    def __init__(self, key: str, data_dir: Path | None = None) -> None:
+    def __init__(
+        self, key: str, target: float, data_dir: Path | None = None, *, least: float = 0.0
+    ) -> None:
         base = data_dir or Path(platformdirs.user_data_dir("spillover", appauthor=False))
         self._path = base / "handoff-rates" / f"{key}.json"
+        self._target = target
+        self._least = least
         self._lock = threading.Lock()
-        self._state = read_json(self._path, _State) or _State()
         self._n_unwritten = 0
+        self._state = read_json(self._path, _State) or _State()
+        if self._state.target != target:
+            self._state = _State(target=target, scores=self._state.scores)
+            self._start_if_enough()
 
-    def threshold(self, target: float) -> float | None:
+    def threshold(self) -> float | None:
         """The P(wrong) from which answers are handed over; None: too few answers so far."""
-        with self._lock:
-            self._aim(target)
-            odds = self._state.odds
-        return None if odds is None else 1.0 / (1.0 + math.exp(-odds))
+        odds = self._state.odds
+        return None if odds is None else max(1.0 / (1.0 + math.exp(-odds)), self._least)
 
-    def add(
-        self, score: float | None, *, handed_over: bool, target: float, least: float = 0.0
-    ) -> None:
-        """Take an answer that has ended: its highest P(wrong), and whether it was handed over.
-
-        *least*: the threshold does not fall below this.
-        """
+    def add(self, score: float | None, *, handed_over: bool) -> None:
+        """Take an answer that has ended: its highest P(wrong), and whether it was handed over."""
         with self._lock:
-            self._aim(target)
             state = self._state
             if score is not None and math.isfinite(score):
                 state.scores = [*state.scores, round(score, 4)][-_N_KEPT:]
-            if state.odds is not None:
-                odds = state.odds + _STEP * (handed_over - target)
-                state.odds = max(min(odds, _FARTHEST), _odds(least))
-            elif len(state.scores) >= N_FIRST:
-                self._begin()
+            if state.odds is None:
+                self._start_if_enough()
+            else:
+                odds = state.odds + _STEP * (handed_over - self._target)
+                state.odds = max(min(odds, _FARTHEST), _odds(self._least))
             self._n_unwritten += 1
             if self._n_unwritten >= _WRITE_EVERY:
                 self._write()
@@ -83,18 +82,12 @@ class HandoffRate:
             if self._n_unwritten:
                 self._write()
 
-    def _aim(self, target: float) -> None:
-        if self._state.target != target:
-            self._state.target = target
-            self._state.odds = None
-            if len(self._state.scores) >= N_FIRST:
-                self._begin()
-
-    def _begin(self) -> None:
+    def _start_if_enough(self) -> None:
         """Start from the score that a share *target* of the last answers reached."""
         ordered = sorted(self._state.scores)
-        place = round((1.0 - self._state.target) * (len(ordered) - 1))
-        self._state.odds = _odds(ordered[place])
+        if len(ordered) >= N_FIRST:
+            index = round((1.0 - self._target) * (len(ordered) - 1))
+            self._state.odds = _odds(ordered[index])
 
     def _write(self) -> None:
         self._n_unwritten = 0

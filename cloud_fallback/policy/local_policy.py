@@ -36,7 +36,12 @@ class LocalPolicy:
             can_call_tools=calibration.can_call_tools if calibration else None,
             calibration=calibration,
         )
-        self._rate = HandoffRate(fingerprint(card), data_dir)
+        target = settings.handoff_rate_target
+        # With a calibration, an answer that is probably right stays here whatever the rate.
+        least = settings.p_wrong_forget if calibration is not None else 0.0
+        self._rate: HandoffRate | None = None
+        if target is not None:
+            self._rate = HandoffRate(fingerprint(card), target, data_dir, least=least)
 
     def watch(
         self,
@@ -52,28 +57,16 @@ class LocalPolicy:
             clock=clock,
             on_trigger=on_trigger,
             local=self.local,
-            threshold=self._threshold(),
+            threshold=self._rate.threshold() if self._rate else None,
         )
-
-    @property
-    def _least(self) -> float:
-        """With a calibration, an answer that is probably right stays here whatever the rate."""
-        return self.settings.p_wrong_forget if self.local.calibration is not None else 0.0
-
-    def _threshold(self) -> float | None:
-        target = self.settings.handoff_rate_target
-        found = None if target is None else self._rate.threshold(target)
-        return None if found is None else max(found, self._least)
 
     def learn(self, watch: Watch) -> None:
         """Learn from the leg that *watch* has seen to its end."""
-        target, reason = self.settings.handoff_rate_target, watch.reason
-        if target is None or (reason is not None and reason.code not in QUALITY):
-            return
-        self._rate.add(
-            watch.score, handed_over=reason is not None, target=target, least=self._least
-        )
+        reason = watch.reason
+        if self._rate and (reason is None or reason.code in QUALITY):
+            self._rate.add(watch.score, handed_over=reason is not None)
 
     def close(self) -> None:
         """Write what has been learned."""
-        self._rate.flush()
+        if self._rate:
+            self._rate.flush()

@@ -20,63 +20,64 @@ from tests.cloud_fallback.policy.test_calibration import CARD, calibration
 
 
 def test_the_first_threshold_is_a_quantile_of_the_first_answers(tmp_path: Path) -> None:
-    rate = HandoffRate("m", tmp_path)
+    rate = HandoffRate("m", 0.1, tmp_path)
     for i in range(N_FIRST):
-        assert rate.threshold(0.1) is None
-        rate.add(i / N_FIRST, handed_over=False, target=0.1)
-    assert rate.threshold(0.1) == pytest.approx(0.85)
+        assert rate.threshold() is None
+        rate.add(i / N_FIRST, handed_over=False)
+    assert rate.threshold() == pytest.approx(0.85)
 
 
 def test_each_answer_moves_the_threshold_against_the_rate(tmp_path: Path) -> None:
-    rate = begun(HandoffRate("m", tmp_path))
-    start = rate.threshold(0.1)
+    rate = begun(HandoffRate("m", 0.1, tmp_path))
+    start = rate.threshold()
     assert start is not None
-    rate.add(None, handed_over=True, target=0.1)
-    up = rate.threshold(0.1)
+    rate.add(None, handed_over=True)
+    up = rate.threshold()
     assert up is not None
     assert up > start
     for _ in range(9):
-        rate.add(float("nan"), handed_over=False, target=0.1)
-    assert rate.threshold(0.1) == pytest.approx(start)
+        rate.add(float("nan"), handed_over=False)
+    assert rate.threshold() == pytest.approx(start)
 
 
 def test_another_target_begins_anew_from_the_last_answers(tmp_path: Path) -> None:
-    rate = begun(HandoffRate("m", tmp_path))
-    assert rate.threshold(0.5) == pytest.approx(0.5, abs=0.05)
-    low, high = rate.threshold(0.9), rate.threshold(0.1)
+    begun(HandoffRate("m", 0.1, tmp_path)).flush()
+    assert HandoffRate("m", 0.5, tmp_path).threshold() == pytest.approx(0.5, abs=0.05)
+    low = HandoffRate("m", 0.9, tmp_path).threshold()
+    high = HandoffRate("m", 0.1, tmp_path).threshold()
     assert low is not None
     assert high is not None
     assert low < 0.2 < 0.8 < high
 
 
 def test_a_threshold_that_cannot_fall_further_rises_at_once(tmp_path: Path) -> None:
-    rate = begun(HandoffRate("m", tmp_path))
+    rate = begun(HandoffRate("m", 0.1, tmp_path, least=0.45))
     for _ in range(1_000):
-        rate.add(0.1, handed_over=False, target=0.1, least=0.45)
-    assert rate.threshold(0.1) == pytest.approx(0.45)
+        rate.add(0.1, handed_over=False)
+    assert rate.threshold() == pytest.approx(0.45)
 
 
 def begun(rate: HandoffRate) -> HandoffRate:
     for i in range(N_FIRST):
-        rate.add(i / N_FIRST, handed_over=False, target=0.1)
+        rate.add(i / N_FIRST, handed_over=False)
     return rate
 
 
 def test_the_threshold_outlives_the_process_and_damage(tmp_path: Path) -> None:
-    rate = begun(HandoffRate("m", tmp_path))
+    rate = begun(HandoffRate("m", 0.1, tmp_path))
     rate.flush()
-    again = HandoffRate("m", tmp_path)
-    assert again.threshold(0.1) == rate.threshold(0.1)
+    again = HandoffRate("m", 0.1, tmp_path)
+    assert again.threshold() == rate.threshold()
     [path] = (tmp_path / "handoff-rates").iterdir()
     path.write_bytes(b'{"target": ')
-    assert HandoffRate("m", tmp_path).threshold(0.1) is None
+    assert HandoffRate("m", 0.1, tmp_path).threshold() is None
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "handoff-rates").write_text("a file where a folder should be")
-    rate = begun(HandoffRate("m", tmp_path))
+    rate = begun(HandoffRate("m", 0.1, tmp_path))
     rate.flush()
-    assert rate.threshold(0.1) is not None
+    assert rate.threshold() is not None
 
 
 def _answer(policy: LocalPolicy, doubt: float) -> tuple[Watch, bool]:
