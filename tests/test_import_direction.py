@@ -24,9 +24,9 @@ MAY_IMPORT = {
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "runtime": (
         ("",),
-        ("tools",),
         ("text",),
-        ("structured_output",),
+        ("tools",),
+        ("chat", "structured_output"),
         ("llama", "onnx", "scheduling"),
         ("worker",),
         ("local_engine",),
@@ -53,7 +53,6 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
 files beside them. Each imports from the layers before its own only, and from itself."""
 
 UPWARD: set[tuple[str, str]] = {
-    ("runtime/tools", "runtime/text"),
     ("cloud_fallback/http", "cloud_fallback/providers"),
 }
 """Imports against that order which are still there."""

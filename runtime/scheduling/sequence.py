@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Constraint, Sampler, Tokens
+from spillover.runtime.chat.pipeline import Piece, TextPipeline
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -20,7 +21,6 @@ from spillover.runtime.events import (
     Usage,
 )
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.text.pipeline import Piece, TextPipeline
 from spillover.runtime.tools.parser import CallDelta
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
+from spillover.runtime.deadline import DeadlinePassed, within
 from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import Gbnf, JsonObject, JsonSchema, Lark, Regex, ResponseFormat
 from spillover.runtime.structured_output import limits
 from spillover.runtime.structured_output.sayable import sayable
-from spillover.runtime.text.deadline import DeadlinePassed, within
 
 JSON_STYLE: dict[str, Any] = {
     "whitespace_flexible": False,

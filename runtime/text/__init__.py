@@ -1,1 +1,1 @@
-"""The text kit: chat templates, token bytes to text deltas, tags, Markdown, JSON, languages."""
+"""The text kit: bytes to characters, tags, Markdown, JSON, sentences, languages. Pure."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from spillover.runtime.backend import Tokens
+from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.errors import (
     ContextOverflow,
     EngineBusy,
@@ -18,7 +19,6 @@ from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.scheduler import Scheduler
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import starts_inside
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.worker import protocol

@@ -8,11 +8,11 @@ from msgspec import Struct
 
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.backend import Backend, OpenedModel
+from spillover.runtime.chat.chat_template import ChatTemplate
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.measurement_store import fingerprint
 from spillover.runtime.memory_fit import ContextFit
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.text.chat_template import ChatTemplate
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):

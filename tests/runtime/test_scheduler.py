@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from spillover.runtime.backend import Backend, Rows
+from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.events import Delta, EngineEvent, Finished, Prefilling
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
@@ -21,7 +22,6 @@ from spillover.runtime.scheduling.cost_measurement import CostMeasurement, Saved
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.scheduling.slice_costs import SavedCosts
-from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.worker.loading import load
 
 DECODE_S = 0.037

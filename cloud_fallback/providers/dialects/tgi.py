@@ -84,7 +84,7 @@ class TgiDialect(Dialect):
         if self._chat_template is None:
             return _transcript(request.messages, is_continued=is_continued)
         # jinja2 is slow to import, and only this dialect with this setting needs it.
-        from spillover.runtime.text.chat_template import ChatTemplate
+        from spillover.runtime.chat.chat_template import ChatTemplate
 
         template = ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
         return template.render(request.messages, continue_final_message=is_continued)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Replace
 from spillover.cloud_fallback.seam.answer_text import AnswerText, Piece
-from spillover.runtime.text.pipeline import TextPipeline
+from spillover.runtime.chat.pipeline import TextPipeline
 from tests.answers import first_stop
 
 STOPS = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3).map(tuple)

@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 
 from spillover.runtime.backend import Backend
+from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
@@ -20,7 +21,6 @@ from spillover.runtime.scheduling.step_plan import (
     plan_step,
     victim,
 )
-from spillover.runtime.text.pipeline import TextPipeline
 from tests.answers import ask
 
 MAX_GAP_S = 0.4

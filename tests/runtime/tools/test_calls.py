@@ -12,6 +12,7 @@ import jsonschema
 import msgspec
 import pytest
 
+from spillover.runtime.chat.chat_template import ChatTemplate
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent, ReasoningDelta, ToolCallDelta
 from spillover.runtime.local_engine import LocalEngine
@@ -19,7 +20,6 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import JsonObject, Message, NamedTool, Regex, Tool, ToolCall
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.structured_output.factory import ConstraintFactory
-from spillover.runtime.text.chat_template import ChatTemplate
 from spillover.runtime.tools.formats import (
     HERMES,
     LLAMA,

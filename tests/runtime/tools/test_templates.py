@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from spillover.runtime.chat.chat_template import ChatTemplate
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Message, Tool, ToolCall
-from spillover.runtime.text.chat_template import ChatTemplate
 from spillover.runtime.tools.formats import (
     HERMES,
     LLAMA,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.text.detokenizer import Detokenizer
-from spillover.runtime.text.pipeline import TextPipeline
 from spillover.runtime.text.reasoning import ReasoningSplitter, starts_inside
 from spillover.runtime.text.stop_matcher import StopMatcher
 from spillover.runtime.text.template_tags import REASONING_TAGS

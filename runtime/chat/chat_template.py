@@ -7,10 +7,10 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 
+from spillover.runtime.chat.sandbox import TemplateRefusal, compile_template
+from spillover.runtime.deadline import DeadlinePassed, within
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.request import Message, Tool
-from spillover.runtime.text.deadline import DeadlinePassed, within
-from spillover.runtime.text.sandbox import TemplateRefusal, compile_template
 from spillover.runtime.text.template_tags import REASONING_TAGS
 from spillover.runtime.tools.formats import format_of, knows_tools
 from spillover.runtime.tools.prompts import (

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
+from spillover.runtime.chat.chat_template import ChatTemplate
 from spillover.runtime.errors import InvalidRequest, ModelError, SpilloverError
 from spillover.runtime.request import Message
-from spillover.runtime.text.chat_template import ChatTemplate
 
 USER = Message(role="user", content="Hi")
 ASSISTANT = Message(role="assistant", content=" Once upon a")
