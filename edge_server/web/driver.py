@@ -50,7 +50,8 @@ def drive_in_thread(answer: Answer[Any], keep_alive_s: float) -> Iterator[bytes]
         yield answer.open() or answer.silence()
         while not ended:
             if not log.wait(after, silence_s):
-                yield answer.silence()
+                if chunk := answer.silence():
+                    yield chunk
                 continue
             events, ended = log.read(after)
             after += len(events)

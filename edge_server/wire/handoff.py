@@ -1,4 +1,4 @@
-"""What happens between two writers, as JSON: for clients that asked for it, and for the records."""
+"""Handoffs and what belongs to them as JSON, for clients that asked for it and for the records."""
 
 from __future__ import annotations
 

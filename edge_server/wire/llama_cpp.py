@@ -121,7 +121,7 @@ class LlamaCppBody(CommonBody, frozen=True, kw_only=True):
     return_tokens: bool | None = None
     response_fields: tuple[str, ...] | None = None
     samplers: tuple[str, ...] | str | None = None
-    # These would change the answer; silence about them would be a wrong answer.
+    # Unsupported: an error, since to ignore them would change the answer in silence.
     mirostat: int | None = None
     dynatemp_range: float | None = None
     top_n_sigma: float | None = None
