@@ -1,1 +1,1 @@
-"""HTTP: Flask views, the bridge to uvicorn, streams, security."""
+"""HTTP: Flask views, the bridge from uvicorn to them, and the driver of answers; no dialect."""

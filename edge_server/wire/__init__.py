@@ -1,1 +1,1 @@
-"""Wire dialects: JSON becomes typed requests and events become JSON, here and nowhere else."""
+"""Dialects: JSON becomes typed requests and events become bytes, here and nowhere else."""

@@ -16,7 +16,7 @@ import pytest
 
 
 class Server:
-    """`spillover serve` on a free port, in a process of its own."""
+    """`spillover serve` on a free port, in its own process."""
 
     def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLOVER_")}
@@ -36,7 +36,7 @@ class Server:
         raise AssertionError(f"the server did not start: {self.said}")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """End it by a signal, unless told as Ctrl-C does; its exit code."""
+        """Stop it with a signal, by default that of Ctrl-C, and return its exit code."""
         self.process.send_signal(number)
         assert self.process.stderr is not None
         self.said += self.process.stderr.read()

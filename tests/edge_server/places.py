@@ -1,4 +1,4 @@
-"""Waits until a server has come to where a test wants it."""
+"""Waits until a server is in the state that a test needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def all_idle(http: httpx.Client) -> bool:
 
 
 def wait_for_the_places(http: httpx.Client, n_places: int = 8) -> None:
-    """Until the clients that have left are noticed: an answer that takes every place, those of
-    the queue included, is accepted only then."""
+    """Until the server has noticed which clients left: only then does it accept an answer that
+    takes every slot and every place in the queue."""
     body = {"prompt": "Once", "n": n_places, "max_tokens": 1}
     wait_until(lambda: http.post("/v1/completions", json=body).status_code == 200)

@@ -62,7 +62,7 @@ def routed_server(
 
 
 class Answer(Struct, kw_only=True):
-    """What has come of one stream."""
+    """What a client has received of one stream."""
 
     id: str = ""
     text: str = ""
@@ -90,7 +90,7 @@ class Answer(Struct, kw_only=True):
         return [event["reason"] for event in self.of("handoff")]
 
     def take(self, name: str, data: Any) -> None:
-        """The next event of the stream; *data* None is its last word."""
+        """Take the next event of the stream; *data* None is [DONE]."""
         if data is None:
             self.is_done = True
             return
@@ -176,7 +176,7 @@ def once(
 
 
 def hand_over(server: Server, at: int = 60, to: str = "cloud") -> Callable[[Answer], None]:
-    """The user asks for the other writer once *at* characters are there."""
+    """Ask for a handoff once *at* characters are there."""
 
     def ask(answer: Answer) -> None:
         reply = httpx.post(f"{server.url}/v1/handoffs", json={"id": answer.id, "to": to})

@@ -247,7 +247,7 @@ def test_its_malformed_bodies_are_400s_that_name_the_field(
 
 
 def test_a_bias_may_be_any_number(http: httpx.Client) -> None:
-    """One beyond all floats used to be an internal error."""
+    """An integer too large for a float used to be an internal error."""
     answer = post(http, "/completion", prompt="x", n_predict=1, logit_bias=[[100, 10**400]])
     assert answer["tokens_predicted"] == 1
 

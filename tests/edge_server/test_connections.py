@@ -1,4 +1,4 @@
-"""Slow, stubborn and vanished clients, many at once, and the end of the server."""
+"""Slow clients, clients that read nothing or vanish, many at once, and shutdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDLESS: dict[str, Any] = {"messages": STORY, "ignore_eos": True, "stream": True
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with little patience."""
+    """A server with short time-outs."""
     server = Server(
         tmp_path_factory.mktemp("home"), "--parallel", "4",
         head_timeout_s=1, body_timeout_s=1, write_timeout_s=1,
@@ -35,8 +35,8 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a long queue, a small gap, so that prompts are read slowly, and time for
-    64 clients that share one busy core."""
+    """A server with a long queue, a small gap, so that prompts are read slowly, and enough time
+    for 64 clients that share one busy core."""
     folder = tmp_path_factory.mktemp("home")
     flags = ("--parallel", "4", "--max-queue", "64", "--max-gap-ms", "20")
     server = Server(folder, *flags, head_timeout_s=300)
@@ -85,7 +85,7 @@ def ask_for_health(sock: socket.socket) -> None:
 
 
 def rest_of(sock: socket.socket) -> bytes:
-    """All that still comes, until the other side ends or cuts the connection."""
+    """All that comes until the other side ends or cuts the connection."""
     received = b""
     try:
         while part := sock.recv(65536):
@@ -106,7 +106,7 @@ def test_a_client_that_takes_no_bytes_is_cut_off(strict: Server, http: httpx.Cli
 
 
 def test_a_slow_client_gets_all_of_a_long_answer(tmp_path: Path) -> None:
-    """It took bytes all the time, but not all that had been written at once within the limit."""
+    """It read all the time, but too slowly for the largest single write."""
     content = "Once upon a time there was a fox. " * 60_000
     server = Server(tmp_path, head_timeout_s=2, write_timeout_s=2)
     received, pause = b"", threading.Event()
@@ -147,7 +147,7 @@ def test_a_second_head_on_the_same_connection_has_its_deadline_too(strict: Serve
 
 
 def test_an_idle_connection_is_kept_for_the_next_request(strict: Server) -> None:
-    """It used to be closed after five seconds, just when many clients still send on it."""
+    """It used to be closed after five seconds, when many clients still use it."""
     with connect(strict) as sock:
         ask_for_health(sock)
         sock.settimeout(5.5)
@@ -201,8 +201,8 @@ def test_the_host_of_a_whole_url_is_the_one_that_counts(
         assert f" {status} ".encode() in rest_of(sock).split(b"\r\n", 1)[0]
 
 
-def test_one_connection_too_many_is_told_to_come_back(tmp_path: Path) -> None:
-    """It used to get a plain text, and so did the last of those allowed."""
+def test_one_connection_too_many_is_a_503_with_retry_after(tmp_path: Path) -> None:
+    """It used to get plain text, as did the last connection within the limit."""
     server = Server(tmp_path, max_connections=2)
     with connect(server) as first:
         ask_for_health(first)
@@ -337,8 +337,8 @@ def test_an_answer_that_takes_too_long_says_so(tmp_path: Path, stream: bool) -> 
         assert server.stop() == 0
 
 
-def test_a_request_that_waits_for_the_worker_is_told_of_the_end(tmp_path: Path) -> None:
-    """It used to be cut off without a word, with a traceback in the log."""
+def test_a_request_that_waits_for_the_worker_gets_a_503_at_shutdown(tmp_path: Path) -> None:
+    """It used to be cut off without an answer, with a traceback in the log."""
     server = Server(tmp_path, shutdown_grace_s=0)
     (worker,) = psutil.Process(server.process.pid).children()
     worker.suspend()

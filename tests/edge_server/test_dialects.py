@@ -86,7 +86,7 @@ SETTINGS = Settings(api_keys=(KEY,), max_body_bytes=1_024)
 
 
 class Speaker:
-    """An engine that says two words, or that it is busy."""
+    """An engine that writes two words, or is busy."""
 
     name = "speaker"
     card = SimpleNamespace(n_parallel=1, name="speaker")

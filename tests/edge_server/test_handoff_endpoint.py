@@ -187,7 +187,7 @@ sys.addaudithook(see)
 def test_never_means_that_not_one_byte_leaves(
     make_server: MakeServer, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every look-up of a name and every connection of server and worker is recorded."""
+    """All name look-ups and connections of server and worker are recorded."""
     seen = tmp_path / "seen"
     seen.write_text("")
     (tmp_path / "hook").mkdir()

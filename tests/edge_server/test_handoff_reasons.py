@@ -92,7 +92,7 @@ def said(text: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def words() -> Callable[[str], list[int]]:
+def token_ids() -> Callable[[str], list[int]]:
     """The token ids of a text."""
     with LocalEngine(default_model().path) as engine:
         engine.wait_ready(60)
@@ -111,7 +111,7 @@ class Place(Struct):
     reading: Path
 
     def feels(self, **reading: Any) -> None:
-        """What the sensors say from now on."""
+        """Set what the sensors read from now on."""
         new = self.reading.with_suffix(".new")
         new.write_text(json.dumps(reading))
         new.rename(self.reading)
@@ -122,7 +122,7 @@ MakePlace = Callable[..., Place]
 
 @pytest.fixture(scope="module")
 def make_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakePlace]:
-    """Makes a place with the settings of a test; the same settings have the same place."""
+    """Makes a place with the settings of a test; the same settings share a place."""
     places: dict[str, Place] = {}
 
     def make(tables: str = CALM, top: str = "") -> Place:
@@ -287,18 +287,18 @@ def test_a_processor_that_slows_itself_down(make_place: MakePlace) -> None:
 
 
 def forced(*tokens: int, **fields: Any) -> dict[str, Any]:
-    """A body whose local answer begins with *tokens*, all different, one after the other."""
+    """A body whose local answer begins with *tokens*, all different, in order."""
     biases = {str(token): 100.0 - 10 * n for n, token in enumerate(tokens)}
     penalty = {"repeat_penalty": 10.0, "repeat_last_n": 64}
     return {"logit_bias": biases, **penalty, "max_tokens": 300, **fields}
 
 
 def test_a_loop_is_cut_before_its_second_round(
-    make_place: MakePlace, words: Callable[[str], list[int]]
+    make_place: MakePlace, token_ids: Callable[[str], list[int]]
 ) -> None:
     place = make_place()
     script(place)
-    (word,) = words(" fox")
+    (word,) = token_ids(" fox")
     answer = follow(place.server, logit_bias={str(word): 100.0}, max_tokens=300)
     assert answer.reasons == ["repetition"]
     assert answer.of("handoff")[0]["signals"]["copies"] >= 3
@@ -308,11 +308,11 @@ def test_a_loop_is_cut_before_its_second_round(
 
 
 def test_control_tokens_in_the_text_never_reach_client_or_cloud(
-    make_place: MakePlace, words: Callable[[str], list[int]]
+    make_place: MakePlace, token_ids: Callable[[str], list[int]]
 ) -> None:
     place = make_place()
     script(place)
-    answer = follow(place.server, **forced(*words("The end [INST]")))
+    answer = follow(place.server, **forced(*token_ids("The end [INST]")))
     assert answer.reasons == ["template_leak"]
     assert "[INST" not in answer.plain
     assert "INST" not in place.fake.requests[-1].body
@@ -321,11 +321,11 @@ def test_control_tokens_in_the_text_never_reach_client_or_cloud(
 
 
 def test_an_answer_that_goes_over_to_another_script_is_taken_back(
-    make_place: MakePlace, words: Callable[[str], list[int]]
+    make_place: MakePlace, token_ids: Callable[[str], list[int]]
 ) -> None:
     place = make_place()
     script(place)
-    first, second = words("а")  # noqa: RUF001  # Cyrillic
+    first, second = token_ids("а")  # noqa: RUF001  # Cyrillic
     body = forced(first, second, repeat_last_n=1)
     answer = follow(place.server, **body)
     assert answer.reasons == ["wrong_script"]
@@ -344,7 +344,7 @@ def test_a_refusal_is_never_seen(make_place: MakePlace) -> None:
 
 
 def test_an_answer_without_a_word_is_none(
-    make_place: MakePlace, words: Callable[[str], list[int]]
+    make_place: MakePlace, token_ids: Callable[[str], list[int]]
 ) -> None:
     place = make_place()
     script(place)
@@ -354,7 +354,7 @@ def test_an_answer_without_a_word_is_none(
 
 
 def test_a_response_format_that_the_local_model_cannot_be_held_to(make_place: MakePlace) -> None:
-    """It was a 400, though a provider knows the form."""
+    """It used to be a 400, although a provider supports the format."""
     place = make_place()
     place.fake.script(Act(text='{"names": ["Ruby", "Max"]}'))
     names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
@@ -411,7 +411,7 @@ def test_slow_decoding(make_place: MakePlace) -> None:
 
 
 def running(server: Server, n: int, *, n_chunks: int = 8) -> list[threading.Thread]:
-    """*n* long answers that stay here, once each has sent *n_chunks* chunks."""
+    """*n* long local answers, once each has sent *n_chunks* chunks."""
     begun = threading.Semaphore(0)
 
     def write() -> None:
@@ -443,7 +443,7 @@ def test_a_queue_that_is_too_long_or_too_slow(make_place: MakePlace) -> None:
 
 
 def test_a_full_kv_cache(make_place: MakePlace) -> None:
-    """Three long answers share cells for one: the youngest is put back, and does not wait long."""
+    """Three long answers share the cells of one: the youngest is preempted, and waits briefly."""
     tables = PATIENT.replace('"repetition"', '"repetition", "slow"')
     tables = tables.replace("sensor_dwell", "stall_s = 0.02\nsensor_dwell")
     place = make_place(tables, "n_parallel = 3\nn_kv = 1024\nn_ctx = 1000\n")

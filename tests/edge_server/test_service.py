@@ -1,4 +1,4 @@
-"""What becomes of an answer when something of ours, or of the system, breaks."""
+"""Answers when our code or the system fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUEST = GenerationRequest(messages=(Message(role="user", content="Hello"),))
 
 
 class Broken:
-    """An engine with a defect, whose error quotes what it was about."""
+    """An engine with a defect, whose error quotes the prompt."""
 
     name = "broken"
     card = SimpleNamespace(n_parallel=2, name="broken")
@@ -46,7 +46,7 @@ class Broken:
 
 
 class Patient(Broken):
-    """An engine that goes on until it is told to stop."""
+    """An engine that goes on until it is cancelled."""
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None
@@ -59,7 +59,7 @@ class Patient(Broken):
 
 
 class Ending(Patient):
-    """One that ends its answer with *reason* when it is told to stop."""
+    """An engine that ends its answer with *reason* when it is cancelled."""
 
     def __init__(self, reason: FinishReason) -> None:
         super().__init__(0)
@@ -109,7 +109,7 @@ def test_a_defect_in_mid_answer_is_logged_without_its_words(
 def test_a_defect_of_one_of_several_answers_keeps_its_insides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The error of a later one used to be sent to the client word for word."""
+    """A later answer's error used to be sent to the client verbatim."""
     service = service_of(Patient(0))
     start, n_started = service.start, 0
 
@@ -128,7 +128,7 @@ def test_a_defect_of_one_of_several_answers_keeps_its_insides(
 def test_a_defect_in_a_view_is_a_500_that_is_logged_without_its_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The log used to say nothing at all of it."""
+    """It used not to be logged at all."""
     engine = Broken(0)
     client = create_app(service_of(engine), Settings()).test_client()
     answer = client.post(
@@ -142,7 +142,7 @@ def test_a_defect_in_a_view_is_a_500_that_is_logged_without_its_words(
 def test_an_answer_without_a_thread_is_refused_and_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It used to count as running for ever."""
+    """It used to count as running forever."""
     service = service_of(Broken(1))
 
     def no_more(thread: threading.Thread) -> None:
@@ -168,7 +168,7 @@ def test_an_answer_that_takes_too_long_says_so() -> None:
 
 
 def test_an_answer_that_ends_as_its_time_is_over_is_whole() -> None:
-    """A failure used to follow its end."""
+    """A failure used to follow its last event."""
     service = service_of(Ending("stop"), Settings(max_generation_s=0.05))
     assert isinstance(last_event(service.start(REQUEST, RouteOptions(id="a"))), Finished)
 

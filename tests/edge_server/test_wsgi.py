@@ -1,4 +1,4 @@
-"""The same views under other WSGI servers: a thread per stream, the same answers."""
+"""The same views under other WSGI servers: one thread per stream, the same answers."""
 
 from __future__ import annotations
 

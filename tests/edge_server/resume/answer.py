@@ -1,4 +1,4 @@
-"""An answer that a test writes itself, and a client of its stream."""
+"""An answer whose events a test writes, and a client of its stream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encoder() -> ChatStream:
 
 
 class Answer(Source):
-    """A source whose events the test appends; cancelled, it ends as an engine's does."""
+    """A source whose events the test appends. When cancelled it ends like an engine's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Answer(Source):
 
 
 class Client:
-    """Applies the events of a stream by their numbers, once each, whatever their dialect."""
+    """Applies each event of a stream once, by its number, in any dialect."""
 
     def __init__(self, after: int = 0) -> None:
         self.last = after
@@ -85,7 +85,7 @@ class Client:
             self.end = "stop" if content["stop"] else None
 
     def read(self, viewer: Viewer) -> bool:
-        """All that is there; whether the stream has ended."""
+        """Take all events that are there; return whether the stream has ended."""
         while True:
             events, ended = viewer.log.read(viewer.after)
             self.take(b"".join(map(viewer.feed, events)))

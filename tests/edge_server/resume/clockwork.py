@@ -1,4 +1,4 @@
-"""A clock that a test turns, with the alarms that ring as it goes by."""
+"""A clock that a test advances, and its alarms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from spillover.runtime.alarms import Alarm, Alarms
 
 
 class Clockwork(Alarms):
-    """Without a thread: go_on() makes the calls that are due, in their order."""
+    """Alarms without a thread: go_on() makes the calls that are due, in order."""
 
     def __init__(self) -> None:
         super().__init__()

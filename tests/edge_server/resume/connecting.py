@@ -22,7 +22,7 @@ Key = str | None
 def begin(
     server: Server, body: dict[str, Any], path: str = CHAT, key: Key = None
 ) -> AbstractContextManager[httpx.Response]:
-    """A stream that can be taken up again; leaving the context early breaks the connection."""
+    """A resumable stream; leaving the context early breaks the connection."""
     return _client().stream(
         "POST",
         f"{server.url}{path}",
@@ -74,7 +74,7 @@ def states(server: Server, key: Key = None) -> list[str]:
 
 @cache
 def _client() -> httpx.Client:
-    """One for all tests: making one loads certificates that nobody needs here."""
+    """One for all tests: making one loads certificates, which are not needed here."""
     return httpx.Client(verify=False, timeout=60)
 
 

@@ -1,4 +1,4 @@
-"""However its connections fare, a client that applies events by number has the text."""
+"""A client that applies events by number gets the text, however its connections break."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Streaming(RuleBasedStateMachine):
         self._check(seat.client)
 
     def _check(self, client: Client) -> None:
-        """It has all, for it read to the end."""
+        """The client read to the end, so it has everything."""
         assert client.last == self.recording.log.last
         assert client.text == "".join(self.said)
         if self.answer.is_over:
@@ -114,7 +114,7 @@ class Streaming(RuleBasedStateMachine):
     @precondition(lambda self: self.is_kept)
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        """From where it stands, or from any number: what is read twice is applied once."""
+        """From its last event or any number: what is read twice is applied once."""
         log = self.recording.log
         seat = data.draw(st.sampled_from(self.seats))
         after = data.draw(st.just(seat.client.last) | st.integers(0, log.last + 2))

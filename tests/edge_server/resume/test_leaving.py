@@ -1,4 +1,4 @@
-"""What a stream costs that nobody follows, and who may do what with it."""
+"""What a stream without clients costs, and who may use it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ I_AM, YOU_ARE = {"X-Api-Key": MINE}, {"X-Api-Key": YOURS}
 
 @pytest.fixture(scope="module")
 def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with two users, one place and little patience."""
+    """A server with two users, one resumable stream and short time-outs."""
     server = Server(
         tmp_path_factory.mktemp("home"), "--parallel", "4", api_key=f"{MINE},{YOURS}",
         resume_grace_s=0.3, max_resumable=1, write_timeout_s=1,
@@ -54,7 +54,7 @@ def end_of(server: Server, name: str) -> str:
 
 
 def _newest(server: Server, name: str) -> int:
-    """The cursor in front of the newest event."""
+    """The cursor before the newest event."""
     error = httpx.get(place(server, name), params={"after": 10**9}, headers=I_AM).json()["error"]
     return int(error["last"]) - 1
 
@@ -70,7 +70,7 @@ def test_an_answer_that_nobody_comes_back_to_is_cancelled(tight: Server) -> None
 
 
 def test_an_answer_goes_on_while_anybody_follows_it(tight: Server) -> None:
-    """Longer than the server would have waited without a client."""
+    """For longer than the server waits without a client."""
     client = Client()
     with begin(tight, LONG, key=MINE) as first:
         name, parts = name_of(first), first.iter_raw()
@@ -192,7 +192,7 @@ def test_where_none_are_offered_asking_for_one_is_a_400(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_the_end_of_the_server_is_told_without_an_id_and_waits_for_no_one(tmp_path: Path) -> None:
+def test_the_last_event_at_shutdown_has_no_id_and_waits_for_no_client(tmp_path: Path) -> None:
     server = Server(tmp_path, "--parallel", "4", shutdown_grace_s=0.2)
     with begin(server, LONG) as abandoned:
         name_of(abandoned)

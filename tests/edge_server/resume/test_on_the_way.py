@@ -1,4 +1,4 @@
-"""A client leaves while its answer is between two writers: with and without a way back."""
+"""A client leaves while its answer changes its writer, with and without a resumable stream."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def is_idle(site: Site) -> bool:
 
 
 def hand_over(site: Site, parts: Iterator[bytes]) -> bytes:
-    """Read some, ask for the cloud, and wait until the fake is where it holds."""
+    """Read some, ask for a handoff to the cloud, and wait until the fake holds."""
     received = b""
     for part in parts:
         received += part

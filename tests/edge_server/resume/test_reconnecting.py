@@ -1,4 +1,4 @@
-"""Connections that break, on real sockets: nothing is lost and nothing comes twice."""
+"""Connections that break, on real sockets: nothing is lost or sent twice."""
 
 from __future__ import annotations
 

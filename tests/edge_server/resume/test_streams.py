@@ -1,4 +1,4 @@
-"""Resumable answers and their places, without a network."""
+"""Resumable answers without a network."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def begun(streams: Streams, answer: Answer) -> Recording:
     return recording
 
 
-def test_a_client_that_left_before_it_knew_the_name_ends_its_answer(streams: Streams) -> None:
-    """Nobody could ever come back to it."""
+def test_a_client_that_leaves_before_it_knows_the_id_ends_its_answer(streams: Streams) -> None:
+    """Nobody could ever resume it."""
     answer = Answer()
     recording = begun(streams, answer)
     streams.watch(recording, 0).leave()
