@@ -158,7 +158,7 @@ def _host(address: str) -> str:
 
 def _check_known(field: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise ValueError(f"{field} {name!r} is not known: it is one of {', '.join(sorted(known))}")
+        raise ValueError(f"{field} {name!r} is not known: use one of {', '.join(sorted(known))}")
 
 
 def _check_header(header: str, value: str) -> None:
@@ -167,7 +167,7 @@ def _check_header(header: str, value: str) -> None:
             f"extra_headers must not hold {header}: name the key's variable in key_variable"
         )
     if not re.fullmatch(r"[A-Za-z0-9-]+", header) or not is_header_text(value):
-        raise ValueError(f"extra_headers has {header!r}, which is no header of printable ASCII")
+        raise ValueError(f"extra_headers: {header!r} is not a header of printable ASCII")
 
 
 def _check_address(address: str, is_local_network: bool) -> None:
