@@ -77,18 +77,19 @@ class Network(httpcore2.NetworkBackend):
         return self._take((host, port)) or self._open(host, port)
 
     def open_ahead(self, host: str, port: int, *, secure: bool) -> None:
-        """Open a connection before its first request, TLS included, unless one is ready.
+        """Have a connection ready before its first request, TLS included.
 
         Raises as connect_tcp() does.
         """
-        if ready := self._take((host, port)):
-            self._keep(ready)
-            return
-        stream = self._open(host, port)
+        stream = self.connect_tcp(host, port)  # the one that is ready, if there is one
         if secure:
             stream.start_tls(None, host)
         stream.n_exchanges = 1
-        self._keep(stream)
+        with self._lock:
+            other = self._opened_ahead.get(stream.place)
+            self._opened_ahead[stream.place] = stream
+        if other is not None:
+            other.close()
 
     def close(self) -> None:
         """Close what was opened ahead."""
@@ -111,13 +112,6 @@ class Network(httpcore2.NetworkBackend):
             return stream
         stream.close()
         return None
-
-    def _keep(self, stream: Stream) -> None:
-        with self._lock:
-            other = self._opened_ahead.get(stream.place)
-            self._opened_ahead[stream.place] = stream
-        if other is not None:
-            other.close()
 
 
 class Stream(httpcore2.NetworkStream):
