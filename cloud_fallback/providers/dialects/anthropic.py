@@ -13,6 +13,7 @@ from spillover.cloud_fallback.providers.dialects.decoding import Count
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
+    Fields,
     HttpRequest,
     arguments_object,
     parameters_of,
@@ -51,7 +52,7 @@ class AnthropicDialect(Dialect):
     def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
         return visible_stops(request)
 
-    def fields(self, draft: Draft) -> dict[str, Any]:
+    def fields(self, draft: Draft) -> Fields:
         request, model = draft.request, draft.model
         return {
             "model": model,
@@ -59,8 +60,7 @@ class AnthropicDialect(Dialect):
             "stream": True,
             "system": draft.system or None,
             "messages": [
-                {"role": turn.side, "content": [b for m in turn.messages for b in _blocks(m)]}
-                for turn in draft.turns
+                {"role": side, "content": blocks} for side, blocks in draft.turns(_blocks)
             ],
             "stop_sequences": list(draft.stop) or None,
             **(_samplers(draft) if claude_takes_samplers(model) else {}),
@@ -68,7 +68,7 @@ class AnthropicDialect(Dialect):
             **self.response_format(draft),
         }
 
-    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+    def json_schema(self, json: JsonSchema) -> Fields:
         return {"output_config": {"format": {"type": "json_schema", "schema": json.schema}}}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
@@ -80,7 +80,7 @@ def visible_stops(request: GenerationRequest) -> tuple[str, ...]:
     return tuple(stop for stop in request.stop if stop.strip())
 
 
-def _samplers(draft: Draft) -> dict[str, Any]:
+def _samplers(draft: Draft) -> Fields:
     fields = draft.chosen("temperature", "top_p", "top_k")
     if "temperature" in fields:
         fields["temperature"] = min(fields["temperature"], 1.0)
@@ -88,7 +88,7 @@ def _samplers(draft: Draft) -> dict[str, Any]:
     return fields
 
 
-def _blocks(message: Message) -> list[dict[str, Any]]:
+def _blocks(message: Message) -> list[Fields]:
     if message.role == "tool":
         call_id = safe_id(message.tool_call_id or "")
         return [{"type": "tool_result", "tool_use_id": call_id, "content": message.content}]
@@ -105,13 +105,13 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
     return [*text, *calls]
 
 
-def _tools(request: GenerationRequest) -> dict[str, Any]:
+def _tools(request: GenerationRequest) -> Fields:
     if not request.tools:
         return {}
     tools = [tool_fields(tool, input_schema=parameters_of(tool)) for tool in request.tools]
-    fields: dict[str, Any] = {"tools": tools}
+    fields: Fields = {"tools": tools}
     choice = request.tool_choice
-    chosen_tool: dict[str, Any] = (
+    chosen_tool: Fields = (
         {"type": "tool", "name": choice.name}
         if isinstance(choice, NamedTool)
         else {"type": _CHOICES[choice]}

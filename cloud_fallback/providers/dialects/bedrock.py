@@ -5,7 +5,7 @@ An answer is complete with messageStop; the usage follows in the metadata.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import quote
 
 import msgspec
@@ -24,8 +24,8 @@ from spillover.cloud_fallback.providers.dialects.decoding import Count
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
+    Fields,
     HttpRequest,
-    Turn,
     arguments_object,
     parameters_of,
     safe_id,
@@ -55,8 +55,7 @@ class BedrockDialect(Dialect):
     def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
         return visible_stops(request)
 
-    def fields(self, draft: Draft) -> dict[str, Any]:
-        turns = draft.turns
+    def fields(self, draft: Draft) -> Fields:
         config = {
             "maxTokens": draft.request.max_tokens,
             "stopSequences": list(draft.stop) or None,
@@ -64,16 +63,15 @@ class BedrockDialect(Dialect):
         }
         return {
             "messages": [
-                {"role": turn.side, "content": [b for m in turn.messages for b in _blocks(m)]}
-                for turn in turns
+                {"role": side, "content": blocks} for side, blocks in draft.turns(_blocks)
             ],
             "system": [{"text": draft.system}] if draft.system else None,
             "inferenceConfig": without_nones(config),
-            "toolConfig": _tools(draft, turns),
+            "toolConfig": _tools(draft),
             **self.response_format(draft),
         }
 
-    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+    def json_schema(self, json: JsonSchema) -> Fields:
         schema = {"name": json.name, "schema": msgspec.json.encode(json.schema).decode()}
         structure = {"jsonSchema": schema}
         return {"outputConfig": {"textFormat": {"type": "json_schema", "structure": structure}}}
@@ -94,11 +92,11 @@ def _samplers(draft: Draft) -> dict[str, float]:
     return fields
 
 
-def _blocks(message: Message) -> list[dict[str, Any]]:
+def _blocks(message: Message) -> list[Fields]:
     if message.role == "tool":
         # An empty text block is refused.
         is_empty = not message.content.strip()
-        content: dict[str, Any] = {"json": {}} if is_empty else {"text": message.content}
+        content: Fields = {"json": {}} if is_empty else {"text": message.content}
         call_id = _call_id(message.tool_call_id or "")
         return [{"toolResult": {"toolUseId": call_id, "content": [content]}}]
     text = [{"text": message.content}] if message.content.strip() else []
@@ -119,10 +117,10 @@ def _call_id(call_id: str) -> str:
     return safe_id(call_id, allowed="a-zA-Z0-9_.:-")
 
 
-def _tools(draft: Draft, turns: list[Turn]) -> dict[str, Any] | None:
+def _tools(draft: Draft) -> Fields | None:
     request = draft.request
     if not request.tools or request.tool_choice == "none":
-        if any(m.tool_calls or m.role == "tool" for turn in turns for m in turn.messages):
+        if any(m.tool_calls or m.role == "tool" for m in request.messages):
             raise InvalidRequest(
                 f"{draft.provider} takes a conversation with tool calls only where tools may be "
                 "called",
@@ -131,7 +129,7 @@ def _tools(draft: Draft, turns: list[Turn]) -> dict[str, Any] | None:
         return None
     draft.check_parallel()
     specs = (tool_fields(tool, inputSchema={"json": parameters_of(tool)}) for tool in request.tools)
-    config: dict[str, Any] = {"tools": [{"toolSpec": spec} for spec in specs]}
+    config: Fields = {"tools": [{"toolSpec": spec} for spec in specs]}
     if isinstance(request.tool_choice, NamedTool):
         config["toolChoice"] = {"tool": {"name": request.tool_choice.name}}
     elif request.tool_choice == "required":

@@ -7,7 +7,6 @@ message consists of our own words, the status, and the provider's code where tha
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TypeAlias
 
 from spillover.cloud_fallback.errors import (
@@ -23,7 +22,7 @@ from spillover.cloud_fallback.errors import (
     RateLimited,
     Truncated,
 )
-from spillover.cloud_fallback.providers.dialects.failure import Failure, read_answer, read_tail
+from spillover.cloud_fallback.providers.dialects.failure import Failure, read_tail
 
 
 def _codes(text: str) -> frozenset[str]:
@@ -135,13 +134,6 @@ _UNSUPPORTED = re.compile(
 
 _Meaning: TypeAlias = tuple[type[ProviderError], str]
 """An error class, and a message other than its usual one."""
-
-
-def answer_error(
-    provider: str, status: int, headers: Mapping[str, str], body: bytes
-) -> ProviderError:
-    """The error that an HTTP answer other than 200 stands for."""
-    return error_of(provider, read_answer(status, headers, body))
 
 
 def ended_too_early(provider: str, tail: bytes) -> ProviderError:

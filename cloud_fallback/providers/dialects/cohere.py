@@ -5,7 +5,7 @@ An answer is complete with message-end, unless that tells of a failure; "[DONE]"
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
@@ -13,15 +13,10 @@ from spillover.cloud_fallback.errors import Overloaded
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    Fields,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
+    Fields,
     HttpRequest,
     function_call,
     parameters_of,
@@ -48,7 +43,7 @@ class CohereDialect(Dialect):
     def path(self, model: str) -> str:
         return f"{self.root}/chat"
 
-    def fields(self, draft: Draft) -> dict[str, Any]:
+    def fields(self, draft: Draft) -> Fields:
         request = draft.request
         return {
             "model": draft.model,
@@ -61,16 +56,16 @@ class CohereDialect(Dialect):
             **self.response_format(draft),
         }
 
-    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+    def json_schema(self, json: JsonSchema) -> Fields:
         return {"response_format": {"type": "json_object", "json_schema": json.schema}}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return CohereDecoder(self.provider, sent)
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message) -> Fields:
     role = "system" if message.role == "developer" else message.role
-    fields: dict[str, Any] = {"role": role}
+    fields: Fields = {"role": role}
     if message.content or not message.tool_calls:
         fields["content"] = message.content
     if message.tool_calls:
@@ -80,7 +75,7 @@ def _message(message: Message) -> dict[str, Any]:
     return fields
 
 
-def _samplers(draft: Draft) -> dict[str, Any]:
+def _samplers(draft: Draft) -> Fields:
     fields = draft.chosen("seed")
     for name, value in draft.chosen(*_LIMITS).items():
         theirs, least, greatest = _LIMITS[name]
@@ -88,7 +83,7 @@ def _samplers(draft: Draft) -> dict[str, Any]:
     return fields
 
 
-def _tools(draft: Draft) -> dict[str, Any]:
+def _tools(draft: Draft) -> Fields:
     choice, tools = draft.request.tool_choice, draft.request.tools
     if not tools:
         return {}
@@ -100,7 +95,7 @@ def _tools(draft: Draft) -> dict[str, Any]:
         {"name": t.name, "description": t.description, "parameters": parameters_of(t)}
         for t in tools
     )
-    fields: dict[str, Any] = {"tools": [{"type": "function", "function": f} for f in functions]}
+    fields: Fields = {"tools": [{"type": "function", "function": f} for f in functions]}
     if choice != "auto":
         fields["tool_choice"] = choice.upper()
     if any(tool.strict for tool in tools):

@@ -14,7 +14,6 @@ from spillover.cloud_fallback.http.eventstream import EventStream
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.http.server_sent_events import ServerSentEvents
 from spillover.cloud_fallback.providers.dialects.classify import (
-    answer_error,
     ended_too_early,
     error_of,
     unknown_reason,
@@ -27,12 +26,13 @@ from spillover.cloud_fallback.providers.dialects.decoding import (
 from spillover.cloud_fallback.providers.dialects.encoding import (
     JSON_HEADERS,
     Draft,
+    Fields,
     HttpRequest,
     body_bytes,
     check,
     with_prefill,
 )
-from spillover.cloud_fallback.providers.dialects.failure import read_event
+from spillover.cloud_fallback.providers.dialects.failure import read_answer, read_event
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
@@ -46,8 +46,6 @@ from spillover.runtime.request import (
     ResponseFormat,
 )
 
-Fields: TypeAlias = dict[str, Any]
-"""Of a request's body."""
 Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
 Reasons: TypeAlias = Mapping[str, FinishReason]
 """What a provider's finish reasons mean."""
@@ -268,9 +266,9 @@ class Dialect(ABC):
 
         The provider's own words stay out of the message, since they may repeat the request.
         """
-        return answer_error(self.provider, status, headers, body)
+        return error_of(self.provider, read_answer(status, headers, body))
 
-    def response_format(self, draft: Draft) -> dict[str, Any]:
+    def response_format(self, draft: Draft) -> Fields:
         """The fields that hold the answer to the request's format."""
         match draft.request.response_format:
             case None:
@@ -289,7 +287,7 @@ class Dialect(ABC):
         """Where *model* is asked, after the base address."""
 
     @abstractmethod
-    def fields(self, draft: Draft) -> dict[str, Any]:
+    def fields(self, draft: Draft) -> Fields:
         """The body; fields that are None are left out."""
 
     @abstractmethod
@@ -297,10 +295,10 @@ class Dialect(ABC):
         """For the answer to *sent*; needed where a turn was prefilled or a stop string is ours."""
 
     @abstractmethod
-    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+    def json_schema(self, json: JsonSchema) -> Fields:
         """The fields that hold an answer to a JSON schema."""
 
-    def grammar(self, grammar: ResponseFormat) -> dict[str, Any]:
+    def grammar(self, grammar: ResponseFormat) -> Fields:
         """The fields that hold an answer to any other format."""
         raise ResponseFormatRefused(
             f"{self.provider} cannot hold an answer to {_FORMATS[type(grammar)]}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +15,10 @@ from msgspec.structs import replace
 from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.request import GenerationRequest, Message, Tool, ToolCall
 from spillover.runtime.sampling import Sampling
+
+Fields: TypeAlias = dict[str, Any]
+"""Of a request's body."""
+Side: TypeAlias = Literal["user", "assistant"]
 
 JSON_HEADERS = {"content-type": "application/json", "accept": "text/event-stream"}
 
@@ -38,13 +43,6 @@ class HttpRequest(Struct, frozen=True, kw_only=True):
     the answer repeats it, the decoder removes it, so that the answer joins the whole turn."""
 
 
-class Turn(Struct, frozen=True, kw_only=True):
-    """Consecutive messages of one side; a tool's answer is on the user's."""
-
-    side: Literal["user", "assistant"]
-    messages: tuple[Message, ...]
-
-
 class Draft(Struct, frozen=True, kw_only=True):
     """A request that was checked and is ready to be written for *model* of *provider*."""
 
@@ -59,7 +57,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     prefilled: str
     trimmed: str
 
-    def chosen(self, *names: str) -> dict[str, Any]:
+    def chosen(self, *names: str) -> Fields:
         """The samplers *names* that are not at their default: someone chose them."""
         sampling = self.request.sampling
         values = ((name, getattr(sampling, name)) for name in names)
@@ -71,30 +69,26 @@ class Draft(Struct, frozen=True, kw_only=True):
         messages = self.request.messages
         return "\n\n".join(m.content for m in messages if _is_system(m) and _has_content(m))
 
-    @property
-    def turns(self) -> list[Turn]:
-        """The other messages in turns that alternate, the user's first.
+    def turns(self, write: Callable[[Message], list[Fields]]) -> list[tuple[Side, list[Fields]]]:
+        """The other messages as *write* makes blocks of them, in turns that alternate, the user's
+        first; a tool's answer is on the user's side.
 
         Messages without content are left out. Where the assistant opens the conversation, a lone
         full stop of the user's goes before it. Raises InvalidRequest when the assistant has the
         last word and its turn is not to be continued.
         """
-        shown = (m for m in self.request.messages if _has_content(m) and not _is_system(m))
-        sides = groupby(shown, key=lambda message: message.role == "assistant")
-        turns = [
-            Turn(side="assistant" if is_assistant else "user", messages=tuple(messages))
-            for is_assistant, messages in sides
-        ]
-        if not turns:
+        shown = [m for m in self.request.messages if _has_content(m) and not _is_system(m)]
+        if not shown:
             raise _nothing_to_answer()
-        if turns[0].side == "assistant":
-            turns.insert(0, Turn(side="user", messages=(Message(role="user", content="."),)))
-        if turns[-1].side == "assistant" and not self.prefilled:
+        if shown[0].role == "assistant":
+            shown.insert(0, Message(role="user", content="."))
+        if shown[-1].role == "assistant" and not self.prefilled:
             raise InvalidRequest(
                 f"{self.provider} answers a user's turn, but the last turn is the assistant's",
                 "messages",
             )
-        return turns
+        sides = groupby(shown, key=_side)
+        return [(side, [block for m in messages for block in write(m)]) for side, messages in sides]
 
     def check_parallel(self) -> None:
         """Raises InvalidRequest where the request wants one tool call at a time."""
@@ -103,6 +97,10 @@ class Draft(Struct, frozen=True, kw_only=True):
                 f"{self.provider} cannot be kept from calling several tools at once",
                 "parallel_tool_calls",
             )
+
+
+def _side(message: Message) -> Side:
+    return "assistant" if message.role == "assistant" else "user"
 
 
 def _has_content(message: Message) -> bool:
@@ -162,7 +160,7 @@ def _nothing_to_answer() -> InvalidRequest:
 # Fields of the body.
 
 
-def body_bytes(fields: dict[str, Any], without: frozenset[str]) -> bytes:
+def body_bytes(fields: Fields, without: frozenset[str]) -> bytes:
     """The JSON of *fields* that are not None and not in *without*."""
     kept = {k: value for k, value in fields.items() if value is not None and k not in without}
     try:
@@ -171,7 +169,7 @@ def body_bytes(fields: dict[str, Any], without: frozenset[str]) -> bytes:
         raise InvalidRequest("a message holds half a character", "messages") from error
 
 
-def without_nones(fields: dict[str, Any]) -> dict[str, Any] | None:
+def without_nones(fields: Fields) -> Fields | None:
     """The *fields* that are not None; None when there are none."""
     return {name: value for name, value in fields.items() if value is not None} or None
 
@@ -188,15 +186,15 @@ def arguments_object(call: ToolCall) -> msgspec.Raw:
     return msgspec.Raw(text.encode())
 
 
-def function_call(call: ToolCall, call_id: str) -> dict[str, Any]:
+def function_call(call: ToolCall, call_id: str) -> Fields:
     """*call* as OpenAI writes it, with its arguments as text."""
     function = {"name": call.name, "arguments": call.arguments or "{}"}
     return {"id": call_id, "type": "function", "function": function}
 
 
-def tool_fields(tool: Tool, **schema: Any) -> dict[str, Any]:
+def tool_fields(tool: Tool, **schema: Any) -> Fields:
     """*tool* as most providers describe one, with its *schema* in their words."""
-    fields: dict[str, Any] = {"name": tool.name, **schema}
+    fields: Fields = {"name": tool.name, **schema}
     if tool.description:
         fields["description"] = tool.description
     if tool.strict:
@@ -204,7 +202,7 @@ def tool_fields(tool: Tool, **schema: Any) -> dict[str, Any]:
     return fields
 
 
-def parameters_of(tool: Tool) -> dict[str, Any]:
+def parameters_of(tool: Tool) -> Fields:
     """The schema of what *tool* takes, for providers that want one even where it takes nothing."""
     return tool.parameters or {"type": "object", "properties": {}}
 

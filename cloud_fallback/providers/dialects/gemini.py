@@ -20,16 +20,10 @@ from spillover.cloud_fallback.errors import ContentBlocked
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.classify import ended_too_early, error_of
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    End,
-    Fields,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, End, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
+    Fields,
     HttpRequest,
     arguments_object,
     without_nones,
@@ -103,7 +97,7 @@ class GeminiDialect(Dialect):
     def may_prefill(self, model: str) -> bool:
         return _WITH_PREFILL.match(model) is not None
 
-    def fields(self, draft: Draft) -> dict[str, Any]:
+    def fields(self, draft: Draft) -> Fields:
         request = draft.request
         config = {
             "maxOutputTokens": request.max_tokens,
@@ -115,18 +109,15 @@ class GeminiDialect(Dialect):
         writer = _PartWriter(request, signatures)
         return {
             "contents": [
-                {
-                    "role": "model" if turn.side == "assistant" else "user",
-                    "parts": writer.parts(turn.messages),
-                }
-                for turn in draft.turns
+                {"role": "model" if side == "assistant" else "user", "parts": parts}
+                for side, parts in draft.turns(writer.parts)
             ],
             "systemInstruction": {"parts": [{"text": draft.system}]} if draft.system else None,
             "generationConfig": without_nones(config),
             **_tools(draft),
         }
 
-    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+    def json_schema(self, json: JsonSchema) -> Fields:
         return {"responseMimeType": "application/json", "responseJsonSchema": json.schema}
 
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
@@ -152,18 +143,15 @@ class _PartWriter:
         self._names = {c.id: c.name for message in request.messages for c in message.tool_calls}
         self._signatures = signatures
 
-    def parts(self, messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-        return [part for message in messages for part in self._message(message)]
-
-    def _message(self, message: Message) -> list[dict[str, Any]]:
+    def parts(self, message: Message) -> list[Fields]:
         if message.role == "tool":
             name = self._names.get(message.tool_call_id or "") or message.name or "tool"
             return [{"functionResponse": {"name": name, "response": _response(message.content)}}]
         text = [{"text": message.content}] if message.content.strip() else []
         return [*text, *self._calls(message)]
 
-    def _calls(self, message: Message) -> list[dict[str, Any]]:
-        calls: list[dict[str, Any]] = [
+    def _calls(self, message: Message) -> list[Fields]:
+        calls: list[Fields] = [
             {"functionCall": {"name": call.name, "args": arguments_object(call)}}
             for call in message.tool_calls
         ]
@@ -184,7 +172,7 @@ def _response(content: str) -> Any:
         return {"result": content}
 
 
-def _samplers(draft: Draft) -> dict[str, Any]:
+def _samplers(draft: Draft) -> Fields:
     fields = draft.chosen(*_SAMPLERS)
     if fields.get("seed", 0) > MAX_SEED:
         del fields["seed"]
@@ -193,17 +181,15 @@ def _samplers(draft: Draft) -> dict[str, Any]:
     return {_SAMPLERS[name]: value for name, value in fields.items() if name not in draft.without}
 
 
-def _tools(draft: Draft) -> dict[str, Any]:
+def _tools(draft: Draft) -> Fields:
     request = draft.request
     if not request.tools:
         return {}
     draft.check_parallel()
-    fields: dict[str, Any] = {
-        "tools": [{"functionDeclarations": [_tool(tool) for tool in request.tools]}]
-    }
+    fields: Fields = {"tools": [{"functionDeclarations": [_tool(tool) for tool in request.tools]}]}
     choice = request.tool_choice
     if isinstance(choice, NamedTool):
-        mode: dict[str, Any] = {"mode": "ANY", "allowedFunctionNames": [choice.name]}
+        mode: Fields = {"mode": "ANY", "allowedFunctionNames": [choice.name]}
     elif choice == "auto" and any(tool.strict for tool in request.tools):
         mode = {"mode": "VALIDATED"}
     else:
@@ -213,8 +199,8 @@ def _tools(draft: Draft) -> dict[str, Any]:
     return fields
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    fields: dict[str, Any] = {"name": tool.name, "description": tool.description}
+def _tool(tool: Tool) -> Fields:
+    fields: Fields = {"name": tool.name, "description": tool.description}
     if tool.parameters:
         fields["parametersJsonSchema"] = tool.parameters
     return fields

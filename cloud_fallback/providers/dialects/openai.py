@@ -16,15 +16,10 @@ from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.companies import Server
 from spillover.cloud_fallback.providers.dialects.classify import unknown_reason
 from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS, Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    Fields,
-    Part,
-    Reasons,
-)
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import (
     Draft,
+    Fields,
     HttpRequest,
     function_call,
     safe_id,
@@ -74,7 +69,7 @@ class OpenAIDialect(Dialect):
     def stops(self, request: GenerationRequest, model: str) -> tuple[str, ...]:
         return () if self._is_reasoning(model) else super().stops(request, model)
 
-    def fields(self, draft: Draft) -> dict[str, Any]:
+    def fields(self, draft: Draft) -> Fields:
         request, server = draft.request, self.server
         fields = {
             "model": self._deployment or draft.model,
@@ -93,11 +88,11 @@ class OpenAIDialect(Dialect):
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
         return fields
 
-    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+    def json_schema(self, json: JsonSchema) -> Fields:
         schema = {"name": json.name, "schema": json.schema, "strict": json.strict}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
-    def grammar(self, grammar: ResponseFormat) -> dict[str, Any]:
+    def grammar(self, grammar: ResponseFormat) -> Fields:
         server = self.server
         match grammar:
             case Regex(pattern=text):
@@ -133,13 +128,13 @@ class OpenAIDialect(Dialect):
             options["include_obfuscation"] = False
         return options
 
-    def _messages(self, draft: Draft) -> list[dict[str, Any]]:
+    def _messages(self, draft: Draft) -> list[Fields]:
         messages = [_message(message, self.server) for message in draft.request.messages]
         if draft.prefilled and self.server.prefill == "prefix":
             messages[-1]["prefix"] = True
         return messages
 
-    def _samplers(self, draft: Draft) -> dict[str, Any]:
+    def _samplers(self, draft: Draft) -> Fields:
         if self._is_reasoning(draft.model):
             return {}
         usual = draft.chosen("temperature", "top_p", "presence_penalty", "frequency_penalty")
@@ -147,9 +142,9 @@ class OpenAIDialect(Dialect):
         return usual | {names[ours]: value for ours, value in draft.chosen(*names).items()}
 
 
-def _message(message: Message, server: Server) -> dict[str, Any]:
+def _message(message: Message, server: Server) -> Fields:
     role = "system" if message.role == "developer" else message.role
-    fields: dict[str, Any] = {"role": role, "content": message.content}
+    fields: Fields = {"role": role, "content": message.content}
     if message.name and role != "tool" and not server.is_mistral:
         fields["name"] = re.sub(r"[\s<|\\/>]", "_", message.name)[:64]
     if message.tool_calls:
@@ -166,7 +161,7 @@ def _call_id(call_id: str, server: Server) -> str:
     return safe_id(call_id, allowed="A-Za-z0-9", n_max=9) if server.is_mistral else call_id
 
 
-def _tools(request: GenerationRequest) -> dict[str, Any]:
+def _tools(request: GenerationRequest) -> Fields:
     if not request.tools:
         return {}
     choice: Any = request.tool_choice
@@ -176,7 +171,7 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
         tool_fields(tool, **({"parameters": tool.parameters} if tool.parameters else {}))
         for tool in request.tools
     )
-    fields: dict[str, Any] = {"tools": [{"type": "function", "function": f} for f in functions]}
+    fields: Fields = {"tools": [{"type": "function", "function": f} for f in functions]}
     if choice != "auto":
         fields["tool_choice"] = choice
     if not request.parallel_tool_calls:

@@ -12,14 +12,8 @@ from msgspec import Struct
 
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.decoding import Count
-from spillover.cloud_fallback.providers.dialects.dialect import (
-    Decoder,
-    Dialect,
-    Fields,
-    Part,
-    Reasons,
-)
-from spillover.cloud_fallback.providers.dialects.encoding import Draft, HttpRequest
+from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
+from spillover.cloud_fallback.providers.dialects.encoding import Draft, Fields, HttpRequest
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import GenerationRequest, JsonSchema, Message, Regex, ResponseFormat
@@ -57,7 +51,7 @@ class TgiDialect(Dialect):
         is_transcript = self._chat_template is None and request.prompt is None
         return (TURN_END,) if is_transcript else ()
 
-    def fields(self, draft: Draft) -> dict[str, Any]:
+    def fields(self, draft: Draft) -> Fields:
         request = draft.request
         if request.tools:
             raise InvalidRequest(f"{self.provider} takes plain text, not tools", "tools")
@@ -89,10 +83,10 @@ class TgiDialect(Dialect):
         template = ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
         return template.render(request.messages, continue_final_message=is_continued)
 
-    def json_schema(self, json: JsonSchema) -> dict[str, Any]:
+    def json_schema(self, json: JsonSchema) -> Fields:
         return {"grammar": {"type": "json", "value": json.schema}}
 
-    def grammar(self, grammar: ResponseFormat) -> dict[str, Any]:
+    def grammar(self, grammar: ResponseFormat) -> Fields:
         if not isinstance(grammar, Regex):
             return super().grammar(grammar)
         return {"grammar": {"type": "regex", "value": grammar.pattern}}
@@ -111,7 +105,7 @@ def _transcript(messages: tuple[Message, ...], *, is_continued: bool) -> str:
     return "\n\n".join(lines if is_continued else [*lines, "Assistant:"])
 
 
-def _samplers(draft: Draft) -> dict[str, Any]:
+def _samplers(draft: Draft) -> Fields:
     """A value outside the server's bounds (all are open) means that the sampler is off."""
     fields = draft.chosen("typical_p", "frequency_penalty", "seed")
     if fields.get("typical_p", 0.5) in (0.0, 1.0):
