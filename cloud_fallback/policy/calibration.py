@@ -8,14 +8,14 @@ import math
 import re
 from pathlib import Path
 
-import platformdirs
 from msgspec import Struct
 
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.json_file import read_json, write_json
 
 VERSION = 1
-SHIPPED = Path(__file__).parent / "calibrations"
+_FOLDER = "calibrations"
+SHIPPED = Path(__file__).parent / _FOLDER
 _KEY = re.compile("[0-9a-f]{16}")
 
 
@@ -85,29 +85,23 @@ def read_calibration(path: Path) -> Calibration | None:
     return found if found is not None and found.is_valid else None
 
 
-class CalibrationStore:
-    """The user's own files, and those that come with Spillover: one for each model and
-    quantization. Files without a valid calibration are passed over."""
-
-    def __init__(self, data_dir: Path | None = None) -> None:
-        base = data_dir or Path(platformdirs.user_data_dir("spillover", appauthor=False))
-        self._own = base / "calibrations"
-
-    def find(self, fingerprint: str) -> Calibration | None:
-        """The user's own calibration of the model, whatever its name was, else a shipped one."""
-        if not _KEY.fullmatch(fingerprint):
-            return None
-        for folder in (self._own, SHIPPED):
-            with contextlib.suppress(OSError):
-                for path in sorted(folder.glob(f"*-{fingerprint}.json")):
-                    found = read_calibration(path)
-                    if found is not None and found.fingerprint == fingerprint:
-                        return found
+def find_calibration(fingerprint: str, data_dir: Path) -> Calibration | None:
+    """The user's own calibration of the model, whatever its name was, else a shipped one. Files
+    without a valid calibration are passed over."""
+    if not _KEY.fullmatch(fingerprint):
         return None
+    for folder in (data_dir / _FOLDER, SHIPPED):
+        with contextlib.suppress(OSError):
+            for path in sorted(folder.glob(f"*-{fingerprint}.json")):
+                found = read_calibration(path)
+                if found is not None and found.fingerprint == fingerprint:
+                    return found
+    return None
 
-    def write(self, calibration: Calibration, path: Path | None = None) -> Path:
-        """Write to *path*, or replace the user's own file. Raises OSError."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", calibration.model).strip(".-")[:64] or "model"
-        path = path or self._own / f"{name}-{calibration.fingerprint}.json"
-        write_json(path, calibration, indent=1)
-        return path
+
+def write_calibration(calibration: Calibration, data_dir: Path) -> Path:
+    """Replace the user's own file for the model. Raises OSError."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", calibration.model).strip(".-")[:64] or "model"
+    path = data_dir / _FOLDER / f"{name}-{calibration.fingerprint}.json"
+    write_json(path, calibration, indent=1)
+    return path

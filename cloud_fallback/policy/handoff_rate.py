@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 from msgspec import Meta, Struct
 
 from spillover.runtime.json_file import read_json, write_json
@@ -42,11 +41,8 @@ class HandoffRate:
     next start. Without that file it starts again; an error never costs an answer.
     """
 
-    def __init__(
-        self, key: str, target: float, data_dir: Path | None = None, *, least: float = 0.0
-    ) -> None:
-        base = data_dir or Path(platformdirs.user_data_dir("spillover", appauthor=False))
-        self._path = base / "handoff-rates" / f"{key}.json"
+    def __init__(self, key: str, target: float, data_dir: Path, *, least: float = 0.0) -> None:
+        self._path = data_dir / "handoff-rates" / f"{key}.json"
         self._target = target
         self._least = least
         self._lock = threading.Lock()

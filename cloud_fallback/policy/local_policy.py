@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from spillover.cloud_fallback.policy.calibration import CalibrationStore, fingerprint
+import platformdirs
+
+from spillover.cloud_fallback.policy.calibration import find_calibration, fingerprint
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
@@ -26,10 +28,10 @@ class LocalPolicy:
         self, settings: PolicySettings, card: ModelCard, *, data_dir: Path | None = None
     ) -> None:
         check_rules(settings)
-        calibration = CalibrationStore(data_dir).find(fingerprint(card))
+        data_dir = data_dir or platformdirs.user_data_path("spillover", appauthor=False)
+        calibration = find_calibration(fingerprint(card), data_dir)
         self.settings = settings
         self.local = LocalModel(
-            name=card.name,
             n_ctx=card.n_ctx,
             n_kv=card.n_kv,
             languages=calibration.languages if calibration else (),

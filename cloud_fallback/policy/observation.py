@@ -21,7 +21,6 @@ from spillover.runtime.request import GenerationRequest
 class LocalModel(Struct, frozen=True, kw_only=True):
     """Facts about the local model; None and () are unknown, which never counts as bad."""
 
-    name: str = ""
     n_ctx: int | None = None
     n_kv: int | None = None
     can_call_tools: bool | None = None

@@ -167,11 +167,11 @@ class _Redaction:
     def _find_known(self) -> None:
         """A text that is private in one place is private everywhere."""
         kinds = self._values()
-        self._known = KnownTexts(kinds)
+        known = KnownTexts(kinds)
         for text, found in self._found.items():
             more = [
                 Span(start, end, kinds[text[start:end]], text[start:end])
-                for start, end in self._known.find(text)
+                for start, end in known.find(text)
             ]
             self._found[text] = _without_overlaps(found, more)
 

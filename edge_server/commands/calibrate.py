@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from spillover.cloud_fallback.policy.calibration import Calibration, CalibrationStore
+from spillover.cloud_fallback.policy.calibration import Calibration, write_calibration
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.calibration import items as labelled
 from spillover.edge_server.calibration import trace as tracing
@@ -24,6 +24,7 @@ from spillover.edge_server.commands.options import default_text, load_config, se
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.errors import SpilloverError
+from spillover.runtime.json_file import write_json
 from spillover.runtime.sampling import Sampling
 
 _EPILOG = """\b
@@ -163,9 +164,12 @@ def _fitted(traces: Sequence[Trace], cloud_accuracy: float) -> tuple[Report, Cal
 
 def _write(calibration: Calibration, output: Path | None, data_dir: Path) -> Path:
     try:
-        return CalibrationStore(data_dir).write(calibration, output)
+        if output is None:
+            return write_calibration(calibration, data_dir)
+        write_json(output, calibration, indent=1)
     except OSError as error:
         raise SpilloverError(f"the calibration cannot be written: {error}") from error
+    return output
 
 
 # --- the report ---------------------------------------------------------------------------------

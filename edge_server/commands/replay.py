@@ -10,7 +10,7 @@ import msgspec
 
 from spillover.cloud_fallback.policy.calibration import (
     Calibration,
-    CalibrationStore,
+    find_calibration,
     read_calibration,
 )
 from spillover.cloud_fallback.policy.observation import LocalModel
@@ -68,10 +68,10 @@ def command(
         raise click.UsageError("--raw and --calibration exclude each other: give one of them")
     settings = _settings(policy_path)
     given = _given(calibration_path)
-    store = CalibrationStore(load_config({}, config_flag).settings.cloud.folder)
+    data_dir = load_config({}, config_flag).settings.cloud.folder
     decisions = []
     for trace in tracing.read(traces):
-        calibration = None if raw else given or store.find(trace.fingerprint)
+        calibration = None if raw else given or find_calibration(trace.fingerprint, data_dir)
         decision = replay(trace, settings, LocalModel(calibration=calibration))
         decisions.append(decision)
         if as_json:

@@ -7,7 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.policy.calibration import Calibration, CalibrationStore, fingerprint
+from spillover.cloud_fallback.policy.calibration import (
+    Calibration,
+    find_calibration,
+    fingerprint,
+    write_calibration,
+)
 from tests.answers import FAKE_CARD
 
 CARD = msgspec.structs.replace(FAKE_CARD, name="tiny/../model")
@@ -33,14 +38,13 @@ def test_unknown_features_make_p_wrong_unknown() -> None:
 
 
 def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -> None:
-    store = CalibrationStore(tmp_path)
-    assert store.find(fingerprint(CARD)) is None
-    path = store.write(calibration())
+    assert find_calibration(fingerprint(CARD), tmp_path) is None
+    path = write_calibration(calibration(), tmp_path)
     assert path.parent == tmp_path / "calibrations"
     renamed = msgspec.structs.replace(CARD, name="another", n_ctx=4_096)
-    assert store.find(fingerprint(renamed)) == calibration()
+    assert find_calibration(fingerprint(renamed), tmp_path) == calibration()
     requantized = msgspec.structs.replace(CARD, size_bytes=21)
-    assert store.find(fingerprint(requantized)) is None
+    assert find_calibration(fingerprint(requantized), tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,6 @@ def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -
     ],
 )
 def test_a_damaged_calibration_counts_as_none(content: bytes, tmp_path: Path) -> None:
-    store = CalibrationStore(tmp_path)
-    path = store.write(calibration())
+    path = write_calibration(calibration(), tmp_path)
     path.write_bytes(content)
-    assert store.find(fingerprint(CARD)) is None
+    assert find_calibration(fingerprint(CARD), tmp_path) is None

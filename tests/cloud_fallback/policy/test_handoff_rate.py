@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.policy.calibration import CalibrationStore, fingerprint
+from spillover.cloud_fallback.policy.calibration import fingerprint, write_calibration
 from spillover.cloud_fallback.policy.handoff_rate import N_FIRST, HandoffRate
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason
@@ -108,7 +108,7 @@ def test_the_rate_comes_near_its_target_on_any_device(tmp_path: Path, target: fl
 
 
 def test_a_calibrated_model_keeps_what_is_likely_right(tmp_path: Path) -> None:
-    CalibrationStore(tmp_path).write(calibration(bias=-6.0))
+    write_calibration(calibration(bias=-6.0), tmp_path)
     settings = PolicySettings(handoff_rate_target=0.5)
     policy = LocalPolicy(settings, CARD, data_dir=tmp_path)
     assert policy.local.calibration is not None
