@@ -138,6 +138,11 @@ class _Reader:
 
     def header(self) -> GgufHeader:
         version = self._scalar("I")
+        if int.from_bytes(struct.pack("<I", version), "big") in (1, 2, 3):
+            raise self._error(
+                "is in big-endian byte order, which this machine cannot load: get the usual "
+                "little-endian file, or convert it with `gguf-convert-endian FILE little`"
+            )
         if version not in (2, 3):
             raise self._error(f"has GGUF version {version}; 2 and 3 are known")
         n_tensors, n_keys = self._scalar("Q"), self._scalar("Q")

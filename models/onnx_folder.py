@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from spillover.models import onnx_package
 from spillover.models.errors import ModelFileError
-from spillover.models.small_files import read_small
+from spillover.models.small_files import decode_json, read_small
 
 _PRECISIONS = ("q4", "q4f16", "int8", "quantized", "uint8", "", "fp16", "bnb4")
 """Suffixes of transformers.js, in the order in which a CPU likes them."""
@@ -106,18 +105,16 @@ def _graph_in(folder: Path) -> Path:
 
 
 def _named_by_genai(folder: Path) -> Path | None:
-    content = read_small(folder / "genai_config.json")
+    path = folder / "genai_config.json"
+    content = read_small(path)
     if content is None:
         return None
-    try:
-        name = msgspec.json.decode(content, type=_GenaiConfig).model.decoder.filename
-    except msgspec.DecodeError as error:
-        raise ModelFileError(f"{folder / 'genai_config.json'} cannot be read: {error}") from error
+    name = decode_json(content, _GenaiConfig, path).model.decoder.filename
     if not name:
         return None
     if Path(name).name != name:
         raise ModelFileError(
-            f"{folder / 'genai_config.json'} names the graph {name!r}, which is not in its folder"
+            f"{path} names the graph {name!r}, which is not in its folder"
         )
     return folder / name
 

@@ -9,11 +9,10 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from spillover.models.errors import ModelFileError
-from spillover.models.small_files import read_small
+from spillover.models.small_files import decode_json, read_small
 
 _DIGEST = re.compile(r"sha256:(?P<hex>[0-9a-f]{8,64})(?:/(?P<tail>.*))?")
 _T = TypeVar("_T")
@@ -84,7 +83,4 @@ def _read(path: Path, kind: type[_T]) -> _T:
     content = read_small(path)
     if content is None:
         raise ModelFileError(f"{path} is missing: fetch the whole package")
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from error
+    return decode_json(content, kind, path)

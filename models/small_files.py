@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from spillover.models.errors import ModelFileError
 
 MAX_BYTES = 16 << 20
 MAX_TOKENIZER_BYTES = 64 << 20
+
+_T = TypeVar("_T")
 
 
 def read_small(path: Path) -> bytes | None:
@@ -27,3 +32,11 @@ def read_small(path: Path) -> bytes | None:
     if content.startswith(b"version https://git-lfs"):
         raise ModelFileError(f"{path} is a Git LFS pointer: run `git lfs pull` to get the file")
     return content
+
+
+def decode_json(content: bytes, kind: type[_T], path: Path) -> _T:
+    """The value in *content*, which was read from *path*. Raises ModelFileError."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:  # RecursionError: 100,000 brackets
+        raise ModelFileError(f"{path} cannot be read: {error}") from error

@@ -81,7 +81,7 @@ def _items(path: Path) -> Generator[Item]:
             continue
         try:
             item = msgspec.json.decode(line, type=Item)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRequest(f"{path}, line {number}: {error}") from error
         problem = _problem(item)
         if problem:

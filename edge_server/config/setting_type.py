@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,16 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(_shown, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
+
+
+def _shown(item: object) -> str:
+    """An item of a list; a text that cannot be seen is written as in the configuration file."""
+    text = str(item)
+    return text if text.isprintable() else json.dumps(text, ensure_ascii=False)
 
 
 def _path(annotation: type, value: object) -> Path:

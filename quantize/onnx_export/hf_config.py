@@ -45,7 +45,7 @@ def read_spec(content: bytes) -> ModelSpec:
     """The spec in a config.json. Raises ExportError."""
     try:
         config = msgspec.json.decode(content, type=HfConfig)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ExportError(f"config.json is not that of a decoder: {error}") from error
     _refuse_what_is_not_supported(config)
     n_head, n_head_kv = config.num_attention_heads, config.num_key_value_heads

@@ -68,7 +68,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     try:
         index = msgspec.json.decode(_read(folder / _INDEX), type=_Index)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ExportError(f"{folder / _INDEX} is damaged: {error}") from error
     names = sorted(set(index.weight_map.values()))
     if any(Path(name).name != name for name in names):

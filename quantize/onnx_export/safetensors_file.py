@@ -64,7 +64,7 @@ class SafetensorsFile:
             entries = {
                 name: msgspec.json.decode(table, type=_Entry) for name, table in tables.items()
             }
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ExportError(f"the header of {self.path} is damaged: {error}") from error
         for name, entry in entries.items():
             self._check(name, entry)

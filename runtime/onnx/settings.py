@@ -7,8 +7,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import OnnxModelFiles
+from spillover.models.small_files import decode_json
 
 _N_CTX_UNKNOWN = 4096
 _LONGEST_CONTEXT = 1 << 24
@@ -100,11 +100,7 @@ def read_settings(files: OnnxModelFiles) -> ModelSettings:
 
 
 def _read(files: OnnxModelFiles, name: str, kind: type[_T]) -> _T:
-    content = files.read(name)
-    try:
-        return msgspec.json.decode(content or b"{}", type=kind)
-    except msgspec.DecodeError as error:
-        raise ModelFileError(f"{files.root / name} cannot be read: {error}") from error
+    return decode_json(files.read(name) or b"{}", kind, files.root / name)
 
 
 def _ids(*found: int | list[int] | None) -> frozenset[int]:

@@ -43,7 +43,7 @@ def bytes_of_all(tokenizer: Tokenizer, content: bytes) -> list[bytes]:
     """
     try:
         parsed = msgspec.json.decode(content, type=_TokenizerJson)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ModelError(f"the tokenizer.json is not understood: {error}") from error
     spell = _speller(parsed)
     pieces = [b""] * tokenizer.get_vocab_size(with_added_tokens=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import stat
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import cast
@@ -189,7 +190,13 @@ def test_settings_of_the_answer_are_checked() -> None:
         run_command(session, "/set temperature hot")
     with pytest.raises(ConfigError, match="did you mean temperature"):
         run_command(session, "/set temprature 1")
-    assert "temperature             '0.5'" in run_command(session, "/set").text
+    assert "temperature             0.5\n" in run_command(session, "/set").text
+
+
+def test_values_are_shown_as_they_are_typed() -> None:
+    shown = run_command(ChatSession(), "/set").text.splitlines()
+    assert "temperature             0.8" in shown
+    assert 'dry_sequence_breakers   "\\n", :, ", *' in shown
 
 
 def test_the_system_message_outlives_the_conversation() -> None:
@@ -212,6 +219,16 @@ def test_a_saved_conversation_continues_where_it_stopped(tmp_path: Path) -> None
         session.sampling,
     )
     loaded.save(tmp_path / "chat.json")
+
+
+def test_only_the_user_can_read_a_saved_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    session = ChatSession()
+    run_command(session, f"/save {path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    run_command(session, f"/save {path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_file_of_something_else_is_neither_overwritten_nor_loaded(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_the_bundled_model_is_read() -> None:
         (struct.pack("<Q", 99) + b'{"a":1}', "safetensors"),
         (b"\x08\x07" + bytes(60), "no GGUF file"),
         (gguf(b"", version=9), "version 9"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
         (gguf(b"", n_tensors=2**62), "claims"),
         (gguf(b"", n_keys=2**40), "claims"),
         (gguf(b"", n_keys=1), "ends inside"),

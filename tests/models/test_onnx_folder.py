@@ -55,9 +55,12 @@ def test_genai_may_not_name_a_graph_elsewhere(tmp_path: Path, name: str) -> None
         onnx_folder.find(tmp_path)
 
 
-def test_settings_that_are_no_json_are_an_error_that_names_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["<html>", "[" * 100_000, '{"model":' + "[" * 100_000])
+def test_settings_that_are_no_json_are_an_error_that_names_them(
+    tmp_path: Path, content: str
+) -> None:
     touch(tmp_path, "model.onnx")
-    (tmp_path / "genai_config.json").write_text("<html>")
+    (tmp_path / "genai_config.json").write_text(content)
     with pytest.raises(CatalogueError, match=r"genai_config\.json"):
         catalogue.find(str(tmp_path))
 

@@ -108,7 +108,7 @@ def _how_to_answer(session: ChatSession) -> str:
     names = [field.name for field in msgspec.structs.fields(Sampling)]
     values = {name: show(getattr(session.sampling, name)) for name in names}
     values["max_tokens"] = show(session.max_tokens)
-    return "\n".join(f"{name:<24}{value!r}"[:100] for name, value in values.items())
+    return "\n".join(f"{name:<24}{value}"[:100] for name, value in values.items())
 
 
 def _undo(session: ChatSession, _argument: str) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class ChatSession:
             messages=self._messages(), sampling=self.sampling, max_tokens=self.max_tokens
         )
         try:
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
+            _write_private(path, msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
         self._files.add(path)
@@ -100,7 +101,7 @@ class ChatSession:
             saved = msgspec.json.decode(path.read_bytes(), type=SavedChat)
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ConfigError(f"{path} is not a saved conversation: {error}") from error
         system, turns = _split_system(saved.messages)
         if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
@@ -112,6 +113,13 @@ class ChatSession:
     def _messages(self) -> tuple[Message, ...]:
         system = [Message(role="system", content=self.system)] if self.system else []
         return (*system, *self.turns)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that only the user can read: a conversation may hold secrets. Raises OSError."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        path.chmod(0o600)  # also one that was there before
+        file.write(content)
 
 
 def _struct_with(name: str) -> type[Struct]:
