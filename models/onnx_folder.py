@@ -113,9 +113,7 @@ def _named_by_genai(folder: Path) -> Path | None:
     if not name:
         return None
     if Path(name).name != name:
-        raise ModelFileError(
-            f"{path} names the graph {name!r}, which is not in its folder"
-        )
+        raise ModelFileError(f"{path} names the graph {name!r}, which is not in its folder")
     return folder / name
 
 

@@ -27,3 +27,18 @@ def with_numbers(source: Path, target: Path, numbers: dict[str, int]) -> Path:
 
 def _string(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
+
+
+def with_values(source: Path, target: Path, values: dict[str, bool | str]) -> Path:
+    """*target*: *source* with other values of keys that it has. A text is cut or filled up with
+    blanks to the length of the one before, so that everything stays in its place."""
+    content = bytearray(source.read_bytes())
+    for name, value in values.items():
+        at = content.index(_string(name)) + len(_string(name)) + 4
+        if isinstance(value, bool):
+            content[at] = value
+        else:
+            (length,) = struct.unpack_from("<Q", content, at)
+            content[at + 8 : at + 8 + length] = value.encode().ljust(length)[:length]
+    target.write_bytes(content)
+    return target

@@ -34,6 +34,8 @@ class LlamaModel:
         self.handle: Any = handle
         self.vocab: Any = lib.llama_model_get_vocab(handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
+        self._adds_eos = bool(lib.llama_vocab_get_add_eos(self.vocab))
+        self._eos = int(lib.llama_vocab_eos(self.vocab))
         self._pieces: dict[int, bytes] = {}
 
     @functools.cached_property
@@ -45,7 +47,8 @@ class LlamaModel:
         return bool(lib.llama_vocab_is_eog(self.vocab, token))
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        """Token ids of *text*; *parse_special* reads <|im_end|> and the like as one token."""
+        """Token ids of *text*; *add_special* adds BOS where the model wants it, *parse_special*
+        reads <|im_end|> and the like as one token."""
         encoded = text.encode("utf-8", "replace")
         tokens = np.empty(len(encoded) + 2, dtype=np.int32)
         n = lib.llama_tokenize(
@@ -59,7 +62,9 @@ class LlamaModel:
         )
         if n < 0:
             raise InvalidRequest(f"the text of {len(encoded)} bytes cannot be tokenized", "prompt")
-        return tokens[:n].copy()
+        # Behind a prompt, the EOS that add_eos_token asks for would end it before its answer.
+        ends = add_special and n > 0 and self._adds_eos and tokens[n - 1] == self._eos
+        return tokens[: n - 1 if ends else n].copy()
 
     def token_bytes(self, token: int) -> bytes:
         piece = self._pieces.get(token)

@@ -41,7 +41,6 @@ class _TokenizerConfig(Struct):
     bos_token: str | _TokenText | None = None
     eos_token: str | _TokenText | None = None
     add_bos_token: bool | None = None
-    add_eos_token: bool | None = None
     model_max_length: float | None = None
     chat_template: str | list[_NamedTemplate] | None = None
 
@@ -70,7 +69,6 @@ class ModelSettings(Struct, frozen=True, kw_only=True):
     eos_text: str
     add_bos: bool | None
     """None: as the tokenizer does it."""
-    add_eos: bool | None
     chat_template: str | None
 
 
@@ -94,7 +92,6 @@ def read_settings(files: OnnxModelFiles) -> ModelSettings:
         bos_text=_text(tokenizer.bos_token) or _text(special.bos_token),
         eos_text=_text(tokenizer.eos_token) or _text(special.eos_token),
         add_bos=tokenizer.add_bos_token,
-        add_eos=tokenizer.add_eos_token,
         chat_template=_template(files, tokenizer),
     )
 

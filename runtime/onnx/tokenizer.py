@@ -81,8 +81,8 @@ class OnnxTokenizer:
         return settings.eos_ids | frozenset(token for token in named if token is not None)
 
     def _surroundings(self, settings: ModelSettings) -> tuple[list[int], list[int]]:
-        """What belongs before and after a text: what the settings say, else as the tokenizer's
-        own post-processor does it."""
+        """What belongs before and after a prompt: what the settings say, else as the tokenizer's
+        own post-processor does it, but without tokens that would end it before its answer."""
         inner = self._parsing.encode("a", add_special_tokens=False).ids
         whole = self._parsing.encode("a", add_special_tokens=True).ids
         starts = [i for i in range(len(whole)) if whole[i : i + len(inner)] == inner]
@@ -90,10 +90,7 @@ class OnnxTokenizer:
         before, after = whole[:at], whole[at + len(inner) :]
         if settings.add_bos is not None and self._bos_id is not None:
             before = [self._bos_id] if settings.add_bos else []
-        eos_id = self._id_of(settings.eos_text)
-        if settings.add_eos is not None and eos_id is not None:
-            after = [eos_id] if settings.add_eos else []
-        return before, after
+        return before, [token for token in after if not self.is_eog(token)]
 
 
 def _read(files: OnnxModelFiles) -> bytes:

@@ -102,6 +102,18 @@ def test_a_setting_about_bos_goes_before_the_tokenizers_habit(
     assert tokenizer.tokenize("a", add_special=True, parse_special=False).tolist()[0] == first
 
 
+@pytest.mark.parametrize("by", ["setting", "post-processor"])
+def test_no_token_that_ends_a_text_goes_behind_a_prompt(tmp_path: Path, by: str) -> None:
+    tokenizer = sentence_piece()
+    config = {"bos_token": "<s>", "eos_token": "</s>", "add_eos_token": by == "setting"}
+    if by == "post-processor":
+        ends = [("<s>", 1), ("</s>", 2)]
+        tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    found = opened(folder(tmp_path, tokenizer, tokenizer_config=config))
+    plain = found.tokenize("a", add_special=False, parse_special=False).tolist()
+    assert found.tokenize("a", add_special=True, parse_special=False).tolist() == [1, *plain]
+
+
 def test_every_file_may_name_a_token_that_ends_an_answer(tmp_path: Path) -> None:
     tokenizer = sentence_piece()
     tokenizer.add_special_tokens(["<|eot_id|>", "<|other|>"])
