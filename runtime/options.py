@@ -92,6 +92,22 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = "auto"
     """GGUF only: repacked, and as the file has them; prompts are read up to half as fast again.
     auto: where a measurement on this device shows a gain and memory allows it."""
+    chat_template: Annotated[
+        str,
+        Help(
+            "Jinja chat template in place of the model's own; chatml names ChatML.",
+            flag="--chat-template",
+            default="the model's own",
+        ),
+    ] = ""
+    chat_template_file: Annotated[
+        Path | None,
+        Help(
+            "File with a chat template in place of the model's own.",
+            flag="--chat-template-file",
+            default="none",
+        ),
+    ] = None
     load_timeout_s: Annotated[
         float, Meta(gt=0, le=86_400), Help("Seconds after which loading a model fails.")
     ] = 600.0

@@ -19,6 +19,18 @@ from spillover.edge_server.logs import log_to_stderr
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+CONVERSATION_SETTINGS = (
+    "fallback",
+    "prefer",
+    "n_ctx",
+    "n_threads",
+    "n_gpu_layers",
+    "kv_cache_type",
+    "chat_template",
+    "chat_template_file",
+)
+"""The settings that are flags of commands with one conversation."""
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 

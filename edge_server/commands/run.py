@@ -15,6 +15,7 @@ import msgspec
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.commands.options import (
+    CONVERSATION_SETTINGS,
     default_text,
     load_config,
     model_option,
@@ -69,7 +70,7 @@ The answer goes to standard output, and everything else to standard error.
     help="End before this text; may be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
-@setting_options(["fallback", "prefer", "n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
+@setting_options(CONVERSATION_SETTINGS)
 def command(
     prompt: str | None,
     system: str | None,

@@ -68,11 +68,11 @@ def show(value: object) -> str:
         return ", ".join(map(_shown, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value)
+    return _shown(value)
 
 
 def _shown(item: object) -> str:
-    """An item of a list; a text that cannot be seen is written as in the configuration file."""
+    """One value; a text that is more than a line is written as in the configuration file."""
     text = str(item)
     return text if text.isprintable() else json.dumps(text, ensure_ascii=False)
 

@@ -67,9 +67,14 @@ class ChatTemplate:
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
         self.tag_pairs = tuple(pair for pair in REASONING_TAGS if pair.close in (source or ""))
         """How the model marks its reasoning, as far as the template shows it."""
+        self.is_substitute = source is None
+        """ChatML stands in for a template that nobody gave."""
         self.warnings: tuple[str, ...] = ()
         if source is None:
-            self.warnings = (f"{name} has no chat template: using ChatML, which may not fit",)
+            self.warnings = (
+                f"{name} has no chat template: using ChatML, which may not fit; "
+                "set chat_template_file",
+            )
         elif len(source) > MAX_TEMPLATE_CHARS:
             raise ModelError(
                 f"the chat template of {name} is longer than {MAX_TEMPLATE_CHARS} characters"
@@ -77,7 +82,10 @@ class ChatTemplate:
         try:
             self._template = compile_template(CHATML if source is None else source)
         except (jinja2.TemplateError, RecursionError) as error:
-            raise ModelError(f"the chat template of {name} does not parse: {error}") from error
+            raise ModelError(
+                f"the chat template of {name} does not parse: {error}. Give another one: "
+                "--chat-template-file FILE, or --chat-template chatml"
+            ) from error
 
     def render(
         self,

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import is_onnx
+from spillover.models.small_files import read_small
 from spillover.runtime.backend import Backend, OpenedModel
-from spillover.runtime.chat.chat_template import ChatTemplate
+from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
 from spillover.runtime.engine import ModelCard
+from spillover.runtime.errors import ModelError
 from spillover.runtime.measurement_store import fingerprint
 from spillover.runtime.memory_fit import ContextFit
 from spillover.runtime.options import EngineOptions
@@ -27,17 +30,33 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
 
 def load(path: Path, name: str, options: EngineOptions) -> LoadedModel:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
+    given = _template_source(options)
     opened = _open(path, options)
     info = opened.backend.info
-    template = ChatTemplate(
-        info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text, name=name
-    )
+    source = given or info.chat_template
+    template = ChatTemplate(source, bos_text=info.bos_text, eos_text=info.eos_text, name=name)
     return LoadedModel(
         backend=opened.backend,
         template=template,
         card=_card(opened.backend, name, opened.fit, template),
         fingerprint=_fingerprint(opened),
     )
+
+
+def _template_source(options: EngineOptions) -> str | None:
+    """The chat template that the owner wants; None: the model's own. Raises ModelError."""
+    path = options.chat_template_file
+    if path is None:
+        return {"": None, "chatml": CHATML}.get(options.chat_template, options.chat_template)
+    if options.chat_template:
+        raise ModelError("chat_template and chat_template_file exclude each other: set one")
+    try:
+        content = read_small(path)
+    except ModelFileError as error:
+        raise ModelError(f"chat_template_file: {error}") from error
+    if not content:
+        raise ModelError(f"chat_template_file: {path} is missing or empty")
+    return content.decode("utf-8", "replace")
 
 
 def _open(path: Path, options: EngineOptions) -> OpenedModel:
@@ -65,7 +84,7 @@ def _card(backend: Backend, name: str, fit: ContextFit, template: ChatTemplate) 
         n_kv=info.n_kv,
         n_parallel=fit.n_parallel,
         n_threads=info.n_threads,
-        has_chat_template=info.chat_template is not None,
+        has_chat_template=not template.is_substitute,
         use_extra_bufts=info.use_extra_bufts,
         fim=info.fim,
         device=info.device,

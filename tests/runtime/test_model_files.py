@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from spillover.models.catalogue import default_model
+from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Message
 from spillover.runtime.worker.loading import LoadedModel, load
@@ -30,3 +33,40 @@ def test_no_token_that_ends_a_text_goes_behind_a_prompt(tmp_path: Path) -> None:
     written = model.tokenize("a<|im_end|>", add_special=True, parse_special=True).tolist()
     assert model.is_eog(written[-1])
     model.close()
+
+
+def test_a_template_that_does_not_parse_can_be_replaced(tmp_path: Path) -> None:
+    broken = {"tokenizer.chat_template": "{% for message in messages"}
+    path = with_values(BUNDLED, tmp_path / "model.gguf", broken)
+    with pytest.raises(ModelError, match="--chat-template-file"):
+        loaded(path)
+    model = loaded(path, chat_template="chatml")
+    assert "<|im_start|>user\nhello" in model.template.render(HELLO)
+    assert model.card.has_chat_template
+    assert not model.card.warnings
+    model.backend.close()
+
+
+def test_the_owners_template_goes_before_the_models(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages[0].content }}, said \N{LATIN SMALL LETTER E WITH ACUTE}")
+    for options in ({"chat_template": file.read_text()}, {"chat_template_file": file}):
+        model = loaded(BUNDLED, **options)
+        assert model.template.render(HELLO) == "hello, said \N{LATIN SMALL LETTER E WITH ACUTE}"
+        model.backend.close()
+
+
+@pytest.mark.parametrize("content", ["", "version https://git-lfs.github.com/spec/v1", None])
+def test_a_template_file_without_a_template_is_an_error(
+    tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "mine.jinja"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ModelError, match=r"chat_template_file: .*mine\.jinja"):
+        loaded(BUNDLED, chat_template_file=file)
+
+
+def test_two_templates_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="exclude each other"):
+        loaded(BUNDLED, chat_template="chatml", chat_template_file=tmp_path / "mine.jinja")

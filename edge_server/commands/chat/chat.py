@@ -17,7 +17,12 @@ from spillover.cloud_fallback.events import Replace
 from spillover.edge_server.commands.chat.commands import Reply, is_command, message_of, run_command
 from spillover.edge_server.commands.chat.line_input import ReadLine, line_reader, read_message
 from spillover.edge_server.commands.chat.session import ChatSession
-from spillover.edge_server.commands.options import load_config, model_argument, setting_options
+from spillover.edge_server.commands.options import (
+    CONVERSATION_SETTINGS,
+    load_config,
+    model_argument,
+    setting_options,
+)
 from spillover.edge_server.commands.output import (
     AnswerOutput,
     answer_to_stdout,
@@ -43,7 +48,7 @@ _FULL = (
 @click.command("chat", epilog=_EPILOG)
 @model_argument
 @click.option("--system", default="", metavar="TEXT", help="System message.  [default: none]")
-@setting_options(["fallback", "prefer", "n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
+@setting_options(CONVERSATION_SETTINGS)
 def command(system: str, config_flag: Path | None, **flags: Any) -> int:
     """Chat with MODEL (default: the bundled model)."""
     settings = load_config(flags, config_flag).settings
