@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 _HEADER_BYTES = 24
@@ -29,7 +30,7 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
 
 
-def with_values(source: Path, target: Path, values: dict[str, bool | str]) -> Path:
+def with_values(source: Path, target: Path, values: Mapping[str, bool | str]) -> Path:
     """*target*: *source* with other values of keys that it has. A text is cut or filled up with
     blanks to the length of the one before, so that everything stays in its place."""
     content = bytearray(source.read_bytes())
