@@ -84,7 +84,10 @@ class Exchange:
         if self.cancelled:
             raise Cancelled("cancelled")
         if self.clock() >= self.deadline:
-            raise TimedOut(self.waits_for)
+            raise self.timed_out()
+
+    def timed_out(self) -> TimedOut:
+        return TimedOut(f"{self.waits_for} did not come in time")
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, None for no limit. Raises Cancelled or TimedOut."""

@@ -162,7 +162,7 @@ class Stream(httpcore2.NetworkStream):
             self._socket.settimeout(exchange.remaining_s())
             data = self._socket.recv(max_bytes)
         except TimeoutError:
-            raise TimedOut(exchange.waits_for) from None
+            raise exchange.timed_out() from None
         except OSError as error:
             exchange.check()
             raise Broken(f"the connection broke: {_text(error)}") from error
@@ -178,7 +178,7 @@ class Stream(httpcore2.NetworkStream):
             self._socket.sendall(buffer)
             exchange.n_sent += len(buffer)
         except TimeoutError:
-            raise TimedOut(exchange.waits_for) from None
+            raise exchange.timed_out() from None
         except OSError as error:
             exchange.check()
             # httpcore2 reads on then: a server may answer before it has read everything.

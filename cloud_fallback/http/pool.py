@@ -209,5 +209,5 @@ def _broken(text: str) -> str:
     if "without sending a response" in text:
         return "the connection was closed before the answer"
     if "without sending complete" in text:
-        return "the connection was closed within the answer"
+        return "the connection was closed during the answer"
     return "the response is not HTTP"
