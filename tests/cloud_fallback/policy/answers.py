@@ -28,7 +28,7 @@ READY = EngineStatus(state="ready")
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go on."""
+    """A clock that stands still until it is advanced."""
 
     def __init__(self) -> None:
         self.now = 1_000.0

@@ -46,7 +46,7 @@ def test_without_tokens_nothing_is_bad() -> None:
     assert set(Confidence().features().values()) == {0.0}
 
 
-def test_numbers_that_are_none_are_left_out() -> None:
+def test_unknown_numbers_are_left_out() -> None:
     track = Confidence()
     for token in (lp(math.nan), lp(0.5), lp(-1.0, entropy=math.nan), lp(-1.0, entropy=math.inf)):
         track.push(token)

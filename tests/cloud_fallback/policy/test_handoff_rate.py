@@ -127,7 +127,7 @@ def test_without_a_target_nothing_is_remembered(tmp_path: Path) -> None:
     assert fingerprint(CARD) == fingerprint(msgspec.structs.replace(CARD, name="x"))
 
 
-def test_a_rule_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_invalid_rule_is_refused_at_once(tmp_path: Path) -> None:
     settings = PolicySettings(rules=(PromptRule(name="bad", pattern="("),))
     with pytest.raises(InvalidRequest):
         LocalPolicy(settings, CARD, data_dir=tmp_path)

@@ -147,9 +147,9 @@ def test_a_loop_in_a_code_block_needs_more_rounds() -> None:
 def test_a_loop_of_thoughts_is_a_loop() -> None:
     leg = Leg()
     leg.begin()
-    thoughts = [
+    reasoning = [
         ReasoningDelta(text=d.text, token_ids=d.token_ids, logprobs=d.logprobs)
         for d in words(" But wait, I have to look at that once more .") * 10
     ]
-    assert leg.feed(thoughts)[-1] == "handoff"
+    assert leg.feed(reasoning)[-1] == "handoff"
     assert _keep(leg.watch.reason) == 0

@@ -39,10 +39,10 @@ def test_rules_match_whole_words_and_patterns(text: str, place: int | None) -> N
 
 
 def test_a_rule_looks_at_the_last_message_unless_it_says_otherwise() -> None:
-    talk = messages("my contract", "Yes?", "never mind")
-    assert first_match((LEGAL,), talk) is None
+    conversation = messages("my contract", "Yes?", "never mind")
+    assert first_match((LEGAL,), conversation) is None
     whole = PromptRule(name="legal", words=("contract",), whole_conversation=True)
-    assert first_match((whole,), talk) == 0
+    assert first_match((whole,), conversation) == 0
 
 
 def test_a_pattern_that_is_a_trap_for_other_engines_takes_no_time() -> None:
@@ -50,7 +50,7 @@ def test_a_pattern_that_is_a_trap_for_other_engines_takes_no_time() -> None:
     assert first_match((trap,), messages("a" * 100_000 + "!")) is None
 
 
-def test_a_pattern_that_is_none_is_named() -> None:
+def test_an_invalid_pattern_is_named() -> None:
     settings = PolicySettings(rules=(LEGAL, PromptRule(name="bad", pattern="(?=look)")))
     with pytest.raises(InvalidRequest, match=r"'bad'.*RE2") as error:
         check_rules(settings)

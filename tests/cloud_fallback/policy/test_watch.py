@@ -182,7 +182,7 @@ def test_a_cancelled_leg_ends_with_the_reason_it_was_cancelled_for() -> None:
     assert code(leg.watch.finished(finished("cancelled"))) == "user"
 
 
-def test_ends_that_are_none() -> None:
+def test_an_end_that_leaves_the_answer_incomplete_is_a_reason() -> None:
     empty = Leg()
     empty.begin()
     empty.feed([token(" \n")])
@@ -246,14 +246,14 @@ def test_a_leg_that_goes_on_with_an_answer_knows_how_it_began() -> None:
     assert nothing.watch.finished(finished(n=0)) is None
 
 
-def test_thoughts_are_not_judged_by_their_confidence() -> None:
+def test_reasoning_is_not_judged_by_its_confidence() -> None:
     leg = Leg()
     leg.begin()
-    thoughts = [
+    reasoning = [
         ReasoningDelta(text=d.text, token_ids=d.token_ids, logprobs=d.logprobs)
         for d in prose(100, logprob=-9.0)
     ]
-    assert set(leg.feed(thoughts)) == {"pass"}
+    assert set(leg.feed(reasoning)) == {"pass"}
     assert leg.feed(prose(60, 100, logprob=-9.0))[-1] == "handoff"
 
 

@@ -171,9 +171,7 @@ def test_a_pattern_sees_through_tricks_too() -> None:
         ("((a{1,1000}){1,1000}){1,1000}", "not valid in RE2"),
     ],
 )
-def test_a_pattern_that_is_none_or_cannot_be_bounded_is_refused_at_once(
-    pattern: str, says: str
-) -> None:
+def test_an_invalid_or_unbounded_pattern_is_refused_at_once(pattern: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
         with_pattern(pattern)
     assert caught.value.param == "patterns[0].pattern"

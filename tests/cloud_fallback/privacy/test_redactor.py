@@ -117,7 +117,7 @@ def test_nothing_private_leaves_in_any_part_of_a_request(place: str) -> None:
     assert redacted.counts == {"email": 1}
 
 
-def test_every_field_of_a_request_is_known_to_be_looked_through_or_to_hold_no_text() -> None:
+def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -> None:
     """Who adds a field decides here whether it can hold a text, and then extends texts.py."""
     assert set(GenerationRequest.__struct_fields__) == {
         *(
@@ -140,7 +140,7 @@ def test_every_field_of_a_request_is_known_to_be_looked_through_or_to_hold_no_te
     assert set(Tool.__struct_fields__) == {"name", "description", "parameters", "strict"}
 
 
-def test_numbers_of_a_tool_call_are_looked_through_and_the_call_stays_json() -> None:
+def test_numbers_of_a_tool_call_are_redacted_and_the_call_stays_json() -> None:
     call = ToolCall(id="c", name="pay", arguments='{"card": 4111111111111111, "eur": 5.50}')
     request = GenerationRequest(messages=(said("assistant", "", tool_calls=(call,)),))
     redacted = REDACTOR.redact(request)
@@ -226,7 +226,7 @@ def test_a_conversation_keeps_its_names_as_it_grows() -> None:
     assert contents(later)[0] == contents(first)[0]
 
 
-def test_a_request_for_several_answers_is_looked_through_like_any_other() -> None:
+def test_a_request_for_several_answers_is_redacted_like_any_other() -> None:
     request = replace(conversation(MAIL), n=3, max_tokens=7)
     redacted = REDACTOR.redact(request).request
     assert (redacted.n, redacted.max_tokens) == (3, 7)
