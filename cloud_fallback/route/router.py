@@ -16,7 +16,7 @@ from spillover.cloud_fallback.route.route import route
 from spillover.cloud_fallback.route.routing import Routing, allowed
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.spending.journal import HandoffRecord
-from spillover.cloud_fallback.spending.limits import Line
+from spillover.cloud_fallback.spending.limits import StatementLine
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
 from spillover.runtime.errors import InvalidRequest
@@ -126,7 +126,7 @@ class Router:
             return []
         return self._resources.journal.recent(limit, before=before, owner=owner)
 
-    def spending(self) -> list[Line]:
+    def spending(self) -> list[StatementLine]:
         """What the cloud has cost and may cost; see Budget.statement."""
         if self._resources is None:
             return []

@@ -19,7 +19,7 @@ from spillover.cloud_fallback.spending.limits import (
     Allowance,
     Amount,
     BudgetSettings,
-    Line,
+    StatementLine,
     tightest,
 )
 from spillover.cloud_fallback.spending.prices import ASSUMED_COMPLETION_TOKENS, Estimate, nano_usd
@@ -94,7 +94,7 @@ class Budget:
             )
         return Reservation(self, provider, estimate, number, granted, granted if is_cut else None)
 
-    def statement(self, providers: Iterable[str]) -> list[Line]:
+    def statement(self, providers: Iterable[str]) -> list[StatementLine]:
         """What is spent, reserved and allowed: all together, then each of *providers*, then others
         that have a limit or were paid this month. Creates no file. Raises LedgerUnavailable."""
         known = (None, *providers, *self.settings.providers)

@@ -17,8 +17,8 @@ from spillover.cloud_fallback.spending.limits import (
     PERIODS,
     Amount,
     BudgetSettings,
-    Line,
     Period,
+    StatementLine,
     end_of,
     first_day,
 )
@@ -49,7 +49,7 @@ def lines(
     settings: BudgetSettings,
     providers: Iterable[str | None],
     now: float,
-) -> list[Line]:
+) -> list[StatementLine]:
     """One for each of *providers* and period; None: all providers together. *connection* None:
     nothing was ever spent."""
     return [
@@ -65,9 +65,9 @@ def _line(
     provider: str | None,
     period: Period,
     now: float,
-) -> Line:
+) -> StatementLine:
     limit_nano_usd, limit_tokens = settings.limits_of(provider).of(period)
-    return Line(
+    return StatementLine(
         provider=provider,
         period=period,
         until=end_of(period, now),

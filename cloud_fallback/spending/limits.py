@@ -66,7 +66,7 @@ class Amount(Struct, frozen=True):
     tokens: int = 0
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class StatementLine(Struct, frozen=True, kw_only=True):
     """One provider's spending in one period; a limit of None: there is none."""
 
     provider: str | None
@@ -93,7 +93,7 @@ class Line(Struct, frozen=True, kw_only=True):
 class Allowance(Struct, frozen=True):
     """One limit and what is left of it; amounts in nano-dollars or tokens."""
 
-    line: Line
+    line: StatementLine
     unit: Unit
     limit: int
     spent: int
@@ -132,7 +132,9 @@ class Allowance(Struct, frozen=True):
         )
 
 
-def tightest(lines: Iterable[Line], estimate: Estimate) -> tuple[Allowance | None, int | None]:
+def tightest(
+    lines: Iterable[StatementLine], estimate: Estimate
+) -> tuple[Allowance | None, int | None]:
     """The limit that bounds the answer most, and to how many tokens; None: none does."""
     bounds = [
         (n, allowance)

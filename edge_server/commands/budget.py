@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from spillover.cloud_fallback.spending.budget import Budget
-from spillover.cloud_fallback.spending.limits import Line
+from spillover.cloud_fallback.spending.limits import StatementLine
 from spillover.cloud_fallback.spending.prices import NANO
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_result
@@ -42,7 +42,7 @@ def command(as_json: bool, config_flag: Path | None) -> None:
         print_result(as_table(lines))
 
 
-def as_table(lines: list[Line]) -> str:
+def as_table(lines: list[StatementLine]) -> str:
     """A line for each provider and period; money in dollars."""
     rows = [_HEAD, *map(_row, lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -55,7 +55,7 @@ def as_table(lines: list[Line]) -> str:
     )
 
 
-def _row(line: Line) -> tuple[str, ...]:
+def _row(line: StatementLine) -> tuple[str, ...]:
     return (
         line.provider or "all",
         line.period,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from spillover.cloud_fallback.spending.limits import Line
+from spillover.cloud_fallback.spending.limits import StatementLine
 from spillover.cloud_fallback.spending.prices import NANO
 
 
-def listed(lines: list[Line]) -> dict[str, Any]:
+def listed(lines: list[StatementLine]) -> dict[str, Any]:
     return {"object": "list", "data": [_line(line) for line in lines]}
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: StatementLine) -> dict[str, Any]:
     return {
         "provider": line.provider,
         "period": line.period,
