@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, field
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.sampling import Sampling
+from spillover.runtime.setting_help import Help
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -93,6 +94,25 @@ class Gbnf(Struct, frozen=True, kw_only=True, tag=True):
 
 ResponseFormat: TypeAlias = JsonObject | JsonSchema | Regex | Lark | Gbnf
 """What an answer must look like."""
+
+
+class AnswerDefaults(Struct, frozen=True, kw_only=True):
+    """How to answer requests that do not say it."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    n_predict: Annotated[
+        int,
+        Meta(ge=-1, le=1_048_576),
+        Help(
+            "Most tokens of an answer; -1 means until it ends or the context is full.",
+            flag="--n-predict",
+            other_flag="--max-tokens",
+        ),
+    ] = -1
+
+    @property
+    def max_tokens(self) -> int | None:
+        return None if self.n_predict < 0 else self.n_predict
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
+from spillover.runtime.setting_help import Help, RequestOnly
+
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Window = Annotated[int, Meta(ge=-1, le=1_048_576)]
@@ -26,33 +28,93 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     differently for batches of other sizes; a near-tie may then fall the other way.
     """
 
-    temperature: Annotated[float, Meta(ge=0.0, le=5.0)] = 0.8
-    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] = 40
-    top_p: Probability = 0.95
-    min_p: Probability = 0.05
-    typical_p: Probability = 1.0
-    repeat_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] = 1.0
-    repeat_last_n: Window = 64
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
-    dry_multiplier: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
-    dry_base: Annotated[float, Meta(ge=1.0, le=10.0)] = 1.75
-    dry_allowed_length: Annotated[int, Meta(ge=1, le=1024)] = 2
-    dry_penalty_last_n: Window = 1024
+    temperature: Annotated[
+        float,
+        Meta(ge=0.0, le=5.0),
+        Help(
+            "Randomness; 0 always picks the likeliest token.",
+            flag="--temp",
+            other_flag="--temperature",
+        ),
+    ] = 0.8
+    top_k: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000),
+        Help("Choose among so many of the likeliest tokens; 0 means all.", flag="--top-k"),
+    ] = 40
+    top_p: Annotated[
+        Probability,
+        Help("Choose among the likeliest tokens that have this probability.", flag="--top-p"),
+    ] = 0.95
+    min_p: Annotated[
+        Probability,
+        Help("Least probability of a token, as a share of the likeliest one's.", flag="--min-p"),
+    ] = 0.05
+    typical_p: Annotated[
+        Probability, Help("Locally typical sampling; 1 is off.", flag="--typical")
+    ] = 1.0
+    repeat_penalty: Annotated[
+        float,
+        Meta(gt=0.0, le=10.0),
+        Help("Penalty of tokens that came before; 1 is off.", flag="--repeat-penalty"),
+    ] = 1.0
+    repeat_last_n: Annotated[
+        Window,
+        Help("Last tokens that the penalties look at; -1 means all.", flag="--repeat-last-n"),
+    ] = 64
+    presence_penalty: Annotated[
+        Penalty,
+        Help("Penalty of each token that came before; 0 is off.", flag="--presence-penalty"),
+    ] = 0.0
+    frequency_penalty: Annotated[
+        Penalty,
+        Help("Penalty of a token each time that it came; 0 is off.", flag="--frequency-penalty"),
+    ] = 0.0
+    dry_multiplier: Annotated[
+        float,
+        Meta(ge=0.0, le=10.0),
+        Help("Strength of DRY, which stops loops; 0 is off.", flag="--dry-multiplier"),
+    ] = 0.0
+    dry_base: Annotated[
+        float,
+        Meta(ge=1.0, le=10.0),
+        Help("How DRY's penalty grows with the loop.", flag="--dry-base"),
+    ] = 1.75
+    dry_allowed_length: Annotated[
+        int,
+        Meta(ge=1, le=1024),
+        Help("Tokens that may repeat without DRY's penalty.", flag="--dry-allowed-length"),
+    ] = 2
+    dry_penalty_last_n: Annotated[
+        Window,
+        Help("Last tokens that DRY looks at; -1 means all.", flag="--dry-penalty-last-n"),
+    ] = 1024
     dry_sequence_breakers: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=32)
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
+        Meta(max_length=32),
+        Help("Text at which a loop ends for DRY.", flag="--dry-sequence-breaker"),
     ] = ("\n", ":", '"', "*")
-    xtc_probability: Probability = 0.0
-    xtc_threshold: Probability = 0.1
+    xtc_probability: Annotated[
+        Probability,
+        Help("How often XTC leaves out the likeliest tokens; 0 is off.", flag="--xtc-probability"),
+    ] = 0.0
+    xtc_threshold: Annotated[
+        Probability,
+        Help("Probability from which XTC leaves tokens out.", flag="--xtc-threshold"),
+    ] = 0.1
     logit_bias: Annotated[
         dict[
             Annotated[int, Meta(ge=0, le=2**31 - 1)],
             Annotated[float, Meta(ge=-100.0, le=100.0)],
         ],
         Meta(max_length=MAX_LOGIT_BIAS),
+        RequestOnly(),
     ] = field(default_factory=dict)
     """Added to the raw logit of a token id; -100 forbids it, 100 forces it (OpenAI's meaning)."""
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=2**63 - 1)] | None,
+        Help("The same seed gives the same answer.", flag="--seed", default="random"),
+    ] = None
     """None: a new random seed for each request."""
 
     @property

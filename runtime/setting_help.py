@@ -15,6 +15,8 @@ class Help(Struct, frozen=True):
     """One sentence, for `--help` and the documentation."""
     flag: str = ""
     """Of `spillover serve`; empty: none."""
+    other_flag: str = ""
+    """Another name of the flag."""
     variable: str = ""
     """In the environment; empty: SPILLOVER_ and the setting's name in capitals."""
     default: str = ""
@@ -25,3 +27,7 @@ class Help(Struct, frozen=True):
 
 class Table(Struct, frozen=True):
     """Makes a field a table of the configuration file. Flags and variables cannot set it."""
+
+
+class RequestOnly(Struct, frozen=True):
+    """Makes a field no setting: only a request can say what is meant."""

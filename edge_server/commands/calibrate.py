@@ -120,7 +120,7 @@ def command(
     if reuse is not None:
         traces = relabel(tracing.read(reuse), items)
     else:
-        sampling = Sampling(seed=seed)
+        sampling = msgspec.structs.replace(settings.answers.sampling, seed=seed)
         if temperature is not None:
             sampling = msgspec.structs.replace(sampling, temperature=temperature)
         traces = _recorded(settings, items, sampling, max_tokens)

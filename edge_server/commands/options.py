@@ -26,6 +26,9 @@ CONVERSATION_SETTINGS = (
     "n_threads",
     "n_gpu_layers",
     "kv_cache_type",
+    "temperature",
+    "seed",
+    "n_predict",
     "chat_template",
     "chat_template_file",
 )
@@ -86,15 +89,6 @@ def default_text(struct: type[Struct], name: str) -> str:
     return setting_type.show(_field(struct, name).default)
 
 
-def parse_fields(struct: type[Struct], texts: dict[str, Any]) -> dict[str, Any]:
-    """The values of the flags that were given, by field name. Raises ConfigError."""
-    return {
-        name: parse_field(struct, name, text, "--" + name.replace("_", "-"))
-        for name, text in texts.items()
-        if text is not None and text != ()
-    }
-
-
 def parse_field(struct: type[Struct], name: str, text: object, source: str) -> Any:
     """*text* as the field's type. Raises ConfigError, which names *source*."""
     annotation = _field(struct, name).type
@@ -109,7 +103,7 @@ def _option(setting: Setting) -> Callable[[Command], Command]:
     """Its value stays text: the configuration checks it as it checks every other source."""
     repeated = "; may be repeated" if setting.is_list else ""
     return click.option(
-        setting.flag,
+        *filter(None, (setting.flag, setting.other_flag)),
         setting.name,
         multiple=setting.is_list,
         metavar=_metavar(setting),

@@ -16,10 +16,9 @@ import msgspec
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.commands.options import (
     CONVERSATION_SETTINGS,
-    default_text,
     load_config,
     model_option,
-    parse_fields,
+    parse_field,
     setting_options,
 )
 from spillover.edge_server.commands.output import (
@@ -32,7 +31,6 @@ from spillover.edge_server.commands.routed import routed_conversation
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta, Finished, ReasoningDelta
 from spillover.runtime.request import GenerationRequest, Message
-from spillover.runtime.sampling import Sampling
 
 _EPILOG = """\b
 Examples:
@@ -50,20 +48,6 @@ The answer goes to standard output, and everything else to standard error.
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without a chat template.")
 @click.option(
-    "--max-tokens",
-    metavar="INTEGER",
-    help="Most tokens of the answer.  [default: until the answer ends or the context is full]",
-)
-@click.option(
-    "--temperature",
-    metavar="NUMBER",
-    help="Randomness; 0 always picks the likeliest token."
-    f"  [default: {default_text(Sampling, 'temperature')}]",
-)
-@click.option(
-    "--seed", metavar="INTEGER", help="The same seed gives the same answer.  [default: random]"
-)
-@click.option(
     "--stop",
     multiple=True,
     metavar="TEXT",
@@ -75,9 +59,6 @@ def command(
     prompt: str | None,
     system: str | None,
     raw: bool,
-    max_tokens: str | None,
-    temperature: str | None,
-    seed: str | None,
     stop: tuple[str, ...],
     as_json: bool,
     config_flag: Path | None,
@@ -88,12 +69,13 @@ def command(
         raise click.UsageError("--system needs the chat template: leave out --raw")
     text = _whole_prompt(prompt, raw=raw)
     asked = {"prompt": text} if raw else {"messages": _messages(text, system)}
+    settings = load_config(flags, config_flag).settings
     request = GenerationRequest(
         **asked,
-        sampling=Sampling(**parse_fields(Sampling, {"temperature": temperature, "seed": seed})),
-        **parse_fields(GenerationRequest, {"max_tokens": max_tokens, "stop": stop}),
+        sampling=settings.answers.sampling,
+        max_tokens=settings.answers.max_tokens,
+        stop=parse_field(GenerationRequest, "stop", stop, "--stop"),
     ).checked()
-    settings = load_config(flags, config_flag).settings
     with routed_conversation(settings) as engine, closing(engine.stream(request)) as events:
         _print_json(events) if as_json else _print_text(events)
 
@@ -152,7 +134,7 @@ def _print_text(events: Iterable[StreamEvent]) -> None:
 def _cut_note(n_tokens: int) -> str:
     return (
         f"spillover: the answer was cut after {n_tokens} tokens: "
-        "raise --max-tokens, or --n-ctx if the context is full"
+        "raise --n-predict, or --n-ctx if the context is full"
     )
 
 

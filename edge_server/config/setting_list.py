@@ -12,10 +12,10 @@ from msgspec.structs import FieldInfo
 
 from spillover.edge_server.config import setting_type
 from spillover.edge_server.config.settings import Settings
-from spillover.runtime.setting_help import Help, Table
+from spillover.runtime.setting_help import Help, RequestOnly, Table
 
 StructType = TypeVar("StructType", bound=Struct)
-Note = TypeVar("Note", Help, Table)
+Note = TypeVar("Note", Help, Table, RequestOnly)
 
 
 class Setting(Struct, frozen=True, kw_only=True):
@@ -25,6 +25,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     """As in the configuration file and in `spillover config`."""
     flag: str
     """Of `spillover serve`; empty when there is none."""
+    other_flag: str
     variable: str
     help: str
     type: Any
@@ -74,7 +75,7 @@ def _fields_in(struct: type[Struct]) -> tuple[FieldInfo, ...]:
     found: list[FieldInfo] = []
     for field in msgspec.structs.fields(struct):
         found += _fields_in(field.type) if _is_group(field) else [field]
-    return tuple(found)
+    return tuple(field for field in found if _note(field, RequestOnly) is None)
 
 
 def _is_group(field: FieldInfo) -> bool:
@@ -102,6 +103,7 @@ def _setting(field: FieldInfo) -> Setting:
     return Setting(
         name=name,
         flag=help.flag,
+        other_flag=help.other_flag,
         variable=help.variable or f"SPILLOVER_{name.upper()}",
         help=help.text,
         type=field.type,

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct, field
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import AnswerDefaults
 from spillover.runtime.setting_help import Help
 
 
@@ -90,5 +91,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"],
         Help("Least severe messages to log.", flag="--log-level"),
     ] = "info"
+    answers: AnswerDefaults = field(default_factory=AnswerDefaults)
     cloud: CloudSettings = field(default_factory=CloudSettings)
     engine: EngineOptions = field(default_factory=EngineOptions)

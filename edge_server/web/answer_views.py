@@ -46,6 +46,7 @@ def add_generation_views(
             asked = AnswerRequest(
                 content=request.get_data(),
                 engine=service.engine,
+                defaults=settings.answers,
                 options=RouteOptions(owner=g.owner, may_replace=wants_events),
                 resume=request.headers.get("X-Spillover-Resume") == "1",
             )

@@ -39,7 +39,7 @@ def create_app(
     app.before_request(lambda: _enter(gate))
     app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
     add_generation_views(app, service, streams, settings, endpoints)
-    add_information(app, service)
+    add_information(app, service, settings.answers)
     add_handoff_views(app, service)
     add_stream_views(app, streams, settings)
     return app

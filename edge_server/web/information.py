@@ -13,7 +13,7 @@ from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp_objects import generation_settings
 from spillover.edge_server.wire.openai_answer import fingerprint
 from spillover.edge_server.wire.request_body import decode
-from spillover.runtime.request import GenerationRequest, TokenId
+from spillover.runtime.request import AnswerDefaults, GenerationRequest, TokenId
 
 _HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
 
@@ -29,9 +29,9 @@ class DetokenizeBody(msgspec.Struct, frozen=True):
     tokens: tuple[TokenId, ...]
 
 
-def add_information(app: Flask, service: Service) -> None:
+def add_information(app: Flask, service: Service, defaults: AnswerDefaults) -> None:
     """The routes that answer at once."""
-    views = _Views(service)
+    views = _Views(service, defaults)
     for path, view in (
         ("/v1/models", views.models),
         ("/models", views.models),
@@ -49,7 +49,8 @@ def add_information(app: Flask, service: Service) -> None:
 
 
 class _Views:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, defaults: AnswerDefaults) -> None:
+        self._defaults = defaults
         self._engine = service.engine
         self._created = int(time.time())
 
@@ -125,7 +126,14 @@ class _Views:
     def props(self) -> dict[str, Any]:
         card, name = self._engine.card, self._engine.name
         defaults = generation_settings(
-            GenerationRequest(prompt="?"), name, card.n_ctx, stream=False
+            GenerationRequest(
+                prompt="?",
+                sampling=self._defaults.sampling,
+                max_tokens=self._defaults.max_tokens,
+            ),
+            name,
+            card.n_ctx,
+            stream=False,
         )
         return {
             "model_alias": name,

@@ -15,7 +15,7 @@ from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.tools import Calls
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import AnswerDefaults, GenerationRequest
 
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -170,6 +170,8 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
     content: bytes
     engine: TextEngine
     """Knows the model's context and tokens."""
+    defaults: AnswerDefaults
+    """For what the body leaves open."""
     options: RouteOptions
     """The answer's id and owner, and what headers ask for; the body may say otherwise."""
     resume: bool = False

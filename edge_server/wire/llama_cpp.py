@@ -94,7 +94,7 @@ def _plan(
 ) -> AnswerPlan:
     engine = asked.engine
     wanted = Wanted(
-        requests=tuple(_request(body, engine, prompt) for prompt in prompts),
+        requests=tuple(_request(body, asked, prompt) for prompt in prompts),
         texts=texts,
         model=engine.name,
         n_ctx=engine.card.n_ctx,
@@ -184,7 +184,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 def _request(
-    body: LlamaCppBody, engine: TextEngine, prompt: str | tuple[int, ...]
+    body: LlamaCppBody, asked: AnswerRequest, prompt: str | tuple[int, ...]
 ) -> GenerationRequest:
     _refuse(body)
     n = body.n_cmpl if body.n_cmpl is not None else body.n
@@ -194,8 +194,8 @@ def _request(
         "logprobs": body.n_probs or None,
         "n": 1 if n is None else n,
     }
-    biases = _biases(body.logit_bias, engine)
-    request = request_of(replace(body, logit_bias=None), fields)
+    biases = _biases(body.logit_bias, asked.engine)
+    request = request_of(replace(body, logit_bias=None), fields, asked.defaults)
     changes: dict[str, Any] = {"logit_bias": biases, **_switched_off(body.samplers)}
     sampling = replace(request.sampling, **changes)
     return replace(request, sampling=sampling).checked()

@@ -31,7 +31,7 @@ from spillover.edge_server.wire.tools import (
     tool_fields,
 )
 from spillover.runtime.events import Delta, ReasoningDelta, TokenLogprob, ToolCallDelta
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import AnswerDefaults, GenerationRequest
 
 MAX_MESSAGES = 4_096
 
@@ -39,7 +39,7 @@ MAX_MESSAGES = 4_096
 def plan(asked: AnswerRequest) -> AnswerPlan:
     """POST /v1/chat/completions."""
     body = decode(asked.content, ChatBody)
-    request = chat_request(body)
+    request = chat_request(body, asked.defaults)
     options = route_options_of(body, asked)
     answer_id, model, n = f"chatcmpl-{asked.options.id}", asked.engine.name, request.n
     encoder: Encoder
@@ -88,7 +88,7 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
         return {**super().sent_as(), **names}
 
 
-def chat_request(body: ChatBody) -> GenerationRequest:
+def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
     """The request of a chat completion."""
     logprobs = None
     if body.logprobs:
@@ -112,7 +112,7 @@ def chat_request(body: ChatBody) -> GenerationRequest:
     if body.add_generation_prompt and body.continue_final_message:
         message = "add_generation_prompt and continue_final_message exclude each other"
         raise bad_request(message, "add_generation_prompt")
-    return request_of(body, fields)
+    return request_of(body, fields, defaults)
 
 
 def _template_kwargs(body: ChatBody) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from spillover.edge_server.wire.request_body import (
     route_options_of,
 )
 from spillover.edge_server.wire.sse import valid_text
-from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, ReasoningDelta, TokenLogprob
 from spillover.runtime.request import MAX_CHOICES as MAX_CHOICES_EACH
 from spillover.runtime.request import GenerationRequest
@@ -38,7 +37,7 @@ MAX_CHOICES = 256
 def plan(asked: AnswerRequest) -> AnswerPlan:
     """POST /v1/completions."""
     body = decode(asked.content, CompletionBody)
-    wanted = completions_of(body, asked.engine)
+    wanted = completions_of(body, asked)
     options = route_options_of(body, asked)
     head = head_fields(_KIND, f"cmpl-{asked.options.id}", asked.engine.name)
     encoder: Encoder
@@ -74,8 +73,9 @@ class Completions(Struct, frozen=True, kw_only=True):
         return len(self.requests) * self.n_wanted
 
 
-def completions_of(body: CompletionBody, engine: TextEngine) -> Completions:
+def completions_of(body: CompletionBody, asked: AnswerRequest) -> Completions:
     """The requests of a body, or a 400 that names the field."""
+    engine = asked.engine
     n_wanted = 1 if body.n is None else body.n
     n = n_wanted if body.best_of is None else body.best_of
     _check_combinations(body, n_wanted, n)
@@ -89,7 +89,9 @@ def completions_of(body: CompletionBody, engine: TextEngine) -> Completions:
     logprobs = 0 if body.logprobs is None and n > n_wanted else body.logprobs
     fields = {"max_tokens": body.max_tokens, "logprobs": logprobs, "n": n}
     return Completions(
-        requests=tuple(request_of(body, {**fields, "prompt": prompt}) for prompt in tokens),
+        requests=tuple(
+            request_of(body, {**fields, "prompt": prompt}, asked.defaults) for prompt in tokens
+        ),
         n_wanted=n_wanted,
         echoes=tuple(text_of(engine, p) for p in prompts) if body.echo else ("",) * len(prompts),
     )

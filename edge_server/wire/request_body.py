@@ -21,7 +21,7 @@ from spillover.edge_server.wire.response_format import (
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Origin
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import AnswerDefaults, GenerationRequest
 from spillover.runtime.sampling import Sampling
 
 
@@ -146,9 +146,11 @@ def _named(error: msgspec.ValidationError) -> WireError:
     return bad_request(f"{param}: {message}" if param else message, param)
 
 
-def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
+def request_of(
+    body: CommonBody, fields: dict[str, Any], defaults: AnswerDefaults
+) -> GenerationRequest:
     """The request with *fields*, and with all that the dialects share, from *body*."""
-    sampling = {
+    sampling = msgspec.structs.asdict(defaults.sampling) | {
         name: value
         for name in Sampling.__struct_fields__
         if (value := getattr(body, name, None)) is not None
@@ -158,12 +160,14 @@ def request_of(body: CommonBody, fields: dict[str, Any]) -> GenerationRequest:
     if body.top_k == -1:
         sampling["top_k"] = 0  # as llama.cpp and vLLM switch it off
     if body.seed is not None and body.seed < 0:
-        del sampling["seed"]  # as llama.cpp asks for a random one
+        sampling["seed"] = None  # as llama.cpp asks for a random one
     if body.logit_bias is not None:
         sampling["logit_bias"] = {token_id(name): bias for name, bias in body.logit_bias.items()}
     stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
     wanted = asked_format(body)
-    if fields["max_tokens"] == -1:
+    if fields["max_tokens"] is None:
+        fields["max_tokens"] = defaults.max_tokens
+    elif fields["max_tokens"] == -1:
         fields["max_tokens"] = None  # as llama.cpp says: no limit
     fields = {
         "n": 1 if body.n is None else body.n,

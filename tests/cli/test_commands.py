@@ -68,7 +68,7 @@ def test_help_does_not_import_what_it_does_not_need() -> None:
         (["serve", "--port", "abc"], "--port: 'abc' is not allowed"),
         (["serve", "--config", "/gone.toml"], "--config: there is no file /gone.toml"),
         (["run", "x", "--temperature", "9"], "temperature must be a number from 0.0 to 5.0"),
-        (["run", "x", "--max-tokens", "-1"], "--max-tokens: '-1' is not allowed"),
+        (["run", "x", "--max-tokens", "-2"], "--n-predict: '-2' is not allowed"),
         (["run", "x", "--raw", "--system", "s"], "leave out --raw"),
         (["run", " "], "there is no prompt"),
     ],

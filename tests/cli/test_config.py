@@ -17,6 +17,8 @@ from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import AnswerDefaults
+from spillover.runtime.sampling import Sampling
 
 KEY = "sk-canary-0123456789"
 
@@ -44,11 +46,20 @@ def loaded(
 
 def test_every_field_of_the_structs_is_a_setting_with_a_help_text() -> None:
     """setting_list raises TypeError for a field that has none."""
-    structs = (Settings, ResumeLimits, CloudSettings, RouteSettings, EngineOptions)
+    structs = (
+        Settings,
+        ResumeLimits,
+        AnswerDefaults,
+        Sampling,
+        CloudSettings,
+        RouteSettings,
+        EngineOptions,
+    )
     names = {field.encode_name for struct in structs for field in msgspec.structs.fields(struct)}
     tables = {"provider", "policy", "privacy", "budget"}
     found = [setting.name for setting in setting_list()]
-    assert set(found) == names - tables - {"resume", "cloud", "route", "engine"}
+    groups = {"resume", "answers", "sampling", "cloud", "route", "engine"}
+    assert set(found) == names - tables - groups - {"logit_bias"}
     assert {field.encode_name for field in table_list()} == tables
     assert len(set(found)) == len(found)
     assert all(setting.help.endswith(".") for setting in setting_list())

@@ -76,6 +76,32 @@ def test_an_open_bind_without_a_key_is_refused() -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_what_a_request_leaves_open_is_as_the_owner_set_it(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--temp", "0.5", "--seed", "7", "--n-predict", "3", top_k=9)
+    try:
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            shown = http.get("/props").json()["default_generation_settings"]["params"]
+            body = {"prompt": "Once upon a time", "ignore_eos": True}
+            answers = [
+                http.post("/completion", json=body | asked).json()
+                for asked in ({}, {"temperature": 0, "seed": -1, "n_predict": 5, "top_k": -1})
+            ]
+            chat = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True}
+            cut = http.post("/v1/chat/completions", json=chat).json()
+            plain = http.post("/v1/completions", json=body).json()
+    finally:
+        assert server.stop() == 0
+    names = ("temperature", "seed", "n_predict", "top_k")
+    made = [answer["generation_settings"] for answer in answers]
+    assert [[one[name] for name in names] for one in (shown, *made)] == [
+        [0.5, 7, 3, 9],
+        [0.5, 7, 3, 9],
+        [0, -1, 5, 0],
+    ]
+    assert [answer["tokens_predicted"] for answer in answers] == [3, 5]
+    assert cut["usage"]["completion_tokens"] == plain["usage"]["completion_tokens"] == 3
+
+
 def test_a_model_that_is_given_up_says_why(tmp_path: Path) -> None:
     server = Server(tmp_path, max_restarts=0)
     with httpx.Client(base_url=server.url, timeout=30) as http:

@@ -56,7 +56,7 @@ def command(system: str, config_flag: Path | None, **flags: Any) -> int:
         if sys.stdin.isatty():
             card = engine.card
             print_note(f"{card.name}, {card.n_ctx} tokens of context. /help lists the commands.")
-        return Chat(engine, ChatSession(system), line_reader()).run()
+        return Chat(engine, ChatSession(system, settings.answers), line_reader()).run()
 
 
 class Chat:

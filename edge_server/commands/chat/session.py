@@ -13,7 +13,7 @@ from msgspec import Struct
 from spillover.edge_server.commands.options import parse_field
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.events import Usage
-from spillover.runtime.request import GenerationRequest, Message
+from spillover.runtime.request import AnswerDefaults, GenerationRequest, Message
 from spillover.runtime.sampling import Sampling
 
 
@@ -28,11 +28,12 @@ class SavedChat(Struct, frozen=True, kw_only=True):
 class ChatSession:
     """Turns of user and assistant in order, after at most one system message."""
 
-    def __init__(self, system: str = "") -> None:
+    def __init__(self, system: str = "", defaults: AnswerDefaults | None = None) -> None:
+        defaults = defaults or AnswerDefaults()
         self.system = system
         self.turns: list[Message] = []
-        self.sampling = Sampling()
-        self.max_tokens: int | None = None
+        self.sampling = defaults.sampling
+        self.max_tokens = defaults.max_tokens
         self.usage: Usage | None = None
         """Of the last answer."""
         self._files: set[Path] = set()
