@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -18,6 +19,11 @@ from spillover.models.errors import ModelFileError
 
 _FOLDER = Path(__file__).parent
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+_REPOSITORY = re.compile(r"(?:hf:|hf\.co/)?(?P<name>[\w-][\w.-]*/[\w.-]+?)(?<!\.gguf)(?::[\w.-]+)?")
+"""As on Hugging Face: owner/name, perhaps with a quantization behind a colon."""
+_TAGGED = re.compile(r"[\w.-]{2,}:[\w.-]+")
 
 
 class CatalogueError(Exception):
@@ -76,7 +82,7 @@ def find(name_or_path: str) -> ModelEntry:
     catalogue = _read()
     if name_or_path in catalogue:
         return _entry(name_or_path, catalogue[name_or_path])
-    path = Path(name_or_path).expanduser()
+    path = _path(name_or_path)
     if onnx_folder.is_onnx(path):
         return _of_onnx(path)
     if path.is_dir():
@@ -88,6 +94,16 @@ def find(name_or_path: str) -> ModelEntry:
             f"{path} is no model file: give a file whose name ends in .gguf or .onnx, or its folder"
         )
     return _of_file(path)
+
+
+def is_model(name_or_path: str) -> bool:
+    """Whether it is a catalogue name, or the path of something that may be a model."""
+    if name_or_path in _read():
+        return True
+    path = _path(name_or_path)
+    if not os.path.exists(path):  # Path.exists raises for names that are too long
+        return False
+    return onnx_folder.is_onnx(path) or path.suffix.lower() == ".gguf"
 
 
 def model_name(path: Path) -> str:
@@ -111,6 +127,10 @@ def verify(entry: ModelEntry) -> None:
             f"{entry.path} is damaged or was changed (sha256 {found[:16]}… and not "
             f"{entry.sha256[:16]}…): install Spillover again"
         )
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # Path's own raises for ~nobody
 
 
 def _read() -> dict[str, _Listed]:
@@ -187,6 +207,23 @@ def _name_of(path: Path) -> str:
 
 
 def _not_found(name_or_path: str, known: tuple[str, ...]) -> str:
+    if _URL.match(name_or_path):
+        address = name_or_path.replace("/blob/", "/resolve/", 1)  # the file, not its page
+        return (
+            f"{name_or_path!r} is an address, and Spillover downloads no models: fetch the file "
+            f"(curl -LO {address}) and give its path"
+        )
+    if repository := _REPOSITORY.fullmatch(name_or_path):
+        return (
+            f"there is no file or folder {name_or_path!r}. If it is a repository, fetch one of its "
+            f".gguf files first (hf download {repository['name']} FILE.gguf --local-dir .) and "
+            "give the path of the file"
+        )
+    if _TAGGED.fullmatch(name_or_path):
+        return (
+            f"{name_or_path!r} looks like a model of Ollama: Spillover downloads no models. Fetch "
+            "a .gguf file of the model and give its path"
+        )
     near = difflib.get_close_matches(name_or_path, known, n=1)
     guess = f"did you mean {near[0]}? Else " if near else ""
     return (

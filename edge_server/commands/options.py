@@ -56,18 +56,16 @@ def setting_options(names: Sequence[str] | None = None) -> Callable[[Command], C
 
 
 def model_argument(function: Command) -> Command:
-    """Add MODEL: the model to load."""
-    return click.argument("model", required=False)(function)
-
-
-def model_option(function: Command) -> Command:
-    """Add --model: the model to load, for commands whose argument is something else."""
-    return click.option(
+    """Add MODEL, and --model for those who are used to it: the model to load."""
+    function = click.option(
         "-m",
         "--model",
+        "model_flag",
         metavar="MODEL",
-        help="Catalogue name, GGUF file, or ONNX folder.  [default: the bundled model]",
+        help="The same as the argument: catalogue name, GGUF file, or ONNX folder."
+        "  [default: the bundled model]",
     )(function)
+    return click.argument("model", required=False)(function)
 
 
 def load_config(
@@ -75,8 +73,12 @@ def load_config(
 ) -> Config:
     """The settings in force. Warnings go to stderr, and so does the log from here on.
 
-    Raises ConfigError.
+    Raises ConfigError, and UsageError where MODEL and --model differ.
     """
+    model, other = flags.get("model"), flags.get("model_flag")
+    if model and other and model != other:
+        raise click.UsageError(f"MODEL is {model!r} and --model {other!r}: leave one out")
+    flags = flags | {"model": model or other}
     config = load(flags, environ=os.environ, config_flag=config_flag, api_key_file=api_key_file)
     for warning in config.warnings:
         print_note(f"spillover: warning: {warning}")

@@ -17,7 +17,7 @@ from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.commands.options import (
     CONVERSATION_SETTINGS,
     load_config,
-    model_option,
+    model_argument,
     parse_field,
     setting_options,
 )
@@ -28,13 +28,15 @@ from spillover.edge_server.commands.output import (
     reasoning_to_stderr,
 )
 from spillover.edge_server.commands.routed import routed_conversation
+from spillover.models import catalogue
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta, Finished, ReasoningDelta
 from spillover.runtime.request import GenerationRequest, Message
 
 _EPILOG = """\b
 Examples:
-  spillover run "Tell me a story about a dog named Max." --temperature 0.7
+  spillover run "Tell me a story about a dog named Max." --temp 0.7
+  spillover run ~/models/qwen3-0.6b-Q4_K_M.gguf "Why is the sky blue?"
   spillover run "Summarize this:" < notes.txt > summary.txt
   echo "Once upon a time" | spillover run --raw --max-tokens 50
 
@@ -43,8 +45,8 @@ The answer goes to standard output, and everything else to standard error.
 
 
 @click.command("run", epilog=_EPILOG)
+@model_argument
 @click.argument("prompt", required=False)
-@model_option
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without a chat template.")
 @click.option(
@@ -56,6 +58,8 @@ The answer goes to standard output, and everything else to standard error.
 @click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
 @setting_options(CONVERSATION_SETTINGS)
 def command(
+    model: str | None,
+    model_flag: str | None,
     prompt: str | None,
     system: str | None,
     raw: bool,
@@ -64,11 +68,17 @@ def command(
     config_flag: Path | None,
     **flags: Any,
 ) -> None:
-    """Answer PROMPT, standard input, or PROMPT followed by standard input."""
+    """Answer PROMPT, standard input, or PROMPT followed by standard input.
+
+    A single argument is the PROMPT, unless it is the name or the path of a model.
+    """
     if raw and system:
         raise click.UsageError("--system needs the chat template: leave out --raw")
+    if prompt is None and model and (model_flag or not catalogue.is_model(model)):
+        model, prompt = None, model
     text = _whole_prompt(prompt, raw=raw)
     asked = {"prompt": text} if raw else {"messages": _messages(text, system)}
+    flags |= {"model": model, "model_flag": model_flag}
     settings = load_config(flags, config_flag).settings
     request = GenerationRequest(
         **asked,

@@ -158,7 +158,7 @@ def _from_flags(flags: Mapping[str, object]) -> dict[str, Value]:
 def _from_key_file(path: Path, values: Mapping[str, Value]) -> dict[str, Value]:
     """The keys in *path*, one per line, and those of the flag; they replace lower layers' keys."""
     try:
-        lines = path.expanduser().read_text("utf-8").splitlines()
+        lines = setting_type.expanded(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api-key-file: {path} cannot be read: {error}") from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -171,5 +171,5 @@ def _from_key_file(path: Path, values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _shared(path: Path) -> list[str]:
-    warning = config_file.warning_if_shared(path.expanduser())
+    warning = config_file.warning_if_shared(setting_type.expanded(path))
     return [warning] if warning else []

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spillover.edge_server.config.setting_type import expanded
 from spillover.edge_server.errors import ConfigError
 
 VARIABLE = "SPILLOVER_CONFIG"
@@ -19,9 +20,9 @@ def locate(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
     Raises ConfigError if a file was named and does not exist.
     """
     if flag is not None:
-        return _present(flag.expanduser(), "--config")
+        return _present(expanded(flag), "--config")
     if environ.get(VARIABLE):
-        return _present(Path(environ[VARIABLE]).expanduser(), VARIABLE)
+        return _present(expanded(environ[VARIABLE]), VARIABLE)
     own = user_path()
     return own if own.is_file() else None
 

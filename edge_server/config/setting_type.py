@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,12 @@ def _shown(item: object) -> str:
 def _path(annotation: type, value: object) -> Path:
     if annotation is not Path or not isinstance(value, str):
         raise NotImplementedError
-    return Path(value).expanduser()
+    return expanded(value)
+
+
+def expanded(path: str | Path) -> Path:
+    """*path* with ~ as the user's home folder; that of a user whom nobody knows stays as it is."""
+    return Path(os.path.expanduser(path))  # Path's own raises for ~nobody
 
 
 def _optional(annotation: Any) -> bool:

@@ -231,6 +231,11 @@ def test_only_the_user_can_read_a_saved_conversation(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_folder_of_a_user_whom_nobody_knows_does_not_end_the_chat() -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        run_command(ChatSession(), "/save ~nobody-knows-this-user/chat.json")
+
+
 def test_a_file_of_something_else_is_neither_overwritten_nor_loaded(tmp_path: Path) -> None:
     path = tmp_path / "notes.json"
     path.write_text('{"mine": 1}')

@@ -87,6 +87,32 @@ def test_a_missing_model_exits_with_1(capsys: pytest.CaptureFixture[str]) -> Non
     assert "did you mean storyteller?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "verb", [["serve", "gone.gguf"], ["chat", "gone.gguf"], ["run", "gone.gguf", "x"]]
+)
+def test_every_command_takes_the_model_both_ways(
+    verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(verb) == 1
+    assert "there is no model 'gone.gguf'" in capsys.readouterr().err
+    with_flag = [verb[0], "-m", *verb[1:]]
+    assert cli.run(with_flag) == 1
+    assert "there is no model 'gone.gguf'" in capsys.readouterr().err
+    assert cli.run([*verb, "--model", "other.gguf"]) == 2
+    assert "leave one out" in capsys.readouterr().err
+
+
+def test_a_single_argument_of_run_is_the_prompt_unless_it_is_a_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["run", "storyteller"]) == 2  # and standard input is empty
+    assert "there is no prompt" in capsys.readouterr().err
+    done = command_line("run storyteller --raw --n-predict 1 'Once upon'")
+    assert (done.returncode, bool(done.stdout.strip())) == (0, True)
+    piped = command_line("run storyteller --raw --n-predict 1 </dev/null")
+    assert "there is no prompt" in piped.stderr
+
+
 def command_line(arguments: str) -> subprocess.CompletedProcess[str]:
     """`spillover` in a shell, with redirections."""
     command = f"{shlex.quote(sys.executable)} -m spillover.edge_server.cli {arguments}"

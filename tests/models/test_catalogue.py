@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -93,3 +94,29 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(CatalogueError, match="no model file"):
         catalogue.find(str(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("https://example.com/o/m/blob/main/m.gguf", "curl -LO https://example.com/o/m/resolve/"),
+        ("Qwen/Qwen3-0.6B-GGUF", "hf download Qwen/Qwen3-0.6B-GGUF FILE.gguf"),
+        ("hf.co/o/m.b:Q4_K_M", "hf download o/m.b FILE.gguf"),
+        ("hf:o/m", "hf download o/m FILE.gguf"),
+        ("llama3.2:1b", "looks like a model of Ollama"),
+        ("models/m.gguf", "there is no model"),
+        ("/gone/m", "there is no model"),
+    ],
+)
+def test_what_is_no_model_gets_the_advice_that_fits(given: str, advice: str) -> None:
+    with pytest.raises(CatalogueError, match=re.escape(advice)):
+        catalogue.find(given)
+
+
+def test_a_prompt_is_told_from_a_model(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    assert catalogue.is_model("storyteller")
+    assert catalogue.is_model(str(tmp_path / "m.gguf"))
+    assert catalogue.is_model(str(catalogue.find("storyteller-onnx").path))
+    for prompt in ("Hello", "Why? " * 2_000, "a\0b", str(tmp_path), "gone.gguf", "~nobody/x"):
+        assert not catalogue.is_model(prompt)

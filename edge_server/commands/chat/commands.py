@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.commands.chat.session import ChatSession
-from spillover.edge_server.config.setting_type import show
+from spillover.edge_server.config.setting_type import expanded, show
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.sampling import Sampling
 
@@ -155,7 +155,7 @@ def _exit(_session: ChatSession, _argument: str) -> Reply:
 def _path(argument: str, command: str) -> Path:
     if not argument:
         raise ConfigError(f"{command} needs the name of a file")
-    return Path(argument).expanduser()
+    return expanded(argument)
 
 
 def _short(text: str) -> str:
