@@ -86,7 +86,7 @@ def candidates(
     """Languages (ISO 639-1) that *text* may be in, the likeliest first; () if that is unclear.
 
     For a script other than Latin that has *script_share* of the letters: its languages. For Latin
-    script: one language, if at least three of its function words make up *word_share* of the
+    script: one language, if at least three different function words make up *word_share* of the
     words and no other language has as many.
     """
     text = text[:_MAX_CHARS]
@@ -110,9 +110,10 @@ def _latin(words: list[str], word_share: float) -> tuple[str, ...]:
         reverse=True,
     )
     (most, code), (second, _) = counts[:2]
-    if most < max(_LEAST_WORDS, word_share * len(words)) or most == second:
-        return ()
-    return (code,)
+    # A word that is repeated, as in "la la la", is no more evidence than once.
+    n_different = len(_BY_LANGUAGE[code].intersection(words))
+    is_clear = n_different >= _LEAST_WORDS and most >= word_share * len(words) and most > second
+    return (code,) if is_clear else ()
 
 
 def language_of(text: str) -> str:

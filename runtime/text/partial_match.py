@@ -19,12 +19,12 @@ class PartialMatch:
         self._firsts = frozenset(self._by_first)
 
     def n_at_end(self, text: str) -> int:
-        """The most last characters of *text* that begin a string without completing it."""
-        end = text[1 - self._longest :] if self._longest > 1 else ""
+        """The most last characters of *text* that begin a string, or are one."""
+        end = text[-self._longest :] if self._longest else ""
         if self._firsts.isdisjoint(end):
             return 0
         for start, first in enumerate(end):
             rest = end[start:]
-            if any(s.startswith(rest) and s != rest for s in self._by_first.get(first, ())):
+            if any(string.startswith(rest) for string in self._by_first.get(first, ())):
                 return len(rest)
         return 0

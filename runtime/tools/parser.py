@@ -250,7 +250,8 @@ class ToolParser:
         if reader.is_broken:
             raise _Broken
         text = "".join(parts)
-        return _Value(text, _decoded(text), character)
+        # What was streamed stands, even an escape that no decoder takes: half a surrogate pair.
+        return _Value(text, None if streams else _decoded(text), character)
 
     # --- output -----------------------------------------------------------------------------
 

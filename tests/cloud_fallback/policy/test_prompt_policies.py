@@ -84,7 +84,17 @@ def test_languages_are_guessed_from_evidence(text: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Hi!", "Max", "17 * 23 = ?", "haiku", "SELECT * FROM users", "Pizza Napoli"]
+    "text",
+    [
+        "",
+        "Hi!",
+        "Max",
+        "17 * 23 = ?",
+        "haiku",
+        "SELECT * FROM users",
+        "Pizza Napoli",
+        "la la la la",
+    ],
 )
 def test_without_evidence_there_is_no_guess(text: str) -> None:
     assert candidates(text) == ()

@@ -223,6 +223,13 @@ def test_the_format_is_the_one_that_the_template_shows(
     assert format_of(template) == format
 
 
+def test_a_lone_surrogate_does_not_break_a_streamed_call() -> None:
+    """It used to: the rest of the call came out as text."""
+    text = '<tool_call>{"name": "add", "arguments": {"a": "\\ud83d"}}</tool_call>'
+    found = heard([text], HERMES, streams=True)
+    assert (found.text, found.calls) == ("", [["add", '{"a": "\\ud83d"}']])
+
+
 def test_streamed_arguments_are_valid_json() -> None:
     found = heard([GOOD[0][1]], HERMES, streams=True)
     assert json.loads(found.calls[0][1])["days"] == [1, {"a": None}]
