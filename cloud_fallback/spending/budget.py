@@ -70,6 +70,7 @@ class Budget:
             return self._reserve(provider, estimate)
         except LedgerUnavailable as error:
             if not self.settings.is_unlimited:
+                _log.warning("an answer stays on this device: %s", error)
                 raise
             _log.warning("the cost of an answer of %s is not recorded: %s", provider, error)
             return Reservation(self, provider, estimate, None, _wanted(estimate), None)

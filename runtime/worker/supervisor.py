@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import threading
 import time
@@ -41,6 +42,8 @@ STATUS_TIMEOUT_S = 5.0
 
 MAX_DEATHS_PER_REQUEST = 2
 """A request that was running at more deaths than this is not given to the next worker."""
+
+_log = logging.getLogger(__name__)
 
 State: TypeAlias = Literal["loading", "ready", "restarting", "failed", "closed"]
 
@@ -162,6 +165,7 @@ class Supervisor:
         """The worker did not even react to a cancel: end it, and the request with it."""
         with self._changed:
             if self._worker is not None:
+                _log.warning("the worker of %s hangs and is ended", self._name)
                 self._worker.kill()
             ticket.mailbox.put(ticket.cancellation_events())
 
@@ -258,6 +262,9 @@ class Supervisor:
             if self._state not in ("loading", "restarting"):
                 return
             self._stop_timer()
+            if self._state == "restarting":
+                pid = self.worker_pid
+                _log.warning("a new worker of %s is ready: process %s", self._name, pid)
             self._card = card
             self._state = "ready"
             for ticket in list(self._tickets.values()):
@@ -301,6 +308,7 @@ class Supervisor:
             self._detail = (
                 f"the worker {how} while loading; weight repacking (use_extra_bufts) is off now"
             )
+            _log.warning("%s: %s", self._name, self._detail)
             self._launch()
             return
         self._fail(
@@ -326,6 +334,14 @@ class Supervisor:
             )
             return
         self._state = "restarting"
+        n_kept = sum(ticket.is_open for ticket in self._tickets.values())
+        _log.warning(
+            "the worker of %s %s: a new one starts in %g s and goes on with %d requests",
+            self._name,
+            how,
+            delay_s,
+            n_kept,
+        )
         if delay_s == 0:
             self._launch()
         else:
@@ -351,6 +367,8 @@ class Supervisor:
     def _fail(self, failure: SpilloverError) -> None:
         """Nothing more can be served; the lock is held."""
         self._stop_timer()
+        if self._card is not None and not isinstance(failure, EngineClosed):
+            _log.error("%s serves no more requests: %s", self._name, failure)
         self._failure = failure
         self._state = "closed" if isinstance(failure, EngineClosed) else "failed"
         self._detail = str(failure)

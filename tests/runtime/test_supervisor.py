@@ -94,6 +94,26 @@ def test_a_worker_that_cannot_be_started_now_is_started_later(
     assert starts == []
 
 
+def test_each_death_of_a_worker_is_a_line_in_the_log(
+    model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server whose workers died one after the other used to say nothing."""
+    options = EngineOptions(cache_dir=tmp_path, max_restarts=1)
+    with LocalEngine(model_path, options, name="m") as engine:
+        engine.wait_ready(60)
+        os.kill(worker_of(engine), signal.SIGKILL)
+        wait_until(lambda: len(caplog.messages) == 2)
+        os.kill(worker_of(engine), signal.SIGKILL)
+        wait_until(lambda: len(caplog.messages) == 3)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "ERROR"]
+    died, ready, given_up = caplog.messages
+    assert died == (
+        "the worker of m was ended by SIGKILL: a new one starts in 0 s and goes on with 0 requests"
+    )
+    assert ready.startswith("a new worker of m is ready: process ")
+    assert given_up.startswith("m serves no more requests: the worker was ended by SIGKILL")
+
+
 def test_a_device_without_room_for_a_worker_says_so(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

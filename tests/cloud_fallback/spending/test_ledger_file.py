@@ -31,11 +31,13 @@ def refused(budget: Budget) -> str:
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"x" * 4000])
 def test_a_damaged_file_closes_the_budget_and_is_left_alone(
-    make_budget: MakeBudget, path: Path, content: bytes
+    make_budget: MakeBudget, path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    assert "damaged" in refused(make_budget(LIMITED))
+    message = refused(make_budget(LIMITED))
+    assert "damaged" in message
+    assert caplog.messages == [f"an answer stays on this device: {message}"]
     assert path.read_bytes() == content
 
 
