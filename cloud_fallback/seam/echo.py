@@ -75,7 +75,8 @@ class Track:
         if n == SEED_UNITS:
             self._places = _places(units, self._seed + unit, self._likely)
         else:
-            self._places = [at for at in self._places if units[at + n - 1 : at + n] == unit]
+            last = len(units) - n
+            self._places = [at for at in self._places if at <= last and units[at + n - 1] == unit]
         self.is_dead = not self._places
         if not self.is_dead:
             self.last = Match(place=self._places[0] + n, n_units=n, end=end, rest=rest)

@@ -65,8 +65,8 @@ class EchoSearch:
 
     @property
     def is_sure(self) -> bool:
-        is_likely = any(track.is_likely for track in self._tracks)
-        return is_likely or self._diverged is not None or self._follows_far()
+        is_far = self._diverged is not None or self._follows_far()
+        return is_far or any(track.is_likely for track in self._tracks)
 
     def feed(self, character: str) -> Joined | None:
         self.held.append(character)
