@@ -241,23 +241,21 @@ def _limited(
 ) -> GenerationRequest:
     """The plan's request with the leg's own tokens, stop strings and tools."""
     request = replace(plan.request, n=1)
+    repeats = plan.join in ("echo", "rewrite", "restart")
     if tokens_left is not None:
-        room = 0 if target == "local" else reasoning_reserve + _echo_tokens(plan)
+        room = 0 if target == "local" else reasoning_reserve
+        if repeats:
+            repeated = plan.anchor if plan.join == "echo" else plan.shown
+            n_bytes = len(repeated.encode(errors="replace"))
+            room += ECHO_RESERVE_TOKENS + n_bytes // BYTES_PER_ECHO_TOKEN
         request = replace(request, max_tokens=tokens_left + room)
     if plan.join != "fresh" and request.tool_choice not in ("auto", "none"):
         # It may have been obeyed already, and the client has text since then.
         request = replace(request, tool_choice="auto")
     if target == "local":
         return request
-    if plan.join in ("echo", "rewrite", "restart"):
+    if repeats:
         # The repeated text or a preamble may hold one. AnswerText finds the answer's own.
         request = replace(request, stop=())
     sampling = replace(request.sampling, logit_bias={})
     return replace(request, sampling=sampling, logprobs=None, ignore_eos=False)
-
-
-def _echo_tokens(plan: Continuation) -> int:
-    if plan.join in ("fresh", "prefill"):
-        return 0
-    repeated = plan.anchor if plan.join == "echo" else plan.shown
-    return ECHO_RESERVE_TOKENS + len(repeated.encode(errors="replace")) // BYTES_PER_ECHO_TOKEN

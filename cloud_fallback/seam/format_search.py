@@ -37,15 +37,14 @@ class FormatSearch:
         self.held.append(character)
         return self._read(character)
 
-    def give_up(self) -> Joined:
-        return self.finish()
-
     def finish(self) -> Joined:
         joined = self._doubted(self._echo.finish()) if self._echo is not None else None
         joined = joined or self._anew(is_whole=True)
         if joined is None:
             raise SeamFailed("the new text ends before the document is complete")
         return joined
+
+    give_up = finish
 
     def _doubted(self, joined: Joined) -> Joined | None:
         """*joined*, if it shows that the text follows; else the text's own structure decides."""

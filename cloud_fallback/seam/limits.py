@@ -11,8 +11,7 @@ from spillover.runtime.text.sentences import sentence_end
 
 _WIDE = characters_of("kana", "han", "hangul")
 _WORD = re.compile(f"[{_WIDE}]|[^\\s{_WIDE}]+")
-_ENDS_INSIDE = re.compile(f"[^\\s{_WIDE}]\\Z")
-_BEGINS_INSIDE = re.compile(f"[^\\s{_WIDE}]")
+_INSIDE = re.compile(f"[^\\s{_WIDE}]")
 
 
 def tokens_left(request: GenerationRequest, completion_tokens: int) -> int | None:
@@ -42,16 +41,16 @@ class VisibleLimit:
             return text
         if self.is_over:
             return ""
-        begun = self._is_inside and _BEGINS_INSIDE.match(text) is not None
+        begun = self._is_inside and _INSIDE.match(text) is not None
         for found in _WORD.finditer(text):
             if begun and found.start() == 0:
                 continue
-            cost = 2 if _BEGINS_INSIDE.match(found[0]) else 1
+            cost = 2 if _INSIDE.match(found[0]) else 1
             if self._halves_left < cost:
                 self.is_over = True
                 return text[: found.start()]
             self._halves_left -= cost
-        self._is_inside = _ENDS_INSIDE.search(text) is not None
+        self._is_inside = _INSIDE.match(text[-1]) is not None
         return text
 
 

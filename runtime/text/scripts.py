@@ -36,6 +36,16 @@ def scripts_in(text: str) -> Counter[str]:
     return Counter(script_of(letter) for letter in text if letter.isalpha())
 
 
+def scripts_of(counts: Counter[str]) -> frozenset[str]:
+    """The scripts that belong in a text with these letters: Japanese and Korean mix theirs."""
+    scripts = {script for script, n in counts.items() if n >= 2}
+    if scripts & {"kana", "hangul"}:
+        scripts.add("han")
+    if "han" in scripts:
+        scripts.add("kana")
+    return frozenset(scripts)
+
+
 def characters_of(*scripts: str) -> str:
     """The ranges of *scripts*, for a class of characters in a regular expression."""
     ends = (*_STARTS[1:], 0x110000)

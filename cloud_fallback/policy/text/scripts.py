@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 
-from spillover.runtime.text.scripts import script_of, scripts_in
+from spillover.runtime.text.scripts import script_of, scripts_in, scripts_of
 
 _WINDOW = 64
 _MAX_PROMPT_CHARS = 8_000
@@ -36,7 +36,7 @@ class Scripts:
         text = "\n".join(prompts)[-_MAX_PROMPT_CHARS:]
         counts = scripts_in(text)
         knows = counts.total() >= 8 and not _MENTIONS_LANGUAGES.search(text)
-        self._home = _together(counts) if knows else None
+        self._home = scripts_of(counts) if knows else None
         self._needed = (0, n_needed, int(_LATIN_SHARE * _WINDOW))
         self._kinds = deque([_AT_HOME] * _WINDOW)
         self._counts = [_WINDOW, 0, 0]
@@ -71,13 +71,3 @@ class Scripts:
         counts[kind] += 1
         self._kinds.append(kind)
         counts[self._kinds.popleft()] -= 1
-
-
-def _together(counts: Counter[str]) -> frozenset[str]:
-    """The scripts that belong in a text with these letters."""
-    home = {script for script, n in counts.items() if n >= 2}
-    if home & {"kana", "hangul"}:
-        home.add("han")
-    if home & {"han"}:
-        home.add("kana")
-    return frozenset(home)
