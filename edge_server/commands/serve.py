@@ -24,7 +24,7 @@ Examples:
   spillover serve --host 0.0.0.0 --api-key-file ~/.config/spillover/keys
 
 The configuration file takes more settings; `spillover config` lists them all.
-Ctrl-C stops the server.
+Ctrl-C stops the server once running streams had some seconds to end; a second one ends them, too.
 """
 
 
@@ -41,6 +41,8 @@ def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -
     settings = load_config(flags, config_flag, api_key_file).settings
     os.environ.pop("SPILLOVER_API_KEY", None)  # the worker does not need it
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         _serve(settings)
     except KeyboardInterrupt:

@@ -89,7 +89,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     resume: ResumeLimits = field(default_factory=ResumeLimits)
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Help("Least severe messages to log.", flag="--log-level"),
+        Help("Least severe messages to log; debug logs each request, too.", flag="--log-level"),
     ] = "info"
     answers: AnswerDefaults = field(default_factory=AnswerDefaults)
     cloud: CloudSettings = field(default_factory=CloudSettings)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,6 +30,10 @@ from spillover.edge_server.wire.errors import WireError, bad_request
 
 N_THREADS = 16
 MAX_WAITING_CALLS = 256
+_ID = re.compile(r"[\w-]{25,}")
+"""An id in a path, by which whoever reads the log could meddle with the answer."""
+
+_log = logging.getLogger(__name__)
 
 
 class Bridge:
@@ -64,11 +71,23 @@ class Bridge:
         error_body = error_body_of(path_of(scope), self._endpoints)
         timeout_s = self._settings.write_timeout_s
         connection = Connection(scope, send, timeout_s, protocol, error_body)
+        start = time.monotonic()
+        try:
+            await self._answer(connection, receive)
+        except asyncio.CancelledError:  # the server has waited long enough for this client
+            if protocol is not None:
+                protocol.abort()
+            await asyncio.sleep(0)  # the protocol learns of it, and takes our end without a word
+        finally:
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("%s %.3f s", _access(connection), time.monotonic() - start)
+
+    async def _answer(self, connection: Connection, receive: Receive) -> None:
         with contextlib.suppress(ClientGone):
             try:
                 if self._n_connections() > self._settings.max_connections:
                     raise _too_many("connections")
-                body = await self._read_body(scope, receive)
+                body = await self._read_body(connection.scope, receive)
                 await self._serve(connection, receive, body)
             except WireError as error:
                 await connection.refuse(error)
@@ -166,6 +185,14 @@ class Bridge:
             task.cancel()
             stop.cancel()
             answer.leave()
+
+
+def _access(connection: Connection) -> str:
+    """Who asked for what, and the status of the response (0: none was sent)."""
+    scope = connection.scope
+    client = (scope.get("client") or ["-"])[0]
+    path = _ID.sub("…", scope.get("raw_path", b"").decode("ascii", "replace"))[:200]
+    return f"{client} {scope['method']} {path} {connection.status}"
 
 
 async def _until_gone(receive: Receive) -> None:

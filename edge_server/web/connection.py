@@ -40,7 +40,8 @@ class Connection:
         self._timeout_s = timeout_s
         self._protocol = protocol
         self._error_body = error_body
-        self._started = False
+        self.status = 0
+        """Of the response; 0 before it has begun."""
         # HTTP/1.0 has no chunks: uvicorn marks the end by closing the connection.
         self._is_chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
 
@@ -55,7 +56,7 @@ class Connection:
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head; write() and finish() send the body."""
-        self._started = True
+        self.status = status
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
@@ -91,7 +92,7 @@ class Connection:
 
     async def end_early(self, answer: Answer[Any], error: WireError) -> None:
         """Say that *answer* cannot go on, in the way that is still open."""
-        if not self._started:
+        if not self.status:
             await self.refuse(error)
         elif answer.is_stream:
             await self.finish(answer.fail(error))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -84,7 +86,8 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; on shutdown running streams get their grace, then a last event."""
+    """uvicorn's server; on shutdown running streams get their grace, then a last event. A second
+    signal ends the grace, a third one ends the server as it is."""
 
     def __init__(
         self,
@@ -97,6 +100,29 @@ class _Server(uvicorn.Server):
         self._bridge = bridge
         self._grace_s = settings.shutdown_grace_s
         self._on_ready = on_ready
+        self._n_signals = 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Take a closed terminal as Ctrl-C, too, unless nohup told us to outlive it."""
+        with super().capture_signals():
+            if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+                yield
+                return
+            before = signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._n_signals += 1
+        if self._n_signals == 1:
+            super().handle_exit(sig, frame)
+        elif self._n_signals == 2:
+            asyncio.get_running_loop().call_soon_threadsafe(self._bridge.stop)
+        else:
+            self.force_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from spillover.models.catalogue import find
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import wait_until
+from tests.edge_server.places import states, wait_until
 
 
 def test_a_key_is_needed_where_one_is_set_and_never_shown(tmp_path: Path) -> None:
@@ -66,6 +69,47 @@ def test_the_folder_of_an_onnx_model_is_served_like_a_gguf_file(tmp_path: Path) 
         assert "device   CPU" in server.said
     finally:
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_the_grace_and_each_stream_with_its_event(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """It used to cut the streams off, with fifty lines of traceback for each."""
+    server = Server(
+        tmp_path, "--parallel", "2", "--log-level", "debug", shutdown_grace_s=600, n_predict=900
+    )
+    last: list[str] = []
+
+    def follow() -> None:
+        body = {"prompt": "Once upon a time", "stream": True, "ignore_eos": True, "n": 2}
+        url = f"{server.url}/v1/completions"
+        with httpx.stream("POST", url, json=body, timeout=60) as response:
+            last.append([line for line in response.iter_lines() if line][-1])
+
+    threads = [threading.Thread(target=follow) for _ in range(4)]
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: "decode" in states(http))
+        wait_until(lambda: len(psutil.Process(server.process.pid).net_connections()) >= 6)
+    server.process.send_signal(number)
+    wait_until(lambda: is_refused(server.url))
+    assert server.stop(number) == 0
+    for thread in threads:
+        thread.join(60)
+    assert len(last) == 4
+    assert all("the server is shutting down" in line for line in last)
+    assert "Traceback" not in server.said
+    assert server.said.count(" POST /v1/completions 200 ") == 4
+
+
+def is_refused(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/health")
+    except httpx.TransportError:
+        return True
+    return False
 
 
 def test_an_open_bind_without_a_key_is_refused() -> None:
