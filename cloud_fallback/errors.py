@@ -1,25 +1,25 @@
-"""What may go wrong with a cloud provider, by what is to be done about it.
+"""What may go wrong with a cloud provider, sorted by what to do about it.
 
     EngineError
-    ├── KeptLocal               the owner's rules keep it on the device; the local answer can go on
+    ├── KeptLocal               nothing may leave the device; the local model can go on
     │   ├── ConsentRefused      the user or the owner did not agree
-    │   ├── RedactionFailed     what must not leave could not be taken out with certainty
-    │   ├── BudgetExceeded      a limit is reached; carries it, what is spent, and until when
-    │   ├── PriceUnknown        a limit in money, and a provider without prices
-    │   └── LedgerUnavailable   the record of what was spent cannot be read or written
-    ├── CannotContinue          this answer cannot be put to another writer at all
-    ├── SeamFailed              the new writer's text cannot be joined to the old one's
-    └── ProviderError           names the provider; the local answer can go on
-        ├── NotNow              carries when to try again, if known
+    │   ├── RedactionFailed     it is not certain that all private text was taken out
+    │   ├── BudgetExceeded      a limit is reached; holds the limit, what is spent, until when
+    │   ├── PriceUnknown        a limit in money is set, but not the provider's prices
+    │   └── LedgerUnavailable   the record of spending cannot be read or written
+    ├── CannotContinue          no other writer can go on with this answer
+    ├── SeamFailed              the new text cannot be joined to the answer
+    └── ProviderError           names the provider; another writer can go on
+        ├── NotNow              holds when to try again, if known
         │   ├── RateLimited     too many requests or tokens
-        │   └── Overloaded      the provider is short of capacity, or still starting
-        ├── AuthFailed          the key is missing, wrong, or may not use this model
-        ├── BillingFailed       no money or no quota left at the provider
-        ├── NetworkFailed       not reached, or the connection broke
-        ├── ProviderRefused     the request cannot be served as sent; never sent again unchanged
-        │   └── ContextExceeded longer than the provider's model can read
-        ├── ContentBlocked      the provider's content policy; never sent elsewhere in silence
-        └── Truncated           a stream that ended without its terminal event
+        │   └── Overloaded      the provider lacks capacity, or is still starting
+        ├── AuthFailed          the key is missing, wrong, or not allowed to use the model
+        ├── BillingFailed       no money or quota is left at the provider
+        ├── NetworkFailed       the provider was not reached, or the connection broke
+        ├── ProviderRefused     the request is refused; never sent again unchanged
+        │   └── ContextExceeded the conversation is too long for the model
+        ├── ContentBlocked      the content policy; never sent to another provider instead
+        └── Truncated           the stream ended without its terminal event
 
 Messages never hold a key, a prompt or an answer.
 """
@@ -32,7 +32,7 @@ from spillover.runtime.errors import EngineError
 
 
 class KeptLocal(EngineError):
-    """Nothing was sent: the device's owner does not allow it, or it cannot be made sure of."""
+    """Nothing was sent: the owner or the user does not allow it, or that cannot be checked."""
 
 
 class ConsentRefused(KeptLocal):
@@ -40,7 +40,7 @@ class ConsentRefused(KeptLocal):
 
 
 class RedactionFailed(KeptLocal):
-    """What must not leave the device could not be taken out with certainty."""
+    """It is not certain that all private text was taken out."""
 
 
 class BudgetExceeded(KeptLocal):
@@ -61,26 +61,26 @@ class BudgetExceeded(KeptLocal):
 
 
 class PriceUnknown(KeptLocal):
-    """A budget in money cannot be kept with a provider whose prices are not known."""
+    """A budget in money cannot be kept without the provider's prices."""
 
 
 class LedgerUnavailable(KeptLocal):
-    """The record of what was spent cannot be read or written."""
+    """The record of spending cannot be read or written."""
 
 
 class CannotContinue(EngineError):
-    """No other writer can go on with this answer; the one that has it must."""
+    """No other writer can go on with this answer."""
 
 
 class SeamFailed(EngineError):
-    """The new writer's text does not fit what was already sent; another writer's may."""
+    """The new text does not fit the answer so far; another writer's may."""
 
 
 class ProviderError(EngineError):
-    """*provider* did not answer, or not to the end."""
+    """*provider* gave no answer, or no complete one."""
 
     may_bill = False
-    """It has the request and did not refuse it, so that the prompt may have to be paid."""
+    """It received the request and did not refuse it, so it may bill the prompt."""
 
     def __init__(self, provider: str, message: str) -> None:
         super().__init__(f"{provider}: {message}")
@@ -88,10 +88,10 @@ class ProviderError(EngineError):
 
 
 class NotNow(ProviderError):
-    """The provider may well serve the same request later.
+    """The provider may serve the same request later.
 
-    *retry_after_s* None: the provider does not say when. *may_retry* False: it says that another
-    try is of no use.
+    *retry_after_s* None: the provider does not say when. *may_retry* False: it says that a retry
+    is useless.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class RateLimited(NotNow):
 
 
 class Overloaded(NotNow):
-    """The provider is short of capacity, or still starting."""
+    """The provider lacks capacity, or is still starting."""
 
 
 class AuthFailed(ProviderError):
-    """The key is missing, wrong, or not allowed to do this."""
+    """The key is missing, wrong, or not allowed to use this model."""
 
 
 class BillingFailed(ProviderError):
@@ -128,7 +128,7 @@ class NetworkFailed(ProviderError):
 
 
 class ProviderRefused(ProviderError):
-    """The provider cannot serve the request as it was sent."""
+    """The provider refuses the request as it was sent."""
 
     def __init__(
         self,
@@ -140,17 +140,17 @@ class ProviderRefused(ProviderError):
     ) -> None:
         super().__init__(provider, message)
         self.no_prefill = no_prefill
-        """The model does not continue an assistant's turn: ask in the user's voice instead."""
+        """The model does not continue an assistant's turn: ask in a user's turn instead."""
         self.unsupported = unsupported
-        """An optional field that the model does not take: encode(…, without={it})."""
+        """An optional field that the model does not take: send the request without it."""
 
 
 class ContextExceeded(ProviderRefused):
-    """The conversation is longer than the provider's model can read."""
+    """The conversation is too long for the provider's model."""
 
 
 class ContentBlocked(ProviderError):
-    """The provider's content policy stopped the prompt or the answer."""
+    """The provider's content policy blocked the prompt or the answer."""
 
 
 class Truncated(ProviderError):

@@ -59,7 +59,6 @@ UPWARD: set[tuple[str, str]] = {
 
 CYCLES: set[frozenset[str]] = {
     frozenset({"cloud_fallback.http.pool", "cloud_fallback.http.client"}),
-    frozenset({"cloud_fallback.providers.cloud_stream", "cloud_fallback.providers.cloud_engine"}),
 }
 """Modules that still import each other, under TYPE_CHECKING."""
 

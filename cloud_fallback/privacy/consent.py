@@ -1,7 +1,7 @@
 """Asks the user whether an answer may leave the device, and waits for the reply.
 
-A question is answered once. No reply, a full desk, a cancelled answer and a closed desk all mean
-that nothing leaves.
+A question is answered once. Without a yes nothing leaves: not when nobody replies, when too many
+questions are open, when the answer is cancelled, or when the program ends.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from msgspec import Struct
 from spillover.cloud_fallback.events import ConsentAsked
 from spillover.runtime.cancellation import Cancellation
 
-Reply: TypeAlias = Literal["accepted", "already_decided", "unknown"]
-"""What became of a user's yes or no."""
+ConsentReply: TypeAlias = Literal["accepted", "already_decided", "unknown"]
+"""What a user's yes or no led to."""
 
 MAX_PENDING = 64
 MAX_WAIT_S = 600.0
@@ -32,7 +32,7 @@ V = TypeVar("V")
 
 
 class PendingConsent(Struct, frozen=True, kw_only=True):
-    """A question that nobody has answered yet."""
+    """An open question."""
 
     answer_id: str
     asked: ConsentAsked
@@ -56,7 +56,7 @@ class Question:
         self._decided = threading.Event()
 
     def decide(self, granted: bool | None) -> bool:
-        """Whether this decision counts, as the first one does; the desk's lock is held."""
+        """Whether this decision counts: only the first does. The caller holds the lock."""
         if self._decided.is_set():
             return False
         self.granted = granted
@@ -64,7 +64,8 @@ class Question:
         return True
 
     def wait(self, cancellation: Cancellation | None = None) -> bool | None:
-        """See ConsentDesk.ask."""
+        """The user's reply; None without one: after the question's timeout, on *cancellation*, when
+        the questions are closed, or when too many are open."""
         wake = self._decided.set
         if cancellation:
             cancellation.subscribe(wake)
@@ -74,13 +75,13 @@ class Question:
             if cancellation:
                 cancellation.unsubscribe(wake)
         with self._lock:
-            # From here on a reply is late, and is told so.
+            # A reply that comes from here on is "already_decided".
             self.decide(None)
             return self.granted
 
 
-class ConsentDesk:
-    """The open questions of all answers. May be called from any thread; only ask() waits."""
+class Consents:
+    """The questions and decisions of all answers. May be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -89,29 +90,14 @@ class ConsentDesk:
         self._decided: OrderedDict[str, None] = OrderedDict()
         self._remembered: OrderedDict[tuple[str, str], bool] = OrderedDict()
         self._kept_local: OrderedDict[str, None] = OrderedDict()
-        self._legs: dict[str, list[Cancellation]] = {}
-
-    def ask(
-        self,
-        answer_id: str,
-        asked: ConsentAsked,
-        cancellation: Cancellation | None = None,
-        conversation: str | None = None,
-    ) -> bool | None:
-        """The user's reply, or None without one: after asked.timeout_s, on *cancellation*, when
-        the desk closes, or when it is full.
-
-        A reply remembered for *conversation* and this provider is given at once.
-        """
-        with self.question(answer_id, asked, conversation) as question:
-            return question.wait(cancellation)
+        self._requests: dict[str, list[Cancellation]] = {}
 
     @contextlib.contextmanager
     def question(
         self, answer_id: str, asked: ConsentAsked, conversation: str | None = None
     ) -> Generator[Question]:
-        """A question that can be answered while the block runs: whoever learns of it, before
-        anybody waits for the reply, may reply at once."""
+        """A question that can be answered while the block runs, even before anybody waits for the
+        reply. A reply remembered for *conversation* and this provider is given at once."""
         question = Question(self._lock, answer_id, asked, conversation)
         with self._lock:
             if answer_id in self._kept_local:
@@ -132,9 +118,9 @@ class ConsentDesk:
         key = _memory(question)
         return None if key is None else self._remembered.get(key)
 
-    def answer(self, consent_id: str, granted: bool, *, remember: bool = False) -> Reply:
-        """Reply to a question. *remember*: the same for the rest of its conversation with this
-        provider, where the conversation is known."""
+    def answer(self, consent_id: str, granted: bool, *, remember: bool = False) -> ConsentReply:
+        """Reply to a question. *remember*: the reply holds for the rest of the conversation with
+        this provider, if the conversation is known."""
         with self._lock:
             question = self._questions.get(consent_id)
             if question is None:
@@ -147,7 +133,7 @@ class ConsentDesk:
             return "accepted"
 
     def pending(self, answer_id: str | None = None) -> list[PendingConsent]:
-        """The open questions (of one answer), oldest first."""
+        """The open questions, or those of one answer, oldest first."""
         with self._lock:
             return [
                 PendingConsent(answer_id=question.answer_id, asked=question.asked)
@@ -156,34 +142,34 @@ class ConsentDesk:
             ]
 
     def forget(self, conversation: str) -> None:
-        """Ask again in *conversation*."""
+        """Forget the replies remembered for *conversation*."""
         with self._lock:
             for key in [key for key in self._remembered if key[0] == conversation]:
                 del self._remembered[key]
 
     def keep_local(self, answer_id: str) -> None:
-        """The user wants this answer to stay on the device from now on: an open question is
-        answered no, requests under way are cancelled, and all later questions are a no."""
+        """Keep this answer on the device from now on: the reply to its open question and to all
+        later ones is no, and its requests to providers are cancelled."""
         with self._lock:
             _keep(self._kept_local, answer_id, None, MAX_KEPT_LOCAL)
             for question in list(self._questions.values()):
                 if question.answer_id == answer_id:
                     question.decide(False)
                     self._close_question(question)
-            legs = list(self._legs.get(answer_id, ()))
-        for leg in legs:
-            leg.cancel()
+            requests = list(self._requests.get(answer_id, ()))
+        for request in requests:
+            request.cancel()
 
     def is_kept_local(self, answer_id: str) -> bool:
         with self._lock:
             return answer_id in self._kept_local
 
     @contextlib.contextmanager
-    def leg(self, answer_id: str, cancellation: Cancellation) -> Generator[None]:
-        """While open, keep_local() cancels *cancellation*, which is that of a cloud request."""
+    def revocable(self, answer_id: str, cancellation: Cancellation) -> Generator[None]:
+        """While the block runs, keep_local() cancels a request to a provider by *cancellation*."""
         with self._lock:
-            legs = self._legs.setdefault(answer_id, [])
-            legs.append(cancellation)
+            requests = self._requests.setdefault(answer_id, [])
+            requests.append(cancellation)
             is_kept_local = answer_id in self._kept_local
         if is_kept_local:
             cancellation.cancel()
@@ -191,12 +177,12 @@ class ConsentDesk:
             yield
         finally:
             with self._lock:
-                legs.remove(cancellation)
-                if not legs:
-                    self._legs.pop(answer_id, None)
+                requests.remove(cancellation)
+                if not requests:
+                    self._requests.pop(answer_id, None)
 
     def close(self) -> None:
-        """End all waiting without a yes; every later question goes unanswered."""
+        """End all waiting without a yes; no later question is answered."""
         with self._lock:
             self._closed = True
             for question in list(self._questions.values()):
@@ -210,7 +196,7 @@ class ConsentDesk:
 
 
 def _memory(question: Question) -> tuple[str, str] | None:
-    """What a remembered reply holds for: one conversation and one provider."""
+    """The conversation and the provider that a remembered reply holds for."""
     if not question.conversation:
         return None
     target = question.asked.target
@@ -222,7 +208,7 @@ def _bounded(timeout_s: float) -> float:
 
 
 def _keep(store: OrderedDict[K, V], key: K, value: V, limit: int) -> None:
-    """Remember *key*, forgetting the oldest beyond *limit*."""
+    """Store *value*; forget the oldest beyond *limit*."""
     store[key] = value
     store.move_to_end(key)
     while len(store) > limit:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Generator
 
 from spillover.cloud_fallback.errors import AuthFailed, ProviderRefused
 from spillover.cloud_fallback.http.client import Http
-from spillover.cloud_fallback.http.errors import HttpError
-from spillover.cloud_fallback.http.exchange import Clock, Exchange
+from spillover.cloud_fallback.http.exchange import Clock
+from spillover.cloud_fallback.providers.api_client import ApiClient
 from spillover.cloud_fallback.providers.cloud_stream import CloudStream
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
-from spillover.cloud_fallback.providers.lessons import Lessons
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
@@ -24,9 +22,9 @@ from spillover.runtime.request import GenerationRequest
 class CloudEngine:
     """Answers from one model of one provider. May be used from any thread.
 
-    Stop strings that the provider does not look for itself are found here. Nothing is tried
-    twice, but for a request that was refused at once for an optional field (it goes again without
-    that field), a token that had run out, and a connection that was kept alive and had died.
+    It finds the stop strings that the provider does not look for. A request is sent again only
+    when it was refused at once for an optional field (then without that field), when a token had
+    expired, or when a connection that was kept alive had died.
     """
 
     def __init__(
@@ -39,43 +37,30 @@ class CloudEngine:
         clock: Clock = time.monotonic,
     ) -> None:
         self.settings = settings
-        self.dialect = dialect
-        self.http = http
-        self.credentials = credentials
-        self.lessons = Lessons()
-        self.clock = clock
+        self.api = ApiClient(settings, dialect, http, credentials)
         self.name = settings.name
         self.writer = WriterId(origin="cloud", model=settings.model, provider=settings.name)
+        self._clock = clock
 
     @property
     def problem(self) -> str | None:
         """Why it cannot answer, as far as that is known without asking; None: nothing."""
-        return self.credentials.problem
+        return self.api.credentials.problem
 
     def may_prefill(self) -> bool:
-        """Whether the model goes on with an assistant's turn, as far as is known."""
-        return self.dialect.may_prefill(self.settings.model) and not self.lessons.no_prefill
+        """See ApiClient."""
+        return self.api.may_prefill()
 
     def warm(self) -> None:
-        """Open a connection for the next request; sends none. Never raises.
-
-        Waits for the connection, so it wants a thread of its own.
-        """
-        exchange = Exchange(connect_timeout_s=self.settings.connect_timeout_s)
-        with contextlib.suppress(HttpError):
-            self.http.warm(self.settings.address, direct=self.settings.is_direct, exchange=exchange)
+        """See ApiClient."""
+        self.api.warm()
 
     def check(self, request: GenerationRequest) -> None:
-        """Whether it could be asked at all. Raises AuthFailed without a key, InvalidRequest for
-        what this provider cannot be asked. Sends nothing."""
+        """Raise AuthFailed without a key, InvalidRequest for what this provider cannot be asked.
+        Sends nothing."""
         if self.problem is not None:
             raise AuthFailed(self.name, self.problem)
-        self.dialect.encode(
-            request,
-            self.settings.model,
-            prefill=request.continue_final_message,
-            without=self.lessons.unsupported,
-        )
+        self.api.encode(request)
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None
@@ -86,11 +71,12 @@ class CloudEngine:
         cannot be asked, ProviderErrors at any time; ProviderRefused(no_prefill=True) is remembered.
         """
         if request.n != 1:
-            raise InvalidRequest(f"{self.name} gives one answer at a time", "n")
+            raise InvalidRequest(f"{self.name} gives one answer at a time: ask for n = 1", "n")
+        stream = CloudStream(self.api, request, cancellation or Cancellation(), self._clock)
         try:
-            yield from CloudStream(self, request, cancellation or Cancellation()).events()
+            yield from stream.events()
         except ProviderRefused as error:
-            self.lessons.learn(error)
+            self.api.learn(error)
             raise
 
     def close(self) -> None:

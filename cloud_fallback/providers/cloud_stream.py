@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from spillover.cloud_fallback.errors import (
     AuthFailed,
@@ -15,9 +15,11 @@ from spillover.cloud_fallback.errors import (
     Truncated,
 )
 from spillover.cloud_fallback.http.errors import Cancelled, HttpError, Malformed, TimedOut
-from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.http.exchange import Clock, Exchange
 from spillover.cloud_fallback.http.frame import Frames
+from spillover.cloud_fallback.http.pool import Incoming
 from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
+from spillover.cloud_fallback.providers.api_client import ApiClient
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, End, Part
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
 from spillover.runtime.cancellation import Cancellation
@@ -26,13 +28,8 @@ from spillover.runtime.events import Delta, EngineEvent, Finished, FinishReason
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.text.stop_matcher import StopMatcher
 
-if TYPE_CHECKING:
-    from spillover.cloud_fallback.http.pool import Incoming
-    from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-
 MAX_ANSWER_BYTES = 64 * 2**20
-"""Of a whole stream. An answer of 100,000 tokens in frames of 300 bytes has 30 MB."""
-_ERROR_BODY_S = 5.0
+"""Of one stream: an answer of 100,000 tokens in frames of 300 bytes has 30 MB."""
 _USAGE_S = 2.0
 """How long after the answer its usage may come."""
 _DRAIN_S = 0.05
@@ -40,16 +37,20 @@ _DRAIN_S = 0.05
 
 
 class CloudStream:
-    """Made for one request; everything is done in the thread that iterates events()."""
+    """Used once. Everything is done in the thread that iterates events()."""
 
     def __init__(
-        self, engine: CloudEngine, request: GenerationRequest, cancellation: Cancellation
+        self,
+        api: ApiClient,
+        request: GenerationRequest,
+        cancellation: Cancellation,
+        clock: Clock,
     ) -> None:
-        self._engine = engine
-        self._settings = engine.settings
+        self._api = api
+        self._settings = api.settings
         self._request = request
         self._cancellation = cancellation
-        self._clock = engine.clock
+        self._clock = clock
         self._started = self._clock()
         self._last = self._started + self._settings.total_timeout_s
         self._exchange = Exchange(
@@ -83,7 +84,7 @@ class CloudStream:
                 yield from self._read(sent, incoming)
         except Cancelled as error:
             if not self._cancellation.cancelled:
-                raise EngineClosed(f"{self._settings.name}: closed while it answered") from error
+                raise EngineClosed(f"{self._settings.name}: closed during its answer") from error
             yield self._finished("cancelled")
         except HttpError as error:
             self._fail(error)
@@ -96,33 +97,21 @@ class CloudStream:
         """The response's head, when it promises an answer."""
         self._exchange.check()
         while True:
-            sent = self._engine.dialect.encode(
-                self._request,
-                self._settings.model,
-                prefill=self._request.continue_final_message,
-                without=self._engine.lessons.unsupported,
-            )
+            sent = self._api.encode(self._request)
             try:
                 return sent, self._send(sent)
             except ProviderRefused as error:
-                if not self._engine.lessons.learn(error):
+                if not self._api.learn(error):
                     raise
             except AuthFailed:
-                if not self._engine.credentials.renew():
+                if not self._api.credentials.renew():
                     raise
 
     def _send(self, sent: HttpRequest) -> Incoming:
-        outgoing = Outgoing(
-            url=self._settings.address + sent.path,
-            headers={"user-agent": "spillover"} | self._settings.extra_headers | sent.headers,
-            body=sent.body,
-            direct=self._settings.is_direct,
-        )
-        own = self._engine.credentials.headers(outgoing, self._exchange)
-        incoming = self._engine.http.open(_with(outgoing, own), self._exchange)
+        incoming = self._api.send(sent, self._exchange)
         self._meter.answered()
         try:
-            self._check(incoming)
+            self._api.check(incoming, self._exchange)
         except ProviderError:
             self._was_refused = True
             incoming.close()
@@ -133,31 +122,11 @@ class CloudStream:
         self._was_refused = False
         return incoming
 
-    def _check(self, incoming: Incoming) -> None:
-        """Raises the error that the response's head and body tell."""
-        name, status = self._settings.name, incoming.status
-        if 300 <= status < 400:
-            raise ProviderRefused(
-                name,
-                f"{self._settings.address} redirects elsewhere, where neither key nor conversation "
-                "is sent: correct base_url",
-            )
-        if status != 200:
-            with self._exchange.within(_ERROR_BODY_S, "an error's text"):
-                body = incoming.read()
-            raise self._engine.dialect.error(status, incoming.headers, body)
-        if incoming.headers.get("content-type", "").startswith("text/html"):
-            raise ProviderRefused(
-                name, "a web page came instead of an answer: correct base_url, or log in to the net"
-            )
-        if incoming.headers.get("content-encoding", "identity") != "identity":
-            raise ProviderRefused(name, "the answer is compressed, though that was not asked for")
-
     # The answer.
 
     def _read(self, sent: HttpRequest, incoming: Incoming) -> Generator[EngineEvent]:
-        decoder = self._engine.dialect.decoder(sent)
-        frames = self._engine.dialect.frames()
+        decoder = self._api.dialect.decoder(sent)
+        frames = self._api.dialect.frames()
         self._stops = StopMatcher(tuple(s for s in self._request.stop if s not in sent.stop))
         try:
             yield from self._parts(incoming, decoder, frames)
@@ -180,7 +149,7 @@ class CloudStream:
     def _parts(
         self, incoming: Incoming, decoder: Decoder, frames: Frames
     ) -> Generator[EngineEvent]:
-        """What is said until the stream, the answer or a stop string ends it."""
+        """The parts of the answer until the stream, the answer or a stop string ends."""
         for data in incoming:
             yield from self._take(decoder, frames, data)
             if self._stops.stopped is not None:
@@ -203,7 +172,7 @@ class CloudStream:
         if decoder.is_complete:
             self._exchange.deadline = min(self._last, self._clock() + _USAGE_S)
         elif new and self._meter.has_text:
-            # Bytes that complete no event do not count as life.
+            # Only a whole event shows that the provider is alive.
             self._exchange.deadline = min(self._last, self._clock() + self._settings.idle_timeout_s)
 
     def _say(self, parts: list[Part]) -> Generator[EngineEvent]:
@@ -251,12 +220,3 @@ class CloudStream:
         if self._meter.has_text:
             raise NetworkFailed(name, f"silent for {limits.idle_timeout_s:g} s") from error
         raise Overloaded(name, f"no text in {limits.first_text_timeout_s:g} s") from error
-
-
-def _with(outgoing: Outgoing, headers: dict[str, str]) -> Outgoing:
-    return Outgoing(
-        url=outgoing.url,
-        headers=outgoing.headers | headers,
-        body=outgoing.body,
-        direct=outgoing.direct,
-    )

@@ -18,11 +18,11 @@ from spillover.runtime.events import (
 from spillover.runtime.request import GenerationRequest
 
 CHARS_PER_TOKEN = 4
-"""For counting what nobody has counted: the tokens of a stream that broke off."""
+"""For an estimate of the tokens of a stream that broke off before its usage came."""
 
 
 class Answer:
-    """Remembers what was sent. Fed with every event that goes to the client; constant cost each."""
+    """Remembers what was sent. Takes every event that goes to the client, at constant cost."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
@@ -39,14 +39,14 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All visible text that the client has. Joins it: not for every token."""
+        """All text the client has. Joins its parts, so do not call it for every token."""
         if len(self._parts) > 1:
             self._parts = ["".join(self._parts)]
         return self._parts[0] if self._parts else ""
 
     @property
     def has_begun(self) -> bool:
-        """Whether the client has seen any of the answer itself."""
+        """Whether the client has any text or tool call of the answer."""
         return self.n_chars > 0 or self.began_tool_call
 
     @property
@@ -56,19 +56,19 @@ class Answer:
 
     @property
     def remaining_tokens(self) -> int | None:
-        """What max_tokens leaves; None: no limit. Neither what a cloud model thinks unseen nor
-        what was taken back is the answer's."""
+        """What max_tokens leaves; None: no limit. A cloud model's unseen reasoning and text that
+        was taken back do not count."""
         return self.tokens_left(self.n_chars)
 
     def tokens_left(self, keep_chars: int) -> int | None:
-        """The same, once the text behind *keep_chars* is taken back."""
+        """remaining_tokens once the text after *keep_chars* is taken back."""
         limit = self.request.max_tokens
         if limit is None:
             return None
         return max(limit - self._n_shown_tokens + self._n_tokens_behind(keep_chars), 0)
 
     def _n_tokens_behind(self, keep_chars: int) -> int:
-        """Nobody knows which tokens a text was made of: its share of them."""
+        """An estimate: the text after *keep_chars* has its share of the tokens."""
         share = max(self.n_chars - keep_chars, 0) / max(self.n_chars, 1)
         return round(share * self._n_shown_tokens)
 
@@ -96,13 +96,13 @@ class Answer:
                 self._n_cached = n
 
     def leg_ended(self, leg: Leg, timings: Timings | None = None) -> None:
-        """One writer is through, well or not."""
+        """A writer has ended, well or not; *leg* is its part."""
         self.legs.append(leg)
         if timings is not None and len(self.legs) == 1:
             self._queue_ms, self._prefill_ms = timings.queue_ms, timings.prefill_ms
 
     def finished(self, reason: FinishReason, stop: str | None = None) -> Finished:
-        """The end of an answer that several writers have written, or that began in the cloud."""
+        """The end of an answer of several writers, or of one that began in the cloud."""
         n_prompt = self._n_prompt or next((leg.prompt_tokens for leg in self.legs), 0)
         return Finished(
             reason=reason,
@@ -123,7 +123,7 @@ class Answer:
 
 
 def local_leg(writer: WriterId, event: Finished) -> Leg:
-    """The leg of a local writer, from the end of its stream."""
+    """The leg of the local model, from the end of its stream."""
     usage, timings = event.usage, event.timings
     return Leg(
         writer=writer,
@@ -136,5 +136,5 @@ def local_leg(writer: WriterId, event: Finished) -> Leg:
 
 
 def estimated_tokens(n_chars: int) -> int:
-    """Tokens of a text that nobody has counted."""
+    """An estimate of the tokens of a text, rounded up."""
     return -(-n_chars // CHARS_PER_TOKEN)

@@ -1,4 +1,4 @@
-"""Keeps requests away from providers that fail, for all answers of the device together.
+"""Circuit breakers: no answer of the device goes to a provider that fails.
 
 | error | what happens |
 |---|---|
@@ -7,7 +7,7 @@
 | AuthFailed, BillingFailed | this provider cools for ten minutes, longer each time |
 | NetworkFailed | this provider cools; **all** cloud providers wait for one probe to succeed |
 | Truncated, other ProviderErrors | the third in a row makes this provider cool |
-| ProviderRefused, ContentBlocked | nothing: the request was at fault, the provider is well |
+| ProviderRefused, ContentBlocked | nothing: the request was at fault |
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ REFUSED_KEY = Cooling(reason="auth", first_s=600, longest_s=3600)
 EMPTY_ACCOUNT = Cooling(reason="billing", first_s=600, longest_s=3600)
 BROKEN = Cooling(reason="truncated", first_s=1, longest_s=60, after=3)
 UNREACHED = Cooling(reason="network", first_s=2, longest_s=60)
-"""For the provider that was not reached; longer than that of the network, so that the next probe
-of the network is another provider's where there is one."""
+"""For the provider that was not reached. Longer than OFFLINE, so that another provider, if any,
+probes the network next."""
 OFFLINE = Cooling(reason="network", first_s=0.5, longest_s=30, probe_at_once=True)
-"""For all cloud providers: one that breaks may be alone in it, so another is tried at once."""
+"""For all cloud providers. Only one may be out of reach, so another one is tried at once."""
 
 
 class CircuitOpen(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class CircuitOpen(Struct, frozen=True, kw_only=True):
     reason: OpenReason
     retry_after_s: float
     is_crowd: bool = False
-    """It has not failed: wait for your turn."""
+    """The provider has not failed: wait for a turn."""
 
     def error(self) -> Overloaded:
         message = f"not asked for {self.retry_after_s:.0f} s ({self.reason})"
@@ -65,10 +65,10 @@ class CircuitOpen(Struct, frozen=True, kw_only=True):
 
 
 class CircuitBreakers:
-    """One circuit for each provider and one for the network. May be called from any thread; only
+    """One circuit for each provider and one for the network. Any thread may use them; only
     wait_turn() waits.
 
-    Providers in *local_network* are not behind the network's circuit.
+    The network's circuit does not hold for providers in *local_network*.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class CircuitBreakers:
             return self._refusal(provider) or self._permit(provider)
 
     def wait_turn(self, provider: str, cancellation: Cancellation) -> Permit | CircuitOpen:
-        """As acquire(); waits while others are finding out whether *provider* answers, but not
-        for ever, nor after *cancellation*."""
+        """As acquire(), but wait while others find out whether *provider* answers: up to
+        LONGEST_TURN_S, and not after *cancellation*."""
 
         def wake() -> None:
             with self._changed:
@@ -111,7 +111,7 @@ class CircuitBreakers:
             return self._refusal(provider)
 
     def blocked(self) -> list[CircuitOpen]:
-        """The providers that may not be asked now, for metrics and `doctor`."""
+        """The providers that must not be asked now."""
         with self._changed:
             refusals = map(self._refusal, list(self._providers))
             return [refusal for refusal in refusals if refusal is not None]
@@ -160,8 +160,8 @@ class CircuitBreakers:
 
 
 class Permit:
-    """The right to send one request. Report exactly how it went; as a context manager it reports
-    "no verdict" when nothing else was said, as after a cancellation."""
+    """The right to send one request, and where to report how it went. As a context manager it is
+    released without a verdict when nothing was reported, as after a cancellation."""
 
     def __init__(self, breakers: CircuitBreakers, provider: str, passes: tuple[Pass, ...]) -> None:
         self.provider = provider
@@ -170,12 +170,12 @@ class Permit:
         self._is_over = False
 
     def answered(self) -> None:
-        """The first of the answer came: others may send too. success or failure follows."""
+        """The answer has begun: others may send, too. success() or failure() follows."""
         if not self._is_over:
             self._breakers.report(self, Circuit.answered)
 
     def success(self) -> None:
-        """The answer came to its end."""
+        """The answer has come to its end."""
         if self._ends():
             self._breakers.report(self, Circuit.succeeded)
 
@@ -185,7 +185,7 @@ class Permit:
             self._breakers.report_failure(self, error)
 
     def release(self) -> None:
-        """The request ended, or was never sent, for reasons that say nothing of the provider."""
+        """The request ended, or was never sent, and that says nothing about the provider."""
         if self._ends():
             self._breakers.report(self, lambda circuit, granted, _now: circuit.released(granted))
 

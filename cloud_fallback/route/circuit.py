@@ -16,22 +16,22 @@ from msgspec import Struct
 OpenReason: TypeAlias = Literal[
     "rate_limited", "overloaded", "auth", "billing", "network", "truncated", "probing"
 ]
-"""Why a request may not go out; "probing": others are finding out whether it may."""
+"""Why a request must not be sent; "probing": another one is finding out whether it may."""
 
 N_PROBES = 4
-"""Requests that may be under way to a provider that has not answered lately."""
+"""Requests at a time to a provider that has not answered lately."""
 KNOWN_FOR_S = 60.0
 """An answer shows for this long that the provider is well."""
 PROBE_LIFE_S = 120.0
-"""A probe that has not reported after this long is given up; another one may go out."""
+"""A probe that has not reported after this time no longer counts."""
 MAX_RETRY_AFTER_S = 86_400.0
 MAX_GROWTH = 16
 
 
 class Cooling(Struct, frozen=True, kw_only=True):
     """How long a circuit stays open: *first_s*, doubled each time in a row, up to *longest_s*.
-    *after* so many such failures in a row it opens. *probe_at_once*: the first time in a row it
-    only lets everybody wait for one probe, which may go out at once."""
+    It opens *after* this many failures in a row. *probe_at_once*: the first time in a row it is
+    half-open at once."""
 
     reason: OpenReason
     first_s: float
@@ -41,29 +41,29 @@ class Cooling(Struct, frozen=True, kw_only=True):
 
 
 class Pass(Struct, frozen=True):
-    """The right to send one request; *number* tells how old it is."""
+    """The right to send one request; later ones have a higher *number*."""
 
     number: int
 
 
 class Blocked(Struct, frozen=True, kw_only=True):
-    """No request may go out for *wait_s*."""
+    """No request may be sent for *wait_s*."""
 
     reason: OpenReason
     wait_s: float
     is_crowd: bool = False
-    """The provider has not failed: the answer to one of the probes may come at any time."""
+    """The provider has not failed: one of its probes may be answered at any time."""
 
 
 class Circuit:
     """The state of one provider, or of the network. Times are seconds of one monotonic clock."""
 
     def __init__(self, n_probes: int | None = N_PROBES) -> None:
-        """*n_probes* at a time go out while nothing is known; None: all."""
+        """*n_probes*: requests at a time while nothing is known; None: any number."""
         self._n_probes = n_probes
         self._n_passes = 0
         self._n_stale = 0
-        """Passes up to this number are older than the last opening: they prove nothing."""
+        """Passes up to this number are older than the last opening and prove nothing."""
         self._reason: OpenReason | None = None
         self._since = 0.0
         self._cool_s = 0.0
@@ -78,7 +78,7 @@ class Circuit:
         return self._reason is not None
 
     def blocked(self, now: float) -> Blocked | None:
-        """Why no request may go out at *now*; None: one may."""
+        """Why no request may be sent at *now*; None: one may."""
         if self._reason and (wait_s := _left(self._since, self._cool_s, now)) > 0:
             return Blocked(reason=self._reason, wait_s=wait_s)
         most = self._max_probes(now)
@@ -89,7 +89,7 @@ class Circuit:
         return Blocked(reason="probing", wait_s=min(lives), is_crowd=not self.is_open)
 
     def admit(self, now: float) -> Pass:
-        """The right to send one request; only when nothing is *blocked*."""
+        """The right to send one request; only when blocked() is None."""
         self._n_passes += 1
         granted = Pass(self._n_passes)
         if self._max_probes(now) is not None:
@@ -111,7 +111,7 @@ class Circuit:
         self._probes.clear()
 
     def succeeded(self, granted: Pass, now: float) -> None:
-        """The answer came to its end: the next opening is as short as the first."""
+        """The answer has come to its end: the next opening is as short as the first."""
         self.answered(granted, now)
         if not self.is_open and not self._is_stale(granted):
             self._n_openings = self._n_failures = 0
@@ -119,10 +119,10 @@ class Circuit:
     def failed(
         self, granted: Pass, cooling: Cooling, now: float, retry_after_s: float | None = None
     ) -> None:
-        """The request failed in a way that opens the circuit, for *retry_after_s* if given.
+        """The request failed: open the circuit, for *retry_after_s* if given.
 
-        Requests that were sent before the circuit opened only ever lengthen the wait to what
-        they were told: twenty failures at once are one failure.
+        A request sent before the circuit opened can only lengthen the wait to its own
+        *retry_after_s*: twenty failures at once are one failure.
         """
         is_probe = self._probes.pop(granted, None) is not None
         if self._is_stale(granted) or (self.is_open and not is_probe):
@@ -133,11 +133,11 @@ class Circuit:
             self._open(cooling.reason, _cool_s(cooling, self._n_openings, retry_after_s), now)
 
     def released(self, granted: Pass) -> None:
-        """The request ended without a verdict: a probe leaves its place to another one."""
+        """The request ended without a verdict: a probe makes room for another one."""
         self._probes.pop(granted, None)
 
     def _max_probes(self, now: float) -> int | None:
-        """How many requests may be under way; None: any number."""
+        """How many requests may be under way without an answer; None: any number."""
         if self.is_open:
             return 1
         is_known = _left(self._answered_at, KNOWN_FOR_S, now) > 0
@@ -163,7 +163,7 @@ class Circuit:
 
 
 def _left(since: float, length_s: float, now: float) -> float:
-    """Seconds left of a time that began at *since*: none when the clock went backwards."""
+    """Seconds left of a time that began at *since*; 0 when the clock has gone backwards."""
     return since + length_s - now if since <= now else 0.0
 
 

@@ -69,8 +69,8 @@ def _ask_user(
     context: RequestContext, provider: CloudEngine, redacted: Redacted, reason: Reason
 ) -> Generator[StreamEvent]:
     """Raises ConsentRefused unless the answer may leave."""
-    consent, allowed = context.resources.consent, context.allowed.cloud
-    if allowed == "never" or consent.is_kept_local(context.id):
+    consents, allowed = context.resources.consents, context.allowed.cloud
+    if allowed == "never" or consents.is_kept_local(context.id):
         raise ConsentRefused("the answer is to stay on the device")
     if allowed == "auto" or provider.name in context.granted:
         return
@@ -83,7 +83,7 @@ def _ask_user(
         redactions=redacted.n_redactions,
     )
     conversation = context.conversation.hex() if context.conversation else None
-    with consent.question(context.id, asked, conversation) as question:
+    with consents.question(context.id, asked, conversation) as question:
         yield asked
         granted = question.wait(context.cancellation)
     yield ConsentAnswered(id=asked.id, granted=granted)

@@ -86,7 +86,7 @@ class CloudWriter:
             if plan.takes_back:
                 stopped = stopped.outdated()
             try:
-                with context.resources.consent.leg(context.id, stream.cancellation):
+                with context.resources.consents.revocable(context.id, stream.cancellation):
                     cleared.reservation.note(0)
                     yield from stream.events(context.cancellation)
             except Exception as error:  # a defect of ours must not cost the user the answer

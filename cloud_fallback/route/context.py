@@ -53,7 +53,7 @@ class RequestContext:
         # One that begins anew with the same words is another conversation.
         self._goes_on = any(message.role == "assistant" for message in request.messages)
         if self.conversation is not None and not self._goes_on:
-            resources.consent.forget(self.conversation.hex())
+            resources.consents.forget(self.conversation.hex())
 
     @property
     def id(self) -> str:

@@ -1,4 +1,4 @@
-"""Where one writer's text meets what was said before: seam, limit, stop strings."""
+"""Joins one writer's text to the answer so far: seam, length limit, stop strings."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from spillover.cloud_fallback.policy.affinity import Affinity
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.sensors import Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.privacy.consent import ConsentDesk
+from spillover.cloud_fallback.privacy.consent import Consents
 from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.providers.build import build_engines
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
@@ -42,7 +42,7 @@ class RouteResources:
     """In the order in which they are asked."""
     settings: RouteSettings
     policy_settings: PolicySettings
-    consent: ConsentDesk
+    consents: Consents
     redactor: Redactor
     budget: Budget
     breakers: CircuitBreakers
@@ -78,7 +78,7 @@ class RouteResources:
             providers=build_engines(settings.providers, Keys(environ), http),
             settings=settings.route,
             policy_settings=settings.policy,
-            consent=ConsentDesk(),
+            consents=Consents(),
             redactor=Redactor(settings.privacy),
             budget=Budget(database, settings.budget),
             breakers=CircuitBreakers(local_network=on_lan),
@@ -134,7 +134,7 @@ class RouteResources:
 
     def close(self) -> None:
         """Nobody waits for consent any more; connections, threads and the ledger are closed."""
-        self.consent.close()
+        self.consents.close()
         self.sensors.close()
         self.alarms.close()
         self.http.close()

@@ -1,4 +1,4 @@
-"""Local first, cloud when needed, one stream: routes each answer between the writers there are."""
+"""Local first, the cloud when needed, one stream: the entry to everything in this package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
-from spillover.cloud_fallback.privacy.consent import PendingConsent, Reply
+from spillover.cloud_fallback.privacy.consent import ConsentReply, PendingConsent
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.resources import RouteResources
@@ -25,7 +25,7 @@ from spillover.runtime.request import GenerationRequest
 
 
 class Router:
-    """One for all answers of a device. May be used from any thread."""
+    """One for all answers of a device. Any thread may use it. A context manager, to close it."""
 
     def __init__(self, local: Engine, routing: Routing, resources: RouteResources | None) -> None:
         """*routing*: what the owner allows. *resources* None: there is no cloud, all is local."""
@@ -80,8 +80,8 @@ class Router:
                 self._running.pop(context.id, None)
 
     def hand_over(self, answer_id: str) -> bool:
-        """The user wants the cloud to go on with a running answer; False: there is none that the
-        local model is writing and that may leave the device."""
+        """Let the cloud go on with a running answer. False: the local model is not writing it, or
+        it may not leave the device."""
         with self._lock:
             context = self._running.get(answer_id)
         stream = context.stream if context is not None else None
@@ -91,7 +91,7 @@ class Router:
         return True
 
     def worker_died(self) -> None:
-        """Answers that the local model does not go on with soon, by itself, are handed over."""
+        """The local model's process has died: hand its answers over unless it soon goes on."""
         if self._resources is None or not self._resources.policy_settings.is_on("crash"):
             return
         with self._lock:
@@ -101,27 +101,27 @@ class Router:
                 stream.worker_died()
 
     def keep_local(self, answer_id: str) -> bool:
-        """The user wants a running answer to stay on the device from now on."""
+        """Keep a running answer on the device from now on. False: it is not running."""
         with self._lock:
             known = answer_id in self._running
         if known and self._resources is not None:
-            self._resources.consent.keep_local(answer_id)
+            self._resources.consents.keep_local(answer_id)
         return known
 
     def pending_consents(self) -> list[PendingConsent]:
-        """The questions that wait for the user."""
-        return [] if self._resources is None else self._resources.consent.pending()
+        """The open questions to the user."""
+        return [] if self._resources is None else self._resources.consents.pending()
 
-    def consent(self, consent_id: str, granted: bool, *, remember: bool = False) -> Reply:
-        """The user's decision on a question."""
+    def consent(self, consent_id: str, granted: bool, *, remember: bool = False) -> ConsentReply:
+        """Reply to a question; see Consents.answer."""
         if self._resources is None:
             return "unknown"
-        return self._resources.consent.answer(consent_id, granted, remember=remember)
+        return self._resources.consents.answer(consent_id, granted, remember=remember)
 
     def recent(
         self, limit: int, *, before: int | None = None, owner: str | None = None
     ) -> list[HandoffRecord]:
-        """The last handoffs, newest first; see HandoffJournal.recent."""
+        """The latest handoffs, newest first; see HandoffJournal.recent."""
         if self._resources is None:
             return []
         return self._resources.journal.recent(limit, before=before, owner=owner)
@@ -145,12 +145,12 @@ class Router:
         self.close()
 
     def close(self) -> None:
-        """End what waits and close what is open; running answers are cancelled by their owners."""
+        """Close what is open. Cancel the running answers first."""
         if self._resources is not None:
             self._resources.close()
 
 
 def _no_cloud(request: GenerationRequest) -> str:
     if request.n > 1:
-        return "a cloud provider writes one choice for a request: ask for n = 1"
-    return "cloud_only, but no cloud provider is configured"
+        return "a cloud provider writes one choice per request: ask for n = 1"
+    return "the request is cloud_only, but no cloud provider is configured: add one"

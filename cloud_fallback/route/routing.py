@@ -1,4 +1,4 @@
-"""Where an answer may be written: what the owner allows and a request asks for. Pure."""
+"""Where an answer may be written: what the owner allows and the request asks for. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Origin
 
 Fallback: TypeAlias = Literal["never", "ask", "auto"]
-"""The one dial: whether answers may leave the device; "ask": each time only with a yes."""
+"""Whether answers may leave the device; "ask": only with the user's consent, each time."""
 
 Place: TypeAlias = Literal["local_only", "cloud_only"]
 
@@ -18,17 +18,17 @@ _STRICTEST_FIRST: tuple[Fallback, ...] = ("never", "ask", "auto")
 
 
 class Routing(Struct, frozen=True, kw_only=True):
-    """What one side wants; None: no wish of its own. The owner's stands in the configuration,
-    the caller's in the request."""
+    """What the owner wants (in the configuration) or the caller (in the request). None: no
+    preference."""
 
     fallback: Fallback | None = None
     only: Place | None = None
     prefer: Origin | None = None
-    """Which one writes first, where both may."""
+    """Who writes first when both may."""
 
 
 class Allowed(Struct, frozen=True, kw_only=True):
-    """What may be done with one answer."""
+    """Where one answer may be written, and where it begins."""
 
     local: bool
     cloud: Fallback
@@ -36,14 +36,14 @@ class Allowed(Struct, frozen=True, kw_only=True):
 
     @property
     def may_leave(self) -> bool:
-        """Whether anything may leave the device, be it only after a yes."""
+        """Whether anything may leave the device, if only with consent."""
         return self.cloud != "never"
 
 
 def allowed(owner: Routing, request: Routing) -> Allowed:
-    """The strictest of both: a request can narrow what the owner set, never widen it.
+    """The stricter of both: a request can narrow what the owner set, never widen it.
 
-    Raises InvalidRequest when nothing is left.
+    Raises InvalidRequest when nobody is left to answer.
     """
     places = {owner.only, request.only}
     cloud = "never" if "local_only" in places else strictest(owner.fallback, request.fallback)
@@ -57,7 +57,7 @@ def allowed(owner: Routing, request: Routing) -> Allowed:
 
 
 def strictest(*wishes: Fallback | None) -> Fallback:
-    """The strictest of the wishes that are there; "never" when none is."""
+    """The strictest of *wishes* that are not None; "never" without any."""
     return min((wish for wish in wishes if wish), key=_STRICTEST_FIRST.index, default="never")
 
 
@@ -66,7 +66,7 @@ def _nothing_left(owner: Routing, request: Routing) -> str:
         return "the request is local_only, but this device answers only with cloud providers"
     if request.only == "cloud_only" and request.fallback != "never":
         return (
-            "the request is cloud_only, but the device's owner lets nothing leave the device: "
-            "ask without it, or set fallback to ask or auto in the configuration"
+            "the request is cloud_only, but the owner of this device lets nothing leave it: "
+            "leave cloud_only out, or set fallback to ask or auto in the configuration"
         )
-    return "cloud_only and fallback = never leave nobody to answer"
+    return "cloud_only with fallback = never leaves nobody to answer: drop one of them"

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from spillover.cloud_fallback.events import ConsentAsked
-from spillover.cloud_fallback.privacy.consent import MAX_PENDING, ConsentDesk
+from spillover.cloud_fallback.privacy.consent import MAX_PENDING, Consents
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
 
@@ -29,24 +29,36 @@ def asked(
 
 
 @pytest.fixture
-def desk() -> Generator[ConsentDesk]:
-    desk = ConsentDesk()
-    yield desk
-    desk.close()
+def consents() -> Generator[Consents]:
+    consents = Consents()
+    yield consents
+    consents.close()
 
 
 @pytest.fixture
-def pool(desk: ConsentDesk) -> Generator[ThreadPoolExecutor]:
+def pool(consents: Consents) -> Generator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(MAX_PENDING) as pool:
         yield pool
-        desk.close()
+        consents.close()
+
+
+def replied(
+    consents: Consents,
+    answer_id: str,
+    question: ConsentAsked,
+    cancellation: Cancellation | None = None,
+    conversation: str | None = None,
+) -> bool | None:
+    """Ask and wait for the reply."""
+    with consents.question(answer_id, question, conversation) as opened:
+        return opened.wait(cancellation)
 
 
 class Asker:
-    """Asks in another thread and waits until the question lies on the desk."""
+    """Asks in another thread and waits until the question is open."""
 
-    def __init__(self, desk: ConsentDesk, pool: ThreadPoolExecutor) -> None:
-        self.desk, self.pool = desk, pool
+    def __init__(self, consents: Consents, pool: ThreadPoolExecutor) -> None:
+        self.consents, self.pool = consents, pool
 
     def __call__(
         self,
@@ -55,172 +67,181 @@ class Asker:
         cancellation: Cancellation | None = None,
         conversation: str | None = None,
     ) -> Future[bool | None]:
-        reply = self.pool.submit(self.desk.ask, answer_id, question, cancellation, conversation)
-        while not any(p.asked.id == question.id for p in self.desk.pending()):
+        reply = self.pool.submit(
+            replied, self.consents, answer_id, question, cancellation, conversation
+        )
+        while not any(p.asked.id == question.id for p in self.consents.pending()):
             assert not reply.done(), reply.result()
         return reply
 
 
 @pytest.fixture
-def ask(desk: ConsentDesk, pool: ThreadPoolExecutor) -> Asker:
-    return Asker(desk, pool)
+def ask(consents: Consents, pool: ThreadPoolExecutor) -> Asker:
+    return Asker(consents, pool)
 
 
 @pytest.mark.parametrize("granted", [True, False])
 def test_the_reply_reaches_the_answer_that_waits(
-    desk: ConsentDesk, ask: Asker, granted: bool
+    consents: Consents, ask: Asker, granted: bool
 ) -> None:
     reply = ask("answer", asked())
-    assert desk.answer("q", granted) == "accepted"
+    assert consents.answer("q", granted) == "accepted"
     assert reply.result(LONG_S) is granted
-    assert desk.pending() == []
+    assert consents.pending() == []
 
 
-def test_only_the_first_reply_counts_and_later_ones_are_told(desk: ConsentDesk, ask: Asker) -> None:
+def test_only_the_first_reply_counts_and_later_ones_are_told(
+    consents: Consents, ask: Asker
+) -> None:
     reply = ask("answer", asked())
-    desk.answer("q", False)
-    assert desk.answer("q", True) == "already_decided"
+    consents.answer("q", False)
+    assert consents.answer("q", True) == "already_decided"
     assert reply.result(LONG_S) is False
 
 
-def test_no_reply_in_time_is_no_yes_and_a_late_one_is_told(desk: ConsentDesk) -> None:
-    assert desk.ask("answer", asked(timeout_s=0.0)) is None
-    assert desk.answer("q", True) == "already_decided"
+def test_no_reply_in_time_is_no_yes_and_a_late_one_is_told(consents: Consents) -> None:
+    assert replied(consents, "answer", asked(timeout_s=0.0)) is None
+    assert consents.answer("q", True) == "already_decided"
 
 
-def test_a_reply_after_the_wait_is_late_even_if_nobody_has_gone_on_yet(desk: ConsentDesk) -> None:
-    with desk.question("answer", asked(timeout_s=0.0)) as question:
+def test_a_reply_after_the_wait_is_late_even_if_nobody_has_gone_on_yet(consents: Consents) -> None:
+    with consents.question("answer", asked(timeout_s=0.0)) as question:
         assert question.wait() is None
-        assert desk.answer("q", True) == "already_decided"
+        assert consents.answer("q", True) == "already_decided"
         assert question.granted is None
 
 
-def test_a_reply_after_the_cancellation_is_late_too(desk: ConsentDesk) -> None:
+def test_a_reply_after_the_cancellation_is_late_too(consents: Consents) -> None:
     cancellation = Cancellation()
     cancellation.cancel()
-    with desk.question("answer", asked()) as question:
+    with consents.question("answer", asked()) as question:
         assert question.wait(cancellation) is None
-        assert desk.answer("q", True) == "already_decided"
+        assert consents.answer("q", True) == "already_decided"
 
 
-def test_a_reply_that_is_there_before_anybody_waits_counts(desk: ConsentDesk) -> None:
-    with desk.question("answer", asked()) as question:
-        assert desk.answer("q", True) == "accepted"
+def test_a_reply_that_is_there_before_anybody_waits_counts(consents: Consents) -> None:
+    with consents.question("answer", asked()) as question:
+        assert consents.answer("q", True) == "accepted"
         assert question.wait() is True
 
 
-def test_a_reply_to_a_question_that_was_never_asked_is_told(desk: ConsentDesk) -> None:
-    assert desk.answer("nothing", True) == "unknown"
+def test_a_reply_to_a_question_that_was_never_asked_is_told(consents: Consents) -> None:
+    assert consents.answer("nothing", True) == "unknown"
 
 
-def test_a_cancelled_answer_stops_waiting_at_once(desk: ConsentDesk, ask: Asker) -> None:
+def test_a_cancelled_answer_stops_waiting_at_once(consents: Consents, ask: Asker) -> None:
     cancellation = Cancellation()
     reply = ask("answer", asked(), cancellation)
     cancellation.cancel()
     assert reply.result(LONG_S) is None
-    assert desk.answer("q", True) == "already_decided"
+    assert consents.answer("q", True) == "already_decided"
 
 
-def test_an_answer_cancelled_before_asking_does_not_wait(desk: ConsentDesk) -> None:
+def test_an_answer_cancelled_before_asking_does_not_wait(consents: Consents) -> None:
     cancellation = Cancellation()
     cancellation.cancel()
-    assert desk.ask("answer", asked(), cancellation) is None
+    assert replied(consents, "answer", asked(), cancellation) is None
 
 
-def test_closing_the_desk_ends_all_waiting_without_a_yes(desk: ConsentDesk, ask: Asker) -> None:
+def test_closing_the_desk_ends_all_waiting_without_a_yes(consents: Consents, ask: Asker) -> None:
     replies = [ask("answer", asked(f"q{i}")) for i in range(5)]
-    desk.close()
+    consents.close()
     assert [reply.result(LONG_S) for reply in replies] == [None] * 5
-    assert desk.ask("answer", asked("later")) is None
+    assert replied(consents, "answer", asked("later")) is None
 
 
-def test_a_full_desk_takes_no_more_questions(desk: ConsentDesk, ask: Asker) -> None:
+def test_a_full_desk_takes_no_more_questions(consents: Consents, ask: Asker) -> None:
     for i in range(MAX_PENDING):
         ask("answer", asked(f"q{i}"))
-    assert desk.ask("answer", asked("one more")) is None
-    assert len(desk.pending()) == MAX_PENDING
+    assert replied(consents, "answer", asked("one more")) is None
+    assert len(consents.pending()) == MAX_PENDING
 
 
-def test_a_question_asked_twice_cannot_take_the_others_reply(desk: ConsentDesk, ask: Asker) -> None:
+def test_a_question_asked_twice_cannot_take_the_others_reply(
+    consents: Consents, ask: Asker
+) -> None:
     reply = ask("mine", asked())
-    assert desk.ask("another's", asked()) is None
-    desk.answer("q", True)
+    assert replied(consents, "another's", asked()) is None
+    consents.answer("q", True)
     assert reply.result(LONG_S) is True
 
 
-def test_open_questions_are_listed_by_answer(desk: ConsentDesk, ask: Asker) -> None:
+def test_open_questions_are_listed_by_answer(consents: Consents, ask: Asker) -> None:
     ask("one", asked("q1"))
     ask("two", asked("q2"))
-    assert [p.asked.id for p in desk.pending()] == ["q1", "q2"]
-    assert [p.asked.id for p in desk.pending("two")] == ["q2"]
+    assert [p.asked.id for p in consents.pending()] == ["q1", "q2"]
+    assert [p.asked.id for p in consents.pending("two")] == ["q2"]
 
 
 def test_a_remembered_reply_holds_for_this_conversation_and_provider_only(
-    desk: ConsentDesk, ask: Asker
+    consents: Consents, ask: Asker
 ) -> None:
     reply = ask("one", asked("q1"), conversation="c")
-    desk.answer("q1", True, remember=True)
+    consents.answer("q1", True, remember=True)
     assert reply.result(LONG_S) is True
-    assert desk.ask("two", asked("q2", timeout_s=0), conversation="c") is True
-    assert desk.ask("two", asked("q3", timeout_s=0), conversation="d") is None
-    assert desk.ask("two", asked("q4", timeout_s=0)) is None
-    assert desk.ask("two", asked("q5", provider="rival", timeout_s=0), conversation="c") is None
-    desk.forget("c")
-    assert desk.ask("two", asked("q6", timeout_s=0), conversation="c") is None
+    assert replied(consents, "two", asked("q2", timeout_s=0), conversation="c") is True
+    assert replied(consents, "two", asked("q3", timeout_s=0), conversation="d") is None
+    assert replied(consents, "two", asked("q4", timeout_s=0)) is None
+    assert (
+        replied(consents, "two", asked("q5", provider="rival", timeout_s=0), conversation="c")
+        is None
+    )
+    consents.forget("c")
+    assert replied(consents, "two", asked("q6", timeout_s=0), conversation="c") is None
 
 
 @pytest.mark.parametrize("conversation", [None, ""])
 def test_without_a_conversation_nothing_is_remembered(
-    desk: ConsentDesk, ask: Asker, conversation: str | None
+    consents: Consents, ask: Asker, conversation: str | None
 ) -> None:
     reply = ask("one", asked("q1"), conversation=conversation)
-    desk.answer("q1", True, remember=True)
+    consents.answer("q1", True, remember=True)
     assert reply.result(LONG_S) is True
-    assert desk.ask("two", asked("q2", timeout_s=0), conversation=conversation) is None
-    assert desk.ask("two", asked("q3", timeout_s=0)) is None
+    assert replied(consents, "two", asked("q2", timeout_s=0), conversation=conversation) is None
+    assert replied(consents, "two", asked("q3", timeout_s=0)) is None
 
 
 def test_keeping_an_answer_local_refuses_its_question_and_all_later_ones(
-    desk: ConsentDesk, ask: Asker
+    consents: Consents, ask: Asker
 ) -> None:
     mine, other = ask("mine", asked("q1")), ask("other", asked("q2"))
-    desk.keep_local("mine")
+    consents.keep_local("mine")
     assert mine.result(LONG_S) is False
-    assert desk.answer("q1", True) == "already_decided"
-    assert desk.ask("mine", asked("q3")) is False
-    assert desk.is_kept_local("mine")
-    desk.answer("q2", True)
+    assert consents.answer("q1", True) == "already_decided"
+    assert replied(consents, "mine", asked("q3")) is False
+    assert consents.is_kept_local("mine")
+    consents.answer("q2", True)
     assert other.result(LONG_S) is True
 
 
-def test_keeping_an_answer_local_beats_a_remembered_yes(desk: ConsentDesk, ask: Asker) -> None:
+def test_keeping_an_answer_local_beats_a_remembered_yes(consents: Consents, ask: Asker) -> None:
     ask("one", asked("q1"), conversation="c")
-    desk.answer("q1", True, remember=True)
-    desk.keep_local("two")
-    assert desk.ask("two", asked("q2"), conversation="c") is False
+    consents.answer("q1", True, remember=True)
+    consents.keep_local("two")
+    assert replied(consents, "two", asked("q2"), conversation="c") is False
 
 
-def test_keeping_an_answer_local_cancels_its_requests_under_way(desk: ConsentDesk) -> None:
+def test_keeping_an_answer_local_cancels_its_requests_under_way(consents: Consents) -> None:
     mine, other, done = Cancellation(), Cancellation(), Cancellation()
-    with desk.leg("mine", done):
+    with consents.revocable("mine", done):
         pass
-    with desk.leg("mine", mine), desk.leg("other", other):
-        desk.keep_local("mine")
+    with consents.revocable("mine", mine), consents.revocable("other", other):
+        consents.keep_local("mine")
     assert (mine.cancelled, other.cancelled, done.cancelled) == (True, False, False)
 
 
-def test_a_request_that_begins_after_that_is_cancelled_at_once(desk: ConsentDesk) -> None:
+def test_a_request_that_begins_after_that_is_cancelled_at_once(consents: Consents) -> None:
     cancellation = Cancellation()
-    desk.keep_local("mine")
-    with desk.leg("mine", cancellation):
+    consents.keep_local("mine")
+    with consents.revocable("mine", cancellation):
         assert cancellation.cancelled
 
 
 def test_a_race_of_many_replies_has_one_winner(
-    desk: ConsentDesk, ask: Asker, pool: ThreadPoolExecutor
+    consents: Consents, ask: Asker, pool: ThreadPoolExecutor
 ) -> None:
     reply = ask("answer", asked())
-    replies = list(pool.map(lambda i: desk.answer("q", i % 2 == 0), range(20)))
+    replies = list(pool.map(lambda i: consents.answer("q", i % 2 == 0), range(20)))
     assert replies.count("accepted") == 1
     assert replies.count("already_decided") == 19
     assert reply.result(LONG_S) is (replies.index("accepted") % 2 == 0)

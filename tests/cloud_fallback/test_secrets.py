@@ -73,7 +73,7 @@ def test_a_key_is_in_no_object_that_shows_itself(fake: Fake, http: Http) -> None
 def test_a_key_that_no_header_may_hold_is_not_quoted(fake: Fake, http: Http) -> None:
     engine = engine_for(fake, http=http)
     for odd in ("sk-1\r\nx: y", "schlüssel", "sk 1\x00"):
-        engine.credentials._key._Secret__value = odd  # type: ignore[attr-defined]  # as if it had been found
+        engine.api.credentials._key._Secret__value = odd  # type: ignore[attr-defined]  # as if it had been found
         with pytest.raises(SpilloverError) as caught:
             list(engine.stream(ask()))
         assert odd not in everything_said(caught.value)

@@ -1,0 +1,102 @@
+"""Sends requests to the API of one provider, and learns what its model does not take."""
+
+from __future__ import annotations
+
+import contextlib
+
+from msgspec.structs import replace
+
+from spillover.cloud_fallback.errors import ProviderRefused
+from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.http.errors import HttpError
+from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.http.pool import Incoming
+from spillover.cloud_fallback.providers.credentials.credentials import Credentials
+from spillover.cloud_fallback.providers.dialects.dialect import Dialect
+from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
+from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.runtime.request import GenerationRequest
+
+MAX_REFUSED_FIELDS = 8
+"""A provider that refuses more fields than this has another problem."""
+_ERROR_BODY_S = 5.0
+
+
+class ApiClient:
+    """One model of one provider. May be used from any thread."""
+
+    def __init__(
+        self, settings: ProviderSettings, dialect: Dialect, http: Http, credentials: Credentials
+    ) -> None:
+        self.settings = settings
+        self.dialect = dialect
+        self.credentials = credentials
+        self._http = http
+        self._refuses_prefill = False
+        self._refused_fields: frozenset[str] = frozenset()
+
+    def may_prefill(self) -> bool:
+        """Whether the model continues an assistant's turn, as far as is known."""
+        return self.dialect.may_prefill(self.settings.model) and not self._refuses_prefill
+
+    def encode(self, request: GenerationRequest) -> HttpRequest:
+        """*request* without the fields that the model does not take.
+
+        Raises InvalidRequest for what this provider cannot be asked.
+        """
+        return self.dialect.encode(
+            request,
+            self.settings.model,
+            prefill=request.continue_final_message,
+            without=self._refused_fields,
+        )
+
+    def learn(self, error: ProviderRefused) -> bool:
+        """Remember what *error* says about the model; whether the request may be sent again."""
+        self._refuses_prefill |= error.no_prefill
+        field = error.unsupported
+        is_new = field is not None and field not in self._refused_fields
+        if field is None or not is_new or len(self._refused_fields) >= MAX_REFUSED_FIELDS:
+            return False
+        self._refused_fields |= {field}
+        return True
+
+    def warm(self) -> None:
+        """Open a connection for the next request; sends none, waits for it. Never raises."""
+        exchange = Exchange(connect_timeout_s=self.settings.connect_timeout_s)
+        with contextlib.suppress(HttpError):
+            self._http.warm(
+                self.settings.address, direct=self.settings.is_direct, exchange=exchange
+            )
+
+    def send(self, request: HttpRequest, exchange: Exchange) -> Incoming:
+        """The head of the response to *request*, whatever it says; see check()."""
+        outgoing = Outgoing(
+            url=self.settings.address + request.path,
+            headers={"user-agent": "spillover"} | self.settings.extra_headers | request.headers,
+            body=request.body,
+            direct=self.settings.is_direct,
+        )
+        headers = outgoing.headers | self.credentials.headers(outgoing, exchange)
+        return self._http.open(replace(outgoing, headers=headers), exchange)
+
+    def check(self, incoming: Incoming, exchange: Exchange) -> None:
+        """Raise the ProviderError that the head and the body of a response mean, if any."""
+        name, status = self.settings.name, incoming.status
+        if 300 <= status < 400:
+            raise ProviderRefused(
+                name,
+                f"{self.settings.address} redirects to another address, where neither the key nor "
+                "the conversation is sent: correct base_url",
+            )
+        if status != 200:
+            with exchange.within(_ERROR_BODY_S, "an error's text"):
+                body = incoming.read()
+            raise self.dialect.error(status, incoming.headers, body)
+        if incoming.headers.get("content-type", "").startswith("text/html"):
+            raise ProviderRefused(
+                name,
+                "a web page came instead of an answer: correct base_url, or log in to the network",
+            )
+        if incoming.headers.get("content-encoding", "identity") != "identity":
+            raise ProviderRefused(name, "the answer is compressed, which was not requested")
