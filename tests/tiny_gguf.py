@@ -51,14 +51,14 @@ def write_model(path: Path, config: dict[str, Any], kind: str = "F32") -> Path:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_rope_dimension_count(config["head_dim"])
     _add_scaling(writer, config)
-    _add_byte_vocabulary(writer, config["vocab_size"])
+    add_byte_vocabulary(writer, config["vocab_size"])
     for name, values in tiny_models.weights(config).items():
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
         key = heads.get(name.split(".")[-2])
         if architecture == "llama" and key is not None:
             values = _neighbours(values, config[key])
         _add_tensor(writer, _gguf_name(name), values, kind)
-    return _finished(writer, path)
+    return finished(writer, path)
 
 
 def write_byte_level(path: Path, split: str, *, add_bos: bool | None = None) -> Path:
@@ -82,7 +82,7 @@ def write_byte_level(path: Path, split: str, *, add_bos: bool | None = None) -> 
     writer.add_eos_token_id(1)
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
-    return _finished(writer, path)
+    return finished(writer, path)
 
 
 def write_sentence_piece(path: Path, *, add_space_prefix: bool = True) -> Path:
@@ -108,7 +108,7 @@ def write_sentence_piece(path: Path, *, add_space_prefix: bool = True) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_space_prefix(add_space_prefix)
-    return _finished(writer, path)
+    return finished(writer, path)
 
 
 def _state(tokenizer: Tokenizer) -> Any:
@@ -123,14 +123,15 @@ def _add_tokens(writer: gguf.GGUFWriter, vocab: dict[str, int], *, n_special: in
     writer.add_token_types([3 if index < n_special else 1 for index in range(len(ordered))])
 
 
-def _add_byte_vocabulary(writer: gguf.GGUFWriter, n_vocab: int) -> None:
-    alphabet: Iterable[str] = sorted(pre_tokenizers.ByteLevel.alphabet())[: n_vocab - 2]
+def add_byte_vocabulary(writer: gguf.GGUFWriter, n_vocab: int, *merges: tuple[str, str]) -> None:
+    """Single bytes, and what *merges* make of them; llama.cpp loads no model without one."""
+    n_bytes = n_vocab - 2 - len(merges)
+    alphabet: Iterable[str] = sorted(pre_tokenizers.ByteLevel.alphabet())[:n_bytes]
+    tokens = ["<0>", "<1>", *alphabet, *map("".join, merges)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    _add_tokens(
-        writer, {token: i for i, token in enumerate(["<0>", "<1>", *alphabet])}, n_special=2
-    )
-    writer.add_token_merges([])
+    _add_tokens(writer, {token: i for i, token in enumerate(tokens)}, n_special=2)
+    writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
 
@@ -185,7 +186,7 @@ def _neighbours(values: Array, heads: int) -> Array:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
-def _finished(writer: gguf.GGUFWriter, path: Path) -> Path:
+def finished(writer: gguf.GGUFWriter, path: Path) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

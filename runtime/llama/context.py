@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -20,6 +20,8 @@ from spillover.runtime.options import KvCacheType
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
 _FLASH_ATTENTION_AUTO = -1
+
+T = TypeVar("T")
 
 
 class LlamaConfig(Struct, frozen=True, kw_only=True):
@@ -49,6 +51,8 @@ class LlamaContext:
         self._is_recurrent = bool(
             lib.llama_model_is_recurrent(model.handle) or lib.llama_model_is_hybrid(model.handle)
         )
+        self._window = int(lib.llama_model_n_swa(model.handle))
+        """Positions that layers with a sliding window see; 0 where all layers see all."""
 
     @property
     def can_be_cut(self) -> bool:
@@ -73,53 +77,100 @@ class LlamaContext:
         lib.llama_set_n_threads(self.handle, n_threads, n_threads)
 
     def keep(self, seq: int, n_tokens: int) -> int:
-        """Drop what *seq* has past its first *n_tokens*; how many it keeps."""
-        if lib.llama_memory_seq_rm(self._memory, seq, n_tokens, -1):
+        """Drop what *seq* has past its first *n_tokens*; how many it keeps: none where the rest
+        cannot be continued."""
+        if n_tokens and self._can_continue(seq, n_tokens):
+            lib.llama_memory_seq_rm(self._memory, seq, n_tokens, -1)
             return n_tokens
-        # Recurrent states cannot be wound back to a position in the middle.
         lib.llama_memory_seq_rm(self._memory, seq, -1, -1)
         return 0
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
         """Share the first *n_tokens* of *source* with *target*; how many it has now."""
-        if (
-            self._is_recurrent
-            and lib.llama_memory_seq_pos_max(self._memory, source) != n_tokens - 1
-        ):
+        if not self._can_continue(source, n_tokens):
             return 0
         lib.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
         return n_tokens
 
+    def _can_continue(self, seq: int, n_tokens: int) -> bool:
+        """Whether *seq* has all that the token after its first *n_tokens* looks at. Recurrent
+        states only know the end of the text, and llama.cpp reuses the cells that a window has
+        passed, the lowest positions first."""
+        n_held = self._end_of(seq)
+        if self._is_recurrent or n_tokens >= n_held:
+            return n_tokens == n_held
+        if not self._window:
+            return True
+        lowest = lib.llama_memory_seq_pos_min(self._memory, seq)
+        return int(lowest) <= max(n_tokens + 1 - self._window, 0)
+
+    def _end_of(self, seq: int) -> int:
+        """The position after the last one that *seq* holds."""
+        return int(lib.llama_memory_seq_pos_max(self._memory, seq)) + 1
+
     def saved_bytes(self, seq: int) -> int:
+        if not self._window:
+            return self._saved_bytes(seq)
+        ranges = self._whole_ranges(0, self._end_of(seq))
+        return sum(self._of_range(seq, *range_, self._saved_bytes) for range_ in ranges)
+
+    def _saved_bytes(self, seq: int) -> int:
         return int(lib.llama_state_seq_get_size(self.handle, seq))
 
     def save(self, seq: int) -> SavedKv:
         """A copy of what the KV cache holds of *seq*."""
-        state = np.empty(self.saved_bytes(seq), dtype=np.uint8)
+        return self.save_part(seq, 0, self._end_of(seq)) if self._window else self._save(seq)
+
+    def _save(self, seq: int) -> SavedKv:
+        state = np.empty(self._saved_bytes(seq), dtype=np.uint8)
         n = lib.llama_state_seq_get_data(self.handle, _bytes_of(state), state.nbytes, seq)
         return state[:n]
 
     def restore(self, seq: int, state: SavedKv) -> bool:
         """Give the empty *seq* a saved state; False when there is no room for it."""
-        n = lib.llama_state_seq_set_data(self.handle, _bytes_of(state), state.nbytes, seq)
-        return bool(n)
+        if self._window:
+            return self.append_part(seq, 0, state)
+        return bool(self._restore(seq, state))
+
+    def _restore(self, seq: int, state: SavedKv) -> int:
+        """The bytes of *state* that *seq* was made of; 0 when there is no room for it."""
+        return int(lib.llama_state_seq_set_data(self.handle, _bytes_of(state), state.nbytes, seq))
 
     def save_part(self, seq: int, start: int, end: int) -> SavedKv:
         """A copy of the positions from *start* to before *end* of *seq*."""
+        ranges = self._whole_ranges(start, end)
+        return np.concatenate([self._of_range(seq, *range_, self._save) for range_ in ranges])
+
+    def _whole_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges that llama.cpp saves without leaving anything out: what a window cannot see
+        from the end of the range is not saved."""
+        width = max(self._window - 1, 1) if self._window else end - start
+        return [(first, min(first + width, end)) for first in range(start, end, width)]
+
+    def _of_range(self, seq: int, start: int, end: int, ask: Callable[[int], T]) -> T:
+        """What *ask* says of a sequence that holds only this range of *seq*."""
         scratch = self._scratch_seq
         lib.llama_memory_seq_cp(self._memory, seq, scratch, start, end)
         try:
-            return self.save(scratch)
+            return ask(scratch)
         finally:
             lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
 
-    def append_part(self, seq: int, start: int, end: int, part: SavedKv) -> bool:
-        """Add positions that save_part() gave to *seq*; False when there is no room for them."""
-        scratch = self._scratch_seq
-        if not self.restore(scratch, part):
-            return False
-        lib.llama_memory_seq_cp(self._memory, scratch, seq, start, end)
-        lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
+    def append_part(self, seq: int, start: int, part: SavedKv) -> bool:
+        """Add positions from *start* on, which save_part() gave, to *seq*; False, and nothing
+        changed, when there is no room for them, or when positions would be missing."""
+        scratch, end = self._scratch_seq, self._end_of(seq)
+        while len(part):
+            n_bytes = self._restore(scratch, part)
+            first = int(lib.llama_memory_seq_pos_min(self._memory, scratch))
+            if not n_bytes or (end and first != end):
+                lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
+                lib.llama_memory_seq_rm(self._memory, seq, start, -1)
+                return False
+            end = self._end_of(scratch)
+            lib.llama_memory_seq_cp(self._memory, scratch, seq, -1, -1)
+            lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
+            part = part[n_bytes:]
         return True
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ class PrefillContext:
         held = self.keep(rows.seq, rows.start)
         if held < rows.start:
             part = main.save_part(rows.seq, held, rows.start)
-            if not self.context.append_part(rows.seq, held, rows.start, part):
+            if not self.context.append_part(rows.seq, held, part):
                 return False
         self._held[rows.seq] = rows.start
         return True
@@ -85,7 +85,7 @@ class PrefillContext:
     def _hand_over(self, rows: Rows, batch: Sequence[Rows], main: LlamaContext) -> None:
         end = rows.start + len(rows.tokens)
         part = self.context.save_part(rows.seq, rows.start, end)
-        if not main.append_part(rows.seq, rows.start, end, part):
+        if not main.append_part(rows.seq, rows.start, part):
             for read in batch:
                 main.keep(read.seq, read.start)
             self.clear()
@@ -95,13 +95,12 @@ class PrefillContext:
             self.keep(rows.seq, 0)  # the prompt has been read; others need not look past it
 
     def keep(self, seq: int, n_tokens: int) -> int:
-        """Hold no more than the first *n_tokens* of *seq*; how many are held."""
+        """Hold at most the first *n_tokens* of *seq*; how many are held."""
         held = self._held.get(seq, 0)
         if held <= n_tokens:
             return held
-        self.context.keep(seq, n_tokens)
-        self._held[seq] = n_tokens
-        return n_tokens
+        self._held[seq] = self.context.keep(seq, n_tokens)
+        return self._held[seq]
 
     def clear(self) -> None:
         """Hold nothing, also of a call that was broken off."""

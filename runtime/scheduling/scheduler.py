@@ -261,8 +261,9 @@ class Scheduler:
                 return False
             self._backend.decode(batch)
         except DecodeAborted:
-            for rows in batch:
-                self._kv.rewind(rows.seq)
+            for sequence in plan.sequences:
+                if self._kv.rewind(sequence.seq) < sequence.n_past:
+                    self._requeue(sequence)
             return False
         except KvFull:
             # The ledger saw room where the backend found none: its cells may be fragmented.
@@ -287,6 +288,10 @@ class Scheduler:
         if self._queues.n_running == 1:
             self._finish(sequence, "length")
             return
+        self._requeue(sequence)
+
+    def _requeue(self, sequence: Sequence) -> None:
+        """Queue a running sequence again, to be read anew, with its text."""
         seq = sequence.seq
         self._queues.requeue(sequence)
         self._kv.drop(seq)

@@ -43,6 +43,11 @@ class StepPlan(Struct, frozen=True):
         """The one sequence of a call that carries a slice of its prompt and nothing else."""
         return self.slices[0][0] if len(self.slices) == 1 and not self.decoding else None
 
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All that take part, in the order of the rows."""
+        return [*self.decoding, *(sequence for sequence, _ in self.slices)]
+
     def rows(self) -> list[Rows]:
         """The batch for the backend: the decoding sequences first."""
         batch = [Rows(s.seq, s.n_past, s.tokens[s.n_past :], True) for s in self.decoding]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spillover.runtime.backend import Backend, Rows
+from spillover.runtime.backend import Backend, DecodeAborted, Rows
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.events import Delta, EngineEvent, Finished, Prefilling
 from spillover.runtime.options import EngineOptions
@@ -85,8 +85,11 @@ class Loop:
         for event in events:
             self.events.put(event)
 
-    def submit(self, job_id: int, n_prompt: int, **fields: Any) -> None:
-        prompt = np.arange(300 + 7 * job_id, 300 + 7 * job_id + n_prompt, dtype=np.int32)
+    def submit(
+        self, job_id: int, n_prompt: int, *, prompt_of: int | None = None, **fields: Any
+    ) -> None:
+        first = 300 + 7 * (prompt_of or job_id)
+        prompt = np.arange(first, first + n_prompt, dtype=np.int32)
         request = GenerationRequest(
             prompt=tuple(prompt.tolist()), sampling=Sampling(temperature=0), ignore_eos=True,
             **fields,
@@ -230,3 +233,35 @@ def test_zero_tokens_only_read_the_prompt(loop: Loop) -> None:
     assert isinstance(end, Finished)
     assert (end.reason, end.usage.completion_tokens) == ("length", 0)
     assert sum(call.n_slice for call in loop.calls) == 300
+
+
+def test_what_an_aborted_call_has_destroyed_is_read_again(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A recurrent state cannot be wound back: it used to be continued as if it were still there.
+    loop.submit(1, 100, max_tokens=10)
+    wanted = _answer_of(loop, 1)
+    backend = loop.scheduler._backend
+    keep = backend.keep
+
+    def abort_the_fifth_call() -> None:
+        if len(loop.calls) == n_before + 4:
+            monkeypatch.setattr(backend, "keep", lambda seq, n: keep(seq, 0))
+            loop.calls.append(Call([], loop.now))
+            raise DecodeAborted
+
+    n_before = len(loop.calls)
+    loop.before_call = abort_the_fifth_call
+    loop.submit(2, 100, prompt_of=1, max_tokens=10, reuse_prefix=False)
+    assert _answer_of(loop, 2) == wanted
+
+
+def _answer_of(loop: Loop, job_id: int) -> list[int]:
+    """The tokens of an answer, when it has ended."""
+    tokens: list[int] = []
+    while True:
+        found_id, event = loop.events.get(timeout=60)
+        if found_id == job_id and isinstance(event, Delta):
+            tokens += event.token_ids
+        if found_id == job_id and isinstance(event, Finished):
+            return tokens
