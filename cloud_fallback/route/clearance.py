@@ -41,7 +41,7 @@ def clear(
     reason: Reason,
     held: ExitStack,
 ) -> Generator[StreamEvent, None, Clearance]:
-    """Yield the question to the user, where one is asked; return what was cleared.
+    """Yield the question to the user, if one is asked; return what was cleared.
 
     *held* gives the permit and the reservation back. Raises ProviderError, CannotContinue,
     InvalidRequest and BudgetExceeded when *provider* is passed over, any other KeptLocal when
@@ -71,7 +71,7 @@ def _ask_user(
     """Raises ConsentRefused unless the answer may leave."""
     consents, allowed = context.resources.consents, context.allowed.cloud
     if allowed == "never" or consents.is_kept_local(context.id):
-        raise ConsentRefused("the answer is to stay on the device")
+        raise ConsentRefused("the answer must stay on the device")
     if allowed == "auto" or provider.name in context.granted:
         return
     asked = ConsentAsked(
@@ -88,17 +88,17 @@ def _ask_user(
         granted = question.wait(context.cancellation)
     yield ConsentAnswered(id=asked.id, granted=granted)
     if not granted:
-        raise ConsentRefused(f"the user did not agree that {provider.name} answers")
+        raise ConsentRefused(f"the user did not consent to an answer by {provider.name}")
     context.granted.add(provider.name)
 
 
 def _turn(context: RequestContext, provider: str) -> Generator[StreamEvent, None, Permit]:
-    """The permit to send one request, after a wait where nothing is known about *provider*."""
+    """The permit to send one request, after a wait if nothing is known about *provider*."""
     breakers = context.resources.breakers
     permit = breakers.acquire(provider)
     if isinstance(permit, CircuitOpen) and permit.is_crowd:
         if not context.answer.has_begun:
-            # Whoever began the answer learns that it will come, and need not wait for that.
+            # The client learns at once that the answer was accepted.
             yield Queued(position=0, n_prompt_tokens=0)
         permit = breakers.wait_turn(provider, context.cancellation)
     if isinstance(permit, CircuitOpen):

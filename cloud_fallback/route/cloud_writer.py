@@ -89,7 +89,7 @@ class CloudWriter:
                 with context.resources.consents.revocable(context.id, stream.cancellation):
                     cleared.reservation.note(0)
                     yield from stream.events(context.cancellation)
-            except Exception as error:  # a defect of ours must not cost the user the answer
+            except Exception as error:  # a bug of ours must not cost the user the answer
                 self._settle_failed(context, cleared, stream, error)
                 wait_s = _retry_s(error, stream, n_retries)
                 return _stopped_by(error, context, stopped, stream), wait_s
@@ -133,7 +133,7 @@ class CloudWriter:
     def _end(
         self, context: RequestContext, stopped: Stopped, cleared: Clearance, stream: ProviderStream
     ) -> WriterEnd:
-        """What an end without an error is worth."""
+        """The end of a stream that did not fail."""
         answer = context.answer
         answer.leg_ended(cleared.reservation.settle(stream.leg(), stream.cached_tokens))
         if context.cancellation.cancelled:
@@ -149,7 +149,7 @@ class CloudWriter:
         return Complete(answer.finished(stream.end_reason, stream.stop))
 
     def _missing(self, context: RequestContext, stream: ProviderStream) -> Truncated | None:
-        """Why an answer that the provider calls complete is none."""
+        """What an answer that the provider calls complete lacks."""
         if not stream.is_ended_by_provider:
             return None
         is_cut = stream.end_reason == "length" and context.answer.remaining_tokens != 0
@@ -162,7 +162,7 @@ class CloudWriter:
     def _settle_failed(
         self, context: RequestContext, cleared: Clearance, stream: ProviderStream, error: Exception
     ) -> None:
-        """Report and pay what came of a request that failed."""
+        """Report and settle a request that failed."""
         if isinstance(error, ProviderError):
             cleared.permit.failure(error)
         elif not isinstance(error, KeptLocal | SeamFailed | InvalidRequest):
@@ -178,7 +178,7 @@ def _stopped_by(
     error: Exception, context: RequestContext, stopped: Stopped, stream: ProviderStream
 ) -> Stopped:
     reason = Reason(code="network" if isinstance(error, NetworkFailed) else "provider")
-    # What a content policy stopped is never sent elsewhere in silence.
+    # What a content policy blocked is not sent to another provider.
     may_leave = not isinstance(error, ContentBlocked)
     end = _moved(context, stopped, stream, reason)
     return replace(end, cloud_error=error, may_leave=may_leave)

@@ -46,11 +46,11 @@ class RequestContext:
         self.stream: WatchedStream | None = None
         """The local stream that runs now."""
         self.granted: set[str] = set()
-        """Providers that the user has said yes to, for this answer."""
+        """Providers that the user has consented to, for this answer."""
         self.conversation = (
             conversation_key(request.messages, options.owner) if request.messages else None
         )
-        # One that begins anew with the same words is another conversation.
+        # A conversation that starts again with the same words is another one.
         self._goes_on = any(message.role == "assistant" for message in request.messages)
         if self.conversation is not None and not self._goes_on:
             resources.consents.forget(self.conversation.hex())
@@ -63,7 +63,7 @@ class RequestContext:
     def now(self) -> float:
         return self.resources.clock()
 
-    # --- the way ----------------------------------------------------------------------------
+    # --- the route --------------------------------------------------------------------------
 
     def start(self) -> Stopped | None:
         """Why the answer begins in the cloud; None: it begins here."""
@@ -119,7 +119,7 @@ class RequestContext:
     # --- the text ---------------------------------------------------------------------------
 
     def text(self, withheld: str = "") -> AnswerText:
-        """The answer so far for the next writer; *withheld*: said, but not sent yet."""
+        """The answer so far for the next writer; *withheld*: good text that was not sent yet."""
         can_replace = self.options.may_replace
         text = AnswerText(self.request.stop, sent=self.answer.text, can_replace=can_replace)
         text.feed(withheld)
@@ -132,10 +132,10 @@ class RequestContext:
         at: float,
         *,
         limits: bool = False,
-        tells: bool = True,
+        announces: bool = True,
     ) -> Joint:
         """Joins the next writer's text to *text*. *limits*: it may write more than is left.
-        *tells*: it is another writer, so that the client hears of the seam."""
+        *announces*: it is another writer, so a Seam event comes before its text."""
         return Joint(
             plan,
             text,
@@ -143,7 +143,7 @@ class RequestContext:
             tokens_left=self._limit(plan) if limits else None,
             triggered_at=at,
             clock=self.resources.clock,
-            tells=tells,
+            announces=announces,
         )
 
     def _limit(self, plan: Continuation) -> int | None:

@@ -13,12 +13,12 @@ from spillover.runtime.events import Delta
 
 
 class Joint:
-    """Text of a new writer in, events for the client out; the Seam event comes before the first
-    text. Constant cost per piece of text once the seam is settled.
+    """Text of a new writer in, events for the client out. Constant cost per piece of text once the
+    seam is settled.
 
-    *text*: what was said so far, with what the client has not got of it. *tokens_left*: what
-    max_tokens leaves, for a writer that was given room for more than the answer. *tells*: say how
-    the texts were joined, as somebody else writes now.
+    *text*: the answer so far, with what was withheld from the client. *tokens_left*: what
+    max_tokens leaves, for a writer that was given room for more. *announces*: it is another
+    writer, so the Seam event comes before its first text.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Joint:
         tokens_left: int | None,
         triggered_at: float,
         clock: Callable[[], float],
-        tells: bool = True,
+        announces: bool = True,
     ) -> None:
         self._machine = SeamMachine(plan)
         self._limit = VisibleLimit(tokens_left)
@@ -38,23 +38,23 @@ class Joint:
         self._seq = seq
         self._triggered_at = triggered_at
         self._clock = clock
-        self._told = not tells
+        self._is_announced = not announces
         self.n_chars = 0
         """Characters that this writer has added to the answer."""
 
     @property
     def stopped(self) -> str | None:
-        """The stop string that has ended the answer."""
+        """The stop string that ended the answer."""
         return self._text.stopped
 
     @property
     def is_over(self) -> bool:
-        """Nothing more of this writer's belongs to the answer: a stop string, or its length."""
+        """The answer has ended at a stop string or at its length: no more text belongs to it."""
         return self._text.stopped is not None or self._limit.is_over
 
     @property
     def deadline(self) -> float | None:
-        """Clock time at which held text goes out as it is."""
+        """Clock time at which held text is sent as it is."""
         return self._machine.hold_deadline()
 
     def feed(self, text: str) -> list[StreamEvent]:
@@ -64,7 +64,7 @@ class Joint:
         return self._events(self._machine.on_deadline(self._clock()))
 
     def end(self) -> list[StreamEvent]:
-        """The answer is complete: what is still held."""
+        """The events for what is still held, when the answer is complete."""
         events = [] if self.is_over else self._events(self._machine.end())
         return [*events, *self._shown(self._text.flush())]
 
@@ -88,9 +88,9 @@ class Joint:
         return events
 
     def _seam(self) -> list[StreamEvent]:
-        if self._told:
+        if self._is_announced:
             return []
-        self._told = True
+        self._is_announced = True
         return [
             Seam(
                 seq=self._seq,

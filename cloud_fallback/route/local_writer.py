@@ -45,7 +45,7 @@ UNWATCHED = PolicySettings(switched_off=tuple(c for c in _all_codes() if c != "u
 
 
 class LocalWriter:
-    """Used once. *policy* None: no policy watches it."""
+    """Used once. *policy* None: only the user may hand over what it writes."""
 
     def __init__(self, policy: LocalPolicy | None = None) -> None:
         self._policy = policy
@@ -53,14 +53,14 @@ class LocalWriter:
     def write(
         self, context: RequestContext, stopped: Stopped | None
     ) -> Generator[StreamEvent, None, WriterEnd]:
-        """See Writer. When *stopped* is given nobody else goes on: so it does, or the answer
-        ends, with what the model had said before."""
+        """See Writer. With *stopped*, no provider goes on: the local model does, or the answer
+        ends with what the model had held back."""
         n_handoffs = context.answer.n_handoffs
         if stopped is not None:
             complete = yield from _come_back(context, stopped)
             if complete is not None:
                 return complete
-        request, joint = self._plan(context, tells=context.answer.n_handoffs > n_handoffs)
+        request, joint = self._plan(context, announces=context.answer.n_handoffs > n_handoffs)
         stream = self._open(context, request)
         resources = context.resources
         if self._policy is not None:
@@ -88,7 +88,7 @@ class LocalWriter:
         return _ended(context, stream, joint, end)
 
     def _plan(
-        self, context: RequestContext, *, tells: bool
+        self, context: RequestContext, *, announces: bool
     ) -> tuple[GenerationRequest, Joint | None]:
         """What the model is asked, and how its text is joined to what is there."""
         request, answer = context.request, context.answer
@@ -105,7 +105,7 @@ class LocalWriter:
             tokens_left=answer.remaining_tokens,
             tokenize=lambda text: local.tokenize(text, add_special=False, parse_special=False),
         )
-        return plan.request, context.joint(plan, text, context.now, tells=tells)
+        return plan.request, context.joint(plan, text, context.now, announces=announces)
 
     def _open(self, context: RequestContext, request: GenerationRequest) -> WatchedStream:
         resources = context.resources
@@ -130,7 +130,7 @@ class LocalWriter:
     def _follow(
         self, context: RequestContext, stream: WatchedStream, joint: Joint | None
     ) -> Generator[StreamEvent, None, WriterEnd]:
-        """The stream's events, told of what the sensors read."""
+        """The events of *stream*, which the sensors watch where a policy does."""
         policy = self._policy
         sensing = context.resources.sensors.watching(stream.watch) if policy else nullcontext()
         context.stream = stream
@@ -193,13 +193,13 @@ def _ended(
 def _come_back(
     context: RequestContext, stopped: Stopped
 ) -> Generator[StreamEvent, None, Complete | None]:
-    """Nobody in the cloud goes on. None: the local model is to write on; else the answer ends."""
+    """No provider goes on. None: the local model is to write on; else the answer ends."""
     answer, end, held = context.answer, stopped.local_end, stopped.held
     is_spent = answer.remaining_tokens == 0
     cannot = (stopped.local_error is not None or not context.allowed.local) and not is_spent
     if answer.began_tool_call and end is None and not cannot:
-        return Complete(answer.finished("interrupted"))  # nobody can go on with half a call
-    if end is None:  # what it had begun of a call it makes anew
+        return Complete(answer.finished("interrupted"))  # half a call cannot be continued
+    if end is None:  # the call it had begun is made anew
         held = tuple(takewhile(lambda event: not isinstance(event, ToolCallDelta), held))
     goes_on = end is None and not is_spent and not cannot
     if context.writer.origin == "cloud" and (goes_on or held):
@@ -217,8 +217,7 @@ def _come_back(
 
 
 def _give_up(context: RequestContext, stopped: Stopped) -> Complete:
-    """Nobody can go on. Before the first word that is an error; later it is an end that says so,
-    and is never called complete."""
+    """Nobody can go on: an error before the first word, later an end that is never "stop"."""
     answer = context.answer
     if answer.has_begun:
         is_full = isinstance(stopped.local_error, ContextOverflow)

@@ -29,8 +29,8 @@ class Writer(Protocol):
 def route(context: RequestContext) -> Generator[StreamEvent]:
     """Yield the events of one answer.
 
-    Raises InvalidRequest or EngineError when nobody can begin it. An answer that has begun comes
-    to its Finished, be it "interrupted".
+    Raises InvalidRequest or EngineError when nobody can begin it. An answer that has begun always
+    ends with Finished, if only with "interrupted".
     """
     try:
         for event in _route(context):
@@ -54,9 +54,9 @@ def _route(context: RequestContext) -> Generator[StreamEvent]:
 
 
 def _writers(context: RequestContext, *, begins_here: bool) -> Generator[Writer]:
-    """The local model; then the providers in order and the local model again, unwatched, as the
-    last resort: it goes on or ends the answer. Another round follows only when it breaks, or when
-    the user hands the answer over again."""
+    """The local model; then the providers in order; then the local model again, unwatched. The last
+    one goes on or ends the answer: a further round begins only when it breaks, or when the user
+    hands the answer over again."""
     if begins_here:
         yield LocalWriter(context.resources.policy())
     while True:

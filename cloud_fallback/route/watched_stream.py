@@ -80,7 +80,7 @@ class WatchedStream:
                 return
             # Before the first word there is neither a sentence to end nor a turn to wait for.
             waits = not reason.is_hard and reason.keep_chars is None and self._has_begun
-            # Half a tool call can neither be continued by somebody else nor taken back.
+            # Half a tool call can neither be continued by another writer nor taken back.
             if self._in_tool_call or (waits and self._mode == "at_turn"):
                 self.deferred = reason
                 self.watch.defer()
@@ -103,7 +103,7 @@ class WatchedStream:
         self._alarms.after(self._settings.crash_patience_s, look_again)
 
     def stop(self) -> None:
-        """End soon, without a reason: nothing more is wanted."""
+        """End soon, without a reason: the rest is not wanted."""
         self._cancellation.cancel()
 
     def held(self) -> tuple[EngineEvent, ...]:
@@ -131,7 +131,7 @@ class WatchedStream:
     # --- silence ----------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Look again when silence would become a reason; nothing is done for each token."""
+        """Set an alarm for when silence becomes a reason; nothing is done for each token."""
         at = self.watch.next_look()
         with self._lock:
             if at is not None and not self._is_over:
@@ -205,7 +205,7 @@ class WatchedStream:
             reason = self._reason
         found = self.watch.finished(event)
         if event.reason != "cancelled":
-            # It came to its end by itself, be it in the moment in which it was triggered.
+            # It ended by itself, perhaps just as it was triggered.
             reason = found
             self._triggered_at = self._clock()
         if reason is None:
