@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -11,17 +13,39 @@ import msgspec
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 _MAX_BYTES = 1 << 20
+_DAMAGE = (msgspec.DecodeError, RecursionError)
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
     """The value in *path*; None if the file is missing, too large, damaged or of another kind."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return None
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
+        return _read(path, kind)
+    except (OSError, *_DAMAGE):
         return None
+
+
+def read_own_json(path: Path, kind: type[T]) -> T | None:
+    """The same of a file that only we write: a damaged one is moved aside, so that the next one
+    can take its place and somebody may look at it."""
+    try:
+        return _read(path, kind)
+    except OSError:
+        return None
+    except _DAMAGE as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        with contextlib.suppress(OSError):
+            path.replace(aside)
+        _log.warning("%s is damaged (%s); moved to %s, starting anew", path, error, aside.name)
+        return None
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    if path.stat().st_size > _MAX_BYTES:
+        raise msgspec.DecodeError(f"it is larger than {_MAX_BYTES} bytes")
+    return msgspec.json.decode(path.read_bytes(), type=kind)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

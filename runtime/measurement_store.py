@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import msgspec
 import platformdirs
 
-from spillover.runtime.json_file import read_json, write_json
+from spillover.runtime.json_file import read_own_json, write_json
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -22,7 +22,8 @@ def fingerprint(*facts: object) -> str:
 
 class MeasurementStore(Generic[T]):
     """One small JSON file of a *kind* per *name* in a cache folder. A file that cannot be read or
-    written costs a new measurement, never the start."""
+    written, or holds impossible values, costs a new measurement, never the start. So a *kind* says
+    which values are possible."""
 
     def __init__(self, cache_dir: Path | None, name: str, kind: type[T]) -> None:
         folder = cache_dir or Path(platformdirs.user_cache_dir("spillover"))
@@ -30,7 +31,7 @@ class MeasurementStore(Generic[T]):
         self._kind = kind
 
     def read(self) -> T | None:
-        return read_json(self._path, self._kind)
+        return read_own_json(self._path, self._kind)
 
     def write(self, costs: T) -> None:
         with contextlib.suppress(OSError):

@@ -7,16 +7,20 @@ import hashlib
 import math
 import re
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from spillover.runtime.engine import ModelCard
-from spillover.runtime.json_file import read_json, write_json
+from spillover.runtime.json_file import read_json, read_own_json, write_json
 
 VERSION = 1
 _FOLDER = "calibrations"
 SHIPPED = Path(__file__).parent / _FOLDER
 _KEY = re.compile("[0-9a-f]{16}")
+
+
+Probability: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
@@ -26,20 +30,25 @@ class Calibration(Struct, frozen=True, kw_only=True):
     fingerprint: str
     features: tuple[str, ...]
     means: tuple[float, ...]
-    scales: tuple[float, ...]
+    scales: tuple[Annotated[float, Meta(gt=0)], ...]
     """Divide the centred features."""
     weights: tuple[float, ...]
     bias: float
-    steps: tuple[tuple[float, float], ...] = ()
+    steps: tuple[tuple[Probability, Probability], ...] = ()
     """Isotonic correction: points (P(wrong) before, after), both rising, joined by straight lines.
     Empty: none."""
-    n_items: int = 0
-    auroc: float | None = None
+    n_items: Annotated[int, Meta(ge=0)] = 0
+    auroc: Probability | None = None
     """On held-out items; None: too few."""
     languages: tuple[str, ...] = ()
     """What the model speaks, if that is known."""
     can_call_tools: bool | None = None
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.means), len(self.scales), len(self.weights), len(self.features)}
+        if len(sizes) != 1:
+            raise ValueError("features, means, scales and weights differ in number")
 
     def p_wrong(self, features: dict[str, float]) -> float | None:
         """The probability that the answer is wrong; None if a feature is unknown."""
@@ -63,14 +72,6 @@ class Calibration(Struct, frozen=True, kw_only=True):
             low = high
         return low[1]
 
-    @property
-    def is_valid(self) -> bool:
-        """Whether it is complete and of this version."""
-        sizes = {len(self.means), len(self.scales), len(self.weights), len(self.features)}
-        return (
-            self.version == VERSION and len(sizes) == 1 and all(scale > 0 for scale in self.scales)
-        )
-
 
 def fingerprint(card: ModelCard) -> str:
     """Names the weights and their quantization, whatever the file is called."""
@@ -81,8 +82,11 @@ def fingerprint(card: ModelCard) -> str:
 
 def read_calibration(path: Path) -> Calibration | None:
     """The calibration in *path*; None if the file holds no valid one."""
-    found = read_json(path, Calibration)
-    return found if found is not None and found.is_valid else None
+    return _of_this_version(read_json(path, Calibration))
+
+
+def _of_this_version(found: Calibration | None) -> Calibration | None:
+    return found if found is not None and found.version == VERSION else None
 
 
 def find_calibration(fingerprint: str, data_dir: Path) -> Calibration | None:
@@ -90,10 +94,10 @@ def find_calibration(fingerprint: str, data_dir: Path) -> Calibration | None:
     without a valid calibration are passed over."""
     if not _KEY.fullmatch(fingerprint):
         return None
-    for folder in (data_dir / _FOLDER, SHIPPED):
+    for folder, read in ((data_dir / _FOLDER, read_own_json), (SHIPPED, read_json)):
         with contextlib.suppress(OSError):
             for path in sorted(folder.glob(f"*-{fingerprint}.json")):
-                found = read_calibration(path)
+                found = _of_this_version(read(path, Calibration))
                 if found is not None and found.fingerprint == fingerprint:
                     return found
     return None

@@ -6,11 +6,11 @@ import contextlib
 import math
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
-from spillover.runtime.json_file import read_json, write_json
+from spillover.runtime.json_file import read_own_json, write_json
 
 N_FIRST = 20
 """So many answers are judged by the settings' own threshold, until there is a quantile."""
@@ -21,12 +21,15 @@ _FARTHEST = 8.0
 _WRITE_EVERY = 8
 
 
+_Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+
+
 class _State(Struct, kw_only=True):
     """*scores*: how doubtful the last answers were; *odds*: the threshold in log-odds."""
 
-    target: float = 0.0
-    odds: float | None = None
-    scores: Annotated[list[float], Meta(max_length=_N_KEPT)] = []
+    target: _Share = 0.0
+    odds: Annotated[float, Meta(ge=-_FARTHEST, le=_FARTHEST)] | None = None
+    scores: Annotated[list[_Share], Meta(max_length=_N_KEPT)] = []
 
 
 class HandoffRate:
@@ -47,7 +50,7 @@ class HandoffRate:
         self._least = least
         self._lock = threading.Lock()
         self._n_unwritten = 0
-        self._state = read_json(self._path, _State) or _State()
+        self._state = read_own_json(self._path, _State) or _State()
         if self._state.target != target:
             self._state = _State(target=target, scores=self._state.scores)
             self._start_if_enough()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -47,7 +48,7 @@ _ADVICE = {
 
 
 class Database:
-    """The file at *path*, created when it is first needed, readable by its owner only.
+    """The file at *path*, made when it is first needed, readable by its owner only.
 
     May be used from any thread. Every error is LedgerUnavailable; the next transaction opens the
     file again, so that a repaired one is used without a restart.
@@ -72,6 +73,9 @@ class Database:
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
+            except LedgerUnavailable:
+                self._close()
+                raise
             except (sqlite3.Error, OSError) as error:
                 self._close()
                 raise LedgerUnavailable(_message(self.path, error)) from error
@@ -81,18 +85,23 @@ class Database:
             self._close()
 
     def _open(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not self.path.exists():
+            _create(self.path)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
         self._connection = sqlite3.connect(
-            self.path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
+            f"{self.path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
         )
+        _check(self._connection)
         # Another process that opens the file at this moment may already do it.
         with contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("PRAGMA journal_mode = WAL")
         # A power cut may lose the last transactions, never the file. Otherwise each commit would
         # wait for the disk, within the gap of a handoff.
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        _migrate(self._connection)
         return self._connection
 
     def _close(self) -> None:
@@ -102,24 +111,36 @@ class Database:
                 connection.close()
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date, one process at a time."""
-    connection.execute("BEGIN IMMEDIATE")
+def _create(path: Path) -> None:
+    """A new file appears whole or not at all: one that is there and empty has lost its content."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    os.close(fd)
     try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA_VERSION:
-            raise LedgerUnavailable(
-                "the record of spending was written by a newer version of Spillover: "
-                "use that version, or move the file away"
-            )
-        if version < 1:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
+        with contextlib.closing(sqlite3.connect(name, isolation_level=None)) as connection:
+            statements = [*filter(str.strip, _SCHEMA.split(";"))]
+            for statement in ("BEGIN", *statements, f"PRAGMA user_version = {SCHEMA_VERSION}"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
+            connection.execute("COMMIT")
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            pass  # another process was sooner
+        except OSError:  # a file system without links
+            Path(name).rename(path)
     finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        Path(name).unlink(missing_ok=True)
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise LedgerUnavailable(
+            "the record of spending was written by a newer version of Spillover: "
+            "use that version, or move the file away"
+        )
+    if version < SCHEMA_VERSION:
+        raise sqlite3.DatabaseError("not a database of ours, or an empty file")
 
 
 def _message(path: Path, error: Exception) -> str:

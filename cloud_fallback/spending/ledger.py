@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from sqlite3 import Connection
+from sqlite3 import Connection, DatabaseError
 
 from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.limits import (
@@ -93,7 +93,7 @@ def _spent(connection: Connection, provider: str | None, period: Period, now: fl
     """Spent in the current *period* with *provider*; None: with all."""
     return _sum(
         connection,
-        "SELECT sum(nano_usd), sum(tokens) FROM spent"
+        "SELECT sum(nano_usd), sum(tokens), min(min(nano_usd, tokens)) FROM spent"
         " WHERE (?1 IS NULL OR provider = ?1) AND day BETWEEN ?2 AND ?3",
         (provider, first_day(period, now), _day(now, DAYS_AHEAD)),
     )
@@ -103,15 +103,20 @@ def _held(connection: Connection, provider: str | None) -> Amount:
     """Reserved and not yet settled with *provider*; None: with all."""
     return _sum(
         connection,
-        "SELECT sum(held_nano_usd), sum(held_tokens) FROM reserved"
+        "SELECT sum(held_nano_usd), sum(held_tokens), min(min(held_nano_usd, held_tokens))"
+        " FROM reserved"
         " WHERE ?1 IS NULL OR provider = ?1",
         (provider,),
     )
 
 
 def _sum(connection: Connection, query: str, values: tuple[str | None, ...]) -> Amount:
-    nano_usd, tokens = connection.execute(query, values).fetchone()
-    return Amount(nano_usd or 0, tokens or 0)
+    """Raises sqlite3.DatabaseError for amounts that nobody can have spent."""
+    row = connection.execute(query, values).fetchone()
+    nano_usd, tokens, least = (0 if value is None else value for value in row)
+    if not (isinstance(nano_usd, int) and isinstance(tokens, int) and least >= 0):
+        raise DatabaseError("malformed amounts")
+    return Amount(nano_usd, tokens)
 
 
 def hold(connection: Connection, provider: str, held: Amount, noted: Amount, now: float) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from spillover.runtime.backend import DecodeFailed, KvFull, Rows
 from spillover.runtime.errors import ModelError
@@ -34,8 +35,8 @@ _SLOW_S = 2.0
 class PrefillTimes(Struct, frozen=True, kw_only=True):
     """Seconds of reading the same prompt with the main weights, and with a second layout."""
 
-    main_s: float
-    apart_s: float
+    main_s: Annotated[float, Meta(gt=0)]
+    apart_s: Annotated[float, Meta(gt=0)]
 
     @property
     def is_worth_it(self) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from statistics import median
+from typing import Annotated, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 SIZES = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Slice sizes that are measured and preferred, in tokens."""
@@ -27,12 +28,17 @@ _N_RECENT = 5
 """The load is the median over this many calls, so that a single delayed one changes nothing."""
 
 
+NTokens: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+CallSeconds: TypeAlias = Annotated[float, Meta(ge=1e-7, le=1e5)]
+TokenAndCellSeconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e3)]
+
+
 class SavedCosts(Struct, frozen=True, kw_only=True):
     """A cost table as it is kept on disk; seconds per call, and per token and cell before it, by
     slice size."""
 
-    per_call_s: dict[int, float]
-    per_token_and_cell_s: dict[int, float]
+    per_call_s: dict[NTokens, CallSeconds]
+    per_token_and_cell_s: dict[NTokens, TokenAndCellSeconds]
 
 
 class SliceCosts:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from spillover.runtime.measurement_store import MeasurementStore
 
@@ -16,7 +17,7 @@ RECENT_S = 30 * 24 * 3600.0
 class StructuredOutputUse(Struct, frozen=True, kw_only=True):
     """When structured output was last asked for, in seconds since 1970."""
 
-    used_at: float
+    used_at: Annotated[float, Meta(ge=0)]
 
 
 class LastUse:

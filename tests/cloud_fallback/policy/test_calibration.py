@@ -31,6 +31,11 @@ def calibration(**changes: object) -> Calibration:
     return msgspec.structs.replace(base, **changes)
 
 
+def changed(**changes: object) -> bytes:
+    """The file of a calibration with other values, possible or not."""
+    return msgspec.json.encode({**msgspec.to_builtins(calibration()), **changes})
+
+
 def test_unknown_features_make_p_wrong_unknown() -> None:
     assert calibration().p_wrong({"mean_64": float("nan")}) is None
     assert calibration().p_wrong({}) is None
@@ -53,13 +58,21 @@ def test_a_calibration_is_found_by_the_weights_not_by_the_name(tmp_path: Path) -
         b"",
         b"{}",
         b"[" * 100_000,
-        msgspec.json.encode(calibration(version=99)),
-        msgspec.json.encode(calibration(scales=(0.0,))),
-        msgspec.json.encode(calibration(weights=(1.0, 2.0))),
-        msgspec.json.encode(calibration(fingerprint="0" * 16)),
+        changed(scales=(0.0,)),
+        changed(weights=(1.0, 2.0)),
+        changed(steps=((0.0, -1.0),)),
     ],
 )
-def test_a_damaged_calibration_counts_as_none(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_calibration_is_set_aside(content: bytes, tmp_path: Path) -> None:
     path = write_calibration(calibration(), tmp_path)
     path.write_bytes(content)
     assert find_calibration(fingerprint(CARD), tmp_path) is None
+    assert [file.name for file in path.parent.iterdir()] == [f"{path.name}.damaged"]
+
+
+@pytest.mark.parametrize("content", [changed(version=99), changed(fingerprint="0" * 16)])
+def test_a_calibration_for_somebody_else_is_passed_over(content: bytes, tmp_path: Path) -> None:
+    path = write_calibration(calibration(), tmp_path)
+    path.write_bytes(content)
+    assert find_calibration(fingerprint(CARD), tmp_path) is None
+    assert path.read_bytes() == content

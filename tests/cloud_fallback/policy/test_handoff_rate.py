@@ -69,8 +69,10 @@ def test_the_threshold_outlives_the_process_and_damage(tmp_path: Path) -> None:
     again = HandoffRate("m", 0.1, tmp_path)
     assert again.threshold() == rate.threshold()
     [path] = (tmp_path / "handoff-rates").iterdir()
-    path.write_bytes(b'{"target": ')
-    assert HandoffRate("m", 0.1, tmp_path).threshold() is None
+    for content in (b'{"target": ', b'{"target": 0.1, "odds": -1e9}', b'{"scores": [7]}'):
+        path.write_bytes(content)
+        assert HandoffRate("m", 0.1, tmp_path).threshold() is None
+        assert not path.exists()
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
