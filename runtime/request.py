@@ -41,6 +41,8 @@ class Message(Struct, frozen=True, kw_only=True):
     """What an assistant's turn asked for."""
     tool_call_id: str | None = None
     """The call that a tool's turn answers."""
+    reasoning: str | None = None
+    """What an assistant's turn thought first, for templates that show it."""
 
 
 class Tool(Struct, frozen=True, kw_only=True):

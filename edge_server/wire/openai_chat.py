@@ -63,6 +63,8 @@ class ChatMessage(Struct, frozen=True):
     name: str | None = None
     tool_calls: tuple[CallBody, ...] | None = None
     tool_call_id: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
 
 
 class ChatBody(CommonBody, frozen=True, kw_only=True):
@@ -99,7 +101,7 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         raise bad_request("this model answers only with text", "modalities")
     longest = body.max_completion_tokens
     fields = {
-        "messages": tuple(_message(m, i) for i, m in enumerate(body.messages)),
+        "messages": _messages(body.messages),
         "max_tokens": body.max_tokens if longest is None else longest,
         "logprobs": logprobs,
         "continue_final_message": body.continue_final_message or False,
@@ -125,6 +127,22 @@ def _template_kwargs(body: ChatBody) -> dict[str, Any]:
     return usual | (body.chat_template_kwargs or {})
 
 
+def _messages(messages: tuple[ChatMessage, ...]) -> tuple[dict[str, Any], ...]:
+    """The messages; a tool's result without an id answers the next call that has no result."""
+    given: list[dict[str, Any]] = []
+    unanswered: list[str] = []
+    for index, body in enumerate(messages):
+        message = _message(body, index)
+        given.append(message)
+        if message["role"] == "tool":
+            if message["tool_call_id"] is None and unanswered:
+                message["tool_call_id"] = unanswered[0]
+            unanswered = [i for i in unanswered if i != message["tool_call_id"]]
+        else:
+            unanswered = [call["id"] for call in message["tool_calls"]]
+    return tuple(given)
+
+
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
     content = message.content
     if isinstance(content, tuple):
@@ -137,9 +155,16 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
         "role": message.role,
         "content": content or "",
         "name": message.name,
-        "tool_calls": calls_of(message.tool_calls or ()),
+        "tool_calls": calls_of(message.tool_calls or (), index),
         "tool_call_id": message.tool_call_id,
+        "reasoning": _reasoning(message),
     }
+
+
+def _reasoning(message: ChatMessage) -> str | None:
+    """As DeepSeek and we name it, or as vLLM and OpenRouter do; other shapes are ignored."""
+    names = (message.reasoning_content, message.reasoning)
+    return next((text for text in names if isinstance(text, str) and text), None)
 
 
 class ChatStream(OpenAIStream):

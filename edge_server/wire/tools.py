@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.wire.errors import bad_request
@@ -19,7 +20,7 @@ class FunctionBody(Struct, frozen=True, kw_only=True):
 
 
 class ToolBody(Struct, frozen=True, kw_only=True):
-    type: str = "function"
+    type: str | None = None
     function: FunctionBody | None = None
 
 
@@ -34,12 +35,12 @@ class ChoiceBody(Struct, frozen=True, kw_only=True):
 
 class CalledBody(Struct, frozen=True, kw_only=True):
     name: str
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] | None = None
 
 
 class CallBody(Struct, frozen=True, kw_only=True):
-    id: str = ""
-    type: str = "function"
+    id: str | None = None
+    type: str | None = None
     function: CalledBody
 
 
@@ -63,8 +64,9 @@ def tool_fields(
 
 
 def _tool(tool: ToolBody, index: int) -> dict[str, Any]:
-    if tool.type != "function" or tool.function is None:
-        param = f"tools[{index}].type" if tool.type != "function" else f"tools[{index}].function"
+    is_function = tool.type in (None, "function")
+    if not is_function or tool.function is None:
+        param = f"tools[{index}].function" if is_function else f"tools[{index}].type"
         raise bad_request(f"{param} must be a function", param)
     function = tool.function
     return {
@@ -75,12 +77,23 @@ def _tool(tool: ToolBody, index: int) -> dict[str, Any]:
     }
 
 
-def calls_of(calls: tuple[CallBody, ...]) -> tuple[dict[str, Any], ...]:
-    """The calls of an earlier message."""
+def calls_of(calls: tuple[CallBody, ...], index: int) -> tuple[dict[str, Any], ...]:
+    """The calls of the earlier message *index*; those without an id get one."""
     return tuple(
-        {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
-        for call in calls
+        {
+            "id": call.id or f"call_{index}_{place}",
+            "name": call.function.name,
+            "arguments": _arguments(call.function.arguments),
+        }
+        for place, call in enumerate(calls)
     )
+
+
+def _arguments(given: str | dict[str, Any] | None) -> str:
+    """OpenAI's API says a JSON text; clients of Ollama send the object."""
+    if isinstance(given, dict):
+        return msgspec.json.encode(given).decode()
+    return given or "{}"
 
 
 def call_delta(event: ToolCallDelta) -> dict[str, Any]:

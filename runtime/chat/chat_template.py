@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import jinja2
 from jinja2.exceptions import SecurityError
+from msgspec import Struct
+from msgspec.structs import replace
 
+from spillover.runtime.chat.abilities import probe, shown_tags
+from spillover.runtime.chat.markers import are_shown, lost, marked
 from spillover.runtime.chat.sandbox import TemplateRefusal, compile_template
+from spillover.runtime.chat.template_values import message_object
+from spillover.runtime.chat.variants import Messages, variants
 from spillover.runtime.deadline import DeadlinePassed, within
 from spillover.runtime.errors import InvalidRequest, ModelError
-from spillover.runtime.request import Message, Tool
-from spillover.runtime.text.template_tags import REASONING_TAGS
-from spillover.runtime.tools.formats import format_of, knows_tools
-from spillover.runtime.tools.prompts import (
-    as_text,
-    call_object,
-    one_call_each,
-    tool_object,
-    with_short_ids,
-    without_system,
-)
+from spillover.runtime.request import Tool
+from spillover.runtime.tools.formats import HERMES, ToolFormat
+from spillover.runtime.tools.prompts import as_text, tool_object, with_short_ids
 
 CHATML = (
     "{% for message in messages %}"
@@ -42,6 +42,21 @@ SHORT_ID_CHARS = 16
 _RESERVED = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 
 
+class Prompt(Struct, frozen=True):
+    """A rendered conversation, and how it asks the model to write tool calls."""
+
+    text: str
+    tool_format: ToolFormat
+
+
+class _Form(Struct, frozen=True):
+    """A form of a conversation that the template may accept."""
+
+    messages: Messages
+    tools: tuple[Tool, ...]
+    tool_format: ToolFormat
+
+
 class ChatTemplate:
     """Renders conversations. *source* None means ChatML, with a warning.
 
@@ -59,46 +74,73 @@ class ChatTemplate:
     ) -> None:
         self._name = name
         self._timeout_s = timeout_s
-        # Most templates know no developer, which is OpenAI's later name for the system.
-        self._knows_developer = source is not None and "developer" in source
-        self._knows_tools = knows_tools(source)
-        self.tool_format = format_of(source)
-        """How the model writes tool calls."""
+        self._source = CHATML if source is None else source
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
-        self.tag_pairs = tuple(pair for pair in REASONING_TAGS if pair.close in (source or ""))
-        """How the model marks its reasoning, as far as the template shows it."""
         self.is_substitute = source is None
         """ChatML stands in for a template that nobody gave."""
-        self.warnings: tuple[str, ...] = ()
-        if source is None:
-            self.warnings = (
-                f"{name} has no chat template: using ChatML, which may not fit; "
-                "set chat_template_file",
-            )
-        elif len(source) > MAX_TEMPLATE_CHARS:
+        if len(self._source) > MAX_TEMPLATE_CHARS:
             raise ModelError(
                 f"the chat template of {name} is longer than {MAX_TEMPLATE_CHARS} characters"
             )
         try:
-            self._template = compile_template(CHATML if source is None else source)
+            self._template = compile_template(self._source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelError(
                 f"the chat template of {name} does not parse: {error}. Give another one: "
                 "--chat-template-file FILE, or --chat-template chatml"
             ) from error
+        self._abilities = probe(self._probe)
+        self.tag_pairs = shown_tags(self._probe, self._source)
+        """How the model marks its reasoning, as far as the template shows it."""
+        self.warnings = tuple(self._warnings())
+
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls, unless a prompt asks for another format."""
+        return self._abilities.tool_format or HERMES
+
+    def _warnings(self) -> Iterator[str]:
+        if self.is_substitute:
+            yield (
+                f"{self._name} has no chat template: using ChatML, which may not fit; "
+                "set chat_template_file"
+            )
+        if self._abilities.writes_unknown_calls:
+            yield (
+                f"the chat template of {self._name} writes tool calls in a format that is not "
+                "supported: tools are explained to the model in plain words, which it may follow "
+                "less well"
+            )
 
     def render(
         self,
-        messages: tuple[Message, ...],
+        messages: Messages,
         *,
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> str:
-        """The prompt. With *continue_final_message* it ends inside the last message. If the
-        template knows no tools, the system's message lists them.
+        """The text of prompt()."""
+        return self.prompt(
+            messages,
+            continue_final_message=continue_final_message,
+            template_kwargs=template_kwargs,
+            tools=tools,
+        ).text
 
-        Raises InvalidRequest if the template refuses the conversation or fails.
+    def prompt(
+        self,
+        messages: Messages,
+        *,
+        continue_final_message: bool = False,
+        template_kwargs: dict[str, Any] | None = None,
+        tools: tuple[Tool, ...] = (),
+    ) -> Prompt:
+        """The prompt, which shows all *messages*. With *continue_final_message* it ends inside the
+        last one. If the template cannot show tools, the system's message explains them.
+
+        Raises InvalidRequest if the template refuses the conversation, fails, or leaves out a part
+        of it in every form.
         """
         extra = template_kwargs or {}
         if taken := _RESERVED & extra.keys():
@@ -106,61 +148,102 @@ class ChatTemplate:
                 f"chat_template_kwargs cannot set {', '.join(sorted(taken))}",
                 "chat_template_kwargs",
             )
-        if not self._knows_tools:
-            messages, tools = as_text(messages, tools), ()
-        elif self.tool_format.id_chars < SHORT_ID_CHARS:
-            messages = with_short_ids(messages, self.tool_format.id_chars)
-        prompt = self._render_any(messages, tools, extra, opens_turn=not continue_final_message)
-        n_content = sum(len(message.content) for message in messages)
-        if len(prompt) > 2 * n_content + MAX_GROWTH_CHARS:
-            raise InvalidRequest(
-                f"the chat template of {self._name} makes the prompt too long", "messages"
-            )
-        return _cut_after(prompt, messages[-1].content) if continue_final_message else prompt
-
-    def _render_any(
-        self,
-        messages: tuple[Message, ...],
-        tools: tuple[Tool, ...],
-        extra: dict[str, Any],
-        *,
-        opens_turn: bool,
-    ) -> str:
-        """A template that refuses a conversation may accept another one of the same meaning."""
-        refusal: InvalidRequest | None = None
-        for variant in dict.fromkeys(
-            (
-                messages,
-                one_call_each(messages),
-                without_system(messages),
-                without_system(one_call_each(messages)),
-            )
+        mark = ""
+        if continue_final_message:
+            mark = f"Mq{secrets.token_hex(8)}Zx"
+            last = replace(messages[-1], content=messages[-1].content + mark)
+            messages = (*messages[:-1], last)
+        first_error: InvalidRequest | None = None
+        for form, marked_form in zip(
+            self._forms(messages, tools), self._forms(marked(messages), tools), strict=False
         ):
             try:
-                return self._render(variant, tools, extra, opens_turn=opens_turn)
+                text = self._render(form, extra, opens_turn=not mark)
+                if not self._is_whole(text, form):
+                    self._check_marked(marked_form, messages, extra, opens_turn=not mark)
+                return Prompt(self._cut_at(text, mark), form.tool_format)
             except InvalidRequest as error:
-                refusal = refusal or error
-                if not isinstance(error.__cause__, TemplateRefusal):
+                first_error = first_error or error
+                if isinstance(error.__cause__, DeadlinePassed):
                     break
-        assert refusal is not None
-        raise refusal
+        assert first_error is not None
+        raise first_error
 
-    def _render(
-        self,
-        messages: tuple[Message, ...],
-        tools: tuple[Tool, ...],
-        extra: dict[str, Any],
-        *,
-        opens_turn: bool,
-    ) -> str:
+    def _forms(self, messages: Messages, tools: tuple[Tool, ...]) -> Iterator[_Form]:
+        """A template that refuses a conversation, or leaves out a part of it, may do better with
+        another one of the same meaning."""
+        native = self._abilities.tool_format
+        if native is not None:
+            if native.id_chars < SHORT_ID_CHARS:
+                messages = with_short_ids(messages, native.id_chars)
+            for variant in variants(messages):
+                yield _Form(variant, tools, native)
+        if native is None or tools or any(m.tool_calls or m.role == "tool" for m in messages):
+            for variant in variants(as_text(messages, tools)):
+                yield _Form(variant, (), HERMES)
+
+    def _is_whole(self, text: str, form: _Form) -> bool:
+        """Whether *text* shows all messages of *form*, as far as can be seen at once."""
+        if any(message.tool_calls for message in form.messages):
+            return False
+        names = (f"{message.role} {message.name}" for message in form.messages)
+        beside = " ".join((self._source, *dict.fromkeys(names)))
+        return are_shown(text, (message.content for message in form.messages), beside=beside)
+
+    def _check_marked(
+        self, form: _Form, messages: Messages, extra: dict[str, Any], *, opens_turn: bool
+    ) -> None:
+        """Raise InvalidRequest if the template leaves out one of *messages*; *form* holds their
+        markers."""
+        index = lost(self._render(form, extra, opens_turn=opens_turn), messages)
+        if index is not None:
+            raise InvalidRequest(
+                f"the chat template of {self._name} leaves out messages[{index}], which has the "
+                f"role {messages[index].role}",
+                f"messages[{index}]",
+            )
+
+    def _cut_at(self, text: str, mark: str) -> str:
+        if not mark:
+            return text
+        before, is_there, _ = text.rpartition(mark)
+        if not is_there:
+            raise InvalidRequest(
+                f"the chat template of {self._name} leaves out the end of the last message, so it "
+                "cannot be continued: leave continue_final_message out",
+                "continue_final_message",
+            )
+        return before
+
+    def _render(self, form: _Form, extra: dict[str, Any], *, opens_turn: bool) -> str:
         values = {
             **extra,
             **self._fixed,
-            "messages": [self._as_dict(message) for message in messages],
+            "messages": [message_object(message, self._abilities) for message in form.messages],
             "add_generation_prompt": opens_turn,
         }
-        if tools:
-            values["tools"] = [tool_object(tool) for tool in tools]
+        if form.tools:
+            values["tools"] = [tool_object(tool) for tool in form.tools]
+        text = self._rendered(values)
+        if not text.strip():
+            raise InvalidRequest(
+                f"the chat template of {self._name} renders nothing for this conversation",
+                "messages",
+            )
+        n_content = sum(len(message.content) for message in form.messages)
+        if len(text) > 2 * n_content + MAX_GROWTH_CHARS:
+            raise InvalidRequest(
+                f"the chat template of {self._name} makes the prompt too long", "messages"
+            )
+        return text
+
+    def _probe(self, values: dict[str, Any]) -> str | None:
+        try:
+            return self._rendered({**self._fixed, **values})
+        except InvalidRequest:
+            return None
+
+    def _rendered(self, values: dict[str, Any]) -> str:
         try:
             return within(self._timeout_s, lambda: self._template.render(values))
         except TemplateRefusal as error:
@@ -187,30 +270,3 @@ class ChatTemplate:
                 f"{type(error).__name__}: {error}",
                 "messages",
             ) from error
-
-    def _as_dict(self, message: Message) -> dict[str, Any]:
-        is_system = message.role == "developer" and not self._knows_developer
-        fields: dict[str, Any] = {
-            "role": "system" if is_system else message.role,
-            "content": message.content,
-        }
-        if message.name is not None:
-            fields["name"] = message.name
-        if message.tool_calls:
-            fields["tool_calls"] = [call_object(call) for call in message.tool_calls]
-        if message.tool_call_id is not None:
-            fields["tool_call_id"] = message.tool_call_id
-        return fields
-
-
-def _cut_after(prompt: str, content: str) -> str:
-    """*prompt* up to the end of its last message's *content*, which templates may strip."""
-    for wanted in (content, content.strip()):
-        at = prompt.rfind(wanted)
-        if wanted and at >= 0:
-            return prompt[: at + len(wanted)]
-    raise InvalidRequest(
-        "the model's chat template changes the last message, so it cannot be continued: leave "
-        "continue_final_message out",
-        "continue_final_message",
-    )

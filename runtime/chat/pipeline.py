@@ -33,8 +33,6 @@ class TextPipeline:
         self._stops = StopMatcher(stops)
         self._splitter = ReasoningSplitter(inside) if split_reasoning else None
         self._tools = tools
-        self._is_reasoning = False
-        """Whether the stop matcher holds reasoning."""
 
     @property
     def has_calls(self) -> bool:
@@ -50,39 +48,31 @@ class TextPipeline:
     def feed(self, piece: bytes) -> list[Piece]:
         """The pieces that a token's bytes release; none while everything is held back."""
         text = self._detokenizer.feed(piece)
-        if self._tools is not None:
-            return self._sorted(self._split(text), self._tools) if text else []
-        text = self._stops.feed(text)
-        return list(self._split(text)) if text else []
+        return self._sorted(self._split(text)) if text else []
 
-    def _sorted(self, parts: list[tuple[bool, str]], tools: ToolParser) -> list[Piece]:
-        """Reasoning holds no calls, and calls hold no stop strings, because the client does not see
-        their markup."""
+    def _sorted(self, parts: list[tuple[bool, str]]) -> list[Piece]:
+        """Stop strings count in the answer: not in reasoning, which also holds no calls, and not
+        in the markup of calls, which the client does not see."""
         pieces: list[Piece] = []
         for is_reasoning, text in parts:
             if is_reasoning:
-                pieces += self._stopped(True, text)
+                pieces.append((True, text))
+            elif self._tools is not None:
+                pieces += self._until_stop(self._tools.feed(text))
             else:
-                pieces += self._until_stop(tools.feed(text))
+                pieces += _shown(self._stops.feed(text))
         return pieces
 
     def _until_stop(self, pieces: list[str | CallDelta]) -> list[Piece]:
         passed: list[Piece] = []
         for piece in pieces:
             if isinstance(piece, str):
-                passed += self._stopped(False, piece)
+                passed += _shown(self._stops.feed(piece))
             elif self._stops.stopped is None:
                 # The text before a call is complete: no stop string spans the call.
-                passed += _shown(False, self._stops.flush())
+                passed += _shown(self._stops.flush())
                 passed.append(piece)
         return passed
-
-    def _stopped(self, is_reasoning: bool, text: str) -> list[Piece]:
-        passed: list[Piece] = []
-        if is_reasoning is not self._is_reasoning:
-            passed += _shown(self._is_reasoning, self._stops.flush())
-            self._is_reasoning = is_reasoning
-        return passed + _shown(is_reasoning, self._stops.feed(text))
 
     def _split(self, text: str) -> list[tuple[bool, str]]:
         if self._splitter is None:
@@ -95,15 +85,12 @@ class TextPipeline:
     def flush(self) -> list[Piece]:
         """The rest, at the end of the answer."""
         text = self._detokenizer.flush()
-        if self._tools is None:
-            text = self._stops.feed(text) + self._stops.flush()
-            pieces: list[Piece] = [*self._split(text)] if text else []
-            return [*pieces, *(self._splitter.flush() if self._splitter else ())]
-        left = self._sorted(self._split(text) if text else [], self._tools)
-        left += self._sorted(self._splitter.flush() if self._splitter else [], self._tools)
-        left += self._until_stop(self._tools.flush())
-        return left + _shown(self._is_reasoning, self._stops.flush())
+        left = self._sorted(self._split(text) if text else [])
+        left += self._sorted(self._splitter.flush() if self._splitter else [])
+        if self._tools is not None:
+            left += self._until_stop(self._tools.flush())
+        return left + _shown(self._stops.flush())
 
 
-def _shown(is_reasoning: bool, text: str) -> list[Piece]:
-    return [(is_reasoning, text)] if text else []
+def _shown(text: str) -> list[Piece]:
+    return [(False, text)] if text else []

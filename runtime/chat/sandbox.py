@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ MAX_VALUE_LENGTH = 1 << 20
 """No template may build a longer string or list in one operation."""
 
 MAX_RANGE = 10_000
+MAX_REFUSAL_CHARS = 500
 
 _WIDE_METHODS = frozenset(
     {"center", "ljust", "rjust", "zfill", "expandtabs", "format_map", "format"}
@@ -87,7 +89,7 @@ def _range(*bounds: int) -> range:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise TemplateRefusal(str(message))
+    raise TemplateRefusal(str(message)[:MAX_REFUSAL_CHARS])
 
 
 def _strftime_now(pattern: str) -> str:
@@ -104,8 +106,20 @@ def _tojson(
     """Like Hugging Face's: without HTML escapes."""
     width = None if indent is None else min(int(indent), 16)
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=width, separators=separators, sort_keys=sort_keys
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=width,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_listed,
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    """What filters such as map and select give."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def compile_template(source: str) -> jinja2.Template:

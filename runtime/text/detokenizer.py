@@ -8,7 +8,9 @@ from spillover.runtime.text.graphemes import ZWJ, n_unfinished
 
 
 class Detokenizer:
-    """Bytes in, text out; all of it together is bytes.decode("utf-8", "replace").
+    """Bytes in, text out; all of it together is bytes.decode("utf-8", "replace"), less a character
+    that is cut at the end: its U+FFFD would be no part of what the model wrote, and a response
+    format would refuse it when the answer is continued.
 
     A trailing zero-width joiner and the first half of a flag wait for the next character, so that
     an emoji of several tokens arrives whole.
@@ -29,8 +31,8 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What is still held, at the end of the answer."""
-        text = self._held + self._decoder.decode(b"", True)
-        self._held = ""
+        text, self._held = self._held, ""
+        self._decoder.reset()
         return text
 
 

@@ -53,20 +53,4 @@ MISTRAL_IDS = ToolFormat(
 """The same with the call's id after its name."""
 
 
-def format_of(template: str | None) -> ToolFormat:
-    """The format that a chat template shows; Hermes if it shows none."""
-    source = template or ""
-    if MISTRAL.opening in source:
-        if MISTRAL_ARGS.separator not in source:
-            return MISTRAL
-        return MISTRAL_IDS if MISTRAL_IDS.id_marker in source else MISTRAL_ARGS
-    if HERMES.opening in source:
-        return HERMES
-    if LLAMA.opening in source or '"parameters": ' in source:
-        return LLAMA
-    return HERMES
-
-
-def knows_tools(template: str | None) -> bool:
-    """Whether a chat template shows the model its tools and its earlier calls."""
-    return template is not None and "tools" in template and "tool_calls" in template
+FORMATS = (MISTRAL, MISTRAL_ARGS, MISTRAL_IDS, HERMES, LLAMA)

@@ -27,17 +27,16 @@ def tool_object(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def call_object(call: ToolCall) -> dict[str, Any]:
-    """A call in the shape that templates expect: its arguments are an object."""
-    function = {"name": call.name, "arguments": arguments_of(call)}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-def arguments_of(call: ToolCall) -> Any:
+def arguments_of(call: ToolCall) -> dict[str, Any]:
+    """A call's arguments. A text that is no object, because it was cut or written by another model,
+    is kept as the value of one argument."""
     try:
-        return msgspec.json.decode(call.arguments or "{}")
+        value = msgspec.json.decode(call.arguments.strip() or "{}")
     except (msgspec.DecodeError, RecursionError):
-        return call.arguments
+        value = call.arguments
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else {"arguments": value}
 
 
 def with_short_ids(messages: tuple[Message, ...], n_chars: int) -> tuple[Message, ...]:
@@ -62,50 +61,18 @@ def with_short_ids(messages: tuple[Message, ...], n_chars: int) -> tuple[Message
     return tuple(map(changed, messages))
 
 
-def one_call_each(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """*messages* with one call per message, each followed by its result, for templates that know
-    no parallel calls."""
-    split: list[Message] = []
-    left = list(messages)
-    while left:
-        message = left.pop(0)
-        if len(message.tool_calls) < 2:
-            split.append(message)
-            continue
-        results = []
-        while left and left[0].role == "tool":
-            results.append(left.pop(0))
-        for index, call in enumerate(message.tool_calls):
-            content = message.content if index == 0 else ""
-            split.append(msgspec.structs.replace(message, content=content, tool_calls=(call,)))
-            split += [result for result in results if result.tool_call_id == call.id]
-        ids = {call.id for call in message.tool_calls}
-        split += [result for result in results if result.tool_call_id not in ids]
-    return tuple(split)
-
-
-def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """*messages* with the system's message at the beginning of the user's first one."""
-    if len(messages) < 2 or messages[0].role not in ("system", "developer"):
-        return messages
-    system, first, *others = messages
-    if first.role != "user":
-        return messages
-    content = f"{system.content}\n\n{first.content}"
-    return (msgspec.structs.replace(first, content=content), *others)
-
-
 def as_text(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
     """*messages* with *tools* in the system's message, and calls and results as text."""
-    merged: list[Message] = []
+    turns: list[list[Message]] = []
     for index, message in enumerate(messages):
         text_only = _plain(message)
-        if index and message.role == messages[index - 1].role == "tool":
-            # Results of parallel calls become one: most templates want turns to alternate.
-            content = f"{merged.pop().content}\n{text_only.content}"
-            text_only = msgspec.structs.replace(text_only, content=content)
-        merged.append(text_only)
-    plain = tuple(merged)
+        if index and messages[index - 1].role == "tool" and text_only.role == "user":
+            # Results and what the user says next become one: many templates want turns to
+            # alternate.
+            turns[-1].append(text_only)
+        else:
+            turns.append([text_only])
+    plain = tuple(map(_joined, turns))
     if not tools:
         return plain
     listed = "\n".join(json.dumps(tool_object(t), ensure_ascii=False) for t in tools)
@@ -114,6 +81,13 @@ def as_text(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Mes
         first = msgspec.structs.replace(plain[0], content=f"{plain[0].content}\n\n{text}")
         return (first, *plain[1:])
     return (Message(role="system", content=text), *plain)
+
+
+def _joined(turn: list[Message]) -> Message:
+    if len(turn) == 1:
+        return turn[0]
+    content = "\n".join(message.content for message in turn)
+    return msgspec.structs.replace(turn[0], content=content)
 
 
 def _plain(message: Message) -> Message:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from spillover.runtime.backend import Tokens
+from spillover.runtime.chat.chat_template import Prompt
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.errors import (
     ContextOverflow,
@@ -94,7 +95,11 @@ class Intake:
         """Check and tokenize a request; what is returned begins it."""
         request = command.request
         plan = plan_tools(request, self._model.template.tool_format)
-        prompt, text = self._prompt(request, plan)
+        rendered = self._render(request, plan)
+        if plan is not None and rendered is not None:
+            plan = plan_tools(request, rendered.tool_format)
+        text = "" if rendered is None else rendered.text
+        prompt = self._prompt(request, text)
         n_ctx = self._model.card.n_ctx
         if len(prompt) >= n_ctx:
             param = "messages" if request.messages else "prompt"
@@ -141,25 +146,29 @@ class Intake:
                 shown[ids[0]] = marker.encode()
         return shown
 
-    def _prompt(self, request: GenerationRequest, plan: ToolPlan | None) -> tuple[Tokens, str]:
-        """The prompt's token ids, and its text where it went through the chat template."""
+    def _render(self, request: GenerationRequest, plan: ToolPlan | None) -> Prompt | None:
+        """What the chat template makes of the request's messages, if it has any."""
+        if not request.messages:
+            return None
+        return self._model.template.prompt(
+            request.messages,
+            continue_final_message=request.continue_final_message,
+            template_kwargs=request.template_kwargs,
+            tools=plan.tools if plan else (),
+        )
+
+    def _prompt(self, request: GenerationRequest, rendered: str) -> Tokens:
+        """The prompt's token ids."""
         if request.messages:
-            text = self._model.template.render(
-                request.messages,
-                continue_final_message=request.continue_final_message,
-                template_kwargs=request.template_kwargs,
-                tools=plan.tools if plan else (),
-            )
-            add_special = not text.startswith(self._backend.info.bos_text or "\0")
-            tokens = self._backend.tokenize(text, add_special=add_special, parse_special=True)
+            add_special = not rendered.startswith(self._backend.info.bos_text or "\0")
+            tokens = self._backend.tokenize(rendered, add_special=add_special, parse_special=True)
         elif isinstance(request.prompt, str):
-            text = ""
             tokens = self._backend.tokenize(request.prompt, add_special=True, parse_special=True)
         else:
-            text, tokens = "", self._checked_ids(request.prompt or (), "prompt")
+            tokens = self._checked_ids(request.prompt or (), "prompt")
         if len(tokens) == 0:
             raise InvalidRequest("the prompt is empty: give at least one token", "prompt")
-        return tokens, text
+        return tokens
 
     def _checked_ids(self, token_ids: tuple[int, ...], param: str) -> Tokens:
         n_vocab = self._backend.info.n_vocab

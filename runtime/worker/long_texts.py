@@ -9,10 +9,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from spillover.runtime.errors import EngineBusy
+from spillover.runtime.request import Message
 from spillover.runtime.worker.exits import exit_on_error
 from spillover.runtime.worker.protocol import AskTokens, Submit
 
 LONG_CHARS = 1 << 16
+MANY_MESSAGES = 256
+"""Some chat templates take a time that grows with the square of the number of messages."""
 MAX_WAITING = 4
 RETRY_AFTER_S = 5.0
 
@@ -24,8 +27,15 @@ def is_long(command: Submit | AskTokens) -> bool:
     if isinstance(command, AskTokens):
         return len(command.text) > LONG_CHARS
     request = command.request
+    if len(request.messages) > MANY_MESSAGES:
+        return True
     n_prompt = len(request.prompt) if isinstance(request.prompt, str) else 0
-    return n_prompt + sum(len(message.content) for message in request.messages) > LONG_CHARS
+    return n_prompt + sum(map(_n_chars, request.messages)) > LONG_CHARS
+
+
+def _n_chars(message: Message) -> int:
+    n = len(message.content) + len(message.reasoning or "")
+    return n + sum(len(call.arguments) for call in message.tool_calls)
 
 
 class LongTexts:

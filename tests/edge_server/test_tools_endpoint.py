@@ -120,3 +120,20 @@ def test_tools_that_do_not_fit_are_a_400_that_names_the_field(
     answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("arguments", ['{"path": "exam', '"Brno"', "", None, {"city": "Brno"}])
+def test_what_was_sent_is_accepted_again(client: openai.OpenAI, arguments: Any) -> None:
+    """Null fields were a 400, and so was a call that max_tokens had cut."""
+    call = {"id": None, "type": None, "function": {"name": "weather", "arguments": arguments}}
+    messages: Any = [
+        *ASKED,
+        {"role": "assistant", "content": None, "reasoning_content": "a plan", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": None, "content": "sunny"},
+        {"role": "user", "content": "Go on."},
+    ]
+    answer = client.chat.completions.create(
+        model="storyteller", messages=messages, tools=[WEATHER], max_tokens=2
+    )
+    assert answer.usage
+    assert answer.usage.prompt_tokens > 0

@@ -96,6 +96,9 @@ PLACES: dict[str, GenerationRequest] = {
             ),
         )
     ),
+    "reasoning": GenerationRequest(
+        messages=(said("assistant", "yes", reasoning=f"ask {MAIL}"), said("user", "go"))
+    ),
     "tool description": conversation("hi", tools=(Tool(name="t", description=f"as {MAIL}"),)),
     "tool schema": conversation(
         "hi", tools=(Tool(name="t", parameters={"properties": {"to": {"enum": [MAIL, "x"]}}}),)
@@ -134,7 +137,7 @@ def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -
         *("split_reasoning", "parallel_tool_calls", "reuse_prefix"),
     }
     assert set(Message.__struct_fields__) == {
-        *("role", "content", "name", "tool_calls", "tool_call_id"),
+        *("role", "content", "name", "tool_calls", "tool_call_id", "reasoning"),
     }
     assert set(ToolCall.__struct_fields__) == {"id", "name", "arguments"}
     assert set(Tool.__struct_fields__) == {"name", "description", "parameters", "strict"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,15 @@ def cut(content: bytes, cuts: list[int]) -> list[bytes]:
 def test_any_cut_of_the_bytes_gives_the_same_text(content: bytes, cuts: list[int]) -> None:
     detokenizer = Detokenizer()
     text = "".join(detokenizer.feed(piece) for piece in cut(content, cuts))
-    assert text + detokenizer.flush() == content.decode("utf-8", "replace")
+    whole = codecs.getincrementaldecoder("utf-8")("replace").decode(content)
+    assert text + detokenizer.flush() == whole
+
+
+def test_a_character_that_is_cut_at_the_end_adds_nothing() -> None:
+    """It used to become U+FFFD, which the answer's own response format refused later."""
+    pipeline = TextPipeline((), split_reasoning=True)
+    pieces = pipeline.feed(b'{"a": "caf' + "é".encode()[:1]) + pipeline.flush()
+    assert pieces == [(False, '{"a": "caf')]
 
 
 def test_no_delta_ends_inside_a_character_or_after_a_joiner() -> None:
@@ -117,3 +127,12 @@ def test_a_stop_string_does_not_reach_from_a_thought_into_the_answer() -> None:
     pipeline = TextPipeline(("ab",), split_reasoning=True, tools=parser)
     pieces = pipeline.feed(b"<think>a</think>b") + pipeline.flush()
     assert pieces == [(True, "a"), (False, "b")]
+
+
+def test_a_stop_string_counts_in_the_answer_alone() -> None:
+    """In the reasoning it used to end the answer before it began."""
+    pair = starts_inside("<think>")
+    pipeline = TextPipeline((" a",), split_reasoning=True, inside=pair)
+    pieces = pipeline.feed(b"this is a thought</think>here is a word") + pipeline.flush()
+    assert pieces == [(True, "this is a thought"), (False, "here is")]
+    assert pipeline.stopped == " a"

@@ -287,7 +287,8 @@ KNOWING = (
     "{% if tools %}{% for t in tools %}[{{ t.function.name }}]{% endfor %}{% endif %}"
     "{% for m in messages %}{{ m.role }}:{{ m.content }}"
     "{% if m.tool_calls %}{% for c in m.tool_calls %}"
-    "{{ c.id }}={{ c.function.name }}{{ c.function.arguments | tojson }}"
+    '{{ c.id }}=<tool_call>{"name": "{{ c.function.name }}", "arguments": '
+    "{{ c.function.arguments | tojson }}}</tool_call>"
     "{% endfor %}{% endif %}{% if m.tool_call_id %}<{{ m.tool_call_id }}{% endif %};{% endfor %}"
 )
 
@@ -296,7 +297,9 @@ def test_a_template_that_knows_tools_gets_them_in_the_usual_shape() -> None:
     template = ChatTemplate(KNOWING, bos_text="", eos_text="", name="m")
     prompt = template.render(HISTORY, tools=(WEATHER,))
     assert prompt == (
-        f'[weather]user:{QUESTION};assistant:c1=weather{{"city": "Brno", "days": 1}};tool:sunny<c1;'
+        f"[weather]user:{QUESTION};assistant:c1="
+        '<tool_call>{"name": "weather", "arguments": {"city": "Brno", "days": 1}}</tool_call>;'
+        "tool:sunny<c1;"
     )
 
 

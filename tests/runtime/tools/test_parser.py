@@ -17,7 +17,6 @@ from spillover.runtime.tools.formats import (
     MISTRAL_ARGS,
     MISTRAL_IDS,
     ToolFormat,
-    format_of,
 )
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 
@@ -203,24 +202,6 @@ def test_arguments_are_streamed_when_they_are_held_to_their_form() -> None:
 def test_ids_are_what_the_family_of_models_accepts() -> None:
     assert len(heard([GOOD[6][1]], MISTRAL).ids[0]) == 9
     assert heard([GOOD[0][1]], HERMES).ids[0].startswith("call_")
-
-
-@pytest.mark.parametrize(
-    ("template", "format"),
-    [
-        ("{% if tools %}<tool_call>{% endif %}", HERMES),
-        ("{{ '[TOOL_CALLS]' }}", MISTRAL),
-        ("{{ '[TOOL_CALLS]' }}[ARGS]", MISTRAL_ARGS),
-        ("{{ '[TOOL_CALLS]' + name + '[CALL_ID]' + id + '[ARGS]' }}", MISTRAL_IDS),
-        ("{{ '<|python_tag|>' }}", LLAMA),
-        (None, HERMES),
-        ("{{ messages }}", HERMES),
-    ],
-)
-def test_the_format_is_the_one_that_the_template_shows(
-    template: str | None, format: ToolFormat
-) -> None:
-    assert format_of(template) == format
 
 
 def test_a_lone_surrogate_does_not_break_a_streamed_call() -> None:

@@ -175,3 +175,10 @@ def test_a_conversation_that_is_no_such_case_is_still_refused() -> None:
     messages = (Message(role="user", content="a"), Message(role="user", content="b"))
     with pytest.raises(InvalidRequest, match="roles must alternate"):
         template(ALTERNATING).render(messages)
+
+
+@pytest.mark.parametrize("word", ["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "developer"])
+def test_a_word_in_a_template_makes_no_format(word: str) -> None:
+    shown = template("{# " + word + " tools tool_calls #}" + ALTERNATING)
+    assert shown.tool_format == HERMES
+    assert '"name": "weather"' in shown.render(HISTORY[1:2], tools=TOOLS)
