@@ -18,7 +18,7 @@ from spillover.runtime.backend import (
     Tokens,
 )
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.onnx.penalties import Breakers
+from spillover.runtime.onnx.penalties import SequenceBreakers
 from spillover.runtime.onnx.runners.execution import Execution
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
@@ -80,12 +80,12 @@ class OnnxBackend:
             constraint=constraint,
         )
 
-    def _new_breakers(self, texts: tuple[str, ...]) -> Breakers:
+    def _new_breakers(self, texts: tuple[str, ...]) -> SequenceBreakers:
         def tokenize(text: str) -> list[int]:
             ids: list[int] = self.tokenize(text, add_special=False, parse_special=False).tolist()
             return ids
 
-        return Breakers(texts, self._tokenizer.pieces, tokenize)
+        return SequenceBreakers(texts, self._tokenizer.pieces, tokenize)
 
     def decode(self, batch: Sequence[Rows]) -> None:
         self._check_room(batch)

@@ -16,8 +16,8 @@ from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
 from spillover.runtime.onnx.graph.layout import GraphLayout
 from spillover.runtime.onnx.graph.prepare import Prepared, prepare
+from spillover.runtime.onnx.graph.weights import count_parameters
 from spillover.runtime.onnx.library import ort
-from spillover.runtime.onnx.parameter_count import count_parameters
 from spillover.runtime.onnx.runners.execution import (
     FIRST_WITH_QUERY_LENGTHS,
     Needs,

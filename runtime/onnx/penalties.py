@@ -27,7 +27,7 @@ def penalize(logits: Logits, window: Tokens, sampling: Sampling) -> None:
     logits[tokens] = found - np.float32(sampling.presence_penalty)
 
 
-class Breakers:
+class SequenceBreakers:
     """Token sequences that end a repeat for DRY, by their first token: a token that has a breaker
     string in it, or one that begins it with the tokens of the rest."""
 
@@ -74,7 +74,7 @@ class Breakers:
 
 
 def penalize_repeats(
-    logits: Logits, window: Tokens, sampling: Sampling, breakers: Breakers
+    logits: Logits, window: Tokens, sampling: Sampling, breakers: SequenceBreakers
 ) -> None:
     """Change *logits* in place for tokens that would go on with a repeat of what has been said
     (DRY, by p-e-w): the longer the repeat, the more."""

@@ -12,7 +12,7 @@ from spillover.runtime.draws import Draws
 from spillover.runtime.masked_logits import allowed_logits
 from spillover.runtime.onnx import candidates as filters
 from spillover.runtime.onnx.candidates import Candidates
-from spillover.runtime.onnx.penalties import Breakers, penalize, penalize_repeats
+from spillover.runtime.onnx.penalties import SequenceBreakers, penalize, penalize_repeats
 from spillover.runtime.sampling import Sampling
 
 _FORBID = -100.0
@@ -47,7 +47,7 @@ class NumpySampler:
         *,
         n_ctx: int,
         bias: Bias | None = None,
-        breakers: Breakers | None = None,
+        breakers: SequenceBreakers | None = None,
         constraint: Constraint | None = None,
     ) -> None:
         self._logits = logits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -10,10 +12,25 @@ from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.runtime.backend import Tokens
 from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import ModelError
-from spillover.runtime.onnx.fim_tokens import find_fim
 from spillover.runtime.onnx.settings import ModelSettings
 from spillover.runtime.onnx.token_bytes import bytes_of_all
 from spillover.runtime.text.template_tags import TURN_ENDS
+
+# The names that model families give to the tokens for filling in the middle.
+_FIM_PREFIX = (
+    "<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "<PRE>", "\u2581<PRE>", "<|code_prefix|>",
+    "<\uff5cfim\u2581begin\uff5c>",
+)  # fmt: skip
+_FIM_SUFFIX = (
+    "<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "<SUF>", "\u2581<SUF>", "<|code_suffix|>",
+    "<\uff5cfim\u2581hole\uff5c>",
+)  # fmt: skip
+_FIM_MIDDLE = (
+    "<|fim_middle|>", "<fim_middle>", "<fim-middle>", "<MID>", "\u2581<MID>", "<|code_middle|>",
+    "<\uff5cfim\u2581end\uff5c>",
+)  # fmt: skip
+_FIM_REPO = ("<|fim_repo|>", "<|repo_name|>", "<reponame>", "<repo_name>")
+_FIM_FILE = ("<|file_sep|>", "<file_sep>")
 
 
 class OnnxTokenizer:
@@ -40,7 +57,7 @@ class OnnxTokenizer:
     @property
     def fim(self) -> FimTokens | None:
         """The tokens for filling in the middle; None when one of the three is missing."""
-        return find_fim(self._parsing.token_to_id)
+        return _find_fim(self._parsing.token_to_id)
 
     @property
     def pieces(self) -> list[bytes]:
@@ -110,3 +127,23 @@ def _parse(content: bytes, files: OnnxModelFiles) -> Tokenizer:
         return Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower
         raise ModelError(f"{files.root / 'tokenizer.json'} cannot be read: {error}") from error
+
+
+def _find_fim(id_of: Callable[[str], int | None]) -> FimTokens | None:
+    """The tokens for filling in the middle; None when the model lacks one of the first three."""
+    prefix, suffix, middle = (
+        _first_id(id_of, names) for names in (_FIM_PREFIX, _FIM_SUFFIX, _FIM_MIDDLE)
+    )
+    if prefix is None or suffix is None or middle is None:
+        return None
+    return FimTokens(
+        prefix=prefix,
+        suffix=suffix,
+        middle=middle,
+        repo=_first_id(id_of, _FIM_REPO),
+        file=_first_id(id_of, _FIM_FILE),
+    )
+
+
+def _first_id(id_of: Callable[[str], int | None], names: Sequence[str]) -> int | None:
+    return next((token for name in names if (token := id_of(name)) is not None), None)

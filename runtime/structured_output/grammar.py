@@ -11,7 +11,7 @@ from spillover.runtime.deadline import DeadlinePassed, within
 from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import Gbnf, JsonObject, JsonSchema, Lark, Regex, ResponseFormat
 from spillover.runtime.structured_output import limits
-from spillover.runtime.structured_output.sayable import sayable
+from spillover.runtime.structured_output.schema_rewrites import with_known_keywords
 
 JSON_STYLE: dict[str, Any] = {
     "whitespace_flexible": False,
@@ -62,7 +62,9 @@ def grammar_of(response_format: ResponseFormat, style: dict[str, Any] = JSON_STY
 def clean_schema(schema: dict[str, Any], refuse: limits.Refuse) -> dict[str, Any]:
     """*schema* once it is checked, without llguidance's own settings: they are ours to make."""
     limits.check_schema(schema, refuse)
-    return sayable({name: value for name, value in schema.items() if name != "x-guidance"})
+    return with_known_keywords(
+        {name: value for name, value in schema.items() if name != "x-guidance"}
+    )
 
 
 def json_style() -> Any:

@@ -1,4 +1,4 @@
-"""Says where a JSON Schema cannot be held to, when llguidance has refused it as a whole."""
+"""Finds the part of a JSON Schema that cannot be enforced, when llguidance refuses the whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llguidance import LLMatcher
 
 from spillover.runtime.structured_output.subschemas import Schema, walk
 
-UNSAYABLE = (
+UNSUPPORTED = (
     "not",
     "if",
     "then",
@@ -27,19 +27,18 @@ UNSAYABLE = (
     "$dynamicRef",
     "$recursiveRef",
 )
-"""What no context-free grammar can say, or llguidance does not."""
+"""Keywords that no context-free grammar can express, or that llguidance does not support."""
 
 
 _DEFINITIONS = ("$defs", "definitions")
 MAX_TRIALS = 64
-"""Parts of a schema that are tried by themselves."""
+"""Most parts of a schema that are tried one by one."""
 
 
 def fault_in(schema: Schema) -> str:
-    """The place of the first fault that is found, its keyword, and why; empty when the fault is
-    another one."""
+    """The place of the first fault, its keyword and the reason; empty when none is found."""
     for path, inner in walk(schema):
-        keyword = next((keyword for keyword in UNSAYABLE if keyword in inner), None)
+        keyword = next((keyword for keyword in UNSUPPORTED if keyword in inner), None)
         if keyword:
             return f"{path}/{keyword}: an answer cannot be held to this keyword"
     for place, part, message in itertools.islice(_doubtful(schema), MAX_TRIALS):
@@ -49,7 +48,7 @@ def fault_in(schema: Schema) -> str:
 
 
 def _doubtful(schema: Schema) -> Iterator[tuple[str, Schema, str]]:
-    """Where a fault may be, a schema that has it alone, and what to say of it."""
+    """Places where a fault may be: each with a schema that has only it, and a message."""
     definitions: Schema = {name: schema[name] for name in _DEFINITIONS if name in schema}
     for path, inner in walk(schema):
         target = inner.get("$ref")

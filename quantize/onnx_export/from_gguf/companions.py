@@ -9,7 +9,7 @@ import msgspec
 
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.from_gguf.tokenizer import build_tokenizer
-from spillover.quantize.onnx_export.from_gguf.vocabulary import Vocabulary, read_vocabulary
+from spillover.quantize.onnx_export.from_gguf.vocabulary import GgufVocabulary, read_vocabulary
 from spillover.quantize.onnx_export.spec import ModelSpec
 
 
@@ -52,7 +52,7 @@ def _config(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(vocabulary: Vocabulary, spec: ModelSpec) -> dict[str, Any]:
+def _tokenizer_config(vocabulary: GgufVocabulary, spec: ModelSpec) -> dict[str, Any]:
     config = {
         "bos_token": vocabulary.text(vocabulary.bos_id),
         "eos_token": vocabulary.text(vocabulary.eos_id),

@@ -19,7 +19,7 @@ from spillover.quantize.onnx_export.from_gguf.vocabulary import (
     NORMAL,
     UNKNOWN,
     USER_DEFINED,
-    Vocabulary,
+    GgufVocabulary,
 )
 
 # The regular expressions of the families' own tokenizer.json files.
@@ -47,7 +47,7 @@ _WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 _GPT2 = {"gpt-2", "gpt2", "default"}
 
 
-def build_tokenizer(vocabulary: Vocabulary) -> tuple[Tokenizer, list[str]]:
+def build_tokenizer(vocabulary: GgufVocabulary) -> tuple[Tokenizer, list[str]]:
     """The tokenizer, and what the user should know. Raises ExportError."""
     builders = {"gpt2": _byte_level, "llama": _sentence_piece}
     if vocabulary.model not in builders:
@@ -64,7 +64,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> tuple[Tokenizer, list[str]]:
     return tokenizer, notes
 
 
-def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
+def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     merges = [_pair(merge) for merge in vocabulary.merges]
     if any(
@@ -99,7 +99,7 @@ def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pieces, unsplit])
 
 
-def _sentence_piece(vocabulary: Vocabulary) -> Tokenizer:
+def _sentence_piece(vocabulary: GgufVocabulary) -> Tokenizer:
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     unknown = vocabulary.unknown_id
     if unknown is None and UNKNOWN in vocabulary.types:
@@ -122,7 +122,7 @@ def _sentence_piece(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def _merges_by_score(vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:
+def _merges_by_score(vocabulary: GgufVocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:
     """SentencePiece joins the two neighbours whose token has the best score: every way to make a
     token is a merge, the best token's first."""
     found = []
@@ -145,7 +145,7 @@ def _pair(merge: str) -> tuple[str, str]:
     return left, right
 
 
-def _add_special_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+def _add_special_tokens(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
     for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
         if kind in (CONTROL, UNKNOWN):
             tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
@@ -153,7 +153,7 @@ def _add_special_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
             tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
 
 
-def _add_surroundings(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+def _add_surroundings(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
     """BOS before and EOS behind a text, when the model wants them."""
     bos = vocabulary.bos_id if vocabulary.add_bos else None
     eos = vocabulary.eos_id if vocabulary.add_eos else None

@@ -15,7 +15,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
-class Vocabulary(Struct, frozen=True, kw_only=True):
+class GgufVocabulary(Struct, frozen=True, kw_only=True):
     """Tokens by id, and how a text is cut into them."""
 
     model: str
@@ -40,7 +40,7 @@ class Vocabulary(Struct, frozen=True, kw_only=True):
         return None if token is None else self.tokens[token]
 
 
-def read_vocabulary(header: GgufHeader) -> Vocabulary:
+def read_vocabulary(header: GgufHeader) -> GgufVocabulary:
     """Raises ExportError when it is missing or does not fit together."""
     keys = _Keys(header)
     tokens: list[str] = keys.array("tokens", str)
@@ -52,7 +52,7 @@ def read_vocabulary(header: GgufHeader) -> Vocabulary:
         raise ExportError("the GGUF file's vocabulary is damaged: its arrays differ in length")
     model, split = keys.text("model"), keys.text("pre") or "default"
     end_ids = [keys.token(f"{name}_token_id", len(tokens)) for name in ("eos", "eot", "eom")]
-    return Vocabulary(
+    return GgufVocabulary(
         model=model,
         split=split,
         tokens=tokens,

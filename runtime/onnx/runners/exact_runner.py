@@ -17,8 +17,8 @@ from msgspec import Struct
 from spillover.runtime.backend import Rows
 from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
 from spillover.runtime.onnx.runners.feeds import feeds
-from spillover.runtime.onnx.runners.last_logits import run_for_logits
 from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
+from spillover.runtime.onnx.runners.logits import run_for_logits
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import OnnxSession
 

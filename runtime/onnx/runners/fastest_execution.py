@@ -16,8 +16,8 @@ import numpy as np
 from spillover.runtime.backend import DecodeFailed, Logits, Rows
 from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.accelerators import Accelerator
-from spillover.runtime.onnx.divergence import divergence
 from spillover.runtime.onnx.runners.execution import Execution
+from spillover.runtime.onnx.runners.logits import divergence
 
 _N_READ, _N_DECODED = 16, 8
 _MOST_DIVERGENCE = 0.05

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from spillover.runtime.backend import Rows
 from spillover.runtime.onnx.graph.layout import GraphLayout
+from spillover.runtime.onnx.runners.cache_slots import CacheSlots, SlotArray, positions_per_page
 from spillover.runtime.onnx.runners.feeds import feeds
-from spillover.runtime.onnx.runners.last_logits import run_for_logits
+from spillover.runtime.onnx.runners.logits import run_for_logits
 from spillover.runtime.onnx.runners.runner import LogitsRows
-from spillover.runtime.onnx.runners.slots import SlotArray, Slots, positions_per_page
 from spillover.runtime.onnx.session import Binding, OnnxSession
 
 _MOST_BINDINGS = 32
@@ -39,7 +39,7 @@ class SlotRunner:
             for dtype in [session.dtype(cache.past)]
             for page in [positions_per_page(cache, dtype)]
         ]
-        self._slots = Slots(self._arrays, n_seq)
+        self._slots = CacheSlots(self._arrays, n_seq)
         self.held = self._slots.held
         self._bindings: OrderedDict[tuple[int, int], Binding] = OrderedDict()
 

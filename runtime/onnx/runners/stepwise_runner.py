@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spillover.runtime.backend import DecodeFailed, Logits, Rows
-from spillover.runtime.onnx.divergence import divergence
+from spillover.runtime.onnx.runners.logits import divergence
 from spillover.runtime.onnx.runners.runner import LogitsRows, Runner
 
 _N_SLICE, _N_SLICES = 4, 4

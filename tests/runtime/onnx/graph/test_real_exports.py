@@ -11,7 +11,7 @@ import pytest
 from spillover.runtime.onnx.graph.inspect import inspect
 from spillover.runtime.onnx.graph.prepare import prepare
 from tests.onnx_sessions import VERSION, divergence, masked_logits, ragged_logits
-from tests.runtime.onnx_graph.real_exports import IDS, NAMES, loaded, unpacked
+from tests.runtime.onnx.graph.real_exports import IDS, NAMES, loaded, unpacked
 
 WEIGHTS = {
     "genai/llama": "int4 in blocks of 32",

@@ -24,7 +24,7 @@ from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import GREEDY, all_at_once, end_of, text_of
-from tests.runtime.constrain.schemas import thing
+from tests.runtime.structured_output.schemas import thing
 
 FOX = thing(
     name={"type": "string", "maxLength": 12}, age={"type": "integer", "minimum": 0, "maximum": 99}

@@ -15,7 +15,7 @@ from spillover.runtime.backend import Logits, Mask, Rows
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.onnx import candidates as filters
-from spillover.runtime.onnx.penalties import Breakers
+from spillover.runtime.onnx.penalties import SequenceBreakers
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
 from spillover.runtime.sampling import Sampling
 
@@ -71,7 +71,7 @@ def numpy_sampler(
     breakers = None
     if sampling.has_dry:
         pieces = [llama.token_bytes(t) for t in range(llama.info.n_vocab)]
-        breakers = Breakers(
+        breakers = SequenceBreakers(
             sampling.dry_sequence_breakers,
             pieces,
             lambda text: llama.tokenize(text, add_special=False, parse_special=False).tolist(),

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.graph.file import read_graph
 from spillover.runtime.onnx.graph.prepare import prepare
-from tests.runtime.onnx_graph import tiny_graphs as tiny
+from tests.runtime.onnx.graph import tiny_graphs as tiny
 
 DATA = bytes(range(64)) * 4
 

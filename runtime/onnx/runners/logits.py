@@ -1,4 +1,4 @@
-"""Runs a graph and brings the logits of each row's last token to where they are wanted."""
+"""The logits of a run: where they are written, and how far two computations of them are apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spillover.runtime.backend import Rows
+from spillover.runtime.backend import Logits, Rows
 from spillover.runtime.onnx.graph.layout import GraphLayout
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import Binding, OnnxSession
@@ -33,3 +33,16 @@ def run_for_logits(
     shape = (len(rows), n_vocab) if layout.logits_form == "asked" else (len(rows), 1, n_vocab)
     binding.write_to(layout.logits, logits[: len(rows)].reshape(shape))
     session.run(binding)
+
+
+def divergence(wanted: Logits, found: Logits) -> float:
+    """Mean Kullback-Leibler divergence of the rows (n, n_vocab), in nats; NaN where *found* holds
+    what is not a number."""
+    a, b = _log_softmax(wanted), _log_softmax(found)
+    return float((np.exp(a) * (a - b)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: Logits) -> Logits:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: Logits = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

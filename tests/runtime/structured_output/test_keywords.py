@@ -16,7 +16,7 @@ from spillover.runtime.backend import Constraint
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import JsonSchema
 from spillover.runtime.structured_output.factory import ConstraintFactory
-from tests.runtime.constrain.schemas import SMALL, WORD, many, thing
+from tests.runtime.structured_output.schemas import SMALL, WORD, many, thing
 
 MAX_TOKENS = 300
 FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")

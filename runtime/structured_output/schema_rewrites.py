@@ -1,4 +1,4 @@
-"""JSON Schemas in other words, with the same meaning, where llguidance lacks a keyword."""
+"""Rewrites JSON Schemas, with the same meaning, where llguidance lacks a keyword."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _IN_PLACE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentS
 """What lets other schemas evaluate members and items."""
 
 
-def sayable(schema: Schema) -> Schema:
-    """*schema* with as little as can be that llguidance has no word for."""
+def with_known_keywords(schema: Schema) -> Schema:
+    """*schema* reworded so that it uses as few keywords as possible that llguidance lacks."""
     changed: Schema = mapped(schema, _reworded)
     return changed
 
@@ -23,7 +23,7 @@ def _reworded(schema: Schema) -> Schema:
     if schema.get("uniqueItems") is False:
         del schema["uniqueItems"]
     if isinstance(name := schema.get("format"), str) and not _knows_format(name):
-        # By the specification a format says nothing to those who do not know it.
+        # By the specification an unknown format has no effect.
         del schema["format"]
     for unevaluated, additional in (
         ("unevaluatedProperties", "additionalProperties"),
@@ -72,7 +72,7 @@ def _named(schema: Schema, names: list[str]) -> Schema:
 
 
 def _patterned(schema: Schema, pattern: str) -> Schema:
-    # Whether declared names match is not looked at: a pattern from outside may take for ever.
+    # Not checked: whether declared names match. A pattern from outside may take forever.
     if "patternProperties" in schema or schema.get("properties"):
         return schema
     any_other = schema.get("additionalProperties", True)

@@ -18,7 +18,7 @@ from spillover.runtime.onnx.graph.prepare import prepare
 from spillover.runtime.onnx.graph.rewrite import rewritten_to_gqa
 from tests import opset24_decoder, plain_decoder, tiny_models
 from tests.onnx_sessions import VERSION, masked_logits, prepared_logits, ragged_logits
-from tests.runtime.onnx_graph.real_exports import loaded
+from tests.runtime.onnx.graph.real_exports import loaded
 from tests.tiny_models import CONFIGS, IDS
 
 

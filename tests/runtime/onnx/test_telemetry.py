@@ -15,7 +15,7 @@ import pytest
 
 from tests.runtime.models import MAKERS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 ANSWER = """
 import sys
-from tests.runtime.no_sockets import forbid_sockets
+from tests.runtime.onnx.no_sockets import forbid_sockets
 forbid_sockets()
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
@@ -33,9 +33,11 @@ with LocalEngine(sys.argv[1]) as engine:
     for event in engine.stream(request):
         print(type(event).__name__, flush=True)
 """
-SOCKET = "from tests.runtime.no_sockets import *; import socket; forbid_sockets(); socket.socket()"
+SOCKET = (
+    "from tests.runtime.onnx.no_sockets import *; import socket; forbid_sockets(); socket.socket()"
+)
 BARE_IMPORT = (
-    "from tests.runtime.no_sockets import *; forbid_sockets(REFUSE); import onnxruntime;"
+    "from tests.runtime.onnx.no_sockets import *; forbid_sockets(REFUSE); import onnxruntime;"
     " print(onnxruntime.__version__)"
 )
 

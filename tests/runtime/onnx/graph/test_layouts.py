@@ -10,8 +10,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.graph.inspect import inspect
-from tests.runtime.onnx_graph import tiny_graphs as tiny
-from tests.runtime.onnx_graph.tiny_graphs import FLOAT, HALF, INT, LONG, MICROSOFT, Shape
+from tests.runtime.onnx.graph import tiny_graphs as tiny
+from tests.runtime.onnx.graph.tiny_graphs import FLOAT, HALF, INT, LONG, MICROSOFT, Shape
 
 
 def named(pasts: list[str], presents: list[str]) -> ModelProto:

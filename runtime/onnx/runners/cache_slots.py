@@ -1,7 +1,7 @@
 """The KV cache of graphs that write into it: for each layer one array with a slot per sequence.
 
 Sequences that are decoded together must lie side by side, for then their part of the array is an
-array too. So slots change places when the company changes.
+array too. So sequences change slots when others join or leave.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class SlotArray:
 
 
 def positions_per_page(cache: CacheTensor, dtype: type[np.generic]) -> int:
-    """A multiple of so many positions lets each head begin a page."""
+    """A multiple of this number of positions lets each head begin a page."""
     width = cache.shape[3] or 1
     return max(PAGESIZE // (width * np.dtype(dtype).itemsize), 1)
 
 
-class Slots:
+class CacheSlots:
     """Which sequence is in which slot, and how much it has there."""
 
     def __init__(self, arrays: Sequence[SlotArray], n_slots: int) -> None:
@@ -85,7 +85,7 @@ class Slots:
             return slots[0]
         first = self._cheapest_place(seqs)
         places = range(first, first + len(seqs))
-        # Those that are there already stay, the others take the places that are left.
+        # Sequences that are there already stay; the others take the remaining places.
         wanted = set(seqs)
         strangers = [seq for seq in self._seqs_in(places) if seq not in wanted]
         outside = [seq for seq in seqs if self._slot_of[seq] not in places]

@@ -29,7 +29,7 @@ from spillover.runtime.request import (
 )
 from spillover.runtime.sampling import Sampling
 from tests.answers import GREEDY, all_at_once, ask, end_of, ids_of, text_of, worker_of
-from tests.runtime.constrain.schemas import SCHEMAS, thing
+from tests.runtime.structured_output.schemas import SCHEMAS, thing
 
 MAX_TOKENS = 160
 LIST_GBNF = r"""
