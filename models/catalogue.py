@@ -91,7 +91,7 @@ def find(name_or_path: str) -> ModelEntry:
         raise CatalogueError(_not_found(name_or_path, tuple(catalogue)))
     if path.suffix.lower() != ".gguf":
         raise CatalogueError(
-            f"{path} is no model file: give a file whose name ends in .gguf or .onnx, or its folder"
+            f"{path} is not a model file: give a .gguf or .onnx file, or its folder"
         )
     return _of_file(path)
 
@@ -124,7 +124,7 @@ def verify(entry: ModelEntry) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != entry.sha256:
         raise CatalogueError(
-            f"{entry.path} is damaged or was changed (sha256 {found[:16]}… and not "
+            f"{entry.path} is damaged or was changed (sha256 {found[:16]}… instead of "
             f"{entry.sha256[:16]}…): install Spillover again"
         )
 

@@ -230,8 +230,8 @@ class _Reader:
         n_bytes = 0 if kind is None else n_values // kind.n_values * kind.n_bytes
         if header.data_offset + tensor.offset + n_bytes > self._size:
             raise self._error(
-                f"ends before its tensor {tensor.name[:80]!r} does: it is damaged or was not "
-                "copied to the end; fetch it again"
+                f"ends before its tensor {tensor.name[:80]!r} does: it is damaged or "
+                "incomplete: download it again"
             )
 
     def _scalar(self, code: str) -> int:
@@ -255,7 +255,7 @@ class _Reader:
 
     def _need(self, n: int) -> None:
         if n > self._size - self._at:
-            raise self._error("ends inside its header: it is damaged; fetch it again")
+            raise self._error("ends inside its header: it is damaged; download it again")
 
     def _error(self, what: str) -> ModelFileError:
         return ModelFileError(f"the GGUF file {self._path} {what}")

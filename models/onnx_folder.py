@@ -100,7 +100,9 @@ def _graph_in(folder: Path) -> Path:
         return others[0]
     if others:
         found = ", ".join(path.name for path in others)
-        raise ModelFileError(f"the folder {folder} has several graphs ({found}): name the file")
+        raise ModelFileError(
+            f"the folder {folder} has several graphs ({found}): give the path of one"
+        )
     raise ModelFileError(f"there is no ONNX model in the folder {folder}")
 
 

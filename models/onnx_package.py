@@ -51,13 +51,13 @@ def cpu_variant(package: Path) -> Path:
     manifest = _read(package / "manifest.json", _Manifest)
     component = manifest.components.get("model")
     if component is None or not component.variants:
-        raise ModelFileError(f"{package / 'manifest.json'} lists no builds of a model")
+        raise ModelFileError(f"{package / 'manifest.json'} lists no builds of the model")
     for name, variant in component.variants.items():
         if variant.ep in _CPU:
             return _inside(package, package, variant.variant_directory or name)
     providers = ", ".join(sorted({variant.ep for variant in component.variants.values()}))
     raise ModelFileError(
-        f"the package {package} has no build for the CPU, only for {providers}: get one that has"
+        f"the package {package} has no build for the CPU, only for {providers}: get a CPU build"
     )
 
 
@@ -82,5 +82,5 @@ def _inside(package: Path, folder: Path, name: str) -> Path:
 def _read(path: Path, kind: type[_T]) -> _T:
     content = read_small(path)
     if content is None:
-        raise ModelFileError(f"{path} is missing: fetch the whole package")
+        raise ModelFileError(f"{path} is missing: download the whole package")
     return decode_json(content, kind, path)

@@ -25,7 +25,7 @@ def read_small(path: Path) -> bytes | None:
             return None
         most = MAX_TOKENIZER_BYTES if path.name == "tokenizer.json" else MAX_BYTES
         if path.stat().st_size > most:
-            raise ModelFileError(f"{path} is too large to be what its name says")
+            raise ModelFileError(f"{path} is too large for a file of this name")
         content = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error

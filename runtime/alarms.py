@@ -22,7 +22,7 @@ class Alarm:
 
 
 class Alarms:
-    """Calls back at given times of *clock*, in a thread of its own that blocks in between.
+    """Calls back at given times of *clock*, in its own thread, which blocks in between.
 
     A callback must be quick and must not raise. The thread starts with the first alarm.
     """

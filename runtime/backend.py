@@ -50,7 +50,7 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     n_batch: int
     """Most rows of one decode call."""
     n_outputs: int
-    """Most rows of one decode call whose logits are wanted."""
+    """Most rows of one decode call that may have logits."""
     n_threads: int
     chat_template: str | None
     bos_text: str
@@ -108,7 +108,7 @@ class Constraint(Protocol):
 
     @property
     def has_failed(self) -> bool:
-        """Whether a limit was met: the answer cannot be brought to its form, and only ends."""
+        """Whether a limit was exceeded: the answer can no longer satisfy it, and only ends."""
         ...
 
 
@@ -178,7 +178,7 @@ class Backend(Protocol):
         ignore_eos: bool,
         constraint: Constraint | None = None,
     ) -> Sampler:
-        """With a *constraint*, only what it allows is sampled, and it is told what was."""
+        """With a *constraint*, only tokens that it allows are sampled; it accepts each of them."""
         ...
 
     def decode(self, batch: Sequence[Rows]) -> None:

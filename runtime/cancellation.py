@@ -1,4 +1,4 @@
-"""The one thing that travels upstream: the wish to stop."""
+"""Cancellation: the only thing that travels upstream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cancellation:
         return self._cancelled
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Call *callback* on cancel, or now if that has happened already."""
+        """Call *callback* on cancel, or now if it is already cancelled."""
         with self._lock:
             if not self._cancelled:
                 self._subscribers.append(callback)

@@ -1,4 +1,4 @@
-"""Defects of our own in the log: where they are, without a word of what was being written."""
+"""Logs defects of Spillover itself: where they happened, without any user text."""
 
 from __future__ import annotations
 

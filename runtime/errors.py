@@ -7,7 +7,7 @@
     │                           the answer cannot be held to its response format
     ├── ModelError              the model file cannot be loaded or used
     └── EngineError             the engine cannot go on; the request itself was fine
-        ├── EngineHung          the worker is there, but does not answer
+        ├── EngineHung          the worker is alive but does not answer
         ├── EngineBusy          the queue is full; carries when to try again
         ├── WorkerDied          the worker process ended and could not be brought back
         └── EngineClosed        the engine was closed while the request ran
@@ -64,7 +64,7 @@ class EngineError(SpilloverError):
 
 
 class EngineHung(EngineError):
-    """The worker is there, but does not answer."""
+    """The worker is alive but does not answer."""
 
 
 class EngineBusy(EngineError):

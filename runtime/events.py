@@ -18,7 +18,7 @@ from msgspec import Struct
 FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "interrupted", "cancelled"
 ]
-"""Why an answer ended. "interrupted": its stream broke off and nobody could go on with it."""
+"""Why an answer ended. "interrupted": its stream broke off and no writer could continue it."""
 
 Origin: TypeAlias = Literal["local", "cloud"]
 

@@ -30,7 +30,7 @@ CANCEL_TIMEOUT_S = 60.0
 
 
 class LocalEngine:
-    """Streams answers of a GGUF or ONNX model; the model lives in a process of its own.
+    """Streams answers of a GGUF or ONNX model; the model lives in its own process.
 
     The constructor returns at once; wait_ready() and the first request wait for the model.
     Any thread may use it. Use as a context manager, or call close().

@@ -1,4 +1,4 @@
-"""What a constraint leaves of a row of logits, at the least cost."""
+"""Applies a constraint to a row of logits, at the least cost."""
 
 from __future__ import annotations
 

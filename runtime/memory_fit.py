@@ -1,4 +1,4 @@
-"""How many KV cells, and for how many sequences, fit the memory of this device."""
+"""Fits the KV cache into memory: how many cells, and for how many sequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_N_KV_DEFAULT = 65_536
 
 KV_SHARE_OF_FREE_MEMORY = 0.25
 MAX_KV_BYTES_DEFAULT = 2 * 2**30
-"""The KV cache is committed at start, so an unasked-for one stays modest."""
+"""The KV cache is committed at start, so its default size stays modest."""
 
 _CELL_STEP = 256
 """llama.cpp rounds the number of cells up to this."""
@@ -33,7 +33,7 @@ class ContextFit(Struct, frozen=True, kw_only=True):
 def fit_context(
     options: EngineOptions, *, n_ctx_train: int, kv_bytes_per_cell: float, free_bytes: int
 ) -> ContextFit:
-    """Fill in what *options* leave open; *free_bytes* are those left beside the weights."""
+    """Choose what *options* leave open; *free_bytes* is the memory left beside the weights."""
     budget = min(max(free_bytes, 0) * KV_SHARE_OF_FREE_MEMORY, MAX_KV_BYTES_DEFAULT)
     n_cells = max(int(budget / max(kv_bytes_per_cell, 1.0)), _CELL_STEP)
     n_cells = min(n_cells, MAX_N_KV_DEFAULT)

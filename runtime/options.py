@@ -77,7 +77,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
         Meta(ge=0, le=128),
         Help("Finished conversations kept in the KV cache for their next turn."),
     ] = 8
-    """They give way when somebody needs the room."""
+    """They are dropped when a running answer needs the cells."""
     prefix_cache_mb: Annotated[
         float,
         Meta(ge=0, le=1_048_576),

@@ -164,7 +164,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
             raise InvalidRequest(str(error), _field_of(error)) from error
         request._check_values()
         if bool(request.messages) == (request.prompt is not None):
-            raise InvalidRequest("give either messages or prompt, not both or none", "messages")
+            raise InvalidRequest("give either messages or prompt, and not both", "messages")
         if request.prompt is not None and not request.prompt:
             raise InvalidRequest("the prompt is empty: give at least one token", "prompt")
         if request.continue_final_message and (

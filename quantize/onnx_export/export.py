@@ -66,7 +66,7 @@ def open_source(path: Path) -> HfSource | GgufSource:
         return GgufSource(path)
     if path.is_file():
         raise ExportError(
-            f"{path} is no .gguf file: give one, or a Hugging Face folder with config.json, "
+            f"{path} is not a .gguf file: give one, or a Hugging Face folder with config.json, "
             "tokenizer.json and safetensors weights"
         )
     raise ExportError(f"there is no file or folder {path}: check the path")
@@ -80,7 +80,7 @@ def _choose_n_ctx(source: Source, options: ExportOptions) -> tuple[int, list[str
         note = f"the context is {MAX_N_CTX} of the model's {most} tokens: --n-ctx makes it longer"
         return MAX_N_CTX, [note]
     if not 0 < options.n_ctx <= most:
-        raise ExportError(f"the context can be 1 to {most} tokens with this model")
+        raise ExportError(f"the context of this model must have 1 to {most} tokens")
     return options.n_ctx, []
 
 

@@ -46,12 +46,15 @@ def read_spec(content: bytes) -> ModelSpec:
     try:
         config = msgspec.json.decode(content, type=HfConfig)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ExportError(f"config.json is not that of a decoder: {error}") from error
+        raise ExportError(f"config.json does not describe a decoder: {error}") from error
     _refuse_what_is_not_supported(config)
     n_head, n_head_kv = config.num_attention_heads, config.num_key_value_heads
     n_per_head = config.head_dim or config.hidden_size // n_head
     if n_head % (n_head_kv or n_head) or n_per_head % 2:
-        raise ExportError(f"config.json gives {n_head} heads for {n_head_kv} of keys and values")
+        raise ExportError(
+            f"config.json has {n_head} heads of {n_per_head} values for {n_head_kv} of keys: "
+            "their numbers must divide and their size be even"
+        )
     frequencies, magnitude = _rotary(config, n_per_head)
     return ModelSpec(
         architecture=config.model_type,
@@ -77,11 +80,11 @@ def _refuse_what_is_not_supported(config: HfConfig) -> None:
             f"{', '.join(ARCHITECTURES)} are (SmolLM is a llama)"
         )
     if config.quantization_config is not None:
-        raise ExportError("the weights are quantized already: export from the original weights")
+        raise ExportError("the weights are already quantized: export from the original weights")
     if config.hidden_act not in ("silu", "swish"):
         raise ExportError(f"the activation {config.hidden_act!r} is not supported: silu is")
     if config.partial_rotary_factor != 1.0:
-        raise ExportError("rotary positions on a part of each head are not supported")
+        raise ExportError("rotary positions on only a part of each head are not supported")
 
 
 def _rotary(config: HfConfig, n_per_head: int) -> tuple[tuple[float, ...], float]:
@@ -92,7 +95,7 @@ def _rotary(config: HfConfig, n_per_head: int) -> tuple[tuple[float, ...], float
             float(theta), n_per_head, parameters, config.max_position_embeddings
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"config.json describes no rotary scaling: {error!r}") from error
+        raise ExportError(f"config.json has no valid rotary scaling: {error!r}") from error
     return tuple(frequencies.tolist()), magnitude
 
 

@@ -31,7 +31,7 @@ class HfSource:
             for stored in file.names():
                 name = stored.removeprefix("model.")
                 if name in self._files:
-                    raise ExportError(f"{path} has {stored[:80]!r}, which another file has too")
+                    raise ExportError(f"{path} has {stored[:80]!r}, which is also in another file")
                 if not name.endswith("rotary_emb.inv_freq"):
                     self._files[name] = file, stored
 
@@ -72,5 +72,5 @@ def _weight_files(folder: Path) -> list[Path]:
         raise ExportError(f"{folder / _INDEX} is damaged: {error}") from error
     names = sorted(set(index.weight_map.values()))
     if any(Path(name).name != name for name in names):
-        raise ExportError(f"{folder / _INDEX} names files outside of its folder")
+        raise ExportError(f"{folder / _INDEX} names files outside its folder")
     return [folder / name for name in names]

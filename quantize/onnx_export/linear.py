@@ -94,7 +94,9 @@ class LinearLayers:
         def rows(start: int, stop: int) -> Floats:
             values = self._source.values(name, start, stop)
             if not np.isfinite(values).all():
-                raise ExportError(f"{name} has values that are no numbers: the weights are damaged")
+                raise ExportError(
+                    f"{name} has values that are not numbers: the weights are damaged"
+                )
             return values
 
         n_rows, n_values = self._source.shape(name)

@@ -36,7 +36,9 @@ class SafetensorsFile:
             raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
         length = int.from_bytes(self._data[:8].tobytes(), "little")
         if self._size < 8 or length > min(self._size - 8, MAX_HEADER_BYTES):
-            raise ExportError(f"{path} is no safetensors file, or a part of one: fetch it again")
+            raise ExportError(
+                f"{path} is not a safetensors file, or is incomplete: download it again"
+            )
         self._start = 8 + length
         self._entries = self._read_entries(self._data[8 : self._start].tobytes())
 
@@ -85,5 +87,5 @@ class SafetensorsFile:
         if not 0 <= first <= last <= self._size - self._start or last - first != n_bytes:
             raise ExportError(
                 f"{self.path} ends before its tensor {name[:80]!r} does, or its header is "
-                "damaged: fetch it again"
+                "damaged: download it again"
             )

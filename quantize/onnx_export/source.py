@@ -67,12 +67,12 @@ def check(source: Source) -> None:
     unknown = sorted(source.names() - wanted.keys() - optional.keys())
     if unknown:
         raise ExportError(
-            f"the model has parts that a plain {spec.architecture} has not ({_some(unknown)}): "
+            f"the model has tensors that a plain {spec.architecture} lacks ({_some(unknown)}): "
             "it is not supported"
         )
     for name, shape in {**wanted, **optional}.items():
         if name in source.names() and source.shape(name) != shape:
-            raise ExportError(f"{name} has the shape {source.shape(name)} and not {shape}")
+            raise ExportError(f"{name} has the shape {source.shape(name)} instead of {shape}")
 
 
 def _wanted(spec: ModelSpec) -> Generator[tuple[str, tuple[int, ...]]]:

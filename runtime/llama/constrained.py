@@ -1,4 +1,4 @@
-"""A sampler that holds an answer to its form, around one that does not."""
+"""Wraps a sampler so that it follows a constraint."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class LlamaContext:
 
     @property
     def can_be_cut(self) -> bool:
-        """Whether a part of a sequence can be told from the rest: not so in a recurrent state."""
+        """Whether a sequence can be cut: a recurrent state cannot."""
         return not self._is_recurrent
 
     def decode(self, batch: Sequence[Rows]) -> list[int]:
@@ -73,7 +73,7 @@ class LlamaContext:
         raise DecodeFailed(f"llama_decode returned {code}: {LOG.tail() or 'no reason given'}")
 
     def set_threads(self, n_threads: int) -> None:
-        """Compute with so many from the next call on."""
+        """Compute with this many threads from the next call on."""
         lib.llama_set_n_threads(self.handle, n_threads, n_threads)
 
     def keep(self, seq: int, n_tokens: int) -> int:
@@ -197,7 +197,7 @@ def _new_context(model: LlamaModel, config: LlamaConfig) -> Any:
     if not context:
         raise ModelError(
             f"llama.cpp cannot make a context of {config.n_kv} KV cells: "
-            f"{LOG.tail() or 'it gives no reason'}. Lower n_kv or n_ctx."
+            f"{LOG.tail() or 'no reason given'}. Lower n_kv or n_ctx."
         )
     return context
 

@@ -28,7 +28,7 @@ class LlamaModel:
         handle = lib.llama_model_load_from_file(str(path).encode(), params)
         if not handle:
             raise ModelError(
-                f"llama.cpp cannot load {path}: {LOG.tail() or 'it gives no reason'}. "
+                f"llama.cpp cannot load {path}: {LOG.tail() or 'no reason given'}. "
                 "Check that the file is complete and that its architecture is supported."
             )
         self.handle: Any = handle

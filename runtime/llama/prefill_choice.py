@@ -24,7 +24,7 @@ _COMPUTE_BYTES = 256 * 2**20
 """Allowed for what the second context computes in."""
 
 _SMALLEST_MODEL_BYTES = 64 * 2**20
-"""Smaller ones are read in no time."""
+"""Smaller ones are read quickly in any case."""
 
 _N_TOKENS = 64
 _N_REPEATS = 3

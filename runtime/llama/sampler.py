@@ -30,7 +30,7 @@ class Free(Sampler, Protocol):
 
     @property
     def remembers(self) -> bool:
-        """Whether a token that was sampled has an effect on later ones."""
+        """Whether a sampled token affects later ones."""
         ...
 
     def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 WINDOW_S = 0.05
-"""A judgement is made of so much computing."""
+"""A decision is based on this much computing time."""
 
 SLACK_CORES = 0.35
 """So much of a core may be missing before there is a thread less."""

@@ -15,7 +15,7 @@ class Accelerator(Struct, frozen=True, kw_only=True):
     key: ExecutionProvider
     name: str
     providers: tuple[str, ...]
-    """In ONNX Runtime's names; what the first cannot do is left to the next, at last to the CPU."""
+    """In ONNX Runtime's names; what the first cannot run goes to the next, at last the CPU."""
     kv_device: str
     """Where the KV cache is kept, in ONNX Runtime's names."""
     is_tried_unasked: bool = True
@@ -44,7 +44,7 @@ ACCELERATORS = (
 
 
 def to_try(wanted: ExecutionProvider, available: Sequence[str]) -> list[Accelerator]:
-    """Those that the wheel has and the user wants or does not mind."""
+    """The accelerators that the wheel has and *wanted* allows."""
     return [
         accelerator
         for accelerator in ACCELERATORS

@@ -45,8 +45,8 @@ class OnnxBackend:
         )
         if len(tokens) and int(tokens.max()) >= self.info.n_vocab:
             raise InvalidRequest(
-                f"the tokenizer gives token id {tokens.max()}, which the model's vocabulary of "
-                f"{self.info.n_vocab} lacks: their files do not belong together",
+                f"the tokenizer produces token id {tokens.max()}, which the model's vocabulary of "
+                f"{self.info.n_vocab} tokens lacks: the files do not belong together",
                 "prompt",
             )
         return tokens

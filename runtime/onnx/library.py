@@ -1,7 +1,7 @@
-"""ONNX Runtime, with its telemetry off: the only module that may import it.
+"""ONNX Runtime with its telemetry off: the only module that may import it.
 
 From 1.29 on, importing it writes a device id and sends events unless ORT_DISABLE_TELEMETRY was set
-before; the worker's environment has it, and here it is seen to for everybody else.
+before; the worker's environment sets it, and this module does for everybody else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _import() -> Any:
         )
     os.environ[_SWITCH] = "1"
     library = importlib.import_module("onnxruntime")
-    # What it has to say of a failure is in the exception too.
+    # The exception has the message of a failure, too.
     library.set_default_logger_severity(_LOG_FATAL)
     return library
 

@@ -1,4 +1,4 @@
-"""Penalties for what has been said: the ones of OpenAI's API, and DRY against verbatim repeats."""
+"""Penalties for repetition: those of OpenAI's API, and DRY against verbatim repeats."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class SequenceBreakers:
 def penalize_repeats(
     logits: Logits, window: Tokens, sampling: Sampling, breakers: SequenceBreakers
 ) -> None:
-    """Change *logits* in place for tokens that would go on with a repeat of what has been said
-    (DRY, by p-e-w): the longer the repeat, the more."""
+    """Change *logits* in place for tokens that would continue a repeat (DRY, by p-e-w): the
+    longer the repeat, the larger the penalty."""
     shortest = sampling.dry_allowed_length
     if len(window) <= shortest:
         return

@@ -1,4 +1,4 @@
-"""Whether idle threads of ONNX Runtime should spin until the next operator comes, or sleep.
+"""Decides whether idle threads of ONNX Runtime should spin or sleep between two operators.
 
 Spinning saves the wake-up, some hundred times per token, when the cores are ours. When they are
 shared or under a quota it costs more than it saves: twice the time per step was measured.
@@ -17,7 +17,7 @@ from spillover.runtime.onnx.session import OnnxSession, session_options
 
 _WIDTH = 1024
 _N_OPERATORS = 16
-"""As many products in a row as some layers of a small model have."""
+"""As many products in a row as a few layers of a small model have."""
 _N_RUNS = 8
 _N_ROUNDS = 2
 _WORTH = 0.97

@@ -44,7 +44,7 @@ def bytes_of_all(tokenizer: Tokenizer, content: bytes) -> list[bytes]:
     try:
         parsed = msgspec.json.decode(content, type=_TokenizerJson)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ModelError(f"the tokenizer.json is not understood: {error}") from error
+        raise ModelError(f"tokenizer.json cannot be understood: {error}") from error
     spell = _speller(parsed)
     pieces = [b""] * tokenizer.get_vocab_size(with_added_tokens=True)
     added = tokenizer.get_added_tokens_decoder()
@@ -70,7 +70,7 @@ def _speller(parsed: _TokenizerJson) -> Callable[[str], bytes]:
     replacements += [(part.suffix or "</w>", " ") for part in parts if part.type == "BPEDecoder"]
     if not replacements:
         raise ModelError(
-            f"the tokenizer writes text in a way that is not known ({', '.join(kinds) or 'none'}): "
+            f"the tokenizer uses an unknown decoder ({', '.join(kinds) or 'none'}): "
             "use a model with a byte-level or SentencePiece tokenizer"
         )
     has_bytes = "ByteFallback" in kinds or bool(parsed.model.byte_fallback)

@@ -1,4 +1,4 @@
-"""The way to a worker: nobody who has something to say to it waits until it listens."""
+"""Writes commands to a worker without waiting until it reads them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import IO
 
 
 class CommandWriter:
-    """Writes frames to *stream* in a thread of its own, in order, and closes it in the end. What
-    a worker that is gone does not take is dropped."""
+    """Writes frames to *stream* in its own thread, in order, and closes it at the end. Frames for
+    a worker that has ended are dropped."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -17,15 +17,15 @@ class CommandWriter:
         self._thread = threading.Thread(target=self._run, name="worker-writer", daemon=True)
 
     def start(self) -> None:
-        """Begin to write; RuntimeError when the system gives no thread."""
+        """Start the thread; RuntimeError when the system has none left."""
         self._thread.start()
 
     def write(self, frame: bytes) -> None:
-        """Returns at once, however long the worker takes."""
+        """Returns at once, however slow the worker is."""
         self._frames.put(frame)
 
     def close(self) -> None:
-        """Nothing more comes; what is left is still written."""
+        """Close the stream once all frames are written."""
         self._frames.put(None)
 
     def _run(self) -> None:

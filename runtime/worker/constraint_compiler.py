@@ -1,4 +1,4 @@
-"""Compiles the response formats of requests in a thread of its own: large ones take a second."""
+"""Compiles the response formats of requests in their own thread: large ones take a second."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ Refused: TypeAlias = Callable[[int, InvalidRequest | EngineBusy], None]
 
 
 class Begun(Struct, frozen=True):
-    """What is there of an answer before its first token."""
+    """The part of an answer that exists before its first token."""
 
     answer: str = ""
     thinking: TagPair | None = None
-    """The tags of a thought that is still open."""
+    """The tags of reasoning that is still open."""
 
     @classmethod
     def of(cls, request: GenerationRequest) -> Begun:
@@ -176,7 +176,7 @@ class ConstraintCompiler:
         opened = begun.thinking or starts_inside(prompt)
         if opened is not None:
             return factory.after_reasoning(make, opened, is_inside=True)
-        # A template that closes the tags at once has been told that nothing is to be thought.
+        # A template that closes the tags at once was asked for an answer without reasoning.
         end = prompt.rstrip()
         for pair in self._tag_pairs:
             if not end.endswith(pair.close):

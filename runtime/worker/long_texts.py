@@ -1,5 +1,5 @@
-"""Commands with long texts, in a thread of their own: a tokenizer takes seconds for megabytes, and
-nobody else should wait for that."""
+"""Serves commands with long texts in their own thread: tokenizing megabytes takes seconds, and
+short requests should not wait for that."""
 
 from __future__ import annotations
 
@@ -50,12 +50,14 @@ class LongTexts:
         self._thread: threading.Thread | None = None
 
     def add(self, command: Command) -> None:
-        """Serve *command* soon; EngineBusy when too many wait for that already. One that was
-        accepted in a worker that died always has its place."""
+        """Serve *command* soon; EngineBusy when too many are waiting. A command that a crashed
+        worker had accepted is always taken."""
         is_new = isinstance(command, AskTokens) or not command.resumed
         with self._lock:
             if is_new and self._n_waiting >= MAX_WAITING:
-                raise EngineBusy("too many long prompts wait: try again later", RETRY_AFTER_S)
+                raise EngineBusy(
+                    "too many long prompts are waiting: try again later", RETRY_AFTER_S
+                )
             self._n_waiting += 1
             self._open[command.id] = command
             if self._thread is None:
@@ -66,12 +68,12 @@ class LongTexts:
         self._waiting.put(command)
 
     def take_back(self, command_id: int) -> Command | None:
-        """The command, if it was not served yet: it never will be."""
+        """Remove and return the command, if it was not served yet."""
         with self._lock:
             return self._open.pop(command_id, None)
 
     def finish(self, command_id: int, enter: Callable[[], None]) -> None:
-        """Call *enter* unless the command was taken back; until it returns it cannot be."""
+        """Call *enter* unless the command was taken back; it cannot be taken back meanwhile."""
         with self._lock:
             if self._open.pop(command_id, None) is not None:
                 enter()

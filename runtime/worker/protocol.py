@@ -1,4 +1,4 @@
-"""What parent and worker say to each other: length-prefixed MessagePack frames over two pipes.
+"""The messages between parent and worker: length-prefixed MessagePack frames over two pipes.
 
 One frame from the worker carries everything that one scheduler step has produced, so the cost per
 token falls as more sequences run.
@@ -134,10 +134,12 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_path)
 
 
 def encode(message: Load | Command | Report) -> bytes:
-    """One frame; InvalidRequest for what is too much for one."""
+    """One frame; InvalidRequest when the message is too large for one."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
-        raise InvalidRequest(f"{len(body)} bytes are more than a worker takes: shorten it")
+        raise InvalidRequest(
+            f"the request has {len(body)} bytes, more than a worker accepts: shorten it"
+        )
     return _LENGTH.pack(len(body)) + body
 
 
@@ -148,7 +150,7 @@ def read_frame(stream: BinaryIO) -> bytes | None:
         return None
     (length,) = _LENGTH.unpack(head)
     if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes is beyond the limit of {MAX_FRAME_BYTES}")
+        raise ValueError(f"a frame of {length} bytes exceeds the limit of {MAX_FRAME_BYTES}")
     body = stream.read(length)
     return body if len(body) == length else None
 

@@ -1,4 +1,4 @@
-"""When a worker that died may start again: pure, the clock is passed in."""
+"""Decides when a crashed worker may start again: pure, the clock is passed in."""
 
 from __future__ import annotations
 

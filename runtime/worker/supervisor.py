@@ -1,4 +1,4 @@
-"""Keeps one worker alive and gives its requests to the next one when it dies."""
+"""Keeps one worker alive and passes its requests to the next one when it dies."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ ASK_TIMEOUT_S = 30.0
 """A question that needs no decoding is answered within this."""
 
 STATUS_TIMEOUT_S = 5.0
-"""A worker that does not even say how it is within this hangs."""
+"""A worker that does not report its status within this time hangs."""
 
 MAX_DEATHS_PER_REQUEST = 2
-"""A request that was running at more deaths than this is not given to the next worker."""
+"""A request that has seen more deaths of a worker than this is not passed to the next one."""
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ class Supervisor:
             if self._failure is not None:
                 raise self._failure
             if self._state != "ready" and len(self._tickets) >= self._most_tickets:
-                raise EngineBusy(f"{self._name} is {self._state} and many wait for it", 5.0)
+                raise EngineBusy(
+                    f"{self._name} is {self._state} and the queue is full: try again later", 5.0
+                )
             self._tickets[ticket.id] = ticket
             if self._state == "ready":
                 self._send_ticket(ticket, order)
@@ -145,7 +147,7 @@ class Supervisor:
         self._worker.send_frame(order)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Ask for the end of a request; its stream ends with cancelled choices."""
+        """Cancel a request; its stream ends with cancelled choices."""
         with self._changed:
             ticket.cancelled = True
             if ticket.sent and self._worker is not None:
@@ -162,7 +164,7 @@ class Supervisor:
                 self._worker.send(protocol.Cancel(id=ticket.id))
 
     def kill_hung_worker(self, ticket: Ticket) -> None:
-        """The worker did not even react to a cancel: end it, and the request with it."""
+        """Kill a worker that did not react to a cancel, and end the request."""
         with self._changed:
             if self._worker is not None:
                 _log.warning("the worker of %s hangs and is ended", self._name)
@@ -314,7 +316,7 @@ class Supervisor:
         self._fail(
             ModelError(
                 f"the worker {how} while loading {self._path}: the file may be damaged, memory "
-                "too small, or the library broken; `spillover doctor` tells more"
+                "too small, or the library broken: run `spillover doctor`"
             )
         )
 
@@ -329,9 +331,7 @@ class Supervisor:
         """Now or later; the lock is held."""
         delay_s = self._restarts.next_delay_s(time.monotonic())
         if delay_s is None:
-            self._fail(
-                WorkerDied(f"the worker {how} too often; `spillover doctor` may tell the reason")
-            )
+            self._fail(WorkerDied(f"the worker {how} too often: run `spillover doctor`"))
             return
         self._state = "restarting"
         n_kept = sum(ticket.is_open for ticket in self._tickets.values())
@@ -353,7 +353,7 @@ class Supervisor:
                 self._launch()
 
     def _survive(self, ticket: Ticket, how: str) -> None:
-        """Keep a request for the next worker, unless it is not wanted or may be the cause."""
+        """Keep a request for the next worker, unless it was cancelled or may be the cause."""
         if not ticket.sent:
             return
         ticket.sent = False
@@ -365,7 +365,7 @@ class Supervisor:
             ticket.mailbox.put(WorkerDied(message))
 
     def _fail(self, failure: SpilloverError) -> None:
-        """Nothing more can be served; the lock is held."""
+        """End all requests with *failure*; the lock is held."""
         self._stop_timer()
         if self._card is not None and not isinstance(failure, EngineClosed):
             _log.error("%s serves no more requests: %s", self._name, failure)
@@ -387,7 +387,7 @@ class Supervisor:
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """The default of watch_deaths: do nothing."""
 
 
 def _rejection(report: protocol.Rejected, name: str) -> SpilloverError:

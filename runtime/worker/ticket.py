@@ -1,4 +1,4 @@
-"""A request in flight, as the parent remembers it: enough to go on in another worker."""
+"""A request in flight, with all that another worker needs to continue it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Ticket:
         return protocol.Submit(id=self.id, request=self.request, seed=self.seed, resumed=resumed)
 
     def record(self, event: EngineEvent) -> EngineEvent:
-        """Remember what an event says of the progress; the event as the client should see it."""
+        """Note the progress that *event* reports; returns it as the client should see it."""
         match event:
             case Delta() | ReasoningDelta() | ToolCallDelta():
                 generated = self._generated[event.choice]
@@ -91,7 +91,7 @@ class Ticket:
         return event
 
     def _from_the_start(self, event: Finished) -> Finished:
-        """The last worker knows only its own part of the answer: count the others' too."""
+        """Add the parts of earlier workers to *event*: the last one counts only its own."""
         usage = structs.replace(event.usage, reasoning_tokens=self._n_reasoning[event.choice])
         return structs.replace(event, usage=usage, timings=self._timings(event.choice))
 
@@ -106,7 +106,7 @@ class Ticket:
         )
 
     def cancellation_events(self) -> list[EngineEvent]:
-        """What ends the open choices when no worker is there to do it."""
+        """The events that end the open choices when there is no worker to send them."""
         events: list[EngineEvent] = [
             Finished(
                 choice=choice,

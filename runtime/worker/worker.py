@@ -56,7 +56,7 @@ class FrameWriter:
 
 
 def main() -> None:
-    """Serve one parent over the standard streams until it says Quit or is gone."""
+    """Serve one parent over the standard streams until it sends Quit or ends."""
     commands, writer = _take_streams()
     exit_with_parent()
     body = protocol.read_frame(commands)
@@ -70,12 +70,12 @@ def main() -> None:
         writer.send(protocol.LoadFailed(message=str(error)))
         return
     _serve(model, order.options, commands, writer)
-    # Without the interpreter's long farewell: nothing is left to write.
+    # Skip the interpreter's slow shutdown: nothing is left to write.
     os._exit(0)
 
 
 def _take_streams() -> tuple[io.BufferedReader, FrameWriter]:
-    """The two pipes to the parent, out of the reach of libraries that print to stdout."""
+    """The two pipes to the parent, protected from libraries that print to stdout."""
     commands, reports = os.dup(0), os.dup(1)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -86,7 +86,7 @@ def _take_streams() -> tuple[io.BufferedReader, FrameWriter]:
 
 
 def self_test(backend: Backend) -> None:
-    """Decode one token: a library that was miscompiled dies here and not under a request."""
+    """Decode one token, so that a miscompiled library crashes here and not during a request."""
     try:
         backend.decode([Rows(0, 0, np.zeros(1, dtype=np.int32), True)])
     except DecodeFailed as error:
@@ -120,7 +120,9 @@ def _serve(
     intake = Intake(model, scheduler, writer.send, compiler)
     compiler.prepare()
     threading.Thread(
-        target=exit_on_error, args=(lambda: _take_in(commands, intake, scheduler),), name="intake"
+        target=exit_on_error,
+        args=(lambda: _read_commands(commands, intake, scheduler),),
+        name="intake",
     ).start()
     exit_on_error(scheduler.run)
     if measurement.is_done:
@@ -128,7 +130,7 @@ def _serve(
     model.backend.close()
 
 
-def _take_in(commands: io.BufferedReader, intake: Intake, scheduler: Scheduler) -> None:
+def _read_commands(commands: io.BufferedReader, intake: Intake, scheduler: Scheduler) -> None:
     """Serve commands until Quit or the end of the pipe; then the loop ends too."""
     while (body := protocol.read_frame(commands)) is not None:
         command = protocol.decode_command(body)

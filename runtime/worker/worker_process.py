@@ -1,4 +1,4 @@
-"""A worker as the parent holds it: two pipes, one thread that reads, a certain end."""
+"""A worker process as its parent sees it: two pipes, a reader thread, a guaranteed end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             bufsize=0,
             env=_environment(Path(order.path)),
-            # A group of its own: the terminal's Ctrl-C is for the parent alone.
+            # Its own group, so that the terminal's Ctrl-C reaches the parent only.
             process_group=0 if os.name == "posix" else None,
         )
         assert self._process.stdin is not None
@@ -60,7 +60,7 @@ class WorkerProcess:
         try:
             self._commands.start()
             self._reader.start()
-        except RuntimeError:  # nobody would hear of its end
+        except RuntimeError:  # its end would go unnoticed
             self._commands.close()
             with self._process:
                 self._process.kill()
@@ -71,7 +71,7 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: protocol.Command) -> None:
-        """Tell the worker something, without waiting until it listens; one that is gone is
+        """Send a command without waiting for the worker to read it. A worker that has ended is
         reported by on_end, not here."""
         self.send_frame(protocol.encode(message))
 
@@ -79,7 +79,7 @@ class WorkerProcess:
         self._commands.write(frame)
 
     def quit(self) -> None:
-        """Let the worker end by itself, by force if it does not; returns when it is gone."""
+        """Ask the worker to end, and kill it if it does not; returns when it has ended."""
         self.send(protocol.Quit())
         try:
             self._process.wait(_QUIT_TIMEOUT_S)
@@ -99,7 +99,7 @@ class WorkerProcess:
                 while (body := protocol.read_frame(stream)) is not None:
                     self._on_report(protocol.decode_report(body))
             finally:
-                # Nothing more can be understood from it, so it may not go on alone.
+                # Its output can no longer be read, so it must not go on alone.
                 self._process.kill()
                 status = self._process.wait()
                 self._commands.close()
@@ -108,7 +108,7 @@ class WorkerProcess:
 
 
 def _environment(model: Path) -> dict[str, str]:
-    """The parent's environment without what looks like a secret: a worker opens untrusted files."""
+    """The parent's environment without likely secrets, because a worker opens untrusted files."""
     environment = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
     environment["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
     environment["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
@@ -119,7 +119,7 @@ def _environment(model: Path) -> dict[str, str]:
 
 
 def describe_exit(status: int) -> str:
-    """An exit status in words: "was ended by SIGSEGV", "ended with status 70"."""
+    """Describe an exit status: "was ended by SIGSEGV", "ended with status 70"."""
     if status >= 0:
         return f"ended with status {status}"
     try:

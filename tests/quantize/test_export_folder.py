@@ -187,7 +187,7 @@ def test_an_index_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS["llama"], files=2)
     index = {"weight_map": {"a": "../secret.safetensors"}}
     (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ExportError, match="outside of its folder"):
+    with pytest.raises(ExportError, match="outside its folder"):
         export(tmp_path / "hf", tmp_path / "out", FP32, silent)
 
 

@@ -292,7 +292,7 @@ def test_a_file_that_is_no_model_is_a_clear_error(tmp_path: Path) -> None:
 def test_a_damaged_model_is_an_error_and_no_crash(tmp_path: Path, model_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     path.write_bytes(model_path.read_bytes()[:1_000_000])
-    with LocalEngine(path) as engine, pytest.raises(ModelError, match="fetch it again"):
+    with LocalEngine(path) as engine, pytest.raises(ModelError, match="download it again"):
         list(engine.stream(ask()))
 
 

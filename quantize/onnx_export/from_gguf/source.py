@@ -46,7 +46,7 @@ class GgufSource:
         except ModelFileError as error:
             raise ExportError(str(error)) from error
         if self.header.metadata.get("split.count", 1) not in (0, 1):
-            raise ExportError(f"{path} is a part of a split model: merge its parts first")
+            raise ExportError(f"{path} is one part of a split model: merge the parts first")
         self._tensors = {_hf_name(tensor.name): tensor for tensor in self.header.tensors}
         self._data = np.memmap(path, np.uint8, "r")
         factors = self._tensors.pop(FREQUENCY_FACTORS, None)
@@ -118,7 +118,7 @@ class GgufSource:
         except (KeyError, NotImplementedError) as error:
             raise ExportError(
                 f"{self.path}: {tensor.name[:80]!r} has the type {kind.name}, which cannot be "
-                "read here: use a file of another type"
+                "read here: use a file with another type"
             ) from error
         found = np.asarray(values, np.float32)
         return found.reshape(-1) if len(tensor.shape) == 1 else found

@@ -30,7 +30,7 @@ def read_spec(header: GgufHeader, *, frequency_factors: Floats | None, is_tied: 
     n_hidden = numbers.whole("embedding_length")
     n_per_head = numbers.whole("attention.key_length", n_hidden // n_head)
     if numbers.whole("rope.dimension_count", n_per_head) != n_per_head:
-        raise ExportError("rotary positions on a part of each head are not supported")
+        raise ExportError("rotary positions on only a part of each head are not supported")
     frequencies, magnitude = _rotary(numbers, n_per_head)
     if frequency_factors is not None:
         if frequency_factors.size != frequencies.size:

@@ -57,7 +57,7 @@ def build_tokenizer(vocabulary: GgufVocabulary) -> tuple[Tokenizer, list[str]]:
         )
     notes = []
     if vocabulary.model == "gpt2" and vocabulary.split == "default":
-        notes.append("the file does not say how text is split into words: GPT-2's way is taken")
+        notes.append("the file does not say how to split text into words: GPT-2's rule is used")
     tokenizer = builders[vocabulary.model](vocabulary)
     _add_special_tokens(tokenizer, vocabulary)
     _add_surroundings(tokenizer, vocabulary)
@@ -70,7 +70,7 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
     if any(
         left + right not in ids or left not in ids or right not in ids for left, right in merges
     ):
-        raise ExportError("the GGUF file's vocabulary is damaged: a merge makes no token")
+        raise ExportError("the GGUF file's vocabulary is damaged: a merge produces no token")
     model = models.BPE(
         vocab=ids, merges=merges, ignore_merges=vocabulary.split in _WHOLE_WORDS_FIRST
     )
@@ -90,7 +90,7 @@ def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     if split not in _SPLITS:
         raise ExportError(
-            f"the way {split!r} to split text into words is not supported "
+            f"the pre-tokenizer {split!r} is not supported "
             f"({', '.join(sorted({*_SPLITS, *_GPT2, 'smollm'}))} are): give the original model's "
             "folder with --tokenizer"
         )

@@ -89,7 +89,9 @@ class _Keys:
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-            raise ExportError(f"the GGUF file's tokenizer.ggml.{name} is no list of the right type")
+            raise ExportError(
+                f"the GGUF file's tokenizer.ggml.{name} is not a list of the right type"
+            )
         return value
 
     def text(self, name: str) -> str:

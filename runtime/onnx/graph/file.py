@@ -89,12 +89,12 @@ def _parse(path: Path) -> ModelProto:
         proto = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise ModelError(
-            f"{path} is no ONNX graph, or damaged, or was not copied to the end: fetch it again"
+            f"{path} is not an ONNX graph, or is damaged or incomplete: download it again"
         ) from error
     if not proto.graph.node or not proto.opset_import:
-        raise ModelError(f"{path} holds no graph: fetch it again")
+        raise ModelError(f"{path} contains no graph: download it again")
     if not _has_texts_alone(proto):
-        raise ModelError(f"{path} has names that are no text: it is damaged; fetch it again")
+        raise ModelError(f"{path} has names that are not text: it is damaged; download it again")
     return proto
 
 
@@ -176,7 +176,7 @@ def _n_bytes(path: Path, tensor: TensorProto) -> int | None:
             raise ModelError(f"{path}: {tensor.name[:80]!r} has a negative size")
         n_values *= size
         if n_values > MAX_VALUES:
-            raise ModelError(f"{path}: {tensor.name[:80]!r} claims more values than can be")
+            raise ModelError(f"{path}: {tensor.name[:80]!r} claims more values than are possible")
     bits = _BITS.get(tensor.data_type)
     return None if bits is None else -(-n_values * bits // 8)
 
@@ -193,7 +193,7 @@ def _check_size(path: Path, tensor: TensorProto) -> None:
         found = len(getattr(tensor, field)) * max(_BITS[tensor.data_type] // 8, 1)
     if found != wanted:
         raise ModelError(
-            f"{path}: {tensor.name[:80]!r} has {found} bytes and not {wanted}: the file is damaged"
+            f"{path}: {tensor.name[:80]!r} has {found} bytes instead of {wanted}: it is damaged"
         )
 
 
@@ -210,11 +210,13 @@ def _check_place(path: Path, tensor: TensorProto, data_files: dict[str, int]) ->
     wanted = _n_bytes(path, tensor)
     end = offset + (length or wanted or 0)
     if offset < 0 or length < 0 or (length and wanted is not None and length != wanted):
-        raise ModelError(f"{path}: the place of {tensor.name[:80]!r} makes no sense")
+        raise ModelError(
+            f"{path}: the position of {tensor.name[:80]!r} is invalid: the file is damaged"
+        )
     if end > data_files[name]:
         raise ModelError(
             f"{path.parent / name} ends before the tensor {tensor.name[:80]!r} does: it is "
-            "damaged or was not copied to the end; fetch it again"
+            "damaged or incomplete; download it again"
         )
 
 
@@ -223,8 +225,7 @@ def _size_of_data_file(path: Path, name: str) -> int:
     parts = Path(name).parts
     if not name or "\0" in name or os.path.isabs(name) or ".." in parts or "\\" in name:
         raise ModelError(
-            f"{path} wants its weights from {name[:200]!r}, which is not in its folder: "
-            "do not use this model"
+            f"{path} refers to weights in {name[:200]!r}, outside its folder: do not use this model"
         )
     target = path.parent
     for part in parts:
@@ -233,18 +234,16 @@ def _size_of_data_file(path: Path, name: str) -> int:
             info = target.lstat()
         except OSError as error:
             raise ModelError(
-                f"{path} wants its weights from {name[:200]!r}, which cannot be read "
-                f"({error.strerror}): fetch that file too and put it beside the graph"
+                f"{path} refers to weights in {name[:200]!r}, which cannot be read "
+                f"({error.strerror}): download that file too and put it beside the graph"
             ) from error
         if stat.S_ISLNK(info.st_mode):
             raise ModelError(
-                f"{target} is a link: put the file itself there (a download to a folder of its "
-                "own has no links)"
+                f"{target} is a link: replace it with the file itself (a download to its own "
+                "folder has no links)"
             )
     if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
-        raise ModelError(
-            f"{target} has to be a plain file without other names (hard links): copy it"
-        )
+        raise ModelError(f"{target} must be a plain file without other hard links: copy it")
     _refuse_pointer(target, info.st_size)
     return info.st_size
 

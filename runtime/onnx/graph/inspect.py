@@ -92,12 +92,12 @@ def _inputs(proto: ModelProto, caches: tuple[CacheTensor, ...]) -> GraphInputs:
                 found.setdefault(purpose, name)
     refuse_inputs(sorted(left.keys() - set(found.values())))
     if "ids" not in found:
-        raise ModelError("the graph has no input for tokens (input_ids): it is no text decoder")
+        raise ModelError("the graph has no input for tokens (input_ids): it is not a text decoder")
     for purpose, rank in _RANKS.items():
         if purpose in found and len(shape_of(left[found[purpose]])) != rank:
             raise ModelError(
                 f"the graph's input {found[purpose]!r} has {len(shape_of(left[found[purpose]]))} "
-                f"dimensions and not {rank}: it was exported for something else than plain text"
+                f"dimensions instead of {rank}: it was not exported for plain text"
             )
     n_tokens = shape_of(left[found["ids"]])[1]
     if n_tokens is not None:
@@ -146,9 +146,11 @@ def _logits(proto: ModelProto, caches: tuple[CacheTensor, ...]) -> ValueInfoProt
     named = [value for value in others if value.name == "logits"]
     found: ValueInfoProto | None = next(iter(named or others), None)
     if found is None or len(shape_of(found)) not in (2, 3):
-        raise ModelError("the graph gives no logits: it is no text decoder with an output head")
+        raise ModelError(
+            "the graph has no logits output: it is not a text decoder with an output head"
+        )
     if dtype_of(found) not in ("float32", "float16", "bfloat16"):
-        raise ModelError(f"the graph's logits hold {dtype_of(found)}")
+        raise ModelError(f"the graph's logits have the unsupported type {dtype_of(found)}")
     return found
 
 

@@ -50,7 +50,7 @@ def refuse_operators(proto: ModelProto) -> None:
         if node.domain not in own:
             raise ModelError(
                 f"the graph has {node.op_type[:80]} of {node.domain[:80]!r}, which ONNX Runtime "
-                "has not without another library: export the model without it"
+                "lacks without another library: export the model without it"
             )
         if node.op_type == "GroupQueryAttention":
             _refuse_window_cache(node)
@@ -63,7 +63,7 @@ def refuse_inputs(names: Iterable[str]) -> None:
             if part in name.lower():
                 raise ModelError(f"the graph's input {name[:80]!r} takes {what}")
         raise ModelError(
-            f"the graph's input {name[:80]!r} is not known: export the model with the inputs of "
+            f"the graph's input {name[:80]!r} is unknown: export the model with the inputs of "
             "optimum or onnxruntime-genai"
         )
 
@@ -80,8 +80,8 @@ def refuse_bfloat16(proto: ModelProto) -> None:
         return
     users = (node.op_type for node in nodes_of(proto.graph) if names & set(node.input))
     raise ModelError(
-        f"the graph's {next(users, 'output')} computes in bfloat16, which no CPU kernel of ONNX "
-        "Runtime does: export the model in fp32 or fp16, or run it on CUDA"
+        f"the graph's {next(users, 'output')} computes in bfloat16, for which ONNX "
+        "Runtime has no CPU kernel: export the model in fp32 or fp16, or run it on CUDA"
     )
 
 
@@ -90,5 +90,5 @@ def _refuse_window_cache(node: NodeProto) -> None:
         if attribute.name == "sliding_window_cache" and attribute.i:
             raise ModelError(
                 "the graph's GroupQueryAttention keeps only a window of the KV cache "
-                "(sliding_window_cache), which cannot be cut back: export it without"
+                "(sliding_window_cache), which cannot be truncated: export it without"
             )

@@ -18,12 +18,12 @@ _DTYPES: dict[int, str] = {
 
 
 def dtype_of(value: ValueInfoProto) -> str:
-    """numpy's name of the type, or bfloat16; "unknown" for what is no such tensor."""
+    """numpy's name of the type, or bfloat16; "unknown" for anything else."""
     return _DTYPES.get(value.type.tensor_type.elem_type, "unknown")
 
 
 def shape_of(value: ValueInfoProto) -> tuple[int | None, ...]:
-    """The sizes; None where one is open."""
+    """The sizes; None where one is not fixed."""
     return tuple(
         size.dim_value if size.HasField("dim_value") and size.dim_value > 0 else None
         for size in value.type.tensor_type.shape.dim
@@ -31,6 +31,6 @@ def shape_of(value: ValueInfoProto) -> tuple[int | None, ...]:
 
 
 def true_inputs(proto: ModelProto) -> dict[str, ValueInfoProto]:
-    """The inputs that somebody has to feed: initializers may be listed as inputs too."""
+    """The inputs to be fed: initializers may also be listed as inputs."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     return {value.name: value for value in proto.graph.input if value.name not in constants}

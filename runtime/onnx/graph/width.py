@@ -1,4 +1,4 @@
-"""How wide a value is, by the weights that it is multiplied with."""
+"""Finds the width of a value from the weights that multiply it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Widths:
         }
 
     def of(self, value: str) -> int | None:
-        """The size of the last axis; None when no product tells."""
+        """The size of the last axis; None when no product determines it."""
         for node in self._taken_by.get(value, ()):
             width = None
             if node.op_type in ("MatMulNBits", "MatMulBnb4"):

@@ -1,4 +1,4 @@
-"""Chooses between the CPU and accelerators, which must prove themselves.
+"""Chooses between the CPU and accelerators, which must prove their results and their speed.
 
 That a wheel lists an accelerator means little: its driver may be missing, it may lack code for this
 very chip, or compute something else. So it must show the CPU's logits, in less time.
@@ -32,8 +32,8 @@ def fastest(
     *,
     is_asked_for: bool,
 ) -> tuple[Execution, tuple[str, ...]]:
-    """The execution to use, and why not those that failed. One that *is_asked_for* need not be
-    faster than the CPU, but right it must be."""
+    """The execution to use, and why others failed. One that *is_asked_for* need not be faster than
+    the CPU, but must be correct."""
     if not accelerators:
         return cpu, ()
     wanted, cpu_s = _trial(cpu, n_vocab)
@@ -46,7 +46,7 @@ def fastest(
             notes.append(f"{accelerator.name} cannot run the model: {error}")
             continue
         if not divergence(wanted, found) < _MOST_DIVERGENCE:  # nor what is not a number
-            notes.append(f"{accelerator.name} gives other logits than the CPU: it is not used")
+            notes.append(f"{accelerator.name} computes other logits than the CPU: it is not used")
         elif step_s >= best_s:
             slower.append(f"{accelerator.name} takes {1e3 * step_s:.1f} ms a token")
         else:

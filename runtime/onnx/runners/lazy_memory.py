@@ -1,4 +1,4 @@
-"""Memory that is taken from the system page by page, when it is first written.
+"""Memory that the system provides page by page, when it is first written.
 
 So a KV cache can have room for the longest context of every sequence, in arrays that never move,
 and cost what the tokens in it need.
@@ -26,14 +26,14 @@ class LazyMemory:
             self._map = _mapped(size)
         except (OSError, OverflowError, ValueError) as error:
             raise ModelError(
-                f"the system gives no address space for a KV cache of {n_bytes / 2**30:.1f} GiB "
+                f"there is no address space for a KV cache of {n_bytes / 2**30:.1f} GiB "
                 f"({error}): lower n_ctx or n_parallel"
             ) from error
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self.address = int(self.bytes.ctypes.data)
 
     def discard(self, start: int, n_bytes: int) -> None:
-        """Give the whole pages of a range back; they hold zeros then."""
+        """Return the whole pages of a range to the system; they then hold zeros."""
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         n_whole = (start + n_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
         if n_whole > 0 and hasattr(mmap, "MADV_DONTNEED"):

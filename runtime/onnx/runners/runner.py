@@ -1,4 +1,4 @@
-"""What the ONNX backend asks of a way to keep and use the KV cache."""
+"""The Protocol of ways to keep and use the KV cache of an ONNX graph."""
 
 from __future__ import annotations
 

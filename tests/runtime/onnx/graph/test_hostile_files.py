@@ -192,9 +192,9 @@ def test_values_that_are_not_raw_are_counted_too(tensor: TensorProto, tmp_path: 
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"GGUF\3\0\0\0", "GGUF"),
-        (b"\x08\x00\x00\x00ORTM", "no ONNX graph|no graph|ORT format"),
-        (b"\xff" * 100, "no ONNX graph"),
-        (b"{}", "no ONNX graph"),
+        (b"\x08\x00\x00\x00ORTM", "not an ONNX graph|no graph|ORT format"),
+        (b"\xff" * 100, "not an ONNX graph"),
+        (b"{}", "not an ONNX graph"),
     ],
 )
 def test_what_is_no_graph_is_named(content: bytes, message: str, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_graphs_nested_without_end_are_refused(tmp_path: Path) -> None:
         for field in (6, 5, 1):
             content = field_of_message(field, content)
     (tmp_path / "model.onnx").write_bytes(field_of_message(7, content))
-    with pytest.raises(ModelError, match="no ONNX graph"):
+    with pytest.raises(ModelError, match="not an ONNX graph"):
         read_graph(tmp_path / "model.onnx")
 
 
