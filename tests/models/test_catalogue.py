@@ -92,7 +92,7 @@ def test_an_unknown_name_gets_the_known_ones_and_a_guess() -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(CatalogueError, match="no model file"):
+    with pytest.raises(CatalogueError, match="not a model file"):
         catalogue.find(str(tmp_path / "model.safetensors"))
 
 

@@ -100,13 +100,13 @@ def changed(**values: Any) -> dict[str, Any]:
     [
         (changed(model_type="mamba"), "'mamba' is not supported"),
         (changed(hidden_act="gelu"), "'gelu' is not supported"),
-        (changed(quantization_config={"bits": 4}), "quantized already"),
+        (changed(quantization_config={"bits": 4}), "already quantized"),
         (changed(rope_scaling={"rope_type": "longrope", "factor": 2.0}), "'longrope'"),
         (changed(rope_scaling={"rope_type": "llama3", "factor": 2.0}), "low_freq_factor"),
         (changed(partial_rotary_factor=0.5), "part of each head"),
         (changed(head_dim=24), "24 values"),
-        (changed(num_key_value_heads=3), "4 heads for 3"),
-        (changed(num_hidden_layers=2), "parts that a plain llama has not"),
+        (changed(num_key_value_heads=3), "4 heads of 16 values for 3"),
+        (changed(num_hidden_layers=2), "tensors that a plain llama lacks"),
         (changed(num_hidden_layers=4), "lacks layers.3"),
         (changed(vocab_size=95), "has the shape"),
         (changed(hidden_size=-1), "hidden_size"),
@@ -128,7 +128,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     tensors = tiny_models.weights(CONFIGS["llama"])
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
     tiny_models.write_safetensors(tmp_path / "hf" / "model.safetensors", tensors)
-    with pytest.raises(ExportError, match=r"layers\.1\.mlp\.up_proj.* no numbers"):
+    with pytest.raises(ExportError, match=r"layers\.1\.mlp\.up_proj.* not numbers"):
         export(tmp_path / "hf", tmp_path / "out", ExportOptions(), silent)
 
 
@@ -179,7 +179,7 @@ def test_a_false_safetensors_header_is_found_out(
 @pytest.mark.parametrize("content", [b"", b"abc", (1 << 62).to_bytes(8, "little") + b"{}"])
 def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(ExportError, match="no safetensors file"):
+    with pytest.raises(ExportError, match="not a safetensors file"):
         SafetensorsFile(tmp_path / "m.safetensors")
 
 

@@ -225,7 +225,7 @@ def _size_of_data_file(path: Path, name: str) -> int:
     parts = Path(name).parts
     if not name or "\0" in name or os.path.isabs(name) or ".." in parts or "\\" in name:
         raise ModelError(
-            f"{path} refers to weights in {name[:200]!r}, outside its folder: do not use this model"
+            f"{path} refers to weights in {name[:200]!r}, not in its folder: do not use this model"
         )
     target = path.parent
     for part in parts:

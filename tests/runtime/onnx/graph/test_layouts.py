@@ -183,11 +183,11 @@ REFUSED = {
     "multimodal": with_input("inputs_embeds", FLOAT, ["b", "s", 8]),
     "paged KV cache": with_input("block_table", INT, ["b", "n"]),
     "hybrid": with_input("past_conv.0", FLOAT, ["b", 8, 3]),
-    "'token_type_ids' is not known": with_input("token_type_ids"),
+    "'token_type_ids' is unknown": with_input("token_type_ids"),
     "'position_ids' has 3": with_input("position_ids", LONG, [3, "b", "s"]),
     "no input for tokens": tiny.model([tiny.MASK]),
     "no logits": tiny.plain(logits=("logits", FLOAT, ["b"])),
-    "logits hold int64": tiny.plain(logits=("logits", LONG, ["b", "s", 96])),
+    "unsupported type int64": tiny.plain(logits=("logits", LONG, ["b", "s", 96])),
     "exactly 64 tokens": tiny.model(
         [("input_ids", LONG, [1, 64]), *tiny.pair(0)],
         [tiny.LOGITS, tiny.cache("present.0.key"), tiny.cache("present.0.value")],
