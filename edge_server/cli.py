@@ -14,7 +14,7 @@ import click
 
 from spillover.edge_server.commands.output import print_note, print_result
 from spillover.edge_server.errors import ConfigError
-from spillover.runtime.errors import InvalidRequest, SpilloverError
+from spillover.runtime.errors import InvalidRequest, SpilloverError, shortage
 
 COMMANDS = {
     "serve": ("serve", "Serve a model on a local OpenAI-compatible endpoint."),
@@ -108,7 +108,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # such as a full disk
         _silence_stdout()
-        print_note(f"spillover: {error}")
+        print_note(f"spillover: {shortage(error) or error}")
+        return 1
+    except (MemoryError, RuntimeError, ImportError) as error:
+        advice = shortage(error)
+        if advice is None:
+            raise
+        print_note(f"spillover: {advice}")
         return 1
 
 

@@ -81,3 +81,16 @@ class WorkerDied(EngineError):
 
 class EngineClosed(EngineError):
     """The engine was closed while the request was running."""
+
+
+def shortage(error: BaseException) -> str | None:
+    """What to tell the user if *error* means that the system gives no more memory or threads, which
+    Python and the libraries say in many ways; None if it means something else."""
+    ways = ("start new thread", "map segment", "allocate memory", "bad_alloc")
+    lines = [line.strip() for line in str(error).splitlines() if any(way in line for way in ways)]
+    if not lines and not isinstance(error, MemoryError):
+        return None
+    return (
+        f"the system gives no more memory or threads ({(lines or ['out of memory'])[-1]}): close "
+        "other programs, or raise the limits that `ulimit -a` shows"
+    )

@@ -9,18 +9,26 @@ import threading
 import traceback
 from collections.abc import Callable
 
+from spillover.runtime.errors import shortage
+
 EXIT_FAILED = 70
 EXIT_PARENT_DIED = 71
+EXIT_SHORTAGE = 72
+"""The system gave no more memory or threads; the worker has said so in one line."""
 
 
 def exit_on_error(work: Callable[[], None]) -> None:
     """Do *work*; an exception in it ends the process, whichever thread it is in."""
     try:
         work()
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        advice = shortage(error)
+        if advice is None:
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"worker: {advice}\n")
         sys.stderr.flush()
-        os._exit(EXIT_FAILED)
+        os._exit(EXIT_FAILED if advice is None else EXIT_SHORTAGE)
 
 
 def exit_with_parent() -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.command_writer import CommandWriter
+from spillover.runtime.worker.exits import EXIT_SHORTAGE
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
-    "from spillover.runtime.worker.worker import main; main()"
+    "from spillover.runtime.worker.exits import exit_on_error; "
+    "exit_on_error(lambda: __import__('spillover.runtime.worker.worker', fromlist=['main']).main())"
 )
 
 _QUIT_TIMEOUT_S = 5.0
@@ -120,6 +122,8 @@ def _environment(model: Path) -> dict[str, str]:
 
 def describe_exit(status: int) -> str:
     """Describe an exit status: "was ended by SIGSEGV", "ended with status 70"."""
+    if status == EXIT_SHORTAGE:
+        return "got no more memory or threads from the system"
     if status >= 0:
         return f"ended with status {status}"
     try:

@@ -141,6 +141,38 @@ def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.run(["run", "x"]) == 130
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        ImportError("numpy failed\n\nx.so: failed to map segment from shared object\n"),
+    ],
+)
+def test_want_of_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ulimit -v` used to end in a traceback."""
+
+    def fail(**_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run_command, "callback", fail)
+    assert cli.run(["run", "x"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("spillover: the system gives no more memory or threads (")
+    assert said.count("\n") == 1
+
+
+def test_a_defect_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_options: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(run_command, "callback", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        cli.run(["run", "x"])
+
+
 def test_config_shows_origins_and_no_key(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from spillover.runtime.errors import ModelError
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.exits import EXIT_SHORTAGE
+from spillover.runtime.worker.worker_process import describe_exit
 from tests.answers import ask, end_of
 
 
@@ -61,3 +64,20 @@ def test_a_worker_that_dies_again_is_not_started_a_third_time(
     ):
         engine.wait_ready(60)
     assert starts.read_bytes() == b"xx"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of memory are POSIX's")
+def test_a_worker_without_memory_says_so_in_one_line() -> None:
+    """A traceback of its own used to come first."""
+    command = (
+        "import resource; from spillover.runtime.worker.exits import exit_on_error;"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30));"
+        "exit_on_error(lambda: 'x' * 10**10)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == EXIT_SHORTAGE
+    assert done.stderr.startswith("worker: the system gives no more memory or threads")
+    assert done.stderr.count("\n") == 1
+    assert describe_exit(EXIT_SHORTAGE) == "got no more memory or threads from the system"
