@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from typing import Any, TextIO
 
 import click
 
 from spillover.edge_server.commands.terminal import TerminalFilter, safe
+from spillover.edge_server.commands.word_wrap import WordWrap
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[0m"
 
@@ -32,11 +34,12 @@ def print_note(text: str, *, ends_line: bool = True) -> None:
 
 
 class AnswerOutput:
-    """Writes text as it arrives: filtered on a terminal, unchanged anywhere else."""
+    """Writes text as it arrives: filtered and wrapped on a terminal, unchanged anywhere else."""
 
     def __init__(self, stream: TextIO, *, dim: bool = False) -> None:
         self._stream = stream
         self._filter = TerminalFilter() if stream.isatty() else None
+        self._wrap = WordWrap(lambda: shutil.get_terminal_size().columns)
         self._dim = dim and self._filter is not None
         self._last = "\n"
         if isinstance(stream, io.TextIOWrapper):
@@ -46,7 +49,8 @@ class AnswerOutput:
         if self._filter is not None:
             text = self._filter.feed(text)
         if text:
-            self._stream.write(f"{_DIM}{text}{_NORMAL}" if self._dim else text)
+            shown = text if self._filter is None else self._wrap.feed(text)
+            self._stream.write(f"{_DIM}{shown}{_NORMAL}" if self._dim else shown)
             self._stream.flush()
             self._last = text[-1]
 

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from spillover.cloud_fallback.events import ConsentAsked, Handoff, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.edge_server.commands.keyboard import question_at_terminal
 from spillover.edge_server.commands.loading import one_conversation
 from spillover.edge_server.commands.output import AnswerOutput, print_note
 from spillover.edge_server.config.settings import Settings
@@ -64,12 +65,13 @@ def ask_at_terminal(asked: ConsentAsked) -> bool:
             "terminal to ask at; --fallback auto lets the cloud take over without asking"
         )
         return False
-    print_note(question_of(asked))
-    print_note("[y/N] ", ends_line=False)
-    if not _is_typed_within(asked.timeout_s):
-        print_note("\nno reply: the answer stays on this device")
-        return False
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    with question_at_terminal():
+        print_note(question_of(asked))
+        print_note("[y/N] ", ends_line=False)
+        if not _is_typed_within(asked.timeout_s):
+            print_note("\nno reply: the answer stays on this device")
+            return False
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _is_typed_within(seconds: float) -> bool:

@@ -17,6 +17,7 @@ from spillover.cloud_fallback.events import Replace
 from spillover.edge_server.commands.chat.commands import Reply, is_command, message_of, run_command
 from spillover.edge_server.commands.chat.line_input import ReadLine, line_reader, read_message
 from spillover.edge_server.commands.chat.session import ChatSession
+from spillover.edge_server.commands.keyboard import unseen_typing
 from spillover.edge_server.commands.options import (
     CONVERSATION_SETTINGS,
     load_config,
@@ -123,6 +124,7 @@ class Chat:
         try:
             request = self._session.request()
             with (
+                unseen_typing(),
                 _ctrl_c_cancels() as cancellation,
                 closing(self._engine.stream(request, cancellation)) as events,
             ):
