@@ -28,9 +28,15 @@ def print_json(value: Any, *, on_one_line: bool = False) -> None:
     click.echo(encoded if on_one_line else msgspec.json.format(encoded))
 
 
-def print_note(text: str, *, ends_line: bool = True) -> None:
-    """Print *text*, which may quote a model or a file, on standard error."""
-    click.echo(safe(text), err=True, nl=ends_line)
+def print_note(text: str, *, ends_line: bool = True, wraps: bool = True) -> None:
+    """Print *text*, which may quote a model or a file, on standard error. On a terminal its lines
+    end between words, unless somebody may want to copy them (*wraps*)."""
+    shown = _wrap().feed(safe(text)) if wraps and sys.stderr.isatty() else safe(text)
+    click.echo(shown, err=True, nl=ends_line)
+
+
+def _wrap() -> WordWrap:
+    return WordWrap(lambda: shutil.get_terminal_size().columns)
 
 
 class AnswerOutput:
@@ -39,7 +45,7 @@ class AnswerOutput:
     def __init__(self, stream: TextIO, *, dim: bool = False) -> None:
         self._stream = stream
         self._filter = TerminalFilter() if stream.isatty() else None
-        self._wrap = WordWrap(lambda: shutil.get_terminal_size().columns)
+        self._wrap = _wrap()
         self._dim = dim and self._filter is not None
         self._last = "\n"
         if isinstance(stream, io.TextIOWrapper):

@@ -63,7 +63,7 @@ def _serve(settings: Settings) -> None:
                 engine,
                 router,
                 settings,
-                on_ready=lambda url: print_note(announcement(url, card, settings)),
+                on_ready=lambda url: print_note(announcement(url, card, settings), wraps=False),
             )
 
 

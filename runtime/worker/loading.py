@@ -45,10 +45,15 @@ def load(path: Path, name: str, options: EngineOptions) -> LoadedModel:
 
 def _template_source(options: EngineOptions) -> str | None:
     """The chat template that the owner wants; None: the model's own. Raises ModelError."""
-    path = options.chat_template_file
+    path, given = options.chat_template_file, options.chat_template
     if path is None:
-        return {"": None, "chatml": CHATML}.get(options.chat_template, options.chat_template)
-    if options.chat_template:
+        if given and given != "chatml" and "{" not in given:
+            raise ModelError(
+                f"chat_template: {given[:80]!r} is not a Jinja template: give its text, the name "
+                "chatml, or a file with chat_template_file"
+            )
+        return CHATML if given == "chatml" else given or None
+    if given:
         raise ModelError("chat_template and chat_template_file exclude each other: set one")
     try:
         content = read_small(path)

@@ -67,6 +67,13 @@ def test_a_template_file_without_a_template_is_an_error(
         loaded(BUNDLED, chat_template_file=file)
 
 
+@pytest.mark.parametrize("given", ["llama3", "./mine.jinja"])
+def test_a_name_or_path_is_not_taken_for_a_template(given: str) -> None:
+    """It would be the prompt of every conversation."""
+    with pytest.raises(ModelError, match="is not a Jinja template"):
+        loaded(BUNDLED, chat_template=given)
+
+
 def test_two_templates_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="exclude each other"):
         loaded(BUNDLED, chat_template="chatml", chat_template_file=tmp_path / "mine.jinja")
