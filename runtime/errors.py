@@ -37,8 +37,10 @@ class ContextOverflow(InvalidRequest):
         self, n_prompt_tokens: int, n_ctx: int, model: str, param: str | None = None
     ) -> None:
         super().__init__(
-            f"the prompt has {n_prompt_tokens} tokens but {model} holds {n_ctx}, "
-            "one of which must be left for the answer: shorten the prompt or raise n_ctx",
+            # Clients look for the words "exceeds the available context size".
+            f"the prompt of {n_prompt_tokens} tokens exceeds the available context size of "
+            f"{model}, {n_ctx} tokens with one left for the answer: shorten the prompt or raise "
+            "n_ctx",
             param,
         )
         self.n_prompt_tokens = n_prompt_tokens

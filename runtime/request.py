@@ -19,6 +19,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 MAX_STOP_STRINGS = 16
 MAX_CHOICES = 16
+MAX_TOKENS = 1_048_576
 MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 128
 
@@ -104,7 +105,7 @@ class AnswerDefaults(Struct, frozen=True, kw_only=True):
     sampling: Sampling = field(default_factory=Sampling)
     n_predict: Annotated[
         int,
-        Meta(ge=-1, le=1_048_576),
+        Meta(ge=-1, le=MAX_TOKENS),
         Help(
             "Most tokens of an answer; -1 means until it ends or the context is full.",
             flag="--n-predict",
@@ -127,7 +128,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[TokenId, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: Annotated[int, Meta(ge=0, le=1_048_576)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
     """None: until the model ends its answer or its context is full. 0: only read the prompt, so
     that its beginning is there for the next request."""
     stop: Annotated[

@@ -72,6 +72,6 @@ def _answer_error(error: Exception, endpoints: Sequence[Endpoint]) -> Response:
 
 def _wire_error(error: HTTPException) -> WireError:
     if error.code == 404:
-        return WireError(404, f"there is no {request.path[:100]!r} here")
+        return WireError(404, f"there is no {request.path[:100]!r} here", code="unknown_url")
     status = error.code or 500
     return WireError(status, error.description or error.name)

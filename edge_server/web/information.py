@@ -59,7 +59,8 @@ class _Views:
 
     def model(self, name: str) -> dict[str, Any]:
         if name != self._engine.name:
-            raise WireError(404, f"there is no model {name[:100]!r} here")
+            message = f"there is no model {name[:100]!r} here: it serves {self._engine.name!r}"
+            raise WireError(404, message, "model", code="model_not_found")
         return self._entry()
 
     def _entry(self) -> dict[str, Any]:

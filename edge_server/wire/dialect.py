@@ -156,7 +156,7 @@ class WholeEncoder(Encoder):
 
 def failure(event: Failed) -> WireError:
     """The error that an answer ended with."""
-    return WireError(500, event.message, kind=event.code)
+    return WireError(500, event.message, kind=event.code, code=event.code)
 
 
 def cancelled() -> WireError:
@@ -199,5 +199,5 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """Raises WireError, and what the engine raises for a prompt that it cannot read."""
     error_body: ErrorBody
     """The JSON of an error, also of one before the body was read."""
-    prefix: str | None = None
+    prefixes: tuple[str, ...] = ()
     """All paths that begin so have this shape of errors, too."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spillover.edge_server.wire import llama_cpp, openai_answer, openai_chat, openai_completions
+from spillover.edge_server.wire import (
+    llama_cpp,
+    llama_cpp_objects,
+    openai_answer,
+    openai_chat,
+    openai_completions,
+)
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
 
 ENDPOINTS = (
@@ -21,12 +27,13 @@ ENDPOINTS = (
     Endpoint(
         paths=("/completion", "/completions"),
         plan=llama_cpp.plan,
-        error_body=openai_answer.error_body,
+        error_body=llama_cpp_objects.error_body,
+        prefixes=("/tokenize", "/detokenize", "/props", "/slots", "/health", "/metrics"),
     ),
     Endpoint(
         paths=("/infill",),
         plan=llama_cpp.plan_infill,
-        error_body=openai_answer.error_body,
+        error_body=llama_cpp_objects.error_body,
     ),
 )
 
@@ -37,6 +44,6 @@ def error_body_of(path: str, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Error
         if path in endpoint.paths:
             return endpoint.error_body
     for endpoint in endpoints:
-        if endpoint.prefix is not None and path.startswith(endpoint.prefix):
+        if path.startswith(endpoint.prefixes):
             return endpoint.error_body
     return openai_answer.error_body

@@ -26,11 +26,26 @@ _KINDS = {
     501: "not_supported_error",
     503: "unavailable_error",
 }
+_CODES = {
+    401: "invalid_api_key",
+    403: "forbidden",
+    404: "not_found",
+    408: "timeout",
+    409: "conflict",
+    410: "gone",
+    413: "request_too_large",
+    429: "rate_limit_exceeded",
+    499: "cancelled",
+    500: "server_error",
+    501: "not_supported",
+    503: "service_unavailable",
+}
+"""OpenAI's words where it has them."""
 
 
 class WireError(Exception):
     """An error for the client. *param* names the field at fault, *kind* is OpenAI's error type,
-    and *extra* are more fields of the error's object."""
+    *code* its word for the case, and *extra* are more fields of the error's object."""
 
     def __init__(
         self,
@@ -39,19 +54,22 @@ class WireError(Exception):
         param: str | None = None,
         *,
         kind: str | None = None,
+        code: str | None = None,
         headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind or _KINDS.get(status, "invalid_request_error")
+        self.code = code or _CODES.get(status)
         self.param = param
         self.headers = headers or {}
         self.extra = extra
 
 
-def bad_request(message: str, param: str | None = None) -> WireError:
-    return WireError(400, message, param)
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> WireError:
+    """A 400; OpenAI's word for a field that is wrong is invalid_value, unless *code* is."""
+    return WireError(400, message, param, code=code or ("invalid_value" if param else None))
 
 
 def from_exception(error: Exception) -> WireError:
@@ -61,10 +79,17 @@ def from_exception(error: Exception) -> WireError:
         case WireError():
             return error
         case ContextOverflow(param=param, n_prompt_tokens=n_prompt, n_ctx=n_ctx):
-            kind = "exceed_context_size_error"
-            return WireError(400, message, param, kind=kind, n_prompt_tokens=n_prompt, n_ctx=n_ctx)
+            return WireError(
+                400,
+                message,
+                param,
+                kind="exceed_context_size_error",  # llama.cpp's clients look for it
+                code="context_length_exceeded",
+                n_prompt_tokens=n_prompt,
+                n_ctx=n_ctx,
+            )
         case InvalidRequest():
-            return WireError(400, message, error.param)
+            return bad_request(message, error.param)
         case EngineBusy():
             headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
             return WireError(429, message, headers=headers)

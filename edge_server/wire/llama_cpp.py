@@ -23,12 +23,12 @@ from spillover.edge_server.wire.dialect import (
 )
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.llama_cpp_objects import (
+    error_body,
     generation_settings,
     probabilities,
     progress,
     timings,
 )
-from spillover.edge_server.wire.openai_answer import error_body
 from spillover.edge_server.wire.prompts import (
     MAX_TOKEN_ID,
     Files,

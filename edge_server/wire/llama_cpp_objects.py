@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from spillover.edge_server.wire.errors import WireError
 from spillover.runtime.events import Finished, Prefilling, TokenLogprob
 from spillover.runtime.request import (
     Gbnf,
@@ -17,6 +19,18 @@ from spillover.runtime.request import (
 from spillover.runtime.sampling import Sampling
 
 SAMPLERS = ("penalties", "dry", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+
+
+def error_body(error: WireError) -> bytes:
+    """{"error": {…}} as llama.cpp's server gives it: the code is the HTTP status."""
+    inner = {
+        "code": error.status,
+        "message": str(error),
+        "type": error.kind,
+        "param": error.param,
+        **error.extra,
+    }
+    return json.dumps({"error": inner}).encode()
 
 
 def timings(event: Finished) -> dict[str, float]:

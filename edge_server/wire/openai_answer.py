@@ -51,7 +51,7 @@ def error_body(error: WireError) -> bytes:
         "message": str(error),
         "type": error.kind,
         "param": error.param,
-        "code": error.status,
+        "code": error.code,
         **error.extra,
     }
     return json.dumps({"error": inner}).encode()

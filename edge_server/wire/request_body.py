@@ -21,7 +21,7 @@ from spillover.edge_server.wire.response_format import (
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Origin
-from spillover.runtime.request import AnswerDefaults, GenerationRequest
+from spillover.runtime.request import MAX_TOKENS, AnswerDefaults, GenerationRequest
 from spillover.runtime.sampling import Sampling
 
 
@@ -141,9 +141,13 @@ def _named(error: msgspec.ValidationError) -> WireError:
     if not found:
         message = str(error)
     param = path.rstrip("`").lstrip(".") if found else None
+    code = None
     if message.startswith("Object missing required field"):
         param = ".".join(filter(None, (param, message.split("`")[1])))
-    return bad_request(f"{param}: {message}" if param else message, param)
+        code = "missing_required_parameter"
+    elif ", got `" in message:
+        code = "invalid_type"
+    return bad_request(f"{param}: {message}" if param else message, param, code)
 
 
 def request_of(
@@ -167,8 +171,8 @@ def request_of(
     wanted = asked_format(body)
     if fields["max_tokens"] is None:
         fields["max_tokens"] = defaults.max_tokens
-    elif fields["max_tokens"] == -1:
-        fields["max_tokens"] = None  # as llama.cpp says: no limit
+    elif fields["max_tokens"] == -1 or fields["max_tokens"] > MAX_TOKENS:
+        fields["max_tokens"] = None  # no limit: llama.cpp's -1, and the largest integer of others
     fields = {
         "n": 1 if body.n is None else body.n,
         **fields,
@@ -196,7 +200,7 @@ def _as_sent(error: WireError, body: CommonBody) -> WireError:
     name = body.sent_as().get(param, param)
     if message.startswith(f"{param}: "):
         message = name + message.removeprefix(param)
-    return bad_request(message, name or None)
+    return bad_request(message, name or None, error.code)
 
 
 def token_id(name: str) -> int:

@@ -79,7 +79,7 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
 
 
 # The row.
-SAY = Endpoint(paths=("/say",), plan=plan, error_body=say_error, prefix="/say/")
+SAY = Endpoint(paths=("/say",), plan=plan, error_body=say_error, prefixes=("/say/",))
 
 KEY = "the key of the house"
 SETTINGS = Settings(api_keys=(KEY,), max_body_bytes=1_024)
