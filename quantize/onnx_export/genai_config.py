@@ -7,11 +7,15 @@ from typing import Any
 
 import msgspec
 
+from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.spec import ModelSpec
 
 
 def write_genai_config(spec: ModelSpec, folder: Path, *, n_ctx: int) -> None:
-    """Write it for a graph with the genai interface. Token ids come from the folder's files."""
+    """Write it for a graph with the genai interface. Token ids come from the folder's files.
+
+    Raises ExportError for a file that is damaged.
+    """
     config = {"model": _model(spec, folder, n_ctx), "search": _search(n_ctx)}
     (folder / "genai_config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
 
@@ -58,4 +62,7 @@ def _search(n_ctx: int) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ExportError(f"{path.name} cannot be read: {error}") from error

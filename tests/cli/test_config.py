@@ -136,6 +136,7 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         ("max_gap_ms = nan", "max_gap_ms: nan is not allowed: max_gap_ms must be a number from 20"),
         ("log_level = 'loud'", "log_level must be one of debug, error, info, warning"),
         ("port = \n", "not valid TOML.*line 1"),
+        ("port = " + "[" * 100_000, "not valid TOML"),
     ],
 )
 def test_an_error_in_the_file_names_key_value_and_what_is_allowed(

@@ -51,6 +51,15 @@ def test_weights_in_a_second_file_are_the_same_weights(weights: Any, tmp_path: P
     np.testing.assert_array_equal(logits[0], logits[1])
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("content", ["[]", '{"a":' * 100_000, '"cut'])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    (tmp_path / "hf" / name).write_text(content)
+    with pytest.raises(ExportError, match=name):
+        export(tmp_path / "hf", tmp_path / "out", ExportOptions(interface="genai"), silent)
+
+
 def test_the_folder_has_what_a_loader_needs(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
     (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages }}")
