@@ -1,17 +1,20 @@
-"""A small JSON file that keeps one value: read whole, and replaced in one step."""
+"""Small JSON files that keep one value each: read as a whole, and replaced in one step."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
+import platformdirs
 
 T = TypeVar("T")
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _log = logging.getLogger(__name__)
 
@@ -62,3 +65,26 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def fingerprint(*facts: object) -> str:
+    """Names the model, the library and the settings that a measurement depends on."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+class MeasurementStore(Generic[StructT]):
+    """One small JSON file of a *kind* per *name* in a cache folder. A file that cannot be read or
+    written, or holds impossible values, costs a new measurement, never the start. So a *kind* says
+    which values are possible."""
+
+    def __init__(self, cache_dir: Path | None, name: str, kind: type[StructT]) -> None:
+        folder = cache_dir or Path(platformdirs.user_cache_dir("spillover"))
+        self._path = folder / "costs" / f"{name}.json"
+        self._kind = kind
+
+    def read(self) -> StructT | None:
+        return read_own_json(self._path, self._kind)
+
+    def write(self, costs: StructT) -> None:
+        with contextlib.suppress(OSError):
+            write_json(self._path, costs)

@@ -11,9 +11,9 @@ from msgspec import Meta, Struct
 
 from spillover.runtime.backend import DecodeFailed, KvFull, Rows
 from spillover.runtime.errors import ModelError
+from spillover.runtime.json_file import MeasurementStore, fingerprint
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.prefill_context import N_CELLS
-from spillover.runtime.measurement_store import MeasurementStore, fingerprint
 from spillover.runtime.options import EngineOptions
 
 _WORTH = 1.15

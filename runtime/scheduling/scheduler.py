@@ -14,10 +14,10 @@ from msgspec import Struct
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull
 from spillover.runtime.engine import SlotState
 from spillover.runtime.events import FinishReason, Prefilling, Queued
-from spillover.runtime.logprobs import RawDistribution
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.kv_cache import KvCache
+from spillover.runtime.scheduling.logprobs import RawDistribution
 from spillover.runtime.scheduling.outbox import Emit, Outbox
 from spillover.runtime.scheduling.pace import Pace
 from spillover.runtime.scheduling.queues import Queues

@@ -13,7 +13,7 @@ from spillover.runtime.backend import Backend, OpenedModel
 from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
-from spillover.runtime.measurement_store import fingerprint
+from spillover.runtime.json_file import fingerprint
 from spillover.runtime.memory_fit import ContextFit
 from spillover.runtime.options import EngineOptions
 

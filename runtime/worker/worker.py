@@ -22,7 +22,7 @@ import numpy as np
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
-from spillover.runtime.measurement_store import MeasurementStore
+from spillover.runtime.json_file import MeasurementStore
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime.json_file import read_own_json, write_json
+from spillover.runtime.json_file import MeasurementStore, read_own_json, write_json
 from spillover.runtime.llama.prefill_choice import PrefillTimes
-from spillover.runtime.measurement_store import MeasurementStore
 from spillover.runtime.scheduling.cost_measurement import SavedCostTables
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
 from spillover.runtime.scheduling.slice_plan import best_alone, plan_slice
