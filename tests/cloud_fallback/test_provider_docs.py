@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
-from spillover.cloud_fallback.providers.companies import COMPANIES, SERVERS
+from spillover.cloud_fallback.providers.companies import COMPANIES, SERVERS, WireFormat
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 
 DOCS = Path(__file__).parents[2] / "docs" / "providers.md"
@@ -48,3 +49,8 @@ def test_every_kind_of_server_is_named_with_what_it_can() -> None:
         assert ("regular expression" in grammars) == (server.regex_field is not None), name
         assert ("GBNF" in grammars) == (server.gbnf_field is not None), name
         assert ("Lark" in grammars) == (server.lark_field is not None), name
+
+
+def test_every_wire_format_has_a_column_of_what_it_can_express() -> None:
+    head = TEXT.partition("## What each dialect can express")[2].strip().partition("\n")[0]
+    assert set(get_args(WireFormat)) <= set(re.findall(r"\w+", head))

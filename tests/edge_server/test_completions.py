@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 
 from spillover.models.catalogue import default_model
+from spillover.runtime.sampling import Sampling
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, wait_until
 from tests.gguf_edit import with_numbers
@@ -159,6 +161,36 @@ def test_llama_cpps_own_clients_get_their_shape(http: httpx.Client) -> None:
     assert answer["prompt"] == "Once upon a time"
     assert [p["id"] for p in answer["completion_probabilities"]] == answer["tokens"]
     assert all(len(p["top_logprobs"]) == 3 for p in answer["completion_probabilities"])
+
+
+SAMPLERS: dict[str, Any] = {
+    "temperature": 0.5,
+    "top_k": 7,
+    "top_p": 0.6,
+    "min_p": 0.1,
+    "typical_p": 0.9,
+    "repeat_penalty": 1.1,
+    "repeat_last_n": 9,
+    "presence_penalty": 0.2,
+    "frequency_penalty": 0.3,
+    "dry_multiplier": 0.4,
+    "dry_base": 2.0,
+    "dry_allowed_length": 3,
+    "dry_penalty_last_n": 8,
+    "dry_sequence_breakers": ["."],
+    "xtc_probability": 0.25,
+    "xtc_threshold": 0.3,
+    "seed": 5,
+}
+
+
+def test_every_sampling_parameter_can_be_asked_for(http: httpx.Client) -> None:
+    assert set(SAMPLERS) == set(Sampling.__struct_fields__) - {"logit_bias"}
+    defaults = msgspec.to_builtins(Sampling())
+    assert all(value != defaults[name] for name, value in SAMPLERS.items())
+    answer = post(http, "/completion", prompt="Once", n_predict=1, **SAMPLERS)
+    shown = answer["generation_settings"]
+    assert {name: shown[name] for name in SAMPLERS} == SAMPLERS
 
 
 def test_its_stream_has_no_sentinel_and_ends_with_the_settings(http: httpx.Client) -> None:

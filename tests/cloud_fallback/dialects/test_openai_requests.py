@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spillover.cloud_fallback.providers.companies import server_at
+from spillover.cloud_fallback.providers.companies import SERVERS, server_at
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import (
     Gbnf,
@@ -57,6 +57,13 @@ def test_samplers_that_were_chosen_are_sent_where_the_server_has_them() -> None:
     theirs = body_of("openai", ask(sampling=sampling), server="mistral")
     assert theirs["random_seed"] == 3
     assert "seed" not in theirs
+
+
+@pytest.mark.parametrize("server", ["llama-server", "spillover"])
+def test_a_server_like_ours_takes_all_of_our_samplers(server: str) -> None:
+    every_server = {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
+    ours = set(Sampling.__struct_fields__) - {"logit_bias"}
+    assert set(SERVERS[server].samplers) == ours - every_server
 
 
 @pytest.mark.parametrize("model", ["gpt-5-mini", "o3", "openai/o4-mini", "gpt-5.6"])

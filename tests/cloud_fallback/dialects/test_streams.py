@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from spillover.cloud_fallback.errors import ProviderError, Truncated
 from spillover.cloud_fallback.http.frame import Frame
+from spillover.cloud_fallback.providers.companies import COMPANIES, WireFormat
 from tests.cloud_fallback.dialects.recorded import Recording, read
 from tests.cloud_fallback.dialects.recordings import RECORDINGS
 
@@ -24,6 +27,11 @@ UNKNOWN = {
     ),
 }
 MALFORMED = (b"{", b'{"choices":[', b"[1]", b"7", b'"text"', b"null", b"\xff\xfe", b"<html>")
+
+
+def test_every_wire_format_has_a_recording() -> None:
+    recorded = {COMPANIES[recording.dialect].wire for recording in RECORDINGS}
+    assert recorded == set(get_args(WireFormat))
 
 
 @every_stream

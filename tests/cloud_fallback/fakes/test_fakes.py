@@ -9,11 +9,15 @@ import select
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from spillover.cloud_fallback.providers.companies import COMPANIES, WireFormat
+from tests.cloud_fallback.providers import DIALECTS
+from tests.fakes.asked import DialectName
 from tests.fakes.fake import ROOT, Fake
+from tests.fakes.frames import FAKE_STREAMS
 from tests.fakes.script import Act
 
 PARTIAL = "Once upon a time there was a"
@@ -40,6 +44,11 @@ def said(body: str) -> str:
     events = [line[6:] for line in body.split("\n") if line.startswith("data: {")]
     choices = [c for event in events for c in json.loads(event).get("choices", ())]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def test_every_wire_format_is_spoken_and_asked_for() -> None:
+    assert set(FAKE_STREAMS) == set(get_args(DialectName))
+    assert {COMPANIES[dialect].wire for dialect in DIALECTS} == set(get_args(WireFormat))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -50,6 +52,17 @@ def codes(rule_set: RuleSet, n: int, phase: Phase = "window") -> list[str | None
 def test_every_policy_code_has_a_rule() -> None:
     known = {*get_args(CapacityCode), *get_args(QualityCode), *get_args(PromptCode)}
     assert {rule.code for rule in RULES} == known
+
+
+def test_every_policy_code_has_a_row_in_the_documentation() -> None:
+    docs = Path(__file__).parents[3] / "docs" / "handoff-quality.md"
+    table = docs.read_text("utf-8").partition("| reason |")[2].partition("\n\n")[0]
+    shown = {
+        code
+        for row in table.splitlines()
+        for code in re.findall(r"`(\w+)`", row[: row.find("|", 1)])
+    }
+    assert {rule.code for rule in RULES} <= shown
 
 
 def test_a_code_has_one_rule_in_a_phase() -> None:

@@ -44,6 +44,12 @@ SAMPLINGS = {
     "bias": Sampling(logit_bias={300: 4.0, 301: -100.0, 302: 2.5}),
     "greedy": Sampling(temperature=0, repeat_penalty=1.5),
 }
+FEW = {
+    f"{name}, of a few": msgspec.structs.replace(sampling, top_k=40)
+    for name, sampling in SAMPLINGS.items()
+}
+"""A small top-k has a path of its own."""
+SAMPLINGS |= FEW
 
 
 @pytest.fixture(scope="module")
