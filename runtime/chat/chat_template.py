@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import jinja2
-from jinja2.exceptions import SecurityError
 from msgspec import Struct
 from msgspec.structs import replace
 
 from spillover.runtime.chat.abilities import probe, shown_tags
 from spillover.runtime.chat.markers import are_shown, lost, marked
-from spillover.runtime.chat.sandbox import TemplateRefusal, compile_template
-from spillover.runtime.chat.template_values import message_object
+from spillover.runtime.chat.renderer import Allowance, LimitPassed, Renderer, TemplateFailure
+from spillover.runtime.chat.sandbox import TemplateRefusal
+from spillover.runtime.chat.template_values import Abilities, message_object
 from spillover.runtime.chat.variants import Messages, variants
-from spillover.runtime.deadline import DeadlinePassed, within
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.request import Tool
+from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.tools.formats import HERMES, ToolFormat
 from spillover.runtime.tools.prompts import as_text, tool_object, with_short_ids
 
@@ -34,7 +35,15 @@ MAX_TEMPLATE_CHARS = 1 << 18
 MAX_GROWTH_CHARS = 1 << 20
 """A prompt may be this much longer than its messages."""
 
-RENDER_TIMEOUT_S = 2.0
+RENDER_S = 2.0
+"""Seconds of computing that a conversation may take to render, beside those for its length."""
+
+MESSAGES_PER_S = 100
+"""Each of so many messages adds a share of a second: some templates look back at all others for
+each one, and 4,096 are allowed."""
+
+PROBE_S = 2.0
+"""Seconds of computing for finding out what a template can do."""
 
 SHORT_ID_CHARS = 16
 """Models whose own call ids are shorter accept no longer ones."""
@@ -70,10 +79,10 @@ class ChatTemplate:
         bos_text: str,
         eos_text: str,
         name: str,
-        timeout_s: float = RENDER_TIMEOUT_S,
+        render_s: float = RENDER_S,
     ) -> None:
         self._name = name
-        self._timeout_s = timeout_s
+        self._render_s = render_s
         self._source = CHATML if source is None else source
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
         self.is_substitute = source is None
@@ -83,16 +92,31 @@ class ChatTemplate:
                 f"the chat template of {name} is longer than {MAX_TEMPLATE_CHARS} characters"
             )
         try:
-            self._template = compile_template(self._source)
-        except (jinja2.TemplateError, RecursionError) as error:
+            self._renderer = Renderer(self._source)
+        except (jinja2.TemplateError, RecursionError, TemplateFailure, LimitPassed) as error:
             raise ModelError(
                 f"the chat template of {name} does not parse: {error}. Give another one: "
                 "--chat-template-file FILE, or --chat-template chatml"
             ) from error
-        self._abilities = probe(self._probe)
-        self.tag_pairs = shown_tags(self._probe, self._source)
+        self._abilities = Abilities()
+        self.tag_pairs: tuple[TagPair, ...] = ()
         """How the model marks its reasoning, as far as the template shows it."""
+        self._find_abilities()
         self.warnings = tuple(self._warnings())
+
+    def _find_abilities(self) -> None:
+        """A template that takes too long for this has none."""
+        allowance = Allowance(min(PROBE_S, self._render_s))
+
+        def render(values: dict[str, Any]) -> str | None:
+            try:
+                return self._renderer.render({**self._fixed, **values}, allowance)
+            except (TemplateRefusal, TemplateFailure):
+                return None
+
+        with suppress(LimitPassed):
+            self._abilities = probe(render)
+            self.tag_pairs = shown_tags(render, self._source)
 
     @property
     def tool_format(self) -> ToolFormat:
@@ -153,18 +177,20 @@ class ChatTemplate:
             mark = f"Mq{secrets.token_hex(8)}Zx"
             last = replace(messages[-1], content=messages[-1].content + mark)
             messages = (*messages[:-1], last)
+        allowance = Allowance(self._render_s + len(messages) / MESSAGES_PER_S)
         first_error: InvalidRequest | None = None
         for form, marked_form in zip(
             self._forms(messages, tools), self._forms(marked(messages), tools), strict=False
         ):
             try:
-                text = self._render(form, extra, opens_turn=not mark)
+                text = self._render(form, extra, allowance, opens_turn=not mark)
                 if not self._is_whole(text, form):
-                    self._check_marked(marked_form, messages, extra, opens_turn=not mark)
+                    shown = self._render(marked_form, extra, allowance, opens_turn=not mark)
+                    self._check_marked(shown, messages)
                 return Prompt(self._cut_at(text, mark), form.tool_format)
             except InvalidRequest as error:
                 first_error = first_error or error
-                if isinstance(error.__cause__, DeadlinePassed):
+                if isinstance(error.__cause__, LimitPassed):
                     break
         assert first_error is not None
         raise first_error
@@ -190,12 +216,9 @@ class ChatTemplate:
         beside = " ".join((self._source, *dict.fromkeys(names)))
         return are_shown(text, (message.content for message in form.messages), beside=beside)
 
-    def _check_marked(
-        self, form: _Form, messages: Messages, extra: dict[str, Any], *, opens_turn: bool
-    ) -> None:
-        """Raise InvalidRequest if the template leaves out one of *messages*; *form* holds their
-        markers."""
-        index = lost(self._render(form, extra, opens_turn=opens_turn), messages)
+    def _check_marked(self, shown: str, messages: Messages) -> None:
+        """Raise InvalidRequest if *shown*, rendered with markers, lacks one of *messages*."""
+        index = lost(shown, messages)
         if index is not None:
             raise InvalidRequest(
                 f"the chat template of {self._name} leaves out messages[{index}], which has the "
@@ -215,7 +238,9 @@ class ChatTemplate:
             )
         return before
 
-    def _render(self, form: _Form, extra: dict[str, Any], *, opens_turn: bool) -> str:
+    def _render(
+        self, form: _Form, extra: dict[str, Any], allowance: Allowance, *, opens_turn: bool
+    ) -> str:
         values = {
             **extra,
             **self._fixed,
@@ -224,7 +249,7 @@ class ChatTemplate:
         }
         if form.tools:
             values["tools"] = [tool_object(tool) for tool in form.tools]
-        text = self._rendered(values)
+        text = self._rendered(values, allowance)
         if not text.strip():
             raise InvalidRequest(
                 f"the chat template of {self._name} renders nothing for this conversation",
@@ -237,36 +262,19 @@ class ChatTemplate:
             )
         return text
 
-    def _probe(self, values: dict[str, Any]) -> str | None:
+    def _rendered(self, values: dict[str, Any], allowance: Allowance) -> str:
         try:
-            return self._rendered({**self._fixed, **values})
-        except InvalidRequest:
-            return None
-
-    def _rendered(self, values: dict[str, Any]) -> str:
-        try:
-            return within(self._timeout_s, lambda: self._template.render(values))
+            return self._renderer.render(values, allowance)
         except TemplateRefusal as error:
             raise InvalidRequest(
                 f"the chat template of {self._name} refuses this conversation: {error}", "messages"
             ) from error
-        except DeadlinePassed as error:
+        except LimitPassed as error:
             raise InvalidRequest(
                 f"the chat template of {self._name} was {error}", "messages"
             ) from error
-        except (
-            jinja2.TemplateError,
-            SecurityError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except TemplateFailure as error:
             raise InvalidRequest(
-                f"the chat template of {self._name} fails on this conversation: "
-                f"{type(error).__name__}: {error}",
+                f"the chat template of {self._name} fails on this conversation: {error}",
                 "messages",
             ) from error

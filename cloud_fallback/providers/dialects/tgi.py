@@ -6,7 +6,8 @@ text again.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
@@ -18,6 +19,9 @@ from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import GenerationRequest, JsonSchema, Message, Regex, ResponseFormat
 from spillover.runtime.text.stop_matcher import StopMatcher
+
+if TYPE_CHECKING:
+    from spillover.runtime.chat.chat_template import ChatTemplate
 
 MAX_STOPS = 4
 DEFAULT_MAX_TOKENS = 1024
@@ -77,11 +81,14 @@ class TgiDialect(Dialect):
             return request.prompt
         if self._chat_template is None:
             return _transcript(request.messages, is_continued=is_continued)
+        return self._template.render(request.messages, continue_final_message=is_continued)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
         # jinja2 is slow to import, and only this dialect with this setting needs it.
         from spillover.runtime.chat.chat_template import ChatTemplate
 
-        template = ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
-        return template.render(request.messages, continue_final_message=is_continued)
+        return ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
 
     def json_schema(self, json: JsonSchema) -> Fields:
         return {"grammar": {"type": "json", "value": json.schema}}

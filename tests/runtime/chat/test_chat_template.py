@@ -14,8 +14,8 @@ USER = Message(role="user", content="Hi")
 ASSISTANT = Message(role="assistant", content=" Once upon a")
 
 
-def template(source: str | None, timeout_s: float = 2.0) -> ChatTemplate:
-    return ChatTemplate(source, bos_text="<s>", eos_text="</s>", name="m", timeout_s=timeout_s)
+def template(source: str | None, render_s: float = 2.0) -> ChatTemplate:
+    return ChatTemplate(source, bos_text="<s>", eos_text="</s>", name="m", render_s=render_s)
 
 
 def test_chatml_stands_in_with_a_warning() -> None:
@@ -91,6 +91,6 @@ def test_a_template_that_never_ends_is_stopped_and_leaves_nothing_behind() -> No
     loop = "{% for i in range(10000) %}" * 3 + "{% endfor %}" * 3
     n_threads = threading.active_count()
     with pytest.raises(InvalidRequest, match="stopped after"):
-        template(loop, timeout_s=0.1).render((USER,))
+        template(loop, render_s=0.1).render((USER,))
     assert threading.active_count() <= n_threads + 1
     assert template(None).render((USER,))
