@@ -40,12 +40,13 @@ def _wrap() -> WordWrap:
 
 
 class AnswerOutput:
-    """Writes text as it arrives: filtered and wrapped on a terminal, unchanged anywhere else."""
+    """Writes text as it arrives: on a terminal filtered and, unless it is for programs (*wraps*),
+    in lines that end between words; unchanged anywhere else."""
 
-    def __init__(self, stream: TextIO, *, dim: bool = False) -> None:
+    def __init__(self, stream: TextIO, *, dim: bool = False, wraps: bool = True) -> None:
         self._stream = stream
         self._filter = TerminalFilter() if stream.isatty() else None
-        self._wrap = _wrap()
+        self._wrap = _wrap() if wraps and self._filter is not None else None
         self._dim = dim and self._filter is not None
         self._last = "\n"
         if isinstance(stream, io.TextIOWrapper):
@@ -55,7 +56,7 @@ class AnswerOutput:
         if self._filter is not None:
             text = self._filter.feed(text)
         if text:
-            shown = text if self._filter is None else self._wrap.feed(text)
+            shown = text if self._wrap is None else self._wrap.feed(text)
             self._stream.write(f"{_DIM}{shown}{_NORMAL}" if self._dim else shown)
             self._stream.flush()
             self._last = text[-1]
@@ -66,8 +67,8 @@ class AnswerOutput:
             self.write("\n")
 
 
-def answer_to_stdout() -> AnswerOutput:
-    return AnswerOutput(sys.stdout)
+def answer_to_stdout(*, wraps: bool = True) -> AnswerOutput:
+    return AnswerOutput(sys.stdout, wraps=wraps)
 
 
 def reasoning_to_stderr() -> AnswerOutput:

@@ -149,7 +149,7 @@ def _cut_note(n_tokens: int) -> str:
 
 
 def _print_json(events: Iterable[StreamEvent]) -> None:
-    output = answer_to_stdout()
+    output = answer_to_stdout(wraps=False)
     try:
         for event in events:
             _print_line(event, output)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spillover.edge_server.commands.output import AnswerOutput
 from spillover.edge_server.commands.word_wrap import WordWrap
 
 
@@ -73,3 +76,25 @@ def test_no_word_is_lost_and_none_that_fits_is_cut(pieces: list[str], n_columns:
     if all(len(word) < n_columns for word in words):
         assert " ".join(lines).split() == words
     assert "".join(lines).replace(" ", "") == "".join(words)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "wraps", "written"),
+    [
+        (Terminal(), True, "a b c\b\x1b[K\ncd"),
+        (Terminal(), False, "a b cd"),
+        (io.StringIO(), True, "a b cd"),
+    ],
+)
+def test_only_text_for_people_at_a_terminal_is_wrapped(
+    stream: io.StringIO, wraps: bool, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of JSON stays one line."""
+    monkeypatch.setenv("COLUMNS", "6")
+    AnswerOutput(stream, wraps=wraps).write("a b cd")
+    assert stream.getvalue() == written
