@@ -1,4 +1,4 @@
-"""The execution providers besides the CPU's that an onnxruntime wheel may bring."""
+"""The execution providers, besides the CPU's, that an onnxruntime wheel may include."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ class Accelerator(Struct, frozen=True, kw_only=True):
     key: ExecutionProvider
     name: str
     providers: tuple[str, ...]
-    """In ONNX Runtime's names; what the first cannot run goes to the next, at last the CPU."""
+    """ONNX Runtime's names. Nodes that the first cannot run go to the next, and finally to the
+    CPU."""
     kv_device: str
-    """Where the KV cache is kept, in ONNX Runtime's names."""
+    """ONNX Runtime's name of the device that holds the KV cache."""
     is_tried_unasked: bool = True
 
 
 ACCELERATORS = (
     Accelerator(key="cuda", name="CUDA", providers=("CUDAExecutionProvider",), kv_device="cuda"),
-    # It builds an engine for each new shape, and a growing KV cache has a new one at each token.
+    # It builds an engine for each new shape, and a growing KV cache has a new shape at each token.
     Accelerator(
         key="tensorrt",
         name="TensorRT",
@@ -44,7 +45,7 @@ ACCELERATORS = (
 
 
 def to_try(wanted: ExecutionProvider, available: Sequence[str]) -> list[Accelerator]:
-    """The accelerators that the wheel has and *wanted* allows."""
+    """The accelerators that the wheel supports and *wanted* allows."""
     return [
         accelerator
         for accelerator in ACCELERATORS

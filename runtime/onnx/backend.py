@@ -133,7 +133,7 @@ class OnnxBackend:
         return n
 
     saver = None
-    """A sequence has cells of its own here: kept ones cost the others nothing."""
+    """Each sequence has its own cells here: kept ones do not slow the others down."""
 
     def abort(self) -> None:
         self._is_aborted = True

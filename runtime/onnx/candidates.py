@@ -1,7 +1,7 @@
 """Which tokens may be drawn: the filters of llama.cpp's sampler chain on numpy arrays.
 
-Each filter takes candidates and gives fewer. None sorts a whole vocabulary: what is wanted of it
-is always the upper end of some score, which largest() finds without.
+Each filter takes candidates and returns fewer. None sorts a whole vocabulary: only the upper end of
+some score is needed, which largest() finds without sorting.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from spillover.runtime.masked_logits import all_tokens
 Ids: TypeAlias = npt.NDArray[np.intp]
 
 _N_BLOCKED = 4096
-"""A longer row is searched by blocks."""
+"""Longer rows are searched in blocks."""
 
 _BLOCK = 64
 _FIRST_LOOK = 256
-"""So many of the best are tried first where the number that is needed is not known."""
+"""How many of the best to try first when the number needed is unknown."""
 
 
 class Candidates(Struct, frozen=True):
@@ -38,7 +38,7 @@ class Candidates(Struct, frozen=True):
 
 
 def everything(logits: Logits) -> Candidates:
-    """All tokens, in the order of their ids."""
+    """All tokens, in order of their ids."""
     return Candidates(all_tokens(len(logits)), logits, False)
 
 
@@ -50,7 +50,7 @@ def largest(scores: Logits, n: int) -> Ids:
 
 
 def _upper_end(scores: Logits, n: int) -> Ids:
-    """Where the *n* largest values are, and perhaps some more, in the order of their places."""
+    """Where the *n* largest values are, and perhaps some more, in order of position."""
     n_blocks = len(scores) // _BLOCK
     if len(scores) <= _N_BLOCKED or n > n_blocks // 4:
         if n == len(scores):
@@ -78,8 +78,8 @@ def top_k(candidates: Candidates, k: int) -> Candidates:
 
 
 def typical(candidates: Candidates, p: float) -> Candidates:
-    """The smallest set with more than the share *p* whose surprise is nearest to the expected
-    one (Meister et al., 2022)."""
+    """The smallest set with more than the share *p* whose surprisal is nearest to the entropy
+    (Meister et al., 2022)."""
     probabilities = softmax(candidates.logits)
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise = -np.log(probabilities)
@@ -89,7 +89,8 @@ def typical(candidates: Candidates, p: float) -> Candidates:
 
 
 def top_p(candidates: Candidates, p: float) -> Candidates:
-    """The smallest set of the likeliest with at least the share *p* (Holtzman et al., 2019)."""
+    """The smallest set of the likeliest tokens with at least the share *p* (Holtzman et al.,
+    2019)."""
     if candidates.is_sorted:
         cumulated = np.cumsum(np.exp(candidates.logits - candidates.logits[0]), dtype=np.float64)
         return _first(candidates, int(cumulated.searchsorted(p * cumulated[-1])) + 1)
@@ -108,7 +109,7 @@ def min_p(candidates: Candidates, p: float) -> Candidates:
 
 
 def without_top_choices(candidates: Candidates, threshold: float) -> Candidates:
-    """Without the likeliest, but for the least likely of those with at least *threshold*:
+    """Drop the likeliest, except the least likely of those with at least *threshold*:
     "exclude top choices" (XTC)."""
     probabilities = softmax(candidates.logits)
     above = np.flatnonzero(probabilities >= threshold)
@@ -123,8 +124,8 @@ def without_top_choices(candidates: Candidates, threshold: float) -> Candidates:
 def draw_from_few(
     candidates: Candidates, *, top_p: float, min_p: float, temperature: float, chance: float
 ) -> int:
-    """What top_p, min_p and draw do with some dozens of sorted candidates, in plain Python: numpy
-    would take longer to begin."""
+    """What top_p, min_p and draw do with some dozens of sorted candidates, in plain Python: numpy's
+    overhead alone would take longer."""
     logits = candidates.logits.tolist()
     weights = [math.exp(logit - logits[0]) for logit in logits]
     n = len(weights)
@@ -138,7 +139,7 @@ def draw_from_few(
 
 
 def draw(candidates: Candidates, temperature: float, chance: float) -> int:
-    """The token at *chance*, from 0 to 1, of the distribution."""
+    """The token at *chance*, from 0 to 1, in the cumulative distribution."""
     scaled = candidates.logits / np.float32(temperature)
     best = scaled[0] if candidates.is_sorted else scaled.max()
     cumulated = np.cumsum(np.exp(scaled - best), dtype=np.float64)
@@ -155,7 +156,7 @@ def _take(candidates: Candidates, kept: Ids, is_sorted: bool) -> Candidates:
 
 
 def _share(scores: Logits, probabilities: Logits, p: float, *, inclusive: bool) -> Ids:
-    """The best by *scores*, as many as together have the share *p* of the probability."""
+    """The best by *scores* that together have the share *p* of the probability."""
     n = min(_FIRST_LOOK, len(scores))
     while True:
         best = largest(scores, n)
@@ -166,7 +167,7 @@ def _share(scores: Logits, probabilities: Logits, p: float, *, inclusive: bool) 
 
 
 def _n_for(probabilities: Logits, p: float, *, inclusive: bool) -> int:
-    """How many of the first have the share *p* together; all when all have less."""
+    """How many of the first together have the share *p*; all when the sum is smaller."""
     cumulated = np.cumsum(probabilities, dtype=np.float64)
     at = int(cumulated.searchsorted(p, "left" if inclusive else "right"))
     return min(at + 1, len(probabilities))

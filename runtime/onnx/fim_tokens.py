@@ -23,7 +23,7 @@ _FILE = ("<|file_sep|>", "<file_sep>")
 
 
 def find_fim(id_of: Callable[[str], int | None]) -> FimTokens | None:
-    """None when a model lacks one of the three that it takes."""
+    """None when the model lacks one of the three required tokens."""
     prefix, suffix, middle = (_first(id_of, names) for names in (_PREFIX, _SUFFIX, _MIDDLE))
     if prefix is None or suffix is None or middle is None:
         return None

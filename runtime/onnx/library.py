@@ -1,7 +1,7 @@
 """ONNX Runtime with its telemetry off: the only module that may import it.
 
 From 1.29 on, importing it writes a device id and sends events unless ORT_DISABLE_TELEMETRY was set
-before; the worker's environment sets it, and this module does for everybody else.
+before; the worker's environment sets it, and this module sets it for every other process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _import() -> Any:
         )
     os.environ[_SWITCH] = "1"
     library = importlib.import_module("onnxruntime")
-    # The exception has the message of a failure, too.
+    # The exception carries the message of a failure too.
     library.set_default_logger_severity(_LOG_FATAL)
     return library
 

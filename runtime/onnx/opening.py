@@ -1,4 +1,4 @@
-"""From an ONNX file, or its folder, to a backend."""
+"""Opens an ONNX file, or its folder, as a backend."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from spillover.runtime.options import EngineOptions, ExecutionProvider
 def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> OpenedModel:
     """Check the files, fit the context to the memory, load. ModelError says what is wrong.
 
-    *rewrite*: let plain attention run as GroupQueryAttention where that is the same.
+    *rewrite*: run plain attention as GroupQueryAttention where the result is the same.
     """
     try:
         files = onnx_folder.find(path)
@@ -102,7 +102,7 @@ def _wanted(options: EngineOptions) -> ExecutionProvider:
 
 
 def _unheard(options: EngineOptions) -> tuple[str, ...]:
-    """What the user has set in vain."""
+    """The user's settings that have no effect."""
     if options.kv_cache_type == EngineOptions().kv_cache_type:
         return ()
     return ("kv_cache_type is for GGUF models: an ONNX graph has its own",)

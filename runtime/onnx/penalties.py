@@ -28,8 +28,8 @@ def penalize(logits: Logits, window: Tokens, sampling: Sampling) -> None:
 
 
 class SequenceBreakers:
-    """Token sequences that end a repeat for DRY, by their first token: a token that has a breaker
-    string in it, or one that begins it with the tokens of the rest."""
+    """Token sequences that end a repeat for DRY, by their first token: a token that contains a
+    breaker string, or one that begins it, with the tokens of the rest."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class SequenceBreakers:
         return () in self._tails.get(token, ())
 
     def n_since_last(self, window: Sequence[int]) -> int:
-        """How many last tokens of *window* come after the last breaker; all without one."""
+        """How many tokens of *window* come after the last breaker; all when there is none."""
         for back in range(len(window)):
             at = len(window) - 1 - back
             tails = self._tails.get(window[at])
@@ -90,8 +90,8 @@ def penalize_repeats(
 
 
 def _continued(window: Tokens, shortest: int, limit: int) -> dict[int, int]:
-    """The tokens that would go on with a repeat of at least *shortest* tokens, and its length,
-    at most *limit*."""
+    """The tokens that would continue a repeat of at least *shortest* tokens, with its length, at
+    most *limit*."""
     ends = np.flatnonzero(window[:-1] == window[-1])
     lengths: dict[int, int] = {}
     n = 1

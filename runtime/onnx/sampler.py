@@ -17,11 +17,11 @@ from spillover.runtime.sampling import Sampling
 
 _FORBID = -100.0
 _FEW = 64
-"""Candidates that plain Python handles sooner than numpy."""
+"""Up to this many candidates, plain Python is faster than numpy."""
 
 
 class Bias(Struct, frozen=True):
-    """What is added to the logits of some tokens."""
+    """Values to add to the logits of some tokens."""
 
     tokens: Tokens
     added: Logits
@@ -66,7 +66,7 @@ class NumpySampler:
 
     def sample(self, output: int, position: int) -> int:
         logits = self._logits(output)
-        # Some dozens of values change and change back, instead of a copy of the whole row.
+        # Changing some dozens of values and restoring them is cheaper than copying the row.
         changing = self._changing_tokens()
         saved = logits[changing]
         try:
@@ -78,8 +78,9 @@ class NumpySampler:
         return token
 
     def _chosen(self, logits: Logits, changed: Tokens, saved: Logits, position: int) -> int:
-        """Free first, as most tokens are allowed; then with another draw from what is. With
-        penalties the mask comes first, as in llama.cpp's chain, for the same choice."""
+        """Sample freely first, as most tokens are allowed; then with another draw from the allowed
+        ones. With penalties the mask comes first, as in llama.cpp's chain, to make the same
+        choice."""
         constraint, draws = self._constraint, self._draws
         if constraint is None:
             return self._choose(filters.everything(logits), draws, position)
@@ -88,7 +89,7 @@ class NumpySampler:
         if is_masked or not constraint.allows(token):
             tokens, left = allowed_logits(constraint, logits)
             if left.max() == -np.inf:
-                # Bias and penalties forbid all that is left, but the constraint goes before them.
+                # Bias and penalties forbid all that is left, but the constraint overrides them.
                 logits[changed] = saved
                 tokens, left = allowed_logits(constraint, logits)
             candidates = Candidates(tokens, left, False)
@@ -108,7 +109,7 @@ class NumpySampler:
             self._window = np.concatenate([self._window, new])[-self._n_window :]
 
     def _changing_tokens(self) -> Tokens:
-        """Whose logits bias and penalties may change; some may come twice."""
+        """The tokens whose logits bias and penalties may change; some may come twice."""
         if self._bias is None:
             return self._window
         return np.concatenate([self._bias.tokens, self._window])

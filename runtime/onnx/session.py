@@ -28,13 +28,13 @@ _DTYPES: dict[str, type[np.generic]] = {
 def session_options(n_threads: int, *, spins: bool) -> Any:
     """Options of every session of this process.
 
-    denormal_as_zero: the tails of a softmax are denormal numbers, which cost some CPUs up to 3x
-    a step; the main thread takes the setting of the process's first session.
+    denormal_as_zero: the tails of a softmax are denormal numbers, which slow some CPUs down by up
+    to 3x per step; the main thread takes the setting of the process's first session.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1
-    # Plans memory for each new shape and keeps the plan: every step of a growing cache is one.
+    # It plans memory for each new shape and keeps the plan: every step of a growing cache is one.
     options.enable_mem_pattern = False
     options.log_severity_level = 4
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
@@ -49,7 +49,7 @@ class OnnxSession:
         source = graph if isinstance(graph, bytes) else str(graph)
         try:
             self._session = ort.InferenceSession(source, options, providers=list(providers))
-        except Exception as error:  # the library's errors have no common base of their own
+        except Exception as error:  # the library's errors have no common base class
             raise ModelError(f"ONNX Runtime cannot load the model: {error}") from error
         values = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._dtypes = {value.name: _DTYPES.get(value.type, np.float32) for value in values}
@@ -71,11 +71,11 @@ class OnnxSession:
         self._run_options = ort.RunOptions()
 
     def stop(self) -> None:
-        """End the runs of this call, soon; any thread may say so."""
+        """End the runs of this call soon; any thread may call it."""
         self._run_options.terminate = True
 
     def run(self, binding: Binding) -> None:
-        """Raises DecodeAborted after stop(), DecodeFailed for all else."""
+        """Raises DecodeAborted after stop(), DecodeFailed otherwise."""
         options = self._run_options
         try:
             self._session.run_with_iobinding(binding.raw, options)
@@ -83,13 +83,13 @@ class OnnxSession:
             if options.terminate:
                 raise DecodeAborted from error
             raise DecodeFailed(f"ONNX Runtime could not run the graph: {error}") from error
-        if options.terminate:  # too late for an accelerator that takes the graph as one operator
+        if options.terminate:  # too late for an accelerator that runs the graph as one operator
             raise DecodeAborted
 
 
 class Binding:
-    """The inputs and outputs of runs; *raw* is ONNX Runtime's. Binding takes a while, so that
-    arrays of the same shape as last time only get new values."""
+    """The inputs and outputs of runs; *raw* is ONNX Runtime's. Binding is slow, so arrays of the
+    same shape as last time only get new values."""
 
     def __init__(self, raw: Any, dtypes: Mapping[str, type[np.generic]]) -> None:
         self.raw = raw
@@ -98,7 +98,7 @@ class Binding:
         self._outputs: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def feed(self, arrays: Feeds) -> None:
-        """Give inputs, in the types that the graph wants."""
+        """Bind inputs, in the types that the graph expects."""
         for name, array in arrays.items():
             bound = self._inputs.get(name)
             if bound is not None and bound.shape == array.shape:

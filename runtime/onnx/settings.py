@@ -1,4 +1,4 @@
-"""What the JSON files beside an ONNX graph say of the model; each of them may be missing."""
+"""What the JSON files beside an ONNX graph say about the model. Each of them may be missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spillover.models.small_files import decode_json
 
 _N_CTX_UNKNOWN = 4096
 _LONGEST_CONTEXT = 1 << 24
-"""model_max_length is 1e30 where nobody knew it."""
+"""model_max_length is 1e30 where it was unknown."""
 
 _T = TypeVar("_T")
 
@@ -57,18 +57,18 @@ class _GenaiConfig(Struct):
 
 
 class ModelSettings(Struct, frozen=True, kw_only=True):
-    """The model as its files describe it; the graph may know better."""
+    """The model as its files describe it; the graph overrides them."""
 
     architecture: str
     n_ctx_train: int
     n_vocab: int | None
     bos_id: int | None
     eos_ids: frozenset[int]
-    """From all files that name some."""
+    """The union over all files."""
     bos_text: str
     eos_text: str
     add_bos: bool | None
-    """None: as the tokenizer does it."""
+    """None: the tokenizer decides."""
     chat_template: str | None
 
 
@@ -112,7 +112,7 @@ def _text(token: str | _TokenText | None) -> str:
 
 
 def _template(files: OnnxModelFiles, tokenizer: _TokenizerConfig) -> str | None:
-    """The chat template of its three places: a file of its own, the tokenizer's settings, and
+    """The chat template from one of three places: a file of its own, the tokenizer's settings, and
     (older) another JSON file."""
     content = files.read("chat_template.jinja")
     if content is not None:

@@ -1,7 +1,7 @@
 """Decides whether idle threads of ONNX Runtime should spin or sleep between two operators.
 
-Spinning saves the wake-up, some hundred times per token, when the cores are ours. When they are
-shared or under a quota it costs more than it saves: twice the time per step was measured.
+Spinning saves some hundred wake-ups per token when the cores are ours. When they are shared or
+under a quota it costs more than it saves: steps that took twice as long were measured.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from spillover.runtime.onnx.session import OnnxSession, session_options
 
 _WIDTH = 1024
 _N_OPERATORS = 16
-"""As many products in a row as a few layers of a small model have."""
+"""As many consecutive products as a few layers of a small model have."""
 _N_RUNS = 8
 _N_ROUNDS = 2
 _WORTH = 0.97
-"""Spinning heats the device, so it must be faster by more than the noise."""
+"""Spinning heats the device, so the gain must exceed the noise."""
 
 
 def is_spinning_faster(n_threads: int) -> bool:
@@ -37,7 +37,7 @@ def is_spinning_faster(n_threads: int) -> bool:
 
 
 def _median_s(graph: bytes, n_threads: int, *, spins: bool) -> float:
-    # A session of its own each time: the other one's threads may still spin.
+    # A new session each time: the other one's threads may still spin.
     options = session_options(n_threads, spins=spins)
     session = OnnxSession(graph, options, ["CPUExecutionProvider"])
     binding = session.binding()

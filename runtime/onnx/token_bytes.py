@@ -1,4 +1,4 @@
-"""The exact bytes that each token of a Hugging Face tokenizer stands for."""
+"""The exact bytes of each token of a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class _TokenizerJson(Struct):
 
 
 def bytes_of_all(tokenizer: Tokenizer, content: bytes) -> list[bytes]:
-    """By token id; control tokens stand for none. *content* is the tokenizer.json.
+    """The bytes by token id; control tokens have none. *content* is the tokenizer.json.
 
-    Raises ModelError for a way of writing text in tokens that is not known.
+    Raises ModelError for an unknown way to encode text in tokens.
     """
     try:
         parsed = msgspec.json.decode(content, type=_TokenizerJson)
@@ -78,7 +78,7 @@ def _speller(parsed: _TokenizerJson) -> Callable[[str], bytes]:
 
 
 def _flat(part: _Part | None) -> list[_Part]:
-    """The part, or those of a sequence, nested ones too."""
+    """The part, or all parts of a sequence, including nested ones."""
     if part is None:
         return []
     inner = part.decoders + part.pretokenizers
@@ -92,7 +92,7 @@ def _is_byte_level(pre_tokenizer: _Part | None) -> bool:
 def _byte_level(text: str) -> bytes:
     try:
         return bytes(map(_BYTE_OF.__getitem__, text))
-    except KeyError:  # a token that somebody put in as plain text
+    except KeyError:  # a token that was added as plain text
         return text.encode()
 
 
@@ -106,8 +106,8 @@ def _sentence_piece(text: str, replacements: list[tuple[str, str]], *, has_bytes
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's printable character for each byte, turned around: most are themselves, the others
-    (blanks, controls) stand from U+0100 on, in their order."""
+    """The inverse of GPT-2's printable character for each byte. Most bytes stand for themselves;
+    the others (blanks, controls) are mapped in order from U+0100 on."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in shown}
     hidden = sorted(set(range(256)) - set(shown))

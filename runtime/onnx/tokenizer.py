@@ -39,7 +39,7 @@ class OnnxTokenizer:
     def __init__(self, files: OnnxModelFiles, settings: ModelSettings) -> None:
         content = _read(files)
         self._parsing = _parse(content, files)
-        # The setting is the tokenizer's, not the call's: hence two of them.
+        # The setting belongs to the tokenizer, not to the call, so there are two tokenizers.
         self._plain = _parse(content, files)
         self._plain.encode_special_tokens = True
         self._pieces = bytes_of_all(self._parsing, content)
@@ -61,7 +61,7 @@ class OnnxTokenizer:
 
     @property
     def pieces(self) -> list[bytes]:
-        """The bytes of each token, by its id; control tokens stand for none."""
+        """The bytes of each token, by its id; control tokens have none."""
         return self._pieces
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
@@ -98,8 +98,8 @@ class OnnxTokenizer:
         return settings.eos_ids | frozenset(token for token in named if token is not None)
 
     def _surroundings(self, settings: ModelSettings) -> tuple[list[int], list[int]]:
-        """What belongs before and after a prompt: what the settings say, else as the tokenizer's
-        own post-processor does it, but without tokens that would end it before its answer."""
+        """The tokens before and after a prompt: those in the settings, or else those of the
+        tokenizer's own post-processor, without any that would end the prompt before its answer."""
         inner = self._parsing.encode("a", add_special_tokens=False).ids
         whole = self._parsing.encode("a", add_special_tokens=True).ids
         starts = [i for i in range(len(whole)) if whole[i : i + len(inner)] == inner]

@@ -1,4 +1,4 @@
-"""The part of a graph that a value is computed from, small enough to be run alone."""
+"""The part of a graph that a value is computed from, if it is small enough to run alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN_OPERATORS = {
     "ScatterND", "Shape", "Size", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh",
     "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 }  # fmt: skip
-"""What may be run by itself: arithmetic and shapes, no loops and nothing that reads or writes."""
+"""Operators that may run alone: arithmetic and shapes, no loops and no input or output."""
 
 
 class TooMuch(Exception):
@@ -31,8 +31,8 @@ class TooMuch(Exception):
 class Ancestry:
     """The nodes that compute *value* from *ends*. Raises TooMuch.
 
-    Of hidden states only the shape can matter: a value that would need weights, and whose shape
-    alone is asked for, is left to be fed.
+    Only the shape of hidden states can matter: a value that would need weights, and of which only
+    the shape is used, becomes an input to feed.
     """
 
     def __init__(self, proto: ModelProto, value: str, ends: Container[str]) -> None:
@@ -51,12 +51,14 @@ class Ancestry:
         self.constants = [self._initializers[name] for name in sorted(names)]
 
     def feeds(self) -> list[str]:
-        """What has to be given: ends that are taken, and what only has a shape."""
+        """The inputs to feed: the ends that are used, and the values of which only the shape is
+        used."""
         taken = {name for node in self.nodes for name in node.input}
         return sorted({name for name in taken if name in self._ends} | self.measured)
 
     def signature(self, roles: Mapping[str, str]) -> str:
-        """The same for ancestries that compute the same thing of values with the same *roles*."""
+        """A key that is equal for ancestries that compute the same from values with the same
+        *roles*."""
         digest = hashlib.sha256()
         known = dict.fromkeys(self.measured, "shape") | dict(roles)
         for tensor in self.constants:
@@ -69,13 +71,14 @@ class Ancestry:
             copy.input[:] = [known.get(name, name) for name in node.input]
             for place, name in enumerate(node.output):
                 known[name] = copy.output[place] = f"{number}.{place}"
-            # What exporters note down of where a node comes from.
+            # Exporters' notes on the origin of a node.
             del copy.metadata_props[:]
             digest.update(copy.SerializeToString(deterministic=True))
         return digest.hexdigest()
 
     def _trace(self, value: str) -> tuple[set[str], set[str], set[str]] | None:
-        """First outputs of the nodes, constants, and what has to be fed; None for too much."""
+        """First outputs of the nodes, constants, and inputs to feed; None when there are too
+        many."""
         made: set[str] = set()
         constants: set[str] = set()
         measured: set[str] = set()
@@ -112,7 +115,7 @@ def _is_plain(node: NodeProto) -> bool:
 
 
 def _is_weight(tensor: TensorProto) -> bool:
-    """Matrices of numbers; masks that are kept as tables are of truth values."""
+    """Whether it is a matrix of numbers; masks that are kept as tables hold truth values."""
     if tensor.data_location == TensorProto.EXTERNAL or tensor.ByteSize() > _MOST_CONSTANT_BYTES:
         return True
     is_matrix = sum(size > 1 for size in tensor.dims) > 1

@@ -10,8 +10,8 @@ from spillover.runtime.onnx.graph.layout import GraphLayout
 
 
 def with_past_alone(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
-    """The graph without its If: the branch for later calls, which a past of no length makes the
-    same as the other. A graph that is built otherwise stays as it is."""
+    """The graph without its If: the branch for later calls, which with an empty past does the same
+    as the other. A graph that is built differently is left as it is."""
     node = _choice(proto.graph, layout.inputs.branch)
     if node is None:
         return layout
@@ -37,7 +37,7 @@ def with_past_alone(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
 
 
 def _choice(graph: GraphProto, branch: str | None) -> NodeProto | None:
-    """The one If of the graph, when the input chooses."""
+    """The only If of the graph, when the input selects its branch."""
     choices: list[NodeProto] = [node for node in graph.node if node.op_type == "If"]
     if branch is None or len(choices) != 1 or choices[0].input[0] != branch:
         return None
@@ -45,7 +45,7 @@ def _choice(graph: GraphProto, branch: str | None) -> NodeProto | None:
 
 
 def _renamed(node: NodeProto, names: dict[str, str]) -> NodeProto:
-    """The node with the outer names of its outputs, and of what it takes of them."""
+    """The node with the outer names of its outputs, and of those outputs among its inputs."""
     copy: NodeProto = NodeProto.FromString(node.SerializeToString())
     for values in (copy.input, copy.output):
         for place, name in enumerate(values):

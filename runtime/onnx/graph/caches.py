@@ -1,4 +1,4 @@
-"""Finds the KV cache among a graph's inputs and outputs: by names, else by what nodes do."""
+"""Finds the KV cache among a graph's inputs and outputs, by name or else by how nodes use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spillover.runtime.onnx.graph.types import dtype_of, shape_of
 from spillover.runtime.onnx.graph.width import Widths
 
 MAX_VALUES_PER_POSITION = 1 << 20
-"""Of one cache tensor; the widest known has 8 heads of 512."""
+"""For one cache tensor; the widest known has 8 heads of 512."""
 
 _NAMES = (
     re.compile(r"past_key_values[._](?P<layer>\d+)[._](?:decoder[._])?(?P<kind>key|value)"),
@@ -85,7 +85,7 @@ def _renamed(past: str, outputs: set[str]) -> str | None:
 
 
 def _presents_by_nodes(proto: ModelProto, outputs: set[str]) -> dict[str, str]:
-    """Past → present, where an operator takes the one and gives the other."""
+    """Past → present, where an operator takes the one and returns the other."""
     inputs = {value.name for value in proto.graph.input}
     return {
         past: present
@@ -114,7 +114,7 @@ def _gqa_places(node: NodeProto) -> list[int]:
 def _completed(
     shape: tuple[int | None, ...], user: NodeProto | None, widths: Widths
 ) -> tuple[int | None, ...]:
-    """The shape with the sizes that the graph leaves open but its operator tells."""
+    """The shape, completed with sizes that the graph leaves open but its operator reveals."""
     if user is None or len(shape) != 4:
         return shape
     n_head, n_head_kv = attribute(user, "num_heads"), attribute(user, "kv_num_heads")

@@ -11,7 +11,7 @@ MICROSOFT = "com.microsoft"
 
 
 def producers(graph: GraphProto) -> dict[str, NodeProto]:
-    """The node that gives each value."""
+    """The node that produces each value."""
     return {name: node for node in graph.node for name in node.output if name}
 
 
@@ -27,7 +27,7 @@ def set_attribute(node: NodeProto, name: str, value: int) -> None:
 
 
 def replace_input(node: NodeProto, place: int, name: str) -> None:
-    """Let *node* take *name* at *place*, which may be behind its last input."""
+    """Make *name* the input of *node* at *place*, which may be after its last input."""
     node.input.extend([""] * (place + 1 - len(node.input)))
     node.input[place] = name
 
@@ -38,29 +38,29 @@ def add_input(proto: ModelProto, value: ValueInfoProto) -> None:
 
 
 def add_constant(proto: ModelProto, name: str, value: object, dtype: type[np.generic]) -> str:
-    """An initializer; its name. The same name twice is the same constant."""
+    """Add an initializer and return its name. The same name twice is the same constant."""
     if all(tensor.name != name for tensor in proto.graph.initializer):
         proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype), name))
     return name
 
 
 def insert_before(proto: ModelProto, node: NodeProto, added: Iterable[NodeProto]) -> None:
-    """Put *added* in front of *node*: nodes stand in the order in which they are computed."""
+    """Put *added* before *node*: nodes are listed in the order in which they run."""
     at = next(i for i, other in enumerate(proto.graph.node) if other is node or other == node)
     for offset, new in enumerate(added):
         proto.graph.node.insert(at + offset, new)
 
 
 def put_nodes(proto: ModelProto, nodes: Iterable[NodeProto]) -> None:
-    """Let the graph have these nodes, old ones among them, and no others."""
+    """Make these nodes, which include old ones, the only nodes of the graph."""
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del proto.graph.node[:]
     proto.graph.node.extend(copies)
 
 
 def sort_nodes(proto: ModelProto) -> None:
-    """Put every node behind those whose values it takes, as ONNX wants it; converters do not
-    always. Nodes of a circle keep their places, for the runtime to complain about."""
+    """Put every node after those whose values it takes, as ONNX requires; not all converters do.
+    Nodes of a cycle keep their places, so that the runtime reports them."""
     made_by = producers(proto.graph)
     done: dict[int, NodeProto] = {}
     for root in proto.graph.node:
@@ -83,7 +83,7 @@ def sort_nodes(proto: ModelProto) -> None:
 
 
 def prune(proto: ModelProto, *, keep_inputs: Container[str] = ()) -> None:
-    """Remove nodes and initializers that no output depends on, and inputs that nobody takes."""
+    """Remove nodes and initializers that no output depends on, and inputs that no node takes."""
     graph = proto.graph
     made_by = producers(graph)
     needed: set[str] = set()
@@ -100,12 +100,12 @@ def prune(proto: ModelProto, *, keep_inputs: Container[str] = ()) -> None:
     _keep(graph.initializer, {tensor.name for tensor in graph.initializer} & needed)
     names = {value.name for value in graph.input}
     _keep(graph.input, {name for name in names if name in needed or name in keep_inputs})
-    # Shapes of inner values: the runtime finds them anew, and some are no longer true.
+    # Shapes of inner values: the runtime infers them again, and some are no longer true.
     del graph.value_info[:]
 
 
 def taken_by_node(node: NodeProto) -> set[str]:
-    """What a node depends on, by way of its inner graphs too."""
+    """What a node depends on, including through its inner graphs."""
     names = set(node.input)
     for found in node.attribute:
         inner = [found.g] if found.HasField("g") else []
@@ -117,7 +117,8 @@ def taken_by_node(node: NodeProto) -> set[str]:
 
 
 def _keep(values: object, names: set[str]) -> None:
-    """Delete from a repeated field what has another name, without copying what stays."""
+    """Delete all entries with other names from a repeated field, without copying those that
+    stay."""
     for index in range(len(values) - 1, -1, -1):  # type: ignore[arg-type]  # protobuf's containers
         if values[index].name not in names:  # type: ignore[index]  # have no common type
             del values[index]  # type: ignore[attr-defined]  # see above

@@ -1,7 +1,7 @@
-"""Reads an ONNX graph and checks what it claims, before any native code sees it.
+"""Reads an ONNX graph and checks its claims before any native code sees it.
 
-A model is untrusted: its graph may name any file of the device as its weights, and any size. Only
-the graph is read here; weights in other files stay there.
+A model is untrusted: its graph may name any file of the device as its weights, and claim any size.
+Only the graph is read here; weights in other files are not loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FIELDS: dict[int, str] = {
     TensorProto.DOUBLE: "double_data", TensorProto.UINT32: "uint64_data",
     TensorProto.UINT64: "uint64_data",
 }  # fmt: skip
-"""Where the values are when they are not raw; int32_data for all others."""
+"""The field that holds values that are not raw; int32_data for all other types."""
 _BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the model itself"),
     (b"<", "a web page: the download went wrong"),
@@ -52,7 +52,7 @@ class GraphFile(Struct, frozen=True, kw_only=True):
     path: Path
     proto: ModelProto
     data_files: tuple[Path, ...]
-    """The other files that hold its weights, beside it."""
+    """The other files that hold its weights, in the same folder."""
     size_bytes: int
     """Of the graph and of its weights."""
 
@@ -99,7 +99,8 @@ def _parse(path: Path) -> ModelProto:
 
 
 def _has_texts_alone(proto: ModelProto) -> bool:
-    """Whether every name is text: protobuf gives bytes for one that is not, or an error."""
+    """Whether every name is text. For one that is not, protobuf returns bytes or raises an
+    error."""
     try:
         return all(isinstance(text, str) for text in _texts(proto))
     except UnicodeDecodeError:
@@ -122,7 +123,7 @@ def _texts(proto: ModelProto) -> Generator[object]:
 
 
 def nodes_of(graph: GraphProto) -> Generator[NodeProto]:
-    """All nodes, those of inner graphs included."""
+    """All nodes, including those of inner graphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -169,7 +170,7 @@ def _tensors_of_node(node: NodeProto) -> Generator[TensorProto]:
 
 
 def _n_bytes(path: Path, tensor: TensorProto) -> int | None:
-    """What the shape needs; None for types without a fixed size."""
+    """Bytes that the shape needs; None for types without a fixed size."""
     n_values = 1
     for size in tensor.dims:
         if size < 0:
@@ -182,14 +183,14 @@ def _n_bytes(path: Path, tensor: TensorProto) -> int | None:
 
 
 def _check_size(path: Path, tensor: TensorProto) -> None:
-    """Values that are kept in the graph are as many as the shape says."""
+    """Check that the graph holds as many values as the shape says."""
     wanted = _n_bytes(path, tensor)
     if tensor.data_location == TensorProto.EXTERNAL or wanted is None:
         return
     found = len(tensor.raw_data)
     if not tensor.HasField("raw_data"):
         field = _FIELDS.get(tensor.data_type, "int32_data")
-        # Values of 4 bits are there in pairs.
+        # 4-bit values are stored in pairs.
         found = len(getattr(tensor, field)) * max(_BITS[tensor.data_type] // 8, 1)
     if found != wanted:
         raise ModelError(
@@ -198,7 +199,7 @@ def _check_size(path: Path, tensor: TensorProto) -> None:
 
 
 def _check_place(path: Path, tensor: TensorProto, data_files: dict[str, int]) -> None:
-    """The tensor's bytes are in a file of the model's own folder."""
+    """Check that the tensor's bytes are in a file in the model's own folder."""
     place = {entry.key: entry.value for entry in tensor.external_data}
     name = place.get("location", "")
     if name not in data_files:
@@ -221,7 +222,8 @@ def _check_place(path: Path, tensor: TensorProto, data_files: dict[str, int]) ->
 
 
 def _size_of_data_file(path: Path, name: str) -> int:
-    """Refuse whatever could lead out of the folder, or show a file that is not the model's."""
+    """Refuse any path that could lead out of the folder, or expose a file that is not the
+    model's."""
     parts = Path(name).parts
     if not name or "\0" in name or os.path.isabs(name) or ".." in parts or "\\" in name:
         raise ModelError(

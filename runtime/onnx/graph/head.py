@@ -11,15 +11,15 @@ from spillover.runtime.onnx.graph.file import nodes_of
 
 _PRODUCTS = {"MatMul", "MatMulNBits", "MatMulBnb4", "MatMulInteger", "FusedMatMul"}
 _ROW_BY_ROW = {"Cast", "Add", "Sub", "Mul", "Div", "Tanh", "Identity", "Clip", "Min", "Max"}
-"""What may stand between the head and the logits."""
+"""Operators that may stand between the head and the logits."""
 _CONSTANTS = {"Constant", "DynamicQuantizeLinear"}
-"""The second one's scale is a constant for all rows together."""
+"""The second input, the scale, is one constant for all rows."""
 _MOST_NODES = 16
 
 
 def find_head(proto: ModelProto, logits: str) -> NodeProto | None:
-    """The node whose first input is the last value with a row for each position: the head, or what
-    rounds its input. None when what follows it is not understood."""
+    """The node whose first input is the last value with a row for each position: the head, or the
+    node that rounds its input. None when what follows it is not recognized."""
     made_by = producers(proto.graph)
     tail = _tail(made_by, logits)
     if tail is None:
@@ -37,7 +37,7 @@ def find_head(proto: ModelProto, logits: str) -> NodeProto | None:
 
 
 def _tail(made_by: dict[str, NodeProto], logits: str) -> list[NodeProto] | None:
-    """All nodes from the logits back to the head; None when there is one of another kind."""
+    """All nodes from the logits back to the head; None when one of them is of another kind."""
     found: list[NodeProto] = []
     open_values = [logits]
     while open_values:

@@ -1,4 +1,5 @@
-"""From a checked graph to its layout. The graph is the truth; settings files are not asked."""
+"""Turns a checked graph into its layout. The graph is authoritative; settings files are not
+consulted."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "branch": ("use_cache_branch",),
 }
 _RANKS = {"ids": 2, "mask": 2, "positions": 2}
-# Where an operator says what an input is for, whatever its name.
+# Operators that show what an input is for, whatever its name.
 _PLACES = {
     ("GroupQueryAttention", 5): "seqlens_k",
     ("GroupQueryAttention", 6): "total_length",
@@ -81,7 +82,7 @@ def inspect(proto: ModelProto, *, on_cpu: bool = True) -> GraphLayout:
 
 
 def _inputs(proto: ModelProto, caches: tuple[CacheTensor, ...]) -> GraphInputs:
-    """Sort the inputs by what they are for."""
+    """Sort the inputs by purpose."""
     left = true_inputs(proto)
     for cache in caches:
         left.pop(cache.past, None)
@@ -119,7 +120,7 @@ def _by_place(proto: ModelProto, names: set[str]) -> dict[str, str]:
 
 
 def _attention(proto: ModelProto, caches: tuple[CacheTensor, ...]) -> Attention:
-    """How the KV cache is kept; mixed graphs are taken as growing, which GQA can do too."""
+    """How the KV cache is kept. Mixed graphs count as growing, which GQA supports too."""
     users: dict[str, str] = {}
     for node in proto.graph.node:
         places = {"GroupQueryAttention": (3, 4), "TensorScatter": (0,)}.get(node.op_type, ())
@@ -130,7 +131,7 @@ def _attention(proto: ModelProto, caches: tuple[CacheTensor, ...]) -> Attention:
     if kinds == {"TensorScatter"}:
         return "scatter"
     if "TensorScatter" in kinds:
-        raise ModelError("only a part of the graph's KV cache is written by TensorScatter")
+        raise ModelError("TensorScatter writes only a part of the graph's KV cache")
     return "growing"
 
 
@@ -162,7 +163,7 @@ def _form(logits: ValueInfoProto, inputs: GraphInputs) -> LogitsForm:
 
 
 def _n_ctx(proto: ModelProto, caches: tuple[CacheTensor, ...]) -> int | None:
-    """The fewest positions that a rotary table or a cache of fixed size has."""
+    """The smallest number of positions in any rotary table or cache of fixed size."""
     rows = {tensor.name: tensor.dims[0] for tensor in proto.graph.initializer if tensor.dims}
     limits = [cache.capacity for cache in caches if cache.capacity is not None]
     for node in nodes_of(proto.graph):

@@ -1,7 +1,7 @@
-"""Finds attention that is written with ONNX's own operators: what goes in and what comes out.
+"""Finds attention that is written with ONNX's own operators: its inputs and its output.
 
-Of a layer's attention only the edges are looked for: the query, the new keys and values, the KV
-cache and the result. What is between is not read but tried out (graph_trial.py).
+Only the edges of a layer's attention are located: the query, the new keys and values, the KV cache
+and the result. The nodes in between are not interpreted but tried out (graph_trial.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
 from spillover.runtime.onnx.graph.width import Widths
 
 _CARRIERS = {"Unsqueeze", "Expand", "Reshape", "Transpose", "Cast", "Identity", "Mul", "Div"}
-"""What keys and values pass on their way to a product."""
+"""Operators that keys and values pass through on their way to a product."""
 _SHAPERS = {"Reshape", "Transpose", "Identity", "Squeeze"}
-"""What the result passes on its way out."""
+"""Operators that the result passes through on its way out."""
 _MOST_STEPS = 40
 
 
 class Island(Struct, frozen=True, kw_only=True):
-    """The attention of one layer. Values are named; "new" ones are of the tokens of the call."""
+    """The attention of one layer. The fields are names of values; "new" means of the tokens in this
+    call."""
 
     query: str
     """(rows, heads, positions, size), rotated"""
@@ -35,7 +36,7 @@ class Island(Struct, frozen=True, kw_only=True):
     context: str
     """The result, heads side by side: (rows, positions, heads · size)."""
     masks: tuple[str, ...]
-    """What is added to the scores, or chooses among them."""
+    """What is added to the scores, or selects among them."""
     n_head: int
     n_head_kv: int
     n_per_head: int
@@ -43,7 +44,7 @@ class Island(Struct, frozen=True, kw_only=True):
 
 
 class _Graph:
-    """Who makes and who takes each value."""
+    """The producer and the consumers of each value."""
 
     def __init__(self, proto: ModelProto) -> None:
         self.made_by = producers(proto.graph)
@@ -55,7 +56,7 @@ class _Graph:
         self.constants = self._constants(proto)
 
     def _constants(self, proto: ModelProto) -> set[str]:
-        """Values that come from constants and from shapes alone."""
+        """Values that depend on constants and shapes alone."""
         found = {"", *(tensor.name for tensor in proto.graph.initializer)}
         for node in proto.graph.node:
             if node.op_type in ("Shape", "Size") or all(name in found for name in node.input):
@@ -64,7 +65,7 @@ class _Graph:
 
 
 def find_islands(proto: ModelProto, layout: GraphLayout) -> list[Island] | None:
-    """The attention of every layer; None when one is not understood."""
+    """The attention of every layer; None when one is not recognized."""
     graph = _Graph(proto)
     pairs = _pairs(layout.caches)
     islands = [_island(graph, key, value) for key, value in pairs] if pairs else []
@@ -114,7 +115,7 @@ def _island(graph: _Graph, key: CacheTensor, value: CacheTensor) -> Island | Non
 
 
 def _appended(graph: _Graph, cache: CacheTensor) -> str | None:
-    """What is put behind the past."""
+    """What is appended to the past."""
     node = graph.made_by.get(cache.present)
     if node is None or node.op_type != "Concat" or len(node.input) != 2:
         return None
@@ -124,7 +125,7 @@ def _appended(graph: _Graph, cache: CacheTensor) -> str | None:
 
 
 def _product(graph: _Graph, value: str) -> NodeProto | None:
-    """The one product that *value* reaches by way of carriers."""
+    """The only product that *value* reaches through carriers."""
     found: list[NodeProto] = []
     open_values, steps = [value], 0
     while open_values:
@@ -163,7 +164,7 @@ def _given_mask(graph: _Graph, node: NodeProto) -> tuple[str, ...]:
 
 
 def _masks(graph: _Graph, scores: NodeProto, mix: NodeProto) -> tuple[str, ...] | None:
-    """Walk from the scores through a softmax to the mix; what is joined on the way."""
+    """Walk from the scores through a softmax to the mix, and return what is joined on the way."""
     masks: list[str] = []
     value, has_softmax = scores.output[0], False
     for _ in range(_MOST_STEPS):
@@ -171,7 +172,7 @@ def _masks(graph: _Graph, scores: NodeProto, mix: NodeProto) -> tuple[str, ...] 
         distinct = {node.output[0]: node for node in takers}
         if mix.output[0] in distinct:
             return tuple(masks) if has_softmax and mix.input[0] == value else None
-        # A guard against rows of nothing: Where(IsNaN(x), 0, x).
+        # A guard against empty rows: Where(IsNaN(x), 0, x).
         guards = [node for node in distinct.values() if node.op_type == "Where"]
         node = guards[0] if guards else next(iter(distinct.values()), None)
         if node is None or (len(distinct) > 1 and not guards):

@@ -1,4 +1,4 @@
-"""What a decoder's graph wants and gives, as found in the graph itself."""
+"""The inputs and outputs of a decoder's graph, as found in the graph itself."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ growing: present is past and the new positions in a row, a new array after every
 
 LogitsForm = Literal["all", "last", "asked"]
 """all: (rows, positions, vocabulary); last: (rows, 1, vocabulary), of the last position;
-asked: (number of asked positions, vocabulary), as logits_rows asks."""
+asked: (number of asked positions, vocabulary), as logits_rows lists them."""
 
 
 class CacheTensor(Struct, frozen=True, kw_only=True):
     """One tensor of the KV cache: an input of the graph and the output that follows it."""
 
     layer: int
-    """By the graph's own number; numbers may be missing between."""
+    """The graph's own number of the layer; there may be gaps."""
     kind: Literal["key", "value", "both"]
     past: str
     present: str
@@ -38,24 +38,25 @@ class CacheTensor(Struct, frozen=True, kw_only=True):
 
 
 class GraphInputs(Struct, frozen=True, kw_only=True):
-    """The names of the inputs beside the KV cache; None for those the graph has not."""
+    """The names of the inputs besides the KV cache; None for those that the graph lacks."""
 
     ids: str
     """Tokens, int64 or int32 (rows, positions)."""
     mask: str | None = None
-    """1 for every position seen, past ones included, 0 for padding; (rows, past + positions)."""
+    """1 for every visible position, including past ones, 0 for padding; (rows, past +
+    positions)."""
     positions: str | None = None
     """Of the new tokens, (rows, positions)."""
     seqlens_k: str | None = None
-    """int32 (rows,): position of each row's last new token, which is its length less one."""
+    """int32 (rows,): position of each row's last new token, which is its length minus one."""
     total_length: str | None = None
     """int32 scalar: the longest row's length."""
     query_lengths: str | None = None
-    """int32 (rows,): how many of the new tokens of a row count; the rest is padding."""
+    """int32 (rows,): how many of a row's new tokens are real; the rest are padding."""
     logits_rows: str | None = None
-    """int64 (asked,): which positions' logits are wanted, as row · positions + position."""
+    """int64 (asked,): the positions whose logits are wanted, as row · positions + position."""
     n_logits: str | None = None
-    """int64 scalar: of how many last positions logits are wanted."""
+    """int64 scalar: for how many of the last positions logits are wanted."""
     write_indices: str | None = None
     """int64 (rows,): where TensorScatter writes: each row's length before the call."""
     kv_lengths: str | None = None
@@ -65,7 +66,7 @@ class GraphInputs(Struct, frozen=True, kw_only=True):
 
 
 class GraphLayout(Struct, frozen=True, kw_only=True):
-    """Everything that a runtime needs to know of a graph."""
+    """Everything that a runtime needs to know about a graph."""
 
     attention: Attention
     inputs: GraphInputs
@@ -77,11 +78,11 @@ class GraphLayout(Struct, frozen=True, kw_only=True):
     ids_dtype: str
     n_vocab: int | None
     n_ctx: int | None
-    """Positions that the graph has rotary angles for; None: it sets no limit."""
+    """Positions that the graph has rotary angles for; None: no limit."""
     batch_size: int | None
     """Fixed number of rows; None: any."""
     weights: str
-    """For people: "int4 (blocks of 32)", "int8", "fp16", "fp32"."""
+    """For display: "int4 (blocks of 32)", "int8", "fp16", "fp32"."""
 
     @property
     def n_layer(self) -> int:
@@ -89,7 +90,7 @@ class GraphLayout(Struct, frozen=True, kw_only=True):
 
     @property
     def kv_bytes_per_position(self) -> int:
-        """Of one row, over all layers."""
+        """Bytes per position of one row, over all layers."""
         size = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
         total = 0
         for cache in self.caches:

@@ -1,6 +1,6 @@
 """Changes to a graph before a session is made of it. Weights in other files are not touched.
 
-Each gives the layout of the changed graph; a graph that a change does not fit stays as it is.
+Each returns the layout of the changed graph. A graph that a change does not fit is left as it is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from spillover.runtime.onnx.graph.head import find_head
 from spillover.runtime.onnx.graph.layout import CacheTensor, GraphInputs, GraphLayout
 
 _SOUND_HALF_PRODUCTS = (1, 24)
-"""Before this version, integer products of small fp16 matrices read memory that nobody wrote."""
+"""Before this version, integer products of small fp16 matrices read uninitialized memory."""
 _FIXED_WINDOWS = (1, 24)
 """Before this version of ONNX Runtime, a window of n positions showed n + 1."""
 
 
 def with_integer_products(proto: ModelProto, runtime_version: tuple[int, int]) -> int:
     """Let 4-bit and 8-bit products round their activations to 8 bits where the graph leaves the
-    choice to the runtime, which then computes in fp32; how many it changed."""
+    choice to the runtime, which then computes in fp32. Returns how many it changed."""
     halves = {
         tensor.name
         for tensor in proto.graph.initializer
@@ -46,7 +46,7 @@ def with_integer_products(proto: ModelProto, runtime_version: tuple[int, int]) -
 
 
 def without_empty_inputs(proto: ModelProto) -> None:
-    """Cut off the names of inputs that are not given: older runtimes know fewer of them."""
+    """Drop trailing input names that are empty: older runtimes know fewer inputs."""
     for node in nodes_of(proto.graph):
         while node.input and not node.input[-1]:
             node.input.pop()
@@ -55,8 +55,8 @@ def without_empty_inputs(proto: ModelProto) -> None:
 def with_lengths(
     proto: ModelProto, layout: GraphLayout, *, query_lengths: bool = False
 ) -> GraphLayout:
-    """Lengths of the rows as inputs, instead of a mask that they are counted from; and how many
-    new tokens of each row count, where the runtime knows that (1.32)."""
+    """Make the lengths of the rows inputs, instead of counting them from a mask; and also the
+    number of new tokens per row, where the runtime supports that (1.32)."""
     if layout.attention != "gqa":
         return layout
     inputs = layout.inputs
@@ -84,8 +84,8 @@ def with_lengths(
 
 
 def with_caches_as_computed(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
-    """A KV cache in the type that the graph computes in, where it is converted on its way in and
-    out: half the memory, and no copy of all of it at every step."""
+    """Keep the KV cache in the type that the graph computes in, where the graph converts it on its
+    way in and out: half the memory, and no full copy at every step."""
     pairs = [_conversions(proto, cache) for cache in layout.caches]
     found = [pair for pair in pairs if pair is not None]
     kinds = {attribute(before, "to") for before, _ in found}
@@ -119,7 +119,8 @@ def _conversions(proto: ModelProto, cache: CacheTensor) -> tuple[NodeProto, Node
 
 
 def with_asked_logits(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
-    """Logits of the asked positions only: the output head is a large part of reading a prompt."""
+    """Compute logits of the requested positions only: the output head is a large part of a
+    prefill."""
     if layout.logits_form != "all" or layout.inputs.n_logits is not None:
         return layout
     head = find_head(proto, layout.logits)
@@ -140,8 +141,8 @@ def with_asked_logits(proto: ModelProto, layout: GraphLayout) -> GraphLayout:
 
 
 def with_exact_windows(proto: ModelProto, runtime_version: tuple[int, int]) -> int:
-    """Windows of attention as wide as the model means them, with a runtime that counts them from
-    zero; how many it changed."""
+    """Make attention windows as wide as the model means them, for a runtime that counts them from
+    zero. Returns how many it changed."""
     n_changed = 0
     if runtime_version >= _FIXED_WINDOWS:
         return 0
@@ -154,7 +155,7 @@ def with_exact_windows(proto: ModelProto, runtime_version: tuple[int, int]) -> i
 
 
 def _with_inputs(proto: ModelProto, layout: GraphLayout, **names: str | None) -> GraphLayout:
-    """The layout with these inputs more, and without those that are gone."""
+    """The layout with these inputs added, and without those that are gone."""
     left = {value.name for value in proto.graph.input}
     before = msgspec.structs.asdict(layout.inputs)
     after = {purpose: name for purpose, name in {**before, **names}.items() if name in left}

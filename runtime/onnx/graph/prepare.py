@@ -1,4 +1,4 @@
-"""From a file to the graph that a session is made of, and its layout."""
+"""Turns a file into the graph for a session, and its layout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from spillover.runtime.onnx.graph.rewrite import rewritten_to_gqa
 class Prepared(Struct, frozen=True, kw_only=True):
     """A graph ready for a session.
 
-    Its weights in other files are found from *folder*, which the session has to be told
+    Its weights in other files are relative to *folder*, which the session must be given
     (session.model_external_initializers_file_folder_path).
     """
 
@@ -36,7 +36,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
     data_files: tuple[Path, ...]
     size_bytes: int
     changes: tuple[str, ...]
-    """What was changed, for people."""
+    """What was changed, for display."""
 
 
 def prepare(
@@ -51,8 +51,8 @@ def prepare(
     """Read, check and change the graph of an .onnx file for this version of ONNX Runtime.
 
     *query_lengths*: rows may have unequal numbers of new tokens (GQA, from 1.32 on). *rewrite*:
-    plain attention becomes GroupQueryAttention where it is seen to be the same, up to *n_ctx*
-    positions. Raises ModelError.
+    replace plain attention by GroupQueryAttention where a trial shows that it is the same, up to
+    *n_ctx* positions. Raises ModelError.
     """
     file = read_graph(path)
     proto = file.proto

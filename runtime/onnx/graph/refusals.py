@@ -1,4 +1,4 @@
-"""Graphs that cannot run here, refused with the name of what is in the way and what to do."""
+"""Refuses graphs that cannot run here, and says what prevents it and what to do."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.n
 
 
 def refuse_operators(proto: ModelProto) -> None:
-    """Raises ModelError when a node cannot run on any device that we use."""
+    """Raise ModelError when a node cannot run on any device that we use."""
     own = _KNOWN_DOMAINS | {function.domain for function in proto.functions}
     for number, node in enumerate(nodes_of(proto.graph)):
         if number >= MAX_NODES:
@@ -57,7 +57,7 @@ def refuse_operators(proto: ModelProto) -> None:
 
 
 def refuse_inputs(names: Iterable[str]) -> None:
-    """Raises ModelError for inputs that nobody here can feed."""
+    """Raise ModelError for inputs that this runtime cannot feed."""
     for name in names:
         for part, what in _INPUTS.items():
             if part in name.lower():
@@ -69,7 +69,7 @@ def refuse_inputs(names: Iterable[str]) -> None:
 
 
 def refuse_bfloat16(proto: ModelProto) -> None:
-    """Raises ModelError: the CPU has no kernels for bfloat16."""
+    """Raise ModelError for bfloat16, for which the CPU has no kernels."""
     names = {
         tensor.name
         for tensor in proto.graph.initializer

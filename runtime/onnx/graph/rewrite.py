@@ -26,10 +26,10 @@ _PROJECTIONS = {"MatMul", "MatMulNBits", "MatMulBnb4", "Add", "Mul", "Cast"}
 def rewritten_to_gqa(
     proto: ModelProto, layout: GraphLayout, *, n_ctx: int | None = None, on_cpu: bool = True
 ) -> GraphLayout | None:
-    """Rewrite the graph in place and give its new layout; None, and nothing changed, when the
-    attention of a layer is not found or has been seen to be another than GroupQueryAttention's.
+    """Rewrite the graph in place and return its new layout. Return None and change nothing when a
+    layer's attention is not found, or a trial shows that it differs from GroupQueryAttention's.
 
-    *n_ctx*: up to which length windows of attention are looked for.
+    *n_ctx*: the longest attention window to look for.
     """
     if layout.attention != "growing" or layout.inputs.branch is not None:
         return None
@@ -50,7 +50,7 @@ def rewritten_to_gqa(
 def _kinds(
     proto: ModelProto, islands: list[Island], layout: GraphLayout, longest: int
 ) -> list[PlainAttention]:
-    """What each layer is; layers that are alike are tried once. Raises NotPlainAttention."""
+    """The kind of each layer; identical layers are tried only once. Raises NotPlainAttention."""
     kinds: list[PlainAttention] = []
     tried: dict[str, PlainAttention] = {}
     for island in islands:
@@ -63,8 +63,8 @@ def _kinds(
 
 
 def _past_is_used_elsewhere(proto: ModelProto, islands: list[Island]) -> bool:
-    """Whether something that stays wants the past, or its length: positions that are counted by
-    it, for instance. A shared buffer is longer than what it holds."""
+    """Whether a node that stays uses the past or its length, for instance to count positions. A
+    shared buffer is longer than what it holds."""
     taken = {}
     for island in islands:
         sources = (island.query, island.new_key, island.new_value)
@@ -89,7 +89,8 @@ def _past_is_used_elsewhere(proto: ModelProto, islands: list[Island]) -> bool:
 
 
 class _OtherSizes:
-    """Tells nodes that ask a past for the number of its rows, say, but not for its length."""
+    """Recognizes nodes that read a size of a past, such as its number of rows, but not its
+    length."""
 
     def __init__(self, proto: ModelProto, pasts: set[str]) -> None:
         self._shapes = {
@@ -107,7 +108,7 @@ class _OtherSizes:
                 self._values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
 
     def are_all_of(self, node: NodeProto) -> bool:
-        """Whether the node gives sizes of a past without its length, the third."""
+        """Whether the node returns sizes of a past other than its length, the third."""
         if node.op_type == "Shape":
             return node.output[0] in self._shapes and 2 not in _axes(node)
         if node.op_type != "Gather" or node.input[0] not in self._shapes:
@@ -120,7 +121,7 @@ class _OtherSizes:
 
 
 def _axes(shape: NodeProto) -> list[int]:
-    """Which of four sizes a Shape gives."""
+    """Which of four sizes a Shape returns."""
     return list(range(4))[attribute(shape, "start", 0) : attribute(shape, "end", 4)]
 
 
@@ -153,7 +154,7 @@ def _nodes(
     kind: PlainAttention,
     name: str,
 ) -> list[NodeProto]:
-    """The operator, and what brings its inputs and its output into shape."""
+    """The operator, and the nodes that reshape its inputs and its output."""
     nodes: list[NodeProto] = []
     flat = []
     for value, heads, part in (
@@ -179,7 +180,7 @@ def _nodes(
     )
     last = made_by[island.context]
     if last.op_type == "Reshape":
-        # The graph's own shape: some have rows and positions apart and some together.
+        # The graph's own shape: some graphs keep rows and positions apart, some merge them.
         nodes.append(
             helper.make_node("Reshape", [f"{name}.context", last.input[1]], [island.context])
         )
@@ -196,8 +197,8 @@ def _flat(
     width: int,
     name: str,
 ) -> str:
-    """(rows, heads, positions, size) → (rows, positions, heads · size), as it was before where
-    heads were only split."""
+    """(rows, heads, positions, size) → (rows, positions, heads · size), as it was before the heads
+    were split, if nothing else was done."""
     origin = _before_split(made_by, value)
     if origin is not None:
         return origin
@@ -210,7 +211,7 @@ def _flat(
 
 
 def _before_split(made_by: dict[str, NodeProto], value: str) -> str | None:
-    """The projection of which *value* is only a view with its heads apart."""
+    """The projection, if *value* is only a view of it with its heads split."""
     turned = made_by.get(value)
     if turned is None or turned.op_type != "Transpose" or not _swaps_heads(turned):
         return None

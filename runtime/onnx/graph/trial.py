@@ -1,5 +1,5 @@
-"""Tries out a layer's attention on made-up numbers, to learn its scale and its window and to see
-whether it is plain causal attention and nothing else.
+"""Tries out a layer's attention on made-up numbers, to learn its scale and window and to check that
+it is plain causal attention and nothing else.
 
 Only the nodes of the attention are run, by onnx's reference implementation: no weights are read.
 """
@@ -22,23 +22,23 @@ from spillover.runtime.onnx.graph.layout import GraphInputs
 Array = npt.NDArray[Any]
 
 _CASES = ((0, 5), (1, 1), (7, 1), (6, 4))
-"""How many past and how many new positions."""
+"""Numbers of past and of new positions."""
 _LONGEST_WINDOW_CHECKED = 8192
-"""What lies beyond larger windows is seen in the mask alone, not tried with keys and values."""
+"""Beyond this, a window is read from the mask alone, not tried with keys and values."""
 _TOLERANCE = {"float32": 2e-5, "float16": 4e-3}
 _HIDDEN_BELOW = -1000.0
-"""What is added to scores that are not to count: -inf, the smallest number, -1e4 …"""
+"""What is added to scores that must not count: -inf, the smallest number, -1e4 …"""
 
 
 class PlainAttention(Struct, frozen=True, kw_only=True):
-    """What plain causal attention may differ in."""
+    """The parameters in which plain causal attention may differ."""
 
     scale: float
     window: int | None
 
 
 class NotPlainAttention(Exception):
-    """The nodes do something else, or cannot be run alone."""
+    """The nodes compute something else, or cannot run alone."""
 
 
 class Trial:
@@ -57,12 +57,12 @@ class Trial:
         self._evaluator = self._evaluator_of(self._context, island.context)
 
     def signature(self) -> str:
-        """The same for islands that are the same but for their names."""
+        """A key that is equal for islands that differ in their names alone."""
         fields = ("query", "new_key", "new_value", "past_key", "past_value")
         return self._context.signature({getattr(self._island, name): name for name in fields})
 
     def attention(self, n_ctx: int) -> PlainAttention:
-        """The scale, and the window up to *n_ctx*, by which the nodes are plain causal attention.
+        """The scale, and the window up to *n_ctx*, with which the nodes are plain causal attention.
 
         Raises NotPlainAttention when there are none.
         """
@@ -83,7 +83,7 @@ class Trial:
             raise NotPlainAttention("it gives other results")
 
     def _scale(self) -> float:
-        """Of two keys, one is like the query and one is zero: their shares tell the scale."""
+        """Try two keys, one like the query and one zero: their shares reveal the scale."""
         island, size = self._island, self._island.n_per_head
         scales = []
         for strength in (1.0, 3.0):
@@ -103,7 +103,7 @@ class Trial:
         return exact if math.isclose(scales[0], exact, rel_tol=1e-2) else scales[0]
 
     def _window(self, n_ctx: int) -> int | None:
-        """What the last of *n_ctx* positions sees, as the mask has it."""
+        """The window that the mask gives the last of *n_ctx* positions."""
         if not self._island.masks:
             return None
         if len(self._island.masks) > 1:
@@ -117,7 +117,7 @@ class Trial:
         n_seen = int(row[0].sum())
         banded = np.arange(row.shape[1]) >= row.shape[1] - n_seen
         if row.shape[1] != n_ctx or n_seen == 0 or not (row == banded).all():
-            raise NotPlainAttention("it sees no window of the last positions")
+            raise NotPlainAttention("what it sees is not a window of the last positions")
         return None if n_seen == n_ctx else n_seen
 
     def _draw(self, n_past: int, n_new: int, *, seed: int) -> tuple[Array, Array, Array]:
@@ -148,12 +148,12 @@ class Trial:
         shape_alone = np.broadcast_to(self._dtype.type(0), (1, n_new, width))
         feeds = {}
         for name in ancestry.feeds():
-            # Beside what was given, only another layer's cache can be meant, for its length.
+            # The only other value it can need is another layer's cache, for its length.
             otherwise = shape_alone if name in ancestry.measured else given[self._island.past_key]
             feeds[name] = given.get(name, otherwise)
         try:
             results: Any = evaluator.run(None, feeds)
-        except Exception as error:  # whatever the nodes are not meant for
+        except Exception as error:  # any error of nodes that are run outside their graph
             raise NotPlainAttention(repr(error)) from error
         return np.asarray(results[0])
 
@@ -182,7 +182,7 @@ class Trial:
         try:
             return Ancestry(self._proto, value, self._ends)
         except TooMuch as error:
-            raise NotPlainAttention("it depends on weights, or on too much") from error
+            raise NotPlainAttention("it depends on weights, or on too many nodes") from error
 
     def _evaluator_of(self, ancestry: Ancestry, value: str) -> ReferenceEvaluator:
         graph = helper.make_graph(
@@ -195,7 +195,7 @@ class Trial:
         model = helper.make_model(graph, opset_imports=list(self._proto.opset_import))
         try:
             return ReferenceEvaluator(model)
-        except Exception as error:  # whatever it does not know
+        except Exception as error:  # any error about operators that it does not know
             raise NotPlainAttention(repr(error)) from error
 
 

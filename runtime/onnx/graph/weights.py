@@ -1,4 +1,4 @@
-"""How a graph's weights are stored, and how many parameters they are: for people to read."""
+"""How a graph's weights are stored, and how many parameters there are, for display."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TYPES = {
 
 
 def describe_weights(proto: ModelProto) -> str:
-    """The commonest storage, by values: "int4 in blocks of 32", "int8", "fp16"…"""
+    """The most common storage, by number of values: "int4 in blocks of 32", "int8", "fp16"…"""
     counts: Counter[str] = Counter()
     packed: set[str] = set()
     for node in nodes_of(proto.graph):
@@ -51,7 +51,7 @@ def _n_values(tensor: TensorProto) -> int:
 
 
 _WEIGHT_PLACES = {"MatMulNBits": 1, "MatMulBnb4": 1, "GatherBlockQuantized": 0}
-"""Which input of an operator is its packed weight."""
+"""The index of an operator's packed weight among its inputs."""
 _WEIGHT_TYPES = (
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
@@ -62,7 +62,7 @@ _WEIGHT_TYPES = (
 
 
 def count_parameters(proto: ModelProto) -> int:
-    """A number for people: tables such as those of rotary positions count too."""
+    """A number for display: it also counts tables such as those of rotary positions."""
     sizes: dict[str, int] = {t.name: prod(t.dims) for t in proto.graph.initializer}
     n_params, packed = 0, set[str]()
     for node in nodes_of(proto.graph):

@@ -1,7 +1,7 @@
 """The KV cache of graphs that write into it: for each layer one array with a slot per sequence.
 
-Sequences that are decoded together must lie side by side, for then their part of the array is an
-array too. So sequences change slots when others join or leave.
+Sequences that are decoded together must be adjacent, so that their part of the array is an array
+too. Therefore sequences change slots when others join or leave.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SlotArray:
         self.values[b, :, :n_tokens] = first
 
     def discard(self, slot: int, n_kept: int) -> None:
-        """Give the memory of all but the first *n_kept* tokens back."""
+        """Return the memory of all but the first *n_kept* tokens."""
         n_kept_bytes = n_kept * self.shape[3] * self.values.itemsize
         for head in range(self.shape[1]):
             start = slot * self._n_slot_bytes + head * self._n_head_bytes
@@ -51,13 +51,13 @@ class SlotArray:
 
 
 def positions_per_page(cache: CacheTensor, dtype: type[np.generic]) -> int:
-    """A multiple of this number of positions lets each head begin a page."""
+    """Each head begins a page if the number of positions is a multiple of this."""
     width = cache.shape[3] or 1
     return max(PAGESIZE // (width * np.dtype(dtype).itemsize), 1)
 
 
 class CacheSlots:
-    """Which sequence is in which slot, and how much it has there."""
+    """Which sequence is in which slot, and how many tokens it has there."""
 
     def __init__(self, arrays: Sequence[SlotArray], n_slots: int) -> None:
         self.held = [0] * n_slots
@@ -79,13 +79,13 @@ class CacheSlots:
         self.held[target] = n_tokens
 
     def gather(self, seqs: Sequence[int]) -> int:
-        """Bring *seqs* side by side, at the least cost; the first slot they are in then."""
+        """Make *seqs* adjacent at the least cost; return their first slot."""
         slots = sorted(self._slot_of[seq] for seq in seqs)
         if slots[-1] - slots[0] + 1 == len(slots):
             return slots[0]
         first = self._cheapest_place(seqs)
         places = range(first, first + len(seqs))
-        # Sequences that are there already stay; the others take the remaining places.
+        # Sequences already there stay; the others take the remaining places.
         wanted = set(seqs)
         strangers = [seq for seq in self._seqs_in(places) if seq not in wanted]
         outside = [seq for seq in seqs if self._slot_of[seq] not in places]

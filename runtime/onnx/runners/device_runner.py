@@ -1,7 +1,7 @@
-"""Runs graphs on an accelerator: the KV cache stays where the library has put it.
+"""Runs graphs on an accelerator: the KV cache stays where the library put it.
 
-Each call gives new arrays on the device, which are the next call's past. Nobody changes an array,
-so a copied sequence begins with the same ones.
+Each call returns new arrays on the device, which are the next call's past. Arrays are never
+changed, so a copied sequence shares them at first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from spillover.runtime.onnx.session import OnnxSession
 
 
 class _Arrays(Struct, frozen=True):
-    """The KV cache of a sequence, and the binding whose outputs they are: before 1.23 they live no
-    longer than it does."""
+    """The KV cache of a sequence, and the binding whose outputs it is: before 1.23 the arrays do
+    not outlive the binding."""
 
     binding: Any
     arrays: list[Any]
@@ -50,19 +50,19 @@ class DeviceRunner:
         (only,) = rows
         layout, binding = self._layout, self._session.binding()
         binding.feed(feeds(layout.inputs, [only.tokens], [only.start]))
-        past = self._past(only.seq)  # held here, for the binding may not hold it
+        past = self._past(only.seq)  # kept alive here, since the binding may not do it
         for cache, array in zip(layout.caches, past, strict=True):
             binding.raw.bind_ortvalue_input(cache.past, array)
             binding.raw.bind_output(cache.present, self._device)
         run_for_logits(self._session, binding, layout, rows, logits)
         binding.raw.clear_binding_inputs()
-        # In the order in which they were bound; the logits came last.
+        # In the order in which they were bound; the logits were last.
         arrays = binding.raw.get_outputs()[: len(layout.caches)]
         self._caches[only.seq] = _Arrays(binding, arrays)
         self.held[only.seq] = only.start + len(only.tokens)
 
     def _past(self, seq: int) -> list[Any]:
-        """The arrays of what *seq* holds, cut to its length where it was cut since."""
+        """The arrays of what *seq* holds, cut to its length if it has been cut since."""
         held, found = self.held[seq], self._caches[seq]
         caches = self._layout.caches
         if found is None:
@@ -82,7 +82,7 @@ class DeviceRunner:
         return self._session.dtype(cache.past)
 
     def _empty_shape(self, cache: CacheTensor) -> list[int]:
-        """Of a sequence without tokens."""
+        """The arrays of a sequence without tokens."""
         shape = [size or 0 for size in cache.shape]
         shape[cache.batch_axis], shape[cache.length_axis] = 1, 0
         return shape

@@ -1,7 +1,7 @@
 """Runs graphs whose KV inputs are as long as the sequence: plain attention, one row at a time.
 
-A call reads the past from one buffer and writes past and present to another; then the two change
-places. The buffers' memory is lazy, so the room of all costs little.
+A call reads the past from one buffer and writes past and present to another; then the two are
+swapped. The buffers' memory is lazy, so their full size costs little.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spillover.runtime.onnx.session import OnnxSession
 
 
 class _Place(Struct, frozen=True):
-    """Where a cache tensor is in a buffer."""
+    """The place of a cache tensor in a buffer."""
 
     cache: CacheTensor
     dtype: type[np.generic]

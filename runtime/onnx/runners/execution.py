@@ -28,7 +28,7 @@ _STEPWISE = (
 
 
 class Needs(Struct, frozen=True, kw_only=True):
-    """What a runner has to hold, and the threads it gets."""
+    """What a runner must have room for, and the threads it gets."""
 
     n_seq: int
     n_ctx: int
@@ -37,7 +37,7 @@ class Needs(Struct, frozen=True, kw_only=True):
 
 
 class Execution(Struct, frozen=True, kw_only=True):
-    """A session with its KV cache; *device* is for people."""
+    """A session with its KV cache; *device* is for display."""
 
     device: str
     session: OnnxSession
@@ -48,7 +48,7 @@ class Execution(Struct, frozen=True, kw_only=True):
 
 
 def on_cpu(graph: Prepared, needs: Needs) -> Execution:
-    """Uses the graph up. Raises ModelError."""
+    """Consumes the graph. Raises ModelError."""
     layout = graph.layout
     session = _session(graph, needs, ("CPUExecutionProvider",))
     runner = _host_runner(session, layout, needs)
@@ -62,7 +62,7 @@ def on_cpu(graph: Prepared, needs: Needs) -> Execution:
 
 
 def on_accelerator(accelerator: Accelerator, path: Path, needs: Needs) -> Execution:
-    """Raises ModelError when the accelerator cannot be had."""
+    """Raises ModelError when the accelerator is not available."""
     graph = prepare(path, runtime_version=runtime_version(), on_cpu=False, rewrite=False)
     layout = graph.layout
     session = _session(graph, needs, (*accelerator.providers, "CPUExecutionProvider"))
@@ -89,7 +89,7 @@ def _session(graph: Prepared, needs: Needs, providers: tuple[str, ...]) -> OnnxS
         "session.model_external_initializers_file_folder_path", str(graph.folder)
     )
     content = graph.proto.SerializeToString()
-    graph.proto.Clear()  # with weights inside it may be 2 GiB, which are needed twice as it is
+    graph.proto.Clear()  # up to 2 GiB with weights inside, and the session needs as much again
     return OnnxSession(content, options, providers)
 
 

@@ -1,7 +1,7 @@
-"""Chooses between the CPU and accelerators, which must prove their results and their speed.
+"""Chooses between the CPU and accelerators, which must prove that they are correct and fast.
 
-That a wheel lists an accelerator means little: its driver may be missing, it may lack code for this
-very chip, or compute something else. So it must show the CPU's logits, in less time.
+A wheel that lists an accelerator proves little: the driver may be missing, there may be no code for
+this chip, or the results may differ. So it must produce the CPU's logits in less time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spillover.runtime.onnx.runners.logits import divergence
 
 _N_READ, _N_DECODED = 16, 8
 _MOST_DIVERGENCE = 0.05
-"""Between the distributions of CPU and accelerator, in nats; fp16 arithmetic makes about 0.001."""
+"""Between the distributions of CPU and accelerator, in nats; fp16 arithmetic causes about 0.001."""
 
 
 def fastest(
@@ -32,8 +32,8 @@ def fastest(
     *,
     is_asked_for: bool,
 ) -> tuple[Execution, tuple[str, ...]]:
-    """The execution to use, and why others failed. One that *is_asked_for* need not be faster than
-    the CPU, but must be correct."""
+    """The execution to use, and why others failed. An accelerator that the user asked for
+    (*is_asked_for*) need not be faster than the CPU, but must be correct."""
     if not accelerators:
         return cpu, ()
     wanted, cpu_s = _trial(cpu, n_vocab)
@@ -45,7 +45,7 @@ def fastest(
         except (ModelError, DecodeFailed) as error:
             notes.append(f"{accelerator.name} cannot run the model: {error}")
             continue
-        if not divergence(wanted, found) < _MOST_DIVERGENCE:  # nor what is not a number
+        if not divergence(wanted, found) < _MOST_DIVERGENCE:  # rejects NaN too
             notes.append(f"{accelerator.name} computes other logits than the CPU: it is not used")
         elif step_s >= best_s:
             slower.append(f"{accelerator.name} takes {1e3 * step_s:.1f} ms a token")

@@ -1,4 +1,4 @@
-"""The arrays that a graph wants for a call, besides its KV cache."""
+"""The arrays that a graph needs for a call, besides its KV cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
 def feeds(inputs: GraphInputs, tokens: Sequence[Tokens], pasts: Sequence[int]) -> Feeds:
-    """By input name. Row i gets the new *tokens[i]* after *pasts[i]* others; shorter rows are
+    """By input name. Row i has *pasts[i]* tokens and gets the new *tokens[i]*; shorter rows are
     padded on the right, which only a graph with query_lengths can do."""
     n_rows = len(tokens)
     counts = np.array([len(new) for new in tokens], dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Memory that the system provides page by page, when it is first written.
+"""Memory that the system provides page by page, on the first write.
 
 So a KV cache can have room for the longest context of every sequence, in arrays that never move,
-and cost what the tokens in it need.
+but only takes the memory that its tokens need.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class LazyMemory:
-    """*n_bytes* of zeros at an address that stays. Raises ModelError when there is no room."""
+    """*n_bytes* of zeros at a fixed address. Raises ModelError when there is no room."""
 
     def __init__(self, n_bytes: int) -> None:
-        # Never empty, and with a page to spare for kernels that read a vector beyond the end.
+        # Never empty, and with a spare page for kernels that read one vector past the end.
         size = -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE + mmap.PAGESIZE
         try:
             self._map = _mapped(size)
@@ -46,6 +46,6 @@ def _mapped(size: int) -> mmap.mmap:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     memory = mmap.mmap(-1, size, flags=flags)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        # A large page would be taken whole for the first token in it.
+        # The first token in a huge page would take all of it.
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return memory

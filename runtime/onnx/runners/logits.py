@@ -1,4 +1,4 @@
-"""The logits of a run: where they are written, and how far two computations of them are apart."""
+"""The logits of a run: where they are written, and how far two computations of them differ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run_for_logits(
     rows: Sequence[Rows],
     logits: LogitsRows,
 ) -> None:
-    """*logits* (len(rows), n_vocab) is written by the graph itself, unless it gives the logits of
+    """*logits* (len(rows), n_vocab) is written by the graph itself, unless it returns the logits of
     every position: then the last ones are picked."""
     width = max(len(one.tokens) for one in rows)
     n_vocab = logits.shape[1]
@@ -36,8 +36,8 @@ def run_for_logits(
 
 
 def divergence(wanted: Logits, found: Logits) -> float:
-    """Mean Kullback-Leibler divergence of the rows (n, n_vocab), in nats; NaN where *found* holds
-    what is not a number."""
+    """Mean Kullback-Leibler divergence of the rows (n, n_vocab), in nats; NaN where *found*
+    contains NaN."""
     a, b = _log_softmax(wanted), _log_softmax(found)
     return float((np.exp(a) * (a - b)).sum(axis=1).mean())
 

@@ -17,26 +17,26 @@ class Runner(Protocol):
     """The KV cache of all sequences, and the runs of the graph that read and extend it."""
 
     capacity: int
-    """Most tokens of a sequence."""
+    """The most tokens a sequence may have."""
     held: list[int]
     """How many tokens each sequence has in the cache."""
 
     def split(self, batch: Sequence[Rows]) -> list[list[int]]:
-        """The runs that a batch takes: of each the places of its Rows in the batch, in the order
-        in which they come out."""
+        """The runs that a batch takes: for each, the indices of its Rows in the batch, in the order
+        of its outputs."""
         ...
 
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
-        """Evaluate one of these runs; the last token's logits of each Rows go to *logits*.
+        """Evaluate one of these runs; the logits of each Rows' last token go to *logits*.
 
         After an error the sequences hold what they held before.
         """
         ...
 
     def truncate(self, seq: int, n_tokens: int) -> None:
-        """Let *seq* keep its first *n_tokens*, which are not more than it has."""
+        """Cut *seq* to its first *n_tokens*, which are no more than it has."""
         ...
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
-        """Give the empty *target* the first *n_tokens* of *source*."""
+        """Copy the first *n_tokens* of *source* to the empty *target*."""
         ...

@@ -1,9 +1,9 @@
 """Runs graphs whose KV cache is past and present at once: many rows in one run.
 
-One token each of any number of sequences is one run; more tokens of a sequence are a run of their
-own, on its slot of the same arrays. Only a few tokens go with the others, where the graph takes
-rows of unequal length: all are padded to the longest, which costs more than a second run from about
-four tokens on.
+One token each of any number of sequences is one run; several tokens of one sequence are a separate
+run, on its slot of the same arrays. Only a few tokens share the run of the others, where the graph
+takes rows of unequal length: all are padded to the longest, which from about four tokens on costs
+more than a second run.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class SlotRunner:
         return [together, *alone]
 
     def _may_join(self, batch: Sequence[Rows], slice_: int) -> bool:
-        """Whether a slice goes with the others, each of which brings one token."""
+        """Whether a slice shares the run of the others, each of which has one token."""
         width = len(batch[slice_].tokens)
         if self._layout.inputs.query_lengths is None or len(batch) * width > _MOST_PADDED:
             return False
-        # The padding needs room too, though nothing of it stays.
+        # The padding needs room too, although it is not kept.
         return all(rows.start + width <= self.capacity for rows in batch)
 
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
@@ -77,7 +77,7 @@ class SlotRunner:
 
     def _binding(self, first: int, n: int) -> Binding:
         """A binding with the KV cache of *n* slots from *first* on; the last ones are kept, since
-        binding some dozens of arrays takes a while."""
+        binding some dozens of arrays is slow."""
         found = self._bindings.get((first, n))
         if found is None:
             found = self._bindings[first, n] = self._new_binding(first, n)

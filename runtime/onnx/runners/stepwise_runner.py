@@ -1,8 +1,8 @@
-"""For graphs that were exported for one new token at a time: prompts are read token by token.
+"""Runs graphs that were exported for one new token at a time: prompts are read token by token.
 
-Older exporters traced the decoder with one token, and what was one then may be a constant now, or
-the mask may know of no order among new tokens. Such a graph takes more tokens without a word and
-computes something else, so that it has to be tried.
+Older exporters traced the decoder with one token, so a size of one may have become a constant, or
+the mask may not order new tokens. Such a graph accepts more tokens without an error and computes
+something else, so each graph is tried.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spillover.runtime.onnx.runners.runner import LogitsRows, Runner
 
 _N_SLICE, _N_SLICES = 4, 4
 _MOST_DIVERGENCE = 0.15
-"""In nats. Dynamic int8 products make some thousandths, a mask without order some tenths."""
+"""In nats. Dynamic int8 products cause some thousandths, a mask without order some tenths."""
 
 
 class StepwiseRunner:
@@ -49,8 +49,8 @@ class StepwiseRunner:
 
 
 def reads_slices(runner: Runner, n_vocab: int, dtype: type[np.generic]) -> bool:
-    """Whether tokens that are read together, at the start or later, give the logits that they give
-    one after the other. Leaves the cache empty."""
+    """Whether tokens read together, at the start or later, have the same logits as tokens read one
+    by one. Leaves the cache empty."""
     tokens = np.random.default_rng(0).integers(0, n_vocab, _N_SLICES * _N_SLICE, dtype=np.int32)
     wanted = _logits(StepwiseRunner(runner), tokens, n_vocab, dtype)
     try:
