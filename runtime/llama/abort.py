@@ -1,8 +1,8 @@
 """Ends a running llama_decode from another thread, without a Python callback.
 
-llama.cpp asks its abort callback before each graph node, some hundred times per decode; a Python
-function there would take the interpreter lock each time. The C library's strlen on a two-byte
-buffer does: "" (0) is "go on", a one-character string (1) is "stop".
+llama.cpp calls its abort callback before each graph node, some hundred times per decode, and a
+Python function would take the interpreter lock each time. The C library's strlen on a two-byte
+buffer does the job: "" (0) means continue, a one-character string (1) means stop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as lib
 
 
 class AbortFlag:
-    """A flag that any thread may raise; honoured by the CPU and Metal backends of llama.cpp."""
+    """A flag that any thread may raise. llama.cpp's CPU and Metal backends honour it."""
 
     def __init__(self) -> None:
         libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)

@@ -34,15 +34,15 @@ from spillover.runtime.llama.thread_governor import ThreadGovernor
 from spillover.runtime.sampling import Sampling
 
 MEMORY_TO_KEEP = 1.1
-"""The second layout is given up when, as a factor of its size, less memory is free. Its pages count
-as free: with less than that they would be read from the disk again and again."""
+"""The second layout is dropped when less memory is free than this factor of its size. Its pages
+count as free: with less than that they would be read from the disk again and again."""
 
 
 SMALLEST_GOVERNED_BYTES = 64 * 2**20
-"""Smaller models are fast enough, and keep their rounding, which depends on the threads."""
+"""Smaller models are fast enough, and with fixed threads their rounding stays the same."""
 
 _PAUSE_S = 0.5
-"""After so long without a call the machine is looked at anew."""
+"""After this long without a call, the load of the machine is measured again."""
 
 
 class LlamaBackend:
@@ -71,22 +71,22 @@ class LlamaBackend:
             ThreadGovernor(config.n_threads, IdleCores()) if self._can_be_governed else None
         )
         self._answered = self._main
-        """The context of the last call, which has its outputs."""
+        """The context of the last call, which holds its outputs."""
         self._outputs: list[int] = []
         self._rows_seen: dict[int, Logits] = {}
         self.info = self._describe()
 
     @property
     def _can_be_governed(self) -> bool:
-        """Where the waiting threads of llama.cpp were seen to spin, so that CPU time that is
-        missing was taken by others: not on a GPU, and not tried on macOS and Windows."""
+        """Whether llama.cpp's waiting threads are known to spin, so that missing CPU time was taken
+        by other programs: not on a GPU, and untested on macOS and Windows."""
         is_asked = self._config.adapt_threads and self._config.n_threads > 1
         is_large = lib.llama_model_size(self._model.handle) >= SMALLEST_GOVERNED_BYTES
         return is_asked and is_large and not self._uses_gpu and sys.platform == "linux"
 
     @property
     def can_read_apart(self) -> bool:
-        """Whether a second layout of the weights could be of use."""
+        """Whether a second layout of the weights could help."""
         repacks = self._config.use_extra_bufts and not self._uses_gpu
         return repacks and self._main.can_be_cut
 
@@ -95,14 +95,15 @@ class LlamaBackend:
         return self._prefill is not None
 
     def read_prompts_apart(self) -> None:
-        """Read prompts with a second layout of the weights; ModelError when it cannot be loaded."""
+        """Read prompts with a second layout of the weights. Raises ModelError when it cannot be
+        loaded."""
         if self._prefill is None:
             self._prefill = PrefillContext(self._path, self._config, self._abort_flag)
             self._prefill.context.set_threads(self._n_threads)
             self.info = self._describe()
 
     def read_prompts_here(self) -> None:
-        """Give the second layout up."""
+        """Drop the second layout."""
         if self._prefill is not None:
             self._rows_seen.clear()
             self._answered = self._main
@@ -209,7 +210,7 @@ class LlamaBackend:
         self._answered, self._outputs = self._main, self._main.decode(batch)
 
     def _prefill_for(self, batch: Sequence[Rows]) -> PrefillContext | None:
-        """The second context, if *batch* should be read there."""
+        """The second context, if it should read *batch*."""
         if self._prefill is None or not self._prefill.is_for(batch):
             return None
         if self._free_bytes() < MEMORY_TO_KEEP * self.info.size_bytes:
@@ -217,7 +218,7 @@ class LlamaBackend:
         return self._prefill
 
     def _row_of(self, output: int) -> tuple[Any, int]:
-        """The native context that has an output of the last call, and its row there."""
+        """The native context that holds an output of the last call, and its row there."""
         return self._answered.handle, self._outputs[output]
 
     def logits(self, output: int) -> Logits:

@@ -39,7 +39,7 @@ class LlamaBatch:
         setattr(self.struct, name, ctypes.cast(array.ctypes.data, pointer_type))
 
     def fill(self, batch: Sequence[Rows]) -> list[int]:
-        """Write the rows; the row numbers of the outputs."""
+        """Write the rows and return the row numbers of the outputs."""
         outputs = []
         row = 0
         for rows in batch:

@@ -10,11 +10,11 @@ from spillover.runtime.masked_logits import allowed_logits
 
 
 class ConstrainedSampler:
-    """Samples freely, and among the allowed tokens alone only where the token is none of them:
-    most are.
+    """Samples freely first, and samples among the allowed tokens only when the token is not one of
+    them: most are.
 
-    Where the free sampler remembers what it sampled (penalties), it is given no other tokens at
-    all, as one that was refused must leave no trace.
+    A free sampler that remembers what it sampled (penalties) only ever gets allowed tokens, because
+    a refused token must leave no trace.
     """
 
     def __init__(self, free: Free, logits: Callable[[int], Logits], constraint: Constraint) -> None:

@@ -38,7 +38,7 @@ class LlamaConfig(Struct, frozen=True, kw_only=True):
 
 
 class LlamaContext:
-    """Owns its native context; the model is the caller's."""
+    """Owns its native context, but not the model."""
 
     def __init__(self, model: LlamaModel, config: LlamaConfig, abort_flag: AbortFlag) -> None:
         self.handle: Any = _new_context(model, config)
@@ -60,7 +60,8 @@ class LlamaContext:
         return not self._is_recurrent
 
     def decode(self, batch: Sequence[Rows]) -> list[int]:
-        """Evaluate a batch; its outputs' rows. Raises KvFull, DecodeAborted, DecodeFailed."""
+        """Evaluate a batch and return the rows of its outputs. Raises KvFull, DecodeAborted,
+        DecodeFailed."""
         outputs = self._batch.fill(batch)
         self._abort_flag.lower()
         code = lib.llama_decode(self.handle, self._batch.struct)
@@ -77,8 +78,8 @@ class LlamaContext:
         lib.llama_set_n_threads(self.handle, n_threads, n_threads)
 
     def keep(self, seq: int, n_tokens: int) -> int:
-        """Drop what *seq* has past its first *n_tokens*; how many it keeps: none where the rest
-        cannot be continued."""
+        """Drop what *seq* has past its first *n_tokens*; return how many it keeps: none where the
+        rest cannot be continued."""
         if n_tokens and self._can_continue(seq, n_tokens):
             lib.llama_memory_seq_rm(self._memory, seq, n_tokens, -1)
             return n_tokens
@@ -86,16 +87,16 @@ class LlamaContext:
         return 0
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
-        """Share the first *n_tokens* of *source* with *target*; how many it has now."""
+        """Share the first *n_tokens* of *source* with *target*; return how many it has now."""
         if not self._can_continue(source, n_tokens):
             return 0
         lib.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
         return n_tokens
 
     def _can_continue(self, seq: int, n_tokens: int) -> bool:
-        """Whether *seq* has all that the token after its first *n_tokens* looks at. Recurrent
-        states only know the end of the text, and llama.cpp reuses the cells that a window has
-        passed, the lowest positions first."""
+        """Whether *seq* holds everything that the token after its first *n_tokens* attends to.
+        Recurrent states only cover the end of the text, and llama.cpp reuses the cells that a
+        window has passed, lowest positions first."""
         n_held = self._end_of(seq)
         if self._is_recurrent or n_tokens >= n_held:
             return n_tokens == n_held
@@ -127,28 +128,28 @@ class LlamaContext:
         return state[:n]
 
     def restore(self, seq: int, state: SavedKv) -> bool:
-        """Give the empty *seq* a saved state; False when there is no room for it."""
+        """Restore a saved state into the empty *seq*; False when there is no room for it."""
         if self._window:
             return self.append_part(seq, 0, state)
         return bool(self._restore(seq, state))
 
     def _restore(self, seq: int, state: SavedKv) -> int:
-        """The bytes of *state* that *seq* was made of; 0 when there is no room for it."""
+        """Restore *seq* from *state*; return the bytes used, 0 when there is no room for it."""
         return int(lib.llama_state_seq_set_data(self.handle, _bytes_of(state), state.nbytes, seq))
 
     def save_part(self, seq: int, start: int, end: int) -> SavedKv:
-        """A copy of the positions from *start* to before *end* of *seq*."""
+        """A copy of the positions *start* to *end* - 1 of *seq*."""
         ranges = self._whole_ranges(start, end)
         return np.concatenate([self._of_range(seq, *range_, self._save) for range_ in ranges])
 
     def _whole_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The ranges that llama.cpp saves without leaving anything out: what a window cannot see
-        from the end of the range is not saved."""
+        """The ranges that llama.cpp saves completely: it omits what a window cannot see from the
+        end of a range."""
         width = max(self._window - 1, 1) if self._window else end - start
         return [(first, min(first + width, end)) for first in range(start, end, width)]
 
     def _of_range(self, seq: int, start: int, end: int, ask: Callable[[int], T]) -> T:
-        """What *ask* says of a sequence that holds only this range of *seq*."""
+        """The result of *ask* for a sequence that holds only this range of *seq*."""
         scratch = self._scratch_seq
         lib.llama_memory_seq_cp(self._memory, seq, scratch, start, end)
         try:
@@ -157,8 +158,8 @@ class LlamaContext:
             lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
 
     def append_part(self, seq: int, start: int, part: SavedKv) -> bool:
-        """Add positions from *start* on, which save_part() gave, to *seq*; False, and nothing
-        changed, when there is no room for them, or when positions would be missing."""
+        """Add positions from *start* on, as save_part() returned them, to *seq*. Return False and
+        change nothing when there is no room, or when positions would be missing."""
         scratch, end = self._scratch_seq, self._end_of(seq)
         while len(part):
             n_bytes = self._restore(scratch, part)
@@ -183,7 +184,7 @@ def _new_context(model: LlamaModel, config: LlamaConfig) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = config.n_kv
     params.n_batch = params.n_ubatch = config.n_batch
-    # One more than are given out, to tell a part of a sequence from the rest.
+    # One more than callers use, to separate a part of a sequence from the rest.
     params.n_seq_max = config.n_seq + 1
     # llama.cpp reserves one output per sequence and aborts the process when this is lower.
     params.n_outputs_max = config.n_seq + 1

@@ -1,4 +1,4 @@
-"""llama.cpp's global state: initialised once per process, its log kept instead of printed."""
+"""llama.cpp's global state: initialised once per process, with its log kept instead of printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LibraryLog:
     def __init__(self, n_lines: int = 20) -> None:
         self._lines: deque[str] = deque(maxlen=n_lines)
         self._keeps = False
-        # llama.cpp calls it for as long as the process lives, so this object must live too.
+        # llama.cpp calls it until the process ends, so this object must live as long.
         self._callback = lib.llama_log_callback(self._on_line)
 
     def install(self) -> None:
@@ -31,7 +31,7 @@ class LibraryLog:
             self._lines.append(text.decode("utf-8", "replace").rstrip())
 
     def tail(self) -> str:
-        """The last warnings and errors, joined to one line."""
+        """The last warnings and errors, joined into one line."""
         return "; ".join(line for line in self._lines if line)
 
 
@@ -39,6 +39,6 @@ LOG = LibraryLog()
 
 
 def start_library() -> None:
-    """Initialise llama.cpp; calling it again does no harm."""
+    """Initialise llama.cpp. It may be called again."""
     LOG.install()
     lib.llama_backend_init()

@@ -47,8 +47,8 @@ class LlamaModel:
         return bool(lib.llama_vocab_is_eog(self.vocab, token))
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        """Token ids of *text*; *add_special* adds BOS where the model wants it, *parse_special*
-        reads <|im_end|> and the like as one token."""
+        """Token ids of *text*. *add_special* adds BOS where the model wants it; *parse_special*
+        reads control tokens such as <|im_end|> as one token."""
         encoded = text.encode("utf-8", "replace")
         tokens = np.empty(len(encoded) + 2, dtype=np.int32)
         n = lib.llama_tokenize(
@@ -62,7 +62,7 @@ class LlamaModel:
         )
         if n < 0:
             raise InvalidRequest(f"the text of {len(encoded)} bytes cannot be tokenized", "prompt")
-        # Behind a prompt, the EOS that add_eos_token asks for would end it before its answer.
+        # After a prompt, the EOS that add_eos_token asks for would end it before its answer.
         ends = add_special and n > 0 and self._adds_eos and tokens[n - 1] == self._eos
         return tokens[: n - 1 if ends else n].copy()
 
@@ -73,7 +73,7 @@ class LlamaModel:
         return piece
 
     def special_text(self, token: int) -> str:
-        """The text of a token, also of a control token; empty when there is no such token."""
+        """The text of a token, including control tokens; empty when there is no such token."""
         if token < 0:
             return ""
         return self._read_piece(token, special=True).decode("utf-8", "replace")
@@ -132,7 +132,7 @@ class LlamaModel:
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self.handle, buffer, 256)
         said = buffer.value.decode("utf-8", "replace")
-        # It knows sizes by the number of layers, and has no name for those of small models.
+        # It derives sizes from the number of layers, and has no name for those of small models.
         return said.replace("?B", n_params_text(self.n_params))
 
     @property

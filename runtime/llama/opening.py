@@ -1,4 +1,4 @@
-"""From the path of a GGUF file to a backend."""
+"""Opens a GGUF file as a backend."""
 
 from __future__ import annotations
 

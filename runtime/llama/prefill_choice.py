@@ -1,4 +1,4 @@
-"""Whether a second layout of the weights is worth its memory: measured once for each model."""
+"""Decides whether a second layout of the weights is worth its memory, measured once per model."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from spillover.runtime.llama.prefill_context import N_CELLS
 from spillover.runtime.options import EngineOptions
 
 _WORTH = 1.15
-"""So much faster must prompts be read."""
+"""Prompts must be read this much faster."""
 
 _SHARE_OF_FREE_MEMORY = 2 / 3
 _COMPUTE_BYTES = 256 * 2**20
-"""Allowed for what the second context computes in."""
+"""Allowance for the compute buffers of the second context."""
 
 _SMALLEST_MODEL_BYTES = 64 * 2**20
-"""Smaller ones are read quickly in any case."""
+"""Smaller models read prompts quickly in any case."""
 
 _N_TOKENS = 64
 _N_REPEATS = 3
 _SLOW_S = 2.0
-"""A call that takes so long is not repeated."""
+"""A call that takes this long is not repeated."""
 
 
 class PrefillTimes(Struct, frozen=True, kw_only=True):
-    """Seconds of reading the same prompt with the main weights, and with a second layout."""
+    """Seconds to read the same prompt with the main weights, and with a second layout."""
 
     main_s: Annotated[float, Meta(gt=0)]
     apart_s: Annotated[float, Meta(gt=0)]
@@ -51,7 +51,7 @@ def choose_prefill(
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Let *backend* read prompts with a second layout of the weights where it should;
-    *free_bytes* are those left now that it has been loaded."""
+    *free_bytes* is what is left after loading."""
     if options.second_layout == "off" or not backend.can_read_apart:
         return
     if options.second_layout == "on":
@@ -79,8 +79,8 @@ def _fits(backend: LlamaBackend, kv_bytes_per_cell: float, free_bytes: int) -> b
 
 
 def measure(backend: LlamaBackend, clock: Callable[[], float]) -> PrefillTimes:
-    """Both ways, the shortest of a few calls each; *backend* is left as it was. Where the second
-    context does not work with this model it counts as no faster."""
+    """Measure both ways, each as the shortest of a few calls; *backend* is left as it was. A second
+    context that does not work with this model counts as no faster."""
     main_s = _read_s(backend, clock)
     try:
         backend.read_prompts_apart()
@@ -101,7 +101,7 @@ def _read_s(backend: LlamaBackend, clock: Callable[[], float]) -> float:
         backend.decode([Rows(0, 0, tokens, True)])
         backend.logits(0)
         seconds = clock() - started
-        # What was read must be there for the next token.
+        # The next token needs what was read, so include the copy.
         backend.decode([Rows(0, _N_TOKENS, tokens[:1], True)])
         backend.keep(0, 0)
         shortest_s = min(shortest_s, seconds)

@@ -1,10 +1,10 @@
-"""Reads prompts with a second copy of the weights, which is laid out for that.
+"""Reads prompts with a second copy of the weights that is laid out for prefill.
 
 llama.cpp repacks weights so that decoding, which multiplies them by few rows, is fast. Its fastest
-kernels for many rows want them as the file has them: a prompt is then read up to half as fast
-again. So where memory allows, prompts are read in a context of their own on the file's own pages,
-and what it adds to the KV cache is copied to the main one after each slice: some ten microseconds
-per token. The main context always holds everything; this one holds nothing that is not there.
+kernels for many rows need the file's own layout, which makes a prefill up to 1.5 times as fast. So
+where memory allows, prompts are read in a separate context on the file's own pages, and its new KV
+cells are copied to the main context after each slice, at about ten microseconds per token. The main
+context always holds everything; this one never holds anything else.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.model import LlamaModel
 
 N_CELLS = 4096
-"""KV cells of the second context: the deeper in a text, the less the weights' layout matters."""
+"""KV cells of the second context: the deeper in a text, the less the layout of the weights
+matters."""
 
 _LEAST_ROWS = 32
-"""Fewer rows are read as fast by the kernels for decoding."""
+"""The kernels for decoding read fewer rows just as fast."""
 
 _MOST_FETCHED = 16
-"""So many cells of the main context are worth fetching for each token that is read."""
+"""How many cells are worth fetching from the main context for each token that is read."""
 
 
 class PrefillContext:
@@ -40,10 +41,10 @@ class PrefillContext:
         except BaseException:
             self._model.close()
             raise
-        self._held: dict[int, int] = {}  # by sequence, how many of its first tokens are here
+        self._held: dict[int, int] = {}  # by sequence: how many of its first tokens are here
 
     def is_for(self, batch: Sequence[Rows]) -> bool:
-        """Whether a batch is read sooner here: enough tokens of prompts and no decode rows."""
+        """Whether a batch is read faster here: enough prompt tokens and no decode rows."""
         n_rows = sum(len(rows.tokens) for rows in batch)
         if n_rows < _LEAST_ROWS or any(len(rows.tokens) == 1 for rows in batch):
             return False
@@ -52,8 +53,8 @@ class PrefillContext:
         return n_cells <= self.context.n_kv and n_missing <= _MOST_FETCHED * n_rows
 
     def read(self, batch: Sequence[Rows], main: LlamaContext) -> list[int] | None:
-        """Evaluate *batch* and give *main* what it adds; the outputs' rows, here. None, and
-        nothing was read, when there is no room here.
+        """Evaluate *batch* and copy its new cells to *main*; return the rows of the outputs, which
+        are here. Return None, with nothing read, when there is no room here.
 
         Raises KvFull when *main* has no room, DecodeAborted, DecodeFailed.
         """
@@ -73,7 +74,7 @@ class PrefillContext:
         return outputs
 
     def _fetch(self, rows: Rows, main: LlamaContext) -> bool:
-        """Have exactly what comes before *rows*."""
+        """Hold exactly what comes before *rows*."""
         held = self.keep(rows.seq, rows.start)
         if held < rows.start:
             part = main.save_part(rows.seq, held, rows.start)
@@ -92,7 +93,7 @@ class PrefillContext:
             raise KvFull
         self._held[rows.seq] = end
         if rows.wants_logits:
-            self.keep(rows.seq, 0)  # the prompt has been read; others need not look past it
+            self.keep(rows.seq, 0)  # the prompt has been read; the others need not look past it
 
     def keep(self, seq: int, n_tokens: int) -> int:
         """Hold at most the first *n_tokens* of *seq*; how many are held."""
@@ -103,7 +104,7 @@ class PrefillContext:
         return self._held[seq]
 
     def clear(self) -> None:
-        """Hold nothing, also of a call that was broken off."""
+        """Hold nothing, not even the remains of an aborted call."""
         for seq in self._held:
             self.context.keep(seq, 0)
         self._held.clear()

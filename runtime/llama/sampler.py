@@ -2,7 +2,7 @@
 
 llama.cpp's own `dist` sampler carries a generator from token to token. Here it is made anew for
 each token from (seed, position), so that a sequence that is preempted, or resumed in another
-process, goes on with the draws it would have had.
+process, continues with the draws it would have had.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 
 
 class Free(Sampler, Protocol):
-    """A sampler that a constrained one can ask again."""
+    """A sampler that a constrained sampler can ask again."""
 
     @property
     def remembers(self) -> bool:
@@ -34,14 +34,14 @@ class Free(Sampler, Protocol):
         ...
 
     def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:
-        """As sample(), among these *tokens*: one that has a chance, in any case. With another draw
-        where the first one led to a token that is not allowed: what is left is not evenly spread
-        over it."""
+        """Like sample(), but among these *tokens*; always returns one with a positive probability.
+        Uses another draw, because the first one led to a token that is not allowed and so is not
+        uniform over the rest."""
         ...
 
 
 class GreedySampler:
-    """The likeliest token, straight from the logits: for temperature 0 and nothing else set."""
+    """The likeliest token, straight from the logits, for temperature 0 with nothing else set."""
 
     remembers = False
 
@@ -62,7 +62,7 @@ class GreedySampler:
 
 
 class ChainSampler:
-    """A C sampler chain; its randomness is renewed for each token."""
+    """A C sampler chain that gets a new random draw for each token."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class ChainSampler:
 
     def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:
         if len(self._forbidden) and np.isin(tokens[logits > -np.inf], self._forbidden).all():
-            # A bias forbids all that is left, but what is left goes before it.
+            # A bias forbids all that is left, but the constraint overrides it.
             token = int(tokens[logits.argmax()])
         else:
             seed_of = seed_at if self.remembers else redraw_seed_at
@@ -143,7 +143,7 @@ class ChainSampler:
 
 
 def _fixed_samplers(model: LlamaModel, s: Sampling, *, ignore_eos: bool, n_ctx: int) -> list[Any]:
-    """The part of the chain that stays, in the order of llama.cpp's server."""
+    """The fixed part of the chain, in the order of llama.cpp's server."""
     chain: list[Any] = []
     biases = dict(s.logit_bias)
     if ignore_eos:

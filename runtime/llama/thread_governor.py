@@ -1,10 +1,9 @@
-"""How many threads to compute with, beside the other programs of the machine.
+"""Decides how many threads to compute with while other programs use the machine.
 
 llama.cpp's threads wait for each other after every operation, some hundred times a token, and spin
 while they wait. If another program has one of their cores, each such wait lasts until the scheduler
-gives it back: two threads on two cores, one of them taken by a busier program, were seen to need
-a hundred times as long as one thread alone. What shows it at once is the CPU time that a call got
-in its wall time.
+gives it back: two threads on two cores, one of them used by a busier program, took a hundred times
+as long as one thread alone. The ratio of CPU time to wall time in a call shows it at once.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ WINDOW_S = 0.05
 """A decision is based on this much computing time."""
 
 SLACK_CORES = 0.35
-"""So much of a core may be missing before there is a thread less."""
+"""This share of a core may be missing before a thread is dropped."""
 
 FIRST_WAIT_S = 0.2
-"""Computing between having given a thread up and trying one more, where a core looks idle."""
+"""Computing time between dropping a thread and trying one more, while a core looks idle."""
 
 BLIND_WAIT_S = 5.0
-"""The same where none does: what others take may be ours for the asking."""
+"""The same while no core looks idle: others may yield what they use."""
 
 MOST_PATIENCE = 8
-"""Both grow by up to this factor while tries fail."""
+"""Both grow by up to this factor while attempts fail."""
 
 
 class ThreadGovernor:
-    """Fed with each call's wall and CPU time, says how many threads the next one should have.
-    *idle_cores* tells how many cores did nothing since it was last asked."""
+    """Takes each call's wall and CPU time, and returns how many threads the next call should use.
+    *idle_cores* returns how many cores were idle since its last call."""
 
     def __init__(self, n_most: int, idle_cores: Callable[[], float]) -> None:
         self.n_threads = n_most
@@ -43,7 +42,8 @@ class ThreadGovernor:
         self._is_suspicious = False
 
     def observe(self, wall_s: float, cpu_s: float) -> int:
-        """A call took *wall_s* and *cpu_s* seconds of all threads; how many the next one gets."""
+        """Note a call of *wall_s* that took *cpu_s* over all threads; return the next call's
+        threads."""
         self._wall_s += wall_s
         self._cpu_s += cpu_s
         if self._wall_s >= WINDOW_S:
@@ -52,7 +52,7 @@ class ThreadGovernor:
         return self.n_threads
 
     def rest(self) -> int:
-        """Nothing was computed for a while: cores that were idle meanwhile are used at once."""
+        """After a pause without computing, use cores that were idle meanwhile at once."""
         if self.n_threads < self._n_most:
             n_free = min(int(self._idle_cores() + SLACK_CORES), self._n_most)
             if n_free > self.n_threads:
@@ -62,7 +62,7 @@ class ThreadGovernor:
     def _judge(self, wall_s: float, n_cores: float) -> None:
         n_fitting = max(int(n_cores + SLACK_CORES), 1)
         n_missing = self.n_threads - n_cores
-        # A little is missing now and then; much, or again, is another program's doing.
+        # A little missing now and then is noise; much, or repeatedly, is another program.
         was_suspicious, self._is_suspicious = self._is_suspicious, n_missing > SLACK_CORES
         if self._is_suspicious and not was_suspicious and n_missing < 2 * SLACK_CORES:
             return
@@ -90,4 +90,4 @@ class ThreadGovernor:
         self._is_trying = is_trying
         self._waited_s = self._blind_s = 0.0
         if n_threads < self._n_most:
-            self._idle_cores()  # counts from now on
+            self._idle_cores()  # starts counting now

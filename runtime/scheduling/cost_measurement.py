@@ -1,4 +1,4 @@
-"""Measures what slices cost on this device, one call at a time, while the engine is idle."""
+"""Measures the cost of slices on this device, one call at a time, while the engine is idle."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _TOTAL_S = 20.0
 
 
 class SavedCostTables(Struct, frozen=True, kw_only=True):
-    """What is kept on disk for a model on a device."""
+    """What is kept on disk for one model on one device."""
 
     pure: SavedCosts
     mixed: SavedCosts
 
 
 class CostMeasurement:
-    """The cost tables of pure and mixed slices, and the measurements still to do.
+    """The cost tables of pure and mixed slices, and the measurements that remain.
 
-    Ends after some seconds of measuring in total, however slow the device is; calls that would
-    take too long to be useful are not made.
+    Stops after some seconds of measuring in total, however slow the device is. Skips calls that
+    would take too long to be useful.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class CostMeasurement:
         return SavedCostTables(pure=self.pure.save(), mixed=self.mixed.save())
 
     def interrupt(self) -> None:
-        """End a running measurement because a request has come. Any thread may call it."""
+        """End a running measurement because a request has arrived. Any thread may call it."""
         if self._measuring:
             self._backend.abort()
 
     def measure_one(self, kv: KvCache) -> None:
-        """Make the next measurement, if one is left, unless it would take too long or too many
+        """Make the next measurement, if any remains, unless it would take too long or too many
         cells."""
         if not self._todo:
             return
@@ -125,7 +125,7 @@ class CostMeasurement:
                 started = self._clock()
             batch = [Rows(seq, 0, tokens[:1], True) for seq in seqs[1:]]
             self._backend.decode([*batch, Rows(seqs[0], depth, tokens[:n], True)])
-            self._backend.logits(0)  # waits for a device that computes on its own time
+            self._backend.logits(0)  # waits for a device that computes asynchronously
             seconds = self._clock() - started
             self._spent_s += seconds
             return seconds

@@ -17,7 +17,7 @@ MAX_RETRY_AFTER_S = 600.0
 
 
 class Inbox:
-    """Orders, first in first out. At most n_parallel + max_queue answers may be open at a time."""
+    """A first-in, first-out queue of orders. At most n_parallel + max_queue answers may be open."""
 
     def __init__(self, n_parallel: int, max_queue: int) -> None:
         self._n_parallel = n_parallel
@@ -31,8 +31,8 @@ class Inbox:
     # --- any thread -------------------------------------------------------------------------
 
     def submit(self, job: Job, accepted: Callable[[int], None], *, unlimited: bool) -> None:
-        """Queue a job after calling *accepted* with the number of answers ahead; EngineBusy when
-        there is no room, unless *unlimited*."""
+        """Queue a job after calling *accepted* with the number of answers ahead. Raises EngineBusy
+        when there is no room, unless *unlimited*."""
         n = job.n_open
         if n > self._room and not unlimited:
             raise InvalidRequest(
@@ -78,7 +78,7 @@ class Inbox:
         return len(self._orders)
 
     def take(self, *, wait: bool) -> list[Order] | None:
-        """All orders; with *wait*, waits until there are some. None once stopped."""
+        """All orders; with *wait*, blocks until there is one. None once stopped."""
         if not wait and not self._orders and not self._stopped:
             return []
         with self._changed:
@@ -89,7 +89,7 @@ class Inbox:
             return None if self._stopped else orders
 
     def close_one(self, service_s: float) -> None:
-        """An answer has ended, *service_s* after it left the queue."""
+        """Note that an answer ended *service_s* after it left the queue."""
         with self._changed:
             self._n_open -= 1
             self._mean_service_s += 0.2 * (service_s - self._mean_service_s)

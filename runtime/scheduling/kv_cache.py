@@ -49,9 +49,9 @@ class KvCache:
         *,
         reuse: bool = True,
     ) -> tuple[int, int] | None:
-        """A sequence id for *tokens* and how many of them it holds already; None when there is
-        no room for them and *reserve* more. It may share the beginning of a *live* sequence, too.
-        Without *reuse* it holds none."""
+        """A sequence id for *tokens* and how many of them it already holds; None when there is no
+        room for them and *reserve* more. It may also share the beginning of a *live* sequence.
+        Without *reuse* it starts empty."""
         match = longest_match(tokens, chain(live, self._prefixes.items())) if reuse else None
         need = min(len(tokens) + reserve, self._n_kv)
         saved = self._saved.find(tokens) if reuse else None
@@ -70,7 +70,7 @@ class KvCache:
         return seq, n_held
 
     def _restore(self, match: SavedMatch, need: int) -> tuple[int, int] | None:
-        """A sequence that begins with a saved prefix, if there is room for all of it."""
+        """A sequence that begins with a saved prefix, if all of it fits."""
         saved = self._saved.take(match.key)
         if not self.make_room(max(need, len(saved.tokens))):
             return None
@@ -87,8 +87,8 @@ class KvCache:
         return seq, n
 
     def save_one_prefix(self) -> None:
-        """Save a kept prefix, if there is one, and free its cells, because a sequence is about to
-        generate: each step's attention looks at the cells of all sequences."""
+        """Save a kept prefix, if there is one, and free its cells. Called when a sequence is about
+        to generate, since each step's attention covers the cells of all sequences."""
         if len(self._prefixes) == len(self._unsaveable):
             return
         seq = next(seq for seq in self._prefixes.seqs if seq not in self._unsaveable)
@@ -105,8 +105,8 @@ class KvCache:
         return self.make_room(need - match.n_tokens * is_spared, keep=match.seq)
 
     def _is_used_up(self, match: Match) -> bool:
-        """Whether nothing else needs the sequence of *match*: it was kept for the next turn of its
-        conversation, and this is it."""
+        """Whether no other request needs the sequence of *match*: it was kept for the next turn of
+        its conversation, which is this one."""
         if match.seq not in self._prefixes:
             return False
         return match.n_tokens * 10 >= self._ledger.n_tokens(match.seq) * 9
@@ -133,8 +133,8 @@ class KvCache:
         return self._ids.pop()
 
     def make_room(self, n: int, keep: int | None = None) -> bool:
-        """Free *n* cells, at the cost of kept prefixes other than *keep*; False, with nothing
-        freed, when that is not enough."""
+        """Free *n* cells by dropping kept prefixes other than *keep*. Return False and free nothing
+        when that is not enough."""
         if self._ledger.n_free >= n:
             return True
         spare = [seq for seq in self._prefixes.seqs if seq != keep]
@@ -173,7 +173,7 @@ class KvCache:
         return n
 
     def release(self, seq: int, tokens: Tokens) -> None:
-        """The answer of *seq* has ended; keep its *tokens* for the next turn."""
+        """Keep the *tokens* of *seq*, whose answer has ended, for the next turn."""
         if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
             self.drop(seq)
             return

@@ -1,7 +1,7 @@
-"""Who holds which cells of the KV cache, counted exactly, shared prefixes included.
+"""Counts exactly which sequences hold how many cells of the KV cache, including shared prefixes.
 
-The backend's cache is the truth; this is the scheduler's copy of its book-keeping, so that it can
-know before a call whether the call will find room.
+The backend's cache is authoritative. This is the scheduler's own account of it, which shows before
+a call whether there will be room.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KvLedger:
         return len(self._cells[seq])
 
     def extend(self, seq: int, n: int) -> None:
-        """Give *seq* cells for its next *n* tokens; the caller has checked n_free."""
+        """Allocate cells for the next *n* tokens of *seq*; the caller has checked n_free."""
         if n == 1:
             cell = self._free.pop()
             self._holders[cell] = 1
@@ -45,14 +45,14 @@ class KvLedger:
         self._cells[seq].extend(cells)
 
     def share(self, source: int, target: int, n: int) -> None:
-        """Let the empty *target* hold the first *n* cells of *source* too."""
+        """Share the first *n* cells of *source* with the empty *target*."""
         assert not self._cells[target], "only an empty sequence may take a shared prefix"
         cells = self._cells[source][:n]
         self._holders[cells] += 1
         self._cells[target] = cells
 
     def truncate(self, seq: int, n: int) -> None:
-        """Let *seq* keep its first *n* cells."""
+        """Cut *seq* to its first *n* cells."""
         cells = self._cells[seq][n:]
         if not cells:
             return

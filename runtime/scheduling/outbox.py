@@ -10,12 +10,13 @@ from spillover.runtime.events import Delta, EngineEvent, ReasoningDelta, ToolCal
 Emit: TypeAlias = Callable[[list[tuple[int, EngineEvent]]], None]
 
 HOLD_S = 0.004
-"""Text may wait this long for that of the next steps. A small model makes a token in less than a
-millisecond; sending each one alone would cost more than making it, and nobody would notice."""
+"""Text may wait this long for the text of the next steps. A small model generates a token in less
+than a millisecond: sending each alone would cost more than generating it, and the delay is
+imperceptible."""
 
 
 class Outbox:
-    """(job id, event) pairs; those of quick steps travel together. Belongs to the loop."""
+    """(job id, event) pairs; those of quick steps are sent together. Belongs to the loop."""
 
     def __init__(self, emit: Emit, clock: Callable[[], float]) -> None:
         self._emit = emit
@@ -32,14 +33,14 @@ class Outbox:
             self._is_urgent = True
 
     def flush(self) -> None:
-        """Send what has been added."""
+        """Send everything that has been added."""
         if self._events:
             events, self._events = self._events, []
             self._is_urgent = False
             self._emit(events)
 
     def after_step(self, next_step_s: float | None) -> None:
-        """Send it unless all of it may wait for the next step, which takes *next_step_s*
+        """Send everything unless all of it may wait for the next step, which takes *next_step_s*
         (None: unknown, or no step follows)."""
         if not self._events:
             return

@@ -1,4 +1,4 @@
-"""How long steps take here, and so what fits between two tokens of the running streams."""
+"""How long steps take on this device, and so what fits between two tokens of running streams."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.slice_plan import SlicePlan, best_alone, plan_slice
 
 GAP_SHARE = 0.85
-"""Share of the allowed gap that is planned for; the rest absorbs what the prediction misses."""
+"""Share of the allowed gap to plan for; the rest absorbs errors of the prediction."""
 
 MARGIN_WORTH = 1.25
-"""Slices that use the whole gap must be this much faster before the margin is given up."""
+"""Slices that use the whole gap must be this much faster before they may use the margin."""
 
 _DECODE_LEARNING_RATE = 0.2
 
 WORST_FILLER = 1.25
 """What is left of a gap after a slice is only used for another one whose token costs at most this
-factor of the first one's: tiny slices cost the running streams more than they bring."""
+factor of the first one's: tiny slices cost the running streams more than they gain."""
 
 
 class Pace:
@@ -29,13 +29,13 @@ class Pace:
         self._decode_s: dict[int, float] = {}
 
     def decode_s(self, n_rows: int) -> float | None:
-        """Seconds of a decode step of *n_rows*; None when none was seen."""
+        """Seconds of a decode step of *n_rows*; None before the first one."""
         return self._decode_s.get(n_rows)
 
     def room_s(self, n_all: int, depth: int, n_rows: int) -> float:
-        """Seconds for slices between two decode steps of *n_rows*. The margin is given up where
-        it would cost the prompts a good part of their speed, as when it shuts out a kernel that
-        reads faster but only in larger slices."""
+        """Seconds for slices between two decode steps of *n_rows*. The margin is used up where
+        keeping it would cost prompts much of their speed, for example when it rules out a kernel
+        that is faster but needs larger slices."""
         decode_s = self._decode_s.get(n_rows, 0.0)
         careful, whole = GAP_SHARE * self._max_gap_s - decode_s, self._max_gap_s - decode_s
         rate = self.between(n_all, depth, n_rows, careful).rate
@@ -44,8 +44,8 @@ class Pace:
         return careful
 
     def alone(self, n_first: int, n_all: int, depth: int) -> int:
-        """Tokens to read while nobody generates: of the first prompt what reads it soonest, and
-        if that is little, of the next ones what makes the call worth its while."""
+        """Tokens to read while no sequence generates: from the first prompt the slice that reads it
+        soonest and, if that is small, enough from the next prompts to make the call worthwhile."""
         n = best_alone(self._pure, n_first, depth, self._n_batch)
         return n if n < n_first else min(max(n, self._pure.efficient_size()), n_all)
 
@@ -62,8 +62,8 @@ class Pace:
         )
 
     def is_worth_it(self, n: int, depth: int, room_s: float, first_token_s: float) -> bool:
-        """Whether another slice fits the room and reads about as well as the first one did, which
-        took *first_token_s* for each token."""
+        """Whether another slice fits the room and is about as efficient as the first one, which
+        took *first_token_s* per token."""
         seconds = self._pure.predict(n, depth)
         return seconds is not None and seconds <= min(room_s, WORST_FILLER * n * first_token_s)
 
@@ -72,5 +72,5 @@ class Pace:
         self._decode_s[n_rows] = known + _DECODE_LEARNING_RATE * (seconds - known)
 
     def observe_slice(self, n: int, depth: int, n_rows: int, seconds: float) -> None:
-        """A call that read *n* tokens of prompts, beside *n_rows* of running sequences."""
+        """Note a call that read *n* prompt tokens beside *n_rows* rows of running sequences."""
         (self._mixed if n_rows else self._pure).observe(n, depth, seconds)

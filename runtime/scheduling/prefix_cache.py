@@ -10,7 +10,7 @@ from msgspec import Struct
 from spillover.runtime.backend import Tokens
 
 MIN_SHARED_TOKENS = 8
-"""A shorter common beginning is read again: that is cheaper than bookkeeping."""
+"""A shorter common prefix is read again, which is cheaper than bookkeeping."""
 
 
 class Match(Struct, frozen=True):
@@ -29,8 +29,8 @@ def n_common(a: Tokens, b: Tokens) -> int:
 
 
 def longest_match(prompt: Tokens, held: Iterable[tuple[int, Tokens]]) -> Match | None:
-    """The held sequence that shares most with *prompt*; its last token is always read,
-    for its logits."""
+    """The held sequence that shares most with *prompt*, whose last token is always read to get its
+    logits."""
     best: Match | None = None
     for seq, tokens in held:
         n = min(n_common(prompt, tokens), len(prompt) - 1)
@@ -40,7 +40,7 @@ def longest_match(prompt: Tokens, held: Iterable[tuple[int, Tokens]]) -> Match |
 
 
 class PrefixCache:
-    """At most *limit* sequences that have ended. Only remembers them; the caller frees cells."""
+    """Remembers at most *limit* sequences that have ended. The caller frees their cells."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -1,4 +1,4 @@
-"""The sequences of a scheduler by what they do now, and the slots they hold."""
+"""The sequences of a scheduler by phase, and the slots they hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Queues:
         self.prefilling: deque[Sequence] = deque()
         self.decoding: list[Sequence] = []
         self.may_admit = False
-        """Whether something has changed since no more waiting sequences could be admitted."""
+        """Whether anything has changed since the last waiting sequence could not be admitted."""
         self._slots: list[Sequence | None] = [None] * n_slots
 
     @property
@@ -41,7 +41,7 @@ class Queues:
 
     @property
     def n_unread(self) -> int:
-        """Prompt tokens that are still to be read."""
+        """Prompt tokens that remain to be read."""
         return sum(sequence.n_unread for sequence in self.prefilling)
 
     def of_job(self, job_id: int) -> list[Sequence]:
@@ -61,14 +61,14 @@ class Queues:
         return sequence
 
     def start_decode(self, sequence: Sequence) -> None:
-        """The prompt of *sequence* is read."""
+        """Note that the prompt of *sequence* has been read."""
         self.prefilling.remove(sequence)
         self.decoding.append(sequence)
         sequence.phase = Phase.DECODE
-        self.may_admit = True  # other choices may have waited for this prompt
+        self.may_admit = True  # other choices may be waiting for this prompt
 
     def leave(self, sequence: Sequence) -> None:
-        """Take *sequence* out of its queue and its slot."""
+        """Remove *sequence* from its queue and its slot."""
         if sequence.phase is Phase.WAITING:
             self.waiting.remove(sequence)
         else:
@@ -80,7 +80,7 @@ class Queues:
         self.may_admit = True
 
     def requeue(self, sequence: Sequence) -> None:
-        """Put a running sequence back in front of the waiting ones."""
+        """Put a running sequence back at the front of the waiting ones."""
         self.leave(sequence)
         sequence.preempted()
         self.waiting.appendleft(sequence)

@@ -1,4 +1,4 @@
-"""KV states of finished conversations, saved in host memory, where they slow no step."""
+"""KV states of finished conversations, saved in host memory, where they do not slow any step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spillover.runtime.backend import SavedKv, Tokens
 from spillover.runtime.scheduling.prefix_cache import longest_match, n_common
 
 MOST_WASTE = 16
-"""A state is not restored for less than this share (1/16) of its tokens."""
+"""A state is only restored for at least this share (1/16) of its tokens."""
 
 
 class SavedPrefix(Struct, frozen=True):
@@ -29,7 +29,8 @@ class SavedMatch(Struct, frozen=True):
 
 
 class SavedPrefixes:
-    """At most *max_count* states of together *max_bytes*; the least recently used go first."""
+    """At most *max_count* states of *max_bytes* in total; the least recently used are dropped
+    first."""
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
         self._max_count = max_count
@@ -42,11 +43,11 @@ class SavedPrefixes:
         return len(self._held)
 
     def has_room_for(self, n_bytes: int) -> bool:
-        """Whether a state of this size could be held at all, at the cost of others."""
+        """Whether a state of this size could be held, if necessary at the cost of others."""
         return self._max_count > 0 and n_bytes <= self._max_bytes
 
     def put(self, tokens: Tokens, state: SavedKv) -> None:
-        """Keep a state; those that it begins with become worthless."""
+        """Keep a state, and drop those that are prefixes of it."""
         for key, held in list(self._held.items()):
             if n_common(held.tokens, tokens) == len(held.tokens):
                 self.remove(key)
@@ -56,7 +57,7 @@ class SavedPrefixes:
             self.remove(next(iter(self._held)))
 
     def find(self, prompt: Tokens) -> SavedMatch | None:
-        """The state that shares most with *prompt*, if that is worth restoring it."""
+        """The state that shares most with *prompt*, if it is worth restoring."""
         match = longest_match(prompt, ((key, s.tokens) for key, s in self._held.items()))
         if match is None or match.n_tokens * MOST_WASTE < len(self._held[match.seq].tokens):
             return None

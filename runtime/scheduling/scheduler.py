@@ -69,9 +69,9 @@ class Scheduler:
     # --- any thread -------------------------------------------------------------------------
 
     def submit(self, job: Job, *, unlimited: bool = False) -> None:
-        """Queue a job and tell its client; EngineBusy when the queue is full.
+        """Queue a job and notify its client. Raises EngineBusy when the queue is full.
 
-        *unlimited* is for jobs that were accepted before, in a process that died.
+        *unlimited* is for jobs that were accepted by a process that died.
         """
 
         def accepted(ahead: int) -> None:
@@ -82,15 +82,15 @@ class Scheduler:
         self._measurement.interrupt()
 
     def cancel(self, job_id: int) -> None:
-        """End what is left of a job at the next step."""
+        """End the rest of a job at the next step."""
         self._inbox.cancel(job_id)
-        # The call of a sequence alone serves nobody else, so it need not be waited for.
+        # A call for one sequence alone serves no other, so there is no need to wait for it.
         alone = self._alone
         if alone is not None and alone.job_id == job_id:
             self._backend.abort()
 
     def stop(self) -> None:
-        """Let run() return after the present step."""
+        """Make run() return after the current step."""
         self._inbox.stop()
         self._measurement.interrupt()
         self._backend.abort()
@@ -110,7 +110,7 @@ class Scheduler:
     # --- the loop ---------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until stop(). Raises DecodeFailed when the backend cannot go on."""
+        """Serve until stop(). Raises DecodeFailed when the backend cannot continue."""
         while self._take_commands():
             if self._queues.is_idle:
                 self._measurement.measure_one(self._kv)
@@ -122,7 +122,7 @@ class Scheduler:
             self._out.after_step(next_step_s(self._queues, self._pace))
 
     def _take_commands(self) -> bool:
-        """Wait for work when there is none; False when it is time to stop."""
+        """Wait for work if there is none; False when it is time to stop."""
         orders = self._inbox.take(wait=self._queues.is_idle and self._measurement.is_done)
         if orders is None:
             return False
@@ -223,7 +223,7 @@ class Scheduler:
             first_token_s = first_token_s or (self._clock() - started) / plan.n_slice
 
     def _run(self, plan: StepPlan) -> bool:
-        """Execute *plan*; False when it came to nothing and must be planned anew."""
+        """Execute *plan*; False when nothing was done and the step must be planned again."""
         n_slice, n_decoding = plan.n_slice, len(plan.decoding)
         if not self._claim(n_decoding + n_slice):
             return False
@@ -240,7 +240,7 @@ class Scheduler:
         return True
 
     def _take_outputs(self, plan: StepPlan, now: float) -> None:
-        """Sample from what a call has computed: outputs come in the order of its rows."""
+        """Sample from a call's outputs, which are in the order of its rows."""
         for output, sequence in enumerate(plan.decoding):
             self._kv.extend(sequence.seq, 1)
             sequence.n_past += 1
@@ -252,8 +252,8 @@ class Scheduler:
             output += is_whole
 
     def _call(self, plan: StepPlan) -> bool:
-        """Run the backend; False when nothing was read. A call for one sequence alone is not
-        begun, or is aborted, when its job is cancelled."""
+        """Run the backend; False when nothing was read. A call for one sequence alone is skipped,
+        or aborted, when its job is cancelled."""
         batch = plan.rows()
         self._alone = plan.alone
         try:
@@ -266,7 +266,7 @@ class Scheduler:
                     self._requeue(sequence)
             return False
         except KvFull:
-            # The ledger saw room where the backend found none: its cells may be fragmented.
+            # The ledger saw room but the backend found none: its cells may be fragmented.
             if not self._kv.evict_one():
                 self._preempt(victim(self._queues))
             return False
@@ -275,7 +275,7 @@ class Scheduler:
         return True
 
     def _claim(self, n_cells: int) -> bool:
-        """Free KV cells for the next call. False when it must be planned anew, because a sequence
+        """Free KV cells for the next call. False when it must be planned again because a sequence
         was preempted."""
         if self._kv.make_room(n_cells):
             return True
@@ -283,22 +283,22 @@ class Scheduler:
         return False
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Free the KV cells of *sequence* and queue it again, with its text. Where it is alone, the
-        cache is too small for it and its answer ends."""
+        """Free the KV cells of *sequence* and queue it again, with its text. If it is the only one,
+        the cache is too small for it and its answer ends."""
         if self._queues.n_running == 1:
             self._finish(sequence, "length")
             return
         self._requeue(sequence)
 
     def _requeue(self, sequence: Sequence) -> None:
-        """Queue a running sequence again, to be read anew, with its text."""
+        """Queue a running sequence again, to be read again with its text."""
         seq = sequence.seq
         self._queues.requeue(sequence)
         self._kv.drop(seq)
         self._out.add(sequence.job_id, Queued(position=0, n_prompt_tokens=sequence.n_prompt))
 
     def _read(self, sequence: Sequence, n: int, output: int) -> None:
-        """Note *n* more tokens of a prompt; the last ones bring the first token of the answer."""
+        """Note *n* more tokens of a prompt; the last ones produce the first token of the answer."""
         self._kv.extend(sequence.seq, n)
         sequence.n_past += n
         self._report_progress(sequence)

@@ -1,4 +1,4 @@
-"""One answer in the making: its tokens, its sampler and its text."""
+"""One answer in progress: its tokens, its sampler and its text."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Phase(Enum):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """A request whose prompt is tokenized; *resumed* holds, for each choice, the tokens that it
-    had generated in an earlier process, or None where that choice was finished."""
+    """A request with its prompt tokenized. *resumed* holds, for each choice, the tokens that an
+    earlier process had generated, or None where that choice was finished."""
 
     id: int
     request: GenerationRequest
@@ -49,7 +49,7 @@ class Job(Struct, frozen=True, kw_only=True):
     """Control tokens that count as text: they mark tool calls."""
 
     def is_open(self, choice: int) -> bool:
-        """Whether *choice* is still to be generated."""
+        """Whether *choice* still has to be generated."""
         return not self.resumed or self.resumed[choice] is not None
 
     @property
@@ -98,7 +98,7 @@ class Sequence:
 
     @property
     def n_unread(self) -> int:
-        """Tokens that are not in the KV cache."""
+        """Tokens that are not in the KV cache yet."""
         return self.n_tokens - self.n_past
 
     @property
@@ -108,14 +108,14 @@ class Sequence:
         return leader is not None and leader.phase in (Phase.WAITING, Phase.PREFILL)
 
     def n_left(self, n_ctx: int) -> int:
-        """Most tokens that may still be generated."""
+        """How many more tokens may be generated."""
         left = n_ctx - self.n_tokens
         if self.request.max_tokens is not None:
             left = min(left, self.request.max_tokens - self.n_generated)
         return left
 
     def placed(self, seq: int, n_past: int, *, slot: int) -> None:
-        """It may be read: the KV cache holds its first *n_past* tokens under the id *seq*."""
+        """Start reading: the KV cache holds its first *n_past* tokens under the id *seq*."""
         self.seq, self.n_past, self.slot = seq, n_past, slot
         self.n_cached = max(self.n_cached, min(n_past, self.n_prompt))
         self.phase = Phase.PREFILL
@@ -125,7 +125,7 @@ class Sequence:
             self._admitted = now
 
     def preempted(self) -> None:
-        """Its KV cells were freed; it waits to be read again, with what it has generated."""
+        """Its KV cells were freed: wait to be read again, including what it has generated."""
         self.phase = Phase.WAITING
         self.seq = self.slot = -1
         self.n_past = 0
@@ -154,7 +154,7 @@ class Sequence:
 
     @property
     def stop(self) -> str | None:
-        """The stop string that has ended the answer."""
+        """The stop string that ended the answer."""
         return self._pipeline.stopped
 
     @property
@@ -164,7 +164,7 @@ class Sequence:
 
     @property
     def end_reason(self) -> FinishReason:
-        """Why the answer ended, when it did so by itself."""
+        """Why the answer ended, when it ended by itself."""
         if self.constraint is not None and self.constraint.has_failed:
             return "interrupted"
         return "tool_calls" if self._pipeline.has_calls else "stop"
@@ -182,7 +182,7 @@ class Sequence:
         return [self._delta(piece) for piece in pieces]
 
     def _delta(self, piece: Piece) -> EngineEvent:
-        """With the tokens since the last delta."""
+        """A delta with the tokens since the last one."""
         choice, ids, logprobs = self.choice, tuple(self._pending_ids), tuple(self._pending_logprobs)
         self._pending_ids.clear()
         self._pending_logprobs.clear()

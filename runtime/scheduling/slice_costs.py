@@ -1,6 +1,6 @@
-"""What a prefill slice costs on this device.
+"""The cost of a prefill slice on this device.
 
-The cost of a call is not proportional to its tokens, not even monotone: with flash attention on a
+The cost of a call is not proportional to its tokens, nor even monotone: with flash attention on a
 CPU a slice of 48 can cost twice a slice of 64, because another kernel starts at 64 rows. So
 nothing is assumed: a few sizes are measured, and later calls correct them.
 """
@@ -19,7 +19,7 @@ SIZES = (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 _LEARNING_RATE = 0.2
 _MOST_ERROR = 1.0
-"""The error of a call counts as at most this share of its prediction."""
+"""The error of a call counts up to this share of its prediction."""
 
 _DEPTH_OF_BOTH = 512
 """At this depth an error is attributed half to the base and half to the slope."""
@@ -34,7 +34,7 @@ TokenAndCellSeconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e3)]
 
 
 class SavedCosts(Struct, frozen=True, kw_only=True):
-    """A cost table as it is kept on disk; seconds per call, and per token and cell before it, by
+    """A cost table as kept on disk: seconds per call, and per token and cell before it, by
     slice size."""
 
     per_call_s: dict[NTokens, CallSeconds]
@@ -46,7 +46,7 @@ class SliceCosts:
     load · (base(n) + slope(n) · n · depth).
 
     The shape, base and slope, was measured on an idle machine and is corrected slowly. The load is
-    the factor by which everything takes longer now: other programs, heat, a battery.
+    the factor by which everything is slower now, because of other programs, heat or a battery.
     """
 
     def __init__(self, saved: SavedCosts | None = None) -> None:
@@ -60,16 +60,16 @@ class SliceCosts:
 
     @property
     def load(self) -> float:
-        """What calls take now, relative to the table. Two long calls in a row count at once: too
-        long a gap is worse than a short slice."""
+        """How long calls take now, relative to the table. Two long calls in a row count at once,
+        because a gap that is too long is worse than a short slice."""
         return max(median(self._recent), min(self._recent[-1], self._recent[-2]))
 
     def is_measured(self, n_tokens: int) -> bool:
         return n_tokens in self._base
 
     def measured(self, n_tokens: int, seconds: float) -> None:
-        """Note the *seconds* of an undisturbed call on an empty sequence. Noise only adds, so the
-        shortest of several measurements counts."""
+        """Note the *seconds* of an undisturbed call on an empty sequence. Noise only adds time, so
+        the shortest of several measurements counts."""
         self._base[n_tokens] = min(seconds, self._base.get(n_tokens, seconds))
         self._set_slope(n_tokens)
 
@@ -80,13 +80,13 @@ class SliceCosts:
         self._set_slope(n_tokens)
 
     def _set_slope(self, n: int) -> None:
-        """From the shortest times of both kinds, whichever came first."""
+        """Compute slopes from the shortest times of both kinds, in whichever order they came."""
         if n in self._deep:
             depth, seconds = self._deep[n]
             self._slopes[n] = max(seconds - self._base[n], 0.0) / (n * depth)
 
     def borrow_slopes(self, other: SliceCosts) -> None:
-        """Use the slopes of *other*: the cost of depth does not depend on the other rows."""
+        """Use the slopes of *other*, since the cost of depth does not depend on the other rows."""
         self._slopes = other._slopes
 
     def observe(self, n_tokens: int, depth: int, seconds: float) -> None:
@@ -132,7 +132,7 @@ class SliceCosts:
             return self._base[below] * n / below
         low, high = self._base[below], self._base[above]
         if high < low:
-            # Somewhere between the two a cheaper kernel starts: assume the more expensive one.
+            # A cheaper kernel starts somewhere between the two: assume the more expensive one.
             return low * n / below
         return low + (high - low) * (n - below) / (above - below)
 
@@ -141,7 +141,7 @@ class SliceCosts:
         return 0.0 if size is None else self._slopes[size]
 
     def _slope_size(self, n: int) -> int | None:
-        """The largest size up to *n* whose slope was measured: kernels change at a number of
+        """The largest size up to *n* whose slope was measured, since kernels change with the
         rows."""
         return max((k for k in self._slopes if k <= n), default=min(self._slopes, default=None))
 

@@ -7,10 +7,10 @@ from msgspec import Struct
 from spillover.runtime.scheduling.slice_costs import SliceCosts
 
 MIXED_WORTH = 1.1
-"""A call for both must read this much faster: it delays the tokens of the running ones."""
+"""A shared call must read this much faster, because it delays the running sequences' tokens."""
 
 FIRST_GUESS = 16
-"""The slice while nothing is known of the device."""
+"""The slice while nothing is known about the device."""
 
 
 class SlicePlan(Struct, frozen=True):
@@ -19,11 +19,11 @@ class SlicePlan(Struct, frozen=True):
     n_tokens: int
     mixed: bool
     rate: float = 0.0
-    """Tokens of prompts per second that it is expected to read; 0 when it fits nowhere."""
+    """Prompt tokens per second that it is expected to read; 0 when it does not fit."""
 
 
 def best_alone(costs: SliceCosts, n_left: int, depth: int, n_most: int) -> int:
-    """The slice size that reads the whole rest soonest, when nobody waits for a token."""
+    """The slice size that reads the whole rest soonest, when no sequence waits for a token."""
     best, best_s = min(n_left, n_most), float("inf")
     for n in costs.candidates(n_left, n_most):
         n_calls, rest = divmod(n_left, n)
@@ -40,8 +40,8 @@ def best_alone(costs: SliceCosts, n_left: int, depth: int, n_most: int) -> int:
 def best_within(
     costs: SliceCosts, n_left: int, depth: int, n_most: int, room_s: float, decode_s: float
 ) -> tuple[int, float] | None:
-    """The slice size that reads all *n_left* tokens soonest when between two decode steps of
-    *decode_s* only as many calls are made as fit into *room_s*; and its tokens per second."""
+    """The slice size that reads all *n_left* tokens soonest when only as many calls are made
+    between two decode steps of *decode_s* as fit into *room_s*, and its tokens per second."""
     best: tuple[int, float] | None = None
     for n in costs.candidates(n_left, n_most):
         seconds = costs.predict(n, depth)
@@ -68,7 +68,7 @@ def plan_slice(
 ) -> SlicePlan:
     """The next slice while others generate; *room_s* is the allowed gap without the decode step.
 
-    When not even the cheapest slice fits, it is taken all the same: the prompt must go on.
+    When even the cheapest slice does not fit, it is used anyway: the prompt must make progress.
     """
     alone = best_within(pure, n_left, depth, n_most, room_s, decode_s)
     together = _best_mixed(mixed, n_left, depth, n_most, room_s + decode_s)

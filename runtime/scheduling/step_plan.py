@@ -13,10 +13,10 @@ from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Sequence
 
 ADMISSION_RESERVE = 64
-"""KV cells, besides those of its prompt, that must be free for a sequence to begin."""
+"""KV cells that must be free, besides those of its prompt, for a sequence to begin."""
 
 Slice: TypeAlias = tuple[Sequence, int]
-"""A number of the next tokens of a sequence's prompt."""
+"""A sequence, and how many of the next tokens of its prompt to read."""
 
 
 class StepPlan(Struct, frozen=True):
@@ -30,7 +30,7 @@ class StepPlan(Struct, frozen=True):
 
     @property
     def n_slice(self) -> int:
-        """Tokens of prompts."""
+        """Prompt tokens."""
         return sum(n for _, n in self.slices) if self.slices else 0
 
     @property
@@ -40,12 +40,12 @@ class StepPlan(Struct, frozen=True):
 
     @property
     def alone(self) -> Sequence | None:
-        """The one sequence of a call that carries a slice of its prompt and nothing else."""
+        """The only sequence of a call that carries one slice of its prompt and nothing else."""
         return self.slices[0][0] if len(self.slices) == 1 and not self.decoding else None
 
     @property
     def sequences(self) -> list[Sequence]:
-        """All that take part, in the order of the rows."""
+        """All sequences that take part, in the order of the rows."""
         return [*self.decoding, *(sequence for sequence, _ in self.slices)]
 
     def rows(self) -> list[Rows]:
@@ -58,8 +58,8 @@ class StepPlan(Struct, frozen=True):
 
 
 def plan_step(queues: Queues, pace: Pace) -> StepPlan:
-    """The next step's call. Where sequences decode and others wait for their prompts, slices share
-    the call or follow it, whichever is faster."""
+    """Plan the call of the next step. When some sequences decode and others have prompts to read,
+    slices share the call or follow it, whichever is faster."""
     decoding, prompts = queues.decoding.copy(), queues.prefilling
     if not prompts:
         return StepPlan(decoding)
@@ -91,7 +91,7 @@ def plan_gap(
 
 
 def slices_of(n: int, prompts: Iterable[Sequence]) -> list[Slice]:
-    """*n* tokens of the waiting prompts, those of the first one first."""
+    """*n* tokens of the waiting prompts, starting with the first prompt."""
     slices = []
     for sequence in prompts:
         taken = min(n, sequence.n_unread)
@@ -110,13 +110,13 @@ def next_step_s(queues: Queues, pace: Pace) -> float | None:
 
 
 def admission_reserve(queues: Queues, sequence: Sequence, n_ctx: int) -> int:
-    """KV cells besides those of its prompt that must be free before *sequence* begins: the others
-    write a cell each per step, and it should not begin only to be preempted at once."""
+    """KV cells besides those of its prompt that must be free before *sequence* begins: each of the
+    others writes a cell per step, and a sequence should not begin only to be preempted at once."""
     if not queues.n_running:
         return 1
     return min(sequence.n_left(n_ctx), ADMISSION_RESERVE) + len(queues.decoding)
 
 
 def victim(queues: Queues) -> Sequence:
-    """The running sequence to preempt: the last one to come, so that the first ones finish."""
+    """The running sequence to preempt: the newest, so that the oldest ones finish."""
     return max(queues.running, key=lambda s: (s.order, s.choice))

@@ -45,7 +45,7 @@ def _choice(graph: GraphProto, branch: str | None) -> NodeProto | None:
 
 
 def _renamed(node: NodeProto, names: dict[str, str]) -> NodeProto:
-    """The node with the outer names of its outputs, and of those outputs among its inputs."""
+    """The node with the names that its inputs and outputs have outside the branch."""
     copy: NodeProto = NodeProto.FromString(node.SerializeToString())
     for values in (copy.input, copy.output):
         for place, name in enumerate(values):

@@ -13,7 +13,7 @@ _PRODUCTS = {"MatMul", "MatMulNBits", "MatMulBnb4", "MatMulInteger", "FusedMatMu
 _ROW_BY_ROW = {"Cast", "Add", "Sub", "Mul", "Div", "Tanh", "Identity", "Clip", "Min", "Max"}
 """Operators that may stand between the head and the logits."""
 _CONSTANTS = {"Constant", "DynamicQuantizeLinear"}
-"""The second input, the scale, is one constant for all rows."""
+"""Where the walk back stops. The second operator's scale is one value for all rows."""
 _MOST_NODES = 16
 
 

@@ -21,8 +21,7 @@ _MOST_STEPS = 40
 
 
 class Island(Struct, frozen=True, kw_only=True):
-    """The attention of one layer. The fields are names of values; "new" means of the tokens in this
-    call."""
+    """The attention of one layer. The fields name values; "new" means of this call's tokens."""
 
     query: str
     """(rows, heads, positions, size), rotated"""

@@ -197,8 +197,8 @@ def _flat(
     width: int,
     name: str,
 ) -> str:
-    """(rows, heads, positions, size) → (rows, positions, heads · size), as it was before the heads
-    were split, if nothing else was done."""
+    """(rows, heads, positions, size) → (rows, positions, heads · size), or the original value where
+    the heads were only split."""
     origin = _before_split(made_by, value)
     if origin is not None:
         return origin
