@@ -196,8 +196,11 @@ class OpenAIStream(StreamEncoder):
         self._finished[event.choice] = event
         if event.reason == "cancelled":
             return self.fail(cancelled())
-        choice = {**self._empty_choice(), "finish_reason": event.reason}
+        choice = {**self._empty_choice(), "finish_reason": self._finish_reason(event)}
         return self._chunk(choice, event.choice, timings=timings(event))
+
+    def _finish_reason(self, event: Finished) -> str:
+        return event.reason
 
     def _bare_chunk(self, **extra: Any) -> bytes:
         return self._chunk({**self._empty_choice(), "finish_reason": None}, 0, **extra)
@@ -234,7 +237,7 @@ class OpenAIWhole(WholeEncoder):
             {
                 "index": index,
                 **self._shape(self.choices[number]),
-                "finish_reason": self.finished[number].reason,
+                "finish_reason": self._finish_reason(self.finished[number]),
             }
             for index, number in enumerate(self._shown())
         ]
@@ -247,6 +250,9 @@ class OpenAIWhole(WholeEncoder):
                 "timings": timings(self.finished[0]),
             }
         )
+
+    def _finish_reason(self, event: Finished) -> str:
+        return event.reason
 
     def _shown(self) -> list[int]:
         """The numbers of the choices that the client sees, in order."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.openai_answer import (
@@ -24,13 +25,23 @@ from spillover.edge_server.wire.request_body import (
 from spillover.edge_server.wire.sse import valid_text
 from spillover.edge_server.wire.tools import (
     CallBody,
+    CalledBody,
     ChoiceBody,
+    FunctionBody,
+    NameBody,
     ToolBody,
     call_delta,
     calls_of,
+    function_fields,
     tool_fields,
 )
-from spillover.runtime.events import Delta, ReasoningDelta, TokenLogprob, ToolCallDelta
+from spillover.runtime.events import (
+    Delta,
+    Finished,
+    ReasoningDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
 from spillover.runtime.request import AnswerDefaults, GenerationRequest
 
 MAX_MESSAGES = 4_096
@@ -45,10 +56,12 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     encoder: Encoder
     if body.stream:
         head = head_fields("chat.completion.chunk", answer_id, model)
-        encoder = ChatStream(head, chunk_options(body, options, n, n))
+        stream = FunctionStream if body.functions else ChatStream
+        encoder = stream(head, chunk_options(body, options, n, n))
     else:
         head = head_fields("chat.completion", answer_id, model)
-        encoder = ChatWhole(head, n, logprobs=request.logprobs is not None)
+        whole = FunctionWhole if body.functions else ChatWhole
+        encoder = whole(head, n, logprobs=request.logprobs is not None)
     return answer_plan(asked, body, (request,), encoder, options)
 
 
@@ -62,6 +75,7 @@ class ChatMessage(Struct, frozen=True):
     content: str | tuple[TextPart, ...] | None = None
     name: str | None = None
     tool_calls: tuple[CallBody, ...] | None = None
+    function_call: CalledBody | None = None
     tool_call_id: str | None = None
     reasoning_content: Any = None
     reasoning: Any = None
@@ -82,6 +96,8 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     tools: tuple[ToolBody, ...] | None = None
     tool_choice: str | ChoiceBody | None = None
     parallel_tool_calls: bool | None = None
+    functions: tuple[FunctionBody, ...] | None = None
+    function_call: str | NameBody | None = None
 
     def sent_as(self) -> dict[str, str]:
         names = {"logprobs": "top_logprobs", "template_kwargs": "chat_template_kwargs"}
@@ -106,7 +122,7 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         "logprobs": logprobs,
         "continue_final_message": body.continue_final_message or False,
         "template_kwargs": _template_kwargs(body),
-        **tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls),
+        **_tool_fields(body),
     }
     if fields["max_tokens"] == 0:
         name = body.sent_as().get("max_tokens", "max_tokens")
@@ -115,6 +131,14 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         message = "add_generation_prompt and continue_final_message exclude each other"
         raise bad_request(message, "add_generation_prompt")
     return request_of(body, fields, defaults)
+
+
+def _tool_fields(body: ChatBody) -> dict[str, Any]:
+    if not body.functions:
+        return tool_fields(body.tools, body.tool_choice, body.parallel_tool_calls)
+    if body.tools:
+        raise bad_request("functions and tools exclude each other: give tools", "functions")
+    return function_fields(body.functions, body.function_call)
 
 
 def _template_kwargs(body: ChatBody) -> dict[str, Any]:
@@ -151,11 +175,14 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
                 reason = f"this model reads only text parts, not {part.type!r}"
                 raise bad_request(reason, f"messages[{index}].content[{place}]")
         content = "".join(part.text or "" for part in content)
+    calls = message.tool_calls or ()
+    if not calls and message.function_call is not None:
+        calls = (CallBody(function=message.function_call),)
     return {
-        "role": message.role,
+        "role": "tool" if message.role == "function" else message.role,
         "content": content or "",
         "name": message.name,
-        "tool_calls": calls_of(message.tool_calls or (), index),
+        "tool_calls": calls_of(calls, index),
         "tool_call_id": message.tool_call_id,
         "reasoning": _reasoning(message),
     }
@@ -211,6 +238,38 @@ class ChatWhole(OpenAIWhole):
             "message": message,
             "logprobs": _logprobs(tuple(choice.logprobs)) if self._logprobs else None,
         }
+
+
+class FunctionStream(ChatStream):
+    """Answers a request with functions, which preceded tools: one call without an id."""
+
+    def feed(self, event: StreamEvent) -> bytes:
+        if isinstance(event, ToolCallDelta) and event.index > 0:
+            return b""
+        return super().feed(event)
+
+    def _call(self, event: ToolCallDelta) -> dict[str, Any]:
+        return self._with_logprobs({"function_call": call_delta(event)["function"]}, event)
+
+    def _finish_reason(self, event: Finished) -> str:
+        return _function_reason(event)
+
+
+class FunctionWhole(ChatWhole):
+    """The same as one object."""
+
+    def _shape(self, choice: Choice) -> dict[str, Any]:
+        shaped = super()._shape(choice)
+        if calls := shaped["message"].pop("tool_calls", None):
+            shaped["message"]["function_call"] = calls[0]["function"]
+        return shaped
+
+    def _finish_reason(self, event: Finished) -> str:
+        return _function_reason(event)
+
+
+def _function_reason(event: Finished) -> str:
+    return "function_call" if event.reason == "tool_calls" else event.reason
 
 
 def _logprobs(records: tuple[TokenLogprob, ...]) -> dict[str, Any]:

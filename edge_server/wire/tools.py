@@ -28,9 +28,28 @@ class NameBody(Struct, frozen=True, kw_only=True):
     name: str
 
 
-class ChoiceBody(Struct, frozen=True, kw_only=True):
+class ReferenceBody(Struct, frozen=True, kw_only=True):
+    """A tool by its name, as OpenAI's chat completions or its Responses write it."""
+
     type: str = "function"
     function: NameBody | None = None
+    name: str | None = None
+
+    def name_in(self, param: str) -> str:
+        """The tool's name, or a 400 that names *param*."""
+        name = self.name if self.function is None else self.function.name
+        if self.type != "function" or name is None:
+            raise bad_request(f"{param}.function.name is missing", param)
+        return name
+
+
+class AllowedBody(Struct, frozen=True, kw_only=True):
+    mode: str = "auto"
+    tools: tuple[ReferenceBody, ...] = ()
+
+
+class ChoiceBody(ReferenceBody, frozen=True, kw_only=True):
+    allowed_tools: AllowedBody | None = None
 
 
 class CalledBody(Struct, frozen=True, kw_only=True):
@@ -49,18 +68,48 @@ def tool_fields(
 ) -> dict[str, Any]:
     """Fields of a GenerationRequest, or a 400 that names the field."""
     fields: dict[str, Any] = {"tools": tuple(_tool(t, i) for i, t in enumerate(tools or ()))}
-    if isinstance(choice, ChoiceBody):
-        if choice.type != "function" or choice.function is None:
-            raise bad_request("tool_choice.function.name is missing", "tool_choice")
-        fields["tool_choice"] = {"name": choice.function.name}
+    if isinstance(choice, ChoiceBody) and choice.type == "allowed_tools":
+        fields |= _allowed(choice.allowed_tools or AllowedBody(), fields["tools"])
+    elif isinstance(choice, ChoiceBody):
+        fields["tool_choice"] = {"name": choice.name_in("tool_choice")}
     elif choice is not None:
         if choice not in ("auto", "none", "required"):
-            message = "tool_choice must be auto, none, required or a function"
+            message = "tool_choice must be auto, none, required, a function or allowed_tools"
             raise bad_request(message, "tool_choice")
         fields["tool_choice"] = choice
     if parallel is not None:
         fields["parallel_tool_calls"] = parallel
     return fields
+
+
+def _allowed(allowed: AllowedBody, tools: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """The tools that may be called: the others are left out, so that none can be."""
+    param = "tool_choice.allowed_tools"
+    if allowed.mode not in ("auto", "required"):
+        raise bad_request(f"{param}.mode must be auto or required", f"{param}.mode")
+    names = {tool.name_in(f"{param}.tools[{i}]") for i, tool in enumerate(allowed.tools)}
+    if unknown := names - {tool["name"] for tool in tools}:
+        message = f"{param} names {min(unknown)!r}, which is not one of the tools"
+        raise bad_request(message, f"{param}.tools")
+    return {
+        "tools": tuple(tool for tool in tools if tool["name"] in names),
+        "tool_choice": allowed.mode,
+    }
+
+
+def function_fields(
+    functions: tuple[FunctionBody, ...], choice: str | NameBody | None
+) -> dict[str, Any]:
+    """The same for OpenAI's functions, which preceded tools: one call at most."""
+    tools = tuple(ToolBody(function=function) for function in functions)
+    if isinstance(choice, NameBody):
+        if choice.name not in {function.name for function in functions}:
+            message = f"function_call names {choice.name!r}, which is not one of the functions"
+            raise bad_request(message, "function_call")
+        return tool_fields(tools, ChoiceBody(name=choice.name), False)
+    if choice not in (None, "auto", "none"):
+        raise bad_request("function_call must be auto, none or a function", "function_call")
+    return tool_fields(tools, choice, False)
 
 
 def _tool(tool: ToolBody, index: int) -> dict[str, Any]:

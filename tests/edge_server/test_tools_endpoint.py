@@ -137,3 +137,106 @@ def test_what_was_sent_is_accepted_again(client: openai.OpenAI, arguments: Any) 
     )
     assert answer.usage
     assert answer.usage.prompt_tokens > 0
+
+
+RAIN: Any = {"type": "function", "function": {"name": "rain", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        {"allowed_tools": {"mode": "required", "tools": [NAMED]}},
+        {"allowed_tools": {"mode": "required", "tools": [{"type": "function", "name": "weather"}]}},
+    ],
+)
+def test_only_allowed_tools_are_called(http: httpx.Client, allowed: dict[str, Any]) -> None:
+    """It was a 400."""
+    choice = {"type": "allowed_tools", **allowed}
+    body = CALL | {"tools": [RAIN, WEATHER], "tool_choice": choice, "parallel_tool_calls": False}
+    answer = http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    (call,) = answer.json()["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "param"),
+    [
+        ({"mode": "maybe", "tools": [NAMED]}, "tool_choice.allowed_tools.mode"),
+        ({"tools": [{"type": "function", "name": "no"}]}, "tool_choice.allowed_tools.tools"),
+        ({"tools": [{"type": "web_search"}]}, "tool_choice.allowed_tools.tools[0]"),
+    ],
+)
+def test_impossible_allowed_tools_are_named(
+    http: httpx.Client, allowed: dict[str, Any], param: str
+) -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    answer = http.post("/v1/chat/completions", json=CALL | {"tool_choice": choice})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+OLD_CALL: dict[str, Any] = {
+    "model": "storyteller", "messages": ASKED, "functions": [WEATHER["function"]],
+    "function_call": {"name": "weather"}, "seed": 1, "max_tokens": 90,
+}  # fmt: skip
+
+
+def test_functions_are_answered_in_their_own_shape(client: openai.OpenAI) -> None:
+    """They were ignored in silence."""
+    choice = client.chat.completions.create(**OLD_CALL).choices[0]
+    called = choice.message.function_call
+    assert called
+    assert choice.finish_reason == "function_call"
+    assert called.name == "weather"
+    assert set(json.loads(called.arguments)) == {"city", "days"}
+    assert choice.message.tool_calls is None
+    _, *parts, last = client.chat.completions.create(**OLD_CALL, stream=True)
+    deltas = [d for c in parts if (d := c.choices[0].delta.function_call)]
+    assert [d.name for d in deltas] == ["weather"] + [None] * (len(deltas) - 1)
+    assert "".join(d.arguments or "" for d in deltas) == called.arguments
+    assert last.choices[0].finish_reason == "function_call"
+
+
+def test_functions_that_are_not_wanted_are_not_called(client: openai.OpenAI) -> None:
+    choice = client.chat.completions.create(**OLD_CALL | {"function_call": "none"}).choices[0]
+    assert choice.message.function_call is None
+    assert choice.message.content
+
+
+def test_the_result_of_a_function_goes_into_the_next_prompt(
+    client: openai.OpenAI, http: httpx.Client
+) -> None:
+    message = client.chat.completions.create(**OLD_CALL).choices[0].message
+    assert message.function_call
+    calls = [{"id": "c", "type": "function", "function": message.function_call.model_dump()}]
+    old: list[Any] = [message.model_dump(), {"role": "function", "name": "weather"}]
+    new: list[Any] = [
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c"},
+    ]
+    lengths = []
+    for history in (old, new):
+        history[1]["content"] = "sunny"
+        body = {"messages": [*ASKED, *history], "max_tokens": 1}
+        answer = http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200, answer.text
+        lengths.append(answer.json()["usage"]["prompt_tokens"])
+    assert lengths[0] >= lengths[1] > 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"function_call": {"name": "no"}}, "function_call"),
+        ({"function_call": "always"}, "function_call"),
+        ({"tools": [WEATHER]}, "functions"),
+        ({"functions": [{}]}, "functions[0].name"),
+    ],
+)
+def test_impossible_functions_are_named(
+    http: httpx.Client, fields: dict[str, Any], param: str
+) -> None:
+    answer = http.post("/v1/chat/completions", json=OLD_CALL | fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
