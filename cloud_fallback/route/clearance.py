@@ -39,11 +39,11 @@ def clear(
     provider: CloudEngine,
     plan: Continuation,
     reason: Reason,
-    held: ExitStack,
+    stack: ExitStack,
 ) -> Generator[StreamEvent, None, Clearance]:
     """Yield the question to the user, if one is asked; return what was cleared.
 
-    *held* gives the permit and the reservation back. Raises ProviderError, CannotContinue,
+    *stack* gives the permit and the reservation back. Raises ProviderError, CannotContinue,
     InvalidRequest and BudgetExceeded when *provider* is passed over, any other KeptLocal when
     nothing may leave for any provider.
     """
@@ -54,11 +54,11 @@ def clear(
     redacted = resources.redactor.redact(plan.request, partial=plan.shown)
     provider.check(redacted.request)
     yield from _ask_user(context, provider, redacted, reason)
-    permit = held.enter_context((yield from _turn(context, name)))
+    permit = stack.enter_context((yield from _turn(context, name)))
     settings = provider.settings
     prices = settings.prices or (FREE if settings.is_local_network else None)
     reservation = resources.budget.reserve(name, estimate(redacted.request, prices))
-    held.enter_context(reservation)
+    stack.enter_context(reservation)
     request, most = redacted.request, reservation.max_completion_tokens
     if most is not None:
         request = msgspec.structs.replace(request, max_tokens=most)

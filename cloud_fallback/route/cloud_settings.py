@@ -12,7 +12,7 @@ from msgspec import Meta, Struct, field
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.cloud_fallback.route.routing import Fallback, Routing
+from spillover.cloud_fallback.route.allowed import Fallback, Routing
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.runtime.errors import InvalidRequest

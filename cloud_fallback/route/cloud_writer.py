@@ -66,11 +66,11 @@ class CloudWriter:
         self, context: RequestContext, stopped: Stopped, n_retries: int
     ) -> Generator[StreamEvent, None, tuple[WriterEnd, float | None]]:
         """How it ended, and after how many seconds to try again; None: not again."""
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
                 text = context.text(stopped.withheld)
                 plan = self._plan(context, stopped, text.said)
-                cleared = yield from clear(context, self._provider, plan, stopped.reason, held)
+                cleared = yield from clear(context, self._provider, plan, stopped.reason, stack)
             except (ProviderError, CannotContinue, InvalidRequest, BudgetExceeded) as error:
                 return replace(stopped, cloud_error=error), None
             except KeptLocal as error:

@@ -6,10 +6,10 @@ from spillover.cloud_fallback.events import Handoff, HandoffMode, Seam, StreamEv
 from spillover.cloud_fallback.policy.affinity import conversation_key
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-from spillover.cloud_fallback.route.answer import Answer
+from spillover.cloud_fallback.route.allowed import Allowed
+from spillover.cloud_fallback.route.answer_so_far import AnswerSoFar
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.resources import RouteResources
-from spillover.cloud_fallback.route.routing import Allowed
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.route.stopped import Stopped
 from spillover.cloud_fallback.route.watched_stream import WatchedStream
@@ -40,7 +40,7 @@ class RequestContext:
         self.allowed = allowed
         self.cancellation = cancellation
         self.mode: HandoffMode = options.mode or resources.settings.mode
-        self.answer = Answer(request)
+        self.answer = AnswerSoFar(request)
         self.writer = resources.local_writer
         """Who writes now."""
         self.stream: WatchedStream | None = None
@@ -65,7 +65,7 @@ class RequestContext:
 
     # --- the route --------------------------------------------------------------------------
 
-    def start(self) -> Stopped | None:
+    def reason_to_begin_in_cloud(self) -> Stopped | None:
         """Why the answer begins in the cloud; None: it begins here."""
         if self.allowed.first == "cloud":
             return Stopped(reason=Reason(code="user", is_hard=True), at=self.now)

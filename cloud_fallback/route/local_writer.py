@@ -14,7 +14,7 @@ from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
-from spillover.cloud_fallback.route.answer import local_leg
+from spillover.cloud_fallback.route.answer_so_far import local_leg
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd

@@ -9,7 +9,7 @@ from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.privacy.restorer import Restorer
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.pump import EndOfStream, Pump
-from spillover.cloud_fallback.route.answer import estimated_tokens
+from spillover.cloud_fallback.route.answer_so_far import estimated_tokens
 from spillover.cloud_fallback.route.clearance import Clearance
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.spending.prices import estimated_prompt_tokens

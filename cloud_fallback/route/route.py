@@ -1,4 +1,12 @@
-"""The route of one answer through its writers: one generator, one thread."""
+"""The route of one answer through its writers: one generator, one thread.
+
+| what | where |
+|---|---|
+| who decides that the local model stops | `Watch`, in the `WatchedStream` of `LocalWriter` |
+| what must agree before anything leaves | `clear()`: breaker, redaction, consent, budget |
+| who announces a handoff | the writer that takes over, with `context.hand_over()` |
+| where two texts are joined | `Joint`, from `context.joint()` |
+"""
 
 from __future__ import annotations
 
@@ -41,7 +49,7 @@ def route(context: RequestContext) -> Generator[StreamEvent]:
 
 
 def _route(context: RequestContext) -> Generator[StreamEvent]:
-    stopped = context.start()
+    stopped = context.reason_to_begin_in_cloud()
     for writer in _writers(context, begins_here=stopped is None):
         if stopped is not None and context.cancellation.cancelled:
             yield context.answer.finished("cancelled")

@@ -9,11 +9,11 @@ from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.privacy.consent import ConsentReply, PendingConsent
+from spillover.cloud_fallback.route.allowed import Routing, allowed
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.resources import RouteResources
 from spillover.cloud_fallback.route.route import route
-from spillover.cloud_fallback.route.routing import Routing, allowed
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.cloud_fallback.spending.limits import StatementLine

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from spillover.cloud_fallback.events import HandoffMode
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.runtime.setting_help import Help
 
 

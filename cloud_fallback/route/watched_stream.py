@@ -9,10 +9,10 @@ from contextlib import closing
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.watch import Watch
-from spillover.cloud_fallback.route.answer import Answer
-from spillover.cloud_fallback.route.held import cut, split, text_of, with_logprobs
+from spillover.cloud_fallback.route.answer_so_far import AnswerSoFar
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
+from spillover.cloud_fallback.route.unsent_events import cut, split, text_of, with_logprobs
 from spillover.cloud_fallback.seam.answer_text import AnswerText
 from spillover.cloud_fallback.seam.limits import SentenceFinish
 from spillover.runtime.alarms import Alarm, Alarms
@@ -34,7 +34,7 @@ class WatchedStream:
         engine: Engine,
         request: GenerationRequest,
         *,
-        answer: Answer,
+        answer: AnswerSoFar,
         mode: HandoffMode,
         settings: RouteSettings,
         make_watch: MakeWatch,

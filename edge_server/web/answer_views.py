@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from msgspec.structs import replace
 
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.answer import LiveAnswer
 from spillover.edge_server.answers.event_log import Source

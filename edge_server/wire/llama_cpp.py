@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.dialect import (
     AnswerPlan,

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import HandoffMode
-from spillover.cloud_fallback.route.routing import Fallback, Place, Routing
+from spillover.cloud_fallback.route.allowed import Fallback, Place, Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encoder
 from spillover.edge_server.wire.errors import WireError, bad_request

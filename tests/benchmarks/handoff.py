@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine

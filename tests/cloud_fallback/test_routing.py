@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.route.routing import Allowed, Fallback, Routing, allowed, strictest
+from spillover.cloud_fallback.route.allowed import Allowed, Fallback, Routing, allowed, strictest
 from spillover.runtime.errors import InvalidRequest
 
 ROUTINGS = st.builds(

@@ -14,8 +14,8 @@ from msgspec import Struct
 from werkzeug.test import TestResponse
 
 from spillover.cloud_fallback.events import StreamEvent
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
-from spillover.cloud_fallback.route.routing import Routing
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.app import create_app

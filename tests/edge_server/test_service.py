@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from spillover.cloud_fallback.events import Failed
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
-from spillover.cloud_fallback.route.routing import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.answers.several import Several

@@ -16,8 +16,8 @@ import waitress
 from flask import Flask
 from werkzeug.serving import make_server
 
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
-from spillover.cloud_fallback.route.routing import Routing
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.app import create_app

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from spillover.cloud_fallback.errors import ProviderError
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Regex

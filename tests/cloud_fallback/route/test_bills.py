@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.runtime.cancellation import Cancellation

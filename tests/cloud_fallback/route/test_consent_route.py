@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, StreamEvent
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest

@@ -9,7 +9,7 @@ from datetime import date
 import pytest
 
 from spillover.cloud_fallback.events import ConsentAnswered, StreamEvent
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices

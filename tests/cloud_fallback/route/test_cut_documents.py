@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jsonschema
 import pytest
 
-from spillover.cloud_fallback.route.routing import Routing
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.runtime.request import JsonSchema
 from tests.answers import ask

@@ -21,7 +21,7 @@ CHARS_PER_TOKEN = 4
 """For an estimate of the tokens of a stream that broke off before its usage came."""
 
 
-class Answer:
+class AnswerSoFar:
     """Remembers what was sent. Takes every event that goes to the client, at constant cost."""
 
     def __init__(self, request: GenerationRequest) -> None:
