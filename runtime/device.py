@@ -136,20 +136,36 @@ def _gpu_names() -> tuple[str, ...]:
     return tuple(names)
 
 
-class IdleCores:
-    """How many of the cores that this process may use did nothing since the last call, or only
-    what must give way to it."""
+_SHORTEST_LOOK_S = 0.1
+"""The system counts in hundredths of a second."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._asked, self._idle_s = clock(), _idle_s()
 
-    def __call__(self) -> float:
-        asked, idle_s = self._clock(), _idle_s()
-        passed_s = asked - self._asked
-        n_idle = (idle_s - self._idle_s) / passed_s if passed_s > 0 else 0.0
-        self._asked, self._idle_s = asked, idle_s
-        return n_idle
+class OurCores:
+    """The cores that this process may use, since it last asked about them."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._clock, self._cpu_clock = clock, cpu_clock
+        self._asked, self._idle_s, self._own_s = clock(), _idle_s(), cpu_clock()
+
+    def idle(self) -> float:
+        """How many did nothing, or only what must give way to this process."""
+        passed_s, idle_s, _ = self._pass()
+        return idle_s / passed_s if passed_s > 0 else 0.0
+
+    def free(self) -> float:
+        """The same, and those that worked for this process; 0 for too short a time."""
+        passed_s, idle_s, own_s = self._pass()
+        return (idle_s + own_s) / passed_s if passed_s >= _SHORTEST_LOOK_S else 0.0
+
+    def _pass(self) -> tuple[float, float, float]:
+        """Seconds that have passed, that cores were idle, and that they worked for us."""
+        before = self._asked, self._idle_s, self._own_s
+        self._asked, self._idle_s, self._own_s = self._clock(), _idle_s(), self._cpu_clock()
+        return self._asked - before[0], self._idle_s - before[1], self._own_s - before[2]
 
 
 def _idle_s() -> float:

@@ -22,7 +22,7 @@ from spillover.runtime.backend import (
     Sampler,
     Tokens,
 )
-from spillover.runtime.device import IdleCores, available_memory
+from spillover.runtime.device import OurCores, available_memory
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
@@ -37,10 +37,6 @@ MEMORY_TO_KEEP = 1.1
 """The second layout is dropped when less memory is free than this factor of its size. Its pages
 count as free: with less than that they would be read from the disk again and again."""
 
-
-SMALLEST_GOVERNED_BYTES = 64 * 2**20
-"""Smaller models are fast enough, and with fixed threads their rounding stays the same."""
-
 _PAUSE_S = 0.5
 """After this long without a call, the load of the machine is measured again."""
 
@@ -52,6 +48,7 @@ class LlamaBackend:
         self, path: Path, config: LlamaConfig, free_bytes: Callable[[], int] = available_memory
     ) -> None:
         start_library()
+        cores = OurCores()  # looks at them while the model is loaded
         self._free_bytes = free_bytes
         self._path = path
         self._config = config
@@ -66,10 +63,8 @@ class LlamaBackend:
             raise
         self._prefill: PrefillContext | None = None
         self._n_threads = config.n_threads
-        self._ended = time.perf_counter()
-        self._governor = (
-            ThreadGovernor(config.n_threads, IdleCores()) if self._can_be_governed else None
-        )
+        self._ended = float("-inf")
+        self._governor = ThreadGovernor(config.n_threads, cores) if self._can_be_governed else None
         self._answered = self._main
         """The context of the last call, which holds its outputs."""
         self._outputs: list[int] = []
@@ -81,8 +76,7 @@ class LlamaBackend:
         """Whether llama.cpp's waiting threads are known to spin, so that missing CPU time was taken
         by other programs: not on a GPU, and untested on macOS and Windows."""
         is_asked = self._config.adapt_threads and self._config.n_threads > 1
-        is_large = lib.llama_model_size(self._model.handle) >= SMALLEST_GOVERNED_BYTES
-        return is_asked and is_large and not self._uses_gpu and sys.platform == "linux"
+        return is_asked and not self._uses_gpu and sys.platform == "linux"
 
     @property
     def can_read_apart(self) -> bool:

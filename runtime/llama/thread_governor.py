@@ -8,7 +8,7 @@ as long as one thread alone. The ratio of CPU time to wall time in a call shows 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 WINDOW_S = 0.05
 """A decision is based on this much computing time."""
@@ -25,19 +25,38 @@ BLIND_WAIT_S = 5.0
 MOST_PATIENCE = 8
 """Both grow by up to this factor while attempts fail."""
 
+COSTLY_TRY = 20
+"""After a failed attempt, at least this many times its duration passes before the next one."""
+
+NEWS_S = 1.0
+"""A judgement after a pause covers at most this much computing time before the pause."""
+
+
+class Cores(Protocol):
+    """The cores that this process may use. Both answers are for the time since the last one."""
+
+    def idle(self) -> float:
+        """How many did nothing, or only what must give way to us."""
+        ...
+
+    def free(self) -> float:
+        """The same, and those that worked for us; 0 when too little time has passed to say."""
+        ...
+
 
 class ThreadGovernor:
-    """Takes each call's wall and CPU time, and returns how many threads the next call should use.
-    *idle_cores* returns how many cores were idle since its last call."""
+    """Takes each call's wall and CPU time, and returns how many threads the next call should use."""
 
-    def __init__(self, n_most: int, idle_cores: Callable[[], float]) -> None:
+    def __init__(self, n_most: int, cores: Cores) -> None:
         self.n_threads = n_most
         self._n_most = n_most
-        self._idle_cores = idle_cores
+        self._cores = cores
+        self._unasked_s = 0.0
         self._wall_s = self._cpu_s = 0.0
         self._waited_s = 0.0
         self._blind_s = 0.0
         self._patience = 1
+        self._least_wait_s = 0.0
         self._is_trying = False
         self._is_suspicious = False
 
@@ -52,14 +71,18 @@ class ThreadGovernor:
         return self.n_threads
 
     def rest(self) -> int:
-        """After a pause without computing, use cores that were idle meanwhile at once."""
-        if self.n_threads < self._n_most:
-            n_free = min(int(self._idle_cores() + SLACK_CORES), self._n_most)
-            if n_free > self.n_threads:
-                self._set(n_free, is_trying=True)
+        """Nothing was computed for a while, or ever: begin with the threads that found a core
+        meanwhile. One too many can hold up a call a hundredfold, and a call is not interrupted."""
+        n_free = min(max(int(self._cores.free() + SLACK_CORES), 1), self._n_most)
+        if n_free != self.n_threads:
+            self._set(n_free, is_trying=n_free > self.n_threads)
         return self.n_threads
 
     def _judge(self, wall_s: float, n_cores: float) -> None:
+        self._unasked_s += wall_s
+        if self._unasked_s >= NEWS_S and self.n_threads == self._n_most:
+            self._unasked_s = 0.0
+            self._cores.free()  # counts from now on
         n_fitting = max(int(n_cores + SLACK_CORES), 1)
         n_missing = self.n_threads - n_cores
         # A little missing now and then is noise; much, or repeatedly, is another program.
@@ -68,6 +91,7 @@ class ThreadGovernor:
             return
         if n_fitting < self.n_threads:
             self._patience = min(2 * self._patience, MOST_PATIENCE) if self._is_trying else 1
+            self._least_wait_s = COSTLY_TRY * wall_s if self._is_trying else 0.0
             self._set(n_fitting, is_trying=False)
         elif self._is_trying:
             self._patience = 1
@@ -78,11 +102,13 @@ class ThreadGovernor:
     def _wait(self, wall_s: float) -> None:
         self._waited_s += wall_s
         self._blind_s += wall_s
+        if self._blind_s < self._least_wait_s:
+            return
         if self._blind_s >= self._patience * BLIND_WAIT_S:
             self._set(self.n_threads + 1, is_trying=True)
         elif self._waited_s >= self._patience * FIRST_WAIT_S:
             self._waited_s = 0.0
-            if self._idle_cores() >= 1 - SLACK_CORES:
+            if self._cores.idle() >= 1 - SLACK_CORES:
                 self._set(self.n_threads + 1, is_trying=True)
 
     def _set(self, n_threads: int, *, is_trying: bool) -> None:
@@ -90,4 +116,4 @@ class ThreadGovernor:
         self._is_trying = is_trying
         self._waited_s = self._blind_s = 0.0
         if n_threads < self._n_most:
-            self._idle_cores()  # starts counting now
+            self._cores.idle()  # counts from now on

@@ -116,7 +116,10 @@ def test_a_single_argument_of_run_is_the_prompt_unless_it_is_a_model(
 def command_line(arguments: str) -> subprocess.CompletedProcess[str]:
     """`spillover` in a shell, with redirections."""
     command = f"{shlex.quote(sys.executable)} -m spillover.edge_server.cli {arguments}"
-    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "SPILLOVER_N_THREADS": "1"}
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=False, env=environment
+    )
 
 
 def test_a_closed_standard_stream_leads_nowhere() -> None:

@@ -73,7 +73,12 @@ class Commands:
         self._environment = (
             os.environ
             | dict.fromkeys(KEYS, KEY)
-            | {"PYTHONPATH": str(hook), "SEEN": str(self.seen), "XDG_CACHE_HOME": str(folder)}
+            | {
+                "SPILLOVER_N_THREADS": "1",
+                "PYTHONPATH": str(hook),
+                "SEEN": str(self.seen),
+                "XDG_CACHE_HOME": str(folder),
+            }
         )
 
     def run(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:

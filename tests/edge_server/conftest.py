@@ -20,6 +20,8 @@ class Server:
 
     def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SPILLOVER_")}
+        # More threads collapse when tests run beside other programs, and the model is small.
+        environment["SPILLOVER_N_THREADS"] = "1"
         environment |= {f"SPILLOVER_{k.upper()}": str(v) for k, v in settings.items()}
         environment |= {"XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
         command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--port", "0"]

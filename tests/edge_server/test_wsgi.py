@@ -54,7 +54,9 @@ def under_waitress(app: Flask) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    options = EngineOptions(n_parallel=4, max_queue=4, cache_dir=tmp_path_factory.mktemp("cache"))
+    options = EngineOptions(
+        n_parallel=4, max_queue=4, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1
+    )
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)
         router = Router(engine, Routing(), None)

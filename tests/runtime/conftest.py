@@ -25,7 +25,9 @@ def any_model_path(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(any_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
-    options = EngineOptions(n_parallel=4, max_queue=8, cache_dir=tmp_path_factory.mktemp("cache"))
+    options = EngineOptions(
+        n_parallel=4, max_queue=8, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1
+    )
     with LocalEngine(any_model_path, options) as engine:
         engine.wait_ready(60)
         yield engine

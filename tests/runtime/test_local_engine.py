@@ -35,8 +35,8 @@ def test_greedy_answers_equal_those_of_the_high_level_library(
     from llama_cpp import Llama
 
     # Both read each prompt whole: another cut rounds differently, and near-ties may then turn.
-    alone = EngineOptions(n_prefix_cached=0, n_threads=2, cache_dir=tmp_path)
-    llama: Any = Llama(str(model_path), n_ctx=1024, verbose=False, n_threads=2, flash_attn=True)
+    alone = EngineOptions(n_prefix_cached=0, n_threads=1, cache_dir=tmp_path)
+    llama: Any = Llama(str(model_path), n_ctx=1024, verbose=False, n_threads=1, flash_attn=True)
     try:
         with LocalEngine(model_path, alone) as engine:
             for prompt in PROMPTS:
@@ -152,7 +152,7 @@ def test_the_next_turn_reads_only_what_is_new(engine: LocalEngine) -> None:
 def test_turns_of_several_conversations_in_turn_are_all_remembered(
     model_path: Path, tmp_path: Path
 ) -> None:
-    options = EngineOptions(n_parallel=2, n_ctx=512, n_kv=1024, cache_dir=tmp_path)
+    options = EngineOptions(n_parallel=2, n_ctx=512, n_kv=1024, cache_dir=tmp_path, n_threads=1)
     with LocalEngine(model_path, options) as engine:
         talks = [ask(prompt, max_tokens=40) for prompt in PROMPTS[:6]]
         for _ in range(2):
@@ -199,7 +199,7 @@ def test_token_ids_outside_the_vocabulary_are_refused(engine: LocalEngine) -> No
 def test_beyond_the_queue_requests_are_refused_with_a_time(
     model_path: Path, tmp_path: Path
 ) -> None:
-    options = EngineOptions(n_parallel=1, max_queue=1, cache_dir=tmp_path)
+    options = EngineOptions(n_parallel=1, max_queue=1, cache_dir=tmp_path, n_threads=1)
     with LocalEngine(model_path, options) as engine:
         engine.wait_ready(60)
         streams = [engine.stream(ask(ignore_eos=True)) for _ in range(2)]
@@ -224,7 +224,7 @@ def test_cancel_ends_a_running_answer_and_frees_its_slot(engine: LocalEngine) ->
 
 
 def test_a_full_kv_cache_costs_nobody_an_answer(any_model_path: Path, tmp_path: Path) -> None:
-    small = EngineOptions(n_parallel=4, n_ctx=512, n_kv=512, cache_dir=tmp_path)
+    small = EngineOptions(n_parallel=4, n_ctx=512, n_kv=512, cache_dir=tmp_path, n_threads=1)
     requests = [
         ask(prompt, sampling=Sampling(seed=5), max_tokens=180, ignore_eos=True)
         for prompt in PROMPTS[:4]
@@ -247,7 +247,7 @@ def test_kill_9_in_mid_answer_loses_and_doubles_nothing(
     any_model_path: Path, tmp_path: Path
 ) -> None:
     request = ask(sampling=Sampling(seed=11), max_tokens=300, ignore_eos=True)
-    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         engine.wait_ready(60)
         whole = list(engine.stream(request))
         events = []
@@ -297,7 +297,7 @@ def test_a_damaged_model_is_an_error_and_no_crash(tmp_path: Path, model_path: Pa
 
 
 def test_closing_the_engine_ends_its_streams(any_model_path: Path, tmp_path: Path) -> None:
-    engine = LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path))
+    engine = LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_threads=1))
     errors: list[str] = []
     begun = threading.Event()
 

@@ -28,7 +28,7 @@ SETTINGS = PolicySettings()
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Generator[LocalEngine]:
-    options = EngineOptions(n_parallel=1, cache_dir=tmp_path_factory.mktemp("cache"))
+    options = EngineOptions(n_parallel=1, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1)
     with LocalEngine(default_model().path, options) as engine:
         engine.wait_ready(60)
         yield engine

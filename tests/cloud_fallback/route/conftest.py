@@ -19,7 +19,9 @@ MakeDesk = Callable[..., Desk]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
-    options = EngineOptions(n_parallel=4, max_queue=32, cache_dir=tmp_path_factory.mktemp("cache"))
+    options = EngineOptions(
+        n_parallel=4, max_queue=32, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1
+    )
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)
         yield engine

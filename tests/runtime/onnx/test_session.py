@@ -20,7 +20,7 @@ from spillover.runtime.options import EngineOptions
 
 smallest = np.full(64, 1e-39, dtype=np.float32)
 assert (smallest * np.float32(0.5) > 0).all()
-load(Path(sys.argv[1]), "storyteller", EngineOptions())
+load(Path(sys.argv[1]), "storyteller", EngineOptions(n_threads=1))
 thread = threading.Thread(target=lambda: print((smallest * np.float32(0.5)).max()))
 thread.start()
 thread.join()

@@ -13,7 +13,9 @@ from spillover.runtime.worker.loading import LoadedModel, load
 @pytest.fixture(scope="module")
 def loaded(any_model_path: Path) -> Iterator[LoadedModel]:
     """A bundled model in this process."""
-    loaded = load(any_model_path, "storyteller", EngineOptions(n_ctx=512, n_parallel=2))
+    loaded = load(
+        any_model_path, "storyteller", EngineOptions(n_ctx=512, n_parallel=2, n_threads=1)
+    )
     yield loaded
     loaded.backend.close()
 

@@ -108,7 +108,9 @@ def test_a_killed_worker_goes_on_from_there(any_model_path: Path, tmp_path: Path
     schema = thing(text={"type": "string", "minLength": 150, "maxLength": 200})
     begun = '{"text": "Ruby '
     request = continued(begun, JsonSchema(schema=schema), max_tokens=200)
-    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1)) as engine:
+    with LocalEngine(
+        any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1, n_threads=1)
+    ) as engine:
         events: list[EngineEvent] = []
         killed = None
         for event in engine.stream(request):
@@ -124,7 +126,7 @@ def test_a_killed_worker_goes_on_from_there(any_model_path: Path, tmp_path: Path
 def test_preempted_answers_go_on_from_there(any_model_path: Path, tmp_path: Path) -> None:
     schema = thing(text={"type": "string", "minLength": 150, "maxLength": 200})
     request = continued('{"text": "Ruby ', JsonSchema(schema=schema), max_tokens=130)
-    options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path)
+    options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path, n_threads=1)
     with LocalEngine(any_model_path, options) as engine:
         for events in all_at_once(engine, [request] * 4):
             assert end_of(events).reason == "stop"

@@ -216,7 +216,9 @@ def test_a_killed_worker_goes_on_with_the_form(any_model_path: Path, tmp_path: P
     request = ask(
         sampling=Sampling(seed=11), max_tokens=200, response_format=JsonSchema(schema=LONG)
     )
-    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1)) as engine:
+    with LocalEngine(
+        any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1, n_threads=1)
+    ) as engine:
         events: list[EngineEvent] = []
         n_restarts = 0
         for event in engine.stream(request):
@@ -229,7 +231,7 @@ def test_a_killed_worker_goes_on_with_the_form(any_model_path: Path, tmp_path: P
 
 
 def test_preempted_answers_keep_their_form(any_model_path: Path, tmp_path: Path) -> None:
-    options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path)
+    options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path, n_threads=1)
     request = ask(max_tokens=130, response_format=JsonSchema(schema=LONG))
     with LocalEngine(any_model_path, options) as engine:
         for events in all_at_once(engine, [request] * 4):

@@ -193,7 +193,7 @@ def test_tools_that_do_not_fit_are_refused(
 
 def test_a_killed_worker_goes_on_inside_a_call(any_model_path: Path, tmp_path: Path) -> None:
     request = wanted(tools=(NOTE,), tool_choice="required", parallel_tool_calls=False)
-    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         events: list[EngineEvent] = []
         for event in engine.stream(request):
             events.append(event)
@@ -215,7 +215,9 @@ def test_a_killed_worker_goes_on_inside_a_call(any_model_path: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def factory(model_path: Path) -> ConstraintFactory:
-    return ConstraintFactory(load(model_path, "storyteller", EngineOptions(n_ctx=256)).backend)
+    return ConstraintFactory(
+        load(model_path, "storyteller", EngineOptions(n_ctx=256, n_threads=1)).backend
+    )
 
 
 CALLS = {

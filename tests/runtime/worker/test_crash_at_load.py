@@ -33,7 +33,7 @@ def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_worker_starts_once_more_without_weight_repacking(
     model_path: Path, tmp_path: Path
 ) -> None:
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         card = engine.wait_ready(60)
         assert not card.use_extra_bufts
         status = engine.status()
@@ -47,7 +47,7 @@ def test_the_worker_starts_once_more_without_weight_repacking(
 def test_a_request_that_came_while_it_was_loading_is_answered(
     model_path: Path, tmp_path: Path
 ) -> None:
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         assert end_of(engine.stream(ask(max_tokens=5))).reason == "length"
 
 
@@ -59,7 +59,7 @@ def test_a_worker_that_dies_again_is_not_started_a_third_time(
     monkeypatch.setenv("CRASH_ALWAYS", "1")
     monkeypatch.setenv("CRASH_STARTS", str(starts))
     with (
-        LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine,
+        LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine,
         pytest.raises(ModelError, match="SIGSEGV"),
     ):
         engine.wait_ready(60)

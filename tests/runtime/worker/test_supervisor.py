@@ -51,7 +51,7 @@ def test_a_death_ends_all_questions_and_the_next_worker_starts(
 
     monkeypatch.setattr(queue, "SimpleQueue", Watched)
     errors: list[EngineError] = []
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         engine.wait_ready(60)
         asked = engine._supervisor._questions
         pid = worker_of(engine)
@@ -82,7 +82,7 @@ def test_a_worker_that_cannot_be_started_now_is_started_later(
     """The engine used to stay between two workers for ever, and its streams with it."""
     starts: list[Callable[..., WorkerProcess]] = [WorkerProcess, no_memory, WorkerProcess]
     monkeypatch.setattr(supervisor, "WorkerProcess", lambda *order: starts.pop(0)(*order))
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         engine.wait_ready(60)
         events = []
         for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
@@ -98,7 +98,7 @@ def test_each_death_of_a_worker_is_a_line_in_the_log(
     model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server whose workers died one after the other used to say nothing."""
-    options = EngineOptions(cache_dir=tmp_path, max_restarts=1)
+    options = EngineOptions(cache_dir=tmp_path, max_restarts=1, n_threads=1)
     with LocalEngine(model_path, options, name="m") as engine:
         engine.wait_ready(60)
         os.kill(worker_of(engine), signal.SIGKILL)
@@ -135,7 +135,7 @@ def test_what_no_worker_can_be_told_is_refused_and_forgotten(
     model_path: Path, tmp_path: Path, param: str, fields: dict[str, Any]
 ) -> None:
     """Such a request used to stay, and no later worker could be given anything."""
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         engine.wait_ready(60)
         with pytest.raises(InvalidRequest) as refusal:
             next(engine.stream(ask(**fields)))
@@ -148,7 +148,7 @@ def test_what_no_worker_can_be_told_is_refused_and_forgotten(
 def test_a_worker_that_does_not_listen_holds_nobody_up(model_path: Path, tmp_path: Path) -> None:
     """Whoever wrote to its full pipe held the lock that everybody needs."""
     with (
-        LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine,
+        LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine,
         ThreadPoolExecutor(3) as pool,
     ):
         engine.wait_ready(60)
@@ -172,7 +172,7 @@ def test_a_worker_that_says_nothing_counts_as_hung(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It used to count as ready, after half a minute."""
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as engine:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         engine.wait_ready(60)
         assert engine.status().state == "ready"
         os.kill(worker_of(engine), signal.SIGSTOP)
