@@ -41,7 +41,7 @@ class LocalEngine:
     ) -> None:
         path = Path(model).expanduser().absolute()
         self._name = name or model_name(path)
-        self._options = options or EngineOptions()
+        self._options = (options or EngineOptions()).settled()
         self._supervisor = Supervisor(path, self._name, self._options)
 
     def __enter__(self) -> Self:

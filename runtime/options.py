@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from spillover.runtime.setting_help import Help
 
@@ -42,8 +42,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     adapt_threads: Annotated[
         bool, Help("Use fewer threads while other programs need the cores (Linux, GGUF).")
     ] = True
-    """For GGUF models from 64 MiB. Rounding depends on the number of threads: without this, an
-    answer does not depend on other programs."""
+    """Rounding depends on the number of threads, so near ties may turn; see *deterministic*."""
     n_gpu_layers: Annotated[
         int,
         Meta(ge=-1, le=10_000),
@@ -84,6 +83,12 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
         Help("Memory (MiB) that holds kept conversations while others run."),
     ] = 256.0
     """Beyond it they stay in the KV cache, where they slow down each step of the others."""
+    deterministic: Annotated[
+        bool, Help("Give equal requests equal answers, whatever else runs: one at a time, slower.")
+    ] = False
+    """One sequence at a time in an empty KV cache, prompts in slices of a fixed size, and a fixed
+    number of threads: sums are then made in the same order. It overrides n_parallel,
+    n_prefix_cached, adapt_threads, second_layout, and an execution_provider of auto."""
     use_extra_bufts: Annotated[
         bool, Help("Let llama.cpp repack the weights: faster. Off after a crash at load.")
     ] = True
@@ -120,3 +125,17 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
         Path | None,
         Help("Folder for measurements of this device.", default="the user's cache folder"),
     ] = None
+
+    def settled(self) -> EngineOptions:
+        """With *deterministic*, the settings that it overrides."""
+        if not self.deterministic:
+            return self
+        is_auto = self.execution_provider == "auto"  # picks by a measurement
+        return structs.replace(
+            self,
+            n_parallel=1,
+            n_prefix_cached=0,
+            adapt_threads=False,
+            second_layout="off",
+            execution_provider="cpu" if is_auto else self.execution_provider,
+        )

@@ -45,7 +45,7 @@ class Cores(Protocol):
 
 
 class ThreadGovernor:
-    """Takes each call's wall and CPU time, and returns how many threads the next call should use."""
+    """Takes each call's wall and CPU time, and returns how many threads the next call gets."""
 
     def __init__(self, n_most: int, cores: Cores) -> None:
         self.n_threads = n_most

@@ -37,6 +37,10 @@ class SavedCostTables(Struct, frozen=True, kw_only=True):
     mixed: SavedCosts
 
 
+_NO_COSTS = SavedCosts(per_call_s={}, per_token_and_cell_s={})
+NOTHING_TO_MEASURE = SavedCostTables(pure=_NO_COSTS, mixed=_NO_COSTS)
+
+
 class CostMeasurement:
     """The cost tables of pure and mixed slices, and the measurements that remain.
 

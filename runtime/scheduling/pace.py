@@ -21,11 +21,19 @@ factor of the first one's: tiny slices cost the running streams more than they g
 class Pace:
     """Plans slices from the measured cost tables and from the decode steps it has seen."""
 
-    def __init__(self, measurement: CostMeasurement, max_gap_s: float, n_batch: int) -> None:
+    def __init__(
+        self,
+        measurement: CostMeasurement,
+        max_gap_s: float,
+        n_batch: int,
+        *,
+        has_fixed_slices: bool = False,
+    ) -> None:
         self._pure = measurement.pure
         self._mixed = measurement.mixed
         self._max_gap_s = max_gap_s
         self._n_batch = n_batch
+        self.has_fixed_slices = has_fixed_slices
         self._decode_s: dict[int, float] = {}
 
     def decode_s(self, n_rows: int) -> float | None:
@@ -45,7 +53,10 @@ class Pace:
 
     def alone(self, n_first: int, n_all: int, depth: int) -> int:
         """Tokens to read while no sequence generates: from the first prompt the slice that reads it
-        soonest and, if that is small, enough from the next prompts to make the call worthwhile."""
+        soonest and, if that is small, enough from the next prompts to make the call worthwhile.
+        Fixed slices ignore measured times: they are as large as possible, and of one prompt."""
+        if self.has_fixed_slices:
+            return min(n_first, self._n_batch)
         n = best_alone(self._pure, n_first, depth, self._n_batch)
         return n if n < n_first else min(max(n, self._pure.efficient_size()), n_all)
 

@@ -41,6 +41,8 @@ class SchedulerOptions(Struct, frozen=True, kw_only=True):
     max_gap_s: float
     n_prefix_cached: int
     saved_prefix_bytes: int = 0
+    has_fixed_slices: bool = False
+    """Whether prompts are cut without regard to measured times; for one sequence at a time."""
 
 
 class Scheduler:
@@ -60,7 +62,12 @@ class Scheduler:
         self._clock = clock
         self._out = Outbox(emit, clock)
         self._measurement = measurement
-        self._pace = Pace(measurement, options.max_gap_s, backend.info.n_batch)
+        self._pace = Pace(
+            measurement,
+            options.max_gap_s,
+            backend.info.n_batch,
+            has_fixed_slices=options.has_fixed_slices,
+        )
         self._kv = KvCache(backend, options.n_prefix_cached, options.saved_prefix_bytes)
         self._inbox = Inbox(options.n_parallel, options.max_queue)
         self._queues = Queues(options.n_parallel)

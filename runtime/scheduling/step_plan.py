@@ -65,13 +65,20 @@ def plan_step(queues: Queues, pace: Pace) -> StepPlan:
         return StepPlan(decoding)
     n_unread, depth = queues.n_unread, prompts[0].n_past
     if not decoding:
-        n = pace.alone(prompts[0].n_unread, n_unread, depth)
+        n = pace.alone(_n_together(prompts[0], pace), n_unread, depth)
         return StepPlan([], slices_of(n, prompts))
     gap_s = pace.room_s(n_unread, depth, len(decoding))
     plan = pace.between(n_unread, depth, len(decoding), gap_s)
     if plan.mixed:
         return StepPlan(decoding, slices_of(plan.n_tokens, prompts))
     return StepPlan(decoding, gap_s=gap_s)
+
+
+def _n_together(sequence: Sequence, pace: Pace) -> int:
+    """How many of its next tokens one call may read. Where slices are fixed, tokens that were
+    generated before their worker died are read one by one, as they were then."""
+    n_unread = sequence.n_unread
+    return max(n_unread - sequence.n_generated, 1) if pace.has_fixed_slices else n_unread
 
 
 def plan_gap(

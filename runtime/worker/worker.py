@@ -24,7 +24,11 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.json_file import MeasurementStore
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
+from spillover.runtime.scheduling.cost_measurement import (
+    NOTHING_TO_MEASURE,
+    CostMeasurement,
+    SavedCostTables,
+)
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.worker import protocol
@@ -100,7 +104,8 @@ def _serve(
     model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
 ) -> None:
     store = MeasurementStore(options.cache_dir, model.fingerprint, SavedCostTables)
-    measurement = CostMeasurement(model.backend, store.read(), store.write)
+    saved = NOTHING_TO_MEASURE if options.deterministic else store.read()
+    measurement = CostMeasurement(model.backend, saved, store.write)
     scheduler = Scheduler(
         model.backend,
         SchedulerOptions(
@@ -110,6 +115,7 @@ def _serve(
             max_gap_s=options.max_gap_ms / 1e3,
             n_prefix_cached=options.n_prefix_cached,
             saved_prefix_bytes=int(options.prefix_cache_mb * 2**20),
+            has_fixed_slices=options.deterministic,
         ),
         writer.events,
         measurement,
@@ -125,7 +131,7 @@ def _serve(
         name="intake",
     ).start()
     exit_on_error(scheduler.run)
-    if measurement.is_done:
+    if measurement.is_done and not options.deterministic:
         store.write(measurement.save())
     model.backend.close()
 
