@@ -1,5 +1,4 @@
-"""Which models there are: the catalogue's, known by name, and any GGUF file or ONNX folder, known
-by its path."""
+"""Finds models: those of the catalogue by name, and any GGUF file or ONNX folder by path."""
 
 from __future__ import annotations
 
@@ -22,20 +21,20 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 _REPOSITORY = re.compile(r"(?:hf:|hf\.co/)?(?P<name>[\w-][\w.-]*/[\w.-]+?)(?<!\.gguf)(?::[\w.-]+)?")
-"""As on Hugging Face: owner/name, perhaps with a quantization behind a colon."""
+"""As on Hugging Face: owner/name, possibly with a quantization after a colon."""
 _TAGGED = re.compile(r"[\w.-]{2,}:[\w.-]+")
 
 
 class CatalogueError(Exception):
-    """No such model, or its file is not what it should be; the message says what to do."""
+    """There is no such model, or its file is wrong; the message says what to do."""
 
 
 class ModelEntry(Struct, frozen=True, kw_only=True):
-    """A model file that exists. The facts besides *name* and *path* are the catalogue's."""
+    """A model file that exists. All fields but *name* and *path* come from the catalogue."""
 
     name: str
     path: Path
-    """The GGUF file, of a model in several files the first one; or an ONNX file or its folder."""
+    """The GGUF file (the first, if the model has several), or an ONNX file or its folder."""
     sha256: str | None = None
     size_bytes: int | None = None
     licence: str = ""
@@ -44,7 +43,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def n_bytes_on_disk(self) -> int:
-        """Of the file, or of all that the model needs."""
+        """Bytes of the file, or of all files that the model needs."""
         if onnx_folder.is_onnx(self.path):
             return onnx_folder.find(self.path).size_bytes
         return self.path.stat().st_size
@@ -64,7 +63,7 @@ class _Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def names() -> tuple[str, ...]:
-    """The names in the catalogue, as they stand there."""
+    """The names in the catalogue, in its order."""
     return tuple(_read())
 
 
@@ -76,7 +75,7 @@ def default_model() -> ModelEntry:
 def find(name_or_path: str) -> ModelEntry:
     """The model of a catalogue name, a GGUF or ONNX file, or a folder with one model in it.
 
-    A catalogue name goes before a file of that name: write ./name for the file.
+    A catalogue name takes precedence over a file of that name: write ./name for the file.
     Raises CatalogueError.
     """
     catalogue = _read()
@@ -97,7 +96,7 @@ def find(name_or_path: str) -> ModelEntry:
 
 
 def is_model(name_or_path: str) -> bool:
-    """Whether it is a catalogue name, or the path of something that may be a model."""
+    """Whether it is a catalogue name, or the path of a possible model."""
     if name_or_path in _read():
         return True
     path = _path(name_or_path)
@@ -107,7 +106,7 @@ def is_model(name_or_path: str) -> bool:
 
 
 def model_name(path: Path) -> str:
-    """What to call the model in a file or folder that nobody has named."""
+    """What to call the model in a file or folder when it was given no name."""
     try:
         return onnx_folder.find(path).name if onnx_folder.is_onnx(path) else path.stem
     except ModelFileError:
@@ -115,8 +114,8 @@ def model_name(path: Path) -> str:
 
 
 def verify(entry: ModelEntry) -> None:
-    """Read the whole file and compare it with the catalogue; a file given by path has nothing
-    to be compared with and passes. Raises CatalogueError.
+    """Read the whole file and compare it with the catalogue. A file given by path has nothing to
+    compare with and passes. Raises CatalogueError.
     """
     if entry.sha256 is None:
         return
@@ -130,7 +129,7 @@ def verify(entry: ModelEntry) -> None:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # Path's own raises for ~nobody
+    return Path(os.path.expanduser(text))  # Path.expanduser raises for ~nobody
 
 
 def _read() -> dict[str, _Listed]:

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ModelFileError(Exception):
-    """A file is no usable model; the message says what it is and what to do."""
+    """The file is not a usable model; the message says what it is and what to do."""

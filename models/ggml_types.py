@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class GgmlType(NamedTuple):
-    """A way to store numbers, in blocks."""
+    """A format that stores numbers in blocks."""
 
     name: str
     n_values: int
@@ -49,4 +49,4 @@ GGML_TYPES: dict[int, GgmlType] = {
     40: GgmlType("NVFP4", 64, 36),
     41: GgmlType("Q1_0", 128, 18),
 }
-"""Types missing here are left to llama.cpp to judge; their sizes are not checked."""
+"""Types missing here are left to llama.cpp; their sizes are not checked."""

@@ -1,6 +1,6 @@
 """Reads and checks the header of a GGUF file before any native code sees it.
 
-A model file is untrusted: no number in it is believed before it is compared with the file's size.
+A model file is untrusted: no number in it is trusted before a comparison with the file's size.
 Format: the GGUF specification, versions 2 and 3, little-endian.
 """
 
@@ -51,7 +51,7 @@ class TensorInfo(Struct, frozen=True, kw_only=True):
 
 
 class GgufHeader(Struct, frozen=True, kw_only=True):
-    """What a GGUF file says of itself; long arrays are left out."""
+    """What a GGUF file says about itself, without long arrays."""
 
     version: int
     metadata: dict[str, Value]
@@ -88,9 +88,9 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
 
 
 def read_header(path: Path, *, keep: frozenset[str] = frozenset()) -> GgufHeader:
-    """The checked header of *path*; ModelFileError says what else the file is.
+    """The checked header of *path*. ModelFileError says what the file is instead.
 
-    Arrays are kept under the keys of *keep* however long they are.
+    Arrays under the keys in *keep* are kept whatever their length.
     """
     try:
         file_size = path.stat().st_size
@@ -125,7 +125,7 @@ def _check_magic(path: Path, head: bytes) -> None:
 
 
 class _Reader:
-    """A cursor over the file that refuses to leave it."""
+    """A cursor over the file that refuses to read past its end."""
 
     def __init__(
         self, path: Path, content: mmap.mmap, size: int, keep: frozenset[str] = frozenset()
@@ -154,7 +154,7 @@ class _Reader:
             raise self._error("names a tensor twice")
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise self._error(f"has the alignment {alignment}, which is no power of two")
+            raise self._error(f"has the alignment {alignment}, which is not a power of two")
         data_offset = -(-self._at // alignment) * alignment
         header = GgufHeader(
             version=version,

@@ -1,7 +1,7 @@
 """Finds the graph, the tokenizer and the settings of an ONNX model among the files of a folder.
 
-The names are those of optimum, transformers.js and onnxruntime-genai. Only names are looked at
-here; what is in the graph is for the runtime to see.
+The names are those of optimum, transformers.js and onnxruntime-genai. Only names are checked here;
+the runtime reads the graph itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from spillover.models.errors import ModelFileError
 from spillover.models.small_files import decode_json, read_small
 
 _PRECISIONS = ("q4", "q4f16", "int8", "quantized", "uint8", "", "fp16", "bnb4")
-"""Suffixes of transformers.js, in the order in which a CPU likes them."""
+"""Suffixes of transformers.js, best for a CPU first."""
 
 _STEMS = ("model", "decoder_model_merged", "decoder_with_past_model")
 
@@ -29,7 +29,7 @@ class OnnxModelFiles(Struct, frozen=True, kw_only=True):
     root: Path
     """The folder with tokenizer.json and the settings."""
     package: Path | None = None
-    """The folder of all builds of the model, when this is one of several."""
+    """The folder of all builds of the model, if there are several."""
 
     @property
     def name(self) -> str:
@@ -41,7 +41,7 @@ class OnnxModelFiles(Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """Of the graph and the files beside it that are named after it: its weights."""
+        """Bytes of the graph and of the files beside it that are named after it: its weights."""
         return sum(path.stat().st_size for path in self.graph.parent.glob(f"{self.graph.name}*"))
 
     def read(self, name: str) -> bytes | None:
@@ -120,7 +120,7 @@ def _named_by_genai(folder: Path) -> Path | None:
 
 
 def _graphs_in(folder: Path) -> Iterator[Path]:
-    """Graphs with a name that somebody's exporter gives, the best for a CPU first."""
+    """Graphs with a name that a known exporter uses, best for a CPU first."""
     for place in (folder / "onnx", folder):
         for stem in _STEMS:
             for precision in _PRECISIONS:

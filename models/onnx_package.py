@@ -62,7 +62,7 @@ def cpu_variant(package: Path) -> Path:
 
 
 def tokenizer_folder(package: Path, variant: Path) -> Path:
-    """Where the build's tokenizer is. Raises ModelFileError."""
+    """The folder of the build's tokenizer. Raises ModelFileError."""
     name = _read(variant / "genai_config.json", _GenaiConfig).model.tokenizer_dir
     digest = _DIGEST.fullmatch(name)
     if digest is None:
@@ -72,7 +72,7 @@ def tokenizer_folder(package: Path, variant: Path) -> Path:
 
 
 def _inside(package: Path, folder: Path, name: str) -> Path:
-    """*name* in *folder*, which may not lead out of the package."""
+    """The path of *name* in *folder*, which must not lead out of the package."""
     parts = Path(name).parts
     if ".." in parts or Path(name).is_absolute() or "\\" in name:
         raise ModelFileError(f"{package} names {name[:200]!r}, which is not in the package")

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 def read_small(path: Path) -> bytes | None:
     """The content of a JSON or template file; None when there is none.
 
-    Raises ModelFileError for one that cannot be read or is too large to be what it should be.
+    Raises ModelFileError for one that cannot be read, or is too large for its purpose.
     """
     try:
         if not path.is_file():
@@ -35,7 +35,7 @@ def read_small(path: Path) -> bytes | None:
 
 
 def decode_json(content: bytes, kind: type[_T], path: Path) -> _T:
-    """The value in *content*, which was read from *path*. Raises ModelFileError."""
+    """The value in *content*, which comes from *path*. Raises ModelFileError."""
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:  # RecursionError: 100,000 brackets

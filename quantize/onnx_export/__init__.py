@@ -1,1 +1,1 @@
-"""Weights from safetensors or GGUF to an ONNX graph, without torch."""
+"""Exports weights from safetensors or GGUF to an ONNX graph, without torch."""

@@ -19,8 +19,8 @@ _CHUNK = 1 << 21
 """Values quantized at a time, so that the intermediate arrays stay small."""
 _SMALLEST_SCALE = 1e-30
 _SHRINKS = (1.1, 1.0, 0.9)
-"""Tried parts of a block's range: cutting its extremes often makes the rest finer for less, and
-the scale of least squares may be larger than the range."""
+"""Fractions of a block's range to try: clipping its extremes often costs less than it gains for the
+rest, and the least-squares scale may exceed the range."""
 _REFINEMENTS = 3
 
 Floats = npt.NDArray[np.float32]
@@ -33,16 +33,16 @@ class Blocks(Struct, frozen=True, kw_only=True):
 
     bits: int
     n_values: int
-    """Values of a row; the last block may have more, which stand for zero."""
+    """Values per row; extra values in the last block are padding and mean zero."""
     packed: Bytes
-    """(rows, blocks, BLOCK * bits / 8); of two quanta in a byte the first is the lower."""
+    """(rows, blocks, BLOCK * bits / 8); of two quanta in a byte the first is in the lower bits."""
     scales: Floats
     """(rows, blocks)"""
     zero_points: Bytes | None = None
     """(rows, blocks), one in a byte; None: the middle, 2^(bits - 1)."""
 
     def packed_zero_points(self) -> Bytes | None:
-        """As the operator wants them: rows of whole bytes."""
+        """The zero points as the operator expects them: rows of whole bytes."""
         if self.zero_points is None or self.bits == 8:
             return self.zero_points
         points = np.pad(self.zero_points, ((0, 0), (0, self.zero_points.shape[1] % 2)))
@@ -50,7 +50,7 @@ class Blocks(Struct, frozen=True, kw_only=True):
         return packed
 
     def values(self) -> Floats:
-        """What the blocks stand for, (rows, n_values)."""
+        """The values that the blocks represent, (rows, n_values)."""
         quanta = _unpack(self.packed) if self.bits == 4 else self.packed
         middle = np.uint8(1 << (self.bits - 1))
         points = middle if self.zero_points is None else self.zero_points[..., None]
@@ -60,8 +60,8 @@ class Blocks(Struct, frozen=True, kw_only=True):
 
 
 def quantize(rows: Rows, shape: tuple[int, int], *, bits: int, is_symmetric: bool) -> Blocks:
-    """The blocks nearest to a matrix of *shape*, of which *rows* gives the part from one row to
-    another: never all of it is held as floats."""
+    """The blocks nearest to a matrix of *shape*. *rows* returns the part from one row to another,
+    so that the whole matrix is never held as floats."""
     n_rows, n_values = shape
     step = max(_CHUNK // n_values, 1)
     return join(
@@ -73,7 +73,7 @@ def quantize(rows: Rows, shape: tuple[int, int], *, bits: int, is_symmetric: boo
 
 
 def join(parts: Sequence[Blocks]) -> Blocks:
-    """All rows of *parts*, which have the same bits, in their order."""
+    """All rows of *parts*, which have the same number of bits, in order."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -90,7 +90,7 @@ def join(parts: Sequence[Blocks]) -> Blocks:
 
 
 def pack(quanta: Bytes) -> Bytes:
-    """Two values below 16 in a byte, along the last axis."""
+    """Pack two values below 16 into a byte, along the last axis."""
     packed: Bytes = quanta[..., ::2] | (quanta[..., 1::2] << np.uint8(4))
     return packed
 
@@ -129,8 +129,8 @@ def _symmetric8(blocks: Floats) -> tuple[Bytes, Floats, None]:
 
 
 def _search4(blocks: Floats, *, is_symmetric: bool) -> tuple[Bytes, Floats, Bytes | None]:
-    """The best of a few scales for each block, by its squared error: first guesses from its range,
-    then, for the quanta that they give, the scale of least squares."""
+    """The best of a few scales for each block by squared error: first guesses from its range, then
+    the least-squares scale for the quanta that they give."""
     shape = blocks.shape[:2]
     best_error = np.full(shape, np.inf, np.float32)
     best_scale, best_point = np.zeros(shape, np.float32), np.full(shape, 8, np.float32)
@@ -157,10 +157,10 @@ def _least_squares(blocks: Floats, centred: Floats) -> Floats:
 
 
 def _guess(blocks: Floats, shrink: np.float32, *, is_symmetric: bool) -> tuple[Floats, Floats]:
-    """Scales and zero points by a part of each block's range, (rows, blocks) each."""
+    """Scales and zero points for a fraction of each block's range, (rows, blocks) each."""
     low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
     if is_symmetric:
-        # The value of the largest size takes the quantum -8, whatever its sign.
+        # The value with the largest magnitude gets the quantum -8, whatever its sign.
         largest = np.where(-low > high, low, high)
         scale = _usable(shrink * largest / np.float32(-8))
         return scale, np.full(low.shape, 8, np.float32)
@@ -170,7 +170,7 @@ def _guess(blocks: Floats, shrink: np.float32, *, is_symmetric: bool) -> tuple[F
 
 
 def _usable(scales: Floats) -> Floats:
-    """Zero for those whose inverse is no number any more; such blocks hold nothing else."""
+    """The inverses; zero where the inverse overflows, as such blocks hold nothing but zeros."""
     return np.where(np.abs(scales) < _SMALLEST_SCALE, np.float32(0), scales)
 
 

@@ -25,7 +25,7 @@ _OPTIONAL = (
 def write(
     source: HfSource | GgufSource, options: ExportOptions, folder: Path, *, n_ctx: int
 ) -> list[str]:
-    """Write them all; what the user should know of them. Raises ExportError."""
+    """Write them all; return notes for the user. Raises ExportError."""
     notes: list[str] = []
     if isinstance(source, HfSource):
         _copy(source.folder, folder, _REQUIRED)

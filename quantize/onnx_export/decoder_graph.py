@@ -19,7 +19,7 @@ OPSET, IR_VERSION = 21, 10
 """ONNX Runtime 1.20 and later read them."""
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many layers are done."""
+"""Called with the number of layers done and the number of all layers."""
 
 
 def build(
@@ -30,7 +30,7 @@ def build(
     n_ctx: int,
     progress: Progress,
 ) -> onnx.ModelProto:
-    """The model; its weights go to *initializers* as they are read."""
+    """Build the model; its weights go to *initializers* as they are read."""
     return _Decoder(source, options, initializers).model(n_ctx, progress)
 
 
@@ -61,11 +61,11 @@ class _Decoder:
         return self._assembled()
 
     def _layer(self, layer: int, x: str, residual: str) -> tuple[str, str]:
-        """The normalized input of the next layer, and the sum of all so far."""
+        """The normalized input of the next layer, and the residual sum so far."""
         prefix, is_last = f"layers.{layer}", layer == len(self._spec.layers) - 1
         attended = self._attention(layer, x)
         if is_last and self._options.interface == "ragged":
-            # What follows concerns one position at a time, and only some are asked for.
+            # What follows works on one position at a time, and only some are requested.
             attended = self._asked_rows(attended, self._spec.n_head * self._spec.n_per_head)
             residual = self._asked_rows(residual, self._spec.n_hidden)
         out = self._linear.product(attended, [f"{prefix}.self_attn.o_proj"], f"{prefix}.attn_out")
@@ -129,7 +129,7 @@ class _Decoder:
         return name, total
 
     def _head_norm(self, x: str, name: str, n_head: int) -> str:
-        """The norm of each head by itself."""
+        """Normalize each head separately."""
         heads = self._graph.constant([0, 0, n_head, self._spec.n_per_head])
         split = self._graph.add("Reshape", [x, heads], [f"{name}.heads"])
         normalized = self._norm(split, name)

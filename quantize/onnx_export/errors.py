@@ -1,4 +1,4 @@
-"""What can keep a model from being exported.
+"""The error of an export that is not possible.
 
 ExportError
 """
@@ -9,4 +9,4 @@ from spillover.runtime.errors import SpilloverError
 
 
 class ExportError(SpilloverError):
-    """The model cannot be exported; the message says what is in the way and what to do."""
+    """The model cannot be exported; the message says why and what to do."""

@@ -1,4 +1,4 @@
-"""From a model on disk to a folder with its ONNX graph, tokenizer and settings."""
+"""Exports a model on disk to a folder with its ONNX graph, tokenizer and settings."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Exported(Struct, frozen=True, kw_only=True):
     size_bytes: int
     n_ctx: int
     notes: tuple[str, ...]
-    """What the user should know of choices that were made."""
+    """What the user should know about the choices made."""
 
 
 def export(source_path: Path, target: Path, options: ExportOptions, progress: Progress) -> Exported:
-    """Write the folder *target*, whole or not at all. Raises ExportError."""
+    """Write the folder *target* completely or not at all. Raises ExportError."""
     if target.exists() or target.is_symlink():
         raise ExportError(f"{target} exists: name a new folder, or remove it first")
     source = open_source(source_path)
@@ -115,7 +115,7 @@ def _n_params(source: Source) -> int:
 
 @contextmanager
 def _new_folder(target: Path) -> Generator[Path]:
-    """A folder that becomes *target* when the block ends well and is removed otherwise."""
+    """A folder that becomes *target* when the block succeeds and is removed otherwise."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

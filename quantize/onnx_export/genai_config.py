@@ -1,4 +1,4 @@
-"""genai_config.json, by which onnxruntime-genai finds its way in a model folder."""
+"""genai_config.json, which describes a model folder to onnxruntime-genai."""
 
 from __future__ import annotations
 

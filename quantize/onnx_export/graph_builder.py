@@ -14,7 +14,7 @@ MICROSOFT = "com.microsoft"
 
 
 class GraphBuilder:
-    """Collects nodes; every method gives the names of what it adds."""
+    """Collects nodes; every method returns the names of what it adds."""
 
     def __init__(self, initializers: Initializers) -> None:
         self.nodes: list[NodeProto] = []
@@ -30,13 +30,13 @@ class GraphBuilder:
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """A node; the name of its first output. Its own name is its first output's."""
+        """Add a node and return the name of its first output, which is its own name too."""
         node = helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes)
         self.nodes.append(node)
         return outputs[0]
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
-        """A small constant; the same one for the same value."""
+        """The name of a small constant; the same value is stored once."""
         array = np.asarray(value, dtype)
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:

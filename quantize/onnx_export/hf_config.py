@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face model → ModelSpec."""
+"""Turns the config.json of a Hugging Face model into a ModelSpec."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HfConfig(Struct, kw_only=True):
     rope_theta: float | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
-    """How newer files hold rope_theta and rope_scaling."""
+    """Where newer files hold rope_theta and rope_scaling."""
     partial_rotary_factor: float = 1.0
     tie_word_embeddings: bool = False
     sliding_window: int | None = None

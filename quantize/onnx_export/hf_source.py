@@ -20,7 +20,7 @@ class _Index(msgspec.Struct):
 
 
 class HfSource:
-    """Weights as they were trained. Raises ExportError when the folder is not complete."""
+    """Weights as trained. Raises ExportError when the folder is not complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

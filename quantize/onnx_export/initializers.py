@@ -1,4 +1,4 @@
-"""The weights of a graph: inside of its file, or in a second one that sessions map into memory."""
+"""The weights of a graph: in its own file, or in a second one that sessions map into memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from onnx import TensorProto, helper
 MIN_EXTERNAL_BYTES = 4096
 """Smaller tensors stay in the graph, whose patches may need their values."""
 _ALIGNMENT = 4096
-"""Of tensors in the second file, so that they can be mapped where they are."""
+"""Alignment of tensors in the second file, so that they can be mapped in place."""
 
 
 class Initializers:
-    """Takes weights one after the other and forgets the arrays; close() ends the second file."""
+    """Stores weights one by one without keeping the arrays; close() ends the second file."""
 
     def __init__(self, data_path: Path | None) -> None:
         self.protos: list[TensorProto] = []
@@ -25,7 +25,7 @@ class Initializers:
         self._location = "" if data_path is None else data_path.name
 
     def add(self, name: str, array: np.typing.NDArray[Any]) -> str:
-        """Store *array*; its name."""
+        """Store *array* and return its name."""
         array = np.ascontiguousarray(array)
         proto = TensorProto(
             name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape

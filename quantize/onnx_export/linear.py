@@ -1,4 +1,4 @@
-"""Matrix products and the embedding, with weights as the options want them."""
+"""Matrix products and the embedding, with weights in the format of the options."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class LinearLayers:
         return self._graph.add("MatMul", [x, turned], [output])
 
     def _bias(self, layers: Sequence[str], output: str) -> str:
-        """The name of the biases side by side; zeros for a layer without; "" for none at all."""
+        """The name of the concatenated biases; zeros for a layer without, "" if no layer has
+        any."""
         names = [f"{layer}.bias" for layer in layers]
         if not any(name in self._source.names() for name in names):
             return ""
@@ -129,8 +130,8 @@ class LinearLayers:
         )
 
     def _dequantized_rows(self, blocks: Blocks, ids: str, output: str) -> str:
-        """Plain operators, which read the same bytes as the head's product and which every
-        version of ONNX Runtime has."""
+        """Use plain operators, which read the same bytes as the head's product and exist in every
+        version of ONNX Runtime."""
         graph, middle = self._graph, 1 << (blocks.bits - 1)
         rows = graph.add("Gather", ["embedding.blocks", ids], ["embedding.rows"])
         if blocks.bits == 4:

@@ -1,4 +1,4 @@
-"""How a model is exported."""
+"""Options of an export."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ Weights = Literal["int4", "int8", "fp16", "fp32"]
 Interface = Literal["ragged", "genai"]
 
 MAX_N_CTX = 32_768
-"""The longest context that is exported unless more is asked for: its rotary table has a row for
-each position."""
+"""The longest context that is exported by default: its rotary table has a row for each position."""
 
 
 class ExportOptions(Struct, frozen=True, kw_only=True):
     """The choices of one export."""
 
     weights: Weights = "int4"
-    """Of the layers. With int4 and int8 the embedding and the output head have head_bits."""
+    """Format of the layers. With int4 and int8 the embedding and the output head have head_bits."""
     head_bits: Literal[4, 8] = 8
     is_symmetric: bool = False
     """int4 blocks without zero points: a little smaller and less exact."""
     half: bool | None = None
     """Compute and keep the KV cache in fp16, for GPUs; None: with fp16 weights only."""
     interface: Interface = "ragged"
-    """ragged: the inputs this project's runtime runs fastest with; genai: those of
+    """ragged: the inputs with which this project's runtime is fastest; genai: those of
     onnxruntime-genai, with a genai_config.json."""
     n_ctx: int | None = None
     """Longest context; None: the model's, at most MAX_N_CTX."""

@@ -25,7 +25,7 @@ def scaled_frequencies(
 ) -> tuple[Doubles, float]:
     """Frequencies and magnitude under *scaling*, the rope_scaling table of a config.json.
 
-    Raises ExportError for a kind that is not known, KeyError for a missing number.
+    Raises ExportError for an unknown kind, KeyError for a missing number.
     """
     frequencies = plain_frequencies(theta, n_rotary)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
@@ -44,7 +44,7 @@ def scaled_frequencies(
 
 
 def _llama3(frequencies: Doubles, factor: float, scaling: dict[str, Any]) -> Doubles:
-    """Slow frequencies divided, fast ones kept, a linear blend between (Llama 3.1)."""
+    """Divide slow frequencies, keep fast ones, and blend linearly in between (Llama 3.1)."""
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     turns = float(scaling["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
     share_kept = np.clip((turns - low) / (high - low), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Reads safetensors files without believing their headers.
+"""Reads safetensors files without trusting their headers.
 
 Format: an 8-byte length, a JSON table name → dtype, shape, data_offsets, and the data.
 """
@@ -25,7 +25,7 @@ class _Entry(Struct):
 
 
 class SafetensorsFile:
-    """Tensors of one file, read when asked for."""
+    """The tensors of one file, read on demand."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class SafetensorsFile:
         return tuple(self._entries[name].shape)
 
     def values(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
-        """The tensor as float32, or its rows from *start* on and before *stop*."""
+        """The tensor as float32, or its rows from *start* up to but not including *stop*."""
         entry = self._entries[name]
         first, last = (self._start + offset for offset in entry.data_offsets)
         stored = self._data[first:last].view(_DTYPES[entry.dtype]).reshape(entry.shape)

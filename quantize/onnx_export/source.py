@@ -1,4 +1,4 @@
-"""Where weights come from. Names are those of Hugging Face's Llama, without a leading "model."."""
+"""The source of weights. Names are those of Hugging Face's Llama, without a leading "model."."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EMBEDDING, FINAL_NORM, HEAD = "embed_tokens.weight", "norm.weight", "lm_head.wei
 
 
 class Source(Protocol):
-    """A model's facts and its tensors, each read when asked for."""
+    """A model's facts and its tensors, which are read on demand."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -23,11 +23,11 @@ class Source(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def values(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        """The tensor, or its rows from *start* on and before *stop*."""
+        """The tensor, or its rows from *start* up to but not including *stop*."""
         ...
 
     def blocks(self, name: str, bits: int) -> Blocks | None:
-        """The tensor as it is stored, when that is in such blocks to the last bit."""
+        """The tensor as stored, if its format is exactly these blocks."""
         ...
 
 
@@ -47,7 +47,7 @@ def matrices(spec: ModelSpec, layer: int) -> dict[str, tuple[int, int]]:
 
 
 def check(source: Source) -> None:
-    """Every tensor is there in its shape, and none is there that would be left out.
+    """Check that every tensor exists in its shape, and that none would be left out.
 
     Raises ExportError.
     """

@@ -1,18 +1,18 @@
-"""What an exporter must know of a decoder besides its weights."""
+"""What the exporter must know about a decoder besides its weights."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types (config.json) whose decoder this package can write; SmolLM is a llama."""
+"""Model types (config.json) whose decoder this package can write; SmolLM's type is llama."""
 
 
 class LayerKind(Struct, frozen=True, kw_only=True):
     """How one layer attends."""
 
     window: int | None = None
-    """How many of the last positions, its own included, a position sees; None: all."""
+    """How many of the last positions a position sees, including its own; None: all."""
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -28,9 +28,9 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     norm_epsilon: float
     n_ctx: int
     frequencies: tuple[float, ...]
-    """Rotary angle of one position, for each pair of values in a head."""
+    """Rotary angle per position, for each pair of values in a head."""
     magnitude: float
     """Factor of the rotary cosines and sines; not 1 with YaRN."""
     layers: tuple[LayerKind, ...]
     is_tied: bool
-    """The embedding is the output head too."""
+    """Whether the embedding is also the output head."""

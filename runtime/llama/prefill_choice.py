@@ -101,7 +101,7 @@ def _read_s(backend: LlamaBackend, clock: Callable[[], float]) -> float:
         backend.decode([Rows(0, 0, tokens, True)])
         backend.logits(0)
         seconds = clock() - started
-        # The next token needs what was read, so include the copy.
+        # Not timed: checks that the next token can follow what was read.
         backend.decode([Rows(0, _N_TOKENS, tokens[:1], True)])
         backend.keep(0, 0)
         shortest_s = min(shortest_s, seconds)

@@ -14,7 +14,7 @@ from spillover.quantize.onnx_export.spec import ModelSpec
 
 
 def write_gguf_companions(source: GgufSource, folder: Path) -> list[str]:
-    """Write config.json, the tokenizer and its settings; what the user should know.
+    """Write config.json, the tokenizer and its settings; return notes for the user.
 
     Raises ExportError.
     """

@@ -83,9 +83,9 @@ class GgufSource:
         return Blocks(bits=bits, n_values=n_values, packed=quanta, scales=scales)
 
     def _order(self, name: str) -> np.typing.NDArray[np.intp] | None:
-        """Which stored row is row 0, 1 … in Hugging Face's order.
+        """The indices of the stored rows in Hugging Face's order.
 
-        Files of the architecture llama pair the values of a head that are rotated together as
+        In files of the architecture llama, the values of a head that are rotated together are
         neighbours; Hugging Face puts the second of each pair half a head further.
         """
         heads = {"q_proj": self.spec.n_head, "k_proj": self.spec.n_head_kv}.get(
@@ -125,7 +125,7 @@ class GgufSource:
 
 
 def _hf_name(stored: str) -> str:
-    """A GGUF tensor's name at Hugging Face; unknown names stay."""
+    """Hugging Face's name of a GGUF tensor; unknown names are returned as they are."""
     stem, _, end = stored.rpartition(".")
     if stem in _TOP:
         return f"{_TOP[stem]}.{end}"
@@ -141,7 +141,7 @@ def _q8_0(raw: Bytes) -> Bytes:
 
 
 def _q4_0(raw: Bytes, bits: int) -> Bytes:
-    """Q4_0 holds a block's first half in the lower and its second half in the upper four bits."""
+    """Q4_0 holds the first half of a block in the lower four bits and the second in the upper."""
     quanta = np.concatenate([raw[..., 2:] & 15, raw[..., 2:] >> 4], -1)
     if bits == 4:
         return pack(quanta)

@@ -1,4 +1,4 @@
-"""Metadata of a GGUF file → ModelSpec."""
+"""Turns the metadata of a GGUF file into a ModelSpec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spillover.quantize.onnx_export.rope import scaled_frequencies
 from spillover.quantize.onnx_export.spec import LayerKind, ModelSpec
 
 FREQUENCY_FACTORS = "rope_freqs.weight"
-"""A tensor by whose values the rotary frequencies are divided (how Llama 3.1 is stored)."""
+"""A tensor of divisors for the rotary frequencies (as Llama 3.1 is stored)."""
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 
@@ -73,7 +73,7 @@ def _rotary(numbers: _Numbers, n_per_head: int) -> tuple[np.typing.NDArray[np.fl
 
 
 class _Numbers:
-    """A file's numbers under its architecture's name."""
+    """The numbers that a file holds under the name of its architecture."""
 
     def __init__(self, header: GgufHeader) -> None:
         self.header = header

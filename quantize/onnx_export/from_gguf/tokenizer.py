@@ -1,4 +1,4 @@
-"""A GGUF vocabulary → a tokenizer as Hugging Face's library has it."""
+"""Turns a GGUF vocabulary into a tokenizer of Hugging Face's library."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SPLITS = {
     "tekken": _TEKKEN,
 }
 _WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "tekken"}
-"""A piece that is a token as a whole is taken whatever the merges say."""
+"""A piece that is itself a token is used whatever the merges say."""
 _GPT2 = {"gpt-2", "gpt2", "default"}
 
 
@@ -123,8 +123,8 @@ def _sentence_piece(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _merges_by_score(vocabulary: GgufVocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """SentencePiece joins the two neighbours whose token has the best score: every way to make a
-    token is a merge, the best token's first."""
+    """SentencePiece joins the two neighbours whose token has the best score, so every way to form a
+    token is a merge, best token first."""
     found = []
     for token, kind, score in zip(
         vocabulary.tokens, vocabulary.types, vocabulary.scores, strict=True
@@ -154,7 +154,7 @@ def _add_special_tokens(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> Non
 
 
 def _add_surroundings(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
-    """BOS before and EOS behind a text, when the model wants them."""
+    """Adds BOS before and EOS after a text, if the model wants them."""
     bos = vocabulary.bos_id if vocabulary.add_bos else None
     eos = vocabulary.eos_id if vocabulary.add_eos else None
     known = [(str(vocabulary.text(token)), token) for token in (bos, eos) if token is not None]

@@ -10,18 +10,18 @@ from spillover.models.gguf_header import GgufHeader
 from spillover.quantize.onnx_export.errors import ExportError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-"""Token types (llama.h, llama_token_attr of old)."""
+"""Token types (llama.h, formerly llama_token_attr)."""
 
 _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
 class GgufVocabulary(Struct, frozen=True, kw_only=True):
-    """Tokens by id, and how a text is cut into them."""
+    """Tokens by id, and how text is split into them."""
 
     model: str
     """gpt2: byte-level BPE; llama: SentencePiece BPE."""
     split: str
-    """How a text is cut before BPE: tokenizer.ggml.pre."""
+    """How text is split before BPE: tokenizer.ggml.pre."""
     tokens: list[str]
     types: list[int]
     merges: list[str]
@@ -41,7 +41,7 @@ class GgufVocabulary(Struct, frozen=True, kw_only=True):
 
 
 def read_vocabulary(header: GgufHeader) -> GgufVocabulary:
-    """Raises ExportError when it is missing or does not fit together."""
+    """Raises ExportError when it is missing or inconsistent."""
     keys = _Keys(header)
     tokens: list[str] = keys.array("tokens", str)
     if not tokens:
