@@ -1,4 +1,4 @@
-"""What was learned about one model's confidence: from features to P(wrong), and its files."""
+"""Calibrations: what was learned about a model's confidence, from features to P(wrong)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Probability: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """A logistic regression over named features, of one model in one quantization."""
+    """A logistic regression over named features, for one model in one quantization."""
 
     model: str
     fingerprint: str
     features: tuple[str, ...]
     means: tuple[float, ...]
     scales: tuple[Annotated[float, Meta(gt=0)], ...]
-    """Divide the centred features."""
+    """Divisors of the centred features."""
     weights: tuple[float, ...]
     bias: float
     steps: tuple[tuple[Probability, Probability], ...] = ()
@@ -39,9 +39,9 @@ class Calibration(Struct, frozen=True, kw_only=True):
     Empty: none."""
     n_items: Annotated[int, Meta(ge=0)] = 0
     auroc: Probability | None = None
-    """On held-out items; None: too few."""
+    """Measured on held-out items; None: too few."""
     languages: tuple[str, ...] = ()
-    """What the model speaks, if that is known."""
+    """The languages that the model knows, if that is known."""
     can_call_tools: bool | None = None
     version: int = VERSION
 
@@ -74,8 +74,8 @@ class Calibration(Struct, frozen=True, kw_only=True):
 
 
 def fingerprint(card: ModelCard) -> str:
-    """Names the weights and their quantization, whatever the file is called."""
-    # Not the library's description, whose words change from version to version.
+    """A name for the weights and their quantization, whatever the file's name."""
+    # Not the library's description, whose wording changes between versions.
     facts = (card.architecture, card.n_params, card.size_bytes, card.n_vocab)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
@@ -90,8 +90,8 @@ def _of_this_version(found: Calibration | None) -> Calibration | None:
 
 
 def find_calibration(fingerprint: str, data_dir: Path) -> Calibration | None:
-    """The user's own calibration of the model, whatever its name was, else a shipped one. Files
-    without a valid calibration are passed over."""
+    """The user's own calibration of the model, whatever the file's name, or else a shipped one.
+    Files without a valid calibration are skipped."""
     if not _KEY.fullmatch(fingerprint):
         return None
     for folder, read in ((data_dir / _FOLDER, read_own_json), (SHIPPED, read_json)):

@@ -1,4 +1,4 @@
-"""Policies about the device: what it cannot do, now or at all."""
+"""Policies about the device: what it cannot do, now or ever."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def queue_too_long(observation: Observation) -> Reason | None:
 
 
 def prompt_too_long(observation: Observation) -> Reason | None:
-    """The prompt does not fit into the context, or leaves too little room for an answer."""
+    """The prompt does not fit in the context, or leaves too little room for an answer."""
     n, n_ctx = observation.signals.n_prompt_tokens, observation.local.n_ctx
     if n is None or not n_ctx or n + _room_wanted(observation) <= n_ctx:
         return None
@@ -40,7 +40,8 @@ def prompt_too_long(observation: Observation) -> Reason | None:
 
 
 def kv_cache_full(observation: Observation) -> Reason | None:
-    """The running answers leave no KV cells for this prompt, and others wait for them already.
+    """The running answers leave no KV cells for this prompt, and other requests already wait for
+    cells.
 
     Cells of finished conversations do not count: they are freed on demand.
     """
@@ -88,7 +89,7 @@ WAITS: dict[CapacityCode, Callable[[PolicySettings], float]] = {
     "kv_full": lambda settings: settings.stall_s,
     "slow": lambda settings: settings.stall_s,
 }
-"""What a silent answer may be waiting for (see Signals.wait), and for how long, in seconds."""
+"""What a silent answer may wait for (see Signals.wait), and the longest wait in seconds."""
 
 
 def waits_too_long(code: CapacityCode) -> Policy:

@@ -1,8 +1,8 @@
-"""How sure a model was of the tokens it chose: statistics over the last of them.
+"""How sure a model was of the tokens it chose: statistics over the latest tokens.
 
-Minima and low quantiles of windows tell right from wrong answers better than means over the whole
-answer, which long answers wash out, and better than entropy alone. The lowest group is DeepConf's
-(arXiv 2508.15260), with windows short enough for a chat.
+Minima and low quantiles of windows separate right from wrong answers better than entropy alone, and
+better than means over the whole answer, which wash out in long answers. The lowest group is
+DeepConf's (arXiv 2508.15260), with windows short enough for a chat.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FAST, _SLOW = 1 / 8, 1 / 32
 class Confidence:
     """A fold over the logprobs of one kind of text: answer, code or reasoning.
 
-    A token only goes into the windows; the statistics are computed when somebody asks.
+    A token only enters the windows; the statistics are computed on demand.
     """
 
     __slots__ = ("_entropies", "_fast", "_groups", "_logprobs", "_lowest_group", "_margins",
@@ -41,7 +41,7 @@ class Confidence:
         self._fast = self._slow = 0.0
 
     def push(self, token: TokenLogprob) -> None:
-        """Take one token. Tokens with unknown numbers are left out."""
+        """Take one token. Tokens with unknown numbers are skipped."""
         logprob, entropy, top = token.logprob, token.entropy, token.top
         if not (logprob <= 0.0 and 0.0 <= entropy < math.inf):  # NaN is neither
             return
@@ -61,7 +61,7 @@ class Confidence:
         self.n += 1
 
     def _group(self, doubt: float) -> None:
-        """DeepConf's group confidence: a sure model leaves nothing to the runners-up."""
+        """DeepConf's group confidence: a sure model leaves little probability to the runners-up."""
         groups = self._groups
         groups.append(doubt)
         self._sum_group += doubt
@@ -84,7 +84,7 @@ class Confidence:
         return quantile(sorted(self._logprobs), 0.10)
 
     def features(self) -> dict[str, float]:
-        """Values by name, always finite. A number in a name is that of the tokens looked at."""
+        """Values by name, always finite. A number in a name is the number of tokens considered."""
         ordered = sorted(self._logprobs)
         n = max(len(ordered), 1)
         return {
@@ -105,7 +105,7 @@ class Confidence:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value that *share* of the ordered values do not exceed; 0 of none."""
+    """The value that *share* of the ordered values do not exceed; 0 if there are none."""
     return ordered[int(share * (len(ordered) - 1) + 0.5)] if ordered else 0.0
 
 

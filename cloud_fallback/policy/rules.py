@@ -1,4 +1,4 @@
-"""All policies, one row each, and how the rows of a phase are applied.
+"""All policies, one row each, and the way the rows of a phase are applied.
 
 To add a policy, write a pure function of an Observation in prompt.py, capacity.py or quality.py,
 and add a row to RULES. A threshold is a field of PolicySettings, a new code one of ReasonCode.
@@ -19,8 +19,8 @@ from spillover.cloud_fallback.policy.settings import PolicySettings
 
 Phase: TypeAlias = Literal["before", "accepted", "text", "window", "silent", "sensors", "after"]
 """When a rule is applied: before the answer begins; when the engine has accepted the request and
-knows the length of its prompt; at each piece of text; every few tokens; when nothing has come for
-a while; at each reading of the sensors; after the answer's end."""
+knows the length of its prompt; at each piece of text; every few tokens; after a silence; at each
+reading of the sensors; after the answer's end."""
 _PHASES_WITH_TAIL: tuple[Phase, ...] = ("text", "window", "sensors")
 
 
@@ -32,12 +32,12 @@ class Rule(Struct, frozen=True, eq=False):
     policy: Policy
     hard: bool = False
     """The local model cannot or must not continue: the reason does not wait for the end of a
-    sentence or a turn, and also counts near the end of max_tokens."""
+    sentence or a turn, and still counts near the end of max_tokens."""
     dwell: Callable[[Observation], float] | None = None
     """How many times in a row the policy must find its reason; None: once."""
     is_over: Predicate | None = None
-    """When to start counting again. If the policy finds nothing and this is false, the count stays.
-    None: whenever the policy finds nothing."""
+    """When to start counting again. If the policy finds nothing and this is false, the count is
+    kept. None: whenever the policy finds nothing."""
     may_come: Predicate | None = None
     """Whether the reason may be about to come, so that text is held back."""
 
@@ -81,12 +81,12 @@ RULES: tuple[Rule, ...] = (
     Rule("schema", "after", quality.misses_json, hard=True),
     Rule("low_confidence", "after", quality.was_unsure),
 )
-"""Of several reasons in one phase the first counts."""
+"""If several rules of a phase find a reason, the first counts."""
 
 
 class RuleSet:
-    """The rules of one local leg that are switched on, and how often in a row each has found its
-    reason. Quality is judged only in answers with one choice.
+    """The enabled rules of one local leg, and how often in a row each has found its reason. Quality
+    is judged only in answers with one choice.
 
     Two threads may apply the rules of different phases at the same time.
     """
@@ -138,7 +138,7 @@ class RuleSet:
         return last if rule.dwell is None or n >= rule.dwell(observation) else None
 
     def may_come(self, observation: Observation) -> bool:
-        """Whether a reason may be about to come, so that text is to be held back."""
+        """Whether a reason may be about to come, so that text should be held back."""
         for may_come, hard in self._may_come:
             if may_come(observation) and (hard or not self.hard_only):
                 return True
@@ -146,6 +146,6 @@ class RuleSet:
 
 
 def _in_tail(observation: Observation) -> bool:
-    """The answer is so near the end of max_tokens that soft reasons no longer count."""
+    """Whether the answer is so near the end of max_tokens that soft reasons no longer count."""
     most, tail = observation.request.max_tokens, observation.settings.no_handoff_tail
     return most is not None and observation.signals.n_tokens >= most * (1.0 - tail)

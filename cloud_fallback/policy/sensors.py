@@ -15,16 +15,17 @@ from spillover.runtime.device import available_memory, total_memory
 
 PERIOD_S = 2.0
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu", "soc", "tj", "acpitz", "thermal")
-"""How the names of processor sensors begin on Linux and on Jetson boards."""
+"""Prefixes of the names of processor sensors on Linux and on Jetson boards."""
 
 
 class DeviceReading(Struct, frozen=True, kw_only=True):
-    """None: the device has no such sensor, or the value is unknown, which never counts as bad."""
+    """A reading. None: the device has no such sensor, or its value is unknown, which never counts
+    as bad."""
 
     memory_total_bytes: int | None = None
     memory_available_bytes: int | None = None
     temperature_c: float | None = None
-    """The hottest of the processor's sensors."""
+    """The hottest of the processor's sensors, in °C."""
     temperature_limit_c: float | None = None
     """The sensor's own limit."""
     frequency_share: float | None = None
@@ -44,12 +45,12 @@ class DeviceReading(Struct, frozen=True, kw_only=True):
 
 class SensorListener(Protocol):
     def sense(self, reading: DeviceReading) -> None:
-        """Take a reading, quickly; called in the sensors' thread."""
+        """Take a reading, quickly. Called in the sensors' thread."""
 
 
 class Sensors:
-    """One thread that reads every *period_s* seconds while somebody listens, and otherwise sleeps
-    without waking up. Any thread may use it."""
+    """One thread that reads every *period_s* seconds while there are listeners, and otherwise
+    sleeps without waking up. Any thread may use it."""
 
     def __init__(
         self, read: Callable[[], DeviceReading] | None = None, *, period_s: float = PERIOD_S
@@ -78,7 +79,7 @@ class Sensors:
                 self._listeners = [one for one in self._listeners if one is not listener]
 
     def close(self) -> None:
-        """End the thread. May be called again."""
+        """End the thread. It may be called again."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -102,7 +103,8 @@ class Sensors:
 
 
 def read_device() -> DeviceReading:
-    """What psutil and the control group say now. A missing sensor is None, never an error."""
+    """The current values of psutil and the control group. A missing sensor is None, never an
+    error."""
     celsius, limit = _temperature()
     on_battery, charge = _battery()
     return DeviceReading(
@@ -118,7 +120,7 @@ def read_device() -> DeviceReading:
 
 
 def _ask(name: str) -> Any:
-    """psutil's answer; None if the system has no such sensor, which shows as a missing function, an
+    """psutil's value; None if the system has no such sensor, which shows as a missing function, an
     empty value, or an error."""
     try:
         return getattr(psutil, name)()
@@ -145,7 +147,7 @@ def _temperature() -> tuple[float | None, float | None]:
 
 
 def _limit(sensor: Any) -> float | None:
-    """A sensor's "high", else a little less than its "critical"; absurd values do not count."""
+    """A sensor's "high", or else a little less than its "critical"; absurd values do not count."""
     high, critical = _number(sensor.high), _number(sensor.critical)
     if high is not None and 50.0 < high < 150.0:
         return high

@@ -21,10 +21,11 @@ MAX_RULES = 64
 
 
 class PromptRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Prompts that never go to the local model: those with one of *words*, or with *pattern*.
+    """Prompts that never go to the local model: those that contain one of *words* or match
+    *pattern*.
 
-    *words* match whole words in any case. *pattern* is in RE2's syntax, and its time is linear in
-    the text.
+    *words* match whole words in any case. *pattern* uses RE2's syntax and takes time linear in the
+    text.
     """
 
     name: Word
@@ -38,7 +39,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """When a running answer is handed over.
 
     Quality is judged by P(wrong): the probability that the answer is wrong if the model has a
-    calibration, else a value made of its raw confidence.
+    calibration, else a value derived from its raw confidence.
     """
 
     switched_off: Annotated[tuple[ReasonCode, ...], Help("Reasons that are ignored.")] = ()

@@ -1,4 +1,4 @@
-"""Watches one local leg of an answer, and says when another writer should continue."""
+"""Watches one local leg of an answer, and decides when another writer should continue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WITH_TEXT = (Delta, ReasoningDelta, ToolCallDelta)
 
 
 def logprobs_wanted(request: GenerationRequest, settings: PolicySettings) -> int | None:
-    """The *logprobs* of a watched leg's request."""
+    """The value of *logprobs* for the request of a watched leg."""
     if not settings.is_on("low_confidence"):
         return request.logprobs
     return max(request.logprobs or 0, N_TOP_LOGPROBS)
@@ -42,7 +42,7 @@ class Watch:
     may call the other methods.
 
     sense() and ask() give the first reason they find to *on_trigger*, once, in the thread that
-    called them; the other methods return theirs. After the first reason nothing else is decided.
+    called them; the other methods return theirs. After the first reason no other is given.
     *threshold*: see Doubt.
     """
 
@@ -80,7 +80,7 @@ class Watch:
 
     @property
     def reason(self) -> Reason | None:
-        """Why the answer is to be handed over; None: it is not."""
+        """Why the answer is to be handed over; None: no reason."""
         return self._reason
 
     @property
@@ -95,8 +95,8 @@ class Watch:
         return self._decide(self._rules.first_reason("before", self._at_start))
 
     def see(self, event: EngineEvent) -> Verdict:
-        """Take the next event of the engine. The verdict is about its text: "pass" it, and all
-        that was held back; "hold" it back; or "handoff" (see *reason*)."""
+        """Take the next event of the engine. The verdict is about its text: "pass" it and
+        everything held back; "hold" it back; or "handoff" (see *reason*)."""
         signals = self.signals
         start_char, n_before = signals.n_chars, signals.n_tokens
         now = self._clock()
@@ -119,7 +119,7 @@ class Watch:
         return "hold" if holds else "pass"
 
     def _accepted(self) -> Reason | None:
-        """The engine knows the length of the prompt now."""
+        """Take the length of the prompt, which the engine now knows."""
         observation = self._at_start
         if observation is None or self.signals.n_prompt_tokens is None:
             return None
@@ -142,7 +142,7 @@ class Watch:
             self._trigger(reason)
 
     def ask(self) -> None:
-        """The user asks for the handoff of this answer now."""
+        """The user requests the handoff of this answer now."""
         if self._settings.is_on("user"):
             self._trigger(Reason(code="user", is_hard=True))
 
@@ -154,8 +154,8 @@ class Watch:
         return since + WAITS[code](self._settings)
 
     def next_look(self) -> float | None:
-        """Clock time at which on_silence() is to be called; None: never again. Not after
-        deadline(), and soon enough for every wait that begins before then."""
+        """Clock time at which to call on_silence(); None: never again. Not after deadline(), and
+        early enough for every wait that begins before then."""
         settings = self._settings
         limits = [limit(settings) for code, limit in WAITS.items() if settings.is_on(code)]
         if not limits or self._rules.hard_only or self._reason is not None or self._ended:
@@ -169,14 +169,14 @@ class Watch:
         return self._decide(self._rules.first_reason("silent", observation))
 
     def defer(self) -> None:
-        """The reason can wait: from now on only hard ones count."""
+        """The reason can wait: from now on only hard reasons count."""
         with self._lock:
             if not self._ended:
                 self._reason, self._rules.hard_only = None, True
 
     def finished(self, event: Finished) -> Reason | None:
-        """Why an answer that ended by itself should be continued or rewritten elsewhere. No
-        trigger comes after this, and the end overrules one that has just come."""
+        """Why an answer that ended by itself should be continued or rewritten elsewhere. No trigger
+        comes after this, and the end overrides one that has just come."""
         with self._lock:
             self._ended = True
             if event.reason == "cancelled":
@@ -207,7 +207,7 @@ class Watch:
 
 class _Hold:
     """Holds text back while a reason may come, for a bounded number of tokens and time. After a
-    stretch that reached a bound, no other begins before the doubt has gone."""
+    stretch that reached a bound, no other begins until the doubt has ended."""
 
     def __init__(self, settings: PolicySettings) -> None:
         self._most_tokens = settings.hold_tokens
@@ -216,7 +216,7 @@ class _Hold:
         self._n_tokens = 0
         self._used_up = False
         self.start_char: int | None = None
-        """Where the text that is held back begins; None: none is."""
+        """Where the held-back text begins; None: no text is held."""
 
     def step(self, wanted: bool, *, start_char: int, n_tokens: int, now: float) -> bool:
         """Whether to hold back a piece of text that begins at *start_char*."""

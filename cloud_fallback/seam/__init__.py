@@ -1,1 +1,1 @@
-"""Plans what the next writer is asked, and joins its text to the answer so far. Pure."""
+"""Plans the request to the next writer, and joins its text to the answer so far. Pure."""

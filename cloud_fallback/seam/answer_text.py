@@ -1,4 +1,4 @@
-"""The text of one answer across its writers: what the client has, what is held, where it stops."""
+"""The text of one answer across its writers: what was sent, what is held, and where it stops."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from spillover.cloud_fallback.events import Replace
 from spillover.runtime.text.stop_matcher import StopMatcher
 
 Piece: TypeAlias = str | Replace
-"""Text to append, or how much of the answer stays before text is appended anew."""
+"""Text to append, or how much of the answer to keep before text is appended again."""
 
 
 class AnswerText:
     """Finds stop strings across the legs of an answer, and keeps its text.
 
-    Every leg's text passes through it. What may begin a stop string is held back, and stays held
-    when a writer is cancelled: the next one may complete it. *sent*: what the client has before
-    the first leg. *can_replace*: the client lets text be taken back.
+    Every leg's text passes through it. A possible beginning of a stop string is held back, and
+    stays held when a writer is cancelled: the next one may complete it. *sent*: what the client has
+    before the first leg. *can_replace*: the client accepts Replace events.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class AnswerText:
 
     @property
     def stopped(self) -> str | None:
-        """The stop string that has ended the answer."""
+        """The stop string that ended the answer."""
         return self._matcher.stopped
 
     def feed(self, piece: Piece) -> list[Piece]:
@@ -66,7 +66,7 @@ class AnswerText:
         return self._passed(self._matcher.flush()) if self.stopped is None else []
 
     def _passed(self, text: str) -> list[Piece]:
-        """What is new of *text*, which the matcher let pass; the client may have some of it."""
+        """The new part of *text*, which the matcher let pass; the client may have some of it."""
         self._n_passed += len(text)
         n_new = self._n_passed - self._n_sent
         if n_new <= 0:
@@ -92,8 +92,8 @@ class AnswerText:
         return self._passed(self._matcher.feed(tail))
 
     def _without_stop(self) -> list[Piece]:
-        """The answer ends before its stop string. Where the string began at the end of an earlier
-        leg, that part may have been sent: it stays if it must."""
+        """End the answer before its stop string. If the string began at the end of an earlier leg,
+        that part may have been sent, and stays if it cannot be taken back."""
         n_excess = self._n_sent - self._n_passed
         if n_excess > 0 and self._can_replace:
             self._n_sent = self._n_passed

@@ -28,8 +28,8 @@ from spillover.runtime.text.template_tags import has_tags, leak_start, n_open_ta
 
 Join: TypeAlias = Literal["fresh", "echo", "rewrite", "restart", "prefill"]
 """What the new writer's text should begin with: anything (fresh); the anchor (echo); the whole
-answer so far, which it was shown (rewrite); the answer anew (restart); what comes next (prefill).
-Only "fresh" is not checked."""
+answer so far, which it was shown (rewrite); the answer from its start (restart); what comes next
+(prefill). Only "fresh" is not checked."""
 
 ECHO_RESERVE_TOKENS = 16
 BYTES_PER_ECHO_TOKEN = 2
@@ -49,12 +49,12 @@ class Continuation(Struct, frozen=True, kw_only=True):
     n_said: int
     """Characters of the answer so far, as the client has it."""
     keep_chars: int
-    """How many of them stay; if fewer than n_said, Replace comes before the new text."""
+    """How many of them to keep; if fewer than n_said, Replace comes before the new text."""
     shown: str = ""
-    """What the new writer sees of context + kept: all but a blank or cut end."""
+    """What the new writer sees of context + kept: all but a trailing blank or incomplete end."""
     anchor: str = ""
     left_behind: str = ""
-    """Bad text that was sent and cannot be taken back; the new text comes after it."""
+    """Bad text that was sent and cannot be taken back; the new text follows it."""
     is_json: bool = False
     can_replace: bool = False
     language: str = "en"
@@ -83,14 +83,14 @@ def plan_continuation(
     reasoning_reserve: int = 0,
     tokenize: Callable[[str], tuple[int, ...]] | None = None,
 ) -> Continuation:
-    """The request that makes *target* continue the answer to *request* after *said*, the text of
-    all legs.
+    """Plan the request that makes *target* continue the answer to *request* after *said*, the text
+    of all legs.
 
-    *prefill*: the target continues an assistant's turn; a local one always does. *can_replace*:
-    the client lets text be taken back. *keep_chars*: the text behind is known to be bad. Text
-    behind a leaked template tag, open reasoning or half a tool call is never sent, whatever
-    *keep_chars* is. *tokens_left*: what max_tokens leaves for the answer, at least 1. *tokenize*:
-    needed to continue a prompt of token ids locally.
+    *prefill*: the target continues an assistant's turn; a local one always does. *can_replace*: the
+    client accepts Replace events. *keep_chars*: the text after it is known to be bad. Text after a
+    leaked template tag, open reasoning or half a tool call is never sent, whatever *keep_chars* is.
+    *tokens_left*: what remains of max_tokens, at least 1. *tokenize*: needed to continue a prompt
+    of token ids locally.
 
     "restart" takes text back, so without *can_replace* it means "continue" once the client has
     text. "finish_sentence" plans as "continue"; "at_turn" is for a new turn, before any text.
@@ -145,7 +145,7 @@ def _context(request: GenerationRequest) -> str:
 
 def _shown(text: str, *, is_json: bool) -> str:
     """*text* without an end that no writer could continue: blanks, half a character, half an
-    escape, half of what may be a leaked tag."""
+    escape, or half a possible leaked tag."""
     if is_json:
         document = JsonReader()
         document.feed(text)
@@ -156,7 +156,7 @@ def _shown(text: str, *, is_json: bool) -> str:
 
 
 def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None) -> Continuation:
-    """The local model reads the answer so far as its own, whatever its length."""
+    """A plan for the local model, which reads the answer so far as its own, whatever its length."""
     request = plan.request
     known = plan.context + plan.kept
     if not plan.kept:
@@ -183,12 +183,12 @@ def _history(request: GenerationRequest) -> tuple[Message, ...]:
 
 
 def _completion(plan: Continuation) -> Continuation:
-    """A raw prompt, sent to a chat model as a text to continue."""
+    """A raw prompt, as a text that a chat model should continue."""
     request = plan.request
     if not isinstance(request.prompt, str):
         raise CannotContinue("another model cannot read a prompt of token ids")
     if request.response_format is not None:
-        raise CannotContinue("a raw prompt with a response format is served locally only")
+        raise CannotContinue("a raw prompt with a response format can only be served locally")
     if has_tags(request.prompt):
         raise CannotContinue("the raw prompt holds tags of the local model's chat template")
     shown = _shown(plan.context + plan.kept, is_json=False)
@@ -250,7 +250,7 @@ def _limited(
             room += ECHO_RESERVE_TOKENS + n_bytes // BYTES_PER_ECHO_TOKEN
         request = replace(request, max_tokens=tokens_left + room)
     if plan.join != "fresh" and request.tool_choice not in ("auto", "none"):
-        # It may have been obeyed already, and the client has text since then.
+        # The choice may have been obeyed already, and the client has received text since.
         request = replace(request, tool_choice="auto")
     if target == "local":
         return request

@@ -1,11 +1,11 @@
-"""Follows a text through the answer that it may repeat."""
+"""Follows a text along the answer that it may repeat."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 SEED_UNITS = 8
-"""Matching this many units in a row is worth following."""
+"""A match of this many consecutive units is worth following."""
 
 LEAST_UNITS = 8
 """The shortest overlap that counts."""
@@ -16,8 +16,8 @@ _JUNK = frozenset("'\".`>*_-[⟦<|#")
 
 
 class Match(Struct, frozen=True, kw_only=True):
-    """The held text repeats *n_units* units of the answer up to the unit *place*; held[end:]
-    comes next, after *rest*, the units of its last character that go beyond."""
+    """The held text repeats *n_units* units of the answer up to the unit *place*. held[end:] comes
+    next, after *rest*: the units of its last character beyond the repetition."""
 
     place: int
     n_units: int
@@ -26,14 +26,14 @@ class Match(Struct, frozen=True, kw_only=True):
 
     @property
     def begin(self) -> int:
-        """The answer's first unit that is repeated."""
+        """The first unit of the answer that is repeated."""
         return self.place - self.n_units
 
 
 class Track:
-    """One place of the held text where the repetition may begin.
+    """One position in the held text where the repetition may begin.
 
-    *likely* places of the answer are always tried, others only as long as there are few. The end
+    *likely* places of the answer are always tried, others only while there are few. The end
     of the answer counts once *least* units are repeated.
     """
 
@@ -52,7 +52,7 @@ class Track:
         self.longest: Match | None = None
         """The last repetition that reached the end of the answer."""
         self.last: Match | None = None
-        """The repetition before it left the answer."""
+        """The repetition before it diverged from the answer."""
 
     @property
     def is_following(self) -> bool:
@@ -91,7 +91,7 @@ class Track:
             self.is_dead = self._n_junk > MAX_JUNK_UNITS
             return True
         self._skips_junk = False
-        # Without junk this is the same track as the one beside it.
+        # Without junk this track equals the one next to it.
         self.is_dead = self._n_junk == 0
         return self.is_dead
 
@@ -107,7 +107,7 @@ def _places(units: str, seed: str, likely: tuple[int, ...]) -> list[int]:
 
 
 def is_junk(units: str) -> bool:
-    """Whether *units* are a few marks such as may stand before a quotation."""
+    """Whether *units* are a few marks that may precede a quotation."""
     return len(units) <= MAX_JUNK_UNITS and _JUNK.issuperset(units)
 
 

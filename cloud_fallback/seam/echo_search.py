@@ -28,7 +28,7 @@ HOLD_CHARS = 240
 """Beyond this, and the anchor's own length, text without the anchor is shown unchanged."""
 
 SURE_UNITS = 24
-"""A repetition this long is followed, however long that takes."""
+"""A repetition this long is followed to its end, however long that takes."""
 
 RESTART_UNITS = 64
 """Repeating this much of the answer's beginning is a restart, which is followed to its end."""
@@ -41,7 +41,7 @@ MAX_TRACKS = 12
 class EchoSearch:
     """The writer was asked to repeat the anchor, or (*rewrites*) the whole answer, and to continue.
 
-    Several tracks follow the text, one from each place where the repetition may begin: the top,
+    Several tracks follow the text, one from each place where the repetition may begin: at the top,
     after an opening quote or fence, after each sentence of a preamble.
     """
 
@@ -137,8 +137,8 @@ class EchoSearch:
         return self._overlap() if self._overlaps else None
 
     def _at_anchor(self, end: int, rest: str) -> Joined | None:
-        """The anchor is complete: an echo, unless other text than the answer's stands before it,
-        or a longer repetition, in which the anchor occurs too, still continues."""
+        """The anchor is complete: an echo, unless foreign text precedes it, or a longer repetition
+        that also contains the anchor still continues."""
         n = n_anchor = len(self._anchor)
         whole = [
             track.longest.n_units
@@ -159,8 +159,8 @@ class EchoSearch:
         return joined if self._leads_to_echo(joined.skipped) else None
 
     def _leads_to_echo(self, before: str) -> bool:
-        """Whether *before* is what a writer may put before the anchor: a preamble, or the
-        answer's words from further back, more or less."""
+        """Whether *before* may precede the anchor: a preamble, or roughly the answer's words from
+        further back."""
         units = fold(before)
         if is_junk(units) or is_preamble(before):
             return True
@@ -168,7 +168,7 @@ class EchoSearch:
         return SequenceMatcher(None, units, own, autojunk=False).ratio() >= ALIKE
 
     def _cut(self, kind: SeamKind, match: Match) -> Joined:
-        """The join behind a repetition that reached the end of the answer."""
+        """The join after a repetition that reached the end of the answer."""
         text = "".join(self.held[: match.end])
         begin = len(text) - raw_length_from_end(text, match.n_units)
         return Joined(
@@ -194,8 +194,8 @@ class EchoSearch:
         return None
 
     def _overlap(self) -> Joined | None:
-        """The end of the answer was repeated, though not from the anchor on: the join, unless
-        a longer repetition still continues, or the same comes once more, as in a refrain."""
+        """The end of the answer was repeated, though not from the anchor on: the join, unless a
+        longer repetition still continues, or the same text comes again, as in a refrain."""
         for match in tuple(self._overlaps):
             again = self._units[len(self._units) - match.n_units :]
             after = match.rest + fold("".join(self.held[match.end :]))
@@ -209,7 +209,7 @@ class EchoSearch:
 
     def _is_distinctive(self, n_units: int) -> bool:
         """Whether the last *n_units* of the answer occur only there, do not repeat themselves,
-        and begin with a word: nobody repeats half a word."""
+        and begin with a word: writers do not repeat half a word."""
         begin = len(self._units) - n_units
         again = self._units[begin:]
         if self._units.find(again) != begin or is_periodic(again):
@@ -217,11 +217,11 @@ class EchoSearch:
         shown = self._plan.shown
         start = len(shown) - raw_length_from_end(shown, n_units)
         before = shown[max(0, start - 1) : start]
-        # Most scripts without capitals do not set words apart.
+        # Most scripts without capitals do not separate words.
         return not before.isalnum() or before.lower() == before.upper()
 
     def _diverge(self, match: Match) -> Joined | None:
-        """The writer repeats the answer in its own way from some place on."""
+        """The writer repeats the answer in its own words from some place on."""
         joined = self._replaced("restart", match)
         if joined is None:
             self._diverged = match
@@ -235,7 +235,7 @@ class EchoSearch:
             return joined
         left = self._plan.shown[raw_length(self._plan.shown, match.place) :]
         if not any(map(str.isspace, left)):
-            # The word stays as it was sent; what follows the writer's version of it is new.
+            # The word stays as it was sent; the text after the writer's version of it is new.
             self._skips_word = True
             return self._word_ended()
         text = "".join(self.held[: match.end])
@@ -249,7 +249,8 @@ class EchoSearch:
         return Joined(kind="unverified", start=len(self.held) - 1, n_repeated=n_repeated)
 
     def _replaced(self, kind: SeamKind, match: Match) -> Joined | None:
-        """The join that takes back what the writer put differently; None where it must not."""
+        """The join that takes back what the writer worded differently; None if that is not
+        allowed."""
         shown = self._plan.shown
         place = boundary_before(shown, raw_length(shown, match.place))
         if match.rest and place:

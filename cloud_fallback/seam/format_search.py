@@ -1,4 +1,4 @@
-"""Joins an answer that follows a response format: text that does not fit is never shown."""
+"""Joins an answer that follows a response format: text that violates it is never shown."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MAX_HELD_CHARS = 1 << 16
 
 
 class FormatSearch:
-    """The whole answer was asked for once more, and the provider holds it to the format.
+    """The whole answer was requested again, and the provider enforces the format.
 
-    Text that cannot be shown to follow the answer is held until, with the answer, it is a
-    complete JSON document; where it cannot become one, SeamFailed is raised. Time does not end
-    this: a broken document is of no use however early it comes.
+    Text that cannot be shown to follow the answer is held until, with the answer, it is a complete
+    JSON document; where it cannot become one, SeamFailed is raised. No time limit applies: a broken
+    document is useless however early it comes.
     """
 
     is_sure = True
@@ -47,7 +47,8 @@ class FormatSearch:
     give_up = finish
 
     def _doubted(self, joined: Joined) -> Joined | None:
-        """*joined*, if it shows that the text follows; else the text's own structure decides."""
+        """*joined*, if it shows that the text follows; otherwise the text's own structure
+        decides."""
         if joined.kind != "unverified":
             return joined
         self._echo = None
@@ -65,7 +66,7 @@ class FormatSearch:
         return joined
 
     def _anew(self, *, is_whole: bool) -> Joined | None:
-        """A document of its own, where the old one may be taken back."""
+        """A separate document, if the old one may be taken back."""
         plan = self._plan
         if not (plan.is_json and plan.can_replace):
             return None

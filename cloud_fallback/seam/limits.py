@@ -15,8 +15,8 @@ _INSIDE = re.compile(f"[^\\s{_WIDE}]")
 
 
 def tokens_left(request: GenerationRequest, completion_tokens: int) -> int | None:
-    """How many tokens the answer may still have after *completion_tokens* of all legs, reasoning
-    included; None: no limit. At 0 it ends with "length" and no other writer is asked."""
+    """How many more tokens the answer may have after the *completion_tokens* of all legs, including
+    reasoning; None: no limit. At 0 it ends with "length" and no other writer is asked."""
     if request.max_tokens is None:
         return None
     return max(0, request.max_tokens - completion_tokens)
@@ -26,7 +26,7 @@ class VisibleLimit:
     """Passes at most *tokens_left* words, or twice as many characters of a script without spaces.
 
     A provider's max_tokens also covers the anchor it repeats and its reasoning, so it may write
-    more than was asked for. A token is rarely longer than what is counted here: an answer within
+    more than was asked for. A token is rarely longer than the unit counted here: an answer within
     its limit is never cut, and a longer one exceeds it by less than the added room.
     """
 
@@ -36,7 +36,7 @@ class VisibleLimit:
         self.is_over = False
 
     def feed(self, text: str) -> str:
-        """What of *text* is within the limit."""
+        """The part of *text* within the limit."""
         if self._halves_left is None or not text:
             return text
         if self.is_over:
@@ -55,13 +55,13 @@ class VisibleLimit:
 
 
 class SentenceFinish:
-    """Lets a writer that is to be replaced end its sentence, list item or line first.
+    """Lets a writer finish its sentence, list item or line before it is replaced.
 
     It has *max_tokens* and until the time *until*; beyond them the text ends where it is.
     """
 
     def __init__(self, said: str, *, until: float, max_tokens: int) -> None:
-        # Code blocks may begin far back: all of the text is read once, and its last line kept.
+        # Code blocks may begin far back: the whole text is read once, and its last line kept.
         line_start = said.rfind("\n") + 1
         self._fence = open_fence(said[:line_start])
         self._text = said[line_start:]
@@ -71,7 +71,8 @@ class SentenceFinish:
         self.is_done = False
 
     def feed(self, text: str, n_tokens: int, now: float) -> str:
-        """What of *text*, which has *n_tokens* and came at *now*, still belongs to the answer."""
+        """The part of *text*, which has *n_tokens* and came at *now*, that belongs to the
+        answer."""
         if self.is_done:
             return ""
         n_passed = len(self._text)

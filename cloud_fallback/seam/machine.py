@@ -1,4 +1,4 @@
-"""Joins the text of a new writer to the answer, as it comes in."""
+"""Joins the text of a new writer to the answer as it arrives."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ HOLD_S = 1.5
 
 
 class SeamMachine:
-    """Takes the new writer's text; returns what the client may see.
+    """Takes the new writer's text and returns what the client may see.
 
-    Text is held back only until it is known how it joins; from then on it passes through. Pure:
+    Text is held back only until it is known how it joins; after that it passes through. Pure:
     the caller passes the time in, in seconds of any clock, and calls on_deadline() when
     hold_deadline() has passed without text.
     """
@@ -70,7 +70,7 @@ class SeamMachine:
         return self._take(text) or self.on_deadline(now)
 
     def on_deadline(self, now: float) -> list[Piece]:
-        """What must be shown at *now*, if the time to hold it is over."""
+        """What must be shown at *now*, if the time to hold it has passed."""
         deadline = self.hold_deadline()
         if deadline is None or now < deadline or self._search is None:
             return []
@@ -104,10 +104,10 @@ class SeamMachine:
         pieces: list[Piece] = []
         if joined.place is not None:
             pieces.append(Replace(keep_chars=joined.place - len(plan.context)))
-        # Nothing is known but that the text comes after the answer.
+        # All that is known is that the text comes after the answer.
         is_known = joined.n_repeated or joined.lead is not None or plan.left_behind
         if joined.kind == "unverified" and not is_known and not plan.is_json:
-            # Only what was held, so that the outcome does not depend on what came with it.
+            # Only the held text, so that the outcome does not depend on the pieces it came in.
             text = repaired(plan.context + plan.kept, text)
         self._stages = self._stages_for(joined)
         return self._given(pieces, self._pass(text + more))

@@ -1,7 +1,7 @@
-"""Asks the next writer to continue: the anchor, which are the last words of the answer, and the
-notice, a plain sentence in the user's voice and language that asks for them.
+"""Asks the next writer to continue. The anchor is the last words of the answer; the notice is a
+plain sentence in the user's voice and language that asks to repeat them.
 
-Careful models take a text that looks like a system's notice for an attack.
+Cautious models take a text that looks like a system message for an attack.
 """
 
 # ruff: noqa: RUF001 - other alphabets have look-alikes of Latin letters
@@ -14,11 +14,11 @@ from spillover.runtime.text.folding import fold
 from spillover.runtime.text.graphemes import boundary_before
 
 MIN_USEFUL_CHARS = 8
-"""An answer with fewer visible ones is begun anew."""
+"""An answer with fewer visible characters is started over."""
 
 SHORTEST_CHARS = 40
 LONGEST_WORD_CHARS = 20
-"""The anchor begins at a word's start, unless that is further back than this."""
+"""The anchor begins at the start of a word, unless that is further back than this."""
 
 LONGEST_CHARS = 240
 MIN_LETTERS = 8
@@ -98,7 +98,7 @@ _REWRITE = {
     "es": "Envía la respuesta completa otra vez: repite carácter por carácter lo que habías "
     "escrito y luego termínala. No escribas nada más que la respuesta.",
 }
-"""What stands after the anchor where the whole reply is wanted; the rest is as in _CONTINUE."""
+"""The text after the anchor when the whole reply is wanted; the rest is as in _CONTINUE."""
 
 _COMPLETE = (
     "Please continue the following text. Start by repeating its last words, {anchor}, word for "
@@ -107,13 +107,13 @@ _COMPLETE = (
 
 
 def is_worth_keeping(text: str) -> bool:
-    """Whether *text*, which does not end in blanks, can be recognised when it is repeated."""
+    """Whether *text*, which does not end in blanks, can be recognised when repeated."""
     return len(fold(text[-LONGEST_CHARS:])) >= MIN_USEFUL_CHARS
 
 
 def anchor_of(text: str) -> str:
-    """The end of *text*, of 40 to 60 characters; longer, up to 240, where a shorter one occurs
-    elsewhere too, has next to no letters, or would begin inside a number."""
+    """The end of *text*, of 40 to 60 characters; longer, up to 240, if a shorter one also occurs
+    elsewhere, has almost no letters, or would begin inside a number."""
     text = text.rstrip()
     units = fold(text)
     anchor = ""
@@ -133,7 +133,7 @@ def _starts(text: str) -> Iterator[int]:
 
 
 def _word_start(text: str, index: int) -> int:
-    """A place at or before *index* where a word begins, or else any non-blank character."""
+    """A position at or before *index* where a word begins, or else any non-blank character."""
     while index and text[index].isspace():
         index -= 1
     for start in range(index, max(0, index - LONGEST_WORD_CHARS), -1):
@@ -154,7 +154,7 @@ def _is_distinctive(anchor: str, units: str) -> bool:
 
 
 def _splits_a_number(text: str, start: int) -> bool:
-    """Redaction must see a card's or a phone's number whole."""
+    """Redaction must see a complete card or phone number."""
     words = text[max(0, start - 2 * LONGEST_WORD_CHARS) : start].split()
     if not words or not any(map(str.isdigit, words[-1])):
         return False

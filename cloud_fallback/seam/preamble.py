@@ -1,4 +1,4 @@
-"""Recognises a preamble, what a model says before it continues: "Sure! Here is the rest:"."""
+"""Recognises a preamble, which a model may write before it continues: "Sure! Here is the rest:"."""
 
 # ruff: noqa: RUF001 - other alphabets have look-alikes of Latin letters
 
@@ -67,8 +67,8 @@ def opens_preamble(text: str) -> bool:
 
 
 def is_preamble(text: str) -> bool:
-    """Whether *text* is about the answer that comes after it. Two of three must hold: it is short
-    and set apart, it mentions the interruption, it opens as preambles do."""
+    """Whether *text* is about the answer that follows it. Two of three must hold: it is short and
+    set apart, it mentions the interruption, it opens as preambles do."""
     if len(text) > MAX_PREAMBLE_CHARS:
         return False
     is_short = len(text) <= SHORT_CHARS and text.rstrip()[-1:] in _LAST

@@ -34,7 +34,7 @@ _LINK_LIKE = re.compile(r"[/@\\=&#]|www\.|\.\w+\.\Z")
 
 
 def repaired(before: str, text: str) -> str:
-    """*text* as it may follow *before*."""
+    """*text*, adjusted to follow *before*."""
     fence = open_fence(before)
     if fence is not None:
         return _without_fence(text, fence)
@@ -56,7 +56,7 @@ def _is_another_word(before: str, text: str) -> bool:
 
 
 def _without_fence(text: str, fence: str) -> str:
-    """Inside a code block: opening it again would close it."""
+    """Inside a code block, drop a repeated opening fence, which would close the block."""
     found = _FENCE_LINE.match(text)
     if found and found[1].startswith(fence) and found[0].strip() != found[1]:
         return text[found.end() :]
@@ -64,7 +64,7 @@ def _without_fence(text: str, fence: str) -> str:
 
 
 def _without_marker(before: str, text: str) -> str:
-    """Without a list marker that *before* already ends with, and with a missing line break."""
+    """Drop a list marker that *before* already ends with, and add a missing line break."""
     line = last_line(before)
     marker = LIST_MARKER.match(line)
     again = LIST_MARKER.match(text)

@@ -1,6 +1,6 @@
 """Decides, character by character, where the new writer's text joins the answer.
 
-Every decision depends on the text alone, never on how it came in pieces.
+Every decision depends on the text alone, never on how it was split into pieces.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PREFILL_ECHO_UNITS = 64
 """A prefilled writer that repeats this much of its own turn did not continue it."""
 
 REFRAIN_UNITS = 24
-"""Unless this much of the turn's beginning occurs in it twice."""
+"""Unless this much of the turn's beginning occurs twice in it."""
 
 
 class Joined(Struct, frozen=True, kw_only=True):
@@ -33,35 +33,35 @@ class Joined(Struct, frozen=True, kw_only=True):
     n_repeated: int = 0
     """Units of the answer's end that were repeated before it."""
     skipped: str = ""
-    """What stood before the repeated text: a preamble, an opening quote or fence."""
+    """The text before the repeated text: a preamble, an opening quote or fence."""
     lead: str | None = None
     """White space that sets the new text apart from an answer it does not continue; None: it
     continues the answer."""
 
 
 class Search(Protocol):
-    """Takes the text's characters until it knows how they join."""
+    """Takes characters until it knows how the text joins."""
 
     @property
     def held(self) -> list[str]: ...
     @property
     def is_sure(self) -> bool:
-        """Whether the text itself is a reason to wait, so that no time limit ends it."""
+        """Whether the text itself is a reason to wait, so that no time limit ends the wait."""
         ...
 
     def feed(self, character: str) -> Joined | None: ...
     def give_up(self) -> Joined:
-        """The best decision on the text so far: the hold limit has come. Raises SeamFailed where
-        the response format allows none."""
+        """The best decision on the text so far, at the hold limit. Raises SeamFailed where the
+        response format allows none."""
         ...
 
     def finish(self) -> Joined:
-        """The decision on a text that is complete."""
+        """The decision on a complete text."""
         ...
 
 
 class RepeatSearch:
-    """Follows the answer from its beginning. *kind* "restart": the writer begins the answer anew;
+    """Follows the answer from its beginning. *kind* "restart": the writer starts the answer over;
     "prefill": it continues its own turn, which some servers repeat first."""
 
     def __init__(self, plan: Continuation, kind: Literal["restart", "prefill"]) -> None:
@@ -104,6 +104,7 @@ class RepeatSearch:
         return Joined(kind="unverified", start=0, lead="\n\n")
 
     def finish(self) -> Joined:
-        """All of it repeats the beginning of the answer, unless there was nothing to repeat."""
+        """Check that all of it repeats the beginning of the answer, unless there was nothing to
+        repeat."""
         is_repeated = self._units and self._n >= self._least
         return Joined(kind=self._kind, start=len(self.held) if is_repeated else 0)

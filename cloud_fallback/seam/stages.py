@@ -1,5 +1,5 @@
-"""What the new writer's text goes through on its way to the client, once it is known how it joins:
-doubled blanks, closing quotes, fences and trailing remarks are dropped."""
+"""Stages that clean the new writer's text once it is known how it joins: they drop doubled blanks,
+closing quotes, fences and trailing remarks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 class Stage(ABC):
-    """Text in, text out; holds back only what it is not yet sure of."""
+    """Text in, text out; holds back only text about which it is not sure yet."""
 
     is_done = False
     """Whether all further text passes unchanged."""
@@ -37,7 +37,7 @@ class Stage(ABC):
 
 
 def closing_quote(skipped: str, before: str) -> str:
-    """What closes the quote that *skipped*, a preamble, ends with. Empty when it ends with none,
+    """The mark that closes the quote at the end of *skipped*, a preamble. Empty when there is none,
     or when the quote is the answer's own: *before* is what the answer has in that place."""
     skipped = skipped.rstrip()
     opening = next((mark for mark in _CLOSING if skipped.endswith(mark)), "")
@@ -45,15 +45,15 @@ def closing_quote(skipped: str, before: str) -> str:
         return ""
     own = before.rstrip()[-len(opening) :]
     if before[-1:].isspace() and _CLOSING.get(own, own) == own:
-        own = ""  # a mark for both ends that stands before a blank has closed something
+        own = ""  # a symmetric mark before a blank has closed something
     is_own = own == opening or (own in _CLOSING and fold(own) == fold(opening))
     return "" if is_own else _CLOSING[opening]
 
 
 class Splice(Stage):
-    """Drops from the beginning of the new text what the client already has: *pending*.
+    """Drops *pending*, which the client already has, from the beginning of the new text.
 
-    Blanks are held until it is known how many there are; nothing is held otherwise. Raises
+    Blanks are held until their number is known; nothing else is held. Raises
     SeamFailed where the text does not continue half an escape of a JSON string.
     """
 
@@ -66,14 +66,14 @@ class Splice(Stage):
         self.is_done = not pending and not closing
 
     def feed(self, text: str) -> str:
-        """What is new in *text*, as far as it is known."""
+        """The new part of *text*, as far as it is known."""
         if self.is_done:
             return text
         self._held += text
         return self._try(is_last=False)
 
     def flush(self) -> str:
-        """What was held and is new after all."""
+        """Held text that is new after all."""
         return "" if self.is_done else self._try(is_last=True)
 
     def _try(self, *, is_last: bool) -> str:
@@ -85,7 +85,7 @@ class Splice(Stage):
         return text
 
     def _drop_closing(self, *, is_last: bool) -> bool:
-        """Whether it is known if the quote is closed; blanks may stand before the mark."""
+        """Whether it is known if the quote is closed; there may be blanks before the mark."""
         text = self._held[n_leading_blank(self._held) :]
         if not self._closing:
             return True
@@ -123,7 +123,7 @@ class Splice(Stage):
 
 
 def _escaped(text: str, sent: str) -> str:
-    """The rest of *text*, which shows as a character what was begun as the escape *sent*."""
+    """The rest of *text*, which writes as a character what *sent* began as an escape."""
     escape = json.dumps(text[0])[1:-1]
     if not escape.lower().startswith(sent.lower()):
         raise SeamFailed("the new text does not continue the escape that was sent")
@@ -131,7 +131,7 @@ def _escaped(text: str, sent: str) -> str:
 
 
 def _new_blanks(sent: str, blanks: str) -> str:
-    """What of *blanks* is still missing after *sent*, which is not its beginning."""
+    """The part of *blanks* that is missing after *sent*, which is not its beginning."""
     if sent.endswith("\r") and blanks.startswith("\n"):
         return blanks
     n_missing = len(_LINE_BREAK.findall(blanks)) - len(_LINE_BREAK.findall(sent))
@@ -144,7 +144,8 @@ def _new_blanks(sent: str, blanks: str) -> str:
 
 
 class SetApart(Stage):
-    """Puts what *lead* needs after *before* in the place of the blanks that a text begins with."""
+    """Replaces the blanks at the beginning of a text by the part of *lead* missing after
+    *before*."""
 
     def __init__(self, before: str, lead: str) -> None:
         self._lead = _missing(before, lead)
@@ -158,7 +159,7 @@ class SetApart(Stage):
 
 
 def _missing(before: str, lead: str) -> str:
-    """*lead*, or what of it is missing at the end of *before*."""
+    """*lead*, or the part of it that is missing at the end of *before*."""
     if not before or (before[-1].isspace() and "\n" not in lead):
         return ""
     if open_fence(before) is not None:
@@ -168,7 +169,7 @@ def _missing(before: str, lead: str) -> str:
 
 
 class JsonStart(Stage):
-    """Drops a fence or a few words before the document. Where none begins, all of it passes."""
+    """Drops a fence or a few words before the document. If no document begins, all text passes."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -202,13 +203,13 @@ class JsonEnd(Stage):
 
     def feed(self, text: str) -> str:
         n = self._document.feed(text)
-        # What is wrong passes: a broken document is better shown than hidden.
+        # Errors pass: a broken document is better shown than hidden.
         return text if self._document.is_broken else text[:n]
 
 
 class Unwrapped(Stage):
-    """Lets text pass without the line that closes the code block around all of it, which *marker*
-    opened. Only lines that begin with a fence are held, until they are whole.
+    """Passes text without the line that closes the code block around all of it, which *marker*
+    opened. Only lines that begin with a fence are held until they are complete.
     """
 
     def __init__(self, marker: str) -> None:

@@ -170,7 +170,7 @@ def _guess(blocks: Floats, shrink: np.float32, *, is_symmetric: bool) -> tuple[F
 
 
 def _usable(scales: Floats) -> Floats:
-    """The inverses; zero where the inverse overflows, as such blocks hold nothing but zeros."""
+    """The scales, with zero for those too small to invert; such blocks hold nothing but zeros."""
     return np.where(np.abs(scales) < _SMALLEST_SCALE, np.float32(0), scales)
 
 

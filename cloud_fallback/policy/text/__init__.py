@@ -1,1 +1,1 @@
-"""What policies see in an answer's text: loops, leaks, foreign scripts, refusals. Pure."""
+"""What policies detect in an answer's text: loops, leaks, foreign scripts, refusals. Pure."""

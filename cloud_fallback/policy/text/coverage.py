@@ -1,4 +1,4 @@
-"""How much of what the prompt is about an answer has not mentioned yet."""
+"""Measures how many of the prompt's content words an answer has not mentioned yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STEM = 6
 _MAX_WORDS = 64
 _MAX_CHARS = 4_000
 _SPACED = frozenset(("latin", "greek", "cyrillic", "armenian", "hebrew", "arabic", "georgian"))
-"""Scripts that put spaces between words."""
+"""Scripts that separate words with spaces."""
 _REQUEST_WORDS = (
     "tell write give make list name names named explain describe show create say want like would "
     "could should please story stories short words word start starts begin answer question text "
@@ -23,10 +23,10 @@ _IGNORED = FUNCTION_WORDS.union(_REQUEST_WORDS.split())
 
 
 class PromptCoverage:
-    """Follows the answer to *prompt* and looks for the prompt's content words, at most 64 of them.
+    """Follows the answer to *prompt* and looks for up to 64 of the prompt's content words.
 
-    Alone a weak signal, but a strong one beside the model's confidence, which does not fall when
-    an answer is about something else. The calibration finds its weight.
+    A weak signal alone, but a strong one together with the model's confidence, which does not fall
+    when an answer is off topic. The calibration finds its weight.
     """
 
     __slots__ = ("_left", "_n_wanted", "_open")
@@ -38,7 +38,7 @@ class PromptCoverage:
 
     @property
     def uncovered(self) -> float:
-        """Share of the prompt's content words that have not come yet; 0 where it has none."""
+        """Share of the prompt's content words that have not occurred yet; 0 if there are none."""
         return len(self._left) / self._n_wanted if self._n_wanted else 0.0
 
     def feed(self, text: str) -> None:

@@ -23,7 +23,7 @@ class Leaks:
         self.found_at: int | None = None
         """Where the first marker begins in the text."""
         self._open = ""
-        """The end of the text, from where a marker may have begun."""
+        """The end of the text, from the possible beginning of a marker."""
         self._start = 0
         """Where *_open* begins in the text."""
 

@@ -13,14 +13,15 @@ from msgspec import Struct
 
 _WINDOW = 256
 _MAX_PERIOD = 240
-"""Less than the window: a round must still be known when the next one comes."""
+"""Less than the window, so that a round is still known when the next one comes."""
 _GRAM = 4
 _CHECK_EVERY = 8
 _MAX_PERIODS_LOOKED_AT = 8
 _GUARD = 4
-"""Text that repeats by nature (code, tables, rules, figures) must repeat this many times more."""
+"""Text that repeats by nature (code, tables, rules, figures) must repeat this many times as
+often."""
 _DISTINCT_SHARE = 0.4
-"""A near loop has fewer different 4-grams than this share of its window."""
+"""A near loop has fewer distinct 4-grams than this share of its window."""
 _ZLIB_RATIO = 3.0
 _ZLIB_CHARS = 1_500
 _NEAR_GAP = 96
@@ -41,10 +42,10 @@ class Loop(Struct, frozen=True, kw_only=True):
 
 
 class Loops:
-    """A fold over an answer's tokens, at a constant cost per token.
+    """A fold over an answer's tokens, at constant cost per token.
 
-    It counts the 4-grams of the last 256 tokens, and looks closer only once all of them have
-    occurred before for a while.
+    It counts the 4-grams of the last 256 tokens, and looks closer only after a run of 4-grams that
+    have all occurred before.
     """
 
     def __init__(self, n_tokens: int, n_copies: int, near_count: int) -> None:
@@ -54,7 +55,7 @@ class Loops:
         self._n_tokens = n_tokens
         self._n_copies = n_copies
         self._near_count = near_count
-        # In the second round of a loop every 4-gram but the first three has come before.
+        # In the second round of a loop every 4-gram except the first three has occurred before.
         self._suspicious_from = min(map(self._needed, range(1, _MAX_PERIOD))) - _GRAM + 1
         self._grams: deque[_Gram] = deque()
         self._counts: dict[_Gram, int] = {}
@@ -63,12 +64,13 @@ class Loops:
         self._looked_at = 0
 
     def _needed(self, period: int) -> int:
-        """Tokens in a row that must equal those *period* tokens before."""
+        """How many consecutive tokens must equal those *period* tokens earlier."""
         return max(self._n_tokens - period, (self._n_copies - 1) * period)
 
     @property
     def distinct_share(self) -> float:
-        """Different 4-grams among those of the last 256 tokens; 1 for a text without repeats."""
+        """Share of distinct 4-grams among those of the last 256 tokens; 1 for text without
+        repeats."""
         return len(self._counts) / len(self._grams) if self._grams else 1.0
 
     def push(self, token: int, start_char: int, *, has_word: bool) -> None:
@@ -96,7 +98,7 @@ class Loops:
                 del counts[oldest]
 
     def find(self, text_end: Callable[[], str], *, repeats_by_nature: bool) -> Loop | None:
-        """The loop that the answer is in now; looks once per eight tokens.
+        """The loop that the answer is in now; checks once every eight tokens.
 
         *text_end* returns the end of the answer's text; *repeats_by_nature*: it is code or JSON.
         """
@@ -133,14 +135,14 @@ class Loops:
         return None
 
     def _periods(self) -> list[int]:
-        """Distances to the earlier occurrences of the last 4-gram, the nearest first."""
+        """Distances to the earlier occurrences of the last 4-gram, nearest first."""
         grams = self._grams
         last = grams[-1]
         places = (i for i in range(1, min(len(grams), _MAX_PERIOD)) if grams[-1 - i] == last)
         return list(islice(places, _MAX_PERIODS_LOOKED_AT))
 
     def _near(self, text_end: Callable[[], str], repeats_by_nature: bool) -> Loop | None:
-        """Near variants of one passage: the same words again and again in a text with little
+        """Find near variants of one passage: the same words repeatedly in a text with little
         new."""
         if len(self._grams) < _WINDOW // 2 or self.distinct_share > _DISTINCT_SHARE:
             return None

@@ -1,4 +1,4 @@
-"""Recognises an answer that declines to answer, by its beginning."""
+"""Recognises a refusal by the beginning of the answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OPENING_CHARS = 16
 
 class Refusals:
     """Follows the first *n_chars* characters (0: none) of an answer. A refusal begins like one and
-    then declines; what a character in a story says does not count."""
+    then declines; the words of a character in a story do not count."""
 
     __slots__ = ("_n_chars", "_text", "found", "may_come")
 

@@ -1,4 +1,4 @@
-"""Finds letters of a script that the conversation is not written in."""
+"""Finds letters of a script that the conversation does not use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_PROMPT_CHARS = 8_000
 _LATIN_SHARE = 0.8
 """Latin letters occur in texts of all scripts, so it takes many more of them."""
 _AT_HOME, _FOREIGN, _LATIN = 0, 1, 2
-"""Kinds of letters; _LATIN is foreign too."""
+"""Kinds of letters; _LATIN counts as foreign too."""
 _MENTIONS_LANGUAGES = re.compile(
     r"translat|transcri|in (?:english|french|german|spanish|italian|russian|ukrainian|chinese|"
     r"mandarin|japanese|korean|arabic|hebrew|hindi|greek|thai|bengali|tamil|persian|urdu)|"
