@@ -93,6 +93,8 @@ class ChatTemplate:
             )
         try:
             self._renderer = Renderer(self._source)
+        except OSError as error:
+            raise ModelError(f"the chat template of {name} cannot be read: {error}") from error
         except (jinja2.TemplateError, RecursionError, TemplateFailure, LimitPassed) as error:
             raise ModelError(
                 f"the chat template of {name} does not parse: {error}. Give another one: "

@@ -23,9 +23,12 @@ from typing import Any
 from spillover.runtime.chat import render_process as child
 from spillover.runtime.chat.sandbox import TemplateRefusal, compile_template
 from spillover.runtime.chat.template_cost import TemplateCost, cost_of
+from spillover.runtime.errors import EngineBusy
 
 MAX_COST = 1 << 25
 """Characters that a rendering in the caller's thread may copy: some milliseconds."""
+
+RETRY_AFTER_S = 5.0
 
 WALL_FACTOR = 5
 """A process that is not served by the system gets this many times its limit of computing."""
@@ -65,7 +68,8 @@ class Renderer:
         weakref.finalize(self, _end_all, self._idle)
 
     def render(self, values: dict[str, Any], allowance: Allowance) -> str:
-        """The text. Raises TemplateRefusal, TemplateFailure or LimitPassed."""
+        """The text. Raises TemplateRefusal, TemplateFailure, LimitPassed, or EngineBusy when the
+        system has no process for it."""
         cost = self._cost
         if self._template is not None and cost is not None and cost.of(values) <= MAX_COST:
             try:
@@ -74,14 +78,23 @@ class Renderer:
                 raise TemplateFailure(child.describe(error)) from error
         if allowance.left_s <= 0:
             raise LimitPassed("stopped after its time of computing")
+        try:
+            process = self._take() or _Process(self._source)
+            try:
+                return process.ask((allowance.left_s, values), allowance)
+            finally:
+                self._give_back(process)
+        except (OSError, RuntimeError) as error:  # no more processes, threads or files
+            message = f"the chat template cannot be rendered now: {error}: try again later"
+            raise EngineBusy(message, RETRY_AFTER_S) from error
+
+    def _take(self) -> _Process | None:
         with self._lock:
             process = self._idle.pop() if self._idle else None
-        if process is None:
-            process = _Process(self._source)
-        try:
-            return process.ask((allowance.left_s, values), allowance)
-        finally:
-            self._give_back(process)
+        if process is None or process.is_alive:
+            return process
+        process.end()  # the system may have ended it meanwhile
+        return None
 
     def _give_back(self, process: _Process) -> None:
         """One waits for the next conversation; a second one was needed beside a long one."""
@@ -114,6 +127,10 @@ class _Process:
         except BaseException:
             self.end()
             raise
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def ask(self, question: Any, allowance: Allowance) -> str:
         """The reply to the source, or to the seconds and values of a rendering."""

@@ -14,7 +14,7 @@ from spillover.runtime.chat import renderer
 from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
 from spillover.runtime.chat.render_process import MAX_MEMORY_BYTES
 from spillover.runtime.chat.template_cost import cost_of
-from spillover.runtime.errors import InvalidRequest, ModelError
+from spillover.runtime.errors import EngineBusy, InvalidRequest, ModelError
 from spillover.runtime.request import Message
 
 USER = Message(role="user", content="Hi")
@@ -103,6 +103,27 @@ def test_a_process_ends_with_its_template() -> None:
     gc.collect()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_process_that_the_system_ended_is_replaced() -> None:
+    rendered = template("{{ messages | tojson }}")
+    (process,) = rendered._renderer._idle
+    process._process.kill()
+    process._process.wait()
+    assert "Hi" in rendered.render((USER,))
+
+
+def test_a_system_without_processes_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise BlockingIOError("no more processes")
+
+    rendered = template("{{ messages | tojson }}")
+    rendered._renderer._idle.pop().end()
+    monkeypatch.setattr(renderer, "Popen", refuse)
+    with pytest.raises(EngineBusy, match="no more processes"):
+        rendered.render((USER,))
+    with pytest.raises(ModelError, match="no more processes"):
+        template("{{ messages | tojson }}")
 
 
 def test_a_plain_template_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,179 @@
+"""The chat templates of real models, which llama.cpp keeps for its tests. They are not a part of
+this repository: they are taken from the source distribution of llama-cpp-python (75 MB).
+
+    python -m tests.runtime.chat.real_templates [FOLDER]
+
+prints how many of them show every message of each shape of conversation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from spillover.runtime.chat.chat_template import ChatTemplate
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.request import Message, Tool, ToolCall
+
+PACKAGE = "llama-cpp-python"
+VERSION = "0.3.36"
+_FOLDER = "/vendor/llama.cpp/models/templates/"
+_CACHE = Path.home() / ".cache" / "spillover" / "tests" / f"chat-templates-{VERSION}"
+
+
+class Shape(Struct, frozen=True):
+    """A conversation whose parts hold Mark1, Mark2, …, all of which its prompt must show."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    continues: bool = False
+
+    def fault(self, template: ChatTemplate) -> str | None:
+        """What is wrong with the prompt."""
+        try:
+            prompt = template.render(
+                self.messages, tools=self.tools, continue_final_message=self.continues
+            )
+        except SpilloverError as error:
+            return str(error)
+        marks = set(re.findall(r"Mark\d", repr(self.messages)))
+        marks |= {tool.description for tool in self.tools}
+        if missing := sorted(mark for mark in marks if mark not in prompt):
+            return f"lost {', '.join(missing)}"
+        if self.continues and not prompt.endswith(self.messages[-1].content):
+            return f"ends in {prompt[-20:]!r}"
+        return None
+
+
+def _said(role: Any, content: str, *calls: ToolCall, **fields: Any) -> Message:
+    return Message(role=role, content=content, tool_calls=calls, **fields)
+
+
+def _call(n: int, city: str, arguments: str | None = None) -> ToolCall:
+    arguments = arguments or json.dumps({"city": city})
+    return ToolCall(id=f"call_{n}", name="get_weather", arguments=arguments)
+
+
+def _result(n: int, content: str) -> Message:
+    return _said("tool", content, tool_call_id=f"call_{n}")
+
+
+def _tool(**kind: Any) -> Tool:
+    return Tool(
+        name="get_weather",
+        description="The weather there.",
+        parameters={"type": "object", "properties": {"city": {**kind, "description": "a city"}}},
+    )
+
+
+_PLAIN_TOOL, _LISTED_TOOL = _tool(type="string"), _tool(type=["string", "null"])
+_ASKED = _said("user", "Mark1")
+
+SHAPES = {
+    "plain": Shape(
+        (_said("system", "Mark4"), _ASKED, _said("assistant", "Mark2"), _said("user", "Mark3"))
+    ),
+    "developer": Shape((_said("developer", "Mark2"), _ASKED)),
+    "system in the middle": Shape(
+        (
+            *(_said("system", "Mark2"), _ASKED, _said("assistant", "Mark3")),
+            *(_said("system", "Mark4"), _said("user", "Mark5")),
+        )
+    ),
+    "two systems": Shape((_said("system", "Mark2"), _said("system", "Mark3"), _ASKED)),
+    "one call": Shape(
+        (
+            *(_said("system", "Mark2"), _ASKED, _said("assistant", "", _call(1, "Mark3"))),
+            *(_result(1, "Mark4"), _said("assistant", "Mark5"), _said("user", "Mark6")),
+        ),
+        (_PLAIN_TOOL,),
+    ),
+    "two calls": Shape(
+        (
+            *(_ASKED, _said("assistant", "", _call(1, "Mark2"), _call(2, "Mark3"))),
+            *(_result(1, "Mark4"), _result(2, "Mark5")),
+        ),
+        (_PLAIN_TOOL,),
+    ),
+    "text beside a call, a list of types": Shape(
+        (
+            *(_ASKED, _said("assistant", "Mark2", _call(1, "Mark3"))),
+            *(_result(1, "Mark4"), _said("user", "Mark5")),
+        ),
+        (_LISTED_TOOL,),
+    ),
+    "cut call": Shape(
+        (
+            *(_ASKED, _said("assistant", "", _call(1, "", '{"path": "Mark2'))),
+            *(_result(1, "Mark3"), _said("user", "Mark4")),
+        ),
+        (_PLAIN_TOOL,),
+    ),
+    "reasoning": Shape(
+        (
+            *(_ASKED, _said("assistant", "Mark2", reasoning="a plan"), _said("user", "Mark3")),
+            *(_said("assistant", "", _call(1, "Mark4"), reasoning="one more"), _result(1, "Mark5")),
+        ),
+        (_PLAIN_TOOL,),
+    ),
+    "continued": Shape((_said("system", "Mark2"), _ASKED, _said("assistant", "e")), continues=True),
+}
+
+
+def opened(source: str, name: str) -> ChatTemplate:
+    return ChatTemplate(source, bos_text="<s>", eos_text="</s>", name=name)
+
+
+@cache
+def real_templates(folder: Path = _CACHE) -> dict[str, str]:
+    """Sources by name; fetched if they are not in *folder*. Raises OSError or SubprocessError where
+    that is impossible."""
+    if not any(folder.glob("*.jinja")):
+        _fetch(folder)
+    return {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.jinja"))}
+
+
+def _fetch(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as downloads:
+        command = ["download", "--quiet", "--no-deps", "--retries=0", "--timeout=10", "-d"]
+        only_source = [f"--no-binary={PACKAGE}", f"{PACKAGE}=={VERSION}"]
+        subprocess.run(
+            [sys.executable, "-m", "pip", *command, downloads, *only_source],
+            check=True,
+            timeout=240,
+            capture_output=True,
+        )
+        (archive,) = Path(downloads).glob("*.tar.gz")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive) as files:
+            for member in files:
+                content = files.extractfile(member) if _FOLDER in member.name else None
+                if content is not None and member.name.endswith(".jinja"):
+                    (folder / Path(member.name).name).write_bytes(content.read())
+
+
+def main() -> None:
+    sources = real_templates(Path(sys.argv[1]) if len(sys.argv) > 1 else _CACHE)
+    templates = {name: opened(source, name) for name, source in sources.items()}
+    whole = set(templates)
+    for shape_name, shape in SHAPES.items():
+        faults = {name: shape.fault(template) for name, template in templates.items()}
+        lossy = {name: fault for name, fault in faults.items() if fault is not None}
+        print(f"{shape_name}: {len(templates) - len(lossy)} of {len(templates)}")
+        for name, fault in lossy.items():
+            print(f"    {name}: {fault[:120]}")
+        whole -= lossy.keys()
+    print(f"all shapes: {len(whole)} of {len(templates)}")
+
+
+if __name__ == "__main__":
+    main()
