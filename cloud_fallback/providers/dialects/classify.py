@@ -119,8 +119,9 @@ _NO_PREFILL = re.compile(
 )
 _OPTIONAL = _codes(
     "max_completion_tokens max_tokens temperature top_p top_k seed stop stream_options "
-    "include_obfuscation presence_penalty frequency_penalty min_p "
-    "repetition_penalty random_seed"
+    "include_obfuscation presence_penalty frequency_penalty min_p typical_p repeat_penalty "
+    "repetition_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length "
+    "dry_penalty_last_n dry_sequence_breakers xtc_probability xtc_threshold random_seed"
 )
 """Fields of a request that may be left out when a model refuses them: they are advice, or also
 enforced here."""
