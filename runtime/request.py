@@ -145,6 +145,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     time rounds differently, so that near-ties may fall the other way."""
     continue_final_message: bool = False
     """Continue the last message (an assistant's) instead of opening a new turn."""
+    add_generation_prompt: bool = True
+    """Open the assistant's turn behind the messages. False: the prompt ends with the last one."""
     split_reasoning: bool = True
     """Send <think>-style text of a conversation as ReasoningDelta instead of Delta."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)

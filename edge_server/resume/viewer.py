@@ -39,7 +39,7 @@ class Viewer:
         return sse.with_id(event_id(self._recording.id, self.after), event)
 
     def silence(self) -> bytes:
-        return sse.COMMENT
+        return sse.KEEP_ALIVE
 
     def end(self) -> bytes:
         return b""  # the last event says how the answer ended

@@ -70,6 +70,8 @@ class _Views:
             "object": "model",
             "created": self._created,
             "owned_by": "spillover",
+            "context_length": card.n_ctx,
+            "max_model_len": card.n_ctx,
             "meta": {
                 "n_vocab": card.n_vocab,
                 "n_ctx": card.n_ctx,

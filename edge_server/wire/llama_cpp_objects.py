@@ -34,10 +34,12 @@ def error_body(error: WireError) -> bytes:
 
 
 def timings(event: Finished) -> dict[str, float]:
-    """The timings object of one choice; rates are tokens per second."""
+    """The timings object of one choice; rates are tokens per second. The time of the first token is
+    that of the prompt, which it takes no step beyond."""
     usage, times = event.usage, event.timings
     n_read = usage.prompt_tokens - usage.cached_tokens
     n_predicted = usage.completion_tokens
+    n_steps = max(n_predicted - 1, 0)
     return {
         "queue_ms": times.queue_ms,
         "cache_n": usage.cached_tokens,
@@ -47,8 +49,8 @@ def timings(event: Finished) -> dict[str, float]:
         "prompt_per_second": _rate(n_read, times.prefill_ms),
         "predicted_n": n_predicted,
         "predicted_ms": times.decode_ms,
-        "predicted_per_token_ms": times.decode_ms / max(n_predicted, 1),
-        "predicted_per_second": _rate(n_predicted, times.decode_ms),
+        "predicted_per_token_ms": times.decode_ms / n_steps if n_steps else 0.0,
+        "predicted_per_second": _rate(n_steps, times.decode_ms),
     }
 
 

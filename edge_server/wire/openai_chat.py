@@ -66,8 +66,18 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
 
 
 class TextPart(Struct, frozen=True):
+    """A part of a content; those of earlier answers may come back as the Responses write them."""
+
     type: str
     text: str | None = None
+    refusal: str | None = None
+
+    @property
+    def read(self) -> str | None:
+        """The text in it, if it is one of text."""
+        if self.type == "refusal":
+            return self.refusal
+        return self.text if self.type in ("text", "input_text", "output_text") else None
 
 
 class ChatMessage(Struct, frozen=True):
@@ -121,6 +131,7 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         "max_tokens": body.max_tokens if longest is None else longest,
         "logprobs": logprobs,
         "continue_final_message": body.continue_final_message or False,
+        "add_generation_prompt": body.add_generation_prompt is not False,
         "template_kwargs": _template_kwargs(body),
         **_tool_fields(body),
     }
@@ -171,10 +182,10 @@ def _message(message: ChatMessage, index: int) -> dict[str, Any]:
     content = message.content
     if isinstance(content, tuple):
         for place, part in enumerate(content):
-            if part.type != "text" or part.text is None:
+            if part.read is None:
                 reason = f"this model reads only text parts, not {part.type!r}"
                 raise bad_request(reason, f"messages[{index}].content[{place}]")
-        content = "".join(part.text or "" for part in content)
+        content = "\n".join(part.read or "" for part in content)  # as llama.cpp's server does
     calls = message.tool_calls or ()
     if not calls and message.function_call is not None:
         calls = (CallBody(function=message.function_call),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -121,11 +123,24 @@ def _is_resumable(body: CommonBody, asked: AnswerRequest) -> bool:
 
 B = TypeVar("B")
 
+_HIGH, _LOW = rb"u[dD][89abAB][0-9a-fA-F]{2}", rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rb"\\(?:%b\\%b|(?P<half>%b|%b)|.)" % (_HIGH, _LOW, _HIGH, _LOW), re.DOTALL)
+"""Any escape sequence of a JSON text, so that the second of two backslashes begins none."""
+
 
 def decode(body: bytes, kind: type[B]) -> B:
     """*body* as *kind*, or a 400 that names the field at fault."""
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        return decoder_of(kind).decode(body)
+        try:
+            return decoder_of(kind).decode(body)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            whole = _ESCAPE.sub(_without_halves, body)
+            if whole == body:
+                raise
+            return decoder_of(kind).decode(whole)
     except msgspec.ValidationError as error:
         raise _named(error) from error
     except msgspec.DecodeError as error:
@@ -134,6 +149,11 @@ def decode(body: bytes, kind: type[B]) -> B:
         raise bad_request("the body is not UTF-8") from error
     except RecursionError as error:
         raise bad_request("the body is nested too deeply") from error
+
+
+def _without_halves(escape: re.Match[bytes]) -> bytes:
+    """Half a surrogate pair, as clients send that cut a text inside an emoji, becomes U+FFFD."""
+    return rb"\ufffd" if escape["half"] else escape[0]
 
 
 def _named(error: msgspec.ValidationError) -> WireError:

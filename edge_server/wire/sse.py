@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-KEEP_ALIVE = b": keep-alive\n\n"
-COMMENT = b": keep-alive\n"
-"""For streams whose events have ids: after an id, many clients take a blank line for an event
-without data."""
+KEEP_ALIVE = b": keep-alive\n"
+"""Without a blank line, which many clients take for an event without data."""
 DONE = b"data: [DONE]\n\n"
 
 _OTHER_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")

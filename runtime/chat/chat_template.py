@@ -159,11 +159,13 @@ class ChatTemplate:
         messages: Messages,
         *,
         continue_final_message: bool = False,
+        add_generation_prompt: bool = True,
         template_kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
     ) -> Prompt:
         """The prompt, which shows all *messages*. With *continue_final_message* it ends inside the
-        last one. If the template cannot show tools, the system's message explains them.
+        last one, without *add_generation_prompt* behind it. If the template cannot show tools, the
+        system's message explains them.
 
         Raises InvalidRequest if the template refuses the conversation, fails, or leaves out a part
         of it in every form.
@@ -179,15 +181,16 @@ class ChatTemplate:
             mark = f"Mq{secrets.token_hex(8)}Zx"
             last = replace(messages[-1], content=messages[-1].content + mark)
             messages = (*messages[:-1], last)
+        opens_turn = add_generation_prompt and not mark
         allowance = Allowance(self._render_s + len(messages) / MESSAGES_PER_S)
         first_error: InvalidRequest | None = None
         for form, marked_form in zip(
             self._forms(messages, tools), self._forms(marked(messages), tools), strict=False
         ):
             try:
-                text = self._render(form, extra, allowance, opens_turn=not mark)
+                text = self._render(form, extra, allowance, opens_turn=opens_turn)
                 if not self._is_whole(text, form):
-                    shown = self._render(marked_form, extra, allowance, opens_turn=not mark)
+                    shown = self._render(marked_form, extra, allowance, opens_turn=opens_turn)
                     self._check_marked(shown, messages)
                 return Prompt(self._cut_at(text, mark), form.tool_format)
             except InvalidRequest as error:

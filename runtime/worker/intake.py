@@ -153,6 +153,7 @@ class Intake:
         return self._model.template.prompt(
             request.messages,
             continue_final_message=request.continue_final_message,
+            add_generation_prompt=request.add_generation_prompt,
             template_kwargs=request.template_kwargs,
             tools=plan.tools if plan else (),
         )

@@ -232,10 +232,10 @@ def test_a_silent_stream_is_kept_alive_by_comments(server: Server, http: httpx.C
         assert running.recv(1)  # it holds all places, and will for more than a second
         with _ask_raw(server, endless) as waiting:
             received = b""
-            while b": keep-alive\n\n" not in received and b"[DONE]" not in received:
+            while b": keep-alive\n" not in received and b"[DONE]" not in received:
                 received += waiting.recv(65536)
             assert b"text/event-stream" in received
-            assert b": keep-alive\n\n" in received
+            assert b": keep-alive\n" in received
     wait_for_the_places(http)
 
 

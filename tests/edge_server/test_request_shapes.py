@@ -1,0 +1,102 @@
+"""Bodies as clients really write them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.llama_cpp_objects import timings
+from spillover.edge_server.wire.openai_chat import ChatBody, chat_request
+from spillover.edge_server.wire.request_body import decode
+from spillover.runtime.events import Finished, Timings, Usage
+from spillover.runtime.request import AnswerDefaults
+
+
+def content_of(raw: bytes) -> str:
+    return chat_request(decode(raw, ChatBody), AnswerDefaults()).messages[0].content
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+@pytest.mark.parametrize(
+    ("parts", "content"),
+    [
+        ([{"type": "text", "text": "hi"}], "hi"),
+        ([{"type": "input_text", "text": "hi"}], "hi"),
+        ([{"type": "output_text", "text": "hi", "annotations": []}], "hi"),
+        ([{"type": "refusal", "refusal": "no"}], "no"),
+        ([{"type": "text", "text": "What is"}, {"type": "text", "text": "this"}], "What is\nthis"),
+        ([], ""),
+    ],
+)
+def test_every_part_of_text_is_read(role: str, parts: Any, content: str) -> None:
+    """Other parts than text were a 400, and two of them grew together."""
+    body = {"messages": [{"role": role, "content": parts}]}
+    assert content_of(json.dumps(body).encode()) == content
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "image_url"}, {"type": "text"}, {"type": "refusal", "text": "x"}]
+)
+def test_a_part_without_text_is_named(part: Any) -> None:
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    with pytest.raises(WireError) as caught:
+        content_of(json.dumps(body).encode())
+    assert caught.value.param == "messages[0].content[0]"
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (rb"cut \ud83d", "cut \ufffd"),
+        (rb"cut \ud83d more", "cut \ufffd more"),
+        (rb"\udE00 cut", "\ufffd cut"),
+        (rb"\uD83d\ud83D\ude00", "\ufffd\U0001f600"),
+        (rb"\\ud83d \ud83d", "\\ud83d \ufffd"),
+        (rb"\\\ud83d\n\"", '\\\ufffd\n"'),
+    ],
+)
+def test_half_a_pair_is_one_unknown_character(text: bytes, content: str) -> None:
+    """It was a 400: clients cut texts inside an emoji."""
+    assert content_of(b'{"messages":[{"role":"user","content":"%b"}]}' % text) == content
+
+
+@pytest.mark.parametrize("raw", [rb'{"messages":[{"role":"user","content":"\ud83d', rb'"\ud83"'])
+def test_half_a_body_is_an_error(raw: bytes) -> None:
+    with pytest.raises(WireError, match="JSON"):
+        content_of(raw)
+
+
+def test_a_byte_order_mark_is_read_over() -> None:
+    assert content_of(b'\xef\xbb\xbf{"messages":[{"role":"user","content":"hi"}]}') == "hi"
+
+
+def test_the_prompt_ends_with_the_last_message_when_the_client_wants(http: httpx.Client) -> None:
+    """The field had no effect."""
+    n_tokens = {}
+    for opens in (True, False, None):
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        answer = http.post("/v1/chat/completions", json=body | {"add_generation_prompt": opens})
+        n_tokens[opens] = answer.json()["usage"]["prompt_tokens"]
+    assert n_tokens[False] < n_tokens[True] == n_tokens[None]
+
+
+@pytest.mark.parametrize(("n", "rate"), [(0, 0), (1, 0), (2, 10), (11, 100)])
+def test_the_first_token_takes_no_step(n: int, rate: float) -> None:
+    """One token had a rate of thousands per second."""
+    found = timings(
+        Finished(
+            reason="length",
+            usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=n),
+            timings=Timings(queue_ms=0, prefill_ms=1, decode_ms=100),
+        )
+    )
+    assert found["predicted_per_second"] == rate
+
+
+def test_the_list_of_models_tells_how_much_a_request_may_hold(http: httpx.Client) -> None:
+    (entry,) = http.get("/v1/models").json()["data"]
+    assert entry["context_length"] == entry["max_model_len"] == entry["meta"]["n_ctx"]
