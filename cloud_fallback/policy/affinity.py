@@ -1,4 +1,4 @@
-"""After a handoff a conversation stays with its provider for a while, and then returns."""
+"""Keeps a conversation with its provider for a limited time after a handoff."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spillover.runtime.request import Message
 
 _MAX_CONVERSATIONS = 4_096
 _SALT = os.urandom(16)
-"""Keys mean nothing outside this process, so that none reveals a conversation."""
+"""Keys mean nothing outside this process, so no key reveals a conversation."""
 
 
 def conversation_key(messages: tuple[Message, ...], owner: str = "") -> bytes:
@@ -42,8 +42,8 @@ class _Stay(Struct):
 class Affinity:
     """A bounded table of conversations and their providers; clock times are passed in.
 
-    A handoff soon after a conversation has returned makes the next stay twice as long, so that a
-    device that hovers around a threshold does not move it at every turn. Not thread-safe.
+    A handoff soon after a conversation has returned doubles the next stay, so that a device that
+    hovers around a threshold does not move it at every turn. Not thread-safe.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Affinity:
         return len(self._stays)
 
     def handed_over(self, key: bytes, provider: str, now: float) -> None:
-        """*provider* continues the conversation *key*."""
+        """Note that *provider* continues the conversation *key*."""
         settings = self._settings
         length_s = settings.sticky_s
         old = self._stays.pop(key, None)
@@ -70,12 +70,13 @@ class Affinity:
             self._stays.popitem(last=False)
 
     def provider(self, key: bytes, now: float) -> str | None:
-        """Who answers the next turn; None: the local model."""
+        """The provider that answers the next turn; None: the local model."""
         stay = self._stays.get(key)
         return None if stay is None or now >= stay.until else stay.provider
 
     def returned(self, key: bytes, now: float) -> None:
-        """The provider failed, or the user wants the conversation here: it is local at once."""
+        """Return the conversation to the local model at once: the provider failed, or the user
+        wants it here."""
         stay = self._stays.get(key)
         if stay is not None:
             stay.until = min(stay.until, now)

@@ -1,4 +1,4 @@
-"""How likely an answer is to be wrong, judged in windows, and what follows from that."""
+"""Judges in windows how likely an answer is to be wrong, and what follows from that."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Doubt:
     """A fold over the windows of one answer.
 
     P(wrong) comes from the model's *calibration*, or from raw confidence if it has none.
-    *threshold* is what the handoff-rate target makes of this device's last answers; None: the
-    settings' own. A window with an unknown P(wrong) does not count.
+    *threshold* is what the handoff-rate target derives from this device's latest answers; None: the
+    threshold in the settings. A window with an unknown P(wrong) does not count.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Doubt:
         share = self.enter / settings.p_wrong_enter if settings.p_wrong_enter > 0 else 1.0
         self._hold = min(settings.p_wrong_hold * share, self.enter)
         self.forget = min(settings.p_wrong_forget * share, self.enter)
-        """Below this the doubt is over. Values between the thresholds change nothing."""
+        """Below this the doubt has ended. Values between the thresholds change nothing."""
         self.p_wrong: float | None = None
-        """Of the last window; None: unknown."""
+        """P(wrong) of the last window; None: unknown."""
         self.is_raised = False
         """P(wrong) has reached p_wrong_hold and has not fallen below *forget* again."""
         self.highest: float | None = None
-        """The highest value that *confidence_dwell* windows in a row reached: the highest
-        threshold that would have handed this answer over."""
+        """The highest value that *confidence_dwell* windows in a row reached: the highest threshold
+        that would have handed this answer over."""
 
     def judge(self, signals: Signals) -> None:
         """Set *p_wrong* for the answer so far, which is not a window."""
@@ -74,7 +74,7 @@ class Doubt:
         return self.p_wrong if self.highest is None else self.highest
 
     def _p_wrong(self, signals: Signals) -> float | None:
-        # A model is meant to be in doubt while it reasons.
+        # Doubt is expected while a model reasons.
         if signals.track.n < MIN_TOKENS or signals.track is signals.reasoning:
             return None
         if self._calibration is not None:
@@ -82,14 +82,14 @@ class Doubt:
         return self._from_confidence(signals)
 
     def _from_confidence(self, signals: Signals) -> float:
-        """Not a probability, but on the same scale: p_wrong_enter where raw confidence reaches its
-        own threshold."""
+        """A value on the scale of P(wrong), though not a probability: p_wrong_enter where raw
+        confidence reaches its own threshold."""
         settings, track = self._settings, signals.track
         worst = max(
             _share(track.group_mean, settings.raw_group_low),
             _share(track.low_quantile, settings.raw_quantile_low),
         )
-        # Rises without end, so that a handoff-rate target can tell the worst from the bad.
+        # It rises without bound, so that a handoff-rate target can separate the worst from the bad.
         return 1.0 - math.pow(1.0 - settings.p_wrong_enter, worst)
 
 

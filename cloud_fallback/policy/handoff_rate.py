@@ -1,4 +1,4 @@
-"""The threshold that keeps a handoff-rate target: it follows this device's own answers."""
+"""Adapts the threshold to this device's own answers, to meet a handoff-rate target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from spillover.runtime.json_file import read_own_json, write_json
 
 N_FIRST = 20
-"""So many answers are judged by the settings' own threshold, until there is a quantile."""
+"""This many answers are judged by the threshold in the settings, before there is a quantile."""
 _N_KEPT = 64
 _STEP = 0.3
 """How far one answer can move the threshold, in log-odds."""
@@ -36,12 +36,12 @@ class HandoffRate:
     """Keeps the share of answers that are handed over near a target: numbers, no text.
 
     The first threshold is a quantile of the first answers' scores. Later answers that are handed
-    over have no score for their whole text, so that a quantile of theirs would be too low and the
-    rate too high. Instead each answer moves the threshold: up by (1 - target) steps if it was
-    handed over, else down by target steps. That holds the rate whatever the scores look like.
+    over have no score for their whole text, so their quantile would be too low and the rate too
+    high. Instead each answer moves the threshold: up by (1 - target) steps if it was handed over,
+    else down by target steps. That holds the rate for any distribution of scores.
 
     The threshold never falls below *least*. Any thread may use it. A small file keeps it for the
-    next start. Without that file it starts again; an error never costs an answer.
+    next start. Without that file it starts over; an error never costs an answer.
     """
 
     def __init__(self, key: str, target: float, data_dir: Path, *, least: float = 0.0) -> None:
@@ -61,7 +61,8 @@ class HandoffRate:
         return None if odds is None else max(1.0 / (1.0 + math.exp(-odds)), self._least)
 
     def add(self, score: float | None, *, handed_over: bool) -> None:
-        """Take an answer that has ended: its highest P(wrong), and whether it was handed over."""
+        """Learn from an answer that has ended: its highest P(wrong), and whether it was handed
+        over."""
         with self._lock:
             state = self._state
             if score is not None and math.isfinite(score):
@@ -76,7 +77,7 @@ class HandoffRate:
                 self._write()
 
     def flush(self) -> None:
-        """Write what is not written yet."""
+        """Save what is not saved yet."""
         with self._lock:
             if self._n_unwritten:
                 self._write()

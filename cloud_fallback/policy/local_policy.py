@@ -39,7 +39,7 @@ class LocalPolicy:
             calibration=calibration,
         )
         target = settings.handoff_rate_target
-        # With a calibration, an answer that is probably right stays here whatever the rate.
+        # With a calibration, an answer that is probably right stays local whatever the rate.
         least = settings.p_wrong_forget if calibration is not None else 0.0
         self._rate: HandoffRate | None = None
         if target is not None:
@@ -69,6 +69,6 @@ class LocalPolicy:
             self._rate.add(watch.score, handed_over=reason is not None)
 
     def close(self) -> None:
-        """Write what has been learned."""
+        """Save what has been learned."""
         if self._rate:
             self._rate.flush()

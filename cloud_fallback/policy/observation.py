@@ -1,4 +1,4 @@
-"""What a policy looks at: one local leg of an answer at one moment."""
+"""What a policy judges: one local leg of an answer at one moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spillover.runtime.request import GenerationRequest
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
-    """Facts about the local model; None and () are unknown, which never counts as bad."""
+    """Facts about the local model; None and () mean unknown, which never counts as bad."""
 
     n_ctx: int | None = None
     n_kv: int | None = None
@@ -38,11 +38,11 @@ class Observation(Struct, frozen=True, kw_only=True):
     signals: Signals
     doubt: Doubt
     status: EngineStatus = EngineStatus(state="ready")
-    """Of the engine before the start: phases "before" and "accepted"."""
+    """The engine before the start: phases "before" and "accepted"."""
     device: DeviceReading = DeviceReading()
     """Phases "before" and "sensors"."""
     held_from: int | None = None
-    """Where the text that is held back begins, if any is: phases "window" and "after"."""
+    """Where held-back text begins, if there is any: phases "window" and "after"."""
     now: float = 0.0
     """Clock time: phase "silent"."""
     end: Finished | None = None

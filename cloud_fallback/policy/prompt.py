@@ -14,7 +14,7 @@ from spillover.runtime.request import Message
 from spillover.runtime.text.languages import is_covered
 
 _MAX_CHARS = 200_000
-"""The rules look at this many characters at the end of the prompts."""
+"""The rules examine this many characters at the end of the prompts."""
 
 
 def matches_rule(observation: Observation) -> Reason | None:
@@ -24,7 +24,7 @@ def matches_rule(observation: Observation) -> Reason | None:
 
 
 def tools_unusable(observation: Observation) -> Reason | None:
-    """The request has tools, and the local model is known not to call any."""
+    """The request has tools, and the local model is known not to call tools."""
     request, wanted = observation.request, observation.settings.local_tools
     if not request.tools or request.tool_choice == "none":
         return None
@@ -58,7 +58,7 @@ def first_match(rules: Sequence[PromptRule], messages: Sequence[Message]) -> int
 
 
 def check_rules(settings: PolicySettings) -> None:
-    """Raises InvalidRequest that names the first rule whose pattern is invalid."""
+    """Raise an InvalidRequest that names the first rule with an invalid pattern."""
     for index, rule in enumerate(settings.rules):
         _patterns(rule, index)
 

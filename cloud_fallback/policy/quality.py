@@ -1,4 +1,4 @@
-"""Policies about the answer: what makes it no good."""
+"""Policies about the answer: what makes it bad."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def may_leak(observation: Observation) -> bool:
 
 
 def breaks_json(observation: Observation) -> Reason | None:
-    """JSON was asked for, and the text, or the arguments of a tool call, cannot become any."""
+    """JSON was requested, but the text or the arguments of a tool call cannot become valid JSON."""
     signals = observation.signals
     start = signals.broken_at
     if start is not None:
@@ -46,7 +46,7 @@ def repeats_itself(observation: Observation) -> Reason | None:
 
 
 def in_wrong_script(observation: Observation) -> Reason | None:
-    """The answer has changed to a script that the conversation does not use."""
+    """The answer has switched to a script that the conversation does not use."""
     start = observation.signals.scripts.found_at
     if start is None:
         return None
@@ -73,7 +73,7 @@ def is_unsure(observation: Observation) -> Reason | None:
 
 
 def unsure_dwell(observation: Observation) -> float:
-    """Windows in a row; none are enough before the least number of tokens."""
+    """Consecutive windows that must agree; none suffice before the least number of tokens."""
     settings = observation.settings
     enough = observation.signals.track.n >= settings.least_tokens
     return settings.confidence_dwell if enough else float("inf")
@@ -107,8 +107,8 @@ def says_nothing(observation: Observation) -> Reason | None:
 
 
 def misses_json(observation: Observation) -> Reason | None:
-    """The answer has ended and is not the JSON that was asked for. JSON that is not complete can
-    be continued; JSON that does not follow its schema must be rewritten."""
+    """The answer has ended and is not the requested JSON. Incomplete JSON can be continued; JSON
+    that does not follow its schema must be rewritten."""
     signals, wanted = observation.signals, observation.request.response_format
     if not _ended_itself(observation.end):
         return None
@@ -127,5 +127,5 @@ def misses_json(observation: Observation) -> Reason | None:
 
 
 def _ended_itself(end: Finished | None) -> bool:
-    """The model ended its answer: no limit and no stop string did."""
+    """Whether the model ended its answer itself, rather than a limit or a stop string."""
     return end is not None and end.reason in ("stop", "tool_calls") and end.stop is None

@@ -37,8 +37,8 @@ the question, empty, not in the response format, or a refusal."""
 QUALITY: frozenset[str] = frozenset(get_args(QualityCode))
 
 PromptCode: TypeAlias = Literal["rule", "tools", "language"]
-"""The prompt is not for the local model: a rule of the user's, tools that it cannot call, or a
-language that it does not know."""
+"""The prompt is not for the local model: a rule says so, it has tools that the model cannot call,
+or it is in a language that the model does not know."""
 
 ReasonCode: TypeAlias = (
     CapacityCode | QualityCode | PromptCode | Literal["user", "network", "provider", "sticky"]
@@ -47,7 +47,7 @@ ReasonCode: TypeAlias = (
 a provider broke off."""
 
 Verdict: TypeAlias = Literal["pass", "hold", "handoff"]
-"""On the text so far: send it, hold it back while in doubt, or let another writer continue."""
+"""The verdict on the text so far: send it, hold it back while in doubt, or hand over."""
 
 
 class Reason(Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class Reason(Struct, frozen=True, kw_only=True):
 
     code: ReasonCode
     is_hard: bool = False
-    """See Rule.hard, from which it comes."""
+    """Copied from Rule.hard."""
     signals: dict[str, float] = {}
     """Readings and their thresholds, by name."""
     keep_chars: int | None = None

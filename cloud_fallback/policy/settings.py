@@ -42,7 +42,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     calibration, else a value derived from its raw confidence.
     """
 
-    switched_off: Annotated[tuple[ReasonCode, ...], Help("Reasons that are ignored.")] = ()
+    switched_off: Annotated[tuple[ReasonCode, ...], Help("Reasons to ignore.")] = ()
     handoff_rate_target: Annotated[
         Annotated[float, Meta(gt=0.0, lt=1.0)] | None,
         Help("Share of the answers to hand over for their quality."),
@@ -66,8 +66,8 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Count,
         Help("Tokens that a prompt must leave for the answer (or max_tokens, if less)."),
     ] = 64
-    memory_low: Annotated[Share, Help("Share of memory still available that is too little.")] = 0.04
-    memory_recovered: Annotated[Share, Help("Share that is enough again.")] = 0.07
+    memory_low: Annotated[Share, Help("Share of available memory that is too low.")] = 0.04
+    memory_recovered: Annotated[Share, Help("Share that is high enough again.")] = 0.07
     temperature_high_c: Annotated[
         Celsius,
         Help("Processor temperature (°C) that is too high, unless the sensor has a lower limit."),
@@ -83,8 +83,8 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Help("A low clock rate counts once decoding has slowed to this share of its best rate."),
     ] = 0.6
     battery_low: Annotated[Share, Help("Charge that is too low, while on battery.")] = 0.1
-    battery_recovered: Annotated[Share, Help("Charge that is enough again.")] = 0.15
-    sensor_dwell: Annotated[Dwell, Help("Consecutive readings of a sensor that must agree.")] = 2
+    battery_recovered: Annotated[Share, Help("Charge that is high enough again.")] = 0.15
+    sensor_dwell: Annotated[Dwell, Help("Consecutive sensor readings that must agree.")] = 2
 
     # Confidence
     p_wrong_hold: Annotated[
@@ -96,7 +96,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Dwell, Help("Consecutive windows that must reach p_wrong_enter.")
     ] = 2
     least_tokens: Annotated[
-        Count, Help("Tokens with a word in them before low confidence counts.")
+        Count, Help("Tokens with words in them before low confidence counts.")
     ] = 12
     no_handoff_tail: Annotated[
         Share, Help("Last part of max_tokens, in which soft reasons no longer count.")
@@ -110,7 +110,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = -6.0
     judges_short_answers: Annotated[
         bool,
-        Help("Whether an answer counts that ended while all of its text was held back."),
+        Help("Whether to judge an answer that ended while all of its text was held back."),
     ] = True
 
     # Holding back
@@ -129,7 +129,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     near_loop_count: Annotated[
         int,
         Meta(ge=3, le=256),
-        Help("Occurrences of the same four tokens within 256 tokens that are a loop."),
+        Help("Occurrences of the same four tokens within 256 tokens that make a loop."),
     ] = 9
     foreign_letters: Annotated[
         int,
@@ -151,7 +151,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(max_length=64),
         Help("ISO 639-1 codes that the local model knows; empty: as its calibration says."),
     ] = ()
-    """Without a calibration that knows, all."""
+    """Without a calibration that says so, all."""
     local_tools: Annotated[
         bool | None,
         Help("Whether the local model can call tools; none: as its calibration says."),

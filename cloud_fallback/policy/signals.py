@@ -1,4 +1,4 @@
-"""What the policies look at in an answer: a fold over its events and their times."""
+"""The signals of an answer for the policies: a fold over its events and their times."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Signals:
             prompts.append(request.prompt)
         conversation = "\n".join((*prompts, *(m.content for m in request.messages)))
         self.wait: tuple[CapacityCode, float] = "queue", now
-        """What it is waiting for, named by the reason that too long a wait gives, and since when:
+        """What it is waiting for, named by the reason for a wait that is too long, and since when:
         its turn, its first token, KV cells (back in the queue in mid-answer), or the next token."""
         self.n_prompt_tokens: int | None = None
         self.n_tokens = 0
@@ -56,17 +56,17 @@ class Signals:
         self.code = Confidence()
         self.reasoning = Confidence()
         self.track = self.text
-        """Of the kind of text that came last."""
+        """The confidence for the kind of text that came last."""
         self.loops = Loops(settings.loop_tokens, settings.loop_copies, settings.near_loop_count)
         self.fences = Fences()
         self.leaks = Leaks(conversation)
         self.scripts = Scripts(prompts, settings.foreign_letters)
-        # A refusal comes at the beginning of an answer, and only of an answer in a chat.
+        # A refusal comes at the beginning of an answer, and only in a chat.
         self.refusals = Refusals(settings.refusal_chars if request.messages and not begun else 0)
         self.coverage = PromptCoverage(prompts[-1] if prompts else "")
         self.json = _json_of(request.response_format)
         self.document: list[str] = [begun] if self.json is not None else []
-        """The whole text if JSON was asked for, else nothing."""
+        """The whole text if JSON was requested, else nothing."""
         self.calls: dict[int, JsonReader] = {}
         self._n_begun = len(begun)
         self._prefill_since: float | None = None
@@ -120,7 +120,7 @@ class Signals:
 
     @property
     def rate(self) -> float | None:
-        """Tokens per second over the last 32; None before there are as many."""
+        """Tokens per second over the last 32; None until there are 32."""
         times = self._times
         if len(times) < _RATE_TOKENS:
             return None
@@ -172,7 +172,7 @@ class Signals:
             self._n_end_chars -= len(self._ends.popleft())
 
     def text_end(self) -> str:
-        """About the last two thousand characters, reasoning included."""
+        """About the last two thousand characters, including reasoning."""
         return "".join(self._ends)
 
     def _take_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
@@ -183,7 +183,7 @@ class Signals:
                 has_word = _WORD.search(token.token) is not None
                 if len(words) < _MAX_KNOWN_TOKENS:
                     words[token.token_id] = has_word
-            # The first token says how answers begin, not how sure the model is of this one.
+            # The first token shows how answers begin, not how sure the model is of this one.
             if has_word and self.n_tokens > 1:
                 self.track.push(token)
 
@@ -197,13 +197,13 @@ class Signals:
 
     @property
     def broken_at(self) -> int | None:
-        """Where in this leg's text the JSON that was asked for breaks."""
+        """Where the requested JSON becomes invalid in this leg's text."""
         if self.json is None or self.json.error_at is None:
             return None
         return max(self.json.error_at - self._n_begun, 0)
 
     def features(self) -> dict[str, float]:
-        """What P(wrong) may depend on: the confidence of the current track, and the text."""
+        """The features of P(wrong): the confidence of the current track, and the text."""
         return self.track.features() | {
             "distinct_4grams": self.loops.distinct_share,
             "refusal": float(self.refusals.found),

@@ -18,7 +18,7 @@ _STRICTEST_FIRST: tuple[Fallback, ...] = ("never", "ask", "auto")
 
 
 class Routing(Struct, frozen=True, kw_only=True):
-    """What the owner wants (in the configuration) or the caller (in the request). None: no
+    """What the owner (in the configuration) or the caller (in the request) wants. None: no
     preference."""
 
     fallback: Fallback | None = None
@@ -41,9 +41,9 @@ class Allowed(Struct, frozen=True, kw_only=True):
 
 
 def allowed(owner: Routing, request: Routing) -> Allowed:
-    """The stricter of both: a request can narrow what the owner set, never widen it.
+    """The stricter of both: a request can narrow what the owner allows, never widen it.
 
-    Raises InvalidRequest when nobody is left to answer.
+    Raises InvalidRequest when no writer is left.
     """
     places = {owner.only, request.only}
     cloud = "never" if "local_only" in places else strictest(owner.fallback, request.fallback)
@@ -57,7 +57,7 @@ def allowed(owner: Routing, request: Routing) -> Allowed:
 
 
 def strictest(*wishes: Fallback | None) -> Fallback:
-    """The strictest of *wishes* that are not None; "never" without any."""
+    """The strictest of *wishes* that are not None; "never" if there are none."""
     return min((wish for wish in wishes if wish), key=_STRICTEST_FIRST.index, default="never")
 
 
@@ -69,4 +69,4 @@ def _nothing_left(owner: Routing, request: Routing) -> str:
             "the request is cloud_only, but the owner of this device lets nothing leave it: "
             "leave cloud_only out, or set fallback to ask or auto in the configuration"
         )
-    return "cloud_only with fallback = never leaves nobody to answer: drop one of them"
+    return "cloud_only with fallback = never leaves no writer: drop one of them"

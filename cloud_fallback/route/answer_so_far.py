@@ -1,4 +1,4 @@
-"""What the client has of one answer, and who wrote it."""
+"""What the client has received of one answer, and who wrote it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from spillover.runtime.events import (
 from spillover.runtime.request import GenerationRequest
 
 CHARS_PER_TOKEN = 4
-"""For an estimate of the tokens of a stream that broke off before its usage came."""
+"""To estimate the tokens of a stream that broke off before its usage arrived."""
 
 
 class AnswerSoFar:
-    """Remembers what was sent. Takes every event that goes to the client, at constant cost."""
+    """Remembers what was sent. Takes every event for the client, at constant cost."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
@@ -56,19 +56,19 @@ class AnswerSoFar:
 
     @property
     def remaining_tokens(self) -> int | None:
-        """What max_tokens leaves; None: no limit. A cloud model's unseen reasoning and text that
-        was taken back do not count."""
+        """What remains of max_tokens; None: no limit. A cloud model's unseen reasoning, and text
+        that was taken back, do not count."""
         return self.tokens_left(self.n_chars)
 
     def tokens_left(self, keep_chars: int) -> int | None:
-        """remaining_tokens once the text after *keep_chars* is taken back."""
+        """remaining_tokens after the text beyond *keep_chars* is taken back."""
         limit = self.request.max_tokens
         if limit is None:
             return None
         return max(limit - self._n_shown_tokens + self._n_tokens_behind(keep_chars), 0)
 
     def _n_tokens_behind(self, keep_chars: int) -> int:
-        """An estimate: the text after *keep_chars* has its share of the tokens."""
+        """An estimate: the text after *keep_chars* has a proportional share of the tokens."""
         share = max(self.n_chars - keep_chars, 0) / max(self.n_chars, 1)
         return round(share * self._n_shown_tokens)
 
@@ -78,7 +78,7 @@ class AnswerSoFar:
         return max(self.n_tokens - unseen - self._n_taken_back, 0)
 
     def sent(self, event: StreamEvent) -> None:
-        """*event* goes to the client."""
+        """Note that *event* goes to the client."""
         match event:
             case Delta(text=text):
                 if text:
@@ -96,7 +96,7 @@ class AnswerSoFar:
                 self._n_cached = n
 
     def leg_ended(self, leg: Leg, timings: Timings | None = None) -> None:
-        """A writer has ended, well or not; *leg* is its part."""
+        """Note that a writer has ended, successfully or not; *leg* is its part."""
         self.legs.append(leg)
         if timings is not None and len(self.legs) == 1:
             self._queue_ms, self._prefill_ms = timings.queue_ms, timings.prefill_ms

@@ -1,4 +1,4 @@
-"""Circuit breakers: no answer of the device goes to a provider that fails.
+"""Circuit breakers: no answer of the device goes to a failing provider.
 
 | error | what happens |
 |---|---|
@@ -36,7 +36,7 @@ from spillover.runtime.cancellation import Cancellation
 Clock: TypeAlias = Callable[[], float]
 
 LONGEST_TURN_S = 10.0
-"""The longest wait for a turn at a provider about which nothing is known."""
+"""The longest wait for a turn at a provider whose state is unknown."""
 
 RATE_LIMITED = Cooling(reason="rate_limited", first_s=5, longest_s=300)
 OVERLOADED = Cooling(reason="overloaded", first_s=1, longest_s=60)
@@ -47,7 +47,7 @@ UNREACHED = Cooling(reason="network", first_s=2, longest_s=60)
 """For the provider that was not reached. Longer than OFFLINE, so that another provider, if any,
 probes the network next."""
 OFFLINE = Cooling(reason="network", first_s=0.5, longest_s=30, probe_at_once=True)
-"""For all cloud providers. Only one may be out of reach, so another one is tried at once."""
+"""For all cloud providers. Possibly only one is out of reach, so another one is tried at once."""
 
 
 class CircuitOpen(Struct, frozen=True, kw_only=True):
@@ -65,10 +65,10 @@ class CircuitOpen(Struct, frozen=True, kw_only=True):
 
 
 class CircuitBreakers:
-    """One circuit for each provider and one for the network. Any thread may use them; only
-    wait_turn() waits.
+    """One circuit per provider and one for the network. Any thread may use them; only wait_turn()
+    blocks.
 
-    The network's circuit does not hold for providers in *local_network*.
+    The network's circuit does not apply to providers in *local_network*.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class CircuitBreakers:
         self._network = Circuit(n_probes=None)
 
     def acquire(self, provider: str) -> Permit | CircuitOpen:
-        """The right to send *provider* one request, or why not now."""
+        """The right to send one request to *provider*, or why it must not be sent now."""
         with self._changed:
             return self._refusal(provider) or self._permit(provider)
 
     def wait_turn(self, provider: str, cancellation: Cancellation) -> Permit | CircuitOpen:
-        """As acquire(), but wait while others find out whether *provider* answers: up to
-        LONGEST_TURN_S, and not after *cancellation*."""
+        """Like acquire(), but wait while others find out whether *provider* answers: at most
+        LONGEST_TURN_S, and only until *cancellation*."""
 
         def wake() -> None:
             with self._changed:
@@ -160,8 +160,8 @@ class CircuitBreakers:
 
 
 class Permit:
-    """The right to send one request, and where to report how it went. As a context manager it is
-    released without a verdict when nothing was reported, as after a cancellation."""
+    """The right to send one request, and the place to report how it went. As a context manager, it
+    is released without a verdict if nothing was reported, as after a cancellation."""
 
     def __init__(self, breakers: CircuitBreakers, provider: str, passes: tuple[Pass, ...]) -> None:
         self.provider = provider
@@ -170,12 +170,12 @@ class Permit:
         self._is_over = False
 
     def answered(self) -> None:
-        """The answer has begun: others may send, too. success() or failure() follows."""
+        """The answer has begun: others may send too. success() or failure() follows."""
         if not self._is_over:
             self._breakers.report(self, Circuit.answered)
 
     def success(self) -> None:
-        """The answer has come to its end."""
+        """The answer is complete."""
         if self._ends():
             self._breakers.report(self, Circuit.succeeded)
 
@@ -185,7 +185,7 @@ class Permit:
             self._breakers.report_failure(self, error)
 
     def release(self) -> None:
-        """The request ended, or was never sent, and that says nothing about the provider."""
+        """The request ended or was never sent, which says nothing about the provider."""
         if self._ends():
             self._breakers.report(self, lambda circuit, granted, _now: circuit.released(granted))
 

@@ -1,9 +1,9 @@
-"""When a provider may be asked: pure, the clock is passed in.
+"""Decides when a provider may be asked. Pure: the clock is passed in.
 
-Closed: requests go out; only a few probes while it is not known whether the provider answers.
-Open: it failed, nothing goes out until it has cooled. Half-open: it has cooled, and one request
-goes out as a probe; when the provider answers it, the circuit is closed again; when not, it cools
-for longer.
+Closed: requests go out, but only a few probes while it is unknown whether the provider answers.
+Open: it failed, and nothing goes out until it has cooled. Half-open: it has cooled, and one request
+goes out as a probe. If the provider answers it, the circuit closes again; if not, it cools for
+longer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from msgspec import Struct
 OpenReason: TypeAlias = Literal[
     "rate_limited", "overloaded", "auth", "billing", "network", "truncated", "probing"
 ]
-"""Why a request must not be sent; "probing": another one is finding out whether it may."""
+"""Why a request must not be sent; "probing": another request is finding out whether it may."""
 
 N_PROBES = 4
 """Requests at a time to a provider that has not answered lately."""
 KNOWN_FOR_S = 60.0
-"""An answer shows for this long that the provider is well."""
+"""An answer proves for this long that the provider works."""
 PROBE_LIFE_S = 120.0
 """A probe that has not reported after this time no longer counts."""
 MAX_RETRY_AFTER_S = 86_400.0
@@ -29,9 +29,9 @@ MAX_GROWTH = 16
 
 
 class Cooling(Struct, frozen=True, kw_only=True):
-    """How long a circuit stays open: *first_s*, doubled each time in a row, up to *longest_s*.
-    It opens *after* this many failures in a row. *probe_at_once*: the first time in a row it is
-    half-open at once."""
+    """How long a circuit stays open: *first_s*, doubled each consecutive time, up to *longest_s*.
+    It opens *after* this many consecutive failures. *probe_at_once*: the first time it is half-open
+    at once."""
 
     reason: OpenReason
     first_s: float
@@ -59,7 +59,7 @@ class Circuit:
     """The state of one provider, or of the network. Times are seconds of one monotonic clock."""
 
     def __init__(self, n_probes: int | None = N_PROBES) -> None:
-        """*n_probes*: requests at a time while nothing is known; None: any number."""
+        """*n_probes*: concurrent requests while the state is unknown; None: any number."""
         self._n_probes = n_probes
         self._n_passes = 0
         self._n_stale = 0
@@ -68,7 +68,7 @@ class Circuit:
         self._since = 0.0
         self._cool_s = 0.0
         self._probes: dict[Pass, float] = {}
-        """When each was sent."""
+        """When each probe was sent."""
         self._answered_at = float("-inf")
         self._n_openings = 0
         self._n_failures = 0
@@ -78,7 +78,7 @@ class Circuit:
         return self._reason is not None
 
     def blocked(self, now: float) -> Blocked | None:
-        """Why no request may be sent at *now*; None: one may."""
+        """Why no request may be sent at *now*; None: one may be sent."""
         if self._reason and (wait_s := _left(self._since, self._cool_s, now)) > 0:
             return Blocked(reason=self._reason, wait_s=wait_s)
         most = self._max_probes(now)
@@ -89,7 +89,7 @@ class Circuit:
         return Blocked(reason="probing", wait_s=min(lives), is_crowd=not self.is_open)
 
     def admit(self, now: float) -> Pass:
-        """The right to send one request; only when blocked() is None."""
+        """Return the right to send one request. Call it only when blocked() is None."""
         self._n_passes += 1
         granted = Pass(self._n_passes)
         if self._max_probes(now) is not None:
@@ -102,7 +102,7 @@ class Circuit:
         return granted
 
     def answered(self, granted: Pass, now: float) -> None:
-        """The provider answers: a probe closes the circuit."""
+        """The provider has answered: a probe closes the circuit."""
         if self._is_stale(granted) or (self.is_open and granted not in self._probes):
             return
         if self.is_open:
@@ -111,7 +111,7 @@ class Circuit:
         self._probes.clear()
 
     def succeeded(self, granted: Pass, now: float) -> None:
-        """The answer has come to its end: the next opening is as short as the first."""
+        """The answer is complete: the next opening is as short as the first."""
         self.answered(granted, now)
         if not self.is_open and not self._is_stale(granted):
             self._n_openings = self._n_failures = 0
@@ -122,7 +122,7 @@ class Circuit:
         """The request failed: open the circuit, for *retry_after_s* if given.
 
         A request sent before the circuit opened can only lengthen the wait to its own
-        *retry_after_s*: twenty failures at once are one failure.
+        *retry_after_s*: twenty simultaneous failures count as one.
         """
         is_probe = self._probes.pop(granted, None) is not None
         if self._is_stale(granted) or (self.is_open and not is_probe):
@@ -133,11 +133,11 @@ class Circuit:
             self._open(cooling.reason, _cool_s(cooling, self._n_openings, retry_after_s), now)
 
     def released(self, granted: Pass) -> None:
-        """The request ended without a verdict: a probe makes room for another one."""
+        """The request ended without a verdict: if it was a probe, another one may be sent."""
         self._probes.pop(granted, None)
 
     def _max_probes(self, now: float) -> int | None:
-        """How many requests may be under way without an answer; None: any number."""
+        """How many requests may be in flight without an answer; None: any number."""
         if self.is_open:
             return 1
         is_known = _left(self._answered_at, KNOWN_FOR_S, now) > 0
@@ -163,7 +163,7 @@ class Circuit:
 
 
 def _left(since: float, length_s: float, now: float) -> float:
-    """Seconds left of a time that began at *since*; 0 when the clock has gone backwards."""
+    """Seconds left of a period that began at *since*; 0 when the clock has gone backwards."""
     return since + length_s - now if since <= now else 0.0
 
 

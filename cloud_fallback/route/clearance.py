@@ -1,5 +1,5 @@
-"""What must be cleared before anything of an answer leaves the device: the circuit breaker, the
-redaction, the user's consent, and the budget."""
+"""Clears what must be cleared before any part of an answer leaves the device: the circuit breaker,
+the redaction, the user's consent, and the budget."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clearance(Struct, frozen=True, kw_only=True):
     """One request that may leave now."""
 
     request: GenerationRequest
-    """As redacted, and no longer than the budget pays for."""
+    """Redacted, and no longer than the budget allows."""
     redacted: Redacted
     permit: Permit
     reservation: Reservation
@@ -41,10 +41,10 @@ def clear(
     reason: Reason,
     stack: ExitStack,
 ) -> Generator[StreamEvent, None, Clearance]:
-    """Yield the question to the user, if one is asked; return what was cleared.
+    """Yield the question to the user, if there is one; return what was cleared.
 
     *stack* gives the permit and the reservation back. Raises ProviderError, CannotContinue,
-    InvalidRequest and BudgetExceeded when *provider* is passed over, any other KeptLocal when
+    InvalidRequest and BudgetExceeded when *provider* is skipped, and any other KeptLocal when
     nothing may leave for any provider.
     """
     resources, name = context.resources, provider.name
@@ -68,7 +68,7 @@ def clear(
 def _ask_user(
     context: RequestContext, provider: CloudEngine, redacted: Redacted, reason: Reason
 ) -> Generator[StreamEvent]:
-    """Raises ConsentRefused unless the answer may leave."""
+    """Raise ConsentRefused unless the answer may leave."""
     consents, allowed = context.resources.consents, context.allowed.cloud
     if allowed == "never" or consents.is_kept_local(context.id):
         raise ConsentRefused("the answer must stay on the device")
@@ -93,7 +93,7 @@ def _ask_user(
 
 
 def _turn(context: RequestContext, provider: str) -> Generator[StreamEvent, None, Permit]:
-    """The permit to send one request, after a wait if nothing is known about *provider*."""
+    """The permit to send one request, after a wait if the state of *provider* is unknown."""
     breakers = context.resources.breakers
     permit = breakers.acquire(provider)
     if isinstance(permit, CircuitOpen) and permit.is_crowd:

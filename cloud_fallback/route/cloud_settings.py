@@ -1,4 +1,4 @@
-"""What an owner can set about the cloud."""
+"""The owner's settings for the cloud."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
         return Routing(fallback=self.fallback, prefer=self.prefer)
 
     def checked(self) -> Self:
-        """These settings, if they agree with each other and their patterns are valid.
+        """These settings, if they are consistent and their patterns are valid.
 
         Raises InvalidRequest; its *param* is the place, such as "budget.providers".
         """

@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class CloudWriter:
-    """Goes on with what others have written, or with the user's question."""
+    """Continues what others have written, or answers the user's question."""
 
     def __init__(self, provider: CloudEngine) -> None:
         self._provider = provider
@@ -65,7 +65,7 @@ class CloudWriter:
     def _try(
         self, context: RequestContext, stopped: Stopped, n_retries: int
     ) -> Generator[StreamEvent, None, tuple[WriterEnd, float | None]]:
-        """How it ended, and after how many seconds to try again; None: not again."""
+        """How it ended, and after how many seconds to try again; None: do not retry."""
         with ExitStack() as stack:
             try:
                 text = context.text(stopped.withheld)
@@ -89,7 +89,7 @@ class CloudWriter:
                 with context.resources.consents.revocable(context.id, stream.cancellation):
                     cleared.reservation.note(0)
                     yield from stream.events(context.cancellation)
-            except Exception as error:  # a bug of ours must not cost the user the answer
+            except Exception as error:  # a bug in Spillover must not cost the user the answer
                 self._settle_failed(context, cleared, stream, error)
                 wait_s = _retry_s(error, stream, n_retries)
                 return _stopped_by(error, context, stopped, stream), wait_s
@@ -149,7 +149,7 @@ class CloudWriter:
         return Complete(answer.finished(stream.end_reason, stream.stop))
 
     def _missing(self, context: RequestContext, stream: ProviderStream) -> Truncated | None:
-        """What an answer that the provider calls complete lacks."""
+        """What is missing in an answer that the provider calls complete."""
         if not stream.is_ended_by_provider:
             return None
         is_cut = stream.end_reason == "length" and context.answer.remaining_tokens != 0
@@ -187,23 +187,23 @@ def _stopped_by(
 def _moved(
     context: RequestContext, stopped: Stopped, stream: ProviderStream, reason: Reason
 ) -> Stopped:
-    """*stopped*, but here and now and for *reason*."""
+    """*stopped* with *reason*, at the end of the text that the client has now."""
     if stream.n_chars or context.answer.began_tool_call:
         stopped = stopped.outdated()
     return replace(stopped, reason=reason, at=context.now)
 
 
 def _retry_s(error: Exception, stream: ProviderStream, n_retries: int) -> float | None:
-    """After how many seconds to ask the same provider again; None: it is the next one's turn."""
+    """After how many seconds to ask the same provider again; None: ask the next one."""
     if stream.has_answered or not isinstance(error, ProviderError):
         return None
     if isinstance(error, ProviderRefused) and error.no_prefill:
-        return 0.0  # the engine has learned it
+        return 0.0  # the engine has learned from the refusal
     return retry_delay(error, n_retries, chance=random.random())
 
 
 def _wait(seconds: float, cancellation: Cancellation) -> None:
-    """Sleep, unless the client leaves."""
+    """Sleep until the time is up or the client leaves."""
     woken = threading.Event()
     cancellation.subscribe(woken.set)
     try:

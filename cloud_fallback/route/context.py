@@ -20,11 +20,11 @@ from spillover.runtime.events import WriterId
 from spillover.runtime.request import GenerationRequest
 
 RUNAWAY = 2
-"""A provider that wrote this many times the limit, in words, does not keep to it."""
+"""A provider that wrote this many times the limit, in words, ignores the limit."""
 
 
 class RequestContext:
-    """Used by the one thread that iterates the answer; *stream* may be read by others."""
+    """Used by the thread that iterates the answer; other threads may read *stream*."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class RequestContext:
         self.writer = resources.local_writer
         """Who writes now."""
         self.stream: WatchedStream | None = None
-        """The local stream that runs now."""
+        """The local stream that is running now."""
         self.granted: set[str] = set()
         """Providers that the user has consented to, for this answer."""
         self.conversation = (
             conversation_key(request.messages, options.owner) if request.messages else None
         )
-        # A conversation that starts again with the same words is another one.
+        # A conversation that starts again with the same words is a new one.
         self._goes_on = any(message.role == "assistant" for message in request.messages)
         if self.conversation is not None and not self._goes_on:
             resources.consents.forget(self.conversation.hex())
@@ -85,13 +85,13 @@ class RequestContext:
         return self.resources.provider_of(self.conversation)
 
     def stays_with(self, provider: str | None) -> None:
-        """The conversation's next turn is *provider*'s; None: the local model's."""
+        """Note that *provider* gets the conversation's next turn; None: the local model."""
         if self.conversation is not None:
             self.resources.stays_with(self.conversation, provider)
 
     @property
     def may_go_to_cloud(self) -> bool:
-        """Whether a provider could still go on: half a tool call can neither be continued nor
+        """Whether a provider could still continue: half a tool call can be neither continued nor
         taken back."""
         answer = self.answer
         is_over = answer.began_tool_call or answer.remaining_tokens == 0
@@ -148,20 +148,20 @@ class RequestContext:
 
     def _limit(self, plan: Continuation) -> int | None:
         """A provider that was asked for no more than the answer counts its tokens better than we
-        can: it is only stopped when it does not end."""
+        can: it is only stopped if it does not end."""
         left = self.answer.remaining_tokens
         return RUNAWAY * left if left is not None and plan.join == "fresh" else left
 
     @property
     def max_cloud_tokens(self) -> int:
-        """A provider is stopped after so many tokens, reasoning included."""
+        """A provider is stopped after this many tokens, including reasoning."""
         most = self.resources.settings.max_cloud_tokens
         return max(most, RUNAWAY * (self.request.max_tokens or 0))
 
     # --- the record -------------------------------------------------------------------------
 
     def sent(self, event: StreamEvent) -> None:
-        """*event* goes to the client."""
+        """Note that *event* goes to the client."""
         self.answer.sent(event)
         if isinstance(event, Seam):
             self.resources.journal.seam(self.id, event)

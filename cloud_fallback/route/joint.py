@@ -13,11 +13,11 @@ from spillover.runtime.events import Delta
 
 
 class Joint:
-    """Text of a new writer in, events for the client out. Constant cost per piece of text once the
-    seam is settled.
+    """Turns the text of a new writer into events for the client, at constant cost per piece of text
+    once the seam is settled.
 
-    *text*: the answer so far, with what was withheld from the client. *tokens_left*: what
-    max_tokens leaves, for a writer that was given room for more. *announces*: it is another
+    *text*: the answer so far, including what was withheld from the client. *tokens_left*: what
+    remains of max_tokens, for a writer that was given room for more. *announces*: it is another
     writer, so the Seam event comes before its first text.
     """
 
@@ -49,7 +49,8 @@ class Joint:
 
     @property
     def is_over(self) -> bool:
-        """The answer has ended at a stop string or at its length: no more text belongs to it."""
+        """Whether the answer has ended at a stop string or at its length, so that no more text
+        belongs to it."""
         return self._text.stopped is not None or self._limit.is_over
 
     @property
@@ -64,7 +65,7 @@ class Joint:
         return self._events(self._machine.on_deadline(self._clock()))
 
     def end(self) -> list[StreamEvent]:
-        """The events for what is still held, when the answer is complete."""
+        """The events for text that is still held when the answer is complete."""
         events = [] if self.is_over else self._events(self._machine.end())
         return [*events, *self._shown(self._text.flush())]
 

@@ -1,4 +1,4 @@
-"""The local model writes a part of an answer: the first, or the last, as the last resort."""
+"""The local model writes a part of an answer: the first one, or the last one as a last resort."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ UNWATCHED = PolicySettings(switched_off=tuple(c for c in _all_codes() if c != "u
 
 
 class LocalWriter:
-    """Used once. *policy* None: only the user may hand over what it writes."""
+    """For one use. *policy* None: only the user may hand over what it writes."""
 
     def __init__(self, policy: LocalPolicy | None = None) -> None:
         self._policy = policy
@@ -53,7 +53,7 @@ class LocalWriter:
     def write(
         self, context: RequestContext, stopped: Stopped | None
     ) -> Generator[StreamEvent, None, WriterEnd]:
-        """See Writer. With *stopped*, no provider goes on: the local model does, or the answer
+        """See Writer. With *stopped*, no provider continues: the local model does, or the answer
         ends with what the model had held back."""
         n_handoffs = context.answer.n_handoffs
         if stopped is not None:
@@ -90,7 +90,7 @@ class LocalWriter:
     def _plan(
         self, context: RequestContext, *, announces: bool
     ) -> tuple[GenerationRequest, Joint | None]:
-        """What the model is asked, and how its text is joined to what is there."""
+        """The request to the model, and how its text is joined to the answer so far."""
         request, answer = context.request, context.answer
         if not answer.has_begun:
             if self._policy is not None:
@@ -150,7 +150,7 @@ class LocalWriter:
 def _joined(
     context: RequestContext, stream: WatchedStream, joint: Joint
 ) -> Generator[StreamEvent, None, WriterEnd]:
-    """The stream's events, its text joined to what was said before."""
+    """The stream's events, with its text joined to the answer so far."""
     events = stream.events(context.cancellation)
     while True:
         try:
@@ -174,7 +174,7 @@ def _ended(
     context: RequestContext, stream: WatchedStream, joint: Joint | None, end: WriterEnd
 ) -> WriterEnd:
     answer, finished = context.answer, stream.finished
-    assert finished is not None, "the stream has come to its end"
+    assert finished is not None, "the stream has ended"
     answer.leg_ended(local_leg(context.resources.local_writer, finished), finished.timings)
     if stream.deferred is not None:
         context.stays_with(context.resources.providers[0].name)
@@ -193,13 +193,14 @@ def _ended(
 def _come_back(
     context: RequestContext, stopped: Stopped
 ) -> Generator[StreamEvent, None, Complete | None]:
-    """No provider goes on. None: the local model is to write on; else the answer ends."""
+    """Decide what happens when no provider continues. None: the local model does; otherwise the
+    answer ends."""
     answer, end, held = context.answer, stopped.local_end, stopped.held
     is_spent = answer.remaining_tokens == 0
     cannot = (stopped.local_error is not None or not context.allowed.local) and not is_spent
     if answer.began_tool_call and end is None and not cannot:
         return Complete(answer.finished("interrupted"))  # half a call cannot be continued
-    if end is None:  # the call it had begun is made anew
+    if end is None:  # the call that it had begun is made again
         held = tuple(takewhile(lambda event: not isinstance(event, ToolCallDelta), held))
     goes_on = end is None and not is_spent and not cannot
     if context.writer.origin == "cloud" and (goes_on or held):
@@ -217,7 +218,8 @@ def _come_back(
 
 
 def _give_up(context: RequestContext, stopped: Stopped) -> Complete:
-    """Nobody can go on: an error before the first word, later an end that is never "stop"."""
+    """End an answer that no writer can continue: with an error before the first word, later with an
+    end that is never "stop"."""
     answer = context.answer
     if answer.has_begun:
         is_full = isinstance(stopped.local_error, ContextOverflow)
@@ -230,7 +232,8 @@ def _give_up(context: RequestContext, stopped: Stopped) -> Complete:
 
 
 def reason_of(error: SpilloverError, status: EngineStatus) -> Reason | None:
-    """Why another writer should answer; None: nobody could, as the request itself is wrong."""
+    """Why another writer should answer; None: no writer could, since the request itself is
+    wrong."""
     match error:
         case ContextOverflow():
             found = {"n_prompt_tokens": float(error.n_prompt_tokens), "n_ctx": float(error.n_ctx)}

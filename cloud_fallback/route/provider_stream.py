@@ -1,4 +1,4 @@
-"""A provider's stream: restored, joined to what was said before, counted."""
+"""A provider's stream: restored, joined to the answer so far, and counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spillover.runtime.events import (
 
 
 class ProviderStream:
-    """Used once. Everything is done in the thread that iterates events()."""
+    """For one use. Everything happens in the thread that iterates events()."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ProviderStream:
         max_tokens: int,
         clock: Callable[[], float],
     ) -> None:
-        """*max_tokens*, reasoning included, end a stream that does not end by itself."""
+        """*max_tokens*, including reasoning, ends a stream that does not end by itself."""
         self._provider = provider
         self._cleared = cleared
         self._joint = joint
@@ -51,7 +51,7 @@ class ProviderStream:
         self._n_received = 0
         self._finished: Finished | None = None
         self.is_empty = True
-        """Whether it has brought neither text nor a tool call."""
+        """Whether it has produced neither text nor a tool call."""
         self.cancellation = Cancellation()
 
     @property
@@ -63,17 +63,17 @@ class ProviderStream:
 
     @property
     def n_chars(self) -> int:
-        """Characters that the client has got of it."""
+        """Characters of it that the client has received."""
         return self._joint.n_chars
 
     @property
     def is_ended_by_provider(self) -> bool:
-        """False: it was ended here, at a stop string or at the length that was asked for."""
+        """False: it was ended here, at a stop string or at the requested length."""
         return self._finished is not None and not self._joint.is_over
 
     @property
     def end_reason(self) -> FinishReason:
-        """Why it ended, once it has."""
+        """Why it ended, once it has ended."""
         if self._finished is not None and self.is_ended_by_provider:
             return self._finished.reason
         return "length" if self._joint.stopped is None else "stop"
@@ -88,8 +88,8 @@ class ProviderStream:
     def events(self, cancellation: Cancellation) -> Generator[StreamEvent]:
         """Yield what the client may see, all but the end.
 
-        Raises what the provider's stream raises, and BudgetExceeded when it costs too much; what
-        was held in doubt is dropped then.
+        Raises what the provider's stream raises, and BudgetExceeded when it costs too much; text
+        held in doubt is then dropped.
         """
         cancellation.subscribe(self.cancellation.cancel)
         try:
@@ -154,7 +154,7 @@ class ProviderStream:
         return [ToolCallDelta(index=event.index, id=event.id, name=event.name, arguments=arguments)]
 
     def _flush(self) -> Generator[StreamEvent]:
-        """The provider is through: what was held may go out now."""
+        """Send what was held, now that the provider has finished."""
         if self._finished is not None and self._finished.reason == "cancelled":
             return
         if self._joint.is_over:
@@ -170,12 +170,12 @@ class ProviderStream:
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that the provider had in its cache, which may cost less."""
+        """Prompt tokens from the provider's cache, which may cost less."""
         return self._finished.usage.cached_tokens if self._finished is not None else 0
 
     def leg(self) -> Leg:
-        """What it has cost, without the price; estimated where the provider's own count
-        never came."""
+        """The leg's usage without the price; estimated where the provider's own count never
+        arrived."""
         usage = self._finished.usage if self._finished is not None else None
         if usage is None:
             usage = Usage(
@@ -195,5 +195,5 @@ class ProviderStream:
 
 
 def _is_cancelled(event: EngineEvent) -> bool:
-    """Our own end of a request, of which the provider knows nothing."""
+    """The end of a request that we ended ourselves, without the provider's knowledge."""
     return isinstance(event, Finished) and event.reason == "cancelled"

@@ -1,4 +1,4 @@
-"""What all answers of a device share on their route."""
+"""What all answers of a device share on their routes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RouteResources:
         *,
         sensors: Sensors | None = None,
     ) -> Self:
-        """Make them from *settings*; no connection is opened."""
+        """Create them from *settings*, without opening a connection."""
         http = Http(proxy=settings.proxy or None)
         database = Database(settings.ledger)
         on_lan = [provider.name for provider in settings.providers if provider.is_local_network]
@@ -90,8 +90,8 @@ class RouteResources:
         )
 
     def prepare(self) -> None:
-        """Load libraries, tables and certificates, so that no handoff waits for them. Sends
-        nothing and does not wait."""
+        """Load libraries, tables and certificates, so that no handoff waits for them. Sends nothing
+        and returns at once."""
         threading.Thread(target=self.http.prepare, name="prepare-http", daemon=True).start()
         threading.Thread(target=self.redactor.warm, name="prepare-redactor", daemon=True).start()
 
@@ -116,7 +116,7 @@ class RouteResources:
             return self._affinity.provider(conversation, self.clock())
 
     def stays_with(self, conversation: bytes, provider: str | None) -> None:
-        """The next turn of *conversation* is *provider*'s; None: the local model's."""
+        """Note that *provider* gets the next turn of *conversation*; None: the local model."""
         with self._lock:
             if provider is None:
                 self._affinity.returned(conversation, self.clock())
@@ -133,7 +133,7 @@ class RouteResources:
         threading.Thread(target=self.providers[0].warm, name="warm", daemon=True).start()
 
     def close(self) -> None:
-        """Nobody waits for consent any more; connections, threads and the ledger are closed."""
+        """End all waits for consent, and close connections, threads and the ledger."""
         self.consents.close()
         self.sensors.close()
         self.alarms.close()

@@ -1,7 +1,7 @@
-"""Whether to ask the same provider again, and when. Pure.
+"""Decides whether and when to ask the same provider again. Pure.
 
 The next provider, or the local model, serves a waiting user better than patience: a provider that
-asks for more than a moment is left alone.
+asks for more than a short delay is not asked again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def retry_delay(error: ProviderError, n_retries: int, *, chance: float) -> float
     """Seconds to wait before asking the provider of *error* again, at most MAX_WAIT_S; None: ask
     the next one.
 
-    *n_retries* were made already. *chance*, from 0 to 1, spreads many waiting answers: a delay that
+    *n_retries* were already made. *chance*, from 0 to 1, spreads many waiting answers: a delay that
     the provider asks for is a lower bound, and our own backoff is cut by up to a half.
     """
     if isinstance(error, AuthFailed | BillingFailed | ProviderRefused | ContentBlocked):

@@ -28,8 +28,8 @@ class Writer(Protocol):
     ) -> Generator[StreamEvent, None, WriterEnd]:
         """Yield what the client may see, but not the end of the answer.
 
-        *stopped*: how the last writer stopped; None: nobody has written yet. A writer that cannot
-        go on yields nothing and returns *stopped*, with its own error.
+        *stopped*: how the last writer stopped; None: there was no writer yet. A writer that cannot
+        continue yields nothing and returns *stopped* with its own error.
         """
         ...
 
@@ -37,8 +37,8 @@ class Writer(Protocol):
 def route(context: RequestContext) -> Generator[StreamEvent]:
     """Yield the events of one answer.
 
-    Raises InvalidRequest or EngineError when nobody can begin it. An answer that has begun always
-    ends with Finished, if only with "interrupted".
+    Raises InvalidRequest or EngineError when no writer can begin it. An answer that has begun
+    always ends with Finished, even if "interrupted".
     """
     try:
         for event in _route(context):
@@ -63,7 +63,7 @@ def _route(context: RequestContext) -> Generator[StreamEvent]:
 
 def _writers(context: RequestContext, *, begins_here: bool) -> Generator[Writer]:
     """The local model; then the providers in order; then the local model again, unwatched. The last
-    one goes on or ends the answer: a further round begins only when it breaks, or when the user
+    one continues or ends the answer: a further round begins only when it fails, or when the user
     hands the answer over again."""
     if begins_here:
         yield LocalWriter(context.resources.policy())

@@ -1,4 +1,4 @@
-"""Local first, the cloud when needed, one stream: the entry to everything in this package."""
+"""Local first, the cloud when needed, one stream: the entry point of this package."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Router:
     """One for all answers of a device. Any thread may use it. A context manager, to close it."""
 
     def __init__(self, local: Engine, routing: Routing, resources: RouteResources | None) -> None:
-        """*routing*: what the owner allows. *resources* None: there is no cloud, all is local."""
+        """*routing*: what the owner allows. *resources* None: there is no cloud, everything is
+        local."""
         self._local = local
         self._routing = routing
         self._resources = resources
@@ -39,8 +40,8 @@ class Router:
     def open(cls, local: LocalEngine, settings: CloudSettings, environ: Mapping[str, str]) -> Self:
         """The router of *local*'s answers; *environ* may hold the providers' keys.
 
-        With fallback "never", or without a provider, nothing of the cloud is made: no key is
-        looked for, no file is opened, no connection is made.
+        With fallback "never", or without a provider, nothing is set up for the cloud: no key is
+        looked up, no file and no connection is opened.
 
         Raises InvalidRequest for settings that contradict each other.
         """
@@ -58,7 +59,7 @@ class Router:
         options: RouteOptions | None = None,
         cancellation: Cancellation | None = None,
     ) -> Generator[StreamEvent]:
-        """Yield the events of one answer, whoever writes it; close() or *cancellation* ends it.
+        """Yield the events of one answer from all its writers; close() or *cancellation* ends it.
 
         Raises InvalidRequest or EngineBusy before the first event, EngineError at any time.
         """
@@ -80,8 +81,8 @@ class Router:
                 self._running.pop(context.id, None)
 
     def hand_over(self, answer_id: str) -> bool:
-        """Let the cloud go on with a running answer. False: the local model is not writing it, or
-        it may not leave the device."""
+        """Let the cloud continue a running answer. False: the local model is not writing it, or it
+        must not leave the device."""
         with self._lock:
             context = self._running.get(answer_id)
         stream = context.stream if context is not None else None
@@ -91,7 +92,7 @@ class Router:
         return True
 
     def worker_died(self) -> None:
-        """The local model's process has died: hand its answers over unless it soon goes on."""
+        """The local model's process has died: hand its answers over unless it soon continues."""
         if self._resources is None or not self._resources.policy_settings.is_on("crash"):
             return
         with self._lock:
@@ -127,7 +128,7 @@ class Router:
         return self._resources.journal.recent(limit, before=before, owner=owner)
 
     def spending(self) -> list[StatementLine]:
-        """What the cloud has cost and may cost; see Budget.statement."""
+        """What the cloud has cost and may still cost; see Budget.statement."""
         if self._resources is None:
             return []
         names = [engine.name for engine in self._resources.providers]

@@ -13,7 +13,7 @@ from spillover.runtime.setting_help import Help
 
 
 def new_answer_id() -> str:
-    """128 random bits: nobody guesses another's answer."""
+    """128 random bits, so that no client can guess the id of another's answer."""
     return secrets.token_hex(16)
 
 
@@ -26,17 +26,17 @@ class RouteSettings(Struct, frozen=True, kw_only=True):
     max_handoffs: Annotated[
         int, Meta(ge=1, le=16), Help("Most changes of writer within one answer.")
     ] = 4
-    """After these the answer ends where it is."""
+    """After that many, the answer ends where it is."""
     max_cloud_tokens: Annotated[
         int,
         Meta(ge=16, le=10_000_000),
         Help("About how many tokens a provider may write for one answer."),
     ] = 32_768
-    """Reasoning included. A request with a larger max_tokens gets more."""
+    """Including reasoning. A request with a larger max_tokens gets more."""
     consent_timeout_s: Annotated[
         float,
         Meta(gt=0, le=600),  # consent.MAX_WAIT_S
-        Help("Seconds to wait for your consent before the local model goes on."),
+        Help("Seconds to wait for your consent before the local model continues."),
     ] = 60.0
     grace_tokens: Annotated[
         int,
@@ -51,7 +51,7 @@ class RouteSettings(Struct, frozen=True, kw_only=True):
     crash_patience_s: Annotated[
         float,
         Meta(gt=0, le=3_600),
-        Help("Seconds a restarted worker has to go on before the cloud takes over."),
+        Help("Seconds a restarted worker has to continue before the cloud takes over."),
     ] = 2.0
     warms_connections: Annotated[
         bool, Help("Connect to the first provider when an answer begins (fallback = auto).")
@@ -59,7 +59,7 @@ class RouteSettings(Struct, frozen=True, kw_only=True):
 
 
 class RouteOptions(Struct, frozen=True, kw_only=True):
-    """What the caller of one answer wants of its route."""
+    """What the caller wants from the route of one answer."""
 
     id: str = field(default_factory=new_answer_id)
     """Names the answer in consent questions, in records, and for an explicit handoff."""
@@ -68,4 +68,4 @@ class RouteOptions(Struct, frozen=True, kw_only=True):
     routing: Routing = Routing()
     mode: HandoffMode | None = None
     may_replace: bool = False
-    """The client understands Replace; all others only ever see text appended."""
+    """Whether the client understands Replace; all others only ever see text appended."""

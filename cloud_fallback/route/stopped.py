@@ -1,4 +1,4 @@
-"""How one writer's part of an answer ends: all that passes from writer to writer."""
+"""How one writer's part of an answer ended: all that passes from writer to writer."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ class Complete(Struct, frozen=True):
 
 
 class Stopped(Struct, frozen=True, kw_only=True):
-    """Why the last writer stopped, and where: another one is to go on."""
+    """Why the last writer stopped, and where: another one should continue."""
 
     reason: Reason
     at: float
     """Clock time."""
     bad_chars: int = 0
-    """Characters at the end of the text the client has that are no good."""
+    """How many characters at the end of the client's text are bad."""
     withheld: str = ""
-    """Good text that was not sent, as it may begin a stop string."""
+    """Good text that was not sent because it may begin a stop string."""
     held: tuple[EngineEvent, ...] = ()
-    """What the local model said and nobody has seen, *withheld* included. It is sent after all
-    when no provider goes on."""
+    """What the local model wrote and the client has not seen, including *withheld*. It is sent
+    after all when no provider continues."""
     local_end: Finished | None = None
     """The local model's own end of the answer, after *held*."""
     local_error: SpilloverError | None = None
-    """The local model cannot go on."""
+    """The local model cannot continue."""
     cloud_error: Exception | None = None
-    """Why the last provider did not go on."""
+    """Why the last provider did not continue."""
     may_leave: bool = True
-    """False: nothing more of the answer leaves the device."""
+    """False: nothing more of the answer may leave the device."""
 
     def outdated(self) -> Stopped:
-        """The answer has changed since: what the local model had held back has no place in it."""
+        """Without what the local model had held back, because the answer has changed since."""
         return replace(self, bad_chars=0, withheld="", held=(), local_end=None)
 
 

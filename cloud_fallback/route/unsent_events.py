@@ -1,4 +1,4 @@
-"""Events of the local model that are not sent yet, and how much of them is."""
+"""Splits held events of the local model into those to send and the rest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def split(
 ) -> tuple[list[EngineEvent], list[EngineEvent]]:
     """*events* up to *n_chars* characters of text, and what is left.
 
-    A tool call is left whole: the next writer makes it anew. *keeps_rest*: reasoning that comes
-    after the last of the text still goes with the first part.
+    A tool call stays complete: the next writer makes it again. *keeps_rest*: reasoning after the
+    end of the text still goes with the first part.
     """
     sent: list[EngineEvent] = []
     for index, event in enumerate(events):
@@ -41,7 +41,7 @@ def split(
 
 
 def cut(event: Delta, n_chars: int) -> tuple[Delta, Delta]:
-    """*event* in two; its tokens go with the second part."""
+    """*event* split in two; its tokens go with the second part."""
     head = Delta(choice=event.choice, text=event.text[:n_chars])
     return head, msgspec.structs.replace(event, text=event.text[n_chars:])
 

@@ -41,7 +41,7 @@ class WatchedStream:
         alarms: Alarms,
         clock: Callable[[], float],
     ) -> None:
-        """*request* goes on with *answer*. *mode*: with "finish_sentence" a soft reason waits for
+        """*request* continues *answer*. *mode*: with "finish_sentence" a soft reason waits for
         the end of the sentence, with "at_turn" for the next turn."""
         self._engine = engine
         self._request = request
@@ -70,11 +70,11 @@ class WatchedStream:
         self.watch = make_watch(self.trigger)
 
     def hand_over(self) -> None:
-        """The user wants another writer to go on."""
+        """The user wants another writer to continue."""
         self.watch.ask()
 
     def trigger(self, reason: Reason) -> None:
-        """Another writer is to go on: end now, or with the sentence."""
+        """Another writer is to continue: end now, or with the sentence."""
         with self._lock:
             if self._reason is not None:
                 return
@@ -93,7 +93,7 @@ class WatchedStream:
         self._cancellation.cancel()
 
     def worker_died(self) -> None:
-        """Hand over unless the engine goes on soon, by itself, in a new process."""
+        """Hand over unless the engine soon continues by itself in a new process."""
         n_seen = self._n_seen
 
         def look_again() -> None:
@@ -107,7 +107,7 @@ class WatchedStream:
         self._cancellation.cancel()
 
     def held(self) -> tuple[EngineEvent, ...]:
-        """What was said and not sent, once the engine has broken."""
+        """What was written but not sent, once the engine has failed."""
         return self._shown(self._held)
 
     def events(self, cancellation: Cancellation) -> Generator[EngineEvent, None, WriterEnd]:
@@ -186,7 +186,7 @@ class WatchedStream:
             yield self._passed(event)
 
     def _passed(self, event: EngineEvent) -> EngineEvent:
-        """*event* goes to the client."""
+        """Note that *event* goes to the client."""
         if isinstance(event, Delta):
             self._n_sent += len(event.text)
             self._has_begun |= bool(event.text)
@@ -205,7 +205,7 @@ class WatchedStream:
             reason = self._reason
         found = self.watch.finished(event)
         if event.reason != "cancelled":
-            # It ended by itself, perhaps just as it was triggered.
+            # It ended by itself, possibly just as it was triggered.
             reason = found
             self._triggered_at = self._clock()
         if reason is None:
@@ -229,7 +229,7 @@ class WatchedStream:
         )
 
     def _good_text(self, reason: Reason) -> str:
-        """What is good of the text that was held back."""
+        """The good part of the text that was held back."""
         if self._sentence is not None and self._sentence.is_done:
             return ""
         text = text_of(self._held)
