@@ -1,4 +1,4 @@
-"""Calls at a time: one thread for all of them, instead of one for each wait."""
+"""Calls functions at given times: one thread for all of them, instead of one per wait."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 
 class Alarm:
-    """One call that is still to come."""
+    """One future call."""
 
     def __init__(self, alarms: Alarms, callback: Callable[[], object]) -> None:
         self._alarms = alarms
         self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
-        """Do not call; a call that is running now goes on. Calling it again does no harm."""
+        """Do not make the call; one that is running now continues. May be called again."""
         self._alarms.forget(self)
 
 
@@ -37,7 +37,7 @@ class Alarms:
         self._n_dead = 0  # cancelled ones that are still in the heap
 
     def at(self, when: float, callback: Callable[[], object]) -> Alarm:
-        """Call *callback* at *when* (in seconds of the clock), at once if that has passed."""
+        """Call *callback* at *when* (in seconds of the clock), or at once if that has passed."""
         alarm = Alarm(self, callback)
         with self._changed:
             if self._closed:
@@ -66,7 +66,7 @@ class Alarms:
                 self._n_dead = 0
 
     def close(self) -> None:
-        """Forget every alarm; the thread ends."""
+        """Drop every alarm and end the thread."""
         with self._changed:
             self._closed = True
             self._heap.clear()

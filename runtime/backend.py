@@ -19,11 +19,11 @@ SavedKv: TypeAlias = npt.NDArray[np.uint8]
 Mask: TypeAlias = npt.NDArray[np.uint32]
 
 N_BATCH = 512
-"""Most tokens of one call; larger calls read no faster on the devices measured."""
+"""Most tokens per call; larger calls read no faster on the devices measured."""
 
 
 class KvFull(Exception):
-    """The batch found no room in the KV cache; nothing was changed."""
+    """The KV cache has no room for the batch; nothing was changed."""
 
 
 class DecodeAborted(Exception):
@@ -31,11 +31,11 @@ class DecodeAborted(Exception):
 
 
 class DecodeFailed(Exception):
-    """The library could not evaluate the batch; the context is no longer to be trusted."""
+    """The library could not evaluate the batch; the context can no longer be trusted."""
 
 
 class BackendInfo(Struct, frozen=True, kw_only=True):
-    """Facts of a loaded model and its context."""
+    """Facts about a loaded model and its context."""
 
     architecture: str
     description: str
@@ -56,21 +56,21 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     bos_text: str
     eos_text: str
     add_bos: bool
-    """The tokenizer puts the BOS token in front of a text."""
+    """Whether the tokenizer puts the BOS token before a text."""
     use_extra_bufts: bool
     fim: FimTokens | None = None
     library: str
-    """Name and version of the library, for what is remembered about its speed."""
+    """Name and version of the library, the key for what is remembered about its speed."""
     device: str = "CPU"
-    """What computes, in words."""
+    """The device that computes, for display."""
     shares_cells: bool = True
     """copy() takes no cells. False: it takes as many as it copies tokens."""
     warnings: tuple[str, ...] = ()
-    """What the user should know about how the model runs."""
+    """Notes for the user about how the model runs."""
 
 
 def n_params_text(n_params: int) -> str:
-    """A number of parameters for people to read, such as "0.49B" or "5.8M"."""
+    """A number of parameters for display, such as "0.49B" or "5.8M"."""
     return f"{n_params / 1e9:.2f}B" if n_params >= 1e8 else f"{n_params / 1e6:.1f}M"
 
 
@@ -86,10 +86,10 @@ class Rows(Struct, frozen=True):
 
 
 class Constraint(Protocol):
-    """Says which tokens may come next in one constrained answer."""
+    """Decides which tokens may come next in one constrained answer."""
 
     def allows(self, token: int) -> bool:
-        """Whether *token* may come next; cheap, so a sampler may ask before it masks."""
+        """Whether *token* may come next. Cheap, so a sampler may ask before it masks."""
         ...
 
     def mask(self) -> Mask:
@@ -98,12 +98,12 @@ class Constraint(Protocol):
         ...
 
     def accept(self, token: int) -> None:
-        """*token* has come."""
+        """Note that *token* was chosen."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing may follow but the end."""
+        """Whether only the end may follow."""
         ...
 
     @property
@@ -113,7 +113,8 @@ class Constraint(Protocol):
 
 
 class Sampler(Protocol):
-    """Chooses one token after the other for one sequence; keeps its penalties' window."""
+    """Chooses the tokens of one sequence, one after the other; keeps the window of the
+    penalties."""
 
     def sample(self, output: int, position: int) -> int:
         """Choose token number *position* of the answer (0: its first) from the last decode
@@ -142,7 +143,8 @@ class KvSaver(Protocol):
         ...
 
     def restore(self, seq: int, state: SavedKv) -> bool:
-        """Give the empty *seq* a saved state; False, and nothing changed, when there is no room."""
+        """Restore a saved state into the empty *seq*. Return False and change nothing when there is
+        no room."""
         ...
 
 
@@ -178,7 +180,8 @@ class Backend(Protocol):
         ignore_eos: bool,
         constraint: Constraint | None = None,
     ) -> Sampler:
-        """With a *constraint*, only tokens that it allows are sampled; it accepts each of them."""
+        """With a *constraint*, only tokens that it allows are sampled, and it accepts each of
+        them."""
         ...
 
     def decode(self, batch: Sequence[Rows]) -> None:
@@ -193,21 +196,22 @@ class Backend(Protocol):
         ...
 
     def keep(self, seq: int, n_tokens: int) -> int:
-        """Drop what *seq* has past its first *n_tokens*; how many it keeps, which may be fewer
-        when the model's memory cannot be cut there."""
+        """Drop what *seq* has past its first *n_tokens*. Return how many it keeps, which may be
+        fewer when the model's memory cannot be cut there."""
         ...
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
-        """Share the first *n_tokens* of *source* with the empty *target*; how many it has now."""
+        """Share the first *n_tokens* of *source* with the empty *target*; return how many it has
+        now."""
         ...
 
     @property
     def saver(self) -> KvSaver | None:
-        """None where kept sequences cost the others nothing, so that nothing need be saved."""
+        """None where kept sequences do not slow the others down, so nothing needs to be saved."""
         ...
 
     def abort(self) -> None:
-        """End the decode call that is running now, if one is, soon."""
+        """Make the running decode call, if there is one, end soon."""
         ...
 
     def close(self) -> None: ...
@@ -219,4 +223,4 @@ class OpenedModel(Struct, frozen=True, kw_only=True):
     backend: Backend
     fit: ContextFit
     speed_facts: tuple[object, ...]
-    """What its speed depends on besides *backend.info*."""
+    """What its speed depends on, besides *backend.info*."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Cancellation:
-    """A one-way switch that any thread may turn; each subscriber is called once, in that thread.
+    """A one-way switch that any thread may set; each subscriber is called once, in that thread.
 
     A subscriber must be quick and must not raise.
     """
@@ -22,7 +22,7 @@ class Cancellation:
         return self._cancelled
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Call *callback* on cancel, or now if it is already cancelled."""
+        """Call *callback* on cancellation, or now if already cancelled."""
         with self._lock:
             if not self._cancelled:
                 self._subscribers.append(callback)

@@ -1,4 +1,4 @@
-"""Stops Python code that takes too long, in whatever thread it runs."""
+"""Stops Python code that takes too long, in any thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DeadlinePassed(Exception):
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """work(), or DeadlinePassed after *seconds*.
+    """Return work(), or raise DeadlinePassed after *seconds*.
 
     The exception is raised between two bytecodes: a single long C call is not interrupted.
     """
@@ -38,7 +38,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
             timer.cancel()
             with lock:
                 done = True
-            # The strike may have come after the work's last line: take it back.
+            # The exception may have been set after the last line of the work: clear it.
             raise_in(thread_id, None)
     except DeadlinePassed:
         raise DeadlinePassed(f"stopped after {seconds:g} s") from None

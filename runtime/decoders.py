@@ -1,4 +1,4 @@
-"""JSON to typed values, from any thread."""
+"""Decodes JSON to typed values in any thread."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
 def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
-    """The one decoder of *kind*.
+    """The shared decoder of *kind*.
 
-    msgspec looks a Struct's fields up when it first decodes one, and crashes the process when two
-    threads do that at the same time: here it is done under a lock.
+    msgspec looks up a Struct's fields when it first decodes one, and crashes the process when two
+    threads do that at the same time, so it is done here under a lock.
     """
     found = _decoders.get(kind)
     if found is None:

@@ -1,4 +1,4 @@
-"""What this machine gives the process: cores, memory, accelerators."""
+"""What this machine offers the process: cores, memory, accelerators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeviceReport(Struct, frozen=True, kw_only=True):
     cpu: str
     n_cores_physical: int
     n_cores_usable: int
-    """Cores that affinity and cgroup quota leave to this process."""
+    """Cores that CPU affinity and the cgroup quota leave to this process."""
     n_threads_default: int
     ram_bytes: int
     ram_available_bytes: int
@@ -60,7 +60,7 @@ def n_cores_usable() -> int:
 
 
 def available_memory() -> int:
-    """Bytes this process may still take: of the machine, and of its cgroup."""
+    """Bytes that this process may still allocate, limited by the machine and its cgroup."""
     available = psutil.virtual_memory().available
     limit, used = _read_number("memory.max"), _read_number("memory.current")
     if limit is not None and used is not None:
@@ -69,7 +69,7 @@ def available_memory() -> int:
 
 
 def total_memory() -> int:
-    """Bytes this process could take at most: of the machine, or of its cgroup."""
+    """Most bytes that this process could use, limited by the machine or its cgroup."""
     total = psutil.virtual_memory().total
     limit = _read_number("memory.max")
     return int(total if limit is None else min(total, limit))
@@ -141,7 +141,7 @@ _SHORTEST_LOOK_S = 0.1
 
 
 class OurCores:
-    """The cores that this process may use, since it last asked about them."""
+    """The activity of the cores that this process may use, since the last call."""
 
     def __init__(
         self,
@@ -152,25 +152,26 @@ class OurCores:
         self._asked, self._idle_s, self._own_s = clock(), _idle_s(), cpu_clock()
 
     def idle(self) -> float:
-        """How many did nothing, or only what must give way to this process."""
+        """How many were idle, or only ran work that yields to this process."""
         passed_s, idle_s, _ = self._pass()
         return idle_s / passed_s if passed_s > 0 else 0.0
 
     def free(self) -> float:
-        """The same, and those that worked for this process; 0 for too short a time."""
+        """Like idle(), plus the cores that worked for this process; 0 when too little time has
+        passed."""
         passed_s, idle_s, own_s = self._pass()
         return (idle_s + own_s) / passed_s if passed_s >= _SHORTEST_LOOK_S else 0.0
 
     def _pass(self) -> tuple[float, float, float]:
-        """Seconds that have passed, that cores were idle, and that they worked for us."""
+        """Seconds that passed, that cores were idle, and that they worked for us."""
         before = self._asked, self._idle_s, self._own_s
         self._asked, self._idle_s, self._own_s = self._clock(), _idle_s(), self._cpu_clock()
         return self._asked - before[0], self._idle_s - before[1], self._own_s - before[2]
 
 
 def _idle_s() -> float:
-    """Seconds that the cores of this process have been idle, or did niced work where this process
-    is not niced itself, since the machine started."""
+    """Seconds since boot that the cores of this process have been idle, or ran niced work while
+    this process is not niced itself."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     kinds = ("idle", "iowait", "nice") if _has_normal_priority() else ("idle", "iowait")
     return sum(

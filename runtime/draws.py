@@ -18,7 +18,7 @@ def seed_at(seed: int, position: int) -> int:
 
 
 def redraw_seed_at(seed: int, position: int) -> int:
-    """32 other bits, for a second draw of the same token."""
+    """Another 32 bits, for a second draw of the same token."""
     return seed_at(seed ^ _REDRAW, position)
 
 
@@ -31,16 +31,16 @@ class Draws:
         self._generator = np.random.MT19937(0)
 
     def again(self) -> Draws:
-        """Those of redraw_seed_at."""
+        """The same numbers for redraw_seed_at."""
         return Draws(self._seed ^ _REDRAW)
 
     def for_token(self, position: int) -> float:
-        """uniform_real_distribution<double>(0, 1): two words of 32 bits, the low one first."""
+        """uniform_real_distribution<double>(0, 1): two 32-bit words, the low one first."""
         low, high = self._words(position, 2)
         return min((low + high * 2.0**32) / 2.0**64, 1 - 2.0**-53)
 
     def for_chance(self, position: int) -> float:
-        """uniform_real_distribution<float>(0, 1): one word."""
+        """uniform_real_distribution<float>(0, 1): one 32-bit word."""
         (word,) = self._words(position, 1)
         return float(np.float32(word) / np.float32(2.0**32))
 

@@ -1,4 +1,4 @@
-"""The shape that a local model and a cloud provider have in common."""
+"""The interface that a local model and a cloud provider share."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Engine(Protocol):
 
 
 class FimTokens(Struct, frozen=True, kw_only=True):
-    """Token ids of a model that can fill in the middle: prefix, suffix, then what goes between.
-    *repo* and *file* open a repository and each of its files, where the model knows them."""
+    """Token ids of a model that can fill in the middle: prefix, suffix, then the text in between.
+    *repo* and *file* start a repository and each of its files, if the model has them."""
 
     prefix: int
     suffix: int
@@ -41,7 +41,7 @@ class FimTokens(Struct, frozen=True, kw_only=True):
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
-    """What is known of a loaded model, for /v1/models, doctor and the logs."""
+    """Facts about a loaded model, for /v1/models, doctor and the logs."""
 
     name: str
     architecture: str
@@ -51,7 +51,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     n_vocab: int
     n_ctx_train: int
     n_ctx: int
-    """Most tokens of one sequence (prompt and answer)."""
+    """Most tokens per sequence (prompt and answer)."""
     n_kv: int
     """KV cells shared by all sequences."""
     n_parallel: int
@@ -62,7 +62,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     fim: FimTokens | None = None
     """None: the model cannot fill in the middle."""
     device: str = "CPU"
-    """What computes, in words."""
+    """The device that computes, for display."""
     warnings: tuple[str, ...] = ()
 
 
@@ -78,7 +78,7 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     """A snapshot of a local engine."""
 
     state: Literal["loading", "ready", "restarting", "failed", "closed", "hung"]
-    """hung: its process is there, but says nothing."""
+    """hung: its process exists but does not respond."""
     slots: tuple[SlotState, ...] = ()
     n_queued: int = 0
     n_kv_used: int = 0

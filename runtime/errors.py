@@ -1,12 +1,12 @@
 """Every error the runtime raises on purpose.
 
     SpilloverError
-    ├── InvalidRequest          the request cannot be served as it was asked; names the field
+    ├── InvalidRequest          the request cannot be served as asked; names the field
     │   ├── ContextOverflow     prompt longer than the context; carries both numbers
     │   └── ResponseFormatRefused
     │                           the answer cannot be held to its response format
     ├── ModelError              the model file cannot be loaded or used
-    └── EngineError             the engine cannot go on; the request itself was fine
+    └── EngineError             the engine cannot continue; the request itself was fine
         ├── EngineHung          the worker is alive but does not answer
         ├── EngineBusy          the queue is full; carries when to try again
         ├── WorkerDied          the worker process ended and could not be brought back
@@ -31,7 +31,7 @@ class InvalidRequest(SpilloverError):
 
 
 class ContextOverflow(InvalidRequest):
-    """The prompt has more tokens than the context holds (nothing is ever cut in silence)."""
+    """The prompt has more tokens than the context holds (prompts are never cut silently)."""
 
     def __init__(
         self, n_prompt_tokens: int, n_ctx: int, model: str, param: str | None = None
@@ -62,7 +62,7 @@ class ModelError(SpilloverError):
 
 
 class EngineError(SpilloverError):
-    """The engine cannot go on with this request."""
+    """The engine cannot continue this request."""
 
 
 class EngineHung(EngineError):
@@ -70,7 +70,7 @@ class EngineHung(EngineError):
 
 
 class EngineBusy(EngineError):
-    """The queue is full; a new try makes sense after *retry_after_s* seconds."""
+    """The queue is full; try again after *retry_after_s* seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -86,8 +86,8 @@ class EngineClosed(EngineError):
 
 
 def shortage(error: BaseException) -> str | None:
-    """What to tell the user if *error* means that the system gives no more memory or threads, which
-    Python and the libraries say in many ways; None if it means something else."""
+    """What to tell the user if *error* means that the system has no memory or threads left, which
+    Python and the libraries express in many ways; None if it means something else."""
     ways = ("start new thread", "map segment", "allocate memory", "bad_alloc")
     lines = [line.strip() for line in str(error).splitlines() if any(way in line for way in ways)]
     if not lines and not isinstance(error, MemoryError):

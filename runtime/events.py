@@ -1,10 +1,10 @@
-"""What an engine says while it answers: one small class per kind of event.
+"""The events of an engine while it answers: one small class per kind.
 
 A local stream is: Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta | ToolCallDelta)…,
-Finished for each choice. The first Queued means that the request was checked and accepted; errors
-before it mean that nothing was begun; a Queued among the text, that the cells of the answer were
-taken and it waits to go on. Errors later are raised by the engine's generator as
-EngineError. A cloud provider's stream has no Queued and no Prefilling.
+Finished for each choice. The first Queued means that the request was checked and accepted; an error
+before it means that nothing was started. A Queued in mid-answer means that the answer lost its KV
+cells and waits to continue. Later errors are raised by the engine's generator as EngineError. A
+cloud provider's stream has no Queued and no Prefilling.
 
 Events cross the boundary between worker and parent process, hence msgspec Structs.
 """
@@ -73,7 +73,7 @@ class Delta(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ReasoningDelta(Struct, frozen=True, kw_only=True, tag=True):
-    """As Delta, for text the model thinks before it answers."""
+    """Like Delta, for the reasoning that precedes the answer."""
 
     choice: int = 0
     text: str
@@ -82,7 +82,7 @@ class ReasoningDelta(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ToolCallDelta(Struct, frozen=True, kw_only=True, tag=True):
-    """A part of call number *index* of the answer of *choice*.
+    """A part of tool call number *index* in the answer of *choice*.
 
     The first delta of a call carries its *id* and *name*; *arguments* of all deltas of a call,
     joined, are one JSON object.
@@ -98,7 +98,7 @@ class ToolCallDelta(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class WriterId(Struct, frozen=True, kw_only=True):
-    """Who writes: a local model, or a model of a cloud provider."""
+    """The writer: a local model, or a model of a cloud provider."""
 
     origin: Origin
     model: str
@@ -106,7 +106,7 @@ class WriterId(Struct, frozen=True, kw_only=True):
 
 
 class Leg(Struct, frozen=True, kw_only=True):
-    """What one writer of an answer has cost; *cost_usd* None: the price is not known."""
+    """What one writer's part of an answer cost; *cost_usd* None: the price is unknown."""
 
     writer: WriterId
     prompt_tokens: int
@@ -115,24 +115,24 @@ class Leg(Struct, frozen=True, kw_only=True):
     duration_ms: float
     cost_usd: float | None = None
     estimated: bool = False
-    """The counts are our own: the provider's never came, as when its stream broke off."""
+    """The counts are our own: the provider's never arrived, as when its stream broke off."""
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Token counts of one choice; *cached_tokens* of the prompt were not read again."""
+    """Token counts of one choice; *cached_tokens* of the prompt were already in the KV cache."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     reasoning_tokens: int = 0
     legs: tuple[Leg, ...] = ()
-    """One for each writer, when the answer was handed over; in the order in which they wrote."""
+    """One for each writer, in order, if the answer was handed over."""
     estimated: bool = False
-    """The counts are our own: the provider's never came."""
+    """The counts are our own: the provider's never arrived."""
 
 
 class Timings(Struct, frozen=True, kw_only=True):
-    """Milliseconds in the queue, reading the prompt, and generating, of one choice."""
+    """Milliseconds that one choice spent in the queue, reading the prompt, and generating."""
 
     queue_ms: float
     prefill_ms: float
@@ -140,7 +140,7 @@ class Timings(Struct, frozen=True, kw_only=True):
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):
-    """The answer of *choice* is complete. *stop* is the stop string that ended it, if one did."""
+    """The answer of *choice* is complete. *stop* is the stop string that ended it, if any."""
 
     choice: int = 0
     reason: FinishReason

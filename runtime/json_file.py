@@ -31,8 +31,8 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def read_own_json(path: Path, kind: type[T]) -> T | None:
-    """The same of a file that only we write: a damaged one is moved aside, so that the next one
-    can take its place and somebody may look at it."""
+    """Like read_json() for a file that only Spillover writes: a damaged one is moved aside, so that
+    a new one can replace it and the damage can be examined."""
     try:
         return _read(path, kind)
     except OSError:
@@ -41,7 +41,7 @@ def read_own_json(path: Path, kind: type[T]) -> T | None:
         aside = path.with_name(f"{path.name}.damaged")
         with contextlib.suppress(OSError):
             path.replace(aside)
-        _log.warning("%s is damaged (%s); moved to %s, starting anew", path, error, aside.name)
+        _log.warning("%s is damaged (%s); moved to %s, starting afresh", path, error, aside.name)
         return None
 
 
@@ -52,7 +52,7 @@ def _read(path: Path, kind: type[T]) -> T:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Replace *path*, and make its folder if need be. Raises OSError."""
+    """Replace *path*, and create its folder if necessary. Raises OSError."""
     content = msgspec.json.encode(value)
     if indent is not None:
         content = msgspec.json.format(content, indent=indent) + b"\n"
@@ -68,14 +68,14 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
 
 
 def fingerprint(*facts: object) -> str:
-    """Names the model, the library and the settings that a measurement depends on."""
+    """A key for the model, the library and the settings that a measurement depends on."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 class MeasurementStore(Generic[StructT]):
-    """One small JSON file of a *kind* per *name* in a cache folder. A file that cannot be read or
-    written, or holds impossible values, costs a new measurement, never the start. So a *kind* says
-    which values are possible."""
+    """Remembers what was measured about a model on this device, in one file per *name* in a cache
+    folder. A file that cannot be read or written, or holds impossible values, costs a new
+    measurement but never prevents a start. So a *kind* declares which values are possible."""
 
     def __init__(self, cache_dir: Path | None, name: str, kind: type[StructT]) -> None:
         folder = cache_dir or Path(platformdirs.user_cache_dir("spillover"))

@@ -1,7 +1,7 @@
 """A local model as an engine: a worker process, kept alive, behind stream().
 
-The caller's thread iterates stream(). One reader thread per worker hands the events to the
-streams' mailboxes, and deals with the worker's death.
+The caller's thread iterates stream(). One reader thread per worker delivers the events to the
+streams' mailboxes, and handles the worker's death.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from spillover.runtime.worker.supervisor import Supervisor
 from spillover.runtime.worker.ticket import Ticket
 
 CANCEL_TIMEOUT_S = 60.0
-"""A cancelled request has ended within this; else the worker hangs and is killed."""
+"""A cancelled request must end within this time; otherwise the worker hangs and is killed."""
 
 
 class LocalEngine:
-    """Streams answers of a GGUF or ONNX model; the model lives in its own process.
+    """Streams answers of a GGUF or ONNX model, which runs in its own process.
 
     The constructor returns at once; wait_ready() and the first request wait for the model.
     Any thread may use it. Use as a context manager, or call close().
@@ -61,24 +61,24 @@ class LocalEngine:
 
     @property
     def card(self) -> ModelCard:
-        """Facts of the loaded model; EngineError while it is loading."""
+        """Facts about the loaded model. Raises EngineError while it is loading."""
         return self._supervisor.card
 
     @property
     def worker_pid(self) -> int | None:
-        """Process id of the worker, when one is running."""
+        """Process id of the worker; None when none is running."""
         return self._supervisor.worker_pid
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelCard:
-        """Wait until the model is loaded. ModelError says why it cannot be, EngineError that it
-        took longer than *timeout_s* (default: the load_timeout_s of the options)."""
+        """Wait until the model is loaded. Raises ModelError when it cannot be, EngineError when it
+        takes longer than *timeout_s* (default: the load_timeout_s of the options)."""
         if timeout_s is None:
             timeout_s = self._options.load_timeout_s
         return self._supervisor.wait_ready(timeout_s)
 
     def watch_deaths(self, callback: Callable[[], None]) -> None:
-        """Call *callback* whenever the worker has died; running streams go on by themselves in
-        the next one, if they can. It must be quick. One callback; the last one counts."""
+        """Call *callback* whenever the worker has died; running streams continue in the next one,
+        if they can. It must be quick. There is one callback: the last one set."""
         self._supervisor.watch_deaths(callback)
 
     def stream(
@@ -86,7 +86,7 @@ class LocalEngine:
     ) -> Generator[EngineEvent]:
         """Yield the events of one answer; see Engine.stream.
 
-        When the worker dies, a new one goes on from the last token: the stream sees a pause.
+        When the worker dies, a new one continues from the last token: the stream only pauses.
         """
         ticket = self._supervisor.submit(request.checked(), _seed_of(request))
 
@@ -122,7 +122,7 @@ class LocalEngine:
                 yield event
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
-        """Token ids of *text*; *add_special* adds BOS where the model wants it, *parse_special*
+        """Token ids of *text*. *add_special* adds BOS where the model wants it; *parse_special*
         reads control tokens written out in the text."""
         answer = self._supervisor.ask(
             lambda i: AskTokens(
@@ -133,7 +133,7 @@ class LocalEngine:
         return answer.token_ids
 
     def detokenize(self, token_ids: tuple[int, ...]) -> bytes:
-        """The bytes of *token_ids*; InvalidRequest for one outside the vocabulary."""
+        """The bytes of *token_ids*. Raises InvalidRequest for one outside the vocabulary."""
         answer = self._supervisor.ask(lambda i: AskBytes(id=i, token_ids=token_ids))
         assert isinstance(answer, Bytes)
         return answer.content
@@ -143,7 +143,7 @@ class LocalEngine:
         return self._supervisor.status()
 
     def close(self) -> None:
-        """End the worker and every stream. Calling it again does no harm."""
+        """End the worker and every stream. May be called again."""
         self._supervisor.close()
 
 

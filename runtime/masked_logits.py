@@ -1,4 +1,4 @@
-"""Applies a constraint to a row of logits, at the least cost."""
+"""Applies a constraint to a row of logits at the least cost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TokenIds: TypeAlias = npt.NDArray[np.intp]
 
 
 def allowed_logits(constraint: Constraint, logits: Logits) -> tuple[TokenIds, Logits]:
-    """Token ids and their logits, in the order of the ids: the allowed ones alone where they are
-    few; where they are most, all, with minus infinity for the others."""
+    """Token ids and their logits, in order of id: only the allowed ones if they are few; otherwise
+    all, with minus infinity for those not allowed."""
     n_vocab = len(logits)
     mask = constraint.mask().view(np.uint8)
     bits = np.unpackbits(mask, count=n_vocab, bitorder="little").view(np.bool_)

@@ -1,4 +1,4 @@
-"""What a caller asks an engine for."""
+"""What a caller requests from an engine."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Message(Struct, frozen=True, kw_only=True):
     content: str
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
-    """What an assistant's turn asked for."""
+    """The calls that an assistant's turn made."""
     tool_call_id: str | None = None
     """The call that a tool's turn answers."""
     reasoning: str | None = None
-    """What an assistant's turn thought first, for templates that show it."""
+    """The reasoning of an assistant's turn, for templates that show it."""
 
 
 class Tool(Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Tool(Struct, frozen=True, kw_only=True):
     description: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     strict: bool = False
-    """The arguments must follow the schema to the letter."""
+    """The arguments must follow the schema exactly."""
 
 
 class NamedTool(Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class JsonSchema(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Regex(Struct, frozen=True, kw_only=True, tag=True):
-    """The answer matches *pattern* as a whole."""
+    """The whole answer matches *pattern*."""
 
     pattern: str
 
@@ -100,7 +100,7 @@ ResponseFormat: TypeAlias = JsonObject | JsonSchema | Regex | Lark | Gbnf
 
 
 class AnswerDefaults(Struct, frozen=True, kw_only=True):
-    """How to answer requests that do not say it."""
+    """Defaults for requests that leave them open."""
 
     sampling: Sampling = field(default_factory=Sampling)
     n_predict: Annotated[
@@ -130,7 +130,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
     """None: until the model ends its answer or its context is full. 0: only read the prompt, so
-    that its beginning is there for the next request."""
+    that the next request finds its prefix in the KV cache."""
     stop: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...],
         Meta(max_length=MAX_STOP_STRINGS),
@@ -141,8 +141,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """None: none. k: logprob and entropy of each chosen token, and the k likeliest tokens."""
     ignore_eos: bool = False
     reuse_prefix: bool = True
-    """Whether tokens that are in the KV cache already need not be read again. Reading fewer at a
-    time rounds differently, so that near-ties may fall the other way."""
+    """Whether to reuse tokens that are already in the KV cache. Reading fewer at a time rounds
+    differently, so near-ties may fall the other way."""
     continue_final_message: bool = False
     """Continue the last message (an assistant's) instead of opening a new turn."""
     add_generation_prompt: bool = True
@@ -160,7 +160,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
 
     def checked(self) -> GenerationRequest:
-        """This request, or InvalidRequest that names the field that is wrong."""
+        """This request. Raises InvalidRequest, which names the field that is wrong."""
         try:
             request = msgspec.convert(msgspec.to_builtins(self), GenerationRequest)
         except msgspec.ValidationError as error:
@@ -180,7 +180,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
         return request
 
     def _check_values(self) -> None:
-        """InvalidRequest for what cannot be sent to another process: integers beyond 64 bits,
+        """Raise InvalidRequest for what cannot be sent to another process: integers beyond 64 bits,
         half surrogate pairs."""
         try:
             _encode(self)
@@ -201,7 +201,7 @@ def _cannot_be_sent(request: GenerationRequest, name: str) -> bool:
     return False
 
 
-decoder_of(GenerationRequest)  # convert() looks the fields up, too, and in any thread
+decoder_of(GenerationRequest)  # convert() also looks up the fields, and in any thread
 
 
 def _field_of(error: msgspec.ValidationError) -> str | None:

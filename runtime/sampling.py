@@ -1,4 +1,4 @@
-"""How the next token is chosen from the logits: one value, and the only place of its defaults."""
+"""How the next token is chosen from the logits: the only place for these defaults."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0, ``typical_p`` 1,
     ``repeat_penalty`` 1, ``dry_multiplier`` 0 and ``xtc_probability`` 0 switch a sampler off.
 
-    With the same seed the same text comes out whatever else runs: the random draw of token *i*
-    depends on (seed, i) alone. What is left is the backend's arithmetic, which may round
-    differently for batches of other sizes; a near-tie may then fall the other way.
+    The same seed gives the same text whatever else runs: the random draw of token *i* depends on
+    (seed, i) alone. The exception is the backend's arithmetic, which may round differently for
+    batches of other sizes, so that a near-tie falls the other way.
     """
 
     temperature: Annotated[
@@ -40,7 +40,7 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     top_k: Annotated[
         int,
         Meta(ge=0, le=1_000_000),
-        Help("Choose among so many of the likeliest tokens; 0 means all.", flag="--top-k"),
+        Help("Choose among this many of the likeliest tokens; 0 means all.", flag="--top-k"),
     ] = 40
     top_p: Annotated[
         Probability,
@@ -68,7 +68,9 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0.0
     frequency_penalty: Annotated[
         Penalty,
-        Help("Penalty of a token each time that it came; 0 is off.", flag="--frequency-penalty"),
+        Help(
+            "Penalty of a token for each time it came before; 0 is off.", flag="--frequency-penalty"
+        ),
     ] = 0.0
     dry_multiplier: Annotated[
         float,
@@ -119,7 +121,7 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def has_penalties(self) -> bool:
-        """Whether repetition, presence or frequency count."""
+        """Whether a penalty for repetition, presence or frequency is on."""
         return self.repeat_last_n != 0 and (
             self.repeat_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
         )
@@ -130,7 +132,7 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def is_plain_greedy(self) -> bool:
-        """Whether only the argmax of the raw logits matters."""
+        """Whether the token is always the argmax of the raw logits."""
         return (
             self.temperature == 0
             and not self.logit_bias

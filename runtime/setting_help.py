@@ -1,4 +1,4 @@
-"""What an owner reads about a setting. It stands on the field that holds the value."""
+"""What an owner reads about a setting. It is attached to the field that holds the value."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ class Table(Struct, frozen=True):
 
 
 class RequestOnly(Struct, frozen=True):
-    """Makes a field no setting: only a request can say what is meant."""
+    """Marks a field that is not a setting, because only a request can set it."""

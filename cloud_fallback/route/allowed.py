@@ -67,6 +67,6 @@ def _nothing_left(owner: Routing, request: Routing) -> str:
     if request.only == "cloud_only" and request.fallback != "never":
         return (
             "the request is cloud_only, but the owner of this device lets nothing leave it: "
-            "leave cloud_only out, or set fallback to ask or auto in the configuration"
+            "omit cloud_only, or set fallback to ask or auto in the configuration"
         )
     return "cloud_only with fallback = never leaves no writer: drop one of them"

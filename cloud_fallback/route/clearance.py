@@ -43,7 +43,7 @@ def clear(
 ) -> Generator[StreamEvent, None, Clearance]:
     """Yield the question to the user, if there is one; return what was cleared.
 
-    *stack* gives the permit and the reservation back. Raises ProviderError, CannotContinue,
+    *stack* releases the permit and the reservation. Raises ProviderError, CannotContinue,
     InvalidRequest and BudgetExceeded when *provider* is skipped, and any other KeptLocal when
     nothing may leave for any provider.
     """

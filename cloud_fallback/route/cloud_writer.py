@@ -138,7 +138,7 @@ class CloudWriter:
         answer.leg_ended(cleared.reservation.settle(stream.leg(), stream.cached_tokens))
         if context.cancellation.cancelled:
             return Complete(answer.finished("cancelled"))
-        if stream.end_reason == "cancelled":  # the user wants the answer to stay here
+        if stream.end_reason == "cancelled":  # the user wants the answer to stay local
             reason = Reason(code="user", is_hard=True)
             return replace(_moved(context, stopped, stream, reason), may_leave=False)
         cleared.permit.success()
@@ -187,7 +187,7 @@ def _stopped_by(
 def _moved(
     context: RequestContext, stopped: Stopped, stream: ProviderStream, reason: Reason
 ) -> Stopped:
-    """*stopped* with *reason*, at the end of the text that the client has now."""
+    """*stopped* as of now, for *reason*."""
     if stream.n_chars or context.answer.began_tool_call:
         stopped = stopped.outdated()
     return replace(stopped, reason=reason, at=context.now)

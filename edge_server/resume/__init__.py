@@ -1,6 +1,6 @@
-"""Answers that a client can take up again after its connection broke.
+"""Answers that a client can resume after its connection broke.
 
-Each event is recorded before anybody sees it. A reader is a cursor and nothing else, so that slow,
-late or lost readers cost no memory and hold up no answer. Knows no engine and no dialect: an
-encoder gives it the bytes of events.
+Each event is recorded before any reader sees it. A reader is only a cursor, so slow, late or lost
+readers cost no memory and delay no answer. Knows no engine and no dialect: an encoder supplies the
+bytes of events.
 """

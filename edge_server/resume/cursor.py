@@ -1,4 +1,4 @@
-"""Where a client stands in a stream: ``STREAM:NUMBER``, its last event's id. Pure."""
+"""A client's position in a stream: ``STREAM:NUMBER``, the id of its last event. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def event_id(stream_id: str, number: int) -> str:
 
 
 def asked(stream_id: str, last_event_id: str | None, after: str | None) -> int:
-    """The cursor of a request; 0 stands before the first event.
+    """The cursor of a request; 0 is before the first event.
 
     The header overrides the parameter: a browser repeats the address of its first request.
     Raises WireError.

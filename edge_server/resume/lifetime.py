@@ -1,4 +1,4 @@
-"""How long an answer goes on without a client, and how long it is kept. Pure: time is passed in."""
+"""How long an answer runs without a client, and how long it is kept. Pure: time is passed in."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ class ResumeLimits(Struct, frozen=True, kw_only=True):
     grace_s: Annotated[
         float,
         Meta(ge=0, le=3_600),
-        Help("Seconds a resumable answer goes on after its last client left."),
+        Help("Seconds a resumable answer continues after its last client left."),
     ] = field(default=60.0, name="resume_grace_s")
-    """Then it is cancelled."""
+    """After that it is cancelled."""
     keep_s: Annotated[
         float, Meta(ge=0, le=86_400), Help("Seconds a finished resumable answer can be read.")
     ] = field(default=300.0, name="resume_keep_s")
     log_bytes: Annotated[
-        int, Meta(ge=4_096, le=2**30), Help("Bytes kept of a resumable answer: its newest events.")
+        int,
+        Meta(ge=4_096, le=2**30),
+        Help("Most bytes kept of a resumable answer: its newest events."),
     ] = field(default=4 * 2**20, name="resume_log_bytes")
     max_streams: Annotated[
         int,
@@ -35,7 +37,7 @@ class ResumeLimits(Struct, frozen=True, kw_only=True):
 
 
 class Lifetime(Struct, frozen=True, kw_only=True):
-    """Who follows an answer, and since when nobody does."""
+    """The followers of an answer, and since when it has none."""
 
     n_viewers: int = 0
     alone_since: float | None = None
@@ -52,7 +54,7 @@ class Lifetime(Struct, frozen=True, kw_only=True):
         return replace(self, ended_at=now)
 
     def due(self, limits: ResumeLimits) -> float | None:
-        """When its fate changes by itself; None: never."""
+        """When it is due to be cancelled or forgotten; None: never."""
         if self.ended_at is not None:
             return self.ended_at + limits.keep_s
         return None if self.alone_since is None else self.alone_since + limits.grace_s

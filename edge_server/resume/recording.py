@@ -1,4 +1,4 @@
-"""Records an answer as it comes, whoever reads it."""
+"""Records an answer as it is generated, with or without readers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LOG = logging.getLogger(__name__)
 
 
 class Recording:
-    """One answer and its log. Each event is encoded once, in the thread of the answer, before
-    anybody can read it; the last event of the log always says how the answer ended."""
+    """One answer and its log. Each event is encoded once, in the thread of the answer, before it
+    can be read; the last event of the log always says how the answer ended."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Recording:
         source.log.subscribe(self._take, at_once=True)
 
     def stop(self, why: str) -> None:
-        """End the answer; *why* is what its last event will say."""
+        """End the answer; its last event will say *why*."""
         self._why = why
         self._source.cancellation.cancel()
 

@@ -8,9 +8,9 @@ from spillover.edge_server.answers.event_log import Changes, Log
 from spillover.edge_server.wire.errors import WireError
 
 MOST_AT_ONCE = 256
-"""Most events of one read, which bounds what a slow reader holds."""
+"""Most events per read, which bounds what a slow reader holds."""
 _OVERHEAD_BYTES = 48
-"""Of an event in memory, beside its bytes."""
+"""Memory that an event takes besides its bytes."""
 
 
 class CursorTooOld(WireError):
@@ -21,7 +21,7 @@ class CursorTooOld(WireError):
 
 
 class StreamLog(Log[bytes], Protocol):
-    """May be used from any thread; only the writer appends. read() raises CursorTooOld."""
+    """Any thread may use it, but only the writer appends. read() raises CursorTooOld."""
 
     @property
     def first(self) -> int:
@@ -37,11 +37,11 @@ class StreamLog(Log[bytes], Protocol):
     def closed(self) -> bool: ...
 
     def append(self, event: bytes) -> int:
-        """Add an event that every reader can have at once; its number."""
+        """Add an event, which every reader can get at once, and return its number."""
         ...
 
     def close(self) -> None:
-        """No event will follow."""
+        """End the log: no event will follow."""
         ...
 
 
@@ -53,7 +53,7 @@ class MemoryLog(Changes):
         self._max_bytes = max_bytes
         self._events: list[bytes] = []
         self._n_dropped = 0
-        self._n_stale = 0  # dropped ones that are still in the list
+        self._n_stale = 0  # dropped events that are still in the list
         self._n_bytes = 0
         self._closed = False
 

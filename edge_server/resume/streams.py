@@ -1,4 +1,4 @@
-"""All resumable answers: who follows each, when it is cancelled or forgotten."""
+"""All resumable answers: who follows each, and when it is cancelled or forgotten."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Entry:
 
 
 class Streams:
-    """For any thread. Nothing waits: each answer that nobody follows or that has ended has one
+    """For any thread. Nothing blocks: each answer that has ended or has no followers has one
     alarm."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Streams:
         self._entries: dict[str, _Entry] = {}
 
     def open(self, owner: str, encoder: StreamEncoder) -> Recording:
-        """A place for a new answer, which nobody follows yet; the oldest ended one makes room.
+        """A place for a new answer, which has no followers yet; the oldest ended one makes room.
 
         Raises EngineBusy when running answers take all places.
         """
@@ -73,24 +73,24 @@ class Streams:
         return bool(ended)
 
     def discard(self, recording: Recording) -> None:
-        """Nobody will ask for it."""
+        """Forget an answer that no client will ask for."""
         with self._lock:
             self._forget(recording.id)
 
     def find(self, stream_id: str, owner: str) -> Recording:
         """The answer of *owner* with this id.
 
-        Raises the same WireError for an id that never was, is forgotten, or is somebody else's.
+        Raises the same WireError for an id that never existed, is forgotten, or is another owner's.
         """
         with self._lock:
             entry = self._entries.get(stream_id)
             is_kept = entry and entry.lifetime.fate(self._limits, self._clock()) != "forget"
             if entry is None or not is_kept or entry.recording.owner != owner:
-                raise WireError(404, "there is no stream with this id (any more)", "id")
+                raise WireError(404, "there is no stream with this id (or it has expired)", "id")
             return entry.recording
 
     def watch(self, recording: Recording, after: int) -> Viewer:
-        """A reader of *recording* past number *after*.
+        """A reader of *recording* after event number *after*.
 
         Raises WireError for a cursor outside the log.
         """
@@ -116,7 +116,7 @@ class Streams:
             self._change(recording.id, lambda lifetime: lifetime.ended(now))
 
     def _change(self, stream_id: str, change: Callable[[Lifetime], Lifetime]) -> Lifetime | None:
-        """Note what happened, and look again when something is due. The lock is held."""
+        """Note what happened, and set an alarm for the next change. The lock is held."""
         entry = self._entries.get(stream_id)
         if entry is None:
             return None
@@ -136,7 +136,7 @@ class Streams:
             if fate == "forget":
                 self._forget(stream_id)
         if fate == "cancel":
-            entry.recording.stop(f"nobody came back to it within {self._limits.grace_s:g} s")
+            entry.recording.stop(f"no client came back to it within {self._limits.grace_s:g} s")
 
     def _forget(self, stream_id: str) -> None:
         """The lock is held."""

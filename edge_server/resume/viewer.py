@@ -16,7 +16,7 @@ RETRY_MS = 1000
 
 
 class Viewer:
-    """An answer made of recorded events, past number *after*. *on_leave* gets whether the client
+    """An answer made of recorded events after number *after*. *on_leave* is told whether the client
     knows the stream's id, without which it cannot come back."""
 
     is_stream = True
@@ -31,7 +31,9 @@ class Viewer:
         self._on_leave: Callable[[bool], None] | None = on_leave
 
     def open(self) -> bytes:
-        self._knows_id = True  # the head, which names the stream, goes out before these bytes
+        self._knows_id = (
+            True  # the response head, which names the stream, goes out before these bytes
+        )
         return b"retry: %d\n" % RETRY_MS
 
     def feed(self, event: bytes) -> bytes:
@@ -45,7 +47,7 @@ class Viewer:
         return b""  # the last event says how the answer ended
 
     def fail(self, error: WireError) -> bytes:
-        """An error of this connection only: without an id, since it is in no log."""
+        """An error of this connection only: without an id, since it is not in any log."""
         return self._recording.encoder.error_event(error)
 
     def leave(self) -> None:
