@@ -66,7 +66,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Count,
         Help("Tokens that a prompt must leave for the answer (or max_tokens, if less)."),
     ] = 64
-    memory_low: Annotated[Share, Help("Share of available memory that is too low.")] = 0.04
+    memory_low: Annotated[Share, Help("Share of memory still available that is too low.")] = 0.04
     memory_recovered: Annotated[Share, Help("Share that is high enough again.")] = 0.07
     temperature_high_c: Annotated[
         Celsius,
