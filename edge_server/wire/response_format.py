@@ -143,4 +143,5 @@ def _schema(value: dict[str, Any] | str, name: str) -> JsonSchema:
 def _choice(texts: tuple[str, ...], name: str) -> Lark:
     if not any(texts):
         raise bad_request(f"{name}: give at least one text", name)
-    return Lark(grammar="start: " + " | ".join(json.dumps(text) for text in texts))
+    # As one terminal: thousands of alternatives are one automaton there, not as many rules.
+    return Lark(grammar="start: TEXT\nTEXT: " + " | ".join(json.dumps(text) for text in texts))

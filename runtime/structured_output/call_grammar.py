@@ -11,6 +11,7 @@ from typing import Any
 from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.request import JsonObject, JsonSchema, Tool
 from spillover.runtime.structured_output.grammar import JSON_STYLE, clean_schema
+from spillover.runtime.structured_output.subschemas import Schema
 from spillover.runtime.tools.formats import ToolFormat
 
 Spell = Callable[[str], str]
@@ -117,9 +118,13 @@ def _moved(value: Any, root: str) -> Any:
     }
 
 
-def checked(tools: tuple[Tool, ...], fault_of: Callable[[dict[str, Any]], str]) -> tuple[Tool, ...]:
+def checked(
+    tools: tuple[Tool, ...],
+    fault_of: Callable[[Schema], str],
+    freed: Callable[[Schema], Schema],
+) -> tuple[Tool, ...]:
     """*tools* with parameters that can be held to. A schema with something in it that grammars
-    cannot say is refused for a strict tool; for others any object will do."""
+    cannot say is refused for a strict tool; for others those places are free."""
     held = []
     for index, tool in enumerate(tools):
         param = f"tools[{index}].function.parameters"
@@ -127,5 +132,9 @@ def checked(tools: tuple[Tool, ...], fault_of: Callable[[dict[str, Any]], str]) 
         fault = fault_of(_arguments(tool)) if schema else ""
         if fault and tool.strict:
             raise InvalidRequest(f"{param}: {fault}", param)
-        held.append(tool if not fault else Tool(name=tool.name, parameters={"type": "object"}))
+        if fault:
+            tool = Tool(name=tool.name, parameters=freed(schema))
+            if fault_of(_arguments(tool)):
+                tool = Tool(name=tool.name, parameters={"type": "object"})
+        held.append(tool)
     return tuple(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import threading
@@ -33,7 +34,9 @@ from spillover.runtime.structured_output.matching import (
     compile_grammar,
     first_lines,
 )
-from spillover.runtime.structured_output.schema_faults import fault_in
+from spillover.runtime.structured_output.schema_faults import unheld_place
+from spillover.runtime.structured_output.subschemas import Schema
+from spillover.runtime.structured_output.trial import Trial, TrialFailed
 from spillover.runtime.structured_output.vocabulary import Vocabulary
 from spillover.runtime.text.json_reader import normalize_escapes
 from spillover.runtime.text.template_tags import TagPair
@@ -51,12 +54,23 @@ class ConstraintFactory:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._trial = Trial()
         self._lock = threading.Lock()
         self._vocabulary: Vocabulary | None = None
         self._compiled = functools.lru_cache(N_REMEMBERED)(self._compile)
+        self._error_of = functools.lru_cache(N_REMEMBERED)(self._find_error)
 
     def _compile(self, grammar: str, refuse: Refuse) -> GrammarConstraint:
+        if error := self._error_of(grammar):
+            raise refuse(first_lines(error))
         return compile_grammar(self.vocabulary, grammar, refuse)
+
+    def _find_error(self, grammar: str) -> str:
+        try:
+            error: str = self._trial.run("error_of", grammar)
+        except TrialFailed as failure:
+            return str(failure)
+        return error
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -74,7 +88,7 @@ class ConstraintFactory:
         if plan is None:
             assert response_format is not None
             return self.from_start(response_format)
-        tools = checked(plan.tools, self._fault_of)
+        tools = checked(plan.tools, self._fault_of, self._freed)
         if plan.must_call:
             return self.grammar(
                 calls_grammar(
@@ -100,13 +114,25 @@ class ConstraintFactory:
             repeats=plan.several and not plan.format.is_list,
         )
 
-    def _fault_of(self, schema: dict[str, Any]) -> str:
+    def _fault_of(self, schema: Schema) -> str:
         """Why arguments cannot be held to *schema*; empty when they can."""
+        if fault := unheld_place(schema):
+            return fault
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=json_style())
-        is_error, messages = LLMatcher.validate_grammar_with_warnings(
-            grammar, self.vocabulary.tokenizer
-        )
-        return first_lines(fault_in(schema) or messages[0]) if is_error else ""
+        error = self._error_of(grammar)
+        return first_lines(self._fault_in(schema) or error) if error else ""
+
+    def _fault_in(self, schema: Schema) -> str:
+        with contextlib.suppress(TrialFailed):
+            fault: str = self._trial.run("fault_in", schema)
+            return fault
+        return ""
+
+    def _freed(self, schema: Schema) -> Schema:
+        with contextlib.suppress(TrialFailed):
+            less: Schema = self._trial.run("freed", schema)
+            return less
+        return {"type": "object"}
 
     def _spell(self, marker: str) -> str:
         """A marker in a grammar: the number of its token, or its text."""
@@ -133,11 +159,14 @@ class ConstraintFactory:
         self, response_format: ResponseFormat, style: dict[str, Any]
     ) -> GrammarConstraint:
         grammar = grammar_of(response_format, style)
+        schema = response_format.schema if isinstance(response_format, JsonSchema) else {}
+        schema = clean_schema(schema, ResponseFormatRefused)
+        if fault := unheld_place(schema):
+            raise ResponseFormatRefused(fault)
         try:
             return self._start(grammar, ResponseFormatRefused)
         except ResponseFormatRefused as error:
-            schema = response_format.schema if isinstance(response_format, JsonSchema) else {}
-            fault = fault_in(clean_schema(schema, ResponseFormatRefused))
+            fault = self._fault_in(schema)
             if not fault:
                 raise
             raise ResponseFormatRefused(first_lines(fault)) from error

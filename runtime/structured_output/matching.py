@@ -14,6 +14,11 @@ from spillover.runtime.structured_output.vocabulary import Vocabulary
 
 _MAX_MESSAGE_CHARS = 300
 
+MAX_ITEMS_IN_ROW = 3_000
+"""What may be expected at one place of an answer: some 600 optional members, 30 ms for a mask."""
+N_TRIED = 3
+"""Tokens by which a grammar is tried before it is accepted."""
+
 
 def compile_grammar(vocabulary: Vocabulary, grammar: str, refuse: Refuse) -> GrammarConstraint:
     """A constraint at the beginning of *grammar*. Raises what *refuse* makes when no answer can
@@ -24,14 +29,28 @@ def compile_grammar(vocabulary: Vocabulary, grammar: str, refuse: Refuse) -> Gra
     constraint = GrammarConstraint(vocabulary, matcher)
     # The first mask is the most expensive one; all copies share what it computes.
     constraint.mask()
-    if constraint.has_failed:
-        raise refuse("no answer can follow it within the limits of llguidance")
+    if constraint.has_failed or not _can_begin(constraint.copy()):
+        raise refuse("no answer can follow it within the limits of llguidance: simplify it")
     return constraint
+
+
+def _can_begin(constraint: GrammarConstraint) -> bool:
+    """Whether a first few tokens lead anywhere: an object with very many members, or a very long
+    list of alternatives, fails where they begin."""
+    for _ in range(N_TRIED):
+        if constraint.is_complete:
+            return True
+        bits = np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")
+        token = int(bits.argmax())
+        if constraint.has_failed or constraint.ends(token):
+            break
+        constraint.accept(token)
+    return not constraint.has_failed
 
 
 def _limits() -> LLParserLimits:
     """llguidance's own are meant for untrusted grammars: at most some 20 ms for a mask."""
-    return LLParserLimits(verbose_errors=False)
+    return LLParserLimits(verbose_errors=False, max_items_in_row=MAX_ITEMS_IN_ROW)
 
 
 def first_lines(message: str) -> str:
@@ -65,8 +84,12 @@ class GrammarConstraint:
     def is_complete(self) -> bool:
         return self._matcher.is_stopped() and not self.has_failed
 
+    def ends(self, token: int) -> bool:
+        """Whether *token* ends an answer."""
+        return token in self._vocabulary.eog_tokens
+
     def allows(self, token: int) -> bool:
-        if token in self._vocabulary.eog_tokens:
+        if self.ends(token):
             return self.has_failed or self._matcher.is_accepting()
         return not self._is_stuck and self._matcher.validate_tokens([token]) == 1
 
@@ -77,5 +100,5 @@ class GrammarConstraint:
         return self._vocabulary.eog_mask if self.has_failed else words
 
     def accept(self, token: int) -> None:
-        if token not in self._vocabulary.eog_tokens:
+        if not self.ends(token):
             self._matcher.consume_token(token)

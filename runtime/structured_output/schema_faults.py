@@ -1,4 +1,4 @@
-"""Finds the part of a JSON Schema that cannot be enforced, when llguidance refuses the whole."""
+"""Says where an answer cannot be held to a JSON Schema, and takes such places out of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from llguidance import LLMatcher
 
-from spillover.runtime.structured_output.subschemas import Schema, walk
+from spillover.runtime.structured_output.schema_rewrites import counts_repeated_names
+from spillover.runtime.structured_output.subschemas import Schema, mapped, walk
 
 UNSUPPORTED = (
     "not",
@@ -33,6 +34,71 @@ UNSUPPORTED = (
 _DEFINITIONS = ("$defs", "definitions")
 MAX_TRIALS = 64
 """Most parts of a schema that are tried one by one."""
+
+
+MAX_OPTIONAL = 600
+"""Optional properties of one object: the parser follows each of them at once, in up to 30 ms."""
+
+
+def unheld_place(schema: Schema) -> str:
+    """The first place that llguidance accepts and cannot hold an answer to, and why; or empty."""
+    for path, inner in walk(schema):
+        if reason := _unheld(inner):
+            return f"{path}/{reason}"
+    return ""
+
+
+def _unheld(schema: Schema) -> str:
+    if counts_repeated_names(schema):
+        return "minProperties: a name that comes twice would count twice: name the properties"
+    declared, required = schema.get("properties"), schema.get("required")
+    if not isinstance(declared, dict) or len(declared) <= MAX_OPTIONAL:
+        return ""
+    named = required if isinstance(required, list) else ()
+    n_optional = len(declared.keys() - {name for name in named if isinstance(name, str)})
+    if n_optional <= MAX_OPTIONAL:
+        return ""
+    return (
+        f"properties: {n_optional} properties are optional, more than the {MAX_OPTIONAL} that can "
+        "be followed: require them or split the object"
+    )
+
+
+def freed(schema: Schema) -> Schema:
+    """*schema* without what an answer cannot be held to: only those places are free. Nothing is
+    asked of the answer that *schema* does not ask."""
+    n_trials = itertools.count()
+    held: Schema = mapped(schema, lambda inner: _freed_place(inner, n_trials))
+    return held
+
+
+def _freed_place(schema: Schema, n_trials: Iterator[int]) -> Schema:
+    def is_bad(pattern: object) -> bool:
+        part = {"type": "string", "pattern": pattern}
+        return next(n_trials) >= MAX_TRIALS or bool(_error_of(part))
+
+    target = schema.get("$ref")
+    if isinstance(target, str) and not target.startswith("#"):
+        schema = {name: value for name, value in schema.items() if name != "$ref"}
+    schema = {name: value for name, value in schema.items() if name not in UNSUPPORTED}
+    if "pattern" in schema and is_bad(schema["pattern"]):
+        del schema["pattern"]
+    names = schema.get("patternProperties")
+    if isinstance(names, dict) and any(is_bad(name) for name in names):
+        # Members of these names are still allowed.
+        del schema["patternProperties"]
+        schema.pop("additionalProperties", None)
+    if isinstance(branches := schema.get("oneOf"), list):
+        if "anyOf" in schema:
+            del schema["oneOf"]
+        else:
+            schema = {name: v for name, v in schema.items() if name != "oneOf"}
+            schema["anyOf"] = branches
+    if counts_repeated_names(schema):
+        del schema["minProperties"]
+    if _unheld(schema):
+        schema = {"type": "object"}
+    return schema
 
 
 def fault_in(schema: Schema) -> str:

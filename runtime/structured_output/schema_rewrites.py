@@ -6,11 +6,16 @@ import functools
 from typing import Any
 
 from llguidance import LLMatcher
+from msgspec import Struct
 
 from spillover.runtime.structured_output.subschemas import Schema, mapped
 
 _IN_PLACE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
 """What lets other schemas evaluate members and items."""
+
+_LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_LEAST, _GREATEST = 2048 - 2**63, 2**63 - 1024
+"""llguidance reads bounds as doubles and writes them as 64-bit integers: the outermost it can."""
 
 
 def with_known_keywords(schema: Schema) -> Schema:
@@ -31,7 +36,67 @@ def _reworded(schema: Schema) -> Schema:
     ):
         if unevaluated in schema and not any(word in schema for word in _IN_PLACE):
             schema.setdefault(additional, schema.pop(unevaluated))
-    return _with_property_names(schema) if "propertyNames" in schema else schema
+    if "propertyNames" in schema:
+        schema = _with_property_names(schema)
+    return _with_counts(_with_bounds(schema))
+
+
+def _with_bounds(schema: Schema) -> Schema:
+    """Bounds at the edges of 64 bits and beyond come into the range that llguidance can write as a
+    regex: the outermost thousands of values are lost, and an answer still follows the schema."""
+    types = schema.get("type", "number")
+    is_whole = "number" not in (types if isinstance(types, list) else [types])
+    bounds = {
+        name: max(schema[name], _LEAST) if name in _LOWER else min(schema[name], _GREATEST)
+        for name in (*_LOWER, *(() if is_whole else _UPPER))
+        if type(schema.get(name)) in (int, float)
+    }
+    return {**schema, **bounds}
+
+
+def _with_counts(schema: Schema) -> Schema:
+    """Counts of members that the names alone decide are said by the names."""
+    counts = _Counts.of(schema)
+    if counts is None:
+        return schema
+    least, most = schema.get("minProperties"), schema.get("maxProperties")
+    possible = counts.possible
+    if type(least) is int and least <= counts.n_required:
+        schema = _without(schema, "minProperties")
+    elif possible is not None and least == len(possible):
+        schema = {**_without(schema, "minProperties"), "required": list(possible)}
+    if type(most) is int and possible is not None and most >= len(possible):
+        schema = _without(schema, "maxProperties")
+    return schema
+
+
+class _Counts(Struct, frozen=True):
+    """How many members an object has, by their names."""
+
+    n_required: int
+    possible: tuple[str, ...] | None
+    """All that it may have, where others are forbidden."""
+
+    @classmethod
+    def of(cls, schema: Schema) -> _Counts | None:
+        """None for keywords of the wrong type, of which llguidance says what is wrong."""
+        required, declared = schema.get("required", []), schema.get("properties", {})
+        if not isinstance(required, list) or not isinstance(declared, dict):
+            return None
+        names = {name for name in required if isinstance(name, str)}
+        is_closed = schema.get("additionalProperties") is False
+        is_closed = is_closed and not schema.get("patternProperties") and names <= set(declared)
+        possible = tuple(name for name, inner in declared.items() if inner is not False)
+        return cls(len(names), possible if is_closed else None)
+
+
+def counts_repeated_names(schema: Schema) -> bool:
+    """Whether a name that comes twice would count twice. It is one member of the parsed value, and
+    no grammar can keep it from coming again."""
+    least, counts = schema.get("minProperties"), _Counts.of(schema)
+    if type(least) is not int or counts is None or counts.possible is not None:
+        return False
+    return least > counts.n_required + 1
 
 
 def _with_property_names(schema: Schema) -> Schema:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
 from msgspec import Struct, structs
 
 from spillover.runtime.backend import Backend, Constraint
@@ -27,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Requests that may wait for their response format to be compiled."""
+
+MAX_WAIT_S = 20.0
+"""A request whose turn comes later is refused: others were too slow."""
 
 Compiled: TypeAlias = Callable[[Job, bool], None]
 """Takes a job that now has its constraints, and whether it was cancelled meanwhile."""
@@ -55,14 +61,29 @@ class Begun(Struct, frozen=True):
         return cls(text)
 
 
-_Order: TypeAlias = tuple[Job, str, ToolPlan | None, Compiled, Refused]
+class _Order(Struct, frozen=True):
+    """A job, and who wants it when it has its constraints."""
+
+    job: Job
+    prompt: str
+    plan: ToolPlan | None
+    compiled: Compiled
+    refused: Refused
+    n_bytes: int
+    """The size of what has to be compiled. Small formats go first, so that none waits for large
+    ones that came before it."""
+    latest: float
+    """When it is too late to begin, on the monotonic clock."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
 
 SLOW_VOCABULARY = 32_000
 """Tokens from which on their tables are worth making before they are asked for."""
 
 
 class ConstraintCompiler:
-    """Gives jobs their constraints, one job after the other."""
+    """Gives jobs their constraints, one job after the other, those with small formats first."""
 
     def __init__(
         self, backend: Backend, tag_pairs: tuple[TagPair, ...], last_use: LastUse | None = None
@@ -71,7 +92,8 @@ class ConstraintCompiler:
         self._tag_pairs = tag_pairs
         self._factory: ConstraintFactory | None = None
         self._last_use = last_use
-        self._waiting: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._waiting: queue.PriorityQueue[tuple[int, int, _Order | None]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._open: dict[int, bool] = {}
         self._thread: threading.Thread | None = None
@@ -88,7 +110,9 @@ class ConstraintCompiler:
                     2.0,
                 )
             self._open[job.id] = False
-        self._put((job, prompt, plan, compiled, refused))
+        n_bytes = len(_encode((job.request.response_format, plan.tools if plan else ())))
+        latest = time.monotonic() + MAX_WAIT_S
+        self._put(_Order(job, prompt, plan, compiled, refused, n_bytes, latest))
 
     def prepare(self) -> None:
         """Make the vocabulary's tables now where response formats were used before: later they
@@ -104,7 +128,7 @@ class ConstraintCompiler:
                     target=self._run, name="response-formats", daemon=True
                 )
                 self._thread.start()
-        self._waiting.put(order)
+        self._waiting.put((order.n_bytes if order else 0, next(self._numbers), order))
 
     def cancel(self, job_id: int) -> None:
         """Remember it for a job that waits here."""
@@ -115,27 +139,32 @@ class ConstraintCompiler:
     def _run(self) -> None:
         is_noted = self._last_use is None
         while True:
-            order = self._waiting.get()
+            _, _, order = self._waiting.get()
             if order is None:
                 self._prepare()
                 continue
-            job, prompt, plan, compiled, refused = order
             if self._last_use is not None and not is_noted:
                 self._last_use.note()
                 is_noted = True
-            try:
-                constraints = self._constraints(job, prompt, plan)
-                with self._lock:  # no cancel() comes between the two
-                    is_cancelled = self._open.pop(job.id)
-                    compiled(structs.replace(job, constraints=constraints), is_cancelled)
-            except (InvalidRequest, EngineBusy) as error:
-                refused(job.id, error)
-            except BaseException as error:  # also what Rust code panics with
-                log_defect(_LOG, "a response format was refused", error)
-                refused(job.id, ResponseFormatRefused("the response format cannot be compiled"))
-            finally:
-                with self._lock:
-                    self._open.pop(job.id, None)
+            self._serve(order)
+
+    def _serve(self, order: _Order) -> None:
+        job = order.job
+        try:
+            if time.monotonic() > order.latest and not job.resumed:
+                raise EngineBusy("other response formats took too long: try again later", 5.0)
+            constraints = self._constraints(job, order.prompt, order.plan)
+            with self._lock:  # no cancel() comes between the two
+                is_cancelled = self._open.pop(job.id)
+                order.compiled(structs.replace(job, constraints=constraints), is_cancelled)
+        except (InvalidRequest, EngineBusy) as error:
+            order.refused(job.id, error)
+        except BaseException as error:  # also what Rust code panics with
+            log_defect(_LOG, "a response format was refused", error)
+            order.refused(job.id, ResponseFormatRefused("the response format cannot be compiled"))
+        finally:
+            with self._lock:
+                self._open.pop(job.id, None)
 
     def _prepare(self) -> None:
         try:

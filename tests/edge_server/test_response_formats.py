@@ -100,6 +100,13 @@ def test_every_route_knows_every_way_to_ask(
     assert re.fullmatch(pattern, text(answer.json()), re.DOTALL)
 
 
+def test_one_of_thousands_of_texts_is_chosen(http: httpx.Client) -> None:
+    texts = [f"choice number {i}" for i in range(4_000)]
+    answer = http.post("/completion", json={"prompt": "a", "guided_choice": texts, "n_predict": 24})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["content"] in texts
+
+
 @pytest.mark.parametrize(
     ("fields", "shown"),
     [

@@ -16,6 +16,7 @@ from spillover.runtime.backend import Constraint
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import JsonSchema
 from spillover.runtime.structured_output.factory import ConstraintFactory
+from spillover.runtime.structured_output.schema_faults import freed
 from tests.runtime.structured_output.schemas import SMALL, WORD, many, thing
 
 MAX_TOKENS = 300
@@ -81,6 +82,13 @@ HELD: dict[str, Any] = {
     "unknown format": {"type": "string", "format": "of-my-own", "maxLength": 3},
     "bounds": {"type": "integer", "minimum": -17, "exclusiveMaximum": 205},
     "number bounds": {"type": "number", "exclusiveMinimum": -1.5, "maximum": 3.25},
+    "all of int64": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+    "all of uint64": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+    "outside of int64": {"type": "integer", "exclusiveMinimum": -(2**63) - 1.0,
+                         "exclusiveMaximum": 1e300},
+    "all doubles": {"type": "number", "minimum": -1.7976931348623157e308,
+                    "maximum": 1.7976931348623157e308},
+    "numbers of int64": {"minimum": -(2**63), "maximum": 2**63 - 1, "type": ["number", "null"]},
     "multipleOf": {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 100},
     "required": {"type": "object", "properties": {"a": SMALL, "b": WORD, "c": WORD},
                  "required": ["c"], "additionalProperties": False},
@@ -103,6 +111,18 @@ HELD: dict[str, Any] = {
                                   "additionalProperties": SMALL},
     "unevaluatedProperties": {"type": "object", "properties": {"a": SMALL},
                               "unevaluatedProperties": False},
+    "minProperties that all members make up": {
+        "type": "object", "properties": {"a": SMALL, "b": SMALL}, "minProperties": 2,
+        "additionalProperties": False},
+    "minProperties that required members make up": {
+        "type": "object", "properties": {"a": SMALL, "b": SMALL, "c": SMALL},
+        "required": ["a", "c"], "minProperties": 2, "additionalProperties": SMALL},
+    "one more than the required members": {
+        "type": "object", "properties": {"a": SMALL}, "required": ["a"], "minProperties": 2,
+        "maxProperties": 4, "additionalProperties": SMALL},
+    "maxProperties that says nothing": {
+        "type": "object", "properties": {"a": SMALL, "b": SMALL}, "maxProperties": 2,
+        "additionalProperties": False},
     "minItems": many(SMALL, 3, 2),
     "prefixItems": {"type": "array", "prefixItems": [SMALL, WORD], "items": False},
     "prefixItems and items": {"type": "array", "prefixItems": [WORD], "items": SMALL,
@@ -144,6 +164,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
                     "#/anyOf/1/uniqueItems"),
     "dependentRequired": ({"dependentRequired": {"a": ["b"]}}, "#/dependentRequired"),
     "propertyNames": ({"type": "object", "propertyNames": {"maxLength": 3}}, "#/propertyNames"),
+    "minProperties of free names": (
+        {"type": "array", "items": {"type": "object", "additionalProperties": SMALL,
+                                    "minProperties": 2}},
+        "#/items/minProperties"),
+    "optional properties": (
+        {"type": "object", "properties": {"o": {
+            "type": "object", "properties": {f"p{i}": {} for i in range(700)}}}},
+        "#/properties/o/properties"),
     "oneOf": ({"properties": {"n": {"oneOf": [SMALL, {"type": "number"}]}}},
               "#/properties/n/oneOf"),
     "pattern": ({"$defs": {"p": {"type": "string", "pattern": "(?=a)b"}}, "$ref": "#/$defs/p"},
@@ -189,3 +217,8 @@ def test_a_schema_with_many_doubtful_parts_is_refused_soon(factory: ConstraintFa
         factory.from_start(
             JsonSchema(schema={"$ref": "x", "anyOf": [thing(a=b) for b in branches]})
         )
+
+
+def test_only_the_object_with_too_many_optional_members_is_freed() -> None:
+    large = {"type": "object", "properties": {f"p{i}": {} for i in range(700)}}
+    assert freed(thing(a=SMALL, b=large)) == thing(a=SMALL, b={"type": "object"})

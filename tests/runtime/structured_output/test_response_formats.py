@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import EngineBusy, InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent, Finished
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
@@ -270,6 +270,18 @@ HOSTILE: dict[str, ResponseFormat] = {
     "no root": Gbnf(grammar='rot ::= "a"'),
     "unknown rule": Gbnf(grammar="root ::= nothing"),
     "deep gbnf": Gbnf(grammar="root ::= " + "(" * 3000 + '"a"' + ")" * 3000),
+    "lark without end": Lark(grammar='start: "a" start'),
+    "gbnf without end": Gbnf(grammar='root ::= "a" root'),
+    "too many alternatives": Lark(grammar="start: " + " | ".join(f'"c{i}"' for i in range(4000))),
+    "too many alternatives in gbnf": Gbnf(
+        grammar="root ::= " + " | ".join(f'"c{i}"' for i in range(4000))),
+    "too many optional members": JsonSchema(
+        schema={"type": "object", "properties": {f"p{i}": {} for i in range(601)}}),
+    "too many optional members in all": JsonSchema(schema={"anyOf": [
+        {"type": "object", "properties": {f"p{j}x{i}": {} for i in range(300)}}
+        for j in range(4)]}),
+    "too slow": JsonSchema(schema={"type": "object", "patternProperties": {
+        f"^p{i}[a-z]+$": {"type": "integer"} for i in range(600)}}),
     "long gbnf": Gbnf(grammar='root ::= "a"' + " " * 200_000),
 }  # fmt: skip
 
@@ -290,9 +302,7 @@ ENDLESS: dict[str, ResponseFormat] = {
         "d20": {"type": "string"}}, "$ref": "#/$defs/d0"}),
     "many repeats": Regex(pattern="(.{100}){100}"),
     "catastrophic": Regex(pattern="(a+)+$"),
-    "lark without end": Lark(grammar='start: "a" start'),
     "lark left recursion": Lark(grammar='start: start start | "a"'),
-    "gbnf without end": Gbnf(grammar='root ::= "a" root'),
     "repeated repeats": Lark(grammar='start: ("a"{0,1000}){0,1000}'),
 }  # fmt: skip
 
@@ -301,6 +311,48 @@ ENDLESS: dict[str, ResponseFormat] = {
 def test_what_can_be_compiled_ends_at_its_limit(engine: LocalEngine, name: str) -> None:
     events = list(engine.stream(ask(max_tokens=12, response_format=ENDLESS[name])))
     assert end_of(events).reason in ("length", "stop", "interrupted")
+
+
+LARGE: dict[str, ResponseFormat] = {
+    "500 members": JsonSchema(
+        schema={"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(500)}}),
+    "6,000 required members": JsonSchema(schema={
+        "type": "object", "properties": {f"p{i}": {} for i in range(6_000)},
+        "required": [f"p{i}" for i in range(6_000)], "additionalProperties": False}),
+    "2,000 alternatives": Lark(grammar="start: " + " | ".join(f'"c{i}"' for i in range(2_000))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_is_large_and_can_be_followed_is(engine: LocalEngine, name: str) -> None:
+    events = list(engine.stream(ask(max_tokens=12, response_format=LARGE[name])))
+    assert end_of(events).reason in ("length", "stop")
+
+
+def test_others_get_their_answer_beside_a_format_that_compiles_slowly(engine: LocalEngine) -> None:
+    slow = [
+        JsonSchema(schema={"type": "object", "patternProperties": {
+            f"^p{i}x{j}[a-z]+$": {"type": "integer"} for i in range(400)}})
+        for j in range(8)
+    ]  # fmt: skip
+    refusals: list[InvalidRequest | EngineBusy] = []
+
+    def refused(response_format: ResponseFormat) -> None:
+        try:
+            list(engine.stream(ask(max_tokens=1, response_format=response_format)))
+        except (InvalidRequest, EngineBusy) as error:
+            refusals.append(error)
+
+    threads = [threading.Thread(target=refused, args=(form,)) for form in slow]
+    for thread in threads:
+        thread.start()
+    quick = list(engine.stream(ask(max_tokens=4, response_format=JsonObject())))
+    n_refused = len(refusals)
+    for thread in threads:
+        thread.join()
+    assert end_of(quick).reason == "length"
+    assert n_refused < len(slow)
+    assert len(refusals) == len(slow)
 
 
 def test_a_cancelled_request_ends_though_its_form_is_not_compiled(engine: LocalEngine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,39 @@ def test_a_call_that_max_tokens_cuts_is_no_text(engine: LocalEngine) -> None:
         arguments = "".join(d.arguments for d in deltas)
         assert '{"text": "'.startswith(arguments[:10])
     assert n_shown
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"not": {"const": 3}},
+        {"type": "string", "pattern": "(?=a)b"},
+        {"type": "object", "dependentRequired": {"a": ["b"]}},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"if": {"type": "string"}, "then": {"minLength": 2}},
+        {"type": "array", "uniqueItems": True, "maxItems": 2},
+        {"$ref": "https://example.org/schema.json"},
+        {"type": "object", "patternProperties": {"(?!x)": {}}, "additionalProperties": False},
+        {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2},
+    ],
+    ids=lambda place: next(iter(place.keys() - {"type"})),
+)
+def test_only_the_place_that_no_grammar_can_say_is_free(
+    engine: LocalEngine, place: dict[str, Any]
+) -> None:
+    properties = {"days": {"type": "integer", "minimum": 1, "maximum": 9}, "odd": place}
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": ["days"],
+        "additionalProperties": False,
+    }
+    tool = Tool(name="plan", parameters=schema)
+    request = wanted(tools=(tool,), tool_choice="required", parallel_tool_calls=False)
+    arguments = "".join(
+        event.arguments for event in engine.stream(request) if isinstance(event, ToolCallDelta)
+    )
+    assert re.match(r'\{"days": ?[1-9][,}]', arguments), arguments
 
 
 def test_auto_answers_with_text_when_the_model_does_not_call(engine: LocalEngine) -> None:
