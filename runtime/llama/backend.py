@@ -48,10 +48,10 @@ class LlamaBackend:
         self, path: Path, config: LlamaConfig, free_bytes: Callable[[], int] = available_memory
     ) -> None:
         start_library()
-        cores = OurCores()  # looks at them while the model is loaded
         self._free_bytes = free_bytes
         self._path = path
         self._config = config
+        self._governor = self._new_governor()  # looks at the cores while the model is loaded
         self._abort_flag = AbortFlag()
         self._model = LlamaModel(
             path, n_gpu_layers=config.n_gpu_layers, use_extra_bufts=config.use_extra_bufts
@@ -64,19 +64,22 @@ class LlamaBackend:
         self._prefill: PrefillContext | None = None
         self._n_threads = config.n_threads
         self._ended = float("-inf")
-        self._governor = ThreadGovernor(config.n_threads, cores) if self._can_be_governed else None
         self._answered = self._main
         """The context of the last call, which holds its outputs."""
         self._outputs: list[int] = []
         self._rows_seen: dict[int, Logits] = {}
         self.info = self._describe()
 
-    @property
-    def _can_be_governed(self) -> bool:
-        """Whether llama.cpp's waiting threads are known to spin, so that missing CPU time was taken
+    def _new_governor(self) -> ThreadGovernor | None:
+        """Where llama.cpp's waiting threads are known to spin, so that missing CPU time was taken
         by other programs: not on a GPU, and untested on macOS and Windows."""
         is_asked = self._config.adapt_threads and self._config.n_threads > 1
-        return is_asked and not self._uses_gpu and sys.platform == "linux"
+        if not is_asked or self._uses_gpu or sys.platform != "linux":
+            return None
+        try:
+            return ThreadGovernor(self._config.n_threads, OurCores())
+        except OSError:  # Android does not show how busy its cores are
+            return None
 
     @property
     def can_read_apart(self) -> bool:

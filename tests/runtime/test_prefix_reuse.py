@@ -78,12 +78,29 @@ class Conversations:
         for seq in range(backend.info.n_seq):
             backend.keep(seq, 0)
         self._kv = KvCache(backend, OPTIONS.n_prefix_cached, saved_bytes)
+        self._live: list[tuple[int, Tokens]] = []
         self.n_held = 0
         """Tokens that the last prompt did not read."""
 
+    def run(self, prompt: Tokens) -> None:
+        """Begin an answer that goes on beside the others, a token for each of theirs."""
+        placed = self._kv.place(prompt, 64, [])
+        assert placed is not None
+        self._read(placed[0], prompt, placed[1], 64)
+        self._live = [(placed[0], prompt)]
+
+    def go_on(self) -> tuple[Tokens, Logits] | None:
+        """The next token of that answer: its text so far, and the logits after it."""
+        if not self._live:
+            return None
+        seq, tokens = self._live[0]
+        tokens = np.append(tokens, text(len(tokens) + 1, salt=8)[-1:])
+        self._live = [(seq, tokens)]
+        return tokens, self._read(seq, tokens, len(tokens) - 1, 1)
+
     def answer(self, prompt: Tokens, n_answer: int = 8, slices: int = 64) -> Logits:
         """The logits after *prompt*, whose answer has *n_answer* tokens."""
-        placed = self._kv.place(prompt, n_answer + 1, [])
+        placed = self._kv.place(prompt, n_answer + 1, self._live)
         assert placed is not None
         seq, self.n_held = placed
         for _ in range(3):
@@ -91,6 +108,7 @@ class Conversations:
         logits = self._read(seq, prompt, self.n_held, slices)
         tokens = np.append(prompt, text(n_answer, salt=9))
         for position in range(len(prompt), len(tokens)):
+            self.go_on()
             self._read(seq, tokens[: position + 1], position, 1)
         self._kv.release(seq, tokens)
         return logits
@@ -106,6 +124,7 @@ class Conversations:
     def _read(self, seq: int, tokens: Tokens, start: int, slices: int) -> Logits:
         for first in range(start, len(tokens), slices):
             part = tokens[first : first + slices]
+            assert self._kv.make_room(len(part))
             self._backend.decode([Rows(seq, first, part, first + len(part) == len(tokens))])
             self._kv.extend(seq, len(part))
         return self._backend.logits(0).copy()
@@ -147,6 +166,20 @@ def test_the_next_turn_reads_only_what_is_new(backend: Backend) -> None:
     assert conversations.n_held == 180
 
 
+def test_who_shares_the_beginning_of_an_answer_that_goes_on_disturbs_it_not(
+    backend: Backend,
+) -> None:
+    conversations, prompt = Conversations(backend), text(100, salt=1)
+    follower = np.append(prompt[:90], text(20, salt=2))
+    cold = conversations.cold(follower)
+    conversations.run(prompt)
+    assert same(conversations.answer(follower, n_answer=30), cold)
+    assert same(conversations.answer(follower, n_answer=30), cold)
+    found = conversations.go_on()
+    assert found is not None
+    assert same(conversations.cold(found[0]), found[1])
+
+
 Turn = st.tuples(
     st.integers(0, 2),  # whose beginning
     st.sampled_from([0, 20, 90, 140]),  # how much of it
@@ -160,12 +193,22 @@ Turn = st.tuples(
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(Turn, min_size=2, max_size=7), st.sampled_from([0, 20_000, SAVED_BYTES]))
+@given(
+    st.lists(Turn, min_size=2, max_size=7), st.sampled_from([0, 20_000, SAVED_BYTES]), st.booleans()
+)
 def test_whatever_was_answered_before_each_answer_is_the_cold_one(
-    backend: Backend, turns: list[tuple[int, int, int, int, int, int]], saved_bytes: int
+    backend: Backend,
+    turns: list[tuple[int, int, int, int, int, int]],
+    saved_bytes: int,
+    runs_beside: bool,
 ) -> None:
     prompts = [np.append(text(140, b)[:n], text(m, 10 + e)) for b, n, e, m, _, _ in turns]
     cold = [Conversations(backend).cold(prompt) for prompt in prompts]
     conversations = Conversations(backend, saved_bytes)
+    if runs_beside:
+        conversations.run(text(60, 0))
     for prompt, wanted, turn in zip(prompts, cold, turns, strict=True):
         assert same(conversations.answer(prompt, *turn[4:]), wanted)
+    found = conversations.go_on()
+    if found is not None:
+        assert same(conversations.cold(found[0]), found[1])
