@@ -52,7 +52,7 @@ def test_what_is_spent_is_shown_for_each_limit(tmp_path: Path) -> None:
     assert findings.problems == []
 
 
-def test_a_budget_that_is_spent_is_a_note(tmp_path: Path) -> None:
+def test_a_spent_budget_is_a_note(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     spend(settings, 1200)
     (problem,) = found(settings).problems

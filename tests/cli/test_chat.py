@@ -231,7 +231,7 @@ def test_only_the_user_can_read_a_saved_conversation(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_folder_of_a_user_whom_nobody_knows_does_not_end_the_chat() -> None:
+def test_a_folder_of_an_unknown_user_does_not_end_the_chat() -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         run_command(ChatSession(), "/save ~nobody-knows-this-user/chat.json")
 

@@ -152,7 +152,7 @@ def test_fallback_never_opens_no_socket_and_looks_up_no_name(
     assert fake.record.accepted == 0
 
 
-def test_doctor_contacts_nobody_whatever_is_allowed(tmp_path: Path, fake: Fake) -> None:
+def test_doctor_contacts_no_server_whatever_is_allowed(tmp_path: Path, fake: Fake) -> None:
     commands = Commands(tmp_path, fake.url, "auto")
     assert "claude" in commands.run("doctor").stdout
     assert commands.sockets == ""
@@ -197,9 +197,7 @@ def test_the_question_at_the_terminal_is_answered_there(
     assert printed.strip()
 
 
-def test_a_question_that_nobody_answers_becomes_a_no_after_a_while(
-    tmp_path: Path, fake: Fake
-) -> None:
+def test_an_unanswered_question_becomes_a_no_after_a_time(tmp_path: Path, fake: Fake) -> None:
     """It used to wait forever."""
     commands = Commands(tmp_path, fake.url, "ask", patience_s=0.2)
     printed, said = commands.run_at_terminal("What is a cumulus?", "")

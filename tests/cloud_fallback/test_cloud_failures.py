@@ -34,7 +34,7 @@ OWN_WAYS: dict[tuple[str, str], type[ProviderError]] = {
 
 @every_dialect
 @pytest.mark.parametrize(("refusal", "error"), REFUSALS, ids=[name for name, _ in REFUSALS])
-def test_a_refusal_says_what_is_to_be_done(
+def test_a_refusal_says_what_to_do(
     fake: Fake,
     make_engine: MakeEngine,
     dialect: str,
@@ -140,7 +140,7 @@ def test_a_redirect_is_not_followed(
     assert other.record.accepted == 0
 
 
-def test_a_web_page_is_no_answer(fake: Fake, make_engine: MakeEngine) -> None:
+def test_a_web_page_is_not_an_answer(fake: Fake, make_engine: MakeEngine) -> None:
     fake.script(Act(raw=("<html>",), headers={"content-type": "text/html"}))
     _, error = failure(make_engine())
     assert isinstance(error, errors.ProviderRefused)
@@ -180,7 +180,7 @@ def test_a_whole_answer_is_not_lost_with_its_usage(
 
 
 @pytest.mark.parametrize("cut", ["fin", "reset"])
-def test_a_broken_connection_before_the_end_is_no_stop(
+def test_a_broken_connection_before_the_end_is_not_a_stop(
     fake: Fake, make_engine: MakeEngine, cut: Any
 ) -> None:
     fake.script(Act(raw=WHOLE, cut=cut, cut_after_bytes=len(WHOLE[0])))

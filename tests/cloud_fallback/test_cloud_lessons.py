@@ -41,7 +41,7 @@ def test_a_field_that_the_model_does_not_take_is_left_out(
     assert len(fake.requests) == 3
 
 
-def test_a_field_that_is_refused_again_is_not_sent_for_ever(
+def test_a_field_that_is_refused_again_is_not_sent_forever(
     fake: Fake, make_engine: MakeEngine
 ) -> None:
     told = '{"error": {"param": "temperature", "code": "unsupported_value"}}'

@@ -26,7 +26,7 @@ from tests.fakes.script import Act
     ],
     ids=["no response", "no text", "slow-loris"],
 )
-def test_a_provider_that_does_not_begin_is_given_up(
+def test_a_provider_that_does_not_begin_is_abandoned(
     fake: Fake, make_engine: MakeEngine, act: Act
 ) -> None:
     fake.script(act)
@@ -36,7 +36,7 @@ def test_a_provider_that_does_not_begin_is_given_up(
     assert fake.wait_for(open=0).requests[0].ended == "client_closed"
 
 
-def test_a_provider_that_falls_silent_is_given_up(fake: Fake, make_engine: MakeEngine) -> None:
+def test_a_provider_that_falls_silent_is_abandoned(fake: Fake, make_engine: MakeEngine) -> None:
     fake.script(Act(cut_after_chunks=2, cut="silence"))
     text, error = failure(make_engine(idle_timeout_s=1.0))
     assert (text, type(error)) == ("Hello fr", errors.NetworkFailed)

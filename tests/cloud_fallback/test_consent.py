@@ -90,7 +90,7 @@ def test_the_reply_reaches_the_answer_that_waits(
     assert consents.pending() == []
 
 
-def test_only_the_first_reply_counts_and_later_ones_are_told(
+def test_only_the_first_reply_counts_and_later_ones_are_reported(
     consents: Consents, ask: Asker
 ) -> None:
     reply = ask("answer", asked())
@@ -99,12 +99,14 @@ def test_only_the_first_reply_counts_and_later_ones_are_told(
     assert reply.result(LONG_S) is False
 
 
-def test_no_reply_in_time_is_no_yes_and_a_late_one_is_told(consents: Consents) -> None:
+def test_no_reply_in_time_means_no_and_a_late_one_is_reported(consents: Consents) -> None:
     assert replied(consents, "answer", asked(timeout_s=0.0)) is None
     assert consents.answer("q", True) == "already_decided"
 
 
-def test_a_reply_after_the_wait_is_late_even_if_nobody_has_gone_on_yet(consents: Consents) -> None:
+def test_a_reply_after_the_wait_is_late_even_if_no_writer_has_continued_yet(
+    consents: Consents,
+) -> None:
     with consents.question("answer", asked(timeout_s=0.0)) as question:
         assert question.wait() is None
         assert consents.answer("q", True) == "already_decided"
@@ -119,13 +121,13 @@ def test_a_reply_after_the_cancellation_is_late_too(consents: Consents) -> None:
         assert consents.answer("q", True) == "already_decided"
 
 
-def test_a_reply_that_is_there_before_anybody_waits_counts(consents: Consents) -> None:
+def test_a_reply_that_comes_before_the_wait_counts(consents: Consents) -> None:
     with consents.question("answer", asked()) as question:
         assert consents.answer("q", True) == "accepted"
         assert question.wait() is True
 
 
-def test_a_reply_to_a_question_that_was_never_asked_is_told(consents: Consents) -> None:
+def test_a_reply_to_a_question_that_was_never_asked_is_reported(consents: Consents) -> None:
     assert consents.answer("nothing", True) == "unknown"
 
 

@@ -146,7 +146,7 @@ def test_names_are_kept_beside_the_keys() -> None:
     assert keys.names() == ["b"]
 
 
-def test_a_secret_shows_itself_to_nobody() -> None:
+def test_a_secret_is_never_shown() -> None:
     secret = Secret(KEY, "X")
     shown = [repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", repr([secret]), str(vars)]
     assert not any(KEY in text for text in shown)

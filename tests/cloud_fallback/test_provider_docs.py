@@ -40,7 +40,7 @@ def test_every_dialect_is_shown_with_its_address() -> None:
         assert row[3].strip(" `") == (company.address("REGION") or "none of its own")
 
 
-def test_every_kind_of_server_is_named_with_what_it_can() -> None:
+def test_every_kind_of_server_is_named_with_its_capabilities() -> None:
     table = TEXT[TEXT.index("| `server` |") : TEXT.index("Without `server`")]
     for name, server in SERVERS.items():
         row = next(line for line in table.splitlines() if f"`{name}`" in line.split("|")[1])

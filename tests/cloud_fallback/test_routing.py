@@ -48,7 +48,7 @@ def test_a_yes_to_each_is_never_turned_into_a_yes_to_all(request: Routing) -> No
         assert request.only == "cloud_only"
 
 
-def test_nothing_leaves_when_nobody_said_anything() -> None:
+def test_nothing_leaves_when_nothing_was_configured() -> None:
     assert allowed(Routing(), Routing()) == Allowed(local=True, cloud="never", first="local")
 
 

@@ -139,7 +139,7 @@ def test_best_of_shows_the_likeliest(http: httpx.Client) -> None:
         ({"prompt": {"prompt_string": "x", "multimodal_data": ["y"]}}, "multimodal_data"),
     ],
 )
-def test_what_cannot_be_done_is_a_400_that_names_the_field(
+def test_an_unsupported_request_is_a_400_that_names_the_field(
     http: httpx.Client, body: dict[str, Any], param: str
 ) -> None:
     response = http.post("/v1/completions", json=body)

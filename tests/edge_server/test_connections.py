@@ -164,7 +164,9 @@ def test_a_body_that_comes_too_slowly_is_a_408(strict: Server) -> None:
     assert b"too slowly" in answer
 
 
-def test_300_slow_heads_keep_nobody_from_being_served(strict: Server, http: httpx.Client) -> None:
+def test_300_slow_heads_keep_no_client_from_being_served(
+    strict: Server, http: httpx.Client
+) -> None:
     sockets = [connect(strict) for _ in range(300)]
     for sock in sockets:
         sock.sendall(b"POST / HTTP/1.1\r\n")
@@ -183,7 +185,7 @@ def test_two_lengths_are_refused(strict: Server) -> None:
         assert b" 400 " in rest_of(sock).split(b"\r\n", 1)[0]
 
 
-def test_what_is_no_http_gets_an_error_in_the_shape_of_all(strict: Server) -> None:
+def test_requests_that_are_not_http_get_the_usual_error_shape(strict: Server) -> None:
     with connect(strict) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\n\r\n")  # without a Host
         head, body = rest_of(sock).split(b"\r\n\r\n")

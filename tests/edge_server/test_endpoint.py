@@ -239,7 +239,7 @@ def test_a_silent_stream_is_kept_alive_by_comments(server: Server, http: httpx.C
     wait_for_the_places(http)
 
 
-def test_a_stream_shows_progress_to_those_who_ask(http: httpx.Client) -> None:
+def test_a_stream_shows_progress_on_request(http: httpx.Client) -> None:
     body = {"messages": STORY, "stream": True, "max_tokens": 1, "return_progress": True}
     response = http.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text

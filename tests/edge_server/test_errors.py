@@ -82,7 +82,7 @@ def test_each_error_has_its_word_and_its_number(error: WireError, code: str) -> 
 
 
 @pytest.mark.parametrize("most", [2**31 - 1, 2**63 - 1, 10**30])
-def test_the_largest_integer_is_no_limit(http: httpx.Client, most: int) -> None:
+def test_the_largest_integer_is_not_a_limit(http: httpx.Client, most: int) -> None:
     """Clients whose field must hold a number send it; it was a 400."""
     body = CHAT | {"stop": [" "], "temperature": 0}
     for field in ("max_tokens", "max_completion_tokens"):

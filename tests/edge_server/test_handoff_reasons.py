@@ -215,7 +215,7 @@ LONG: dict[str, Any] = {"ignore_eos": True, "max_tokens": 900}
         ("battery", {}, {"charge": 7, "plugged": False}, {"battery": 0.07, "battery_low": 0.1}),
     ],
 )
-def test_what_is_known_before_the_start_sends_the_whole_answer_to_the_cloud(
+def test_a_reason_known_before_the_start_sends_the_whole_answer_to_the_cloud(
     make_place: MakePlace,
     reason: str,
     body: dict[str, Any],
@@ -385,7 +385,7 @@ def test_a_doubtful_answer_is_handed_over(make_place: MakePlace) -> None:
     assert answer.text.endswith(("The end.", WHOLE))
 
 
-def test_a_full_context_goes_on_in_the_cloud(make_place: MakePlace) -> None:
+def test_a_full_context_continues_in_the_cloud(make_place: MakePlace) -> None:
     place = make_place(PATIENT)
     script(place)
     answer = follow(place.server, ignore_eos=True, max_tokens=None)

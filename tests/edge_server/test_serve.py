@@ -146,7 +146,7 @@ def test_what_a_request_leaves_open_is_as_the_owner_set_it(tmp_path: Path) -> No
     assert cut["usage"]["completion_tokens"] == plain["usage"]["completion_tokens"] == 3
 
 
-def test_a_model_that_is_given_up_says_why(tmp_path: Path) -> None:
+def test_an_abandoned_model_says_why(tmp_path: Path) -> None:
     server = Server(tmp_path, max_restarts=0)
     with httpx.Client(base_url=server.url, timeout=30) as http:
         assert http.get("/health").status_code == 200

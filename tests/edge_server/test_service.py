@@ -125,7 +125,7 @@ def test_a_defect_of_one_of_several_answers_keeps_its_insides(
     assert failed == Failed(code="internal_error", message="internal error (KeyError)")
 
 
-def test_a_defect_in_a_view_is_a_500_that_is_logged_without_its_words(
+def test_a_defect_in_a_view_is_a_500_that_is_logged_without_its_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It used not to be logged at all."""

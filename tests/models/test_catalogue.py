@@ -108,12 +108,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         ("/gone/m", "there is no model"),
     ],
 )
-def test_what_is_no_model_gets_the_advice_that_fits(given: str, advice: str) -> None:
+def test_files_that_are_not_models_get_fitting_advice(given: str, advice: str) -> None:
     with pytest.raises(CatalogueError, match=re.escape(advice)):
         catalogue.find(given)
 
 
-def test_a_prompt_is_told_from_a_model(tmp_path: Path) -> None:
+def test_a_prompt_is_distinguished_from_a_model(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
     assert catalogue.is_model("storyteller")
     assert catalogue.is_model(str(tmp_path / "m.gguf"))

@@ -62,7 +62,7 @@ def test_the_bundled_model_is_read() -> None:
         (gguf(tensor(b"t", (1,), 0, 0) * 2 + bytes(64), n_tensors=2), "twice"),
     ],
 )
-def test_what_is_no_sound_model_is_refused_with_a_reason(
+def test_an_unsound_model_is_refused_with_a_reason(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "model.gguf"

@@ -89,13 +89,13 @@ def test_the_catalogue_takes_a_folder_and_names_it(tmp_path: Path) -> None:
     assert catalogue.find(str(tmp_path / "tiny" / "model.onnx")).name == "tiny"
 
 
-def test_several_graphs_that_nobody_ranks_are_asked_about(tmp_path: Path) -> None:
+def test_several_unranked_graphs_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a.onnx", "b.onnx")
     with pytest.raises(ModelFileError, match=r"a\.onnx, b\.onnx"):
         onnx_folder.find(tmp_path)
 
 
-def test_a_graph_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_graph_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="there is no model"):
         catalogue.find(str(tmp_path / "model.onnx"))
 

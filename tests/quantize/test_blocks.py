@@ -41,9 +41,7 @@ def steps(matrix: Floats, bits: int, *, is_symmetric: bool) -> Floats:
 
 
 @given(matrix=MATRICES, kind=st.sampled_from([(8, True), (4, True), (4, False)]))
-def test_no_block_is_further_off_than_plain_rounding_may_be(
-    matrix: Floats, kind: tuple[int, bool]
-) -> None:
+def test_no_block_is_worse_than_plain_rounding(matrix: Floats, kind: tuple[int, bool]) -> None:
     bits, is_symmetric = kind
     blocks = quantize(matrix, bits=bits, is_symmetric=is_symmetric)
     assert blocks.values().shape == matrix.shape

@@ -84,7 +84,7 @@ def test_a_shorter_context_makes_a_shorter_table(tmp_path: Path) -> None:
     assert [list(dims) for dims in tables] == [[64, 8]]
 
 
-def test_a_very_long_context_is_cut_and_said_so(tmp_path: Path) -> None:
+def test_a_very_long_context_is_cut_and_reported(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", {**CONFIGS["llama"], "max_position_embeddings": 131_072})
     exported = export(tmp_path / "hf", tmp_path / "out", ExportOptions(), silent)
     assert exported.n_ctx == 32_768
@@ -186,7 +186,7 @@ def test_a_false_safetensors_header_is_found_out(
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", (1 << 62).to_bytes(8, "little") + b"{}"])
-def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_safetensors_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(content)
     with pytest.raises(ExportError, match="not a safetensors file"):
         SafetensorsFile(tmp_path / "m.safetensors")

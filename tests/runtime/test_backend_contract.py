@@ -84,7 +84,7 @@ def test_the_bytes_of_the_tokens_are_those_of_the_text(backend: Backend, text: s
     assert b"".join(map(backend.token_bytes, tokens.tolist())) == text.encode("utf-8", "replace")
 
 
-def test_control_tokens_are_read_only_where_that_is_wanted(backend: Backend) -> None:
+def test_control_tokens_are_read_only_where_wanted(backend: Backend) -> None:
     parsed = backend.tokenize("<|im_end|>", add_special=False, parse_special=True)
     plain = backend.tokenize("<|im_end|>", add_special=False, parse_special=False)
     assert len(parsed) == 1
@@ -100,7 +100,7 @@ def test_every_token_that_ends_an_answer_is_known(backend: Backend) -> None:
     assert sorted(int(tokens_of(backend, name)[0]) for name in names) == ends
 
 
-def test_the_facts_are_told(backend: Backend) -> None:
+def test_the_facts_are_reported(backend: Backend) -> None:
     info = backend.info
     assert info.architecture == "llama"
     # The plain graphs hold the output head apart from the embedding.
@@ -178,7 +178,7 @@ def test_all_sequences_decode_at_once(backend: Backend) -> None:
 # --- the KV cache ---------------------------------------------------------------------------
 
 
-def test_a_sequence_that_is_cut_goes_on_from_there(backend: Backend) -> None:
+def test_a_cut_sequence_continues_from_there(backend: Backend) -> None:
     tokens = tokens_of(backend, TEXTS[1])
     wanted = read(backend, 1, tokens)
     read(backend, 0, np.append(tokens[:9], tokens_of(backend, TEXTS[0])))
@@ -186,7 +186,7 @@ def test_a_sequence_that_is_cut_goes_on_from_there(backend: Backend) -> None:
     assert close(backend, read(backend, 0, tokens[9:], 9), wanted)
 
 
-def test_a_copy_goes_on_as_its_source_and_leaves_it_alone(backend: Backend) -> None:
+def test_a_copy_continues_like_its_source_and_leaves_it_unchanged(backend: Backend) -> None:
     tokens = tokens_of(backend, TEXTS[1])
     wanted = read(backend, 2, tokens)
     backend.keep(2, 0)
@@ -332,7 +332,7 @@ def test_penalties_and_bias_change_the_likeliest_token(backend: Backend) -> None
         sampler.close()
 
 
-def test_a_saved_sequence_goes_on_as_if_it_had_stayed(backend: Backend) -> None:
+def test_a_saved_sequence_continues_as_if_it_had_stayed(backend: Backend) -> None:
     saver = backend.saver
     if saver is None:
         return  # kept sequences cost the others nothing here

@@ -96,7 +96,7 @@ def test_a_stop_string_ends_the_answer_and_is_not_sent(engine: LocalEngine) -> N
     assert end_of(events).reason == "stop"
 
 
-def test_ignore_eos_goes_on_to_max_tokens(engine: LocalEngine) -> None:
+def test_ignore_eos_continues_to_max_tokens(engine: LocalEngine) -> None:
     events = list(engine.stream(ask("Hello!", max_tokens=60, ignore_eos=True)))
     assert end_of(events).usage.completion_tokens == 60
 
@@ -223,7 +223,7 @@ def test_cancel_ends_a_running_answer_and_frees_its_slot(engine: LocalEngine) ->
     assert all(slot.state == "idle" for slot in engine.status().slots)
 
 
-def test_a_full_kv_cache_costs_nobody_an_answer(any_model_path: Path, tmp_path: Path) -> None:
+def test_a_full_kv_cache_loses_no_answer(any_model_path: Path, tmp_path: Path) -> None:
     small = EngineOptions(n_parallel=4, n_ctx=512, n_kv=512, cache_dir=tmp_path, n_threads=1)
     requests = [
         ask(prompt, sampling=Sampling(seed=5), max_tokens=180, ignore_eos=True)
@@ -282,7 +282,7 @@ def test_the_worker_ends_when_its_parent_is_killed(any_model_path: Path) -> None
     assert gone == [worker]
 
 
-def test_a_file_that_is_no_model_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "page.gguf"
     path.write_text("<html>404</html>")
     with LocalEngine(path) as engine, pytest.raises(ModelError, match="web page"):

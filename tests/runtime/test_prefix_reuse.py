@@ -139,7 +139,7 @@ def same(a: Logits, b: Logits) -> bool:
     return float(np.abs(a - b).max()) < 0.02 * float(a.std())
 
 
-def test_a_prompt_that_comes_again_after_another_one_is_answered_alike(backend: Backend) -> None:
+def test_a_repeated_prompt_gets_the_same_answer_after_another_one(backend: Backend) -> None:
     conversations, prompt = Conversations(backend), text(150, salt=1)
     cold = conversations.answer(prompt, n_answer=80)
     conversations.answer(text(40, salt=2))

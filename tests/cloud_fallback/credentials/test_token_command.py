@@ -40,7 +40,7 @@ def token(command: TokenCommand, exchange: Exchange | None = None) -> str:
     return command.headers(OUTGOING, exchange or Exchange())["authorization"]
 
 
-def test_a_token_is_kept_for_a_while(program: Path) -> None:
+def test_a_token_is_kept_for_a_time(program: Path) -> None:
     now = [0.0]
     exchange = Exchange(clock=lambda: now[0])
     command = TokenCommand("p", [str(program)])
@@ -51,7 +51,7 @@ def test_a_token_is_kept_for_a_while(program: Path) -> None:
     assert token(command, exchange) == "Bearer token-2"
 
 
-def test_many_who_need_a_token_run_the_program_once(program: Path) -> None:
+def test_many_requests_for_a_token_run_the_program_once(program: Path) -> None:
     command = TokenCommand("p", [str(program)])
     waiters = [Waiter(lambda: token(command)) for _ in range(20)]
     assert {waiter.result() for waiter in waiters} == {"Bearer token-1"}
@@ -96,7 +96,7 @@ def test_useless_output_of_the_program_is_not_quoted() -> None:
     assert "secret" not in repr(caught.value)
 
 
-def test_a_program_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_hangs_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     command = TokenCommand("p", ["sleep", "600"])
     with pytest.raises(TimedOut):
         token(command, Exchange(time.monotonic() + 0.05))
@@ -122,7 +122,7 @@ def test_stop_ends_the_program_and_all_it_has_started(tmp_path: Path) -> None:
     os.close(started)
 
 
-def test_what_has_left_the_program_s_group_holds_nobody_up(
+def test_a_process_that_left_the_programs_group_delays_no_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request used to wait for the end of all who had the program's output open."""

@@ -133,7 +133,7 @@ CASES: list[tuple[str, int, Any, type[ProviderError]]] = [
 
 
 @pytest.mark.parametrize(("name", "status", "body", "kind"), CASES)
-def test_an_answer_becomes_what_is_to_be_done_about_it(
+def test_an_error_answer_becomes_the_error_to_act_on(
     name: str, status: int, body: Any, kind: type[ProviderError]
 ) -> None:
     data = body if isinstance(body, str) else json.dumps(body, indent=2)

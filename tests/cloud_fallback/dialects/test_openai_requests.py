@@ -170,7 +170,7 @@ def test_template_arguments_are_passed_on_where_there_is_a_template() -> None:
     assert "chat_template_kwargs" not in body_of("openai", request)
 
 
-def test_names_are_written_as_they_may_be() -> None:
+def test_names_are_written_in_the_allowed_characters() -> None:
     request = ask((Message(role="user", content="Hello", name="Ann B./C"),))
     assert body_of("openai", request)["messages"][0]["name"] == "Ann_B._C"
     assert "name" not in body_of("openai", request, server="mistral")["messages"][0]

@@ -128,7 +128,7 @@ def frames(draw: st.DrawFn) -> Frame:
 
 @given(st.sampled_from(tuple(COMPANIES)), st.lists(frames(), max_size=6), st.binary(max_size=30))
 @settings(max_examples=250, deadline=None)
-def test_nothing_but_parts_and_provider_errors_comes_of_any_frames(
+def test_any_frames_yield_only_parts_and_provider_errors(
     name: Any, sent: list[Frame], tail: bytes
 ) -> None:
     decoder = dialect_for(name).decoder()

@@ -172,7 +172,7 @@ def test_an_idle_connection_is_closed_in_the_end(fake: Fake) -> None:
     fake.wait_for(open=0)
 
 
-def test_a_response_that_is_left_unread_is_not_kept(fake: Fake, http: Http) -> None:
+def test_an_unread_response_is_not_kept(fake: Fake, http: Http) -> None:
     fake.script(Act(hold_after_chunks=1))
     incoming = http.open(Outgoing(url=fake.url + PATH, headers={}, body=BODY), Exchange())
     incoming.close()

@@ -21,7 +21,7 @@ def test_a_deadline_that_passed_ends_every_wait() -> None:
         exchange.wait(threading.Event())
 
 
-def test_a_nearer_deadline_holds_for_a_while() -> None:
+def test_a_nearer_deadline_applies_only_inside_its_block() -> None:
     now = [0.0]
     exchange = Exchange(100.0, clock=lambda: now[0])
     with exchange.within(5.0, "a token"):

@@ -77,14 +77,14 @@ def test_a_last_event_may_lack_its_empty_line() -> None:
     assert data(b"data: 1\n\ndata: 2\n") == [b"1", b"2"]
 
 
-def test_a_last_line_without_an_end_is_no_event() -> None:
+def test_a_last_line_without_an_end_is_not_an_event() -> None:
     stream = ServerSentEvents()
     assert stream.feed(b'data: 1\n\ndata: {"half":') == [Frame(data=b"1")]
     assert stream.end() == []
     assert stream.tail == b'data: {"half":'
 
 
-def test_the_tail_holds_what_is_no_event() -> None:
+def test_the_tail_holds_text_that_is_not_an_event_yet() -> None:
     stream = ServerSentEvents()
     stream.feed(b'data: 1\n\n{\n  "error": {"code": 503}\n}')
     assert stream.tail == b'{\n  "error": {"code": 503}\n}'
@@ -109,7 +109,7 @@ def test_the_tail_is_bounded() -> None:
     [b"data: " + b"x" * 99, b"data: xxxxxxxxx\n", b"x" * 100],
     ids=["line", "lines", "junk"],
 )
-def test_an_event_that_grows_without_end_is_given_up(piece: bytes) -> None:
+def test_an_event_that_grows_without_end_is_abandoned(piece: bytes) -> None:
     stream = ServerSentEvents(max_event_bytes=1000)
     with pytest.raises(Malformed, match="more than 1000 bytes"):
         [stream.feed(data) for data in repeat(piece, 1000)]

@@ -71,7 +71,7 @@ def test_a_damaged_calibration_is_set_aside(content: bytes, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [changed(version=99), changed(fingerprint="0" * 16)])
-def test_a_calibration_for_somebody_else_is_passed_over(content: bytes, tmp_path: Path) -> None:
+def test_a_calibration_of_another_model_is_skipped(content: bytes, tmp_path: Path) -> None:
     path = write_calibration(calibration(), tmp_path)
     path.write_bytes(content)
     assert find_calibration(fingerprint(CARD), tmp_path) is None

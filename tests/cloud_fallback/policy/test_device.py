@@ -172,7 +172,7 @@ class Listener:
             self.enough.set()
 
 
-def test_watches_are_told_while_they_are_registered_and_nobody_reads_otherwise() -> None:
+def test_watches_get_readings_while_registered_and_nothing_is_read_otherwise() -> None:
     n_read = 0
     lock = threading.Lock()
 
@@ -205,7 +205,7 @@ def test_watches_are_told_while_they_are_registered_and_nobody_reads_otherwise()
         assert n_read == n
 
 
-def test_the_thread_waits_without_a_timeout_when_nobody_watches(
+def test_the_thread_waits_without_a_timeout_when_there_are_no_listeners(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float | None] = []

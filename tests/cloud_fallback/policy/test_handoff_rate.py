@@ -109,7 +109,7 @@ def test_the_rate_comes_near_its_target_on_any_device(tmp_path: Path, target: fl
         assert abs(rate - target) < 0.08
 
 
-def test_a_calibrated_model_keeps_what_is_likely_right(tmp_path: Path) -> None:
+def test_a_calibrated_model_keeps_answers_that_are_probably_right(tmp_path: Path) -> None:
     write_calibration(calibration(bias=-6.0), tmp_path)
     settings = PolicySettings(handoff_rate_target=0.5)
     policy = LocalPolicy(settings, CARD, data_dir=tmp_path)

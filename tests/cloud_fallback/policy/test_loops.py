@@ -49,7 +49,7 @@ def test_a_cycle_is_found_and_its_first_round_is_kept(n_before: int, period: int
 
 
 @given(st.integers(0, 2_000))
-def test_text_without_repeats_is_no_loop(start: int) -> None:
+def test_text_without_repeats_is_not_a_loop(start: int) -> None:
     assert first_loop([delta.text for delta in prose(400, start)]) is None
 
 
@@ -88,7 +88,7 @@ def test_near_variants_of_a_passage_are_a_loop() -> None:
     assert 1 <= kept.count("The little bear") <= 2
 
 
-def test_a_refrain_in_a_song_is_no_loop() -> None:
+def test_a_refrain_in_a_song_is_not_a_loop() -> None:
     verses = [
         "  ".join(delta.text.strip() for delta in prose(30, 100 * i)) + " and they all sang hey ho"
         for i in range(6)

@@ -75,7 +75,9 @@ def test_a_rule_that_dwells_needs_its_reason_in_a_row(monkeypatch: pytest.Monkey
     assert codes(rule_set, 5) == [None, None, None, "slow", "slow"]
 
 
-def test_what_is_neither_found_nor_over_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_neither_matches_nor_resets_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     policy = found([True, False, True, False, False])
     over = iter([False, False, True])
     rule = Rule("slow", "window", policy, dwell=lambda _: 2, is_over=lambda _: next(over))

@@ -212,7 +212,7 @@ def test_a_stop_string_or_a_raw_prompt_may_leave_nothing() -> None:
     assert raw.watch.finished(finished(n=6)) is None
 
 
-def test_half_a_tool_call_is_no_end() -> None:
+def test_half_a_tool_call_is_not_an_end() -> None:
     for arguments, expected in (('{"city": "Li', "schema"), ('{"city": "Lima"}', None)):
         leg = Leg()
         leg.begin()
@@ -220,7 +220,7 @@ def test_half_a_tool_call_is_no_end() -> None:
         assert code(leg.watch.finished(finished("tool_calls"))) == expected
 
 
-def test_a_leg_that_goes_on_with_an_answer_knows_how_it_began() -> None:
+def test_a_leg_that_continues_an_answer_knows_how_it_began() -> None:
     """It may end at once, is in the middle of a document, and is nobody's refusal."""
     begun = (
         Message(role="user", content="Name three towns as JSON, please."),
@@ -275,13 +275,13 @@ def test_reasoning_is_not_judged_by_its_confidence() -> None:
         (READY, None, LocalModel(n_ctx=16, n_kv=16), None),
     ],
 )
-def test_what_cannot_work_here_does_not_begin_here(
+def test_requests_that_cannot_work_locally_do_not_begin_locally(
     status: EngineStatus, n_prompt: int, local: LocalModel, expected: str | None
 ) -> None:
     assert code(Leg(local=local).before(status, n_prompt)) == expected
 
 
-def test_a_prompt_without_room_is_given_up_when_its_length_is_known() -> None:
+def test_a_prompt_without_room_is_handed_over_when_its_length_is_known() -> None:
     """Nobody counts tokens before the engine does."""
     for n_prompt, expected in ((1_000, "context"), (900, None)):
         leg = Leg(local=LocalModel(n_ctx=1_024))
@@ -382,7 +382,7 @@ def test_logprobs_are_asked_for_only_when_a_policy_needs_them() -> None:
     logprobs=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=80),
     response_format=st.sampled_from([None, JsonObject(), JsonSchema(schema={"type": "array"})]),
 )
-def test_whatever_comes_there_is_a_verdict_and_it_keeps_what_was_said(
+def test_any_events_get_a_verdict_that_keeps_the_text_so_far(
     texts: list[str], logprobs: list[float], response_format: ResponseFormat | None
 ) -> None:
     leg = Leg(asked(response_format=response_format))

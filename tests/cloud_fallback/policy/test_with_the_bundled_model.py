@@ -96,7 +96,7 @@ def test_a_refusal_is_handed_over_before_a_word_of_it_is_sent(
     assert seen.sent == ""
 
 
-def test_what_the_model_cannot_do_does_not_begin_here(policy: LocalPolicy) -> None:
+def test_requests_that_the_model_cannot_serve_do_not_begin_locally(policy: LocalPolicy) -> None:
     ready = EngineStatus(state="ready")
     for request, code in (
         (asked("Erzähl mir bitte eine Geschichte über einen Hund und eine Katze."), "language"),

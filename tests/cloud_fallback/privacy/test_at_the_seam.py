@@ -80,7 +80,7 @@ def test_the_echo_of_an_anchor_joins_wherever_the_answer_was_cut(cut: int) -> No
 
 
 @pytest.mark.parametrize("cut", range(SHORTEST, len(ANSWER)))
-def test_a_prefilled_turn_goes_on_wherever_the_answer_was_cut(cut: int) -> None:
+def test_a_prefilled_turn_continues_wherever_the_answer_was_cut(cut: int) -> None:
     said = ANSWER[:cut]
     plan = plan_continuation(REQUEST, said, prefill=True)
     redacted = REDACTOR.redact(plan.request, partial=plan.shown)

@@ -87,7 +87,7 @@ def test_an_answer_within_a_notice_is_treated_like_one_in_a_turn_of_its_own() ->
     ]
 
 
-def test_an_answer_that_is_not_sent_counts_for_nothing() -> None:
+def test_text_that_is_not_sent_is_not_counted() -> None:
     redacted = REDACTOR.redact(conversation("hi"), partial=f"Your card {CARD}")
     assert redacted.n_redactions == 0
 

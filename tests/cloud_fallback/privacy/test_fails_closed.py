@@ -44,7 +44,7 @@ from .redacting import CARD, KEY, MAIL, REDACTOR, conversation, said
         conversation(MAIL, tools=(Tool(name="t", parameters={"x": "\ud83d"}),)),
     ],
 )
-def test_what_cannot_be_taken_out_stays_on_the_device(request_: GenerationRequest) -> None:
+def test_text_that_cannot_be_redacted_stays_on_the_device(request_: GenerationRequest) -> None:
     with pytest.raises(RedactionFailed) as caught:
         REDACTOR.redact(request_)
     assert MAIL not in str(caught.value)

@@ -26,7 +26,7 @@ def found(text: str, finder: Finder = FINDER) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("kind", "marked"), PRIVATE, ids=[text for _, text in PRIVATE])
-def test_what_is_private_is_found_whole_and_nothing_beside_it(kind: str, marked: str) -> None:
+def test_private_text_is_found_completely_and_nothing_else(kind: str, marked: str) -> None:
     before, rest = marked.split("⟦")
     private, after = rest.split("⟧")
     assert found(before + private + after) == [(kind, private)]

@@ -201,7 +201,7 @@ def test_the_restored_request_is_the_request(texts: list[str]) -> None:
 
 @given(st.lists(NOISE, max_size=6).map(" ".join))
 @settings(max_examples=100, deadline=None)
-def test_what_may_leave_holds_nothing_more_to_take_out(text: str) -> None:
+def test_redacted_text_holds_nothing_more_to_redact(text: str) -> None:
     once = REDACTOR.redact(conversation(text))
     assert REDACTOR.redact(once.request).n_redactions == 0
 

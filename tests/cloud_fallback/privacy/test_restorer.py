@@ -103,7 +103,7 @@ def test_a_placeholder_is_restored_in_every_form_that_models_write(
         "",
     ],
 )
-def test_what_is_no_placeholder_of_this_answer_passes_unchanged(text: str) -> None:
+def test_text_that_is_not_a_placeholder_of_this_answer_passes_unchanged(text: str) -> None:
     if text == "[EMAIL_1":
         text = "[FEMAIL_1"
     assert restore(text) == text

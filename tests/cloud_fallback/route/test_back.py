@@ -23,7 +23,7 @@ REST = " the sun came out again. The end."
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_a_clean_end_without_the_terminal_event_is_no_end(
+def test_a_clean_end_without_the_terminal_event_is_truncation(
     make_desk: MakeDesk, make_fake: Callable[[], Fake], name: str
 ) -> None:
     """The official clients take it for complete. Here the local model goes on, with both texts."""
@@ -80,7 +80,7 @@ def test_whatever_the_provider_does_the_answer_comes_to_its_end(
     assert events[-1] == end(events)
 
 
-def test_the_next_provider_goes_on_where_the_first_one_broke(
+def test_the_next_provider_continues_where_the_first_one_broke(
     make_desk: MakeDesk, make_fake: Callable[[], Fake]
 ) -> None:
     first, second = make_fake(), make_fake()
@@ -188,7 +188,7 @@ def test_several_choices_stay_here(desk: Desk, fake: Fake) -> None:
         desk.ask(ask(n=2), RouteOptions(routing=Routing(only="cloud_only")))
 
 
-def test_what_no_provider_can_be_asked_is_answered_here_without_a_word_to_them(
+def test_requests_that_no_provider_can_serve_are_answered_locally_without_asking_one(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
     """A regular expression is no form that a provider knows."""

@@ -38,7 +38,7 @@ def desk(make_desk: MakeDesk, fake: Fake) -> Desk:
     return make_desk(fake, fallback="ask", settings=ASKING)
 
 
-def test_a_yes_lets_the_answer_go_on_in_the_cloud(desk: Desk, fake: Fake) -> None:
+def test_after_a_yes_the_answer_continues_in_the_cloud(desk: Desk, fake: Fake) -> None:
     def say_yes(event: StreamEvent) -> None:
         if isinstance(event, ConsentAsked):
             assert fake.requests == []
@@ -52,7 +52,9 @@ def test_a_yes_lets_the_answer_go_on_in_the_cloud(desk: Desk, fake: Fake) -> Non
     assert text(events).endswith(REST.lstrip())
 
 
-def test_a_no_lets_the_local_model_go_on_as_if_nothing_had_been(desk: Desk, fake: Fake) -> None:
+def test_after_a_no_the_local_model_continues_as_if_nothing_had_happened(
+    desk: Desk, fake: Fake
+) -> None:
     def say_no(event: StreamEvent) -> None:
         if isinstance(event, ConsentAsked):
             assert desk.router.consent(event.id, False) == "accepted"
@@ -64,7 +66,7 @@ def test_a_no_lets_the_local_model_go_on_as_if_nothing_had_been(desk: Desk, fake
     assert fake.record.accepted == 0
 
 
-def test_without_a_reply_the_local_model_goes_on(make_desk: MakeDesk, fake: Fake) -> None:
+def test_without_a_reply_the_local_model_continues(make_desk: MakeDesk, fake: Fake) -> None:
     hasty = RouteSettings(consent_timeout_s=0.05, warms_connections=False)
     desk = make_desk(fake, fallback="ask", settings=hasty)
     events = desk.ask(long(), hand_over_at=60)
@@ -110,7 +112,7 @@ def test_a_reply_may_be_remembered_for_the_conversation(desk: Desk) -> None:
     assert [e.granted for e in second if isinstance(e, ConsentAnswered)] == [True]
 
 
-def test_a_remembered_yes_is_nobody_elses_and_no_other_conversations(
+def test_a_remembered_yes_belongs_to_one_owner_and_one_conversation(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
     """Chats begin with the same words all the time: "Hi"."""

@@ -62,7 +62,9 @@ def test_their_budget_holds(
     assert 0 < sum(len(handoffs(events)) > 0 for events in answers) < N
 
 
-def test_what_nobody_answers_goes_on_here(make_desk: MakeDesk, fake: Fake) -> None:
+def test_an_answer_that_no_provider_continues_continues_locally(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
     hasty = RouteSettings(consent_timeout_s=0.1, warms_connections=False)
     desk = make_desk(fake, fallback="ask", settings=hasty)
     for events in all_at_once(desk, 20):

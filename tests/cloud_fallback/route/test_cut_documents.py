@@ -62,7 +62,9 @@ def test_the_next_provider_ends_what_the_first_one_began(
 
 
 @pytest.mark.parametrize("escape", ["\\u00e", "\\ud83e", "\\ud83e\\udd"])
-def test_an_escape_that_nobody_ends_is_interrupted(desk: Desk, fake: Fake, escape: str) -> None:
+def test_an_escape_that_no_writer_completes_is_interrupted(
+    desk: Desk, fake: Fake, escape: str
+) -> None:
     """The local model's grammar writes such characters as they are."""
     begun = '{"text": "Once ' + escape
     fake.script(Act(chunks=(begun,), no_terminal=True))

@@ -78,7 +78,7 @@ def test_a_loop_is_rolled_back_and_never_fed_to_the_cloud(
     assert end(events).reason == "stop"
 
 
-def test_without_the_cloud_a_loop_goes_on_as_it_would_have(
+def test_without_the_cloud_a_loop_continues_as_before(
     make_desk: MakeDesk, fake: Fake, engine: LocalEngine
 ) -> None:
     desk = make_desk(fake)
@@ -100,7 +100,7 @@ def test_a_provider_without_an_end_is_stopped_at_the_answers_length(desk: Desk, 
 
 @pytest.mark.parametrize("max_tokens", [None, 20])
 @pytest.mark.parametrize("kind", ["text", "reasoning"])
-def test_a_provider_without_an_end_is_stopped_where_nobody_set_a_length(
+def test_a_provider_without_an_end_is_stopped_where_no_length_was_set(
     make_desk: MakeDesk, fake: Fake, kind: str, max_tokens: int | None
 ) -> None:
     """Only the time and the bytes of the whole answer used to be limited, and what it thinks
@@ -115,7 +115,7 @@ def test_a_provider_without_an_end_is_stopped_where_nobody_set_a_length(
     assert (text(events) == "") == (kind == "reasoning")
 
 
-def test_who_waits_in_line_for_a_provider_is_told_at_once(desk: Desk, fake: Fake) -> None:
+def test_a_client_that_waits_for_a_provider_learns_so_at_once(desk: Desk, fake: Fake) -> None:
     """Whoever began the answer would else hold a thread of the endpoint until then."""
     held = Act(text="A tale.", hold_before_response=True)
     fake.script(*[held] * N_PROBES, Act(text="A tale."))
@@ -213,7 +213,7 @@ def test_thinking_that_uses_up_the_tokens_is_not_taken_for_an_answer(
     assert end(events).reason in ("stop", "length")
 
 
-def test_a_budget_that_is_spent_keeps_the_answer_here(make_desk: MakeDesk, fake: Fake) -> None:
+def test_a_spent_budget_keeps_the_answer_local(make_desk: MakeDesk, fake: Fake) -> None:
     prices = Prices(input_usd=1000.0, output_usd=1000.0, priced_on=date(2026, 11, 1))
     desk = make_desk(
         providers=[provider(fake, prices=prices)],
@@ -294,7 +294,7 @@ def test_a_client_that_leaves_in_the_gap_ends_the_request(make_desk: MakeDesk, f
     assert allowance.reserved == 0
 
 
-def test_a_client_that_leaves_in_the_gap_is_no_answer_of_the_provider(
+def test_a_client_that_leaves_in_the_gap_does_not_count_as_an_answer(
     desk: Desk, fake: Fake
 ) -> None:
     """It used to let everybody ahead, and to close the circuit that it was to probe."""
@@ -387,7 +387,7 @@ def test_twenty_answers_survive_the_worker_and_a_limited_provider_together(
     assert {block.provider for block in desk.resources.breakers.blocked()} == {"fake-1"}
 
 
-def test_what_was_kept_back_in_doubt_goes_out_when_no_tokens_are_left(
+def test_text_held_in_doubt_is_sent_when_no_tokens_are_left(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
     """An answer that max_tokens ended while all of it was in doubt used to come out empty."""

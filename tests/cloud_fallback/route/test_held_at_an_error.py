@@ -80,7 +80,7 @@ def said(engine: LocalEngine, make_breaking: Callable[..., Desk]) -> str:
 
 
 @pytest.mark.parametrize("switched_off", [(), ("crash",)])
-def test_when_nobody_else_goes_on_it_is_given_out_before_the_end(
+def test_held_text_is_sent_before_the_end_when_no_writer_continues(
     make_breaking: Callable[..., Desk], fake: Fake, said: str, switched_off: tuple[str, ...]
 ) -> None:
     """It used to be lost: the answer broke off with its first few words."""
@@ -91,7 +91,7 @@ def test_when_nobody_else_goes_on_it_is_given_out_before_the_end(
     assert end(events).reason == "interrupted"
 
 
-def test_when_somebody_goes_on_it_is_in_nobodys_way(
+def test_held_text_does_not_interfere_when_a_writer_continues(
     make_breaking: Callable[..., Desk], fake: Fake, said: str
 ) -> None:
     desk = make_breaking()

@@ -51,7 +51,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
         ("no_anchor", {"unverified", "overlap"}),
     ],
 )
-def test_the_joined_text_is_what_both_have_written(
+def test_the_joined_text_is_the_text_of_both_writers(
     desk: Desk, fake: Fake, manner: str, kinds: set[str], cut_at: int
 ) -> None:
     fake.script(Act(rest=REST, manner=manner))  # type: ignore[arg-type]  # a Literal
@@ -67,7 +67,7 @@ def test_the_joined_text_is_what_both_have_written(
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_every_dialect_goes_on(
+def test_every_dialect_continues(
     make_desk: MakeDesk, make_fake: Callable[[], Fake], name: str
 ) -> None:
     fake = make_fake()

@@ -62,7 +62,7 @@ def test_a_private_text_in_the_unfinished_answer_changes_the_anchor_and_not_the_
     assert "[EMAIL" not in text(events)
 
 
-def test_the_user_is_told_how_much_is_taken_out(make_desk: MakeDesk, fake: Fake) -> None:
+def test_the_user_learns_how_much_is_redacted(make_desk: MakeDesk, fake: Fake) -> None:
     desk = make_desk(fake, fallback="ask")
     events = desk.ask(
         long(text=f"Tell me a story about {MAIL} and {CARD}."),
@@ -74,7 +74,7 @@ def test_the_user_is_told_how_much_is_taken_out(make_desk: MakeDesk, fake: Fake)
     assert fake.record.accepted == 0
 
 
-def test_what_cannot_be_looked_through_stays_here(
+def test_text_that_cannot_be_searched_stays_local(
     desk: Desk, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:

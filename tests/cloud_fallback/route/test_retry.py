@@ -24,11 +24,11 @@ from spillover.cloud_fallback.route.retry import MAX_RETRIES, MAX_WAIT_S, retry_
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_waiting_does_not_mend_is_not_tried_again(error: ProviderError) -> None:
+def test_errors_that_waiting_does_not_mend_are_not_retried(error: ProviderError) -> None:
     assert retry_delay(error, 0, chance=0.5) is None
 
 
-def test_what_the_provider_asks_for_is_the_least_wait() -> None:
+def test_the_delay_that_a_provider_asks_for_is_the_shortest_wait() -> None:
     delays = [retry_delay(RateLimited("p", "", 1.5), 0, chance=c / 10) for c in range(11)]
     assert delays[0] == 1.5
     assert delays == sorted(delays, key=lambda d: d or 0)

@@ -31,7 +31,7 @@ LONG_NOTE = {
 }
 
 
-def test_a_local_answer_on_a_route_keeps_its_form(desk: Desk, fake: Fake) -> None:
+def test_a_local_answer_on_a_route_keeps_its_format(desk: Desk, fake: Fake) -> None:
     request = ask(
         sampling=Sampling(seed=1), max_tokens=150, response_format=JsonSchema(schema=NOTE)
     )
@@ -42,7 +42,7 @@ def test_a_local_answer_on_a_route_keeps_its_form(desk: Desk, fake: Fake) -> Non
     assert fake.requests == []
 
 
-def test_a_handed_over_form_is_asked_of_the_cloud_too(desk: Desk, fake: Fake) -> None:
+def test_the_cloud_is_asked_for_the_response_format_too(desk: Desk, fake: Fake) -> None:
     fake.script(Act(rest=' and so the small fox was at home again with its friends."}'))
     text_schema = {"type": "string", "minLength": 400, "maxLength": 800}
     long_note = {**NOTE, "properties": {"text": text_schema}}  # still being written by then
@@ -73,7 +73,7 @@ def test_a_call_is_written_here_by_a_model_that_can(make_desk: MakeDesk, fake: F
 
 
 @pytest.mark.parametrize("act", [Act(refusal="overloaded"), Act(rest=" and", no_terminal=True)])
-def test_a_form_that_the_cloud_leaves_half_written_is_brought_to_its_end_here(
+def test_the_local_model_completes_a_document_that_the_cloud_leaves_unfinished(
     desk: Desk, fake: Fake, act: Act
 ) -> None:
     """The local model used to begin the form anew, in the middle of what was there."""
@@ -87,7 +87,7 @@ def test_a_form_that_the_cloud_leaves_half_written_is_brought_to_its_end_here(
     jsonschema.validate(json.loads(text(events)), LONG_NOTE)
 
 
-def test_a_raw_prompt_with_a_form_goes_on_here_when_the_cloud_cannot(
+def test_a_raw_prompt_with_a_format_continues_locally_when_the_cloud_cannot(
     desk: Desk, fake: Fake
 ) -> None:
     request = GenerationRequest(
@@ -101,7 +101,7 @@ def test_a_raw_prompt_with_a_form_goes_on_here_when_the_cloud_cannot(
     assert fake.requests == []
 
 
-def test_what_the_cloud_wrote_against_the_form_ends_as_interrupted_and_never_as_complete(
+def test_a_cloud_answer_that_violates_the_format_ends_as_interrupted_never_as_complete(
     desk: Desk, fake: Fake
 ) -> None:
     fake.script(

@@ -24,7 +24,7 @@ def desk_without(make_desk: MakeDesk, fake: Fake, code: ReasonCode) -> Desk:
     return make_desk(fake, policy=msgspec.structs.replace(CALM, switched_off=off))
 
 
-def test_a_prompt_that_is_too_long_is_an_error_then(make_desk: MakeDesk, fake: Fake) -> None:
+def test_then_a_prompt_that_is_too_long_is_an_error(make_desk: MakeDesk, fake: Fake) -> None:
     desk = desk_without(make_desk, fake, "context")
     with pytest.raises(ContextOverflow):
         desk.ask(TOO_LONG)
@@ -37,7 +37,7 @@ def test_a_prompt_that_is_too_long_says_so_with_both_numbers(desk: Desk, fake: F
     assert handoff.signals["n_prompt_tokens"] > handoff.signals["n_ctx"] == 1024
 
 
-def test_a_form_that_only_a_provider_knows_is_asked_of_it(desk: Desk, fake: Fake) -> None:
+def test_a_format_that_only_a_provider_knows_is_sent_to_it(desk: Desk, fake: Fake) -> None:
     fake.script(Act(text='["Ruby", "Max"]'))
     events = desk.ask(ask(response_format=UNIQUE))
     assert [h.reason for h in handoffs(events)] == ["schema"]
@@ -45,13 +45,13 @@ def test_a_form_that_only_a_provider_knows_is_asked_of_it(desk: Desk, fake: Fake
     assert end(events).reason == "stop"
 
 
-def test_a_form_that_nobody_knows_is_an_error(desk: Desk, fake: Fake) -> None:
+def test_an_unknown_format_is_an_error(desk: Desk, fake: Fake) -> None:
     fake.script(Act(refusal="bad_request"))
     with pytest.raises(ProviderRefused):
         desk.ask(ask(response_format=UNIQUE))
 
 
-def test_a_form_that_only_a_provider_knows_is_an_error_then(
+def test_then_a_format_that_only_a_provider_knows_is_an_error(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
     desk = desk_without(make_desk, fake, "schema")

@@ -43,7 +43,7 @@ def test_a_stop_string_written_by_two_writers_ends_the_answer() -> None:
     assert client.text == answer.said == "All is well."
 
 
-def test_what_was_no_stop_string_is_sent_with_the_next_writers_text() -> None:
+def test_text_that_was_not_a_stop_string_is_sent_with_the_next_writers_text() -> None:
     answer, client = AnswerText(("\n\nUser:",)), Client()
     client.take(answer.feed("All is well.\n\nUser"))
     assert answer.n_sent == len("All is well.")
@@ -82,7 +82,7 @@ def test_what_the_client_has_already_is_not_sent_again() -> None:
 @pytest.mark.parametrize(
     ("can_replace", "pieces", "said"), [(True, [Replace(keep_chars=3)], "One"), (False, [], "One.")]
 )
-def test_a_stop_string_that_was_half_sent_is_taken_back_only_where_it_may_be(
+def test_a_half_sent_stop_string_is_taken_back_only_where_allowed(
     can_replace: bool, pieces: list[Piece], said: str
 ) -> None:
     answer = AnswerText((".\n",), sent="One.", can_replace=can_replace)
@@ -120,7 +120,7 @@ def test_without_stop_strings_text_passes() -> None:
         max_size=12,
     ),
 )
-def test_the_client_has_what_stands_before_the_first_stop_string(
+def test_the_client_gets_the_text_before_the_first_stop_string(
     stops: tuple[str, ...], pieces: list[Piece]
 ) -> None:
     answer, client, text = AnswerText(stops, can_replace=True), Client(), ""

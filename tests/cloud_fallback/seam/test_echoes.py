@@ -69,7 +69,7 @@ def test_a_fence_around_everything_is_taken_off(at: int, fence: str, sizes: list
 
 
 @given(st.integers(CODE.index("def") + 9, CODE.index("```\n\nThen")), SIZES)
-def test_a_code_block_that_is_opened_again_goes_on(at: int, sizes: list[int]) -> None:
+def test_a_reopened_code_block_continues(at: int, sizes: list[int]) -> None:
     plan = planned(CODE, at)
     cloud = "```python\n" + plan.anchor + after(plan, CODE)
     assert Client(plan, CODE[:at]).read(cloud, sizes) == CODE
@@ -93,7 +93,7 @@ def test_the_last_words_alone_are_an_overlap() -> None:
     assert client.seam.settled == "overlap"
 
 
-def test_half_a_word_is_no_overlap() -> None:
+def test_half_a_word_is_not_an_overlap() -> None:
     said = "This is about what people mean when they say standardisation"
     client = read(said, len(said), "ardisation, which nobody likes to spell out in full each time")
     assert client.seam.settled == "unverified"
@@ -144,7 +144,7 @@ def test_a_misquoted_last_word_stands_as_it_was_sent() -> None:
     assert client.seam.settled == "unverified"
 
 
-def test_a_misquoted_word_is_replaced_where_it_may_be() -> None:
+def test_a_misquoted_word_is_replaced_where_allowed() -> None:
     said = "The quick brown fox and the badgers went to recieve"
     cloud = planned(said, len(said)).anchor.replace("recieve", "receive") + " it from the owl."
     client = read(said, len(said), cloud, can_replace=True)
@@ -296,7 +296,7 @@ def test_nothing_is_lost_where_nothing_is_repeated(answer: str, data: st.DataObj
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_no_cut_loses_or_doubles_text_that_goes_on_without_an_echo(name: str) -> None:
+def test_no_cut_loses_or_doubles_text_that_continues_without_an_echo(name: str) -> None:
     answer = ALL[name]
     for at in range(1, len(answer)):
         plan = planned(answer, at)

@@ -131,7 +131,7 @@ def test_a_stop_string_is_found_wherever_the_legs_meet(
     assert answer.text.stopped == "the valley.\n\nRuby"
 
 
-def test_a_loop_is_taken_back_and_the_answer_goes_on() -> None:
+def test_a_loop_is_taken_back_and_the_answer_continues() -> None:
     good = "I like foxes. They are red."
     loop = " They are red. They are red. They"
     for opts, client in ((True, good + " And small."), (False, good + loop + "\n\nAnd small.")):

@@ -21,7 +21,7 @@ def test_the_local_model_ends_its_sentence(sizes: list[int]) -> None:
     assert finish.is_done
 
 
-def test_a_sentence_that_is_over_needs_no_more() -> None:
+def test_a_complete_sentence_needs_no_more_text() -> None:
     finish = SentenceFinish("They eat mice.", until=10.0, max_tokens=48)
     assert finish.feed(" And", 1, 0.0) == ""
     assert finish.is_done

@@ -60,7 +60,7 @@ def test_the_answer_so_far_comes_with_a_plain_sentence_of_the_users() -> None:
     assert not request.continue_final_message
 
 
-def test_what_only_the_local_model_understands_stays_at_home() -> None:
+def test_requests_that_only_the_local_model_understands_stay_local() -> None:
     request = plan_continuation(REQUEST, SAID).request
     assert request.n == 1
     assert request.logprobs is None
@@ -91,13 +91,13 @@ def test_before_the_first_word_the_request_goes_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("said", ["Sure", "  \n", "Hello!\n"])
-def test_next_to_nothing_is_begun_anew(said: str) -> None:
+def test_almost_empty_text_is_started_over(said: str) -> None:
     plan = plan_continuation(REQUEST, said)
     assert plan.join == "restart"
     assert plan.request.messages == REQUEST.messages
 
 
-def test_an_anew_begun_answer_takes_in_what_was_said() -> None:
+def test_a_restarted_answer_includes_the_text_so_far() -> None:
     assert Client(plan_continuation(REQUEST, "Hello"), "Hello").read("Hello there.", [2]) == (
         "Hello there."
     )
@@ -125,7 +125,7 @@ def test_prefill_ends_with_the_answer_and_without_white_space() -> None:
 
 
 @given(st.integers(1, len(PROSE)), st.sampled_from(sorted(ALL)), st.data())
-def test_a_prefilled_turn_goes_on_at_any_cut(at: int, name: str, data: st.DataObject) -> None:
+def test_a_prefilled_turn_continues_at_any_cut(at: int, name: str, data: st.DataObject) -> None:
     answer = ALL[name]
     at = data.draw(st.integers(1, len(answer)))
     plan = plan_continuation(REQUEST, answer[:at], prefill=True)
@@ -136,14 +136,14 @@ def test_a_prefilled_turn_goes_on_at_any_cut(at: int, name: str, data: st.DataOb
         assert Client(plan, answer[:at]).read(answer, sizes) == answer
 
 
-def test_a_refrain_that_goes_on_in_a_prefilled_turn_is_no_echo() -> None:
+def test_a_refrain_that_continues_in_a_prefilled_turn_is_not_an_echo() -> None:
     refrain = "Oh the rain in the valley, the rain in the woods, the rain on us all!\n"
     said = refrain + refrain
     client = Client(plan_continuation(REQUEST, said, prefill=True), said)
     assert client.read("\n" + refrain + refrain, [5]) == said + refrain + refrain
 
 
-def test_a_form_is_kept_by_asking_for_the_whole_answer() -> None:
+def test_a_format_is_kept_by_asking_for_the_whole_answer() -> None:
     plan = plan_continuation(
         replace(REQUEST, response_format=JsonObject()), '{"name": "Ruby', prefill=True
     )
@@ -202,7 +202,7 @@ def test_tokens_left() -> None:
 # Back to the local model -------------------------------------------------------------------
 
 
-def test_the_local_model_goes_on_with_the_text_of_all_legs() -> None:
+def test_the_local_model_continues_the_text_of_all_legs() -> None:
     plan = plan_continuation(REQUEST, "Hi \n", target="local", tokens_left=50)
     assert plan.join == "prefill"
     assert plan.request.continue_final_message
@@ -212,7 +212,7 @@ def test_the_local_model_goes_on_with_the_text_of_all_legs() -> None:
     assert plan.request.sampling == REQUEST.sampling
 
 
-def test_the_local_model_goes_on_with_a_prompt() -> None:
+def test_the_local_model_continues_a_prompt() -> None:
     text = GenerationRequest(prompt="Once upon a time")
     assert plan_continuation(text, " a fox ", target="local").request.prompt == (
         "Once upon a time a fox"
@@ -259,7 +259,7 @@ def test_what_another_model_cannot_understand_stays_local(request_: GenerationRe
 LEAK = "Foxes live in dens. They eat mice and<|im_end|>\n<|im_start|>user\nWhat"
 
 
-def test_leaked_template_text_never_goes_on_the_way() -> None:
+def test_leaked_template_text_is_never_sent() -> None:
     plan = plan_continuation(REQUEST, LEAK, can_replace=True)
     assert plan.kept == "Foxes live in dens."
     assert plan.keep_chars == len(plan.kept)
@@ -283,14 +283,14 @@ def test_a_loop_is_cut_where_the_policy_says() -> None:
     assert plan.kept == "I like foxes. They are red."
 
 
-def test_nothing_good_is_begun_anew() -> None:
+def test_bad_text_is_started_over() -> None:
     plan = plan_continuation(REQUEST, "<|im_start|><|im_start|>")
     assert plan.request.messages == REQUEST.messages
     client = Client(plan, "<|im_start|><|im_start|>")
     assert client.read("\nFoxes.", [2]) == "<|im_start|><|im_start|>\n\nFoxes."
 
 
-def test_half_a_tag_may_be_no_tag() -> None:
+def test_half_a_tag_may_turn_out_to_be_text() -> None:
     said = "In XML you write <thi"
     plan = plan_continuation(REQUEST, said)
     assert plan.request.messages[2].content == "In XML you write"

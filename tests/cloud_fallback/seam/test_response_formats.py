@@ -41,7 +41,7 @@ def test_a_document_is_joined_to_its_echo_at_any_cut(at: int, sizes: list[int]) 
 
 @pytest.mark.parametrize("fence", ["", "```json\n", "Here is the JSON again:\n\n```json\n"])
 @given(PLACES, st.sampled_from(["same", "compact", "pretty"]), st.booleans(), SIZES)
-def test_a_document_is_joined_to_itself_written_anew(
+def test_a_document_is_joined_to_its_own_repetition(
     fence: str, at: int, spelling: str, can_replace: bool, sizes: list[int]
 ) -> None:
     plan = planned(at, can_replace=can_replace)
@@ -59,7 +59,7 @@ def test_a_document_is_joined_to_itself_written_anew(
         assert json.loads(text) == VALUE
 
 
-def test_an_escape_that_was_cut_goes_on_as_the_character_it_stands_for() -> None:
+def test_a_cut_escape_continues_as_the_character_it_stands_for() -> None:
     begin = DOCUMENT.index(r"\uD83D")
     for n in range(1, 12):
         plan = planned(begin + n)
@@ -69,7 +69,7 @@ def test_an_escape_that_was_cut_goes_on_as_the_character_it_stands_for() -> None
         assert json.loads(client.read(DOCUMENT[:begin] + rest, [3])) == VALUE
 
 
-def test_an_escape_that_goes_on_otherwise_is_never_shown() -> None:
+def test_an_escape_that_continues_differently_is_never_shown() -> None:
     at = DOCUMENT.index(r"\uD83D") + 4
     client = Client(planned(at), DOCUMENT[:at])
     with pytest.raises(SeamFailed):
@@ -97,7 +97,7 @@ def test_a_continuation_without_an_echo_is_shown_once_the_document_is_complete(
         "",
     ],
 )
-def test_what_cannot_become_one_document_is_never_shown(cloud: str) -> None:
+def test_text_that_cannot_become_one_document_is_never_shown(cloud: str) -> None:
     at = AT + 10
     client = Client(planned(at), DOCUMENT[:at])
     with pytest.raises(SeamFailed):
@@ -136,7 +136,7 @@ def test_time_does_not_show_a_document_that_may_be_broken() -> None:
     assert client.text == DOCUMENT[:70]
 
 
-def test_other_forms_are_joined_only_where_the_text_follows() -> None:
+def test_other_formats_are_joined_only_where_the_text_follows() -> None:
     request = GenerationRequest(messages=ASKED.messages, response_format=Regex(pattern="[0-9 ]+"))
     said = "1 2 3 4 5 6 7 8 9 10 11 12"
     plan = plan_continuation(request, said)

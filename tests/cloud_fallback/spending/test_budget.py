@@ -81,7 +81,7 @@ def test_what_is_reserved_while_another_waits_for_the_ledger_stays_reserved(
     assert held(budget) == 600
 
 
-def test_a_budget_that_is_spent_is_refused_with_limit_spent_and_until(
+def test_a_spent_budget_is_refused_with_limit_spent_and_until(
     make_budget: MakeBudget,
 ) -> None:
     budget = make_budget(BudgetLimits(usd_per_day=0.01))

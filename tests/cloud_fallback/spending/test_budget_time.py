@@ -128,7 +128,7 @@ def test_an_answer_that_slept_through_its_expiry_is_booked_once(
     assert budget.allowances()[0].spent == 160
 
 
-def test_an_expired_reservation_that_goes_on_is_held_again(
+def test_an_expired_reservation_in_use_is_held_again(
     make_budget: MakeBudget, clock: FakeTime
 ) -> None:
     budget = make_budget(BudgetLimits(tokens_per_month=1000))

@@ -64,7 +64,7 @@ def test_a_database_of_another_program_is_left_alone(make_budget: MakeBudget, pa
 
 
 @pytest.mark.parametrize("amount", [-5, "'abc'", 0.5])
-def test_amounts_that_nobody_can_have_spent_close_the_budget(
+def test_impossible_amounts_close_the_budget(
     make_budget: MakeBudget, path: Path, amount: object
 ) -> None:
     spend(make_budget(LIMITED), 10, 10)

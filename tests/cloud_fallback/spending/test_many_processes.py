@@ -72,7 +72,7 @@ def test_four_processes_spend_a_budget_to_the_last_token_and_not_one_more(
     assert sum(counts) == 100
 
 
-def test_a_process_that_is_killed_holds_its_money_only_for_a_while(
+def test_a_killed_process_holds_its_reservation_only_for_a_limited_time(
     path: Path, clock: FakeTime
 ) -> None:
     process = spender(path, clock.now, 150, "die")

@@ -52,7 +52,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_calibrate_reports_and_writes_what_replay_reads(
+def test_calibrate_reports_and_writes_a_file_that_replay_reads(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, traces = tmp_path / "c.json", tmp_path / "t.jsonl"
@@ -82,7 +82,7 @@ def report_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
     return found
 
 
-def test_wrong_answers_of_the_bundled_model_are_told_from_right_ones(
+def test_wrong_answers_of_the_bundled_model_are_separated_from_right_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On prompts that the fit has not seen, and on kinds of prompts that it has not seen."""

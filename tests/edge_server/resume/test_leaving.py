@@ -59,17 +59,17 @@ def _newest(server: Server, name: str) -> int:
     return int(error["last"]) - 1
 
 
-def test_an_answer_that_nobody_comes_back_to_is_cancelled(tight: Server) -> None:
+def test_an_abandoned_answer_is_cancelled(tight: Server) -> None:
     with begin(tight, {**LONG, "n": 4}, key=MINE) as response:
         name = name_of(response)
         wait_until(lambda: "decode" in states(tight, MINE))
     wait_until(lambda: is_idle(tight))
     end = end_of(tight, name)
-    assert "nobody came back" in end
+    assert "no client came back" in end
     assert "[DONE]" not in end
 
 
-def test_an_answer_goes_on_while_anybody_follows_it(tight: Server) -> None:
+def test_an_answer_continues_while_it_has_followers(tight: Server) -> None:
     """For longer than the server waits without a client."""
     client = Client()
     with begin(tight, LONG, key=MINE) as first:
@@ -149,7 +149,7 @@ def test_a_request_that_is_refused_takes_no_place(tight: Server) -> None:
         response.read()
 
 
-def test_a_client_that_takes_no_bytes_is_cut_off_and_the_answer_goes_on(tmp_path: Path) -> None:
+def test_a_client_that_takes_no_bytes_is_cut_off_and_the_answer_continues(tmp_path: Path) -> None:
     server = Server(tmp_path, "--parallel", "4", write_timeout_s=1)
     # Far more than the buffers on the way hold: four answers, each token with 20 logprobs.
     body = {**LONG, "n": 4, "logprobs": True, "top_logprobs": 20, "stream": True}

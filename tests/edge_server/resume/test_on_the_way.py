@@ -90,7 +90,7 @@ def test_a_client_that_comes_back_has_the_text_of_both(make_site: MakeSite, act:
 
 
 @WHERE
-def test_an_answer_that_nobody_comes_back_to_ends_its_request_and_spends_no_more(
+def test_an_abandoned_answer_ends_its_request_and_spends_no_more(
     make_site: MakeSite, act: Act
 ) -> None:
     site = make_site(resume_grace_s=0.2)
@@ -104,7 +104,7 @@ def test_an_answer_that_nobody_comes_back_to_ends_its_request_and_spends_no_more
     spent = site.allowance.spent
     site.fake.release()
     reply = httpx.get(place(site.server, name), timeout=60)
-    assert "nobody came back" in reply.text
+    assert "no client came back" in reply.text
     assert "cloud came by and finished" not in reply.text
     assert site.allowance.spent == spent
     assert len(site.fake.requests) == 1
@@ -148,7 +148,7 @@ def test_who_comes_back_while_the_local_text_is_held_has_all_of_it(make_site: Ma
     assert site.fake.requests == []
 
 
-def test_without_a_way_back_leaving_while_the_local_text_is_held_asks_nobody(
+def test_without_a_way_back_leaving_while_the_local_text_is_held_asks_no_provider(
     make_site: MakeSite,
 ) -> None:
     site = make_site(DOUBTS)

@@ -86,7 +86,7 @@ def test_an_answer_whose_connections_break_all_the_time_comes_whole(
     assert client.text == whole(server, body)
 
 
-def test_a_connection_that_is_reset_is_one_that_broke(server: Server) -> None:
+def test_a_reset_connection_is_a_broken_connection(server: Server) -> None:
     body = {**LONG, "max_tokens": 200}
     with connect(server) as sock:
         request = post(CHAT, {**body, "stream": True})
@@ -114,7 +114,7 @@ def test_all_who_follow_a_stream_get_the_same_events(server: Server) -> None:
             assert other.result() == first
 
 
-def test_the_openai_client_goes_on_by_the_number_of_its_chunks(server: Server) -> None:
+def test_the_openai_client_resumes_by_the_number_of_its_chunks(server: Server) -> None:
     body: Any = {**SHORT, "max_tokens": 200, "extra_body": {"ignore_eos": True}}
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         text, n = "", 0
@@ -185,7 +185,7 @@ def test_whole_answers_take_no_notice_of_the_header_but_refuse_the_field(server:
     assert reply.json()["error"]["param"] == "spillover.resumable"
 
 
-def test_a_cursor_that_is_none_of_the_streams_is_a_400(server: Server) -> None:
+def test_a_cursor_outside_the_stream_is_a_400(server: Server) -> None:
     with begin(server, SHORT) as response:
         name = name_of(response)
         n = response.read().count(b"\nid: ")
@@ -210,7 +210,7 @@ def test_the_header_counts_where_a_browser_repeats_its_first_address(server: Ser
     assert reply.content.startswith(b"retry: 1000\nid: " + name.encode() + b":8\n")
 
 
-def test_a_stream_that_never_was_is_a_404_and_there_is_no_list(server: Server) -> None:
+def test_a_stream_that_never_existed_is_a_404_and_there_is_no_list(server: Server) -> None:
     for method in ("GET", "DELETE"):
         reply = httpx.request(method, place(server, "0" * 32))
         assert reply.status_code == 404

@@ -52,7 +52,7 @@ def test_the_first_event_is_there_before_the_answer_has_any(streams: Streams) ->
     assert recording.log.last == 1
 
 
-def test_what_came_before_the_log_was_opened_is_in_it(streams: Streams) -> None:
+def test_events_from_before_the_log_was_opened_are_in_it(streams: Streams) -> None:
     answer, client = Answer(), Client()
     answer.say("Once ")
     recording = begun(streams, answer)
@@ -106,7 +106,7 @@ def test_the_answer_that_ended_first_makes_room_for_a_new_one(
         streams.find(second.id, "me")
 
 
-def test_who_reads_a_stream_that_is_forgotten_reads_it_to_its_end(
+def test_a_reader_of_a_forgotten_stream_reads_it_to_its_end(
     streams: Streams, clock: Clockwork
 ) -> None:
     answer, client = Answer(), Client()
@@ -139,7 +139,7 @@ def test_a_reader_holds_few_events_however_far_behind_it_is() -> None:
     assert log.read(1000) == ([], True)
 
 
-def test_an_event_larger_than_the_log_is_still_there_for_who_waits_for_it() -> None:
+def test_an_event_larger_than_the_log_still_reaches_a_waiting_reader() -> None:
     log = MemoryLog(100)
     log.append(b"a")
     log.append(b"b" * 1000)

@@ -99,7 +99,7 @@ def test_every_system_message_is_shown(source: str, messages: tuple[Message, ...
         assert message.content in prompt
 
 
-def test_a_template_shows_a_developer_as_what_it_knows() -> None:
+def test_a_template_shows_a_developer_turn_as_a_role_it_knows() -> None:
     """The mere word in a template used to make the message vanish."""
     messages = (said("developer", "Be brief."), said("user", "Good morning"))
     assert "<|im_start|>system\nBe brief." in template(MENTIONS_DEVELOPER).render(messages)
@@ -111,7 +111,7 @@ def test_a_short_text_that_stands_elsewhere_in_the_prompt_is_missed() -> None:
     assert template(DROPS_SYSTEM).render(messages).count("user") == 2
 
 
-def test_what_no_form_shows_is_refused_by_its_place() -> None:
+def test_a_message_that_the_template_leaves_out_is_refused_by_its_place() -> None:
     messages = (said("user", "Good morning"), said("assistant", "Welcome"), said("user", "Again"))
     with pytest.raises(InvalidRequest, match=r"leaves out messages\[1\].*role assistant") as raised:
         template(SHOWS_ONLY_USERS).render(messages)
@@ -181,7 +181,7 @@ def test_tools_may_be_shown_through_a_filter() -> None:
     assert json.loads(shown.partition("<tools>")[0])[0]["name"] == "weather"
 
 
-def test_a_model_that_writes_calls_in_another_form_is_told_in_words_with_a_warning() -> None:
+def test_a_model_with_another_call_format_gets_tools_in_plain_text_and_a_warning() -> None:
     """XML between <tool_call> tags used to be taken for Hermes."""
     other = template(with_calls(XML_CALL))
     prompt = other.prompt(CALLED, tools=(WEATHER,))

@@ -115,9 +115,7 @@ def test_two_prompts_that_take_turns_stay_apart(here: LlamaBackend, apart: Llama
     assert near(after(apart, 1, 120), after(here, 1, 120))
 
 
-def test_what_was_generated_is_fetched_for_the_next_turn(
-    here: LlamaBackend, apart: LlamaBackend
-) -> None:
+def test_generated_text_is_reused_in_the_next_turn(here: LlamaBackend, apart: LlamaBackend) -> None:
     tokens = prompt(140)
     wanted = read(here, 0, tokens, 140)
     read(apart, 0, tokens[:60], 60)
@@ -127,7 +125,7 @@ def test_what_was_generated_is_fetched_for_the_next_turn(
     assert near(apart.logits(0), wanted)
 
 
-def test_a_prompt_too_long_for_the_second_context_goes_on_in_the_main_one(
+def test_a_prompt_too_long_for_the_second_context_continues_in_the_main_one(
     here: LlamaBackend, apart: LlamaBackend
 ) -> None:
     tokens = prompt(N_CELLS + 150)
@@ -172,7 +170,7 @@ def test_a_sampler_draws_from_the_context_that_has_the_logits(apart: LlamaBacken
     sampler.close()
 
 
-def test_the_second_layout_is_given_up_when_memory_becomes_scarce(model_path: Path) -> None:
+def test_the_second_layout_is_dropped_when_memory_becomes_scarce(model_path: Path) -> None:
     free_bytes = 1 << 34
     backend = LlamaBackend(model_path, CONFIG, lambda: free_bytes)
     backend.read_prompts_apart()

@@ -57,7 +57,7 @@ def test_alone_on_the_machine_all_threads_compute() -> None:
     ("n_most", "n_free", "n_fitting", "n_calls"),
     [(2, 1.5, 1, 2), (8, 7.4, 7, 2), (2, 1.0, 1, 1), (4, 0.3, 1, 1)],
 )
-def test_a_core_that_others_take_costs_a_thread_soon_and_one_that_is_gone_at_once(
+def test_a_busy_core_soon_costs_a_thread_and_a_lost_core_costs_one_at_once(
     n_most: int, n_free: float, n_fitting: int, n_calls: int
 ) -> None:
     machine = Machine(n_free)

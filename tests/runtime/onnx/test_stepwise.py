@@ -59,7 +59,7 @@ def logits_after_text(backend: Backend) -> Logits:
     return backend.logits(0).copy()
 
 
-def test_its_prompts_are_read_one_by_one_and_the_user_is_told(orderless: Backend) -> None:
+def test_its_prompts_are_read_token_by_token_and_the_user_is_notified(orderless: Backend) -> None:
     assert any("one new token at a time" in warning for warning in orderless.info.warnings)
 
 

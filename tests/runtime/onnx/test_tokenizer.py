@@ -176,7 +176,7 @@ def test_a_damaged_tokenizer_is_an_error(tmp_path: Path, content: str) -> None:
         opened(files)
 
 
-def test_a_missing_tokenizer_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
     files = folder(tmp_path, metaspace())
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"no tokenizer\.json"):

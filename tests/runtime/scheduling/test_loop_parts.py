@@ -52,7 +52,7 @@ def test_the_text_of_slow_steps_is_sent_at_once() -> None:
         assert len(sent.frames) == i + 1
 
 
-def test_whatever_is_no_text_takes_all_before_it_along() -> None:
+def test_an_event_without_text_releases_all_before_it() -> None:
     sent = Sent()
     sent.outbox.add(1, Delta(text="a"))
     sent.outbox.add(2, Queued(position=0, n_prompt_tokens=1))
@@ -60,7 +60,7 @@ def test_whatever_is_no_text_takes_all_before_it_along() -> None:
     assert [[job for job, _ in frame] for frame in sent.frames] == [[1, 2]]
 
 
-def test_nothing_waits_for_a_step_that_nobody_can_predict() -> None:
+def test_nothing_waits_for_an_unpredictable_step() -> None:
     sent = Sent()
     sent.step("a", 0.0, None)
     assert len(sent.frames) == 1

@@ -44,7 +44,7 @@ def test_the_slice_skips_the_sizes_that_cost_most() -> None:
     assert plan(48, 400)[0] <= 16
 
 
-def test_a_prompt_goes_on_even_when_no_slice_fits() -> None:
+def test_a_prompt_makes_progress_even_when_no_slice_fits() -> None:
     assert plan(1500, 1)[0] >= 1
     assert plan(1500, -50)[0] >= 1
 
@@ -56,7 +56,7 @@ def test_mixed_slices_are_taken_where_they_read_faster() -> None:
     assert (chosen.n_tokens, chosen.mixed) == (64, True)
 
 
-def test_depth_makes_slices_dearer_and_so_smaller() -> None:
+def test_depth_makes_slices_more_expensive_and_so_smaller() -> None:
     table = costs()
     table.measured_deep(64, 448, 0.300)
     assert (table.predict(64, 448) or 0) > 0.29
@@ -70,7 +70,7 @@ def ms(table: SliceCosts, n: int, depth: int = 0) -> float:
     return 1e3 * (table.predict(n, depth) or 0)
 
 
-def test_what_runs_later_corrects_the_table() -> None:
+def test_later_calls_correct_the_table() -> None:
     table = costs()
     for _ in range(20):
         table.observe(64, 0, 0.4)
@@ -129,7 +129,7 @@ def test_attention_costs_what_it_does_at_the_same_kind_of_size() -> None:
     assert abs(ms(table, 128, 1000) - (514 + 51.2)) < 0.1
 
 
-def test_what_attention_costs_is_learned_deep_in_a_text() -> None:
+def test_the_cost_of_attention_is_learned_deep_in_a_text() -> None:
     table = costs()
     table.measured_deep(64, 448, 0.230 + 64 * 448 * 2e-6)
     for _ in range(8):

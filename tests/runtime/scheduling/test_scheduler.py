@@ -150,7 +150,7 @@ def test_alone_a_prompt_is_read_in_the_fastest_slices(loop: Loop) -> None:
     assert {call.n_slice for call in loop.calls[:-1]} == {64}
 
 
-def test_an_order_to_end_what_is_not_there_disturbs_nobody(loop: Loop) -> None:
+def test_cancelling_an_unknown_job_does_no_harm(loop: Loop) -> None:
     # Used to end the worker, once everything was measured.
     loop.scheduler.cancel(99)
     while len(loop.scheduler._inbox):
@@ -212,7 +212,7 @@ def test_cancel_frees_the_place_in_every_phase(loop: Loop, phase: str) -> None:
         assert sum(call.n_slice for call in loop.calls) < 900
 
 
-def test_progress_is_told_slice_by_slice(loop: Loop) -> None:
+def test_progress_is_reported_slice_by_slice(loop: Loop) -> None:
     loop.submit(1, 300, max_tokens=1)
     n_read = []
     while True:
@@ -235,7 +235,7 @@ def test_zero_tokens_only_read_the_prompt(loop: Loop) -> None:
     assert sum(call.n_slice for call in loop.calls) == 300
 
 
-def test_what_an_aborted_call_has_destroyed_is_read_again(
+def test_tokens_lost_in_an_aborted_call_are_read_again(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A recurrent state cannot be wound back: it used to be continued as if it were still there.

@@ -48,34 +48,34 @@ def continued(
     "begun",
     ["{", '{"na', '{"name": "', '{"name": "Ru', '{"name":"Ru"', '{"name": "Ruby", "age": 1'],
 )
-def test_an_answer_that_has_begun_is_brought_to_its_form(engine: LocalEngine, begun: str) -> None:
+def test_a_started_answer_is_completed_in_its_format(engine: LocalEngine, begun: str) -> None:
     for sampling in (GREEDY, Sampling(seed=4, temperature=1.2)):
         events = list(engine.stream(continued(begun, JsonSchema(schema=FOX), sampling=sampling)))
         assert end_of(events).reason == "stop"
         jsonschema.validate(json.loads(begun + text_of(events)), FOX)
 
 
-def test_all_choices_go_on_from_there(engine: LocalEngine) -> None:
+def test_all_choices_continue_from_there(engine: LocalEngine) -> None:
     request = continued('{"name": "', JsonSchema(schema=FOX), n=3, sampling=Sampling(seed=1))
     events = list(engine.stream(request))
     for choice in range(3):
         jsonschema.validate(json.loads('{"name": "' + text_of(events, choice)), FOX)
 
 
-def test_an_answer_that_is_whole_already_ends_at_once(engine: LocalEngine) -> None:
+def test_an_answer_that_is_already_complete_ends_at_once(engine: LocalEngine) -> None:
     events = list(engine.stream(continued('{"name": "Ruby", "age": 7}', JsonSchema(schema=FOX))))
     assert text_of(events) == ""
     assert end_of(events).reason == "stop"
 
 
-def test_json_that_another_writer_began_on_many_lines_goes_on(engine: LocalEngine) -> None:
+def test_json_that_another_writer_began_on_many_lines_continues(engine: LocalEngine) -> None:
     begun = '{\n  "name" : "Ruby",\n  "age": '
     # A weak model fills the lines that are allowed now with blanks.
     events = list(engine.stream(continued(begun, JsonSchema(schema=FOX), max_tokens=300)))
     jsonschema.validate(json.loads(begun + text_of(events)), FOX)
 
 
-def test_a_grammar_goes_on_too(engine: LocalEngine) -> None:
+def test_a_grammar_continues_too(engine: LocalEngine) -> None:
     response_format = Gbnf(grammar='root ::= "one, " "two, " [0-9]')
     events = list(engine.stream(continued("one, tw", response_format)))
     assert text_of(events)[:-1] == "o, "
@@ -84,7 +84,7 @@ def test_a_grammar_goes_on_too(engine: LocalEngine) -> None:
 @pytest.mark.parametrize(
     "begun", ["Well, ", '{"age"', '{"name": 5', '{"name": "Ruby the quick fox']
 )
-def test_a_beginning_of_another_form_is_refused(engine: LocalEngine, begun: str) -> None:
+def test_the_beginning_of_another_format_is_refused(engine: LocalEngine, begun: str) -> None:
     with pytest.raises(InvalidRequest, match="the answer so far") as caught:
         list(engine.stream(continued(begun, JsonSchema(schema=FOX))))
     assert caught.value.param == "response_format"
@@ -104,7 +104,7 @@ def test_a_prompt_may_end_with_the_beginning_of_the_answer(engine: LocalEngine) 
         jsonschema.validate(json.loads('{"name": "Ru' + text), FOX)
 
 
-def test_a_killed_worker_goes_on_from_there(any_model_path: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_continues_from_there(any_model_path: Path, tmp_path: Path) -> None:
     schema = thing(text={"type": "string", "minLength": 150, "maxLength": 200})
     begun = '{"text": "Ruby '
     request = continued(begun, JsonSchema(schema=schema), max_tokens=200)
@@ -123,7 +123,7 @@ def test_a_killed_worker_goes_on_from_there(any_model_path: Path, tmp_path: Path
     jsonschema.validate(json.loads(begun + text_of(events)), schema)
 
 
-def test_preempted_answers_go_on_from_there(any_model_path: Path, tmp_path: Path) -> None:
+def test_preempted_answers_continue_from_there(any_model_path: Path, tmp_path: Path) -> None:
     schema = thing(text={"type": "string", "minLength": 150, "maxLength": 200})
     request = continued('{"text": "Ruby ', JsonSchema(schema=schema), max_tokens=130)
     options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path, n_threads=1)
@@ -151,7 +151,7 @@ def thinking(loaded: LoadedModel, begun: str) -> Constraint:
         ('{"name": "', "R", "\n"),
     ],
 )
-def test_the_form_begins_behind_what_has_been_thought(
+def test_the_format_begins_after_the_reasoning(
     loaded: LoadedModel, begun: str, allowed: str, refused: str | None
 ) -> None:
     constraint = thinking(loaded, begun)

@@ -54,7 +54,7 @@ def writer(
     return writer
 
 
-def test_thoughts_are_free_and_the_answer_has_its_form(writer: Writer) -> None:
+def test_reasoning_is_free_and_the_answer_follows_the_format(writer: Writer) -> None:
     assert writer.write("Let me see: 1 < 2, and </thin is no tag.")
     assert not writer.may_end
     assert writer.write("</think>")
@@ -72,7 +72,7 @@ def test_an_answer_may_go_without_thoughts(loaded: LoadedModel, factory: Constra
     assert writer.may_end
 
 
-def test_no_token_closes_the_thoughts_and_goes_on(
+def test_no_token_closes_the_reasoning_and_continues(
     loaded: LoadedModel, factory: ConstraintFactory
 ) -> None:
     writer = Writer(loaded, factory, is_inside=True)

@@ -85,7 +85,7 @@ def test_every_completed_answer_follows_its_schema(engine: LocalEngine, sampling
     ],
     ids=["penalties", "dry and xtc", "typical", "greedy with penalties"],
 )
-def test_all_samplers_keep_to_the_form(engine: LocalEngine, sampling: Sampling) -> None:
+def test_all_samplers_follow_the_format(engine: LocalEngine, sampling: Sampling) -> None:
     schema = SCHEMAS["person"]
     request = ask(
         sampling=sampling, max_tokens=MAX_TOKENS, response_format=JsonSchema(schema=schema)
@@ -143,7 +143,7 @@ def test_a_complete_answer_ends_at_once(engine: LocalEngine) -> None:
     assert end_of(events).usage.completion_tokens == len(ids_of(events))
 
 
-def test_a_form_goes_before_a_bias_that_forbids_it(engine: LocalEngine) -> None:
+def test_a_response_format_overrides_a_bias_that_forbids_it(engine: LocalEngine) -> None:
     opening = ids_of(engine.stream(ask(max_tokens=1, response_format=JsonObject())))[0]
     for temperature in (0.0, 1.0):
         sampling = Sampling(temperature=temperature, logit_bias={opening: -100.0}, seed=1)
@@ -153,7 +153,7 @@ def test_a_form_goes_before_a_bias_that_forbids_it(engine: LocalEngine) -> None:
         assert ids_of(events) == [opening]
 
 
-def test_logprobs_are_those_of_the_model_and_not_of_the_form(engine: LocalEngine) -> None:
+def test_logprobs_are_those_of_the_model_not_of_the_format(engine: LocalEngine) -> None:
     free = list(engine.stream(ask(max_tokens=1, logprobs=1)))
     held = list(engine.stream(ask(max_tokens=1, logprobs=1, response_format=JsonObject())))
     free_record, held_record = (
@@ -212,7 +212,9 @@ def test_a_prompt_without_a_conversation_is_held_too(engine: LocalEngine) -> Non
     assert re.fullmatch("[0-9]{3}", text_of(engine.stream(request)))
 
 
-def test_a_killed_worker_goes_on_with_the_form(any_model_path: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_continues_in_the_response_format(
+    any_model_path: Path, tmp_path: Path
+) -> None:
     request = ask(
         sampling=Sampling(seed=11), max_tokens=200, response_format=JsonSchema(schema=LONG)
     )
@@ -230,7 +232,7 @@ def test_a_killed_worker_goes_on_with_the_form(any_model_path: Path, tmp_path: P
     assert checked(events, LONG)
 
 
-def test_preempted_answers_keep_their_form(any_model_path: Path, tmp_path: Path) -> None:
+def test_preempted_answers_keep_their_format(any_model_path: Path, tmp_path: Path) -> None:
     options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path, n_threads=1)
     request = ask(max_tokens=130, response_format=JsonSchema(schema=LONG))
     with LocalEngine(any_model_path, options) as engine:
@@ -287,7 +289,7 @@ HOSTILE: dict[str, ResponseFormat] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_form_that_cannot_be_followed_is_refused(engine: LocalEngine, name: str) -> None:
+def test_a_format_that_cannot_be_followed_is_refused(engine: LocalEngine, name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         list(engine.stream(ask(max_tokens=1, response_format=HOSTILE[name])))
     assert caught.value.param == "response_format"
@@ -355,7 +357,7 @@ def test_others_get_their_answer_beside_a_format_that_compiles_slowly(engine: Lo
     assert len(refusals) == len(slow)
 
 
-def test_a_cancelled_request_ends_though_its_form_is_not_compiled(engine: LocalEngine) -> None:
+def test_a_cancelled_request_ends_before_its_format_is_compiled(engine: LocalEngine) -> None:
     cancellation = Cancellation()
     slow = JsonSchema(schema=thing(**{f"p{i}": {"type": "string"} for i in range(1500)}))
     ended: list[EngineEvent] = []

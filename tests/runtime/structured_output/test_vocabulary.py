@@ -62,7 +62,7 @@ def test_tables_are_made_before_they_are_needed_after_a_recent_use(
     assert made.wait(30)
 
 
-def test_a_small_vocabulary_waits_for_its_first_form(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_a_small_vocabulary_waits_for_its_first_format(loaded: LoadedModel, tmp_path: Path) -> None:
     last_use = LastUse(tmp_path, "model")
     last_use.note()
     compiler = ConstraintCompiler(loaded.backend, (), last_use)

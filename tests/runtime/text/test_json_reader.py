@@ -62,7 +62,9 @@ def test_complete_means_that_a_parser_takes_it(text: str, cuts: list[int]) -> No
 
 
 @given(value=VALUES, place=st.integers(0, 200), char=st.sampled_from('{}[]",:x\n-'))
-def test_an_error_stands_where_no_document_can_go_on(value: object, place: int, char: str) -> None:
+def test_an_error_marks_where_no_document_can_continue(
+    value: object, place: int, char: str
+) -> None:
     text = json.dumps(value)
     place %= len(text) + 1
     broken = text[:place] + char + text[place:]
@@ -135,7 +137,7 @@ def test_a_cut_escape_is_seen(text: str, n: int) -> None:
     ("text", "at"),
     [("[" * 600, 512), ("[" + "1" * 500, 401), ("[-01", 3), ("nul]", 3), ('{"a"}', 4), ("[1}", 2)],
 )
-def test_a_document_breaks_where_it_cannot_go_on(text: str, at: int) -> None:
+def test_a_document_breaks_where_it_cannot_continue(text: str, at: int) -> None:
     document = JsonReader()
     assert document.feed(text) == at
     assert document.error_at == at

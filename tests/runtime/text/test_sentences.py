@@ -69,6 +69,6 @@ def test_text_is_rolled_back_to_a_whole_sentence_item_or_line(text: str, kept: s
     assert text[:at] == kept
 
 
-def test_a_word_that_goes_on_is_not_kept() -> None:
+def test_a_word_that_continues_is_not_kept() -> None:
     assert good_boundary("the quick brown", 12) == len("the quick")
     assert good_boundary("Unbroken", 4) == 0

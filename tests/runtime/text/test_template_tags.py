@@ -45,7 +45,7 @@ def test_no_turn_of_the_template_stays_in_an_answer(tag: str) -> None:
 
 
 @pytest.mark.parametrize("pair", REASONING_TAGS)
-def test_reasoning_is_told_apart_by_each_pair(pair: TagPair) -> None:
+def test_reasoning_is_separated_by_each_pair_of_tags(pair: TagPair) -> None:
     assert ReasoningSplitter().feed(f"{pair.open}a{pair.close}b") == [(True, "a"), (False, "b")]
     assert starts_inside(f"<|assistant|>{pair.open}\n") is pair
 

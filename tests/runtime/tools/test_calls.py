@@ -128,7 +128,7 @@ def test_a_stop_string_does_not_cut_a_call(engine: LocalEngine, stop: str) -> No
     assert end_of(stopped).reason == "tool_calls"
 
 
-def test_a_call_that_max_tokens_cuts_is_no_text(engine: LocalEngine) -> None:
+def test_a_call_that_max_tokens_cuts_is_not_text(engine: LocalEngine) -> None:
     request = wanted(tools=(NOTE,), tool_choice="required", parallel_tool_calls=False)
     n_shown = 0
     for n in (1, 3, 8, 16, 24, 32):
@@ -187,7 +187,7 @@ def test_none_is_an_answer_as_without_tools(engine: LocalEngine) -> None:
     assert text_of(engine.stream(wanted(tools=(WEATHER,), tool_choice="none"))) == plain
 
 
-def test_a_form_and_tools_give_one_of_both(engine: LocalEngine) -> None:
+def test_a_format_and_tools_give_one_of_the_two(engine: LocalEngine) -> None:
     events = list(engine.stream(wanted(tools=(WEATHER,), response_format=JsonObject())))
     if end_of(events).reason == "stop":
         assert isinstance(json.loads(text_of(events)), dict)
@@ -225,7 +225,7 @@ def test_tools_that_do_not_fit_are_refused(
     assert caught.value.param == param
 
 
-def test_a_killed_worker_goes_on_inside_a_call(any_model_path: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_continues_inside_a_call(any_model_path: Path, tmp_path: Path) -> None:
     request = wanted(tools=(NOTE,), tool_choice="required", parallel_tool_calls=False)
     with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
         events: list[EngineEvent] = []

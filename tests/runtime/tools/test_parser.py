@@ -188,7 +188,7 @@ def test_a_closing_tag_that_breaks_off_is_text_to_the_last_character() -> None:
     assert heard([good + "\n</tool"], HERMES).text == "\n</tool"
 
 
-def test_arguments_are_streamed_when_they_are_held_to_their_form() -> None:
+def test_arguments_are_streamed_when_their_schema_is_enforced() -> None:
     parser = ToolParser(HERMES, NAMES, streams=True)
     first = parser.feed('<tool_call>{"name": "add", ')
     assert [(p.index, p.name) for p in first if isinstance(p, CallDelta)] == [(0, "add")]

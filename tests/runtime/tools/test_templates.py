@@ -163,7 +163,7 @@ def test_the_ids_that_a_template_shows_are_those_of_the_results() -> None:
     assert "a1B2c3D4e" in template(MISTRAL_TEMPLATE).render((HISTORY[1], message))
 
 
-def test_a_template_without_system_and_tools_is_told_by_the_user() -> None:
+def test_a_template_without_system_and_tools_gets_them_in_the_user_turn() -> None:
     rendered = template(ALTERNATING).render(HISTORY, tools=TOOLS)
     first = rendered.partition("<end_of_turn>")[0]
     assert "Be kind." in first
@@ -171,7 +171,7 @@ def test_a_template_without_system_and_tools_is_told_by_the_user() -> None:
     assert "sunny\n</tool_response>\n<tool_response>\nthree" in rendered
 
 
-def test_a_conversation_that_is_no_such_case_is_still_refused() -> None:
+def test_other_invalid_conversations_are_still_refused() -> None:
     messages = (Message(role="user", content="a"), Message(role="user", content="b"))
     with pytest.raises(InvalidRequest, match="roles must alternate"):
         template(ALTERNATING).render(messages)

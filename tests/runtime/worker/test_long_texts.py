@@ -74,7 +74,7 @@ def test_short_ones_are_answered_while_a_long_one_is_read() -> None:
     assert reports.get(timeout=60) == protocol.Tokens(id=1, token_ids=(0,))
 
 
-def test_one_that_is_taken_back_is_not_begun() -> None:
+def test_a_withdrawn_job_is_not_started() -> None:
     reader = Reader()
     for number in (1, 2, 3):
         reader.texts.add(submit(number))

@@ -131,7 +131,7 @@ def test_a_device_without_room_for_a_worker_says_so(
         ("stop", {"stop": ("\udcff",)}),
     ],
 )
-def test_what_no_worker_can_be_told_is_refused_and_forgotten(
+def test_requests_that_cannot_be_sent_to_a_worker_are_refused_and_forgotten(
     model_path: Path, tmp_path: Path, param: str, fields: dict[str, Any]
 ) -> None:
     """Such a request used to stay, and no later worker could be given anything."""
@@ -145,7 +145,7 @@ def test_what_no_worker_can_be_told_is_refused_and_forgotten(
         assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
 
 
-def test_a_worker_that_does_not_listen_holds_nobody_up(model_path: Path, tmp_path: Path) -> None:
+def test_a_worker_that_does_not_listen_delays_no_caller(model_path: Path, tmp_path: Path) -> None:
     """Whoever wrote to its full pipe held the lock that everybody needs."""
     with (
         LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine,

@@ -69,7 +69,7 @@ def test_without_a_crash_the_workers_times_stand() -> None:
     )
 
 
-def test_a_cancelled_answer_without_a_worker_still_tells_what_it_had() -> None:
+def test_a_cancelled_answer_without_a_worker_still_reports_its_usage() -> None:
     clock = Clock()
     ticket = Ticket(1, ask(n=2), 0, clock)
     play(

@@ -93,7 +93,7 @@ def test_another_name_of_a_file_is_refused(tmp_path: Path) -> None:
         read(with_tensor(external("w.data")), folder)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "w.data")
     with pytest.raises(ModelError, match="plain file"):
         read(with_tensor(external("w.data")), tmp_path)
@@ -125,7 +125,7 @@ def test_places_and_sizes_that_cannot_be_are_refused(place: dict[str, int], tmp_
         read(with_tensor(external("w.data", **place)), tmp_path)  # type: ignore[arg-type]  # dims
 
 
-def test_an_offset_that_is_no_number_is_refused(tmp_path: Path) -> None:
+def test_an_offset_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.data").write_bytes(DATA)
     with pytest.raises(ModelError, match="is invalid"):
         read(with_tensor(external("w.data", offset="0x10")), tmp_path)  # type: ignore[arg-type]  # on purpose
@@ -197,7 +197,7 @@ def test_values_that_are_not_raw_are_counted_too(tensor: TensorProto, tmp_path: 
         (b"{}", "not an ONNX graph"),
     ],
 )
-def test_what_is_no_graph_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_graphs_are_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ModelError, match=message):
         read_graph(tmp_path / "model.onnx")

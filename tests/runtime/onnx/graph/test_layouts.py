@@ -213,7 +213,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_run_is_refused_by_its_name(what: str) -> None:
+def test_graphs_that_cannot_run_are_refused_by_name(what: str) -> None:
     with pytest.raises(ModelError) as refused:
         inspect(REFUSED[what])
     assert what in str(refused.value)

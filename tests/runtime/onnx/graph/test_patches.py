@@ -100,7 +100,7 @@ def test_half_products_are_left_to_runtimes_that_compute_them_soundly() -> None:
     assert with_integer_products(proto, (1, 32)) > 0
 
 
-def test_a_cache_that_is_only_converted_is_kept_as_it_is_computed(tmp_path: Path) -> None:
+def test_a_converted_cache_is_kept_in_the_type_it_is_computed_in(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(loaded("transformers_js/llama-q4f16"), path)
     before = inspect(onnx.load(path))
