@@ -9,7 +9,8 @@
     └── EngineError             the engine cannot continue; the request itself was fine
         ├── EngineHung          the worker is alive but does not answer
         ├── EngineBusy          the queue is full; carries when to try again
-        ├── WorkerDied          the worker process ended and could not be brought back
+        ├── WorkerDied          the worker process ended and could not be brought back yet
+        ├── DeadlyRequest       the request has ended its worker twice
         └── EngineClosed        the engine was closed while the request ran
 
 A message says what happened, to what, and what to do.
@@ -78,7 +79,16 @@ class EngineBusy(EngineError):
 
 
 class WorkerDied(EngineError):
-    """The worker process ended and could not be brought back."""
+    """The worker process ended and could not be brought back yet; a new try makes sense after
+    *retry_after_s* seconds."""
+
+    def __init__(self, message: str, retry_after_s: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlyRequest(EngineError):
+    """The request has ended its worker twice, and is not tried again for a while."""
 
 
 class EngineClosed(EngineError):

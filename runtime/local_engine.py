@@ -138,6 +138,10 @@ class LocalEngine:
         assert isinstance(answer, Bytes)
         return answer.content
 
+    def health(self) -> EngineStatus:
+        """What is known without asking the worker: no slots and counts."""
+        return self._supervisor.health()
+
     def status(self) -> EngineStatus:
         """A snapshot; never waits for a decode."""
         return self._supervisor.status()

@@ -119,8 +119,14 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     max_restarts: Annotated[
         int,
         Meta(ge=0, le=100),
-        Help("Restarts of a crashed worker within ten minutes before the engine gives up."),
+        Help("Restarts of a crashed worker within ten minutes before the engine pauses."),
     ] = 5
+    hang_timeout_s: Annotated[
+        float,
+        Meta(gt=0, le=3_600),
+        Help("Seconds without a sign of life after which a worker is replaced."),
+    ] = 10.0
+    """One that computes without an end is replaced after 30 times as long."""
     cache_dir: Annotated[
         Path | None,
         Help("Folder for measurements of this device.", default="the user's cache folder"),

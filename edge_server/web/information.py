@@ -82,7 +82,7 @@ class _Views:
         }
 
     def health(self) -> dict[str, Any]:
-        status = self._engine.status()
+        status = self._engine.health()
         if status.state != "ready":
             why = f": {status.detail}" if status.detail else ""
             raise WireError(503, f"{status.state}{why}")

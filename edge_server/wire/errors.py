@@ -8,10 +8,12 @@ from typing import Any
 
 from spillover.runtime.errors import (
     ContextOverflow,
+    DeadlyRequest,
     EngineBusy,
     EngineError,
     InvalidRequest,
     SpilloverError,
+    WorkerDied,
 )
 
 _KINDS = {
@@ -93,6 +95,11 @@ def from_exception(error: Exception) -> WireError:
         case EngineBusy():
             headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
             return WireError(429, message, headers=headers)
+        case DeadlyRequest():
+            return WireError(500, message, headers={"X-Should-Retry": "false"})
+        case WorkerDied():
+            headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
+            return WireError(503, message, headers=headers)
         case EngineError() | SpilloverError():
             return WireError(503, message, headers={"Retry-After": "5"})
         case _:

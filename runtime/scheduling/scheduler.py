@@ -72,6 +72,8 @@ class Scheduler:
         self._inbox = Inbox(options.n_parallel, options.max_queue)
         self._queues = Queues(options.n_parallel)
         self._alone: Sequence | None = None  # in the running call
+        self.n_steps = 0
+        """Calls of the backend so far."""
 
     # --- any thread -------------------------------------------------------------------------
 
@@ -238,6 +240,7 @@ class Scheduler:
         started = self._clock()
         if not self._call(plan):
             return False
+        self.n_steps += 1
         now = self._clock()
         if n_slice:
             self._pace.observe_slice(n_slice, depth, n_decoding, now - started)

@@ -14,7 +14,6 @@ from spillover.runtime.errors import (
     ContextOverflow,
     EngineBusy,
     InvalidRequest,
-    ResponseFormatRefused,
 )
 from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
 from spillover.runtime.request import GenerationRequest
@@ -26,6 +25,7 @@ from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
 from spillover.runtime.worker.long_texts import LongTexts, is_long
+from spillover.runtime.worker.rejection import rejected
 
 C = TypeVar("C", bound=protocol.Command)
 
@@ -63,7 +63,7 @@ class Intake:
             serve(command)
         except (InvalidRequest, EngineBusy) as error:
             assert not isinstance(command, protocol.Quit)
-            self._send(_rejection(command.id, error))
+            self._send(rejected(command.id, error))
 
     def _serve(self, command: protocol.Command) -> None:
         match command:
@@ -135,7 +135,7 @@ class Intake:
             self._scheduler.cancel(job.id)
 
     def _reject(self, job_id: int, error: InvalidRequest | EngineBusy) -> None:
-        self._send(_rejection(job_id, error))
+        self._send(rejected(job_id, error))
 
     def _shown(self, plan: ToolPlan | None) -> dict[int, bytes]:
         """The control tokens that mark tool calls, which otherwise add nothing to the text."""
@@ -218,6 +218,7 @@ class Intake:
             slots=scheduler.slots(),
             n_queued=scheduler.n_queued,
             n_kv_used=scheduler.n_kv_used,
+            n_steps=scheduler.n_steps,
         )
 
 
@@ -231,25 +232,3 @@ def _cancelled(command: protocol.Submit) -> list[tuple[int, EngineEvent]]:
         if tokens is not None
         for usage in [Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=len(tokens))]
     ]
-
-
-def _rejection(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.Rejected:
-    match error:
-        case EngineBusy():
-            return protocol.Rejected(
-                id=command_id, message=str(error), retry_after_s=error.retry_after_s
-            )
-        case ContextOverflow():
-            return protocol.Rejected(
-                id=command_id,
-                message=str(error),
-                param=error.param,
-                n_prompt_tokens=error.n_prompt_tokens,
-                n_ctx=error.n_ctx,
-            )
-        case ResponseFormatRefused():
-            return protocol.Rejected(
-                id=command_id, message=str(error), is_response_format_refused=True
-            )
-        case _:
-            return protocol.Rejected(id=command_id, message=str(error), param=error.param)

@@ -114,6 +114,8 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
     slots: tuple[SlotState, ...]
     n_queued: int
     n_kv_used: int
+    n_steps: int
+    """Calls of the model so far."""
 
 
 Report: TypeAlias = Ready | LoadFailed | Events | Rejected | Tokens | Bytes | Status

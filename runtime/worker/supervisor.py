@@ -15,22 +15,23 @@ import msgspec
 
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
-    ContextOverflow,
+    DeadlyRequest,
     EngineBusy,
     EngineClosed,
     EngineError,
     EngineHung,
-    InvalidRequest,
     ModelError,
-    ResponseFormatRefused,
     SpilloverError,
     WorkerDied,
 )
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.worker import protocol
+from spillover.runtime.worker import heartbeat, protocol
+from spillover.runtime.worker.heartbeat import Heartbeat
+from spillover.runtime.worker.rejection import error_of
 from spillover.runtime.worker.restarts import RestartPolicy
+from spillover.runtime.worker.suspects import Suspects, deadly
 from spillover.runtime.worker.ticket import Ticket
 from spillover.runtime.worker.worker_process import WorkerProcess, describe_exit
 
@@ -40,12 +41,10 @@ ASK_TIMEOUT_S = 30.0
 STATUS_TIMEOUT_S = 5.0
 """A worker that does not report its status within this time hangs."""
 
-MAX_DEATHS_PER_REQUEST = 2
-"""A request that has seen more deaths of a worker than this is not passed to the next one."""
-
 _log = logging.getLogger(__name__)
 
 State: TypeAlias = Literal["loading", "ready", "restarting", "failed", "closed"]
+HealthState: TypeAlias = State | Literal["hung"]
 
 
 class Supervisor:
@@ -67,6 +66,10 @@ class Supervisor:
         self._questions: dict[int, queue.SimpleQueue[protocol.Answer | None]] = {}
         self._ids = itertools.count(1)
         self._restarts = RestartPolicy(options.max_restarts)
+        self._suspects = Suspects()
+        self._recovers_at = 0.0
+        self._why: str | None = None  # a worker is ended by us
+        self._heartbeat: Heartbeat | None = None
         self._timer: threading.Timer | None = None
         self._worker: WorkerProcess | None = None
         self._on_death: Callable[[], None] = _nothing
@@ -97,11 +100,17 @@ class Supervisor:
                 raise EngineError(f"{self._name} was not ready after {timeout_s:g} s")
             return self._card
 
-    def status(self) -> EngineStatus:
+    def health(self) -> EngineStatus:
         with self._changed:
-            state, detail = self._state, self._detail
-        fixed = EngineStatus(state=state, n_restarts=self._restarts.n_restarts, detail=detail)
-        if state != "ready":
+            state: HealthState = self._state
+            detail = self._detail
+            if state == "ready" and self._is_suspicious:
+                state, detail = "hung", f"the worker of {self._name} does not answer"
+        return EngineStatus(state=state, n_restarts=self._restarts.n_restarts, detail=detail)
+
+    def status(self) -> EngineStatus:
+        fixed = self.health()
+        if fixed.state != "ready":
             return fixed
         try:
             answer = self.ask(lambda i: protocol.AskStatus(id=i), STATUS_TIMEOUT_S)
@@ -126,8 +135,8 @@ class Supervisor:
         ticket = Ticket(next(self._ids), request, seed)
         order = ticket.order()
         with self._changed:
-            if self._failure is not None:
-                raise self._failure
+            self._check_alive()
+            self._suspects.check(ticket)
             if self._state != "ready" and len(self._tickets) >= self._most_tickets:
                 raise EngineBusy(
                     f"{self._name} is {self._state} and the queue is full: try again later", 5.0
@@ -137,14 +146,43 @@ class Supervisor:
                 self._send_ticket(ticket, order)
             return ticket
 
+    def _check_alive(self) -> None:
+        """Raise why nothing is served; the lock is held."""
+        if isinstance(self._failure, WorkerDied):
+            left_s = self._recovers_at - time.monotonic()
+            raise WorkerDied(str(self._failure), max(left_s, 1.0))
+        if self._failure is not None:
+            raise self._failure
+
     @property
     def _most_tickets(self) -> int:
         return self._options.max_queue + (self._options.n_parallel or 1)
 
-    def _send_ticket(self, ticket: Ticket, order: bytes) -> None:
+    def _send_ticket(self, ticket: Ticket, order: bytes | None = None) -> None:
+        """Give it to the worker, unless it is refused or has to wait; the lock is held."""
         assert self._worker is not None
-        ticket.sent = True
-        self._worker.send_frame(order)
+        try:
+            self._suspects.check(ticket)
+        except DeadlyRequest as error:
+            ticket.mailbox.put(error)
+            return
+        if self._suspects.may_run(ticket):
+            ticket.sent = True
+            self._worker.send_frame(order or ticket.order())
+
+    def _end_trial(self, ticket: Ticket) -> None:
+        """Let the next suspect run."""
+        with self._changed:
+            if self._suspects.on_trial is ticket:
+                self._suspects.on_trial = None
+                self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """The lock is held."""
+        if self._state == "ready" and self._worker is not None:
+            for ticket in list(self._tickets.values()):
+                if ticket.is_open and not ticket.sent:
+                    self._send_ticket(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel a request; its stream ends with cancelled choices."""
@@ -160,6 +198,9 @@ class Supervisor:
         """The stream is closed; what still runs for it ends."""
         with self._changed:
             self._tickets.pop(ticket.id, None)
+            if not (ticket.is_open or ticket.cancelled):
+                self._suspects.clear(ticket)
+            self._end_trial(ticket)
             if ticket.is_open and ticket.sent and self._worker is not None:
                 self._worker.send(protocol.Cancel(id=ticket.id))
 
@@ -179,8 +220,11 @@ class Supervisor:
         question_id = next(self._ids)
         frame = protocol.encode(question(question_id))
         with self._changed:
+            self._check_alive()
             if self._state != "ready" or self._worker is None:
-                raise self._failure or EngineError(f"{self._name} is {self._state}: try again")
+                raise EngineError(f"{self._name} is {self._state}: try again")
+            if self._is_suspicious:
+                raise EngineHung(f"the worker of {self._name} does not answer")
             self._questions[question_id] = answers
             self._worker.send_frame(frame)
         try:
@@ -192,7 +236,7 @@ class Supervisor:
         if answer is None:
             raise EngineError(f"the worker of {self._name} ended before it answered")
         if isinstance(answer, protocol.Rejected):
-            raise _rejection(answer, self._name)
+            raise error_of(answer, self._name)
         return answer
 
     # --- the worker's life ------------------------------------------------------------------
@@ -227,11 +271,18 @@ class Supervisor:
             if self._state not in ("loading", "restarting"):
                 return
             limit_s = self._options.load_timeout_s
-            self._fail(
-                ModelError(f"{self._path} was not loaded after {limit_s:g} s: raise load_timeout_s")
+            self._cannot_load(
+                f"{self._path} was not loaded after {limit_s:g} s: raise load_timeout_s"
             )
             if self._worker is not None:
                 self._worker.kill()
+
+    def _cannot_load(self, message: str) -> None:
+        """The lock is held."""
+        if self._card is None:
+            self._fail(ModelError(message))
+        else:  # it could be loaded before: when the worker has ended, another one tries again
+            self._why = f"could not load the model again ({message})"
 
     def _on_report(self, report: protocol.Report) -> None:
         """In the reader thread."""
@@ -242,9 +293,12 @@ class Supervisor:
                 self._on_ready(report.card)
             case protocol.LoadFailed():
                 with self._changed:
-                    self._fail(ModelError(report.message))
+                    self._cannot_load(report.message)
             case protocol.Rejected():
                 self._on_rejected(report)
+            case protocol.Status(id=heartbeat.PING_ID):
+                if self._heartbeat is not None:
+                    self._heartbeat.heard(report)
             case protocol.Tokens() | protocol.Bytes() | protocol.Status():
                 self._on_answer(report.id, report)
 
@@ -254,6 +308,8 @@ class Supervisor:
             ticket = self._tickets.get(ticket_id)
             if ticket is not None:
                 mails.setdefault(ticket_id, []).append(ticket.record(event))
+                if ticket is self._suspects.on_trial and self._suspects.is_acquitted(event):
+                    self._end_trial(ticket)
         for ticket_id, mail in mails.items():
             ticket = self._tickets.get(ticket_id)
             if ticket is not None:
@@ -269,15 +325,40 @@ class Supervisor:
                 _log.warning("a new worker of %s is ready: process %s", self._name, pid)
             self._card = card
             self._state = "ready"
-            for ticket in list(self._tickets.values()):
-                if ticket.is_open:
-                    self._send_ticket(ticket, ticket.order())
+            self._watch()
+            self._send_waiting()
             self._changed.notify_all()
 
+    def _watch(self) -> None:
+        """Notice when the worker hangs; the lock is held."""
+        worker = self._worker
+        assert worker is not None
+        timeout_s = self._options.hang_timeout_s
+        self._heartbeat = Heartbeat(
+            worker, timeout_s, self._has_work, lambda: self._on_hang(worker, timeout_s)
+        )
+        try:
+            self._heartbeat.start()
+        except RuntimeError as error:  # the system gives no thread
+            _log.warning("nobody notices when the worker of %s hangs: %s", self._name, error)
+
+    def _has_work(self) -> bool:
+        return any(ticket.sent and ticket.is_open for ticket in list(self._tickets.values()))
+
+    @property
+    def _is_suspicious(self) -> bool:
+        return self._heartbeat is not None and self._heartbeat.is_suspicious
+
+    def _on_hang(self, worker: WorkerProcess, timeout_s: float) -> None:
+        with self._changed:
+            if self._worker is worker:
+                self._why = f"hung (no sign of life for {timeout_s:g} s) and was ended"
+                worker.kill()
+
     def _on_rejected(self, report: protocol.Rejected) -> None:
-        ticket = self._tickets.get(report.id)
+        ticket = self._tickets.pop(report.id, None)
         if ticket is not None:
-            ticket.mailbox.put(_rejection(report, self._name))
+            ticket.mailbox.put(error_of(report, self._name))
         else:
             self._on_answer(report.id, report)
 
@@ -290,6 +371,10 @@ class Supervisor:
         """In the reader thread, after the worker's last report."""
         with self._changed:
             self._worker = None
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
+                self._heartbeat = None
+            how, self._why = self._why or describe_exit(status), None
             # Who is woken leaves at once.
             for answers in list(self._questions.values()):
                 answers.put(None)
@@ -298,7 +383,7 @@ class Supervisor:
             if self._state == "loading":
                 self._after_death_at_load(status)
                 return
-            self._after_death(status)
+            self._after_death(how)
             on_death = self._on_death
         on_death()
 
@@ -320,18 +405,25 @@ class Supervisor:
             )
         )
 
-    def _after_death(self, status: int) -> None:
-        how = describe_exit(status)
+    def _after_death(self, how: str) -> None:
         self._detail = f"the worker {how}"
-        for ticket in list(self._tickets.values()):
-            self._survive(ticket, how)
+        running = [ticket for ticket in self._tickets.values() if ticket.sent and ticket.is_open]
+        guilty = self._suspects.died(running)
+        for ticket in running:
+            ticket.sent = False
+            ticket.n_deaths += 1
+            if ticket.cancelled:
+                ticket.mailbox.put(ticket.cancellation_events())
+            elif ticket in guilty:
+                _log.warning("a request of %s is refused: the worker %s twice", self._name, how)
+                ticket.mailbox.put(deadly())
         self._start_again(how)
 
     def _start_again(self, how: str) -> None:
         """Now or later; the lock is held."""
         delay_s = self._restarts.next_delay_s(time.monotonic())
         if delay_s is None:
-            self._fail(WorkerDied(f"the worker {how} too often: run `spillover doctor`"))
+            self._pause(how)
             return
         self._state = "restarting"
         n_kept = sum(ticket.is_open for ticket in self._tickets.values())
@@ -352,28 +444,35 @@ class Supervisor:
             if self._state == "restarting":
                 self._launch()
 
-    def _survive(self, ticket: Ticket, how: str) -> None:
-        """Keep a request for the next worker, unless it was cancelled or may be the cause."""
-        if not ticket.sent:
-            return
-        ticket.sent = False
-        ticket.n_deaths += 1
-        if ticket.cancelled:
-            ticket.mailbox.put(ticket.cancellation_events())
-        elif ticket.n_deaths > MAX_DEATHS_PER_REQUEST:
-            message = f"the worker {how} each of the {ticket.n_deaths} times it ran this request"
-            ticket.mailbox.put(WorkerDied(message))
+    def _pause(self, how: str) -> None:
+        """Serve nothing for a while, then try again; the lock is held."""
+        pause_s = self._restarts.next_pause_s()
+        message = (
+            f"the worker {how} too often: the next one starts {pause_s:g} s later; "
+            "`spillover doctor` may tell the reason"
+        )
+        self._recovers_at = time.monotonic() + pause_s
+        self._fail(WorkerDied(message, pause_s))
+        self._set_timer(pause_s, self._recover)
+
+    def _recover(self) -> None:
+        with self._changed:
+            if self._state == "failed":
+                self._failure = None
+                self._state = "restarting"
+                self._launch()
 
     def _fail(self, failure: SpilloverError) -> None:
-        """End all requests with *failure*; the lock is held."""
+        """Nothing can be served; the lock is held."""
         self._stop_timer()
         if self._card is not None and not isinstance(failure, EngineClosed):
-            _log.error("%s serves no more requests: %s", self._name, failure)
+            _log.error("%s serves no requests: %s", self._name, failure)
         self._failure = failure
         self._state = "closed" if isinstance(failure, EngineClosed) else "failed"
         self._detail = str(failure)
         for ticket in self._tickets.values():
             ticket.mailbox.put(failure)
+        self._tickets.clear()
         self._changed.notify_all()
 
     def close(self) -> None:
@@ -382,19 +481,11 @@ class Supervisor:
                 return
             self._fail(EngineClosed(f"{self._name} was closed"))
             worker = self._worker
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
         if worker is not None:
             worker.quit()
 
 
 def _nothing() -> None:
     """The default of watch_deaths: do nothing."""
-
-
-def _rejection(report: protocol.Rejected, name: str) -> SpilloverError:
-    if report.retry_after_s is not None:
-        return EngineBusy(report.message, report.retry_after_s)
-    if report.n_prompt_tokens is not None:
-        return ContextOverflow(report.n_prompt_tokens, report.n_ctx, name, report.param)
-    if report.is_response_format_refused:
-        return ResponseFormatRefused(report.message)
-    return InvalidRequest(report.message, report.param)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from spillover.runtime.cancellation import Cancellation
@@ -29,6 +30,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
+
+
+def stoppable(cache_dir: Path) -> EngineOptions:
+    """Of an engine whose worker is not replaced while it is stopped."""
+    return EngineOptions(cache_dir=cache_dir, n_threads=1, hang_timeout_s=600)
 
 
 def no_memory(*_: object) -> WorkerProcess:
@@ -51,7 +57,7 @@ def test_a_death_ends_all_questions_and_the_next_worker_starts(
 
     monkeypatch.setattr(queue, "SimpleQueue", Watched)
     errors: list[EngineError] = []
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
+    with LocalEngine(model_path, stoppable(tmp_path)) as engine:
         engine.wait_ready(60)
         asked = engine._supervisor._questions
         pid = worker_of(engine)
@@ -63,6 +69,8 @@ def test_a_death_ends_all_questions_and_the_next_worker_starts(
                 errors.append(error)
 
         os.kill(pid, signal.SIGSTOP)
+        # A thread that comes before the one that takes the signal may still answer.
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
         threads = [threading.Thread(target=question) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -111,7 +119,7 @@ def test_each_death_of_a_worker_is_a_line_in_the_log(
         "the worker of m was ended by SIGKILL: a new one starts in 0 s and goes on with 0 requests"
     )
     assert ready.startswith("a new worker of m is ready: process ")
-    assert given_up.startswith("m serves no more requests: the worker was ended by SIGKILL")
+    assert given_up.startswith("m serves no requests: the worker was ended by SIGKILL")
 
 
 def test_a_device_without_room_for_a_worker_says_so(
@@ -148,7 +156,7 @@ def test_requests_that_cannot_be_sent_to_a_worker_are_refused_and_forgotten(
 def test_a_worker_that_does_not_listen_delays_no_caller(model_path: Path, tmp_path: Path) -> None:
     """Whoever wrote to its full pipe held the lock that everybody needs."""
     with (
-        LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine,
+        LocalEngine(model_path, stoppable(tmp_path)) as engine,
         ThreadPoolExecutor(3) as pool,
     ):
         engine.wait_ready(60)
@@ -172,7 +180,7 @@ def test_a_worker_that_says_nothing_counts_as_hung(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It used to count as ready, after half a minute."""
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
+    with LocalEngine(model_path, stoppable(tmp_path)) as engine:
         engine.wait_ready(60)
         assert engine.status().state == "ready"
         os.kill(worker_of(engine), signal.SIGSTOP)

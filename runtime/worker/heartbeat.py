@@ -1,0 +1,85 @@
+"""Asks a worker how it is, again and again, and says when it hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+
+from spillover.runtime.worker import protocol
+from spillover.runtime.worker.watchdog import N_LOOKS, Signs, Watchdog
+from spillover.runtime.worker.worker_process import WorkerProcess
+
+PING_ID = 0
+"""Of the questions that are asked here."""
+
+
+class Heartbeat:
+    """Of one worker that is ready. *on_hang* is called, once, when the worker has shown no sign of
+    life for *timeout_s*, or computes without an end."""
+
+    def __init__(
+        self,
+        worker: WorkerProcess,
+        timeout_s: float,
+        has_work: Callable[[], bool],
+        on_hang: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._interval_s = timeout_s / N_LOOKS
+        self._has_work = has_work
+        self._on_hang = on_hang
+        self._watchdog = Watchdog(self._interval_s)
+        self._answers = True
+        self._n_steps = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the worker may hang."""
+        return self._watchdog.is_suspicious
+
+    def start(self) -> None:
+        """Raises RuntimeError when the system gives no thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def heard(self, status: protocol.Status) -> None:
+        """The worker has answered."""
+        self._n_steps = status.n_steps
+        self._answers = True
+
+    def _run(self) -> None:
+        while True:
+            if self._answers:
+                self._answers = False
+                self._worker.send(protocol.AskStatus(id=PING_ID))
+            begun = time.monotonic()
+            if self._stopped.wait(self._interval_s):
+                return
+            if time.monotonic() - begun > 2 * self._interval_s:
+                self._watchdog = Watchdog(self._interval_s)  # this process was stopped, too
+            elif self._watchdog.look(self._signs()):
+                self._on_hang()
+                return
+
+    def _signs(self) -> Signs:
+        return Signs(
+            answers=self._answers,
+            has_work=self._has_work(),
+            n_steps=self._n_steps,
+            cpu_s=_cpu_s(self._worker.pid),
+        )
+
+
+def _cpu_s(pid: int) -> float | None:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(times.user + times.system)

@@ -1,0 +1,129 @@
+"""A worker that hangs is replaced, one that is slow is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spillover.runtime.errors import EngineHung
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.watchdog import N_LOOKS, N_SLOW_LOOKS, Signs, Watchdog
+from tests.answers import ask, end_of, worker_of
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+
+
+def n_looks_until_it_hangs(
+    *, most: int = 10 * N_LOOKS, has_work: bool, answers: bool, steps: bool, cpu_s: float | None
+) -> int | None:
+    """After how many looks a worker that always behaves so is taken for hung."""
+    watchdog = Watchdog(interval_s=2.0)
+    for look in range(most):
+        signs = Signs(
+            answers=answers,
+            has_work=has_work,
+            n_steps=look if steps else 0,
+            cpu_s=None if cpu_s is None else look * cpu_s,
+        )
+        if watchdog.look(signs):
+            return look
+    return None
+
+
+@pytest.mark.parametrize(
+    ("answers", "has_work", "steps", "cpu_s"),
+    [
+        (True, False, False, 0.001),  # idle
+        (True, True, True, 1.9),  # at work
+        (True, True, True, None),
+        (True, True, False, 1.9),  # in one long step
+        (False, True, True, 1.9),  # reads a long text
+        (False, True, False, 0.02),  # swaps
+    ],
+)
+def test_a_worker_that_lives_is_not_taken_for_hung(
+    answers: bool, has_work: bool, steps: bool, cpu_s: float | None
+) -> None:
+    assert (
+        n_looks_until_it_hangs(answers=answers, has_work=has_work, steps=steps, cpu_s=cpu_s) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "has_work"),
+    [(False, False), (False, True), (True, True)],
+    ids=["stopped", "stopped at work", "its loop waits for ever"],
+)
+def test_a_worker_without_a_sign_of_life_hangs(answers: bool, has_work: bool) -> None:
+    n = n_looks_until_it_hangs(answers=answers, has_work=has_work, steps=False, cpu_s=0.001)
+    assert n == N_LOOKS
+
+
+@pytest.mark.parametrize("cpu_s", [2.0, None])
+def test_a_worker_that_computes_without_an_end_hangs_in_the_end(cpu_s: float | None) -> None:
+    n = n_looks_until_it_hangs(
+        most=2 * N_SLOW_LOOKS, answers=True, has_work=True, steps=False, cpu_s=cpu_s
+    )
+    assert n == N_SLOW_LOOKS
+
+
+def test_one_sign_of_life_starts_the_count_anew() -> None:
+    watchdog = Watchdog(interval_s=2.0)
+    silent = Signs(answers=False, has_work=False, n_steps=0, cpu_s=1.0)
+    for _ in range(3):
+        assert not any(watchdog.look(silent) for _ in range(N_LOOKS - 1))
+        assert watchdog.is_suspicious
+        assert not watchdog.look(Signs(answers=True, has_work=False, n_steps=0, cpu_s=1.0))
+        assert not watchdog.is_suspicious
+
+
+def test_a_worker_that_is_stopped_in_mid_answer_is_replaced_and_the_answer_goes_on(
+    model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody used to notice: the answer stood still for ever."""
+    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)
+    with LocalEngine(model_path, options) as engine:
+        engine.wait_ready(60)
+        events = []
+        stopped = None
+        for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
+            events.append(event)
+            if len(events) == 10:
+                stopped = worker_of(engine)
+                os.kill(stopped, signal.SIGSTOP)
+        assert end_of(events).usage.completion_tokens == 60
+        assert worker_of(engine) != stopped
+    assert "hung (no sign of life for 2 s) and was ended" in caplog.text
+
+
+def test_an_idle_worker_that_is_stopped_is_replaced(model_path: Path, tmp_path: Path) -> None:
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)) as engine:
+        engine.wait_ready(60)
+        stopped = worker_of(engine)
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until(lambda: engine.worker_pid not in (stopped, None))
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+
+
+def test_questions_to_a_worker_that_may_hang_fail_at_once(model_path: Path, tmp_path: Path) -> None:
+    """Each used to take half a minute."""
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=10.0)) as engine:
+        engine.wait_ready(60)
+        stopped = worker_of(engine)
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until(lambda: engine.health().state == "hung")
+        try:
+            with pytest.raises(EngineHung):
+                engine.tokenize("Once", add_special=False, parse_special=False)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
