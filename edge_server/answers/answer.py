@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 from spillover.edge_server.answers.event_log import Log, Source
+from spillover.edge_server.answers.service import failure_of
 from spillover.edge_server.wire.dialect import Encoder
 from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.edge_server.wire.response_format import with_field
 
 Event = TypeVar("Event")
 
 
 class Answer(Protocol[Event]):
-    """A response that comes later or bit by bit. The driver calls open(), then feed() for each
-    event of *log* past *after*, silence() when none came for a while, and end(); fail() instead
-    when something breaks; leave() in any case."""
+    """A response that comes later or bit by bit. The driver asks refusal() as soon as the answer
+    is_decided(). Then it calls open(), feed() for each event of *log* past *after*, silence()
+    when none came for a while, and end(); fail() instead when something breaks; leave() in any
+    case."""
 
     @property
     def log(self) -> Log[Event]: ...
@@ -31,6 +34,14 @@ class Answer(Protocol[Event]):
     def status(self) -> int: ...
     @property
     def headers(self) -> Mapping[str, str]: ...
+    def is_decided(self, timeout_s: float | None, /) -> bool:
+        """Whether it is known within *timeout_s* that the answer begins, or that it does not."""
+        ...
+
+    def refusal(self) -> Exception | None:
+        """Why the answer does not begin."""
+        ...
+
     def open(self) -> bytes: ...
     def feed(self, event: Event, /) -> bytes: ...
     def silence(self) -> bytes: ...
@@ -42,9 +53,10 @@ class Answer(Protocol[Event]):
 
 
 class LiveAnswer:
-    """An answer, whole or streamed, that ends with its client's connection."""
+    """An answer, whole or streamed, that ends with its client's connection. *format_field* is the
+    body's field that asks for a response format."""
 
-    def __init__(self, source: Source, encoder: Encoder) -> None:
+    def __init__(self, source: Source, encoder: Encoder, format_field: str | None) -> None:
         self.log = source.log
         self.after = 0
         self.is_stream = encoder.is_stream
@@ -54,10 +66,18 @@ class LiveAnswer:
         self.open = encoder.open
         self.feed = encoder.feed
         self.silence = encoder.silence
+        self.is_decided = source.is_decided
         self._source = source
         self._encoder = encoder
+        self._format_field = format_field
+
+    def refusal(self) -> Exception | None:
+        return with_field(self._source.refusal(), self._format_field)
 
     def end(self) -> bytes:
+        refusal = self.refusal()
+        if refusal is not None:  # too late for a status
+            return self.feed(failure_of(refusal)) + self._encoder.end()
         try:
             return self._encoder.end()
         except WireError as error:

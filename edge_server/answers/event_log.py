@@ -63,9 +63,12 @@ class EventLog(Changes):
         super().__init__()
         self._events: list[StreamEvent] = []
         self._closed = False
+        self.has_begun = False
+        """Whether there was an event."""
 
     def append(self, event: StreamEvent) -> None:
         with self._changed:
+            self.has_begun = True
             self._events.append(event)
             self._wake()
 
@@ -85,6 +88,11 @@ class EventLog(Changes):
             events, self._events = self._events, []
             return events, self._closed
 
+    def wait_for_the_first(self, timeout_s: float | None) -> bool:
+        """Wait until there was an event, taken or not, or the end; False after *timeout_s*."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.has_begun or self._closed, timeout_s)
+
     def wait(self, after: int, timeout_s: float | None = None) -> bool:
         with self._changed:
             return self._changed.wait_for(
@@ -100,3 +108,11 @@ class Source:
         self.cancellation = Cancellation()
         self.error: Exception | None = None
         """Why the log ends with Failed, or is empty."""
+
+    def is_decided(self, timeout_s: float | None) -> bool:
+        """Whether the first event, or the end, comes within *timeout_s*."""
+        return self.log.wait_for_the_first(timeout_s)
+
+    def refusal(self) -> Exception | None:
+        """Why the log ended before its first event."""
+        return None if self.log.has_begun else self.error

@@ -51,10 +51,8 @@ class Service:
         self._at_close: list[Callable[[], object]] = []
 
     def start(self, request: GenerationRequest, options: RouteOptions) -> Generation:
-        """Begin an answer; returns once it is accepted.
-
-        Raises what the engine raised before its first event: InvalidRequest, EngineBusy, …
-        """
+        """Begin an answer, without waiting for the engine: what it raises before its first event
+        is the generation's refusal(). Raises EngineBusy or EngineClosed."""
         generation = Generation(options)
         args = (generation, request, options)
         thread = threading.Thread(target=self._produce, args=args, name="generation", daemon=True)
@@ -69,9 +67,6 @@ class Service:
         except RuntimeError as error:  # the system allows no more
             self._forget(generation)
             raise EngineBusy("no thread is left for another answer", RETRY_AFTER_S) from error
-        generation.log.wait(0)
-        if generation.error is not None and not generation.log.read(0)[0]:
-            raise generation.error
         return generation
 
     def _produce(

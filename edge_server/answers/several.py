@@ -23,8 +23,8 @@ _Chosen: TypeAlias = Delta | ReasoningDelta | ToolCallDelta | Finished
 class Several(Source):
     """From outside one generation.
 
-    The first part begins at once, and errors of its start are raised here. As many parts run at a
-    time as the engine has slots; a thread begins the next one when one has ended.
+    As many parts run at a time as the engine has slots; a thread begins the next one when one has
+    ended. What the engine raises before the first event of all is the refusal of the whole.
     """
 
     def __init__(
@@ -39,21 +39,26 @@ class Several(Source):
         self._running: set[_Part] = set()
         self._over = False  # no part begins any more
         self._failed = False  # events of the other parts are dropped
-        self._begin(self._waiting.popleft())
         self.cancellation.subscribe(self._give_up)
-        threading.Thread(target=self._begin_the_rest, name="several", daemon=True).start()
+        threading.Thread(target=self._begin_all, name="several", daemon=True).start()
 
     def _begin(self, request: GenerationRequest) -> None:
         options = replace(self._options, id=f"{self._options.id}-{self._n_begun}")
         part = _Part(self, self._service.start(request, options), self._n_begun)
-        self._n_begun += request.n
         with self._changed:
             self._running.add(part)
             if self._over:
                 part.generation.cancellation.cancel()
+        part.generation.is_decided(None)
+        refusal = part.generation.refusal()
+        if refusal is not None:
+            with self._changed:
+                self._running.discard(part)
+            raise refusal
+        self._n_begun += request.n
         part.follow()
 
-    def _begin_the_rest(self) -> None:
+    def _begin_all(self) -> None:
         while (request := self._next()) is not None:
             try:
                 self._begin(request)
@@ -102,7 +107,8 @@ class Several(Source):
     def _break_off(self, error: Exception) -> None:
         with self._changed:
             if not self._over:
-                self.log.append(failure_of(error))
+                if self.log.has_begun:
+                    self.log.append(failure_of(error))
                 self._fail(error)
 
     def _fail(self, error: Exception | None) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.answers.event_log import Source
+from spillover.edge_server.answers.service import failure_of
 from spillover.edge_server.resume.stream_log import StreamLog
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.dialect import StreamEncoder
 from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.edge_server.wire.response_format import with_field
 from spillover.runtime.defects import log_defect
 from spillover.runtime.events import Finished
 
@@ -37,12 +39,21 @@ class Recording:
         self._on_end = on_end
         self._why: str | None = None
 
-    def begin(self, source: Source) -> None:
-        """Record the events of *source*, whose log has no other reader."""
+    def begin(self, source: Source, format_field: str | None = None) -> None:
+        """Record the events of *source*, whose log has no other reader. *format_field* is the
+        body's field that asks for a response format."""
         self._source = source
+        self._format_field = format_field
         # The first event goes out at once: a connection that breaks early is resumed by its id.
         self._append(self.encoder.open() or self.encoder.empty_event())
         source.log.subscribe(self._take, at_once=True)
+
+    def is_decided(self, timeout_s: float | None) -> bool:
+        return self._source.is_decided(timeout_s)
+
+    def refusal(self) -> Exception | None:
+        """Why the answer was never begun."""
+        return with_field(self._source.refusal(), self._format_field)
 
     def stop(self, why: str) -> None:
         """End the answer; its last event will say *why*."""
@@ -58,6 +69,9 @@ class Recording:
             for event in events:
                 self._append(self._encode(event))
             if ended:
+                refusal = self.refusal()
+                if refusal is not None:
+                    self._append(self.encoder.feed(failure_of(refusal)))
                 self._append(self.encoder.end())
                 self._close()
         except Exception as error:

@@ -30,6 +30,12 @@ class Viewer:
         self._knows_id = False
         self._on_leave: Callable[[bool], None] | None = on_leave
 
+    def is_decided(self, timeout_s: float | None) -> bool:
+        return self._recording.is_decided(timeout_s)
+
+    def refusal(self) -> Exception | None:
+        return self._recording.refusal()
+
     def open(self) -> bytes:
         self._knows_id = (
             True  # the response head, which names the stream, goes out before these bytes

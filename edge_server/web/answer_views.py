@@ -27,8 +27,6 @@ from spillover.edge_server.wire.dialect import (
     StreamEncoder,
 )
 from spillover.edge_server.wire.errors import bad_request
-from spillover.edge_server.wire.response_format import with_field
-from spillover.runtime.errors import InvalidRequest
 
 
 def add_generation_views(
@@ -61,9 +59,9 @@ def add_generation_views(
 
 
 def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer | Viewer:
-    """The answer, once the engine has accepted the request."""
+    """The answer, which the engine may still refuse."""
     if not plan.resumable:
-        return LiveAnswer(_start(service, plan), plan.encoder)
+        return LiveAnswer(_start(service, plan), plan.encoder, plan.format_field)
     assert isinstance(plan.encoder, StreamEncoder), "only streams can be resumable"
     recording = streams.open(plan.options.owner, plan.encoder)
     try:
@@ -72,17 +70,14 @@ def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer |
         streams.discard(recording)
         raise
     viewer = streams.watch(recording, 0)
-    recording.begin(source)
+    recording.begin(source, plan.format_field)
     return viewer
 
 
 def _start(service: Service, plan: AnswerPlan) -> Source:
-    try:
-        if len(plan.requests) == 1:
-            return service.start(plan.requests[0], plan.options)
-        return Several(service, plan.requests, _kept_local(plan.options))
-    except InvalidRequest as error:
-        raise with_field(error, plan.format_field) from error
+    if len(plan.requests) == 1:
+        return service.start(plan.requests[0], plan.options)
+    return Several(service, plan.requests, _kept_local(plan.options))
 
 
 def _kept_local(options: RouteOptions) -> RouteOptions:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Flask, Response, g, request
@@ -15,6 +16,7 @@ from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.web.answer_views import add_generation_views, add_stream_views
+from spillover.edge_server.web.content_encoding import decompress_body
 from spillover.edge_server.web.handoff_views import add_handoff_views
 from spillover.edge_server.web.information import add_information
 from spillover.edge_server.web.security import Gatekeeper
@@ -22,6 +24,9 @@ from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.runtime.defects import log_defect
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +41,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json = _Json(app)
     gate = Gatekeeper(settings)
-    app.before_request(lambda: _enter(gate))
+    app.before_request(lambda: _enter(gate, settings.max_body_bytes))
+    app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment, method-assign]  # as Flask advises
     app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
     add_generation_views(app, service, streams, settings, endpoints)
     add_information(app, service, settings.answers)
@@ -52,8 +58,20 @@ class _Json(DefaultJSONProvider):
         return Response(msgspec.json.encode(args[0]), content_type="application/json")
 
 
-def _enter(gate: Gatekeeper) -> None:
+def _merge_slashes(application: WSGIApplication) -> WSGIApplication:
+    """*application*, for which "/v1//models" is "/v1/models": many clients put a base URL with a
+    slash at its end before a path with one at its beginning."""
+
+    def merged(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ["PATH_INFO"])
+        return application(environ, start_response)
+
+    return merged
+
+
+def _enter(gate: Gatekeeper, max_body_bytes: int) -> None:
     g.owner = gate.check(request)
+    decompress_body(request, max_body_bytes)
 
 
 def _answer_error(error: Exception, endpoints: Sequence[Endpoint]) -> Response:

@@ -2,6 +2,8 @@
 
 Flask runs in a small pool of threads, only to check a request and to begin its answer. The event
 loop drives the answer: no thread waits for it, and a client that leaves is noticed at once.
+Questions to the worker, and requests for what the server knows without it, have threads of their
+own: nobody else waits for a worker that says nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,16 +22,20 @@ from flask import Flask
 from spillover.edge_server.answers.answer import Answer
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.connection import ClientGone, Connection, Receive, Scope, Send
+from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.web.driver import ANSWERS_KEY, drive_on_loop, explained
 from spillover.edge_server.web.environ import environ_of, path_of
-from spillover.edge_server.web.h11_protocol import HardenedProtocol
 from spillover.edge_server.web.loop_reader import LoopCalls
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, bad_request
 
 N_THREADS = 16
-MAX_WAITING_CALLS = 256
+N_QUESTION_THREADS = 8
+N_INFORMATION_THREADS = 2
+_QUESTIONS = frozenset({"/tokenize", "/detokenize", "/slots"})
+"""Paths whose views wait for the worker's reply."""
+
 _ID = re.compile(r"[\w-]{25,}")
 """An id in a path, by which whoever reads the log could meddle with the answer."""
 
@@ -43,18 +49,19 @@ class Bridge:
         self,
         app: Flask,
         settings: Settings,
-        protocol_of: Callable[[Scope], HardenedProtocol | None],
-        n_connections: Callable[[], int],
+        connections: Connections,
         endpoints: Sequence[Endpoint] = ENDPOINTS,
     ) -> None:
         self._app = app
         self._settings = settings
-        self._protocol_of = protocol_of
-        self._n_connections = n_connections
+        self._connections = connections
         self._endpoints = endpoints
         self._loop_calls = LoopCalls(asyncio.get_running_loop())
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="flask")
-        self._n_calls = 0
+        self._questions = ThreadPoolExecutor(N_QUESTION_THREADS, thread_name_prefix="questions")
+        self._information = ThreadPoolExecutor(
+            N_INFORMATION_THREADS, thread_name_prefix="information"
+        )
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -62,12 +69,13 @@ class Bridge:
         self._stopping.set()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._questions, self._information):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        protocol = self._protocol_of(scope)
+        protocol = self._connections.of(scope.get("client"))
         error_body = error_body_of(path_of(scope), self._endpoints)
         timeout_s = self._settings.write_timeout_s
         connection = Connection(scope, send, timeout_s, protocol, error_body)
@@ -85,17 +93,24 @@ class Bridge:
     async def _answer(self, connection: Connection, receive: Receive) -> None:
         with contextlib.suppress(ClientGone):
             try:
-                if self._n_connections() > self._settings.max_connections:
-                    raise _too_many("connections")
                 body = await self._read_body(connection.scope, receive)
+            except WireError as error:
+                await connection.dismiss(error, receive)
+                return
+            try:
                 await self._serve(connection, receive, body)
             except WireError as error:
-                await connection.refuse(error)
+                await connection.dismiss(error)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        names = [name for name, _ in scope["headers"]]
-        if b"transfer-encoding" in names and b"content-length" in names:
+        if self._connections.is_full:
+            raise WireError(503, "too many connections at once", headers={"Retry-After": "1"})
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in headers and b"content-length" in headers:
             raise bad_request("Content-Length and Transfer-Encoding exclude each other: send one")
+        if len(length) > 18 or int(length) > self._settings.max_body_bytes:
+            raise self._too_large()
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 return await self._receive_body(receive)
@@ -111,11 +126,13 @@ class Bridge:
             part = message.get("body", b"")
             size += len(part)
             if size > self._settings.max_body_bytes:
-                limit = self._settings.max_body_bytes
-                raise WireError(413, f"the body has more than {limit} bytes")
+                raise self._too_large()
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
+
+    def _too_large(self) -> WireError:
+        return WireError(413, f"the body has more than {self._settings.max_body_bytes} bytes")
 
     async def _serve(self, connection: Connection, receive: Receive, body: bytes) -> None:
         gone = asyncio.ensure_future(_until_gone(receive))
@@ -133,12 +150,9 @@ class Bridge:
     async def _call(
         self, environ: dict[str, Any], answers: list[Answer[Any]]
     ) -> tuple[int, dict[str, str], bytes]:
-        """Flask's response. WireError when too many requests wait, or the server stops."""
-        if self._n_calls >= MAX_WAITING_CALLS:
-            raise _too_many("requests")
-        self._n_calls += 1
-        call = asyncio.get_running_loop().run_in_executor(self._pool, self._run_flask, environ)
-        call.add_done_callback(self._count_down)
+        """Flask's response. WireError when the server stops."""
+        pool = self._pool_for(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        call = asyncio.get_running_loop().run_in_executor(pool, self._run_flask, environ)
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait((call, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -149,8 +163,10 @@ class Bridge:
         finally:
             stop.cancel()
 
-    def _count_down(self, _: asyncio.Future[Any]) -> None:
-        self._n_calls -= 1
+    def _pool_for(self, method: str, path: str) -> ThreadPoolExecutor:
+        if path in _QUESTIONS:
+            return self._questions
+        return self._information if method in ("GET", "HEAD") else self._pool
 
     def _run_flask(self, environ: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         """In a pool thread: the view's response; empty when it left an answer to drive."""
@@ -192,7 +208,7 @@ def _access(connection: Connection) -> str:
     scope = connection.scope
     client = (scope.get("client") or ["-"])[0]
     path = _ID.sub("…", scope.get("raw_path", b"").decode("ascii", "replace"))[:200]
-    return f"{client} {scope['method']} {path} {connection.status}"
+    return f"{client} {scope['method']} {path} {connection.status} {connection.request_id}"
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -202,10 +218,6 @@ async def _until_gone(receive: Receive) -> None:
 
 def _shutting_down() -> WireError:
     return WireError(503, "the server is shutting down")
-
-
-def _too_many(what: str) -> WireError:
-    return WireError(503, f"too many {what} at once", headers={"Retry-After": "1"})
 
 
 def _abandon(call: asyncio.Future[Any], answers: list[Answer[Any]]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
@@ -16,8 +19,14 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+LINGER_S = 5.0
+"""For which the body of a refused request is read."""
+
 PIECE_BYTES = 16 * 1024
 """Written at a time, so that a slow client is not taken for one that takes no bytes."""
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 class ClientGone(Exception):
@@ -42,6 +51,8 @@ class Connection:
         self._error_body = error_body
         self.status = 0
         """Of the response; 0 before it has begun."""
+        self.request_id = _request_id(scope)
+        """The client's, or a new one: in the response's head and in the log."""
         # HTTP/1.0 has no chunks: uvicorn marks the end by closing the connection.
         self._is_chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
 
@@ -57,6 +68,7 @@ class Connection:
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head; write() and finish() send the body."""
         self.status = status
+        headers = {**headers, "X-Request-Id": self.request_id}
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
@@ -86,9 +98,22 @@ class Connection:
         await self.finish(b"" if is_head else body)
 
     async def refuse(self, error: WireError) -> None:
-        """Send an error as a whole response, and close the connection."""
-        headers = {"Content-Type": "application/json", "Connection": "close", **error.headers}
+        """Send an error as a whole response."""
+        headers = {"Content-Type": "application/json", **error.headers}
         await self.answer(error.status, headers, self._error_body(error))
+
+    async def dismiss(self, error: WireError, receive: Receive | None = None) -> None:
+        """Send an error as a whole response, and close the connection. With *receive*, what the
+        client still sends is taken first, for a while: a socket that is closed with unread bytes
+        is reset, and then few clients see the response."""
+        body = self._error_body(error)
+        headers = {"Content-Type": "application/json", "Connection": "close", **error.headers}
+        await self.start(error.status, {**headers, "Content-Length": str(len(body))})
+        if receive is not None:
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            await _drop(receive)
+            body = b""
+        await self.finish(body)
 
     async def end_early(self, answer: Answer[Any], error: WireError) -> None:
         """Say that *answer* cannot go on, in the way that is still open."""
@@ -96,6 +121,19 @@ class Connection:
             await self.refuse(error)
         elif answer.is_stream:
             await self.finish(answer.fail(error))
+
+
+def _request_id(scope: Scope) -> str:
+    asked = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return asked if _REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
+
+
+async def _drop(receive: Receive) -> None:
+    """Take the rest of a body, as far as it comes in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
 
 
 def _pieces(chunk: bytes) -> list[bytes]:

@@ -7,9 +7,11 @@ have no such list: there the server's thread drives the answer.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Response, request
 
@@ -22,8 +24,12 @@ from spillover.runtime.defects import log_defect
 ANSWERS_KEY = "spillover.answers"
 EVENTS_AT_ONCE = 256
 """Encoded before others have their turn."""
+DECISION_S = 2.0
+"""What refuses a stream within this time is a status; later it is an event of the stream."""
 
 _log = logging.getLogger(__name__)
+
+Event = TypeVar("Event")
 
 
 def respond(answer: Answer[Any], keep_alive_s: float) -> Response:
@@ -32,6 +38,11 @@ def respond(answer: Answer[Any], keep_alive_s: float) -> Response:
     if answers is not None:
         answers.append(answer)
         return Response()
+    answer.is_decided(DECISION_S if answer.is_stream else None)
+    refusal = answer.refusal()
+    if refusal is not None:
+        answer.leave()
+        raise refusal
     chunks = drive_in_thread(answer, keep_alive_s)
     if not answer.is_stream:
         body = b"".join(chunks)
@@ -69,20 +80,21 @@ def drive_in_thread(answer: Answer[Any], keep_alive_s: float) -> Iterator[bytes]
 async def drive_on_loop(
     answer: Answer[Any], connection: Connection, calls: LoopCalls, keep_alive_s: float
 ) -> None:
-    """Send *answer* to its end. Raises ClientGone, and what the answer raises."""
+    """Send *answer* to its end. Raises ClientGone, what the answer raises, and its refusal."""
     silence_s = keep_alive_s if answer.is_stream else None
     reader = LoopReader(answer.log, calls, silence_s, answer.after)
     try:
+        news = await _decision(answer, reader)
         if answer.is_stream:
             await connection.start(answer.status, answer.headers)
-            await connection.write(answer.open())
+            await connection.write(answer.open() or (b"" if news else answer.silence()))
         chunk, ended = b"", False
         while not ended:
-            news = await reader.next()
+            news = news or await reader.next()
             if news is None:
                 await connection.write(answer.silence())
                 continue
-            events, ended = news
+            (events, ended), news = news, None
             for start in range(0, len(events), EVENTS_AT_ONCE):
                 if chunk:
                     await connection.write(chunk)
@@ -97,6 +109,25 @@ async def drive_on_loop(
             await connection.answer(answer.status, answer.headers, chunk)
     finally:
         reader.close()
+
+
+async def _decision(
+    answer: Answer[Event], reader: LoopReader[Event]
+) -> tuple[list[Event], bool] | None:
+    """What there is to send when it is decided that the answer begins, or when a stream should
+    wait no longer for that; None if there is nothing. Raises the answer's refusal."""
+    events: list[Event] = []
+    ended = False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DECISION_S if answer.is_stream else None):
+            while not (ended or answer.is_decided(0)):
+                if (news := await reader.next()) is not None:
+                    events += news[0]
+                    ended = news[1]
+        refusal = answer.refusal()
+        if refusal is not None:
+            raise refusal
+    return (events, ended) if events or ended else None
 
 
 def explained(error: Exception) -> WireError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
@@ -12,7 +13,8 @@ from spillover.edge_server.web.connection import Scope
 
 def path_of(scope: Scope) -> str:
     """The path of a request, without its query."""
-    return unquote(_target(scope["raw_path"].split(b"?")[0])[0], "latin-1")
+    path = unquote(_target(scope["raw_path"].split(b"?")[0])[0], "latin-1")
+    return re.sub("/{2,}", "/", path)
 
 
 def environ_of(scope: Scope, body: bytes) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from spillover.edge_server.web import hang_up
+from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.openai_answer import error_body
 
@@ -23,26 +24,26 @@ themselves, since a request that crosses the closing is lost."""
 
 class HardenedProtocol(H11Protocol):
     """Cuts connections whose request head comes too slowly (slowloris), and those that do not take
-    what was written to them. *by_client* finds a request's connection by its client's address, so
-    that a stream can write to it directly."""
+    what was written to them. A stream finds its own among *connections*, and writes to it
+    directly."""
 
-    by_client: dict[tuple[Any, ...], HardenedProtocol]
+    connections_of_all: Connections
     head_timeout_s: float
     """Both are set by a subclass for each server."""
     _timer: asyncio.TimerHandle | None = None
+    _hang_up: hang_up.HangUp | None = None
     _is_in_head = True  # a new connection owes us a request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn names it so, too
         super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        if peer:
-            self.by_client[tuple(peer[:2])] = self
+        self.connections_of_all.opened(self, transport.get_extra_info("peername"))
         _set_options(transport.get_extra_info("socket"))
         self._watch()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
+            self.connections_of_all.begun(self)
             self._is_in_head = False
             self._stop_timer()
         elif not self._is_in_head:
@@ -52,14 +53,33 @@ class HardenedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle is None or self.cycle.response_complete:
+            self.connections_of_all.served(self)
             self._is_in_head = bool(self.conn.trailing_data[0])
             self._watch()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn says None, asyncio a bool
+        """The client sends nothing more. It may still wait for the answer to a whole request, or be
+        gone: then what is written next, be it an interim response, breaks the connection."""
+        cycle = self.cycle
+        waits = cycle is not None and not (cycle.response_complete or cycle.more_body)
+        if not waits or self.scope["http_version"] != "1.1" or not hang_up.IS_SUPPORTED:
+            return False
+        try:
+            fd = self.transport.get_extra_info("socket").fileno()
+            self._hang_up = hang_up.HangUp(self.loop, fd, self.abort)
+        except OSError:  # no descriptor is left
+            return False
+        cycle.keep_alive = False
+        if not cycle.response_started:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        peer = self.transport.get_extra_info("peername")
-        if peer:
-            self.by_client.pop(tuple(peer[:2]), None)
+        if self._hang_up is not None:
+            self._hang_up.close()
+            self._hang_up = None
+        self.connections_of_all.closed(self, self.transport.get_extra_info("peername"))
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -89,6 +109,10 @@ class HardenedProtocol(H11Protocol):
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
+
+    def close_idle(self) -> None:
+        """Close the connection, on which nothing is asked and nothing is being sent."""
+        self.timeout_keep_alive_handler()
 
     def abort(self) -> None:
         """Cut the connection and drop what has not been sent."""

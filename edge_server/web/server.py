@@ -8,8 +8,8 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from types import FrameType
-from typing import Any
 
+import msgspec
 import uvicorn
 
 from spillover.cloud_fallback.route.router import Router
@@ -18,7 +18,8 @@ from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.edge_server.web.app import create_app
 from spillover.edge_server.web.bridge import Bridge
-from spillover.edge_server.web.connection import Scope
+from spillover.edge_server.web.connections import Connections
+from spillover.edge_server.web.descriptors import OutOfDescriptors, allow_connections
 from spillover.edge_server.web.h11_protocol import IDLE_TIMEOUT_S, HardenedProtocol
 from spillover.edge_server.web.security import check_bind
 from spillover.runtime.engine import TextEngine
@@ -37,6 +38,8 @@ def serve(
     Raises ConfigError for an address that cannot or must not be bound.
     """
     check_bind(settings)
+    most = allow_connections(settings.max_connections)
+    settings = msgspec.structs.replace(settings, max_connections=most)
     sock = _bind(settings)
     service = Service(
         engine,
@@ -54,18 +57,16 @@ def serve(
 async def _serve(
     service: Service, settings: Settings, sock: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
-    by_client: dict[tuple[Any, ...], HardenedProtocol] = {}
+    connections = Connections(settings.max_connections)
+    asyncio.get_running_loop().set_exception_handler(OutOfDescriptors(connections))
     protocol = type(
         "Protocol",
         (HardenedProtocol,),
-        {"by_client": by_client, "head_timeout_s": settings.head_timeout_s},
+        {"connections_of_all": connections, "head_timeout_s": settings.head_timeout_s},
     )
 
-    def protocol_of(scope: Scope) -> HardenedProtocol | None:
-        return by_client.get(tuple(scope.get("client") or ()))
-
     app = create_app(service, settings)
-    bridge = Bridge(app, settings, protocol_of, lambda: len(by_client))
+    bridge = Bridge(app, settings, connections)
     config = uvicorn.Config(
         bridge,
         http=protocol,

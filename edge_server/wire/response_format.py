@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from spillover.edge_server.wire.errors import WireError, bad_request
-from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
+from spillover.edge_server.wire.errors import bad_request
+from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import Gbnf, JsonObject, JsonSchema, Lark, Regex, ResponseFormat
 
 LARK_PREFIX = "%llguidance"
@@ -71,7 +71,7 @@ def asked_format(body: ResponseFormatFields) -> AskedFormat | None:
     return found[0] if found else None
 
 
-def with_field(error: InvalidRequest, field: str | None) -> InvalidRequest | WireError:
+def with_field(error: Exception | None, field: str | None) -> Exception | None:
     """*error*; when it refuses the response format, a 400 with the client's *field*."""
     if not isinstance(error, ResponseFormatRefused) or field is None:
         return error

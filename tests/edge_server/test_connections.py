@@ -205,11 +205,13 @@ def test_the_host_of_a_whole_url_is_the_one_that_counts(
 
 def test_one_connection_too_many_is_a_503_with_retry_after(tmp_path: Path) -> None:
     """It used to get plain text, as did the last connection within the limit."""
-    server = Server(tmp_path, max_connections=2)
+    server = Server(tmp_path, "--parallel", "4", max_connections=2)
     with connect(server) as first:
-        ask_for_health(first)
+        first.sendall(post("/v1/chat/completions", {**ENDLESS, "n": 2}))
+        assert first.recv(65536)
         with connect(server) as second:
-            ask_for_health(second)
+            second.sendall(post("/v1/chat/completions", {**ENDLESS, "n": 2}))
+            assert second.recv(65536)
             refused = httpx.get(f"{server.url}/health")
             assert refused.status_code == 503
             assert refused.headers["Retry-After"] == "1"
@@ -345,7 +347,7 @@ def test_a_request_that_waits_for_the_worker_gets_a_503_at_shutdown(tmp_path: Pa
     (worker,) = psutil.Process(server.process.pid).children()
     worker.suspend()
     with connect(server) as sock:
-        sock.sendall(post("/v1/chat/completions", ENDLESS))
+        sock.sendall(post("/v1/chat/completions", {**ENDLESS, "stream": False}))
         with connect(server) as other:  # when it is answered, the first one was read
             other.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert other.recv(1)

@@ -20,6 +20,7 @@ from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.app import create_app
 from spillover.edge_server.web.bridge import Bridge
+from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.wire.dialect import (
     AnswerPlan,
     AnswerRequest,
@@ -162,13 +163,13 @@ def test_errors_before_the_application_have_its_shape_too(app: Flask, target: by
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"x" * 2_000, "more_body": True}
+        return {"type": "http.request", "body": b"x" * 2_000, "more_body": not sent}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     async def run() -> None:
-        bridge = Bridge(app, SETTINGS, lambda scope: None, lambda: 1, (*ENDPOINTS, SAY))
+        bridge = Bridge(app, SETTINGS, Connections(1), (*ENDPOINTS, SAY))
         scope = {"type": "http", "method": "POST", "raw_path": target, "http_version": "1.1",
                  "headers": []}  # fmt: skip
         await bridge(scope, receive, send)
