@@ -26,6 +26,9 @@ V = TypeVar("V")
 SUSPECT_DEATHS = 2
 """A request that was running at this many deaths may have caused them."""
 
+HARMLESS_TOKENS = 64
+"""Whoever generated so many since the last death did not cause it: a cause comes back at once."""
+
 MAX_DEATHS = 6
 """One that was running at more is refused, whoever caused them."""
 
@@ -68,7 +71,10 @@ class Suspects:
         """Count a death for all that were *running*; those that are to blame are refused."""
         contents = {_digest(ticket.request): ticket for ticket in running}
         for content, ticket in contents.items():
-            _note(self._deaths, content, (self._n_deaths(ticket) + 1, self._clock()))
+            has_gone_on = ticket.n_generated - ticket.n_at_death >= HARMLESS_TOKENS
+            n_before = 0 if has_gone_on else self._n_deaths(ticket)
+            _note(self._deaths, content, (n_before + 1, self._clock()))
+            ticket.n_at_death = ticket.n_generated
         suspects = [c for c, t in contents.items() if self._n_deaths(t) >= SUSPECT_DEATHS]
         guilty = {c for c, t in contents.items() if self._n_deaths(t) > MAX_DEATHS}
         if self.on_trial is not None and self.on_trial in running:

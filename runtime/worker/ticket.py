@@ -43,6 +43,8 @@ class Ticket:
         self.sent = False
         self.cancelled = False
         self.n_deaths = 0
+        self.n_at_death = 0
+        """Tokens that it had when its worker last died."""
         self._clock = clock
         self._n_prompt: int | None = None
         self._generated: list[list[int]] = [[] for _ in range(request.n)]
@@ -51,6 +53,11 @@ class Ticket:
         self._submitted = clock()
         self._begun: float | None = None
         self._first: dict[int, float] = {}
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens of all choices so far."""
+        return sum(map(len, self._generated))
 
     @property
     def is_open(self) -> bool:

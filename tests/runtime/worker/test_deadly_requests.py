@@ -87,7 +87,9 @@ def test_an_engine_that_pauses_after_too_many_deaths_recovers(
 ) -> None:
     """It used to refuse everything for ever."""
     monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 5.0)
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, max_restarts=0)) as engine:
+    with LocalEngine(
+        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, max_restarts=0)
+    ) as engine:
         engine.wait_ready(60)
         killed = worker_of(engine)
         os.kill(killed, signal.SIGKILL)
@@ -115,6 +117,15 @@ def test_the_only_request_at_two_deaths_is_to_blame() -> None:
     with pytest.raises(DeadlyRequest):
         trouble.check(tickets("deadly")[0])
     trouble.check(new)
+
+
+def test_a_long_answer_that_goes_on_after_each_death_is_not_to_blame() -> None:
+    trouble = Suspects()
+    (long,) = tickets("long")
+    for _ in range(5):
+        long.record(Delta(text="Once", token_ids=tuple(range(suspects.HARMLESS_TOKENS))))
+        assert trouble.died([long]) == []
+    assert trouble.died([long]) == [long]
 
 
 def test_several_suspects_run_one_after_the_other() -> None:

@@ -107,7 +107,9 @@ def test_a_worker_that_is_stopped_in_mid_answer_is_replaced_and_the_answer_goes_
 
 
 def test_an_idle_worker_that_is_stopped_is_replaced(model_path: Path, tmp_path: Path) -> None:
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)) as engine:
+    with LocalEngine(
+        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)
+    ) as engine:
         engine.wait_ready(60)
         stopped = worker_of(engine)
         os.kill(stopped, signal.SIGSTOP)
@@ -117,7 +119,9 @@ def test_an_idle_worker_that_is_stopped_is_replaced(model_path: Path, tmp_path: 
 
 def test_questions_to_a_worker_that_may_hang_fail_at_once(model_path: Path, tmp_path: Path) -> None:
     """Each used to take half a minute."""
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=10.0)) as engine:
+    with LocalEngine(
+        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=10.0)
+    ) as engine:
         engine.wait_ready(60)
         stopped = worker_of(engine)
         os.kill(stopped, signal.SIGSTOP)
