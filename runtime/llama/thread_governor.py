@@ -85,9 +85,11 @@ class ThreadGovernor:
             self._cores.free()  # counts from now on
         n_fitting = max(int(n_cores + SLACK_CORES), 1)
         n_missing = self.n_threads - n_cores
-        # A little missing now and then is noise; much, or repeatedly, is another program.
+        # A little missing now and then is noise; much, or repeatedly, is another program. A try is
+        # not given the benefit of the doubt: its calls may take seconds.
         was_suspicious, self._is_suspicious = self._is_suspicious, n_missing > SLACK_CORES
-        if self._is_suspicious and not was_suspicious and n_missing < 2 * SLACK_CORES:
+        is_doubtful = not was_suspicious and n_missing < 2 * SLACK_CORES
+        if self._is_suspicious and is_doubtful and not self._is_trying:
             return
         if n_fitting < self.n_threads:
             self._patience = min(2 * self._patience, MOST_PATIENCE) if self._is_trying else 1

@@ -118,6 +118,15 @@ def test_a_call_does_not_begin_with_threads_that_find_no_core() -> None:
     assert governor.rest() == 3
 
 
+def test_a_try_that_misses_half_a_core_ends_at_once() -> None:
+    machine = Machine(n_free=1, n_idle=1.0)
+    governor = ThreadGovernor(2, machine)
+    machine.run(governor, CALL_S)
+    while governor.n_threads == 1:
+        machine.run(governor, CALL_S)
+    assert governor.observe(CALL_S, 1.5 * CALL_S) == 1
+
+
 def test_tries_that_fail_cost_a_small_part_of_the_time_however_slow_they_are() -> None:
     governor = ThreadGovernor(2, Machine(n_free=1, n_idle=1.0))
     spent_s = {1: 0.0, 2: 0.0}
