@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,10 +22,17 @@ from spillover.edge_server.wire.response_format import (
     with_field,
 )
 from spillover.runtime.decoders import decoder_of
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.events import Origin
-from spillover.runtime.request import MAX_TOKENS, AnswerDefaults, GenerationRequest
-from spillover.runtime.sampling import Sampling
+from spillover.runtime.request import (
+    MAX_TOKENS,
+    AnswerDefaults,
+    GenerationRequest,
+    JsonSchema,
+    ResponseFormat,
+)
+from spillover.runtime.sampling import MAX_LOGIT_BIAS, Sampling
+from spillover.runtime.structured_output.limits import check_schema
 
 
 class StreamOptionsBody(Struct, frozen=True):
@@ -121,7 +129,40 @@ def _is_resumable(body: CommonBody, asked: AnswerRequest) -> bool:
     return bool(body.stream) and (asked.resume if wanted is None else wanted)
 
 
+class LargeParts(Struct, frozen=True, kw_only=True):
+    """The parts of a body that become many objects, as they are written."""
+
+    logit_bias: msgspec.Raw = msgspec.Raw()
+    chat_template_kwargs: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
+    json_schema: msgspec.Raw = msgspec.Raw()
+    guided_json: msgspec.Raw = msgspec.Raw()
+    guided_choice: msgspec.Raw = msgspec.Raw()
+    structured_outputs: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+    functions: msgspec.Raw = msgspec.Raw()
+
+
+_SMALL_BODY_BYTES = 1 << 16
+_MOST_BYTES = {"logit_bias": 1 << 17, "chat_template_kwargs": 1 << 18}
+_MOST_OTHER_BYTES = 1 << 20
+"""Reading them takes some 60 ms, in which no stream of this process goes on."""
+
+
 B = TypeVar("B")
+
+
+def _bounded(body: bytes, kind: type[B]) -> B:
+    """*body* as *kind*. A 400 for a part that is too large, before any of it is made."""
+    if len(body) > _SMALL_BODY_BYTES:
+        parts = decoder_of(LargeParts).decode(body)
+        for field in LargeParts.__struct_fields__:
+            limit = _MOST_BYTES.get(field, _MOST_OTHER_BYTES)
+            if (n_bytes := len(memoryview(getattr(parts, field)))) > limit:
+                message = f"{field} has {n_bytes} bytes, more than {limit}: shorten it"
+                raise bad_request(message, field)
+    return decoder_of(kind).decode(body)
+
 
 _HIGH, _LOW = rb"u[dD][89abAB][0-9a-fA-F]{2}", rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
 _ESCAPE = re.compile(rb"\\(?:%b\\%b|(?P<half>%b|%b)|.)" % (_HIGH, _LOW, _HIGH, _LOW), re.DOTALL)
@@ -133,14 +174,14 @@ def decode(body: bytes, kind: type[B]) -> B:
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         try:
-            return decoder_of(kind).decode(body)
+            return _bounded(body, kind)
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
             whole = _ESCAPE.sub(_without_halves, body)
             if whole == body:
                 raise
-            return decoder_of(kind).decode(whole)
+            return _bounded(whole, kind)
     except msgspec.ValidationError as error:
         raise _named(error) from error
     except msgspec.DecodeError as error:
@@ -186,6 +227,9 @@ def request_of(
     if body.seed is not None and body.seed < 0:
         sampling["seed"] = None  # as llama.cpp asks for a random one
     if body.logit_bias is not None:
+        if len(body.logit_bias) > MAX_LOGIT_BIAS:
+            message = f"logit_bias has {len(body.logit_bias)} tokens, more than {MAX_LOGIT_BIAS}"
+            raise bad_request(message, "logit_bias")
         sampling["logit_bias"] = {token_id(name): bias for name, bias in body.logit_bias.items()}
     stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
     wanted = asked_format(body)
@@ -203,6 +247,7 @@ def request_of(
         "response_format": None if wanted is None else wanted.response_format,
     }
     try:
+        _check_schemas(fields["response_format"], fields.get("tools", ()))
         return msgspec.convert(fields, GenerationRequest).checked()
     except msgspec.ValidationError as error:
         raise _as_sent(_named(error), body) from error
@@ -211,6 +256,15 @@ def request_of(
         if isinstance(named, WireError):
             raise named from error
         raise _as_sent(bad_request(str(error), error.param), body) from error
+
+
+def _check_schemas(wanted: ResponseFormat | None, tools: tuple[dict[str, Any], ...]) -> None:
+    """Refuse large schemas before they are copied and sent to another process."""
+    if isinstance(wanted, JsonSchema):
+        check_schema(wanted.schema, ResponseFormatRefused)
+    for index, tool in enumerate(tools):
+        param = f"tools[{index}].function.parameters"
+        check_schema(tool["parameters"], partial(InvalidRequest, param=param))
 
 
 def _as_sent(error: WireError, body: CommonBody) -> WireError:

@@ -35,7 +35,11 @@ def check_schema(schema: dict[str, Any], refuse: Refuse) -> None:
             break
     else:
         raise refuse(f"the schema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
-    if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
+    try:
+        n_bytes = len(msgspec.json.encode(schema))
+    except (OverflowError, ValueError):
+        return  # a value that cannot be sent, which GenerationRequest.checked() names
+    if n_bytes > MAX_SCHEMA_BYTES:
         raise refuse(f"the schema is larger than {MAX_SCHEMA_BYTES} bytes: shorten it")
 
 

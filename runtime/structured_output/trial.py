@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import msgspec
 from llguidance import LLMatcher
 
+from spillover.runtime.errors import EngineBusy
 from spillover.runtime.structured_output.schema_faults import fault_in, freed
 
 CPU_S = 2.0
@@ -25,6 +26,7 @@ CPU_S = 2.0
 WALL_S = 30.0
 """A child that gets no CPU time is given up after this."""
 MEMORY_BYTES = 1 << 30
+RETRY_AFTER_S = 5.0
 NICENESS = 5
 """Answers that are running go first."""
 
@@ -49,14 +51,22 @@ class Trial:
         self._end: Callable[[], object] = _nothing
 
     def run(self, task: str, argument: object) -> Any:
-        """What the task *task* of TASKS returns for *argument*. Raises TrialFailed."""
+        """What the task *task* of TASKS returns for *argument*. Raises TrialFailed, or EngineBusy
+        when the system has no process for it."""
         with self._lock:
-            child = self._child or self._start()
+            if self._child is not None and self._child.poll() is not None:
+                self._end()  # the system ended it meanwhile
+                self._child = None
+            try:
+                child = self._child or self._start()
+                timer = threading.Timer(WALL_S, child.kill)
+                timer.daemon = True
+                timer.start()
+            except (OSError, RuntimeError) as error:
+                message = f"the response format cannot be compiled now: {error}: try again later"
+                raise EngineBusy(message, RETRY_AFTER_S) from error
             assert child.stdin is not None
             assert child.stdout is not None
-            timer = threading.Timer(WALL_S, child.kill)
-            timer.daemon = True
-            timer.start()
             try:
                 _write(child.stdin, (task, argument))
                 answer = _read(child.stdout)

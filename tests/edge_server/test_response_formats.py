@@ -216,3 +216,41 @@ def test_a_format_that_cannot_be_followed_is_a_400_that_names_it(
         answer = http.post(path, json={**said, **fields, "stream": stream})
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == param
+
+
+def members(n: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(n)}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logit_bias": {str(i): 1 for i in range(1_025)}}, "logit_bias"),
+        ({"logit_bias": {str(i): 1 for i in range(300_000)}}, "logit_bias"),
+        ({"chat_template_kwargs": {f"k{i}": i for i in range(50_000)}}, "chat_template_kwargs"),
+        ({"json_schema": members(30_000)}, "json_schema"),
+        ({"json_schema": members(60_000)}, "json_schema"),
+        ({"guided_json": members(60_000)}, "guided_json"),
+        ({"response_format": {"type": "json_object", "schema": members(60_000)}},
+         "response_format"),
+        ({"tools": [{"function": {"name": "f", "parameters": members(30_000)}}]},
+         "tools[0].function.parameters"),
+        ({"tools": [{"function": {"name": f"f{i}", "parameters": members(2_000)}}
+                    for i in range(30)]}, "tools"),
+    ],
+    ids=["biases", "very many biases", "variables", "schema", "very large schema", "guided_json",
+         "response_format", "tool", "tools"],
+)  # fmt: skip
+def test_what_is_too_large_to_be_read_is_a_400_that_names_it(
+    http: httpx.Client, fields: dict[str, Any], param: str
+) -> None:
+    answer = http.post("/v1/chat/completions", json={"messages": STORY, "max_tokens": 1, **fields})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+
+
+def test_a_schema_with_an_integer_beyond_64_bits_is_a_400(http: httpx.Client) -> None:
+    body = {"prompt": "a", "json_schema": {"type": "integer", "maximum": 2**70}}
+    answer = http.post("/completion", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "json_schema"
