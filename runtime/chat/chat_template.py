@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import jinja2
@@ -103,6 +102,7 @@ class ChatTemplate:
         self._abilities = Abilities()
         self.tag_pairs: tuple[TagPair, ...] = ()
         """How the model marks its reasoning, as far as the template shows it."""
+        self._is_slow = False
         self._find_abilities()
         self.warnings = tuple(self._warnings())
 
@@ -116,9 +116,11 @@ class ChatTemplate:
             except (TemplateRefusal, TemplateFailure):
                 return None
 
-        with suppress(LimitPassed):
+        try:
             self._abilities = probe(render)
             self.tag_pairs = shown_tags(render, self._source)
+        except LimitPassed:
+            self._is_slow = True
 
     @property
     def tool_format(self) -> ToolFormat:
@@ -130,6 +132,11 @@ class ChatTemplate:
             yield (
                 f"{self._name} has no chat template: using ChatML, which may not fit; "
                 "set chat_template_file"
+            )
+        if self._is_slow:
+            yield (
+                f"the chat template of {self._name} takes more than {PROBE_S:g} s to show what it "
+                "can do: requests will be slow, and tools are explained in plain words"
             )
         if self._abilities.writes_unknown_calls:
             yield (

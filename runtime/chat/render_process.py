@@ -95,7 +95,7 @@ RENDER_ERRORS = (
 
 
 def describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARS]
+    return f"{type(error).__name__}: {error}".removesuffix(": ")[:MAX_ERROR_CHARS]
 
 
 def read(stream: IO[bytes]) -> bytes | None:

@@ -17,6 +17,9 @@ _PLAIN = (
 )  # fmt: skip
 """All that a template may hold whose cost is told."""
 
+MAX_PLAIN_CHARS = 1 << 13
+"""A longer template is not even parsed here, which can take seconds too."""
+
 _FILTERS = frozenset({"trim", "length", "default", "upper", "lower"})
 _TESTS = frozenset(
     {"defined", "undefined", "none", "string", "mapping", "true", "false", "equalto"}
@@ -59,8 +62,10 @@ def _n_chars(value: Any) -> int:
 
 
 def cost_of(source: str) -> TemplateCost | None:
-    """None: the template may cost anything. Raises jinja2.TemplateError or RecursionError if it
-    does not parse."""
+    """None: the template may cost anything. Raises jinja2.TemplateError or RecursionError if it is
+    parsed and cannot be."""
+    if len(source) > MAX_PLAIN_CHARS:
+        return None
     tree = TemplateSandbox().parse(source)
     all_nodes = [tree, *tree.find_all(nodes.Node)]
     lists = _lists(tree)

@@ -65,12 +65,18 @@ def test_a_template_that_takes_all_memory_when_it_is_read_is_refused() -> None:
         template("{{ ('a' * 1000000) | replace('a', 'b' * 1000000) | length }}" + "{{ 1 | x }}")
 
 
+def test_a_long_template_that_does_not_parse_is_refused() -> None:
+    with pytest.raises(ModelError, match="chat template of m does not parse"):
+        template("{% for %}" * 1000)
+
+
 def test_computing_is_limited_and_the_next_conversation_is_rendered() -> None:
     source = "{% if messages | length > 1 %}" + ENDLESS + "{% endif %}{{ messages[0].content }}"
     slow = template(source, render_s=0.1)
     with pytest.raises(InvalidRequest, match="stopped after"):
         slow.render((USER, USER))
     assert slow.render((USER,)) == "Hi"
+    assert "requests will be slow" in template(ENDLESS, render_s=0.1).warnings[0]
 
 
 def test_as_many_messages_as_a_request_may_have_are_rendered() -> None:
@@ -171,6 +177,7 @@ def test_the_cost_of_a_plain_template_is_known(source: str) -> None:
         "{% set x %}{{ messages }}{% endset %}",
         "{% set (a, b) = messages %}",
         "{{ range(9) }}",
+        "{% for %}" * 1000,
     ],
 )
 def test_the_cost_of_others_is_not(source: str) -> None:
