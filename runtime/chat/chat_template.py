@@ -41,6 +41,9 @@ MESSAGES_PER_S = 100
 """Each of so many messages adds a share of a second: some templates look back at all others for
 each one, and 4,096 are allowed."""
 
+SLOW_SHARE = 0.1
+"""A template that takes this much of its time is slow."""
+
 PROBE_S = 2.0
 """Seconds of computing for finding out what a template can do."""
 
@@ -102,7 +105,8 @@ class ChatTemplate:
         self._abilities = Abilities()
         self.tag_pairs: tuple[TagPair, ...] = ()
         """How the model marks its reasoning, as far as the template shows it."""
-        self._is_slow = False
+        self.is_slow = False
+        """Rendering has taken long: nobody should wait for a conversation of somebody else."""
         self._find_abilities()
         self.warnings = tuple(self._warnings())
 
@@ -120,7 +124,7 @@ class ChatTemplate:
             self._abilities = probe(render)
             self.tag_pairs = shown_tags(render, self._source)
         except LimitPassed:
-            self._is_slow = True
+            self.is_slow = True
 
     @property
     def tool_format(self) -> ToolFormat:
@@ -133,7 +137,7 @@ class ChatTemplate:
                 f"{self._name} has no chat template: using ChatML, which may not fit; "
                 "set chat_template_file"
             )
-        if self._is_slow:
+        if self.is_slow:
             yield (
                 f"the chat template of {self._name} takes more than {PROBE_S:g} s to show what it "
                 "can do: requests will be slow, and tools are explained in plain words"
@@ -189,7 +193,8 @@ class ChatTemplate:
             last = replace(messages[-1], content=messages[-1].content + mark)
             messages = (*messages[:-1], last)
         opens_turn = add_generation_prompt and not mark
-        allowance = Allowance(self._render_s + len(messages) / MESSAGES_PER_S)
+        most_s = self._render_s + len(messages) / MESSAGES_PER_S
+        allowance = Allowance(most_s)
         first_error: InvalidRequest | None = None
         for form, marked_form in zip(
             self._forms(messages, tools), self._forms(marked(messages), tools), strict=False
@@ -199,10 +204,13 @@ class ChatTemplate:
                 if not self._is_whole(text, form):
                     shown = self._render(marked_form, extra, allowance, opens_turn=opens_turn)
                     self._check_marked(shown, messages)
+                if allowance.left_s < (1 - SLOW_SHARE) * most_s:
+                    self.is_slow = True
                 return Prompt(self._cut_at(text, mark), form.tool_format)
             except InvalidRequest as error:
                 first_error = first_error or error
                 if isinstance(error.__cause__, LimitPassed):
+                    self.is_slow = True
                     break
         assert first_error is not None
         raise first_error

@@ -34,7 +34,7 @@ def marked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return tuple(
         replace(
             message,
-            content=_marker(index) if message.content.strip() else "",
+            content=_marker(index) if message.content.strip() else message.content,
             tool_calls=tuple(
                 replace(call, arguments=json.dumps({"marker": _marker(index, place)}))
                 for place, call in enumerate(message.tool_calls)

@@ -53,10 +53,14 @@ class Intake:
         match command:
             case protocol.Cancel():
                 self._cancel(command.id)
-            case protocol.Submit() | protocol.AskTokens() if is_long(command):
+            case protocol.Submit() | protocol.AskTokens() if self._takes_long(command):
                 self._answer(command, self._long_texts.add)
             case _:
                 self._answer(command, self._serve)
+
+    def _takes_long(self, command: protocol.Submit | protocol.AskTokens) -> bool:
+        is_rendered = isinstance(command, protocol.Submit) and bool(command.request.messages)
+        return is_long(command) or (is_rendered and self._model.template.is_slow)
 
     def _answer(self, command: C, serve: Callable[[C], None]) -> None:
         try:

@@ -71,10 +71,12 @@ def test_a_long_template_that_does_not_parse_is_refused() -> None:
 
 
 def test_computing_is_limited_and_the_next_conversation_is_rendered() -> None:
-    source = "{% if messages | length > 1 %}" + ENDLESS + "{% endif %}{{ messages[0].content }}"
+    source = "{% if messages | length > 8 %}" + ENDLESS + "{% endif %}{{ messages[0].content }}"
     slow = template(source, render_s=0.1)
+    assert not slow.is_slow
     with pytest.raises(InvalidRequest, match="stopped after"):
-        slow.render((USER, USER))
+        slow.render((USER,) * 9)
+    assert slow.is_slow
     assert slow.render((USER,)) == "Hi"
     assert "requests will be slow" in template(ENDLESS, render_s=0.1).warnings[0]
 

@@ -144,6 +144,12 @@ def test_every_call_and_the_text_beside_it_is_shown(source: str) -> None:
         assert text in prompt
 
 
+def test_white_space_beside_a_call_is_no_text() -> None:
+    messages = (CALLED[0], said("assistant", " ", call("c1", '{"city": "Brno"}')), *CALLED[2:3])
+    prompt = template(FIRST_CALL_ONLY).render(messages, tools=(WEATHER,))
+    assert prompt.count("Brno") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [

@@ -12,9 +12,11 @@ import pytest
 
 from spillover.runtime.backend import Tokens
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.errors import ContextOverflow, EngineBusy
+from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest
 from spillover.runtime.events import Finished
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.request import GenerationRequest, Message
+from spillover.runtime.tools.formats import HERMES
 from spillover.runtime.worker import long_texts, protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.intake import Intake
@@ -72,6 +74,30 @@ def test_short_ones_are_answered_while_a_long_one_is_read() -> None:
     assert reports.get(timeout=60) == protocol.Tokens(id=2, token_ids=(0, 0))
     may_go_on.set()
     assert reports.get(timeout=60) == protocol.Tokens(id=1, token_ids=(0,))
+
+
+def test_nobody_waits_for_a_template_that_was_slow_before() -> None:
+    may_go_on, reports = threading.Event(), queue.SimpleQueue[protocol.Report]()
+
+    class Slow:
+        tag_pairs = ()
+        tool_format = HERMES
+        is_slow = True
+
+        def prompt(self, *_: object, **__: object) -> None:
+            assert may_go_on.wait(60)
+            raise InvalidRequest("refused", "messages")
+
+    backend = SimpleNamespace(tokenize=lambda text, **_: np.zeros(1, dtype=np.int32))
+    model: Any = SimpleNamespace(backend=backend, template=Slow())
+    scheduler: Any = None
+    intake = Intake(model, scheduler, reports.put, ConstraintCompiler(model.backend, ()))
+    messages = (Message(role="user", content="Hi"),)
+    intake.take(Submit(id=1, request=GenerationRequest(messages=messages), seed=0))
+    intake.take(AskTokens(id=2, text="a", add_special=True, parse_special=True))
+    assert reports.get(timeout=60) == protocol.Tokens(id=2, token_ids=(0,))
+    may_go_on.set()
+    assert reports.get(timeout=60) == protocol.Rejected(id=1, message="refused", param="messages")
 
 
 def test_a_withdrawn_job_is_not_started() -> None:
