@@ -64,6 +64,11 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     device: str = "CPU"
     """The device that computes, for display."""
     warnings: tuple[str, ...] = ()
+    path: str = ""
+    chat_template: str = ""
+    """Its source."""
+    bos_text: str = ""
+    eos_text: str = ""
 
 
 class SlotState(Struct, frozen=True, kw_only=True):
@@ -98,6 +103,10 @@ class TextEngine(Engine, Protocol):
 
     def health(self) -> EngineStatus:
         """What is known of it at once: without slots and counts."""
+        ...
+
+    def apply_template(self, request: GenerationRequest) -> str:
+        """The prompt of a conversation as the model reads it; InvalidRequest as stream()."""
         ...
 
     def status(self) -> EngineStatus: ...

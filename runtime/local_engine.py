@@ -21,7 +21,7 @@ from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.worker.protocol import AskBytes, AskTokens, Bytes, Tokens
+from spillover.runtime.worker.protocol import AskBytes, AskPrompt, AskTokens, Bytes, Tokens
 from spillover.runtime.worker.supervisor import Supervisor
 from spillover.runtime.worker.ticket import Ticket
 
@@ -141,6 +141,13 @@ class LocalEngine:
     def health(self) -> EngineStatus:
         """What is known without asking the worker: no slots and counts."""
         return self._supervisor.health()
+
+    def apply_template(self, request: GenerationRequest) -> str:
+        """The prompt of a conversation as the model reads it; InvalidRequest as stream()."""
+        checked = request.checked()
+        answer = self._supervisor.ask(lambda i: AskPrompt(id=i, request=checked))
+        assert isinstance(answer, Bytes)
+        return answer.content.decode()
 
     def status(self) -> EngineStatus:
         """A snapshot; never waits for a decode."""

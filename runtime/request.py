@@ -113,6 +113,14 @@ class AnswerDefaults(Struct, frozen=True, kw_only=True):
         ),
     ] = -1
 
+    prefill_assistant: Annotated[
+        bool,
+        Help(
+            "Whether an answer continues a last message of the assistant, as llama-server does.",
+            flag="--prefill-assistant",
+        ),
+    ] = False
+
     @property
     def max_tokens(self) -> int | None:
         return None if self.n_predict < 0 else self.n_predict

@@ -12,6 +12,7 @@ from spillover.edge_server.answers.service import Service
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp_objects import generation_settings
 from spillover.edge_server.wire.openai_answer import fingerprint
+from spillover.edge_server.wire.openai_chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.request import AnswerDefaults, GenerationRequest, TokenId
 
@@ -44,6 +45,7 @@ def add_information(app: Flask, service: Service, defaults: AnswerDefaults) -> N
         ("/", views.hint),
     ):
         app.add_url_rule(path, f"information {path}", view)
+    app.add_url_rule("/apply-template", "template", views.apply_template, methods=["POST"])
     app.add_url_rule("/tokenize", "tokenize", views.tokenize, methods=["POST"])
     app.add_url_rule("/detokenize", "detokenize", views.detokenize, methods=["POST"])
 
@@ -110,6 +112,11 @@ class _Views:
         body = decode(request.get_data(), DetokenizeBody)
         return {"content": self._engine.detokenize(body.tokens).decode("utf-8", "replace")}
 
+    def apply_template(self) -> dict[str, Any]:
+        """The prompt of a chat completion's body, which is not answered."""
+        body = decode(request.get_data(), ChatBody)
+        return {"prompt": self._engine.apply_template(chat_request(body, self._defaults))}
+
     def slots(self) -> list[dict[str, Any]]:
         slots = self._engine.status().slots
         if request.args.get("fail_on_no_slot") and all(s.state != "idle" for s in slots):
@@ -140,6 +147,10 @@ class _Views:
         )
         return {
             "model_alias": name,
+            "model_path": card.path,
+            "chat_template": card.chat_template,
+            "bos_token": card.bos_text,
+            "eos_token": card.eos_text,
             "n_ctx": card.n_ctx,
             "total_slots": card.n_parallel,
             "default_generation_settings": {"n_ctx": card.n_ctx, "params": defaults},

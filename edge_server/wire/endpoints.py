@@ -28,7 +28,15 @@ ENDPOINTS = (
         paths=("/completion", "/completions"),
         plan=llama_cpp.plan,
         error_body=llama_cpp_objects.error_body,
-        prefixes=("/tokenize", "/detokenize", "/props", "/slots", "/health", "/metrics"),
+        prefixes=(
+            "/apply-template",
+            "/tokenize",
+            "/detokenize",
+            "/props",
+            "/slots",
+            "/health",
+            "/metrics",
+        ),
     ),
     Endpoint(
         paths=("/infill",),

@@ -108,6 +108,8 @@ class ChunkOptions(msgspec.Struct, frozen=True):
     progress: bool
     events: bool = False
     """Handoffs and what belongs to them, as named events."""
+    last_fields: dict[str, Any] = {}
+    """Of the chunk that ends a choice."""
 
 
 def chunk_options(body: CommonBody, wanted: RouteOptions, n: int, n_each: int) -> ChunkOptions:
@@ -197,7 +199,8 @@ class OpenAIStream(StreamEncoder):
         if event.reason == "cancelled":
             return self.fail(cancelled())
         choice = {**self._empty_choice(), "finish_reason": self._finish_reason(event)}
-        return self._chunk(choice, event.choice, timings=timings(event))
+        extra = {"timings": timings(event), **self._options.last_fields}
+        return self._chunk(choice, event.choice, **extra)
 
     def _finish_reason(self, event: Finished) -> str:
         return event.reason

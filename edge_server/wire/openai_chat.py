@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.llama_cpp_objects import generation_settings
 from spillover.edge_server.wire.openai_answer import (
     OpenAIStream,
     OpenAIWhole,
@@ -35,6 +37,7 @@ from spillover.edge_server.wire.tools import (
     function_fields,
     tool_fields,
 )
+from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -53,16 +56,24 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     request = chat_request(body, asked.defaults)
     options = route_options_of(body, asked)
     answer_id, model, n = f"chatcmpl-{asked.options.id}", asked.engine.name, request.n
+    shown = _verbose(request, asked.engine, stream=bool(body.stream)) if body.verbose else {}
     encoder: Encoder
     if body.stream:
         head = head_fields("chat.completion.chunk", answer_id, model)
         stream = FunctionStream if body.functions else ChatStream
-        encoder = stream(head, chunk_options(body, options, n, n))
+        encoder = stream(head, replace(chunk_options(body, options, n, n), last_fields=shown))
     else:
         head = head_fields("chat.completion", answer_id, model)
         whole = FunctionWhole if body.functions else ChatWhole
-        encoder = whole(head, n, logprobs=request.logprobs is not None)
+        encoder = whole(head | shown, n, logprobs=request.logprobs is not None)
     return answer_plan(asked, body, (request,), encoder, options)
+
+
+def _verbose(request: GenerationRequest, engine: TextEngine, *, stream: bool) -> dict[str, Any]:
+    """What the model is really given, under llama.cpp's name for it."""
+    settings = generation_settings(request, engine.name, engine.card.n_ctx, stream=stream)
+    prompt = engine.apply_template(request)
+    return {"__verbose": {"prompt": prompt, "generation_settings": settings}}
 
 
 class TextPart(Struct, frozen=True):
@@ -106,6 +117,7 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     tools: tuple[ToolBody, ...] | None = None
     tool_choice: str | ChoiceBody | None = None
     parallel_tool_calls: bool | None = None
+    verbose: bool | None = None
     functions: tuple[FunctionBody, ...] | None = None
     function_call: str | NameBody | None = None
 
@@ -130,7 +142,7 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         "messages": _messages(body.messages),
         "max_tokens": body.max_tokens if longest is None else longest,
         "logprobs": logprobs,
-        "continue_final_message": body.continue_final_message or False,
+        "continue_final_message": _continues(body, defaults),
         "add_generation_prompt": body.add_generation_prompt is not False,
         "template_kwargs": _template_kwargs(body),
         **_tool_fields(body),
@@ -142,6 +154,13 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         message = "add_generation_prompt and continue_final_message exclude each other"
         raise bad_request(message, "add_generation_prompt")
     return request_of(body, fields, defaults)
+
+
+def _continues(body: ChatBody, defaults: AnswerDefaults) -> bool:
+    """Whether the answer goes on with the last message; an assistant's may by default."""
+    if body.continue_final_message is not None or body.add_generation_prompt:
+        return bool(body.continue_final_message)
+    return defaults.prefill_assistant and body.messages[-1].role == "assistant"
 
 
 def _tool_fields(body: ChatBody) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from spillover.runtime.chat.abilities import probe, shown_tags
 from spillover.runtime.chat.markers import are_shown, lost, marked
 from spillover.runtime.chat.renderer import Allowance, LimitPassed, Renderer, TemplateFailure
 from spillover.runtime.chat.sandbox import TemplateRefusal
-from spillover.runtime.chat.template_values import Abilities, message_object
+from spillover.runtime.chat.template_values import Abilities, default_values, message_object
 from spillover.runtime.chat.variants import Messages, variants
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.request import Tool
@@ -85,16 +85,16 @@ class ChatTemplate:
     ) -> None:
         self._name = name
         self._render_s = render_s
-        self._source = CHATML if source is None else source
+        self.source = CHATML if source is None else source
         self._fixed = {"bos_token": bos_text, "eos_token": eos_text}
         self.is_substitute = source is None
         """ChatML stands in for a template that nobody gave."""
-        if len(self._source) > MAX_TEMPLATE_CHARS:
+        if len(self.source) > MAX_TEMPLATE_CHARS:
             raise ModelError(
                 f"the chat template of {name} is longer than {MAX_TEMPLATE_CHARS} characters"
             )
         try:
-            self._renderer = Renderer(self._source)
+            self._renderer = Renderer(self.source)
         except OSError as error:
             raise ModelError(f"the chat template of {name} cannot be read: {error}") from error
         except (jinja2.TemplateError, RecursionError, TemplateFailure, LimitPassed) as error:
@@ -122,7 +122,7 @@ class ChatTemplate:
 
         try:
             self._abilities = probe(render)
-            self.tag_pairs = shown_tags(render, self._source)
+            self.tag_pairs = shown_tags(render, self.source)
         except LimitPassed:
             self.is_slow = True
 
@@ -233,7 +233,7 @@ class ChatTemplate:
         if any(message.tool_calls for message in form.messages):
             return False
         names = (f"{message.role} {message.name}" for message in form.messages)
-        beside = " ".join((self._source, *dict.fromkeys(names)))
+        beside = " ".join((self.source, *dict.fromkeys(names)))
         return are_shown(text, (message.content for message in form.messages), beside=beside)
 
     def _check_marked(self, shown: str, messages: Messages) -> None:
@@ -262,6 +262,7 @@ class ChatTemplate:
         self, form: _Form, extra: dict[str, Any], allowance: Allowance, *, opens_turn: bool
     ) -> str:
         values = {
+            **default_values(),
             **extra,
             **self._fixed,
             "messages": [message_object(message, self._abilities) for message in form.messages],

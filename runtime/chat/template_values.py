@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
@@ -28,6 +29,11 @@ class Abilities(Struct, frozen=True, kw_only=True):
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thought")
 """Names of that field: DeepSeek's and Qwen's; vLLM's and OpenRouter's; gpt-oss's; Apriel's."""
+
+
+def default_values() -> dict[str, Any]:
+    """What llama.cpp's server gives to every template, unless the request says otherwise."""
+    return {"enable_thinking": True, "date_string": datetime.now().strftime("%d %b %Y")}
 
 
 def message_object(message: Message, abilities: Abilities) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
+from spillover.runtime.worker.long_texts import Command as LongCommand
 from spillover.runtime.worker.long_texts import LongTexts, is_long
 from spillover.runtime.worker.rejection import rejected
 
@@ -53,13 +54,13 @@ class Intake:
         match command:
             case protocol.Cancel():
                 self._cancel(command.id)
-            case protocol.Submit() | protocol.AskTokens() if self._takes_long(command):
+            case _ if isinstance(command, LongCommand) and self._takes_long(command):
                 self._answer(command, self._long_texts.add)
             case _:
                 self._answer(command, self._serve)
 
-    def _takes_long(self, command: protocol.Submit | protocol.AskTokens) -> bool:
-        is_rendered = isinstance(command, protocol.Submit) and bool(command.request.messages)
+    def _takes_long(self, command: LongCommand) -> bool:
+        is_rendered = not isinstance(command, protocol.AskTokens) and bool(command.request.messages)
         return is_long(command) or (is_rendered and self._model.template.is_slow)
 
     def _answer(self, command: C, serve: Callable[[C], None]) -> None:
@@ -77,15 +78,17 @@ class Intake:
                 self._send(self._tokens(command))
             case protocol.AskBytes():
                 self._send(self._bytes(command))
+            case protocol.AskPrompt():
+                self._send(self._rendered(command))
             case protocol.AskStatus():
                 self._send(self._status(command.id))
 
-    def _serve_long(self, command: protocol.Submit | protocol.AskTokens) -> None:
+    def _serve_long(self, command: LongCommand) -> None:
         """In the thread of the long texts."""
-        if isinstance(command, protocol.AskTokens):
-            self._send(self._tokens(command))
-        else:
+        if isinstance(command, protocol.Submit):
             self._long_texts.finish(command.id, self._read(command))
+        else:
+            self._serve(command)
 
     def _cancel(self, command_id: int) -> None:
         waiting = self._long_texts.take_back(command_id)
@@ -98,10 +101,7 @@ class Intake:
     def _read(self, command: protocol.Submit) -> Callable[[], None]:
         """Check and tokenize a request; what is returned begins it."""
         request = command.request
-        plan = plan_tools(request, self._model.template.tool_format)
-        rendered = self._render(request, plan)
-        if plan is not None and rendered is not None:
-            plan = plan_tools(request, rendered.tool_format)
+        plan, rendered = self._planned(request)
         text = "" if rendered is None else rendered.text
         prompt = self._prompt(request, text)
         n_ctx = self._model.card.n_ctx
@@ -149,6 +149,14 @@ class Intake:
             if len(ids) == 1 and not self._backend.token_bytes(ids[0]):
                 shown[ids[0]] = marker.encode()
         return shown
+
+    def _planned(self, request: GenerationRequest) -> tuple[ToolPlan | None, Prompt | None]:
+        """How tools may be called, and the prompt that says so."""
+        plan = plan_tools(request, self._model.template.tool_format)
+        rendered = self._render(request, plan)
+        if plan is not None and rendered is not None:
+            plan = plan_tools(request, rendered.tool_format)
+        return plan, rendered
 
     def _render(self, request: GenerationRequest, plan: ToolPlan | None) -> Prompt | None:
         """What the chat template makes of the request's messages, if it has any."""
@@ -210,6 +218,11 @@ class Intake:
             command.text, add_special=command.add_special, parse_special=command.parse_special
         )
         return protocol.Tokens(id=command.id, token_ids=tuple(tokens.tolist()))
+
+    def _rendered(self, command: protocol.AskPrompt) -> protocol.Bytes:
+        _, rendered = self._planned(command.request)
+        assert rendered is not None, "only a conversation has a template"
+        return protocol.Bytes(id=command.id, content=rendered.text.encode())
 
     def _bytes(self, command: protocol.AskBytes) -> protocol.Bytes:
         ids = self._checked_ids(command.token_ids, "tokens").tolist()

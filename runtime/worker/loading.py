@@ -14,7 +14,6 @@ from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
 from spillover.runtime.json_file import fingerprint
-from spillover.runtime.memory_fit import ContextFit
 from spillover.runtime.options import EngineOptions
 
 
@@ -38,7 +37,7 @@ def load(path: Path, name: str, options: EngineOptions) -> LoadedModel:
     return LoadedModel(
         backend=opened.backend,
         template=template,
-        card=_card(opened.backend, name, opened.fit, template),
+        card=_card(path, opened, name, template),
         fingerprint=_fingerprint(opened),
     )
 
@@ -75,8 +74,8 @@ def _open(path: Path, options: EngineOptions) -> OpenedModel:
     return open_gguf(path, options)
 
 
-def _card(backend: Backend, name: str, fit: ContextFit, template: ChatTemplate) -> ModelCard:
-    info = backend.info
+def _card(path: Path, opened: OpenedModel, name: str, template: ChatTemplate) -> ModelCard:
+    info, fit = opened.backend.info, opened.fit
     return ModelCard(
         name=name,
         architecture=info.architecture,
@@ -94,6 +93,10 @@ def _card(backend: Backend, name: str, fit: ContextFit, template: ChatTemplate) 
         fim=info.fim,
         device=info.device,
         warnings=(*fit.warnings, *info.warnings, *template.warnings),
+        path=str(path),
+        chat_template=template.source,
+        bos_text=info.bos_text,
+        eos_text=info.eos_text,
     )
 
 

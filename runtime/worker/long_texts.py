@@ -11,7 +11,7 @@ from typing import TypeAlias
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.request import Message
 from spillover.runtime.worker.exits import exit_on_error
-from spillover.runtime.worker.protocol import AskTokens, Submit
+from spillover.runtime.worker.protocol import AskPrompt, AskTokens, Submit
 
 LONG_CHARS = 1 << 16
 MANY_MESSAGES = 256
@@ -19,10 +19,10 @@ MANY_MESSAGES = 256
 MAX_WAITING = 4
 RETRY_AFTER_S = 5.0
 
-Command: TypeAlias = Submit | AskTokens
+Command: TypeAlias = Submit | AskTokens | AskPrompt
 
 
-def is_long(command: Submit | AskTokens) -> bool:
+def is_long(command: Command) -> bool:
     """Whether the texts that must be read for *command* are long."""
     if isinstance(command, AskTokens):
         return len(command.text) > LONG_CHARS
@@ -52,7 +52,7 @@ class LongTexts:
     def add(self, command: Command) -> None:
         """Serve *command* soon; EngineBusy when too many are waiting. A command that a crashed
         worker had accepted is always taken."""
-        is_new = isinstance(command, AskTokens) or not command.resumed
+        is_new = not isinstance(command, Submit) or not command.resumed
         with self._lock:
             if is_new and self._n_waiting >= MAX_WAITING:
                 raise EngineBusy(

@@ -57,6 +57,13 @@ class AskBytes(Struct, frozen=True, kw_only=True, tag=True):
     token_ids: tuple[int, ...]
 
 
+class AskPrompt(Struct, frozen=True, kw_only=True, tag=True):
+    """What is the prompt of this conversation? The answer is its text in UTF-8."""
+
+    id: int
+    request: GenerationRequest
+
+
 class AskStatus(Struct, frozen=True, kw_only=True, tag=True):
     id: int
 
@@ -65,7 +72,7 @@ class Quit(Struct, frozen=True, kw_only=True, tag=True):
     """Last frame to a worker: it saves what it has measured and ends."""
 
 
-Command: TypeAlias = Submit | Cancel | AskTokens | AskBytes | AskStatus | Quit
+Command: TypeAlias = Submit | Cancel | AskTokens | AskBytes | AskPrompt | AskStatus | Quit
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag=True):

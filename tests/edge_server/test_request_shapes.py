@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -100,3 +101,68 @@ def test_the_first_token_takes_no_step(n: int, rate: float) -> None:
 def test_the_list_of_models_tells_how_much_a_request_may_hold(http: httpx.Client) -> None:
     (entry,) = http.get("/v1/models").json()["data"]
     assert entry["context_length"] == entry["max_model_len"] == entry["meta"]["n_ctx"]
+
+
+def prompt_of(http: httpx.Client, **fields: Any) -> str:
+    messages = [{"role": "user", "content": "Hi"}]
+    answer = http.post("/apply-template", json={"messages": messages} | fields)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["prompt"])
+
+
+def test_the_prompt_is_shown_without_an_answer(http: httpx.Client) -> None:
+    closed = prompt_of(http, add_generation_prompt=False)
+    assert "Hi" in closed
+    assert prompt_of(http).startswith(closed)
+    assert prompt_of(http) != closed
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    assert "weather" in prompt_of(http, tools=[tool])
+    long = "a b" * 50_000
+    assert long in prompt_of(http, messages=[{"role": "user", "content": long}])
+
+
+def test_a_conversation_without_a_prompt_is_refused_as_for_an_answer(http: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"tools": 1}}
+    error = http.post("/apply-template", json=body).json()["error"]
+    assert error["code"] == 400
+    assert error["param"] == "chat_template_kwargs"
+
+
+def test_the_prompt_is_shown_beside_an_answer(http: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "verbose": True}
+    whole = http.post("/v1/chat/completions", json=body).json()
+    assert whole["__verbose"]["prompt"] == prompt_of(http)
+    assert whole["__verbose"]["generation_settings"]["n_predict"] == 2
+    stream = http.post("/v1/chat/completions", json=body | {"stream": True}).text
+    chunks = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    (shown,) = [chunk for chunk in chunks if "__verbose" in chunk]
+    assert shown["__verbose"]["prompt"] == whole["__verbose"]["prompt"]
+    assert shown["choices"][0]["finish_reason"]
+
+
+def test_the_server_tells_what_it_serves(http: httpx.Client) -> None:
+    props = http.get("/props").json()
+    assert Path(props["model_path"]).is_file()
+    assert "messages" in props["chat_template"]
+    assert props["bos_token"]
+    assert props["eos_token"]
+
+
+@pytest.mark.parametrize(
+    ("prefills", "fields", "continues"),
+    [
+        (False, {}, False),
+        (False, {"continue_final_message": True}, True),
+        (True, {}, True),
+        (True, {"continue_final_message": False}, False),
+        (True, {"add_generation_prompt": True}, False),
+        (True, {"messages": [{"role": "user", "content": "x"}]}, False),
+    ],
+)
+def test_a_last_message_of_the_assistant_is_history_unless_asked_otherwise(
+    prefills: bool, fields: dict[str, Any], continues: bool
+) -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "So "}]
+    body = decode(json.dumps({"messages": messages} | fields).encode(), ChatBody)
+    request = chat_request(body, AnswerDefaults(prefill_assistant=prefills))
+    assert request.continue_final_message == continues

@@ -41,6 +41,14 @@ def test_thinking_can_be_switched_by_the_request() -> None:
     assert off == "Hi<think></think>"
 
 
+def test_templates_are_given_what_llama_cpp_gives_them() -> None:
+    """Thinking was undefined, which switches it off in some real templates."""
+    source = "{{ messages[0].content }}{% if enable_thinking %}<think>{% endif %}{{ date_string }}"
+    text = template(source).render((USER,), template_kwargs={"date_string": "today"})
+    assert text.endswith("<think>today")
+    assert "20" in template(source).render((USER,))
+
+
 def test_a_template_may_refuse_a_conversation() -> None:
     source = (
         "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
