@@ -134,7 +134,7 @@ def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -
             "tool_choice",
         ),
         *("sampling", "max_tokens", "n", "logprobs", "ignore_eos", "continue_final_message"),
-        *("split_reasoning", "parallel_tool_calls", "reuse_prefix"),
+        *("split_reasoning", "parallel_tool_calls", "reuse_prefix", "add_generation_prompt"),
     }
     assert set(Message.__struct_fields__) == {
         *("role", "content", "name", "tool_calls", "tool_call_id", "reasoning"),
