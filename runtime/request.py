@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct, field
 
+from spillover.runtime.checked import checked
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.sampling import Sampling
@@ -169,10 +170,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
 
     def checked(self) -> GenerationRequest:
         """This request. Raises InvalidRequest, which names the field that is wrong."""
-        try:
-            request = msgspec.convert(msgspec.to_builtins(self), GenerationRequest)
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(str(error), _field_of(error)) from error
+        request = checked(self)
         request._check_values()
         if bool(request.messages) == (request.prompt is not None):
             raise InvalidRequest("give either messages or prompt, and not both", "messages")
@@ -210,9 +208,3 @@ def _cannot_be_sent(request: GenerationRequest, name: str) -> bool:
 
 
 decoder_of(GenerationRequest)  # convert() also looks up the fields, and in any thread
-
-
-def _field_of(error: msgspec.ValidationError) -> str | None:
-    """The field in "Expected `int` <= 5 - at `$.sampling.top_k`": here "sampling.top_k"."""
-    _, found, path = str(error).rpartition(" - at `$.")
-    return path.rstrip("`") if found else None

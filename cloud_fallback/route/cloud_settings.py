@@ -15,6 +15,7 @@ from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.allowed import Fallback, Routing
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.runtime.checked import checked
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Origin
 from spillover.runtime.setting_help import Help, Table
@@ -60,6 +61,7 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
 
         Raises InvalidRequest; its *param* is the place, such as "budget.providers".
         """
+        checked(self)
         names = [provider.name for provider in self.providers]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

@@ -18,6 +18,7 @@ from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.cloud_fallback.spending.limits import StatementLine
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.checked import checked
 from spillover.runtime.engine import Engine
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.local_engine import LocalEngine
@@ -43,11 +44,12 @@ class Router:
         With fallback "never", or without a provider, nothing is set up for the cloud: no key is
         looked up, no file and no connection is opened.
 
-        Raises InvalidRequest for settings that contradict each other.
+        Raises InvalidRequest for settings that are not allowed or contradict each other.
         """
+        settings = settings.checked()
         if settings.fallback == "never" or not settings.providers:
             return cls(local, Routing(fallback="never"), None)
-        resources = RouteResources.open(local, settings.checked(), environ)
+        resources = RouteResources.open(local, settings, environ)
         resources.prepare()
         router = cls(local, settings.routing, resources)
         local.watch_deaths(router.worker_died)
@@ -63,7 +65,7 @@ class Router:
 
         Raises InvalidRequest or EngineBusy before the first event, EngineError at any time.
         """
-        options, cancellation = options or RouteOptions(), cancellation or Cancellation()
+        options, cancellation = checked(options or RouteOptions()), cancellation or Cancellation()
         may = allowed(self._routing, options.routing)
         resources = self._resources
         if resources is None or not may.may_leave or request.n > 1:

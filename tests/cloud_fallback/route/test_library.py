@@ -18,7 +18,9 @@ from spillover import (
     Router,
     Sampling,
 )
+from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.runtime.errors import InvalidRequest
 from tests.fakes.fake import Fake
@@ -87,6 +89,15 @@ def test_without_a_provider_the_local_model_answers_alone(
             ),
             "privacy.patterns[0].pattern",
         ),
+        (CloudSettings(fallback="Never", providers=(OPENAI,)), "fallback"),  # type: ignore[arg-type]
+        (
+            CloudSettings(
+                fallback="auto",
+                providers=(OPENAI,),
+                policy=PolicySettings(switched_off=("bttery",)),  # type: ignore[arg-type]
+            ),
+            "policy.switched_off[0]",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
@@ -95,3 +106,23 @@ def test_settings_that_cannot_work_are_refused(
     with pytest.raises(InvalidRequest) as refused:
         Router.open(engine, settings, {})
     assert refused.value.param == param
+
+
+def test_nothing_leaves_for_a_misspelt_wish(
+    engine: LocalEngine, fake: Fake, tmp_path: Path
+) -> None:
+    provider = ProviderSettings(
+        name="cloudy", dialect="openai", model="m", base_url=f"{fake.url}/v1"
+    )
+    settings = CloudSettings(
+        fallback="auto", prefer="cloud", providers=(provider,), data_dir=tmp_path
+    )
+    options = RouteOptions(routing=Routing(only="local-only"))  # type: ignore[arg-type]
+    request = GenerationRequest(messages=(Message(role="user", content="Hello"),))
+    with (
+        Router.open(engine, settings, {"OPENAI_API_KEY": "sk-canary-4711"}) as router,
+        pytest.raises(InvalidRequest, match="must be one of cloud_only, local_only") as refused,
+    ):
+        next(router.stream(request, options))
+    assert refused.value.param == "routing.only"
+    assert not fake.requests
