@@ -74,7 +74,7 @@ def test_local_only_beats_the_owners_auto() -> None:
             Routing(only="local_only"),
             "only with cloud",
         ),
-        (Routing(fallback="auto"), Routing(only="cloud_only", fallback="never"), "nobody"),
+        (Routing(fallback="auto"), Routing(only="cloud_only", fallback="never"), "no writer"),
     ],
 )
 def test_wishes_that_leave_nothing_are_refused_with_the_reason(
