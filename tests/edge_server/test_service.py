@@ -18,9 +18,11 @@ from spillover.edge_server.answers.service import Service
 from spillover.edge_server.answers.several import Several
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.logs import log_to_stderr
+from spillover.edge_server.web import driver
 from spillover.edge_server.web.app import create_app
+from spillover.edge_server.wire.errors import from_exception
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.errors import EngineBusy
+from spillover.runtime.errors import DeadlyRequest, EngineBusy, InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent, Finished, FinishReason, Timings, Usage
 from spillover.runtime.request import GenerationRequest, Message
 
@@ -74,6 +76,21 @@ class Ending(Patient):
             usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1),
             timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
         )
+
+
+class Refusing(Broken):
+    """An engine that takes its time to refuse a request."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.may_refuse = threading.Event()
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        assert self.may_refuse.wait(60)
+        raise InvalidRequest("the prompt is too long", "messages")
+        yield  # a generator
 
 
 def service_of(engine: Any, settings: Settings | None = None) -> Service:
@@ -137,6 +154,37 @@ def test_a_defect_in_a_view_is_a_500_that_is_logged_without_its_message(
     assert answer.status_code == 500
     assert "POST /v1/chat/completions failed after KeyError" in caplog.text
     assert SECRET not in caplog.text + answer.text
+
+
+def test_a_refusal_after_the_head_of_a_stream_is_its_last_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "DECISION_S", 0.0)
+    engine = Refusing()
+    client = create_app(service_of(engine), Settings()).test_client()
+    body = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200
+    engine.may_refuse.set()
+    assert "the prompt is too long" in answer.text
+    assert "[DONE]" not in answer.text
+
+
+def test_a_refusal_in_time_is_a_status() -> None:
+    engine = Refusing()
+    engine.may_refuse.set()
+    client = create_app(service_of(engine), Settings()).test_client()
+    body = {"messages": [{"role": "user", "content": "Hello"}]}
+    for extra in ({}, {"stream": True}, {"stream": True, "spillover": {"resume": True}}):
+        answer = client.post("/v1/chat/completions", json={**body, **extra})
+        assert answer.status_code == 400
+        assert answer.get_json()["error"]["param"] == "messages"
+
+
+def test_a_deadly_request_is_an_error_that_clients_do_not_repeat() -> None:
+    error = from_exception(DeadlyRequest("it ended its worker"))
+    assert error.status == 500
+    assert error.headers == {"X-Should-Retry": "false"}
 
 
 def test_an_answer_without_a_thread_is_refused_and_leaves_no_trace(
