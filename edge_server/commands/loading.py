@@ -36,7 +36,8 @@ def start_engine(settings: Settings, options: EngineOptions | None = None) -> Lo
     from spillover.runtime.local_engine import LocalEngine  # slow
 
     entry = model_entry(settings)
-    return LocalEngine(entry.path, options or settings.engine, name=settings.alias or entry.name)
+    name = settings.aliases[0] if settings.aliases else entry.name
+    return LocalEngine(entry.path, options or settings.engine, name=name)
 
 
 @contextmanager

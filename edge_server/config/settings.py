@@ -24,7 +24,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     alias: Annotated[
-        str, Help("Name that clients see.", flag="--alias", default="the model's own name")
+        str,
+        Help(
+            "Name that clients see; more names, after commas, are known, too.",
+            flag="--alias",
+            default="the model's own name",
+        ),
     ] = ""
     """Empty: the catalogue name or the file's stem."""
     host: Annotated[
@@ -94,3 +99,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     answers: AnswerDefaults = field(default_factory=AnswerDefaults)
     cloud: CloudSettings = field(default_factory=CloudSettings)
     engine: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        return tuple(name for part in self.alias.split(",") if (name := part.strip()))

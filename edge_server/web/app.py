@@ -45,7 +45,7 @@ def create_app(
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment, method-assign]  # as Flask advises
     app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
     add_generation_views(app, service, streams, settings, endpoints)
-    add_information(app, service, settings.answers)
+    add_information(app, service, settings)
     add_handoff_views(app, service)
     add_stream_views(app, streams, settings)
     return app

@@ -9,12 +9,13 @@ import msgspec
 from flask import Flask, Response, request
 
 from spillover.edge_server.answers.service import Service
+from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp_objects import generation_settings
 from spillover.edge_server.wire.openai_answer import fingerprint
 from spillover.edge_server.wire.openai_chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import decode
-from spillover.runtime.request import AnswerDefaults, GenerationRequest, TokenId
+from spillover.runtime.request import GenerationRequest, TokenId
 
 _HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
 
@@ -30,9 +31,9 @@ class DetokenizeBody(msgspec.Struct, frozen=True):
     tokens: tuple[TokenId, ...]
 
 
-def add_information(app: Flask, service: Service, defaults: AnswerDefaults) -> None:
+def add_information(app: Flask, service: Service, settings: Settings) -> None:
     """The routes that answer at once."""
-    views = _Views(service, defaults)
+    views = _Views(service, settings)
     for path, view in (
         ("/v1/models", views.models),
         ("/models", views.models),
@@ -51,8 +52,9 @@ def add_information(app: Flask, service: Service, defaults: AnswerDefaults) -> N
 
 
 class _Views:
-    def __init__(self, service: Service, defaults: AnswerDefaults) -> None:
-        self._defaults = defaults
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._defaults = settings.answers
+        self._aliases = settings.aliases
         self._engine = service.engine
         self._created = int(time.time())
 
@@ -60,7 +62,7 @@ class _Views:
         return {"object": "list", "data": [self._entry()]}
 
     def model(self, name: str) -> dict[str, Any]:
-        if name != self._engine.name:
+        if name not in (self._engine.name, *self._aliases):
             message = f"there is no model {name[:100]!r} here: it serves {self._engine.name!r}"
             raise WireError(404, message, "model", code="model_not_found")
         return self._entry()
@@ -72,6 +74,7 @@ class _Views:
             "object": "model",
             "created": self._created,
             "owned_by": "spillover",
+            "aliases": self._aliases,
             "context_length": card.n_ctx,
             "max_model_len": card.n_ctx,
             "meta": {

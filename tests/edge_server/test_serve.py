@@ -158,3 +158,18 @@ def test_an_abandoned_model_says_why(tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert "SIGKILL" in refused.json()["error"]["message"]
     assert server.stop() == 0
+
+
+def test_a_model_may_have_several_names(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--alias", "house, gpt-4o,")
+    try:
+        (entry,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+        assert entry["id"] == "house"
+        assert entry["aliases"] == ["house", "gpt-4o"]
+        assert httpx.get(f"{server.url}/v1/models/gpt-4o").json() == entry
+        assert httpx.get(f"{server.url}/v1/models/other").status_code == 404
+        body = {"model": "other", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
+        assert answer["model"] == "house"
+    finally:
+        server.stop()
