@@ -23,8 +23,9 @@ from spillover.runtime.structured_output.schema_faults import fault_in, freed
 
 CPU_S = 2.0
 """CPU time for one task."""
-WALL_S = 30.0
-"""A child that gets no CPU time is given up after this."""
+WALL_S = 8.0
+"""A child that gets too little CPU time is given up after this, so that others have their turn
+within constraint_compiler.MAX_WAIT_S."""
 MEMORY_BYTES = 1 << 30
 RETRY_AFTER_S = 5.0
 NICENESS = 5
@@ -52,14 +53,20 @@ class Trial:
 
     def run(self, task: str, argument: object) -> Any:
         """What the task *task* of TASKS returns for *argument*. Raises TrialFailed, or EngineBusy
-        when the system has no process for it."""
+        when the system has no process or too little time for it."""
         with self._lock:
             if self._child is not None and self._child.poll() is not None:
                 self._end()  # the system ended it meanwhile
                 self._child = None
+            is_late = threading.Event()
+
+            def give_up() -> None:
+                is_late.set()
+                child.kill()
+
             try:
                 child = self._child or self._start()
-                timer = threading.Timer(WALL_S, child.kill)
+                timer = threading.Timer(WALL_S, give_up)
                 timer.daemon = True
                 timer.start()
             except (OSError, RuntimeError) as error:
@@ -77,6 +84,9 @@ class Trial:
             if answer is None:
                 self._child = None
                 self._end()
+                if is_late.is_set():  # which says more of the device than of the task
+                    message = "the device is too busy to compile the response format: try again"
+                    raise EngineBusy(message, RETRY_AFTER_S)
                 raise TrialFailed("it takes too much time or memory to compile: simplify it")
             return answer[0]
 

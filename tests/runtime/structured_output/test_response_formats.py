@@ -282,8 +282,6 @@ HOSTILE: dict[str, ResponseFormat] = {
     "too many optional members in all": JsonSchema(schema={"anyOf": [
         {"type": "object", "properties": {f"p{j}x{i}": {} for i in range(300)}}
         for j in range(4)]}),
-    "too slow": JsonSchema(schema={"type": "object", "patternProperties": {
-        f"^p{i}[a-z]+$": {"type": "integer"} for i in range(600)}}),
     "long gbnf": Gbnf(grammar='root ::= "a"' + " " * 200_000),
 }  # fmt: skip
 
