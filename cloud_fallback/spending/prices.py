@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import GenerationRequest, Message
 
 NANO = 1_000_000_000
 _NANO_PER_MICRO = 1000
@@ -103,5 +103,8 @@ def estimated_prompt_tokens(request: GenerationRequest) -> int:
     return -(-n_bytes // BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE * (len(request.messages) + 1)
 
 
-def _as_json(message: msgspec.Struct) -> str:
-    return msgspec.json.encode(message).decode()
+def _as_json(message: Message) -> str:
+    """The fields of *message* that are set and sent; no provider gets earlier reasoning."""
+    names = (name for name in message.__struct_fields__ if name != "reasoning")
+    fields = {name: value for name in names if (value := getattr(message, name))}
+    return msgspec.json.encode(fields).decode()

@@ -66,6 +66,14 @@ def test_everything_that_is_sent_is_estimated() -> None:
     assert estimated_prompt_tokens(GenerationRequest(prompt=(1, 2, 3))) == 3
 
 
+def test_what_is_not_sent_is_not_estimated() -> None:
+    said = Message(role="assistant", content="x" * 300)
+    bare = estimated_prompt_tokens(GenerationRequest(messages=(said,)))
+    assert bare <= 100 + 30  # the text, its role, and what stands around each message
+    thought = Message(role="assistant", content="x" * 300, reasoning="y" * 9_000)
+    assert estimated_prompt_tokens(GenerationRequest(messages=(thought,))) == bare
+
+
 def test_each_choice_may_be_as_long_as_max_tokens() -> None:
     request = GenerationRequest(prompt="hi", max_tokens=100, n=3)
     assert estimate(request, None).max_completion_tokens == 300
