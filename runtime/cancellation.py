@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 
 class Cancellation:
@@ -33,6 +34,21 @@ class Cancellation:
         with self._lock:
             if callback in self._subscribers:
                 self._subscribers.remove(callback)
+
+    @contextmanager
+    def subscribed(self, callback: Callable[[], None]) -> Generator[None]:
+        """Subscribe *callback* while the block runs."""
+        self.subscribe(callback)
+        try:
+            yield
+        finally:
+            self.unsubscribe(callback)
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until cancellation, at most *timeout_s*."""
+        woken = threading.Event()
+        with self.subscribed(woken.set):
+            woken.wait(timeout_s)
 
     def cancel(self) -> None:
         with self._lock:

@@ -10,8 +10,8 @@ import queue
 import random
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from spillover.models.catalogue import model_name
@@ -47,12 +47,7 @@ class LocalEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     @property
@@ -89,17 +84,11 @@ class LocalEngine:
         When the worker dies, a new one continues from the last token: the stream only pauses.
         """
         ticket = self._supervisor.submit(request.checked(), _seed_of(request))
-
-        def cancel() -> None:
-            self._supervisor.cancel(ticket)
-
-        if cancellation is not None:
-            cancellation.subscribe(cancel)
+        cancellation = cancellation or Cancellation()
         try:
-            yield from self._follow(ticket)
+            with cancellation.subscribed(partial(self._supervisor.cancel, ticket)):
+                yield from self._follow(ticket)
         finally:
-            if cancellation is not None:
-                cancellation.unsubscribe(cancel)
             self._supervisor.forget(ticket)
 
     def _follow(self, ticket: Ticket) -> Generator[EngineEvent]:

@@ -23,13 +23,7 @@ too slow, no context or KV cells are left, memory is low, the processor is hot o
 battery is low, or the worker has died."""
 
 QualityCode: TypeAlias = Literal[
-    "low_confidence",
-    "repetition",
-    "template_leak",
-    "wrong_script",
-    "empty",
-    "schema",
-    "refusal",
+    "low_confidence", "repetition", "template_leak", "wrong_script", "empty", "schema", "refusal"
 ]
 """The answer is bad: unsure, in a loop, with control tokens in its text, in another script than
 the question, empty, not in the response format, or a refusal."""
@@ -40,9 +34,9 @@ PromptCode: TypeAlias = Literal["rule", "tools", "language"]
 """The prompt is not for the local model: a rule says so, it has tools that the model cannot call,
 or it is in a language that the model does not know."""
 
-ReasonCode: TypeAlias = (
-    CapacityCode | QualityCode | PromptCode | Literal["user", "network", "provider", "sticky"]
-)
+ReasonCode: TypeAlias = Literal[
+    CapacityCode, QualityCode, PromptCode, "user", "network", "provider", "sticky"
+]
 """All reasons. "network" and "provider" lead back to the local model: the cloud was not reached, or
 a provider broke off."""
 

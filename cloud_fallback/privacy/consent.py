@@ -66,14 +66,8 @@ class Question:
     def wait(self, cancellation: Cancellation | None = None) -> bool | None:
         """The user's reply; None without one: after the question's timeout, on *cancellation*, when
         the questions are closed, or when too many are open."""
-        wake = self._decided.set
-        if cancellation:
-            cancellation.subscribe(wake)
-        try:
+        with (cancellation or Cancellation()).subscribed(self._decided.set):
             self._decided.wait(_bounded(self.asked.timeout_s))
-        finally:
-            if cancellation:
-                cancellation.unsubscribe(wake)
         with self._lock:
             # A reply that comes from here on is "already_decided".
             self.decide(None)

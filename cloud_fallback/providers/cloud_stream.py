@@ -77,19 +77,17 @@ class CloudStream:
         return self._exchange.n_sent > 0 and not self._was_refused
 
     def _events(self) -> Generator[EngineEvent]:
-        self._cancellation.subscribe(self._exchange.cancel)
         try:
-            sent, incoming = self._open()
-            with closing(incoming):
-                yield from self._read(sent, incoming)
+            with self._cancellation.subscribed(self._exchange.cancel):
+                sent, incoming = self._open()
+                with closing(incoming):
+                    yield from self._read(sent, incoming)
         except Cancelled as error:
             if not self._cancellation.cancelled:
                 raise EngineClosed(f"{self._settings.name}: closed during its answer") from error
             yield self._finished("cancelled")
         except HttpError as error:
             self._fail(error)
-        finally:
-            self._cancellation.unsubscribe(self._exchange.cancel)
 
     # The request.
 

@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
-from types import TracebackType
 from typing import Self
 
 from spillover.runtime.cancellation import Cancellation
@@ -44,12 +43,7 @@ class Pump:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._reader_left = True
         self._room.release()
         self._cancellation.cancel()

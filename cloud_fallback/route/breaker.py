@@ -15,7 +15,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
-from types import TracebackType
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -97,13 +96,9 @@ class CircuitBreakers:
             refusal = self._refusal(provider)
             return refusal is None or not refusal.is_crowd or cancellation.cancelled
 
-        cancellation.subscribe(wake)
-        try:
-            with self._changed:
-                self._changed.wait_for(is_over, LONGEST_TURN_S)
-                return self._refusal(provider) or self._permit(provider)
-        finally:
-            cancellation.unsubscribe(wake)
+        with cancellation.subscribed(wake), self._changed:
+            self._changed.wait_for(is_over, LONGEST_TURN_S)
+            return self._refusal(provider) or self._permit(provider)
 
     def refusal(self, provider: str) -> CircuitOpen | None:
         """Why *provider* must not be asked now."""
@@ -196,12 +191,7 @@ class Permit:
     def __enter__(self) -> Permit:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, ProviderError):
             self.failure(error)
         self.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Generator
 from contextlib import ExitStack
 
@@ -30,7 +29,6 @@ from spillover.cloud_fallback.route.provider_stream import ProviderStream
 from spillover.cloud_fallback.route.retry import retry_delay
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
-from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.defects import log_defect
 from spillover.runtime.errors import InvalidRequest
 
@@ -59,7 +57,7 @@ class CloudWriter:
             stopped = end
             if wait_s is None:
                 break
-            _wait(wait_s, context.cancellation)
+            context.cancellation.wait(wait_s)
         return stopped
 
     def _try(
@@ -96,26 +94,20 @@ class CloudWriter:
             return self._end(context, stopped, cleared, stream), None
 
     def _plan(self, context: RequestContext, stopped: Stopped, said: str) -> Continuation:
-        left = context.answer.remaining_tokens
-        plan = self._plan_within(context, stopped, said, left)
-        if plan.takes_back:
-            left = context.answer.tokens_left(plan.keep_chars)
-            plan = self._plan_within(context, stopped, said, left)
-        return plan
+        def within(tokens_left: int | None) -> Continuation:
+            return plan_continuation(
+                context.request,
+                said,
+                mode="continue" if context.mode == "at_turn" else context.mode,
+                prefill=self._provider.may_prefill(),
+                can_replace=context.options.may_replace,
+                keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
+                tokens_left=tokens_left,
+                reasoning_reserve=self._provider.settings.reasoning_reserve,
+            )
 
-    def _plan_within(
-        self, context: RequestContext, stopped: Stopped, said: str, tokens_left: int | None
-    ) -> Continuation:
-        return plan_continuation(
-            context.request,
-            said,
-            mode="continue" if context.mode == "at_turn" else context.mode,
-            prefill=self._provider.may_prefill(),
-            can_replace=context.options.may_replace,
-            keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
-            tokens_left=tokens_left,
-            reasoning_reserve=self._provider.settings.reasoning_reserve,
-        )
+        plan = within(context.answer.remaining_tokens)
+        return within(context.answer.tokens_left(plan.keep_chars)) if plan.takes_back else plan
 
     def _hand_over(
         self, context: RequestContext, reason: Reason, plan: Continuation, cleared: Clearance
@@ -200,13 +192,3 @@ def _retry_s(error: Exception, stream: ProviderStream, n_retries: int) -> float 
     if isinstance(error, ProviderRefused) and error.no_prefill:
         return 0.0  # the engine has learned from the refusal
     return retry_delay(error, n_retries, chance=random.random())
-
-
-def _wait(seconds: float, cancellation: Cancellation) -> None:
-    """Sleep until the time is up or the client leaves."""
-    woken = threading.Event()
-    cancellation.subscribe(woken.set)
-    try:
-        woken.wait(seconds)
-    finally:
-        cancellation.unsubscribe(woken.set)

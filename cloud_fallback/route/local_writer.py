@@ -32,15 +32,7 @@ from spillover.runtime.errors import (
 from spillover.runtime.events import Delta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
-
-def _all_codes() -> tuple[ReasonCode, ...]:
-    codes: list[ReasonCode] = []
-    for part in get_args(ReasonCode):
-        codes += get_args(part) or (part,)
-    return tuple(codes)
-
-
-UNWATCHED = PolicySettings(switched_off=tuple(c for c in _all_codes() if c != "user"))
+UNWATCHED = PolicySettings(switched_off=tuple(c for c in get_args(ReasonCode) if c != "user"))
 """Only the user may hand the answer over."""
 
 

@@ -91,16 +91,13 @@ class ProviderStream:
         Raises what the provider's stream raises, and BudgetExceeded when it costs too much; text
         held in doubt is then dropped.
         """
-        cancellation.subscribe(self.cancellation.cancel)
-        try:
+        with cancellation.subscribed(self.cancellation.cancel):
             with Pump(self._open, self.cancellation) as pump:
                 while self._finished is None:
                     yield from self._next(pump)
                     if self._joint.is_over or self._is_endless:
                         break
             yield from self._flush()
-        finally:
-            cancellation.unsubscribe(self.cancellation.cancel)
 
     @property
     def _is_endless(self) -> bool:

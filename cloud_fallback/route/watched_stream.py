@@ -112,17 +112,18 @@ class WatchedStream:
 
     def events(self, cancellation: Cancellation) -> Generator[EngineEvent, None, WriterEnd]:
         """Yield what the client may see, all but the end. Raises what the engine raises."""
-        cancellation.subscribe(self._cancellation.cancel)
         self._arm()
         try:
-            with closing(self._engine.stream(self._request, self._cancellation)) as events:
+            with (
+                cancellation.subscribed(self._cancellation.cancel),
+                closing(self._engine.stream(self._request, self._cancellation)) as events,
+            ):
                 for event in events:
                     if isinstance(event, Finished):
                         return (yield from self._end(event))
                     yield from self._take(event)
             raise AssertionError("an engine's stream ends with Finished")
         finally:
-            cancellation.unsubscribe(self._cancellation.cancel)
             with self._lock:
                 self._is_over = True
                 if self._alarm is not None:
