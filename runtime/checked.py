@@ -24,12 +24,12 @@ def checked(value: _Value) -> _Value:
     try:
         return msgspec.convert(msgspec.to_builtins(value, enc_hook=_text), kind, dec_hook=_path)
     except msgspec.ValidationError as error:
-        message, found, place = str(error).rpartition(" - at `$.")
+        _, found, place = str(error).rpartition(" - at `$.")
         if not found:
             raise InvalidRequest(str(error)) from error
         place = place.rstrip("`")
         choice = ", ".join(allowed_values(kind, place))
-        told = f"{message}: it must be one of {choice}" if choice else str(error)
+        told = f"{error}: it must be one of {choice}" if choice else str(error)
         raise InvalidRequest(told, place) from error
 
 
