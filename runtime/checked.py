@@ -29,8 +29,8 @@ def checked(value: _Value) -> _Value:
             raise InvalidRequest(str(error)) from error
         place = place.rstrip("`")
         choice = ", ".join(allowed_values(kind, place))
-        told = f"{error}: it must be one of {choice}" if choice else str(error)
-        raise InvalidRequest(told, place) from error
+        message = f"{error}: it must be one of {choice}" if choice else str(error)
+        raise InvalidRequest(message, place) from error
 
 
 def allowed_values(kind: type[msgspec.Struct], place: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.rope import caches
-from spillover.quantize.onnx_export.source import Source
+from spillover.quantize.onnx_export.source import WeightSource
 
 
 def write(source: Path, target: Path, *, merged: bool = False) -> Path:
@@ -29,13 +29,13 @@ def write(source: Path, target: Path, *, merged: bool = False) -> Path:
     return target
 
 
-def _single(source: Source) -> onnx.ModelProto:
+def _single(source: WeightSource) -> onnx.ModelProto:
     graph = GraphBuilder(Initializers(None))
     Decoder(source, graph, "", has_past=True).build("logits", "present")
     return model_of(source, graph, [])
 
 
-def _merged(source: Source) -> onnx.ModelProto:
+def _merged(source: WeightSource) -> onnx.ModelProto:
     graph = GraphBuilder(Initializers(None))
     branches = {}
     for name, has_past in (("then", True), ("else", False)):
@@ -57,7 +57,7 @@ def _merged(source: Source) -> onnx.ModelProto:
 
 
 def model_of(
-    source: Source, builder: GraphBuilder, more_inputs: list[ValueInfoProto], opset: int = 17
+    source: WeightSource, builder: GraphBuilder, more_inputs: list[ValueInfoProto], opset: int = 17
 ) -> onnx.ModelProto:
     info, long = helper.make_tensor_value_info, TensorProto.INT64
     inputs = [
@@ -75,7 +75,7 @@ def model_of(
     return helper.make_model(graph, ir_version=8, opset_imports=opsets)
 
 
-def output_infos(source: Source, logits: str, present: str) -> list[ValueInfoProto]:
+def output_infos(source: WeightSource, logits: str, present: str) -> list[ValueInfoProto]:
     shape: list[str | int | None] = ["batch_size", "sequence_length", source.spec.n_vocab]
     return [
         helper.make_tensor_value_info(logits, TensorProto.FLOAT, shape),
@@ -83,7 +83,7 @@ def output_infos(source: Source, logits: str, present: str) -> list[ValueInfoPro
     ]
 
 
-def cache_infos(source: Source, stem: str, length: str) -> list[ValueInfoProto]:
+def cache_infos(source: WeightSource, stem: str, length: str) -> list[ValueInfoProto]:
     spec = source.spec
     return [
         helper.make_tensor_value_info(
@@ -99,7 +99,9 @@ def cache_infos(source: Source, stem: str, length: str) -> list[ValueInfoProto]:
 class Decoder:
     """The nodes of one decoder; names begin with *prefix*."""
 
-    def __init__(self, source: Source, graph: GraphBuilder, prefix: str, *, has_past: bool) -> None:
+    def __init__(
+        self, source: WeightSource, graph: GraphBuilder, prefix: str, *, has_past: bool
+    ) -> None:
         self.graph = graph
         self._source = source
         self._spec = source.spec

@@ -39,10 +39,10 @@ class AnswerMeter:
         if isinstance(part, ReasoningDelta):
             self._n_reasoning_bytes += n
 
-    def usage(self, told: ProviderUsage | None, *, may_bill: bool) -> Usage:
+    def usage(self, reported: ProviderUsage | None, *, may_bill: bool) -> Usage:
         """The provider's own count, or an estimate that is rather too high; *may_bill*: of the
         prompt, too."""
-        if told is None:
+        if reported is None:
             return Usage(
                 prompt_tokens=estimated_prompt_tokens(self._request) if may_bill else 0,
                 cached_tokens=0,
@@ -51,10 +51,10 @@ class AnswerMeter:
                 estimated=True,
             )
         return Usage(
-            prompt_tokens=told.prompt_tokens,
-            cached_tokens=told.cached_tokens,
-            completion_tokens=told.completion_tokens,
-            reasoning_tokens=told.reasoning_tokens,
+            prompt_tokens=reported.prompt_tokens,
+            cached_tokens=reported.cached_tokens,
+            completion_tokens=reported.completion_tokens,
+            reasoning_tokens=reported.reasoning_tokens,
         )
 
     def timings(self) -> Timings:

@@ -15,7 +15,7 @@ MAX_PLACES = 64
 _JUNK = frozenset("'\".`>*_-[⟦<|#")
 
 
-class Match(Struct, frozen=True, kw_only=True):
+class EchoMatch(Struct, frozen=True, kw_only=True):
     """The held text repeats *n_units* units of the answer up to the unit *place*. held[end:] comes
     next, after *rest*: the units of its last character beyond the repetition."""
 
@@ -49,9 +49,9 @@ class Track:
         self._places: list[int] = []
         self.n_units = 0
         self.is_dead = False
-        self.longest: Match | None = None
+        self.longest: EchoMatch | None = None
         """The last repetition that reached the end of the answer."""
-        self.last: Match | None = None
+        self.last: EchoMatch | None = None
         """The repetition before it diverged from the answer."""
 
     @property
@@ -79,9 +79,9 @@ class Track:
             self._places = [at for at in self._places if at <= last and units[at + n - 1] == unit]
         self.is_dead = not self._places
         if not self.is_dead:
-            self.last = Match(place=self._places[0] + n, n_units=n, end=end, rest=rest)
+            self.last = EchoMatch(place=self._places[0] + n, n_units=n, end=end, rest=rest)
             if self._places[-1] + n == len(units) and n >= self._least:
-                self.longest = Match(place=len(units), n_units=n, end=end, rest=rest)
+                self.longest = EchoMatch(place=len(units), n_units=n, end=end, rest=rest)
 
     def _drops(self, unit: str) -> bool:
         if not self._skips_junk:

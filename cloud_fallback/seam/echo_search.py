@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.cloud_fallback.seam.echo import LEAST_UNITS, Match, Track, is_junk, is_periodic
+from spillover.cloud_fallback.seam.echo import LEAST_UNITS, EchoMatch, Track, is_junk, is_periodic
 from spillover.cloud_fallback.seam.preamble import (
     MAX_PREAMBLE_CHARS,
     TERMINATORS,
@@ -57,9 +57,9 @@ class EchoSearch:
         self._limit = HOLD_CHARS + len(plan.anchor)
         self._tail = ""
         self._tracks: list[Track] = []
-        self._overlaps: list[Match] = []
+        self._overlaps: list[EchoMatch] = []
         self._after_terminator = False
-        self._diverged: Match | None = None
+        self._diverged: EchoMatch | None = None
         self._skips_word = False
         self._begin_track(LEAST_UNITS)
 
@@ -147,7 +147,7 @@ class EchoSearch:
         ]
         if whole and not is_junk(self._units[len(self._units) - max(whole) : self._anchor_begin]):
             n = max(n, *whole)
-        match = Match(place=len(self._units), n_units=n, end=end, rest=rest)
+        match = EchoMatch(place=len(self._units), n_units=n, end=end, rest=rest)
         if whole or self._diverged is not None:
             is_restart = self._diverged or (n > n_anchor and match.begin in self._tops)
             return self._cut("restart" if is_restart else "anchor", match)
@@ -167,7 +167,7 @@ class EchoSearch:
         own = self._units[max(0, self._anchor_begin - len(units)) : self._anchor_begin]
         return SequenceMatcher(None, units, own, autojunk=False).ratio() >= ALIKE
 
-    def _cut(self, kind: SeamKind, match: Match) -> Joined:
+    def _cut(self, kind: SeamKind, match: EchoMatch) -> Joined:
         """The join after a repetition that reached the end of the answer."""
         text = "".join(self.held[: match.end])
         begin = len(text) - raw_length_from_end(text, match.n_units)
@@ -220,7 +220,7 @@ class EchoSearch:
         # Most scripts without capitals do not separate words.
         return not before.isalnum() or before.lower() == before.upper()
 
-    def _diverge(self, match: Match) -> Joined | None:
+    def _diverge(self, match: EchoMatch) -> Joined | None:
         """The writer repeats the answer in its own words from some place on."""
         joined = self._replaced("restart", match)
         if joined is None:
@@ -229,7 +229,7 @@ class EchoSearch:
             self._limit = len(self.held) + left + left // 2 + HOLD_CHARS
         return joined
 
-    def _misquoted(self, match: Match) -> Joined | None:
+    def _misquoted(self, match: EchoMatch) -> Joined | None:
         """The anchor was repeated, except for its last letters."""
         if joined := self._replaced("anchor", match):
             return joined
@@ -248,7 +248,7 @@ class EchoSearch:
         n_repeated = len(self._anchor)
         return Joined(kind="unverified", start=len(self.held) - 1, n_repeated=n_repeated)
 
-    def _replaced(self, kind: SeamKind, match: Match) -> Joined | None:
+    def _replaced(self, kind: SeamKind, match: EchoMatch) -> Joined | None:
         """The join that takes back what the writer worded differently; None if that is not
         allowed."""
         shown = self._plan.shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from spillover.edge_server.answers.event_log import Log, Source
+from spillover.edge_server.answers.event_log import EventSource, Log
 from spillover.edge_server.answers.service import failure_of
 from spillover.edge_server.wire.dialect import Encoder
 from spillover.edge_server.wire.errors import WireError, from_exception
@@ -56,7 +56,7 @@ class LiveAnswer:
     """An answer, whole or streamed, that ends with its client's connection. *format_field* is the
     body's field that asks for a response format."""
 
-    def __init__(self, source: Source, encoder: Encoder, format_field: str | None) -> None:
+    def __init__(self, source: EventSource, encoder: Encoder, format_field: str | None) -> None:
         self.log = source.log
         self.after = 0
         self.is_stream = encoder.is_stream

@@ -100,7 +100,7 @@ class EventLog(Changes):
             )
 
 
-class Source:
+class EventSource:
     """Where an answer's events come from: a generation, or several as one."""
 
     def __init__(self) -> None:

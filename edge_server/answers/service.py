@@ -11,7 +11,7 @@ from contextlib import closing
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.answers.event_log import Source
+from spillover.edge_server.answers.event_log import EventSource
 from spillover.runtime.defects import log_defect
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
@@ -24,7 +24,7 @@ RETRY_AFTER_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Generation(Source):
+class Generation(EventSource):
     """One running answer."""
 
     def __init__(self, options: RouteOptions) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.answers.event_log import Source
+from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.answers.service import Generation, Service, failure_of
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
@@ -20,7 +20,7 @@ from spillover.runtime.request import GenerationRequest
 _Chosen: TypeAlias = Delta | ReasoningDelta | ToolCallDelta | Finished
 
 
-class Several(Source):
+class Several(EventSource):
     """From outside one generation.
 
     As many parts run at a time as the engine has slots; a thread begins the next one when one has

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 
 from spillover.cloud_fallback.events import StreamEvent
-from spillover.edge_server.answers.event_log import Source
+from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.answers.service import failure_of
 from spillover.edge_server.resume.stream_log import StreamLog
 from spillover.edge_server.wire import sse
@@ -39,7 +39,7 @@ class Recording:
         self._on_end = on_end
         self._why: str | None = None
 
-    def begin(self, source: Source, format_field: str | None = None) -> None:
+    def begin(self, source: EventSource, format_field: str | None = None) -> None:
         """Record the events of *source*, whose log has no other reader. *format_field* is the
         body's field that asks for a response format."""
         self._source = source

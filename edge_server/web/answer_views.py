@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.answer import LiveAnswer
-from spillover.edge_server.answers.event_log import Source
+from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.answers.several import Several
 from spillover.edge_server.config.settings import Settings
@@ -74,7 +74,7 @@ def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer |
     return viewer
 
 
-def _start(service: Service, plan: AnswerPlan) -> Source:
+def _start(service: Service, plan: AnswerPlan) -> EventSource:
     if len(plan.requests) == 1:
         return service.start(plan.requests[0], plan.options)
     return Several(service, plan.requests, _kept_local(plan.options))

@@ -16,7 +16,7 @@ MAX_TOKEN_ID = 2**31 - 1
 MAX_FILES = 256
 
 
-class Prompt(Struct, frozen=True):
+class SentPrompt(Struct, frozen=True):
     """Texts and runs of token ids, in order."""
 
     parts: tuple[str | tuple[int, ...], ...]
@@ -27,7 +27,7 @@ class Prompt(Struct, frozen=True):
         return self.parts[0] if len(self.parts) == 1 else None
 
 
-def prompts_of(value: Any, param: str = "prompt") -> tuple[Prompt, ...]:
+def prompts_of(value: Any, param: str = "prompt") -> tuple[SentPrompt, ...]:
     """The prompts in a body's field, or a 400 that names the wrong place.
 
     A list that holds a number is one prompt (token ids, perhaps with texts between them); any
@@ -48,17 +48,17 @@ def _is_id(value: Any) -> bool:
     return type(value) is int  # JSON's true is a bool, which is an int to isinstance
 
 
-def _one(value: Any, param: str) -> Prompt:
+def _one(value: Any, param: str) -> SentPrompt:
     match value:
         case str():
-            return Prompt((value,))
+            return SentPrompt((value,))
         case list() if value:
-            return Prompt(_parts(value, param))
+            return SentPrompt(_parts(value, param))
         case {"prompt_string": str(text), **others}:
             # llama.cpp's prompts with pictures and sounds.
             if others.get("multimodal_data"):
                 raise bad_request("this model reads only text", f"{param}.multimodal_data")
-            return Prompt((text,))
+            return SentPrompt((text,))
         case _:
             raise bad_request(f"{param} must be a text or an array of token ids", param)
 
@@ -81,7 +81,7 @@ def _parts(values: list[Any], param: str) -> tuple[str | tuple[int, ...], ...]:
     return tuple(parts)
 
 
-def tokens_of(engine: TextEngine, prompt: Prompt) -> tuple[int, ...]:
+def tokens_of(engine: TextEngine, prompt: SentPrompt) -> tuple[int, ...]:
     """Token ids of *prompt*; the tokenizer's special tokens go before a first text."""
     tokens: list[int] = []
     for i, part in enumerate(prompt.parts):
@@ -92,7 +92,7 @@ def tokens_of(engine: TextEngine, prompt: Prompt) -> tuple[int, ...]:
     return tuple(tokens)
 
 
-def text_of(engine: TextEngine, prompt: Prompt) -> str:
+def text_of(engine: TextEngine, prompt: SentPrompt) -> str:
     """The text of *prompt*."""
     return "".join(part if isinstance(part, str) else _text(engine, part) for part in prompt.parts)
 
@@ -105,7 +105,7 @@ def _text(engine: TextEngine, ids: tuple[int, ...]) -> str:
 
 
 def engine_prompts(
-    engine: TextEngine, prompts: tuple[Prompt, ...]
+    engine: TextEngine, prompts: tuple[SentPrompt, ...]
 ) -> tuple[str | tuple[int, ...], ...]:
     """The prompts as the engine takes them. Several are all checked first, so that an error in a
     late one shows before any is begun."""

@@ -13,7 +13,7 @@ from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.rope import caches
-from spillover.quantize.onnx_export.source import Source
+from spillover.quantize.onnx_export.source import WeightSource
 
 OPSET, IR_VERSION = 21, 10
 """ONNX Runtime 1.20 and later read them."""
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 
 def build(
-    source: Source,
+    source: WeightSource,
     options: ExportOptions,
     initializers: Initializers,
     *,
@@ -35,7 +35,9 @@ def build(
 
 
 class _Decoder:
-    def __init__(self, source: Source, options: ExportOptions, initializers: Initializers) -> None:
+    def __init__(
+        self, source: WeightSource, options: ExportOptions, initializers: Initializers
+    ) -> None:
         self._source = source
         self._spec = source.spec
         self._options = options

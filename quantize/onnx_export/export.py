@@ -19,7 +19,7 @@ from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions
-from spillover.quantize.onnx_export.source import Source, check
+from spillover.quantize.onnx_export.source import WeightSource, check
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 _MAX_INLINE_BYTES = 32 << 20
@@ -72,7 +72,7 @@ def open_source(path: Path) -> HfSource | GgufSource:
     raise ExportError(f"there is no file or folder {path}: check the path")
 
 
-def _choose_n_ctx(source: Source, options: ExportOptions) -> tuple[int, list[str]]:
+def _choose_n_ctx(source: WeightSource, options: ExportOptions) -> tuple[int, list[str]]:
     most = source.spec.n_ctx
     if options.n_ctx is None:
         if most <= MAX_N_CTX:
@@ -85,7 +85,7 @@ def _choose_n_ctx(source: Source, options: ExportOptions) -> tuple[int, list[str
 
 
 def _write_graph(
-    source: Source, options: ExportOptions, folder: Path, *, n_ctx: int, progress: Progress
+    source: WeightSource, options: ExportOptions, folder: Path, *, n_ctx: int, progress: Progress
 ) -> None:
     data_path = folder / DATA_FILE if _is_external(source, options) else None
     initializers = Initializers(data_path)
@@ -96,14 +96,14 @@ def _write_graph(
     onnx.save_model(model, folder / MODEL_FILE)
 
 
-def _is_external(source: Source, options: ExportOptions) -> bool:
+def _is_external(source: WeightSource, options: ExportOptions) -> bool:
     if options.external_data is not None:
         return options.external_data
     bits = {"int4": 5, "int8": 9, "fp16": 16, "fp32": 32}[options.weights]
     return _n_params(source) * bits // 8 > _MAX_INLINE_BYTES
 
 
-def _n_params(source: Source) -> int:
+def _n_params(source: WeightSource) -> int:
     n_params = 0
     for name in source.names():
         n_values = 1

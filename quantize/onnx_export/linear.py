@@ -10,7 +10,7 @@ from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats, join, q
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.options import ExportOptions
-from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, Source
+from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 
 _ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits, so that the products run on integer units."""
@@ -19,7 +19,7 @@ _ACCURACY_LEVEL = 4
 class LinearLayers:
     """Adds products with a source's matrices to a graph."""
 
-    def __init__(self, source: Source, options: ExportOptions, graph: GraphBuilder) -> None:
+    def __init__(self, source: WeightSource, options: ExportOptions, graph: GraphBuilder) -> None:
         self._source = source
         self._options = options
         self._graph = graph

@@ -12,7 +12,7 @@ from spillover.quantize.onnx_export.spec import ModelSpec
 EMBEDDING, FINAL_NORM, HEAD = "embed_tokens.weight", "norm.weight", "lm_head.weight"
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """A model's facts and its tensors, which are read on demand."""
 
     @property
@@ -46,7 +46,7 @@ def matrices(spec: ModelSpec, layer: int) -> dict[str, tuple[int, int]]:
     return {f"layers.{layer}.{name}.weight": shape for name, shape in shapes.items()}
 
 
-def check(source: Source) -> None:
+def check(source: WeightSource) -> None:
     """Check that every tensor exists in its shape, and that none would be left out.
 
     Raises ExportError.

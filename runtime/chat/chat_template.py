@@ -53,7 +53,7 @@ SHORT_ID_CHARS = 16
 _RESERVED = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 
 
-class Prompt(Struct, frozen=True):
+class RenderedPrompt(Struct, frozen=True):
     """A rendered conversation, and how it asks the model to write tool calls."""
 
     text: str
@@ -173,7 +173,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         template_kwargs: dict[str, Any] | None = None,
         tools: tuple[Tool, ...] = (),
-    ) -> Prompt:
+    ) -> RenderedPrompt:
         """The prompt, which shows all *messages*. With *continue_final_message* it ends inside the
         last one, without *add_generation_prompt* behind it. If the template cannot show tools, the
         system's message explains them.
@@ -206,7 +206,7 @@ class ChatTemplate:
                     self._check_marked(shown, messages)
                 if allowance.left_s < (1 - SLOW_SHARE) * most_s:
                     self.is_slow = True
-                return Prompt(self._cut_at(text, mark), form.tool_format)
+                return RenderedPrompt(self._cut_at(text, mark), form.tool_format)
             except InvalidRequest as error:
                 first_error = first_error or error
                 if isinstance(error.__cause__, LimitPassed):

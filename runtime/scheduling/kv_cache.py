@@ -9,7 +9,7 @@ import numpy as np
 
 from spillover.runtime.backend import Backend, Tokens
 from spillover.runtime.scheduling.kv_ledger import KvLedger
-from spillover.runtime.scheduling.prefix_cache import Match, PrefixCache, longest_match
+from spillover.runtime.scheduling.prefix_cache import PrefixCache, PrefixMatch, longest_match
 from spillover.runtime.scheduling.saved_prefixes import SavedMatch, SavedPrefixes
 
 
@@ -99,19 +99,19 @@ class KvCache:
         self._saved.put(self._prefixes[seq], saver.save(seq))
         self._evict(seq)
 
-    def _can_use(self, match: Match, need: int) -> bool:
+    def _can_use(self, match: PrefixMatch, need: int) -> bool:
         """Free the cells for a prompt of *need* tokens that begins with *match*."""
         is_spared = self._shares_cells or self._is_used_up(match)
         return self.make_room(need - match.n_tokens * is_spared, keep=match.seq)
 
-    def _is_used_up(self, match: Match) -> bool:
+    def _is_used_up(self, match: PrefixMatch) -> bool:
         """Whether no other request needs the sequence of *match*: it was kept for the next turn of
         its conversation, which is this one."""
         if match.seq not in self._prefixes:
             return False
         return match.n_tokens * 10 >= self._ledger.n_tokens(match.seq) * 9
 
-    def _use(self, match: Match) -> tuple[int, int]:
+    def _use(self, match: PrefixMatch) -> tuple[int, int]:
         """A sequence with the tokens of *match*, and how many of them it holds."""
         if self._is_used_up(match):
             self._forget(match.seq)

@@ -13,7 +13,7 @@ MIN_SHARED_TOKENS = 8
 """A shorter common prefix is read again, which is cheaper than bookkeeping."""
 
 
-class Match(Struct, frozen=True):
+class PrefixMatch(Struct, frozen=True):
     """The first *n_tokens* of a prompt are in the KV cache as those of *seq*."""
 
     seq: int
@@ -28,14 +28,14 @@ def n_common(a: Tokens, b: Tokens) -> int:
     return first if n and different[first] else n
 
 
-def longest_match(prompt: Tokens, held: Iterable[tuple[int, Tokens]]) -> Match | None:
+def longest_match(prompt: Tokens, held: Iterable[tuple[int, Tokens]]) -> PrefixMatch | None:
     """The held sequence that shares most with *prompt*, whose last token is always read to get its
     logits."""
-    best: Match | None = None
+    best: PrefixMatch | None = None
     for seq, tokens in held:
         n = min(n_common(prompt, tokens), len(prompt) - 1)
         if n >= MIN_SHARED_TOKENS and (best is None or n > best.n_tokens):
-            best = Match(seq, n)
+            best = PrefixMatch(seq, n)
     return best
 
 

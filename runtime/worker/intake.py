@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from spillover.runtime.backend import Tokens
-from spillover.runtime.chat.chat_template import Prompt
+from spillover.runtime.chat.chat_template import RenderedPrompt
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.errors import (
     ContextOverflow,
@@ -150,7 +150,7 @@ class Intake:
                 shown[ids[0]] = marker.encode()
         return shown
 
-    def _planned(self, request: GenerationRequest) -> tuple[ToolPlan | None, Prompt | None]:
+    def _planned(self, request: GenerationRequest) -> tuple[ToolPlan | None, RenderedPrompt | None]:
         """How tools may be called, and the prompt that says so."""
         plan = plan_tools(request, self._model.template.tool_format)
         rendered = self._render(request, plan)
@@ -158,7 +158,7 @@ class Intake:
             plan = plan_tools(request, rendered.tool_format)
         return plan, rendered
 
-    def _render(self, request: GenerationRequest, plan: ToolPlan | None) -> Prompt | None:
+    def _render(self, request: GenerationRequest, plan: ToolPlan | None) -> RenderedPrompt | None:
         """What the chat template makes of the request's messages, if it has any."""
         if not request.messages:
             return None

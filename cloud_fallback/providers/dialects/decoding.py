@@ -22,7 +22,7 @@ MAX_TOOL_CALLS = 128
 T = TypeVar("T")
 
 
-class JsonReader:
+class FrameReader:
     """Reads the JSON of one stream's events.
 
     Servers written in JavaScript may cut an answer between the two halves of a surrogate pair and

@@ -19,7 +19,7 @@ from spillover.cloud_fallback.providers.dialects.classify import (
     unknown_reason,
 )
 from spillover.cloud_fallback.providers.dialects.decoding import (
-    JsonReader,
+    FrameReader,
     PrefilledText,
     ToolCalls,
 )
@@ -101,7 +101,7 @@ class Decoder(ABC):
         self.stop: str | None = None
         self.usage: ProviderUsage | None = None
         self.model: str | None = None
-        self._json = JsonReader(provider)
+        self._json = FrameReader(provider)
         self._prefilled = PrefilledText(sent, echoes=echoes)
 
     @property

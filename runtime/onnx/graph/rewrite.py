@@ -17,7 +17,7 @@ from spillover.runtime.onnx.graph.edit import (
 from spillover.runtime.onnx.graph.inspect import inspect
 from spillover.runtime.onnx.graph.islands import Island, find_islands
 from spillover.runtime.onnx.graph.layout import GraphLayout
-from spillover.runtime.onnx.graph.trial import NotPlainAttention, PlainAttention, Trial
+from spillover.runtime.onnx.graph.trial import AttentionTrial, NotPlainAttention, PlainAttention
 
 _LONGEST_CONTEXT = 131_072
 _PROJECTIONS = {"MatMul", "MatMulNBits", "MatMulBnb4", "Add", "Mul", "Cast"}
@@ -54,7 +54,7 @@ def _kinds(
     kinds: list[PlainAttention] = []
     tried: dict[str, PlainAttention] = {}
     for island in islands:
-        trial = Trial(proto, island, layout.inputs)
+        trial = AttentionTrial(proto, island, layout.inputs)
         signature = trial.signature()
         if signature not in tried:
             tried[signature] = trial.attention(longest)

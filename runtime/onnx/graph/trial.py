@@ -41,7 +41,7 @@ class NotPlainAttention(Exception):
     """The nodes compute something else, or cannot run alone."""
 
 
-class Trial:
+class AttentionTrial:
     """The nodes of one island, ready to run. Raises NotPlainAttention."""
 
     def __init__(self, proto: ModelProto, island: Island, inputs: GraphInputs) -> None:

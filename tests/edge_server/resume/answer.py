@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from spillover.edge_server.answers.event_log import Source
+from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.resume.viewer import Viewer
 from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
 from spillover.edge_server.wire.openai_chat import ChatStream
@@ -25,7 +25,7 @@ def encoder() -> ChatStream:
     return ChatStream(head_fields("chat.completion.chunk", "chatcmpl-0", "model"), options)
 
 
-class Answer(Source):
+class Answer(EventSource):
     """A source whose events the test appends. When cancelled it ends like an engine's."""
 
     def __init__(self) -> None:

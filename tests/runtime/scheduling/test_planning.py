@@ -14,7 +14,7 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.kv_cache import KvCache
 from spillover.runtime.scheduling.kv_ledger import KvLedger
-from spillover.runtime.scheduling.prefix_cache import Match, longest_match, n_common
+from spillover.runtime.scheduling.prefix_cache import PrefixMatch, longest_match, n_common
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
 from spillover.runtime.scheduling.slice_plan import best_alone, plan_slice
 from spillover.runtime.worker.restarts import RestartPolicy
@@ -188,7 +188,7 @@ def test_the_ledger_counts_as_sets_do(steps: list[tuple[str, int, int, int]]) ->
 def test_the_longest_common_beginning_wins_and_leaves_one_token_to_read() -> None:
     prompt = np.arange(20, dtype=np.int32)
     held = [(1, prompt[:10]), (2, prompt.copy()), (3, prompt[::-1])]
-    assert longest_match(prompt, held) == Match(2, 19)
+    assert longest_match(prompt, held) == PrefixMatch(2, 19)
     assert longest_match(prompt, held[2:]) is None
     assert n_common(prompt, prompt[:0]) == 0
 
