@@ -43,6 +43,7 @@ class LocalEngine:
         self._name = name or model_name(path)
         self._options = (options or EngineOptions()).settled()
         self._supervisor = Supervisor(path, self._name, self._options)
+        self._dispatcher = self._supervisor.dispatcher
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +84,13 @@ class LocalEngine:
 
         When the worker dies, a new one continues from the last token: the stream only pauses.
         """
-        ticket = self._supervisor.submit(request.checked(), _seed_of(request))
+        ticket = self._dispatcher.submit(request.checked(), _seed_of(request))
         cancellation = cancellation or Cancellation()
         try:
-            with cancellation.subscribed(partial(self._supervisor.cancel, ticket)):
+            with cancellation.subscribed(partial(self._dispatcher.cancel, ticket)):
                 yield from self._follow(ticket)
         finally:
-            self._supervisor.forget(ticket)
+            self._dispatcher.forget(ticket)
 
     def _follow(self, ticket: Ticket) -> Generator[EngineEvent]:
         cancelled_at: float | None = None
@@ -102,7 +103,7 @@ class LocalEngine:
             try:
                 mail = ticket.mailbox.get(timeout=timeout_s)
             except queue.Empty:
-                self._supervisor.kill_hung_worker(ticket)
+                self._dispatcher.kill_hung_worker(ticket)
                 continue
             if isinstance(mail, SpilloverError):
                 raise mail
@@ -113,7 +114,7 @@ class LocalEngine:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
         """Token ids of *text*. *add_special* adds BOS where the model wants it; *parse_special*
         reads control tokens written out in the text."""
-        answer = self._supervisor.ask(
+        answer = self._dispatcher.ask(
             lambda i: AskTokens(
                 id=i, text=text, add_special=add_special, parse_special=parse_special
             )
@@ -123,7 +124,7 @@ class LocalEngine:
 
     def detokenize(self, token_ids: tuple[int, ...]) -> bytes:
         """The bytes of *token_ids*. Raises InvalidRequest for one outside the vocabulary."""
-        answer = self._supervisor.ask(lambda i: AskBytes(id=i, token_ids=token_ids))
+        answer = self._dispatcher.ask(lambda i: AskBytes(id=i, token_ids=token_ids))
         assert isinstance(answer, Bytes)
         return answer.content
 
@@ -134,7 +135,7 @@ class LocalEngine:
     def apply_template(self, request: GenerationRequest) -> str:
         """The prompt of a conversation as the model reads it; InvalidRequest as stream()."""
         checked = request.checked()
-        answer = self._supervisor.ask(lambda i: AskPrompt(id=i, request=checked))
+        answer = self._dispatcher.ask(lambda i: AskPrompt(id=i, request=checked))
         assert isinstance(answer, Bytes)
         return answer.content.decode()
 

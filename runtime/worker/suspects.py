@@ -43,7 +43,7 @@ class Suspects:
     When there are several suspects, they are given to the next worker one after the other: one
     that is *on trial* when it dies is to blame. A trial ends with the first text; from the third
     death on, with the answer. A request that comes again, with whatever seed, is the same. The
-    supervisor's lock guards all of this.
+    dispatcher's lock guards all of this.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

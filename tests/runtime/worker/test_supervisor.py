@@ -59,7 +59,7 @@ def test_a_death_ends_all_questions_and_the_next_worker_starts(
     errors: list[EngineError] = []
     with LocalEngine(model_path, stoppable(tmp_path)) as engine:
         engine.wait_ready(60)
-        asked = engine._supervisor._questions
+        asked = engine._dispatcher._questions
         pid = worker_of(engine)
 
         def question() -> None:
@@ -148,7 +148,7 @@ def test_requests_that_cannot_be_sent_to_a_worker_are_refused_and_forgotten(
         with pytest.raises(InvalidRequest) as refusal:
             next(engine.stream(ask(**fields)))
         assert refusal.value.param == param
-        assert not engine._supervisor._tickets
+        assert not engine._dispatcher._tickets
         os.kill(worker_of(engine), signal.SIGKILL)
         assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
 
@@ -160,7 +160,7 @@ def test_a_worker_that_does_not_listen_delays_no_caller(model_path: Path, tmp_pa
         ThreadPoolExecutor(3) as pool,
     ):
         engine.wait_ready(60)
-        pid, tickets = worker_of(engine), engine._supervisor._tickets
+        pid, tickets = worker_of(engine), engine._dispatcher._tickets
         os.kill(pid, signal.SIGSTOP)
         cancellation = Cancellation()
         # Each more than a pipe takes.
