@@ -18,6 +18,9 @@ A message says what happened, to what, and what to do.
 
 from __future__ import annotations
 
+import logging
+import traceback
+
 
 class SpilloverError(Exception):
     """Base of all errors raised by Spillover."""
@@ -106,3 +109,10 @@ def shortage(error: BaseException) -> str | None:
         f"the system gives no more memory or threads ({(lines or ['out of memory'])[-1]}): close "
         "other programs, or raise the limits that `ulimit -a` shows"
     )
+
+
+def log_defect(log: logging.Logger, what: str, error: BaseException) -> None:
+    """Log that *what* happened after *error*, a defect of Spillover itself, with its type and its
+    trace but not its own text, which may hold a prompt, an answer or a key."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s after %s:\n%s", what, type(error).__name__, where)

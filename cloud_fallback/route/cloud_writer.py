@@ -29,8 +29,7 @@ from spillover.cloud_fallback.route.provider_stream import ProviderStream
 from spillover.cloud_fallback.route.retry import retry_delay
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
-from spillover.runtime.defects import log_defect
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, log_defect
 
 MAX_TRIES = 3
 

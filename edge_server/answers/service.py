@@ -12,9 +12,14 @@ from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.event_log import EventSource
-from spillover.runtime.defects import log_defect
 from spillover.runtime.engine import TextEngine
-from spillover.runtime.errors import EngineBusy, EngineClosed, EngineError, SpilloverError
+from spillover.runtime.errors import (
+    EngineBusy,
+    EngineClosed,
+    EngineError,
+    SpilloverError,
+    log_defect,
+)
 from spillover.runtime.events import Finished
 from spillover.runtime.request import GenerationRequest
 

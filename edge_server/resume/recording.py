@@ -14,7 +14,7 @@ from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.dialect import StreamEncoder
 from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.edge_server.wire.response_format import with_field
-from spillover.runtime.defects import log_defect
+from spillover.runtime.errors import log_defect
 from spillover.runtime.events import Finished
 
 _LOG = logging.getLogger(__name__)

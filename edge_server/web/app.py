@@ -23,7 +23,7 @@ from spillover.edge_server.web.security import Gatekeeper
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, from_exception
-from spillover.runtime.defects import log_defect
+from spillover.runtime.errors import log_defect
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -19,7 +19,7 @@ from spillover.edge_server.answers.answer import Answer
 from spillover.edge_server.web.connection import Connection
 from spillover.edge_server.web.loop_reader import LoopCalls, LoopReader
 from spillover.edge_server.wire.errors import WireError, from_exception
-from spillover.runtime.defects import log_defect
+from spillover.runtime.errors import log_defect
 
 ANSWERS_KEY = "spillover.answers"
 EVENTS_AT_ONCE = 256

@@ -12,11 +12,12 @@ from msgspec.structs import replace
 
 from spillover.runtime.chat.abilities import probe, shown_tags
 from spillover.runtime.chat.markers import are_shown, lost, marked
-from spillover.runtime.chat.renderer import Allowance, LimitPassed, Renderer, TemplateFailure
+from spillover.runtime.chat.renderer import Allowance, Renderer, TemplateFailure
 from spillover.runtime.chat.sandbox import TemplateRefusal
 from spillover.runtime.chat.template_values import Abilities, default_values, message_object
 from spillover.runtime.chat.variants import Messages, variants
 from spillover.runtime.errors import InvalidRequest, ModelError
+from spillover.runtime.limited_process import LimitPassed
 from spillover.runtime.request import Tool
 from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.tools.formats import HERMES, ToolFormat

@@ -34,9 +34,9 @@ from spillover.runtime.structured_output.matching import (
     compile_grammar,
     first_lines,
 )
-from spillover.runtime.structured_output.schema_faults import unheld_place
+from spillover.runtime.structured_output.schema_faults import fault_in, freed, unheld_place
 from spillover.runtime.structured_output.subschemas import Schema
-from spillover.runtime.structured_output.trial import Trial, TrialFailed
+from spillover.runtime.structured_output.trial import Trial, TrialFailed, error_of
 from spillover.runtime.structured_output.vocabulary import Vocabulary
 from spillover.runtime.text.json_reader import normalize_escapes
 from spillover.runtime.text.template_tags import TagPair
@@ -67,10 +67,9 @@ class ConstraintFactory:
 
     def _find_error(self, grammar: str) -> str:
         try:
-            error: str = self._trial.run("error_of", grammar)
+            return self._trial.run(error_of, grammar)
         except TrialFailed as failure:
             return str(failure)
-        return error
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -124,14 +123,12 @@ class ConstraintFactory:
 
     def _fault_in(self, schema: Schema) -> str:
         with contextlib.suppress(TrialFailed):
-            fault: str = self._trial.run("fault_in", schema)
-            return fault
+            return self._trial.run(fault_in, schema)
         return ""
 
     def _freed(self, schema: Schema) -> Schema:
         with contextlib.suppress(TrialFailed):
-            less: Schema = self._trial.run("freed", schema)
-            return less
+            return self._trial.run(freed, schema)
         return {"type": "object"}
 
     def _spell(self, marker: str) -> str:

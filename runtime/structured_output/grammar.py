@@ -7,10 +7,10 @@ from typing import Any
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
-from spillover.runtime.deadline import DeadlinePassed, within
 from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import Gbnf, JsonObject, JsonSchema, Lark, Regex, ResponseFormat
 from spillover.runtime.structured_output import limits
+from spillover.runtime.structured_output.deadline import DeadlinePassed, within
 from spillover.runtime.structured_output.schema_rewrites import with_known_keywords
 
 JSON_STYLE: dict[str, Any] = {

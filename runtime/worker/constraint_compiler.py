@@ -14,8 +14,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from spillover.runtime.backend import Backend, Constraint
-from spillover.runtime.defects import log_defect
-from spillover.runtime.errors import EngineBusy, InvalidRequest, ResponseFormatRefused
+from spillover.runtime.errors import EngineBusy, InvalidRequest, ResponseFormatRefused, log_defect
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.structured_output.last_use import LastUse

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from spillover.runtime import limited_process
 from spillover.runtime.chat import renderer
 from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
 from spillover.runtime.chat.render_process import MAX_MEMORY_BYTES
@@ -127,7 +128,7 @@ def test_a_system_without_processes_is_told_apart(monkeypatch: pytest.MonkeyPatc
 
     rendered = template("{{ messages | tojson }}")
     rendered._renderer._idle.pop().end()
-    monkeypatch.setattr(renderer, "Popen", refuse)
+    monkeypatch.setattr(limited_process, "Popen", refuse)
     with pytest.raises(EngineBusy, match="no more processes"):
         rendered.render((USER,))
     with pytest.raises(ModelError, match="no more processes"):
@@ -138,7 +139,7 @@ def test_a_plain_template_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(renderer, "Popen", refuse)
+    monkeypatch.setattr(limited_process, "Popen", refuse)
     assert "Hi" in template(None).render((USER,))
 
 
