@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -10,12 +11,14 @@ from spillover.cloud_fallback.errors import ProviderRefused
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.http.errors import HttpError
 from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
-from spillover.cloud_fallback.http.pool import Incoming
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.request import GenerationRequest
+
+if TYPE_CHECKING:  # httpcore2 is imported with the first request
+    from spillover.cloud_fallback.http.pool import Incoming
 
 MAX_REFUSED_FIELDS = 8
 """A provider that refuses more fields than this has another problem."""

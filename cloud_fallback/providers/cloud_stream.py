@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from spillover.cloud_fallback.errors import (
     AuthFailed,
@@ -17,7 +17,6 @@ from spillover.cloud_fallback.errors import (
 from spillover.cloud_fallback.http.errors import Cancelled, HttpError, Malformed, TimedOut
 from spillover.cloud_fallback.http.exchange import Clock, Exchange
 from spillover.cloud_fallback.http.frame import Frames
-from spillover.cloud_fallback.http.pool import Incoming
 from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
 from spillover.cloud_fallback.providers.api_client import ApiClient
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, End, Part
@@ -27,6 +26,9 @@ from spillover.runtime.errors import EngineClosed
 from spillover.runtime.events import Delta, EngineEvent, Finished, FinishReason
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.text.stop_matcher import StopMatcher
+
+if TYPE_CHECKING:  # httpcore2 is imported with the first request
+    from spillover.cloud_fallback.http.pool import Incoming
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """Of one stream: an answer of 100,000 tokens in frames of 300 bytes has 30 MB."""

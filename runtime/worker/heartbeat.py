@@ -34,6 +34,7 @@ class Heartbeat:
         self._watchdog = Watchdog(self._interval_s)
         self._answers = True
         self._n_steps = 0
+        self._loop_has_work = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -52,6 +53,7 @@ class Heartbeat:
     def heard(self, status: protocol.Status) -> None:
         """The worker has answered."""
         self._n_steps = status.n_steps
+        self._loop_has_work = bool(status.n_queued) or any(s.state != "idle" for s in status.slots)
         self._answers = True
 
     def _run(self) -> None:
@@ -72,6 +74,7 @@ class Heartbeat:
         return Signs(
             answers=self._answers,
             has_work=self._has_work(),
+            loop_has_work=self._loop_has_work,
             n_steps=self._n_steps,
             cpu_s=_cpu_s(self._worker.pid),
         )

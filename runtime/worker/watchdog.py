@@ -20,6 +20,10 @@ class Signs(Struct, frozen=True, kw_only=True):
     answers: bool
     """It has answered since the last look."""
     has_work: bool
+    """Requests are under way."""
+    loop_has_work: bool
+    """And its loop has some of them, as of its last answer; the others are still prepared, which
+    a limited process may do."""
     n_steps: int
     """Calls of the model that it has made, as of its last answer."""
     cpu_s: float | None
@@ -47,7 +51,9 @@ class Watchdog:
             self._n_silent = self._n_slow = 0
             return False
         self._n_slow += 1
-        self._n_silent = 0 if self._is_busy(last, signs) else self._n_silent + 1
+        prepares = signs.answers and not signs.loop_has_work
+        is_busy = prepares or self._is_busy(last, signs)
+        self._n_silent = 0 if is_busy else self._n_silent + 1
         return self._n_silent >= N_LOOKS or self._n_slow >= N_SLOW_LOOKS
 
     def _is_busy(self, last: Signs, signs: Signs) -> bool:

@@ -48,10 +48,12 @@ def template(source: str | None, render_s: float = 2.0) -> ChatTemplate:
 )
 def test_no_operation_takes_more_memory_than_the_limit(expression: str) -> None:
     """One call in C could take all memory, and no deadline interrupts it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     with pytest.raises(InvalidRequest, match="chat template of m"):
         template("{{ (" + expression + ") | length }}").render((USER,))
+    # The largest child so far, those of other tests included.
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert largest < MAX_MEMORY_BYTES + 2**26
+    assert largest <= max(before, MAX_MEMORY_BYTES + 2**26)
 
 
 @pytest.mark.parametrize("doubled", ["ns.x + ns.x", "ns.x ~ ns.x", "[ns.x, ns.x] | join"])

@@ -24,7 +24,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def n_looks_until_it_hangs(
-    *, most: int = 10 * N_LOOKS, has_work: bool, answers: bool, steps: bool, cpu_s: float | None
+    *,
+    most: int = 10 * N_LOOKS,
+    has_work: bool,
+    answers: bool,
+    steps: bool,
+    cpu_s: float | None,
+    prepares: bool = False,
 ) -> int | None:
     """After how many looks a worker that always behaves so is taken for hung."""
     watchdog = Watchdog(interval_s=2.0)
@@ -32,6 +38,7 @@ def n_looks_until_it_hangs(
         signs = Signs(
             answers=answers,
             has_work=has_work,
+            loop_has_work=has_work and not prepares,
             n_steps=look if steps else 0,
             cpu_s=None if cpu_s is None else look * cpu_s,
         )
@@ -69,6 +76,12 @@ def test_a_worker_without_a_sign_of_life_hangs(answers: bool, has_work: bool) ->
     assert n == N_LOOKS
 
 
+def test_a_worker_whose_requests_are_still_prepared_is_not_taken_for_hung() -> None:
+    """One that waited for the compilation of a response format in another process was ended."""
+    n = n_looks_until_it_hangs(answers=True, has_work=True, steps=False, cpu_s=0.001, prepares=True)
+    assert n is None
+
+
 @pytest.mark.parametrize("cpu_s", [2.0, None])
 def test_a_worker_that_computes_without_an_end_hangs_in_the_end(cpu_s: float | None) -> None:
     n = n_looks_until_it_hangs(
@@ -79,11 +92,12 @@ def test_a_worker_that_computes_without_an_end_hangs_in_the_end(cpu_s: float | N
 
 def test_one_sign_of_life_starts_the_count_anew() -> None:
     watchdog = Watchdog(interval_s=2.0)
-    silent = Signs(answers=False, has_work=False, n_steps=0, cpu_s=1.0)
+    silent = Signs(answers=False, has_work=False, loop_has_work=False, n_steps=0, cpu_s=1.0)
+    alive = Signs(answers=True, has_work=False, loop_has_work=False, n_steps=0, cpu_s=1.0)
     for _ in range(3):
         assert not any(watchdog.look(silent) for _ in range(N_LOOKS - 1))
         assert watchdog.is_suspicious
-        assert not watchdog.look(Signs(answers=True, has_work=False, n_steps=0, cpu_s=1.0))
+        assert not watchdog.look(alive)
         assert not watchdog.is_suspicious
 
 
