@@ -88,23 +88,14 @@ class ProviderError(EngineError):
 
 
 class NotNow(ProviderError):
-    """The provider may serve the same request later.
+    """The provider may serve the same request later. *retry_after_s* None: it does not say when."""
 
-    *retry_after_s* None: the provider does not say when. *may_retry* False: it says that a retry
-    is useless.
-    """
+    may_retry = True
+    """False: it says that a retry is useless."""
 
-    def __init__(
-        self,
-        provider: str,
-        message: str,
-        retry_after_s: float | None = None,
-        *,
-        may_retry: bool = True,
-    ) -> None:
+    def __init__(self, provider: str, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(provider, message)
         self.retry_after_s = retry_after_s
-        self.may_retry = may_retry
 
 
 class RateLimited(NotNow):

@@ -11,6 +11,12 @@ from spillover.cloud_fallback.errors import NetworkFailed, Overloaded, ProviderE
 from spillover.cloud_fallback.route.retry import MAX_RETRIES, MAX_WAIT_S, retry_delay
 
 
+def useless_to_retry() -> RateLimited:
+    error = RateLimited("p", "", 0.1)
+    error.may_retry = False
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -19,7 +25,7 @@ from spillover.cloud_fallback.route.retry import MAX_RETRIES, MAX_WAIT_S, retry_
         errors.ProviderRefused("p", ""),
         errors.ContextExceeded("p", ""),
         errors.ContentBlocked("p", ""),
-        RateLimited("p", "", 0.1, may_retry=False),
+        useless_to_retry(),
         RateLimited("p", "", 60.0),
     ],
     ids=lambda error: type(error).__name__,
