@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from spillover.runtime.chat.abilities import probe, shown_tags
 from spillover.runtime.chat.markers import are_shown, lost, marked
-from spillover.runtime.chat.renderer import Allowance, Renderer, TemplateFailure
+from spillover.runtime.chat.renderer import Renderer, TemplateFailure, TimeAllowance
 from spillover.runtime.chat.sandbox import TemplateRefusal
 from spillover.runtime.chat.template_values import Abilities, default_values, message_object
 from spillover.runtime.chat.variants import Messages, variants
@@ -113,7 +113,7 @@ class ChatTemplate:
 
     def _find_abilities(self) -> None:
         """A template that takes too long for this has none."""
-        allowance = Allowance(min(PROBE_S, self._render_s))
+        allowance = TimeAllowance(min(PROBE_S, self._render_s))
 
         def render(values: dict[str, Any]) -> str | None:
             try:
@@ -195,7 +195,7 @@ class ChatTemplate:
             messages = (*messages[:-1], last)
         opens_turn = add_generation_prompt and not mark
         most_s = self._render_s + len(messages) / MESSAGES_PER_S
-        allowance = Allowance(most_s)
+        allowance = TimeAllowance(most_s)
         first_error: InvalidRequest | None = None
         for form, marked_form in zip(
             self._forms(messages, tools), self._forms(marked(messages), tools), strict=False
@@ -260,7 +260,7 @@ class ChatTemplate:
         return before
 
     def _render(
-        self, form: _Form, extra: dict[str, Any], allowance: Allowance, *, opens_turn: bool
+        self, form: _Form, extra: dict[str, Any], allowance: TimeAllowance, *, opens_turn: bool
     ) -> str:
         values = {
             **default_values(),
@@ -284,7 +284,7 @@ class ChatTemplate:
             )
         return text
 
-    def _rendered(self, values: dict[str, Any], allowance: Allowance) -> str:
+    def _rendered(self, values: dict[str, Any], allowance: TimeAllowance) -> str:
         try:
             return self._renderer.render(values, allowance)
         except TemplateRefusal as error:

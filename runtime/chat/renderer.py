@@ -31,7 +31,7 @@ class TemplateFailure(Exception):
 
 
 @dataclass
-class Allowance:
+class TimeAllowance:
     """Seconds of computing that are left to some renderings together."""
 
     left_s: float
@@ -48,7 +48,7 @@ class Renderer:
         self._idle = [] if self._template is not None else [self._start()]
         self._lock = threading.Lock()
 
-    def render(self, values: dict[str, Any], allowance: Allowance) -> str:
+    def render(self, values: dict[str, Any], allowance: TimeAllowance) -> str:
         """The text. Raises TemplateRefusal, TemplateFailure, LimitPassed, or EngineBusy when the
         system has no process for it."""
         cost = self._cost
@@ -73,14 +73,14 @@ class Renderer:
         """A process that holds the compiled template."""
         process = LimitedProcess(child.MAX_MEMORY_BYTES)
         try:
-            self._render_in(process, None, Allowance(child.COMPILE_S))
+            self._render_in(process, None, TimeAllowance(child.COMPILE_S))
         except BaseException:
             process.end()
             raise
         return process
 
     def _render_in(
-        self, process: LimitedProcess, values: dict[str, Any] | None, allowance: Allowance
+        self, process: LimitedProcess, values: dict[str, Any] | None, allowance: TimeAllowance
     ) -> str:
         left_s = allowance.left_s
         (outcome, text), spent_s = process.call(
