@@ -56,7 +56,7 @@ READERS = {
         "decode(body, kind)",
     ),
     "a provider's frame": (
-        "from spillover.cloud_fallback.providers.dialects.decoding import JsonReader",
+        "from spillover.cloud_fallback.providers.dialects.decoding import FrameReader",
         "JsonReader('p').read(body, kind)",
     ),
 }
