@@ -57,7 +57,7 @@ READERS = {
     ),
     "a provider's frame": (
         "from spillover.cloud_fallback.providers.dialects.decoding import FrameReader",
-        "JsonReader('p').read(body, kind)",
+        "FrameReader('p').read(body, kind)",
     ),
 }
 
