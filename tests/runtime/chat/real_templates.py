@@ -1,7 +1,7 @@
 """The chat templates of real models, which llama.cpp keeps for its tests. They are not a part of
 this repository: they are taken from the source distribution of llama-cpp-python (75 MB).
 
-    python -m tests.runtime.chat.real_templates [FOLDER]
+    python -m tests.runtime.chat.real_templates
 
 prints how many of them show every message of each shape of conversation.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from spillover.runtime.request import Message, Tool, ToolCall
 PACKAGE = "llama-cpp-python"
 VERSION = "0.3.36"
 _FOLDER = "/vendor/llama.cpp/models/templates/"
-_CACHE = Path.home() / ".cache" / "spillover" / "tests" / f"chat-templates-{VERSION}"
 
 
 class Shape(Struct, frozen=True):
@@ -134,15 +134,9 @@ def opened(source: str, name: str) -> ChatTemplate:
 
 
 @cache
-def real_templates(folder: Path = _CACHE) -> dict[str, str]:
-    """Sources by name; fetched if they are not in *folder*. Raises OSError or SubprocessError where
-    that is impossible."""
-    if not any(folder.glob("*.jinja")):
-        _fetch(folder)
-    return {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.jinja"))}
-
-
-def _fetch(folder: Path) -> None:
+def real_templates() -> dict[str, str]:
+    """Sources by name. Raises OSError or SubprocessError where they cannot be fetched; nothing is
+    kept but what pip's own cache keeps."""
     with tempfile.TemporaryDirectory() as downloads:
         command = ["download", "--quiet", "--no-deps", "--retries=0", "--timeout=10", "-d"]
         only_source = [f"--no-binary={PACKAGE}", f"{PACKAGE}=={VERSION}"]
@@ -153,17 +147,19 @@ def _fetch(folder: Path) -> None:
             capture_output=True,
         )
         (archive,) = Path(downloads).glob("*.tar.gz")
-        folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive) as files:
-            for member in files:
-                content = files.extractfile(member) if _FOLDER in member.name else None
-                if content is not None and member.name.endswith(".jinja"):
-                    (folder / Path(member.name).name).write_bytes(content.read())
+            return dict(sorted(_templates_in(files)))
+
+
+def _templates_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str]]:
+    for member in archive:
+        content = archive.extractfile(member) if _FOLDER in member.name else None
+        if content is not None and member.name.endswith(".jinja"):
+            yield Path(member.name).stem, content.read().decode()
 
 
 def main() -> None:
-    sources = real_templates(Path(sys.argv[1]) if len(sys.argv) > 1 else _CACHE)
-    templates = {name: opened(source, name) for name, source in sources.items()}
+    templates = {name: opened(source, name) for name, source in real_templates().items()}
     whole = set(templates)
     for shape_name, shape in SHAPES.items():
         faults = {name: shape.fault(template) for name, template in templates.items()}
