@@ -38,14 +38,15 @@ def add_generation_views(
 ) -> None:
     """One view for each row of *endpoints*."""
 
-    def view_of(endpoint: Endpoint) -> Callable[[], Response]:
-        def generate() -> Response:
+    def view_of(endpoint: Endpoint) -> Callable[..., Response]:
+        def generate(**path: str) -> Response:
             wants_events = request.headers.get("X-Spillover-Events") == "1"
             asked = AnswerRequest(
                 content=request.get_data(),
                 engine=service.engine,
                 defaults=settings.answers,
                 options=RouteOptions(owner=g.owner, may_replace=wants_events),
+                path=path,
                 resume=request.headers.get("X-Spillover-Resume") == "1",
             )
             answer = _begin(service, streams, endpoint.plan(asked))

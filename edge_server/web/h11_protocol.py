@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from spillover.edge_server.web import hang_up
 from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.openai_answer import error_body
+from spillover.edge_server.wire.openai.answer import error_body
 
 USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024

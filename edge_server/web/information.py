@@ -11,9 +11,9 @@ from flask import Flask, Response, request
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.llama_cpp_objects import generation_settings
-from spillover.edge_server.wire.openai_answer import fingerprint
-from spillover.edge_server.wire.openai_chat import ChatBody, chat_request
+from spillover.edge_server.wire.llama_cpp.objects import generation_settings
+from spillover.edge_server.wire.openai.answer import fingerprint
+from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.request import GenerationRequest, TokenId
 

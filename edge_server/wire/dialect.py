@@ -12,10 +12,9 @@ from spillover.cloud_fallback.events import Failed, Handoff, Replace, Seam, Stre
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.tools import Calls
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
-from spillover.runtime.request import AnswerDefaults, GenerationRequest
+from spillover.runtime.request import AnswerDefaults, GenerationRequest, ToolCall
 
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -94,7 +93,21 @@ class Choice:
         self.text = [text]
         self.reasoning: list[str] = []
         self.logprobs: list[TokenLogprob] = []
-        self.calls = Calls()
+        self._calls: dict[int, list[ToolCallDelta]] = {}
+
+    def add_call(self, event: ToolCallDelta) -> None:
+        self._calls.setdefault(event.index, []).append(event)
+
+    def calls(self) -> list[ToolCall]:
+        """The tool calls, in order."""
+        return [
+            ToolCall(
+                id=next((part.id for part in parts if part.id), ""),
+                name=next((part.name for part in parts if part.name), ""),
+                arguments="".join(part.arguments for part in parts),
+            )
+            for _, parts in sorted(self._calls.items())
+        ]
 
 
 class WholeEncoder(Encoder):
@@ -123,7 +136,7 @@ class WholeEncoder(Encoder):
                 choice.logprobs += event.logprobs
             case ToolCallDelta():
                 choice = self.choices[event.choice]
-                choice.calls.add(event)
+                choice.add_call(event)
                 choice.logprobs += event.logprobs
             case Finished():
                 self.finished[event.choice] = event
@@ -174,6 +187,8 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
     """For what the body leaves open."""
     options: RouteOptions
     """The answer's id and owner, and what headers ask for; the body may say otherwise."""
+    path: Mapping[str, str] = {}
+    """What the request's path has in the places of the endpoint's <variables>."""
     resume: bool = False
     """A header asks for a stream that can be taken up again; the body may say otherwise."""
 
@@ -195,6 +210,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """One row of the table of endpoints."""
 
     paths: tuple[str, ...]
+    """As Flask writes them: <name> stands for a part of the path."""
     plan: Callable[[AnswerRequest], AnswerPlan]
     """Raises WireError, and what the engine raises for a prompt that it cannot read."""
     error_body: ErrorBody

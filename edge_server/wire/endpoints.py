@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spillover.edge_server.wire import (
-    llama_cpp,
-    llama_cpp_objects,
-    openai_answer,
-    openai_chat,
-    openai_completions,
-)
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
+from spillover.edge_server.wire.llama_cpp import completions as llama_cpp
+from spillover.edge_server.wire.llama_cpp import objects as llama_cpp_objects
+from spillover.edge_server.wire.openai import answer as openai
+from spillover.edge_server.wire.openai import chat, completions
 
 ENDPOINTS = (
     Endpoint(
         paths=("/v1/chat/completions", "/chat/completions"),
-        plan=openai_chat.plan,
-        error_body=openai_answer.error_body,
+        plan=chat.plan,
+        error_body=openai.error_body,
     ),
     Endpoint(
         paths=("/v1/completions",),
-        plan=openai_completions.plan,
-        error_body=openai_answer.error_body,
+        plan=completions.plan,
+        error_body=openai.error_body,
     ),
     Endpoint(
         paths=("/completion", "/completions"),
@@ -54,4 +51,4 @@ def error_body_of(path: str, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Error
     for endpoint in endpoints:
         if path.startswith(endpoint.prefixes):
             return endpoint.error_body
-    return openai_answer.error_body
+    return openai.error_body

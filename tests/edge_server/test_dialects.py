@@ -70,17 +70,25 @@ class Text(WholeEncoder):
         return json.dumps({"said": "".join(self.choices[0].text)}).encode()
 
 
+class Loud(Text):
+    def body(self) -> bytes:
+        return super().body().upper()
+
+
 def plan(asked: AnswerRequest) -> AnswerPlan:
     body = decode(asked.content, SayBody)
+    whole = Loud if asked.path.get("voice") == "loud" else Text
     return AnswerPlan(
         requests=(GenerationRequest(prompt=body.about),),
-        encoder=Lines() if body.bit_by_bit else Text([Choice()]),
+        encoder=Lines() if body.bit_by_bit else whole([Choice()]),
         options=asked.options,
     )
 
 
 # The row.
-SAY = Endpoint(paths=("/say",), plan=plan, error_body=say_error, prefixes=("/say/",))
+SAY = Endpoint(
+    paths=("/say", "/say/<voice>:aloud"), plan=plan, error_body=say_error, prefixes=("/say/",)
+)
 
 KEY = "the key of the house"
 SETTINGS = Settings(api_keys=(KEY,), max_body_bytes=1_024)
@@ -126,6 +134,11 @@ def test_its_answers_come_whole_and_bit_by_bit(app: Flask) -> None:
     stream = ask(app, json={"about": "you", "bit_by_bit": True})
     assert stream.headers["Content-Type"] == "text/x-say"
     assert stream.data == b"\nHello\n there\n"
+
+
+def test_a_part_of_its_path_reaches_the_plan(app: Flask) -> None:
+    assert ask(app, "/say/loud:aloud").json == {"SAID": "HELLO THERE"}
+    assert ask(app, "/say/soft:aloud").json == {"said": "Hello there"}
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.edge_server.wire.dialect import StreamEncoder
-from spillover.edge_server.wire.llama_cpp import LlamaCppStream, Wanted
-from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
-from spillover.edge_server.wire.openai_chat import ChatStream
-from spillover.edge_server.wire.openai_completions import CompletionStream
+from spillover.edge_server.wire.llama_cpp.completions import LlamaCppStream, Wanted
+from spillover.edge_server.wire.openai.answer import ChunkOptions, head_fields
+from spillover.edge_server.wire.openai.chat import ChatStream
+from spillover.edge_server.wire.openai.completions import CompletionStream
 from spillover.runtime.events import (
     Delta,
     Finished,

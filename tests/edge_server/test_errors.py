@@ -11,8 +11,8 @@ import pytest
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.dialect import failure
 from spillover.edge_server.wire.errors import WireError, from_exception
-from spillover.edge_server.wire.llama_cpp_objects import error_body as llama_cpp_body
-from spillover.edge_server.wire.openai_answer import error_body as openai_body
+from spillover.edge_server.wire.llama_cpp.objects import error_body as llama_cpp_body
+from spillover.edge_server.wire.openai.answer import error_body as openai_body
 from spillover.runtime.errors import EngineBusy, EngineClosed
 
 LONG = "a b " * 2000

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.llama_cpp_objects import timings
-from spillover.edge_server.wire.openai_chat import ChatBody, chat_request
+from spillover.edge_server.wire.llama_cpp.objects import timings
+from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.events import Finished, Timings, Usage
 from spillover.runtime.request import AnswerDefaults

@@ -6,8 +6,8 @@ import json
 
 from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.resume.viewer import Viewer
-from spillover.edge_server.wire.openai_answer import ChunkOptions, head_fields
-from spillover.edge_server.wire.openai_chat import ChatStream
+from spillover.edge_server.wire.openai.answer import ChunkOptions, head_fields
+from spillover.edge_server.wire.openai.chat import ChatStream
 from spillover.runtime.events import Delta, Finished, Timings, Usage
 from tests.sse_reader import events_of
 

@@ -12,7 +12,7 @@ from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.resume.stream_log import CursorTooOld, MemoryLog
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.openai_chat import ChatStream
+from spillover.edge_server.wire.openai.chat import ChatStream
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta
 from tests.edge_server.resume.answer import Answer, Client, encoder

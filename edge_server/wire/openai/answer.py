@@ -30,7 +30,7 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.llama_cpp_objects import progress, timings
+from spillover.edge_server.wire.llama_cpp.objects import progress, timings
 from spillover.edge_server.wire.request_body import CommonBody
 from spillover.runtime.events import (
     Delta,

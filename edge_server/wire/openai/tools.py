@@ -10,6 +10,7 @@ from msgspec import Struct
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.events import ToolCallDelta
+from spillover.runtime.request import ToolCall
 
 
 class FunctionBody(Struct, frozen=True, kw_only=True):
@@ -154,26 +155,13 @@ def call_delta(event: ToolCallDelta) -> dict[str, Any]:
     return {"index": event.index, "id": event.id, "type": "function", "function": function}
 
 
-class Calls:
+def call_objects(calls: list[ToolCall]) -> list[dict[str, Any]]:
     """The calls of a whole answer."""
-
-    def __init__(self) -> None:
-        self._calls: dict[int, dict[str, Any]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._calls)
-
-    def add(self, event: ToolCallDelta) -> None:
-        call = self._calls.setdefault(
-            event.index,
-            {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
-        )
-        function = call["function"]
-        call["id"] = event.id or call["id"]
-        function["name"] = event.name or function["name"]
-        function["arguments"] += event.arguments
-
-    def objects(self) -> list[dict[str, Any]]:
-        for call in self._calls.values():
-            call["function"]["arguments"] = valid_text(call["function"]["arguments"])
-        return [self._calls[index] for index in sorted(self._calls)]
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": valid_text(call.arguments)},
+        }
+        for call in calls
+    ]

@@ -10,12 +10,25 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
-from spillover.edge_server.wire.llama_cpp_objects import generation_settings
-from spillover.edge_server.wire.openai_answer import (
+from spillover.edge_server.wire.llama_cpp.objects import generation_settings
+from spillover.edge_server.wire.openai.answer import (
     OpenAIStream,
     OpenAIWhole,
     chunk_options,
     head_fields,
+)
+from spillover.edge_server.wire.openai.tools import (
+    CallBody,
+    CalledBody,
+    ChoiceBody,
+    FunctionBody,
+    NameBody,
+    ToolBody,
+    call_delta,
+    call_objects,
+    calls_of,
+    function_fields,
+    tool_fields,
 )
 from spillover.edge_server.wire.request_body import (
     CommonBody,
@@ -25,18 +38,6 @@ from spillover.edge_server.wire.request_body import (
     route_options_of,
 )
 from spillover.edge_server.wire.sse import valid_text
-from spillover.edge_server.wire.tools import (
-    CallBody,
-    CalledBody,
-    ChoiceBody,
-    FunctionBody,
-    NameBody,
-    ToolBody,
-    call_delta,
-    calls_of,
-    function_fields,
-    tool_fields,
-)
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
     Delta,
@@ -260,8 +261,8 @@ class ChatWhole(OpenAIWhole):
     def _shape(self, choice: Choice) -> dict[str, Any]:
         text = valid_text("".join(choice.text))
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if choice.calls:
-            message |= {"content": text or None, "tool_calls": choice.calls.objects()}
+        if calls := choice.calls():
+            message |= {"content": text or None, "tool_calls": call_objects(calls)}
         if choice.reasoning:
             message["reasoning_content"] = valid_text("".join(choice.reasoning))
         return {

@@ -22,7 +22,7 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError, bad_request
-from spillover.edge_server.wire.llama_cpp_objects import (
+from spillover.edge_server.wire.llama_cpp.objects import (
     error_body,
     generation_settings,
     probabilities,

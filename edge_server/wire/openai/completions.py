@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
-from spillover.edge_server.wire.openai_answer import (
+from spillover.edge_server.wire.openai.answer import (
     ChunkOptions,
     OpenAIStream,
     OpenAIWhole,
