@@ -31,6 +31,10 @@ MIN_COMPLETION_TOKENS = 16
 STEP_TOKENS = 256
 """Reserved at a time when an answer outgrows its reservation."""
 RENEW_AFTER_S = ledger.RESERVATION_LIFE_S / 4
+NOTE_AHEAD_S = 1.0
+"""The ledger notes what may come within this time before it comes, so that a program that is killed
+never costs more than is noted, and writes about as often."""
+LEAST_AHEAD_TOKENS = 32
 
 _log = logging.getLogger(__name__)
 
@@ -139,25 +143,50 @@ class Reservation:
         self._was_sent = False
         self._is_over = False
         self._n_noted = 0
+        self._n_in_ledger = 0
+        """Tokens of the answer that are booked if this process is killed; never fewer than came."""
+        self._written = 0, budget.clock()
+        """Tokens that had come, and the time, when the ledger was last written."""
         self._renewed_at = budget.clock()
 
     def note(self, completion_tokens: int) -> None:
         """Note that the answer has so many tokens so far, reasoning included; 0: it was sent.
 
         Raises BudgetExceeded when the answer must end here, and LedgerUnavailable when the ledger
-        cannot tell. Touches the ledger only once in STEP_TOKENS tokens.
+        cannot tell. Touches the ledger once in NOTE_AHEAD_S, or in STEP_TOKENS tokens.
         """
         with self._lock:
             self._was_sent = True
             self._n_noted = max(self._n_noted, completion_tokens)
             now = self._budget.clock()
             is_fresh = 0 <= now - self._renewed_at < RENEW_AFTER_S
-            if self._is_over or (is_fresh and self._n_noted <= self._granted):
+            fits = is_fresh and self._n_noted <= self._granted
+            if self._is_over or (fits and self._n_noted <= self._n_in_ledger):
                 return
             if self._number is None:
-                self._renewed_at = now
-                return
-            self._renew(self._number, now)
+                self._renewed_at, self._n_in_ledger = now, self._granted
+            elif fits:
+                self._write(self._number, now)
+            else:
+                self._renew(self._number, now)
+
+    def _write(self, number: int, now: float) -> None:
+        """Note the tokens that came and those that may come soon, within what is held."""
+        noted = min(self._n_noted + self._n_soon(now), self._granted)
+        try:
+            with self._budget.database.transaction() as connection:
+                ledger.note(connection, number, _amount(self.estimate, noted))
+        except LedgerUnavailable as error:
+            # What is held counts in any case. The next renewal needs the ledger.
+            _log.warning("what %s writes is not noted for now: %s", self.provider, error)
+            noted = self._granted
+        self._n_in_ledger, self._written = noted, (self._n_noted, now)
+
+    def _n_soon(self, now: float) -> int:
+        """About how many tokens come within NOTE_AHEAD_S, at the rate since the last writing."""
+        n, at = self._written
+        n_expected = (self._n_noted - n) * NOTE_AHEAD_S / max(now - at, 1e-3)
+        return round(min(max(n_expected, LEAST_AHEAD_TOKENS), STEP_TOKENS))
 
     def _renew(self, number: int, now: float) -> None:
         noted = _amount(self.estimate, self._n_noted)
@@ -170,7 +199,8 @@ class Reservation:
             granted = wanted if affordable is None else max(0, min(wanted, affordable))
             held = _amount(self.estimate, max(granted, self._n_noted))
             ledger.renew(connection, number, held, noted, now)
-        self._renewed_at, self._granted = now, granted
+        self._renewed_at, self._granted, self._n_in_ledger = now, granted, self._n_noted
+        self._written = self._n_noted, now
         if limit and self._n_noted > granted:
             raise limit.exceeded()
 

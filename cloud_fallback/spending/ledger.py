@@ -140,6 +140,14 @@ def renew(connection: Connection, number: int, held: Amount, noted: Amount, now:
     )
 
 
+def note(connection: Connection, number: int, noted: Amount) -> None:
+    """Note how much of a reservation is used."""
+    connection.execute(
+        "UPDATE reserved SET noted_nano_usd = ?, noted_tokens = ? WHERE id = ?",
+        (*_pair(noted), number),
+    )
+
+
 def settle(connection: Connection, number: int, provider: str, spent: Amount, now: float) -> None:
     """End a reservation that cost *spent* in all."""
     row = connection.execute(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ import httpx
 import openai
 import pytest
 
+from spillover.cloud_fallback.spending.budget import Budget
+from spillover.cloud_fallback.spending.database import Database
+from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
+from spillover.cloud_fallback.spending.limits import BudgetSettings
 from tests.edge_server.conftest import Server
-from tests.edge_server.routed import lines
+from tests.edge_server.routed import lines, routed_server
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
@@ -172,6 +178,32 @@ def test_a_question_waits_for_the_user_and_can_be_answered_once(
     assert kinds == ["consent_asked", "consent_answered", "handoff", "seam"]
     assert text == "A cumulus is a heap of cloud."
     assert httpx.post(f"{server.url}/v1/consents/no-such", json={"granted": True}).is_client_error
+
+
+def test_what_the_cloud_wrote_before_the_server_was_killed_is_booked(
+    fake: Fake, tmp_path: Path
+) -> None:
+    """Only the prompt was, which costs least."""
+    said = "A cumulus is a heap of cloud. " * 20
+    fake.script(Act(text=said, hold_after_chunks=len(said) // 4 - 1))
+    server = routed_server(tmp_path, fake)
+    text = ""
+    with suppress(httpx.HTTPError), ask(server, spillover={"prefer": "cloud"}) as response:
+        for _name, data in lines(response):
+            for choice in (data or {}).get("choices", ()):
+                text += choice["delta"].get("content") or ""
+            if len(text) > len(said) / 2:
+                server.process.kill()
+    server.stop()
+    ledger = Database(tmp_path / "ledger.sqlite3")
+
+    def later() -> float:
+        return time.time() + RESERVATION_LIFE_S
+
+    with closing(Budget(ledger, BudgetSettings(), clock=later)) as budget:
+        spent = budget.statement(())[0].spent.tokens
+    n_prompt = 30
+    assert spent >= n_prompt + len(text) / 4
 
 
 HOOK = """

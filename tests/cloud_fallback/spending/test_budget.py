@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,11 +13,22 @@ import pytest
 
 from spillover.cloud_fallback.errors import BudgetExceeded, PriceUnknown
 from spillover.cloud_fallback.spending.budget import MIN_COMPLETION_TOKENS
+from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.limits import Amount, BudgetLimits
 from spillover.cloud_fallback.spending.prices import FREE
 
 from .amounts import cost, held, leg, spend, spent_today
-from .conftest import MakeBudget
+from .conftest import FakeTime, MakeBudget
+
+
+class Counting(Database):
+    n_transactions = 0
+
+    @contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection]:
+        self.n_transactions += 1
+        with super().transaction() as connection:
+            yield connection
 
 
 def test_a_settled_answer_is_booked_and_its_leg_carries_the_cost(make_budget: MakeBudget) -> None:
@@ -184,9 +197,21 @@ def test_two_growing_answers_never_pass_the_limit_together(make_budget: MakeBudg
     assert spent_today(budget).tokens <= 12_000 + 2 * 7
 
 
-def test_noting_rarely_writes(make_budget: MakeBudget, path: Path) -> None:
+def test_noting_writes_about_once_a_second(make_budget: MakeBudget, clock: FakeTime) -> None:
     budget = make_budget(BudgetLimits(tokens_per_day=100_000))
+    budget.database = database = Counting(budget.database.path)
     reservation = budget.reserve("p", cost(100, 4000))
+    for n in range(2000):  # for twenty seconds
+        clock.now += 0.01
+        reservation.note(n)
+    database.close()
+    assert database.n_transactions < 30
+
+
+def test_a_locked_ledger_does_not_end_an_answer_within_its_reservation(
+    make_budget: MakeBudget, path: Path
+) -> None:
+    reservation = make_budget(BudgetLimits(tokens_per_day=100_000)).reserve("p", cost(100, 4000))
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     for n in range(4000):

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from spillover.cloud_fallback.errors import BudgetExceeded, LedgerUnavailable
+from spillover.cloud_fallback.spending.budget import STEP_TOKENS
 from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
 from spillover.cloud_fallback.spending.limits import BudgetLimits, end_of
 from spillover.cloud_fallback.spending.prices import Prices
@@ -111,6 +112,22 @@ def test_a_reservation_of_a_dead_process_expires_and_its_noted_part_is_booked(
     clock.now += RESERVATION_LIFE_S
     budget.reserve("p", cost(100, 300)).release()
     assert spent_today(budget).tokens == 100
+
+
+@pytest.mark.parametrize("tokens_per_s", [1, 30, 1000])
+def test_a_dead_process_is_booked_at_least_what_came_and_little_more(
+    make_budget: MakeBudget, clock: FakeTime, tokens_per_s: int
+) -> None:
+    dead, budget = (make_budget(BudgetLimits(tokens_per_day=100_000)) for _ in range(2))
+    reservation = dead.reserve("p", cost(100, 50_000))
+    n = 0
+    for _ in range(200):
+        clock.now += 0.1
+        n += max(1, tokens_per_s // 10)
+        reservation.note(n)
+    clock.now += RESERVATION_LIFE_S
+    booked = spent_today(budget).tokens - 100
+    assert n <= booked <= n + STEP_TOKENS
 
 
 @pytest.mark.parametrize("jump_s", [8 * 3600.0, -8 * 3600.0])

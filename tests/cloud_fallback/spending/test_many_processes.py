@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Estimate
 
+from .amounts import spent_today
 from .conftest import FakeTime
 
 SPENDER = """
@@ -70,6 +72,22 @@ def test_four_processes_spend_a_budget_to_the_last_token_and_not_one_more(
         process.stdin.flush()
     counts = [int(process.communicate()[0]) for process in processes]
     assert sum(counts) == 100
+
+
+def test_what_a_killed_process_had_received_is_booked(path: Path, clock: FakeTime) -> None:
+    """Only the prompt was: the answer, which costs most, came for nothing."""
+    process = spender(path, clock.now, 150, "die")
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "holding\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    clock.now += RESERVATION_LIFE_S
+    limits = BudgetSettings(total=BudgetLimits(tokens_per_day=150))
+    with closing(Budget(Database(path), limits, clock=clock)) as budget:
+        assert spent_today(budget).tokens == 100
 
 
 def test_a_killed_process_holds_its_reservation_only_for_a_limited_time(
