@@ -56,6 +56,17 @@ def test_thoughts_and_tool_calls_are_kept_apart(
 
 
 @every_dialect
+@pytest.mark.parametrize("chunk_chars", [1, 2, 3])
+def test_a_character_in_two_events_is_one_character(
+    fake: Fake, make_engine: MakeEngine, dialect: str, chunk_chars: int
+) -> None:
+    """Reading an event's type used to use up the half that was kept of the event before."""
+    text = "👩🏽‍🚀 to the moon 🌕🌖, 𝔥ello 🦊."
+    fake.script(Act(text=text, chunk_chars=chunk_chars, halves_pairs=True))
+    assert text_of(answer(make_engine(dialect))) == text
+
+
+@every_dialect
 def test_one_byte_at_a_time_is_the_same_answer(
     fake: Fake, make_engine: MakeEngine, dialect: str
 ) -> None:

@@ -23,7 +23,7 @@ def reply(act: Act, asked: Asked) -> Reply:
     """
     text = "".join(act.chunks) if act.chunks is not None else _text(act, asked)
     text, stop = _stopped(text, asked.stops)
-    chunks = act.chunks if act.chunks is not None and stop is None else _cut(text, act.chunk_chars)
+    chunks = act.chunks if act.chunks is not None and stop is None else _cut(text, act)
     if asked.max_tokens is not None and len(chunks) > asked.max_tokens:
         return Reply(chunks=chunks[: asked.max_tokens], finish="length")
     return Reply(chunks=chunks, finish="stop" if stop else act.finish, stop=stop)
@@ -78,6 +78,11 @@ def _stopped(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
     return text[:place], stop
 
 
-def _cut(text: str, size: int) -> tuple[str, ...]:
-    size = size or max(1, len(text))
+def _cut(text: str, act: Act) -> tuple[str, ...]:
+    size = act.chunk_chars or max(1, len(text))
+    if act.halves_pairs:
+        units = text.encode("utf-16-le")
+        starts = range(0, len(units), 2 * size)
+        pieces = (units[start : start + 2 * size] for start in starts)
+        return tuple(piece.decode("utf-16-le", "surrogatepass") for piece in pieces)
     return tuple(text[start : start + size] for start in range(0, len(text), size))

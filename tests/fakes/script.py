@@ -82,6 +82,9 @@ class Act(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     chunk_chars: int = 4
     chunks: tuple[str, ...] | None = None
     """The text's chunks themselves, instead of *text* and *manner*."""
+    halves_pairs: bool = False
+    """*chunk_chars* counts in UTF-16, as JavaScript does: a chunk may end within a character, whose
+    halves are escaped."""
     first_delay_s: float = 0.0
     """Between the request and the response's first byte."""
     delay_s: float = 0.0

@@ -32,6 +32,12 @@ class FrameReader:
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._half = ""
+        """Left by the events before this one."""
+        self._half_after = ""
+
+    def begin(self) -> None:
+        """A new event comes, which may be read more than once."""
+        self._half = self._half_after
 
     def read(self, data: bytes, kind: type[T]) -> T:
         """*data* as *kind*; unknown fields are ignored. Raises ProviderError for all else."""
@@ -62,9 +68,9 @@ class FrameReader:
 
     def _whole(self, text: str) -> str:
         if self._half and "\udc00" <= text[:1] <= "\udfff":
-            text, self._half = self._half + text, ""
+            text, self._half_after = self._half + text, ""
         if "\ud800" <= text[-1:] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
+            text, self._half_after = text[:-1], text[-1]
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

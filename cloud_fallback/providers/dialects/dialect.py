@@ -117,7 +117,10 @@ class Decoder(ABC):
         """
         data = frame.data.strip()
         self.is_done = self.is_done or data == b"[DONE]"
-        return [] if self.is_done or not data else self.read(frame)
+        if self.is_done or not data:
+            return []
+        self._json.begin()
+        return self.read(frame)
 
     def end(self, tail: bytes = b"") -> End:
         """The stream is over; *tail* is the last of its bytes that belonged to no event.

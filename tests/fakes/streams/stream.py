@@ -37,8 +37,15 @@ class FakeStream(Protocol):
 
 def event(data: Any, name: str = "") -> bytes:
     """A server-sent event with *data* as JSON."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    text = data if isinstance(data, str) else _json(data)
     return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
+
+
+def _json(data: Any) -> str:
+    """Escapes only what must be: half a character cannot be encoded."""
+    text = json.dumps(data, ensure_ascii=False)
+    has_half = any("\ud800" <= character <= "\udfff" for character in text)
+    return json.dumps(data) if has_half else text
 
 
 def halves(text: str) -> tuple[str, str]:
