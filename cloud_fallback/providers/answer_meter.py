@@ -54,8 +54,12 @@ class AnswerMeter:
             prompt_tokens=reported.prompt_tokens,
             cached_tokens=reported.cached_tokens,
             completion_tokens=reported.completion_tokens,
-            reasoning_tokens=reported.reasoning_tokens,
+            reasoning_tokens=reported.reasoning_tokens or self._reasoning_share(reported),
         )
+
+    def _reasoning_share(self, reported: ProviderUsage) -> int:
+        """An estimate: reasoning between tags is counted as text."""
+        return reported.completion_tokens * self._n_reasoning_bytes // max(self._n_bytes, 1)
 
     def timings(self) -> Timings:
         """Until the response's head, from there to the first text, and from there to now."""

@@ -1,4 +1,5 @@
-"""Splits the reasoning between tags at the start of an answer from the answer itself."""
+"""Splits the reasoning between tags at the start of an answer, in one block or several, from the
+answer itself."""
 
 from __future__ import annotations
 
@@ -22,21 +23,26 @@ class ReasoningSplitter:
         self._held = ""
         self._state = "inside" if inside else "before"
         self._trims = True
+        """Whether the reasoning has not begun yet."""
 
     @property
     def is_through(self) -> bool:
         """Whether all further text is the answer itself."""
-        return self._state == "after" and not self._trims
+        return self._state == "after"
 
     def feed(self, text: str) -> list[tuple[bool, str]]:
         pieces: list[tuple[bool, str]] = []
         self._held += text
-        if self._state == "before":
-            self._look_for_opening()
-        if self._state == "inside":
-            self._take_reasoning(pieces)
-        if self._state == "after":
-            self._take_answer(pieces)
+        state = ""
+        while state != self._state:
+            state = self._state
+            if state == "before":
+                self._look_for_opening()
+            elif state == "inside":
+                self._take_reasoning(pieces)
+        if state == "after" and self._held:
+            pieces.append((False, self._held))
+            self._held = ""
         return pieces
 
     def _look_for_opening(self) -> None:
@@ -45,9 +51,10 @@ class ReasoningSplitter:
             if start.startswith(pair.open):
                 self._pair, self._held, self._state = pair, start[len(pair.open) :], "inside"
                 return
+        if self._pair is not None:  # without reasoning the answer keeps its leading white space
+            self._held = start
         if start and not any(pair.open.startswith(start) for pair in REASONING_TAGS):
-            # Without reasoning the answer keeps its leading white space.
-            self._state, self._trims = "after", False
+            self._state = "after"
 
     def _take_reasoning(self, pieces: list[tuple[bool, str]]) -> None:
         assert self._pair is not None
@@ -56,7 +63,8 @@ class ReasoningSplitter:
             self._trims = not self._held
         before, tag, after = self._held.partition(self._pair.close)
         if tag:
-            self._held, self._state, self._trims = after, "after", True
+            # Several blocks may follow one another.
+            self._held, self._state, self._trims = after, "before", True
             before = before.rstrip()
         else:
             # The white space before the tag belongs to the tag.
@@ -65,14 +73,6 @@ class ReasoningSplitter:
             before, self._held = before[:n], before[n:]
         if before:
             pieces.append((True, before))
-
-    def _take_answer(self, pieces: list[tuple[bool, str]]) -> None:
-        text, self._held = self._held, ""
-        if self._trims:
-            text = text.lstrip()
-            self._trims = not text
-        if text:
-            pieces.append((False, text))
 
     def flush(self) -> list[tuple[bool, str]]:
         """What is still held, at the end of the answer."""

@@ -19,6 +19,7 @@ class TagPair(NamedTuple):
 REASONING_TAGS = (
     TagPair("<think>", "</think>"),
     TagPair("<thinking>", "</thinking>"),
+    TagPair("<thought>", "</thought>"),
     TagPair("<reasoning>", "</reasoning>"),
     TagPair("<seed:think>", "</seed:think>"),
     TagPair("[THINK]", "[/THINK]"),

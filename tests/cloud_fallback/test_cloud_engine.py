@@ -56,6 +56,26 @@ def test_thoughts_and_tool_calls_are_kept_apart(
 
 
 @every_dialect
+@pytest.mark.parametrize("chunk_chars", [1, 4, 0])
+def test_reasoning_between_tags_is_no_part_of_the_answer(
+    fake: Fake, make_engine: MakeEngine, dialect: str, chunk_chars: int
+) -> None:
+    """It used to be shown, and to stand in the way of the seam."""
+    tagged = "\n<think>\nIs it `<b>`?\n</think>\n\n<thinking>No.</thinking>\n"
+    usage = Tokens(completion=50)
+    fake.script(Act(text=TEXT, tagged_reasoning=tagged, chunk_chars=chunk_chars, usage=usage))
+    events = answer(make_engine(dialect))
+    assert text_of(events) == TEXT
+    reasoning = "".join(e.text for e in events if isinstance(e, ReasoningDelta))
+    assert reasoning == "Is it `<b>`?No."
+    assert end_of(events).usage.reasoning_tokens > 0
+    fake.script(Act(text=TEXT, tagged_reasoning=tagged, chunk_chars=chunk_chars))
+    assert text_of(answer(make_engine(dialect), split_reasoning=False)).strip() == (
+        tagged + TEXT
+    ).strip()
+
+
+@every_dialect
 @pytest.mark.parametrize("chunk_chars", [1, 2, 3])
 def test_a_character_in_two_events_is_one_character(
     fake: Fake, make_engine: MakeEngine, dialect: str, chunk_chars: int

@@ -22,6 +22,7 @@ def reply(act: Act, asked: Asked) -> Reply:
     A chunk counts as a token.
     """
     text = "".join(act.chunks) if act.chunks is not None else _text(act, asked)
+    text = act.tagged_reasoning + text
     text, stop = _stopped(text, asked.stops)
     chunks = act.chunks if act.chunks is not None and stop is None else _cut(text, act)
     if asked.max_tokens is not None and len(chunks) > asked.max_tokens:

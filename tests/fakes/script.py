@@ -69,6 +69,9 @@ class Act(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     preamble: str = "Sure, continuing where I left off: "
     rewrite: str = "Quite another answer."
     reasoning: str = ""
+    tagged_reasoning: str = ""
+    """Goes before the text itself, with the tags around it, as servers without a parser for the
+    model send it."""
     tool_calls: tuple[ToolCall, ...] = ()
     finish: Finish = "stop"
     usage: Tokens | Literal["auto"] | None = "auto"

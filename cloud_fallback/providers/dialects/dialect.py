@@ -45,6 +45,7 @@ from spillover.runtime.request import (
     Regex,
     ResponseFormat,
 )
+from spillover.runtime.text.reasoning import ReasoningSplitter
 
 Part: TypeAlias = Delta | ReasoningDelta | ToolCallDelta
 Reasons: TypeAlias = Mapping[str, FinishReason]
@@ -103,6 +104,8 @@ class Decoder(ABC):
         self.model: str | None = None
         self._json = FrameReader(provider)
         self._prefilled = PrefilledText(sent, echoes=echoes)
+        splits = sent is None or sent.splits_reasoning
+        self._splitter = ReasoningSplitter() if splits else None
 
     @property
     def is_complete(self) -> bool:
@@ -146,11 +149,19 @@ class Decoder(ABC):
     def finish(self, reason: str) -> list[Part]:
         """The provider says why it ends: what was held back until then."""
         self.finish_reason = reason
-        return [*_deltas(self._prefilled.flush()), *self.calls.close()]
+        rest = self._split(self._prefilled.flush())
+        if self._splitter is not None:
+            rest += _parts(self._splitter.flush())
+        return [*rest, *self.calls.close()]
 
     def text(self, text: str | None, reasoning: str | None = None) -> list[Part]:
-        """A delta for each of the two that is not empty, the reasoning first."""
-        return _deltas(self._prefilled.feed(text or ""), reasoning)
+        """A delta for each of the two that is not empty, the reasoning first. The text of many
+        models begins with reasoning between tags."""
+        parts = _parts([(True, reasoning)] if reasoning else [])
+        return parts + self._split(self._prefilled.feed(text or ""))
+
+    def _split(self, text: str) -> list[Part]:
+        return _parts(self._splitter.feed(text) if self._splitter and text else [(False, text)])
 
     def json(self, frame: Frame, kind: type[T]) -> T:
         """The data of *frame*; unknown fields are ignored. Raises ProviderError for all else."""
@@ -192,9 +203,13 @@ class _Typed(Struct):
     type: Any = None
 
 
-def _deltas(text: str, reasoning: str | None = None) -> list[Part]:
-    parts: list[Part] = [ReasoningDelta(text=reasoning)] if reasoning else []
-    return [*parts, Delta(text=text)] if text else parts
+def _parts(pieces: list[tuple[bool, str]]) -> list[Part]:
+    """A delta for each (is reasoning, text)."""
+    return [
+        ReasoningDelta(text=text) if is_reasoning else Delta(text=text)
+        for is_reasoning, text in pieces
+        if text
+    ]
 
 
 class Dialect(ABC):
@@ -262,6 +277,7 @@ class Dialect(ABC):
             own_stops=self.own_stops(request),
             prefilled=prefilled,
             trimmed=trimmed,
+            splits_reasoning=request.split_reasoning,
         )
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:

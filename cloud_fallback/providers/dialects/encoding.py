@@ -41,6 +41,8 @@ class HttpRequest(Struct, frozen=True, kw_only=True):
     trimmed: str = ""
     """White space that was cut from the end of that turn: prefilled + trimmed is the turn. Where
     the answer repeats it, the decoder removes it, so that the answer joins the whole turn."""
+    splits_reasoning: bool = True
+    """Whether the answer's text may begin with reasoning between tags."""
 
 
 class Draft(Struct, frozen=True, kw_only=True):

@@ -83,6 +83,16 @@ def test_reasoning_is_split_off_wherever_its_tags_are_cut(
     assert "".join(t for inside, t in pieces if not inside) == "The answer < 4."
 
 
+@given(st.sampled_from(REASONING_TAGS), st.lists(st.integers(0, 80)))
+def test_reasoning_may_come_in_several_blocks(pair: tuple[str, str], cuts: list[int]) -> None:
+    text = f"{pair[0]}First.{pair[1]}\n{pair[0]}Then.{pair[1]}\n Is it `{pair[0]}`?"
+    splitter = ReasoningSplitter()
+    pieces = [p for c in cut(text.encode(), cuts) for p in splitter.feed(c.decode())]
+    pieces += splitter.flush()
+    assert "".join(t for inside, t in pieces if inside) == "First.Then."
+    assert "".join(t for inside, t in pieces if not inside) == f"Is it `{pair[0]}`?"
+
+
 def test_an_answer_without_tags_is_left_alone() -> None:
     splitter = ReasoningSplitter()
     assert splitter.feed("  <thin air> is") == [(False, "  <thin air> is")]
