@@ -91,6 +91,13 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class ConversationPrompt(Struct, frozen=True, kw_only=True):
+    """What the model reads of a conversation."""
+
+    text: str
+    n_tokens: int
+
+
 class TextEngine(Engine, Protocol):
     """An engine that also shows its tokenizer and state: what the local endpoint serves."""
 
@@ -105,7 +112,7 @@ class TextEngine(Engine, Protocol):
         """What is known of it at once: without slots and counts."""
         ...
 
-    def apply_template(self, request: GenerationRequest) -> str:
+    def apply_template(self, request: GenerationRequest) -> ConversationPrompt:
         """The prompt of a conversation as the model reads it; InvalidRequest as stream()."""
         ...
 

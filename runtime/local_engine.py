@@ -16,12 +16,12 @@ from typing import Self
 
 from spillover.models.catalogue import model_name
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.engine import EngineStatus, ModelCard
+from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.worker.protocol import AskBytes, AskPrompt, AskTokens, Bytes, Tokens
+from spillover.runtime.worker.protocol import AskBytes, AskPrompt, AskTokens, Bytes, Prompt, Tokens
 from spillover.runtime.worker.supervisor import Supervisor
 from spillover.runtime.worker.ticket import Ticket
 
@@ -132,12 +132,12 @@ class LocalEngine:
         """What is known without asking the worker: no slots and counts."""
         return self._supervisor.health()
 
-    def apply_template(self, request: GenerationRequest) -> str:
+    def apply_template(self, request: GenerationRequest) -> ConversationPrompt:
         """The prompt of a conversation as the model reads it; InvalidRequest as stream()."""
         checked = request.checked()
         answer = self._dispatcher.ask(lambda i: AskPrompt(id=i, request=checked))
-        assert isinstance(answer, Bytes)
-        return answer.content.decode()
+        assert isinstance(answer, Prompt)
+        return ConversationPrompt(text=answer.text, n_tokens=answer.n_tokens)
 
     def status(self) -> EngineStatus:
         """A snapshot; never waits for a decode."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any, Never
 
 import msgspec
@@ -10,6 +11,7 @@ from flask import Flask, Response, request
 
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp.objects import generation_settings
 from spillover.edge_server.wire.openai.answer import fingerprint
@@ -47,6 +49,7 @@ def add_information(app: Flask, service: Service, settings: Settings) -> None:
     ):
         app.add_url_rule(path, f"information {path}", view)
     app.add_url_rule("/apply-template", "template", views.apply_template, methods=["POST"])
+    app.add_url_rule("/v1/messages/count_tokens", "count", views.count_tokens, methods=["POST"])
     app.add_url_rule("/tokenize", "tokenize", views.tokenize, methods=["POST"])
     app.add_url_rule("/detokenize", "detokenize", views.detokenize, methods=["POST"])
 
@@ -59,7 +62,9 @@ class _Views:
         self._created = int(time.time())
 
     def models(self) -> dict[str, Any]:
-        return {"object": "list", "data": [self._entry()]}
+        name = self._engine.name
+        page = {"has_more": False, "first_id": name, "last_id": name}
+        return {"object": "list", "data": [self._entry()], **page}
 
     def model(self, name: str) -> dict[str, Any]:
         if name not in (self._engine.name, *self._aliases):
@@ -68,12 +73,16 @@ class _Views:
         return self._entry()
 
     def _entry(self) -> dict[str, Any]:
+        """The fields of OpenAI's models, of Anthropic's, and what llama.cpp's and vLLM's add."""
         card = self._engine.card
         return {
             "id": self._engine.name,
             "object": "model",
             "created": self._created,
             "owned_by": "spillover",
+            "type": "model",
+            "display_name": self._engine.name,
+            "created_at": datetime.fromtimestamp(self._created, UTC).isoformat(),
             "aliases": self._aliases,
             "context_length": card.n_ctx,
             "max_model_len": card.n_ctx,
@@ -118,7 +127,10 @@ class _Views:
     def apply_template(self) -> dict[str, Any]:
         """The prompt of a chat completion's body, which is not answered."""
         body = decode(request.get_data(), ChatBody)
-        return {"prompt": self._engine.apply_template(chat_request(body, self._defaults))}
+        return {"prompt": self._engine.apply_template(chat_request(body, self._defaults)).text}
+
+    def count_tokens(self) -> dict[str, int]:
+        return messages.count_tokens(request.get_data(), self._engine, self._defaults)
 
     def slots(self) -> list[dict[str, Any]]:
         slots = self._engine.status().slots

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spillover.edge_server.wire.anthropic import answer as anthropic
+from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
 from spillover.edge_server.wire.llama_cpp import completions as llama_cpp
 from spillover.edge_server.wire.llama_cpp import objects as llama_cpp_objects
@@ -39,6 +41,12 @@ ENDPOINTS = (
         paths=("/infill",),
         plan=llama_cpp.plan_infill,
         error_body=llama_cpp_objects.error_body,
+    ),
+    Endpoint(
+        paths=("/v1/messages",),
+        plan=messages.plan,
+        error_body=anthropic.error_body,
+        prefixes=("/v1/messages/",),
     ),
 )
 

@@ -18,7 +18,6 @@ from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encode
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.response_format import (
     ResponseFormatFields,
-    asked_format,
     with_field,
 )
 from spillover.runtime.decoders import decoder_of
@@ -33,6 +32,9 @@ from spillover.runtime.request import (
 )
 from spillover.runtime.sampling import MAX_LOGIT_BIAS, Sampling
 from spillover.runtime.structured_output.limits import check_schema
+
+MAX_MESSAGES = 4_096
+"""Of one conversation."""
 
 
 class StreamOptionsBody(Struct, frozen=True):
@@ -110,7 +112,7 @@ def answer_plan(
     options: RouteOptions,
 ) -> AnswerPlan:
     """The plan with what *body* says of it besides."""
-    wanted = asked_format(body)
+    wanted = body.asked_format()
     return AnswerPlan(
         requests=requests,
         encoder=encoder,
@@ -232,7 +234,7 @@ def request_of(
             raise bad_request(message, "logit_bias")
         sampling["logit_bias"] = {token_id(name): bias for name, bias in body.logit_bias.items()}
     stop = (body.stop,) if isinstance(body.stop, str) else body.stop or ()
-    wanted = asked_format(body)
+    wanted = body.asked_format()
     if fields["max_tokens"] is None:
         fields["max_tokens"] = defaults.max_tokens
     elif fields["max_tokens"] == -1 or fields["max_tokens"] > MAX_TOKENS:
@@ -271,7 +273,8 @@ def _as_sent(error: WireError, body: CommonBody) -> WireError:
     """*error* with the name that the field has in the body, not "sampling.top_k"."""
     param = (error.param or "").removeprefix("sampling.")
     message = str(error).removeprefix("sampling.")
-    name = body.sent_as().get(param, param)
+    field, bracket, place = param.partition("[")
+    name = body.sent_as().get(field, field) + bracket + place
     if message.startswith(f"{param}: "):
         message = name + message.removeprefix(param)
     return bad_request(message, name or None, error.code)

@@ -42,6 +42,13 @@ class StructuredOutputs(Struct, frozen=True, kw_only=True):
     grammar: str | None = None
 
 
+class AskedFormat(Struct, frozen=True):
+    """A response format, and the field of the body that asks for it."""
+
+    response_format: ResponseFormat
+    field: str
+
+
 class ResponseFormatFields(Struct, frozen=True, kw_only=True):
     """The fields of a body that ask for a response format; at most one may be given."""
 
@@ -54,21 +61,17 @@ class ResponseFormatFields(Struct, frozen=True, kw_only=True):
     guided_choice: tuple[str, ...] | None = None
     guided_grammar: str | None = None
 
+    def asked_format(self) -> AskedFormat | None:
+        """The format that the body asks for; a 400 that names the field when it cannot be read."""
+        found = list(self.asked_formats())
+        if len(found) > 1:
+            names = " and ".join(asked.field for asked in found)
+            raise bad_request(f"{names} exclude each other: give one of them", found[1].field)
+        return found[0] if found else None
 
-class AskedFormat(Struct, frozen=True):
-    """A response format, and the field of the body that asks for it."""
-
-    response_format: ResponseFormat
-    field: str
-
-
-def asked_format(body: ResponseFormatFields) -> AskedFormat | None:
-    """The format that a body asks for; a 400 that names the field when it cannot be read."""
-    found = list(_asked(body))
-    if len(found) > 1:
-        names = " and ".join(asked.field for asked in found)
-        raise bad_request(f"{names} exclude each other: give one of them", found[1].field)
-    return found[0] if found else None
+    def asked_formats(self) -> Iterator[AskedFormat]:
+        """All that ask for one; a dialect adds its own."""
+        return _asked(self)
 
 
 def with_field(error: Exception | None, field: str | None) -> Exception | None:

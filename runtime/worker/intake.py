@@ -219,10 +219,11 @@ class Intake:
         )
         return protocol.Tokens(id=command.id, token_ids=tuple(tokens.tolist()))
 
-    def _rendered(self, command: protocol.AskPrompt) -> protocol.Bytes:
+    def _rendered(self, command: protocol.AskPrompt) -> protocol.Prompt:
         _, rendered = self._planned(command.request)
         assert rendered is not None, "only a conversation has a template"
-        return protocol.Bytes(id=command.id, content=rendered.text.encode())
+        n_tokens = len(self._prompt(command.request, rendered.text))
+        return protocol.Prompt(id=command.id, text=rendered.text, n_tokens=n_tokens)
 
     def _bytes(self, command: protocol.AskBytes) -> protocol.Bytes:
         ids = self._checked_ids(command.token_ids, "tokens").tolist()

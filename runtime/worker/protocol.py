@@ -58,7 +58,7 @@ class AskBytes(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class AskPrompt(Struct, frozen=True, kw_only=True, tag=True):
-    """What is the prompt of this conversation? The answer is its text in UTF-8."""
+    """What is the prompt of this conversation? The answer is a Prompt."""
 
     id: int
     request: GenerationRequest
@@ -116,6 +116,12 @@ class Bytes(Struct, frozen=True, kw_only=True, tag=True):
     content: bytes
 
 
+class Prompt(Struct, frozen=True, kw_only=True, tag=True):
+    id: int
+    text: str
+    n_tokens: int
+
+
 class Status(Struct, frozen=True, kw_only=True, tag=True):
     id: int
     slots: tuple[SlotState, ...]
@@ -125,8 +131,8 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
     """Calls of the model so far."""
 
 
-Report: TypeAlias = Ready | LoadFailed | Events | Rejected | Tokens | Bytes | Status
-Answer: TypeAlias = Tokens | Bytes | Status | Rejected
+Report: TypeAlias = Ready | LoadFailed | Events | Rejected | Tokens | Bytes | Prompt | Status
+Answer: TypeAlias = Tokens | Bytes | Prompt | Status | Rejected
 
 
 def _encode_path(value: object) -> str:

@@ -31,6 +31,7 @@ from spillover.edge_server.wire.openai.tools import (
     tool_fields,
 )
 from spillover.edge_server.wire.request_body import (
+    MAX_MESSAGES,
     CommonBody,
     answer_plan,
     decode,
@@ -47,8 +48,6 @@ from spillover.runtime.events import (
     ToolCallDelta,
 )
 from spillover.runtime.request import AnswerDefaults, GenerationRequest
-
-MAX_MESSAGES = 4_096
 
 
 def plan(asked: AnswerRequest) -> AnswerPlan:
@@ -73,7 +72,7 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
 def _verbose(request: GenerationRequest, engine: TextEngine, *, stream: bool) -> dict[str, Any]:
     """What the model is really given, under llama.cpp's name for it."""
     settings = generation_settings(request, engine.name, engine.card.n_ctx, stream=stream)
-    prompt = engine.apply_template(request)
+    prompt = engine.apply_template(request).text
     return {"__verbose": {"prompt": prompt, "generation_settings": settings}}
 
 

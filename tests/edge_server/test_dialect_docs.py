@@ -1,0 +1,52 @@
+"""docs/dialects.md tells of every field of a dialect what becomes of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic.types import message_create_params
+from msgspec import Struct
+from msgspec.structs import fields
+
+from spillover.edge_server.wire.anthropic.messages import MessagesBody
+from spillover.edge_server.wire.request_body import CommonBody
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "dialects.md"
+ROW = re.compile(r"\| `(\w+)` \| (\w+) \|")
+BODIES: dict[str, tuple[type[Struct], set[str]]] = {
+    "POST /v1/messages": (
+        MessagesBody,
+        set(message_create_params.MessageCreateParamsBase.__annotations__),
+    ),
+}
+"""Of each path the type of its body, and the fields that the official client can send."""
+
+
+def table(path: str) -> dict[str, str]:
+    """Field and what becomes of it, as documented."""
+    section = DOCS.read_text("utf-8").partition(f"`{path}`\n")[2].partition("\n## ")[0]
+    return dict(ROW.findall(section))
+
+
+def read_by(body: type[Struct]) -> set[str]:
+    return {field.encode_name for field in fields(body)}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_the_table_has_all_that_the_official_client_sends(path: str) -> None:
+    assert BODIES[path][1] <= table(path).keys()
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_the_table_says_what_the_code_does(path: str) -> None:
+    body: Any = BODIES[path][0]
+    told = table(path)
+    assert set(told.values()) <= {"supported", "mapped", "ignored", "refused"}
+    used = {name for name, what in told.items() if what != "ignored"}
+    assert used <= read_by(body)
+    assert read_by(body) - read_by(CommonBody) <= told.keys()
+    unused = {name for name, what in told.items() if what == "ignored"} - {"model"}
+    assert not unused & read_by(body)
