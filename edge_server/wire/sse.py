@@ -17,16 +17,6 @@ def one_line(data: bytes) -> bytes:
     return data if data.isascii() else _OTHER_LINE_ENDS.sub(_escaped, data)
 
 
-def valid_text(text: str) -> str:
-    """*text* as JSON can carry it: half a surrogate pair, which a provider may send, becomes
-    U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def _escaped(found: re.Match[bytes]) -> bytes:
     return b"\\u%04x" % ord(found[0].decode())
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import jinja2
 from jinja2.exceptions import TemplateError
 
 from spillover.runtime.chat.sandbox import TemplateRefusal, compile_template
+from spillover.runtime.text.surrogates import valid_text
 
 MAX_MEMORY_BYTES = 512 * 2**20
 
@@ -34,20 +36,29 @@ RENDER_ERRORS = (
 _compiled = functools.lru_cache(1)(compile_template)
 
 
-def rendered(source: str, values: dict[str, Any] | None) -> tuple[str, bytes]:
-    """The outcome and its text, in UTF-8 with surrogates. Without *values* the template is only
-    compiled, for the calls that follow."""
+def rendered(source: str, values: dict[str, Any] | None) -> tuple[str, str]:
+    """The outcome and its text. Without *values* the template is only compiled, for the calls that
+    follow."""
     try:
         template = _compiled(source)
-        outcome, text = RENDERED, "" if values is None else template.render(values)
+    except RENDER_ERRORS as error:
+        return FAILED, _described(error)
+    return (RENDERED, "") if values is None else outcome_of(template, values)
+
+
+def outcome_of(template: jinja2.Template, values: dict[str, Any]) -> tuple[str, str]:
+    """What comes of rendering *template*, and the text of that, valid whatever the template
+    writes."""
+    try:
+        outcome, text = RENDERED, template.render(values)
         if len(text) > MAX_PROMPT_CHARS:
             outcome, text = FAILED, f"it renders {len(text)} characters"
     except TemplateRefusal as refusal:
         outcome, text = REFUSED, str(refusal)
     except RENDER_ERRORS as error:
-        outcome, text = FAILED, describe(error)
-    return outcome, text.encode("utf-8", "surrogatepass")
+        outcome, text = FAILED, _described(error)
+    return outcome, valid_text(text)
 
 
-def describe(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")[:MAX_ERROR_CHARS]

@@ -53,10 +53,7 @@ class Renderer:
         system has no process for it."""
         cost = self._cost
         if self._template is not None and cost is not None and cost.of(values) <= MAX_COST:
-            try:
-                return self._template.render(values)
-            except child.RENDER_ERRORS as error:
-                raise TemplateFailure(child.describe(error)) from error
+            return _text_of(*child.outcome_of(self._template, values))
         if allowance.left_s <= 0:
             raise LimitPassed("stopped after its time of computing")
         try:
@@ -87,12 +84,7 @@ class Renderer:
             child.rendered, self._source, values, cpu_s=left_s, wall_s=WALL_FACTOR * left_s
         )
         allowance.left_s -= spent_s
-        text = text.decode("utf-8", "surrogatepass")
-        if outcome == child.REFUSED:
-            raise TemplateRefusal(text)
-        if outcome == child.FAILED:
-            raise TemplateFailure(text)
-        return str(text)
+        return _text_of(outcome, text)
 
     def _take(self) -> LimitedProcess | None:
         with self._lock:
@@ -109,3 +101,12 @@ class Renderer:
                 self._idle.append(process)
                 return
         process.end()
+
+
+def _text_of(outcome: str, text: str) -> str:
+    """The rendered *text*. Raises TemplateRefusal or TemplateFailure for another *outcome*."""
+    if outcome == child.REFUSED:
+        raise TemplateRefusal(text)
+    if outcome == child.FAILED:
+        raise TemplateFailure(text)
+    return text

@@ -13,6 +13,7 @@ from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.events import ToolCallDelta
+from spillover.runtime.text.surrogates import valid_text
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A number of tokens, or a place in a list."""
@@ -71,7 +72,7 @@ class FrameReader:
             text, self._half_after = self._half + text, ""
         if "\ud800" <= text[-1:] <= "\udbff":
             text, self._half_after = text[:-1], text[-1]
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return valid_text(text)
 
 
 class PrefilledText:

@@ -47,6 +47,7 @@ from spillover.edge_server.wire.request_body import (
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, Prefilling, ReasoningDelta
 from spillover.runtime.request import MAX_CHOICES, GenerationRequest
+from spillover.runtime.text.surrogates import valid_text
 
 MAX_BIAS_TEXTS = 256
 
@@ -313,7 +314,7 @@ class LlamaCppStream(StreamEncoder):
     def _chunk(self, choice: int, text: str, tokens: tuple[int, ...], **extra: Any) -> bytes:
         chunk = {
             "index": choice,
-            "content": sse.valid_text(text),
+            "content": valid_text(text),
             "tokens": tokens,
             "stop": False,
             "id_slot": -1,
@@ -350,7 +351,7 @@ class LlamaCppWhole(WholeEncoder):
 
     def _answer(self, number: int) -> dict[str, Any]:
         choice = self.choices[number]
-        text = sse.valid_text("".join(choice.reasoning + choice.text))
+        text = valid_text("".join(choice.reasoning + choice.text))
         tokens = self._tokens[number] if self._shows_tokens else []
         has_line = "\n" in text
         finished = self.finished[number]

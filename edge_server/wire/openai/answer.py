@@ -40,6 +40,7 @@ from spillover.runtime.events import (
     ReasoningDelta,
     ToolCallDelta,
 )
+from spillover.runtime.text.surrogates import valid_text
 
 _json = msgspec.json.Encoder().encode
 _SAMPLE = _json("\0")
@@ -181,7 +182,7 @@ class OpenAIStream(StreamEncoder):
             sample = key[0](choice=event.choice, text="\0")
             before, _, after = self._chunk(self._delta(sample), event.choice).rpartition(_SAMPLE)
             frame = self._frames[key] = before, after
-        return b"%b%b%b" % (frame[0], sse.one_line(_json(sse.valid_text(event.text))), frame[1])
+        return b"%b%b%b" % (frame[0], sse.one_line(_json(valid_text(event.text))), frame[1])
 
     def _routed(self, event: handoff.RouteEvent) -> bytes:
         """From a handoff on, the chunks name the new writer's model. The event itself is a chunk

@@ -48,6 +48,7 @@ from spillover.runtime.events import (
     ToolCallDelta,
 )
 from spillover.runtime.request import AnswerDefaults, GenerationRequest
+from spillover.runtime.text.surrogates import valid_text
 
 
 def plan(asked: AnswerRequest) -> AnswerPlan:

@@ -24,10 +24,10 @@ from spillover.edge_server.wire.request_body import (
     request_of,
     route_options_of,
 )
-from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.events import Delta, ReasoningDelta, TokenLogprob
 from spillover.runtime.request import MAX_CHOICES as MAX_CHOICES_EACH
 from spillover.runtime.request import GenerationRequest
+from spillover.runtime.text.surrogates import valid_text
 
 _KIND = "text_completion"
 MAX_CHOICES = 256

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.wire.errors import bad_request
-from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.events import ToolCallDelta
 from spillover.runtime.request import ToolCall
+from spillover.runtime.text.surrogates import valid_text
 
 
 class FunctionBody(Struct, frozen=True, kw_only=True):

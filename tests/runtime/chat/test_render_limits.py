@@ -105,6 +105,19 @@ def test_a_long_refusal_is_cut() -> None:
     assert len(str(raised.value)) < 1000
 
 
+@pytest.mark.parametrize("wrap", ["{}", "{{% set _ = namespace(x=1) %}}{}"])
+def test_half_a_surrogate_pair_is_no_text(wrap: str) -> None:
+    """No message to another process can carry it: the worker used to end."""
+    half = "{{ '\\ud800' }}{{ messages[0].content }}"
+    assert template(wrap.format(half)).render((USER,)) == "\ufffdHi"
+    with pytest.raises(InvalidRequest) as raised:
+        template(wrap.format("{{ raise_exception('\\ud800') }}")).render((USER,))
+    str(raised.value).encode()
+    with pytest.raises(InvalidRequest) as raised:
+        template(wrap.format("{{ messages['\\ud800'].x }}")).render((USER,))
+    str(raised.value).encode()
+
+
 def test_a_process_ends_with_its_template() -> None:
     rendered = template("{{ messages | tojson }}")
     rendered.render((USER,))
