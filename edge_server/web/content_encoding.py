@@ -10,6 +10,8 @@ from flask import Request
 from spillover.edge_server.wire.errors import WireError, bad_request
 
 _GZIP = 31  # zlib's word for "with the header and checksum of gzip"
+_MAX_MEMBERS = 256
+"""Of a body's gzip: clients send one, but each costs a copy of all that follow it."""
 
 
 def decompress_body(request: Request, max_bytes: int) -> None:
@@ -26,16 +28,18 @@ def decompress_body(request: Request, max_bytes: int) -> None:
 
 
 def _gunzip(content: bytes, max_bytes: int) -> bytes:
-    body = b""
-    while content:
+    body, rest = bytearray(), content
+    for _ in range(_MAX_MEMBERS):
         member = zlib.decompressobj(_GZIP)
         try:
-            body += member.decompress(content, max_bytes + 1 - len(body))
+            body += member.decompress(rest, max_bytes + 1 - len(body))
         except zlib.error:
             raise bad_request("the body is not valid gzip") from None
         if len(body) > max_bytes:
             raise WireError(413, f"the body has more than {max_bytes} bytes when decompressed")
         if not member.eof:
             raise bad_request("the body's gzip ends too early")
-        content = member.unused_data
-    return body
+        rest = member.unused_data
+        if not rest:
+            return bytes(body)
+    raise bad_request(f"the body's gzip has more than {_MAX_MEMBERS} members: send one")

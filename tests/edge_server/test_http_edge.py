@@ -104,6 +104,15 @@ def test_a_body_that_cannot_be_decompressed_is_refused(
     assert message in response.json()["error"]["message"]
 
 
+def test_a_body_in_thousands_of_pieces_is_refused(http: httpx.Client) -> None:
+    """Each cost a copy of all that followed it: 8 MB of them held a thread for minutes."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    content = gzip.compress(b"") * 10_000
+    response = http.post("/tokenize", content=content, headers=headers)
+    assert response.status_code == 400
+    assert "more than 256 members" in response.json()["error"]["message"]
+
+
 def test_doubled_slashes_in_a_path_count_as_one(http: httpx.Client) -> None:
     """There was a redirect, with a page in HTML."""
     assert http.post("/v1//completions", json=BODY).status_code == 200
