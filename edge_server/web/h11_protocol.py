@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import h11
@@ -16,10 +17,13 @@ from spillover.edge_server.wire.openai.answer import error_body
 USER_TIMEOUT_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
 
-
+_TLS_HANDSHAKE = b"\x16\x03"
+_USE_HTTP = "a client speaks TLS, but this endpoint does not: its address begins with http://"
 IDLE_TIMEOUT_S = 75
 """A kept connection is closed after this long without a request: later than most clients close it
 themselves, since a request that crosses the closing is lost."""
+
+_log = logging.getLogger(__name__)
 
 
 class HardenedProtocol(H11Protocol):
@@ -85,7 +89,11 @@ class HardenedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with an error, unless another answer has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            error = WireError(400, "this is not a valid HTTP request")
+            is_tls = self.conn.trailing_data[0].startswith(_TLS_HANDSHAKE)
+            message = _USE_HTTP if is_tls else "this is not a valid HTTP request"
+            if is_tls:
+                _log.warning("%s", _USE_HTTP)
+            error = WireError(400, message)
             body = error_body(error)
             headers = [
                 ("content-type", "application/json"),

@@ -193,6 +193,12 @@ def test_requests_that_are_not_http_get_the_usual_error_shape(strict: Server) ->
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
+def test_a_client_that_speaks_tls_is_told_of_http(strict: Server) -> None:
+    with connect(strict) as sock:
+        sock.sendall(bytes.fromhex("16030100c8010000c40303") + b"\x07" * 100)
+        assert b"begins with http://" in rest_of(sock)
+
+
 @pytest.mark.parametrize(("host", "status"), [("127.0.0.1:1", 200), ("evil.example", 403)])
 def test_the_host_of_a_whole_url_is_the_one_that_counts(
     strict: Server, host: str, status: int
