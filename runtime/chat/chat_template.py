@@ -11,7 +11,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spillover.runtime.chat.abilities import probe, shown_tags
-from spillover.runtime.chat.markers import are_shown, lost, marked
+from spillover.runtime.chat.markers import (
+    are_shown,
+    are_tools_shown,
+    lost,
+    marked,
+    marked_tools,
+)
 from spillover.runtime.chat.renderer import Renderer, TemplateFailure, TimeAllowance
 from spillover.runtime.chat.sandbox import TemplateRefusal
 from spillover.runtime.chat.template_values import Abilities, default_values, message_object
@@ -197,14 +203,13 @@ class ChatTemplate:
         most_s = self._render_s + len(messages) / MESSAGES_PER_S
         allowance = TimeAllowance(most_s)
         first_error: InvalidRequest | None = None
-        for form, marked_form in zip(
-            self._forms(messages, tools), self._forms(marked(messages), tools), strict=False
-        ):
+        marked_forms = self._forms(marked(messages), marked_tools(tools))
+        for form, marked_form in zip(self._forms(messages, tools), marked_forms, strict=False):
             try:
                 text = self._render(form, extra, allowance, opens_turn=opens_turn)
                 if not self._is_whole(text, form):
                     shown = self._render(marked_form, extra, allowance, opens_turn=opens_turn)
-                    self._check_marked(shown, messages)
+                    self._check_marked(shown, messages, () if form.tools else tools)
                 if allowance.left_s < (1 - SLOW_SHARE) * most_s:
                     self.is_slow = True
                 return RenderedPrompt(self._cut_at(text, mark), form.tool_format)
@@ -237,8 +242,9 @@ class ChatTemplate:
         beside = " ".join((self.source, *dict.fromkeys(names)))
         return are_shown(text, (message.content for message in form.messages), beside=beside)
 
-    def _check_marked(self, shown: str, messages: Messages) -> None:
-        """Raise InvalidRequest if *shown*, rendered with markers, lacks one of *messages*."""
+    def _check_marked(self, shown: str, messages: Messages, tools: tuple[Tool, ...]) -> None:
+        """Raise InvalidRequest if *shown*, rendered with markers, lacks one of *messages* or of
+        *tools*."""
         index = lost(shown, messages)
         if index is not None:
             raise InvalidRequest(
@@ -246,6 +252,8 @@ class ChatTemplate:
                 f"role {messages[index].role}",
                 f"messages[{index}]",
             )
+        if not are_tools_shown(shown, tools):
+            raise InvalidRequest(f"the chat template of {self._name} leaves out tools", "tools")
 
     def _cut_at(self, text: str, mark: str) -> str:
         if not mark:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from spillover.runtime.request import Message
+from spillover.runtime.request import Message, Tool
 
 _SHORT = 4
 """Texts of fewer characters are found by chance."""
@@ -44,6 +44,18 @@ def marked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     )
 
 
+def marked_tools(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    """The same tools with markers for what is said of them."""
+    return tuple(
+        replace(tool, description=_tool_marker(place)) for place, tool in enumerate(tools)
+    )
+
+
+def are_tools_shown(prompt: str, tools: tuple[Tool, ...]) -> bool:
+    """Whether *prompt*, made of marked tools, shows all of them."""
+    return all(_tool_marker(place) in prompt for place in range(len(tools)))
+
+
 def lost(prompt: str, messages: tuple[Message, ...]) -> int | None:
     """The first of *messages* that a template left out when *prompt* was made of their marked
     forms."""
@@ -58,3 +70,7 @@ def lost(prompt: str, messages: tuple[Message, ...]) -> int | None:
 
 def _marker(index: int, place: int | None = None) -> str:
     return f"Mq{index}Zx" if place is None else f"Mq{index}Call{place}Zx"
+
+
+def _tool_marker(place: int) -> str:
+    return f"MqTool{place}Zx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -18,12 +19,15 @@ SYSTEM = ("system", "developer")
 def variants(messages: Messages) -> Iterator[Messages]:
     """*messages*, then other forms of it, the least changed first; none comes twice."""
     seen: list[Messages] = []
-    for with_systems in (unchanged, one_system, no_system):
-        for with_calls in (unchanged, one_call_each, text_before_calls):
-            variant = with_systems(with_calls(messages))
-            if variant not in seen:
-                seen.append(variant)
-                yield variant
+    for with_turns, with_systems, with_calls in itertools.product(
+        (unchanged, in_turns),
+        (unchanged, one_system, no_system),
+        (unchanged, one_call_each, text_before_calls),
+    ):
+        variant = with_turns(with_systems(with_calls(messages)))
+        if variant not in seen:
+            seen.append(variant)
+            yield variant
 
 
 def unchanged(messages: Messages) -> Messages:
@@ -100,3 +104,33 @@ def _add_to_user(merged: list[Message], texts: list[str]) -> None:
         merged[-1] = replace(merged[-1], content="\n\n".join((merged[-1].content, *texts)))
     else:
         merged.append(Message(role="user", content="\n\n".join(texts)))
+
+
+def in_turns(messages: Messages) -> Messages:
+    """User and assistant take turns, and the user begins: neighbours of one role become one
+    message, what an assistant left empty is dropped, and a first turn of its is preceded by an
+    empty one of the user's."""
+    turns: list[Message] = []
+    for message in messages:
+        if message.role == "assistant" and not (message.content or message.tool_calls):
+            continue
+        if turns and _are_one_turn(turns[-1], message):
+            turns[-1] = _joined(turns[-1], message)
+        elif message.role == "assistant" and all(turn.role in SYSTEM for turn in turns):
+            turns += (Message(role="user", content=""), message)
+        else:
+            turns.append(message)
+    return tuple(turns)
+
+
+def _are_one_turn(first: Message, second: Message) -> bool:
+    is_turn = first.role == second.role and first.role in ("user", "assistant")
+    return is_turn and not first.tool_calls
+
+
+def _joined(first: Message, second: Message) -> Message:
+    return replace(
+        second,
+        content="\n\n".join(filter(None, (first.content, second.content))),
+        reasoning="\n\n".join(filter(None, (first.reasoning, second.reasoning))) or None,
+    )

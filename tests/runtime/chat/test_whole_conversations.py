@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -116,6 +117,54 @@ def test_a_message_that_the_template_leaves_out_is_refused_by_its_place() -> Non
     with pytest.raises(InvalidRequest, match=r"leaves out messages\[1\].*role assistant") as raised:
         template(SHOWS_ONLY_USERS).render(messages)
     assert raised.value.param == "messages[1]"
+
+
+LAST_SYSTEM = (
+    "{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"
+    "{% set ns.system = m.content %}{% endif %}{% endfor %}{{ ns.system }}"
+    "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}"
+    "{% endfor %}"
+)
+TAKES_TURNS = (
+    "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{{ messages[0].content }}"
+    "{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) or m.role not in ['user', 'assistant'] %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}: {{ m.content }}\n"
+    "{% endfor %}"
+)
+
+
+def test_tools_that_are_explained_in_words_are_shown_beside_a_late_system_message() -> None:
+    """A template that shows only the last system message used to leave them out."""
+    messages = (said("user", "Good morning"), said("system", "Answer in French."))
+    prompt = template(LAST_SYSTEM).prompt(messages, tools=(WEATHER,)).text
+    for text in ("Good morning", "Answer in French.", "The weather of a city."):
+        assert text in prompt
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ("user", "user", "user"),
+        ("system", "assistant", "user"),
+        ("user", "assistant", "assistant", "user", "system"),
+        ("assistant",),
+        ("developer", "user", "system", "user", "tool", "assistant", "tool"),
+    ],
+)
+def test_turns_of_whatever_order_are_shown_by_a_template_that_wants_them_in_turn(
+    roles: tuple[str, ...],
+) -> None:
+    """Two messages of the user in a row used to be a 400 with Mistral's and Gemma's templates."""
+    messages = tuple(said(role, f"Text number {i}") for i, role in enumerate(roles))
+    prompt = template(TAKES_TURNS).render(messages)
+    assert re.findall("Text number .", prompt) == [message.content for message in messages]
+
+
+def test_an_answer_that_follows_another_is_continued() -> None:
+    messages = (said("user", "Hi"), said("assistant", "One."), said("assistant", "Tw"))
+    prompt = template(TAKES_TURNS).render(messages, continue_final_message=True)
+    assert prompt == "user: Hi\nassistant: One.\n\nTw"
 
 
 def test_a_template_that_renders_nothing_is_named() -> None:
