@@ -46,9 +46,7 @@ def marked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 def marked_tools(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
     """The same tools with markers for what is said of them."""
-    return tuple(
-        replace(tool, description=_tool_marker(place)) for place, tool in enumerate(tools)
-    )
+    return tuple(replace(tool, description=_tool_marker(place)) for place, tool in enumerate(tools))
 
 
 def are_tools_shown(prompt: str, tools: tuple[Tool, ...]) -> bool:

@@ -25,7 +25,6 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -35,6 +34,7 @@ from spillover.runtime.events import (
     ToolCallDelta,
     Usage,
 )
+from spillover.runtime.text.surrogates import valid_text
 
 _json = msgspec.json.Encoder().encode
 _TYPES = {

@@ -38,7 +38,6 @@ from spillover.edge_server.wire.request_body import (
     request_of,
     route_options_of,
 )
-from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
     Delta,
