@@ -25,8 +25,9 @@ from spillover.runtime.worker.protocol import AskBytes, AskPrompt, AskTokens, By
 from spillover.runtime.worker.supervisor import Supervisor
 from spillover.runtime.worker.ticket import Ticket
 
-CANCEL_TIMEOUT_S = 60.0
-"""A cancelled request must end within this time; otherwise the worker hangs and is killed."""
+CANCEL_PATIENCE_S = 0.5
+"""A cancelled request that its worker has not ended within this time ends without it: a step may be
+long, and the worker may hang."""
 
 
 class LocalEngine:
@@ -83,6 +84,7 @@ class LocalEngine:
         """Yield the events of one answer; see Engine.stream.
 
         When the worker dies, a new one continues from the last token: the stream only pauses.
+        After a cancellation it ends within CANCEL_PATIENCE_S, whatever the worker does.
         """
         ticket = self._dispatcher.submit(request.checked(), _seed_of(request))
         cancellation = cancellation or Cancellation()
@@ -99,11 +101,11 @@ class LocalEngine:
             timeout_s = None
             if ticket.cancelled:
                 cancelled_at = cancelled_at or time.monotonic()
-                timeout_s = max(cancelled_at + CANCEL_TIMEOUT_S - time.monotonic(), 0.01)
+                timeout_s = max(cancelled_at + CANCEL_PATIENCE_S - time.monotonic(), 0.01)
             try:
                 mail = ticket.mailbox.get(timeout=timeout_s)
             except queue.Empty:
-                self._dispatcher.kill_hung_worker(ticket)
+                self._dispatcher.abandon(ticket)
                 continue
             if isinstance(mail, SpilloverError):
                 raise mail

@@ -19,7 +19,7 @@ from spillover.runtime.errors import (
     SpilloverError,
     WorkerDied,
 )
-from spillover.runtime.events import EngineEvent
+from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.worker import heartbeat, protocol
@@ -47,6 +47,9 @@ class Dispatcher:
         self._lock = lock
         self._ids = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
+        self._abandoned: dict[int, tuple[Ticket, int]] = {}
+        """Requests that nobody waits for, but their worker has not ended yet, with the number of
+        choices that it still runs."""
         self._questions: dict[int, queue.SimpleQueue[protocol.Answer | None]] = {}
         self._suspects = Suspects()
         self._worker: WorkerProcess | None = None
@@ -89,13 +92,13 @@ class Dispatcher:
             self._end_trial(ticket)
             if ticket.is_open and ticket.sent and self._worker is not None:
                 self._worker.send(protocol.Cancel(id=ticket.id))
+                self._abandoned[ticket.id] = ticket, ticket.n_open
 
-    def kill_hung_worker(self, ticket: Ticket) -> None:
-        """Kill a worker that did not react to a cancel, and end the request."""
+    def abandon(self, ticket: Ticket) -> None:
+        """End a cancelled request whose worker has not ended it: nobody waits for that."""
         with self._lock:
-            if self._worker is not None:
-                _log.warning("the worker of %s hangs and is ended", self._name)
-                self._worker.kill()
+            if self._tickets.pop(ticket.id, None) and ticket.sent and ticket.is_open:
+                self._abandoned[ticket.id] = ticket, ticket.n_open
             ticket.mailbox.put(ticket.cancellation_events())
 
     def ask(
@@ -175,7 +178,8 @@ class Dispatcher:
         if self.state == "ready":
             self.state = "restarting"
         running = self.running()
-        guilty = self._suspects.died(running)
+        guilty = self._suspects.died([*running, *(ticket for ticket, _ in self._abandoned.values())])
+        self._abandoned.clear()
         for ticket in running:
             ticket.sent = False
             ticket.n_deaths += 1
@@ -195,6 +199,7 @@ class Dispatcher:
         for ticket in self._tickets.values():
             ticket.mailbox.put(failure)
         self._tickets.clear()
+        self._abandoned.clear()
 
     def recover(self) -> None:
         """Requests may wait for a worker again."""
@@ -205,8 +210,12 @@ class Dispatcher:
         return sum(ticket.is_open for ticket in self._tickets.values())
 
     def running(self) -> list[Ticket]:
-        """The requests that the worker has."""
+        """The requests that the worker has and somebody waits for."""
         return [ticket for ticket in list(self._tickets.values()) if ticket.sent and ticket.is_open]
+
+    def has_work(self) -> bool:
+        """Whether the worker has requests, even if nobody waits for them."""
+        return bool(self._abandoned or self.running())
 
     @property
     def is_suspicious(self) -> bool:
@@ -222,15 +231,26 @@ class Dispatcher:
                 self._heartbeat.heard(report)
             case protocol.Rejected() if ticket := self._tickets.pop(report.id, None):
                 ticket.mailbox.put(error_of(report, self._name))
+            case protocol.Rejected() if self._abandoned.pop(report.id, None):
+                pass
             case _ if answers := self._questions.get(report.id):
                 answers.put(report)
 
     def _deliver(self, events: list[tuple[int, EngineEvent]]) -> None:
         mails: dict[Ticket, list[EngineEvent]] = {}
-        for ticket_id, event in events:
-            if ticket := self._tickets.get(ticket_id):
-                mails.setdefault(ticket, []).append(ticket.record(event))
-                if ticket is self._suspects.on_trial and self._suspects.is_acquitted(event):
-                    self._end_trial(ticket)
-        for ticket, mail in mails.items():
-            ticket.mailbox.put(mail)
+        with self._lock:  # abandon() must not come between what is noted and what is told
+            for ticket_id, event in events:
+                if ticket := self._tickets.get(ticket_id):
+                    mails.setdefault(ticket, []).append(ticket.record(event))
+                    if ticket is self._suspects.on_trial and self._suspects.is_acquitted(event):
+                        self._end_trial(ticket)
+                elif isinstance(event, Finished) and ticket_id in self._abandoned:
+                    self._choice_ended(ticket_id)
+            for ticket, mail in mails.items():
+                ticket.mailbox.put(mail)
+
+    def _choice_ended(self, ticket_id: int) -> None:
+        """The worker has ended a choice of an abandoned request; the lock is held."""
+        ticket, n_left = self._abandoned.pop(ticket_id)
+        if n_left > 1:
+            self._abandoned[ticket_id] = ticket, n_left - 1

@@ -26,7 +26,7 @@ from spillover.runtime.worker.heartbeat import Heartbeat
 from spillover.runtime.worker.restarts import RestartPolicy
 from spillover.runtime.worker.worker_process import WorkerProcess, describe_exit
 
-STATUS_TIMEOUT_S = 5.0
+STATUS_TIMEOUT_S = 3.0
 """A worker that does not report its status within this time hangs."""
 
 _log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Supervisor:
                     self._why = f"hung (no sign of life for {timeout_s:g} s) and was ended"
                     worker.kill()
 
-        heartbeat = Heartbeat(worker, timeout_s, lambda: bool(self.dispatcher.running()), on_hang)
+        heartbeat = Heartbeat(worker, timeout_s, self.dispatcher.has_work, on_hang)
         try:
             heartbeat.start()
         except RuntimeError as error:  # the system gives no thread

@@ -60,6 +60,11 @@ class Ticket:
         return sum(map(len, self._generated))
 
     @property
+    def n_open(self) -> int:
+        """Choices that are unfinished."""
+        return len(self._open)
+
+    @property
     def is_open(self) -> bool:
         """Whether a choice is unfinished."""
         return bool(self._open)

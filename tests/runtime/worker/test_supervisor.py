@@ -169,11 +169,34 @@ def test_a_worker_that_does_not_listen_delays_no_caller(model_path: Path, tmp_pa
         try:
             wait_until(lambda: len(tickets) == 3)
             cancellation.cancel()
-            assert not any(answer.done() for answer in answers)
+            assert all(end_of(answer.result(60)).reason == "cancelled" for answer in answers)
         finally:
             os.kill(pid, signal.SIGKILL)
-        assert all(end_of(answer.result(60)).reason == "cancelled" for answer in answers)
         assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+
+
+def test_a_cancelled_answer_ends_though_its_worker_is_stopped(
+    model_path: Path, tmp_path: Path
+) -> None:
+    """It used to wait a minute for the worker's last word, and then the worker was killed."""
+    with LocalEngine(model_path, stoppable(tmp_path)) as engine:
+        engine.wait_ready(60)
+        pid, dispatcher = worker_of(engine), engine._dispatcher
+        cancellation = Cancellation()
+        events = []
+        for event in engine.stream(ask(max_tokens=600, ignore_eos=True), cancellation):
+            events.append(event)
+            if len(events) == 10:
+                os.kill(pid, signal.SIGSTOP)
+                cancellation.cancel()
+        finished = end_of(events)
+        assert finished.reason == "cancelled"
+        assert finished.usage.completion_tokens >= 7
+        assert dispatcher.has_work()
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: not dispatcher.has_work())
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+        assert worker_of(engine) == pid
 
 
 def test_a_worker_that_says_nothing_counts_as_hung(
