@@ -15,9 +15,9 @@ BUSY_SHARE = 0.3
 
 
 def worker_gone(observation: Observation) -> Reason | None:
-    """The local model's process has died and is not back."""
+    """The local model's process has died and is not back, or does not respond."""
     status = observation.status
-    if status.state not in ("restarting", "failed", "closed"):
+    if status.state not in ("restarting", "failed", "closed", "hung"):
         return None
     return Reason(code="crash", signals={"n_restarts": status.n_restarts})
 

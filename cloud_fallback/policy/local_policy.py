@@ -19,18 +19,26 @@ from spillover.runtime.request import GenerationRequest
 
 
 class LocalPolicy:
-    """Settings, calibration and handoff rate of a loaded model. Any thread may use it.
+    """Settings, calibration and handoff rate of a model. Any thread may use it. *card* None: it is
+    still loading, so nothing is known of it.
 
     Raises InvalidRequest if the pattern of a rule is invalid.
     """
 
     def __init__(
-        self, settings: PolicySettings, card: ModelCard, *, data_dir: Path | None = None
+        self, settings: PolicySettings, card: ModelCard | None, *, data_dir: Path | None = None
     ) -> None:
         check_rules(settings)
+        self.settings = settings
+        self.local = LocalModel()
+        self._rate: HandoffRate | None = None
+        if card is not None:
+            self._know(card, data_dir)
+
+    def _know(self, card: ModelCard, data_dir: Path | None) -> None:
+        settings = self.settings
         data_dir = data_dir or platformdirs.user_data_path("spillover", appauthor=False)
         calibration = find_calibration(fingerprint(card), data_dir)
-        self.settings = settings
         self.local = LocalModel(
             n_ctx=card.n_ctx,
             n_kv=card.n_kv,
@@ -41,7 +49,6 @@ class LocalPolicy:
         target = settings.handoff_rate_target
         # With a calibration, an answer that is probably right stays local whatever the rate.
         least = settings.p_wrong_forget if calibration is not None else 0.0
-        self._rate: HandoffRate | None = None
         if target is not None:
             self._rate = HandoffRate(fingerprint(card), target, data_dir, least=least)
 

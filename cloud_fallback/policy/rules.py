@@ -71,7 +71,8 @@ RULES: tuple[Rule, ...] = (
         may_come=quality.is_in_doubt,
     ),
     Rule("slow", "window", capacity.decodes_slowly, dwell=lambda _: 2),
-    *(Rule(code, "silent", capacity.waits_too_long(code)) for code in capacity.WAITS),
+    # A model that writes nothing ends no sentence and no turn.
+    *(Rule(code, "silent", capacity.waits_too_long(code), hard=True) for code in capacity.WAITS),
     Rule("memory", "sensors", capacity.memory_low, dwell=_readings, is_over=capacity.memory_free),
     Rule("thermal", "sensors", capacity.processor_hot, dwell=_readings, is_over=capacity.cooled),
     Rule("battery", "sensors", capacity.battery_low, dwell=_readings, is_over=capacity.charged),

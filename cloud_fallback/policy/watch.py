@@ -158,7 +158,7 @@ class Watch:
         early enough for every wait that begins before then."""
         settings = self._settings
         limits = [limit(settings) for code, limit in WAITS.items() if settings.is_on(code)]
-        if not limits or self._rules.hard_only or self._reason is not None or self._ended:
+        if not limits or self._reason is not None or self._ended:
             return None
         soon, deadline = self._clock() + min(limits), self.deadline()
         return soon if deadline is None else min(soon, deadline)

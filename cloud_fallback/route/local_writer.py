@@ -20,7 +20,7 @@ from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.route.watched_stream import WatchedStream
 from spillover.cloud_fallback.seam.continuation import plan_continuation
-from spillover.runtime.engine import EngineStatus
+from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import (
     ContextOverflow,
     EngineBusy,
@@ -52,20 +52,19 @@ class LocalWriter:
             complete = yield from _come_back(context, stopped)
             if complete is not None:
                 return complete
-        request, joint = self._plan(context, announces=context.answer.n_handoffs > n_handoffs)
-        stream = self._open(context, request)
-        resources = context.resources
-        if self._policy is not None:
-            reason = stream.watch.before(resources.local.status(), resources.sensors.read())
+        stream: WatchedStream | None = None
+        joint: Joint | None = None
+        try:
+            request, joint = self._plan(context, announces=context.answer.n_handoffs > n_handoffs)
+            context.stream = stream = self._open(context, request)
+            reason = self._reason_before(context, stream)
             if reason is not None:
                 return Stopped(reason=reason, at=context.now)
-            if context.allowed.cloud == "auto" and resources.settings.warms_connections:
-                resources.warm_first()
-        try:
             end = yield from self._follow(context, stream, joint)
         except (EngineError, InvalidRequest) as error:
-            held = stream.held() if joint is None else ()
-            reason = reason_of(error, resources.local.status())
+            resources = context.resources
+            held = stream.held() if stream is not None and joint is None else ()
+            reason = reason_of(error, resources.local)
             if reason is None:
                 yield from held
                 raise
@@ -77,7 +76,19 @@ class LocalWriter:
                 cloud_error=stopped.cloud_error if stopped is not None else None,
                 may_leave=resources.policy_settings.is_on(reason.code),
             )
+        finally:
+            context.stream = None
         return _ended(context, stream, joint, end)
+
+    def _reason_before(self, context: RequestContext, stream: WatchedStream) -> Reason | None:
+        """Why the answer should not begin here."""
+        if self._policy is None:
+            return None
+        resources = context.resources
+        reason = stream.watch.before(resources.local.status(), resources.sensors.read())
+        if reason is None and context.allowed.cloud == "auto":
+            resources.warm_first()
+        return reason
 
     def _plan(
         self, context: RequestContext, *, announces: bool
@@ -125,15 +136,11 @@ class LocalWriter:
         """The events of *stream*, which the sensors watch where a policy does."""
         policy = self._policy
         sensing = context.resources.sensors.watching(stream.watch) if policy else nullcontext()
-        context.stream = stream
-        try:
-            with sensing:
-                if joint is None:
-                    end = yield from stream.events(context.cancellation)
-                else:
-                    end = yield from _joined(context, stream, joint)
-        finally:
-            context.stream = None
+        with sensing:
+            if joint is None:
+                end = yield from stream.events(context.cancellation)
+            else:
+                end = yield from _joined(context, stream, joint)
         if policy is not None:
             policy.learn(stream.watch)
         return end
@@ -223,9 +230,9 @@ def _give_up(context: RequestContext, stopped: Stopped) -> Complete:
     raise next(found, EngineError("no provider could be asked, and the answer may not begin here"))
 
 
-def reason_of(error: SpilloverError, status: EngineStatus) -> Reason | None:
-    """Why another writer should answer; None: no writer could, since the request itself is
-    wrong."""
+def reason_of(error: SpilloverError, local: TextEngine) -> Reason | None:
+    """Why another writer should answer after an *error* of *local*; None: no writer could, since
+    the request itself is wrong."""
     match error:
         case ContextOverflow():
             found = {"n_prompt_tokens": float(error.n_prompt_tokens), "n_ctx": float(error.n_ctx)}
@@ -235,8 +242,9 @@ def reason_of(error: SpilloverError, status: EngineStatus) -> Reason | None:
         case InvalidRequest():
             return None
         case EngineBusy():
-            found = {"n_queued": float(status.n_queued)}
+            found = {"n_queued": float(local.status().n_queued)}
             return Reason(code="queue", is_hard=True, signals=found)
         case _:
-            found = {"n_restarts": float(status.n_restarts)}
+            # Not status(): it asks a worker that may not respond.
+            found = {"n_restarts": float(local.health().n_restarts)}
             return Reason(code="crash", is_hard=True, signals=found)

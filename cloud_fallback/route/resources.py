@@ -99,14 +99,14 @@ class RouteResources:
     def local_writer(self) -> WriterId:
         return WriterId(origin="local", model=self.local.name)
 
-    def policy(self) -> LocalPolicy | None:
-        """The policies of the local model; None while it is loading."""
+    def policy(self) -> LocalPolicy:
+        """The policies of the local model, which may still be loading."""
         with self._lock:
             if self._policy is None:
                 try:
                     card = self.local.card
                 except SpilloverError:
-                    return None
+                    return LocalPolicy(self.policy_settings, None)
                 self._policy = LocalPolicy(self.policy_settings, card, data_dir=self.data_dir)
             return self._policy
 
@@ -124,8 +124,11 @@ class RouteResources:
                 self._affinity.handed_over(conversation, provider, self.clock())
 
     def warm_first(self) -> None:
-        """Open a connection to the first provider, unless that was done a moment ago."""
+        """Open a connection to the first provider, if the owner wants that, unless it was done a
+        moment ago."""
         now = self.clock()
+        if not self.settings.warms_connections:
+            return
         with self._lock:
             if not self.providers or now - self._warmed_at < WARM_EVERY_S:
                 return

@@ -178,7 +178,9 @@ class Dispatcher:
         if self.state == "ready":
             self.state = "restarting"
         running = self.running()
-        guilty = self._suspects.died([*running, *(ticket for ticket, _ in self._abandoned.values())])
+        guilty = self._suspects.died(
+            [*running, *(ticket for ticket, _ in self._abandoned.values())]
+        )
         self._abandoned.clear()
         for ticket in running:
             ticket.sent = False

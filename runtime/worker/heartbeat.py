@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import psutil
 
 from spillover.runtime.worker import protocol
-from spillover.runtime.worker.watchdog import N_LOOKS, Signs, Watchdog
+from spillover.runtime.worker.watchdog import N_LOOKS, Signs, Usage, Watchdog
 from spillover.runtime.worker.worker_process import WorkerProcess
 
 PING_ID = 0
@@ -17,8 +18,8 @@ PING_ID = 0
 
 
 class Heartbeat:
-    """Of one worker that is ready. *on_hang* is called, once, when the worker has shown no sign of
-    life for *timeout_s*, or computes without an end."""
+    """Of one worker. *on_hang* is called, once, when the worker has shown no sign of life for
+    *timeout_s*, or computes without an end."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Heartbeat:
         self._has_work = has_work
         self._on_hang = on_hang
         self._watchdog = Watchdog(self._interval_s)
+        self._loads = True
         self._answers = True
         self._n_steps = 0
         self._loop_has_work = False
@@ -49,6 +51,11 @@ class Heartbeat:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def loaded(self) -> None:
+        """The worker is ready: from now on it answers."""
+        self._loads = False
+        self._watchdog = Watchdog(self._interval_s)
 
     def heard(self, status: protocol.Status) -> None:
         """The worker has answered."""
@@ -76,13 +83,26 @@ class Heartbeat:
             has_work=self._has_work(),
             loop_has_work=self._loop_has_work,
             n_steps=self._n_steps,
-            cpu_s=_cpu_s(self._worker.pid),
+            usage=_usage(self._worker.pid, with_children=self._loads),
+            loads=self._loads,
         )
 
 
-def _cpu_s(pid: int) -> float | None:
+def _usage(pid: int, *, with_children: bool) -> Usage | None:
+    """*with_children*: a worker that loads may wait for a limited process."""
     try:
-        times = psutil.Process(pid).cpu_times()
+        process = psutil.Process(pid)
+        cpu_s, n_read = _cpu_s(process), 0
+        if with_children:
+            cpu_s += sum(map(_cpu_s, process.children()))
+        if hasattr(process, "io_counters"):  # not on macOS
+            with contextlib.suppress(psutil.AccessDenied):
+                n_read = process.io_counters().read_bytes
+        return Usage(cpu_s, process.memory_info().rss, n_read)
     except psutil.Error:
         return None
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
     return float(times.user + times.system)

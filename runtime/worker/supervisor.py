@@ -51,6 +51,7 @@ class Supervisor:
         self._why: str | None = None  # a worker is ended by us
         self._timer = threading.Timer(0, self._relaunch)  # not started
         self._worker: WorkerProcess | None = None
+        self._heartbeat: Heartbeat | None = None
         self._on_death: Callable[[], None] = lambda: None
         with self._changed:
             self._launch()
@@ -118,6 +119,7 @@ class Supervisor:
             else:
                 self._fail(WorkerDied(f"the worker {how}"))
             return
+        self._heartbeat = self._watch(self._worker)
         self._set_timer(self._options.load_timeout_s, self._on_load_timeout)
 
     def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
@@ -160,11 +162,13 @@ class Supervisor:
             if self.dispatcher.state == "restarting":
                 _log.warning("a new worker of %s is ready: process %s", self._name, self.worker_pid)
             self._card = card
-            self.dispatcher.serve(self._worker, self._watch(self._worker))
+            assert self._heartbeat is not None, "each worker has one"
+            self._heartbeat.loaded()
+            self.dispatcher.serve(self._worker, self._heartbeat)
             self._changed.notify_all()
 
     def _watch(self, worker: WorkerProcess) -> Heartbeat:
-        """Notice when *worker* hangs."""
+        """Notice when *worker* hangs, while it loads and later."""
         timeout_s = self._options.hang_timeout_s
 
         def on_hang() -> None:
@@ -184,10 +188,16 @@ class Supervisor:
         """In the reader thread, after the worker's last report."""
         with self._changed:
             self._worker = None
-            how, self._why = self._why or describe_exit(status), None
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
+            why, self._why = self._why, None
+            how = why or describe_exit(status)
             self.dispatcher.lose(how)
             if self.dispatcher.state == "loading":
-                self._after_death_at_load(status, how)
+                if why is not None:  # it hung: another one may not
+                    self._start_again(how)
+                else:
+                    self._after_death_at_load(status, how)
             if self.dispatcher.state != "restarting":
                 return
             self._detail = f"the worker {how}"

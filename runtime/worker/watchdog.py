@@ -14,6 +14,16 @@ BUSY_SHARE = 0.005
 """Of a core: a process that uses more is at work. Swapping does, answering a question does not."""
 
 
+class Usage(Struct, frozen=True):
+    """What a process has used of the machine."""
+
+    cpu_s: float
+    memory_bytes: int
+    """In RAM: a model that is mapped comes there piece by piece."""
+    read_bytes: int
+    """From disks."""
+
+
 class Signs(Struct, frozen=True, kw_only=True):
     """What is known of a worker at one moment."""
 
@@ -26,8 +36,10 @@ class Signs(Struct, frozen=True, kw_only=True):
     a limited process may do."""
     n_steps: int
     """Calls of the model that it has made, as of its last answer."""
-    cpu_s: float | None
-    """CPU time of its process; None where the system does not tell."""
+    usage: Usage | None
+    """What its process has used; None where the system does not tell."""
+    loads: bool = False
+    """It is loading its model, and answers nothing until that is done."""
 
 
 class Watchdog:
@@ -54,12 +66,17 @@ class Watchdog:
         prepares = signs.answers and not signs.loop_has_work
         is_busy = prepares or self._is_busy(last, signs)
         self._n_silent = 0 if is_busy else self._n_silent + 1
-        return self._n_silent >= N_LOOKS or self._n_slow >= N_SLOW_LOOKS
+        is_slow = self._n_slow >= N_SLOW_LOOKS and not signs.loads  # which has a limit of its own
+        return self._n_silent >= N_LOOKS or is_slow
 
     def _is_busy(self, last: Signs, signs: Signs) -> bool:
-        if last.cpu_s is None or signs.cpu_s is None:
+        before, now = last.usage, signs.usage
+        if before is None or now is None:
             return True
-        return signs.cpu_s - last.cpu_s > BUSY_SHARE * self._interval_s
+        if now.cpu_s - before.cpu_s > BUSY_SHARE * self._interval_s:
+            return True
+        has_grown = (now.memory_bytes, now.read_bytes) != (before.memory_bytes, before.read_bytes)
+        return signs.loads and has_grown
 
 
 def _has_progressed(last: Signs, signs: Signs) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from spillover.runtime.errors import EngineHung
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.watchdog import N_LOOKS, N_SLOW_LOOKS, Signs, Watchdog
+from spillover.runtime.worker.watchdog import N_LOOKS, N_SLOW_LOOKS, Signs, Usage, Watchdog
 from tests.answers import ask, end_of, worker_of
 
 
@@ -21,6 +21,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
+
+
+USAGE = Usage(1.0, 0, 0)
 
 
 def n_looks_until_it_hangs(
@@ -31,6 +34,8 @@ def n_looks_until_it_hangs(
     steps: bool,
     cpu_s: float | None,
     prepares: bool = False,
+    loads: bool = False,
+    read_bytes: int = 0,
 ) -> int | None:
     """After how many looks a worker that always behaves so is taken for hung."""
     watchdog = Watchdog(interval_s=2.0)
@@ -40,7 +45,8 @@ def n_looks_until_it_hangs(
             has_work=has_work,
             loop_has_work=has_work and not prepares,
             n_steps=look if steps else 0,
-            cpu_s=None if cpu_s is None else look * cpu_s,
+            usage=None if cpu_s is None else Usage(look * cpu_s, 0, look * read_bytes),
+            loads=loads,
         )
         if watchdog.look(signs):
             return look
@@ -90,10 +96,31 @@ def test_a_worker_that_computes_without_an_end_hangs_in_the_end(cpu_s: float | N
     assert n == N_SLOW_LOOKS
 
 
+def n_looks_at_loading(cpu_s: float, read_bytes: int) -> int | None:
+    return n_looks_until_it_hangs(
+        most=2 * N_SLOW_LOOKS,
+        has_work=False,
+        answers=False,
+        steps=False,
+        cpu_s=cpu_s,
+        loads=True,
+        read_bytes=read_bytes,
+    )
+
+
+@pytest.mark.parametrize(("cpu_s", "read_bytes"), [(2.0, 0), (0.0, 4096)], ids=["cpu", "disk"])
+def test_a_worker_may_load_for_long(cpu_s: float, read_bytes: int) -> None:
+    assert n_looks_at_loading(cpu_s, read_bytes) is None
+
+
+def test_a_worker_that_loads_without_progress_hangs() -> None:
+    assert n_looks_at_loading(0.0, 0) == N_LOOKS
+
+
 def test_one_sign_of_life_starts_the_count_anew() -> None:
     watchdog = Watchdog(interval_s=2.0)
-    silent = Signs(answers=False, has_work=False, loop_has_work=False, n_steps=0, cpu_s=1.0)
-    alive = Signs(answers=True, has_work=False, loop_has_work=False, n_steps=0, cpu_s=1.0)
+    silent = Signs(answers=False, has_work=False, loop_has_work=False, n_steps=0, usage=USAGE)
+    alive = Signs(answers=True, has_work=False, loop_has_work=False, n_steps=0, usage=USAGE)
     for _ in range(3):
         assert not any(watchdog.look(silent) for _ in range(N_LOOKS - 1))
         assert watchdog.is_suspicious
@@ -128,6 +155,24 @@ def test_an_idle_worker_that_is_stopped_is_replaced(model_path: Path, tmp_path: 
         stopped = worker_of(engine)
         os.kill(stopped, signal.SIGSTOP)
         wait_until(lambda: engine.worker_pid not in (stopped, None))
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+
+
+def test_a_worker_that_is_stopped_while_it_loads_is_replaced(
+    model_path: Path, tmp_path: Path
+) -> None:
+    """Its requests used to wait for load_timeout_s."""
+    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)
+    with LocalEngine(model_path, options) as engine:
+        stopped = worker_of(engine)
+        os.kill(stopped, signal.SIGSTOP)
+        assert engine.health().state == "loading"
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+        assert worker_of(engine) != stopped
+        stopped = worker_of(engine)
+        os.kill(stopped, signal.SIGKILL)
+        wait_until(lambda: engine.worker_pid not in (stopped, None))
+        os.kill(worker_of(engine), signal.SIGSTOP)  # loading again
         assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
 
 
