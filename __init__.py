@@ -7,6 +7,7 @@ TYPE_CHECKING = False  # as typing has it; importing typing takes longer than al
 if TYPE_CHECKING:
     from spillover.cloud_fallback.events import ConsentAsked as ConsentAsked
     from spillover.cloud_fallback.events import Handoff as Handoff
+    from spillover.cloud_fallback.events import ProviderFailed as ProviderFailed
     from spillover.cloud_fallback.events import Replace as Replace
     from spillover.cloud_fallback.events import Seam as Seam
     from spillover.cloud_fallback.events import StreamEvent as StreamEvent
@@ -36,7 +37,14 @@ if TYPE_CHECKING:
     from spillover.runtime.sampling import Sampling as Sampling
 
 _MODULES = {
-    "cloud_fallback.events": ("ConsentAsked", "Handoff", "Replace", "Seam", "StreamEvent"),
+    "cloud_fallback.events": (
+        "ConsentAsked",
+        "Handoff",
+        "ProviderFailed",
+        "Replace",
+        "Seam",
+        "StreamEvent",
+    ),
     "cloud_fallback.policy.settings": ("PolicySettings",),
     "cloud_fallback.privacy.settings": ("PrivacySettings",),
     "cloud_fallback.providers.settings": ("ProviderSettings",),

@@ -34,17 +34,26 @@ from spillover.runtime.errors import EngineError
 class KeptLocal(EngineError):
     """Nothing was sent: the owner or the user does not allow it, or that cannot be checked."""
 
+    code: str = "kept_local"
+    """What events call it."""
+
 
 class ConsentRefused(KeptLocal):
     """The user, or the owner, did not agree that the answer leaves the device."""
+
+    code = "consent"
 
 
 class RedactionFailed(KeptLocal):
     """It is not certain that all private text was taken out."""
 
+    code = "redaction"
+
 
 class BudgetExceeded(KeptLocal):
     """*limit* and *spent* (reservations included) in *unit*; new money or tokens at *until*."""
+
+    code = "budget"
 
     def __init__(
         self, name: str, *, limit: float, spent: float, unit: str, until: datetime
@@ -63,9 +72,13 @@ class BudgetExceeded(KeptLocal):
 class PriceUnknown(KeptLocal):
     """A budget in money cannot be kept without the provider's prices."""
 
+    code = "budget"
+
 
 class LedgerUnavailable(KeptLocal):
     """The record of spending cannot be read or written."""
+
+    code = "budget"
 
 
 class CannotContinue(EngineError):
@@ -78,6 +91,9 @@ class SeamFailed(EngineError):
 
 class ProviderError(EngineError):
     """*provider* gave no answer, or no complete one."""
+
+    code: str = "failed"
+    """What events call it."""
 
     may_bill = False
     """It received the request and did not refuse it, so it may bill the prompt."""
@@ -101,25 +117,37 @@ class NotNow(ProviderError):
 class RateLimited(NotNow):
     """Too many requests or tokens for this key."""
 
+    code = "rate_limited"
+
 
 class Overloaded(NotNow):
     """The provider lacks capacity, or is still starting."""
+
+    code = "overloaded"
 
 
 class AuthFailed(ProviderError):
     """The key is missing, wrong, or not allowed to use this model."""
 
+    code = "auth"
+
 
 class BillingFailed(ProviderError):
     """No money or quota is left at the provider."""
+
+    code = "billing"
 
 
 class NetworkFailed(ProviderError):
     """The provider was not reached, or the connection broke."""
 
+    code = "network"
+
 
 class ProviderRefused(ProviderError):
     """The provider refuses the request as it was sent."""
+
+    code = "refused"
 
     def __init__(
         self,
@@ -139,10 +167,16 @@ class ProviderRefused(ProviderError):
 class ContextExceeded(ProviderRefused):
     """The conversation is too long for the provider's model."""
 
+    code = "too_long"
+
 
 class ContentBlocked(ProviderError):
     """The provider's content policy blocked the prompt or the answer."""
 
+    code = "content_policy"
+
 
 class Truncated(ProviderError):
     """The stream ended without its terminal event."""
+
+    code = "truncated"

@@ -47,6 +47,18 @@ class ConsentAnswered(Struct, frozen=True, kw_only=True, tag=True):
     granted: bool | None
 
 
+class ProviderFailed(Struct, frozen=True, kw_only=True, tag=True):
+    """A provider that was to write does not, or stopped before its end; another writer goes on."""
+
+    provider: WriterId
+    address: str
+    """Its base URL, which holds no key."""
+    code: str
+    """The kind of failure: "network", "auth", "rate_limited", …"""
+    message: str
+    """The cause, for people; without anything from the conversation."""
+
+
 class Handoff(Struct, frozen=True, kw_only=True, tag=True):
     """Another writer takes over; what follows is its own."""
 
@@ -83,6 +95,13 @@ class Replace(Struct, frozen=True, kw_only=True, tag=True):
 
 
 StreamEvent: TypeAlias = (
-    EngineEvent | ConsentAsked | ConsentAnswered | Handoff | Seam | Replace | Failed
+    EngineEvent
+    | ConsentAsked
+    | ConsentAnswered
+    | ProviderFailed
+    | Handoff
+    | Seam
+    | Replace
+    | Failed
 )
 """Everything that may stand in the log of an answer."""

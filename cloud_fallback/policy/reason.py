@@ -40,6 +40,40 @@ ReasonCode: TypeAlias = Literal[
 """All reasons. "network" and "provider" lead back to the local model: the cloud was not reached, or
 a provider broke off."""
 
+IN_WORDS: dict[str, str] = {
+    "queue": "too many requests wait for the local model",
+    "ttft": "the local model took too long to begin",
+    "slow": "the local model writes too slowly",
+    "context": "the conversation is too long for the local model",
+    "kv_full": "the local model has no memory left for this conversation",
+    "memory": "this device is short of memory",
+    "thermal": "the processor is too hot",
+    "throttled": "the processor has been slowed down",
+    "battery": "the battery is low",
+    "crash": "the local model has crashed or hangs",
+    "low_confidence": "the local model is unsure",
+    "repetition": "the local model repeats itself",
+    "template_leak": "the local model has lost the format of a chat",
+    "wrong_script": "the local model has changed to another script",
+    "empty": "the local model has written nothing",
+    "schema": "the local model does not keep to the response format",
+    "refusal": "the local model refuses",
+    "rule": "one of your rules says so",
+    "tools": "the local model cannot call tools",
+    "language": "the local model does not know this language",
+    "user": "as you asked",
+    "network": "the provider was not reached, or the connection broke",
+    "provider": "the provider did not finish",
+    "sticky": "this conversation went to the cloud a moment ago",
+}
+"""What people read instead of a code."""
+
+
+def in_words(code: str) -> str:
+    """The reason *code* as people read it; an unknown one as it is."""
+    return IN_WORDS.get(code, code)
+
+
 Verdict: TypeAlias = Literal["pass", "hold", "handoff"]
 """The verdict on the text so far: send it, hold it back while in doubt, or hand over."""
 

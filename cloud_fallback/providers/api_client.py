@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from spillover.cloud_fallback.errors import ProviderRefused
+from spillover.cloud_fallback.errors import ProviderError, ProviderRefused
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.http.errors import HttpError
 from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
+from spillover.cloud_fallback.providers.inquiry import Page, ServerFacts, inquire
 from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.request import GenerationRequest
 
 if TYPE_CHECKING:  # httpcore2 is imported with the first request
@@ -22,6 +27,8 @@ if TYPE_CHECKING:  # httpcore2 is imported with the first request
 
 MAX_REFUSED_FIELDS = 8
 """A provider that refuses more fields than this has another problem."""
+FIND_SERVER_S = 2.0
+"""Longest time for finding out which server it is."""
 _ERROR_BODY_S = 5.0
 
 
@@ -37,6 +44,8 @@ class ApiClient:
         self._http = http
         self._refuses_prefill = False
         self._refused_fields: frozenset[str] = frozenset()
+        self._inquiring = threading.Lock()
+        self._has_inquired = False
 
     def may_prefill(self) -> bool:
         """Whether the model continues an assistant's turn, as far as is known."""
@@ -65,23 +74,67 @@ class ApiClient:
         return True
 
     def warm(self) -> None:
-        """Open a connection for the next request; sends none, waits for it. Never raises."""
+        """Have a connection for the next request, and know which server it is; sends nothing of a
+        conversation. Never raises."""
+        if self.find_server():
+            return
         exchange = Exchange(connect_timeout_s=self.settings.connect_timeout_s)
         with contextlib.suppress(HttpError):
             self._http.warm(
                 self.settings.address, direct=self.settings.is_direct, exchange=exchange
             )
 
+    def find_server(self, cancellation: Cancellation | None = None) -> bool:
+        """Ask which server it is, unless that is known or was asked; whether it was learned now.
+        Takes FIND_SERVER_S at most. Never raises."""
+        if not self.settings.is_server_unknown or self._has_inquired:
+            return False
+        with self._inquiring:
+            if self._has_inquired:
+                return False
+            exchange = Exchange(
+                time.monotonic() + FIND_SERVER_S, connect_timeout_s=self.settings.connect_timeout_s
+            )
+            with contextlib.suppress(HttpError, ProviderError):
+                with (cancellation or Cancellation()).subscribed(exchange.cancel):
+                    found = self.inquire(exchange).kind
+                self._has_inquired = True
+                if found is not None:
+                    self.dialect = type(self.dialect)(replace(self.settings, server=found))
+                return found is not None
+        return False
+
+    def inquire(self, exchange: Exchange) -> ServerFacts:
+        """What the server says about itself. Raises HttpError, and AuthFailed without a key."""
+        settings = self.settings
+
+        def get(url: str) -> Page:
+            with closing(
+                self._http.open(self._signed(url, "GET", {}, b"", exchange), exchange)
+            ) as found:
+                return Page(found.status, found.headers, found.read())
+
+        return inquire(get, settings.address, settings.root, is_own=settings.is_own_machine)
+
     def send(self, request: HttpRequest, exchange: Exchange) -> Incoming:
         """The head of the response to *request*, whatever it says; see check()."""
+        url = self.settings.address + request.path
+        signed = self._signed(url, "POST", request.headers, request.body, exchange)
+        return self._http.open(signed, exchange)
+
+    def _signed(
+        self, url: str, method: str, headers: dict[str, str], body: bytes, exchange: Exchange
+    ) -> Outgoing:
+        """A request with the provider's own headers and its key."""
         outgoing = Outgoing(
-            url=self.settings.address + request.path,
-            headers={"user-agent": "spillover"} | self.settings.extra_headers | request.headers,
-            body=request.body,
+            url=url,
+            headers={"user-agent": "spillover"} | self.settings.extra_headers | headers,
+            body=body,
+            method=method,
             direct=self.settings.is_direct,
         )
-        headers = outgoing.headers | self.credentials.headers(outgoing, exchange)
-        return self._http.open(replace(outgoing, headers=headers), exchange)
+        key = self.credentials.headers(outgoing, exchange)
+        return replace(outgoing, headers=outgoing.headers | key)
 
     def check(self, incoming: Incoming, exchange: Exchange) -> None:
         """Raise the ProviderError that the head and the body of a response mean, if any."""

@@ -35,7 +35,7 @@ def build_engines(
     providers: Iterable[ProviderSettings], keys: Keys, http: Http
 ) -> tuple[CloudEngine, ...]:
     """The engines of *providers*, in the order in which they are asked: those on the LAN first."""
-    ordered = sorted(providers, key=lambda settings: not settings.is_local_network)
+    ordered = sorted(providers, key=lambda settings: not settings.is_own_machine)
     return tuple(build_engine(settings, keys=keys, http=http) for settings in ordered)
 
 
@@ -58,7 +58,7 @@ def _credentials(
         return TokenCommand(name, settings.token_command)
     if key := keys.find(settings):
         return Key(name, key, dialect.key_headers)
-    if settings.is_local_network or without_key == "allowed":
+    if settings.is_own_machine or without_key == "allowed":
         return Credentials(name)
     if settings.needs_token:
         return GoogleDefault(name, http)

@@ -55,6 +55,10 @@ class CloudEngine:
         """See ApiClient."""
         self.api.warm()
 
+    def find_server(self, cancellation: Cancellation | None = None) -> bool:
+        """See ApiClient."""
+        return self.api.find_server(cancellation)
+
     def check(self, request: GenerationRequest) -> None:
         """Raise AuthFailed without a key, InvalidRequest for what this provider cannot be asked.
         Sends nothing."""

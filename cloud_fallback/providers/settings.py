@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -20,11 +20,26 @@ from spillover.cloud_fallback.providers.companies import (
     server_at,
 )
 from spillover.cloud_fallback.providers.credentials.secret import is_header_text
-from spillover.cloud_fallback.spending.prices import Prices
+from spillover.cloud_fallback.spending.prices import FREE, Prices
 
 Seconds = Annotated[float, Meta(gt=0, le=3_600)]
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 
+_NEAR_NAMES = (".local", ".lan", ".home", ".internal", ".home.arpa")
+_NEAR_NETWORKS = tuple(
+    map(
+        ip_network,
+        (
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "169.254.0.0/16",
+            "fc00::/7",
+            "fe80::/10",
+        ),
+    )
+)
+"""Private and link-local addresses (RFC 1918, 3927, 4193, 4291)."""
 _KEY_HEADERS = frozenset(
     ("authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
 )
@@ -43,10 +58,12 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model: Text
     base_url: str = ""
     """Empty: the company's own."""
-    is_local_network: bool = False
-    """A machine on the LAN: tried before the cloud, without a key if it needs none."""
+    is_local_network: bool | None = None
+    """A machine of the owner's: tried before the cloud, free, and without a key if it needs none.
+    None: told by the address, see is_near()."""
     server: str | None = None
-    """Which OpenAI-compatible server it is, a key of SERVERS; None: told by the address."""
+    """Which OpenAI-compatible server it is, a key of SERVERS; None: told by the address, or by the
+    server itself."""
     api_version: str | None = None
     """Azure's; None: its v1 paths."""
     deployment: str | None = None
@@ -82,7 +99,7 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             _check_known("server", self.server, SERVERS)
         if not self.address:
             raise ValueError(f"the dialect {self.dialect} needs a base_url")
-        _check_address(self.address, self.is_local_network)
+        _check_address(self.address, is_near=self.is_own_machine)
         for header, value in self.extra_headers.items():
             _check_header(header, value)
 
@@ -102,6 +119,17 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.region or self.company.default_region
 
     @property
+    def known_prices(self) -> Prices | None:
+        """What its tokens cost: the user's own machine is free unless it has prices."""
+        return self.prices or (FREE if self.is_own_machine else None)
+
+    @property
+    def is_own_machine(self) -> bool:
+        """Whether it is on this device or on the LAN."""
+        near = self.is_local_network
+        return is_near(_host(self.address)) if near is None else near
+
+    @property
     def root(self) -> str:
         """What all paths after the address begin with."""
         root = self.company.root
@@ -115,6 +143,13 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if _host(self.address) == _host(self.company.address(self.location)):
             return self.company.server
         return self.company.server_elsewhere or server_at(self.address)
+
+    @property
+    def is_server_unknown(self) -> bool:
+        """Whether neither these settings nor the address tell which server it is."""
+        is_told = self.server is not None or self.company.wire != "openai"
+        at_company = _host(self.address) == _host(self.company.address(self.location))
+        return not (is_told or at_company) and self.server_kind is SERVERS["other"]
 
     @property
     def key_variables(self) -> tuple[str, ...]:
@@ -133,7 +168,7 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def is_direct(self) -> bool:
         """Whether it is reached without a proxy: a machine on the LAN, or this device."""
-        return self.is_local_network or is_loopback(_host(self.address))
+        return self.is_own_machine or is_loopback(_host(self.address))
 
     @property
     def is_at_home(self) -> bool:
@@ -150,6 +185,22 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_near(host: str) -> bool:
+    """Whether *host* is this device or on the LAN, as far as its name or address tells: private
+    addresses, plain names as of a router or of Docker, and names that no company can own."""
+    if is_loopback(host):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name = host.rstrip(".").lower()
+        is_plain = name.isascii() and name[:1].isalpha() and "." not in name
+        return is_plain or name.endswith(_NEAR_NAMES)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in network for network in _NEAR_NETWORKS)
 
 
 def _host(address: str) -> str:
@@ -170,14 +221,14 @@ def _check_header(header: str, value: str) -> None:
         raise ValueError(f"extra_headers: {header!r} is not a header of printable ASCII")
 
 
-def _check_address(address: str, is_local_network: bool) -> None:
+def _check_address(address: str, *, is_near: bool) -> None:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError(f"base_url {address!r} must be like https://host or http://host:port")
     if parts.username or parts.query or parts.fragment:
         raise ValueError("base_url must not hold a user, a query or a fragment")
-    if parts.scheme == "http" and not (is_local_network or is_loopback(parts.hostname)):
+    if parts.scheme == "http" and not (is_near or is_loopback(parts.hostname)):
         raise ValueError(
             f"base_url {address} would send conversation and key unencrypted: use https, or set "
-            "is_local_network for a machine on the LAN"
+            "is_local_network = true if it is a machine on the LAN after all"
         )

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -48,6 +49,16 @@ probes the network next."""
 OFFLINE = Cooling(reason="network", first_s=0.5, longest_s=30, probe_at_once=True)
 """For all cloud providers. Possibly only one is out of reach, so another one is tried at once."""
 
+_IN_WORDS: dict[OpenReason, str] = {
+    "rate_limited": "it takes no more requests for now",
+    "overloaded": "it was overloaded",
+    "auth": "it refused the key",
+    "billing": "no money or quota is left there",
+    "network": "it could not be reached, or no provider could",
+    "truncated": "its last answers broke off",
+    "probing": "another answer is finding out whether it works",
+}
+
 
 class CircuitOpen(Struct, frozen=True, kw_only=True):
     """*provider* must not be asked for *retry_after_s*."""
@@ -58,9 +69,15 @@ class CircuitOpen(Struct, frozen=True, kw_only=True):
     is_crowd: bool = False
     """The provider has not failed: wait for a turn."""
 
+    @property
+    def message(self) -> str:
+        why = _IN_WORDS[self.reason]
+        return f"it is not asked for another {math.ceil(self.retry_after_s)} s, because {why}"
+
     def error(self) -> Overloaded:
-        message = f"not asked for {self.retry_after_s:.0f} s ({self.reason})"
-        return Overloaded(self.provider, message, self.retry_after_s)
+        error = Overloaded(self.provider, self.message, self.retry_after_s)
+        error.code = self.reason
+        return error
 
 
 class CircuitBreakers:

@@ -19,7 +19,7 @@ from spillover.cloud_fallback.route.breaker import CircuitOpen, Permit
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.spending.budget import Reservation
-from spillover.cloud_fallback.spending.prices import FREE, estimate
+from spillover.cloud_fallback.spending.prices import estimate
 from spillover.runtime.events import Queued
 from spillover.runtime.request import GenerationRequest
 
@@ -55,8 +55,7 @@ def clear(
     provider.check(redacted.request)
     yield from _ask_user(context, provider, redacted, reason)
     permit = stack.enter_context((yield from _turn(context, name)))
-    settings = provider.settings
-    prices = settings.prices or (FREE if settings.is_local_network else None)
+    prices = provider.settings.known_prices
     reservation = resources.budget.reserve(name, estimate(redacted.request, prices))
     stack.enter_context(reservation)
     request, most = redacted.request, reservation.max_completion_tokens

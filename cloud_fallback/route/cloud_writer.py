@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.errors import (
     BudgetExceeded,
     CannotContinue,
+    ConsentRefused,
     ContentBlocked,
     KeptLocal,
     NetworkFailed,
@@ -20,7 +21,7 @@ from spillover.cloud_fallback.errors import (
     SeamFailed,
     Truncated,
 )
-from spillover.cloud_fallback.events import Replace, StreamEvent
+from spillover.cloud_fallback.events import ProviderFailed, Replace, StreamEvent
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.route.clearance import Clearance, clear
@@ -29,7 +30,7 @@ from spillover.cloud_fallback.route.provider_stream import ProviderStream
 from spillover.cloud_fallback.route.retry import retry_delay
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
-from spillover.runtime.errors import InvalidRequest, log_defect
+from spillover.runtime.errors import InvalidRequest, SpilloverError, log_defect
 
 MAX_TRIES = 3
 
@@ -49,15 +50,37 @@ class CloudWriter:
         assert stopped is not None, "the cloud only writes for a reason"
         if not stopped.may_leave or not context.may_go_to_cloud:
             return stopped
+        before = cause = stopped.cloud_error
         for n_retries in range(MAX_TRIES):
             end, wait_s = yield from self._try(context, stopped, n_retries)
             if isinstance(end, Complete):
                 return end
             stopped = end
+            if cause is before:  # what follows it is often only that nothing is sent for a while
+                cause = stopped.cloud_error
+            if wait_s == 0.0:  # the engine has learned something
+                cause = before
             if wait_s is None:
                 break
             context.cancellation.wait(wait_s)
+        if cause is not before and not context.cancellation.cancelled:
+            yield from self._report(cause)
         return stopped
+
+    def _report(self, error: Exception | None) -> Generator[StreamEvent]:
+        """Say why this provider does not write, unless that was the user's own decision."""
+        if error is None or isinstance(error, ConsentRefused):
+            return
+        is_known = isinstance(error, SpilloverError)
+        message = (
+            str(error) if is_known else f"an error of Spillover's own ({type(error).__name__})"
+        )
+        yield ProviderFailed(
+            provider=self._provider.writer,
+            address=self._provider.settings.address,
+            code=getattr(error, "code", "unsupported" if is_known else "internal_error"),
+            message=message.removeprefix(f"{self._provider.name}: "),
+        )
 
     def _try(
         self, context: RequestContext, stopped: Stopped, n_retries: int
@@ -72,6 +95,8 @@ class CloudWriter:
                 return replace(stopped, cloud_error=error), None
             except KeptLocal as error:
                 return replace(stopped, cloud_error=error, may_leave=False), None
+            if self._provider.find_server(context.cancellation):
+                return stopped, 0.0  # it may take more than was planned for
             yield from self._hand_over(context, stopped.reason, plan, cleared)
             stream = ProviderStream(
                 self._provider,

@@ -97,6 +97,19 @@ class RequestContext:
         is_over = answer.began_tool_call or answer.remaining_tokens == 0
         return not is_over and answer.n_handoffs < self.resources.settings.max_handoffs
 
+    @property
+    def handoff_problem(self) -> str | None:
+        """Why no provider can continue the answer now; None: one can be asked."""
+        if self.resources.consents.is_kept_local(self.id):
+            return "its user keeps it on this device"
+        if self.writer.origin == "cloud":
+            return f"{self.writer.provider} writes it already"
+        if self.answer.n_handoffs >= self.resources.settings.max_handoffs:
+            return "it has changed its writer as often as max_handoffs allows"
+        if self.stream is None:
+            return "the local model is not writing it now"
+        return self.resources.problem()
+
     def hand_over(
         self, target: WriterId, reason: Reason, *, keep_chars: int, redactions: int = 0
     ) -> Handoff:

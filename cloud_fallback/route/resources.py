@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from spillover.cloud_fallback.errors import KeptLocal
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.affinity import Affinity
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
@@ -72,7 +73,7 @@ class RouteResources:
         """Create them from *settings*, without opening a connection."""
         http = Http(proxy=settings.proxy or None)
         database = Database(settings.ledger)
-        on_lan = [provider.name for provider in settings.providers if provider.is_local_network]
+        on_lan = [provider.name for provider in settings.providers if provider.is_own_machine]
         return cls(
             local=local,
             providers=build_engines(settings.providers, Keys(environ), http),
@@ -94,6 +95,26 @@ class RouteResources:
         and returns at once."""
         threading.Thread(target=self.http.prepare, name="prepare-http", daemon=True).start()
         threading.Thread(target=self.redactor.warm, name="prepare-redactor", daemon=True).start()
+
+    def problem(self) -> str | None:
+        """Why no provider can be asked now, each with its cause; None: one can, as far as is known
+        without asking."""
+        causes = [(engine.name, self._problem_of(engine)) for engine in self.providers]
+        if not all(cause for _, cause in causes):
+            return None
+        return "; ".join(f"{name}: {cause}" for name, cause in causes)
+
+    def _problem_of(self, engine: CloudEngine) -> str | None:
+        if engine.problem is not None:
+            return engine.problem
+        refusal = self.breakers.refusal(engine.name)
+        if refusal is not None and not refusal.is_crowd:
+            return refusal.message
+        try:
+            self.budget.check(engine.name, engine.settings.known_prices)
+        except KeptLocal as error:
+            return str(error)
+        return None
 
     @property
     def local_writer(self) -> WriterId:

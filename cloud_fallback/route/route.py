@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from typing import Protocol
 
-from spillover.cloud_fallback.events import StreamEvent
+from spillover.cloud_fallback.events import ProviderFailed, StreamEvent
 from spillover.cloud_fallback.route.cloud_writer import CloudWriter
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.local_writer import LocalWriter
@@ -41,11 +42,25 @@ def route(context: RequestContext) -> Generator[StreamEvent]:
     always ends with Finished, even if "interrupted".
     """
     try:
-        for event in _route(context):
+        for event in _after_the_first(_route(context)):
             context.sent(event)
             yield event
     finally:
         context.record_legs()
+
+
+def _after_the_first(events: Generator[StreamEvent]) -> Generator[StreamEvent]:
+    """*events* that begin with another event than a provider's failure: where nobody can begin the
+    answer, it is refused with that failure instead of beginning with it."""
+    held: list[StreamEvent] | None = []
+    with closing(events):
+        for event in events:
+            if held is not None and isinstance(event, ProviderFailed):
+                held.append(event)
+                continue
+            yield from held or ()
+            held = None
+            yield event
 
 
 def _route(context: RequestContext) -> Generator[StreamEvent]:

@@ -47,7 +47,7 @@ class Router:
         """
         settings = settings.checked()
         if settings.fallback == "never" or not settings.providers:
-            return cls(local, Routing(fallback="never"), None)
+            return cls(local, settings.routing, None)
         resources = RouteResources.open(local, settings, environ)
         resources.prepare()
         router = cls(local, settings.routing, resources)
@@ -82,15 +82,36 @@ class Router:
                 self._running.pop(context.id, None)
 
     def hand_over(self, answer_id: str) -> bool:
-        """Let the cloud continue a running answer. False: the local model is not writing it, or it
-        must not leave the device."""
-        with self._lock:
-            context = self._running.get(answer_id)
+        """Let the cloud continue a running answer. False: nobody can take over now, and the answer
+        goes on undisturbed; handoff_problem() says why."""
+        context = self._context(answer_id)
         stream = context.stream if context is not None else None
-        if stream is None:
+        if stream is None or self.handoff_problem(answer_id) is not None:
             return False
         stream.hand_over()
         return True
+
+    def cloud_problem(self) -> str | None:
+        """Why no provider can write anything now; None: one can be asked."""
+        if self._resources is not None:
+            return self._resources.problem()
+        if self._routing.fallback in (None, "never"):
+            return 'fallback is "never", so that nothing leaves this device: set it to ask or auto'
+        return "no provider is configured: add a [[provider]] table to the configuration"
+
+    def handoff_problem(self, answer_id: str) -> str | None:
+        """Why no provider can continue a running answer now; None: one can be asked."""
+        context = self._context(answer_id)
+        if context is not None:
+            return context.handoff_problem
+        return self.cloud_problem() or (
+            "it does not run, or must stay on this device: its request is local_only, or asks for "
+            "several choices"
+        )
+
+    def _context(self, answer_id: str) -> RequestContext | None:
+        with self._lock:
+            return self._running.get(answer_id)
 
     def worker_died(self) -> None:
         """The local model's process has died: hand its answers over unless it soon continues."""
@@ -104,8 +125,7 @@ class Router:
 
     def keep_local(self, answer_id: str) -> bool:
         """Keep a running answer on the device from now on. False: it is not running."""
-        with self._lock:
-            known = answer_id in self._running
+        known = self._context(answer_id) is not None
         if known and self._resources is not None:
             self._resources.consents.keep_local(answer_id)
         return known

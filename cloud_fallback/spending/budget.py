@@ -21,7 +21,12 @@ from spillover.cloud_fallback.spending.limits import (
     StatementLine,
     tightest,
 )
-from spillover.cloud_fallback.spending.prices import ASSUMED_COMPLETION_TOKENS, Estimate, nano_usd
+from spillover.cloud_fallback.spending.prices import (
+    ASSUMED_COMPLETION_TOKENS,
+    Estimate,
+    Prices,
+    nano_usd,
+)
 from spillover.runtime.events import Leg
 
 Clock: TypeAlias = Callable[[], float]
@@ -64,11 +69,7 @@ class Budget:
         Raises BudgetExceeded when not even a short answer is affordable, PriceUnknown, and
         LedgerUnavailable.
         """
-        if estimate.prices is None and self.settings.limits_money(provider):
-            raise PriceUnknown(
-                f"there is a budget in money, but the prices of {provider} are not known: "
-                "set its prices, or a budget in tokens"
-            )
+        self._check_price(provider, estimate.prices)
         try:
             return self._reserve(provider, estimate)
         except LedgerUnavailable as error:
@@ -77,6 +78,22 @@ class Budget:
                 raise
             _log.warning("the cost of an answer of %s is not recorded: %s", provider, error)
             return Reservation(self, provider, estimate, None, _wanted(estimate), None)
+
+    def check(self, provider: str, prices: Prices | None) -> None:
+        """Raise what reserve() would raise for every request to *provider*, which has *prices*."""
+        self._check_price(provider, prices)
+        if self.settings.is_unlimited:
+            return
+        for allowance in self.allowances():
+            if allowance.line.provider in (None, provider) and allowance.left <= 0:
+                raise allowance.exceeded()
+
+    def _check_price(self, provider: str, prices: Prices | None) -> None:
+        if prices is None and self.settings.limits_money(provider):
+            raise PriceUnknown(
+                f"there is a budget in money, but the prices of {provider} are not known: "
+                "set its prices, or a budget in tokens"
+            )
 
     def _reserve(self, provider: str, estimate: Estimate) -> Reservation:
         wanted = _wanted(estimate)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 
-from spillover.cloud_fallback.events import ConsentAsked, Handoff, StreamEvent
+from spillover.cloud_fallback.events import ConsentAsked, Handoff, ProviderFailed, StreamEvent
+from spillover.cloud_fallback.policy.reason import in_words
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.commands.keyboard import question_at_terminal
@@ -43,7 +44,9 @@ class RoutedEngine:
                 if isinstance(event, ConsentAsked):
                     self._router.consent(event.id, ask_at_terminal(event))
                 elif isinstance(event, Handoff):
-                    self._notes.write(f" [{event.reason}: → {name_of(event.target)}] ")
+                    self._notes.write(f" [{in_words(event.reason)} → {name_of(event.target)}] ")
+                elif isinstance(event, ProviderFailed):
+                    self._notes.write(f" [{failure_of(event)}] ")
                 yield event
 
 
@@ -61,8 +64,8 @@ def ask_at_terminal(asked: ConsentAsked) -> bool:
     """Ask whether the answer may leave the device. Without a terminal the answer is no."""
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
         print_note(
-            f"spillover: {asked.reason}: the answer stays on this device, because there is no "
-            "terminal to ask at; --fallback auto lets the cloud take over without asking"
+            f"spillover: {in_words(asked.reason)}, but the answer stays on this device, because "
+            "there is no terminal to ask at; --fallback auto lets the cloud take over unasked"
         )
         return False
     with question_at_terminal():
@@ -88,9 +91,19 @@ def question_of(asked: ConsentAsked) -> str:
     plural = "" if asked.n_messages == 1 else "s"
     redacted = f", with {asked.redactions} private texts removed" if asked.redactions else ""
     return (
-        f"\n{asked.reason}: may {name_of(asked.target)} continue? It would receive "
+        f"\n{_sentence(in_words(asked.reason))}\n"
+        f"May {name_of(asked.target)} continue? It would receive "
         f"{asked.n_messages} message{plural}{redacted}."
     )
+
+
+def failure_of(event: ProviderFailed) -> str:
+    """Which provider failed, where it is, and why."""
+    return f"{name_of(event.provider)} at {event.address}: {event.message}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def name_of(writer: WriterId) -> str:

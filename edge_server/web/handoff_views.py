@@ -48,10 +48,11 @@ def add_handoff_views(app: Flask, service: Service) -> None:
         if service.running(answer_id, g.owner) is None:
             raise WireError(404, "there is no running answer with this id", "id")
         router = service.router
-        change = router.hand_over if body.to == "cloud" else router.keep_local
-        if not change(answer_id):
-            why = "it may not leave the device, or the local model is not writing it now"
-            raise WireError(409, f"this answer cannot be handed over: {why}")
+        if body.to == "local":
+            router.keep_local(answer_id)  # else it could not leave anyway
+        elif not router.hand_over(answer_id):
+            why = router.handoff_problem(answer_id) or "the local model is not writing it now"
+            raise WireError(409, f"nobody can take over this answer: {why}")
         return {"id": body.id, "to": body.to}, 202
 
     def consents() -> dict[str, Any]:

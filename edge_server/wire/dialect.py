@@ -8,7 +8,14 @@ from typing import ClassVar, TypeAlias
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.events import Failed, Handoff, Replace, Seam, StreamEvent
+from spillover.cloud_fallback.events import (
+    Failed,
+    Handoff,
+    ProviderFailed,
+    Replace,
+    Seam,
+    StreamEvent,
+)
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.errors import WireError
@@ -119,7 +126,7 @@ class WholeEncoder(Encoder):
     def __init__(self, choices: list[Choice]) -> None:
         self.choices = choices
         self.finished: dict[int, Finished] = {}
-        self.route_events: list[Handoff | Seam] = []
+        self.route_events: list[ProviderFailed | Handoff | Seam] = []
         self.model: str | None = None
         """The last writer's, after a handoff."""
         self._failed: Failed | None = None
@@ -144,7 +151,7 @@ class WholeEncoder(Encoder):
                 self._failed = event
             case Replace(choice=index, keep_chars=keep):
                 self.choices[index].text = ["".join(self.choices[index].text)[:keep]]
-            case Handoff() | Seam():
+            case ProviderFailed() | Handoff() | Seam():
                 self.route_events.append(event)
                 if isinstance(event, Handoff):
                     self.model = event.target.model

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, Handoff, Replace, Seam
+from spillover.cloud_fallback.events import (
+    ConsentAnswered,
+    ConsentAsked,
+    Handoff,
+    ProviderFailed,
+    Replace,
+    Seam,
+)
+from spillover.cloud_fallback.policy.reason import in_words
 from spillover.runtime.events import Leg, WriterId
 
-RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | Handoff | Seam | Replace
+RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | ProviderFailed | Handoff | Seam | Replace
 
 
 def named(event: RouteEvent) -> tuple[str, dict[str, Any]]:
@@ -25,6 +33,8 @@ def named(event: RouteEvent) -> tuple[str, dict[str, Any]]:
                 "id": event.id,
                 "granted": event.granted,
             }
+        case ProviderFailed():
+            return "provider", provider_failed(event)
         case Replace():
             return "replace", {"type": "replace", "keep_chars": event.keep_chars}
 
@@ -38,12 +48,23 @@ def handoff(event: Handoff) -> dict[str, Any]:
         "type": "handoff",
         "seq": event.seq,
         "reason": event.reason,
+        "reason_in_words": in_words(event.reason),
         "from": writer(event.source),
         "to": writer(event.target),
         "mode": event.mode,
         "keep_chars": event.keep_chars,
         "signals": event.signals,
         "privacy": {"redacted": event.redactions},
+    }
+
+
+def provider_failed(event: ProviderFailed) -> dict[str, Any]:
+    return {
+        "type": "provider_failed",
+        "provider": writer(event.provider),
+        "address": event.address,
+        "code": event.code,
+        "message": event.message,
     }
 
 
@@ -62,6 +83,7 @@ def consent_asked(event: ConsentAsked) -> dict[str, Any]:
         "type": "consent_asked",
         "id": event.id,
         "reason": event.reason,
+        "reason_in_words": in_words(event.reason),
         "to": writer(event.target),
         "timeout_s": event.timeout_s,
         "n_messages": event.n_messages,

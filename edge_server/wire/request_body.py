@@ -49,7 +49,7 @@ class SpilloverBody(Struct, frozen=True, kw_only=True):
     prefer: Origin | None = None
     mode: HandoffMode | None = None
     events: bool | None = None
-    """Send handoff, seam, consent and replace events."""
+    """Send handoff, seam, provider, consent and replace events."""
     resumable: bool | None = None
     """A broken connection does not end the stream: it can be taken up again."""
 

@@ -33,6 +33,7 @@ dialect = "openai"
 model = "cloud-model"
 base_url = "{url}/v1"
 key_variable = "FAKE_KEY"
+is_local_network = false
 [[provider]]
 name = "claude"
 dialect = "anthropic"
@@ -166,8 +167,8 @@ def test_the_handoff_is_shown_beside_the_answer(tmp_path: Path, fake: Fake, comm
     question = "What is a cumulus?"
     done = commands.ask(command, question)
     assert "A heap of cloud." in done.stdout
-    assert "[rule: → fake/cloud-model]" in done.stderr
-    assert "rule" not in done.stdout
+    assert "[one of your rules says so → fake/cloud-model]" in done.stderr
+    assert "rules" not in done.stdout
     assert str(fake.port) in commands.sockets
     assert done.returncode == 0
 
@@ -191,7 +192,8 @@ def test_the_question_at_the_terminal_is_answered_there(
     fake.script(Act(text="A heap of cloud."))
     commands = Commands(tmp_path, fake.url, "ask")
     printed, said = commands.run_at_terminal("What is a cumulus?", reply)
-    assert "rule: may fake/cloud-model continue? It would receive 1 message." in said
+    assert "One of your rules says so." in said
+    assert "May fake/cloud-model continue? It would receive 1 message." in said
     assert ("A heap of cloud." in printed) == (reply == "y\n")
     assert bool(fake.record.accepted) == (reply == "y\n")
     assert printed.strip()

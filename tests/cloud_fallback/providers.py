@@ -31,7 +31,8 @@ DIALECTS = tuple(MODELS)
 def settings_for(fake: Fake, dialect: str = "openai", **fields: Any) -> ProviderSettings:
     """A provider at *fake*, named like its dialect."""
     base = fake.url + ("/v1" if dialect == "openai" else "")
-    defaults = {"name": dialect, "model": MODELS[dialect], "base_url": base}
+    defaults: dict[str, Any] = {"name": dialect, "model": MODELS[dialect], "base_url": base}
+    defaults["is_local_network"] = False
     if dialect == "openai":
         defaults["server"] = "openai"
     return ProviderSettings(dialect=dialect, **defaults | fields)

@@ -29,6 +29,7 @@ dialect = "openai"
 model = "cloud-model"
 base_url = "{url}/v1"
 key_variable = "FAKE_KEY"
+is_local_network = false
 {fields}
 """
 

@@ -37,6 +37,7 @@ dialect = "openai"
 model = "cloud-model"
 base_url = "{url}/v1"
 key_variable = "FAKE_KEY"
+is_local_network = false
 prices = {{ input_usd = 2.0, output_usd = 10.0, priced_on = 2026-11-01 }}
 [policy]
 switched_off = ["low_confidence", "language", "wrong_script", "refusal"]
@@ -279,3 +280,41 @@ def test_other_peoples_answers_cannot_be_steered(server: Server) -> None:
     for limit in ("0", "-1", "x", "1e3", "99999999999999999999999"):
         reply = httpx.get(f"{server.url}/v1/handoffs", params={"limit": limit})
         assert reply.status_code == 400
+
+
+def test_a_handoff_that_nobody_can_take_over_is_refused_with_the_cause(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    """It used to be accepted with 202, and nothing happened."""
+    server = make_server("auto")
+    fake.script(Act(refusal="auth"))
+    body = {"messages": STORY, "max_tokens": 8, "spillover": {"prefer": "cloud"}}
+    reply = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()
+    (failed,) = [event for event in reply["spillover"] if event["type"] == "provider_failed"]
+    assert failed["code"] == "auth"
+    assert failed["address"] == f"{fake.url}/v1"
+    assert failed["provider"]["provider"] == "fake"
+    asked = None
+    with ask(server) as response:
+        for _name, data in lines(response):
+            if asked is None and data:
+                asked = httpx.post(f"{server.url}/v1/handoffs", json={"id": data["id"]})
+    assert asked is not None
+    assert asked.status_code == 409
+    message = asked.json()["error"]["message"]
+    assert message.startswith("nobody can take over this answer: fake: it is not asked for another")
+
+
+def test_a_client_that_opts_in_sees_the_failed_provider_in_the_stream(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    server = make_server("auto")
+    fake.script(Act(refusal="billing"))
+    wanted = {"events": True, "prefer": "cloud"}
+    with ask(server, max_tokens=8, spillover=wanted) as response:
+        events = [(name, data["spillover"]) for name, data in lines(response) if name]
+    assert [name for name, _ in events] == ["handoff", "provider", "handoff"]
+    failed = events[1][1]
+    assert (failed["type"], failed["code"]) == ("provider_failed", "billing")
+    assert failed["message"]
+    assert failed["address"] == f"{fake.url}/v1"

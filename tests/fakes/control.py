@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from tests.fakes.connection import Connection, Head
-from tests.fakes.script import Act, Until
+from tests.fakes.script import Act, Page, Until
 from tests.fakes.server import FakeServer
 
 
 class Control:
-    """POST /script, /wait, /release, /listen, /close_idle, /reset; GET /record."""
+    """POST /script, /pages, /wait, /release, /listen, /close_idle, /reset; GET /record."""
 
     def __init__(self, fake: FakeServer, tls: ssl.SSLContext | None) -> None:
         self._fake = fake
@@ -23,6 +23,7 @@ class Control:
         self.port = 0
         self._verbs: dict[str, Callable[[bytes], Awaitable[object]]] = {
             "/script": self._script,
+            "/pages": self._pages,
             "/record": self._record,
             "/wait": self._wait,
             "/release": self._release,
@@ -62,6 +63,10 @@ class Control:
 
     async def _script(self, body: bytes) -> object:
         self._fake.acts = msgspec.json.decode(body, type=list[Act])
+        return None
+
+    async def _pages(self, body: bytes) -> object:
+        self._fake.pages = msgspec.json.decode(body, type=dict[str, Page])
         return None
 
     async def _record(self, body: bytes) -> object:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tests.fakes.script import Act, Record, Recorded, Until
+from tests.fakes.script import Act, Page, Record, Recorded, Until
 
 ROOT = Path(__file__).parents[2]
 Answer = TypeVar("Answer")
@@ -34,6 +34,10 @@ class Fake:
     def script(self, *acts: Act) -> None:
         """What the next requests get, one each; the last is for all that follow."""
         self._call("/script", list(acts), type(None))
+
+    def show(self, pages: dict[str, Page]) -> None:
+        """What a GET of each path gets; of any other path 404. It uses up no act."""
+        self._call("/pages", pages, type(None))
 
     @property
     def record(self) -> Record:

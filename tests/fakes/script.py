@@ -57,6 +57,14 @@ class Tokens(Struct, frozen=True, kw_only=True):
     reasoning: int = 0
 
 
+class Page(Struct, frozen=True, kw_only=True):
+    """The response to a GET."""
+
+    status: int = 200
+    headers: dict[str, str] = {}
+    body: str = "{}"
+
+
 class Act(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one request is answered."""
 
@@ -161,6 +169,9 @@ class Record(Struct, kw_only=True):
     """Connections that were opened."""
     open: int = 0
     requests: list[Recorded] = field(default_factory=list)
+    """Those that are not GETs."""
+    pages: list[str] = field(default_factory=list)
+    """The path of each GET."""
 
 
 class Until(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from tests.fakes.asked import Asked, dialect_of, read
 from tests.fakes.connection import Connection, Gone, Head
 from tests.fakes.frames import FAKE_STREAMS, Piece, pieces
 from tests.fakes.refusals import Refusal, refusal
-from tests.fakes.script import Act, Cut, Record, Recorded
+from tests.fakes.script import Act, Cut, Page, Record, Recorded
 
 
 class _CutOff(Exception):
@@ -25,6 +25,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.acts: list[Act] = [Act()]
+        self.pages: dict[str, Page] = {}
         self.record = Record()
         self.n_holding = 0
         self.n_connections = 0
@@ -59,6 +60,7 @@ class FakeServer:
     def reset(self) -> None:
         """Forget all requests and acts; end all connections."""
         self.acts = [Act()]
+        self.pages = {}
         self.record = Record()
         self.release()
         for connection in list(self.connections):
@@ -89,6 +91,12 @@ class FakeServer:
             body=body.decode("utf-8", "replace"),
             arrived_at=time.monotonic(),
         )
+        if head.method == "GET":
+            page = self.pages.get(head.path, Page(status=404))
+            self.record.pages.append(head.path)
+            refused = Refusal(status=page.status, headers=page.headers, body=page.body.encode())
+            await self._refuse(connection, refused, seen)
+            return
         self.record.requests.append(seen)
         self.changed()
         act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]

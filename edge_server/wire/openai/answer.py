@@ -16,6 +16,7 @@ from spillover.cloud_fallback.events import (
     ConsentAsked,
     Failed,
     Handoff,
+    ProviderFailed,
     Replace,
     Seam,
     StreamEvent,
@@ -153,7 +154,9 @@ class OpenAIStream(StreamEncoder):
                 return self._finish(event)
             case Failed():
                 return self.fail(failure(event))
-            case Handoff() | Seam() | Replace() | ConsentAsked() | ConsentAnswered():
+            case Handoff() | Seam() | Replace():
+                return self._routed(event)
+            case ProviderFailed() | ConsentAsked() | ConsentAnswered():
                 return self._routed(event)
             case Prefilling() if self._options.progress:
                 return self._bare_chunk(prompt_progress=progress(event))
@@ -236,7 +239,9 @@ class OpenAIWhole(WholeEncoder):
 
     def body(self) -> bytes:
         happened = [handoff.named(event)[1] for event in self.route_events]
-        routed = {"model": self.model, "spillover": happened} if self.model else {}
+        routed: dict[str, Any] = {"spillover": happened} if happened else {}
+        if self.model:
+            routed["model"] = self.model
         choices = [
             {
                 "index": index,

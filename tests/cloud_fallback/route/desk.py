@@ -35,13 +35,14 @@ MUCH_MEMORY = DeviceReading(memory_total_bytes=100, memory_available_bytes=90)
 
 
 def provider(fake: Fake, name: str = "fake", **fields: Any) -> ProviderSettings:
-    """A provider of OpenAI's dialect at the address of *fake*."""
+    """A provider of OpenAI's dialect at the address of *fake*, which counts as one in the cloud."""
     settings: dict[str, Any] = {
         "name": name,
         "dialect": "openai",
         "model": "cloud-model",
         "base_url": f"{fake.url}/v1",
         "key_variable": "FAKE_KEY",
+        "is_local_network": False,
         **fields,
     }
     return ProviderSettings(**settings)

@@ -22,6 +22,7 @@ dialect = "openai"
 model = "cloud-model"
 base_url = "{url}/v1"
 key_variable = "FAKE_KEY"
+is_local_network = false
 prices = {{ input_usd = 2.0, output_usd = 10.0, priced_on = 2026-11-01 }}
 [budget.total]
 tokens_per_day = 1000000
