@@ -12,6 +12,7 @@ from msgspec import inspect
 from spillover.runtime.errors import InvalidRequest
 
 _Value = TypeVar("_Value", bound=msgspec.Struct)
+_Kind = TypeVar("_Kind")
 _STEP = re.compile(r"\.(\w+)|\[")
 
 
@@ -31,6 +32,15 @@ def checked(value: _Value) -> _Value:
         choice = ", ".join(allowed_values(kind, place))
         message = f"{error}: it must be one of {choice}" if choice else str(error)
         raise InvalidRequest(message, place) from error
+
+
+def expect(value: object, kind: type[_Kind], name: str) -> _Kind:
+    """*value*, if it is a *kind*. Raises InvalidRequest, which names the argument *name* and says
+    what to give."""
+    if isinstance(value, kind):
+        return value
+    given = "None" if value is None else f"a {type(value).__name__}"
+    raise InvalidRequest(f"{name} must be a {kind.__name__}, not {given}: pass one", name)
 
 
 def allowed_values(kind: type[msgspec.Struct], place: str) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
 
         Raises InvalidRequest; its *param* is the place, such as "budget.providers".
         """
-        checked(self)
+        self = checked(self)  # with structs where a program gave dicts
         names = [provider.name for provider in self.providers]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

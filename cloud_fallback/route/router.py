@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
+from spillover.cloud_fallback.policy.affinity import conversation_key
 from spillover.cloud_fallback.privacy.consent import ConsentReply, PendingConsent
 from spillover.cloud_fallback.route.allowed import Routing, allowed
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
@@ -17,9 +18,9 @@ from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.cloud_fallback.spending.limits import StatementLine
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.checked import checked
+from spillover.runtime.checked import checked, expect
 from spillover.runtime.engine import Engine
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import EngineClosed, InvalidRequest
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 
@@ -35,6 +36,7 @@ class Router:
         self._resources = resources
         self._lock = threading.Lock()
         self._running: dict[str, RequestContext] = {}
+        self._is_closed = False
 
     @classmethod
     def open(cls, local: LocalEngine, settings: CloudSettings, environ: Mapping[str, str]) -> Self:
@@ -43,9 +45,12 @@ class Router:
         With fallback "never", or without a provider, nothing is set up for the cloud: no key is
         looked up, no file and no connection is opened.
 
-        Raises InvalidRequest for settings that are not allowed or contradict each other.
+        Raises InvalidRequest for settings that are not allowed or contradict each other, and for
+        arguments of another type.
         """
-        settings = settings.checked()
+        expect(local, LocalEngine, "local")
+        expect(environ, Mapping, "environ")  # type: ignore[type-abstract]  # isinstance takes it
+        settings = expect(settings, CloudSettings, "settings").checked()
         if settings.fallback == "never" or not settings.providers:
             return cls(local, settings.routing, None)
         resources = RouteResources.open(local, settings, environ)
@@ -62,14 +67,21 @@ class Router:
     ) -> Generator[StreamEvent]:
         """Yield the events of one answer from all its writers; close() or *cancellation* ends it.
 
-        Raises InvalidRequest or EngineBusy before the first event, EngineError at any time.
+        Raises InvalidRequest, EngineBusy or EngineClosed before the first event, EngineError at any
+        time.
         """
-        options, cancellation = checked(options or RouteOptions()), cancellation or Cancellation()
+        if self._is_closed:
+            raise EngineClosed("this router is closed: open another one")
+        request = expect(request, GenerationRequest, "request").checked()
+        options = checked(expect(options or RouteOptions(), RouteOptions, "options"))
+        cancellation = expect(cancellation or Cancellation(), Cancellation, "cancellation")
         may = allowed(self._routing, options.routing)
         resources = self._resources
         if resources is None or not may.may_leave or request.n > 1:
             if not may.local:
                 raise InvalidRequest(_no_cloud(request), "spillover.only")
+            if resources is not None and options.routing.only == "local_only" and request.messages:
+                resources.stays_with(conversation_key(request.messages, options.owner), None)
             yield from self._local.stream(request, cancellation)
             return
         context = RequestContext(resources, request, options, may, cancellation)
@@ -93,6 +105,8 @@ class Router:
 
     def cloud_problem(self) -> str | None:
         """Why no provider can write anything now; None: one can be asked."""
+        if self._is_closed:
+            return "the router is closed"
         if self._resources is not None:
             return self._resources.problem()
         if self._routing.fallback in (None, "never"):
@@ -162,7 +176,8 @@ class Router:
         self.close()
 
     def close(self) -> None:
-        """Close what is open. Cancel the running answers first."""
+        """Close what is open, and refuse what comes. Cancel the running answers first."""
+        self._is_closed = True
         if self._resources is not None:
             self._resources.close()
 

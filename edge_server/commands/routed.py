@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 
 from spillover.cloud_fallback.events import ConsentAsked, Handoff, ProviderFailed, StreamEvent
 from spillover.cloud_fallback.policy.reason import in_words
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.commands.keyboard import question_at_terminal
@@ -29,6 +30,9 @@ class RoutedEngine:
     def __init__(self, engine: LocalEngine, router: Router) -> None:
         self._engine = engine
         self._router = router
+        self._answer_id = ""
+        self.next_routing = Routing()
+        """What the user wants of the next answer."""
         self._notes = AnswerOutput(sys.stderr, dim=True)
 
     @property
@@ -39,7 +43,9 @@ class RoutedEngine:
         self, request: GenerationRequest, cancellation: Cancellation | None = None
     ) -> Generator[StreamEvent]:
         """Router.stream; asks the user for consent, and shows handoffs beside the text."""
-        with closing(self._router.stream(request, RouteOptions(), cancellation)) as events:
+        options = RouteOptions(routing=self.next_routing)
+        self.next_routing, self._answer_id = Routing(), options.id
+        with closing(self._router.stream(request, options, cancellation)) as events:
             for event in events:
                 if isinstance(event, ConsentAsked):
                     self._router.consent(event.id, ask_at_terminal(event))
@@ -48,6 +54,20 @@ class RoutedEngine:
                 elif isinstance(event, ProviderFailed):
                     self._notes.write(f" [{failure_of(event)}] ")
                 yield event
+
+    def cloud_problem(self) -> str | None:
+        """See Router."""
+        return self._router.cloud_problem()
+
+    def hand_over(self) -> str | None:
+        """Let the cloud continue the running answer; if nobody can take over: why."""
+        if self._router.hand_over(self._answer_id):
+            return None
+        return self._router.handoff_problem(self._answer_id) or "the answer is about to end"
+
+    def keep_local(self) -> None:
+        """Keep the running answer on this device from now on."""
+        self._router.keep_local(self._answer_id)
 
 
 @contextmanager

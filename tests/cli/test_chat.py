@@ -11,6 +11,7 @@ from typing import cast
 import msgspec
 import pytest
 
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.edge_server.commands.chat.chat import Chat
 from spillover.edge_server.commands.chat.commands import chat_commands, is_command, run_command
 from spillover.edge_server.commands.chat.line_input import read_message
@@ -48,11 +49,20 @@ class ListEngine:
     def __init__(self, *answers: Iterable[EngineEvent | Exception]) -> None:
         self.answers = iter(answers)
         self.requests: list[GenerationRequest] = []
+        self.next_routing = Routing()
+        self.routings: list[Routing] = []
+        """What the user wanted of each answer."""
+        self.problem: str | None = None
+
+    def cloud_problem(self) -> str | None:
+        return self.problem
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None
     ) -> Generator[EngineEvent]:
         self.requests.append(request)
+        self.routings.append(self.next_routing)
+        self.next_routing = Routing()
         for event in next(self.answers):
             if isinstance(event, Exception):
                 raise event

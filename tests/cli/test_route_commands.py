@@ -71,7 +71,7 @@ class Commands:
         hook = folder / "hook"
         hook.mkdir()
         (hook / "sitecustomize.py").write_text(HOOK)
-        self._environment = (
+        self.environment = (
             os.environ
             | dict.fromkeys(KEYS, KEY)
             | {
@@ -84,8 +84,8 @@ class Commands:
 
     def run(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            self._command(*arguments),
-            env=self._environment,
+            self.command(*arguments),
+            env=self.environment,
             input=typed,
             capture_output=True,
             text=True,
@@ -103,8 +103,8 @@ class Commands:
         asks; "" is no reply at all."""
         ours, theirs = pty.openpty()
         with subprocess.Popen(
-            self._command("run", question, "--max-tokens", "20"),
-            env=self._environment,
+            self.command("run", question, "--max-tokens", "20"),
+            env=self.environment,
             stdin=theirs,
             stderr=theirs,
             stdout=subprocess.PIPE,
@@ -124,7 +124,7 @@ class Commands:
             assert process.wait(30) == 0
         return printed, said.decode()
 
-    def _command(self, name: str, *arguments: str) -> list[str]:
+    def command(self, name: str, *arguments: str) -> list[str]:
         module = [sys.executable, "-m", "spillover.edge_server.cli"]
         return [*module, name, "--config", str(self._config), *arguments]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import click
 
 from spillover.cloud_fallback.events import Replace
+from spillover.cloud_fallback.route.allowed import Routing
 from spillover.edge_server.commands.chat.commands import Reply, is_command, message_of, run_command
 from spillover.edge_server.commands.chat.line_input import ReadLine, line_reader, read_message
 from spillover.edge_server.commands.chat.session import ChatSession
@@ -32,7 +34,7 @@ from spillover.edge_server.commands.output import (
 from spillover.edge_server.commands.routed import RoutedEngine, routed_conversation
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineClosed, SpilloverError, WorkerDied
-from spillover.runtime.events import Delta, Finished, ReasoningDelta
+from spillover.runtime.events import Delta, Finished, Origin, ReasoningDelta
 
 _EPILOG = """\b
 Examples:
@@ -67,6 +69,8 @@ class Chat:
         self._engine = engine
         self._session = session
         self._read_line = read_line
+        self._typed: deque[str | None] = deque()
+        """Lines that were typed while an answer was written; None: the end of the input."""
         self._interrupted = False
         self._exit_code = 0
 
@@ -79,7 +83,7 @@ class Chat:
     def _turn(self) -> bool:
         """Take one message or command; whether the user leaves."""
         try:
-            line = read_message(self._read_line)
+            line = read_message(self._next_line)
         except KeyboardInterrupt:
             return self._interrupt()
         self._interrupted = False
@@ -89,6 +93,8 @@ class Chat:
             reply = self._reply(line)
             if reply.text:
                 print_note(reply.text)
+            if reply.writer is not None:
+                self._choose_next(reply.writer)
             if reply.ask:
                 self._answer()
         except (WorkerDied, EngineClosed):
@@ -97,6 +103,38 @@ class Chat:
             self._failed(error)
             return False
         return reply.leave
+
+    def _next_line(self, prompt: str) -> str:
+        """The next line, shown if it was typed unseen. Raises EOFError."""
+        if not self._typed:
+            return self._read_line(prompt)
+        line = self._typed.popleft()
+        if line is None:
+            raise EOFError
+        print_note(f"{prompt}{line}")
+        return line
+
+    def _choose_next(self, writer: Origin) -> None:
+        """Let *writer* write the next answer."""
+        engine = self._engine
+        if writer == "local":
+            engine.next_routing = Routing(only="local_only")
+            print_note("the next answer stays on this device")
+        elif (problem := engine.cloud_problem()) is not None:
+            print_note(f"the cloud cannot answer: {problem}")
+        else:
+            engine.next_routing = Routing(prefer="cloud")
+            print_note("the cloud writes the next answer")
+
+    def _typed_in_answer(self, line: str | None) -> None:
+        """Take a line that was typed while an answer is written; in another thread than its."""
+        command = (line or "").strip()
+        if command == "/local":
+            self._engine.keep_local()
+        elif command != "/cloud":
+            self._typed.append(line)
+        elif (problem := self._engine.hand_over()) is not None:
+            print_note(f"\n(nobody can take over: {problem})")
 
     def _interrupt(self) -> bool:
         print_note("" if self._interrupted else "\n(to leave, press Ctrl-C again or type /exit)")
@@ -124,7 +162,7 @@ class Chat:
         try:
             request = self._session.request()
             with (
-                unseen_typing(),
+                unseen_typing(self._typed_in_answer),
                 _ctrl_c_cancels() as cancellation,
                 closing(self._engine.stream(request, cancellation)) as events,
             ):

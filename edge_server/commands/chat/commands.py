@@ -12,6 +12,7 @@ from msgspec import Struct
 from spillover.edge_server.commands.chat.session import ChatSession
 from spillover.edge_server.config.setting_type import expanded, show
 from spillover.edge_server.errors import ConfigError
+from spillover.runtime.events import Origin
 from spillover.runtime.sampling import Sampling
 
 _OTHER_EXITS = ("quit", "bye", "q")
@@ -25,6 +26,8 @@ class Reply(Struct, frozen=True):
     ask: bool = False
     """Ask the model to answer the last question."""
     leave: bool = False
+    writer: Origin | None = None
+    """Who writes the next answer."""
 
 
 class ChatCommand(Struct, frozen=True):
@@ -64,6 +67,10 @@ def chat_commands() -> dict[str, ChatCommand]:
         ChatCommand("/set [NAME VALUE]", "show or set how to answer: /set temperature 0.5", _set),
         ChatCommand("/undo", "take back the last question and its answer", _undo),
         ChatCommand("/retry", "ask the last question again", _retry),
+        ChatCommand(
+            "/cloud", "let the cloud write the next answer, or the rest of this one", _cloud
+        ),
+        ChatCommand("/local", "keep the next answer, or this one, on this device", _local),
         ChatCommand("/tokens", "show how full the context is", _tokens),
         ChatCommand("/save FILE", "save the conversation to a file", _save),
         ChatCommand("/load FILE", "continue a saved conversation", _load),
@@ -77,7 +84,9 @@ def _help(_session: ChatSession, _argument: str) -> Reply:
     lines += [
         "",
         'End a line with \\ to continue it on the next one, or enclose a long text in """.',
-        "Ctrl-C stops an answer. To begin a message with a slash, type two.",
+        "Ctrl-C stops an answer. While it is written, /cloud and /local work at once; other lines",
+        "wait for its end, and nothing of what you type is shown.",
+        "To begin a message with a slash, type two.",
     ]
     return Reply("\n".join(lines))
 
@@ -122,6 +131,14 @@ def _retry(session: ChatSession, _argument: str) -> Reply:
     if not session.take_back_answer():
         raise ConfigError("there is no question to ask again")
     return Reply(ask=True)
+
+
+def _cloud(_session: ChatSession, _argument: str) -> Reply:
+    return Reply(writer="cloud")
+
+
+def _local(_session: ChatSession, _argument: str) -> Reply:
+    return Reply(writer="local")
 
 
 def _tokens(session: ChatSession, _argument: str) -> Reply:

@@ -167,7 +167,7 @@ def test_who_is_left_out_is_named_with_the_reason(desk: Desk, fake: Fake) -> Non
     options = RouteOptions(routing=Routing(only="cloud_only"))
     with pytest.raises(ProviderError, match="key"):
         desk.ask(ask(), options)
-    with pytest.raises(ProviderError, match="fake-1: it is not asked .* refused the key"):
+    with pytest.raises(ProviderError, match=r"fake-1: it is not asked .* refused the key"):
         desk.ask(ask(), options)
     assert len(fake.requests) == 1
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from spillover import (
     CloudSettings,
@@ -22,7 +24,7 @@ from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPattern
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import EngineClosed, InvalidRequest
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -126,3 +128,77 @@ def test_nothing_leaves_for_a_misspelt_wish(
         next(router.stream(request, options))
     assert refused.value.param == "routing.only"
     assert not fake.requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"settings": None}, "settings must be a CloudSettings, not None"),
+        ({"settings": {"fallback": "auto"}}, "settings must be a CloudSettings, not a dict"),
+        ({"environ": None}, "environ must be a Mapping, not None"),
+        ({"local": None}, "local must be a LocalEngine, not None"),
+        ({"local": "model.gguf"}, "local must be a LocalEngine, not a str"),
+    ],
+)
+def test_arguments_of_another_type_say_what_to_give(
+    engine: LocalEngine, arguments: dict[str, Any], message: str
+) -> None:
+    """They used to end in an AttributeError."""
+    usual: dict[str, Any] = {"local": engine, "settings": CloudSettings(), "environ": {}}
+    with pytest.raises(InvalidRequest, match=message):
+        Router.open(**usual | arguments)
+
+
+@pytest.mark.parametrize(
+    "settings", [CloudSettings(), CloudSettings(fallback="auto", providers=(OPENAI,))]
+)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"request": None}, "request must be a GenerationRequest, not None"),
+        ({"request": {"messages": []}}, "request must be a GenerationRequest, not a dict"),
+        ({"request": GenerationRequest(messages=None)}, "messages"),  # type: ignore[arg-type]
+        ({"request": GenerationRequest(messages=("Hello",))}, "messages"),  # type: ignore[arg-type]
+        ({"options": {"mode": "continue"}}, "options must be a RouteOptions, not a dict"),
+        ({"options": RouteOptions(routing={"only": "moon"})}, "routing"),  # type: ignore[arg-type]
+        ({"cancellation": "now"}, "cancellation must be a Cancellation, not a str"),
+    ],
+)
+def test_a_request_of_another_type_says_what_to_give(
+    engine: LocalEngine,
+    tmp_path: Path,
+    settings: CloudSettings,
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    settings = replace(settings, data_dir=tmp_path)
+    usual: dict[str, Any] = {
+        "request": GenerationRequest(messages=(Message(role="user", content="Hi"),))
+    }
+    with Router.open(engine, settings, {}) as router, pytest.raises(InvalidRequest, match=message):
+        next(router.stream(**usual | arguments))
+
+
+def test_providers_may_be_given_as_the_tables_of_a_file(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    table: Any = {"name": "openai", "dialect": "openai", "model": "m"}
+    settings = CloudSettings(fallback="auto", providers=(table,), data_dir=tmp_path)
+    with Router.open(engine, settings, {"OPENAI_API_KEY": "sk-canary-4711"}) as router:
+        assert router.cloud_problem() is None
+
+
+@pytest.mark.parametrize(
+    "settings", [CloudSettings(), CloudSettings(fallback="auto", providers=(OPENAI,))]
+)
+def test_a_closed_router_answers_nothing(
+    engine: LocalEngine, tmp_path: Path, settings: CloudSettings
+) -> None:
+    router = Router.open(engine, replace(settings, data_dir=tmp_path), {})
+    router.close()
+    router.close()
+    request = GenerationRequest(messages=(Message(role="user", content="Hi"),))
+    with pytest.raises(EngineClosed, match="this router is closed"):
+        next(router.stream(request))
+    assert router.cloud_problem() == "the router is closed"
+    assert not router.hand_over("any")
