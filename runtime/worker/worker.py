@@ -12,6 +12,7 @@ parts of a computation any more, which costs a third of the speed.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import threading
@@ -36,6 +37,7 @@ from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.exits import EXIT_PARENT_DIED, exit_on_error, exit_with_parent
 from spillover.runtime.worker.intake import Intake
 from spillover.runtime.worker.loading import LoadedModel, load
+from spillover.runtime.worker.stderr_log import StderrLog
 
 
 class FrameWriter:
@@ -62,6 +64,7 @@ class FrameWriter:
 def main() -> None:
     """Serve one parent over the standard streams until it sends Quit or ends."""
     commands, writer = _take_streams()
+    logging.basicConfig(level=logging.WARNING, handlers=[StderrLog()])
     exit_with_parent()
     body = protocol.read_frame(commands)
     if body is None:
@@ -74,7 +77,8 @@ def main() -> None:
         writer.send(protocol.LoadFailed(message=str(error)))
         return
     _serve(model, order.options, commands, writer)
-    # Skip the interpreter's slow shutdown: nothing is left to write.
+    logging.shutdown()
+    # Skip the rest of the interpreter's shutdown, which is slow: nothing is left to write.
     os._exit(0)
 
 
