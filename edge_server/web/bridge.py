@@ -21,10 +21,10 @@ from flask import Flask
 
 from spillover.edge_server.answers.answer import Answer
 from spillover.edge_server.config.settings import Settings
-from spillover.edge_server.web.connection import ClientGone, Connection, Receive, Scope, Send
+from spillover.edge_server.web.connection import ClientGone, Connection, Receive, Send
 from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.web.driver import ANSWERS_KEY, drive_on_loop, explained
-from spillover.edge_server.web.environ import environ_of, path_of
+from spillover.edge_server.web.environ import Scope, environ_of, path_of
 from spillover.edge_server.web.loop_reader import LoopCalls
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 from spillover.edge_server.answers.answer import Answer
+from spillover.edge_server.web.environ import Scope
 from spillover.edge_server.web.h11_protocol import HardenedProtocol
 from spillover.edge_server.wire.dialect import ErrorBody
 from spillover.edge_server.wire.errors import WireError
 
-Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import io
 import re
 import sys
-from typing import Any
+from collections.abc import MutableMapping
+from typing import Any, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
-from spillover.edge_server.web.connection import Scope
+Scope: TypeAlias = MutableMapping[str, Any]
+"""A request in ASGI's terms."""
 
 
 def path_of(scope: Scope) -> str:
     """The path of a request, without its query."""
-    path = unquote(_target(scope["raw_path"].split(b"?")[0])[0], "latin-1")
-    return re.sub("/{2,}", "/", path)
+    return path_in(scope["raw_path"].split(b"?")[0])
+
+
+def path_in(target: bytes) -> str:
+    """The path in a request's target, of which the query was taken off."""
+    return re.sub("/{2,}", "/", unquote(_target(target)[0], "latin-1"))
 
 
 def environ_of(scope: Scope, body: bytes) -> dict[str, Any]:

@@ -37,6 +37,7 @@ _CODES = {
     410: "gone",
     413: "request_too_large",
     429: "rate_limit_exceeded",
+    431: "request_too_large",
     499: "cancelled",
     500: "server_error",
     501: "not_supported",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import re
@@ -247,3 +248,57 @@ def test_the_limit_on_open_files_is_raised_for_all_connections(tmp_path: Path) -
         assert (soft > 3000) != ("connections are served" in server.said)
     finally:
         assert server.stop() == 0
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody(tmp_path: Path) -> None:
+    """The event loop waited in the middle of a line for ever."""
+    server = Server(tmp_path, "--log-level", "debug")
+    assert server.process.stderr is not None
+    fcntl.fcntl(server.process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+    try:
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            for number in range(100):
+                assert http.get(f"/nowhere/{number}/{'x.' * 40}").status_code == 404
+            assert http.post("/v1/completions", json=BODY | {"stream": True}).status_code == 200
+    finally:
+        assert server.stop() == 0
+    assert server.said.count(" 404 ") == 100
+
+
+@pytest.mark.parametrize(
+    ("request_line", "code"),
+    [
+        (b"POST /tokenize HTTP/1.1", 400),
+        (b"POST http://localhost//tokenize?a=b HTTP/1.1", 400),
+        (b"POST /v1/chat/completions HTTP/1.1", None),
+        (b"GET /slots", 400),
+        (b"\x16\x03\x01\x02", None),
+    ],
+)
+@pytest.mark.parametrize("is_second", [False, True])
+def test_what_is_not_http_is_an_error_in_the_shape_of_its_path(
+    server: Server, request_line: bytes, code: int | None, *, is_second: bool
+) -> None:
+    """It had OpenAI's shape everywhere; its code is the status at llama.cpp's own paths."""
+    before = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" if is_second else b""
+    with connect(server) as sock:
+        sock.sendall(before + request_line + b"\r\nno header\r\n\r\n")
+        received = rest_of(sock)
+    *_, error_head, body = received.split(b"\r\n\r\n")
+    assert b"HTTP/1.1 400 " in error_head
+    assert json.loads(body)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "code"), [("/completion", 431), ("/v1/completions", "request_too_large")]
+)
+def test_a_head_that_is_too_large_says_so(server: Server, path: str, code: int | str) -> None:
+    """It was no valid HTTP request."""
+    with connect(server) as sock:
+        sock.sendall(head(server, path, Cookie="c" * 40_000)[:-2])
+        received = rest_of(sock)
+    error_head, body = received.split(b"\r\n\r\n")
+    assert error_head.startswith(b"HTTP/1.1 431 ")
+    error = json.loads(body)["error"]
+    assert error["code"] == code
+    assert error["message"] == "the request's head has more than 32768 bytes: shorten it"
