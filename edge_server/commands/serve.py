@@ -22,6 +22,7 @@ Examples:
   spillover serve
   spillover serve ~/models/qwen3-0.6b-Q4_K_M.gguf --port 9000 --n-ctx 8192
   spillover serve --host 0.0.0.0 --api-key-file ~/.config/spillover/keys
+  spillover serve --host 127.0.0.1 --host ::1
 
 The configuration file takes more settings; `spillover config` lists them all.
 Ctrl-C stops the server once running streams had some seconds to end; a second one ends them, too.
@@ -63,21 +64,21 @@ def _serve(settings: Settings) -> None:
                 engine,
                 router,
                 settings,
-                on_ready=lambda url: print_note(announcement(url, card, settings), wraps=False),
+                on_ready=lambda urls: print_note(announcement(urls, card, settings), wraps=False),
             )
 
 
-def announcement(url: str, card: ModelCard, settings: Settings) -> str:
+def announcement(urls: list[str], card: ModelCard, settings: Settings) -> str:
     """The text printed once the endpoint is ready."""
     lines = [
         *(f"warning: {warning}" for warning in card.warnings),
         f"model    {card.name} ({card.description})",
         f"context  {card.n_ctx} tokens each, {card.n_parallel} in parallel, {card.n_kv} in all",
         f"device   {card.device}, {card.n_threads} threads",
-        f"address  {url}",
+        *(f"address  {url}" for url in urls),
         "",
         "Try it:",
-        curl_line(url, card.name, needs_key=bool(settings.api_keys)),
+        curl_line(urls[0], card.name, needs_key=bool(settings.api_keys)),
     ]
     return "\n".join(lines)
 

@@ -103,6 +103,8 @@ def _from_file(path: Path, content: Mapping[str, Any]) -> dict[str, Value]:
     for key, value in content.items():
         if key not in known:
             raise ConfigError(_unknown_key(path, key, value, known))
+        if known[key].is_list and isinstance(value, str):
+            value = [value]
         found[key] = _checked(known[key], value, f"{path}: {key}", from_text=False)
     return found
 

@@ -32,13 +32,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     """Empty: the catalogue name or the file's stem."""
-    host: Annotated[
-        str,
+    hosts: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...],
+        Meta(min_length=1, max_length=16),
         Help(
             "Address to listen on. One that other machines can reach needs an API key.",
             flag="--host",
         ),
-    ] = "127.0.0.1"
+    ] = field(default=("127.0.0.1",), name="host")
     port: Annotated[
         int,
         Meta(ge=0, le=65_535),
@@ -62,7 +63,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             variable="SPILLOVER_ALLOWED_HOST",
         ),
     ] = ()
-    """The bound address is always allowed."""
+    """The bound addresses are always allowed."""
     keep_alive_s: Annotated[
         float,
         Meta(gt=0, le=300),

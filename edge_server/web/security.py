@@ -31,11 +31,12 @@ def is_loopback(host: str) -> bool:
 
 def check_bind(settings: Settings) -> None:
     """Raise ConfigError for an address that others can reach, if no API key is set."""
-    if not is_loopback(settings.host) and not settings.api_keys:
-        raise ConfigError(
-            f"{settings.host} can be reached from other machines: set an API key "
-            "(--api-key or SPILLOVER_API_KEY), or bind 127.0.0.1"
-        )
+    for host in settings.hosts:
+        if not is_loopback(host) and not settings.api_keys:
+            raise ConfigError(
+                f"{host} can be reached from other machines: set an API key "
+                "(--api-key or SPILLOVER_API_KEY), or bind 127.0.0.1"
+            )
 
 
 def normal_host(value: str) -> str:
@@ -49,9 +50,9 @@ class Gatekeeper:
 
     def __init__(self, settings: Settings) -> None:
         self._keys = tuple(key.encode() for key in settings.api_keys)
-        named = f"[{settings.host}]" if ":" in settings.host.strip("[]") else settings.host
+        bound = (host if ":" not in host else f"[{host.strip('[]')}]" for host in settings.hosts)
         self._hosts = frozenset(
-            normal_host(host) for host in (*_LOOPBACK_NAMES, named, *settings.allowed_hosts)
+            normal_host(host) for host in (*_LOOPBACK_NAMES, *bound, *settings.allowed_hosts)
         )
 
     def check(self, request: Request) -> str:

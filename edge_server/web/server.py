@@ -31,16 +31,17 @@ BACKLOG = 512
 
 
 def serve(
-    engine: TextEngine, router: Router, settings: Settings, *, on_ready: Callable[[str], None]
+    engine: TextEngine, router: Router, settings: Settings, *, on_ready: Callable[[list[str]], None]
 ) -> None:
-    """Serve *router*, whose local engine is *engine*, until a signal; *on_ready* gets the address.
+    """Serve *router*, whose local engine is *engine*, until a signal; *on_ready* gets the
+    addresses.
 
     Raises ConfigError for an address that cannot or must not be bound.
     """
     check_bind(settings)
     most = allow_connections(settings.max_connections)
     settings = msgspec.structs.replace(settings, max_connections=most)
-    sock = _bind(settings)
+    socks = _bind_all(settings)
     service = Service(
         engine,
         router,
@@ -48,14 +49,18 @@ def serve(
         max_generation_s=settings.max_generation_s,
     )
     try:
-        asyncio.run(_serve(service, settings, sock, on_ready))
+        asyncio.run(_serve(service, settings, socks, on_ready))
     finally:
-        sock.close()
+        for sock in socks:
+            sock.close()
         service.close()
 
 
 async def _serve(
-    service: Service, settings: Settings, sock: socket.socket, on_ready: Callable[[str], None]
+    service: Service,
+    settings: Settings,
+    socks: list[socket.socket],
+    on_ready: Callable[[list[str]], None],
 ) -> None:
     connections = Connections(settings.max_connections)
     asyncio.get_running_loop().set_exception_handler(OutOfDescriptors(connections))
@@ -79,9 +84,9 @@ async def _serve(
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s) + 2,
     )
-    server = _Server(config, bridge, settings, lambda: on_ready(_url(sock)))
+    server = _Server(config, bridge, settings, lambda: on_ready([*map(_url, socks)]))
     try:
-        await server.serve(sockets=[sock])
+        await server.serve(sockets=socks)
     finally:
         bridge.close()
 
@@ -135,20 +140,34 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _bind(settings: Settings) -> socket.socket:
-    host = settings.host.strip("[]")
+def _bind_all(settings: Settings) -> list[socket.socket]:
+    """A listening socket for each host, all with the same port."""
+    socks: list[socket.socket] = []
+    with contextlib.ExitStack() as on_error:
+        for host in settings.hosts:
+            port = socks[0].getsockname()[1] if socks else settings.port
+            sock = _bind(host.strip("[]"), port, is_only=len(settings.hosts) == 1)
+            on_error.callback(sock.close)
+            socks.append(sock)
+        on_error.pop_all()
+    return socks
+
+
+def _bind(host: str, port: int, *, is_only: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     with contextlib.ExitStack() as on_error:
         on_error.callback(sock.close)
+        if family == socket.AF_INET6 and not is_only:  # "::" may stand beside "0.0.0.0"
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if hasattr(socket, "SO_REUSEPORT"):  # not Windows, where reuse would share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((host, settings.port))
+            sock.bind((host, port))
             sock.listen(BACKLOG)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {host}:{settings.port}: {error.strerror or error}. "
+                f"cannot listen on {host}:{port}: {error.strerror or error}. "
                 "Choose another --port (0: any free one) or --host"
             ) from error
         on_error.pop_all()

@@ -89,7 +89,7 @@ def test_the_defaults_are_those_of_the_structs() -> None:
 
 def test_flags_override_environment_overrides_file_overrides_defaults(file: Path) -> None:
     config = load({"port": "3333"}, environ={"SPILLOVER_N_CTX": "2048"}, config_flag=file)
-    assert config.settings == Settings(port=3333, host="::1", engine=EngineOptions(n_ctx=2048))
+    assert config.settings == Settings(port=3333, hosts=("::1",), engine=EngineOptions(n_ctx=2048))
     origins = {name: config.values[name].origin for name in ("port", "n_ctx", "host", "alias")}
     assert origins == {
         "port": "--port",
@@ -97,6 +97,20 @@ def test_flags_override_environment_overrides_file_overrides_defaults(file: Path
         "host": f"{file}: host",
         "alias": "default",
     }
+
+
+@pytest.mark.parametrize("given", ["'::1'", "['::1']"])
+def test_one_text_in_the_file_is_a_list_of_one(tmp_path: Path, given: str) -> None:
+    assert loaded(f"host = {given}", tmp_path).settings.hosts == ("::1",)
+
+
+def test_several_hosts_are_a_list(tmp_path: Path) -> None:
+    hosts = ("127.0.0.1", "::1")
+    assert loaded(f"host = {[*hosts]}", tmp_path).settings.hosts == hosts
+    assert load({}, environ={"SPILLOVER_HOST": "127.0.0.1,::1"}).settings.hosts == hosts
+    assert load({"host": hosts}, environ={}).settings.hosts == hosts
+    with pytest.raises(ConfigError, match="host must be a list of texts"):
+        loaded("host = []", tmp_path)
 
 
 def test_the_flag_for_the_file_overrides_the_variable(file: Path) -> None:
@@ -214,7 +228,7 @@ def test_a_wrong_key_is_never_shown_either(
 
 def test_a_wrong_key_in_the_file_is_never_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"api_keys: \*+ is not allowed") as error:
-        loaded(f"api_keys = '{KEY}'", tmp_path)
+        loaded(f"api_keys = ['{KEY}', 7]", tmp_path)
     assert "canary" not in str(error.value)
 
 

@@ -112,12 +112,25 @@ def is_refused(url: str) -> bool:
     return False
 
 
-def test_an_open_bind_without_a_key_is_refused() -> None:
-    command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--host", "0.0.0.0"]
+@pytest.mark.parametrize("hosts", [["0.0.0.0"], ["127.0.0.1", "0.0.0.0"], ["::1", "::"]])
+def test_an_open_bind_without_a_key_is_refused(hosts: list[str]) -> None:
+    command = [sys.executable, "-m", "spillover.edge_server.cli", "serve"]
+    command += [f"--host={host}" for host in hosts]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0
     assert "API key" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_server_on_several_hosts_has_one_port(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--host", "127.0.0.1", "--host", "127.0.0.2")
+    urls = [f"http://127.0.0.{n}:{server.port}" for n in (1, 2)]
+    try:
+        for url in urls:
+            assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 200
+    finally:
+        assert server.stop() == 0
+    assert [line.split()[1] for line in server.said.splitlines() if "address " in line] == urls
 
 
 def test_what_a_request_leaves_open_is_as_the_owner_set_it(tmp_path: Path) -> None:
