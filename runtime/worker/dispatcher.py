@@ -231,12 +231,16 @@ class Dispatcher:
                 self._deliver(report.events)
             case protocol.Status(id=heartbeat.PING_ID) if self._heartbeat is not None:
                 self._heartbeat.heard(report)
-            case protocol.Rejected() if ticket := self._tickets.pop(report.id, None):
-                ticket.mailbox.put(error_of(report, self._name))
-            case protocol.Rejected() if self._abandoned.pop(report.id, None):
-                pass
+            case protocol.Rejected() if report.id in self._tickets or report.id in self._abandoned:
+                self._refuse(report)
             case _ if answers := self._questions.get(report.id):
                 answers.put(report)
+
+    def _refuse(self, report: protocol.Rejected) -> None:
+        with self._lock:
+            self._abandoned.pop(report.id, None)
+            if ticket := self._tickets.pop(report.id, None):
+                ticket.mailbox.put(error_of(report, self._name))
 
     def _deliver(self, events: list[tuple[int, EngineEvent]]) -> None:
         mails: dict[Ticket, list[EngineEvent]] = {}

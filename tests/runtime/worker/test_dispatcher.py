@@ -1,0 +1,64 @@
+"""What several threads do to the requests of one dispatcher."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+from spillover.runtime.errors import EngineClosed, InvalidRequest
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.worker.dispatcher import Dispatcher
+from spillover.runtime.worker.protocol import Rejected
+from spillover.runtime.worker.ticket import Mail
+
+
+class Lock(threading.Condition):
+    """A lock that can tell that somebody asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def __enter__(self) -> bool:
+        self.asked.put(None)
+        return super().__enter__()
+
+
+class Mailbox(queue.SimpleQueue[Mail]):
+    """Runs *meanwhile* in another thread when the first mail comes, until it has run or waits for
+    the lock."""
+
+    def __init__(self, lock: Lock, meanwhile: Any) -> None:
+        self._lock = lock
+        self.thread = threading.Thread(target=self._run, args=(meanwhile,))
+
+    def _run(self, meanwhile: Any) -> None:
+        meanwhile()
+        self._lock.asked.put(None)
+
+    def put(self, *arguments: Any, **named: Any) -> None:
+        self.thread.start()
+        self._lock.asked.get(timeout=60)
+        super().put(*arguments, **named)
+
+
+def test_a_refusal_that_comes_while_all_requests_end_disturbs_nobody() -> None:
+    """It was taken out of the requests while they were gone through, and close() failed."""
+    lock = Lock()
+    dispatcher = Dispatcher("model", EngineOptions(), lock)
+    first, second = (
+        dispatcher.submit(GenerationRequest(prompt=text), seed=1) for text in ("a", "b")
+    )
+    while not lock.asked.empty():
+        lock.asked.get()
+    refusal = Rejected(id=second.id, message="no")
+    first.mailbox = mailbox = Mailbox(lock, lambda: dispatcher.receive(refusal))
+    with lock:
+        lock.asked.get()
+        dispatcher.fail(EngineClosed("closed"), 0.0)
+    mailbox.thread.join(60)
+    assert isinstance(first.mailbox.get(), EngineClosed)
+    assert isinstance(second.mailbox.get(), EngineClosed | InvalidRequest)
+    assert dispatcher.n_open == 0
