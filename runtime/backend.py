@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,18 @@ class Constraint(Protocol):
         ...
 
 
+class Distribution(Struct, frozen=True):
+    """Tokens that a sampler had left, and their probabilities: (n,) each, in any order."""
+
+    tokens: npt.NDArray[np.integer[Any]]
+    probabilities: npt.NDArray[np.floating[Any]]
+
+
+def certain(token: int) -> Distribution:
+    """Nothing but *token* was left."""
+    return Distribution(np.array([token]), np.ones(1))
+
+
 class Sampler(Protocol):
     """Chooses the tokens of one sequence, one after the other; keeps the window of the
     penalties."""
@@ -122,6 +134,11 @@ class Sampler(Protocol):
 
         The random draws depend on the seed and *position* alone.
         """
+        ...
+
+    @property
+    def distribution(self) -> Distribution:
+        """What the last token was drawn from, by a sampler that was made to show it."""
         ...
 
     def accept(self, tokens: Sequence[int]) -> None:
@@ -179,6 +196,7 @@ class Backend(Protocol):
         *,
         ignore_eos: bool,
         constraint: Constraint | None = None,
+        shows_distribution: bool = False,
     ) -> Sampler:
         """With a *constraint*, only tokens that it allows are sampled, and it accepts each of
         them."""

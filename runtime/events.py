@@ -31,6 +31,14 @@ class TopLogprob(Struct, frozen=True, kw_only=True, array_like=True):
     logprob: float
 
 
+class TokenProb(Struct, frozen=True, kw_only=True, array_like=True):
+    """A token, and its probability when all samplers were through."""
+
+    token_id: int
+    token: bytes
+    prob: float
+
+
 class TokenLogprob(Struct, frozen=True, kw_only=True, array_like=True):
     """The chosen token under the raw distribution: before temperature, penalties and masks.
 
@@ -42,6 +50,9 @@ class TokenLogprob(Struct, frozen=True, kw_only=True, array_like=True):
     logprob: float
     entropy: float
     top: tuple[TopLogprob, ...] = ()
+    sampled: tuple[TokenProb, ...] = ()
+    """Only where the request asks for it: the chosen token, and behind it the likeliest of those
+    that the samplers had left."""
 
 
 class Queued(Struct, frozen=True, kw_only=True, tag=True):
@@ -57,44 +68,6 @@ class Prefilling(Struct, frozen=True, kw_only=True, tag=True):
     n_read: int
     n_cached: int
     n_prompt_tokens: int
-
-
-class Delta(Struct, frozen=True, kw_only=True, tag=True):
-    """Text added to the answer of *choice*, and the tokens sampled since the last delta.
-
-    *text* never ends inside a character. *token_ids* may run ahead of *text* while a possible
-    stop string is held back. *logprobs* has one entry per token id, or is empty.
-    """
-
-    choice: int = 0
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-class ReasoningDelta(Struct, frozen=True, kw_only=True, tag=True):
-    """Like Delta, for the reasoning that precedes the answer."""
-
-    choice: int = 0
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-class ToolCallDelta(Struct, frozen=True, kw_only=True, tag=True):
-    """A part of tool call number *index* in the answer of *choice*.
-
-    The first delta of a call carries its *id* and *name*; *arguments* of all deltas of a call,
-    joined, are one JSON object.
-    """
-
-    choice: int = 0
-    index: int
-    id: str | None = None
-    name: str | None = None
-    arguments: str = ""
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class WriterId(Struct, frozen=True, kw_only=True):
@@ -137,6 +110,55 @@ class Timings(Struct, frozen=True, kw_only=True):
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+
+
+class Measures(Struct, frozen=True, kw_only=True):
+    """What one choice has taken so far."""
+
+    usage: Usage
+    timings: Timings
+
+
+class Delta(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """Text added to the answer of *choice*, and the tokens sampled since the last delta.
+
+    *text* never ends inside a character. *token_ids* may run ahead of *text* while a possible
+    stop string is held back. *logprobs* has one entry per token id, or is empty. *measures* are
+    there if the request asks for them and a local model writes.
+    """
+
+    choice: int = 0
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    measures: Measures | None = None
+
+
+class ReasoningDelta(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """Like Delta, for the reasoning that precedes the answer."""
+
+    choice: int = 0
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    measures: Measures | None = None
+
+
+class ToolCallDelta(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """A part of tool call number *index* in the answer of *choice*.
+
+    The first delta of a call carries its *id* and *name*; *arguments* of all deltas of a call,
+    joined, are one JSON object.
+    """
+
+    choice: int = 0
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    measures: Measures | None = None
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag=True):

@@ -148,6 +148,10 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Number of independent answers (choices); choice i samples with seed + i."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """None: none. k: logprob and entropy of each chosen token, and the k likeliest tokens."""
+    post_sampling_probs: bool = False
+    """With *logprobs*: also the probabilities when all samplers were through."""
+    timings_per_token: bool = False
+    """Each delta says what its choice has taken so far."""
     ignore_eos: bool = False
     reuse_prefix: bool = True
     """Whether to reuse tokens that are already in the KV cache. Reading fewer at a time rounds

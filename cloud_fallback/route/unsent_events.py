@@ -55,7 +55,9 @@ def with_logprobs(event: EngineEvent, n_top: int | None) -> EngineEvent:
     logprobs = tuple(
         record
         if len(record.top) <= n_top
-        else msgspec.structs.replace(record, top=record.top[:n_top])
+        else msgspec.structs.replace(
+            record, top=record.top[:n_top], sampled=record.sampled[: n_top + 1]
+        )
         for record in event.logprobs
     )
     return msgspec.structs.replace(event, logprobs=logprobs)

@@ -62,6 +62,9 @@ class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptionsBody | None = None
     return_progress: bool | None = None
+    timings_per_token: bool | None = None
+    post_sampling_probs: bool | None = None
+    verbose: bool | None = None
     max_tokens: int | None = None
     n: int | None = None
     stop: str | tuple[str, ...] | None = None
@@ -244,6 +247,8 @@ def request_of(
         **fields,
         "sampling": sampling,
         "stop": stop,
+        "timings_per_token": bool(body.timings_per_token and body.stream),
+        "post_sampling_probs": bool(body.post_sampling_probs),
         "ignore_eos": body.ignore_eos or False,
         "reuse_prefix": body.cache_prompt is not False,
         "response_format": None if wanted is None else wanted.response_format,

@@ -161,6 +161,7 @@ class LlamaBackend:
         *,
         ignore_eos: bool,
         constraint: Constraint | None = None,
+        shows_distribution: bool = False,
     ) -> Sampler:
         if sampling.is_plain_greedy and not ignore_eos:
             free: Free = GreedySampler(self.logits)
@@ -172,6 +173,7 @@ class LlamaBackend:
                 seed,
                 ignore_eos=ignore_eos,
                 n_ctx=self.info.n_kv,
+                logits=self.logits if shows_distribution else None,
             )
         if constraint is None:
             return free

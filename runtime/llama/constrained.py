@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from spillover.runtime.backend import Constraint, Logits
+from spillover.runtime.backend import Constraint, Distribution, Logits
 from spillover.runtime.llama.sampler import Free
 from spillover.runtime.masked_logits import allowed_logits
 
@@ -30,6 +30,10 @@ class ConstrainedSampler:
             token = self._free.sample_among(tokens, logits, position)
         constraint.accept(token)
         return token
+
+    @property
+    def distribution(self) -> Distribution:
+        return self._free.distribution
 
     def accept(self, tokens: Sequence[int]) -> None:
         self._free.accept(tokens)

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from spillover.runtime.backend import Logits, Sampler
+from spillover.runtime.backend import Distribution, Logits, Sampler, certain
 from spillover.runtime.draws import redraw_seed_at, seed_at
 from spillover.runtime.llama.model import LlamaModel
-from spillover.runtime.masked_logits import TokenIds
+from spillover.runtime.masked_logits import TokenIds, all_tokens
 from spillover.runtime.sampling import Sampling
 
 _FORBID = -100.0
@@ -47,12 +47,19 @@ class GreedySampler:
 
     def __init__(self, logits: Callable[[int], Logits]) -> None:
         self._logits = logits
+        self._last = -1
 
     def sample(self, output: int, position: int) -> int:
-        return int(self._logits(output).argmax())
+        self._last = int(self._logits(output).argmax())
+        return self._last
 
     def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:
-        return int(tokens[logits.argmax()])
+        self._last = int(tokens[logits.argmax()])
+        return self._last
+
+    @property
+    def distribution(self) -> Distribution:
+        return certain(self._last)
 
     def accept(self, tokens: Sequence[int]) -> None:
         pass
@@ -73,7 +80,11 @@ class ChainSampler:
         *,
         ignore_eos: bool,
         n_ctx: int,
+        logits: Callable[[int], Logits] | None = None,
     ) -> None:
+        """*logits* is given to a sampler that shows its distribution."""
+        self._logits = logits
+        self.distribution = certain(-1)
         self._row_of = row_of
         self._seed = seed
         self._sampling = sampling
@@ -91,12 +102,18 @@ class ChainSampler:
 
     def sample(self, output: int, position: int) -> int:
         self._renew_randomness(seed_at(self._seed, position))
-        return int(lib.llama_sampler_sample(self._chain, *self._row_of(output)))
+        if self._logits is None:
+            return int(lib.llama_sampler_sample(self._chain, *self._row_of(output)))
+        logits = self._logits(output)
+        token = self._applied(all_tokens(len(logits)), logits)
+        lib.llama_sampler_accept(self._chain, token)
+        return token
 
     def sample_among(self, tokens: TokenIds, logits: Logits, position: int) -> int:
         if len(self._forbidden) and np.isin(tokens[logits > -np.inf], self._forbidden).all():
             # A bias forbids all that is left, but the constraint overrides it.
             token = int(tokens[logits.argmax()])
+            self.distribution = certain(token)
         else:
             seed_of = seed_at if self.remembers else redraw_seed_at
             self._renew_randomness(seed_of(self._seed, position))
@@ -114,7 +131,19 @@ class ChainSampler:
             sorted=False,
         )
         lib.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(array.data[array.selected].id)
+        token = int(array.data[array.selected].id)
+        if self._logits is not None:
+            self.distribution = self._left(array, token)
+        return token
+
+    def _left(self, array: Any, token: int) -> Distribution:
+        """What the chain has left in *array*, of which it has drawn *token*."""
+        if self._sampling.temperature == 0:
+            return certain(token)
+        address = ctypes.addressof(array.data.contents)
+        rows = (lib.llama_token_data * array.size).from_address(address)
+        left = np.frombuffer(rows, dtype=_CANDIDATE)
+        return Distribution(left["id"].copy(), left["p"] / left["p"].sum(dtype=np.float64))
 
     def _renew_randomness(self, seed: int) -> None:
         if self._sampling.temperature == 0:

@@ -67,6 +67,7 @@ class OnnxBackend:
         *,
         ignore_eos: bool,
         constraint: Constraint | None = None,
+        shows_distribution: bool = False,
     ) -> Sampler:
         n_vocab = self.info.n_vocab
         forbidden = [t for t in self._tokenizer.eog_tokens if t < n_vocab] if ignore_eos else []
@@ -78,6 +79,7 @@ class OnnxBackend:
             bias=bias_of(sampling, forbidden),
             breakers=self._breakers(sampling.dry_sequence_breakers) if sampling.has_dry else None,
             constraint=constraint,
+            shows_distribution=shows_distribution,
         )
 
     def _new_breakers(self, texts: tuple[str, ...]) -> SequenceBreakers:

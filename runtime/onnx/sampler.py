@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import Constraint, Logits, Tokens
+from spillover.runtime.backend import Constraint, Distribution, Logits, Tokens, certain
 from spillover.runtime.draws import Draws
 from spillover.runtime.masked_logits import allowed_logits
 from spillover.runtime.onnx import candidates as filters
@@ -49,6 +49,7 @@ class NumpySampler:
         bias: Bias | None = None,
         breakers: SequenceBreakers | None = None,
         constraint: Constraint | None = None,
+        shows_distribution: bool = False,
     ) -> None:
         self._logits = logits
         self._sampling = sampling
@@ -60,8 +61,13 @@ class NumpySampler:
         self._n_penalized = _resolved(sampling.repeat_last_n, n_ctx)
         self._n_dry = _resolved(sampling.dry_penalty_last_n, n_ctx)
         self._window = np.empty(0, dtype=np.int32)
+        self._shows_distribution = shows_distribution
+        self.distribution = certain(-1)
         self._keeps_few = (
-            0 < sampling.top_k <= _FEW and sampling.typical_p == 1 and sampling.xtc_probability == 0
+            0 < sampling.top_k <= _FEW
+            and sampling.typical_p == 1
+            and sampling.xtc_probability == 0
+            and not shows_distribution
         )
 
     def sample(self, output: int, position: int) -> int:
@@ -126,7 +132,9 @@ class NumpySampler:
     def _choose(self, candidates: Candidates, draws: Draws, position: int) -> int:
         s = self._sampling
         if s.temperature == 0:
-            return int(candidates.ids[candidates.logits.argmax()])
+            token = int(candidates.ids[candidates.logits.argmax()])
+            self.distribution = certain(token)
+            return token
         if self._keeps_few:
             return filters.draw_from_few(
                 filters.top_k(candidates, s.top_k),
@@ -138,6 +146,9 @@ class NumpySampler:
         left = self._filtered(candidates)
         if self._excludes_top_choices(draws, position):
             left = filters.without_top_choices(left, s.xtc_threshold)
+        if self._shows_distribution:
+            shares = filters.softmax(left.logits / np.float32(s.temperature))
+            self.distribution = Distribution(left.ids, shares)
         return filters.draw(left, s.temperature, draws.for_token(position))
 
     def _excludes_top_choices(self, draws: Draws, position: int) -> bool:

@@ -1,13 +1,17 @@
-"""Logprobs from raw logits: before temperature, penalties and masks change them."""
+"""Logprobs from raw logits: before temperature, penalties and masks change them; and, where they
+are asked for, probabilities behind all samplers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from msgspec import structs
 
-from spillover.runtime.backend import Logits
-from spillover.runtime.events import TokenLogprob, TopLogprob
+from spillover.runtime.backend import Distribution, Logits
+from spillover.runtime.events import TokenLogprob, TokenProb, TopLogprob
 
 
 class RawDistribution:
@@ -44,7 +48,20 @@ class RawDistribution:
         return max(float(self._shifted[token]) - self._log_total, -1e30)
 
 
-def _largest(values: Logits, n: int) -> list[int]:
+def with_sampled(
+    record: TokenLogprob, left: Distribution, n_top: int, text_of: Callable[[int], bytes]
+) -> TokenLogprob:
+    """*record* with what its token was drawn from: its own share, and the *n_top* largest."""
+    positive = left.probabilities > 0  # the smallest shares are too small for a number
+    tokens, shares = left.tokens[positive], left.probabilities[positive]
+    own = shares[tokens == record.token_id]
+    likeliest = [(int(tokens[i]), float(shares[i])) for i in _largest(shares, n_top)]
+    shown = [(record.token_id, float(own[0]) if len(own) else 0.0), *likeliest]
+    sampled = tuple(TokenProb(token_id=t, token=text_of(t), prob=p) for t, p in shown)
+    return structs.replace(record, sampled=sampled)
+
+
+def _largest(values: npt.NDArray[np.floating[Any]], n: int) -> list[int]:
     """Indices of the *n* largest values, largest first, without sorting all."""
     if n == 0:
         return []

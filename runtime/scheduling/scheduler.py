@@ -17,7 +17,7 @@ from spillover.runtime.events import FinishReason, Prefilling, Queued
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.kv_cache import KvCache
-from spillover.runtime.scheduling.logprobs import RawDistribution
+from spillover.runtime.scheduling.logprobs import RawDistribution, with_sampled
 from spillover.runtime.scheduling.outbox import Emit, Outbox
 from spillover.runtime.scheduling.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
@@ -188,6 +188,7 @@ class Scheduler:
                 sequence.seed,
                 ignore_eos=request.ignore_eos,
                 constraint=sequence.constraint,
+                shows_distribution=request.post_sampling_probs,
             )
             sequence.sampler.accept(sequence.tokens.tolist())
         self._report_progress(sequence)
@@ -334,6 +335,9 @@ class Scheduler:
             return
         text_of = self._backend.token_bytes
         logprob = raw.of(token, text_of) if raw else None
+        if logprob is not None and request.post_sampling_probs:
+            n_top = request.logprobs or 0
+            logprob = with_sampled(logprob, sampler.distribution, n_top, text_of)
         for event in sequence.append(token, text_of(token), logprob, now):
             self._out.add(sequence.job_id, event)
         if sequence.stop is not None or sequence.is_complete:

@@ -14,6 +14,7 @@ from spillover.runtime.events import (
     EngineEvent,
     Finished,
     FinishReason,
+    Measures,
     ReasoningDelta,
     Timings,
     TokenLogprob,
@@ -144,7 +145,7 @@ class Sequence:
         self._pending_ids.append(token)
         if logprob is not None:
             self._pending_logprobs.append(logprob)
-        return self._deltas(self._pipeline.feed(piece or self._shown.get(token, b"")))
+        return self._deltas(self._pipeline.feed(piece or self._shown.get(token, b"")), now)
 
     def count_eog(self, now: float) -> None:
         """Count the token that ends the answer; it has no text."""
@@ -178,12 +179,13 @@ class Sequence:
         self._buffer[n] = token
         self.n_generated += 1
 
-    def _deltas(self, pieces: list[Piece]) -> list[EngineEvent]:
-        return [self._delta(piece) for piece in pieces]
+    def _deltas(self, pieces: list[Piece], now: float) -> list[EngineEvent]:
+        return [self._delta(piece, now) for piece in pieces]
 
-    def _delta(self, piece: Piece) -> EngineEvent:
+    def _delta(self, piece: Piece, now: float) -> EngineEvent:
         """A delta with the tokens since the last one."""
         choice, ids, logprobs = self.choice, tuple(self._pending_ids), tuple(self._pending_logprobs)
+        measures = self._measures(now) if self.request.timings_per_token else None
         self._pending_ids.clear()
         self._pending_logprobs.clear()
         if isinstance(piece, CallDelta):
@@ -195,34 +197,42 @@ class Sequence:
                 arguments=piece.arguments,
                 token_ids=ids,
                 logprobs=logprobs,
+                measures=measures,
             )
         is_reasoning, text = piece
         if is_reasoning:
             self._n_reasoning += len(ids)
         kind = ReasoningDelta if is_reasoning else Delta
-        return kind(choice=choice, text=text, token_ids=ids, logprobs=logprobs)
+        return kind(choice=choice, text=text, token_ids=ids, logprobs=logprobs, measures=measures)
 
     def finish(self, reason: FinishReason, now: float) -> list[EngineEvent]:
         """The last deltas and Finished; the caller frees what the sequence holds."""
         self.phase = Phase.DONE
-        events = self._deltas(self._pipeline.flush())
+        events = self._deltas(self._pipeline.flush(), now)
         if self._pending_logprobs:
-            events.extend(self._deltas([(False, "")]))
+            events.extend(self._deltas([(False, "")], now))
         events.append(
             Finished(
                 choice=self.choice,
                 reason=reason,
-                usage=Usage(
-                    prompt_tokens=self.n_prompt,
-                    cached_tokens=self.n_cached,
-                    completion_tokens=self.n_generated,
-                    reasoning_tokens=self._n_reasoning,
-                ),
+                usage=self._usage,
                 timings=self._timings(now),
                 stop=self.stop,
             )
         )
         return events
+
+    def _measures(self, now: float) -> Measures:
+        return Measures(usage=self._usage, timings=self._timings(now))
+
+    @property
+    def _usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.n_prompt,
+            cached_tokens=self.n_cached,
+            completion_tokens=self.n_generated,
+            reasoning_tokens=self._n_reasoning,
+        )
 
     def _timings(self, now: float) -> Timings:
         admitted = now if self._admitted is None else self._admitted

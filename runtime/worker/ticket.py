@@ -13,6 +13,7 @@ from spillover.runtime.events import (
     Delta,
     EngineEvent,
     Finished,
+    Measures,
     Prefilling,
     Queued,
     ReasoningDelta,
@@ -92,9 +93,15 @@ class Ticket:
                 generated.extend(event.token_ids)
                 if isinstance(event, ReasoningDelta):
                     self._n_reasoning[event.choice] += len(event.token_ids)
+                if event.measures is not None and self.n_deaths:
+                    return structs.replace(
+                        event, measures=self._from_the_start(event.measures, event.choice)
+                    )
             case Finished():
                 self._open.discard(event.choice)
-                return event if self.n_deaths == 0 else self._from_the_start(event)
+                if self.n_deaths:
+                    whole = self._from_the_start(event, event.choice)
+                    return structs.replace(event, usage=whole.usage, timings=whole.timings)
             case Queued():
                 self._n_prompt = event.n_prompt_tokens
             case Prefilling():
@@ -102,10 +109,10 @@ class Ticket:
                     self._begun = self._clock()
         return event
 
-    def _from_the_start(self, event: Finished) -> Finished:
-        """Add the parts of earlier workers to *event*: the last one counts only its own."""
-        usage = structs.replace(event.usage, reasoning_tokens=self._n_reasoning[event.choice])
-        return structs.replace(event, usage=usage, timings=self._timings(event.choice))
+    def _from_the_start(self, last: Measures | Finished, choice: int) -> Measures:
+        """Add the parts of earlier workers: the last one counts only its own."""
+        usage = structs.replace(last.usage, reasoning_tokens=self._n_reasoning[choice])
+        return Measures(usage=usage, timings=self._timings(choice))
 
     def _timings(self, choice: int) -> Timings:
         now = self._clock()

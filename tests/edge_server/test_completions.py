@@ -207,6 +207,97 @@ def test_its_stream_has_no_sentinel_and_ends_with_the_settings(http: httpx.Clien
     assert whole["tokens"] == []
 
 
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_it_shows_what_each_token_was_drawn_from(http: httpx.Client, temperature: float) -> None:
+    """It was a 400."""
+    ask = {"prompt": "Once upon a time", "n_predict": 8, "n_probs": 5, "seed": 1, "top_k": 3}
+    ask |= {"temperature": temperature, "ignore_eos": True}
+    plain = post(http, "/completion", **ask, return_tokens=True)
+    whole = post(http, "/completion", **ask, post_sampling_probs=True)
+    shown = whole["completion_probabilities"]
+    assert [one["id"] for one in shown] == plain["tokens"]
+    assert whole["generation_settings"]["post_sampling_probs"] is True
+    for one in shown:
+        assert one.keys() == {"id", "token", "bytes", "prob", "top_probs"}
+        shares = [top["prob"] for top in one["top_probs"]]
+        assert sum(shares) == pytest.approx(1)
+        assert shares == sorted(shares, reverse=True)
+        assert 1 <= len(shares) <= (3 if temperature else 1)
+        assert one["prob"] in shares
+    stream = http.post("/completion", json=ask | {"post_sampling_probs": True, "stream": True}).text
+    parts = [
+        one for chunk in chunks_of(stream) for one in chunk.get("completion_probabilities", [])
+    ]
+    assert [one["id"] for one in parts] == plain["tokens"]
+    assert all(one["prob"] > 0 for one in parts)
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions", "/v1/chat/completions"])
+def test_each_chunk_may_carry_its_timings(http: httpx.Client, path: str) -> None:
+    """Only the last one did."""
+    ask = {"prompt": "Once upon a time", "messages": [{"role": "user", "content": "Hi"}]}
+    ask.pop("messages" if path != "/v1/chat/completions" else "prompt")
+    body = {**ask, "max_tokens": 12, "ignore_eos": True, "stream": True, "timings_per_token": True}
+    chunks = chunks_of(http.post(path, json=body).text)
+    timed = [chunk["timings"] for chunk in chunks if "timings" in chunk]
+    texts = [chunk for chunk in chunks if has_text(chunk)]
+    assert len(texts) > 1
+    assert all("timings" in chunk for chunk in texts)
+    counts = [one["predicted_n"] for one in timed]
+    assert counts == sorted(counts)
+    assert (counts[0] < 12, counts[-1]) == (True, 12)
+    assert len({one["prompt_n"] for one in timed}) == 1
+    assert len({one["prompt_ms"] for one in timed}) == 1
+    plain = chunks_of(http.post(path, json=body | {"timings_per_token": False}).text)
+    assert sum("timings" in chunk for chunk in plain) == 1
+
+
+def has_text(chunk: Any) -> bool:
+    """Whether a chunk of any dialect carries a part of the answer's text."""
+    if "content" in chunk:
+        return bool(chunk["content"])
+    choices = chunk["choices"]
+    return any(c.get("text") or c.get("delta", {}).get("content") for c in choices)
+
+
+def test_the_prompt_is_shown_beside_its_answers(http: httpx.Client) -> None:
+    """Only chat completions did it."""
+    body = {"prompt": "Once upon a time", "max_tokens": 2, "verbose": True, "n": 2}
+    shown = post(http, "/v1/completions", **body)["__verbose"]
+    assert shown["prompt"] == "Once upon a time"
+    assert shown["generation_settings"]["n_predict"] == 2
+    two = body | {"prompt": ["One", "Two"]}
+    assert [one["prompt"] for one in post(http, "/v1/completions", **two)["__verbose"]] == [
+        "One",
+        "Two",
+    ]
+    chunks = chunks_of(http.post("/v1/completions", json=two | {"stream": True}).text)
+    ends = [chunk for chunk in chunks if "__verbose" in chunk]
+    assert sorted((c["choices"][0]["index"], c["__verbose"]["prompt"]) for c in ends) == [
+        (0, "One"),
+        (1, "One"),
+        (2, "Two"),
+        (3, "Two"),
+    ]
+
+
+def test_openais_logprobs_have_no_place_for_what_a_token_was_drawn_from(
+    http: httpx.Client,
+) -> None:
+    body = {"prompt": "Once", "max_tokens": 1, "logprobs": 2, "post_sampling_probs": True}
+    response = http.post("/v1/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "post_sampling_probs"
+
+
+def test_a_chat_shows_what_each_token_was_drawn_from(http: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "ignore_eos": True}
+    body |= {"logprobs": True, "top_logprobs": 2, "post_sampling_probs": True}
+    shown = post(http, "/v1/chat/completions", **body)["choices"][0]["logprobs"]["content"]
+    assert len(shown) == 4
+    assert all(one["prob"] > 0 and len(one["top_probs"]) <= 2 for one in shown)
+
+
 def test_its_prompts_may_mix_texts_and_ids_and_be_several(http: httpx.Client) -> None:
     ids = post(http, "/tokenize", content="upon a time")["tokens"]
     prompts = ["Once upon a time", {"prompt_string": "Once upon a time"}, ["Once ", *ids]]
@@ -254,7 +345,6 @@ def test_its_biases_may_name_texts(http: httpx.Client, biases: Any) -> None:
         ("prompt", [4096]),
         ("prompt", "a b " * 2000),
         ("mirostat", 2),
-        ("post_sampling_probs", True),
         ("logit_bias", [[True, 1]]),
         ("logit_bias", [[1]]),
         ("logit_bias", [[10**12, 1]]),

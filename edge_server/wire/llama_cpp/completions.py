@@ -126,7 +126,6 @@ class LlamaCppBody(CommonBody, frozen=True, kw_only=True):
     mirostat: int | None = None
     dynatemp_range: float | None = None
     top_n_sigma: float | None = None
-    post_sampling_probs: bool | None = None
 
     def sent_as(self) -> dict[str, str]:
         length = {} if self.n_predict is None else {"max_tokens": "n_predict"}
@@ -203,7 +202,7 @@ def _request(
 
 
 def _refuse(body: LlamaCppBody) -> None:
-    for name in ("mirostat", "dynatemp_range", "post_sampling_probs"):
+    for name in ("mirostat", "dynatemp_range"):
         if getattr(body, name):
             raise bad_request(f"{name} is not supported", name)
     if body.top_n_sigma is not None and body.top_n_sigma > 0:
@@ -306,7 +305,9 @@ class LlamaCppStream(StreamEncoder):
         choice = event.choice
         self._has_line[choice] |= "\n" in event.text
         self._n_tokens[choice] += len(event.token_ids)
-        extra = {}
+        extra: dict[str, Any] = {}
+        if event.measures:
+            extra["timings"] = timings(event.measures)
         if event.logprobs:
             extra["completion_probabilities"] = list(map(probabilities, event.logprobs))
         return self._chunk(choice, event.text, event.token_ids, **extra)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from spillover.edge_server.wire.errors import WireError
-from spillover.runtime.events import Finished, Prefilling, TokenLogprob
+from spillover.runtime.events import Finished, Measures, Prefilling, TokenLogprob, TokenProb
 from spillover.runtime.request import (
     Gbnf,
     GenerationRequest,
@@ -33,7 +33,7 @@ def error_body(error: WireError) -> bytes:
     return json.dumps({"error": inner}).encode()
 
 
-def timings(event: Finished) -> dict[str, float]:
+def timings(event: Finished | Measures) -> dict[str, float]:
     """The timings object of one choice; rates are tokens per second. The time of the first token is
     that of the prompt, which it takes no step beyond."""
     usage, times = event.usage, event.timings
@@ -89,8 +89,8 @@ def generation_settings(request: GenerationRequest, model: str, n_ctx: int, *, s
         "n_discard": 0,
         "mirostat": 0,
         "dynatemp_range": 0.0,
-        "timings_per_token": False,
-        "post_sampling_probs": False,
+        "timings_per_token": request.timings_per_token,
+        "post_sampling_probs": request.post_sampling_probs,
         **_format_fields(request.response_format),
         "lora": [],
     }
@@ -111,11 +111,19 @@ def _format_fields(value: ResponseFormat | None) -> dict[str, Any]:
 
 
 def probabilities(record: TokenLogprob) -> dict[str, Any]:
-    """The object of one token's logprobs."""
+    """The object of one token's logprobs, or of what it was drawn from."""
+    if record.sampled:
+        own, *likeliest = map(_sampled, record.sampled)
+        return {**own, "top_probs": likeliest}
     return {
         **_token(record.token_id, record.token, record.logprob),
         "top_logprobs": [_token(top.token_id, top.token, top.logprob) for top in record.top],
     }
+
+
+def _sampled(prob: TokenProb) -> dict[str, Any]:
+    text = prob.token.decode("utf-8", "replace")
+    return {"id": prob.token_id, "token": text, "bytes": list(prob.token), "prob": prob.prob}
 
 
 def _token(token_id: int, token: bytes, logprob: float) -> dict[str, Any]:

@@ -31,8 +31,9 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.llama_cpp.objects import progress, timings
+from spillover.edge_server.wire.llama_cpp.objects import generation_settings, progress, timings
 from spillover.edge_server.wire.request_body import CommonBody
+from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -41,6 +42,7 @@ from spillover.runtime.events import (
     ReasoningDelta,
     ToolCallDelta,
 )
+from spillover.runtime.request import GenerationRequest
 from spillover.runtime.text.surrogates import valid_text
 
 _json = msgspec.json.Encoder().encode
@@ -110,8 +112,29 @@ class ChunkOptions(msgspec.Struct, frozen=True):
     progress: bool
     events: bool = False
     """Handoffs and what belongs to them, as named events."""
-    last_fields: dict[str, Any] = {}
-    """Of the chunk that ends a choice."""
+    last_fields: tuple[dict[str, Any], ...] = ()
+    """Of the chunk that ends a choice, for each prompt."""
+
+
+def verbose(
+    requests: tuple[GenerationRequest, ...],
+    prompts: tuple[str, ...],
+    engine: TextEngine,
+    *,
+    stream: bool,
+) -> tuple[dict[str, Any], ...]:
+    """What the model is really given for each prompt, under llama.cpp's name for it."""
+    return tuple(
+        {
+            "__verbose": {
+                "prompt": prompt,
+                "generation_settings": generation_settings(
+                    request, engine.name, engine.card.n_ctx, stream=stream
+                ),
+            }
+        }
+        for request, prompt in zip(requests, prompts, strict=True)
+    )
 
 
 def chunk_options(body: CommonBody, wanted: RouteOptions, n: int, n_each: int) -> ChunkOptions:
@@ -144,12 +167,12 @@ class OpenAIStream(StreamEncoder):
         if self._failed:
             return b""
         if isinstance(event, Delta | ReasoningDelta):
-            if event.logprobs:
-                return self._chunk(self._delta(event), event.choice)
+            if event.logprobs or event.measures:
+                return self._chunk(self._delta(event), event.choice, **_so_far(event))
             return self._plain(event)
         match event:
             case ToolCallDelta():
-                return self._chunk(self._call(event), event.choice)
+                return self._chunk(self._call(event), event.choice, **_so_far(event))
             case Finished():
                 return self._finish(event)
             case Failed():
@@ -203,8 +226,9 @@ class OpenAIStream(StreamEncoder):
         if event.reason == "cancelled":
             return self.fail(cancelled())
         choice = {**self._empty_choice(), "finish_reason": self._finish_reason(event)}
-        extra = {"timings": timings(event), **self._options.last_fields}
-        return self._chunk(choice, event.choice, **extra)
+        shown = self._options.last_fields
+        extra = shown[event.choice // self._options.n_each] if shown else {}
+        return self._chunk(choice, event.choice, timings=timings(event), **extra)
 
     def _finish_reason(self, event: Finished) -> str:
         return event.reason
@@ -225,6 +249,10 @@ class OpenAIStream(StreamEncoder):
 
     @abstractmethod
     def _empty_choice(self) -> dict[str, Any]: ...
+
+
+def _so_far(event: Delta | ReasoningDelta | ToolCallDelta) -> dict[str, Any]:
+    return {} if event.measures is None else {"timings": timings(event.measures)}
 
 
 class OpenAIWhole(WholeEncoder):

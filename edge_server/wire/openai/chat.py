@@ -10,12 +10,13 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
-from spillover.edge_server.wire.llama_cpp.objects import generation_settings
+from spillover.edge_server.wire.llama_cpp.objects import probabilities
 from spillover.edge_server.wire.openai.answer import (
     OpenAIStream,
     OpenAIWhole,
     chunk_options,
     head_fields,
+    verbose,
 )
 from spillover.edge_server.wire.openai.tools import (
     CallBody,
@@ -38,7 +39,6 @@ from spillover.edge_server.wire.request_body import (
     request_of,
     route_options_of,
 )
-from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -56,7 +56,10 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     request = chat_request(body, asked.defaults)
     options = route_options_of(body, asked)
     answer_id, model, n = f"chatcmpl-{asked.options.id}", asked.engine.name, request.n
-    shown = _verbose(request, asked.engine, stream=bool(body.stream)) if body.verbose else {}
+    shown: tuple[dict[str, Any], ...] = ()
+    if body.verbose:
+        prompt = asked.engine.apply_template(request).text
+        shown = verbose((request,), (prompt,), asked.engine, stream=bool(body.stream))
     encoder: Encoder
     if body.stream:
         head = head_fields("chat.completion.chunk", answer_id, model)
@@ -65,15 +68,9 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     else:
         head = head_fields("chat.completion", answer_id, model)
         whole = FunctionWhole if body.functions else ChatWhole
-        encoder = whole(head | shown, n, logprobs=request.logprobs is not None)
+        head |= shown[0] if shown else {}
+        encoder = whole(head, n, logprobs=request.logprobs is not None)
     return answer_plan(asked, body, (request,), encoder, options)
-
-
-def _verbose(request: GenerationRequest, engine: TextEngine, *, stream: bool) -> dict[str, Any]:
-    """What the model is really given, under llama.cpp's name for it."""
-    settings = generation_settings(request, engine.name, engine.card.n_ctx, stream=stream)
-    prompt = engine.apply_template(request).text
-    return {"__verbose": {"prompt": prompt, "generation_settings": settings}}
 
 
 class TextPart(Struct, frozen=True):
@@ -117,7 +114,6 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     tools: tuple[ToolBody, ...] | None = None
     tool_choice: str | ChoiceBody | None = None
     parallel_tool_calls: bool | None = None
-    verbose: bool | None = None
     functions: tuple[FunctionBody, ...] | None = None
     function_call: str | NameBody | None = None
 
@@ -305,7 +301,9 @@ def _function_reason(event: Finished) -> str:
 def _logprobs(records: tuple[TokenLogprob, ...]) -> dict[str, Any]:
     return {
         "content": [
-            {
+            probabilities(record)
+            if record.sampled
+            else {
                 **_token(record.token, record.logprob),
                 "top_logprobs": [_token(top.token, top.logprob) for top in record.top],
             }

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
@@ -15,8 +16,15 @@ from spillover.edge_server.wire.openai.answer import (
     OpenAIWhole,
     chunk_options,
     head_fields,
+    verbose,
 )
-from spillover.edge_server.wire.prompts import engine_prompts, infill_prompt, prompts_of, text_of
+from spillover.edge_server.wire.prompts import (
+    SentPrompt,
+    engine_prompts,
+    infill_prompt,
+    prompts_of,
+    text_of,
+)
 from spillover.edge_server.wire.request_body import (
     CommonBody,
     answer_plan,
@@ -40,13 +48,24 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     wanted = completions_of(body, asked)
     options = route_options_of(body, asked)
     head = head_fields(_KIND, f"cmpl-{asked.options.id}", asked.engine.name)
+    shown = _verbose(body, asked, wanted) if body.verbose else ()
     encoder: Encoder
     if body.stream:
-        shown = chunk_options(body, options, wanted.n_choices, wanted.n_wanted)
-        encoder = CompletionStream(head, shown, wanted.echoes)
+        chunks = chunk_options(body, options, wanted.n_choices, wanted.n_wanted)
+        encoder = CompletionStream(head, replace(chunks, last_fields=shown), wanted.echoes)
     else:
+        if shown:
+            each = [one["__verbose"] for one in shown]
+            head["__verbose"] = each[0] if len(each) == 1 else each
         encoder = CompletionWhole(head, wanted, logprobs=body.logprobs is not None)
     return answer_plan(asked, body, wanted.requests, encoder, options)
+
+
+def _verbose(
+    body: CompletionBody, asked: AnswerRequest, wanted: Completions
+) -> tuple[dict[str, Any], ...]:
+    prompts = tuple(text_of(asked.engine, SentPrompt((r.prompt or "",))) for r in wanted.requests)
+    return verbose(wanted.requests, prompts, asked.engine, stream=bool(body.stream))
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True):
@@ -105,6 +124,9 @@ def _check_combinations(body: CompletionBody, n_wanted: int, n: int) -> None:
         raise bad_request("best_of must be at least n", "best_of")
     if n > n_wanted and body.stream:
         raise bad_request("best_of cannot be streamed: set stream: false", "best_of")
+    if body.post_sampling_probs and body.logprobs is not None:
+        message = "post_sampling_probs has no place in OpenAI's logprobs: use /completion"
+        raise bad_request(message, "post_sampling_probs")
     if body.echo and body.logprobs is not None:
         raise bad_request("echo and logprobs exclude each other: leave one out", "echo")
     if body.echo and body.suffix:

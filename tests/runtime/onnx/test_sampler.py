@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime.backend import Logits, Mask, Rows
+from spillover.runtime.backend import Distribution, Logits, Mask, Rows
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.onnx import candidates as filters
@@ -71,7 +72,12 @@ def llama(model_path: Path) -> Iterator[LlamaBackend]:
 
 
 def numpy_sampler(
-    llama: LlamaBackend, sampling: Sampling, seed: int, *, ignore_eos: bool = False
+    llama: LlamaBackend,
+    sampling: Sampling,
+    seed: int,
+    *,
+    ignore_eos: bool = False,
+    shows_distribution: bool = False,
 ) -> NumpySampler:
     eog = [t for t in range(llama.info.n_vocab) if llama.is_eog(t)] if ignore_eos else []
     breakers = None
@@ -89,6 +95,7 @@ def numpy_sampler(
         n_ctx=llama.info.n_kv,
         bias=bias_of(sampling, eog),
         breakers=breakers,
+        shows_distribution=shows_distribution,
     )
 
 
@@ -106,6 +113,35 @@ def test_the_same_logits_and_seed_give_the_same_tokens_as_llama_cpp(
     drawn = [(theirs.sample(0, i), ours.sample(0, i)) for i in range(150)]
     theirs.close()
     assert [a for a, _ in drawn] == [b for _, b in drawn]
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_what_a_token_was_drawn_from_can_be_seen(llama: LlamaBackend, name: str) -> None:
+    sampling, tokens = SAMPLINGS[name], list(b"abcabc")
+    ignore_eos = not name.startswith("typical")
+    samplers = (
+        llama.sampler(sampling, 5, ignore_eos=ignore_eos, shows_distribution=True),
+        numpy_sampler(llama, sampling, 5, ignore_eos=ignore_eos, shows_distribution=True),
+        llama.sampler(sampling, 5, ignore_eos=ignore_eos),
+    )
+    for sampler in samplers:
+        sampler.accept(tokens)
+    for i in range(20):
+        theirs, ours, plain = (sampler.sample(0, i) for sampler in samplers)
+        assert theirs == ours == plain
+        left = [shares_of(sampler.distribution, llama.info.n_vocab) for sampler in samplers[:2]]
+        assert left[0] == pytest.approx(left[1], abs=1e-4)
+        assert left[0][theirs] > 0
+        assert left[0].sum() == pytest.approx(1)
+        assert sampling.top_k == 0 or np.count_nonzero(left[0]) <= sampling.top_k
+    for sampler in samplers:
+        sampler.close()
+
+
+def shares_of(left: Distribution, n_vocab: int) -> Any:
+    shares = np.zeros(n_vocab)
+    shares[left.tokens] = left.probabilities
+    return shares
 
 
 def test_a_token_depends_on_its_position_and_not_on_what_was_drawn_before(
