@@ -64,6 +64,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     """The bound addresses are always allowed."""
+    max_responses: Annotated[
+        int,
+        Meta(ge=0, le=100_000),
+        Help("Most answers of /v1/responses that can be read again or continued by their id."),
+    ] = 256
+    """In memory, at most 32 MiB of them. 0 keeps none."""
     keep_alive_s: Annotated[
         float,
         Meta(gt=0, le=300),

@@ -39,6 +39,8 @@ class ResumeLimits(Struct, frozen=True, kw_only=True):
 class Lifetime(Struct, frozen=True, kw_only=True):
     """The followers of an answer, and since when it has none."""
 
+    background: bool = False
+    """It goes on without them."""
     n_viewers: int = 0
     alone_since: float | None = None
     ended_at: float | None = None
@@ -57,7 +59,9 @@ class Lifetime(Struct, frozen=True, kw_only=True):
         """When it is due to be cancelled or forgotten; None: never."""
         if self.ended_at is not None:
             return self.ended_at + limits.keep_s
-        return None if self.alone_since is None else self.alone_since + limits.grace_s
+        if self.background or self.alone_since is None:
+            return None
+        return self.alone_since + limits.grace_s
 
     def fate(self, limits: ResumeLimits, now: float) -> Fate:
         """*cancel* an answer without a client; *forget* one that ended long ago."""

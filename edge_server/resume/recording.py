@@ -30,8 +30,9 @@ class Recording:
         encoder: StreamEncoder,
         log: StreamLog,
         on_end: Callable[[Recording], None],
+        stream_id: str | None = None,
     ) -> None:
-        self.id = secrets.token_hex(16)
+        self.id = stream_id or secrets.token_hex(16)
         """128 random bits that only the client knows, unlike the id in the chunks."""
         self.owner = owner
         self.encoder = encoder

@@ -20,9 +20,9 @@ RETRY_AFTER_S = 5.0
 
 
 class _Entry:
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, lifetime: Lifetime) -> None:
         self.recording = recording
-        self.lifetime = Lifetime()
+        self.lifetime = lifetime
         self.alarm: Alarm | None = None
 
 
@@ -45,20 +45,25 @@ class Streams:
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
-    def open(self, owner: str, encoder: StreamEncoder) -> Recording:
+    def open(
+        self, owner: str, encoder: StreamEncoder, *, background_id: str | None = None
+    ) -> Recording:
         """A place for a new answer, which has no followers yet; the oldest ended one makes room.
+        One with a *background_id* needs none, and is found by it.
 
         Raises EngineBusy when running answers take all places.
         """
         limits = self._limits
         if not limits.max_streams:
             raise bad_request("this server has no resumable streams (max_resumable = 0)")
-        recording = Recording(owner, encoder, self._make_log(limits), self._ended)
+        log = self._make_log(limits)
+        recording = Recording(owner, encoder, log, self._ended, background_id)
+        lifetime = Lifetime(background=background_id is not None)
         with self._lock:
             if len(self._entries) >= limits.max_streams and not self._make_room():
                 message = f"{limits.max_streams} resumable answers are running: try again later"
                 raise EngineBusy(message, RETRY_AFTER_S)
-            self._entries[recording.id] = _Entry(recording)
+            self._entries[recording.id] = _Entry(recording, lifetime)
         return recording
 
     def _make_room(self) -> bool:
@@ -103,7 +108,12 @@ class Streams:
         now = self._clock()
         with self._lock:
             lifetime = self._change(recording.id, lambda lifetime: lifetime.left(now))
-            is_lost = not knows_id and lifetime is not None and not lifetime.n_viewers
+            is_lost = (
+                not knows_id
+                and lifetime is not None
+                and not lifetime.n_viewers
+                and not lifetime.background
+            )
             if is_lost:
                 self._forget(recording.id)
         if is_lost:

@@ -27,6 +27,7 @@ from spillover.edge_server.wire.dialect import (
     StreamEncoder,
 )
 from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.openai.responses.store import ResponseStore
 
 
 def add_generation_views(
@@ -35,21 +36,17 @@ def add_generation_views(
     streams: Streams,
     settings: Settings,
     endpoints: Sequence[Endpoint],
+    responses: ResponseStore,
 ) -> None:
     """One view for each row of *endpoints*."""
 
     def view_of(endpoint: Endpoint) -> Callable[..., Response]:
         def generate(**path: str) -> Response:
-            wants_events = request.headers.get("X-Spillover-Events") == "1"
-            asked = AnswerRequest(
-                content=request.get_data(),
-                engine=service.engine,
-                defaults=settings.answers,
-                options=RouteOptions(owner=g.owner, may_replace=wants_events),
-                path=path,
-                resume=request.headers.get("X-Spillover-Resume") == "1",
-            )
-            answer = _begin(service, streams, endpoint.plan(asked))
+            planned = endpoint.plan(asked_for(service, settings, responses, path))
+            answer = _begin(service, streams, planned)
+            if answer is None:
+                assert isinstance(planned.encoder, StreamEncoder)
+                return Response(planned.encoder.snapshot(), content_type="application/json")
             return respond(answer, settings.keep_alive_s)
 
         return generate
@@ -59,18 +56,36 @@ def add_generation_views(
             app.add_url_rule(path, f"generate {path}", view_of(endpoint), methods=["POST"])
 
 
-def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer | Viewer:
-    """The answer, which the engine may still refuse."""
+def asked_for(
+    service: Service, settings: Settings, responses: ResponseStore, path: dict[str, str]
+) -> AnswerRequest:
+    """What the current request asks for; *path* has the variables of its path."""
+    wants_events = request.headers.get("X-Spillover-Events") == "1"
+    return AnswerRequest(
+        content=request.get_data(),
+        engine=service.engine,
+        defaults=settings.answers,
+        options=RouteOptions(owner=g.owner, may_replace=wants_events),
+        path=path,
+        resume=request.headers.get("X-Spillover-Resume") == "1",
+        responses=responses,
+    )
+
+
+def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer | Viewer | None:
+    """The answer, which the engine may still refuse; None: nobody follows it now."""
     if not plan.resumable:
         return LiveAnswer(_start(service, plan), plan.encoder, plan.format_field)
     assert isinstance(plan.encoder, StreamEncoder), "only streams can be resumable"
-    recording = streams.open(plan.options.owner, plan.encoder)
+    options = plan.options
+    background_id = options.id if plan.background else None
+    recording = streams.open(options.owner, plan.encoder, background_id=background_id)
     try:
         source = _start(service, plan)
     except BaseException:
         streams.discard(recording)
         raise
-    viewer = streams.watch(recording, 0)
+    viewer = streams.watch(recording, 0) if plan.streams else None
     recording.begin(source, plan.format_field)
     return viewer
 

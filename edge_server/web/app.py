@@ -19,10 +19,12 @@ from spillover.edge_server.web.answer_views import add_generation_views, add_str
 from spillover.edge_server.web.content_encoding import decompress_body
 from spillover.edge_server.web.handoff_views import add_handoff_views
 from spillover.edge_server.web.information import add_information
+from spillover.edge_server.web.response_views import add_response_views
 from spillover.edge_server.web.security import Gatekeeper
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, from_exception
+from spillover.edge_server.wire.openai.responses.store import ResponseStore
 from spillover.runtime.errors import log_defect
 
 if TYPE_CHECKING:
@@ -44,7 +46,9 @@ def create_app(
     app.before_request(lambda: _enter(gate, settings.max_body_bytes))
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment, method-assign]  # as Flask advises
     app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
-    add_generation_views(app, service, streams, settings, endpoints)
+    responses = ResponseStore(settings.max_responses)
+    add_generation_views(app, service, streams, settings, endpoints, responses)
+    add_response_views(app, service, streams, settings, responses)
     add_information(app, service, settings)
     add_handoff_views(app, service)
     add_stream_views(app, streams, settings)

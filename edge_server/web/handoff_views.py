@@ -10,8 +10,9 @@ from flask import Flask, g, request
 
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.edge_server.answers.service import Service
+from spillover.edge_server.web.query import number_in_query
 from spillover.edge_server.wire import handoff, spending
-from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode
 
 _MAX_LISTED = 200
@@ -37,9 +38,9 @@ def add_handoff_views(app: Flask, service: Service) -> None:
     """GET and POST /v1/handoffs, GET /v1/consents, POST /v1/consents/ID, GET /v1/budget."""
 
     def handoffs() -> dict[str, Any]:
-        limit = _number("limit", 50, most=_MAX_LISTED)
-        before = _number("before", None, most=2**62)
-        records = service.router.recent(limit or 50, before=before, owner=g.owner)
+        limit = number_in_query("limit", 50, least=1, most=_MAX_LISTED)
+        before = number_in_query("before", 0, least=1, most=2**62)
+        records = service.router.recent(limit, before=before or None, owner=g.owner)
         return {"object": "list", "data": [_record(record) for record in records]}
 
     def hand_over() -> tuple[dict[str, Any], int]:
@@ -92,15 +93,6 @@ def add_handoff_views(app: Flask, service: Service) -> None:
 def _answer_id(text: str) -> str:
     """The id of an answer, without the prefix that its dialect gives it."""
     return _PREFIX.sub("", text)
-
-
-def _number(name: str, default: int | None, *, most: int) -> int | None:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:20]) <= most:
-        raise bad_request(f"{name} must be an integer from 1 to {most}", name)
-    return int(text)
 
 
 def _record(record: HandoffRecord) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from spillover.cloud_fallback.events import (
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.openai.responses.store import ResponseStore
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
 from spillover.runtime.request import AnswerDefaults, GenerationRequest, ToolCall
@@ -91,6 +92,10 @@ class StreamEncoder(Encoder):
     @abstractmethod
     def empty_event(self) -> bytes:
         """An event that adds nothing: the first one of a resumable stream without an open()."""
+
+    def snapshot(self) -> bytes:
+        """The answer as it is now, as one body; only of dialects with answers in the background."""
+        raise NotImplementedError
 
 
 class Choice:
@@ -198,6 +203,8 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
     """What the request's path has in the places of the endpoint's <variables>."""
     resume: bool = False
     """A header asks for a stream that can be taken up again; the body may say otherwise."""
+    responses: ResponseStore
+    """What OpenAI's Responses keep."""
 
 
 class AnswerPlan(Struct, frozen=True, kw_only=True):
@@ -209,6 +216,10 @@ class AnswerPlan(Struct, frozen=True, kw_only=True):
     options: RouteOptions
     resumable: bool = False
     """Only for streams of server-sent events."""
+    background: bool = False
+    """It goes on whether or not a client follows it. Its stream has the answer's id."""
+    streams: bool = True
+    """The client follows the stream; False: it gets the encoder's snapshot() at once."""
     format_field: str | None = None
     """The body's field that asks for a response format."""
 

@@ -11,6 +11,7 @@ from spillover.edge_server.wire.llama_cpp import completions as llama_cpp
 from spillover.edge_server.wire.llama_cpp import objects as llama_cpp_objects
 from spillover.edge_server.wire.openai import answer as openai
 from spillover.edge_server.wire.openai import chat, completions
+from spillover.edge_server.wire.openai.responses import body as responses
 
 ENDPOINTS = (
     Endpoint(
@@ -21,6 +22,11 @@ ENDPOINTS = (
     Endpoint(
         paths=("/v1/completions",),
         plan=completions.plan,
+        error_body=openai.error_body,
+    ),
+    Endpoint(
+        paths=("/v1/responses",),
+        plan=responses.plan,
         error_body=openai.error_body,
     ),
     Endpoint(

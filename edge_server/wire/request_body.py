@@ -144,6 +144,9 @@ class LargeParts(Struct, frozen=True, kw_only=True):
     guided_json: msgspec.Raw = msgspec.Raw()
     guided_choice: msgspec.Raw = msgspec.Raw()
     structured_outputs: msgspec.Raw = msgspec.Raw()
+    text: msgspec.Raw = msgspec.Raw()
+    output_config: msgspec.Raw = msgspec.Raw()
+    output_format: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
     functions: msgspec.Raw = msgspec.Raw()
 

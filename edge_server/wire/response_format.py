@@ -83,7 +83,9 @@ def with_field(error: Exception | None, field: str | None) -> Exception | None:
 
 def _asked(body: ResponseFormatFields) -> Iterator[AskedFormat]:
     if body.response_format is not None and body.response_format.type != "text":
-        yield _openai_format(body.response_format)
+        field = "response_format"
+        inner = f"{field}.json_schema.schema"
+        yield openai_format(body.response_format, field, inner)
     if body.grammar:
         is_lark = body.grammar.startswith(LARK_PREFIX)
         grammar = Lark(grammar=body.grammar) if is_lark else Gbnf(grammar=body.grammar)
@@ -100,19 +102,20 @@ def _asked(body: ResponseFormatFields) -> Iterator[AskedFormat]:
             yield AskedFormat(JsonObject(), f"{field}json_object")
 
 
-def _openai_format(body: ResponseFormatBody) -> AskedFormat:
+def openai_format(body: ResponseFormatBody, field: str, schema_field: str) -> AskedFormat:
+    """OpenAI's format in *field*; the schema of its json_schema stands in *schema_field*."""
     if body.type == "json_object":
         wanted = JsonObject() if body.schema is None else JsonSchema(schema=body.schema)
-        return AskedFormat(wanted, "response_format")
+        return AskedFormat(wanted, field)
     if body.type != "json_schema":
-        field = "response_format.type"
+        field = f"{field}.type"
         raise bad_request(f"{field} must be text, json_object or json_schema", field)
-    field = "response_format.json_schema.schema"
     inner = body.json_schema or SchemaFormat(schema=body.schema)
     if inner.schema is None:
-        raise bad_request(f"{field} is missing", field)
+        raise bad_request(f"{schema_field} is missing", schema_field)
     is_strict = inner.strict is not False
-    return AskedFormat(JsonSchema(schema=inner.schema, name=inner.name, strict=is_strict), field)
+    wanted = JsonSchema(schema=inner.schema, name=inner.name, strict=is_strict)
+    return AskedFormat(wanted, schema_field)
 
 
 def _guided(

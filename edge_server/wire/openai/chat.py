@@ -299,17 +299,20 @@ def _function_reason(event: Finished) -> str:
 
 
 def _logprobs(records: tuple[TokenLogprob, ...]) -> dict[str, Any]:
-    return {
-        "content": [
-            probabilities(record)
-            if record.sampled
-            else {
-                **_token(record.token, record.logprob),
-                "top_logprobs": [_token(top.token, top.logprob) for top in record.top],
-            }
-            for record in records
-        ]
-    }
+    return {"content": logprob_objects(records)}
+
+
+def logprob_objects(records: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
+    """One object for each token."""
+    return [
+        probabilities(record)
+        if record.sampled
+        else {
+            **_token(record.token, record.logprob),
+            "top_logprobs": [_token(top.token, top.logprob) for top in record.top],
+        }
+        for record in records
+    ]
 
 
 def _token(token: bytes, logprob: float) -> dict[str, Any]:

@@ -1,0 +1,17 @@
+"""Numbers in the query of a request."""
+
+from __future__ import annotations
+
+from flask import request
+
+from spillover.edge_server.wire.errors import bad_request
+
+
+def number_in_query(name: str, default: int, *, least: int, most: int) -> int:
+    """The integer that the query gives as *name*, or a 400."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or not least <= int(text[:20]) <= most:
+        raise bad_request(f"{name} must be an integer from {least} to {most}", name)
+    return int(text)

@@ -1,0 +1,90 @@
+"""Tools of OpenAI's Responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.openai.tools import (
+    AllowedBody,
+    ChoiceBody,
+    FunctionBody,
+    ReferenceBody,
+    ToolBody,
+    tool_fields,
+)
+
+
+class ResponseTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A function, a namespace of functions, or something that only OpenAI's servers can run."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    tools: tuple[ResponseTool, ...] = ()
+
+
+class ResponseChoice(ReferenceBody, frozen=True, kw_only=True):
+    mode: str = "auto"
+    tools: tuple[ReferenceBody, ...] = ()
+
+
+class ChosenTools(Struct, frozen=True, kw_only=True):
+    """What a request's tools come to."""
+
+    fields: dict[str, Any]
+    """Of a GenerationRequest."""
+    namespaces: dict[str, str]
+    """Of functions that stood in one."""
+
+
+def chosen_tools(
+    tools: tuple[ResponseTool, ...] | None,
+    choice: str | ResponseChoice | None,
+    parallel: bool | None,
+) -> ChosenTools:
+    """The functions that a client can run, or a 400. Other tools are left out, and so is a choice
+    of one of them."""
+    functions: list[ToolBody] = []
+    namespaces: dict[str, str] = {}
+    for i, tool in enumerate(tools or ()):
+        if tool.type == "namespace":
+            inner = [t for t in tool.tools if t.type == "function"]
+            functions += [_function(t, f"tools[{i}].tools") for t in inner]
+            namespaces |= {t.name or "": tool.name or "" for t in inner}
+        elif tool.type == "function":
+            functions.append(_function(tool, f"tools[{i}]"))
+    fields = tool_fields(tuple(functions), _choice(choice, functions), parallel)
+    return ChosenTools(fields=fields, namespaces=namespaces)
+
+
+def _function(tool: ResponseTool, param: str) -> ToolBody:
+    if tool.name is None:
+        raise bad_request(f"{param}.name is missing", f"{param}.name")
+    return ToolBody(
+        function=FunctionBody(
+            name=tool.name,
+            description=tool.description,
+            parameters=tool.parameters,
+            strict=tool.strict,
+        )
+    )
+
+
+def _choice(
+    choice: str | ResponseChoice | None, functions: list[ToolBody]
+) -> str | ChoiceBody | None:
+    names = {tool.function.name for tool in functions if tool.function}
+    if isinstance(choice, str):
+        return None if choice == "required" and not names else choice
+    if choice is None or choice.type not in ("function", "allowed_tools"):
+        return None
+    if choice.type == "function":
+        return ChoiceBody(name=choice.name_in("tool_choice"))
+    allowed = tuple(tool for tool in choice.tools if tool.type == "function")
+    body = AllowedBody(mode=choice.mode, tools=allowed)
+    return ChoiceBody(type="allowed_tools", allowed_tools=body)
