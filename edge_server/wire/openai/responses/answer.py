@@ -31,8 +31,8 @@ from spillover.edge_server.wire.openai.responses.items import (
     text_part,
 )
 from spillover.edge_server.wire.openai.responses.store import ResponseStore, StoredResponse
-from spillover.edge_server.wire.sse import valid_text
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
+from spillover.runtime.text.surrogates import valid_text
 
 _json = msgspec.json.Encoder().encode
 
