@@ -17,6 +17,9 @@ from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.request import GenerationRequest
 
+DEFAULT_TARGET = 0.5
+"""Most answers that low confidence takes if the owner has set no rate."""
+
 
 class LocalPolicy:
     """Settings, calibration and handoff rate of a model. Any thread may use it. *card* None: it is
@@ -46,11 +49,7 @@ class LocalPolicy:
             can_call_tools=calibration.can_call_tools if calibration else None,
             calibration=calibration,
         )
-        target = settings.handoff_rate_target
-        # With a calibration, an answer that is probably right stays local whatever the rate.
-        least = settings.p_wrong_forget if calibration is not None else 0.0
-        if target is not None:
-            self._rate = HandoffRate(fingerprint(card), target, data_dir, least=least)
+        self._rate = self._limit(settings, fingerprint(card), data_dir)
 
     def watch(
         self,
@@ -66,16 +65,32 @@ class LocalPolicy:
             clock=clock,
             on_trigger=on_trigger,
             local=self.local,
-            threshold=self._rate.threshold() if self._rate else None,
+            rate=self._rate,
         )
 
     def learn(self, watch: Watch) -> None:
         """Learn from the leg that *watch* has seen to its end."""
         reason = watch.reason
         if self._rate and (reason is None or reason.code in QUALITY):
-            self._rate.add(watch.score, handed_over=reason is not None)
+            self._rate.add(watch.score, is_doubtful=watch.is_doubtful, taken=watch.took)
 
     def close(self) -> None:
         """Save what has been learned."""
         if self._rate:
             self._rate.flush()
+
+    def _limit(self, settings: PolicySettings, key: str, data_dir: Path) -> HandoffRate:
+        target = settings.handoff_rate_target
+        if target is None:
+            # What is only probable may not send everything away, should the probability be wrong.
+            return HandoffRate(
+                key,
+                DEFAULT_TARGET,
+                data_dir,
+                limited=frozenset(("low_confidence",)),
+                least=settings.p_wrong_enter,
+                is_generous=True,
+            )
+        # With a calibration, an answer that is probably right stays local whatever the rate.
+        is_own = self.local.calibration is not None
+        return HandoffRate(key, target, data_dir, least=settings.p_wrong_forget if is_own else 0.0)

@@ -6,7 +6,7 @@ and add a row to RULES. A threshold is a field of PolicySettings, a new code one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
@@ -93,22 +93,29 @@ class RuleSet:
     """
 
     def __init__(self, settings: PolicySettings, *, n_choices: int = 1) -> None:
-        rules = [
-            rule
-            for rule in RULES
-            if settings.is_on(rule.code) and (n_choices == 1 or rule.code not in QUALITY)
-        ]
-        self._rules: dict[Phase, tuple[Rule, ...]] = {}
-        self._hard: dict[Phase, tuple[Rule, ...]] = {}
-        for phase in get_args(Phase):
-            in_phase = tuple(rule for rule in rules if rule.phase == phase)
-            hard = tuple(rule for rule in in_phase if rule.hard)
-            self._rules[phase] = in_phase
-            self._hard[phase] = in_phase if hard == in_phase else hard
-        self._may_come = [(rule.may_come, rule.hard) for rule in rules if rule.may_come]
         self._in_a_row: dict[Rule, tuple[int, Reason]] = {}
         self.hard_only = False
         """Soft reasons have to wait: from now on only hard rules count."""
+        self._apply(
+            rule
+            for rule in RULES
+            if settings.is_on(rule.code) and (n_choices == 1 or rule.code not in QUALITY)
+        )
+
+    def _apply(self, rules: Iterable[Rule]) -> None:
+        self._all = tuple(rules)
+        self._rules: dict[Phase, tuple[Rule, ...]] = {}
+        self._hard: dict[Phase, tuple[Rule, ...]] = {}
+        for phase in get_args(Phase):
+            in_phase = tuple(rule for rule in self._all if rule.phase == phase)
+            hard = tuple(rule for rule in in_phase if rule.hard)
+            self._rules[phase] = in_phase
+            self._hard[phase] = in_phase if hard == in_phase else hard
+        self._may_come = [(rule.may_come, rule.hard) for rule in self._all if rule.may_come]
+
+    def drop(self, codes: frozenset[str]) -> None:
+        """Reasons of these codes count no longer."""
+        self._apply(rule for rule in self._all if rule.code not in codes)
 
     def first_reason(self, phase: Phase, observation: Observation) -> Reason | None:
         """The first reason that counts now."""

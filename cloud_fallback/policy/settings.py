@@ -45,10 +45,16 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     switched_off: Annotated[tuple[ReasonCode, ...], Help("Reasons to ignore.")] = ()
     handoff_rate_target: Annotated[
         Annotated[float, Meta(gt=0.0, lt=1.0)] | None,
-        Help("Share of the answers to hand over for their quality."),
+        Help(
+            "Most answers to hand over for their quality, as a share; "
+            "none: half of them, and for low confidence alone."
+        ),
     ] = None
-    """The threshold of low confidence then follows this device's own answers. With a calibration,
-    an answer that is probably right stays local whatever the rate. None: the thresholds below."""
+    """It holds in any 40 answers in a row (or in 1/rate, if that is more), and from the first answer
+    on. The threshold of low confidence follows this device's own answers, so that the most doubtful
+    ones are handed over, and with a calibration none that is probably right. None: low confidence
+    has the thresholds below and takes at most half of the answers; refusals, loops and other faults
+    that the text shows have no limit."""
 
     # Capacity
     queue_s: Annotated[Seconds, Help("Longest wait in the queue, in seconds.")] = 20.0

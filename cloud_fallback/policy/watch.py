@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from spillover.cloud_fallback.policy.capacity import WAITS
 from spillover.cloud_fallback.policy.doubt import Doubt, tokens_to_next_window
+from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
 from spillover.cloud_fallback.policy.rules import RuleSet
@@ -43,7 +44,8 @@ class Watch:
 
     sense() and ask() give the first reason they find to *on_trigger*, once, in the thread that
     called them; the other methods return theirs. After the first reason no other is given.
-    *threshold*: see Doubt.
+    *rate* gives the threshold of doubt, and says whether one more answer may be handed over; if
+    not, the reasons that it limits count no longer.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Watch:
         clock: Callable[[], float],
         on_trigger: Callable[[Reason], None],
         local: LocalModel | None = None,
-        threshold: float | None = None,
+        rate: HandoffRate | None = None,
     ) -> None:
         local = local or LocalModel()
         self._settings = settings
@@ -68,7 +70,12 @@ class Watch:
         self._hold = _Hold(settings)
         self._rules = RuleSet(settings, n_choices=request.n)
         self.signals = Signals(request, settings, clock())
-        self._doubt = Doubt(settings, local.calibration, threshold)
+        self._rate = rate
+        self.is_doubtful = False
+        """A reason that the handoff rate limits was found, whether or not it allowed it."""
+        self.took = False
+        """The handoff rate has allowed this handoff."""
+        self._doubt = Doubt(settings, local.calibration, rate.threshold() if rate else None)
         self._observation = Observation(
             request=request,
             settings=settings,
@@ -186,16 +193,27 @@ class Watch:
         if self._judges and held_from is not None:
             self._doubt.judge(self.signals)
         observation = replace(self._observation, end=event, held_from=held_from)
-        self._reason = self._rules.first_reason("after", observation)
+        reason = self._rules.first_reason("after", observation)
+        self._reason = reason if reason is not None and self._allowed(reason) else None
         return self._reason
 
     def _decide(self, reason: Reason | None) -> Reason | None:
         if reason is None:
             return None
         with self._lock:
-            if self._reason is None and not self._ended:
+            if self._reason is None and not self._ended and self._allowed(reason):
                 self._reason = reason
             return self._reason
+
+    def _allowed(self, reason: Reason) -> bool:
+        rate = self._rate
+        if rate is None or reason.code not in rate.limited:
+            return True
+        self.is_doubtful = True
+        self.took = rate.take()
+        if not self.took:
+            self._rules.drop(rate.limited)
+        return self.took
 
     def _trigger(self, reason: Reason) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import time
 from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Literal
@@ -15,6 +16,7 @@ from msgspec import Struct
 from spillover.cloud_fallback.policy.calibration import fingerprint
 from spillover.cloud_fallback.policy.watch import N_TOP_LOGPROBS
 from spillover.edge_server.calibration.items import Item, is_right
+from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import (
@@ -120,26 +122,53 @@ def _event(piece: TracedText) -> Delta | ReasoningDelta:
 
 
 def record(
-    engine: TextEngine, items: Sequence[Item], *, sampling: Sampling, max_tokens: int = MAX_TOKENS
+    engine: TextEngine,
+    items: Sequence[Item],
+    *,
+    sampling: Sampling,
+    max_tokens: int = MAX_TOKENS,
+    n_parallel: int = 1,
 ) -> Generator[Trace]:
-    """Ask a model every item: one labelled trace each, in order. Raises what the engine raises.
+    """Ask a model every item, *n_parallel* at a time: one labelled trace each, in order. Raises
+    what the engine raises.
 
     Item i samples with the seed of *sampling* + i, so that no lucky draw decides for all.
     """
-    for number, item in enumerate(items):
-        seed = None if sampling.seed is None else sampling.seed + number
-        request = GenerationRequest(
-            messages=item.conversation,
-            sampling=msgspec.structs.replace(sampling, seed=seed),
-            max_tokens=item.max_tokens or max_tokens,
-            logprobs=N_TOP_LOGPROBS,
-        ).checked()
-        began = time.monotonic()
-        with closing(engine.stream(request)) as events:
-            timed = ((time.monotonic() - began, event) for event in events)
-            trace = recorded(item.id, request, timed)
-        key = fingerprint(engine.card)
-        yield _labelled(msgspec.structs.replace(trace, model=engine.name, fingerprint=key), item)
+    cancellation = Cancellation()
+    with ThreadPoolExecutor(n_parallel) as pool:
+        try:
+            answers = [
+                pool.submit(
+                    _answer, engine, item, _request(item, i, sampling, max_tokens), cancellation
+                )
+                for i, item in enumerate(items)
+            ]
+            for answer in answers:
+                yield answer.result()
+        finally:
+            cancellation.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _request(item: Item, number: int, sampling: Sampling, max_tokens: int) -> GenerationRequest:
+    seed = None if sampling.seed is None else sampling.seed + number
+    return GenerationRequest(
+        messages=item.conversation,
+        sampling=msgspec.structs.replace(sampling, seed=seed),
+        max_tokens=item.max_tokens or max_tokens,
+        logprobs=N_TOP_LOGPROBS,
+    ).checked()
+
+
+def _answer(
+    engine: TextEngine, item: Item, request: GenerationRequest, cancellation: Cancellation
+) -> Trace:
+    began = time.monotonic()
+    with closing(engine.stream(request, cancellation)) as events:
+        timed = ((time.monotonic() - began, event) for event in events)
+        trace = recorded(item.id, request, timed)
+    key = fingerprint(engine.card)
+    return _labelled(msgspec.structs.replace(trace, model=engine.name, fingerprint=key), item)
 
 
 def recorded(

@@ -19,7 +19,7 @@ from spillover.edge_server.calibration.measures import CurvePoint
 from spillover.edge_server.calibration.replay import Summary
 from spillover.edge_server.calibration.report import Measured, Report, report
 from spillover.edge_server.calibration.trace import MAX_TOKENS, Trace, record, relabel
-from spillover.edge_server.commands.loading import one_conversation
+from spillover.edge_server.commands.loading import loaded_engine
 from spillover.edge_server.commands.options import default_text, load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.config.settings import Settings
@@ -46,6 +46,8 @@ kind the same "group", so that the report can say how good the calibration is.
 Spillover finds the calibration by the model's weights, whatever the file of the model is called.
 """
 _PROGRESS_EVERY = 50
+_N_PARALLEL = 8
+"""Prompts that are answered at the same time, where the settings do not say."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _OLD_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
@@ -97,7 +99,7 @@ _OLD_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     help="Whether the model can call tools.  [default: unknown]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@setting_options(["n_ctx", "n_threads", "n_gpu_layers", "kv_cache_type"])
+@setting_options(["n_ctx", "n_parallel", "n_threads", "n_gpu_layers", "kv_cache_type"])
 def command(
     model: str,
     prompts: Path,
@@ -144,8 +146,10 @@ def _recorded(
     settings: Settings, items: Sequence[Item], sampling: Sampling, max_tokens: int
 ) -> list[Trace]:
     traces = []
-    with one_conversation(settings) as engine:
-        for trace in record(engine, items, sampling=sampling, max_tokens=max_tokens):
+    n_parallel = settings.engine.n_parallel or _N_PARALLEL
+    how: Any = {"sampling": sampling, "max_tokens": max_tokens, "n_parallel": n_parallel}
+    with loaded_engine(settings, n_parallel=n_parallel) as engine:
+        for trace in record(engine, items, **how):
             traces.append(trace)
             if len(traces) % _PROGRESS_EVERY == 0:
                 print_note(f"{len(traces)} of {len(items)} prompts answered")

@@ -41,9 +41,9 @@ def start_engine(settings: Settings, options: EngineOptions | None = None) -> Lo
 
 
 @contextmanager
-def one_conversation(settings: Settings) -> Generator[LocalEngine]:
-    """A loaded engine for one conversation at a time. Raises ModelError, EngineError."""
-    options = msgspec.structs.replace(settings.engine, n_parallel=1, n_kv=None)
+def loaded_engine(settings: Settings, *, n_parallel: int = 1) -> Generator[LocalEngine]:
+    """A loaded engine for *n_parallel* conversations at a time. Raises ModelError, EngineError."""
+    options = msgspec.structs.replace(settings.engine, n_parallel=n_parallel, n_kv=None)
     with start_engine(settings, options) as engine:
         with note_if_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()

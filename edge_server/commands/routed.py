@@ -14,7 +14,7 @@ from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.commands.keyboard import question_at_terminal
-from spillover.edge_server.commands.loading import one_conversation
+from spillover.edge_server.commands.loading import loaded_engine
 from spillover.edge_server.commands.output import AnswerOutput, print_note
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.cancellation import Cancellation
@@ -74,7 +74,7 @@ class RoutedEngine:
 def routed_conversation(settings: Settings) -> Generator[RoutedEngine]:
     """A loaded engine behind the router. Raises ModelError, EngineError."""
     with (
-        one_conversation(settings) as engine,
+        loaded_engine(settings) as engine,
         Router.open(engine, settings.cloud, os.environ) as router,
     ):
         yield RoutedEngine(engine, router)
