@@ -48,8 +48,9 @@ class HandoffRate:
     SPAN answers in a row, and since the start, no more are handed over than the target allows.
 
     *limited*: the reasons that count. *least*: the threshold never falls below this.
-    *is_generous*: as many as the target allows may come at the very start. Any thread may use it. A
-    small file keeps it for the next start; an error there never costs an answer.
+    *is_generous*: it begins with the lowest threshold, and as many as the target allows may come at
+    the very start. Any thread may use it. A small file keeps it for the next start; an error there
+    never costs an answer.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class HandoffRate:
         self._least = least
         self._n_span = min(max(SPAN, math.ceil(1.0 / target)), _MOST_SPAN)
         self._start = [False] * (self._n_span - 1) if is_generous else []
+        # Cautious: as if P(wrong) were spread evenly above one half.
+        self._first = least if is_generous else max(1.0 - target / 2.0, least)
         self._lock = threading.Lock()
         self._n_taken = 0
         self._n_unwritten = 0
@@ -78,9 +81,7 @@ class HandoffRate:
     def threshold(self) -> float:
         """The P(wrong) from which an answer is doubtful enough."""
         odds = self._state.odds
-        if odds is None:  # as if P(wrong) were spread evenly above one half
-            return max(1.0 - self._target / 2.0, self._least)
-        return max(1.0 / (1.0 + math.exp(-odds)), self._least)
+        return self._first if odds is None else max(1.0 / (1.0 + math.exp(-odds)), self._least)
 
     def take(self) -> bool:
         """Whether one more answer may be handed over; if so, it counts until its add()."""
