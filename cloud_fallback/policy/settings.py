@@ -50,11 +50,11 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "none: half of them, and for low confidence alone."
         ),
     ] = None
-    """It holds in any 40 answers in a row (or in 1/rate, if that is more), and from the first answer
-    on. The threshold of low confidence follows this device's own answers, so that the most doubtful
-    ones are handed over, and with a calibration none that is probably right. None: low confidence
-    has the thresholds below and takes at most half of the answers; refusals, loops and other faults
-    that the text shows have no limit."""
+    """It holds in any 40 answers in a row (or in 1/rate, if that is more), and from the first
+    answer on. The threshold of low confidence follows this device's own answers, so that the most
+    doubtful ones are handed over, and with a calibration none that is probably right. None: low
+    confidence has the thresholds below and takes at most half of the answers; refusals, loops and
+    other faults that the text shows have no limit."""
 
     # Capacity
     queue_s: Annotated[Seconds, Help("Longest wait in the queue, in seconds.")] = 20.0
