@@ -8,6 +8,7 @@ from msgspec import Meta, Struct, field
 
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.resume.lifetime import ResumeLimits
+from spillover.edge_server.wire.dialect import KeepAlive
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import AnswerDefaults
 from spillover.runtime.setting_help import Help
@@ -64,6 +65,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     """The bound addresses are always allowed."""
+    allowed_origins: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...],
+        Help(
+            "Web page or desktop app that may use the endpoint: app://obsidian.md.",
+            flag="--allowed-origin",
+            variable="SPILLOVER_ALLOWED_ORIGIN",
+        ),
+    ] = ()
+    """Without one, only pages of the server itself."""
+    keep_alive: Annotated[
+        KeepAlive,
+        Help("What a silent stream gets: a comment line, an event that adds nothing, or nothing."),
+    ] = "comment"
     max_responses: Annotated[
         int,
         Meta(ge=0, le=100_000),
@@ -73,7 +87,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_alive_s: Annotated[
         float,
         Meta(gt=0, le=300),
-        Help("Seconds of silence after which a stream gets a comment line."),
+        Help("Seconds of silence after which a stream gets a sign of life (keep_alive)."),
     ] = 1.0
     head_timeout_s: Annotated[
         float, Meta(gt=0, le=3_600), Help("Seconds in which a request's headers must arrive.")

@@ -47,7 +47,7 @@ class Viewer:
         return sse.with_id(event_id(self._recording.id, self.after), event)
 
     def silence(self) -> bytes:
-        return sse.KEEP_ALIVE
+        return self._recording.encoder.silence()
 
     def end(self) -> bytes:
         return b""  # the last event says how the answer ended

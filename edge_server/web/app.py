@@ -44,6 +44,7 @@ def create_app(
     app.json = _Json(app)
     gate = Gatekeeper(settings)
     app.before_request(lambda: _enter(gate, settings.max_body_bytes))
+    app.after_request(lambda response: _show_to_origin(gate, response))
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment, method-assign]  # as Flask advises
     app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
     responses = ResponseStore(settings.max_responses)
@@ -73,9 +74,17 @@ def _merge_slashes(application: WSGIApplication) -> WSGIApplication:
     return merged
 
 
-def _enter(gate: Gatekeeper, max_body_bytes: int) -> None:
+def _enter(gate: Gatekeeper, max_body_bytes: int) -> Response | None:
+    if preflight := gate.origins.preflight(request):
+        return preflight
     g.owner = gate.check(request)
     decompress_body(request, max_body_bytes)
+    return None
+
+
+def _show_to_origin(gate: Gatekeeper, response: Response) -> Response:
+    response.headers.update(gate.origins.headers(request.headers.get("Origin")))
+    return response
 
 
 def _answer_error(error: Exception, endpoints: Sequence[Endpoint]) -> Response:

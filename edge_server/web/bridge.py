@@ -26,6 +26,7 @@ from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.web.driver import ANSWERS_KEY, drive_on_loop, explained
 from spillover.edge_server.web.environ import Scope, environ_of, path_of
 from spillover.edge_server.web.loop_reader import LoopCalls
+from spillover.edge_server.web.origins import Origins
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, bad_request
@@ -33,7 +34,16 @@ from spillover.edge_server.wire.errors import WireError, bad_request
 N_THREADS = 16
 N_QUESTION_THREADS = 8
 N_INFORMATION_THREADS = 2
-_QUESTIONS = frozenset({"/tokenize", "/detokenize", "/slots"})
+_QUESTIONS = frozenset(
+    {
+        "/tokenize",
+        "/detokenize",
+        "/slots",
+        "/apply-template",
+        "/v1/messages/count_tokens",
+        "/v1/responses/input_tokens",
+    }
+)
 """Paths whose views wait for the worker's reply."""
 
 _ID = re.compile(r"[\w-]{25,}")
@@ -54,6 +64,7 @@ class Bridge:
     ) -> None:
         self._app = app
         self._settings = settings
+        self._origins = Origins(settings.allowed_origins)
         self._connections = connections
         self._endpoints = endpoints
         self._loop_calls = LoopCalls(asyncio.get_running_loop())
@@ -78,7 +89,9 @@ class Bridge:
         protocol = self._connections.of(scope.get("client"))
         error_body = error_body_of(path_of(scope), self._endpoints)
         timeout_s = self._settings.write_timeout_s
-        connection = Connection(scope, send, timeout_s, protocol, error_body)
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        headers = self._origins.headers(origin or None)
+        connection = Connection(scope, send, timeout_s, protocol, error_body, headers)
         start = time.monotonic()
         try:
             await self._answer(connection, receive)

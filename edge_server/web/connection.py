@@ -34,7 +34,8 @@ class ClientGone(Exception):
 
 
 class Connection:
-    """One response on its way out; a client that takes no bytes for *timeout_s* is cut off."""
+    """One response on its way out, with *headers* in any case; a client that takes no bytes for
+    *timeout_s* is cut off."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Connection:
         timeout_s: float,
         protocol: HardenedProtocol | None,
         error_body: ErrorBody,
+        headers: Mapping[str, str],
     ) -> None:
         self.scope = scope
         self._send_raw = send
@@ -53,6 +55,7 @@ class Connection:
         """Of the response; 0 before it has begun."""
         self.request_id = _request_id(scope)
         """The client's, or a new one: in the response's head and in the log."""
+        self._headers = {**headers, "X-Request-Id": self.request_id}
         # HTTP/1.0 has no chunks: uvicorn marks the end by closing the connection.
         self._is_chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
 
@@ -68,7 +71,7 @@ class Connection:
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head; write() and finish() send the body."""
         self.status = status
-        headers = {**headers, "X-Request-Id": self.request_id}
+        headers = {**headers, **self._headers}
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 

@@ -11,6 +11,7 @@ from flask import Request
 
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.web.origins import Origins
 from spillover.edge_server.wire.errors import WireError
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -30,7 +31,9 @@ def is_loopback(host: str) -> bool:
 
 
 def check_bind(settings: Settings) -> None:
-    """Raise ConfigError for an address that others can reach, if no API key is set."""
+    """Raise ConfigError for an address that others can reach, if no API key is set, and for what is
+    no origin."""
+    Origins(settings.allowed_origins)
     for host in settings.hosts:
         if not is_loopback(host) and not settings.api_keys:
             raise ConfigError(
@@ -54,6 +57,7 @@ class Gatekeeper:
         self._hosts = frozenset(
             normal_host(host) for host in (*_LOOPBACK_NAMES, *bound, *settings.allowed_hosts)
         )
+        self.origins = Origins(settings.allowed_origins)
 
     def check(self, request: Request) -> str:
         """Who asks: a name for the API key, or "" where none is needed. Raises WireError."""
@@ -74,10 +78,13 @@ class Gatekeeper:
 
     def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("Origin")
+        if self.origins.allows(origin):
+            return
         site = request.headers.get("Sec-Fetch-Site", "none")
         same = origin is None or origin.partition("://")[2] == request.headers.get("Host")
         if not same or site not in ("none", "same-origin"):
-            raise WireError(403, "web pages of other origins may not use this endpoint")
+            hint = "add it to allowed_origins if you trust it"
+            raise WireError(403, f"the origin {str(origin)[:100]!r} may not use this: {hint}")
 
     def _check_type(self, request: Request) -> None:
         # Web pages may send other types to any address without asking, but not JSON.

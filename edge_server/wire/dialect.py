@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -29,6 +29,8 @@ SSE_HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
+KeepAlive: TypeAlias = Literal["comment", "event", "off"]
+"""What a silent stream gets. Some readers count only events as life, others break on comments."""
 ErrorBody: TypeAlias = Callable[[WireError], bytes]
 
 
@@ -71,12 +73,15 @@ class StreamEncoder(Encoder):
 
     is_stream = True
     headers = SSE_HEADERS
+    keep_alive: KeepAlive = "comment"
 
     def __init__(self) -> None:
         self._failed = False
 
     def silence(self) -> bytes:
-        return sse.KEEP_ALIVE
+        if self.keep_alive == "event":
+            return self.empty_event()
+        return sse.KEEP_ALIVE if self.keep_alive == "comment" else b""
 
     def end(self) -> bytes:
         return b""
@@ -91,7 +96,8 @@ class StreamEncoder(Encoder):
 
     @abstractmethod
     def empty_event(self) -> bytes:
-        """An event that adds nothing: the first one of a resumable stream without an open()."""
+        """An event that adds nothing: the first one of a resumable stream without an open(), and a
+        sign of life where events are wanted."""
 
     def snapshot(self) -> bytes:
         """The answer as it is now, as one body; only of dialects with answers in the background."""

@@ -183,8 +183,10 @@ def decode(body: bytes, kind: type[B]) -> B:
     try:
         try:
             return _bounded(body, kind)
-        except msgspec.ValidationError:
-            raise
+        except msgspec.ValidationError as error:
+            if "got `float`" not in str(error) or len(body) > _MOST_OTHER_BYTES:
+                raise
+            return _bounded(_STRING_OR_FLOAT.sub(_as_integer, body), kind)
         except msgspec.DecodeError:
             whole = _ESCAPE.sub(_without_halves, body)
             if whole == body:
@@ -203,6 +205,19 @@ def decode(body: bytes, kind: type[B]) -> B:
 def _without_halves(escape: re.Match[bytes]) -> bytes:
     """Half a surrogate pair, as clients send that cut a text inside an emoji, becomes U+FFFD."""
     return rb"\ufffd" if escape["half"] else escape[0]
+
+
+_STRING_OR_FLOAT = re.compile(
+    rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)'
+)
+
+
+def _as_integer(found: re.Match[bytes]) -> bytes:
+    """An integer as some languages write it (512.0, 1.0E7) as JSON has it."""
+    if found[0].startswith(b'"'):
+        return found[0]
+    value = float(found[0])
+    return b"%d" % value if value.is_integer() and abs(value) < 2**63 else found[0]
 
 
 def _named(error: msgspec.ValidationError) -> WireError:

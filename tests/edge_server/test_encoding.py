@@ -114,3 +114,18 @@ def test_nothing_follows_a_failure(text: str) -> None:
         body += encoder.feed(Delta(text=text)) + encoder.feed(finished(0)) + encoder.end()
         (event,) = events_of(body)
         assert json.loads(event.data)["error"]["message"] == text
+
+
+def test_a_silent_stream_shows_life_as_the_owner_wants() -> None:
+    for kind, encoder in encoders("m").items():
+        assert encoder.silence() == b": keep-alive\n"
+        encoder.keep_alive = "off"
+        assert encoder.silence() == b""
+        encoder.keep_alive = "event"
+        (event,) = events_of(encoder.silence())
+        chunk = json.loads(event.data)
+        assert not text_in(kind, chunk, 0)
+        if kind != "native":
+            (first, *_) = events_of(encoder.open() or encoder.silence())
+            assert chunk["id"] == json.loads(first.data)["id"]
+            assert "role" not in chunk["choices"][0].get("delta", {})

@@ -166,3 +166,24 @@ def test_a_last_message_of_the_assistant_is_history_unless_asked_otherwise(
     body = decode(json.dumps({"messages": messages} | fields).encode(), ChatBody)
     request = chat_request(body, AnswerDefaults(prefill_assistant=prefills))
     assert request.continue_final_message == continues
+
+
+@pytest.mark.parametrize("number", ["12.0", "1.2e1", "12E0", "1200.0e-2"])
+def test_an_integer_may_be_written_as_a_float(http: httpx.Client, number: str) -> None:
+    """As clients in JavaScript, Kotlin and PHP do."""
+    said = '"max_tokens: 512.0, \\"1e3\\" and 7.0"'
+    body = f'{{"messages": [{{"role": "user", "content": {said}}}], "max_tokens": {number}}}'
+    headers = {"Content-Type": "application/json"}
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        assert http.post(path, content=body, headers=headers).status_code == 200, path
+    prompt = http.post("/apply-template", content=body, headers=headers).json()["prompt"]
+    assert 'max_tokens: 512.0, "1e3" and 7.0' in prompt
+
+
+@pytest.mark.parametrize("number", ["12.5", "1e-1", "1e400"])
+def test_a_number_that_is_none_is_a_400_that_names_it(http: httpx.Client, number: str) -> None:
+    body = f'{{"messages": [{{"role": "user", "content": "hi"}}], "max_tokens": {number}}}'
+    headers = {"Content-Type": "application/json"}
+    answer = http.post("/v1/chat/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "max_tokens"

@@ -138,7 +138,9 @@ class MessageStream(StreamEncoder):
         self._frame = b""
 
     def silence(self) -> bytes:
-        return self.empty_event() if self._started else sse.KEEP_ALIVE
+        if self._started and self.keep_alive != "off":
+            return self.empty_event()
+        return sse.KEEP_ALIVE if self.keep_alive == "comment" else b""
 
     def empty_event(self) -> bytes:
         return _event("ping")
