@@ -101,6 +101,7 @@ class ProviderError(EngineError):
     def __init__(self, provider: str, message: str) -> None:
         super().__init__(f"{provider}: {message}")
         self.provider = provider
+        self.cause = message
 
 
 class NotNow(ProviderError):

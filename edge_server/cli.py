@@ -25,7 +25,7 @@ COMMANDS = {
     "replay": ("replay", "Show what the policies would do with recorded answers."),
     "keys": ("keys", "Keep the keys of cloud providers in the keyring."),
     "budget": ("budget", "Show what the cloud has cost, and the limits."),
-    "doctor": ("doctor", "Check this device, and say how to fix what is wrong."),
+    "doctor": ("doctor.doctor", "Check this device, and say how to fix what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }
 _EPILOG = """\b

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from spillover.cloud_fallback.errors import ProviderError, ProviderRefused
+from spillover.cloud_fallback.errors import NetworkFailed, ProviderError, ProviderRefused
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.http.errors import HttpError
 from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.providers.companies import WireFormat
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
 from spillover.cloud_fallback.providers.dialects.encoding import HttpRequest
@@ -29,6 +30,9 @@ MAX_REFUSED_FIELDS = 8
 """A provider that refuses more fields than this has another problem."""
 FIND_SERVER_S = 2.0
 """Longest time for finding out which server it is."""
+CONTACT_S = 10.0
+_LISTS_MODELS: tuple[WireFormat, ...] = ("openai", "anthropic", "gemini")
+"""The wire formats with a list of models below their root."""
 _ERROR_BODY_S = 5.0
 
 
@@ -104,13 +108,36 @@ class ApiClient:
                 return found is not None
         return False
 
+    def contact(self) -> ServerFacts | None:
+        """Reach the provider without a prompt: what it says about itself; None where it can only be
+        connected to. Takes CONTACT_S at most.
+
+        Raises ProviderError: it was not reached, does not work, or refuses the key.
+        """
+        settings = self.settings
+        exchange = Exchange(
+            time.monotonic() + CONTACT_S, connect_timeout_s=settings.connect_timeout_s
+        )
+        try:
+            if settings.company.wire not in _LISTS_MODELS:
+                self._http.warm(settings.address, direct=settings.is_direct, exchange=exchange)
+                return None
+            facts = self.inquire(exchange)
+        except HttpError as error:
+            raise NetworkFailed(settings.name, str(error)) from error
+        if facts.status in (401, 403) or facts.status >= 500:
+            raise self.dialect.error(facts.status, {}, b"")
+        return facts
+
     def inquire(self, exchange: Exchange) -> ServerFacts:
         """What the server says about itself. Raises HttpError, and AuthFailed without a key."""
         settings = self.settings
 
         def get(url: str) -> Page:
             with closing(
-                self._http.open(self._signed(url, "GET", {}, b"", exchange), exchange)
+                self._http.open(
+                    self._signed(url, "GET", self.dialect.headers, b"", exchange), exchange
+                )
             ) as found:
                 return Page(found.status, found.headers, found.read())
 

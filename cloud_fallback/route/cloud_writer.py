@@ -79,7 +79,7 @@ class CloudWriter:
             provider=self._provider.writer,
             address=self._provider.settings.address,
             code=getattr(error, "code", "unsupported" if is_known else "internal_error"),
-            message=message.removeprefix(f"{self._provider.name}: "),
+            message=error.cause if isinstance(error, ProviderError) else message,
         )
 
     def _try(

@@ -11,8 +11,8 @@ from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Estimate, Prices
-from spillover.edge_server.commands.budget_check import check_budget
-from spillover.edge_server.commands.checkup import Findings
+from spillover.edge_server.commands.doctor.budget_check import check_budget
+from spillover.edge_server.commands.doctor.checkup import Findings
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.events import Leg, WriterId
 

@@ -153,13 +153,6 @@ def test_fallback_never_opens_no_socket_and_looks_up_no_name(
     assert fake.record.accepted == 0
 
 
-def test_doctor_contacts_no_server_whatever_is_allowed(tmp_path: Path, fake: Fake) -> None:
-    commands = Commands(tmp_path, fake.url, "auto")
-    assert "claude" in commands.run("doctor").stdout
-    assert commands.sockets == ""
-    assert fake.record.accepted == 0
-
-
 @pytest.mark.parametrize("command", ["run", "chat"])
 def test_the_handoff_is_shown_beside_the_answer(tmp_path: Path, fake: Fake, command: str) -> None:
     fake.script(Act(text="A heap of cloud."))

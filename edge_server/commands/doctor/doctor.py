@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from spillover.edge_server.commands import checkup
-from spillover.edge_server.commands.checkup import Findings, gigabytes
+from spillover.edge_server.commands.doctor import checkup
+from spillover.edge_server.commands.doctor.checkup import Findings, gigabytes
 from spillover.edge_server.commands.loading import note_if_slow
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.output import print_json, print_result
@@ -24,7 +24,8 @@ Examples:
   spillover doctor
   spillover doctor ~/models/m.gguf --json
 
-The exit code is 1 if something keeps Spillover from running.
+The exit code is 1 if something keeps Spillover from running, or if no provider can take over
+although fallback is "ask" or "auto". Providers are then reached, without a prompt.
 """
 
 
@@ -39,7 +40,7 @@ def command(as_json: bool, config_flag: Path | None, **flags: Any) -> int:
         print_json(checkup.as_builtins(findings))
     else:
         print_result("\n".join(_report(findings)))
-    return 0 if findings.runs else 1
+    return 0 if findings.runs and findings.falls_back else 1
 
 
 def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
@@ -49,10 +50,12 @@ def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
     checkup.check_library(findings)
     if not findings.runs:
         return findings
-    from spillover.edge_server.commands.budget_check import check_budget  # slow
+    from spillover.edge_server.commands.doctor.budget_check import check_budget  # slow
+    from spillover.edge_server.commands.doctor.provider_check import check_providers
 
     checkup.check_address(findings, settings)
-    checkup.check_cloud(findings, settings, os.environ)
+    with note_if_slow("reaching the providers …"):
+        check_providers(findings, settings, os.environ)
     check_budget(findings, settings)
     checkup.check_model(findings, settings)
     if findings.model is not None:
@@ -77,10 +80,16 @@ def _report(findings: Findings) -> Generator[str]:
     if findings.problems:
         yield ""
     for problem in findings.problems:
-        yield f"{'PROBLEM' if problem.blocks else 'note'}: {problem.what}"
+        is_serious = problem.blocks or problem.stops_fallback
+        yield f"{'PROBLEM' if is_serious else 'note'}: {problem.what}"
         yield f"  what to do: {problem.todo}"
     yield ""
-    yield "Spillover can run here." if findings.runs else "Spillover cannot run yet."
+    if not findings.runs:
+        yield "Spillover cannot run yet."
+    elif not findings.falls_back:
+        yield "Spillover can run here, but no provider can take over from the local model."
+    else:
+        yield "Spillover can run here."
 
 
 def _facts(findings: Findings) -> Generator[tuple[str, str]]:
@@ -92,6 +101,7 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
         yield "llama.cpp", findings.llama_cpp
     yield "config file", findings.config_file or "none"
     yield "fallback", findings.fallback
+    yield from (("", f"{name}: {said}") for name, said in findings.providers.items())
     yield from (("spent", spent) for spent in findings.spent)
     yield "model", findings.model or "none"
     test = findings.self_test

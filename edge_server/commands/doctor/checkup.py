@@ -6,7 +6,6 @@ import importlib.metadata
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -55,6 +54,8 @@ class Problem(Struct, frozen=True, kw_only=True):
     todo: str
     blocks: bool
     """Whether Spillover cannot run until it is solved."""
+    stops_fallback: bool = False
+    """Whether no provider can take over until it is solved, although one should."""
 
 
 class SelfTest(Struct, frozen=True, kw_only=True):
@@ -78,6 +79,8 @@ class Findings(Struct, kw_only=True):
     self_test: SelfTest | None = None
     fallback: str = ""
     """The setting, and the names of the providers."""
+    providers: dict[str, str] = {}
+    """What each provider that was reached says about itself."""
     spent: list[str] = []
     """A line for each limit of the budgets."""
     problems: list[Problem] = []
@@ -85,6 +88,14 @@ class Findings(Struct, kw_only=True):
     @property
     def runs(self) -> bool:
         return not any(problem.blocks for problem in self.problems)
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether a provider can take over, or none is to."""
+        return not any(problem.stops_fallback for problem in self.problems)
+
+    def add_for_fallback(self, what: str, todo: str) -> None:
+        self.problems.append(Problem(what=what, todo=todo, blocks=False, stops_fallback=True))
 
     def add(self, what: object, todo: str, *, blocks: bool) -> None:
         self.problems.append(Problem(what=str(what), todo=todo, blocks=blocks))
@@ -184,28 +195,6 @@ def check_engine(findings: Findings, settings: Settings) -> None:
         )
 
 
-def check_cloud(findings: Findings, settings: Settings, environ: Mapping[str, str]) -> None:
-    """Which providers may take over, and whether their keys exist; sends nothing."""
-    from spillover.cloud_fallback.http.client import Http  # slow
-    from spillover.cloud_fallback.providers.build import build_engines
-    from spillover.cloud_fallback.providers.keys import Keys
-
-    providers = settings.cloud.providers
-    names = ", ".join(provider.name for provider in providers) or "no provider"
-    findings.fallback = f"{settings.cloud.fallback} ({names})"
-    if settings.cloud.fallback == "never":
-        return
-    if not providers:
-        findings.add(
-            f"fallback is {settings.cloud.fallback}, but there is no provider",
-            "add a [[provider]] table to the configuration file: docs/configuration.md",
-            blocks=False,
-        )
-    for engine in build_engines(providers, Keys(environ), Http()):
-        if engine.problem is not None:
-            findings.add(f"{engine.name}: {engine.problem}", "see docs/providers.md", blocks=False)
-
-
 def gigabytes(n_bytes: int) -> str:
     """A size for people to read."""
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
@@ -214,4 +203,4 @@ def gigabytes(n_bytes: int) -> str:
 def as_builtins(findings: Findings) -> dict[str, Any]:
     """For JSON; *ok* is what the exit code says."""
     found: dict[str, Any] = msgspec.to_builtins(findings)
-    return {"ok": findings.runs, **found}
+    return {"ok": findings.runs and findings.falls_back, **found}

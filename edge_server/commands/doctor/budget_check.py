@@ -7,7 +7,7 @@ from contextlib import closing
 from spillover.cloud_fallback.errors import LedgerUnavailable
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.limits import Allowance
-from spillover.edge_server.commands.checkup import Findings
+from spillover.edge_server.commands.doctor.checkup import Findings
 from spillover.edge_server.config.settings import Settings
 
 

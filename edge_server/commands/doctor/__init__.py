@@ -1,0 +1,1 @@
+"""spillover doctor: what it checks, and how it shows what it found."""
