@@ -45,7 +45,7 @@ class ApiClient:
         self.settings = settings
         self.dialect = dialect
         self.credentials = credentials
-        self._http = http
+        self.http = http
         self._refuses_prefill = False
         self._refused_fields: frozenset[str] = frozenset()
         self._inquiring = threading.Lock()
@@ -84,9 +84,7 @@ class ApiClient:
             return
         exchange = Exchange(connect_timeout_s=self.settings.connect_timeout_s)
         with contextlib.suppress(HttpError):
-            self._http.warm(
-                self.settings.address, direct=self.settings.is_direct, exchange=exchange
-            )
+            self.http.warm(self.settings.address, direct=self.settings.is_direct, exchange=exchange)
 
     def find_server(self, cancellation: Cancellation | None = None) -> bool:
         """Ask which server it is, unless that is known or was asked; whether it was learned now.
@@ -120,7 +118,7 @@ class ApiClient:
         )
         try:
             if settings.company.wire not in _LISTS_MODELS:
-                self._http.warm(settings.address, direct=settings.is_direct, exchange=exchange)
+                self.http.warm(settings.address, direct=settings.is_direct, exchange=exchange)
                 return None
             facts = self.inquire(exchange)
         except HttpError as error:
@@ -135,7 +133,7 @@ class ApiClient:
 
         def get(url: str) -> Page:
             with closing(
-                self._http.open(
+                self.http.open(
                     self._signed(url, "GET", self.dialect.headers, b"", exchange), exchange
                 )
             ) as found:
@@ -147,7 +145,7 @@ class ApiClient:
         """The head of the response to *request*, whatever it says; see check()."""
         url = self.settings.address + request.path
         signed = self._signed(url, "POST", request.headers, request.body, exchange)
-        return self._http.open(signed, exchange)
+        return self.http.open(signed, exchange)
 
     def _signed(
         self, url: str, method: str, headers: dict[str, str], body: bytes, exchange: Exchange

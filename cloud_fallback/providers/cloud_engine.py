@@ -42,6 +42,12 @@ class CloudEngine:
         self.writer = WriterId(origin="cloud", model=settings.model, provider=settings.name)
         self._clock = clock
 
+    def with_settings(self, settings: ProviderSettings) -> CloudEngine:
+        """The same provider with other settings."""
+        http, credentials = self.api.http, self.api.credentials
+        dialect = type(self.api.dialect)(settings)
+        return CloudEngine(settings, dialect, http, credentials, clock=self._clock)
+
     @property
     def problem(self) -> str | None:
         """Why it cannot answer, as far as that is known without asking; None: nothing."""

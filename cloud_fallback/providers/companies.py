@@ -73,6 +73,8 @@ class Company(Struct, frozen=True, kw_only=True):
     """At its own address, where the wire format is OpenAI's."""
     server_elsewhere: Server | None = None
     """At any other address; None: told by the address."""
+    first_model: str = ""
+    """A small model of the company's to begin with."""
     scales_to_zero: bool = False
     """It holds a request while a machine starts, as long as x-scale-up-timeout says."""
 
@@ -175,6 +177,7 @@ COMPANIES: dict[str, Company] = {
             base_url="https://api.openai.com/v1",
             hosts=r"(.+\.)?api\.openai\.com",
             key_variables=("OPENAI_API_KEY",),
+            first_model="gpt-4.1-mini",
             server=_OPENAI,
         ),
         Company(
@@ -191,6 +194,7 @@ COMPANIES: dict[str, Company] = {
             root="/v1",
             hosts=r"api\.anthropic\.com",
             key_variables=("ANTHROPIC_API_KEY",),
+            first_model="claude-haiku-4-5",
         ),
         Company(
             name="gemini",
@@ -199,6 +203,7 @@ COMPANIES: dict[str, Company] = {
             root="/v1beta",
             hosts=r"generativelanguage\.googleapis\.com",
             key_variables=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            first_model="gemini-2.5-flash",
         ),
         Company(
             name="vertex",
@@ -216,6 +221,7 @@ COMPANIES: dict[str, Company] = {
             root="/v2",
             hosts=r"api\.cohere\.(com|ai)",
             key_variables=("CO_API_KEY", "COHERE_API_KEY"),
+            first_model="command-a-03-2025",
         ),
         Company(
             name="huggingface",

@@ -36,12 +36,7 @@ def command() -> None:
 @_PROVIDER
 def set_key(provider: str) -> None:
     """Store the key of PROVIDER, from a prompt on a terminal or else from standard input."""
-    key = _read(provider)
-    if not is_header_text(key) or " " in key:
-        raise click.ClickException(
-            "this is not a key: it is empty, or it has spaces or odd characters"
-        )
-    _keys().store(provider, key)
+    _keys().store(provider, read_key(provider))
     print_note(f"the key of {provider} is in the keyring")
 
 
@@ -73,10 +68,17 @@ def _keys() -> Keys:
     return Keys(os.environ)
 
 
-def _read(provider: str) -> str:
+def read_key(provider: str) -> str:
+    """A key from a prompt on a terminal, else from standard input. Raises ClickException."""
     if sys.stdin.isatty():
-        return str(click.prompt(f"Key of {provider}", hide_input=True, err=True)).strip()
-    return sys.stdin.readline().strip()
+        key = str(click.prompt(f"Key of {provider}", hide_input=True, err=True)).strip()
+    else:
+        key = sys.stdin.readline().strip()
+    if not is_header_text(key) or " " in key:
+        raise click.ClickException(
+            "this is not a key: it is empty, or it has spaces or odd characters"
+        )
+    return key
 
 
 def _found(keys: Keys) -> dict[str, str | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +27,30 @@ def locate(flag: Path | None, environ: Mapping[str, str]) -> Path | None:
         return _present(expanded(environ[VARIABLE]), VARIABLE)
     own = user_path()
     return own if own.is_file() else None
+
+
+def target(flag: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file to write, which may not exist yet: as locate() chooses it."""
+    named = flag or environ.get(VARIABLE)
+    return expanded(named) if named else user_path()
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the file in one step, and keep who may read it; a new one is the user's alone.
+
+    Raises ConfigError.
+    """
+    path = path.resolve()  # a link stays a link
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+        fd, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def user_path() -> Path:

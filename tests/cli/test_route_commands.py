@@ -51,6 +51,7 @@ dialect = "bedrock"
 model = "anthropic.claude-haiku-4-5-20251001-v1:0"
 region = "eu-central-1"
 [policy]
+switched_off = ["low_confidence", "language", "wrong_script", "refusal", "empty"]
 [[policy.rules]]
 name = "clouds"
 words = ["cumulus"]

@@ -1,0 +1,1 @@
+"""spillover connect: from an address or a company's name to a provider that is known to work."""
