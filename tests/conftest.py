@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,7 +16,35 @@ from tests.fakes.pool import FakePool
 settings.register_profile("spillover", deadline=None)  # a busy machine is no failure
 settings.load_profile("spillover")
 
+ROOT = Path(__file__).parent.parent
 FOLDERS = ("runtime", "quantize", "edge_server", "cloud_fallback", "models")
+
+
+class RootIsNoTestPackage:
+    """pytest imports the packages that it walks through, under the names of their folders. Our
+    root is the package `spillover`, and its folder may be called `runtime`, or `numpy`."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # As a plugin of its own, because the hooks of a conftest.py only see what is below it.
+    config.pluginmanager.register(RootIsNoTestPackage())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """ONNX Runtime lets the thread that makes its first session flush denormal numbers to zero, and
+    hypothesis rightly refuses to work in such a thread."""
+    libc = ctypes.CDLL(None)
+    environment = ctypes.create_string_buffer(512)
+    libc.fegetenv(environment)
+    try:
+        return (yield)
+    finally:
+        libc.fesetenv(environment)
 
 
 @pytest.fixture(autouse=True, scope="session")

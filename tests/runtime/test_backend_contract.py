@@ -14,7 +14,6 @@ from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Logits, Ro
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.sampling import Sampling
 from tests.runtime import models
-from tests.runtime.fp_environment import kept_fp_environment
 
 OPTIONS = EngineOptions(n_parallel=4, n_prefix_cached=2, n_ctx=512, n_kv=1024, n_threads=1)
 TEXTS = (
@@ -28,11 +27,10 @@ TEXTS = (
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Backend]:
-    with kept_fp_environment():
-        target = tmp_path_factory.mktemp("model") / "storyteller"
-        backend = models.opened(request.param, target, OPTIONS)
-        yield backend
-        backend.close()
+    target = tmp_path_factory.mktemp("model") / "storyteller"
+    backend = models.opened(request.param, target, OPTIONS)
+    yield backend
+    backend.close()
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from spillover.runtime.backend import Backend, Logits, Rows, Tokens
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Message
 from spillover.runtime.worker.loading import LoadedModel, load
-from tests.runtime.fp_environment import kept_fp_environment
 
 N_TOKENS = 40
 TIE = 0.3
@@ -43,8 +42,7 @@ def onnx(
     if request.param == "fp32":
         path = tmp_path_factory.mktemp("exported") / "model"
         export(find("storyteller").path, path, ExportOptions(weights="fp32"), lambda *_: None)
-    with kept_fp_environment():
-        yield from opened(path)
+    yield from opened(path)
 
 
 def opened(path: Path) -> Iterator[LoadedModel]:

@@ -22,7 +22,6 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.kv_cache import KvCache
 from spillover.runtime.worker.loading import load
 from tests import tiny_memories, tiny_models
-from tests.runtime.fp_environment import kept_fp_environment
 
 OPTIONS = EngineOptions(n_parallel=2, n_prefix_cached=2, n_ctx=512, n_kv=768, n_threads=1)
 SAVED_BYTES = 1 << 20
@@ -63,11 +62,10 @@ def backend(
     suffix = "" if "onnx" in name else ".gguf"
     path = MAKERS[name](tmp_path_factory.mktemp("tiny") / f"model{suffix}")
     layout = "on" if name == "windowed-apart" else "off"
-    with kept_fp_environment():
-        backend = load(path, "tiny", msgspec.structs.replace(OPTIONS, second_layout=layout)).backend
-        assert "second layout" in backend.info.device or layout == "off"
-        yield backend
-        backend.close()
+    backend = load(path, "tiny", msgspec.structs.replace(OPTIONS, second_layout=layout)).backend
+    assert "second layout" in backend.info.device or layout == "off"
+    yield backend
+    backend.close()
 
 
 class Conversations:

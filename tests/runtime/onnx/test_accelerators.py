@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -23,7 +23,6 @@ from spillover.runtime.onnx.runners.execution import (
 )
 from spillover.runtime.onnx.runners.fastest_execution import fastest
 from spillover.runtime.onnx.runners.runner import LogitsRows
-from tests.runtime.fp_environment import kept_fp_environment
 
 CUDA = ACCELERATORS[0]
 NEEDS = Needs(n_seq=2, n_ctx=256, n_vocab=4096, n_threads=1)
@@ -31,9 +30,8 @@ GRAPH = find("storyteller-onnx").path
 
 
 @pytest.fixture(scope="module")
-def cpu() -> Iterator[Execution]:
-    with kept_fp_environment():
-        yield on_cpu(prepare(GRAPH, runtime_version=runtime_version()), NEEDS)
+def cpu() -> Execution:
+    return on_cpu(prepare(GRAPH, runtime_version=runtime_version()), NEEDS)
 
 
 class Stranger(DeviceRunner):
@@ -103,7 +101,7 @@ def test_a_slower_one_is_used_only_when_it_is_asked_for(cpu: Execution) -> None:
 
 
 def test_an_accelerator_that_the_wheel_lacks_cannot_be_opened() -> None:
-    with kept_fp_environment(), pytest.raises(ModelError):
+    with pytest.raises(ModelError):
         on_accelerator(CUDA, GRAPH, NEEDS)
 
 

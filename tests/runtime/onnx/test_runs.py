@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from spillover.runtime.onnx.runners.execution import (
     runtime_version,
 )
 from spillover.runtime.onnx.runners.slot_runner import SlotRunner
-from tests.runtime.fp_environment import kept_fp_environment
 
 N_CTX = 1024
 N_SEQ = 6
@@ -27,19 +25,18 @@ KV_BYTES = 6 * 2 * 2 * 64 * 4
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[SlotRunner]:
+def runner() -> SlotRunner:
     version = runtime_version()
     graph = prepare(
         find("storyteller-onnx").path,
         runtime_version=version,
         query_lengths=version >= FIRST_WITH_QUERY_LENGTHS,
     )
-    with kept_fp_environment():
-        needs = Needs(n_seq=N_SEQ, n_ctx=N_CTX, n_vocab=4096, n_threads=1)
-        execution = on_cpu(graph, needs)
-        execution.session.arm()
-        assert isinstance(execution.runner, SlotRunner)
-        yield execution.runner
+    needs = Needs(n_seq=N_SEQ, n_ctx=N_CTX, n_vocab=4096, n_threads=1)
+    execution = on_cpu(graph, needs)
+    execution.session.arm()
+    assert isinstance(execution.runner, SlotRunner)
+    return execution.runner
 
 
 def rows(seq: int, n: int, start: int = 0) -> Rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from spillover.runtime.backend import Backend, Logits, Rows
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions
 from tests import plain_decoder
-from tests.runtime.fp_environment import kept_fp_environment
 from tests.storyteller import STORYTELLER
 
 OPTIONS = EngineOptions(n_parallel=1, n_ctx=128, n_threads=1)
@@ -45,10 +43,9 @@ def write_orderless(target: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def orderless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def orderless(tmp_path_factory: pytest.TempPathFactory) -> Backend:
     folder = write_orderless(tmp_path_factory.mktemp("model") / "orderless")
-    with kept_fp_environment():
-        yield open_onnx(folder, OPTIONS).backend
+    return open_onnx(folder, OPTIONS).backend
 
 
 def logits_after_text(backend: Backend) -> Logits:
@@ -65,7 +62,6 @@ def test_its_prompts_are_read_token_by_token_and_the_user_is_notified(orderless:
 
 def test_it_gives_what_the_right_graph_gives(orderless: Backend, tmp_path: Path) -> None:
     right = plain_decoder.write(STORYTELLER, tmp_path / "right")
-    with kept_fp_environment():
-        backend = open_onnx(right, OPTIONS, rewrite=False).backend
+    backend = open_onnx(right, OPTIONS, rewrite=False).backend
     assert backend.info.warnings == ()
     np.testing.assert_allclose(logits_after_text(orderless), logits_after_text(backend), atol=1e-3)
