@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from spillover.runtime.engine import Engine, ModelCard
-from spillover.runtime.events import Delta, EngineEvent, Finished
+from spillover.runtime.events import Delta, EngineEvent, Finished, Queued
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest, Message
 from spillover.runtime.sampling import Sampling
@@ -51,6 +51,12 @@ def ids_of(events: Iterable[EngineEvent], choice: int = 0) -> list[int]:
 
 def end_of(events: Iterable[EngineEvent], choice: int = 0) -> Finished:
     return next(e for e in events if isinstance(e, Finished) and e.choice == choice)
+
+
+def was_preempted(events: list[EngineEvent]) -> bool:
+    """Whether the answer lost its cells when it had begun: it is told that it waits."""
+    first = [isinstance(event, Delta) for event in events].index(True)
+    return any(isinstance(event, Queued) for event in events[first:])
 
 
 def all_at_once(engine: Engine, requests: list[GenerationRequest]) -> list[list[EngineEvent]]:

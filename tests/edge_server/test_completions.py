@@ -11,7 +11,10 @@ import msgspec
 import openai
 import pytest
 
+from spillover.edge_server.wire.openai_completions import Completions, CompletionWhole
 from spillover.models.catalogue import default_model
+from spillover.runtime.events import Delta, Finished, Timings, TokenLogprob, Usage
+from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, wait_until
@@ -102,16 +105,33 @@ def test_echo_puts_the_prompt_in_front(client: openai.OpenAI, http: httpx.Client
     assert from_ids.choices[0].text == wanted[0]
 
 
-def test_best_of_shows_the_likeliest(http: httpx.Client) -> None:
+def test_best_of_shows_the_likeliest() -> None:
+    """Of two prompts, whose choices have these log probabilities."""
+    made = [(-2.0, -2.0), (-1.0,), (-9.0, -0.1), (-3.0,), (-5.0,), (-0.9,) * 4]
+    requests = (GenerationRequest(prompt="x", n=3),) * 2
+    wanted = Completions(requests=requests, n_wanted=2, echoes=("", ""))
+    encoder = CompletionWhole({}, wanted, logprobs=False)
+    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1)
+    timings = Timings(queue_ms=0, prefill_ms=1, decode_ms=1)
+    for choice, logprobs in enumerate(made):
+        records = tuple(
+            TokenLogprob(token_id=1, token=b"x", logprob=logprob, entropy=0.5)
+            for logprob in logprobs
+        )
+        encoder.feed(Delta(choice=choice, text=str(choice), logprobs=records))
+        encoder.feed(Finished(choice=choice, reason="stop", usage=usage, timings=timings))
+    shown = [choice["text"] for choice in json.loads(encoder.body())["choices"]]
+    assert shown == ["1", "0", "5", "3"]
+
+
+def test_best_of_makes_all_and_shows_some_best_first(http: httpx.Client) -> None:
     ask = {"prompt": "Once", "max_tokens": 8, "temperature": 1.5, "seed": 1, "logprobs": 0}
-    all_of_them = post(http, "/v1/completions", **ask, n=6)["choices"]
-    best = post(http, "/v1/completions", **ask, n=2, best_of=6)
-    means = {
-        c["text"]: sum(c["logprobs"]["token_logprobs"]) / len(c["logprobs"]["tokens"])
-        for c in all_of_them
-    }
-    ranked = sorted(means, key=means.__getitem__, reverse=True)
-    assert [choice["text"] for choice in best["choices"]] == ranked[:2]
+    best = post(http, "/v1/completions", **ask, ignore_eos=True, n=2, best_of=6)
+    means = [
+        sum(c["logprobs"]["token_logprobs"]) / len(c["logprobs"]["tokens"]) for c in best["choices"]
+    ]
+    assert len(means) == 2
+    assert means[0] >= means[1]
     assert best["usage"]["completion_tokens"] == 48
 
 

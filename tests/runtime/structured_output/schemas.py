@@ -7,6 +7,9 @@ from typing import Any
 WORD = {"type": "string", "maxLength": 6}
 SMALL = {"type": "integer", "minimum": 0, "maximum": 99}
 
+SAID = "Ruby the fox went home to her den. " * 6
+"""At least 54 tokens, whatever the model makes them of, and at most 210."""
+
 
 def thing(**properties: Any) -> dict[str, Any]:
     """An object with all of these properties and no others."""

@@ -28,8 +28,17 @@ from spillover.runtime.request import (
     ResponseFormat,
 )
 from spillover.runtime.sampling import Sampling
-from tests.answers import GREEDY, all_at_once, ask, end_of, ids_of, text_of, worker_of
-from tests.runtime.structured_output.schemas import SCHEMAS, thing
+from tests.answers import (
+    GREEDY,
+    all_at_once,
+    ask,
+    end_of,
+    ids_of,
+    text_of,
+    was_preempted,
+    worker_of,
+)
+from tests.runtime.structured_output.schemas import SAID, SCHEMAS, thing
 
 MAX_TOKENS = 160
 LIST_GBNF = r"""
@@ -160,8 +169,10 @@ def test_logprobs_are_those_of_the_model_not_of_the_format(engine: LocalEngine) 
         next(r for e in events if isinstance(e, Delta) for r in e.logprobs)
         for events in (free, held)
     )
-    assert held_record.token == b"{"
-    assert held_record.top == free_record.top
+    assert held_record.token.startswith(b"{")
+    # The second one finds its prompt in the cache: its logits are rounded in another way.
+    (held_top,), (free_top,) = held_record.top, free_record.top
+    assert held_top.logprob == pytest.approx(free_top.logprob, abs=0.2)
     assert held_record.logprob < free_record.logprob
 
 
@@ -233,11 +244,13 @@ def test_a_killed_worker_continues_in_the_response_format(
 
 
 def test_preempted_answers_keep_their_format(any_model_path: Path, tmp_path: Path) -> None:
-    options = EngineOptions(n_ctx=256, n_kv=320, n_parallel=4, cache_dir=tmp_path, n_threads=1)
-    request = ask(max_tokens=130, response_format=JsonSchema(schema=LONG))
+    options = EngineOptions(n_ctx=256, n_parallel=5, n_kv=256, cache_dir=tmp_path, n_threads=1)
+    request = ask(max_tokens=230, response_format=JsonSchema(schema=thing(text={"const": SAID})))
     with LocalEngine(any_model_path, options) as engine:
-        for events in all_at_once(engine, [request] * 4):
-            assert checked(events, LONG)
+        answers = all_at_once(engine, [request] * 5)
+    for events in answers:
+        assert json.loads(text_of(events)) == {"text": SAID}
+    assert any(map(was_preempted, answers))
 
 
 def deep(n: int) -> dict[str, object]:
