@@ -95,6 +95,7 @@ def test_a_gzipped_body_is_read(http: httpx.Client) -> None:
         ("gzip", gzip.compress(b"{}")[:-4], 400, "ends too early"),
         ("br", b"{}", 415, "send gzip"),
     ],
+    ids=["one large member", "two members", "no gzip", "cut short", "another coding"],
 )
 def test_a_body_that_cannot_be_decompressed_is_refused(
     small_http: httpx.Client, coding: str, content: bytes, status: int, message: str
