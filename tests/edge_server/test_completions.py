@@ -11,7 +11,7 @@ import msgspec
 import openai
 import pytest
 
-from spillover.edge_server.wire.openai_completions import Completions, CompletionWhole
+from spillover.edge_server.wire.openai.completions import Completions, CompletionWhole
 from spillover.models.catalogue import default_model
 from spillover.runtime.events import Delta, Finished, Timings, TokenLogprob, Usage
 from spillover.runtime.request import GenerationRequest
