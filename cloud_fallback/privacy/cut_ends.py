@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from spillover.cloud_fallback.privacy.detectors.account import unfinished_iban
 from spillover.cloud_fallback.privacy.detectors.email import unfinished_email
-from spillover.cloud_fallback.privacy.detectors.secret import unfinished_key
+from spillover.cloud_fallback.privacy.detectors.key_shapes import unfinished_key
 from spillover.cloud_fallback.privacy.plain import PlainText, Span
 
 MIN_BEGUN_CHARS = 6

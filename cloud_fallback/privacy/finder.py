@@ -9,8 +9,14 @@ from spillover.cloud_fallback.errors import RedactionFailed
 from spillover.cloud_fallback.privacy.detectors.account import cards, ibans
 from spillover.cloud_fallback.privacy.detectors.email import emails
 from spillover.cloud_fallback.privacy.detectors.ip import ip_addresses
+from spillover.cloud_fallback.privacy.detectors.key_shapes import keys
+from spillover.cloud_fallback.privacy.detectors.labelled import labelled
+from spillover.cloud_fallback.privacy.detectors.mac import mac_addresses
+from spillover.cloud_fallback.privacy.detectors.national_id import national_ids
 from spillover.cloud_fallback.privacy.detectors.phone import Phones, check_regions
-from spillover.cloud_fallback.privacy.detectors.secret import keys, secrets
+from spillover.cloud_fallback.privacy.detectors.phrases import phrases
+from spillover.cloud_fallback.privacy.detectors.places import placed_secrets
+from spillover.cloud_fallback.privacy.detectors.tables import secrets_in_columns
 from spillover.cloud_fallback.privacy.plain import PlainText, Span, merged
 from spillover.cloud_fallback.privacy.settings import KINDS, Kind, PrivacySettings, UserPattern
 from spillover.cloud_fallback.re2_patterns import compile_pattern, escape_pattern
@@ -18,7 +24,9 @@ from spillover.runtime.errors import InvalidRequest
 
 Detector: TypeAlias = Callable[[str], Iterable[Span]]
 
-_SUREST_FIRST: tuple[Kind, ...] = ("secret", "email", "iban", "card", "ip_address", "phone")
+_SUREST_FIRST: tuple[Kind, ...] = (
+    *("secret", "email", "iban", "card", "mac_address", "ip_address", "national_id", "phone"),
+)
 MASK = "\0"
 MAX_PASSES = 16
 MIN_KNOWN_CHARS = 6
@@ -44,11 +52,13 @@ class Finder:
         check_regions(settings.phone_regions)
         self._phones = Phones(settings.phone_regions)
         found_by: dict[Kind, tuple[Detector, ...]] = {
-            "secret": (keys, secrets),
+            "secret": (keys, placed_secrets, labelled, secrets_in_columns, phrases),
             "email": (emails,),
             "iban": (ibans,),
             "card": (cards,),
             "ip_address": (ip_addresses,),
+            "mac_address": (mac_addresses,),
+            "national_id": (national_ids,),
             "phone": (self._phones,),
         }
         self._own = _user_detectors(settings.patterns)

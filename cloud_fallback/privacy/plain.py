@@ -17,9 +17,25 @@ from functools import lru_cache
 from msgspec import Struct
 
 _FOLDED = re.compile(
-    r"[^\x00-\x7f]|\\(?:[nrt]|u[0-9a-fA-F]{4})|%[2-7][0-9a-fA-F]|&(?:#[0-9]{2,3}|commat|period);"
+    r"[^\x00-\x7f]|\\(?:[nrt/]|u[0-9a-fA-F]{4})|%(?:25)*[2-7][0-9a-fA-F]"
+    r"|&(?:#[0-9]{2,4}|#[xX][0-9a-fA-F]{2,4}|commat|period|colon|equals|quot|apos|amp|lt|gt|nbsp);"
 )
-_ESCAPES = {"\\n": "\n", "\\r": "\n", "\\t": " ", "&commat;": "@", "&period;": "."}
+_ESCAPES = {
+    "\\n": "\n",
+    "\\r": "\n",
+    "\\t": " ",
+    "\\/": "/",
+    "&commat;": "@",
+    "&period;": ".",
+    "&colon;": ":",
+    "&equals;": "=",
+    "&quot;": '"',
+    "&apos;": "'",
+    "&amp;": "&",
+    "&lt;": "<",
+    "&gt;": ">",
+    "&nbsp;": " ",
+}
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u20e3\u3164\uffa0")
 _STOPS = frozenset("\u3002\uff0e\uff61\u2024\ufe52")
 _SPACES = frozenset("\u2800")
@@ -104,8 +120,11 @@ def _folded(found: str) -> str:
     if (escaped := _ESCAPES.get(found)) is not None:
         return escaped
     if found[0] == "&":
-        return _folded_character(chr(int(found[2:-1])))
-    return _folded_character(chr(int(found.lstrip("\\u%"), 16)))
+        number = found[2:-1]
+        is_hex = number[0] in "xX"
+        return _folded_character(chr(int(number[1:], 16) if is_hex else int(number)))
+    # An escaped % is itself %25: %2540 is @, escaped twice.
+    return _folded_character(chr(int(found[-2:] if found[0] == "%" else found[2:], 16)))
 
 
 @lru_cache(maxsize=4096)

@@ -6,8 +6,10 @@ from typing import Annotated, Literal, TypeAlias, get_args
 
 from msgspec import Meta, Struct
 
-Kind: TypeAlias = Literal["email", "phone", "card", "iban", "ip_address", "secret"]
-"""What is found by itself. Secrets are keys, tokens and passwords."""
+Kind: TypeAlias = Literal[
+    "email", "phone", "card", "iban", "ip_address", "mac_address", "national_id", "secret"
+]
+"""What is found by itself. Secrets are keys, tokens, passwords and PINs."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PHONE_REGIONS = ("US", "CA", "GB", "IE", "DE", "AT", "CH", "FR", "ES", "IT", "NL", "IN", "AU", "JP")

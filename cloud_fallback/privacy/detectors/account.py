@@ -11,7 +11,12 @@ from collections.abc import Iterator
 
 from spillover.cloud_fallback.privacy.plain import Span
 
-_CARD_RUN = re.compile(r"(?<!\w)(?<!\d[.,])(?:\d{4}(?:\.\d{4}){3}|\d(?:[ -]{0,2}\d){11,})(?!\w)")
+_CARD_RUN = re.compile(r"(?<![\w+])(?<!\d[.,])(?:\d{4}(?:\.\d{4}){3}|\d(?:[ -]{0,2}\d){11,})(?!\w)")
+_GROUPS_APART = re.compile(
+    r"(?<![\w])(\d{4})([ ]{0,2}(?:[|/_.,:\t]|\r?\n)[ ]{0,2})"
+    r"(?:\d{4}\2\d{4}\2\d{4}|\d{6}\2\d{5})(?!\d|\2\d{4}(?!\d)|[ ]?[.,][ ]{0,2}\d)"
+)
+"""Each in a line or a cell of its own, or with any sign between; more are a list of numbers."""
 _ISSUED = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})"  # Visa
     r"|(?:5[1-5]|2[2-7])\d{14}"  # Mastercard, Mir
@@ -28,8 +33,11 @@ _MIN_FIRST_GROUP = 4
 _MAX_GROUPS = 6
 
 
+_GAP = r"[ \t\n./_-]{0,3}"
 _IBAN = re.compile(
-    r"(?<![^\W_])(?=([A-Z]{2}\d{2}(?:[ .-]?[A-Z0-9]){11,33}))", re.IGNORECASE | re.ASCII
+    r"(?:(?<![^\W_])|(?<=IBAN))"
+    rf"(?=([A-Z] ?[A-Z]{_GAP}\d ?\d(?:{_GAP}[A-Z0-9]){{11,33}}))",
+    re.IGNORECASE | re.ASCII,
 )
 _UNFINISHED_IBAN = re.compile(
     r"(?<![^\W_])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){4,29}[ -]?\Z", re.IGNORECASE | re.ASCII
@@ -55,6 +63,11 @@ def cards(text: str) -> Iterator[Span]:
         for first in range(len(groups)):
             if n := _n_groups(groups[first : first + _MAX_GROUPS]):
                 yield Span(groups[first].start(), groups[first + n - 1].end(), "card")
+    for match in _GROUPS_APART.finditer(text):
+        before = text[max(0, match.start() - len(match[2]) - 1) : match.start()]
+        goes_on = before[:1].isdigit() and before[1:] == match[2]
+        if not goes_on and is_card("".join(_GROUP.findall(match.group()))):
+            yield Span(*match.span(), "card")
 
 
 def _n_groups(groups: list[re.Match[str]]) -> int:
@@ -88,8 +101,12 @@ def ibans(text: str) -> Iterator[Span]:
         places = [i for i in range(*match.span(1)) if text[i].isalnum()]
         number = "".join(text[i] for i in places).upper()
         length = _IBAN_LENGTHS.get(number[:2], 0)
-        if 0 < length <= len(number) and passes_mod_97(number[:length]):
+        if 0 < length <= len(number) and _is_iban(number[:length]):
             yield Span(places[0], places[length - 1] + 1, "iban")
+
+
+def _is_iban(number: str) -> bool:
+    return sum(map(str.isdigit, number)) * 2 >= len(number) and passes_mod_97(number)
 
 
 def unfinished_iban(text: str) -> Span | None:

@@ -8,14 +8,16 @@ from ipaddress import IPv4Address, IPv6Address
 
 from spillover.cloud_fallback.privacy.plain import Span
 
-_V4 = re.compile(r"(?<![\w.+])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
+_DOT = r"(?:\.|\[\.\]|\(\.\)|\[dot\])"
+_V4 = re.compile(rf"(?<![\w.+])(?:\d{{1,3}}{_DOT}){{3}}\d{{1,3}}(?!\w|\.\d)")
+"""Also with dots in brackets, as reports of attacks write them."""
 _V6 = re.compile(
     r"(?<![\w:.])[0-9a-fA-F:]{2,45}(?:\d{1,3}(?:\.\d{1,3}){3})?(?!\w|\.\d|:[0-9a-fA-F:])"
 )
-_ONE_GROUP = re.compile(r"::[0-9a-fA-F]{0,4}")
+_ONE_GROUP = re.compile(r"[0-9a-fA-F]{0,2}::[0-9a-fA-F]{0,4}")
 _IS_A_VERSION = re.compile(
     r"(?:\b(?:version|ver|v|release|build|firmware|driver|upgrade[sd]?|update[sd]?"
-    r"|sections?|chapter|clause|figure|table)[\s.:=]{0,3}"
+    r"|sections?|chapter|clause|figure|table)_{0,2}[\s.:=\"']{0,4}"
     r"(?:to|is|from)?\s{0,2}|[=><~]=\s?"
     r"|\b(?:\w{0,10}chrom(?:e|ium)|edga?|opr|crios|safari|firefox|version)/)\Z",
     re.IGNORECASE,
@@ -38,6 +40,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
 
 def _is_personal_v4(found: str) -> bool:
     """Neither loopback, unspecified, broadcast nor a netmask."""
+    found = re.sub(_DOT, ".", found)
     try:
         address = IPv4Address(found)
     except ValueError:

@@ -21,7 +21,7 @@ from spillover.runtime.request import (
 )
 from spillover.runtime.sampling import Sampling
 
-from .corpus import HARMLESS, PRIVATE
+from .corpora import HARMLESS, PRIVATE, unmarked
 from .redacting import CARD, MAIL, REDACTOR, contents, conversation, restored, said
 
 
@@ -183,7 +183,7 @@ def test_an_answer_in_json_stays_json_when_restored(response_format: ResponseFor
 
 NOISE = st.sampled_from(
     [
-        *(text.replace("⟦", "").replace("⟧", "") for _, text in PRIVATE),
+        *(unmarked(text)[0] for _, text in PRIVATE),
         *HARMLESS,
         *("[EMAIL_1]", "email_1", "[PHONE 2]", "SECRET_1", "(", "(mailto:", "[", "]", "\\", "\n"),
         *("%5B", "{", '"', " ", "", "é", "\u200b", "🙂", "1", "@", "john@exa"),
