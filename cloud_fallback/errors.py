@@ -3,6 +3,7 @@
     EngineError
     ├── KeptLocal               nothing may leave the device; the local model can go on
     │   ├── ConsentRefused      the user or the owner did not agree
+    │   │   └── ProviderDeclined the user does not want this provider; another one may be asked
     │   ├── RedactionFailed     it is not certain that all private text was taken out
     │   ├── BudgetExceeded      a limit is reached; holds the limit, what is spent, until when
     │   ├── PriceUnknown        a limit in money is set, but not the provider's prices
@@ -42,6 +43,10 @@ class ConsentRefused(KeptLocal):
     """The user, or the owner, did not agree that the answer leaves the device."""
 
     code = "consent"
+
+
+class ProviderDeclined(ConsentRefused):
+    """The user does not want this provider. Another one may be asked."""
 
 
 class RedactionFailed(KeptLocal):

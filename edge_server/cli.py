@@ -26,6 +26,7 @@ COMMANDS = {
     "connect": ("connect.connect", "Configure a provider that may take over, and try it."),
     "keys": ("keys", "Keep the keys of cloud providers in the keyring."),
     "budget": ("budget", "Show what the cloud has cost, and the limits."),
+    "consents": ("consents", "Show which providers may always, or may never, take over."),
     "doctor": ("doctor.doctor", "Check this device, and say how to fix what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }

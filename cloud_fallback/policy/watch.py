@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import get_args
 
 from msgspec.structs import replace
 
@@ -11,7 +12,7 @@ from spillover.cloud_fallback.policy.capacity import WAITS
 from spillover.cloud_fallback.policy.doubt import Doubt, tokens_to_next_window
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
-from spillover.cloud_fallback.policy.reason import Reason, Verdict
+from spillover.cloud_fallback.policy.reason import Reason, ReasonCode, Verdict
 from spillover.cloud_fallback.policy.rules import RuleSet
 from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
@@ -180,6 +181,14 @@ class Watch:
         with self._lock:
             if not self._ended:
                 self._reason, self._rules.hard_only = None, True
+
+    def ignore(self, code: ReasonCode | None) -> None:
+        """The reason does not count: from now on *code* is ignored, or (None) all of them. The
+        user may still ask."""
+        with self._lock:
+            self._rules.drop(frozenset(get_args(ReasonCode) if code is None else (code,)))
+            if not self._ended:
+                self._reason = None
 
     def finished(self, event: Finished) -> Reason | None:
         """Why an answer that ended by itself should be continued or rewritten elsewhere. No trigger

@@ -1,4 +1,4 @@
-"""Asks the user whether an answer may leave the device, and waits for the reply.
+"""Asks the user whether an answer may leave the device, and remembers the replies.
 
 A question is answered once. Without a yes nothing leaves: not when nobody replies, when too many
 questions are open, when the answer is cancelled, or when the program ends.
@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import math
+import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Generator
 from typing import Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.events import ConsentAsked
+from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked
+from spillover.cloud_fallback.privacy.standing import StandingConsents
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import WriterId
 
 ConsentReply: TypeAlias = Literal["accepted", "already_decided", "unknown"]
 """What a user's yes or no led to."""
+
+ConsentScope: TypeAlias = Literal["once", "chat", "always"]
+"""What a yes or no to a provider holds for: this answer, the rest of its conversation, or all
+answers (a no for "always" is a never)."""
 
 MAX_PENDING = 64
 MAX_WAIT_S = 600.0
@@ -38,36 +46,52 @@ class PendingConsent(Struct, frozen=True, kw_only=True):
     asked: ConsentAsked
 
 
+class Asker(Struct, frozen=True, kw_only=True):
+    """For whom a question is asked, as far as replies are remembered."""
+
+    answer_id: str
+    conversation: str | None = None
+    owner: str = ""
+
+
 class Question:
     """One question of one answer."""
 
-    def __init__(
-        self,
-        lock: threading.Lock,
-        answer_id: str,
-        asked: ConsentAsked,
-        conversation: str | None,
-    ) -> None:
+    def __init__(self, lock: threading.Lock, asker: Asker, asked: ConsentAsked) -> None:
         self._lock = lock
-        self.answer_id = answer_id
+        self.asker = asker
         self.asked = asked
-        self.conversation = conversation
         self.granted: bool | None = None
-        self._decided = threading.Event()
+        self.decided = Cancellation()
+        """Set when the user has replied, or nobody will."""
+        self._until = time.monotonic() + _bounded(asked.timeout_s)
+
+    @property
+    def provider(self) -> str:
+        target = self.asked.target
+        return target.provider or target.model
 
     def decide(self, granted: bool | None) -> bool:
         """Whether this decision counts: only the first does. The caller holds the lock."""
-        if self._decided.is_set():
+        if self.decided.cancelled:
             return False
         self.granted = granted
-        self._decided.set()
+        self.decided.cancel()
         return True
 
     def wait(self, cancellation: Cancellation | None = None) -> bool | None:
         """The user's reply; None without one: after the question's timeout, on *cancellation*, when
         the questions are closed, or when too many are open."""
-        with (cancellation or Cancellation()).subscribed(self._decided.set):
-            self._decided.wait(_bounded(self.asked.timeout_s))
+        woken = threading.Event()
+        with (
+            self.decided.subscribed(woken.set),
+            (cancellation or Cancellation()).subscribed(woken.set),
+        ):
+            woken.wait(max(self._until - time.monotonic(), 0.0))
+        return self.expire()
+
+    def expire(self) -> bool | None:
+        """Wait no longer: the reply, if there was one."""
         with self._lock:
             # A reply that comes from here on is "already_decided".
             self.decide(None)
@@ -77,27 +101,26 @@ class Question:
 class Consents:
     """The questions and decisions of all answers. May be used from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, standing: StandingConsents | None = None) -> None:
+        """*standing*: what holds for good; None: nothing is kept beyond this object."""
+        self.standing = standing or StandingConsents(None)
         self._lock = threading.Lock()
         self._closed = False
         self._questions: dict[str, Question] = {}
         self._decided: OrderedDict[str, None] = OrderedDict()
         self._remembered: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._refused: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._kept_local: OrderedDict[str, None] = OrderedDict()
         self._requests: dict[str, list[Cancellation]] = {}
 
     @contextlib.contextmanager
-    def question(
-        self, answer_id: str, asked: ConsentAsked, conversation: str | None = None
-    ) -> Generator[Question]:
+    def question(self, asker: Asker, asked: ConsentAsked) -> Generator[Question]:
         """A question that can be answered while the block runs, even before anybody waits for the
-        reply. A reply remembered for *conversation* and this provider is given at once."""
-        question = Question(self._lock, answer_id, asked, conversation)
+        reply. Ask known() before."""
+        question = Question(self._lock, asker, asked)
         with self._lock:
-            if answer_id in self._kept_local:
+            if asker.answer_id in self._kept_local:
                 question.decide(False)
-            elif (known := self._remembered_reply(question)) is not None:
-                question.decide(known)
             elif self._closed or len(self._questions) >= MAX_PENDING or asked.id in self._questions:
                 question.decide(None)
             else:
@@ -108,38 +131,59 @@ class Consents:
             with self._lock:
                 self._close_question(question)
 
-    def _remembered_reply(self, question: Question) -> bool | None:
-        key = _memory(question)
-        return None if key is None else self._remembered.get(key)
+    def known(self, asker: Asker, provider: str) -> bool | None:
+        """What the user has said about all answers by *provider*, in this conversation or at
+        all; None: nothing."""
+        with self._lock:
+            reply = self._remembered.get((asker.conversation or "", provider))
+        return self.standing.find(asker.owner, provider) if reply is None else reply
 
-    def answer(self, consent_id: str, granted: bool, *, remember: bool = False) -> ConsentReply:
-        """Reply to a question. *remember*: the reply holds for the rest of the conversation with
-        this provider, if the conversation is known."""
+    def has_refused(self, asker: Asker, reason: str) -> bool:
+        """Whether the user has said no to *reason* earlier in the conversation."""
+        with self._lock:
+            return (asker.conversation or "", reason) in self._refused
+
+    def answer(
+        self, consent_id: str, granted: bool, *, scope: ConsentScope = "once"
+    ) -> ConsentReply:
+        """Reply to a question. *scope* "chat" has no effect if the conversation is not known."""
         with self._lock:
             question = self._questions.get(consent_id)
             if question is None:
                 return "already_decided" if consent_id in self._decided else "unknown"
             if not question.decide(granted):
                 return "already_decided"
-            if remember and (memory := _memory(question)):
-                _keep(self._remembered, memory, granted, MAX_REMEMBERED)
+            self._remember(question, granted, scope)
             self._close_question(question)
-            return "accepted"
+        if scope == "always":
+            self.standing.decide(question.asker.owner, question.provider, granted)
+        return "accepted"
+
+    def _remember(self, question: Question, granted: bool, scope: ConsentScope) -> None:
+        conversation, reason = question.asker.conversation, question.asked.reason
+        if not conversation:
+            return
+        if scope != "once":
+            memory = conversation, question.provider
+            _keep(self._remembered, memory, granted, MAX_REMEMBERED)
+        if not granted and reason != "user":  # who asks for the cloud is asked again
+            _keep(self._refused, (conversation, reason), None, MAX_REMEMBERED)
 
     def pending(self, answer_id: str | None = None) -> list[PendingConsent]:
         """The open questions, or those of one answer, oldest first."""
         with self._lock:
             return [
-                PendingConsent(answer_id=question.answer_id, asked=question.asked)
+                PendingConsent(answer_id=question.asker.answer_id, asked=question.asked)
                 for question in self._questions.values()
-                if answer_id in (None, question.answer_id)
+                if answer_id in (None, question.asker.answer_id)
             ]
 
     def forget(self, conversation: str) -> None:
         """Forget the replies remembered for *conversation*."""
         with self._lock:
-            for key in [key for key in self._remembered if key[0] == conversation]:
-                del self._remembered[key]
+            for memory in (self._remembered, self._refused):
+                for key in [key for key in memory if key[0] == conversation]:
+                    del memory[key]
 
     def keep_local(self, answer_id: str) -> None:
         """Keep this answer on the device from now on: the reply to its open question and to all
@@ -147,7 +191,7 @@ class Consents:
         with self._lock:
             _keep(self._kept_local, answer_id, None, MAX_KEPT_LOCAL)
             for question in list(self._questions.values()):
-                if question.answer_id == answer_id:
+                if question.asker.answer_id == answer_id:
                     question.decide(False)
                     self._close_question(question)
             requests = list(self._requests.get(answer_id, ()))
@@ -189,12 +233,47 @@ class Consents:
         question.decide(None)
 
 
-def _memory(question: Question) -> tuple[str, str] | None:
-    """The conversation and the provider that a remembered reply holds for."""
-    if not question.conversation:
-        return None
-    target = question.asked.target
-    return question.conversation, target.provider or target.model
+class Asking:
+    """The questions of one answer, one at a time, each open while a writer goes on. For the thread
+    that iterates the answer."""
+
+    def __init__(self, consents: Consents, asker: Asker, timeout_s: float) -> None:
+        self._consents = consents
+        self._asker = asker
+        self._timeout_s = timeout_s
+        self._stack = contextlib.ExitStack()
+        self.question: Question | None = None
+        """The one that is open."""
+
+    def known(self, provider: str) -> bool | None:
+        """See Consents."""
+        return self._consents.known(self._asker, provider)
+
+    def has_refused(self, reason: str) -> bool:
+        """See Consents."""
+        return self._consents.has_refused(self._asker, reason)
+
+    def open(self, target: WriterId, reason: str, *, n_messages: int, redactions: int) -> Question:
+        """Ask whether *target* may go on."""
+        assert self.question is None, "one question at a time"
+        asked = ConsentAsked(
+            id=secrets.token_hex(16),
+            reason=reason,
+            target=target,
+            timeout_s=self._timeout_s,
+            n_messages=n_messages,
+            redactions=redactions,
+        )
+        self.question = self._stack.enter_context(self._consents.question(self._asker, asked))
+        return self.question
+
+    def close(self) -> ConsentAnswered | None:
+        """End the question, with the reply or without; None: there was none."""
+        question, self.question = self.question, None
+        self._stack.close()
+        if question is None:
+            return None
+        return ConsentAnswered(id=question.asked.id, granted=question.granted)
 
 
 def _bounded(timeout_s: float) -> float:

@@ -1,4 +1,5 @@
-"""Reads a provider's stream in its own thread, for a reader that must also watch the clock."""
+"""Reads an engine's stream in its own thread, for a reader that must also watch the clock, or the
+user."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ class EndOfStream(Exception):
 
 
 MAX_WAITING = 256
-"""Events that may wait for the reader; beyond that, the provider's stream is not read."""
+"""Events that may wait for the reader; beyond that, the engine's stream is not read."""
 
 
 Open = Callable[[Cancellation], Generator[EngineEvent]]
@@ -34,10 +35,10 @@ class Pump:
     def __init__(self, open_stream: Open, cancellation: Cancellation) -> None:
         self._open = open_stream
         self._cancellation = cancellation
-        self._events: queue.SimpleQueue[EngineEvent | BaseException] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[EngineEvent | BaseException | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(MAX_WAITING)
         self._reader_left = False
-        self._thread = threading.Thread(target=self._run, name="cloud-stream", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -50,7 +51,7 @@ class Pump:
         self._thread.join(_STOP_TIMEOUT_S)
 
     def next(self, timeout_s: float | None) -> EngineEvent | None:
-        """The next event, or None after *timeout_s* of silence.
+        """The next event, or None after *timeout_s* of silence, or when woken.
 
         Once all events are read, raises what the stream raised, or EndOfStream.
         """
@@ -58,11 +59,17 @@ class Pump:
             event = self._events.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        if event is None:
+            return None
         if isinstance(event, BaseException):
             self._events.put(event)  # for whoever asks again
             raise event
         self._room.release()
         return event
+
+    def wake(self) -> None:
+        """Let next() return None; from any thread."""
+        self._events.put(None)
 
     def _run(self) -> None:
         end: BaseException = EndOfStream()

@@ -25,6 +25,8 @@ class Routing(Struct, frozen=True, kw_only=True):
     only: Place | None = None
     prefer: Origin | None = None
     """Who writes first when both may."""
+    unasked: Fallback = "never"
+    """The owner's: what "ask" means for a client that cannot be asked."""
 
 
 class Allowed(Struct, frozen=True, kw_only=True):
@@ -40,20 +42,34 @@ class Allowed(Struct, frozen=True, kw_only=True):
         return self.cloud != "never"
 
 
-def allowed(owner: Routing, request: Routing) -> Allowed:
+def allowed(owner: Routing, request: Routing, *, can_answer: bool = True) -> Allowed:
     """The stricter of both: a request can narrow what the owner allows, never widen it.
+    *can_answer*: the client can be asked for consent.
 
     Raises InvalidRequest when no writer is left.
     """
     places = {owner.only, request.only}
     cloud = "never" if "local_only" in places else strictest(owner.fallback, request.fallback)
     local = "cloud_only" not in places
+    must_ask = cloud == "ask"
+    if must_ask and not can_answer:
+        # A request that wants to be asked is never handed over without.
+        cloud = owner.unasked
+        if request.fallback == "ask" and cloud == "auto":
+            cloud = "never"
     if not local and cloud == "never":
-        raise InvalidRequest(_nothing_left(owner, request), "routing")
+        message = _NOBODY_TO_ASK if must_ask else _nothing_left(owner, request)
+        raise InvalidRequest(message, "routing")
     first = request.prefer or owner.prefer or "local"
     if not local or cloud == "never":
         first = "local" if local else "cloud"
     return Allowed(local=local, cloud=cloud, first=first)
+
+
+_NOBODY_TO_ASK = (
+    "the request is cloud_only and needs the user's consent, but its client cannot show a question:"
+    " ask for events, or set fallback_unasked in the configuration"
+)
 
 
 def strictest(*wishes: Fallback | None) -> Fallback:

@@ -3,25 +3,37 @@ the redaction, the user's consent, and the budget."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Generator
 from contextlib import ExitStack
 
 import msgspec
 from msgspec import Struct
 
-from spillover.cloud_fallback.errors import CannotContinue, ConsentRefused
-from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, StreamEvent
+from spillover.cloud_fallback.errors import (
+    BudgetExceeded,
+    CannotContinue,
+    ConsentRefused,
+    KeptLocal,
+    ProviderDeclined,
+    ProviderError,
+)
+from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.privacy.consent import Question
 from spillover.cloud_fallback.privacy.redactor import Redacted
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.route.breaker import CircuitOpen, Permit
 from spillover.cloud_fallback.route.context import RequestContext
+from spillover.cloud_fallback.route.stopped import Stopped
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.spending.budget import Reservation
 from spillover.cloud_fallback.spending.prices import estimate
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Queued
 from spillover.runtime.request import GenerationRequest
+
+NOT_THIS_ONE = (ProviderError, CannotContinue, InvalidRequest, BudgetExceeded, ProviderDeclined)
+"""Raised when a provider cannot go on, but the next one may."""
 
 
 class Clearance(Struct, frozen=True, kw_only=True):
@@ -43,9 +55,8 @@ def clear(
 ) -> Generator[StreamEvent, None, Clearance]:
     """Yield the question to the user, if there is one; return what was cleared.
 
-    *stack* releases the permit and the reservation. Raises ProviderError, CannotContinue,
-    InvalidRequest and BudgetExceeded when *provider* is skipped, and any other KeptLocal when
-    nothing may leave for any provider.
+    *stack* releases the permit and the reservation. Raises one of NOT_THIS_ONE when *provider* is
+    skipped, and any other KeptLocal when nothing may leave for any provider.
     """
     resources, name = context.resources, provider.name
     refusal = resources.breakers.refusal(name)
@@ -68,27 +79,59 @@ def _ask_user(
     context: RequestContext, provider: CloudEngine, redacted: Redacted, reason: Reason
 ) -> Generator[StreamEvent]:
     """Raise ConsentRefused unless the answer may leave."""
-    consents, allowed = context.resources.consents, context.allowed.cloud
-    if allowed == "never" or consents.is_kept_local(context.id):
-        raise ConsentRefused("the answer must stay on the device")
-    if allowed == "auto" or provider.name in context.granted:
+    if context.consent(provider.name, reason):
         return
-    asked = ConsentAsked(
-        id=secrets.token_hex(16),
-        reason=reason.code,
-        target=provider.writer,
-        timeout_s=context.resources.settings.consent_timeout_s,
+    question = context.asking.question
+    if question is not None and question.provider != provider.name:
+        yield from context.end_question()
+        question = None
+    if question is None:
+        question = open_question(context, provider, redacted, reason)
+        yield question.asked
+    granted = question.wait(context.cancellation)
+    yield from context.end_question()
+    if not granted:
+        raise ConsentRefused(f"the user did not consent to an answer by {provider.name}")
+
+
+def open_question(
+    context: RequestContext, provider: CloudEngine, redacted: Redacted, reason: Reason
+) -> Question:
+    """Ask whether *provider* may go on; the event is the question's *asked*."""
+    return context.asking.open(
+        provider.writer,
+        reason.code,
         n_messages=len(redacted.request.messages),
         redactions=redacted.n_redactions,
     )
-    conversation = context.conversation.hex() if context.conversation else None
-    with consents.question(context.id, asked, conversation) as question:
-        yield asked
-        granted = question.wait(context.cancellation)
-    yield ConsentAnswered(id=asked.id, granted=granted)
-    if not granted:
-        raise ConsentRefused(f"the user did not consent to an answer by {provider.name}")
-    context.granted.add(provider.name)
+
+
+def ask_early(
+    context: RequestContext, reason: Reason
+) -> Generator[StreamEvent, None, bool | Question]:
+    """Ask the user while the local model still writes: about the first provider that could take
+    over. True: one may, unasked; False: none could, or may."""
+    if not context.may_go_to_cloud:
+        return False
+    said = context.text().said
+    for provider in context.providers():
+        refusal = context.resources.breakers.refusal(provider.name)
+        if provider.problem is not None or (refusal is not None and not refusal.is_crowd):
+            continue
+        try:
+            if context.consent(provider.name, reason):
+                return True
+            plan = context.plan(provider, Stopped(reason=reason, at=context.now), said)
+            redacted = context.resources.redactor.redact(plan.request, partial=plan.shown)
+            provider.check(redacted.request)
+        except NOT_THIS_ONE:
+            continue
+        except KeptLocal:
+            return False
+        question = open_question(context, provider, redacted, reason)
+        yield question.asked
+        return question
+    return False
 
 
 def _turn(context: RequestContext, provider: str) -> Generator[StreamEvent, None, Permit]:

@@ -31,6 +31,11 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
             flag="--fallback",
         ),
     ] = "never"
+    fallback_unasked: Annotated[
+        Fallback,
+        Help("What fallback = ask means for clients that cannot show a question."),
+    ] = "never"
+    """"ask": they are asked all the same, because somebody else answers."""
     prefer: Annotated[Origin, Help("Who writes first, if both may.", flag="--prefer")] = "local"
     route: RouteSettings = field(default_factory=RouteSettings)
     proxy: Annotated[
@@ -54,7 +59,7 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
 
     @property
     def routing(self) -> Routing:
-        return Routing(fallback=self.fallback, prefer=self.prefer)
+        return Routing(fallback=self.fallback, prefer=self.prefer, unasked=self.fallback_unasked)
 
     def checked(self) -> Self:
         """These settings, if they are consistent and their patterns are valid.

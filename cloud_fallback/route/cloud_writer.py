@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.errors import (
-    BudgetExceeded,
-    CannotContinue,
     ConsentRefused,
     ContentBlocked,
     KeptLocal,
@@ -24,12 +22,12 @@ from spillover.cloud_fallback.errors import (
 from spillover.cloud_fallback.events import ProviderFailed, Replace, StreamEvent
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-from spillover.cloud_fallback.route.clearance import Clearance, clear
+from spillover.cloud_fallback.route.clearance import NOT_THIS_ONE, Clearance, clear
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.provider_stream import ProviderStream
 from spillover.cloud_fallback.route.retry import retry_delay
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
-from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
+from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.runtime.errors import InvalidRequest, SpilloverError, log_defect
 
 MAX_TRIES = 3
@@ -89,9 +87,9 @@ class CloudWriter:
         with ExitStack() as stack:
             try:
                 text = context.text(stopped.withheld)
-                plan = self._plan(context, stopped, text.said)
+                plan = context.plan(self._provider, stopped, text.said)
                 cleared = yield from clear(context, self._provider, plan, stopped.reason, stack)
-            except (ProviderError, CannotContinue, InvalidRequest, BudgetExceeded) as error:
+            except NOT_THIS_ONE as error:
                 return replace(stopped, cloud_error=error), None
             except KeptLocal as error:
                 return replace(stopped, cloud_error=error, may_leave=False), None
@@ -116,22 +114,6 @@ class CloudWriter:
                 wait_s = _retry_s(error, stream, n_retries)
                 return _stopped_by(error, context, stopped, stream), wait_s
             return self._end(context, stopped, cleared, stream), None
-
-    def _plan(self, context: RequestContext, stopped: Stopped, said: str) -> Continuation:
-        def within(tokens_left: int | None) -> Continuation:
-            return plan_continuation(
-                context.request,
-                said,
-                mode="continue" if context.mode == "at_turn" else context.mode,
-                prefill=self._provider.may_prefill(),
-                can_replace=context.options.may_replace,
-                keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
-                tokens_left=tokens_left,
-                reasoning_reserve=self._provider.settings.reasoning_reserve,
-            )
-
-        plan = within(context.answer.remaining_tokens)
-        return within(context.answer.tokens_left(plan.keep_chars)) if plan.takes_back else plan
 
     def _hand_over(
         self, context: RequestContext, reason: Reason, plan: Continuation, cleared: Clearance

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
+from spillover.cloud_fallback.errors import ConsentRefused, ProviderDeclined
 from spillover.cloud_fallback.events import Handoff, HandoffMode, Seam, StreamEvent
 from spillover.cloud_fallback.policy.affinity import conversation_key
 from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.privacy.consent import Asker, Asking
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.route.allowed import Allowed
 from spillover.cloud_fallback.route.answer_so_far import AnswerSoFar
@@ -14,7 +18,7 @@ from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.route.stopped import Stopped
 from spillover.cloud_fallback.route.watched_stream import WatchedStream
 from spillover.cloud_fallback.seam.answer_text import AnswerText
-from spillover.cloud_fallback.seam.continuation import Continuation
+from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
 from spillover.runtime.request import GenerationRequest
@@ -52,8 +56,14 @@ class RequestContext:
         )
         # A conversation that starts again with the same words is a new one.
         self._goes_on = any(message.role == "assistant" for message in request.messages)
-        if self.conversation is not None and not self._goes_on:
-            resources.consents.forget(self.conversation.hex())
+        name = self.conversation.hex() if self.conversation else None
+        if name is not None and not self._goes_on:
+            resources.consents.forget(name)
+        self.asking = Asking(
+            resources.consents,
+            Asker(answer_id=options.id, conversation=name, owner=options.owner),
+            resources.settings.consent_timeout_s,
+        )
 
     @property
     def id(self) -> str:
@@ -129,6 +139,43 @@ class RequestContext:
         self.resources.journal.handoff(self.id, event, owner=self.options.owner)
         return event
 
+    # --- the user ---------------------------------------------------------------------------
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether nothing may leave without the user's consent."""
+        return self.allowed.cloud == "ask"
+
+    def consent(self, provider: str, reason: Reason) -> bool:
+        """Whether *provider* may go on; False: the user has to be asked. Raises ConsentRefused."""
+        if self.allowed.cloud == "never" or self.resources.consents.is_kept_local(self.id):
+            raise ConsentRefused("the answer must stay on the device")
+        if not self.must_ask or provider in self.granted:
+            return True
+        known = self.asking.known(provider)
+        if known is False:
+            raise ProviderDeclined(f"the user does not want answers by {provider}")
+        if known is None and self.asking.has_refused(reason.code):
+            raise ConsentRefused("the user has refused this reason earlier in the conversation")
+        return known is True
+
+    def is_granted(self, reason: Reason) -> bool:
+        """Whether the provider that comes first may go on without a question."""
+        providers = self.providers()
+        try:
+            return bool(providers) and self.consent(providers[0].name, reason)
+        except ConsentRefused:
+            return False
+
+    def end_question(self) -> Generator[StreamEvent]:
+        """Note the reply to the open question, if there is one, or that nobody waits for it."""
+        question, answered = self.asking.question, self.asking.close()
+        if question is None or answered is None:
+            return
+        if answered.granted:
+            self.granted.add(question.provider)
+        yield answered
+
     # --- the text ---------------------------------------------------------------------------
 
     def text(self, withheld: str = "") -> AnswerText:
@@ -137,6 +184,24 @@ class RequestContext:
         text = AnswerText(self.request.stop, sent=self.answer.text, can_replace=can_replace)
         text.feed(withheld)
         return text
+
+    def plan(self, provider: CloudEngine, stopped: Stopped, said: str) -> Continuation:
+        """What *provider* would be asked after *said*. Raises CannotContinue."""
+
+        def within(tokens_left: int | None) -> Continuation:
+            return plan_continuation(
+                self.request,
+                said,
+                mode="continue" if self.mode == "at_turn" else self.mode,
+                prefill=provider.may_prefill(),
+                can_replace=self.options.may_replace,
+                keep_chars=len(said) - stopped.bad_chars if stopped.bad_chars else None,
+                tokens_left=tokens_left,
+                reasoning_reserve=provider.settings.reasoning_reserve,
+            )
+
+        plan = within(self.answer.remaining_tokens)
+        return within(self.answer.tokens_left(plan.keep_chars)) if plan.takes_back else plan
 
     def joint(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
+from functools import partial
 from itertools import takewhile
 from typing import get_args
 
@@ -15,10 +16,11 @@ from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.cloud_fallback.route.answer_so_far import local_leg
+from spillover.cloud_fallback.route.clearance import ask_early
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
-from spillover.cloud_fallback.route.watched_stream import WatchedStream
+from spillover.cloud_fallback.route.watched_stream import UNWANTED, WatchedStream
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import (
@@ -37,10 +39,12 @@ UNWATCHED = PolicySettings(switched_off=tuple(c for c in get_args(ReasonCode) if
 
 
 class LocalWriter:
-    """For one use. *policy* None: only the user may hand over what it writes."""
+    """For one use. *policy* None: only the user may hand over what it writes. *reason*: the cloud
+    should write the answer, and the user is asked whether it may."""
 
-    def __init__(self, policy: LocalPolicy | None = None) -> None:
+    def __init__(self, policy: LocalPolicy | None = None, reason: Reason | None = None) -> None:
         self._policy = policy
+        self._reason = reason
 
     def write(
         self, context: RequestContext, stopped: Stopped | None
@@ -84,11 +88,19 @@ class LocalWriter:
         """Why the answer should not begin here."""
         if self._policy is None:
             return None
-        resources = context.resources
-        reason = stream.watch.before(resources.local.status(), resources.sensors.read())
-        if reason is None and context.allowed.cloud == "auto":
-            resources.warm_first()
-        return reason
+        resources, reason = context.resources, self._reason
+        if reason is None:
+            reason = stream.watch.before(resources.local.status(), resources.sensors.read())
+        if reason is None:
+            if not context.must_ask:
+                resources.warm_first()
+            return None
+        if context.is_granted(reason):
+            return reason
+        if reason.code in UNWANTED:
+            reason = msgspec.structs.replace(reason, keep_chars=0)
+        stream.trigger(reason)
+        return None
 
     def _plan(
         self, context: RequestContext, *, announces: bool
@@ -128,6 +140,9 @@ class LocalWriter:
             make_watch=watch,
             alarms=resources.alarms,
             clock=resources.clock,
+            ask=partial(ask_early, context) if context.must_ask else None,
+            end_question=context.end_question,
+            may_replace=context.options.may_replace,
         )
 
     def _follow(

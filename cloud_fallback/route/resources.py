@@ -17,6 +17,7 @@ from spillover.cloud_fallback.policy.sensors import Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.consent import Consents
 from spillover.cloud_fallback.privacy.redactor import Redactor
+from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsents
 from spillover.cloud_fallback.providers.build import build_engines
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.keys import Keys
@@ -79,7 +80,7 @@ class RouteResources:
             providers=build_engines(settings.providers, Keys(environ), http),
             settings=settings.route,
             policy_settings=settings.policy,
-            consents=Consents(),
+            consents=Consents(StandingConsents(settings.folder / FILE_NAME)),
             redactor=Redactor(settings.privacy),
             budget=Budget(database, settings.budget),
             breakers=CircuitBreakers(local_network=on_lan),

@@ -46,6 +46,7 @@ def route(context: RequestContext) -> Generator[StreamEvent]:
             context.sent(event)
             yield event
     finally:
+        context.asking.close()
         context.record_legs()
 
 
@@ -65,7 +66,14 @@ def _after_the_first(events: Generator[StreamEvent]) -> Generator[StreamEvent]:
 
 def _route(context: RequestContext) -> Generator[StreamEvent]:
     stopped = context.reason_to_begin_in_cloud()
-    for writer in _writers(context, begins_here=stopped is None):
+    first: LocalWriter | None = None
+    if stopped is None:
+        first = LocalWriter(context.resources.policy())
+    elif context.allowed.local and not context.is_granted(stopped.reason):
+        # The model goes on while the user is asked.
+        first = LocalWriter(context.resources.policy(), stopped.reason)
+        stopped = None
+    for writer in _writers(context, first):
         if stopped is not None and context.cancellation.cancelled:
             yield context.answer.finished("cancelled")
             return
@@ -76,12 +84,12 @@ def _route(context: RequestContext) -> Generator[StreamEvent]:
         stopped = end
 
 
-def _writers(context: RequestContext, *, begins_here: bool) -> Generator[Writer]:
-    """The local model; then the providers in order; then the local model again, unwatched. The last
+def _writers(context: RequestContext, first: LocalWriter | None) -> Generator[Writer]:
+    """*first*; then the providers in order; then the local model again, unwatched. The last
     one continues or ends the answer: a further round begins only when it fails, or when the user
     hands the answer over again."""
-    if begins_here:
-        yield LocalWriter(context.resources.policy())
+    if first is not None:
+        yield first
     while True:
         for provider in context.providers():
             yield CloudWriter(provider)

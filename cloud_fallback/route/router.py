@@ -8,7 +8,7 @@ from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.affinity import conversation_key
-from spillover.cloud_fallback.privacy.consent import ConsentReply, PendingConsent
+from spillover.cloud_fallback.privacy.consent import ConsentReply, ConsentScope, PendingConsent
 from spillover.cloud_fallback.route.allowed import Routing, allowed
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.context import RequestContext
@@ -75,7 +75,7 @@ class Router:
         request = expect(request, GenerationRequest, "request").checked()
         options = checked(expect(options or RouteOptions(), RouteOptions, "options"))
         cancellation = expect(cancellation or Cancellation(), Cancellation, "cancellation")
-        may = allowed(self._routing, options.routing)
+        may = allowed(self._routing, options.routing, can_answer=options.can_answer)
         resources = self._resources
         if resources is None or not may.may_leave or request.n > 1:
             if not may.local:
@@ -148,11 +148,13 @@ class Router:
         """The open questions to the user."""
         return [] if self._resources is None else self._resources.consents.pending()
 
-    def consent(self, consent_id: str, granted: bool, *, remember: bool = False) -> ConsentReply:
+    def consent(
+        self, consent_id: str, granted: bool, *, scope: ConsentScope = "once"
+    ) -> ConsentReply:
         """Reply to a question; see Consents.answer."""
         if self._resources is None:
             return "unknown"
-        return self._resources.consents.answer(consent_id, granted, remember=remember)
+        return self._resources.consents.answer(consent_id, granted, scope=scope)
 
     def recent(
         self, limit: int, *, before: int | None = None, owner: str | None = None

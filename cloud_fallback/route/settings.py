@@ -36,7 +36,7 @@ class RouteSettings(Struct, frozen=True, kw_only=True):
     consent_timeout_s: Annotated[
         float,
         Meta(gt=0, le=600),  # consent.MAX_WAIT_S
-        Help("Seconds to wait for your consent before the local model continues."),
+        Help("Seconds for which a question for your consent is open."),
     ] = 60.0
     grace_tokens: Annotated[
         int,
@@ -67,5 +67,7 @@ class RouteOptions(Struct, frozen=True, kw_only=True):
     """Who asked for it, in the records."""
     routing: Routing = Routing()
     mode: HandoffMode | None = None
+    can_answer: bool = True
+    """Whether the client shows the question to a user, and returns the reply."""
     may_replace: bool = False
     """Whether the client understands Replace; all others only ever see text appended."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
+from typing import TypeAlias, get_args
 
-from spillover.cloud_fallback.events import HandoffMode
-from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.events import HandoffMode, StreamEvent
+from spillover.cloud_fallback.policy.reason import QUALITY, PromptCode, Reason
 from spillover.cloud_fallback.policy.watch import Watch
+from spillover.cloud_fallback.privacy.consent import Question
+from spillover.cloud_fallback.providers.pump import Pump
 from spillover.cloud_fallback.route.answer_so_far import AnswerSoFar
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
@@ -20,6 +23,12 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
 from spillover.runtime.events import Delta, EngineEvent, Finished, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
+
+UNWANTED = QUALITY | frozenset(get_args(PromptCode))
+"""Reasons for which the local model's text is not wanted if another writer may go on."""
+
+Ask: TypeAlias = Callable[[Reason], Generator[StreamEvent, None, bool | Question]]
+"""Asks the user about a handoff: whether it may be, as far as that is known, or the question."""
 
 MakeWatch = Callable[[Callable[[Reason], None]], Watch]
 """Makes a watch that calls back with the reason for a handoff."""
@@ -40,9 +49,14 @@ class WatchedStream:
         make_watch: MakeWatch,
         alarms: Alarms,
         clock: Callable[[], float],
+        ask: Ask | None,
+        end_question: Callable[[], Generator[StreamEvent]],
+        may_replace: bool,
     ) -> None:
         """*request* continues *answer*. *mode*: with "finish_sentence" a soft reason waits for
-        the end of the sentence, with "at_turn" for the next turn."""
+        the end of the sentence, with "at_turn" for the next turn. *ask*: nothing is handed over
+        before the user agrees, and meanwhile the model goes on; what is bad is held back then,
+        unless the client can take it back (*may_replace*). *end_question* notes the reply."""
         self._engine = engine
         self._request = request
         self._answer = answer
@@ -63,6 +77,14 @@ class WatchedStream:
         self._alarm: Alarm | None = None
         self._held: list[EngineEvent] = []
         self._n_sent = 0
+        self._ask = ask
+        self._end_question = end_question
+        self._may_replace = may_replace
+        self._to_ask: Reason | None = None
+        self._question: Question | None = None
+        self._expiry: Alarm | None = None
+        self._is_refused = False
+        self._pump: Pump | None = None
         self.deferred: Reason | None = None
         """A reason that has to wait for the next turn."""
         self.finished: Finished | None = None
@@ -85,12 +107,28 @@ class WatchedStream:
                 self.deferred = reason
                 self.watch.defer()
                 return
+            if self._ask is not None:
+                if self._to_ask is None and (reason.code == "user" or not self._is_refused):
+                    self._to_ask = reason
+                    self._wake()
+                return
+        self._stop_for(reason)
+
+    def _stop_for(self, reason: Reason) -> None:
+        with self._lock:
+            if self._reason is not None:
+                return
             self._reason, self._triggered_at = reason, self._clock()
+            waits = not reason.is_hard and reason.keep_chars is None and self._has_begun
             if waits and self._mode == "finish_sentence":
                 self._sentence_until = self._triggered_at + self._settings.grace_s
                 self._alarms.at(self._sentence_until, self._cancellation.cancel)
                 return
         self._cancellation.cancel()
+
+    def _wake(self) -> None:
+        if self._pump is not None:
+            self._pump.wake()
 
     def worker_died(self) -> None:
         """Hand over unless the engine soon continues by itself in a new process."""
@@ -110,24 +148,77 @@ class WatchedStream:
         """What was written but not sent, once the engine has failed."""
         return self._shown(self._held)
 
-    def events(self, cancellation: Cancellation) -> Generator[EngineEvent, None, WriterEnd]:
+    def events(self, cancellation: Cancellation) -> Generator[StreamEvent, None, WriterEnd]:
         """Yield what the client may see, all but the end. Raises what the engine raises."""
         self._arm()
         try:
             with (
                 cancellation.subscribed(self._cancellation.cancel),
-                closing(self._engine.stream(self._request, self._cancellation)) as events,
+                closing(self._source()) as events,
             ):
                 for event in events:
-                    if isinstance(event, Finished):
+                    if event is None:
+                        yield from self._look_at_question()
+                    elif isinstance(event, Finished):
                         return (yield from self._end(event))
-                    yield from self._take(event)
+                    else:
+                        yield from self._take(event)
             raise AssertionError("an engine's stream ends with Finished")
         finally:
             with self._lock:
                 self._is_over = True
-                if self._alarm is not None:
-                    self._alarm.cancel()
+                for alarm in (self._alarm, self._expiry):
+                    if alarm is not None:
+                        alarm.cancel()
+
+    def _source(self) -> Generator[EngineEvent | None]:
+        """The engine's events; None when something else is to be looked at."""
+        if self._ask is None:
+            yield from self._engine.stream(self._request, self._cancellation)
+            return
+
+        def stream(cancellation: Cancellation) -> Generator[EngineEvent]:
+            return self._engine.stream(self._request, cancellation)
+
+        with Pump(stream, self._cancellation) as self._pump:
+            if self._to_ask is not None:
+                yield None
+            while True:
+                yield self._pump.next(None)
+
+    # --- the user ---------------------------------------------------------------------------
+
+    def _look_at_question(self) -> Generator[StreamEvent]:
+        """Ask the user, or take the reply."""
+        reason, question = self._to_ask, self._question
+        if reason is None or self._ask is None:
+            return
+        if question is None:
+            found = yield from self._ask(reason)
+            if isinstance(found, Question):
+                self._question = found
+                self._expiry = self._alarms.after(found.asked.timeout_s, found.expire)
+                found.decided.subscribe(self._wake)
+                return
+        elif question.decided.cancelled:
+            found = question.granted is True
+            yield from self._end_question()
+        else:
+            return
+        self._to_ask = self._question = None
+        if found and self._in_tool_call:
+            self.deferred = reason
+            self.watch.defer()
+            return
+        if found:
+            self._stop_for(reason)
+            return
+        if question is None:  # nobody can take over, or may for this reason
+            self.watch.ignore(reason.code)
+        else:
+            self._is_refused = True
+            self.watch.ignore(None)
+        yield from self._release()
 
     # --- silence ----------------------------------------------------------------------------
 
@@ -154,12 +245,17 @@ class WatchedStream:
             self.trigger(self.watch.reason)
         if self._sentence_until is not None:
             yield from self._take_to_sentence_end(event, self._sentence_until)
-        elif self._reason is not None or verdict == "hold":
+        elif self._reason is not None or verdict == "hold" or self._holds_while_asking:
             self._held.append(event)
         else:
             if self._held:
                 yield from self._release()
             yield self._passed(event)
+
+    @property
+    def _holds_while_asking(self) -> bool:
+        reason = self._to_ask
+        return reason is not None and reason.code in UNWANTED and not self._may_replace
 
     def _take_to_sentence_end(self, event: EngineEvent, until: float) -> Generator[EngineEvent]:
         if self._cancellation.cancelled or not isinstance(event, Delta):
@@ -200,17 +296,23 @@ class WatchedStream:
 
     # --- the end ----------------------------------------------------------------------------
 
-    def _end(self, event: Finished) -> Generator[EngineEvent, None, WriterEnd]:
+    def _end(self, event: Finished) -> Generator[StreamEvent, None, WriterEnd]:
         self.finished = event
         with self._lock:
             reason = self._reason
+        asked = self._to_ask
         found = self.watch.finished(event)
         if event.reason != "cancelled":
             # It ended by itself, possibly just as it was triggered.
             reason = found
+            if asked is not None and asked.code in UNWANTED:
+                reason = asked
             self._triggered_at = self._clock()
+            if self._ask is not None and self._may_replace:
+                yield from self._release()  # to be read while the user is asked
         if reason is None:
             yield from self._release()
+            yield from self._end_question()
             return Complete(event)
         good = self._good_text(reason)
         withheld = _open_end(good, self._answer.request.stop)

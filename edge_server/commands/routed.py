@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import select
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 
-from spillover.cloud_fallback.events import ConsentAsked, Handoff, ProviderFailed, StreamEvent
+from spillover.cloud_fallback.events import (
+    ConsentAnswered,
+    ConsentAsked,
+    Handoff,
+    ProviderFailed,
+    StreamEvent,
+)
 from spillover.cloud_fallback.policy.reason import in_words
+from spillover.cloud_fallback.privacy.consent import ConsentScope
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
@@ -43,17 +51,39 @@ class RoutedEngine:
         self, request: GenerationRequest, cancellation: Cancellation | None = None
     ) -> Generator[StreamEvent]:
         """Router.stream; asks the user for consent, and shows handoffs beside the text."""
-        options = RouteOptions(routing=self.next_routing)
+        options = RouteOptions(routing=self.next_routing, can_answer=has_terminal())
         self.next_routing, self._answer_id = Routing(), options.id
         with closing(self._router.stream(request, options, cancellation)) as events:
+            for event in self._while_asking(events):
+                self._note(event)
+                yield event
+
+    def _while_asking(self, events: Generator[StreamEvent]) -> Generator[StreamEvent]:
+        """*events*, held back while a question stands where the text would be."""
+        question: TerminalQuestion | None = None
+        held: list[StreamEvent] = []
+        try:
             for event in events:
                 if isinstance(event, ConsentAsked):
-                    self._router.consent(event.id, ask_at_terminal(event))
-                elif isinstance(event, Handoff):
-                    self._notes.write(f" [{in_words(event.reason)} → {name_of(event.target)}] ")
-                elif isinstance(event, ProviderFailed):
-                    self._notes.write(f" [{failure_of(event)}] ")
-                yield event
+                    question = TerminalQuestion(event, self._router)
+                elif question is None:
+                    yield event
+                elif isinstance(event, ConsentAnswered):
+                    question.close()
+                    question = None
+                    yield from held
+                    held = []
+                else:
+                    held.append(event)
+        finally:
+            if question is not None:
+                question.close()
+
+    def _note(self, event: StreamEvent) -> None:
+        if isinstance(event, Handoff):
+            self._notes.write(f" [{in_words(event.reason)} → {name_of(event.target)}] ")
+        elif isinstance(event, ProviderFailed):
+            self._notes.write(f" [{failure_of(event)}] ")
 
     def cloud_problem(self) -> str | None:
         """See Router."""
@@ -80,30 +110,63 @@ def routed_conversation(settings: Settings) -> Generator[RoutedEngine]:
         yield RoutedEngine(engine, router)
 
 
-def ask_at_terminal(asked: ConsentAsked) -> bool:
-    """Ask whether the answer may leave the device. Without a terminal the answer is no."""
-    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
-        print_note(
-            f"spillover: {in_words(asked.reason)}, but the answer stays on this device, because "
-            "there is no terminal to ask at; --fallback auto lets the cloud take over unasked"
-        )
-        return False
-    with question_at_terminal():
-        print_note(question_of(asked))
-        print_note("[y/N] ", ends_line=False)
-        if not _is_typed_within(asked.timeout_s):
-            print_note("\nno reply: the answer stays on this device")
-            return False
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+class TerminalQuestion:
+    """Asks whether the answer may leave the device, in a thread of its own, while the answer goes
+    on. Close it once the question is decided."""
+
+    def __init__(self, asked: ConsentAsked, router: Router) -> None:
+        self._asked = asked
+        self._router = router
+        self._end, self._ends = os.pipe()
+        self._thread = threading.Thread(target=self._ask, name="question", daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        with question_at_terminal():
+            print_note(question_of(self._asked))
+            print_note(_CHOICES)
+            print_note("[y/N] ", ends_line=False)
+            if not _is_typed(self._end):
+                print_note("\nno reply: the answer stays on this device")
+                return
+            granted, scope = reply_in(sys.stdin.readline())
+        self._router.consent(self._asked.id, granted, scope=scope)
+
+    def close(self) -> None:
+        os.close(self._ends)
+        self._thread.join()
+        os.close(self._end)
 
 
-def _is_typed_within(seconds: float) -> bool:
-    """Whether a line or the end of the input arrives in time."""
+_CHOICES = "y: yes, c: yes for this chat, a: always, n: no, v: never"
+
+
+def reply_in(line: str) -> tuple[bool, ConsentScope]:
+    """What somebody typed: whether the answer may leave, and for what that holds."""
+    match line.strip().lower():
+        case "y" | "yes" | "/cloud":
+            return True, "once"
+        case "c" | "chat":
+            return True, "chat"
+        case "a" | "always":
+            return True, "always"
+        case "v" | "never":
+            return False, "always"
+    return False, "once"
+
+
+def has_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _is_typed(end: int) -> bool:
+    """Whether a line or the end of the input arrives before *end* is closed."""
     try:
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
+        ready, _, _ = select.select([sys.stdin, end], [], [])
     except (OSError, ValueError):  # this system cannot wait for a terminal
         return True
-    return bool(ready)
+    return end not in ready
 
 
 def question_of(asked: ConsentAsked) -> str:

@@ -67,7 +67,7 @@ def asked_for(
         content=request.get_data(),
         engine=service.engine,
         defaults=settings.answers,
-        options=RouteOptions(owner=g.owner, may_replace=wants_events),
+        options=RouteOptions(owner=g.owner, can_answer=False, may_replace=wants_events),
         path=path,
         resume=request.headers.get("X-Spillover-Resume") == "1",
         responses=responses,

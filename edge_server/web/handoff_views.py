@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 from flask import Flask, g, request
 
+from spillover.cloud_fallback.privacy.consent import ConsentScope
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.web.query import number_in_query
@@ -30,8 +31,10 @@ class ConsentBody(msgspec.Struct, frozen=True):
     """POST /v1/consents/ID: the user's decision."""
 
     granted: bool
+    scope: ConsentScope | None = None
+    """What it holds for, with this provider."""
     remember: bool = False
-    """The same for the rest of the conversation, with this provider."""
+    """The same as the scope "chat"."""
 
 
 def add_handoff_views(app: Flask, service: Service) -> None:
@@ -73,12 +76,13 @@ def add_handoff_views(app: Flask, service: Service) -> None:
         ]
         if own and service.running(own[0].answer_id, g.owner) is None:
             raise WireError(404, "there is no such question")
-        reply = service.router.consent(consent_id, body.granted, remember=body.remember)
+        scope = body.scope or ("chat" if body.remember else "once")
+        reply = service.router.consent(consent_id, body.granted, scope=scope)
         if reply == "unknown":
             raise WireError(404, "there is no such question")
         if reply == "already_decided":
             raise WireError(409, "this question has been answered already")
-        return {"id": consent_id, "granted": body.granted}
+        return {"id": consent_id, "granted": body.granted, "scope": scope}
 
     def budget() -> dict[str, Any]:
         return spending.listed(service.router.spending())

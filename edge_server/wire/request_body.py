@@ -99,11 +99,13 @@ class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
 def route_options_of(body: CommonBody, asked: AnswerRequest) -> RouteOptions:
     """What the request wants of the route; it can only narrow what the device's owner set."""
     own = body.spillover or SpilloverBody()
+    sees_events = asked.options.may_replace if own.events is None else own.events
     return replace(
         asked.options,
         routing=Routing(fallback=own.fallback, only=own.only, prefer=own.prefer),
         mode=own.mode,
-        may_replace=asked.options.may_replace if own.events is None else own.events,
+        can_answer=(sees_events and bool(body.stream)) or own.fallback == "ask",
+        may_replace=sees_events,
     )
 
 

@@ -193,6 +193,27 @@ def test_the_question_at_the_terminal_is_answered_there(
     assert printed.strip()
 
 
+def test_always_and_never_are_kept_until_they_are_forgotten(tmp_path: Path, fake: Fake) -> None:
+    fake.script(Act(text="A heap of cloud."))
+    commands = Commands(tmp_path, fake.url, "ask")
+    question = "What is a cumulus?"
+    printed, said = commands.run_at_terminal(question, "always\n")
+    assert "A heap of cloud." in printed
+    assert "c: yes for this chat" in said
+    printed, said = commands.run_at_terminal(question, "")
+    assert "A heap of cloud." in printed
+    assert "[y/N]" not in said
+    assert commands.run("consents").stdout.startswith("fake: always, since ")
+    assert commands.run("consents", "--forget", "fake").returncode == 0
+    printed, said = commands.run_at_terminal(question, "never\n")
+    assert "A heap of cloud." not in printed
+    said = commands.run_at_terminal(question, "n\n")[1]
+    assert "fake/" not in said
+    assert "May claude/" in said  # of which nothing is decided
+    assert '"granted": false' in commands.run("consents", "--json").stdout
+    assert commands.run("consents", "--forget", "nobody").returncode == 2
+
+
 def test_an_unanswered_question_becomes_a_no_after_a_time(tmp_path: Path, fake: Fake) -> None:
     """It used to wait forever."""
     commands = Commands(tmp_path, fake.url, "ask", patience_s=0.2)

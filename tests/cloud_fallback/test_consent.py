@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from spillover.cloud_fallback.events import ConsentAsked
-from spillover.cloud_fallback.privacy.consent import MAX_PENDING, Consents
+from spillover.cloud_fallback.privacy.consent import MAX_PENDING, Asker, Consents
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
 
 LONG_S = 60.0
+ANSWER = Asker(answer_id="answer")
 
 
 def asked(
@@ -49,12 +50,16 @@ def replied(
     cancellation: Cancellation | None = None,
     conversation: str | None = None,
 ) -> bool | None:
-    """Ask and wait for the reply."""
-    with consents.question(answer_id, question, conversation) as opened:
+    """The reply, if it is known already or after asking for it."""
+    asker = Asker(answer_id=answer_id, conversation=conversation)
+    known = consents.known(asker, question.target.provider or "")
+    if known is not None and not consents.is_kept_local(answer_id):
+        return known
+    with consents.question(asker, question) as opened:
         return opened.wait(cancellation)
 
 
-class Asker:
+class OpenQuestions:
     """Asks in another thread and waits until the question is open."""
 
     def __init__(self, consents: Consents, pool: ThreadPoolExecutor) -> None:
@@ -76,13 +81,13 @@ class Asker:
 
 
 @pytest.fixture
-def ask(consents: Consents, pool: ThreadPoolExecutor) -> Asker:
-    return Asker(consents, pool)
+def ask(consents: Consents, pool: ThreadPoolExecutor) -> OpenQuestions:
+    return OpenQuestions(consents, pool)
 
 
 @pytest.mark.parametrize("granted", [True, False])
 def test_the_reply_reaches_the_answer_that_waits(
-    consents: Consents, ask: Asker, granted: bool
+    consents: Consents, ask: OpenQuestions, granted: bool
 ) -> None:
     reply = ask("answer", asked())
     assert consents.answer("q", granted) == "accepted"
@@ -91,7 +96,7 @@ def test_the_reply_reaches_the_answer_that_waits(
 
 
 def test_only_the_first_reply_counts_and_later_ones_are_reported(
-    consents: Consents, ask: Asker
+    consents: Consents, ask: OpenQuestions
 ) -> None:
     reply = ask("answer", asked())
     consents.answer("q", False)
@@ -107,7 +112,7 @@ def test_no_reply_in_time_means_no_and_a_late_one_is_reported(consents: Consents
 def test_a_reply_after_the_wait_is_late_even_if_no_writer_has_continued_yet(
     consents: Consents,
 ) -> None:
-    with consents.question("answer", asked(timeout_s=0.0)) as question:
+    with consents.question(ANSWER, asked(timeout_s=0.0)) as question:
         assert question.wait() is None
         assert consents.answer("q", True) == "already_decided"
         assert question.granted is None
@@ -116,13 +121,13 @@ def test_a_reply_after_the_wait_is_late_even_if_no_writer_has_continued_yet(
 def test_a_reply_after_the_cancellation_is_late_too(consents: Consents) -> None:
     cancellation = Cancellation()
     cancellation.cancel()
-    with consents.question("answer", asked()) as question:
+    with consents.question(ANSWER, asked()) as question:
         assert question.wait(cancellation) is None
         assert consents.answer("q", True) == "already_decided"
 
 
 def test_a_reply_that_comes_before_the_wait_counts(consents: Consents) -> None:
-    with consents.question("answer", asked()) as question:
+    with consents.question(ANSWER, asked()) as question:
         assert consents.answer("q", True) == "accepted"
         assert question.wait() is True
 
@@ -131,7 +136,7 @@ def test_a_reply_to_a_question_that_was_never_asked_is_reported(consents: Consen
     assert consents.answer("nothing", True) == "unknown"
 
 
-def test_a_cancelled_answer_stops_waiting_at_once(consents: Consents, ask: Asker) -> None:
+def test_a_cancelled_answer_stops_waiting_at_once(consents: Consents, ask: OpenQuestions) -> None:
     cancellation = Cancellation()
     reply = ask("answer", asked(), cancellation)
     cancellation.cancel()
@@ -145,14 +150,16 @@ def test_an_answer_cancelled_before_asking_does_not_wait(consents: Consents) -> 
     assert replied(consents, "answer", asked(), cancellation) is None
 
 
-def test_closing_the_desk_ends_all_waiting_without_a_yes(consents: Consents, ask: Asker) -> None:
+def test_closing_the_desk_ends_all_waiting_without_a_yes(
+    consents: Consents, ask: OpenQuestions
+) -> None:
     replies = [ask("answer", asked(f"q{i}")) for i in range(5)]
     consents.close()
     assert [reply.result(LONG_S) for reply in replies] == [None] * 5
     assert replied(consents, "answer", asked("later")) is None
 
 
-def test_a_full_desk_takes_no_more_questions(consents: Consents, ask: Asker) -> None:
+def test_a_full_desk_takes_no_more_questions(consents: Consents, ask: OpenQuestions) -> None:
     for i in range(MAX_PENDING):
         ask("answer", asked(f"q{i}"))
     assert replied(consents, "answer", asked("one more")) is None
@@ -160,7 +167,7 @@ def test_a_full_desk_takes_no_more_questions(consents: Consents, ask: Asker) -> 
 
 
 def test_a_question_asked_twice_cannot_take_the_others_reply(
-    consents: Consents, ask: Asker
+    consents: Consents, ask: OpenQuestions
 ) -> None:
     reply = ask("mine", asked())
     assert replied(consents, "another's", asked()) is None
@@ -168,7 +175,7 @@ def test_a_question_asked_twice_cannot_take_the_others_reply(
     assert reply.result(LONG_S) is True
 
 
-def test_open_questions_are_listed_by_answer(consents: Consents, ask: Asker) -> None:
+def test_open_questions_are_listed_by_answer(consents: Consents, ask: OpenQuestions) -> None:
     ask("one", asked("q1"))
     ask("two", asked("q2"))
     assert [p.asked.id for p in consents.pending()] == ["q1", "q2"]
@@ -176,10 +183,10 @@ def test_open_questions_are_listed_by_answer(consents: Consents, ask: Asker) -> 
 
 
 def test_a_remembered_reply_holds_for_this_conversation_and_provider_only(
-    consents: Consents, ask: Asker
+    consents: Consents, ask: OpenQuestions
 ) -> None:
     reply = ask("one", asked("q1"), conversation="c")
-    consents.answer("q1", True, remember=True)
+    consents.answer("q1", True, scope="chat")
     assert reply.result(LONG_S) is True
     assert replied(consents, "two", asked("q2", timeout_s=0), conversation="c") is True
     assert replied(consents, "two", asked("q3", timeout_s=0), conversation="d") is None
@@ -194,17 +201,17 @@ def test_a_remembered_reply_holds_for_this_conversation_and_provider_only(
 
 @pytest.mark.parametrize("conversation", [None, ""])
 def test_without_a_conversation_nothing_is_remembered(
-    consents: Consents, ask: Asker, conversation: str | None
+    consents: Consents, ask: OpenQuestions, conversation: str | None
 ) -> None:
     reply = ask("one", asked("q1"), conversation=conversation)
-    consents.answer("q1", True, remember=True)
+    consents.answer("q1", True, scope="chat")
     assert reply.result(LONG_S) is True
     assert replied(consents, "two", asked("q2", timeout_s=0), conversation=conversation) is None
     assert replied(consents, "two", asked("q3", timeout_s=0)) is None
 
 
 def test_keeping_an_answer_local_refuses_its_question_and_all_later_ones(
-    consents: Consents, ask: Asker
+    consents: Consents, ask: OpenQuestions
 ) -> None:
     mine, other = ask("mine", asked("q1")), ask("other", asked("q2"))
     consents.keep_local("mine")
@@ -216,9 +223,11 @@ def test_keeping_an_answer_local_refuses_its_question_and_all_later_ones(
     assert other.result(LONG_S) is True
 
 
-def test_keeping_an_answer_local_beats_a_remembered_yes(consents: Consents, ask: Asker) -> None:
+def test_keeping_an_answer_local_beats_a_remembered_yes(
+    consents: Consents, ask: OpenQuestions
+) -> None:
     ask("one", asked("q1"), conversation="c")
-    consents.answer("q1", True, remember=True)
+    consents.answer("q1", True, scope="chat")
     consents.keep_local("two")
     assert replied(consents, "two", asked("q2"), conversation="c") is False
 
@@ -240,7 +249,7 @@ def test_a_request_that_begins_after_that_is_cancelled_at_once(consents: Consent
 
 
 def test_a_race_of_many_replies_has_one_winner(
-    consents: Consents, ask: Asker, pool: ThreadPoolExecutor
+    consents: Consents, ask: OpenQuestions, pool: ThreadPoolExecutor
 ) -> None:
     reply = ask("answer", asked())
     replies = list(pool.map(lambda i: consents.answer("q", i % 2 == 0), range(20)))

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def test_a_rule_sends_a_prompt_to_the_cloud_before_the_first_token(
     assert reply["spillover"][0]["reason"] == "rule"
 
 
-def test_a_question_waits_for_the_user_and_can_be_answered_once(
+def test_a_question_is_open_until_the_user_answers_it_once(
     make_server: MakeServer, fake: Fake
 ) -> None:
     server = make_server("ask")
@@ -172,11 +173,21 @@ def test_a_question_waits_for_the_user_and_can_be_answered_once(
                 assert pending["id"] == said["id"]
                 assert "cumulus" not in json.dumps(pending)
                 place = f"{server.url}/v1/consents/{said['id']}"
-                assert httpx.post(place, json={"granted": True}).status_code == 200
+                assert httpx.post(place, json={"granted": True, "scope": "moon"}).status_code == 400
+                reply = httpx.post(place, json={"granted": True, "scope": "chat"})
+                assert reply.json() == {"id": said["id"], "granted": True, "scope": "chat"}
                 assert httpx.post(place, json={"granted": False}).status_code == 409
+            if said and said["type"] == "replace":
+                text = text[: said["keep_chars"]]
             for choice in (data or {}).get("choices", ()):
                 text += choice["delta"].get("content") or ""
-    assert kinds == ["consent_asked", "consent_answered", "handoff", "seam"]
+    # What the local model had written meanwhile is taken back.
+    assert [kind for kind in kinds if kind != "replace"] == [
+        "consent_asked",
+        "consent_answered",
+        "handoff",
+        "seam",
+    ]
     assert text == "A cumulus is a heap of cloud."
     assert httpx.post(f"{server.url}/v1/consents/no-such", json={"granted": True}).is_client_error
 
@@ -205,6 +216,37 @@ def test_what_the_cloud_wrote_before_the_server_was_killed_is_booked(
         spent = budget.statement(())[0].spent.tokens
     n_prompt = 30
     assert spent >= n_prompt + len(text) / 4
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_cannot_show_a_question_is_answered_here(
+    make_server: MakeServer, fake: Fake, stream: bool
+) -> None:
+    """It used to wait for a minute, for a reply that nobody could give."""
+    server = make_server("ask")
+    body = {"messages": [{"role": "user", "content": "What is a cumulus?"}], "stream": stream}
+    with ask(server, max_tokens=40, **body) as response:
+        for _ in response.iter_lines():
+            assert httpx.get(f"{server.url}/v1/consents").json()["data"] == []
+    assert fake.record.accepted == 0
+
+
+def test_a_request_that_wants_to_be_asked_may_be_answered_elsewhere(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    server = make_server("ask")
+    fake.script(Act(text="A cumulus is a heap of cloud."))
+    messages = [{"role": "user", "content": "What is a cumulus?"}]
+    with ThreadPoolExecutor(1) as pool:
+        url = f"{server.url}/v1/chat/completions"
+        body = {"messages": messages, "max_tokens": 400, "spillover": {"fallback": "ask"}}
+        answer = pool.submit(httpx.post, url, json=body, timeout=60)
+        while not (pending := httpx.get(f"{server.url}/v1/consents").json()["data"]):
+            assert not answer.done()
+        place = f"{server.url}/v1/consents/{pending[0]['id']}"
+        assert httpx.post(place, json={"granted": True}).status_code == 200
+        message = answer.result().json()["choices"][0]["message"]
+    assert message["content"] == "A cumulus is a heap of cloud."
 
 
 HOOK = """

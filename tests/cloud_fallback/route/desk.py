@@ -15,6 +15,7 @@ from spillover.cloud_fallback.policy.sensors import DeviceReading, Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.cloud_fallback.route.allowed import Fallback
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.resources import RouteResources
 from spillover.cloud_fallback.route.router import Router
@@ -58,6 +59,7 @@ class Desk:
         providers: Iterable[ProviderSettings],
         *,
         fallback: str = "auto",
+        fallback_unasked: Fallback = "never",
         policy: PolicySettings = CALM,
         settings: RouteSettings | None = None,
         budget: BudgetSettings | None = None,
@@ -67,6 +69,7 @@ class Desk:
         self._ids = itertools.count(1)
         cloud = CloudSettings(
             fallback=fallback,  # type: ignore[arg-type]  # a Literal
+            fallback_unasked=fallback_unasked,
             route=settings or RouteSettings(warms_connections=False),
             data_dir=folder,
             providers=tuple(providers),

@@ -15,7 +15,7 @@ import msgspec
 import psutil
 import pytest
 
-from spillover.cloud_fallback.events import HandoffMode, StreamEvent
+from spillover.cloud_fallback.events import ConsentAsked, HandoffMode, StreamEvent
 from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.models.catalogue import default_model
@@ -80,12 +80,24 @@ MakeDesk = Callable[..., Desk]
 def make_desk(fake: Fake, tmp_path: Path) -> Iterator[MakeDesk]:
     desks = []
 
-    def make(engine: LocalEngine, policy: PolicySettings, mode: HandoffMode = "continue") -> Desk:
+    def make(
+        engine: LocalEngine,
+        policy: PolicySettings,
+        mode: HandoffMode = "continue",
+        fallback: str = "auto",
+    ) -> Desk:
         fake.script(Act(text=WHOLE, rest=REST))
         settings = RouteSettings(warms_connections=False, mode=mode, grace_s=NEVER_S)
-        providers = [provider(fake, "fake-1")]
-        desks.append(Desk(engine, tmp_path, providers, policy=policy, settings=settings))
-        return desks[-1]
+        desk = Desk(
+            engine,
+            tmp_path,
+            [provider(fake, "fake-1")],
+            policy=policy,
+            settings=settings,
+            fallback=fallback,
+        )
+        desks.append(desk)
+        return desk
 
     yield make
     for desk in desks:
@@ -142,6 +154,22 @@ def test_a_reading_of_the_sensors_needs_no_worker(make_desk: MakeDesk, engine: L
         desk.reading = OUT_OF_MEMORY
 
     assert reason_of(stopped_in_mid_answer(desk, engine, run_out_of_memory)) == "memory"
+
+
+def test_the_user_is_asked_and_replies_though_the_worker_hangs(
+    make_desk: MakeDesk, engine: LocalEngine
+) -> None:
+    desk = make_desk(engine, HASTY, fallback="ask")
+    _id, stream = desk.start(long())
+    events: list[StreamEvent] = []
+    while len(text(events)) <= 60:
+        events.append(next(stream))
+    with stopped(engine):
+        for event in stream:
+            events.append(event)
+            if isinstance(event, ConsentAsked):
+                desk.router.consent(event.id, True)
+    assert reason_of(events) == "slow"
 
 
 def test_an_answer_begins_in_the_cloud_if_the_worker_does_not_respond(
