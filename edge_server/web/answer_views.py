@@ -43,6 +43,8 @@ def add_generation_views(
     def view_of(endpoint: Endpoint) -> Callable[..., Response]:
         def generate(**path: str) -> Response:
             planned = endpoint.plan(asked_for(service, settings, responses, path))
+            if isinstance(planned, bytes):
+                return Response(planned, content_type="application/json")
             if isinstance(planned.encoder, StreamEncoder):
                 planned.encoder.keep_alive = settings.keep_alive
             answer = _begin(service, streams, planned)

@@ -19,6 +19,7 @@ from spillover.edge_server.web.answer_views import add_generation_views, add_str
 from spillover.edge_server.web.content_encoding import decompress_body
 from spillover.edge_server.web.handoff_views import add_handoff_views
 from spillover.edge_server.web.information import add_information
+from spillover.edge_server.web.ollama_views import add_ollama_views
 from spillover.edge_server.web.response_views import add_response_views
 from spillover.edge_server.web.security import Gatekeeper
 from spillover.edge_server.wire.dialect import Endpoint
@@ -51,6 +52,7 @@ def create_app(
     add_generation_views(app, service, streams, settings, endpoints, responses)
     add_response_views(app, service, streams, settings, responses)
     add_information(app, service, settings)
+    add_ollama_views(app, service, settings)
     add_handoff_views(app, service)
     add_stream_views(app, streams, settings)
     return app

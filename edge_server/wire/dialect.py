@@ -72,7 +72,7 @@ class StreamEncoder(Encoder):
     """Encodes a stream of server-sent events."""
 
     is_stream = True
-    headers = SSE_HEADERS
+    headers: ClassVar[Mapping[str, str]] = SSE_HEADERS
     keep_alive: KeepAlive = "comment"
 
     def __init__(self) -> None:
@@ -235,8 +235,9 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     paths: tuple[str, ...]
     """As Flask writes them: <name> stands for a part of the path."""
-    plan: Callable[[AnswerRequest], AnswerPlan]
-    """Raises WireError, and what the engine raises for a prompt that it cannot read."""
+    plan: Callable[[AnswerRequest], AnswerPlan | bytes]
+    """The plan, or the JSON of an answer that needs no engine. Raises WireError, and what the
+    engine raises for a prompt that it cannot read."""
     error_body: ErrorBody
     """The JSON of an error, also of one before the body was read."""
     prefixes: tuple[str, ...] = ()

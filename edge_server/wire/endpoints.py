@@ -9,6 +9,8 @@ from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
 from spillover.edge_server.wire.llama_cpp import completions as llama_cpp
 from spillover.edge_server.wire.llama_cpp import objects as llama_cpp_objects
+from spillover.edge_server.wire.ollama import answer as ollama_answer
+from spillover.edge_server.wire.ollama import bodies as ollama
 from spillover.edge_server.wire.openai import answer as openai
 from spillover.edge_server.wire.openai import chat, completions
 from spillover.edge_server.wire.openai.responses import body as responses
@@ -53,6 +55,17 @@ ENDPOINTS = (
         plan=messages.plan,
         error_body=anthropic.error_body,
         prefixes=("/v1/messages/",),
+    ),
+    Endpoint(
+        paths=("/api/chat",),
+        plan=ollama.plan_chat,
+        error_body=ollama_answer.error_body,
+        prefixes=("/api/",),
+    ),
+    Endpoint(
+        paths=("/api/generate",),
+        plan=ollama.plan_generate,
+        error_body=ollama_answer.error_body,
     ),
 )
 

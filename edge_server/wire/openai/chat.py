@@ -135,7 +135,7 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         raise bad_request("this model answers only with text", "modalities")
     longest = body.max_completion_tokens
     fields = {
-        "messages": _messages(body.messages),
+        "messages": conversation_of(body.messages),
         "max_tokens": body.max_tokens if longest is None else longest,
         "logprobs": logprobs,
         "continue_final_message": _continues(body, defaults),
@@ -177,7 +177,7 @@ def _template_kwargs(body: ChatBody) -> dict[str, Any]:
     return usual | (body.chat_template_kwargs or {})
 
 
-def _messages(messages: tuple[ChatMessage, ...]) -> tuple[dict[str, Any], ...]:
+def conversation_of(messages: tuple[ChatMessage, ...]) -> tuple[dict[str, Any], ...]:
     """The messages; a tool's result without an id answers the next call that has no result."""
     given: list[dict[str, Any]] = []
     unanswered: list[str] = []

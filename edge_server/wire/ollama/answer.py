@@ -1,0 +1,194 @@
+"""Answers and errors in Ollama's shape: a JSON object in each line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import Struct
+
+from spillover.cloud_fallback.events import Failed, Handoff, StreamEvent
+from spillover.edge_server.wire import handoff
+from spillover.edge_server.wire.dialect import (
+    Choice,
+    StreamEncoder,
+    WholeEncoder,
+    cancelled,
+    failure,
+)
+from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.openai.chat import logprob_objects
+from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
+from spillover.runtime.request import ToolCall
+from spillover.runtime.text.surrogates import valid_text
+
+_json = msgspec.json.Encoder().encode
+_NS_PER_MS = 1_000_000
+
+
+class Shape(Struct, frozen=True, kw_only=True):
+    """Where an endpoint puts what an answer is made of."""
+
+    part: Callable[..., dict[str, Any]]
+    """Fields of a text, a thinking and tool calls."""
+    model: str
+
+
+def chat_part(
+    text: str = "", thinking: str = "", calls: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """/api/chat's."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if thinking:
+        message["thinking"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return {"message": message}
+
+
+def generate_part(
+    text: str = "", thinking: str = "", calls: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """/api/generate's, which has no tools."""
+    return {"response": text, **({"thinking": thinking} if thinking else {})}
+
+
+def error_body(error: WireError) -> bytes:
+    """{"error": "…"}, for whole bodies and lines alike."""
+    message = str(error)
+    if error.param and error.param not in message:  # there is no other place for it
+        message = f"{error.param}: {message}"
+    return _json({"error": message})
+
+
+def line(model: str, fields: Mapping[str, Any], *, done: bool = False) -> dict[str, Any]:
+    """One object of an answer."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {"model": model, "created_at": now, **fields, "done": done}
+
+
+def ready(shape: Shape, reason: str) -> bytes:
+    """The answer to a request without a prompt, which only loads or unloads the model."""
+    return _json({**line(shape.model, shape.part(), done=True), "done_reason": reason})
+
+
+def ending(event: Finished) -> dict[str, Any]:
+    """Why the answer ended, and what it took. Raises WireError when it is not complete."""
+    if event.reason == "cancelled":
+        raise cancelled()
+    if event.reason == "interrupted":
+        raise WireError(500, "the answer broke off, and nobody could continue it")
+    usage, times = event.usage, event.timings
+    legs = [handoff.leg(leg) for leg in usage.legs]
+    total_ms = times.queue_ms + times.prefill_ms + times.decode_ms
+    return {
+        "done_reason": "length" if event.reason == "length" else "stop",
+        "total_duration": int(total_ms * _NS_PER_MS),
+        "load_duration": 0,
+        "prompt_eval_count": usage.prompt_tokens,
+        "prompt_eval_duration": int(times.prefill_ms * _NS_PER_MS),
+        "eval_count": usage.completion_tokens,
+        "eval_duration": int(times.decode_ms * _NS_PER_MS),
+        **({"by_leg": legs} if legs else {}),
+    }
+
+
+def call_object(call: ToolCall, index: int) -> dict[str, Any]:
+    """A call; its arguments are an object, an empty one if max_tokens cut them."""
+    try:
+        arguments = msgspec.json.decode(valid_text(call.arguments) or "{}")
+    except msgspec.DecodeError:
+        arguments = {}
+    function = {"index": index, "name": call.name, "arguments": arguments}
+    return {"id": call.id, "function": function}
+
+
+class LineStream(StreamEncoder):
+    """A line for each piece; a call is sent when it is complete."""
+
+    headers: ClassVar[Mapping[str, str]] = {
+        "Content-Type": "application/x-ndjson",
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+    }
+    error_body = staticmethod(error_body)
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self._shape = shape
+        self._model = shape.model
+        self._calls = Choice()
+        self._n_sent = 0
+
+    def silence(self) -> bytes:
+        """There are no comments: a line that adds nothing, where the owner wants signs of life."""
+        return self.empty_event() if self.keep_alive == "event" else b""
+
+    def empty_event(self) -> bytes:
+        return self._line(self._shape.part())
+
+    def error_event(self, error: WireError) -> bytes:
+        return error_body(error) + b"\n"
+
+    def feed(self, event: StreamEvent) -> bytes:
+        if self._failed:
+            return b""
+        match event:
+            case Delta(text=text) if text or event.logprobs:
+                part = self._shape.part(valid_text(text))
+                if event.logprobs:
+                    part["logprobs"] = logprob_objects(event.logprobs)
+                return self._line(part)
+            case ReasoningDelta(text=text) if text:
+                return self._line(self._shape.part(thinking=valid_text(text)))
+            case ToolCallDelta():
+                complete = self._complete(event.index)
+                self._calls.add_call(event)
+                return complete
+            case Handoff():
+                self._model = event.target.model
+            case Finished():
+                return self._finish(event)
+            case Failed():
+                return self.fail(failure(event))
+        return b""
+
+    def _complete(self, before: int | None = None) -> bytes:
+        """The calls that are complete: all *before* the one that is being written."""
+        calls = self._calls.calls()[:before]
+        new = [call_object(call, i) for i, call in enumerate(calls) if i >= self._n_sent]
+        self._n_sent = max(self._n_sent, len(calls))
+        return self._line(self._shape.part(calls=new)) if new else b""
+
+    def _finish(self, event: Finished) -> bytes:
+        try:
+            fields = ending(event)
+        except WireError as error:
+            return self.fail(error)
+        return self._complete() + self._line(self._shape.part(), done=True, **fields)
+
+    def _line(self, part: dict[str, Any], *, done: bool = False, **fields: Any) -> bytes:
+        return _json({**line(self._model, part, done=done), **fields}) + b"\n"
+
+
+class LineWhole(WholeEncoder):
+    """One object with all of the answer."""
+
+    error_body = staticmethod(error_body)
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__([Choice()])
+        self._shape = shape
+
+    def body(self) -> bytes:
+        choice, finished = self.choices[0], self.finished[0]
+        calls = [call_object(call, i) for i, call in enumerate(choice.calls())]
+        part = self._shape.part(
+            valid_text("".join(choice.text)), valid_text("".join(choice.reasoning)), calls
+        )
+        whole = line(self.model or self._shape.model, part, done=True) | ending(finished)
+        if choice.logprobs:
+            whole["logprobs"] = logprob_objects(tuple(choice.logprobs))
+        return _json(whole)

@@ -1,0 +1,198 @@
+"""Ollama's requests for an answer: bodies become requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encoder
+from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.ollama.answer import (
+    LineStream,
+    LineWhole,
+    Shape,
+    chat_part,
+    generate_part,
+    ready,
+)
+from spillover.edge_server.wire.openai.chat import ChatMessage, conversation_of
+from spillover.edge_server.wire.openai.tools import CallBody, ToolBody, tool_fields
+from spillover.edge_server.wire.prompts import infill_prompt
+from spillover.edge_server.wire.request_body import (
+    MAX_MESSAGES,
+    CommonBody,
+    decode,
+    request_of,
+    route_options_of,
+)
+from spillover.edge_server.wire.response_format import AskedFormat
+from spillover.runtime.request import JsonObject, JsonSchema
+
+
+class Options(CommonBody, frozen=True, kw_only=True):
+    """The object "options". Those that say how to load a model are ignored."""
+
+    num_predict: int | None = None
+    num_ctx: int | None = None
+    mirostat: int | None = None
+    tfs_z: float | None = None
+
+    def sent_as(self) -> dict[str, str]:
+        names = {name: f"options.{name}" for name in self.__struct_fields__}
+        return {**names, "max_tokens": "options.num_predict", "logprobs": "top_logprobs"}
+
+
+class FormattedOptions(Options, frozen=True, kw_only=True):
+    """The same with the body's field "format"."""
+
+    format: Any = None
+
+    def asked_formats(self) -> Iterator[AskedFormat]:
+        if self.format == "json":
+            yield AskedFormat(JsonObject(), "format")
+        elif isinstance(self.format, dict):
+            yield AskedFormat(JsonSchema(schema=self.format), "format")
+        elif self.format not in (None, ""):
+            raise bad_request('format must be "json" or a schema', "format")
+        yield from super().asked_formats()
+
+
+class OllamaBody(Struct, frozen=True, kw_only=True):
+    """What both endpoints share. A stream is the default."""
+
+    model: str | None = None
+    stream: bool | None = None
+    options: Options | None = None
+    format: Any = None
+    keep_alive: str | float | None = None
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class OllamaMessage(Struct, frozen=True, kw_only=True):
+    role: str
+    content: str | None = None
+    thinking: str | None = None
+    images: tuple[Any, ...] | None = None
+    tool_calls: tuple[CallBody, ...] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class ChatBody(OllamaBody, frozen=True, kw_only=True):
+    """POST /api/chat."""
+
+    messages: Annotated[tuple[OllamaMessage, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    tools: tuple[ToolBody, ...] | None = None
+
+
+class GenerateBody(OllamaBody, frozen=True, kw_only=True):
+    """POST /api/generate."""
+
+    prompt: str = ""
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: tuple[int, ...] | None = None
+    raw: bool | None = None
+    images: tuple[Any, ...] | None = None
+
+
+def plan_chat(asked: AnswerRequest) -> AnswerPlan | bytes:
+    """POST /api/chat."""
+    body = decode(asked.content, ChatBody)
+    shape = Shape(part=chat_part, model=asked.engine.name)
+    if not body.messages:
+        return ready(shape, _loading(body))
+    for i, message in enumerate(body.messages):
+        _refuse_images(message.images, f"messages[{i}].images")
+    messages = tuple(
+        ChatMessage(
+            role=message.role,
+            content=message.content,
+            name=message.tool_name,
+            tool_calls=message.tool_calls,
+            tool_call_id=message.tool_call_id,
+            reasoning_content=message.thinking,
+        )
+        for message in body.messages
+    )
+    tools = tool_fields(body.tools, None, None)
+    return _planned(asked, body, shape, {"messages": conversation_of(messages), **tools})
+
+
+def plan_generate(asked: AnswerRequest) -> AnswerPlan | bytes:
+    """POST /api/generate."""
+    body = decode(asked.content, GenerateBody)
+    shape = Shape(part=generate_part, model=asked.engine.name)
+    _refuse_images(body.images, "images")
+    for field, instead in (("template", "set chat_template"), ("context", "send /api/chat")):
+        if getattr(body, field):
+            raise bad_request(f"{field} is not supported: {instead} instead", field)
+    if not body.prompt and not body.suffix:
+        return ready(shape, _loading(body))
+    fields: dict[str, Any]
+    if body.suffix:
+        fields = {"prompt": infill_prompt(asked.engine, body.prompt, body.suffix)}
+    elif body.raw:
+        fields = {"prompt": body.prompt}
+    else:
+        turns = [("system", body.system), ("user", body.prompt)]
+        fields = {"messages": [{"role": r, "content": text} for r, text in turns if text]}
+    return _planned(asked, body, shape, fields)
+
+
+def _planned(
+    asked: AnswerRequest, body: OllamaBody, shape: Shape, fields: dict[str, Any]
+) -> AnswerPlan:
+    given = body.options or Options()
+    _check_options(given, asked.engine.card.n_ctx)
+    values = {name: getattr(given, name) for name in Options.__struct_fields__}
+    options = FormattedOptions(**values, format=body.format)
+    n_predict = options.num_predict
+    fields |= {
+        "n": 1,
+        # -1 and -2, without a limit or until the context is full, are the same here.
+        "max_tokens": None if n_predict is None else n_predict if n_predict > 0 else -1,
+        "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+        "template_kwargs": _thinking(body.think) if "messages" in fields else {},
+    }
+    request = request_of(options, fields, asked.defaults)
+    encoder: Encoder = LineWhole(shape) if body.stream is False else LineStream(shape)
+    wanted = options.asked_format()
+    return AnswerPlan(
+        requests=(request,),
+        encoder=encoder,
+        options=replace(route_options_of(options, asked), may_replace=False),
+        format_field=None if wanted is None else wanted.field,
+    )
+
+
+def _check_options(options: Options, n_ctx: int) -> None:
+    if options.num_ctx is not None and options.num_ctx > n_ctx:
+        message = f"num_ctx {options.num_ctx} is more than the {n_ctx} tokens of this server"
+        raise bad_request(f"{message}: ask for less, or start it with more", "options.num_ctx")
+    if options.mirostat:
+        raise bad_request("mirostat is not supported", "options.mirostat")
+    if options.tfs_z not in (None, 1.0):
+        raise bad_request("tfs_z is not supported", "options.tfs_z")
+
+
+def _thinking(think: bool | str | None) -> dict[str, Any]:
+    if think is None:
+        return {}
+    level = {"reasoning_effort": think} if isinstance(think, str) else {}
+    return {"enable_thinking": think not in (False, "none"), **level}
+
+
+def _refuse_images(images: tuple[Any, ...] | None, param: str) -> None:
+    if images:
+        raise bad_request("this model reads only text, no images", param)
+
+
+def _loading(body: OllamaBody) -> str:
+    return "unload" if body.keep_alive in (0, "0", "0s") else "load"
