@@ -23,6 +23,7 @@ COMMANDS = {
     "export": ("export", "Convert a model to another format."),
     "calibrate": ("calibrate", "Learn when a model's answers are likely to be wrong."),
     "replay": ("replay", "Show what the policies would do with recorded answers."),
+    "demo": ("demo", "Show an answer that changes its writer, offline."),
     "connect": ("connect.connect", "Configure a provider that may take over, and try it."),
     "keys": ("keys", "Keep the keys of cloud providers in the keyring."),
     "budget": ("budget", "Show what the cloud has cost, and the limits."),
