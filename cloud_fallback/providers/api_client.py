@@ -86,13 +86,18 @@ class ApiClient:
         with contextlib.suppress(HttpError):
             self.http.warm(self.settings.address, direct=self.settings.is_direct, exchange=exchange)
 
+    @property
+    def is_server_unknown(self) -> bool:
+        """Whether it could be asked which server it is, and was not yet."""
+        return self.settings.is_server_unknown and not self._has_inquired
+
     def find_server(self, cancellation: Cancellation | None = None) -> bool:
         """Ask which server it is, unless that is known or was asked; whether it was learned now.
         Takes FIND_SERVER_S at most. Never raises."""
-        if not self.settings.is_server_unknown or self._has_inquired:
+        if not self.is_server_unknown:
             return False
         with self._inquiring:
-            if self._has_inquired:
+            if not self.is_server_unknown:
                 return False
             exchange = Exchange(
                 time.monotonic() + FIND_SERVER_S, connect_timeout_s=self.settings.connect_timeout_s

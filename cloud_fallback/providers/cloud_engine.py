@@ -61,6 +61,11 @@ class CloudEngine:
         """See ApiClient."""
         self.api.warm()
 
+    @property
+    def is_server_unknown(self) -> bool:
+        """See ApiClient."""
+        return self.api.is_server_unknown
+
     def find_server(self, cancellation: Cancellation | None = None) -> bool:
         """See ApiClient."""
         return self.api.find_server(cancellation)

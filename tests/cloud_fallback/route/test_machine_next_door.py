@@ -10,7 +10,9 @@ import pytest
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
+from spillover.runtime.request import Regex
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import handoffs, long, seams, text
@@ -45,8 +47,6 @@ def test_the_first_answer_makes_the_inquiry_not_the_handoff(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
     """With fallback auto a connection is opened, and the server asked, when the answer begins."""
-    from spillover.cloud_fallback.route.settings import RouteSettings
-
     fake.show({"/v1/models": VLLM})
     desk = make_desk(providers=[next_door(fake)], settings=RouteSettings(warms_connections=True))
     desk.ask(ask(max_tokens=8))
@@ -87,7 +87,7 @@ def test_after_a_yes_it_is_asked_once_for_the_question(make_desk: MakeDesk, fake
             desk.router.consent(question.asked.id, True)
 
     events = desk.ask(ask(), IN_CLOUD, on_event=agree)
-    assert text(events) == "A cloud."
+    assert text(events).endswith("A cloud.")
     assert n_questions == 1
     assert fake.record.pages == ["/v1/models"]
 
@@ -103,3 +103,26 @@ def test_it_costs_nothing(make_desk: MakeDesk, fake: Fake) -> None:
     budget = BudgetSettings(total=BudgetLimits(usd_per_day=0.0))
     events = make_desk(providers=[next_door(fake)], budget=budget).ask(ask(), IN_CLOUD)
     assert text(events) == "Done."
+
+
+def test_what_only_the_found_server_can_do_is_asked_of_it(make_desk: MakeDesk, fake: Fake) -> None:
+    """It was refused as something that no unknown server can do, before the server was asked."""
+    fake.show({"/v1/models": VLLM})
+    fake.script(Act(text="42"))
+    request = ask(response_format=Regex(pattern="[0-9]+"))
+    events = make_desk(providers=[next_door(fake)]).ask(request, IN_CLOUD)
+    assert text(events) == "42"
+    assert json.loads(fake.requests[0].body)["structured_outputs"] == {"regex": "[0-9]+"}
+
+
+def test_a_handoff_right_after_the_beginning_waits_for_the_inquiry(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """The plan used to be made while the inquiry of the answer's beginning was under way."""
+    fake.show({"/v1/models": VLLM})
+    fake.script(Act(rest=" The end."))
+    settings = RouteSettings(warms_connections=True)
+    desk = make_desk(providers=[next_door(fake)], settings=settings)
+    events = desk.ask(long(), hand_over_at=1)
+    assert json.loads(fake.requests[0].body)["continue_final_message"] is True
+    assert text(events).endswith(" The end.")
