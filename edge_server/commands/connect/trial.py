@@ -18,6 +18,7 @@ from spillover.edge_server.commands.connect.target import ANY_MODEL
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.events import Delta, Finished, Leg
 from spillover.runtime.request import GenerationRequest, Message
+from spillover.runtime.sampling import Sampling
 
 QUESTION = "Reply with one word: ready"
 """All that leaves the device."""
@@ -54,7 +55,9 @@ def with_model(settings: ProviderSettings, facts: ServerFacts | None) -> Provide
 def try_out(engine: CloudEngine, budget: Budget) -> Trial:
     """Ask for a word, within the budget, and book it. Raises ProviderError and KeptLocal."""
     request = GenerationRequest(
-        messages=(Message(role="user", content=QUESTION),), max_tokens=_MAX_TOKENS
+        messages=(Message(role="user", content=QUESTION),),
+        sampling=Sampling(temperature=0),
+        max_tokens=_MAX_TOKENS,
     )
     engine.check(request)
     began, first, text = time.monotonic(), None, ""
