@@ -3,11 +3,13 @@ process can be ended, and its time and memory can be limited."""
 
 from __future__ import annotations
 
+import functools
+import re
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
 
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.limited_process import LimitedProcess, LimitPassed, TooLate
@@ -59,7 +61,21 @@ class Trial:
             return result
 
 
+_TOKEN = re.compile(r"<\[\d+\]>")
+
+
 def error_of(grammar: str) -> str:
-    """Why *grammar* cannot be compiled; empty when it can."""
+    """Why *grammar* cannot be compiled; empty when it can. Its automata are built, too, which the
+    check of the grammar leaves out: multiples of a large number have as many states."""
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar)
-    return messages[0] if is_error else ""
+    if is_error:
+        return messages[0]
+    # The vocabulary here is that of single bytes, which has no tokens of other numbers.
+    matcher = LLMatcher(_bytes(), _TOKEN.sub("<[0]>", grammar), log_level=0)
+    matcher.compute_bitmask()
+    return ""
+
+
+@functools.cache
+def _bytes() -> LLTokenizer:
+    return LLTokenizer("byte")

@@ -156,6 +156,15 @@ def test_what_a_grammar_lets_through_follows_the_schema(
     assert n_ended
 
 
+def test_the_bounds_of_openapi_are_held(factory: ConstraintFactory) -> None:
+    """There exclusiveMinimum says whether minimum is one; it was ignored."""
+    schema = {"type": "integer", "minimum": 5, "exclusiveMinimum": True}
+    schema |= {"maximum": 7, "exclusiveMaximum": False}
+    draw = random.Random(1)
+    texts = {wandered(factory, schema, draw) for _ in range(12)}
+    assert texts - {None} == {"6", "7"}
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "not": ({"type": "object", "properties": {"a/b": {"not": SMALL}}}, "#/properties/a~1b/not"),
     "if": ({"if": SMALL, "then": {"minimum": 3}}, "#/if"),
@@ -217,6 +226,22 @@ def test_a_schema_with_many_doubtful_parts_is_refused_soon(factory: ConstraintFa
         factory.from_start(
             JsonSchema(schema={"$ref": "x", "anyOf": [thing(a=b) for b in branches]})
         )
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 99_999_989},
+        {"type": "object", "properties": {"a": {"allOf": [{"type": "integer", "multipleOf": 9_973},
+                                                          {"multipleOf": 9_967}]}}},
+    ],
+)  # fmt: skip
+def test_multiples_of_a_large_number_are_refused_in_time(
+    factory: ConstraintFactory, schema: dict[str, Any]
+) -> None:
+    """As many states were made as the number says: nobody's format was compiled any more."""
+    with pytest.raises(InvalidRequest, match="too much time or memory"):
+        factory.from_start(JsonSchema(schema=schema))
 
 
 def test_only_the_object_with_too_many_optional_members_is_freed() -> None:
