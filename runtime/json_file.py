@@ -46,9 +46,13 @@ def read_own_json(path: Path, kind: type[T]) -> T | None:
 
 
 def _read(path: Path, kind: type[T]) -> T:
-    if path.stat().st_size > _MAX_BYTES:
+    if path.exists() and not path.is_file():
+        raise msgspec.DecodeError("it is not a file")  # reading a device or a pipe may never end
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
         raise msgspec.DecodeError(f"it is larger than {_MAX_BYTES} bytes")
-    return msgspec.json.decode(path.read_bytes(), type=kind)
+    return msgspec.json.decode(content, type=kind)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

@@ -6,12 +6,14 @@ import math
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psutil
 from msgspec import Struct
 
 from spillover.runtime.device import available_memory, total_memory
+
+T = TypeVar("T")
 
 PERIOD_S = 2.0
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu", "soc", "tj", "acpitz", "thermal")
@@ -108,24 +110,29 @@ def read_device() -> DeviceReading:
     celsius, limit = _temperature()
     on_battery, charge = _battery()
     return DeviceReading(
-        memory_total_bytes=total_memory(),
-        memory_available_bytes=available_memory(),
+        memory_total_bytes=_known(total_memory),
+        memory_available_bytes=_known(available_memory),
         temperature_c=celsius,
         temperature_limit_c=limit,
         frequency_share=_frequency_share(),
-        busy_share=psutil.cpu_percent(interval=None) / 100.0,
+        busy_share=_known(lambda: psutil.cpu_percent(interval=None) / 100.0),
         on_battery=on_battery,
         battery_share=charge,
     )
 
 
-def _ask(name: str) -> Any:
-    """psutil's value; None if the system has no such sensor, which shows as a missing function, an
-    empty value, or an error."""
+def _known(read: Callable[[], T]) -> T | None:
+    """What *read* returns; None if the system has no such sensor, which shows as a missing
+    function or an error, or no descriptor to read it with."""
     try:
-        return getattr(psutil, name)()
+        return read()
     except (AttributeError, OSError, RuntimeError, NotImplementedError, ValueError):
         return None
+
+
+def _ask(name: str) -> Any:
+    """psutil's value, which may also be empty; None as in _known()."""
+    return _known(lambda: getattr(psutil, name)())
 
 
 def _number(value: object) -> float | None:

@@ -43,8 +43,9 @@ def _reworded(schema: Schema) -> Schema:
 
 def _with_bounds(schema: Schema) -> Schema:
     """The bounds of JSON Schema 4 and OpenAPI 3.0, where exclusiveMinimum says whether minimum is
-    one, become those of later versions. Bounds at the edges of 64 bits and beyond come into the range that llguidance can write as a
-    regex: the outermost thousands of values are lost, and an answer still follows the schema."""
+    one, become those of later versions. Bounds at the edges of 64 bits and beyond come into the
+    range that llguidance can write as a regex: the outermost thousands of values are lost, and an
+    answer still follows the schema."""
     for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if type(schema.get(exclusive)) is bool and schema.pop(exclusive) and bound in schema:
             schema[exclusive] = schema.pop(bound)

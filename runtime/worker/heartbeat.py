@@ -83,13 +83,13 @@ class Heartbeat:
             has_work=self._has_work(),
             loop_has_work=self._loop_has_work,
             n_steps=self._n_steps,
-            usage=_usage(self._worker.pid, with_children=self._loads),
+            usage=usage_of(self._worker.pid, with_children=self._loads),
             loads=self._loads,
         )
 
 
-def _usage(pid: int, *, with_children: bool) -> Usage | None:
-    """*with_children*: a worker that loads may wait for a limited process."""
+def usage_of(pid: int, *, with_children: bool) -> Usage | None:
+    """What a process has used; None if the system does not tell. *with_children*: a worker that loads may wait for a limited process."""
     try:
         process = psutil.Process(pid)
         cpu_s, n_read = _cpu_s(process), 0
@@ -99,7 +99,7 @@ def _usage(pid: int, *, with_children: bool) -> Usage | None:
             with contextlib.suppress(psutil.AccessDenied):
                 n_read = process.io_counters().read_bytes
         return Usage(cpu_s, process.memory_info().rss, n_read)
-    except psutil.Error:
+    except (psutil.Error, OSError):  # OSError: no descriptor is left
         return None
 
 

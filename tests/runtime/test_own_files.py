@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -54,6 +55,19 @@ def test_a_file_that_is_too_large_is_set_aside(tmp_path: Path) -> None:
     write_json(path, "x" * (1 << 20))
     assert read_own_json(path, str) is None
     assert not path.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_what_is_no_file_is_set_aside(tmp_path: Path) -> None:
+    """Reading a pipe or a device would never end."""
+    made = tmp_path / "folder", tmp_path / "pipe", tmp_path / "device"
+    made[0].mkdir()
+    os.mkfifo(made[1])
+    made[2].symlink_to("/dev/zero")
+    for path in made:
+        assert read_own_json(path, str) is None
+        write_json(path, "new")
+        assert read_own_json(path, str) == "new"
 
 
 def test_a_bad_note_of_the_last_use_costs_nothing(tmp_path: Path) -> None:

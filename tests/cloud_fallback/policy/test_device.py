@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,17 @@ def test_this_machine_can_be_read() -> None:
 
 def raising(*_arguments: Any, **_more: Any) -> Any:
     raise RuntimeError("no such sensor here")
+
+
+def test_without_a_descriptor_nothing_is_known_for_a_moment() -> None:
+    """The thread used to end, and no sensor was read any more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        reading = read_device()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert reading.memory_available_bytes is None
 
 
 def test_a_machine_without_sensors_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

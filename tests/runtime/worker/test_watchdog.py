@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from spillover.runtime.errors import EngineHung
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker import heartbeat
 from spillover.runtime.worker.watchdog import N_LOOKS, N_SLOW_LOOKS, Signs, Usage, Watchdog
 from tests.answers import ask, end_of, worker_of
 
@@ -115,6 +117,17 @@ def test_a_worker_may_load_for_long(cpu_s: float, read_bytes: int) -> None:
 
 def test_a_worker_that_loads_without_progress_hangs() -> None:
     assert n_looks_at_loading(0.0, 0) == N_LOOKS
+
+
+def test_a_moment_without_descriptors_does_not_end_the_watch() -> None:
+    """The heartbeat's thread ended with an OSError, and nobody noticed a hung worker any more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert heartbeat.usage_of(os.getpid(), with_children=False) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert heartbeat.usage_of(os.getpid(), with_children=False) is not None
 
 
 def test_one_sign_of_life_starts_the_count_anew() -> None:
