@@ -42,6 +42,10 @@ from spillover.runtime.text.json_reader import normalize_escapes
 from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.tools.plan import ToolPlan
 
+TOOLS_S = 6.0
+"""Seconds of computing after which the tools of a request are refused: each of up to 128 may take
+as long as one response format."""
+
 N_REMEMBERED = 16
 """Grammars that stay compiled: a client often sends the same response format again."""
 
@@ -87,7 +91,16 @@ class ConstraintFactory:
         if plan is None:
             assert response_format is not None
             return self.from_start(response_format)
-        tools = checked(plan.tools, self._fault_of, self._freed)
+        most_s = self._trial.spent_s + TOOLS_S
+
+        def fault_of(schema: Schema) -> str:
+            if self._trial.spent_s > most_s:
+                raise tools_refused(
+                    "tools: their parameters take too long to compile: simplify them"
+                )
+            return self._fault_of(schema)
+
+        tools = checked(plan.tools, fault_of, self._freed)
         if plan.must_call:
             return self.grammar(
                 calls_grammar(

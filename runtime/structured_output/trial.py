@@ -39,6 +39,8 @@ class Trial:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: LimitedProcess | None = None
+        self.spent_s = 0.0
+        """Computing of all tasks so far."""
 
     def run(self, task: Callable[[A], R], argument: A) -> R:
         """What *task* returns for *argument*; both are JSON values. Raises TrialFailed, or
@@ -48,11 +50,13 @@ class Trial:
                 if self._process is None or not self._process.is_alive:
                     self._process = LimitedProcess(MEMORY_BYTES, NICENESS)
                 result: R
-                result, _ = self._process.call(task, argument, cpu_s=CPU_S, wall_s=WALL_S)
+                result, spent_s = self._process.call(task, argument, cpu_s=CPU_S, wall_s=WALL_S)
+                self.spent_s += spent_s
             except TooLate as error:
                 message = "the device is too busy to compile the response format: try again"
                 raise EngineBusy(message, RETRY_AFTER_S) from error
             except LimitPassed as error:
+                self.spent_s += CPU_S
                 message = "it takes too much time or memory to compile: simplify it"
                 raise TrialFailed(message) from error
             except (OSError, RuntimeError) as error:

@@ -20,6 +20,7 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import JsonObject, Message, NamedTool, Regex, Tool, ToolCall
 from spillover.runtime.sampling import Sampling
+from spillover.runtime.structured_output import trial
 from spillover.runtime.structured_output.factory import ConstraintFactory
 from spillover.runtime.tools.formats import (
     HERMES,
@@ -346,3 +347,20 @@ def test_a_template_that_knows_no_tools_gets_them_as_text() -> None:
     assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Brno", "days": 1}}' in prompt
     assert "<tool_response>\nsunny\n</tool_response>" in prompt
     assert prompt.startswith("<|im_start|>system")
+
+
+def test_many_tools_that_take_long_to_compile_are_refused_together(
+    factory: ConstraintFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each took as long as it may, while all other response formats waited."""
+    monkeypatch.setattr(trial, "CPU_S", 0.2)
+    monkeypatch.setattr("spillover.runtime.structured_output.factory.TOOLS_S", 0.5)
+    tools = tuple(
+        Tool(name=f"t{i}", parameters={"properties": {"a": {"multipleOf": 99_999_000 + i}}})
+        for i in range(100)
+    )
+    plan = ToolPlan(format=HERMES, tools=tools, must_call=True, several=True, is_constrained=True)
+    with pytest.raises(InvalidRequest, match="take too long to compile"):
+        factory.answer(None, plan)
+    few = msgspec.structs.replace(plan, tools=tools[:2])
+    assert factory.answer(None, few)().allows
