@@ -89,7 +89,8 @@ class Heartbeat:
 
 
 def usage_of(pid: int, *, with_children: bool) -> Usage | None:
-    """What a process has used; None if the system does not tell. *with_children*: a worker that loads may wait for a limited process."""
+    """What a process has used; None if the system does not tell. *with_children*: a worker that
+    loads may wait for a limited process."""
     try:
         process = psutil.Process(pid)
         cpu_s, n_read = _cpu_s(process), 0
