@@ -1,14 +1,16 @@
 """The command `spillover`: one verb per subcommand, each loaded when it is used.
 
-Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C, 128 and more: with a signal.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
@@ -84,7 +86,22 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its exit code."""
+    unwind_at_signals()
     sys.exit(run(arguments))
+
+
+def unwind_at_signals() -> None:
+    """End the process at SIGTERM and SIGHUP like an exception, so that the terminal shows again
+    what is typed; at once if the signal comes again."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, end)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

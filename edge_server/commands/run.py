@@ -32,6 +32,7 @@ from spillover.models import catalogue
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta, Finished, ReasoningDelta
 from spillover.runtime.request import GenerationRequest, Message
+from spillover.runtime.text.surrogates import valid_text
 
 _EPILOG = """\b
 Examples:
@@ -105,6 +106,8 @@ def _whole_prompt(argument: str | None, *, raw: bool) -> str:
             raise click.UsageError(f"standard input is not UTF-8 text: {error}") from error
         parts.append(text if raw else text.strip("\n"))
     prompt = "\n\n".join(part for part in parts if part)
+    if prompt != valid_text(prompt):
+        raise click.UsageError("the prompt is not UTF-8 text")
     if not prompt.strip():
         raise click.UsageError("there is no prompt: pass it as an argument or on standard input")
     return prompt

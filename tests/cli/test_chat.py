@@ -271,6 +271,10 @@ def test_a_message_may_span_several_lines(typed: list[str], message: str) -> Non
     assert read_message(lambda _prompt: next(lines)) == message
 
 
+def test_what_is_not_utf_8_is_no_reason_to_refuse_a_message() -> None:
+    assert read_message(lambda _prompt: "caf\udce9") == "caf\ufffd"
+
+
 def test_escape_sequences_of_a_loaded_file_do_not_reach_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import sys
 import termios
+
+import pytest
 
 _PROGRAM = """
 import fcntl, os, sys, termios
@@ -25,6 +28,36 @@ with unseen_typing():
     meet(b"[3]")
 os.write(1, b"<" + sys.stdin.readline().strip().encode() + b">[end]")
 """
+
+_ENDED = """
+import fcntl, os, signal, termios
+from spillover.edge_server.cli import unwind_at_signals
+from spillover.edge_server.commands.keyboard import unseen_typing
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+unwind_at_signals()
+with unseen_typing():
+    os.write(1, b"[1]")
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_program_leaves_the_terminal_as_it_was(
+    number: signal.Signals,
+) -> None:
+    """It went on without showing what is typed."""
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, "-c", _ENDED]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
+    assert select.select([keyboard], [], [], 60)[0]
+    assert os.read(keyboard, 3) == b"[1]"
+    assert not termios.tcgetattr(terminal)[3] & termios.ECHO
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert termios.tcgetattr(terminal)[3] & termios.ECHO
+    os.close(keyboard)
+    os.close(terminal)
 
 
 def test_typing_is_not_shown_in_an_answer_and_answers_no_later_question() -> None:

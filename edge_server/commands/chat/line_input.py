@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from spillover.runtime.text.surrogates import valid_text
+
 BLOCK = '"""'
 _MAX_HISTORY = 1_000
 
@@ -16,7 +18,13 @@ ReadLine = Callable[[str], str]
 
 
 def read_message(read_line: ReadLine) -> str | None:
-    """The next message, which may span several lines; None at the end of input."""
+    """The next message, which may span several lines; None at the end of input. What is not UTF-8
+    becomes U+FFFD."""
+    message = _typed(read_line)
+    return None if message is None else valid_text(message)
+
+
+def _typed(read_line: ReadLine) -> str | None:
     try:
         line = read_line("> ")
         if line.lstrip().startswith(BLOCK):
