@@ -30,6 +30,8 @@ class AnswerSoFar:
         self.n_handoffs = 0
         self.began_tool_call = False
         self.n_chars = 0
+        self.n_unsent = 0
+        """Tokens that were written, and are held back or dropped."""
         self._n_taken_back = 0
         self._parts: list[str] = []
         self._n_prompt = 0
@@ -57,7 +59,7 @@ class AnswerSoFar:
     @property
     def remaining_tokens(self) -> int | None:
         """What remains of max_tokens; None: no limit. A cloud model's unseen reasoning, and text
-        that was taken back, do not count."""
+        that was taken back or never sent, do not count."""
         return self.tokens_left(self.n_chars)
 
     def tokens_left(self, keep_chars: int) -> int | None:
@@ -75,7 +77,7 @@ class AnswerSoFar:
     @property
     def _n_shown_tokens(self) -> int:
         unseen = sum(leg.reasoning_tokens for leg in self.legs if leg.writer.origin == "cloud")
-        return max(self.n_tokens - unseen - self._n_taken_back, 0)
+        return max(self.n_tokens - unseen - self.n_unsent - self._n_taken_back, 0)
 
     def sent(self, event: StreamEvent) -> None:
         """Note that *event* goes to the client."""

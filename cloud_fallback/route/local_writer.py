@@ -20,6 +20,7 @@ from spillover.cloud_fallback.route.clearance import ask_early
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
+from spillover.cloud_fallback.route.unsent_events import n_tokens_of
 from spillover.cloud_fallback.route.watched_stream import UNWANTED, WatchedStream
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.runtime.engine import TextEngine
@@ -190,6 +191,8 @@ def _ended(
     answer, finished = context.answer, stream.finished
     assert finished is not None, "the stream has ended"
     answer.leg_ended(local_leg(context.resources.local_writer, finished), finished.timings)
+    if isinstance(end, Stopped) and context.must_ask:  # it may be a whole answer
+        answer.n_unsent += n_tokens_of(end.held)
     if stream.deferred is not None:
         context.stays_with(context.resources.providers[0].name)
     if joint is not None and joint.stopped is not None:
@@ -210,6 +213,7 @@ def _come_back(
     """Decide what happens when no provider continues. None: the local model does; otherwise the
     answer ends."""
     answer, end, held = context.answer, stopped.local_end, stopped.held
+    answer.n_unsent = max(answer.n_unsent - n_tokens_of(held), 0)  # it is sent after all
     is_spent = answer.remaining_tokens == 0
     cannot = (stopped.local_error is not None or not context.allowed.local) and not is_spent
     if answer.began_tool_call and end is None and not cannot:

@@ -9,6 +9,7 @@ from typing import Self
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.affinity import conversation_key
 from spillover.cloud_fallback.privacy.consent import ConsentReply, ConsentScope, PendingConsent
+from spillover.cloud_fallback.privacy.standing import StandingConsent
 from spillover.cloud_fallback.route.allowed import Routing, allowed
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.context import RequestContext
@@ -155,6 +156,13 @@ class Router:
         if self._resources is None:
             return "unknown"
         return self._resources.consents.answer(consent_id, granted, scope=scope)
+
+    def standing_consents(self, owner: str = "") -> list[StandingConsent]:
+        """What *owner* has decided about providers for good."""
+        if self._resources is None:
+            return []
+        decisions = self._resources.consents.standing.all()
+        return [decision for decision in decisions if decision.owner == owner]
 
     def recent(
         self, limit: int, *, before: int | None = None, owner: str | None = None

@@ -14,6 +14,12 @@ def text_of(events: Sequence[EngineEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
+def n_tokens_of(events: Sequence[EngineEvent]) -> int:
+    """The tokens of *events*."""
+    written = (e for e in events if isinstance(e, Delta | ReasoningDelta | ToolCallDelta))
+    return sum(len(event.token_ids) for event in written)
+
+
 def split(
     events: Sequence[EngineEvent], n_chars: int, *, keeps_rest: bool
 ) -> tuple[list[EngineEvent], list[EngineEvent]]:

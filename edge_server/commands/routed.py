@@ -27,6 +27,7 @@ from spillover.edge_server.commands.output import AnswerOutput, print_note
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import ModelCard
+from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import WriterId
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
@@ -39,6 +40,8 @@ class RoutedEngine:
         self._engine = engine
         self._router = router
         self._answer_id = ""
+        self._wants_cloud = False
+        """The user has asked for the cloud here, which is a yes."""
         self.next_routing = Routing()
         """What the user wants of the next answer."""
         self._notes = AnswerOutput(sys.stderr, dim=True)
@@ -51,7 +54,10 @@ class RoutedEngine:
         self, request: GenerationRequest, cancellation: Cancellation | None = None
     ) -> Generator[StreamEvent]:
         """Router.stream; asks the user for consent, and shows handoffs beside the text."""
-        options = RouteOptions(routing=self.next_routing, can_answer=has_terminal())
+        self._wants_cloud = self.next_routing.prefer == "cloud"
+        options = RouteOptions(
+            routing=self.next_routing, can_answer=has_terminal() or self._wants_cloud
+        )
         self.next_routing, self._answer_id = Routing(), options.id
         with closing(self._router.stream(request, options, cancellation)) as events:
             for event in self._while_asking(events):
@@ -65,16 +71,25 @@ class RoutedEngine:
         try:
             for event in events:
                 if isinstance(event, ConsentAsked):
-                    question = TerminalQuestion(event, self._router)
-                elif question is None:
                     yield event
-                elif isinstance(event, ConsentAnswered):
+                    wanted = event.reason == "user" and self._wants_cloud
+                    if wanted or not has_terminal():
+                        self._router.consent(event.id, wanted)
+                    else:
+                        question = TerminalQuestion(event, self._router)
+                    continue
+                if question is not None and not isinstance(event, ConsentAnswered):
+                    held.append(event)
+                    continue
+                if question is not None:
                     question.close()
                     question = None
-                    yield from held
-                    held = []
-                else:
-                    held.append(event)
+                yield event
+                yield from held
+                held = []
+        except SpilloverError:
+            yield from held
+            raise
         finally:
             if question is not None:
                 question.close()
@@ -91,6 +106,7 @@ class RoutedEngine:
 
     def hand_over(self) -> str | None:
         """Let the cloud continue the running answer; if nobody can take over: why."""
+        self._wants_cloud = True
         if self._router.hand_over(self._answer_id):
             return None
         return self._router.handoff_problem(self._answer_id) or "the answer is about to end"

@@ -65,7 +65,11 @@ def add_handoff_views(app: Flask, service: Service) -> None:
             for question in service.router.pending_consents()
             if service.running(question.answer_id, g.owner) is not None
         ]
-        return {"object": "list", "data": pending}
+        standing = [
+            {"provider": decision.provider, "granted": decision.granted}
+            for decision in service.router.standing_consents(g.owner)
+        ]
+        return {"object": "list", "data": pending, "standing": standing}
 
     def decide(consent_id: str) -> dict[str, Any]:
         body = decode(request.get_data(), ConsentBody)

@@ -260,6 +260,8 @@ class Supervisor:
             if self.dispatcher.state == "closed":
                 return
             self._fail(EngineClosed(f"{self._name} was closed"))
-            worker = self._worker
+            worker, may_hang = self._worker, self.dispatcher.is_suspicious
         if worker is not None:
+            if may_hang:
+                worker.kill()
             worker.quit()

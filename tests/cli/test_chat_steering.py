@@ -125,6 +125,43 @@ def test_the_chat_goes_to_the_cloud_and_back(tmp_path: Path, fake: Fake) -> None
     assert len(fake.requests) == 1  # the conversation has returned for good
 
 
+def test_who_asks_for_the_cloud_has_consented(tmp_path: Path, fake: Fake) -> None:
+    fake.script(Act(text="From the cloud."))
+    commands = Commands(tmp_path, fake.url, "ask")
+    terminal = Terminal(*commands.command("chat"), environment=commands.environment)
+    terminal.until("> ")
+    terminal.type("/cloud\n")
+    terminal.until("writes the next answer")
+    terminal.until("> ")
+    terminal.type("What is rain?\n")
+    terminal.until("[as you asked → fake/cloud-model]")
+    terminal.until("From the cloud.")
+    terminal.until("> ")
+    assert terminal.end() == 0
+
+
+def test_a_question_in_the_chat_holds_its_text_back_and_no_other_line_answers_it(
+    tmp_path: Path, fake: Fake
+) -> None:
+    fake.script(Act(text="A heap of cloud."))
+    commands = Commands(tmp_path, fake.url, "ask")
+    terminal = Terminal(
+        *commands.command("chat", "--max-tokens", "20"), environment=commands.environment
+    )
+    terminal.until("> ")
+    terminal.type("What is a cumulus?\n")
+    terminal.until("One of your rules says so.")
+    terminal.until("[y/N] ")
+    terminal.type("c\n")
+    terminal.until("A heap of cloud.")
+    terminal.until("> ")
+    fake.script(Act(text="Another heap."))
+    terminal.type("What is a cumulus, again?\n")  # no question: it was a yes for this chat
+    terminal.until("Another heap.")
+    terminal.until("> ")
+    assert terminal.end() == 0
+
+
 def test_with_fallback_never_the_chat_says_so(tmp_path: Path, fake: Fake) -> None:
     commands = Commands(tmp_path, fake.url, "never")
     done = commands.run("chat", typed="/cloud\n")

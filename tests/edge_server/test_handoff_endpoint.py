@@ -189,6 +189,7 @@ def test_a_question_is_open_until_the_user_answers_it_once(
         "seam",
     ]
     assert text == "A cumulus is a heap of cloud."
+    assert httpx.get(f"{server.url}/v1/consents").json()["standing"] == []
     assert httpx.post(f"{server.url}/v1/consents/no-such", json={"granted": True}).is_client_error
 
 

@@ -269,6 +269,23 @@ CLOUDS = msgspec.structs.replace(CALM, rules=(PromptRule(name="foxes", words=("f
 FOX = "Tell me a story about a fox."
 
 
+def test_text_that_was_held_back_takes_nothing_from_max_tokens(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """The provider's answer was cut, or it was not asked any more."""
+    fake.script(Act(text="A tale of the cloud's own."))
+    desk = make_desk(fake, fallback="ask", settings=ASKING, policy=CLOUDS)
+    _id, stream = desk.start(ask(FOX, max_tokens=20, ignore_eos=True))
+    events: list[StreamEvent] = []
+    for event in stream:
+        events.append(event)
+        if isinstance(event, ConsentAsked):
+            wait_until_idle(desk)
+            desk.router.consent(event.id, True)
+    assert text(events) == "A tale of the cloud's own."
+    assert end(events).reason == "stop"
+
+
 @pytest.mark.parametrize("granted", [True, False])
 def test_text_that_is_not_wanted_is_held_back_for_a_client_that_keeps_all_it_gets(
     make_desk: MakeDesk, fake: Fake, granted: bool
