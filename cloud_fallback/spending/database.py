@@ -14,7 +14,7 @@ from spillover.cloud_fallback.errors import LedgerUnavailable
 
 BUSY_TIMEOUT_S = 2.0
 """A transaction takes milliseconds; a longer wait than this means that a program hangs."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE spent (
     day TEXT NOT NULL, provider TEXT NOT NULL, nano_usd INTEGER NOT NULL, tokens INTEGER NOT NULL,
@@ -24,7 +24,8 @@ CREATE TABLE reserved (
     id INTEGER PRIMARY KEY AUTOINCREMENT, provider TEXT NOT NULL, expires_at REAL NOT NULL,
     held_nano_usd INTEGER NOT NULL, held_tokens INTEGER NOT NULL,
     noted_nano_usd INTEGER NOT NULL, noted_tokens INTEGER NOT NULL,
-    booked_nano_usd INTEGER NOT NULL DEFAULT 0, booked_tokens INTEGER NOT NULL DEFAULT 0
+    booked_nano_usd INTEGER NOT NULL DEFAULT 0, booked_tokens INTEGER NOT NULL DEFAULT 0,
+    holder TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE handoffs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, owner TEXT NOT NULL,
@@ -36,6 +37,10 @@ CREATE TABLE legs (
 );
 CREATE INDEX legs_of_answer ON legs (answer_id);
 """
+_FROM_1 = (
+    "ALTER TABLE reserved ADD COLUMN holder TEXT NOT NULL DEFAULT ''",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
 _ADVICE = {
     "locked": "another program holds it; end that program",
     "readonly": "it is read-only; make it writable",
@@ -139,7 +144,14 @@ def _check(connection: sqlite3.Connection) -> None:
             "the record of spending was written by a newer version of Spillover: "
             "use that version, or move the file away"
         )
-    if version < SCHEMA_VERSION:
+    if version == 1:
+        connection.execute("BEGIN IMMEDIATE")
+        # Another process may have done it meanwhile.
+        if connection.execute("PRAGMA user_version").fetchone() == (1,):
+            for statement in _FROM_1:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    elif version < SCHEMA_VERSION:
         raise sqlite3.DatabaseError("not a database of ours, or an empty file")
 
 

@@ -1,9 +1,9 @@
 """What was spent and what is reserved, as rows. Every function runs within one transaction.
 
 A reservation *holds* an amount until it is settled. From time to time it *notes* how much of it
-is used. When its process dies, the reservation expires: what was noted is *booked* as spent, and
-the rest is free again. Should the process still live, as after a night's sleep of the device, its
-later settlement adds only what was not booked yet.
+is used. When its process has ended, or has not renewed it for long, the reservation expires: what
+was noted is *booked* as spent, and the rest is free again. Should the process still live, as after
+a night's sleep of the device, its later settlement adds only what was not booked yet.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from sqlite3 import Connection, DatabaseError
 
 from spillover.cloud_fallback.errors import LedgerUnavailable
+from spillover.cloud_fallback.spending.holder import has_ended, this_process
 from spillover.cloud_fallback.spending.limits import (
     PERIODS,
     Amount,
@@ -24,7 +25,8 @@ from spillover.cloud_fallback.spending.limits import (
 )
 
 RESERVATION_LIFE_S = 600.0
-"""A reservation that was not renewed for this long belongs to a process that died."""
+"""A reservation that was not renewed for this long belongs to a process that died, even if the
+system does not tell."""
 FORGET_AFTER_S = 2 * 86400.0
 DAYS_AHEAD = 31
 """What a wrong clock booked on a day to come counts as today's, but not beyond this many days:
@@ -123,8 +125,8 @@ def hold(connection: Connection, provider: str, held: Amount, noted: Amount, now
     """Make a reservation; return its number."""
     cursor = connection.execute(
         "INSERT INTO reserved (provider, expires_at, held_nano_usd, held_tokens, noted_nano_usd,"
-        " noted_tokens) VALUES (?, ?, ?, ?, ?, ?)",
-        (provider, now + RESERVATION_LIFE_S, *_pair(held), *_pair(noted)),
+        " noted_tokens, holder) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (provider, now + RESERVATION_LIFE_S, *_pair(held), *_pair(noted), this_process()),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -168,13 +170,13 @@ def expire(connection: Connection, now: float) -> None:
 
     An expiry further ahead than a reservation's life was written before the clock jumped back.
     """
-    dead = connection.execute(
-        "SELECT id, provider, noted_nano_usd - booked_nano_usd, noted_tokens - booked_tokens"
-        " FROM reserved WHERE (held_nano_usd > 0 OR held_tokens > 0)"
-        " AND (expires_at <= ? OR expires_at > ?)",
-        (now, now + RESERVATION_LIFE_S),
+    held = connection.execute(
+        "SELECT id, provider, noted_nano_usd - booked_nano_usd, noted_tokens - booked_tokens,"
+        " expires_at, holder FROM reserved WHERE held_nano_usd > 0 OR held_tokens > 0"
     ).fetchall()
-    for number, provider, nano_usd, tokens in dead:
+    for number, provider, nano_usd, tokens, expires_at, holder in held:
+        if now < expires_at <= now + RESERVATION_LIFE_S and not has_ended(holder):
+            continue
         _book(connection, provider, Amount(max(0, nano_usd), max(0, tokens)), now)
         connection.execute(
             "UPDATE reserved SET held_nano_usd = 0, held_tokens = 0, expires_at = ?,"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -17,7 +16,6 @@ import pytest
 
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
-from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import lines, routed_server
@@ -209,11 +207,7 @@ def test_what_the_cloud_wrote_before_the_server_was_killed_is_booked(
                 server.process.kill()
     server.stop()
     ledger = Database(tmp_path / "ledger.sqlite3")
-
-    def later() -> float:
-        return time.time() + RESERVATION_LIFE_S
-
-    with closing(Budget(ledger, BudgetSettings(), clock=later)) as budget:
+    with closing(Budget(ledger, BudgetSettings())) as budget:
         spent = budget.statement(())[0].spent.tokens
     n_prompt = 30
     assert spent >= n_prompt + len(text) / 4

@@ -161,6 +161,17 @@ def test_a_folder_in_place_of_the_file_closes_the_budget(
     refused(make_budget(LIMITED))
 
 
+def test_a_ledger_of_the_first_version_goes_on(make_budget: MakeBudget, path: Path) -> None:
+    spend(make_budget(LIMITED), 100, 50)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.execute("ALTER TABLE reserved DROP COLUMN holder")
+        older.execute("PRAGMA user_version = 1")
+    budget = make_budget(LIMITED)
+    budget.reserve("p", cost(100, 100))
+    assert spent_today(budget).tokens == 150
+    assert held(make_budget(LIMITED)) == 200
+
+
 def test_a_ledger_of_a_newer_version_is_not_touched(make_budget: MakeBudget, path: Path) -> None:
     spend(make_budget(LIMITED), 10, 10)
     newer = sqlite3.connect(path, isolation_level=None)

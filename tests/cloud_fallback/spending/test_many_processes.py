@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from spillover.cloud_fallback.errors import BudgetExceeded
+from spillover.cloud_fallback.spending import holder
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.ledger import RESERVATION_LIFE_S
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Estimate
 
-from .amounts import spent_today
 from .conftest import FakeTime
 
 SPENDER = """
@@ -74,8 +74,8 @@ def test_four_processes_spend_a_budget_to_the_last_token_and_not_one_more(
     assert sum(counts) == 100
 
 
-def test_what_a_killed_process_had_received_is_booked(path: Path, clock: FakeTime) -> None:
-    """Only the prompt was: the answer, which costs most, came for nothing."""
+def killed_while_it_holds(path: Path, clock: FakeTime) -> None:
+    """A process that has received its whole answer of 90 tokens, for 10, is killed."""
     process = spender(path, clock.now, 150, "die")
     assert process.stdin
     assert process.stdout
@@ -84,32 +84,40 @@ def test_what_a_killed_process_had_received_is_booked(path: Path, clock: FakeTim
     assert process.stdout.readline() == "holding\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    clock.now += RESERVATION_LIFE_S
-    limits = BudgetSettings(total=BudgetLimits(tokens_per_day=150))
-    with closing(Budget(Database(path), limits, clock=clock)) as budget:
-        assert spent_today(budget).tokens == 100
 
 
-def test_a_killed_process_holds_its_reservation_only_for_a_limited_time(
+def test_what_a_killed_process_had_received_is_booked_at_the_next_start(
     path: Path, clock: FakeTime
 ) -> None:
-    process = spender(path, clock.now, 150, "die")
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "holding\n"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    """Only the prompt was, after ten minutes: the answer, which costs most, came for nothing."""
+    killed_while_it_holds(path, clock)
     limits = BudgetSettings(total=BudgetLimits(tokens_per_day=150))
-    budget = Budget(Database(path), limits, clock=clock)
-    one = Estimate(prompt_tokens=10, max_completion_tokens=90, prices=None)
-    with pytest.raises(BudgetExceeded):
-        budget.reserve("p", Estimate(prompt_tokens=60, max_completion_tokens=90, prices=None))
-    clock.now += RESERVATION_LIFE_S
-    budget.reserve("p", one).release()
-    assert budget.allowances()[0].reserved == 0
-    budget.close()
+    with closing(Budget(Database(path), limits, clock=clock)) as budget:
+        (allowance,) = budget.allowances()
+    assert (allowance.spent, allowance.reserved) == (100, 0)
+
+
+def test_where_the_system_does_not_tell_a_killed_process_holds_its_reservation_for_a_while(
+    path: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_while_it_holds(path, clock)
+    monkeypatch.setattr(holder, "_place", lambda: "another boot")
+    limits = BudgetSettings(total=BudgetLimits(tokens_per_day=150))
+    with closing(Budget(Database(path), limits, clock=clock)) as budget:
+        assert budget.allowances()[0].reserved == 100
+        clock.now += RESERVATION_LIFE_S
+        (allowance,) = budget.allowances()
+    assert (allowance.spent, allowance.reserved) == (100, 0)
+
+
+@pytest.mark.parametrize("name", ["", " ", "x", "x 1", "x y z", "a b c d"])
+def test_a_name_that_means_nothing_has_not_ended(name: str) -> None:
+    assert not holder.has_ended(name)
+    assert not holder.has_ended(f"{holder._place()} {name}")
+
+
+def test_this_process_has_not_ended() -> None:
+    assert not holder.has_ended(holder.this_process())
 
 
 def test_twenty_threads_spend_a_budget_to_the_last_token(path: Path, clock: FakeTime) -> None:
