@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from spillover.cloud_fallback.providers.companies import COMPANIES
+from spillover.cloud_fallback.providers.keys import Keys
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.edge_server import cli
+from spillover.edge_server.commands.connect import connect
 from spillover.edge_server.commands.connect.target import provider_at
 from spillover.edge_server.errors import ConfigError
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Page, Tokens
+from tests.in_memory_ring import InMemoryRing
 
 KEY = "sk-canary-of-connect"
 MODELS = Page(
@@ -178,6 +182,38 @@ def test_without_a_key_a_company_is_not_asked(place: Place) -> None:
     assert place.content is None
 
 
+def test_a_server_that_wants_a_key_gets_it_from_a_variable(
+    place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.show({"/v1/models": Page(status=401)})
+    code, said = place.connect(fake.url, "--model", "m")
+    assert code == 1
+    assert "refused the key" in said or "key" in said
+    fake.show({"/v1/models": MODELS})
+    monkeypatch.setenv("BOX_KEY", KEY)
+    assert place.connect(fake.url, "--key-variable", "BOX_KEY")[0] == 0
+    assert fake.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert place.content["provider"][0]["key_variable"] == "BOX_KEY"
+
+
+def test_a_key_that_is_typed_is_kept_only_if_it_works(
+    place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = InMemoryRing()
+    monkeypatch.setattr(connect, "Keys", lambda environ: Keys(environ, ring))
+    monkeypatch.setattr(connect, "read_key", lambda _provider: KEY)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    fake.show({"/v1/models": MODELS})
+    fake.script(Act(refusal="auth"))
+    arguments = (fake.url, "--key-variable", "GONE", "--dialect", "anthropic", "--model", "m")
+    monkeypatch.setattr(ProviderSettings, "is_own_machine", False)
+    assert place.connect(*arguments)[0] == 1
+    assert not ring.passwords
+    fake.script(Act(text="ready"))
+    assert place.connect(*arguments)[0] == 0
+    assert KEY in ring.passwords.values()
+
+
 def test_a_key_of_a_variable_is_named_nowhere(
     place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +240,7 @@ def test_a_key_of_a_variable_is_named_nowhere(
     ],
 )
 def test_an_address_tells_the_rest(target: str, name: str, dialect: str, address: str) -> None:
-    found = provider_at(target, name="", dialect="", model="m")
+    found = provider_at(target, model="m")
     assert (found.name, found.dialect, found.address) == (name, dialect, address)
 
 
@@ -213,7 +249,7 @@ def test_an_address_tells_the_rest(target: str, name: str, dialect: str, address
 )
 def test_what_is_no_address_is_refused(target: str) -> None:
     with pytest.raises(ConfigError):
-        provider_at(target, name="", dialect="", model="m")
+        provider_at(target, model="m")
 
 
 def test_the_companies_that_need_no_more_have_a_model_to_begin_with() -> None:

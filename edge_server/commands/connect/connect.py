@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.errors import AuthFailed, ProviderError
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.providers.build import build_engine
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
@@ -52,6 +52,7 @@ _USD = click.FloatRange(0, 1_000_000)
 @click.option("--model", default="", help="The provider's model.  [default: its only one]")
 @click.option("--name", default="", help="What to call it.  [default: by its address]")
 @click.option("--dialect", default="", help="Its wire format.  [default: told by the address]")
+@click.option("--key-variable", default="", help="Variable with its key.  [default: the usual]")
 @click.option(
     "--fallback",
     type=click.Choice(["ask", "auto"]),
@@ -67,6 +68,7 @@ def command(
     model: str,
     name: str,
     dialect: str,
+    key_variable: str,
     fallback: str | None,
     input_usd: float | None,
     output_usd: float | None,
@@ -79,17 +81,14 @@ def command(
     cloud = load_config({}, file if file.is_file() else None).settings.cloud
     text = file.read_text("utf-8") if file.is_file() else ""
     known = {provider.name: provider for provider in cloud.providers}
-    wanted = known.get(target)
-    if wanted is None:
-        wanted = provider_at(target, name=name, dialect=dialect, model=model)
+    fields = {"name": name, "dialect": dialect, "model": model, "key_variable": key_variable}
+    wanted = known.get(target) or provider_at(target, **fields)
     if remove:
         _remove(file, text, wanted.name, known, only_print=only_print)
         return
-    prices = _prices(input_usd, output_usd)
-    if prices is not None:
+    if (prices := _prices(input_usd, output_usd)) is not None:
         wanted = msgspec.structs.replace(wanted, prices=prices)
-    with _engine(wanted, cloud, may_store=not only_print) as engine:
-        facts = _facts(engine, only_print=only_print)
+    with _reached(wanted, cloud, only_print=only_print) as (engine, facts):
         wanted = with_model(wanted, facts)
         new_text = _changed(text, wanted, known.get(wanted.name), cloud, fallback)
         if only_print:
@@ -105,38 +104,51 @@ def command(
         return
     config_file.write(file, new_text)
     print_note(f"{file} has {wanted.name} now; to undo: spillover connect {wanted.name} --remove")
+    if "auto" in (fallback, cloud.fallback if fallback is None else ""):
+        print_note("it may take over without asking, because fallback is auto")
 
 
 @contextmanager
-def _engine(
-    wanted: ProviderSettings, cloud: CloudSettings, *, may_store: bool
-) -> Generator[CloudEngine]:
-    """An engine with a key, which the user is asked for where there is none."""
+def _reached(
+    wanted: ProviderSettings, cloud: CloudSettings, *, only_print: bool
+) -> Generator[tuple[CloudEngine, ServerFacts | None]]:
+    """An engine, and what the server says about itself. The user is asked for a key where one is
+    missing; it is kept only if the block succeeds."""
     keys = Keys(os.environ)
     with closing(Http(proxy=cloud.proxy or None)) as http:
         engine = build_engine(wanted, keys=keys, http=http)
-        if engine.problem is None or not may_store or not sys.stdin.isatty():
-            yield engine
+        try:
+            yield engine, _facts(engine, only_print=only_print)
             return
+        except AuthFailed as error:
+            if not sys.stdin.isatty() or keys.find(wanted) is not None:
+                raise _unwritten(engine, error) from error
         keys.store(wanted.name, read_key(wanted.name))
         try:
-            yield build_engine(wanted, keys=keys, http=http)
-        except SpilloverError:
+            engine = build_engine(wanted, keys=keys, http=http)
+            yield engine, _facts(engine, only_print=False)
+        except BaseException:
             keys.delete(wanted.name)  # it was of no use
             raise
 
 
 def _facts(engine: CloudEngine, *, only_print: bool) -> ServerFacts | None:
-    """What the server says about itself."""
+    """What the server says about itself. Raises AuthFailed, and SpilloverError for all else."""
     try:
+        if engine.problem is not None:
+            raise AuthFailed(engine.name, engine.problem)
         return engine.api.contact()
     except ProviderError as error:
         if only_print:
             print_note(f"spillover: {error}")
             return None
-        raise SpilloverError(
-            f"{_at(engine.settings)}: {error.cause}; nothing was written"
-        ) from error
+        if isinstance(error, AuthFailed):
+            raise
+        raise _unwritten(engine, error) from error
+
+
+def _unwritten(engine: CloudEngine, error: ProviderError) -> SpilloverError:
+    return SpilloverError(f"{_at(engine.settings)}: {error.cause}; nothing was written")
 
 
 def _try(engine: CloudEngine, cloud: CloudSettings) -> Trial:
@@ -145,8 +157,7 @@ def _try(engine: CloudEngine, cloud: CloudSettings) -> Trial:
         with closing(Budget.at(cloud.ledger, cloud.budget)) as budget:
             return try_out(engine, budget)
     except ProviderError as error:
-        at = _at(engine.settings)
-        raise SpilloverError(f"{at}: {error.cause}; nothing was written") from error
+        raise _unwritten(engine, error) from error
 
 
 def _measured(wanted: ProviderSettings, done: Trial) -> str:

@@ -12,12 +12,17 @@ from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.settings import ProviderSettings, is_near
 from spillover.edge_server.errors import ConfigError
 
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 ANY_MODEL = "?"
 """Stands for the model until it is chosen."""
 
 
-def provider_at(target: str, *, name: str, dialect: str, model: str) -> ProviderSettings:
+def provider_at(
+    target: str, *, name: str = "", dialect: str = "", model: str = "", key_variable: str = ""
+) -> ProviderSettings:
     """The provider that *target* names; empty arguments are left to it. Raises ConfigError."""
+    if name and not re.fullmatch(_NAME, name):
+        raise ConfigError(f"{name!r} is no name of a provider: use letters, digits, ., _ and -")
     company = COMPANIES.get(target)
     fields: dict[str, Any] = {"model": model or (company.first_model if company else "")}
     if company is not None:
@@ -28,7 +33,7 @@ def provider_at(target: str, *, name: str, dialect: str, model: str) -> Provider
         fields |= {"name": name or _name(url), "dialect": found, "base_url": url}
         if found == "openai" and not urlsplit(url).path.strip("/"):
             fields["base_url"] = f"{url.rstrip('/')}/v1"
-    fields["model"] = fields["model"] or ANY_MODEL
+    fields |= {"model": fields["model"] or ANY_MODEL, "key_variable": key_variable or None}
     try:
         return msgspec.convert(fields, ProviderSettings)
     except msgspec.ValidationError as error:
