@@ -393,8 +393,9 @@ def test_text_held_in_doubt_is_sent_when_no_tokens_are_left(
     """An answer that max_tokens ended while all of it was in doubt used to come out empty."""
     doubtful = PolicySettings(p_wrong_hold=0.0, p_wrong_enter=0.0, p_wrong_forget=0.0)
     desk = make_desk(fake, policy=doubtful)
-    alone = desk.ask(ask(max_tokens=14), RouteOptions(routing=Routing(only="local_only")))
-    events = desk.ask(ask(max_tokens=14))
+    request = ask(max_tokens=14, reuse_prefix=False)
+    alone = desk.ask(request, RouteOptions(routing=Routing(only="local_only")))
+    events = desk.ask(request)
     assert text(events) == text(alone) != ""
     assert end(events).reason == "length"
     assert not handoffs(events)

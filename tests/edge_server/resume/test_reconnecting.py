@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,14 @@ from tests.edge_server.resume.connecting import (
 from tests.edge_server.test_connections import connect, post
 
 SHORT: dict[str, Any] = {"messages": STORY, "temperature": 0, "max_tokens": 20}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that answers the same request twice alike."""
+    server = Server(tmp_path_factory.mktemp("home"), deterministic="true")
+    yield server
+    assert server.stop() == 0
 
 
 def test_an_answer_cut_at_any_event_comes_whole(server: Server) -> None:
