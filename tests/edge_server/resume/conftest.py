@@ -27,7 +27,7 @@ prices = {{ input_usd = 2.0, output_usd = 10.0, priced_on = 2026-11-01 }}
 [budget.total]
 tokens_per_day = 1000000
 [policy]
-switched_off = ["language", "wrong_script", "refusal"{off}]
+switched_off = ["language", "wrong_script", "refusal", "repetition"{off}]
 {policy}
 """
 

@@ -8,7 +8,6 @@ import json
 import pytest
 
 from spillover.runtime.chat.chat_template import ChatTemplate
-from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Message, Tool, ToolCall
 from spillover.runtime.tools.formats import (
     HERMES,
@@ -169,12 +168,6 @@ def test_a_template_without_system_and_tools_gets_them_in_the_user_turn() -> Non
     assert "Be kind." in first
     assert '"name": "weather"' in first
     assert "sunny\n</tool_response>\n<tool_response>\nthree" in rendered
-
-
-def test_other_invalid_conversations_are_still_refused() -> None:
-    messages = (Message(role="user", content="a"), Message(role="user", content="b"))
-    with pytest.raises(InvalidRequest, match="roles must alternate"):
-        template(ALTERNATING).render(messages)
 
 
 @pytest.mark.parametrize("word", ["<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "developer"])
