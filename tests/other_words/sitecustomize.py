@@ -3,7 +3,7 @@
 It adds noise to all logits that llama.cpp and ONNX Runtime compute: the same in each row, so that
 answers take other turns, and in the processes that tests start a little more that depends on every
 bit of a row. What differs only in rounding, as a sequence does in a batch of another size, may then
-be on the other side of a near tie. Pytest's own process has none of that: there, tests compare
+be on the other side of a near tie. Pytest's own processes have none of that: there, tests compare
 logits.
 """
 
@@ -27,9 +27,6 @@ OTHER_WORDS = 0.5
 ROUNDING = 0.03
 """The same of the noise that depends on the row: less than llama.cpp's attention may round."""
 
-_THIS = str(os.getpid())
-IS_PYTEST = os.environ.setdefault("OTHER_WORDS_PYTEST", _THIS) == _THIS
-
 
 @cache
 def shared_noise(n_vocab: int) -> Any:
@@ -42,7 +39,7 @@ def disturb(row: Any) -> None:
     import numpy as np
 
     noise = shared_noise(len(row))
-    if not IS_PYTEST:
+    if "pytest" not in sys.modules:
         bits = zlib.crc32(row.tobytes())
         noise = noise + np.random.default_rng([SEED, bits]).normal(0, ROUNDING, len(row))
     row += noise.astype(row.dtype)
