@@ -117,6 +117,10 @@ class RuleSet:
         """Reasons of these codes count no longer."""
         self._apply(rule for rule in self._all if rule.code not in codes)
 
+    def codes(self, phase: Phase) -> frozenset[str]:
+        """The reasons that may be found in *phase*."""
+        return frozenset(rule.code for rule in self._rules[phase])
+
     def first_reason(self, phase: Phase, observation: Observation) -> Reason | None:
         """The first reason that counts now."""
         rules, hard = self._rules[phase], self._hard[phase]

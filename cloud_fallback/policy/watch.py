@@ -157,15 +157,15 @@ class Watch:
     def deadline(self) -> float | None:
         """Clock time at which silence becomes a reason; None: never."""
         code, since = self.signals.wait
-        if self._reason is not None or self._ended or not self._settings.is_on(code):
+        if self._reason is not None or self._ended or code not in self._rules.codes("silent"):
             return None
         return since + WAITS[code](self._settings)
 
     def next_look(self) -> float | None:
         """Clock time at which to call on_silence(); None: never again. Not after deadline(), and
         early enough for every wait that begins before then."""
-        settings = self._settings
-        limits = [limit(settings) for code, limit in WAITS.items() if settings.is_on(code)]
+        watched = self._rules.codes("silent")
+        limits = [limit(self._settings) for code, limit in WAITS.items() if code in watched]
         if not limits or self._reason is not None or self._ended:
             return None
         soon, deadline = self._clock() + min(limits), self.deadline()

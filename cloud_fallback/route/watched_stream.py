@@ -171,12 +171,13 @@ class WatchedStream:
                     if alarm is not None:
                         alarm.cancel()
 
-    def _source(self) -> Generator[EngineEvent | None]:
+    def _source(self) -> Generator[EngineEvent] | Generator[EngineEvent | None]:
         """The engine's events; None when something else is to be looked at."""
         if self._ask is None:
-            yield from self._engine.stream(self._request, self._cancellation)
-            return
+            return self._engine.stream(self._request, self._cancellation)
+        return self._pumped()
 
+    def _pumped(self) -> Generator[EngineEvent | None]:
         def stream(cancellation: Cancellation) -> Generator[EngineEvent]:
             return self._engine.stream(self._request, cancellation)
 
@@ -205,20 +206,18 @@ class WatchedStream:
             yield from self._end_question()
         else:
             return
-        self._to_ask = self._question = None
-        if found and self._in_tool_call:
+        if not found:
+            # Without a question nobody can take over, or may for this reason.
+            self._is_refused |= question is not None
+            self.watch.ignore(reason.code if question is None else None)
+            self._to_ask = self._question = None
+            self._arm()
+            yield from self._release()
+        elif self._in_tool_call:
             self.deferred = reason
             self.watch.defer()
-            return
-        if found:
-            self._stop_for(reason)
-            return
-        if question is None:  # nobody can take over, or may for this reason
-            self.watch.ignore(reason.code)
         else:
-            self._is_refused = True
-            self.watch.ignore(None)
-        yield from self._release()
+            self._stop_for(reason)
 
     # --- silence ----------------------------------------------------------------------------
 

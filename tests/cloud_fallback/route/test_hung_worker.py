@@ -58,6 +58,9 @@ def stopped(engine: LocalEngine) -> Iterator[int]:
     """The engine's worker, which does nothing while the block runs."""
     pid = worker_of(engine)
     os.kill(pid, signal.SIGSTOP)
+    # A thread that comes before the one that takes the signal may still respond.
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        pass
     try:
         yield pid
         assert engine.worker_pid == pid
