@@ -27,6 +27,8 @@ Detector: TypeAlias = Callable[[str], Iterable[Span]]
 _SUREST_FIRST: tuple[Kind, ...] = (
     *("secret", "email", "iban", "card", "mac_address", "ip_address", "national_id", "phone"),
 )
+MAX_NAMED_CHARS = 512
+"""A longer text is no password."""
 MASK = "\0"
 MAX_PASSES = 16
 MIN_KNOWN_CHARS = 6
@@ -82,6 +84,18 @@ class Finder:
             Span(span.start, span.end, span.kind, text)
             for span, text in zip(found, texts, strict=True)
             if not self._allowed or text.casefold() not in self._allowed
+        ]
+
+    def find_named(self, name: str, raw: str) -> list[Span]:
+        """The same for a value of JSON, which its *name* may make private: {"pin": 4711}."""
+        if len(raw) > MAX_NAMED_CHARS:
+            return []
+        before = f'"{name}": "'
+        n_before = len(before)
+        return [
+            Span(span.start - n_before, span.end - n_before, span.kind, span.value)
+            for span in self.find(f'{before}{raw}"')
+            if n_before <= span.start < span.end <= n_before + len(raw)
         ]
 
     def _spans(self, raw: str) -> list[Span]:

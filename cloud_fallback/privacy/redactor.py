@@ -126,7 +126,7 @@ class _Redaction:
         if not any(self._partial in text for text in self._found):
             self._partial = ""  # it is not sent
         if self._partial:
-            self._collect(self._partial)
+            self._collect(self._partial, "")
         self._find_known()
         if self._partial:
             self._find_cut_ends()
@@ -144,9 +144,12 @@ class _Redaction:
 
     # --- finding ----------------------------------------------------------------------------
 
-    def _collect(self, text: str) -> str:
+    def _collect(self, text: str, name: str) -> str:
         if text not in self._found:
             self._found[text] = self._finder.find(text)
+        if name:
+            named = self._finder.find_named(name, text)
+            self._found[text] = _without_overlaps(named, self._found[text])
         return text
 
     def _check(self, name: str) -> None:
@@ -211,7 +214,7 @@ class _Redaction:
 
     # --- replacing --------------------------------------------------------------------------
 
-    def _changed(self, text: str) -> str:
+    def _changed(self, text: str, _name: str) -> str:
         pieces: list[str] = []
         done = 0
         for one in self._found[text]:

@@ -40,14 +40,16 @@ _NAMES = {
 _SCHEMAS = {(Tool, "parameters"), (JsonSchema, "schema")}
 _FIXED = {(Message, "role"), (GenerationRequest, "tool_choice"), (Sampling, "logit_bias")}
 """Texts from a fixed list, and numbers."""
+_VALUE_KEYS = frozenset({"default", "const", "examples", "enum", "items", "anyOf", "oneOf"})
+"""Keywords of a schema that hold values of the property that they describe."""
 _STRUCTURAL_KEYS = frozenset({"type", "$ref", "$schema", "$id", "format"})
 
 
 class Texts:
     """Walks a request, all its fields: *change* replaces each text, but *check* gets the names that
-    cannot be changed."""
+    cannot be changed. *change* also takes the name that the text has in JSON, or ""."""
 
-    def __init__(self, change: Callable[[str], str], check: Callable[[str], None]) -> None:
+    def __init__(self, change: Callable[[str, str], str], check: Callable[[str], None]) -> None:
         self._change = change
         self._check = check
 
@@ -79,7 +81,7 @@ class Texts:
         if field == (ToolCall, "arguments"):
             return self._arguments(value)
         if isinstance(value, str):
-            return self._change(value)
+            return self._change(value, "")
         return self._values(value) if isinstance(value, dict) else value
 
     def _arguments(self, arguments: str) -> str:
@@ -88,16 +90,16 @@ class Texts:
         try:
             value = json.loads(arguments)
         except ValueError:
-            return self._change(arguments)
+            return self._change(arguments, "")
         changed = self._values(value)
         return arguments if changed == value else json.dumps(changed, ensure_ascii=False)
 
-    def _schema(self, value: Any) -> Any:
+    def _schema(self, value: Any, name: str = "") -> Any:
         """A JSON schema: names of properties and the schema's keywords stay as they are."""
         if isinstance(value, str):
-            return self._change(value)
+            return self._change(value, name)
         if isinstance(value, list | tuple):
-            return [self._schema(one) for one in value]
+            return [self._schema(one, name) for one in value]
         if not isinstance(value, dict):
             return value
         changed = {}
@@ -107,18 +109,18 @@ class Texts:
                 self._check(one)
                 changed[key] = one
             else:
-                changed[key] = self._schema(one)
+                changed[key] = self._schema(one, name if key in _VALUE_KEYS else str(key))
         return changed
 
-    def _values(self, value: Any) -> Any:
+    def _values(self, value: Any, name: str = "") -> Any:
         """Any JSON: keys and numbers count as texts."""
         if isinstance(value, str):
-            return self._change(value)
+            return self._change(value, name)
         if isinstance(value, dict):
-            return {self._change(key): self._values(one) for key, one in value.items()}
+            return {self._change(key, ""): self._values(one, key) for key, one in value.items()}
         if isinstance(value, list | tuple):
-            return [self._values(one) for one in value]
+            return [self._values(one, name) for one in value]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            changed = self._change(text := json.dumps(value))
+            changed = self._change(text := json.dumps(value), name)
             return value if changed == text else changed
         return value

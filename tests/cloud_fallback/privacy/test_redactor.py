@@ -135,6 +135,7 @@ def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -
         ),
         *("sampling", "max_tokens", "n", "logprobs", "ignore_eos", "continue_final_message"),
         *("split_reasoning", "parallel_tool_calls", "reuse_prefix", "add_generation_prompt"),
+        *("timings_per_token", "post_sampling_probs"),
     }
     assert set(Message.__struct_fields__) == {
         *("role", "content", "name", "tool_calls", "tool_call_id", "reasoning"),
@@ -149,6 +150,35 @@ def test_numbers_of_a_tool_call_are_redacted_and_the_call_stays_json() -> None:
     redacted = REDACTOR.redact(request)
     (changed,) = redacted.request.messages[0].tool_calls
     assert msgspec.json.decode(changed.arguments) == {"card": "[CARD_1]", "eur": 5.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ('{"user": "bob", "password": "hunter2"}', {"user": "bob", "password": "[SECRET_1]"}),
+        ('{"login": {"pin": 4711}}', {"login": {"pin": "[SECRET_1]"}}),
+        ('{"apiKey": ["b3f1c7a9d2e84506"]}', {"apiKey": ["[SECRET_1]"]}),
+        ('{"ssn": "123456789"}', {"ssn": "[NATIONAL_ID_1]"}),
+        ('{"phone": 2015550123}', {"phone": "[PHONE_1]"}),
+        ('{"password": "${DB_PASSWORD}"}', {"password": "${DB_PASSWORD}"}),
+        ('{"max_tokens": 4096}', {"max_tokens": 4096}),
+    ],
+)
+def test_the_name_of_a_value_of_a_tool_call_can_make_it_private(
+    arguments: str, sent: dict[str, object]
+) -> None:
+    """The walk over JSON used to take each value from its name."""
+    call = ToolCall(id="c", name="log_in", arguments=arguments)
+    request = GenerationRequest(messages=(said("assistant", "", tool_calls=(call,)),))
+    (changed,) = REDACTOR.redact(request).request.messages[0].tool_calls
+    assert msgspec.json.decode(changed.arguments) == sent
+
+
+def test_an_example_in_the_schema_of_a_tool_is_private_if_its_property_is() -> None:
+    schema = {"properties": {"password": {"type": "string", "default": "hunter2"}}}
+    request = conversation("hi", tools=(Tool(name="t", parameters=schema),))
+    (tool,) = REDACTOR.redact(request).request.tools
+    assert tool.parameters["properties"]["password"]["default"] == "[SECRET_1]"
 
 
 def test_a_tool_call_without_anything_private_keeps_its_spelling() -> None:
