@@ -53,25 +53,28 @@ _MARKED_UP = re.compile(
     r"(?:[^<>\n\0]{0,80}>|\s{0,4}:?\s{0,4}</[A-Za-z]{1,16}>)(?:\s{0,8}</?[A-Za-z][^<>\0]{0,80}>){0,4}\s{0,8}(?P<plain>[^<>\n\0]{1,256}?)\s{0,8}<"
 )
 _INPUT = re.compile(r"""["']?[^<>\n\0]{0,60}?\bvalue\s?=\s?"(?P<b>[^"\n\0]{1,256})\"""")
-_VERBS = """is are was were be equals became remains reads ist lautet lauten war sind est sont était es
+_VERBS = """is are was were be equals became remains reads ist lautet lauten heißt heisst war sind est sont était es
     son era será è é sono são foi jest są brzmi to je sú er är on ole este sunt e van az adalah ialah
-    yaitu là olarak этo это был есть be είναι ήταν هو هي كان הוא היא היה है था হল என்பது from as with"""
+    yaitu là olarak этo это был есть be είναι ήταν هو هي كان הוא היא היה है था হল என்பது from as with ni ay е є гласи је هست است"""
 _VERB = "|".join(sorted(_VERBS.split(), key=len, reverse=True))
 _WORD_CHARS = r"""(?:[^\s.:=|,;!?"'’`“”«»()<>\0]|(?<=\w)['’](?=\w)|[.:](?=\w))"""
 # Words never begin or end in two ways, or the time would not be linear.
 _FILLER = rf"(?:[ ]{{1,2}}{_WORD_CHARS}{{1,32}}+){{0,7}}?"
 _NOW = r"(?:\s(?:now|currently|still|set|changed|to|the|le|der|die|das|el|la|il|jetzt|aktuell|also)\b){0,2}"
 _SAID = re.compile(
-    rf"{_CLOSED}{_FILLER}\s{{1,2}}(?:(?:{_VERB})\b{_NOW}|-)\s?:?\s{{1,3}}[*_]{{0,2}}{_VALUE}",
+    rf"{_CLOSED}{_FILLER}\s{{1,2}}(?P<verb>(?:{_VERB})\b{_NOW}|-)\s?:?\s{{1,3}}[*_]{{0,2}}{_VALUE}",
     re.IGNORECASE,
 )
+_MAX_VERBS = 3
+_ASIDE = re.compile(rf"(?:[ ]{{1,2}}{_WORD_CHARS}{{1,32}}+){{1,5}}?,[ ]{_VALUE}")
 _SAID_LATER = re.compile(rf"{_CLOSED}{_FILLER}\s{{0,2}}(?:[:=→⇒]|->)\s{{0,3}}[*_]{{0,2}}{_VALUE}")
 _SAID_UNSPACED = re.compile(
     r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{0,8}?"
     rf"(?:は|が|是|为|為|就是|叫|은|는|이|가|คือ|:)\s{{0,2}}{_VALUE}"
 )
 _BESIDE = re.compile(
-    rf"{_CLOSED}[ ]{{1,3}}(?:(?:number|no|nr|code|for|of|de|di|del|da|von|für|pour)\.?[ ])?[*_]{{0,2}}{_VALUE}"
+    rf"{_CLOSED}[ ]{{1,3}}(?:(?:number|no|nr|code|for|of|de|di|del|da|von|für|pour)\.?[ ])?"
+    rf"(?:[^\x00-\x7f]{{1,12}}[ ]){{0,2}}[*_]{{0,2}}{_VALUE}"
 )
 _BELOW = re.compile(
     rf"""["'*_`]{{0,3}}:?[*_]{{0,2}}[ ]{{0,3}}\r?\n[ ]{{0,12}}[*_]{{0,2}}{_VALUE}(?=\s{{0,4}}(?:\n|\Z))"""
@@ -82,7 +85,7 @@ _CELL = re.compile(
 )
 _BY_JOIN: tuple[tuple[Join, tuple[re.Pattern[str], ...]], ...] = (
     ("set", (_SET, _PAIRED, _CALLED, _MARKED_UP, _INPUT)),
-    ("said", (_SAID, _SAID_LATER, _SAID_UNSPACED, _BELOW)),
+    ("said", (_SAID, _SAID_LATER, _SAID_UNSPACED, _BELOW, _ASIDE)),
     ("shown", (_CELL, _LISTED)),
     ("beside", (_BESIDE,)),
 )
@@ -92,8 +95,13 @@ def candidates(text: str, end: int) -> Iterator[Candidate]:
     """What may be the private text after a word that ends at *end*, the surest first."""
     for join, patterns in _BY_JOIN:
         for pattern in patterns:
-            if match := pattern.match(text, end):
+            place = end
+            for _ in range(_MAX_VERBS if pattern is _SAID else 1):
+                if not (match := pattern.match(text, place)):
+                    break
                 yield _candidate(match, join)
+                if pattern is _SAID:  # the verb may have been a word of the subject
+                    place = match.end("verb")
 
 
 def _candidate(match: re.Match[str], join: Join) -> Candidate:

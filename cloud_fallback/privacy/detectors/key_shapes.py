@@ -102,6 +102,7 @@ _SHAPES = (
     r"[5KL][1-9A-HJ-NP-Za-km-z]{50,51}(?![A-Za-z0-9])",  # Bitcoin
     r"[xyz]prv[1-9A-HJ-NP-Za-km-z]{100,}",
     r"[A-Z0-9]{5}(?:-[A-Z0-9]{5}){4}(?![A-Za-z0-9-])",  # product keys
+    r"\d{6}(?:-\d{6}){7}(?![0-9-])",  # BitLocker
     r"(?:pbkdf2|scrypt|argon2)[\w:]{0,24}\$[A-Za-z0-9./+=$,-]{30,}",
     r"\$(?:2[abxy]|5|6|7|y|argon2(?:id|i|d)|pbkdf2-\w{4,8}|apr1|1|scrypt)\$[A-Za-z0-9./$=,+-]{20,}",
 )

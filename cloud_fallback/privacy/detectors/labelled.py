@@ -15,7 +15,7 @@ from spillover.cloud_fallback.privacy.plain import Span
 _BEFORE_CHARS = 160
 _SAID_BEFORE = re.compile(
     r"""(?:["'`“«](?P<quoted>[^"'`“”«»\n\0]{4,128})["'`”»]|(?<!\S)(?P<plain>[^\s\0"'`]{4,128}))"""
-    r"""[,.]?\s(?:(?:is|was|ist|war|est|es|è|é|это|jest|är|er|as|als|como|comme|come)\s"""
+    r"""(?:\s\w{1,12}){0,2}?[,.]?\s(?:(?:is|was|that's|that\sis|this\sis|it's|ist|war|est|es|è|é|это|jest|är|er|as|als|como|comme|come)\s"""
     r"""(?:(?:the|my|our|your|his|her|their|a|an|mein|meine|das|der|die|le|la|mon|ma|el|mi|il|mio|mia|o"""
     r"""|minha|meu|mijn|min|mitt|мой|наш|Google|new)\s){0,3}|\(\s?(?:the\s|my\s)?)(?:[\w-]{1,20}\s){0,2}\Z""",
     re.IGNORECASE,
@@ -23,6 +23,12 @@ _SAID_BEFORE = re.compile(
 _PAIR = re.compile(
     r"""["'*_)]{0,3}\s{0,2}(?:(?:is|are|sind|lauten|sont|son|são|sono)\s)?[:=]?\s{0,3}[*`"']{0,3}"""
     r"""[\w.@+-]{2,64}[`"']?\s{0,2}[/:|]\s{0,2}[`"']?(?P<plain>[^\s\0"'`]{4,128})""",
+    re.IGNORECASE,
+)
+_DIGIT_GROUPS = re.compile(r"\d{1,4}(?:[ -]\d{1,4}){1,3}(?!\w)")
+_THEN = re.compile(
+    r"[\"'`”»]?[,;.]?\s(?:(?:but|and|then|or|now|later|before|it's|its|is|was|to|und|oder|jetzt|auf|et|à|ou|y|o|a)\s){1,4}"
+    r"[\"'`“«]?(?P<plain>[^\s\0\"'`”»]{4,128})",
     re.IGNORECASE,
 )
 _NEXT_FIELD = re.compile(r"[&;,](?:\s|\Z|[A-Za-z_][\w. -]{0,40}[=:])|[&;,]?\\[nrt]|<|\|")
@@ -35,6 +41,8 @@ def labelled(text: str) -> Iterator[Span]:
         found = _first_accepted(text, label)
         if found is not None:
             yield Span(found.start, found.end, "secret")
+            if label.sort == "password" and (other := _another(text, found.end)):
+                yield other
 
 
 def _first_accepted(text: str, label: Label) -> Candidate | None:
@@ -42,6 +50,7 @@ def _first_accepted(text: str, label: Label) -> Candidate | None:
         return found
     for found in candidates(text, label.end):
         found = found if found.is_quoted else _trimmed(text, label, found)
+        found = _with_more_digits(text, label, found)
         if found.start < found.end and accepts(text, label, found):
             return found
     return _said_before(text, label)
@@ -59,6 +68,25 @@ def _trimmed(text: str, label: Label, found: Candidate) -> Candidate:
     while value and value[-1] in ")]}>*_\"'" and _is_unbalanced(value):
         value = value[:-1].rstrip(".,;:?")
     return replace(found, end=start + len(value))
+
+
+def _with_more_digits(text: str, label: Label, found: Candidate) -> Candidate:
+    """A number is said in groups: 90 42 17."""
+    if label.sort in ("pin", "code", "password") and text[found.start : found.end].isdigit():
+        groups = _DIGIT_GROUPS.match(text, found.start)
+        if groups and groups.end() > found.end:
+            return replace(found, end=groups.end())
+    return found
+
+
+def _another(text: str, end: int) -> Span | None:
+    """A second password: "from … to …", "was … and is now …"."""
+    match = _THEN.match(text, end)
+    if not match:
+        return None
+    value = match["plain"].rstrip(".,;:?")
+    start = match.start("plain")
+    return Span(start, start + len(value), "secret") if is_mixed(value) else None
 
 
 def _is_unbalanced(value: str) -> bool:

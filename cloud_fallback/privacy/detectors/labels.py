@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from spillover.cloud_fallback.privacy.detectors.words import (
+    CODE_HEADS,
     COMPOUNDS,
     HARMLESS_TAILS,
     INTENSIFIERS,
@@ -39,6 +40,8 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z\d_]+|[^\W_]+")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+)[ '’-]{1,2}\Z")
 _UNSPACED = re.compile(r"[\u0e00-\u0e7f\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_CODE_TAILS = ("kod", "koodi", "код")
+"""As in PIN-koodi."""
 _PLACEHOLDER = re.compile(r"\[[A-Z_]+_\d+\]")
 _API = re.compile(r"(?<![A-Za-z])API(?![a-z])")
 
@@ -69,9 +72,19 @@ def labels(text: str) -> Iterator[Label]:
     """In order. Linear in the length of *text*."""
     for match in _pattern().finditer(text):
         start, end = match.span()
-        label = _label(text, start, end)
+        label = _label(text, start, end) or _hidden_label(text, start, end)
         if label is not None:
             yield label
+
+
+def _hidden_label(text: str, start: int, end: int) -> Label | None:
+    """A word that another one overlapped: rootPassword has an otp."""
+    if _begins_a_word(text, start) or not text[start].isascii():
+        return None
+    match = _pattern().search(text[start + 1 : end + MAX_NAME_CHARS])
+    if match is None or match.start() >= end - start - 1:
+        return None
+    return _label(text, start + 1 + match.start(), start + 1 + match.end())
 
 
 def _label(text: str, start: int, end: int) -> Label | None:
@@ -90,7 +103,7 @@ def _label(text: str, start: int, end: int) -> Label | None:
     if not heads and (said := _WORD_BEFORE.search(text, max(0, start - MAX_NAME_CHARS), start)):
         heads = [said[1].lower()]
     tail = [ending.removesuffix("s"), *_segments(text[end + len(ending) : last])]
-    judged = _judged(sort, heads, tail)
+    judged = _judged(sort, word, heads, tail)
     if judged is None:
         return None
     name = text[first:last]
@@ -130,13 +143,17 @@ def _segments(name: str) -> list[str]:
     return [hump.lower() for segment in _SEGMENT.findall(name) for hump in _HUMP.findall(segment)]
 
 
-def _judged(sort: Sort, heads: list[str], tail: list[str]) -> Sort | None:
-    if any(word in HARMLESS_TAILS for word in tail):
+def _judged(sort: Sort, word: str, heads: list[str], tail: list[str]) -> Sort | None:
+    if any(one in HARMLESS_TAILS for one in tail):
         return None
     tail = tail[1:]
+    if sort == "code" and word == "code" and not (heads and heads[-1] in CODE_HEADS):
+        return None
     if sort in ("secret", "key", "pin") and heads and heads[-1] in NOT_SECRET:
         return None
-    if any(not (word.isdigit() or word in NEUTRAL_TAILS) for word in tail):
+    if any(
+        not (one.isdigit() or one in NEUTRAL_TAILS or one.startswith(_CODE_TAILS)) for one in tail
+    ):
         return "key"
     if sort == "key" and any(head in INTENSIFIERS for head in heads[-2:]):
         return "secret"

@@ -20,6 +20,6 @@ def mac_addresses(text: str) -> Iterator[Span]:
     for match in _MAC.finditer(text):
         found = match.group()
         digits = set(found.lower()) - set(":.-")
-        is_number = "." in found and not any(map(str.isalpha, found))
+        is_number = "." in found and not found.islower()
         if len(digits) >= _MIN_KINDS and not is_number:
             yield Span(*match.span(), "mac_address")

@@ -208,7 +208,7 @@ _NAMES = r"""ssn|social\ssecurity(?:\s(?:number|no))?|itin|national\s(?:insuranc
     |pan(?:\scard)?|nric|fin|my\s?kad|id\snumber|id\scard|identity\s(?:card|number)|passport|driv(?:er'?s|ing)\slicen[cs]e
     |steuer-?(?:id|nummer|identifikationsnummer)\w{0,2}|steuerliche\sidentifikationsnummer|sozialversicherungsnummer
     |rentenversicherungsnummer|svnr|(?:personal)?ausweis(?:nummer|nr)?|reisepass(?:nummer|nr)?|führerschein(?:nummer)?|ahv(?:-?nummer)?
-    |sécurité\ssociale|nir|insee|passeport|permis\sde\sconduire|carte\sd'identité|niss|rijksregisternummer|numéro\snational
+    |sécurité\ssociale|numéro\sfiscal|nir|insee|passeport|permis\sde\sconduire|carte\sd'identité|niss|rijksregisternummer|numéro\snational
     |dni|nie|nif|nss|cuil|cuit|curp|rut|run|cédula|cedula|pasaporte|seguridad\ssocial|cpf|rg|cnh|passaporte|contribuinte
     |codice\sfiscale|carta\sd'identità|bsn|burgerservicenummer|sofinummer|paspoort(?:nummer)?|personnummer|samordningsnummer
     |fødselsnummer|fodselsnummer|cpr(?:-?nummer)?|hetu|henkilötunnus|kennitala|isikukood|asmens\skodas|personas\skods
@@ -225,6 +225,26 @@ _AFTER_NAME = re.compile(
     re.IGNORECASE,
 )
 _MIN_NAMED_DIGITS = 4
+_ALSO_WORDS = frozenset(
+    {
+        "sin",
+        "run",
+        "tin",
+        "fin",
+        "pan",
+        "taj",
+        "rg",
+        "nir",
+        "nip",
+        "nie",
+        "rut",
+        "nik",
+        "sss",
+        "oib",
+    }
+)
+"""In lower case they mean something else."""
+_OTHER_NUMBER = re.compile(r"\d+\.\d+(?:\s|\Z)|[a-z]+[ -]")
 
 
 @cache
@@ -248,7 +268,8 @@ def national_ids(text: str) -> Iterator[Span]:
                 if check(_bare(match.group())):
                     yield Span(*match.span(), "national_id")
     for name in _any_name().finditer(text):
-        if not text[name.start() - 1 : name.start()].isalnum():
+        is_word = not text[name.start() - 1 : name.start()].isalnum()
+        if is_word and (name.group() not in _ALSO_WORDS):
             yield from _named(text, name.end())
 
 
@@ -256,7 +277,8 @@ def _named(text: str, end: int) -> Iterator[Span]:
     match = _AFTER_NAME.match(text, end)
     if match:
         number = _without_words(match[1])
-        if sum(map(str.isdigit, number)) >= _MIN_NAMED_DIGITS:
+        enough = sum(map(str.isdigit, number)) >= _MIN_NAMED_DIGITS
+        if enough and not _OTHER_NUMBER.match(number):
             yield Span(match.start(1), match.start(1) + len(number), "national_id")
 
 

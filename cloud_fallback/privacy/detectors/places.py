@@ -83,6 +83,13 @@ _PLACES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
             r"\bnet\s(?:user|use)\s{1,2}(?:/\w+\s)?[\w.\\:$-]{1,64}\s{1,2}(?:\\\\[\w.\\$-]{1,64}\s{1,2})?(?![/\\])([^\s\0]{4,128})(?=\s{1,2}/)",
         ),
         (
+            ("/p",),
+            r"\b(?:xfreerdp|rdesktop|mstsc|cmdkey|net|runas)\b[^\n\0]{0,160}?\s/p(?:ass(?:word)?)?:"
+            + _ARGUMENT,
+        ),
+        (("securestring",), r"\bConvertTo-SecureString\s(?:-String\s)?[\"']([^\"'\n\0]{4,128})"),
+        (("google",), r"(?<!\w)(G-\d{6})(?!\d)"),
+        (
             ("identified",),
             r"\bidentified\s(?:with\s\w+\s)?by\s(?:password\s)?[\"']([^\"'\n\0]{4,128})",
         ),
@@ -124,14 +131,16 @@ _PLACES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
         ),
     )
 )
+_LINES_BEFORE = 3
+_CHARS_BEHIND = 512
 _BASIC = re.compile(r"\bbasic\s+([A-Za-z0-9+/_-]{4,}={0,2})", re.IGNORECASE)
 
 
 def placed_secrets(text: str) -> Iterator[Span]:
-    folded = text.casefold()
+    folded = text.replace("İ", "I").lower()  # the only letter that gets longer
     for words, pattern in _PLACES:
-        if any(word in folded for word in words):
-            for match in pattern.finditer(text):
+        for start, end in _around(folded, words):
+            for match in pattern.finditer(text, start, end):
                 group = match.lastindex
                 assert group is not None
                 if not stands_for_one(match[group]):
@@ -142,10 +151,29 @@ def placed_secrets(text: str) -> Iterator[Span]:
                 yield Span(*match.span(1), "secret")
 
 
+def _around(folded: str, words: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """The lines that have one of *words*, with two lines before and some text behind them, in order
+    and without overlap: the rest of a long text need not be searched."""
+    found = sorted(
+        match.start() for word in words for match in re.finditer(re.escape(word), folded)
+    )
+    done = 0
+    for place in found:
+        if place < done:
+            continue
+        start = place
+        for _ in range(_LINES_BEFORE):
+            start = max(folded.rfind("\n", 0, max(0, start - 1)) + 1, 0)
+        end = folded.find("\n", place + _CHARS_BEHIND)
+        end = len(folded) if end < 0 else end
+        yield max(start, done), end
+        done = end
+
+
 def _is_login(encoded: str) -> bool:
     """Base64 of a name and a password, as HTTP's basic authentication sends it (RFC 7617)."""
     try:
-        decoded = b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-    except binascii.Error:
+        decoded = b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
         return False
-    return b":" in decoded and all(byte >= 32 for byte in decoded)
+    return ":" in decoded and decoded.isprintable()

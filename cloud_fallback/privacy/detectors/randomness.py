@@ -60,7 +60,7 @@ def _is_of_words(token: str) -> bool:
     words = [
         hump
         for hump in _HUMP.findall(token)
-        if len(hump) >= _MIN_WORD_CHARS and _VOWEL.search(hump)
+        if len(hump) >= _MIN_WORD_CHARS and not hump.isupper() and _VOWEL.search(hump)
     ]
     n_chars = sum(map(len, words))
     return n_chars >= 2 * _MIN_WORD_CHARS and len(token) - n_chars <= _MAX_CHARS_BETWEEN

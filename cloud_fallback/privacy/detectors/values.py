@@ -39,19 +39,22 @@ _TECHNICAL = re.compile(
     r"(?:sha|md|utf|base|aes|rsa|hs|rs|es|ipv|oauth|tls|ssl|https?|v|php|py|python|java|win|windows|mp|x"
     r"|h|bcrypt|argon|scrypt|pbkdf|blake|crc|ascii|latin|iso|rfc|cp|level|step|chapter|version"
     r"|line|page|table|figure|section|part|item|day|week|room|user|node|host|port|field|col|row|test|q)"
-    r"[-_ ]?\d+(?:[-_.]?\w+)*|\d+(?:st|nd|rd|th|px|%|x|k|m|s|h|d|bits?|bytes?|chars?|days?|min)"
-    r"|[A-Za-z_-]+\.\w{1,4}|\d+[-–/.:]\d+(?:[-–/.:]\d+)*|[\d.,]+[%$€£]?|[$€£][\d.,]+",
+    r"[-_ ]?\d+(?:[-_.]\w+)*|\d+(?:st|nd|rd|th|px|%|x|k|m|s|h|d|bits?|bytes?|chars?|days?|min)"
+    r"|[A-Za-z_-]+\.(?:[A-Za-z]\w{0,3}|7z)|\d+[-–/.:]\d+(?:[-–/.:]\d+)*|[\d.,]+[%$€£]|\d+[.,]\d+|[$€£][\d.,]+",
     re.IGNORECASE,
 )
 _END_OF_ENTRY = re.compile(r"""\s{0,2}(?:[\n,;|"')]|\.(?:\s|\Z)|\Z)""")
 _END_OF_LINE = re.compile(r"[ \t]{0,8}(?:\r?\n|\Z|[;&])")
 _LISTED_BEFORE = re.compile(r"(?:,|/|\band|\bund|\bet|\by|\be)\s?\Z")
-_NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|[\d.]+")
+_NUMBER = re.compile(r"arn:.*|S-1-[\d-]+|0x[0-9a-fA-F]{1,16}|[\d.]+")
 _MINE = re.compile(r"\b(?:my|our)\s(?:[\w-]{1,20}\s){0,3}\Z", re.IGNORECASE)
 _PARTICIPLE = re.compile(r"\w+(?:ed|ing|able|ible|ful|less|ly|ive|ous|ory|ent|ant)\Z")
-_DIGITS = re.compile(r"\d{3,8}|\d(?:[ -]\d){3,7}|\d{2}[ -]\d{2}|\d{3}[ -]\d{3}")
+_DIGITS = re.compile(
+    r"[#*]?\d{3,8}[#*]?|\d(?:[ -]\d){3,7}|\d{1,2}(?:[ -]\d{1,2}){1,3}|\d{3}[ -]\d{3}"
+)
 _CODES = re.compile(
-    r"\d{4,8}|\d{3}[ -]\d{3}|(?=[A-Za-z-]*\d)[A-Za-z0-9]{4,12}(?:-[A-Za-z0-9]{2,12}){0,5}"
+    r"[#*]?\d{4,8}[#*]?|\d{2,4}(?:[ -]\d{2,4}){1,3}"
+    r"|(?=[A-Za-z-]*\d)[A-Za-z0-9]{4,12}(?:-[A-Za-z0-9]{2,12}){0,5}"
 )
 _SHORT_PIN = re.compile(r"c[vi][vcd]2?|secur|sicher|seguri|sicur|sécu|prüf|verific|crypt", re.I)
 
@@ -67,7 +70,7 @@ def accepts(text: str, label: Label, found: Candidate) -> bool:
     if label.sort == "pin":
         return _is_pin(text[label.start : label.end], found, value)
     if label.sort == "code":
-        return bool(_CODES.fullmatch(value))
+        return bool(_CODES.fullmatch(value)) and not _TECHNICAL.fullmatch(value)
     return False
 
 
@@ -109,6 +112,8 @@ def is_mixed(value: str) -> bool:
 def _is_password(text: str, label: Label, found: Candidate, value: str) -> bool:
     if len(value) < MIN_PASSWORD_CHARS:
         return False
+    if found.join != "shown" and _DIGITS.fullmatch(value) and len(value) >= MIN_PASSWORD_CHARS:
+        return found.join in ("set", "said")
     if found.join in ("beside", "said") and not _is_noun(text, label):
         return False
     if found.is_quoted:
@@ -212,7 +217,7 @@ def _signed(value: str) -> bool:
 def _is_pin(name: str, found: Candidate, value: str) -> bool:
     if not _DIGITS.fullmatch(value):
         return False
-    if len(value) < MIN_PASSWORD_CHARS and not _SHORT_PIN.search(name):
+    if sum(map(str.isdigit, value)) < MIN_PASSWORD_CHARS and not _SHORT_PIN.search(name):
         return False
     said_beside = found.join == "beside" and name in ("pin", "pins", "puk")
     return not (said_beside or name in ("tan", "otp"))

@@ -32,14 +32,14 @@ WORDS: dict[Sort, tuple[str, ...]] = {
         slaptažodis parole parool fjalëkalim lykilorð pasahitza kata_sandi
         kata_laluan mật_khẩu mat_khau nenosiri wagwoord focal_faire пароль пароля
         паролем паролю паролі пароли парола лозинка құпиясөз κωδικός_πρόσβασης
-        κωδικός κωδικό συνθηματικό 密码 密碼 口令 パスワード パスフレーズ 合言葉 비밀번호 패스워드 암호
+        κωδικός κωδικό συνθηματικό 密码 密碼 口令 パスワード パスフレーズ 合言葉 비밀번호 비번 패스워드 암호
         كلمة_المرور كلمة_السر كلمة_مرور كلمة_سر رمز_عبور گذرواژه پاس_ورڈ סיסמה סיסמא
         סיסמת पासवर्ड कूटशब्द পাসওয়ার্ড கடவுச்சொல் రహస్యపదం รหัสผ่าน პაროლი
         գաղտնաբառ"""
     ),
     "secret": _words(
         """secret geheimnis token jeton fichas_de_acceso apikey apitoken bearer webhook_url
-        signature sig sas jwt hmac authkey auth authorization passkey sessionid
+        signature sig sas totp_seed otp_seed seed_key stream_key jwt hmac authkey auth authorization passkey sessionid
         session_id phpsessid jsessionid sid csrftoken xsrf_token access_code токен
         секрет секретный 令牌 トークン シークレット 토큰 시크릿 טוקן टोकन โทเค็น توکن"""
     ),
@@ -50,7 +50,7 @@ WORDS: dict[Sort, tuple[str, ...]] = {
         ключът κλειδί 密钥 密鑰 金鑰 秘钥 秘鑰 鍵 キー 키 مفتاح کلید מפתח कुंजी कीज คีย์ გასაღები"""
     ),
     "pin": _words(
-        """pin pins pincode pinkode pinkod geheimzahl geheimnummer code_secret cvv cvv2 cvc
+        """combination kombination pin pins pincode pinkode pinkod geheimzahl geheimnummer code_secret cvv cvv2 cvc
         cvc2 security_code card_code card_verification sicherheitscode
         kartenprüfnummer prüfziffer código_de_seguridad codigo_de_seguridad
         código_de_segurança codice_di_sicurezza code_de_sécurité cryptogramme
@@ -59,7 +59,8 @@ WORDS: dict[Sort, tuple[str, ...]] = {
         pin_kodu pin_код 暗証番号 暗证码 セキュリティコード 핀번호 핀_번호 पिन"""
     ),
     "code": _words(
-        """verification_code confirmation_code one_time_code one_time_password
+        """code codewort code_d'accès code_d_accès codice_di_accesso código_de_acceso код_из_смс
+        код_доступа verification_code confirmation_code one_time_code one_time_password
         authentication_code authenticator_code login_code auth_code unlock_code
         2fa_code mfa_code sms_code backup_code backup_codes recovery_code
         recovery_codes reset_code activation_code bestätigungscode einmalcode
@@ -69,7 +70,7 @@ WORDS: dict[Sort, tuple[str, ...]] = {
         код_з_смс 验证码 驗證碼 確認コード 認証コード 인증번호 인증_코드 رمز_التحقق सत्यापन_कोड รหัสยืนยัน"""
     ),
     "login": _words(
-        """login credential credentials creds zugangsdaten anmeldedaten identifiants
+        """wifi wi_fi wlan ssid log_into log_in_to sign_in login credential credentials creds zugangsdaten anmeldedaten identifiants
         credenciales credenciais credenziali inloggegevens logowanie логин
         учётные_данные 账号密码 ログイン情報"""
     ),
@@ -99,6 +100,14 @@ COMPOUNDS = _set(
 )
 """Names written as one word whose end is one of WHOLE_ONLY."""
 
+CODE_HEADS = _set(
+    """verification confirmation security login access guard unlock reset activation auth backup
+    recovery sms door gate alarm safe entry pairing 2fa mfa otp pin authentication authenticator
+    steam invite entsperr zugangs sicherheits bestätigungs tür freischalt aktivierungs einmal
+    wiederherstellungs toegangs ontgrendel verificatie passage"""
+)
+"""Words that make a code a secret."""
+
 INTENSIFIERS = _set(
     """api access secret private subscription account license licence product activation
     encryption decryption signing shared storage service functions function security
@@ -110,7 +119,7 @@ INTENSIFIERS = _set(
 """Words that make a key a secret."""
 
 NOT_SECRET = _set(
-    """public primary foreign cache sort partition unique hot index object routing
+    """pagination starting continuation idempotency page public primary foreign cache sort partition unique hot index object routing
     lookup row composite group dict map hash shard natural surrogate candidate
     compound arrow enter return escape shift ctrl control alt tab space backspace
     delete function home end down up left right answer major minor musical piano car

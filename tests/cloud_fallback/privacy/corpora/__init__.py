@@ -5,13 +5,14 @@ PRIVATE: (kind, text with each private part between ⟦ and ⟧). HARMLESS: text
 
 from __future__ import annotations
 
-from . import basics, configurations, harmless, languages, numbers
+from . import basics, configurations, elsewhere, harmless, languages, numbers
 
 PRIVATE: list[tuple[str, str]] = [
     *basics.PRIVATE,
     *configurations.PRIVATE,
     *languages.PRIVATE,
     *numbers.PRIVATE,
+    *elsewhere.PRIVATE,
 ]
 HARMLESS: list[str] = [*basics.HARMLESS, *harmless.HARMLESS]
 
