@@ -39,7 +39,7 @@ from tests.fakes.script import Act
 
 REST = " Then a cloud came by. The end."
 WHOLE = "A tale of the cloud's own."
-NEVER_S = 3_600.0
+NEVER_S = 120.0
 HASTY = msgspec.structs.replace(CALM, stall_s=0.3)
 PATIENT = msgspec.structs.replace(
     CALM, stall_s=NEVER_S, queue_s=NEVER_S, first_token_s=NEVER_S, sensor_dwell=1
