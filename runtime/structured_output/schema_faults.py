@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 from llguidance import LLMatcher
 
-from spillover.runtime.structured_output.schema_rewrites import counts_repeated_names
+from spillover.runtime.structured_output.member_counts import (
+    MAX_WAYS,
+    counts_repeated_names,
+    has_too_many_ways,
+)
 from spillover.runtime.structured_output.subschemas import Schema, mapped, walk
 
 UNSUPPORTED = (
@@ -31,6 +35,7 @@ UNSUPPORTED = (
 """Keywords that no context-free grammar can express, or that llguidance does not support."""
 
 
+COUNTS = ("minProperties", "maxProperties")
 _DEFINITIONS = ("$defs", "definitions")
 MAX_TRIALS = 64
 """Most parts of a schema that are tried one by one."""
@@ -51,6 +56,12 @@ def unheld_place(schema: Schema) -> str:
 def _unheld(schema: Schema) -> str:
     if counts_repeated_names(schema):
         return "minProperties: a name that comes twice would count twice: name the properties"
+    if has_too_many_ways(schema):
+        keyword = "minProperties" if "minProperties" in schema else "maxProperties"
+        return (
+            f"{keyword}: there are more than {MAX_WAYS} ways to reach it with optional properties: "
+            "require some of them"
+        )
     declared, required = schema.get("properties"), schema.get("required")
     if not isinstance(declared, dict) or len(declared) <= MAX_OPTIONAL:
         return ""
@@ -96,6 +107,8 @@ def _freed_place(schema: Schema, n_trials: Iterator[int]) -> Schema:
             schema["anyOf"] = branches
     if counts_repeated_names(schema):
         del schema["minProperties"]
+    if has_too_many_ways(schema):
+        schema = {name: v for name, v in schema.items() if name not in COUNTS}
     if _unheld(schema):
         schema = {"type": "object"}
     return schema

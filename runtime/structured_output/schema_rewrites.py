@@ -6,8 +6,8 @@ import functools
 from typing import Any
 
 from llguidance import LLMatcher
-from msgspec import Struct
 
+from spillover.runtime.structured_output.member_counts import with_counts
 from spillover.runtime.structured_output.subschemas import Schema, mapped
 
 _IN_PLACE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
@@ -38,7 +38,7 @@ def _reworded(schema: Schema) -> Schema:
             schema.setdefault(additional, schema.pop(unevaluated))
     if "propertyNames" in schema:
         schema = _with_property_names(schema)
-    return _with_counts(_with_bounds(schema))
+    return with_counts(_with_bounds(schema))
 
 
 def _with_bounds(schema: Schema) -> Schema:
@@ -57,51 +57,6 @@ def _with_bounds(schema: Schema) -> Schema:
         if type(schema.get(name)) in (int, float)
     }
     return {**schema, **bounds}
-
-
-def _with_counts(schema: Schema) -> Schema:
-    """Counts of members that the names alone decide are said by the names."""
-    counts = _Counts.of(schema)
-    if counts is None:
-        return schema
-    least, most = schema.get("minProperties"), schema.get("maxProperties")
-    possible = counts.possible
-    if type(least) is int and least <= counts.n_required:
-        schema = _without(schema, "minProperties")
-    elif possible is not None and least == len(possible):
-        schema = {**_without(schema, "minProperties"), "required": list(possible)}
-    if type(most) is int and possible is not None and most >= len(possible):
-        schema = _without(schema, "maxProperties")
-    return schema
-
-
-class _Counts(Struct, frozen=True):
-    """How many members an object has, by their names."""
-
-    n_required: int
-    possible: tuple[str, ...] | None
-    """All that it may have, where others are forbidden."""
-
-    @classmethod
-    def of(cls, schema: Schema) -> _Counts | None:
-        """None for keywords of the wrong type, of which llguidance says what is wrong."""
-        required, declared = schema.get("required", []), schema.get("properties", {})
-        if not isinstance(required, list) or not isinstance(declared, dict):
-            return None
-        names = {name for name in required if isinstance(name, str)}
-        is_closed = schema.get("additionalProperties") is False
-        is_closed = is_closed and not schema.get("patternProperties") and names <= set(declared)
-        possible = tuple(name for name, inner in declared.items() if inner is not False)
-        return cls(len(names), possible if is_closed else None)
-
-
-def counts_repeated_names(schema: Schema) -> bool:
-    """Whether a name that comes twice would count twice. It is one member of the parsed value, and
-    no grammar can keep it from coming again."""
-    least, counts = schema.get("minProperties"), _Counts.of(schema)
-    if type(least) is not int or counts is None or counts.possible is not None:
-        return False
-    return least > counts.n_required + 1
 
 
 def _with_property_names(schema: Schema) -> Schema:

@@ -4,6 +4,7 @@ grammar can say is refused by name and place."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 from typing import Any
@@ -163,6 +164,85 @@ def test_the_bounds_of_openapi_are_held(factory: ConstraintFactory) -> None:
     draw = random.Random(1)
     texts = {wandered(factory, schema, draw) for _ in range(12)}
     assert texts - {None} == {"6", "7"}
+
+
+def counted(n: int, *required: str, others: Any = False, **counts: int) -> Any:
+    properties = {f"p{i}": SMALL for i in range(n)}
+    return {"type": "object", "properties": properties, "required": [*required],
+            "additionalProperties": others, **counts}  # fmt: skip
+
+
+COUNTED = {
+    "at least one": counted(3, minProperties=1),
+    "at least two": counted(4, minProperties=2),
+    "at most one": counted(3, maxProperties=1),
+    "at most two": counted(4, maxProperties=2),
+    "exactly one": counted(3, minProperties=1, maxProperties=1),
+    "two or three": counted(5, minProperties=2, maxProperties=3),
+    "one beside what is required": counted(4, "p1", minProperties=2),
+    "one or two beside it": counted(4, "p3", minProperties=2, maxProperties=3),
+    "nothing beside it": counted(3, "p0", maxProperties=1),
+    "one more than is described": counted(2, others=SMALL, minProperties=3),
+    "at least one, open": counted(3, others=SMALL, minProperties=1),
+    "at least two, open": counted(3, others=SMALL, minProperties=2),
+    "at most two, open": counted(3, others=SMALL, maxProperties=2),
+    "two beside what is required, open": counted(3, "p2", others=SMALL, minProperties=3),
+    "one or two, open": counted(2, others=SMALL, minProperties=1, maxProperties=2),
+    "with required alternatives": {
+        **counted(4, maxProperties=2), "anyOf": [{"required": ["p0"]}, {"required": ["p2"]}]},
+    "with alternatives of all": {
+        **counted(3, minProperties=2),
+        "allOf": [{"anyOf": [{"required": ["p1"]}, {"required": ["p2"]}]}]},
+}  # fmt: skip
+
+
+def written_members(names: tuple[str, ...]) -> str:
+    return "{" + ", ".join(f'"{name}": 1' for name in names) + "}"
+
+
+def is_let_through(factory: ConstraintFactory, schema: Any, text: str) -> bool:
+    constraint = factory.from_start(JsonSchema(schema=schema))()
+    tokens = factory.vocabulary.tokens_of(text)
+    for token in tokens:
+        if not constraint.allows(token):
+            return False
+        constraint.accept(token)
+    return constraint.is_complete or constraint.allows(next(iter(factory.vocabulary.eog_tokens)))
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_of_optional_members_are_those_of_the_parsed_object(
+    factory: ConstraintFactory, name: str
+) -> None:
+    """Most of them were a 400."""
+    schema = COUNTED[name]
+    validator = jsonschema.Draft202012Validator(schema)
+    described = tuple(schema["properties"])
+    n_valid = 0
+    for n in range(len(described) + 1):
+        for named in itertools.combinations(described, n):
+            for extra in ((), ("x",), ("x", "x"), ("x", "y")):
+                text = written_members(named + extra)
+                is_valid = validator.is_valid(json.loads(text))
+                passes = is_let_through(factory, schema, text)
+                assert is_valid or not passes, text
+                if len(extra) < 2 and is_valid:  # of two others, the names might be the same
+                    assert passes, text
+                    n_valid += 1
+    assert n_valid
+
+
+def test_counts_that_can_be_reached_in_very_many_ways_are_refused(
+    factory: ConstraintFactory,
+) -> None:
+    for schema in (
+        counted(12, minProperties=6),
+        counted(400, minProperties=200, maxProperties=300),
+        counted(9, others=True, maxProperties=4),
+    ):
+        with pytest.raises(InvalidRequest, match="there are more than 64 ways to reach it"):
+            factory.from_start(JsonSchema(schema=schema))
+    assert freed(counted(12, minProperties=6)) == counted(12)
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
