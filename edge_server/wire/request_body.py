@@ -28,10 +28,9 @@ from spillover.runtime.request import (
     AnswerDefaults,
     GenerationRequest,
     JsonSchema,
-    ResponseFormat,
 )
 from spillover.runtime.sampling import MAX_LOGIT_BIAS, Sampling
-from spillover.runtime.structured_output.limits import check_schema
+from spillover.runtime.structured_output.limits import check_schema, with_bounds_that_travel
 
 MAX_MESSAGES = 4_096
 """Of one conversation."""
@@ -274,7 +273,7 @@ def request_of(
         "response_format": None if wanted is None else wanted.response_format,
     }
     try:
-        _check_schemas(fields["response_format"], fields.get("tools", ()))
+        _check_schemas(fields)
         return msgspec.convert(fields, GenerationRequest).checked()
     except msgspec.ValidationError as error:
         raise _as_sent(_named(error), body) from error
@@ -285,13 +284,17 @@ def request_of(
         raise _as_sent(bad_request(str(error), error.param), body) from error
 
 
-def _check_schemas(wanted: ResponseFormat | None, tools: tuple[dict[str, Any], ...]) -> None:
+def _check_schemas(fields: dict[str, Any]) -> None:
     """Refuse large schemas before they are copied and sent to another process."""
+    wanted = fields["response_format"]
     if isinstance(wanted, JsonSchema):
         check_schema(wanted.schema, ResponseFormatRefused)
-    for index, tool in enumerate(tools):
+        schema = with_bounds_that_travel(wanted.schema)
+        fields["response_format"] = replace(wanted, schema=schema)
+    for index, tool in enumerate(fields.get("tools", ())):
         param = f"tools[{index}].function.parameters"
         check_schema(tool["parameters"], partial(InvalidRequest, param=param))
+        tool["parameters"] = with_bounds_that_travel(tool["parameters"])
 
 
 def _as_sent(error: WireError, body: CommonBody) -> WireError:

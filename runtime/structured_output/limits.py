@@ -4,11 +4,12 @@ running answers."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.structured_output.subschemas import Schema, mapped
 
 Refuse: TypeAlias = Callable[[str], InvalidRequest]
 """Makes the error from its reason: ResponseFormatRefused, or one that names a tool's field."""
@@ -20,6 +21,10 @@ MAX_SCHEMA_NODES = 20_000
 """Objects, arrays and values in a schema."""
 MAX_GRAMMAR_CHARS = 1 << 17
 MAX_PATTERN_CHARS = 8_192
+
+BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_LARGEST = 10**300
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def check_schema(schema: dict[str, Any], refuse: Refuse) -> None:
@@ -41,6 +46,27 @@ def check_schema(schema: dict[str, Any], refuse: Refuse) -> None:
         return  # a value that cannot be sent, which GenerationRequest.checked() names
     if n_bytes > MAX_SCHEMA_BYTES:
         raise refuse(f"the schema is larger than {MAX_SCHEMA_BYTES} bytes: shorten it")
+
+
+def with_bounds_that_travel(schema: dict[str, Any]) -> dict[str, Any]:
+    """*schema*, in which bounds that no message can carry, because they have more than 64 bits,
+    are the nearest floating-point numbers."""
+    try:
+        _encode(schema)
+    except OverflowError:
+        return cast(dict[str, Any], mapped(schema, _with_floats))
+    except ValueError:
+        pass  # GenerationRequest.checked() names it
+    return schema
+
+
+def _with_floats(schema: Schema) -> Schema:
+    bounds = {
+        name: float(max(-_LARGEST, min(value, _LARGEST)))
+        for name in BOUNDS
+        if type(value := schema.get(name)) is int and not -(2**63) <= value < 2**64
+    }
+    return {**schema, **bounds}
 
 
 def _inside(value: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from spillover.runtime.structured_output.member_counts import (
     counts_repeated_names,
     has_too_many_ways,
 )
+from spillover.runtime.structured_output.schema_rewrites import bound_out_of_reach
 from spillover.runtime.structured_output.subschemas import Schema, mapped, walk
 
 UNSUPPORTED = (
@@ -54,6 +55,8 @@ def unheld_place(schema: Schema) -> str:
 
 
 def _unheld(schema: Schema) -> str:
+    if keyword := bound_out_of_reach(schema):
+        return f"{keyword}: no number beyond 64-bit integers can be asked for"
     if counts_repeated_names(schema):
         return "minProperties: a name that comes twice would count twice: name the properties"
     if has_too_many_ways(schema):
@@ -105,6 +108,8 @@ def _freed_place(schema: Schema, n_trials: Iterator[int]) -> Schema:
         else:
             schema = {name: v for name, v in schema.items() if name != "oneOf"}
             schema["anyOf"] = branches
+    if keyword := bound_out_of_reach(schema):
+        del schema[keyword]
     if counts_repeated_names(schema):
         del schema["minProperties"]
     if has_too_many_ways(schema):

@@ -8,6 +8,7 @@ from typing import Any
 from llguidance import LLMatcher
 
 from spillover.runtime.structured_output.member_counts import with_counts
+from spillover.runtime.structured_output.one_of import with_exclusive_branches
 from spillover.runtime.structured_output.subschemas import Schema, mapped
 
 _IN_PLACE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
@@ -20,11 +21,11 @@ _LEAST, _GREATEST = 2048 - 2**63, 2**63 - 1024
 
 def with_known_keywords(schema: Schema) -> Schema:
     """*schema* reworded so that it uses as few keywords as possible that llguidance lacks."""
-    changed: Schema = mapped(schema, _reworded)
+    changed: Schema = mapped(schema, lambda inner: _reworded(inner, schema))
     return changed
 
 
-def _reworded(schema: Schema) -> Schema:
+def _reworded(schema: Schema, root: Schema) -> Schema:
     if schema.get("uniqueItems") is False:
         del schema["uniqueItems"]
     if isinstance(name := schema.get("format"), str) and not _knows_format(name):
@@ -38,7 +39,7 @@ def _reworded(schema: Schema) -> Schema:
             schema.setdefault(additional, schema.pop(unevaluated))
     if "propertyNames" in schema:
         schema = _with_property_names(schema)
-    return with_counts(_with_bounds(schema))
+    return with_counts(_with_bounds(with_exclusive_branches(schema, root)))
 
 
 def _with_bounds(schema: Schema) -> Schema:
@@ -57,6 +58,17 @@ def _with_bounds(schema: Schema) -> Schema:
         if type(schema.get(name)) in (int, float)
     }
     return {**schema, **bounds}
+
+
+def bound_out_of_reach(schema: Schema) -> str:
+    """The bound that lies beyond all that llguidance can write; empty if there is none."""
+    for name in (*_LOWER, *_UPPER):
+        value = schema.get(name)
+        if isinstance(value, int | float) and (
+            value > _GREATEST if name in _LOWER else value < _LEAST
+        ):
+            return name
+    return ""
 
 
 def _with_property_names(schema: Schema) -> Schema:

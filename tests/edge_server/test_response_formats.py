@@ -250,8 +250,28 @@ def test_what_is_too_large_to_be_read_is_a_400_that_names_it(
     assert answer.json()["error"]["param"] == param
 
 
-def test_a_schema_with_an_integer_beyond_64_bits_is_a_400(http: httpx.Client) -> None:
-    body = {"prompt": "a", "json_schema": {"type": "integer", "maximum": 2**70}}
-    answer = http.post("/completion", json=body)
+def test_bounds_beyond_64_bits_are_kept(http: httpx.Client) -> None:
+    """They were a 400."""
+    number = {"type": "integer", "minimum": -(10**400), "maximum": 2**70}
+    body: dict[str, Any] = {"prompt": "a", "n_predict": 30, "seed": 1, "temperature": 5}
+    answer = http.post("/completion", json=body | {"json_schema": number})
+    assert answer.status_code == 200, answer.text
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"a": number}}}
+    chat = {
+        "messages": STORY,
+        "max_tokens": 3,
+        "tools": [{"type": "function", "function": function}],
+    }
+    answer = http.post("/v1/chat/completions", json=chat)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "schema", [{"const": 2**70}, {"type": "integer", "minimum": 2**70}, {"minimum": 10**400}]
+)
+def test_an_integer_beyond_64_bits_that_is_asked_for_is_a_400(
+    http: httpx.Client, schema: dict[str, Any]
+) -> None:
+    answer = http.post("/completion", json={"prompt": "a", "json_schema": schema})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "json_schema"

@@ -71,6 +71,18 @@ HELD: dict[str, Any] = {
     "recursion": TREE,
     "oneOf": {"oneOf": [SMALL, {"type": "boolean"}, thing(kind={"const": "a"})]},
     "oneOf by a member": {"oneOf": [thing(k={"const": "a"}, x=SMALL), thing(k={"const": "b"})]},
+    "oneOf by a member that is not required": {"oneOf": [
+        {"type": "object", "properties": {"k": {"const": "a"}, "x": SMALL}},
+        {"properties": {"k": {"enum": ["b", "c"]}}, "additionalProperties": SMALL}]},
+    "oneOf by a member of references": {
+        "$defs": {"a~b": {"type": "object", "properties": {"k": {"const": 1}, "x": SMALL},
+                          "required": ["x"]},
+                  "c": {"$ref": "#/$defs/d"},
+                  "d": {"type": "object", "properties": {"k": {"const": True}}}},
+        "oneOf": [{"$ref": "#/$defs/a~0b"}, {"$ref": "#/$defs/c"}],
+        "discriminator": {"propertyName": "k"}},
+    "oneOf by what is required": {**thing(a=SMALL, b=SMALL, c=SMALL), "required": ["c"],
+                                  "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
     "anyOf": {"anyOf": [{"type": "integer", "minimum": 90, "maximum": 120}, SMALL]},
     "allOf": {"allOf": [thing(a=SMALL), {"properties": {"a": {"minimum": 50}}}]},
     "enum": {"enum": [1, "a", None, {"b": [1]}, 1.5, "ü\u2028\"\\"]},
@@ -90,6 +102,7 @@ HELD: dict[str, Any] = {
     "all doubles": {"type": "number", "minimum": -1.7976931348623157e308,
                     "maximum": 1.7976931348623157e308},
     "numbers of int64": {"minimum": -(2**63), "maximum": 2**63 - 1, "type": ["number", "null"]},
+    "far beyond 64 bits": {"type": "integer", "minimum": -1e30, "maximum": 1e25},
     "multipleOf": {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 100},
     "required": {"type": "object", "properties": {"a": SMALL, "b": WORD, "c": WORD},
                  "required": ["c"], "additionalProperties": False},
@@ -245,6 +258,21 @@ def test_counts_that_can_be_reached_in_very_many_ways_are_refused(
     assert freed(counted(12, minProperties=6)) == counted(12)
 
 
+def test_no_branch_of_one_of_is_lost(factory: ConstraintFactory) -> None:
+    tagged = HELD["oneOf by a member of references"]
+    assert is_let_through(factory, tagged, '{"k": 1, "x": 1}')
+    assert is_let_through(factory, tagged, '{"k": true}')
+    assert not is_let_through(factory, tagged, '{"k": 1}')
+    required = HELD["oneOf by what is required"]
+    passing = [
+        text
+        for n in (1, 2, 3)
+        for names in itertools.combinations("abc", n)
+        if is_let_through(factory, required, text := written_members(names))
+    ]
+    assert passing == ['{"a": 1, "c": 1}', '{"b": 1, "c": 1}']
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "not": ({"type": "object", "properties": {"a/b": {"not": SMALL}}}, "#/properties/a~1b/not"),
     "if": ({"if": SMALL, "then": {"minimum": 3}}, "#/if"),
@@ -257,6 +285,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"type": "array", "items": {"type": "object", "additionalProperties": SMALL,
                                     "minProperties": 2}},
         "#/items/minProperties"),
+    "minimum": (thing(a={"type": "integer", "minimum": 1e20}), "#/properties/a/minimum"),
+    "exclusiveMaximum": ({"exclusiveMaximum": -1e20}, "#/exclusiveMaximum"),
     "optional properties": (
         {"type": "object", "properties": {"o": {
             "type": "object", "properties": {f"p{i}": {} for i in range(700)}}}},

@@ -1,0 +1,100 @@
+"""Branches of oneOf that exclude each other, said in a way in which llguidance can see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from spillover.runtime.structured_output.subschemas import Schema
+
+Branches: TypeAlias = list[Schema]
+_MOST_REFERENCES = 8
+_encode = msgspec.json.Encoder().encode
+
+
+def with_exclusive_branches(schema: Schema, root: Schema) -> Schema:
+    """*schema* with branches of which each asks for what tells it from the others: a member that is
+    another constant in each, or the one member that each requires. What then follows a branch
+    follows no other."""
+    branches = schema.get("oneOf")
+    if not isinstance(branches, list) or len(branches) < 2:
+        return schema
+    if not all(isinstance(branch, dict) for branch in branches):
+        return schema
+    told = _by_required(branches) or _by_constant(branches, root)
+    return schema if told is None else {**schema, "oneOf": told}
+
+
+def _by_constant(branches: Branches, root: Schema) -> Branches | None:
+    targets = [_target(branch, root) for branch in branches]
+    constants = [_constants(target) for target in targets]
+    for name in constants[0]:
+        values = [value for one in constants for value in one.get(name, ())]
+        if all(name in one for one in constants) and len(values) == len(set(values)):
+            return [
+                _asking_for(branch, name, target)
+                for branch, target in zip(branches, targets, strict=True)
+            ]
+    return None
+
+
+def _target(branch: Schema, root: Schema) -> Schema:
+    """What *branch* refers to, if it only refers to something in the same document."""
+    for _ in range(_MOST_REFERENCES):
+        reference = branch.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            break
+        found: Any = root
+        for part in reference[2:].split("/"):
+            name = part.replace("~1", "/").replace("~0", "~")
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if not isinstance(found, dict):
+            return {}
+        branch = found
+    return branch
+
+
+def _constants(schema: Schema) -> dict[str, tuple[bytes, ...]]:
+    """The members of *schema* that are one of a few constants: their values as JSON."""
+    members = schema.get("properties")
+    found = {}
+    for name, inner in members.items() if isinstance(members, dict) else ():
+        if isinstance(inner, dict):
+            values = [inner["const"]] if "const" in inner else inner.get("enum")
+            if isinstance(values, list) and all(isinstance(v, str | bool | int) for v in values):
+                found[name] = tuple(set(map(_encode, values)))
+    return found
+
+
+def _asking_for(branch: Schema, name: str, target: Schema) -> Schema:
+    required = branch.get("required", target.get("required", []))
+    if not isinstance(required, list) or name in required:
+        return branch
+    asking = {**branch, "required": [*required, name]}
+    if "type" not in target:
+        asking["type"] = "object"
+    return asking
+
+
+def _by_required(branches: Branches) -> Branches | None:
+    """For branches that only require one member each."""
+    names = [_only_required(branch) for branch in branches]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        return None
+    return [
+        {
+            "type": "object",
+            "required": [name],
+            "properties": {other: False for other in names if other != name},
+        }
+        for name in names
+    ]
+
+
+def _only_required(branch: Schema) -> Any:
+    keywords = branch.keys() - {"title", "description", "$comment"}
+    required = branch.get("required")
+    is_one = keywords == {"required"} and isinstance(required, list) and len(required) == 1
+    return required[0] if is_one and required else None
