@@ -34,6 +34,10 @@ from spillover.edge_server.wire.errors import WireError, bad_request
 N_THREADS = 16
 N_QUESTION_THREADS = 8
 N_INFORMATION_THREADS = 2
+N_LARGE_THREADS = 2
+LARGE_BODY_BYTES = 1 << 16
+"""From here on, and when it is compressed, a body is read beside one other such body at most: each
+thread that computes makes the event loop wait for the interpreter's lock."""
 _QUESTIONS = frozenset(
     {
         "/tokenize",
@@ -73,6 +77,7 @@ class Bridge:
         self._information = ThreadPoolExecutor(
             N_INFORMATION_THREADS, thread_name_prefix="information"
         )
+        self._large = ThreadPoolExecutor(N_LARGE_THREADS, thread_name_prefix="large-bodies")
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -80,7 +85,7 @@ class Bridge:
         self._stopping.set()
 
     def close(self) -> None:
-        for pool in (self._pool, self._questions, self._information):
+        for pool in (self._pool, self._questions, self._information, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,7 +169,7 @@ class Bridge:
         self, environ: dict[str, Any], answers: list[Answer[Any]]
     ) -> tuple[int, dict[str, str], bytes]:
         """Flask's response. WireError when the server stops."""
-        pool = self._pool_for(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        pool = self._pool_for(environ)
         call = asyncio.get_running_loop().run_in_executor(pool, self._run_flask, environ)
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -176,10 +181,13 @@ class Bridge:
         finally:
             stop.cancel()
 
-    def _pool_for(self, method: str, path: str) -> ThreadPoolExecutor:
-        if path in _QUESTIONS:
+    def _pool_for(self, environ: dict[str, Any]) -> ThreadPoolExecutor:
+        if environ["PATH_INFO"] in _QUESTIONS:
             return self._questions
-        return self._information if method in ("GET", "HEAD") else self._pool
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return self._information
+        is_large = int(environ["CONTENT_LENGTH"]) >= LARGE_BODY_BYTES
+        return self._large if is_large or "HTTP_CONTENT_ENCODING" in environ else self._pool
 
     def _run_flask(self, environ: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         """In a pool thread: the view's response; empty when it left an answer to drive."""

@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -38,6 +39,11 @@ from spillover.runtime.worker.exits import EXIT_PARENT_DIED, exit_on_error, exit
 from spillover.runtime.worker.intake import Intake
 from spillover.runtime.worker.loading import LoadedModel, load
 from spillover.runtime.worker.stderr_log import StderrLog
+
+SWITCH_INTERVAL_S = 0.0005
+"""A tenth of Python's own. The thread that decodes asks for the interpreter's lock after each call
+of a library, some dozens of times per token, and waits as long as this for a thread that computes.
+"""
 
 
 class FrameWriter:
@@ -65,6 +71,7 @@ def main() -> None:
     """Serve one parent over the standard streams until it sends Quit or ends."""
     commands, writer = _take_streams()
     logging.basicConfig(level=logging.WARNING, handlers=[StderrLog()])
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     exit_with_parent()
     body = protocol.read_frame(commands)
     if body is None:
