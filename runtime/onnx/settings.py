@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.models.small_files import decode_json
@@ -13,6 +13,9 @@ from spillover.models.small_files import decode_json
 _N_CTX_UNKNOWN = 4096
 _LONGEST_CONTEXT = 1 << 24
 """model_max_length is 1e30 where it was unknown."""
+
+_Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Id: TypeAlias = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 _T = TypeVar("_T")
 
@@ -30,11 +33,11 @@ class _Config(Struct):
     """config.json and generation_config.json."""
 
     model_type: str | None = None
-    max_position_embeddings: int | None = None
-    n_positions: int | None = None
-    vocab_size: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
+    max_position_embeddings: _Count | None = None
+    n_positions: _Count | None = None
+    vocab_size: _Count | None = None
+    bos_token_id: _Id | None = None
+    eos_token_id: _Id | list[_Id] | None = None
 
 
 class _TokenizerConfig(Struct):
@@ -47,9 +50,9 @@ class _TokenizerConfig(Struct):
 
 class _GenaiModel(Struct):
     type: str | None = None
-    context_length: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
+    context_length: _Count | None = None
+    bos_token_id: _Id | None = None
+    eos_token_id: _Id | list[_Id] | None = None
 
 
 class _GenaiConfig(Struct):

@@ -149,8 +149,12 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_path)
 
 
 def encode(message: Load | Command | Report) -> bytes:
-    """One frame; InvalidRequest when the message is too large for one."""
-    body = _encoder.encode(message)
+    """One frame; InvalidRequest when the message is too large for one, or holds what is no text,
+    such as the name of a file in another encoding."""
+    try:
+        body = _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{error.object[:200]!r} is not UTF-8 text: rename it") from error
     if len(body) > MAX_FRAME_BYTES:
         raise InvalidRequest(
             f"the request has {len(body)} bytes, more than a worker accepts: shorten it"

@@ -151,6 +151,7 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         ("log_level = 'loud'", "log_level must be one of debug, error, info, warning"),
         ("port = \n", "not valid TOML.*line 1"),
         ("port = " + "[" * 100_000, "not valid TOML"),
+        ("port = " + "9" * 5_000, "not valid TOML"),
     ],
 )
 def test_an_error_in_the_file_names_key_value_and_what_is_allowed(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from spillover.models.catalogue import default_model
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import InvalidRequest, ModelError
+from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Message
 from spillover.runtime.worker.loading import LoadedModel, load
@@ -33,6 +35,14 @@ def test_no_token_that_ends_a_text_goes_behind_a_prompt(tmp_path: Path) -> None:
     written = model.tokenize("a<|im_end|>", add_special=True, parse_special=True).tolist()
     assert model.is_eog(written[-1])
     model.close()
+
+
+def test_a_name_in_another_encoding_is_an_error_that_says_so(tmp_path: Path) -> None:
+    """No message to another process can carry it: there was a traceback."""
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.gguf"))
+    path.write_bytes(BUNDLED.read_bytes())
+    with pytest.raises(InvalidRequest, match="is not UTF-8 text: rename it"):
+        LocalEngine(path, EngineOptions())
 
 
 def test_a_template_that_does_not_parse_can_be_replaced(tmp_path: Path) -> None:

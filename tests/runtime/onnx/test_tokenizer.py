@@ -158,7 +158,10 @@ def test_an_absurd_context_length_is_not_believed(tmp_path: Path) -> None:
     assert read_settings(files).n_ctx_train == 4096
 
 
-@pytest.mark.parametrize("content", ["<html>", "[]", '{"eos_token_id": "two"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["<html>", "[]", '{"eos_token_id": "two"}', '{"max_position_embeddings": 1' + "0" * 30 + "}"],
+)
 def test_settings_that_make_no_sense_are_an_error_with_their_name(
     tmp_path: Path, content: str
 ) -> None:
