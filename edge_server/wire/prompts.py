@@ -12,6 +12,8 @@ from spillover.runtime.engine import FimTokens, TextEngine
 from spillover.runtime.errors import ContextOverflow, InvalidRequest
 
 MAX_PROMPTS = 128
+MAX_PARTS = 256
+"""Texts and runs of token ids in all prompts of a request: the worker is asked for each text."""
 MAX_TOKEN_ID = 2**31 - 1
 MAX_FILES = 256
 
@@ -33,15 +35,22 @@ def prompts_of(value: Any, param: str = "prompt") -> tuple[SentPrompt, ...]:
     A list that holds a number is one prompt (token ids, perhaps with texts between them); any
     other list is several prompts.
     """
-    if not isinstance(value, list):
-        return (_one(value, param),)
-    if any(_is_id(part) for part in value):
-        return (_one(value, param),)
+    prompts = tuple(_prompts(value, param))
+    if sum(len(prompt.parts) for prompt in prompts) > MAX_PARTS:
+        raise bad_request(f"{param}: at most {MAX_PARTS} texts and runs of token ids", param)
+    return prompts
+
+
+def _prompts(value: Any, param: str) -> Iterator[SentPrompt]:
+    if not isinstance(value, list) or any(_is_id(part) for part in value):
+        yield _one(value, param)
+        return
     if not value:
         raise bad_request("the prompt is empty: give a text or at least one token", param)
     if len(value) > MAX_PROMPTS:
         raise bad_request(f"{param}: at most {MAX_PROMPTS} prompts at once", param)
-    return tuple(_one(prompt, f"{param}[{i}]") for i, prompt in enumerate(value))
+    for i, prompt in enumerate(value):
+        yield _one(prompt, f"{param}[{i}]")
 
 
 def _is_id(value: Any) -> bool:

@@ -320,6 +320,14 @@ def test_a_chat_shows_what_each_token_was_drawn_from(http: httpx.Client) -> None
     assert all(one["prob"] > 0 and len(one["top_probs"]) <= 2 for one in shown)
 
 
+@pytest.mark.parametrize("prompt", [[1, "a"] * 1_000, [[1, "a"] * 100] * 100])
+def test_a_prompt_of_thousands_of_texts_is_refused(http: httpx.Client, prompt: Any) -> None:
+    """The worker was asked for each: 7 MB of them held a thread for an hour."""
+    response = http.post("/completion", json={"prompt": prompt, "n_predict": 1})
+    assert response.status_code == 400
+    assert "at most 256 texts" in response.json()["error"]["message"]
+
+
 def test_its_prompts_may_mix_texts_and_ids_and_be_several(http: httpx.Client) -> None:
     ids = post(http, "/tokenize", content="upon a time")["tokens"]
     prompts = ["Once upon a time", {"prompt_string": "Once upon a time"}, ["Once ", *ids]]
