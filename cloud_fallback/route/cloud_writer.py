@@ -86,7 +86,7 @@ class CloudWriter:
         """How it ended, and after how many seconds to try again; None: do not retry."""
         with ExitStack() as stack:
             try:
-                may_inquire = self._find_server(context, stopped.reason)
+                is_planned_blindly = self._provider.is_server_unknown
                 text = context.text(stopped.withheld)
                 plan = context.plan(self._provider, stopped, text.said)
                 cleared = yield from clear(context, self._provider, plan, stopped.reason, stack)
@@ -94,8 +94,10 @@ class CloudWriter:
                 return replace(stopped, cloud_error=error), None
             except KeptLocal as error:
                 return replace(stopped, cloud_error=error, may_leave=False), None
-            if not may_inquire and self._provider.is_server_unknown:
-                return stopped, 0.0  # the user has agreed: what the server is decides what is asked
+            if is_planned_blindly:  # which server it is may be asked only now that all is cleared
+                self._provider.find_server(context.cancellation)
+                if not self._provider.is_server_unknown:
+                    return stopped, 0.0
             yield from self._hand_over(context, stopped.reason, plan, cleared)
             stream = ProviderStream(
                 self._provider,
@@ -115,16 +117,6 @@ class CloudWriter:
                 wait_s = _retry_s(error, stream, n_retries)
                 return _stopped_by(error, context, stopped, stream), wait_s
             return self._end(context, stopped, cleared, stream), None
-
-    def _find_server(self, context: RequestContext, reason: Reason) -> bool:
-        """Find out which server the provider is, as soon as it may be sent anything; False: not
-        yet. Raises ConsentRefused."""
-        if not context.consent(self._provider.name, reason):
-            return False
-        is_usable = context.resources.breakers.refusal(self._provider.name) is None
-        if is_usable and self._provider.problem is None:
-            self._provider.find_server(context.cancellation)
-        return True
 
     def _hand_over(
         self, context: RequestContext, reason: Reason, plan: Continuation, cleared: Clearance

@@ -112,7 +112,7 @@ class Router:
             return self._resources.problem()
         if self._routing.fallback in (None, "never"):
             return 'fallback is "never", so that nothing leaves this device: set it to ask or auto'
-        return "no provider is configured: add a [[provider]] table to the configuration"
+        return "no provider is configured: add one with `spillover connect URL`"
 
     def handoff_problem(self, answer_id: str) -> str | None:
         """Why no provider can continue a running answer now; None: one can be asked."""

@@ -123,7 +123,14 @@ def routed_conversation(settings: Settings) -> Generator[RoutedEngine]:
         loaded_engine(settings) as engine,
         Router.open(engine, settings.cloud, os.environ) as router,
     ):
+        note_broken_fallback(router, settings)
         yield RoutedEngine(engine, router)
+
+
+def note_broken_fallback(router: Router, settings: Settings) -> None:
+    """Say so where providers may take over and none could."""
+    if settings.cloud.fallback != "never" and (problem := router.cloud_problem()) is not None:
+        print_note(f"spillover: warning: no provider can take over: {problem}")
 
 
 class TerminalQuestion:

@@ -54,12 +54,14 @@ def _serve(settings: Settings) -> None:
     with start_engine(settings) as engine:
         # Flask is slow to import: do that, and check the address, while the model loads.
         from spillover.cloud_fallback.route.router import Router
+        from spillover.edge_server.commands.routed import note_broken_fallback
         from spillover.edge_server.web.server import check_bind, serve
 
         check_bind(settings)
         with note_if_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
         with Router.open(engine, settings.cloud, os.environ) as router:
+            note_broken_fallback(router, settings)
             serve(
                 engine,
                 router,

@@ -83,6 +83,11 @@ class Commands:
             }
         )
 
+    def keep_only_provider(self) -> None:
+        """Take out all providers but the fake."""
+        head, rest = self._config.read_text().split('[[provider]]\nname = "claude"')
+        self._config.write_text(head + rest[rest.index("[policy]") :])
+
     def run(self, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             self.command(*arguments),
@@ -221,3 +226,17 @@ def test_an_unanswered_question_becomes_a_no_after_a_time(tmp_path: Path, fake: 
     assert "[y/N]" in said
     assert printed.strip()
     assert fake.record.accepted == 0
+
+
+@pytest.mark.parametrize("fallback", ["auto", "never"])
+def test_a_fallback_that_cannot_work_is_noted_at_the_start(
+    tmp_path: Path, fake: Fake, fallback: str
+) -> None:
+    """`chat --fallback auto` used to say nothing when no provider had a key."""
+    commands = Commands(tmp_path, fake.url, fallback)
+    commands.keep_only_provider()
+    commands.environment.pop("FAKE_KEY")
+    done = commands.run("run", "Hello", "--max-tokens", "4")
+    assert done.returncode == 0
+    noted = "warning: no provider can take over: fake: there is no key: set FAKE_KEY" in done.stderr
+    assert noted == (fallback == "auto")

@@ -12,7 +12,6 @@ from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
-from spillover.runtime.request import Regex
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import handoffs, long, seams, text
@@ -103,16 +102,6 @@ def test_it_costs_nothing(make_desk: MakeDesk, fake: Fake) -> None:
     budget = BudgetSettings(total=BudgetLimits(usd_per_day=0.0))
     events = make_desk(providers=[next_door(fake)], budget=budget).ask(ask(), IN_CLOUD)
     assert text(events) == "Done."
-
-
-def test_what_only_the_found_server_can_do_is_asked_of_it(make_desk: MakeDesk, fake: Fake) -> None:
-    """It was refused as something that no unknown server can do, before the server was asked."""
-    fake.show({"/v1/models": VLLM})
-    fake.script(Act(text="42"))
-    request = ask(response_format=Regex(pattern="[0-9]+"))
-    events = make_desk(providers=[next_door(fake)]).ask(request, IN_CLOUD)
-    assert text(events) == "42"
-    assert json.loads(fake.requests[0].body)["structured_outputs"] == {"regex": "[0-9]+"}
 
 
 def test_a_handoff_right_after_the_beginning_waits_for_the_inquiry(
