@@ -53,7 +53,7 @@ _MARKED_UP = re.compile(
     r"(?:[^<>\n\0]{0,80}>|\s{0,4}:?\s{0,4}</[A-Za-z]{1,16}>)(?:\s{0,8}</?[A-Za-z][^<>\0]{0,80}>){0,4}\s{0,8}(?P<plain>[^<>\n\0]{1,256}?)\s{0,8}<"
 )
 _INPUT = re.compile(r"""["']?[^<>\n\0]{0,60}?\bvalue\s?=\s?"(?P<b>[^"\n\0]{1,256})\"""")
-_VERBS = """is are was were be equals became remains reads ist lautet lauten heißt heisst war sind est sont était es
+_VERBS = """is are was were be c'est equals became remains reads ist lautet lauten heißt heisst war sind est sont était es
     son era será è é sono são foi jest są brzmi to je sú er är on ole este sunt e van az adalah ialah
     yaitu là olarak этo это был есть be είναι ήταν هو هي كان הוא היא היה है था হল என்பது from as with ni ay е є гласи је هست است"""
 _VERB = "|".join(sorted(_VERBS.split(), key=len, reverse=True))
@@ -62,7 +62,7 @@ _WORD_CHARS = r"""(?:[^\s.:=|,;!?"'’`“”«»()<>\0]|(?<=\w)['’](?=\w)|[.:
 _FILLER = rf"(?:[ ]{{1,2}}{_WORD_CHARS}{{1,32}}+){{0,7}}?"
 _NOW = r"(?:\s(?:now|currently|still|set|changed|to|the|le|der|die|das|el|la|il|jetzt|aktuell|also)\b){0,2}"
 _SAID = re.compile(
-    rf"{_CLOSED}{_FILLER}\s{{1,2}}(?P<verb>(?:{_VERB})\b{_NOW}|-)\s?:?\s{{1,3}}[*_]{{0,2}}{_VALUE}",
+    rf"{_CLOSED}{_FILLER},?\s{{1,2}}(?P<verb>(?:{_VERB})\b{_NOW}|-)\s?:?\s{{1,3}}[*_]{{0,2}}{_VALUE}",
     re.IGNORECASE,
 )
 _MAX_VERBS = 3

@@ -33,13 +33,15 @@ _BLANK = re.compile(r"[ _-]")
 _SORT_OF: dict[str, Sort] = {
     _BLANK.sub("", word): sort for sort in reversed(WORDS) for word in WORDS[sort]
 }
-_NAME_BEFORE = re.compile(r"[\w.-]*\Z")
-_NAME_AFTER = re.compile(r"[\w.-]*")
+_UNSPACED_CHARS = r"\u0e00-\u0e7f\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Of writings without blanks: a word of other letters ends there."""
+_NAME_BEFORE = re.compile(rf"(?:(?![{_UNSPACED_CHARS}])[\w.-])*\Z")
+_NAME_AFTER = re.compile(rf"(?:(?![{_UNSPACED_CHARS}])[\w.-])*")
 _SEGMENT = re.compile(r"[^\W\d_]+|\d+")
-_LETTERS = re.compile(r"[^\W\d_]+")
+_LETTERS = re.compile(rf"(?:(?![{_UNSPACED_CHARS}])[^\W\d_])+")
 _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z\d_]+|[^\W_]+")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+)[ '’-]{1,2}\Z")
-_UNSPACED = re.compile(r"[\u0e00-\u0e7f\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_UNSPACED = re.compile(f"[{_UNSPACED_CHARS}]")
 _CODE_TAILS = ("kod", "koodi", "код")
 """As in PIN-koodi."""
 _PLACEHOLDER = re.compile(r"\[[A-Z_]+_\d+\]")
@@ -126,6 +128,8 @@ def _name_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _begins_a_word(text: str, start: int) -> bool:
     before = text[start - 1 : start]
+    if _UNSPACED.match(before):
+        return True
     return not before.isalpha() or (text[start].isupper() and before.islower())
 
 

@@ -46,6 +46,8 @@ _TECHNICAL = re.compile(
 _END_OF_ENTRY = re.compile(r"""\s{0,2}(?:[\n,;|"')]|\.(?:\s|\Z)|\Z)""")
 _END_OF_LINE = re.compile(r"[ \t]{0,8}(?:\r?\n|\Z|[;&])")
 _LISTED_BEFORE = re.compile(r"(?:,|/|\band|\bund|\bet|\by|\be)\s?\Z")
+_NUMBERED = re.compile(r"[A-Za-z_.-]*\d{1,2}|[A-Za-z]+(?:[_.:/-][A-Za-z0-9]*)+")
+"""Names with a number: layer12, us-east-1."""
 _NUMBER = re.compile(r"arn:.*|S-1-[\d-]+|0x[0-9a-fA-F]{1,16}|[\d.]+")
 _MINE = re.compile(r"\b(?:my|our)\s(?:[\w-]{1,20}\s){0,3}\Z", re.IGNORECASE)
 _PARTICIPLE = re.compile(r"\w+(?:ed|ing|able|ible|ful|less|ly|ive|ous|ory|ent|ant)\Z")
@@ -192,6 +194,8 @@ def _is_key(text: str, label: Label, found: Candidate, value: str) -> bool:
         return False
     if _NUMBER.fullmatch(value):
         return False
+    if text[label.start - 1 : label.start] in ("?", "&") and found.sign == "=":
+        return is_drawn(value) or _is_query_secret(label, value)
     if label.sort == "key":
         return is_drawn(value, surely=not found.is_quoted or found.join == "shown")
     if is_drawn(value, surely=found.join == "beside" and not found.is_quoted):
@@ -199,6 +203,8 @@ def _is_key(text: str, label: Label, found: Candidate, value: str) -> bool:
     if found.join != "set" or " " in value or len(value) < 6:
         return False
     mixed = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+    if mixed and found.sign in (":", "=") and not _is_name(value):
+        return True
     if _PROGRAM_WORDS.fullmatch(value):
         return False
     if label.is_variable and found.sign == "=":
@@ -208,6 +214,24 @@ def _is_key(text: str, label: Label, found: Candidate, value: str) -> bool:
     return mixed and (
         in_query or (found.is_quoted and not _TECHNICAL.fullmatch(value) and _signed(value))
     )
+
+
+def _is_name(value: str) -> bool:
+    """Of something in a program or a configuration: layer12, us-east-1, session_token_2."""
+    name = value.rstrip("=")
+    return bool(
+        _NUMBERED.fullmatch(name)
+        or _TECHNICAL.fullmatch(name)
+        or _SECRET_WORD.search(name)
+        or (name.isidentifier() and "_" in name)
+    )
+
+
+def _is_query_secret(label: Label, value: str) -> bool:
+    """Of a URL: any text after a name such as token, one with a digit after key."""
+    if label.sort == "key":
+        return is_mixed(value) and len(value) >= 6
+    return len(value) >= MIN_PASSWORD_CHARS and not _PROGRAM_WORDS.fullmatch(value)
 
 
 def _signed(value: str) -> bool:

@@ -50,7 +50,7 @@ WORDS: dict[Sort, tuple[str, ...]] = {
         ключът κλειδί 密钥 密鑰 金鑰 秘钥 秘鑰 鍵 キー 키 مفتاح کلید מפתח कुंजी कीज คีย์ გასაღები"""
     ),
     "pin": _words(
-        """combination kombination pin pins pincode pinkode pinkod geheimzahl geheimnummer code_secret cvv cvv2 cvc
+        """combination kombination رقم_التعريف_الشخصي pin pins pincode pinkode pinkod geheimzahl geheimnummer code_secret cvv cvv2 cvc
         cvc2 security_code card_code card_verification sicherheitscode
         kartenprüfnummer prüfziffer código_de_seguridad codigo_de_seguridad
         código_de_segurança codice_di_sicurezza code_de_sécurité cryptogramme
@@ -152,7 +152,7 @@ HARMLESS_TAILS = _set(
 """After the word, they name something that is not the private text itself."""
 
 NEUTRAL_TAILS = _set(
-    """prod production dev development test testing staging stage live old new current
+    """number nummer numero número numéro num номер prod production dev development test testing staging stage live old new current
     confirm confirmation repeat again admin root user db main primary secondary
     default value plain plaintext text str string b64 base64 encoded wifi guest us
     eu uk de fr ca api data is prd stg uat qa sandbox local shared app web server
