@@ -15,13 +15,14 @@ from werkzeug.exceptions import HTTPException
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.streams import Streams
-from spillover.edge_server.web.answer_views import add_generation_views, add_stream_views
 from spillover.edge_server.web.content_encoding import decompress_body
-from spillover.edge_server.web.handoff_views import add_handoff_views
-from spillover.edge_server.web.information import add_information
-from spillover.edge_server.web.ollama_views import add_ollama_views
-from spillover.edge_server.web.response_views import add_response_views
 from spillover.edge_server.web.security import Gatekeeper
+from spillover.edge_server.web.views.answers import add_generation_views, add_stream_views
+from spillover.edge_server.web.views.gemini import add_gemini_views
+from spillover.edge_server.web.views.handoffs import add_handoff_views
+from spillover.edge_server.web.views.information import add_information
+from spillover.edge_server.web.views.ollama import add_ollama_views
+from spillover.edge_server.web.views.responses import add_response_views
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, from_exception
@@ -53,6 +54,7 @@ def create_app(
     add_response_views(app, service, streams, settings, responses)
     add_information(app, service, settings)
     add_ollama_views(app, service, settings)
+    add_gemini_views(app, service, settings, responses)
     add_handoff_views(app, service)
     add_stream_views(app, streams, settings)
     return app

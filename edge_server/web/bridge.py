@@ -182,7 +182,8 @@ class Bridge:
             stop.cancel()
 
     def _pool_for(self, environ: dict[str, Any]) -> ThreadPoolExecutor:
-        if environ["PATH_INFO"] in _QUESTIONS:
+        path = environ["PATH_INFO"]
+        if path in _QUESTIONS or path.endswith(":countTokens"):
             return self._questions
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self._information

@@ -93,10 +93,21 @@ class Gatekeeper:
             raise WireError(415, f"send the header {json} (curl: -H '{json}')")
 
     def _check_key(self, request: Request) -> str:
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        given = bearer if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
+        given = _given_key(request)
         matches = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
         if not any(matches):
             headers = {"WWW-Authenticate": "Bearer"}
             raise WireError(401, "a valid API key is needed", headers=headers)
         return hashlib.blake2b(given.strip().encode(), digest_size=8).hexdigest()
+
+
+def _given_key(request: Request) -> str:
+    """The key in a request, as OpenAI's clients send it, or Anthropic's, or Google's."""
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return bearer
+    for header in ("X-Api-Key", "X-Goog-Api-Key"):
+        if header in request.headers:
+            return request.headers[header]
+    is_googles = request.path.startswith(("/v1beta/", "/v1/models"))
+    return request.args.get("key", "") if is_googles else ""

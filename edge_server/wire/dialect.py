@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from spillover.cloud_fallback.events import (
@@ -23,6 +24,7 @@ from spillover.edge_server.wire.openai.responses.store import ResponseStore
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
 from spillover.runtime.request import AnswerDefaults, GenerationRequest, ToolCall
+from spillover.runtime.text.surrogates import valid_text
 
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -128,6 +130,34 @@ class Choice:
         ]
 
 
+class CallBuffer:
+    """The tool calls of a choice, for a dialect that sends each when it is complete: when the next
+    one begins, or the answer ends."""
+
+    def __init__(self) -> None:
+        self._choice = Choice()
+        self._n_sent = 0
+
+    def add(self, event: ToolCallDelta) -> list[ToolCall]:
+        """The calls that are complete now."""
+        complete = self._choice.calls()[self._n_sent : event.index]
+        self._n_sent += len(complete)
+        self._choice.add_call(event)
+        return complete
+
+    def rest(self) -> list[ToolCall]:
+        """The calls that were not sent before; the answer has ended."""
+        return self._choice.calls()[self._n_sent :]
+
+
+def arguments_object(call: ToolCall) -> Any:
+    """The arguments of *call* as an object; an empty one if max_tokens cut them."""
+    try:
+        return msgspec.json.decode(valid_text(call.arguments) or "{}")
+    except msgspec.DecodeError:
+        return {}
+
+
 class WholeEncoder(Encoder):
     """Collects an answer, and encodes it as one body of JSON at the end."""
 
@@ -207,6 +237,7 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
     """The answer's id and owner, and what headers ask for; the body may say otherwise."""
     path: Mapping[str, str] = {}
     """What the request's path has in the places of the endpoint's <variables>."""
+    query: Mapping[str, str] = {}
     resume: bool = False
     """A header asks for a stream that can be taken up again; the body may say otherwise."""
     responses: ResponseStore
@@ -241,4 +272,4 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     error_body: ErrorBody
     """The JSON of an error, also of one before the body was read."""
     prefixes: tuple[str, ...] = ()
-    """All paths that begin so have this shape of errors, too."""
+    """All paths that begin so have this shape of errors, too. They may have <variables>."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 
 from spillover.edge_server.wire.anthropic import answer as anthropic
 from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
+from spillover.edge_server.wire.gemini import answer as gemini_answer
+from spillover.edge_server.wire.gemini import bodies as gemini
 from spillover.edge_server.wire.llama_cpp import completions as llama_cpp
 from spillover.edge_server.wire.llama_cpp import objects as llama_cpp_objects
 from spillover.edge_server.wire.ollama import answer as ollama_answer
@@ -57,6 +61,23 @@ ENDPOINTS = (
         prefixes=("/v1/messages/",),
     ),
     Endpoint(
+        paths=(
+            "/v1beta/models/<path:name>:generateContent",
+            "/v1/models/<path:name>:generateContent",
+        ),
+        plan=gemini.plan_whole,
+        error_body=gemini_answer.error_body,
+        prefixes=("/v1beta/", "/v1/models/<path:name>:countTokens"),
+    ),
+    Endpoint(
+        paths=(
+            "/v1beta/models/<path:name>:streamGenerateContent",
+            "/v1/models/<path:name>:streamGenerateContent",
+        ),
+        plan=gemini.plan_stream,
+        error_body=gemini_answer.error_body,
+    ),
+    Endpoint(
         paths=("/api/chat",),
         plan=ollama.plan_chat,
         error_body=ollama_answer.error_body,
@@ -73,9 +94,16 @@ ENDPOINTS = (
 def error_body_of(path: str, endpoints: Sequence[Endpoint] = ENDPOINTS) -> ErrorBody:
     """The shape of errors at *path*: OpenAI's where no dialect claims it."""
     for endpoint in endpoints:
-        if path in endpoint.paths:
+        if any(_pattern(each).fullmatch(path) for each in endpoint.paths):
             return endpoint.error_body
     for endpoint in endpoints:
-        if path.startswith(endpoint.prefixes):
+        if any(_pattern(each).match(path) for each in endpoint.prefixes):
             return endpoint.error_body
     return openai.error_body
+
+
+@functools.cache
+def _pattern(path: str) -> re.Pattern[str]:
+    """A path as Flask writes it, as a regular expression."""
+    literals = re.split(r"<[a-z:]+>", path)
+    return re.compile(".+".join(map(re.escape, literals)))

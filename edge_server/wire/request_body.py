@@ -146,6 +146,7 @@ class LargeParts(Struct, frozen=True, kw_only=True):
     guided_choice: msgspec.Raw = msgspec.Raw()
     structured_outputs: msgspec.Raw = msgspec.Raw()
     text: msgspec.Raw = msgspec.Raw()
+    generationConfig: msgspec.Raw = msgspec.Raw()  # as Gemini's clients send it
     output_config: msgspec.Raw = msgspec.Raw()
     output_format: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()

@@ -21,6 +21,7 @@ from spillover.edge_server.wire.dialect import (
     Choice,
     StreamEncoder,
     WholeEncoder,
+    arguments_object,
     cancelled,
     failure,
 )
@@ -265,19 +266,11 @@ class MessageWhole(WholeEncoder):
                 "type": "tool_use",
                 "id": call.id,
                 "name": call.name,
-                "input": _arguments(call.arguments),
+                "input": arguments_object(call),
             }
             for call in choice.calls()
         ]
         return content
-
-
-def _arguments(text: str) -> Any:
-    """The arguments as an object; those of a call that was cut are empty."""
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return {}
 
 
 def _event(name: str, **fields: Any) -> bytes:

@@ -12,9 +12,11 @@ from msgspec import Struct
 from spillover.cloud_fallback.events import Failed, Handoff, StreamEvent
 from spillover.edge_server.wire import handoff
 from spillover.edge_server.wire.dialect import (
+    CallBuffer,
     Choice,
     StreamEncoder,
     WholeEncoder,
+    arguments_object,
     cancelled,
     failure,
 )
@@ -96,12 +98,8 @@ def ending(event: Finished) -> dict[str, Any]:
 
 
 def call_object(call: ToolCall, index: int) -> dict[str, Any]:
-    """A call; its arguments are an object, an empty one if max_tokens cut them."""
-    try:
-        arguments = msgspec.json.decode(valid_text(call.arguments) or "{}")
-    except msgspec.DecodeError:
-        arguments = {}
-    function = {"index": index, "name": call.name, "arguments": arguments}
+    """A call with its arguments as an object."""
+    function = {"index": index, "name": call.name, "arguments": arguments_object(call)}
     return {"id": call.id, "function": function}
 
 
@@ -119,8 +117,8 @@ class LineStream(StreamEncoder):
         super().__init__()
         self._shape = shape
         self._model = shape.model
-        self._calls = Choice()
-        self._n_sent = 0
+        self._calls = CallBuffer()
+        self._n_calls = 0
 
     def silence(self) -> bytes:
         """There are no comments: a line that adds nothing, where the owner wants signs of life."""
@@ -144,9 +142,7 @@ class LineStream(StreamEncoder):
             case ReasoningDelta(text=text) if text:
                 return self._line(self._shape.part(thinking=valid_text(text)))
             case ToolCallDelta():
-                complete = self._complete(event.index)
-                self._calls.add_call(event)
-                return complete
+                return self._complete(self._calls.add(event))
             case Handoff():
                 self._model = event.target.model
             case Finished():
@@ -155,19 +151,20 @@ class LineStream(StreamEncoder):
                 return self.fail(failure(event))
         return b""
 
-    def _complete(self, before: int | None = None) -> bytes:
-        """The calls that are complete: all *before* the one that is being written."""
-        calls = self._calls.calls()[:before]
-        new = [call_object(call, i) for i, call in enumerate(calls) if i >= self._n_sent]
-        self._n_sent = max(self._n_sent, len(calls))
-        return self._line(self._shape.part(calls=new)) if new else b""
+    def _complete(self, calls: list[ToolCall]) -> bytes:
+        if not calls:
+            return b""
+        objects = [call_object(call, i) for i, call in enumerate(calls, self._n_calls)]
+        self._n_calls += len(calls)
+        return self._line(self._shape.part(calls=objects))
 
     def _finish(self, event: Finished) -> bytes:
         try:
             fields = ending(event)
         except WireError as error:
             return self.fail(error)
-        return self._complete() + self._line(self._shape.part(), done=True, **fields)
+        calls = self._complete(self._calls.rest())
+        return calls + self._line(self._shape.part(), done=True, **fields)
 
     def _line(self, part: dict[str, Any], *, done: bool = False, **fields: Any) -> bytes:
         return _json({**line(self._model, part, done=done), **fields}) + b"\n"

@@ -11,7 +11,7 @@ from flask import Flask, g, request
 from spillover.cloud_fallback.privacy.consent import ConsentScope
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.edge_server.answers.service import Service
-from spillover.edge_server.web.query import number_in_query
+from spillover.edge_server.web.views.query import number_in_query
 from spillover.edge_server.wire import handoff, spending
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode

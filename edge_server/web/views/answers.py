@@ -71,6 +71,7 @@ def asked_for(
         defaults=settings.answers,
         options=RouteOptions(owner=g.owner, can_answer=False, may_replace=wants_events),
         path=path,
+        query=request.args,
         resume=request.headers.get("X-Spillover-Resume") == "1",
         responses=responses,
     )

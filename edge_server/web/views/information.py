@@ -13,6 +13,7 @@ from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.gemini.answer import gemini_model
 from spillover.edge_server.wire.llama_cpp.objects import generation_settings
 from spillover.edge_server.wire.openai.answer import fingerprint
 from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
@@ -64,7 +65,8 @@ class _Views:
     def models(self) -> dict[str, Any]:
         name = self._engine.name
         page = {"has_more": False, "first_id": name, "last_id": name}
-        return {"object": "list", "data": [self._entry()], **page}
+        models = [gemini_model(self._engine)]
+        return {"object": "list", "data": [self._entry()], "models": models, **page}
 
     def model(self, name: str) -> dict[str, Any]:
         if name not in (self._engine.name, *self._aliases):
@@ -73,9 +75,11 @@ class _Views:
         return self._entry()
 
     def _entry(self) -> dict[str, Any]:
-        """The fields of OpenAI's models, of Anthropic's, and what llama.cpp's and vLLM's add."""
+        """The fields of OpenAI's models, of Anthropic's and Gemini's, and what llama.cpp's and
+        vLLM's add."""
         card = self._engine.card
         return {
+            **gemini_model(self._engine),
             "id": self._engine.name,
             "object": "model",
             "created": self._created,

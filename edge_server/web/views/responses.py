@@ -11,9 +11,9 @@ from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.resume.streams import Streams
-from spillover.edge_server.web.answer_views import asked_for
 from spillover.edge_server.web.driver import respond
-from spillover.edge_server.web.query import number_in_query
+from spillover.edge_server.web.views.answers import asked_for
+from spillover.edge_server.web.views.query import number_in_query
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.openai.responses.body import count_tokens
 from spillover.edge_server.wire.openai.responses.store import ResponseStore, StoredResponse
