@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.gemini.answer import GeminiArray, GeminiStream, GeminiWhole, Told
-from spillover.edge_server.wire.gemini.bodies import json_schema
+from spillover.edge_server.wire.gemini.bodies import GenerateBody, json_schema
 from spillover.edge_server.wire.gemini.contents import Content, messages_of
+from spillover.edge_server.wire.gemini.spelling import in_camel_case
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.events import (
     Delta,
@@ -116,7 +117,7 @@ def test_a_call_and_its_result(gemini: genai.Client) -> None:
     first = gemini.models.generate_content(model="x", contents=QUESTION, config=config)
     (call,) = first.function_calls or []
     assert call.name == "weather"
-    assert set(call.args or ()) == {"city", "days"}
+    assert set(call.args or ()) == {"city", "days"}, first
     chunks = list(
         gemini.models.generate_content_stream(model="x", contents=QUESTION, config=config)
     )
@@ -275,6 +276,17 @@ def test_googles_schemas_become_json_schemas() -> None:
         deep = {"type": "ARRAY", "items": deep}
     with pytest.raises(WireError, match="levels deep"):
         json_schema(deep, "x")
+
+
+def test_names_may_have_underscores_but_those_in_schemas_are_the_clients() -> None:
+    schema = {"properties": {"system_instruction": {"type": "string"}}}
+    tool = {"name": "f", "parameters_json_schema": schema}
+    body = {"generation_config": {"top_k": 3}, "tools": [{"function_declarations": [tool]}]}
+    read = decode(in_camel_case(json.dumps(body).encode(), GenerateBody), GenerateBody)
+    assert read.config.top_k == 3
+    assert read.tools is not None
+    assert read.tools[0].function_declarations[0].parameters_json_schema == schema
+    assert in_camel_case(b'{"a_b": ', GenerateBody) == b'{"a_b": '
 
 
 TOLD = Told(id="1", model="here", n=1, thoughts=True, logprobs=False)

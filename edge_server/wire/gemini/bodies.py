@@ -17,6 +17,7 @@ from spillover.edge_server.wire.gemini.answer import (
     Told,
 )
 from spillover.edge_server.wire.gemini.contents import Content, messages_of
+from spillover.edge_server.wire.gemini.spelling import in_camel_case
 from spillover.edge_server.wire.request_body import (
     MAX_MESSAGES,
     CommonBody,
@@ -110,7 +111,7 @@ class ToolConfig(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class GenerateBody(Struct, frozen=True, kw_only=True, rename="camel"):
-    """POST …:generateContent. Google's API also takes names_with_underscores."""
+    """POST …:generateContent."""
 
     contents: Annotated[tuple[Content, ...], Meta(max_length=MAX_MESSAGES)] = ()
     system_instruction: Content | None = None
@@ -119,13 +120,10 @@ class GenerateBody(Struct, frozen=True, kw_only=True, rename="camel"):
     tool_config: ToolConfig | None = None
     cached_content: str | None = None
     spillover: SpilloverBody | None = None
-    system_too: Content | None = field(default=None, name="system_instruction")
-    config_too: GenerationConfig | None = field(default=None, name="generation_config")
 
     @property
     def config(self) -> GenerationConfig:
-        config = self.generation_config or self.config_too or GenerationConfig()
-        return replace(config, spillover=self.spillover)
+        return replace(self.generation_config or GenerationConfig(), spillover=self.spillover)
 
 
 class CountBody(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -148,7 +146,7 @@ def plan_stream(asked: AnswerRequest) -> AnswerPlan:
 def _plan(
     asked: AnswerRequest, kind: type[GeminiWhole] | type[GeminiStream] | type[GeminiArray]
 ) -> AnswerPlan:
-    body = decode(asked.content, GenerateBody)
+    body = decode(in_camel_case(asked.content, GenerateBody), GenerateBody)
     request = _request(body, asked.defaults)
     config = body.config
     thinking = config.thinking_config or ThinkingConfig()
@@ -171,7 +169,7 @@ def _plan(
 
 def count_tokens(asked: AnswerRequest) -> dict[str, int]:
     """POST /v1beta/models/NAME:countTokens: the length of the prompt, which is not answered."""
-    body = decode(asked.content, CountBody)
+    body = decode(in_camel_case(asked.content, CountBody), CountBody)
     whole = body.generate_content_request or GenerateBody(contents=body.contents)
     n_tokens = asked.engine.apply_template(_request(whole, asked.defaults)).n_tokens
     return {"totalTokens": n_tokens}
@@ -187,7 +185,7 @@ def _request(body: GenerateBody, defaults: AnswerDefaults) -> GenerationRequest:
         param = "generationConfig.responseModalities"
         raise bad_request("this model answers only with text", param)
     fields = {
-        "messages": messages_of(body.system_instruction or body.system_too, body.contents),
+        "messages": messages_of(body.system_instruction, body.contents),
         "max_tokens": config.max_tokens,
         "logprobs": (config.logprobs or 0) if config.response_logprobs else None,
         "template_kwargs": _template_kwargs(config.thinking_config),
