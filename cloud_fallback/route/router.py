@@ -104,6 +104,11 @@ class Router:
         stream.hand_over()
         return True
 
+    @property
+    def has_cloud(self) -> bool:
+        """Whether a provider may write anything at all."""
+        return self._resources is not None
+
     def cloud_problem(self) -> str | None:
         """Why no provider can write anything now; None: one can be asked."""
         if self._is_closed:

@@ -95,13 +95,29 @@ class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
         return {} if self.repetition_penalty is None else {"repeat_penalty": "repetition_penalty"}
 
 
+POLICIES = {
+    "auto": Routing(),
+    "local": Routing(prefer="local"),
+    "private": Routing(only="local_only"),
+    "cloud": Routing(prefer="cloud"),
+}
+"""Names of models that say who should write, for clients that can only choose a name."""
+
+
 def route_options_of(body: CommonBody, asked: AnswerRequest) -> RouteOptions:
     """What the request wants of the route; it can only narrow what the device's owner set."""
     own = body.spillover or SpilloverBody()
+    named = (
+        Routing() if body.model == asked.engine.name else POLICIES.get(body.model or "", Routing())
+    )
     sees_events = asked.options.may_replace if own.events is None else own.events
     return replace(
         asked.options,
-        routing=Routing(fallback=own.fallback, only=own.only, prefer=own.prefer),
+        routing=Routing(
+            fallback=own.fallback,
+            only=named.only or own.only,
+            prefer=own.prefer or named.prefer,
+        ),
         mode=own.mode,
         can_answer=(sees_events and bool(body.stream)) or own.fallback == "ask",
         may_replace=sees_events,

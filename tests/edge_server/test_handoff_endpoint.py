@@ -355,3 +355,34 @@ def test_a_client_that_opts_in_sees_the_failed_provider_in_the_stream(
     assert (failed["type"], failed["code"]) == ("provider_failed", "billing")
     assert failed["message"]
     assert failed["address"] == f"{fake.url}/v1"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": STORY, "max_tokens": 4}),
+        ("/v1/responses", {"input": "Tell me of a fox.", "max_output_tokens": 4}),
+        ("/v1/messages", {"messages": STORY, "max_tokens": 4}),
+        ("/api/chat", {"messages": STORY, "options": {"num_predict": 4}, "stream": False}),
+    ],
+)
+def test_the_name_of_a_model_may_say_who_writes(
+    make_server: MakeServer, fake: Fake, path: str, body: dict[str, Any]
+) -> None:
+    server = make_server("auto")
+    fake.script(Act(text="Hello."), Act(text="Hello."))
+    listed = [entry["id"] for entry in httpx.get(f"{server.url}/v1/models").json()["data"]]
+    assert listed == ["storyteller", "auto", "local", "private", "cloud"]
+    for name, writer in (("cloud", "cloud-model"), ("private", "storyteller")):
+        asked = {**body, "model": name, "spillover": {"prefer": "cloud"}}
+        answer = httpx.post(f"{server.url}{path}", json=asked, timeout=60)
+        assert answer.json()["model"] == writer, answer.text
+
+
+def test_a_name_widens_nothing(make_server: MakeServer, fake: Fake) -> None:
+    server = make_server("never")
+    assert len(httpx.get(f"{server.url}/v1/models").json()["data"]) == 1
+    asked = {"messages": STORY, "max_tokens": 4, "model": "cloud"}
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=60)
+    assert answer.json()["model"] == "storyteller"
+    assert not fake.requests

@@ -17,7 +17,7 @@ from spillover.edge_server.wire.gemini.answer import gemini_model
 from spillover.edge_server.wire.llama_cpp.objects import generation_settings
 from spillover.edge_server.wire.openai.answer import fingerprint
 from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
-from spillover.edge_server.wire.request_body import decode
+from spillover.edge_server.wire.request_body import POLICIES, decode
 from spillover.runtime.request import GenerationRequest, TokenId
 
 _HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
@@ -60,13 +60,17 @@ class _Views:
         self._defaults = settings.answers
         self._aliases = settings.aliases
         self._engine = service.engine
+        self._router = service.router
         self._created = int(time.time())
 
     def models(self) -> dict[str, Any]:
         name = self._engine.name
-        page = {"has_more": False, "first_id": name, "last_id": name}
         models = [gemini_model(self._engine)]
-        return {"object": "list", "data": [self._entry()], "models": models, **page}
+        data = [self._entry()]
+        if self._router.has_cloud:
+            data += [self._entry() | {"id": name, "display_name": name} for name in POLICIES]
+        page = {"has_more": False, "first_id": name, "last_id": data[-1]["id"]}
+        return {"object": "list", "data": data, "models": models, **page}
 
     def model(self, name: str) -> dict[str, Any]:
         if name not in (self._engine.name, *self._aliases):

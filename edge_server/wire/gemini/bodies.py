@@ -148,7 +148,7 @@ def _plan(
 ) -> AnswerPlan:
     body = decode(in_camel_case(asked.content, GenerateBody), GenerateBody)
     request = _request(body, asked.defaults)
-    config = body.config
+    config = replace(body.config, model=asked.path.get("name"))
     thinking = config.thinking_config or ThinkingConfig()
     told = Told(
         id=asked.options.id,

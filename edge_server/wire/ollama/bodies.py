@@ -152,7 +152,7 @@ def _planned(
     given = body.options or Options()
     _check_options(given, asked.engine.card.n_ctx)
     values = {name: getattr(given, name) for name in Options.__struct_fields__}
-    options = FormattedOptions(**values, format=body.format)
+    options = FormattedOptions(**values | {"model": body.model}, format=body.format)
     n_predict = options.num_predict
     fields |= {
         "n": 1,
