@@ -57,6 +57,8 @@ class Continuation(Struct, frozen=True, kw_only=True):
     """Bad text that was sent and cannot be taken back; the new text follows it."""
     is_json: bool = False
     can_replace: bool = False
+    is_local: bool = False
+    """The local model surely continues its own turn."""
     language: str = "en"
 
     @property
@@ -174,7 +176,7 @@ def _local(plan: Continuation, tokenize: Callable[[str], tuple[int, ...]] | None
     else:
         messages = (*_history(request), Message(role="assistant", content=shown))
         request = replace(request, messages=messages, continue_final_message=True)
-    return replace(plan, request=request, join="prefill", shown=shown)
+    return replace(plan, request=request, join="prefill", shown=shown, is_local=True)
 
 
 def _history(request: GenerationRequest) -> tuple[Message, ...]:

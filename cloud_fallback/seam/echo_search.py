@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
+from itertools import takewhile
 
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.cloud_fallback.seam.echo import LEAST_UNITS, EchoMatch, Track, is_junk, is_periodic
+from spillover.cloud_fallback.seam.echo import (
+    LEAST_UNITS,
+    SEED_UNITS,
+    EchoMatch,
+    ShownAnswer,
+    Track,
+    is_junk,
+    is_periodic,
+)
 from spillover.cloud_fallback.seam.preamble import (
     MAX_PREAMBLE_CHARS,
     TERMINATORS,
     is_preamble,
-    preamble_length,
+    may_be_talk,
+    talk_length,
 )
-from spillover.cloud_fallback.seam.search import Joined
+from spillover.cloud_fallback.seam.search import Joined, replaced, set_apart
 from spillover.runtime.text.folding import (
     fold,
     raw_length,
     raw_length_from_end,
     split_units,
 )
-from spillover.runtime.text.graphemes import boundary_before
 from spillover.runtime.text.markdown import FENCE, last_line
-from spillover.runtime.text.sentences import good_boundary
 
 HOLD_CHARS = 240
 """Beyond this, and the anchor's own length, text without the anchor is shown unchanged."""
@@ -48,7 +56,8 @@ class EchoSearch:
     def __init__(self, plan: Continuation, *, rewrites: bool = False) -> None:
         self.held: list[str] = []
         self._plan = plan
-        self._units = fold(plan.shown)
+        self._shown = ShownAnswer(plan.shown)
+        self._units = self._shown.units
         self._anchor = fold(plan.anchor)
         self._anchor_begin = len(self._units) - len(self._anchor)
         self._tops = (0, len(fold(plan.context)))
@@ -60,17 +69,18 @@ class EchoSearch:
         self._overlaps: list[EchoMatch] = []
         self._after_terminator = False
         self._diverged: EchoMatch | None = None
-        self._skips_word = False
+        self._misspelt: EchoMatch | None = None
         self._begin_track(LEAST_UNITS)
 
     @property
     def is_sure(self) -> bool:
         is_far = self._diverged is not None or self._follows_far()
-        return is_far or any(track.is_likely for track in self._tracks)
+        is_likely = any(track.is_likely for track in self._tracks)
+        return is_far or is_likely or may_be_talk("".join(self.held))
 
     def feed(self, character: str) -> Joined | None:
         self.held.append(character)
-        if self._skips_word:
+        if self._misspelt:
             return self._word_ended()
         units = split_units(character)
         if units and self._after_terminator:
@@ -84,19 +94,18 @@ class EchoSearch:
         return None
 
     def give_up(self) -> Joined:
-        if self._skips_word:
-            return Joined(kind="unverified", start=len(self.held))
-        text = "".join(self.held)
+        if self._misspelt and (joined := self._word_ended(is_whole=True)):
+            return joined
         if self._diverged is not None:
-            start = good_boundary(text, self._diverged.end)
-            return Joined(kind="unverified", start=start, lead="\n\n")
-        return Joined(kind="unverified", start=preamble_length(text))
+            return set_apart(self.held, self._diverged)
+        return Joined(kind="unverified", start=talk_length("".join(self.held)))
 
     def finish(self) -> Joined:
-        if self._diverged is None and not self._skips_word:
+        if self._diverged is None and not self._misspelt:
             for track in self._tracks:
                 match = track.longest
-                if match and match.end == len(self.held) and self._is_distinctive(match.n_units):
+                is_last = match and not fold("".join(self.held[match.end :]))
+                if match and is_last and match.is_exact and self._is_distinctive(match.n_units):
                     return self._cut("overlap", match)
             if any(track.is_likely for track in self._tracks):
                 # It ended within the repetition.
@@ -106,9 +115,7 @@ class EchoSearch:
     def _begin_track(self, least: int) -> None:
         if len(self._tracks) < MAX_TRACKS:
             likely = (*self._tops, self._anchor_begin)
-            self._tracks += [
-                Track(self._units, likely, skips_junk=skips, least=least) for skips in (False, True)
-            ]
+            self._tracks.append(Track(self._shown, likely, least=least, is_strict=self._rewrites))
 
     def _begin_after_preamble(self) -> None:
         if len(self.held) > MAX_PREAMBLE_CHARS:
@@ -124,10 +131,17 @@ class EchoSearch:
     def _add(self, unit: str, rest: str) -> Joined | None:
         end = len(self.held)
         self._tail = (self._tail + unit)[-len(self._anchor) :]
+        reached: list[EchoMatch] = []
         for track in self._tracks:
+            was = track.longest
             track.add(unit, end, rest)
-        if self._tail == self._anchor and (joined := self._at_anchor(end, rest)):
-            return joined
+            if track.longest is not None and track.longest is not was:
+                reached.append(track.longest)
+        if self._tail == self._anchor:
+            if joined := self._at_anchor(end, rest):
+                return joined
+        elif whole := [match for match in reached if match.begin <= self._anchor_begin]:
+            return self._cut("anchor", whole[0])
         dead = [track for track in self._tracks if track.is_dead]
         if dead:
             self._tracks = [track for track in self._tracks if not track.is_dead]
@@ -143,17 +157,18 @@ class EchoSearch:
         whole = [
             track.longest.n_units
             for track in self._tracks
-            if track.is_following and track.longest and track.longest.end == end
+            if track.n_matched >= SEED_UNITS and track.longest and track.longest.end == end
         ]
         if whole and not is_junk(self._units[len(self._units) - max(whole) : self._anchor_begin]):
             n = max(n, *whole)
-        match = EchoMatch(place=len(self._units), n_units=n, end=end, rest=rest)
+        place = len(self._units)
+        match = EchoMatch(
+            begin=place - n, place=place, n_units=n, end=end, rest=rest, is_exact=True
+        )
         if whole or self._diverged is not None:
             is_restart = self._diverged or (n > n_anchor and match.begin in self._tops)
             return self._cut("restart" if is_restart else "anchor", match)
-        if len(self.held) > self._limit or any(
-            track.is_following and track.n_units >= n for track in self._tracks
-        ):
+        if len(self.held) > self._limit or any(track.n_matched >= n for track in self._tracks):
             return None
         joined = self._cut("anchor", match)
         return joined if self._leads_to_echo(joined.skipped) else None
@@ -176,7 +191,7 @@ class EchoSearch:
             start=match.end,
             rest=match.rest,
             skipped=text[:begin],
-            n_repeated=match.n_units,
+            n_repeated=match.place - match.begin,
         )
 
     def _left(self, track: Track) -> Joined | None:
@@ -184,14 +199,21 @@ class EchoSearch:
         last = track.last
         if last is None or self._diverged is not None:
             return None
-        if track.longest and self._is_distinctive(track.longest.n_units):
-            self._overlaps.append(track.longest)
-        if last.begin in self._tops and last.n_units >= self._restart_units:
-            return self._diverge(last)
-        least = max(SURE_UNITS, MISQUOTED_SHARE * len(self._anchor))
-        if last.begin == self._anchor_begin and last.n_units >= least:
+        longest = track.longest
+        if longest and longest.is_exact and self._is_distinctive(longest.n_units):
+            self._overlaps.append(longest)
+        n_repeated = last.place - last.begin
+        if any(other.n_matched >= n_repeated for other in self._tracks):
+            return None
+        least = max(
+            SEED_UNITS if self._is_last_word(last) else SURE_UNITS,
+            MISQUOTED_SHARE * len(self._anchor),
+        )
+        is_restart = last.begin in self._tops and n_repeated >= self._restart_units
+        is_misquoted = last.begin <= self._anchor_begin <= last.place - least
+        if is_misquoted and not (is_restart and self._plan.can_replace):
             return self._misquoted(last)
-        return None
+        return self._diverge(last) if is_restart else None
 
     def _overlap(self) -> Joined | None:
         """The end of the answer was repeated, though not from the anchor on: the join, unless a
@@ -202,7 +224,7 @@ class EchoSearch:
             if after.startswith(again):
                 self._overlaps.remove(match)
             elif not again.startswith(after) and not any(
-                track.is_following and track.n_units > match.n_units for track in self._tracks
+                track.n_matched > match.n_units for track in self._tracks
             ):
                 return self._cut("overlap", match)
         return None
@@ -222,7 +244,7 @@ class EchoSearch:
 
     def _diverge(self, match: EchoMatch) -> Joined | None:
         """The writer repeats the answer in its own words from some place on."""
-        joined = self._replaced("restart", match)
+        joined = replaced(self._plan, self.held, match)
         if joined is None:
             self._diverged = match
             left = len(self._plan.shown) - raw_length(self._plan.shown, match.place)
@@ -231,36 +253,31 @@ class EchoSearch:
 
     def _misquoted(self, match: EchoMatch) -> Joined | None:
         """The anchor was repeated, except for its last letters."""
-        if joined := self._replaced("anchor", match):
-            return joined
-        left = self._plan.shown[raw_length(self._plan.shown, match.place) :]
-        if not any(map(str.isspace, left)):
-            # The word stays as it was sent; the text after the writer's version of it is new.
-            self._skips_word = True
+        if self._is_last_word(match):
+            self._misspelt = match
             return self._word_ended()
         text = "".join(self.held[: match.end])
         start = len(text) - len(text.split()[-1]) if not text[-1].isspace() else len(text)
         return Joined(kind="unverified", start=start, lead=" ")
 
-    def _word_ended(self) -> Joined | None:
-        if not self.held[-1].isspace():
-            return None
-        n_repeated = len(self._anchor)
-        return Joined(kind="unverified", start=len(self.held) - 1, n_repeated=n_repeated)
+    def _is_last_word(self, match: EchoMatch) -> bool:
+        left = self._plan.shown[raw_length(self._plan.shown, match.place) :]
+        return not any(map(str.isspace, left.strip()))
 
-    def _replaced(self, kind: SeamKind, match: EchoMatch) -> Joined | None:
-        """The join that takes back what the writer worded differently; None if that is not
-        allowed."""
-        shown = self._plan.shown
-        place = boundary_before(shown, raw_length(shown, match.place))
-        if match.rest and place:
-            place = boundary_before(shown, place - 1)
-        if not self._plan.can_replace or place < len(self._plan.context):
+    def _word_ended(self, *, is_whole: bool = False) -> Joined | None:
+        """The join after the writer's version of the answer's last word, which stays as it was
+        sent. Where the writer's word is longer, the answer was cut in it: then nothing is
+        dropped."""
+        match = self._misspelt
+        assert match is not None
+        more = "".join(self.held[match.end :])
+        word = "".join(takewhile(lambda character: not character.isspace(), more))
+        n_left = len(self._units) - match.place
+        is_longer = len(fold(word)) > n_left + 1
+        if len(word) == len(more) and not (is_longer or is_whole):
             return None
-        n_back = match.place - len(fold(shown[:place]))
-        text = "".join(self.held[: match.end])
-        start = len(text) - raw_length_from_end(text, n_back + len(match.rest))
-        return Joined(kind=kind, start=start, place=place)
+        start = match.end + (0 if is_longer else len(word))
+        return Joined(kind="unverified", start=start, n_repeated=len(self._anchor))
 
     def _follows_far(self) -> bool:
-        return any(track.is_following and track.n_units >= SURE_UNITS for track in self._tracks)
+        return any(track.n_matched >= SURE_UNITS for track in self._tracks)

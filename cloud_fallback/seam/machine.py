@@ -7,8 +7,9 @@ from spillover.cloud_fallback.seam.answer_text import Piece
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo_search import EchoSearch
 from spillover.cloud_fallback.seam.format_search import FormatSearch
+from spillover.cloud_fallback.seam.prefill_search import PrefillSearch
 from spillover.cloud_fallback.seam.repair import repaired
-from spillover.cloud_fallback.seam.search import Joined, RepeatSearch, Search
+from spillover.cloud_fallback.seam.search import Joined, RestartSearch, Search
 from spillover.cloud_fallback.seam.stages import (
     JsonEnd,
     JsonStart,
@@ -108,6 +109,9 @@ class SeamMachine:
         is_known = joined.n_repeated or joined.lead is not None or plan.left_behind
         if joined.kind == "unverified" and not is_known and not plan.is_json:
             # Only the held text, so that the outcome does not depend on the pieces it came in.
+            half = plan.pending.strip()  # of a character, which the client has
+            if half and text.lstrip().startswith(half):
+                text = text.lstrip()[len(half) :]
             text = repaired(plan.context + plan.kept, text)
         self._stages = self._stages_for(joined)
         return self._given(pieces, self._pass(text + more))
@@ -152,7 +156,9 @@ def _search_for(plan: Continuation) -> Search | None:
             return EchoSearch(plan)
         case "rewrite":
             return FormatSearch(plan)
-        case "restart" | "prefill":
-            return RepeatSearch(plan, plan.join)
+        case "restart":
+            return RestartSearch(plan)
+        case "prefill":
+            return PrefillSearch(plan)
         case "fresh":
-            return RepeatSearch(plan, "restart") if plan.left_behind else None
+            return RestartSearch(plan) if plan.left_behind else None

@@ -5,20 +5,17 @@ Every decision depends on the text alone, never on how it was split into pieces.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
 from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
-from spillover.runtime.text.folding import fold, split_units
-
-PREFILL_ECHO_UNITS = 64
-"""A prefilled writer that repeats this much of its own turn did not continue it."""
-
-REFRAIN_UNITS = 24
-"""Unless this much of the turn's beginning occurs twice in it."""
+from spillover.cloud_fallback.seam.echo import EchoMatch
+from spillover.runtime.text.folding import fold, raw_length, raw_length_from_end, split_units
+from spillover.runtime.text.graphemes import boundary_before
+from spillover.runtime.text.sentences import good_boundary
 
 
 class Joined(Struct, frozen=True, kw_only=True):
@@ -60,26 +57,39 @@ class Search(Protocol):
         ...
 
 
-class RepeatSearch:
-    """Follows the answer from its beginning. *kind* "restart": the writer starts the answer over;
-    "prefill": it continues its own turn, which some servers repeat first."""
+def replaced(plan: Continuation, held: list[str], match: EchoMatch) -> Joined | None:
+    """The join that takes back what the writer worded differently after *match*, a repetition from
+    the beginning; None if that is not allowed."""
+    shown = plan.shown
+    place = boundary_before(shown, raw_length(shown, match.place))
+    if match.rest and place:
+        place = boundary_before(shown, place - 1)
+    if not plan.can_replace or place < len(plan.context):
+        return None
+    n_back = match.place - len(fold(shown[:place]))
+    text = "".join(held[: match.end])
+    start = len(text) - raw_length_from_end(text, n_back + len(match.rest))
+    return Joined(kind="restart", start=start, place=place)
 
-    def __init__(self, plan: Continuation, kind: Literal["restart", "prefill"]) -> None:
+
+def set_apart(held: list[str], match: EchoMatch) -> Joined:
+    """The same for a client that keeps what it has: from the last whole sentence on."""
+    start = good_boundary("".join(held), match.end)
+    return Joined(kind="unverified", start=start, lead="\n\n")
+
+
+class RestartSearch:
+    """The writer starts the answer over, of which the client has the first few characters."""
+
+    def __init__(self, plan: Continuation) -> None:
         self.held: list[str] = []
         self._plan = plan
-        self._kind: Literal["restart", "prefill"] = kind
         self._units = fold(plan.shown)
-        self._least = 0
         self._n = 0
-        if kind == "prefill":
-            self._least = PREFILL_ECHO_UNITS
-            is_refrain = self._units.find(self._units[:REFRAIN_UNITS], 1) >= 0
-            if is_refrain or len(self._units) < PREFILL_ECHO_UNITS:
-                self._units = ""
 
     @property
     def is_sure(self) -> bool:
-        return self._kind == "restart" and self._n > 0
+        return self._n > 0
 
     def feed(self, character: str) -> Joined | None:
         self.held.append(character)
@@ -90,13 +100,11 @@ class RepeatSearch:
                 return self.give_up()
             self._n += 1
             if self._n == len(self._units):
-                return Joined(kind=self._kind, start=len(self.held), rest=rest)
+                return Joined(kind="restart", start=len(self.held), rest=rest)
         return None
 
     def give_up(self) -> Joined:
         plan = self._plan
-        if self._kind == "prefill":
-            return Joined(kind="prefill", start=0)
         if plan.can_replace:
             return Joined(kind="restart", start=0, place=len(plan.context))
         if plan.request.response_format is not None:
@@ -104,7 +112,5 @@ class RepeatSearch:
         return Joined(kind="unverified", start=0, lead="\n\n")
 
     def finish(self) -> Joined:
-        """Check that all of it repeats the beginning of the answer, unless there was nothing to
-        repeat."""
-        is_repeated = self._units and self._n >= self._least
-        return Joined(kind=self._kind, start=len(self.held) if is_repeated else 0)
+        """All of it repeats the beginning of the answer, unless there was nothing to repeat."""
+        return Joined(kind="restart", start=len(self.held) if self._units else 0)

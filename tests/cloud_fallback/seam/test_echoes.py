@@ -136,20 +136,13 @@ def test_an_anchor_shorter_than_wished_is_the_whole_answer() -> None:
     assert read(said, len(said), "Foxes are small.").text == "Foxes are small."
 
 
-def test_a_misquoted_last_word_stands_as_it_was_sent() -> None:
+@pytest.mark.parametrize("can_replace", [False, True])
+def test_a_misquoted_last_word_stands_as_it_was_sent(can_replace: bool) -> None:
     said = "The quick brown fox and the badgers went to recieve"
     cloud = planned(said, len(said)).anchor.replace("recieve", "receive") + " it from the owl."
-    client = read(said, len(said), cloud)
+    client = read(said, len(said), cloud, can_replace=can_replace)
     assert client.text == said + " it from the owl."
-    assert client.seam.settled == "unverified"
-
-
-def test_a_misquoted_word_is_replaced_where_allowed() -> None:
-    said = "The quick brown fox and the badgers went to recieve"
-    cloud = planned(said, len(said)).anchor.replace("recieve", "receive") + " it from the owl."
-    client = read(said, len(said), cloud, can_replace=True)
-    assert client.text == said.replace("recieve", "receive") + " it from the owl."
-    assert client.seam.settled == "anchor"
+    assert client.n_replaced == 0
 
 
 def test_a_preamble_without_an_echo_is_dropped_when_it_speaks_of_the_interruption() -> None:
@@ -191,8 +184,9 @@ def test_a_restart_that_goes_another_way_is_taken_as_it_is(
 ) -> None:
     at = data.draw(st.integers(100, len(answer)))
     way = data.draw(st.integers(99, at - 1))
+    assume(any(map(str.isalnum, answer[way:at])))  # marks may be left out
     plan = planned(answer, at, can_replace=True)
-    cloud = f"{answer[:way]}§{other} and all of it was written in another way. "
+    cloud = f"{answer[:way]}¤{other} and all of it was written in another way. "
     client = Client(plan, answer[:at])
     assert bare(client.read(cloud, data.draw(SIZES))) == bare(cloud)
     assert client.seam.settled == "restart"
