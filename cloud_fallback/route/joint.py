@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from spillover.cloud_fallback.events import Replace, Seam, StreamEvent
@@ -63,6 +64,10 @@ class Joint:
 
     def on_deadline(self) -> list[StreamEvent]:
         return self._events(self._machine.on_deadline(self._clock()))
+
+    def release(self) -> list[StreamEvent]:
+        """The events for text held in doubt, when something else than text comes after it."""
+        return self._events(self._machine.on_deadline(math.inf))
 
     def end(self) -> list[StreamEvent]:
         """The events for text that is still held when the answer is complete."""

@@ -144,7 +144,13 @@ class LocalWriter:
             ask=partial(ask_early, context) if context.must_ask else None,
             end_question=context.end_question,
             may_replace=context.options.may_replace,
+            hides_first_word=self._may_begin_anew(context),
         )
+
+    def _may_begin_anew(self, context: RequestContext) -> bool:
+        """Whether another writer may take over and could not take back what was shown."""
+        may_leave = context.allowed.may_leave and context.may_go_to_cloud and context.providers()
+        return bool(may_leave) and not (context.answer.has_begun or context.options.may_replace)
 
     def _follow(
         self, context: RequestContext, stream: WatchedStream, joint: Joint | None

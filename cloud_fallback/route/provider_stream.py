@@ -132,7 +132,7 @@ class ProviderStream:
             case ToolCallDelta():
                 self._count(event.arguments)
                 self.is_empty = False
-                return self._tool_call(event)
+                return [*self._joint.release(), *self._tool_call(event)]
             case Finished():
                 self._finished = event
         return []

@@ -18,6 +18,7 @@ from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.route.unsent_events import cut, split, text_of, with_logprobs
 from spillover.cloud_fallback.seam.answer_text import AnswerText
 from spillover.cloud_fallback.seam.limits import SentenceFinish
+from spillover.cloud_fallback.seam.notices import is_worth_keeping
 from spillover.runtime.alarms import Alarm, Alarms
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import Engine
@@ -52,11 +53,13 @@ class WatchedStream:
         ask: Ask | None,
         end_question: Callable[[], Generator[StreamEvent]],
         may_replace: bool,
+        hides_first_word: bool = False,
     ) -> None:
         """*request* continues *answer*. *mode*: with "finish_sentence" a soft reason waits for
         the end of the sentence, with "at_turn" for the next turn. *ask*: nothing is handed over
         before the user agrees, and meanwhile the model goes on; what is bad is held back then,
-        unless the client can take it back (*may_replace*). *end_question* notes the reply."""
+        unless the client can take it back (*may_replace*). *end_question* notes the reply.
+        *hides_first_word*: text too short to be continued waits until it is clear who writes."""
         self._engine = engine
         self._request = request
         self._answer = answer
@@ -80,6 +83,7 @@ class WatchedStream:
         self._ask = ask
         self._end_question = end_question
         self._may_replace = may_replace
+        self._hides_first_word = hides_first_word
         self._to_ask: Reason | None = None
         self._question: Question | None = None
         self._expiry: Alarm | None = None
@@ -244,7 +248,12 @@ class WatchedStream:
             self.trigger(self.watch.reason)
         if self._sentence_until is not None:
             yield from self._take_to_sentence_end(event, self._sentence_until)
-        elif self._reason is not None or verdict == "hold" or self._holds_while_asking:
+        elif (
+            self._reason is not None
+            or verdict == "hold"
+            or self._holds_while_asking
+            or self._is_first_word(event)
+        ):
             self._held.append(event)
         else:
             if self._held:
@@ -255,6 +264,16 @@ class WatchedStream:
     def _holds_while_asking(self) -> bool:
         reason = self._to_ask
         return reason is not None and reason.code in UNWANTED and not self._may_replace
+
+    def _is_first_word(self, event: EngineEvent) -> bool:
+        """Whether *event* belongs to a beginning that another writer could not continue."""
+        if self._hides_first_word:
+            is_text = isinstance(event, Delta) and not is_worth_keeping(
+                text_of([*self._held, event]).rstrip()
+            )
+            self._hides_first_word = is_text or not isinstance(event, Delta | ToolCallDelta)
+            return is_text
+        return False
 
     def _take_to_sentence_end(self, event: EngineEvent, until: float) -> Generator[EngineEvent]:
         if self._cancellation.cancelled or not isinstance(event, Delta):
@@ -332,7 +351,7 @@ class WatchedStream:
 
     def _good_text(self, reason: Reason) -> str:
         """The good part of the text that was held back."""
-        if self._sentence is not None and self._sentence.is_done:
+        if self._hides_first_word or (self._sentence is not None and self._sentence.is_done):
             return ""
         text = text_of(self._held)
         if reason.keep_chars is None:

@@ -9,7 +9,7 @@ from spillover.cloud_fallback.seam.echo_search import EchoSearch
 from spillover.cloud_fallback.seam.format_search import FormatSearch
 from spillover.cloud_fallback.seam.prefill_search import PrefillSearch
 from spillover.cloud_fallback.seam.repair import repaired
-from spillover.cloud_fallback.seam.search import Joined, RestartSearch, Search
+from spillover.cloud_fallback.seam.search import FirstWord, Joined, RestartSearch, Search
 from spillover.cloud_fallback.seam.stages import (
     JsonEnd,
     JsonStart,
@@ -161,4 +161,6 @@ def _search_for(plan: Continuation) -> Search | None:
         case "prefill":
             return PrefillSearch(plan)
         case "fresh":
-            return RestartSearch(plan) if plan.left_behind else None
+            if plan.left_behind:
+                return RestartSearch(plan)
+            return None if plan.can_replace else FirstWord(plan)

@@ -13,6 +13,7 @@ from spillover.cloud_fallback.errors import SeamFailed
 from spillover.cloud_fallback.events import SeamKind
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.cloud_fallback.seam.echo import EchoMatch
+from spillover.cloud_fallback.seam.notices import is_worth_keeping
 from spillover.runtime.text.folding import fold, raw_length, raw_length_from_end, split_units
 from spillover.runtime.text.graphemes import boundary_before
 from spillover.runtime.text.sentences import good_boundary
@@ -76,6 +77,26 @@ def set_apart(held: list[str], match: EchoMatch) -> Joined:
     """The same for a client that keeps what it has: from the last whole sentence on."""
     start = good_boundary("".join(held), match.end)
     return Joined(kind="unverified", start=start, lead="\n\n")
+
+
+class FirstWord:
+    """The writer begins the answer. Less than another writer could continue is not shown yet: if
+    this one breaks off, the other begins anew."""
+
+    is_sure = False
+
+    def __init__(self, plan: Continuation) -> None:
+        self.held: list[str] = []
+        self._kind: SeamKind = "restart" if plan.takes_back else "fresh"
+
+    def feed(self, character: str) -> Joined | None:
+        self.held.append(character)
+        return self.give_up() if is_worth_keeping("".join(self.held)) else None
+
+    def give_up(self) -> Joined:
+        return Joined(kind=self._kind, start=0)
+
+    finish = give_up
 
 
 class RestartSearch:

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import date
@@ -24,7 +24,7 @@ from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.limits import Amount, BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Delta, Finished, Queued
+from spillover.runtime.events import Delta, EngineEvent, Finished, Queued
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
@@ -400,3 +400,38 @@ def test_text_held_in_doubt_is_sent_when_no_tokens_are_left(
     assert end(events).reason == "length"
     assert not handoffs(events)
     assert fake.requests == []
+
+
+@pytest.mark.parametrize("can_replace", [False, True])
+def test_a_word_or_two_are_not_shown_before_it_is_clear_who_writes(
+    desk: Desk, engine: LocalEngine, fake: Fake, monkeypatch: Any, can_replace: bool
+) -> None:
+    """They used to stand before the whole answer of the next writer."""
+    fake.script(Act(text="Quite another answer."))
+    stream = engine.stream
+
+    def hands_over_at_once(*arguments: Any) -> Iterator[EngineEvent]:
+        with closing(stream(*arguments)) as events:
+            for event in events:
+                if isinstance(event, Delta):
+                    assert desk.router.hand_over("answer-1")
+                yield event
+
+    monkeypatch.setattr(engine, "stream", hands_over_at_once)
+    events = desk.ask(long(), RouteOptions(may_replace=can_replace))
+    assert text(events) == "Quite another answer."
+    (handoff,) = handoffs(events)
+    assert can_replace or handoff.keep_chars == 0
+    shown_first = [event for event in events[: events.index(handoff)] if isinstance(event, Delta)]
+    assert can_replace or not shown_first
+
+
+def test_a_word_of_a_provider_that_breaks_off_is_not_shown(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake]
+) -> None:
+    first, second = make_fake(), make_fake()
+    desk = make_desk(first, second)
+    first.script(Act(text="Hello there.", chunk_chars=5, cut="reset", cut_after_chunks=1))
+    second.script(Act(text="Quite another answer."))
+    events = desk.ask(ask(), RouteOptions(routing=Routing(prefer="cloud")))
+    assert text(events) == "Quite another answer."

@@ -40,12 +40,19 @@ def test_after_the_join_text_is_the_same_object() -> None:
     assert machine.hold_deadline() is None
 
 
-def test_a_fresh_answer_is_never_held() -> None:
+def test_a_first_word_waits_for_the_next_unless_it_can_be_taken_back() -> None:
+    """It used to stand before the whole answer of another writer if this one broke off."""
     machine = SeamMachine(plan_continuation(ASKED, ""))
+    assert machine.feed("That is", 0.0) == []
+    assert machine.feed(" it", 0.0) == ["That is it"]
     assert machine.settled == "fresh"
-    assert machine.feed("Th", 0.0) == ["Th"]
-    assert machine.end() == []
-    assert machine.trimmed_chars == 0
+    assert machine.feed("!", 0.0) == ["!"]
+    short = SeamMachine(plan_continuation(ASKED, ""))
+    assert short.feed("Yes", 0.0) == []
+    assert short.end() == ["Yes"]
+    free = SeamMachine(plan_continuation(ASKED, "", can_replace=True))
+    assert free.feed("Th", 0.0) == ["Th"]
+    assert free.trimmed_chars == 0
 
 
 def test_text_in_doubt_is_held_for_a_bounded_time_from_its_first_character() -> None:
