@@ -77,6 +77,10 @@ class ApiClient:
         self._refused_fields |= {field}
         return True
 
+    def ignored_prefill(self) -> None:
+        """The model answered anew instead of continuing its turn: do not ask for that again."""
+        self._refuses_prefill = True
+
     def warm(self) -> None:
         """Have a connection for the next request, and know which server it is; sends nothing of a
         conversation. Never raises."""

@@ -143,6 +143,8 @@ class CloudWriter:
             reason = Reason(code="user", is_hard=True)
             return replace(_moved(context, stopped, stream, reason), may_leave=False)
         cleared.permit.success()
+        if stream.ignored_prefill:
+            self._provider.api.ignored_prefill()
         if (missing := self._missing(context, stream)) is not None:
             return _stopped_by(missing, context, stopped, stream)
         if context.resources.policy_settings.is_on("sticky"):

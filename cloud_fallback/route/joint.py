@@ -34,6 +34,7 @@ class Joint:
         announces: bool = True,
     ) -> None:
         self._machine = SeamMachine(plan)
+        self._join = plan.join
         self._limit = VisibleLimit(tokens_left)
         self._text = text
         self._seq = seq
@@ -47,6 +48,11 @@ class Joint:
     def stopped(self) -> str | None:
         """The stop string that ended the answer."""
         return self._text.stopped
+
+    @property
+    def ignored_prefill(self) -> bool:
+        """Whether a writer that was to continue its own turn has started it over."""
+        return self._join == "prefill" and self._machine.settled == "restart"
 
     @property
     def is_over(self) -> bool:

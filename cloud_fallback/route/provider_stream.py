@@ -67,6 +67,11 @@ class ProviderStream:
         return self._joint.n_chars
 
     @property
+    def ignored_prefill(self) -> bool:
+        """See Joint."""
+        return self._joint.ignored_prefill
+
+    @property
     def is_ended_by_provider(self) -> bool:
         """False: it was ended here, at a stop string or at the requested length."""
         return self._finished is not None and not self._joint.is_over

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from functools import cached_property
-from itertools import chain
+from functools import cached_property, lru_cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -68,15 +67,8 @@ class ShownAnswer:
     def is_patterned(self) -> bool:
         """Whether the answer's end nearly repeats itself, as a loop or a list of like items does:
         then what comes next may look like a repetition with mistakes."""
-        end = [unit for unit in self.units[-2 * LONGEST_CHARS :] if not _is_mark(unit)]
-        for n in range(1, len(end) // 2 + 1):
-            last = end[-max(2 * n, PATTERN_UNITS) :]
-            unlike = [pair for pair in zip(last, last[n:], strict=False) if pair[0] != pair[1]]
-            if 10 * len(unlike) <= len(last) - n and all(
-                map(_is_letter, chain.from_iterable(unlike))
-            ):
-                return True
-        return False
+        end = [unit for unit in self.units[-LONGEST_CHARS:] if not _is_mark(unit)][::-1]
+        return any(_is_alike(end[: max(2 * n, PATTERN_UNITS)], n) for n in range(1, len(end) // 2))
 
     def after_marks(self, unit: int) -> int:
         """The first unit from *unit* on that is not a mark."""
@@ -91,7 +83,6 @@ class _Place(Struct, frozen=True, kw_only=True):
     begin: int
     at: int
     """The unit of the answer that should come next, after those of *via*."""
-    is_strict: bool = False
     n_matched: int = 0
     n_marks: int = 0
     """Marks that were added or left out."""
@@ -143,15 +134,19 @@ class Track:
         self._units = shown.units
         self._likely = likely
         self._least = least
+        self._is_strict = is_strict
         self._seed: str | None = "" if finds_others else None
         self._n_units = 0
         self._n_before = 0
         """Units of the same character before the last one."""
         self._end, self._rest = 0, ""
         self._places = [
-            _Place(begin=at, at=at, is_strict=is_strict, n_clean=CLEAN_UNITS - n_clean)
-            for at in sorted({*likely})
+            _Place(begin=at, at=at, n_clean=CLEAN_UNITS - n_clean) for at in sorted({*likely})
         ]
+        self._others: list[int] = []
+        """Where the repetitions begin that were found by their first units, of which there may be
+        many; all have the length n_found."""
+        self._n_found = 0
         self.longest: EchoMatch | None = None
         """The last repetition that reached the end of the answer."""
         self._doubtful: EchoMatch | None = None
@@ -163,46 +158,64 @@ class Track:
 
     @property
     def is_dead(self) -> bool:
-        return not self._places and self._seed is None
+        return not self._places and not self._others and self._seed is None
 
     @property
     def n_matched(self) -> int:
         """Units of the answer that are repeated so far."""
-        return max((place.n_matched for place in self._places), default=0)
+        n_found = self._n_found if self._others else 0
+        return max((place.n_matched for place in self._places), default=n_found)
 
     @property
     def is_likely(self) -> bool:
         """Whether it follows the answer from a place where a repetition should begin."""
-        return any(p.n_matched >= SEED_UNITS and p.begin in self._likely for p in self._places)
+        return any(place.n_matched >= SEED_UNITS for place in self._places)
 
     def add(self, unit: str, end: int, rest: str) -> None:
         """Take the next unit of the held text."""
         self._n_units += 1
         self._n_before = self._n_before + 1 if end == self._end else 0
         self._places = [p for place in self._places for p in self._after(place, unit, rest)]
-        if self._seed is not None and (self._seed or not _is_mark(unit)):
+        if self._others:
+            units, n = self._units, self._n_found
+            self._others = [at for at in self._others if units.startswith(unit, at + n)]
+            self._n_found += 1
+        elif self._seed is not None and (self._seed or not _is_mark(unit)):
             self._seed += unit
             if len(self._seed) == SEED_UNITS:
-                self._places += self._found(self._seed)
+                self._others, self._n_found = _found(self._units, self._seed), SEED_UNITS
                 self._seed = None
         self._end, self._rest = end, rest
-        for place in self._places:
-            if place.is_settled and place.n_matched > (self.last.n_units if self.last else 0):
-                self.last = self._match(place)
+        self._note()
+
+    def _note(self) -> None:
+        """Keep the repetition so far, and whether it has reached the end of the answer."""
+        n_noted = self.last.n_units if self.last else 0
+        found = [self._found_at(at) for at in (*self._others[:1], *self._others[-1:])]
+        settled = [self._match(place) for place in self._places if place.is_settled]
+        for match in (*settled[:1], *found[:1]):
+            if match.place - match.begin > n_noted:
+                self.last = match
                 break
         for place in self._places:
             if place.at == len(self._units) and not (place.via or place.n_skip):
                 self._reach(place, self._match(place))
-        if self._doubtful is not None and not any(p.at < len(self._units) for p in self._places):
+        if found and found[-1].place == len(self._units) and self._n_found >= self._least:
+            self._reach_exactly(found[-1])
+        is_open = self._others or any(place.at < len(self._units) for place in self._places)
+        if self._doubtful is not None and not is_open:
             self.longest, self._doubtful = self._doubtful, None
+
+    def _reach_exactly(self, match: EchoMatch) -> None:
+        if self.longest is None or self.longest.end < match.end:
+            self.longest, self._doubtful = match, None
 
     def _reach(self, place: _Place, match: EchoMatch, *, is_early: bool = False) -> None:
         """*place* is the end of the answer. After mistakes there may be a better reading."""
         if match.place - match.begin < self._least or not place.n_clean:
             return
         if match.is_exact:
-            if self.longest is None or self.longest.end < match.end:
-                self.longest, self._doubtful = match, None
+            self._reach_exactly(match)
         elif self._doubtful is None or self._is_early:
             self._doubtful, self._is_early = match, is_early or place.n_clean == 1
 
@@ -216,26 +229,9 @@ class Track:
             is_exact=place.is_exact,
         )
 
-    def _found(self, seed: str) -> list[_Place]:
-        """Where *seed* occurs, the last places of it."""
-        known = {(place.begin, place.at) for place in self._places}
-        n_lead = self._n_units - len(seed)
-        places: list[_Place] = []
-        at = self._units.rfind(seed)
-        while at >= 0 and len(places) < MAX_PLACES:
-            if (at, at + len(seed)) not in known:
-                places.append(
-                    _Place(
-                        begin=at,
-                        at=at + len(seed),
-                        is_strict=True,
-                        n_matched=len(seed),
-                        n_marks=n_lead,
-                        n_lead=n_lead,
-                    )
-                )
-            at = self._units.rfind(seed, 0, at + len(seed) - 1)
-        return places[::-1]
+    def _found_at(self, begin: int) -> EchoMatch:
+        n, end, rest = self._n_found, self._end, self._rest
+        return EchoMatch(begin=begin, place=begin + n, n_units=n, end=end, rest=rest, is_exact=True)
 
     def _after(self, place: _Place, unit: str, rest: str) -> list[_Place]:
         """*place* after the next *unit* of the held text; none where it does not fit."""
@@ -246,7 +242,7 @@ class Track:
             return [replace(place, via=place.via[1:])] if fits else []
         if self._units.startswith(unit, place.at):
             return [_matched(place, place.at + 1)]
-        if place.is_strict or self._shown.is_patterned:
+        if self._is_strict or self._shown.is_patterned:
             return []
         at = self._shown.after_marks(place.at)
         if at == len(self._units):
@@ -295,6 +291,28 @@ class Track:
         return places
 
 
+def _is_alike(units: list[str], n: int) -> bool:
+    """Whether *units* are those *n* places further on, with a wrong letter in ten at most."""
+    n_wrong = 0
+    for unit, other in zip(units, units[n:], strict=False):
+        if unit != other:
+            n_wrong += 1
+            is_mistake = _is_letter(unit) and _is_letter(other)
+            if not is_mistake or 10 * n_wrong > len(units) - n:
+                return False
+    return True
+
+
+def _found(units: str, seed: str) -> list[int]:
+    """Where *seed* occurs, the last places of it."""
+    places: list[int] = []
+    at = units.rfind(seed)
+    while at >= 0 and len(places) < MAX_PLACES:
+        places.append(at)
+        at = units.rfind(seed, 0, at + len(seed) - 1)
+    return places[::-1]
+
+
 def _with_extra(place: _Place, rest: str) -> _Place:
     """*place* after a letter too many."""
     n_mistakes = place.n_mistakes + 1
@@ -305,6 +323,7 @@ def _matched(place: _Place, at: int) -> _Place:
     return replace(place, at=at, n_matched=place.n_matched + 1, n_clean=place.n_clean + 1)
 
 
+@lru_cache(maxsize=4096)
 def _is_mark(character: str) -> bool:
     """Whether it is punctuation or markup."""
     category = unicodedata.category(character)

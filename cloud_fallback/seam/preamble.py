@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from spillover.runtime.text.folding import fold
 
@@ -109,9 +110,15 @@ _TALK_WITHOUT_SPACES = (
     "ところ|箇所|から|続き|続け|を|の|が|は|に|こちら|以下|通り|それでは|では|書き|回答|残り|"
     "แน่นอน|ครับ|ค่ะ|ได้เลย|ขออภัย|นี่คือ|ส่วนที่เหลือ|ต่อ|จาก|ที่|ค้าง|ไว้|เขียน|จะ"
 )
+
+
+def _longest_first(words: Iterable[str]) -> str:
+    return "|".join(sorted({*words}, key=len, reverse=True))
+
+
 _ALL_TALK = re.compile(
-    rf"(?:(?<!\w)(?:{'|'.join(sorted(' '.join(_TALK).split(), key=len, reverse=True))})(?!\w)"
-    rf"|{_TALK_WITHOUT_SPACES}|[\s,.!:;…—–\-'’()¡*_>#。、，：！،؛]|\.)*",
+    rf"(?>(?<!\w)(?>{_longest_first(' '.join(_TALK).split())})(?!\w)"
+    rf"|{_longest_first(_TALK_WITHOUT_SPACES.split('|'))}|[\s,.!:;…—–\-'’()¡*_>#。、，：！،؛])*+",
     re.IGNORECASE,
 )
 """Only words of talk about the interruption. Speech in quotation marks is a story's."""

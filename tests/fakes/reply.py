@@ -32,25 +32,35 @@ def reply(act: Act, asked: Asked) -> Reply:
 
 def _text(act: Act, asked: Asked) -> str:
     if asked.dialect == "tgi":
-        return _rest_of_prompt(act, asked.turns[-1].text)
+        return act.text if act.ignores_prefill else _rest_of_prompt(act, asked.turns[-1].text)
     partial = asked.partial
     if partial is None:
         return act.text
     rest = _rest(act, partial, asked.anchor)
+    anew = act.text if act.rest is None else partial + act.rest
     if asked.is_prefill:
-        return rest
+        return anew if act.ignores_prefill else rest
     anchor = asked.anchor
     said: dict[str, str] = {
         "anchor": anchor + rest,
         "no_anchor": rest,
-        "restart": act.text if act.rest is None else partial + act.rest,
+        "restart": anew,
         "rewrite": act.rewrite,
         "preamble": act.preamble + anchor + rest,
         "whitespace": anchor.replace(" ", "\n ") + rest,
         "quoted": f"“{anchor}”{rest}",
+        "fenced": f"```\n{anchor}{rest}\n```\n",
+        "capitals": anchor.upper() + rest,
+        "misspelt": _misspelt(anchor) + rest,
         "nothing": "",
     }
     return said[act.manner]
+
+
+def _misspelt(anchor: str) -> str:
+    """*anchor* with another letter in its middle."""
+    place = next(i for i in range(len(anchor) // 2, len(anchor)) if anchor[i : i + 2].isalpha())
+    return anchor[:place] + ("q" if anchor[place] != "q" else "z") + anchor[place + 1 :]
 
 
 def _rest(act: Act, partial: str, anchor: str) -> str:

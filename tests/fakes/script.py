@@ -11,11 +11,22 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct, field
 
 Manner: TypeAlias = Literal[
-    "anchor", "no_anchor", "restart", "rewrite", "preamble", "whitespace", "quoted", "nothing"
+    "anchor",
+    "no_anchor",
+    "restart",
+    "rewrite",
+    "preamble",
+    "whitespace",
+    "quoted",
+    "fenced",
+    "capitals",
+    "misspelt",
+    "nothing",
 ]
 """How a request to continue is answered: with the anchor repeated and the rest; the rest alone; the
 whole text from the top; *rewrite*, another text from the top; *preamble* before the anchor; the
-anchor with other whitespace; the anchor in quotation marks; without any text."""
+anchor with other whitespace, in quotation marks, in a code block with the rest, in capitals, or
+with a wrong letter in the middle; without any text."""
 
 Cut: TypeAlias = Literal["clean", "fin", "reset", "silence"]
 """How a stream breaks off: the body ends as if it were complete; the connection is closed, or
@@ -86,6 +97,8 @@ class Act(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """"auto": a token per chunk; None: never sent."""
     takes_prefill: bool = True
     """False: a request that ends with an assistant's turn gets the provider's own 400."""
+    ignores_prefill: bool = False
+    """Such a request gets the whole text from the top."""
     noise: bool = True
     """The comments, pings, filter annotations and unknown events that this provider mixes in."""
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from spillover.cloud_fallback.events import HandoffMode, Replace
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.settings import RouteOptions
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -46,6 +47,9 @@ DIALECTS: dict[str, dict[str, Any]] = {
         ("anchor", {"anchor"}),
         ("whitespace", {"anchor"}),
         ("quoted", {"anchor"}),
+        ("fenced", {"anchor"}),
+        ("capitals", {"anchor"}),
+        ("misspelt", {"anchor"}),
         ("preamble", {"anchor"}),
         ("restart", {"restart", "anchor"}),  # a short text is an anchor as a whole
         ("no_anchor", {"unverified", "overlap"}),
@@ -61,19 +65,60 @@ def test_the_joined_text_is_the_text_of_both_writers(
     if manner == "no_anchor":
         assert text(events).split() == (said + REST).split()
     else:
-        assert text(events) == joined(said, REST)
+        assert text(events).rstrip("\n") == joined(said, REST)
     assert seams(events)[0].kind in kinds
     assert not any(isinstance(event, Replace) for event in events)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
-def test_every_dialect_continues(
+PREFILLING: dict[str, dict[str, Any]] = {
+    "vllm": {"dialect": "openai", "server": "vllm"},
+    "anthropic": {"dialect": "anthropic", "model": "claude-haiku-4-5"},
+    "gemini": {"dialect": "gemini", "model": "gemini-2.5-flash"},
+    "bedrock": {"dialect": "bedrock", "model": "anthropic.claude-haiku-4-5-20251001-v1:0"},
+}
+"""Providers that are known to continue an assistant's turn."""
+
+
+def served_by(fake: Fake, fields: dict[str, Any]) -> ProviderSettings:
+    base_url = f"{fake.url}/v1" if fields["dialect"] == "openai" else fake.url
+    return provider(fake, base_url=base_url, **fields)
+
+
+@pytest.mark.parametrize("name", PREFILLING)
+def test_a_server_that_ignores_the_prefill_says_nothing_twice(
     make_desk: MakeDesk, make_fake: Callable[[], Fake], name: str
 ) -> None:
+    """The beginning used to come twice. From then on the provider is asked for an echo."""
     fake = make_fake()
-    base_url = f"{fake.url}/v1" if name == "openai" else fake.url
-    desk = make_desk(providers=[provider(fake, base_url=base_url, **DIALECTS[name])])
-    fake.script(Act(rest=REST))
+    desk = make_desk(providers=[served_by(fake, PREFILLING[name])])
+    for cut_at in (25, 60):
+        fake.script(Act(rest=REST, ignores_prefill=True))
+        events = desk.ask(long(), hand_over_at=cut_at)
+        (handoff,) = handoffs(events)
+        assert text(events) == joined(text(events[: events.index(handoff)]), REST)
+    first, second = (request.body for request in fake.requests)
+    assert "My connection dropped" not in first
+    assert "My connection dropped" in second
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tagged_reasoning": "<think>\nRepeat the fragment first.\n</think>\n\n"},
+        {"preamble": "Natürlich, ich mache genau dort weiter:\n\n", "manner": "preamble"},
+        {"preamble": "बिल्कुल, मैं वहीं से जारी रखता हूँ:\n\n", "manner": "preamble"},
+        {"preamble": "I apologize for the interruption! Continuing:\n\n", "manner": "preamble"},
+        {"manner": "misspelt"},
+    ],
+    ids=lambda said: next(iter(said.values())).split()[0],
+)
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_continues(
+    make_desk: MakeDesk, make_fake: Callable[[], Fake], name: str, said: dict[str, Any]
+) -> None:
+    fake = make_fake()
+    desk = make_desk(providers=[served_by(fake, DIALECTS[name])])
+    fake.script(Act(rest=REST, **said))
     events = desk.ask(long(), hand_over_at=60)
     (handoff,) = handoffs(events)
     assert text(events) == joined(text(events[: events.index(handoff)]), REST)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.cloud_fallback.seam.machine import HOLD_S, SeamMachine
+from spillover.cloud_fallback.seam.preamble import may_be_talk, talk_length
 from spillover.cloud_fallback.seam.repair import repaired
 from spillover.cloud_fallback.seam.stages import Splice, Unwrapped
 from tests.cloud_fallback.seam.corpus import CODE, PROSE, pieces_of
@@ -53,6 +54,13 @@ def test_a_first_word_waits_for_the_next_unless_it_can_be_taken_back() -> None:
     free = SeamMachine(plan_continuation(ASKED, "", can_replace=True))
     assert free.feed("Th", 0.0) == ["Th"]
     assert free.trimmed_chars == 0
+
+
+@pytest.mark.parametrize("text", ["la " * 60, "la la la la, " * 15, "é, . " * 40, "的" * 200])
+def test_it_takes_no_time_to_see_that_a_text_is_no_talk(text: str) -> None:
+    """A word of several languages used to double the time with each repetition."""
+    assert not may_be_talk(text + "x" * 13)
+    assert talk_length(text + "\n") == 0
 
 
 def test_text_in_doubt_is_held_for_a_bounded_time_from_its_first_character() -> None:
