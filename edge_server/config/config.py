@@ -54,12 +54,14 @@ def load(
     environ: Mapping[str, str],
     config_flag: Path | None = None,
     api_key_file: Path | None = None,
+    without_file: bool = False,
 ) -> Config:
-    """Merge the layers. *flags* are texts, or None, by setting name.
+    """Merge the layers. *flags* are texts, or None, by setting name. *without_file*: no
+    configuration file counts, not even the user's own.
 
     Raises ConfigError, which names the source, the value and what is allowed.
     """
-    file = config_file.locate(config_flag, environ)
+    file = None if without_file else config_file.locate(config_flag, environ)
     warnings = _unknown_variables(environ)
     values = {setting.name: Value(setting.default, DEFAULT) for setting in setting_list()}
     tables: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.edge_server import cli
 from spillover.edge_server.commands.connect import connect
 from spillover.edge_server.commands.connect.target import provider_at
+from spillover.edge_server.config import config_file
 from spillover.edge_server.errors import ConfigError
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Page, Tokens
@@ -172,6 +173,41 @@ def test_what_the_owner_set_stays(place: Place, fake: Fake) -> None:
     place.connect(fake.url, "--fallback", "auto")
     assert place.content["fallback"] == "auto"
     assert len(place.content["provider"]) == 1
+
+
+def test_a_new_file_does_not_know_the_users_own(
+    place: Place, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The providers of the user's own file counted for the file that was named, too."""
+    fake.show({"/v1/models": MODELS})
+    place.connect(fake.url)
+    monkeypatch.setattr(config_file, "user_path", lambda own=place.file: own)
+    place.file = tmp_path / "other.toml"
+    assert place.connect(fake.url)[0] == 0
+    assert len(place.content["provider"]) == 1
+
+
+def test_the_rest_of_the_file_stays_to_the_byte(place: Place, fake: Fake) -> None:
+    fake.show({"/v1/models": MODELS})
+    before = b'# mine\r\nfallback = "ask"\r\nport = 9000\r\n'
+    place.file.parent.mkdir()
+    place.file.write_bytes(before)
+    place.file.chmod(0o640)
+    link = place.file.with_name("link.toml")
+    link.symlink_to(place.file)
+    place.file = link
+    assert place.connect(fake.url)[0] == 0
+    assert link.read_bytes().startswith(before)
+    assert link.is_symlink()
+    assert link.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_cannot_be_written_is_one_line(place: Place, fake: Fake) -> None:
+    fake.show({"/v1/models": MODELS})
+    place.file.parent.write_text("no folder")
+    code, said = place.connect(fake.url)
+    assert code == 2
+    assert "cannot be written" in said
 
 
 def test_without_a_key_a_company_is_not_asked(place: Place) -> None:

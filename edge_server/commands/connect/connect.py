@@ -29,6 +29,7 @@ from spillover.edge_server.commands.keys import read_key
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_note, print_result
 from spillover.edge_server.config import config_file, provider_tables
+from spillover.edge_server.config.config import load
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.errors import SpilloverError
 
@@ -78,8 +79,9 @@ def command(
 ) -> None:
     """Add a provider to the configuration, once it has answered a short request."""
     file = config_file.target(config_flag, os.environ)
-    cloud = load_config({}, file if file.is_file() else None).settings.cloud
-    text = file.read_text("utf-8") if file.is_file() else ""
+    is_new = not file.is_file()
+    config = load({}, environ=os.environ, without_file=True) if is_new else load_config({}, file)
+    cloud, text = config.settings.cloud, "" if is_new else file.read_bytes().decode()
     known = {provider.name: provider for provider in cloud.providers}
     fields = {"name": name, "dialect": dialect, "model": model, "key_variable": key_variable}
     wanted = known.get(target) or provider_at(target, **fields)
