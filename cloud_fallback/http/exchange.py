@@ -40,10 +40,13 @@ class Exchange:
         deadline: float = math.inf,
         *,
         connect_timeout_s: float = math.inf,
+        near_only: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
         self.deadline = deadline
         self.connect_timeout_s = connect_timeout_s
+        self.near_only = near_only
+        """Connect to addresses of this device and of the LAN only, whatever the name leads to."""
         self.waits_for = "an answer"
         self.clock = clock
         self.n_received = 0

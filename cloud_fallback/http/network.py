@@ -12,14 +12,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import httpcore2
 
-from spillover.cloud_fallback.http.connecting import Resolver, connect
+from spillover.cloud_fallback.http.connecting import Address, Resolver, connect
 from spillover.cloud_fallback.http.errors import Broken, NotReached, TimedOut
 from spillover.cloud_fallback.http.exchange import Exchange
+from spillover.cloud_fallback.http.near import is_near
 
 LONGEST_IDLE_S = 55.0
 """Most servers and balancers close an idle connection after 60 s or more."""
@@ -102,6 +103,8 @@ class Network(httpcore2.NetworkBackend):
         exchange = self.exchange
         with _connecting(exchange, host):
             addresses = self._resolver.resolve(host, port, exchange)
+            if exchange.near_only:
+                addresses = _near(host, addresses)
             return Stream(self, connect(addresses, exchange), (host, port))
 
     def _take(self, place: Place) -> Stream | None:
@@ -239,6 +242,17 @@ class Stream(httpcore2.NetworkStream):
         if info == "ssl_object":
             return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         return None
+
+
+def _near(host: str, addresses: Sequence[Address]) -> list[Address]:
+    """Those of *addresses* that are near. Raises NotReached if none is."""
+    near = [address for address in addresses if is_near(address[1][0])]
+    if addresses and not near:
+        raise NotReached(
+            f"the name {host} leads to a machine on the internet, where nothing is sent "
+            "unencrypted: use https, or set is_local_network = true"
+        )
+    return near
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from contextlib import closing
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.errors import NetworkFailed, ProviderError, ProviderRefused
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.http.errors import HttpError
-from spillover.cloud_fallback.http.exchange import Exchange, Outgoing
+from spillover.cloud_fallback.http.exchange import Clock, Exchange, Outgoing
 from spillover.cloud_fallback.providers.companies import WireFormat
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials
 from spillover.cloud_fallback.providers.dialects.dialect import Dialect
@@ -81,12 +82,21 @@ class ApiClient:
         """The model answered anew instead of continuing its turn: do not ask for that again."""
         self._refuses_prefill = True
 
+    def exchange(self, deadline: float = math.inf, clock: Clock = time.monotonic) -> Exchange:
+        """A new exchange with the provider; *deadline* is a reading of *clock*."""
+        return Exchange(
+            deadline,
+            connect_timeout_s=self.settings.connect_timeout_s,
+            near_only=self.settings.must_stay_near,
+            clock=clock,
+        )
+
     def warm(self) -> None:
         """Have a connection for the next request, and know which server it is; sends nothing of a
         conversation. Never raises."""
         if self.find_server():
             return
-        exchange = Exchange(connect_timeout_s=self.settings.connect_timeout_s)
+        exchange = self.exchange()
         with contextlib.suppress(HttpError):
             self.http.warm(self.settings.address, direct=self.settings.is_direct, exchange=exchange)
 
@@ -103,9 +113,7 @@ class ApiClient:
         with self._inquiring:
             if not self.is_server_unknown:
                 return False
-            exchange = Exchange(
-                time.monotonic() + FIND_SERVER_S, connect_timeout_s=self.settings.connect_timeout_s
-            )
+            exchange = self.exchange(time.monotonic() + FIND_SERVER_S)
             with contextlib.suppress(HttpError, ProviderError):
                 with (cancellation or Cancellation()).subscribed(exchange.cancel):
                     found = self.inquire(exchange).kind
@@ -122,9 +130,7 @@ class ApiClient:
         Raises ProviderError: it was not reached, does not work, or refuses the key.
         """
         settings = self.settings
-        exchange = Exchange(
-            time.monotonic() + CONTACT_S, connect_timeout_s=settings.connect_timeout_s
-        )
+        exchange = self.exchange(time.monotonic() + CONTACT_S)
         try:
             if settings.company.wire not in _LISTS_MODELS:
                 self.http.warm(settings.address, direct=settings.is_direct, exchange=exchange)

@@ -15,7 +15,7 @@ from spillover.cloud_fallback.errors import (
     Truncated,
 )
 from spillover.cloud_fallback.http.errors import Cancelled, HttpError, Malformed, TimedOut
-from spillover.cloud_fallback.http.exchange import Clock, Exchange
+from spillover.cloud_fallback.http.exchange import Clock
 from spillover.cloud_fallback.http.frame import Frames
 from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
 from spillover.cloud_fallback.providers.api_client import ApiClient
@@ -55,10 +55,8 @@ class CloudStream:
         self._clock = clock
         self._started = self._clock()
         self._last = self._started + self._settings.total_timeout_s
-        self._exchange = Exchange(
-            min(self._last, self._started + self._settings.first_text_timeout_s),
-            connect_timeout_s=self._settings.connect_timeout_s,
-            clock=self._clock,
+        self._exchange = api.exchange(
+            min(self._last, self._started + self._settings.first_text_timeout_s), self._clock
         )
         self._meter = AnswerMeter(request, self._clock)
         self._stops = StopMatcher(())

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.http.near import is_near
 from spillover.cloud_fallback.providers.companies import (
     COMPANIES,
     SERVERS,
@@ -25,21 +26,6 @@ from spillover.cloud_fallback.spending.prices import FREE, Prices
 Seconds = Annotated[float, Meta(gt=0, le=3_600)]
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 
-_NEAR_NAMES = (".local", ".lan", ".home", ".internal", ".home.arpa")
-_NEAR_NETWORKS = tuple(
-    map(
-        ip_network,
-        (
-            "10.0.0.0/8",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "169.254.0.0/16",
-            "fc00::/7",
-            "fe80::/10",
-        ),
-    )
-)
-"""Private and link-local addresses (RFC 1918, 3927, 4193, 4291)."""
 _KEY_HEADERS = frozenset(
     ("authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
 )
@@ -145,6 +131,13 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.company.server_elsewhere or server_at(self.address)
 
     @property
+    def must_stay_near(self) -> bool:
+        """Whether only its name says that it is on the LAN, so that where the name leads decides
+        whether anything is sent there unencrypted."""
+        is_told = self.is_local_network is None and self.is_own_machine
+        return is_told and urlsplit(self.address).scheme == "http"
+
+    @property
     def is_server_unknown(self) -> bool:
         """Whether neither these settings nor the address tell which server it is."""
         is_told = self.server is not None or self.company.wire != "openai"
@@ -185,22 +178,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def is_near(host: str) -> bool:
-    """Whether *host* is this device or on the LAN, as far as its name or address tells: private
-    addresses, plain names as of a router or of Docker, and names that no company can own."""
-    if is_loopback(host):
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        name = host.rstrip(".").lower()
-        is_plain = name.isascii() and name[:1].isalpha() and "." not in name
-        return is_plain or name.endswith(_NEAR_NAMES)
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return any(address in network for network in _NEAR_NETWORKS)
 
 
 def _host(address: str) -> str:

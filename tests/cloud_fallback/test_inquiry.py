@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from typing import Any
 
 import pytest
 
+from spillover.cloud_fallback.errors import NetworkFailed
 from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.http.connecting import Resolver
 from spillover.cloud_fallback.providers.build import build_engine
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.keys import Keys
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.cancellation import Cancellation
+from tests.answers import ask
 from tests.cloud_fallback.providers import KEY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Page
@@ -123,4 +127,25 @@ def test_the_inquiry_ends_with_the_answer(fake: Fake) -> None:
     assert not engine.find_server(gone)
     assert time.monotonic() - began < 60  # it does not wait for its own time limit
     assert fake.record.pages == []
+    http.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "reached"), [("127.0.0.1", True), ("8.8.8.8", False), ("::ffff:8.8.8.8", False)]
+)
+def test_a_name_of_the_lan_that_leads_elsewhere_gets_nothing(
+    fake: Fake, address: str, reached: bool
+) -> None:
+    """Its owner wrote no flag: the name alone must not send a conversation over the internet."""
+    fake.show({"/v1/models": models(owned_by="vllm")})
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    http = Http(resolver=Resolver(lambda _host, port: [(family, (address, port))]))
+    engine = engine_at(f"http://workstation:{fake.port}", http)
+    if reached:
+        assert engine.find_server()
+    else:
+        with pytest.raises(NetworkFailed, match="leads to a machine on the internet"):
+            engine.api.contact()
+        with pytest.raises(NetworkFailed, match="leads to a machine on the internet"):
+            list(engine.stream(ask()))
     http.close()

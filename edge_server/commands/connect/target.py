@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from spillover.cloud_fallback.http.near import is_near
 from spillover.cloud_fallback.providers.companies import COMPANIES
-from spillover.cloud_fallback.providers.settings import ProviderSettings, is_near
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.edge_server.errors import ConfigError
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
