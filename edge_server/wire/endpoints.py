@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Sequence
 
+from spillover.edge_server.wire import cohere
 from spillover.edge_server.wire.anthropic import answer as anthropic
 from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
@@ -76,6 +77,12 @@ ENDPOINTS = (
         ),
         plan=gemini.plan_stream,
         error_body=gemini_answer.error_body,
+    ),
+    Endpoint(
+        paths=("/v2/chat",),
+        plan=cohere.plan,
+        error_body=cohere.error_body,
+        prefixes=("/v2/",),
     ),
     Endpoint(
         paths=("/api/chat",),

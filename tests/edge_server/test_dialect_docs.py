@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+import cohere
 import pytest
 from anthropic.types import message_create_params
 from msgspec import Struct
@@ -15,6 +17,7 @@ from ollama._types import ChatRequest, GenerateRequest
 from openai.types.responses import response_create_params
 
 from spillover.edge_server.wire.anthropic.messages import MessagesBody
+from spillover.edge_server.wire.cohere import CohereBody
 from spillover.edge_server.wire.gemini.bodies import GenerateBody as GeminiBody
 from spillover.edge_server.wire.ollama.bodies import ChatBody, GenerateBody
 from spillover.edge_server.wire.openai.responses.body import ResponsesBody
@@ -32,6 +35,10 @@ BODIES: dict[str, tuple[type[Struct], set[str]]] = {
     "POST /v1beta/models/NAME:generateContent": (
         GeminiBody,
         {"contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "labels"},
+    ),
+    "POST /v2/chat": (
+        CohereBody,
+        set(inspect.signature(cohere.ClientV2.chat).parameters) - {"self", "request_options"},
     ),
     "POST /v1/messages": (
         MessagesBody,
