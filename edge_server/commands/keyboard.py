@@ -46,7 +46,7 @@ def _read_lines(on_line: OnLine, end: int) -> None:
     terminal = sys.stdin.fileno()
     while True:
         ready, _, _ = select.select([terminal, end], [], [])
-        if end in ready:
+        if end in ready or not _is_ours():  # who reads in the background is stopped
             return
         with _reading:
             if not select.select([terminal], [], [], 0)[0]:
