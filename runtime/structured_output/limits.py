@@ -3,6 +3,7 @@ running answers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
@@ -21,6 +22,9 @@ MAX_SCHEMA_NODES = 20_000
 """Objects, arrays and values in a schema."""
 MAX_GRAMMAR_CHARS = 1 << 17
 MAX_PATTERN_CHARS = 8_192
+MAX_LITERAL_BYTES = 16_384
+"""One text that an answer must hold as it is: a mask takes longer the longer it is, 20 ms here."""
+_LONG_LITERAL = re.compile(rf'"(?:[^"\\]|\\.){{{MAX_LITERAL_BYTES},}}', re.DOTALL)
 
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 _LARGEST = 10**300
@@ -83,3 +87,5 @@ def check_text(text: str, n_most: int, refuse: Refuse) -> None:
         raise refuse(
             f"the grammar or pattern has {len(text)} characters, more than {n_most}: shorten it"
         )
+    if _LONG_LITERAL.search(text):
+        raise refuse(f"no text of more than {MAX_LITERAL_BYTES} bytes can be asked for: shorten it")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import msgspec
 from llguidance import LLMatcher
 
+from spillover.runtime.structured_output.limits import MAX_LITERAL_BYTES
 from spillover.runtime.structured_output.member_counts import (
     MAX_WAYS,
     counts_repeated_names,
@@ -55,6 +57,8 @@ def unheld_place(schema: Schema) -> str:
 
 
 def _unheld(schema: Schema) -> str:
+    if keyword := _long_literal(schema):
+        return f"{keyword}: no value of more than {MAX_LITERAL_BYTES} bytes can be asked for"
     if keyword := bound_out_of_reach(schema):
         return f"{keyword}: no number beyond 64-bit integers can be asked for"
     if counts_repeated_names(schema):
@@ -76,6 +80,16 @@ def _unheld(schema: Schema) -> str:
         f"properties: {n_optional} properties are optional, more than the {MAX_OPTIONAL} that can "
         "be followed: require them or split the object"
     )
+
+
+def _long_literal(schema: Schema) -> str | None:
+    """The keyword of a value that is too long."""
+    values = schema.get("enum")
+    asked = {"enum": values if isinstance(values, list) else [], "const": [schema.get("const")]}
+    for keyword, literals in asked.items():
+        if any(len(msgspec.json.encode(value)) > MAX_LITERAL_BYTES for value in literals):
+            return keyword
+    return None
 
 
 def freed(schema: Schema) -> Schema:
@@ -110,6 +124,8 @@ def _freed_place(schema: Schema, n_trials: Iterator[int]) -> Schema:
             schema["anyOf"] = branches
     if keyword := bound_out_of_reach(schema):
         del schema[keyword]
+    while literal := _long_literal(schema):
+        del schema[literal]
     if counts_repeated_names(schema):
         del schema["minProperties"]
     if has_too_many_ways(schema):

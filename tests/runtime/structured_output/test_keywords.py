@@ -15,7 +15,7 @@ import pytest
 
 from spillover.runtime.backend import Constraint
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import JsonSchema
+from spillover.runtime.request import JsonSchema, Lark
 from spillover.runtime.structured_output.factory import ConstraintFactory
 from spillover.runtime.structured_output.schema_faults import freed
 from tests.runtime.structured_output.schemas import SMALL, WORD, many, thing
@@ -336,6 +336,21 @@ def test_a_schema_with_many_doubtful_parts_is_refused_soon(factory: ConstraintFa
         factory.from_start(
             JsonSchema(schema={"$ref": "x", "anyOf": [thing(a=b) for b in branches]})
         )
+
+
+def test_a_long_text_is_refused_by_its_place(factory: ConstraintFactory) -> None:
+    """Each token of it took a third of a second, in which no answer went on."""
+    for schema, place in (
+        (thing(a={"enum": ["short", "x" * 20_000]}), "#/properties/a/enum"),
+        ({"const": ["x" * 20_000]}, "#/const"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            factory.from_start(JsonSchema(schema=schema))
+        assert str(caught.value).startswith(f"{place}: no value of more than 16384 bytes")
+    with pytest.raises(InvalidRequest, match="no text of more than 16384 bytes"):
+        factory.from_start(Lark(grammar=f'start: "{"x" * 20_000}"'))
+    long = {"type": "string", "enum": ["x" * 20_000]}
+    assert freed(thing(a=long)) == thing(a={"type": "string"})
 
 
 @pytest.mark.parametrize(
