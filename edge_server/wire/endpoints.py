@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from spillover.edge_server.wire import cohere
+from spillover.edge_server.wire import cohere, tgi
 from spillover.edge_server.wire.anthropic import answer as anthropic
 from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
@@ -83,6 +83,22 @@ ENDPOINTS = (
         plan=cohere.plan,
         error_body=cohere.error_body,
         prefixes=("/v2/",),
+    ),
+    Endpoint(
+        paths=("/generate",),
+        plan=tgi.plan_whole,
+        error_body=tgi.error_body,
+        prefixes=("/info",),
+    ),
+    Endpoint(
+        paths=("/generate_stream",),
+        plan=tgi.plan_stream,
+        error_body=tgi.error_body,
+    ),
+    Endpoint(
+        paths=("/",),
+        plan=tgi.plan_either,
+        error_body=tgi.error_body,
     ),
     Endpoint(
         paths=("/api/chat",),

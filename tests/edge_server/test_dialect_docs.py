@@ -22,6 +22,7 @@ from spillover.edge_server.wire.gemini.bodies import GenerateBody as GeminiBody
 from spillover.edge_server.wire.ollama.bodies import ChatBody, GenerateBody
 from spillover.edge_server.wire.openai.responses.body import ResponsesBody
 from spillover.edge_server.wire.request_body import CommonBody
+from spillover.edge_server.wire.tgi import TgiBody
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "dialects.md"
 ROW = re.compile(r"\| `(\w+)` \| (\w+) \|")
@@ -40,6 +41,7 @@ BODIES: dict[str, tuple[type[Struct], set[str]]] = {
         CohereBody,
         set(inspect.signature(cohere.ClientV2.chat).parameters) - {"self", "request_options"},
     ),
+    "POST /generate": (TgiBody, {"inputs", "parameters", "stream"}),
     "POST /v1/messages": (
         MessagesBody,
         set(message_create_params.MessageCreateParamsBase.__annotations__),

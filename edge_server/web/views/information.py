@@ -18,7 +18,7 @@ from spillover.edge_server.wire.llama_cpp.objects import generation_settings
 from spillover.edge_server.wire.openai.answer import fingerprint
 from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import POLICIES, decode
-from spillover.runtime.request import GenerationRequest, TokenId
+from spillover.runtime.request import MAX_STOP_STRINGS, GenerationRequest, TokenId
 
 _HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
 
@@ -46,6 +46,7 @@ def add_information(app: Flask, service: Service, settings: Settings) -> None:
         ("/slots", views.slots),
         ("/props", views.props),
         ("/metrics", views.metrics),
+        ("/info", views.info),
         ("/", views.hint),
     ):
         app.add_url_rule(path, f"information {path}", view)
@@ -179,6 +180,22 @@ class _Views:
             "default_generation_settings": {"n_ctx": card.n_ctx, "params": defaults},
             "modalities": {"vision": False, "audio": False},
             "build_info": fingerprint(),
+        }
+
+    def info(self) -> dict[str, Any]:
+        """What Text Generation Inference says of itself."""
+        card = self._engine.card
+        return {
+            "model_id": self._engine.name,
+            "model_sha": None,
+            "model_pipeline_tag": "text-generation",
+            "model_device_type": card.device.lower(),
+            "max_concurrent_requests": card.n_parallel,
+            "max_best_of": 1,
+            "max_stop_sequences": MAX_STOP_STRINGS,
+            "max_input_tokens": card.n_ctx - 1,
+            "max_total_tokens": card.n_ctx,
+            "version": fingerprint(),
         }
 
     def metrics(self) -> Never:
