@@ -7,24 +7,31 @@ import hashlib
 import math
 import re
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
+import msgspec
 from msgspec import Meta, Struct
 
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.json_file import read_json, read_own_json, write_json
 
-VERSION = 1
+VERSION = 2
 _FOLDER = "calibrations"
 SHIPPED = Path(__file__).parent / _FOLDER
 _KEY = re.compile("[0-9a-f]{16}")
+_POOLED = SHIPPED / "pooled.json"
+MODEL_SIZE = "model_size"
+"""A feature of the pooled calibration alone."""
 
 
+_LARGEST = 10.0
+T = TypeVar("T")
 Probability: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """A logistic regression over named features, for one model in one quantization."""
+    """A logistic regression over named features, for one model in one quantization, or pooled for
+    all that have none of their own."""
 
     model: str
     fingerprint: str
@@ -61,6 +68,26 @@ class Calibration(Struct, frozen=True, kw_only=True):
             return None
         p = 1.0 / (1.0 + math.exp(-max(min(z, 40.0), -40.0)))
         return self._corrected(p) if self.steps else p
+
+    def for_model(self, n_params: int | None) -> Calibration:
+        """A pooled calibration for a model of this size; None: of an average one."""
+        if MODEL_SIZE not in self.features:
+            return self
+        at = self.features.index(MODEL_SIZE)
+        size = self.means[at] if n_params is None else model_size(n_params)
+        shift = self.weights[at] * (size - self.means[at]) / self.scales[at]
+
+        def others(values: tuple[T, ...]) -> tuple[T, ...]:
+            return values[:at] + values[at + 1 :]
+
+        return msgspec.structs.replace(
+            self,
+            features=others(self.features),
+            means=others(self.means),
+            scales=others(self.scales),
+            weights=others(self.weights),
+            bias=self.bias + shift,
+        )
 
     def _corrected(self, p: float) -> float:
         low = self.steps[0]
@@ -101,6 +128,18 @@ def find_calibration(fingerprint: str, data_dir: Path) -> Calibration | None:
                 if found is not None and found.fingerprint == fingerprint:
                     return found
     return None
+
+
+def pooled_calibration(n_params: int | None) -> Calibration | None:
+    """The calibration for models without their own. It was fitted to the answers of several models,
+    and knows of this one its size alone; None: an average one."""
+    found = read_calibration(_POOLED)
+    return None if found is None else found.for_model(n_params)
+
+
+def model_size(n_params: int) -> float:
+    """The order of magnitude of a model, as far as the calibration may follow it."""
+    return min(math.log10(max(n_params, 1)), _LARGEST)
 
 
 def write_calibration(calibration: Calibration, data_dir: Path) -> Path:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from spillover.runtime.events import TokenLogprob
 
-SHORT, LONG = 16, 64
+EARLY, SHORT, LONG = 8, 16, 64
 _FLOOR = -30.0
 """Lower logprobs, such as those of tokens that a mask forced, count as this."""
 _FAST, _SLOW = 1 / 8, 1 / 32
@@ -27,7 +27,7 @@ class Confidence:
     """
 
     __slots__ = ("_entropies", "_fast", "_groups", "_logprobs", "_lowest_group", "_margins",
-                 "_slow", "_sum_group", "n")  # fmt: skip
+                 "_slow", "_sum_early", "_sum_group", "n")  # fmt: skip
 
     def __init__(self) -> None:
         self.n = 0
@@ -36,6 +36,7 @@ class Confidence:
         self._entropies: deque[float] = deque(maxlen=LONG)
         self._margins: deque[float] = deque(maxlen=SHORT)
         self._groups: deque[float] = deque()
+        self._sum_early = 0.0
         self._sum_group = 0.0
         self._lowest_group = 0.0
         self._fast = self._slow = 0.0
@@ -47,6 +48,8 @@ class Confidence:
             return
         if logprob < _FLOOR:
             logprob = _FLOOR
+        if self.n < EARLY:
+            self._sum_early += logprob
         self._logprobs.append(logprob)
         self._entropies.append(entropy)
         if len(top) > 1:
@@ -84,10 +87,12 @@ class Confidence:
         return quantile(sorted(self._logprobs), 0.10)
 
     def features(self) -> dict[str, float]:
-        """Values by name, always finite. A number in a name is the number of tokens considered."""
+        """Values by name, always finite. A number in a name is the number of tokens considered:
+        the first ones (early), or the last ones."""
         ordered = sorted(self._logprobs)
         n = max(len(ordered), 1)
         return {
+            "early_8": self._sum_early / min(max(self.n, 1), EARLY),
             "mean_64": _mean(self._logprobs),
             "mean_16": self.group_mean,
             "lowest_64": ordered[0] if ordered else 0.0,

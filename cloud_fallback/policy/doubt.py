@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
 
 MIN_TOKENS = 4
 """P(wrong) is unknown for fewer tokens than this."""
+_TYPICAL_CHARS = 500
 _WINDOW, _FIRST_WINDOW, _FIRST_TOKENS = 8, 4, 16
 
 
@@ -21,7 +20,7 @@ def tokens_to_next_window(n_tokens: int) -> int:
 class Doubt:
     """A fold over the windows of one answer.
 
-    P(wrong) comes from the model's *calibration*, or from raw confidence if it has none.
+    P(wrong) comes from the *calibration*, and is unknown without one.
     *threshold* is what the handoff-rate target derives from this device's latest answers; None: the
     threshold in the settings. A window with an unknown P(wrong) does not count.
     """
@@ -36,7 +35,7 @@ class Doubt:
         self._calibration = calibration
         self._last: list[float] = []
         self.enter = settings.p_wrong_enter if threshold is None else threshold
-        """The P(wrong) from which an answer is handed over."""
+        """The P(wrong) from which an answer is handed over, if nothing of it has been shown."""
         share = self.enter / settings.p_wrong_enter if settings.p_wrong_enter > 0 else 1.0
         self._hold = min(settings.p_wrong_hold * share, self.enter)
         self.forget = min(settings.p_wrong_forget * share, self.enter)
@@ -68,6 +67,15 @@ class Doubt:
             reached = min(self._last)
             self.highest = reached if self.highest is None else max(self.highest, reached)
 
+    def needed(self, n_shown_chars: int) -> float:
+        """The P(wrong) that is worth a handoff once so much of the text has been shown.
+
+        What another writer can still make right is the rest, taken to be as long as most answers
+        are; what a handoff costs stays the same. So the odds must rise with the text shown.
+        """
+        odds = self.enter * (1.0 + n_shown_chars / _TYPICAL_CHARS)
+        return odds / (odds + 1.0 - self.enter)
+
     @property
     def score(self) -> float | None:
         """How doubtful the answer was; None: unknown."""
@@ -75,23 +83,7 @@ class Doubt:
 
     def _p_wrong(self, signals: Signals) -> float | None:
         # Doubt is expected while a model reasons.
-        if signals.track.n < MIN_TOKENS or signals.track is signals.reasoning:
+        is_early = signals.track.n < MIN_TOKENS or signals.track is signals.reasoning
+        if is_early or self._calibration is None:
             return None
-        if self._calibration is not None:
-            return self._calibration.p_wrong(signals.features())
-        return self._from_confidence(signals)
-
-    def _from_confidence(self, signals: Signals) -> float:
-        """A value on the scale of P(wrong), though not a probability: p_wrong_enter where raw
-        confidence reaches its own threshold."""
-        settings, track = self._settings, signals.track
-        worst = max(
-            _share(track.group_mean, settings.raw_group_low),
-            _share(track.low_quantile, settings.raw_quantile_low),
-        )
-        # It rises without bound, so that a handoff-rate target can separate the worst from the bad.
-        return 1.0 - math.pow(1.0 - settings.p_wrong_enter, worst)
-
-
-def _share(value: float, limit: float) -> float:
-    return value / limit if limit < 0.0 else 0.0
+        return self._calibration.p_wrong(signals.features())

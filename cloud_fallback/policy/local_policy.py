@@ -7,7 +7,11 @@ from pathlib import Path
 
 import platformdirs
 
-from spillover.cloud_fallback.policy.calibration import find_calibration, fingerprint
+from spillover.cloud_fallback.policy.calibration import (
+    find_calibration,
+    fingerprint,
+    pooled_calibration,
+)
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
@@ -41,15 +45,15 @@ class LocalPolicy:
     def _know(self, card: ModelCard, data_dir: Path | None) -> None:
         settings = self.settings
         data_dir = data_dir or platformdirs.user_data_path("spillover", appauthor=False)
-        calibration = find_calibration(fingerprint(card), data_dir)
+        own = find_calibration(fingerprint(card), data_dir)
         self.local = LocalModel(
             n_ctx=card.n_ctx,
             n_kv=card.n_kv,
-            languages=calibration.languages if calibration else (),
-            can_call_tools=calibration.can_call_tools if calibration else None,
-            calibration=calibration,
+            languages=own.languages if own else (),
+            can_call_tools=own.can_call_tools if own else None,
+            calibration=own or pooled_calibration(card.n_params),
         )
-        self._rate = self._limit(settings, fingerprint(card), data_dir)
+        self._rate = _limit(settings, fingerprint(card), data_dir, has_own=own is not None)
 
     def watch(
         self,
@@ -79,18 +83,19 @@ class LocalPolicy:
         if self._rate:
             self._rate.flush()
 
-    def _limit(self, settings: PolicySettings, key: str, data_dir: Path) -> HandoffRate:
-        target = settings.handoff_rate_target
-        if target is None:
-            # What is only probable may not send everything away, should the probability be wrong.
-            return HandoffRate(
-                key,
-                DEFAULT_TARGET,
-                data_dir,
-                limited=frozenset(("low_confidence",)),
-                least=settings.p_wrong_enter,
-                is_generous=True,
-            )
-        # With a calibration, an answer that is probably right stays local whatever the rate.
-        is_own = self.local.calibration is not None
-        return HandoffRate(key, target, data_dir, least=settings.p_wrong_forget if is_own else 0.0)
+
+def _limit(settings: PolicySettings, key: str, data_dir: Path, *, has_own: bool) -> HandoffRate:
+    target = settings.handoff_rate_target
+    if target is None:
+        # What is only probable may not send everything away, should the probability be wrong.
+        return HandoffRate(
+            key,
+            DEFAULT_TARGET,
+            data_dir,
+            limited=frozenset(("low_confidence",)),
+            least=settings.p_wrong_enter,
+            is_generous=True,
+        )
+    # By its own calibration, an answer that is probably right stays local whatever the rate. The
+    # pooled one knows which answers are more doubtful, but not how doubtful.
+    return HandoffRate(key, target, data_dir, least=0.5 if has_own else 0.0)

@@ -64,12 +64,15 @@ def may_refuse(observation: Observation) -> bool:
 
 
 def is_unsure(observation: Observation) -> Reason | None:
-    """P(wrong) is high; the text from where doubt began is not kept."""
-    p_wrong, threshold = observation.doubt.p_wrong, observation.doubt.enter
+    """P(wrong) is high enough for how much has been shown; the text from where doubt began is not
+    kept."""
+    p_wrong, held_from = observation.doubt.p_wrong, observation.held_from
+    n_shown = observation.signals.n_chars if held_from is None else held_from
+    threshold = observation.doubt.needed(n_shown)
     if p_wrong is None or p_wrong < threshold:
         return None
     signals = {"p_wrong": p_wrong, "threshold": threshold}
-    return Reason(code="low_confidence", signals=signals, keep_chars=observation.held_from)
+    return Reason(code="low_confidence", signals=signals, keep_chars=held_from)
 
 
 def unsure_dwell(observation: Observation) -> float:

@@ -13,7 +13,6 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Celsius = Annotated[float, Meta(gt=0, le=150)]
-Logprob = Annotated[float, Meta(ge=-100.0, le=0.0)]
 Dwell = Annotated[int, Meta(ge=1, le=100)]
 Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 
@@ -38,8 +37,8 @@ class PromptRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a running answer is handed over.
 
-    Quality is judged by P(wrong): the probability that the answer is wrong if the model has a
-    calibration, else a value derived from its raw confidence.
+    Quality is judged by P(wrong), the probability that the answer is wrong, by the model's own
+    calibration or else by the pooled one.
     """
 
     switched_off: Annotated[tuple[ReasonCode, ...], Help("Reasons to ignore.")] = ()
@@ -95,9 +94,9 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Confidence
     p_wrong_hold: Annotated[
         Share, Help("P(wrong) at which text is held back until the doubt is settled.")
-    ] = 0.5
-    p_wrong_enter: Annotated[Share, Help("P(wrong) at which the answer is handed over.")] = 0.65
-    p_wrong_forget: Annotated[Share, Help("P(wrong) below which doubts are dropped.")] = 0.45
+    ] = 0.75
+    p_wrong_enter: Annotated[Share, Help("P(wrong) at which the answer is handed over.")] = 0.87
+    p_wrong_forget: Annotated[Share, Help("P(wrong) below which doubts are dropped.")] = 0.7
     confidence_dwell: Annotated[
         Dwell, Help("Consecutive windows that must reach p_wrong_enter.")
     ] = 2
@@ -107,13 +106,6 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     no_handoff_tail: Annotated[
         Share, Help("Last part of max_tokens, in which soft reasons no longer count.")
     ] = 0.1
-    raw_group_low: Annotated[
-        Logprob,
-        Help("Without a calibration: mean logprob of the least confident group of 16 tokens."),
-    ] = -2.5
-    raw_quantile_low: Annotated[
-        Logprob, Help("Without a calibration: 10 % quantile of the last 64 logprobs.")
-    ] = -6.0
     judges_short_answers: Annotated[
         bool,
         Help("Whether to judge an answer that ended while all of its text was held back."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 
@@ -13,6 +14,7 @@ from spillover.cloud_fallback.policy.text.leaks import Leaks
 from spillover.cloud_fallback.policy.text.loops import Loops
 from spillover.cloud_fallback.policy.text.refusals import Refusals
 from spillover.cloud_fallback.policy.text.scripts import Scripts
+from spillover.cloud_fallback.policy.text.tasks import Task
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -30,6 +32,8 @@ _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 _RATE_TOKENS, _RATE_EVERY = 32, 8
 _MAX_KNOWN_TOKENS = 65_536
 _END_CHARS = 2_048
+_LATE = math.log1p(64)
+"""From 64 tokens on, it hardly matters how much of the answer is there."""
 
 
 class Signals:
@@ -64,6 +68,7 @@ class Signals:
         # A refusal comes at the beginning of an answer, and only in a chat.
         self.refusals = Refusals(settings.refusal_chars if request.messages and not begun else 0)
         self.coverage = PromptCoverage(prompts[-1] if prompts else "")
+        self.task = Task(prompts[-1] if prompts else "")
         self.json = _json_of(request.response_format)
         self.document: list[str] = [begun] if self.json is not None else []
         """The whole text if JSON was requested, else nothing."""
@@ -160,6 +165,7 @@ class Signals:
             self.scripts.feed(text, start)
         self.refusals.feed(text)
         self.coverage.feed(text)
+        self.task.feed(text)
         if self.json is not None:
             self.json.feed(text)
             self.document.append(text)
@@ -203,12 +209,18 @@ class Signals:
         return max(self.json.error_at - self._n_begun, 0)
 
     def features(self) -> dict[str, float]:
-        """The features of P(wrong): the confidence of the current track, and the text."""
-        return self.track.features() | {
-            "distinct_4grams": self.loops.distinct_share,
-            "refusal": float(self.refusals.found),
-            "uncovered": self.coverage.uncovered,
-        }
+        """The features of P(wrong): the confidence of the current track, the task, the text, and
+        how much of it is there (0 to 1)."""
+        return (
+            self.track.features()
+            | self.task.features()
+            | {
+                "position": min(math.log1p(self.n_tokens) / _LATE, 1.0),
+                "distinct_4grams": self.loops.distinct_share,
+                "refusal": float(self.refusals.found),
+                "uncovered": self.coverage.uncovered,
+            }
+        )
 
 
 def _starts(event: Delta, start: int) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.calibration import MODEL_SIZE, Calibration, model_size
 from spillover.cloud_fallback.policy.doubt import MIN_TOKENS, tokens_to_next_window
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
@@ -19,19 +19,26 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 FITTED = (
+    "early_8",
     "mean_64",
-    "lowest_64",
     "quantile_10",
-    "share_below_3",
     "entropy_64",
     "margin_16",
-    "lowest_group",
-    "log_length",
+    "position",
     "refusal",
     "uncovered",
+    "wrong_sum",
+    "prompt_length",
+    "asks_number",
+    "asks_code",
+    "asks_translation",
+    "asks_brevity",
+    "asks_form",
 )
-"""The features of a calibration. The others add nothing to these."""
-CONFIDENCE_ONLY = FITTED[:8]
+"""The features of a model's own calibration. The others add nothing to these."""
+POOLED = (*FITTED, MODEL_SIZE)
+"""Those of the calibration for models without their own."""
+CONFIDENCE_ONLY = FITTED[:6]
 """Those that come from logprobs."""
 EARLY_TOKENS = 24
 """A handoff within this many tokens of an answer is early."""
@@ -51,12 +58,12 @@ class Windows(Struct, frozen=True, kw_only=True):
     group: str
     wrong: bool
     rows: Floats
-    """(n_windows, len(FITTED)); the last row is the whole answer."""
+    """(n_windows, len(POOLED)); the last row is the whole answer."""
     early: int
     """The row of the last window within the first EARLY_TOKENS tokens."""
 
     def columns(self, names: tuple[str, ...]) -> Floats:
-        found: Floats = self.rows[:, [FITTED.index(name) for name in names]]
+        found: Floats = self.rows[:, [POOLED.index(name) for name in names]]
         return found
 
 
@@ -66,18 +73,19 @@ def windows_of(trace: Trace, settings: PolicySettings) -> Windows | None:
         return None
     signals = Signals(trace.request, settings, 0.0)
     rows: list[list[float]] = []
+    size = model_size(trace.n_params) if trace.n_params else 0.0
     early, next_window = 0, 0
     for elapsed_s, event in trace.events():
         signals.see(event, elapsed_s)
         n = signals.n_tokens
         if n >= next_window and n and signals.track.n >= MIN_TOKENS:
             next_window = n + tokens_to_next_window(n)
-            rows.append(_row(signals))
+            rows.append([*_row(signals), size])
             if n <= EARLY_TOKENS:
                 early = len(rows) - 1
     if not signals.track.n:
         return None
-    rows.append(_row(signals))
+    rows.append([*_row(signals), size])
     return Windows(
         id=trace.id, group=trace.group, wrong=trace.wrong, rows=np.array(rows), early=early
     )

@@ -16,6 +16,7 @@ from spillover.edge_server.calibration import measures
 from spillover.edge_server.calibration.fit import (
     CONFIDENCE_ONLY,
     FITTED,
+    POOLED,
     Windows,
     calibrate,
     name_hash,
@@ -153,7 +154,7 @@ def measure(
     fitted = calibrate(train, names=names)
 
     def p_wrong(item: Windows, row: int) -> float:
-        return fitted.p_wrong(dict(zip(FITTED, item.rows[row].tolist(), strict=True))) or 0.0
+        return fitted.p_wrong(dict(zip(POOLED, item.rows[row].tolist(), strict=True))) or 0.0
 
     wrong = np.array([item.wrong for item in test])
     p_whole = np.array([p_wrong(item, -1) for item in test])

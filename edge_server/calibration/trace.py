@@ -67,6 +67,8 @@ class Trace(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str = ""
     fingerprint: str = ""
     """Of the model; see calibration.fingerprint."""
+    n_params: int | None = None
+    """Of the model; None: unknown."""
     group: str = ""
     messages: tuple[Message, ...]
     max_tokens: int | None = None
@@ -167,8 +169,9 @@ def _answer(
     with closing(engine.stream(request, cancellation)) as events:
         timed = ((time.monotonic() - began, event) for event in events)
         trace = recorded(item.id, request, timed)
-    key = fingerprint(engine.card)
-    return _labelled(msgspec.structs.replace(trace, model=engine.name, fingerprint=key), item)
+    card = engine.card
+    facts = {"fingerprint": fingerprint(card), "n_params": card.n_params}
+    return _labelled(msgspec.structs.replace(trace, model=engine.name, **facts), item)
 
 
 def recorded(

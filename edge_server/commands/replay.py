@@ -11,6 +11,7 @@ import msgspec
 from spillover.cloud_fallback.policy.calibration import (
     Calibration,
     find_calibration,
+    pooled_calibration,
     read_calibration,
 )
 from spillover.cloud_fallback.policy.observation import LocalModel
@@ -52,7 +53,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     type=_FILE,
     help="Calibration of the model.  [default: the one that Spillover uses for it]",
 )
-@click.option("--raw", is_flag=True, help="Use no calibration.")
+@click.option("--raw", is_flag=True, help="Use the calibration for models without their own.")
 @click.option("--json", "as_json", is_flag=True, help="Print each decision as a line of JSON.")
 @setting_options([])
 def command(
@@ -71,7 +72,8 @@ def command(
     data_dir = load_config({}, config_flag).settings.cloud.folder
     decisions = []
     for trace in tracing.read(traces):
-        calibration = None if raw else given or find_calibration(trace.fingerprint, data_dir)
+        own = None if raw else given or find_calibration(trace.fingerprint, data_dir)
+        calibration = own or pooled_calibration(trace.n_params)
         decision = replay(trace, settings, LocalModel(calibration=calibration))
         decisions.append(decision)
         if as_json:

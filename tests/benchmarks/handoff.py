@@ -26,9 +26,7 @@ from tests.cloud_fallback.route.desk import CALM, Desk, end, handoffs, provider,
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-WATCHFUL = PolicySettings(
-    p_wrong_hold=1.0, p_wrong_enter=1.0, raw_group_low=-100.0, raw_quantile_low=-100.0
-)
+WATCHFUL = PolicySettings(p_wrong_hold=1.0, p_wrong_enter=1.0)
 """Looks at everything and hands nothing over."""
 
 REST = " Then a cloud came by and finished the story. The end."

@@ -12,30 +12,19 @@ from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
+from spillover.edge_server.calibration.fit import FITTED
 from spillover.runtime.events import Delta, TokenLogprob, TopLogprob
 from spillover.runtime.request import GenerationRequest, JsonSchema, Message, ResponseFormat
 
 N_TOKENS, N_PART = 8_000, 1_000
 _N_VOCAB = 32_000
-_FEATURES = (
-    "mean_64",
-    "lowest_64",
-    "quantile_10",
-    "share_below_3",
-    "entropy_64",
-    "margin_16",
-    "lowest_group",
-    "log_length",
-    "refusal",
-    "uncovered",
-)
 _CALIBRATION = Calibration(
     model="",
     fingerprint="",
-    features=_FEATURES,
-    means=(0.0,) * len(_FEATURES),
-    scales=(1.0,) * len(_FEATURES),
-    weights=(0.01,) * len(_FEATURES),
+    features=FITTED,
+    means=(0.0,) * len(FITTED),
+    scales=(1.0,) * len(FITTED),
+    weights=(0.01,) * len(FITTED),
     bias=-3.0,
 )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 
+from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason, Verdict
 from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
@@ -93,8 +95,20 @@ def finished(
     )
 
 
+UNSURE = Calibration(
+    model="",
+    fingerprint="",
+    features=("mean_16",),
+    means=(-2.0,),
+    scales=(1.0,),
+    weights=(-4.0,),
+    bias=0.0,
+)
+"""P(wrong) is one half where the mean logprob of the last 16 tokens is -2."""
+
+
 class Leg:
-    """A watch with its clock and what it triggered."""
+    """A watch with its clock and what it triggered. Its calibration is UNSURE."""
 
     def __init__(
         self,
@@ -102,6 +116,7 @@ class Leg:
         settings: PolicySettings | None = None,
         **more: object,
     ) -> None:
+        more.setdefault("local", LocalModel(calibration=UNSURE))
         self.clock = FakeClock()
         self.triggers: list[Reason] = []
         self.watch = Watch(

@@ -148,6 +148,7 @@ def test_the_owners_rate_counts_every_fault_of_the_answer(tmp_path: Path) -> Non
 
 
 def test_an_answer_that_may_not_be_handed_over_is_no_longer_held_back(tmp_path: Path) -> None:
+    write_calibration(calibration(), tmp_path)
     policy = LocalPolicy(PolicySettings(handoff_rate_target=0.1), CARD, data_dir=tmp_path)
     watch = policy.watch(asked(), clock=FakeClock(), on_trigger=lambda reason: None)
     verdicts = [watch.see(delta) for delta in prose(80, logprob=-20)]

@@ -75,7 +75,7 @@ def test_holding_back_is_bounded_in_time() -> None:
     settings = PolicySettings(hold_s=1.0, p_wrong_enter=0.99, p_wrong_forget=0.2)
     leg = Leg(settings=settings)
     leg.begin()
-    verdicts = leg.feed(prose(40) + prose(60, 40, logprob=-2.2), step_s=0.3)
+    verdicts = leg.feed(prose(40) + prose(60, 40, logprob=-2.6), step_s=0.3)
     assert verdicts.count("hold") == 4
     assert verdicts[-1] == "pass"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from spillover.cloud_fallback.policy.calibration import pooled_calibration
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
@@ -114,6 +115,8 @@ def test_requests_that_the_model_cannot_serve_do_not_begin_locally(policy: Local
 def test_the_shipped_calibration_belongs_to_the_shipped_file(
     engine: LocalEngine, tmp_path: Path
 ) -> None:
-    """Another quantization of the same model has none."""
+    """Another quantization of the same model has none of its own."""
     other = msgspec.structs.replace(engine.card, size_bytes=engine.card.size_bytes + 1)
-    assert LocalPolicy(SETTINGS, other, data_dir=tmp_path).local.calibration is None
+    local = LocalPolicy(SETTINGS, other, data_dir=tmp_path).local
+    assert local.calibration == pooled_calibration(other.n_params)
+    assert local.languages == ()

@@ -24,7 +24,7 @@ SHORT = (
     "in/days",
     "out/capitals",
     "out/products",
-    "out/history",
+    "in/remembered_names",
     "out/conversions",
 )
 """Families with short answers."""
