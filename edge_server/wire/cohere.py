@@ -25,7 +25,7 @@ from spillover.edge_server.wire.dialect import (
     Encoder,
     StreamEncoder,
     WholeEncoder,
-    cancelled,
+    check_complete,
     failure,
 )
 from spillover.edge_server.wire.errors import WireError, bad_request
@@ -180,18 +180,12 @@ def _tools(body: CohereBody) -> dict[str, Any]:
 
 def error_body(error: WireError) -> bytes:
     """{"message": "…"}."""
-    message = str(error)
-    if error.param and error.param not in message:  # there is no other place for it
-        message = f"{error.param}: {message}"
-    return _json({"message": message})
+    return _json({"message": error.with_param})
 
 
 def _finish_reason(event: Finished) -> str:
     """Why an answer ended. Raises WireError when it is not complete."""
-    if event.reason == "cancelled":
-        raise cancelled()
-    if event.reason == "interrupted":
-        raise WireError(500, "the answer broke off, and nobody could continue it")
+    check_complete(event)
     return "STOP_SEQUENCE" if event.stop is not None else _REASONS[event.reason]
 
 

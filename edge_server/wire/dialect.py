@@ -220,6 +220,15 @@ def failure(event: Failed) -> WireError:
     return WireError(500, event.message, kind=event.code, code=event.code)
 
 
+def check_complete(event: Finished) -> None:
+    """Raise WireError for an answer that ended before it was complete, in dialects that cannot say
+    so in another way."""
+    if event.reason == "cancelled":
+        raise cancelled()
+    if event.reason == "interrupted":
+        raise WireError(500, "the answer broke off, and nobody could continue it")
+
+
 def cancelled() -> WireError:
     """The error of an answer that somebody cancelled."""
     return WireError(499, "the answer was cancelled")

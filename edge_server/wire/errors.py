@@ -69,6 +69,13 @@ class WireError(Exception):
         self.headers = headers or {}
         self.extra = extra
 
+    @property
+    def with_param(self) -> str:
+        """The message with the field at fault, for shapes that have no other place for it."""
+        message = str(self)
+        is_named = self.param is None or self.param in message
+        return message if is_named else f"{self.param}: {message}"
+
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> WireError:
     """A 400; OpenAI's word for a field that is wrong is invalid_value, unless *code* is."""

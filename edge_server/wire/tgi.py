@@ -18,7 +18,7 @@ from spillover.edge_server.wire.dialect import (
     Encoder,
     StreamEncoder,
     WholeEncoder,
-    cancelled,
+    check_complete,
     failure,
 )
 from spillover.edge_server.wire.errors import WireError, bad_request
@@ -167,10 +167,7 @@ class Told(Struct, frozen=True, kw_only=True):
 
     def ending(self, event: Finished) -> dict[str, Any]:
         """Details of an answer. Raises WireError when it is not complete."""
-        if event.reason == "cancelled":
-            raise cancelled()
-        if event.reason == "interrupted":
-            raise WireError(500, "the answer broke off, and nobody could continue it")
+        check_complete(event)
         reason = "length" if event.reason == "length" else "eos_token"
         return {
             "finish_reason": "stop_sequence" if event.stop is not None else reason,
@@ -182,12 +179,9 @@ class Told(Struct, frozen=True, kw_only=True):
 
 def error_body(error: WireError) -> bytes:
     """{"error": "…", "error_type": "…"}."""
-    message = str(error)
-    if error.param and error.param not in message:  # there is no other place for it
-        message = f"{error.param}: {message}"
     kinds = {429: "overloaded", 503: "overloaded", 499: "incomplete_generation"}
     usual = "validation" if error.status < 500 else "generation"
-    return _json({"error": message, "error_type": kinds.get(error.status, usual)})
+    return _json({"error": error.with_param, "error_type": kinds.get(error.status, usual)})
 
 
 class TgiStream(StreamEncoder):

@@ -22,7 +22,7 @@ from spillover.edge_server.wire.dialect import (
     StreamEncoder,
     WholeEncoder,
     arguments_object,
-    cancelled,
+    check_complete,
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
@@ -78,10 +78,7 @@ class Told(Struct, frozen=True, kw_only=True):
 
     def ending(self, event: Finished) -> dict[str, Any]:
         """Why the answer ended. Raises WireError when it is not complete."""
-        if event.reason == "cancelled":
-            raise cancelled()
-        if event.reason == "interrupted":
-            raise WireError(500, "the answer broke off, and nobody could continue it")
+        check_complete(event)
         reason = _STOP_REASONS.get(event.reason)
         if event.reason == "stop" and event.stop is not None:
             reason = "stop_sequence"
@@ -95,9 +92,7 @@ class Told(Struct, frozen=True, kw_only=True):
 def error_body(error: WireError) -> bytes:
     """{"type": "error", "error": {…}}, for whole bodies and events alike."""
     kind = _TYPES.get(error.status, "api_error" if error.status > 500 else "invalid_request_error")
-    message = str(error)
-    if error.param and error.param not in message:  # there is no other place for it
-        message = f"{error.param}: {message}"
+    message = error.with_param
     if error.code == "context_length_exceeded":
         # Clients look for these words before they shorten the conversation.
         n, n_ctx = error.extra["n_prompt_tokens"], error.extra["n_ctx"]

@@ -17,7 +17,7 @@ from spillover.edge_server.wire.dialect import (
     StreamEncoder,
     WholeEncoder,
     arguments_object,
-    cancelled,
+    check_complete,
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
@@ -65,10 +65,7 @@ def error_body(error: WireError) -> bytes:
     status = _STATUSES.get(error.status)
     if status is None:
         status = "INTERNAL" if error.status >= 500 else "INVALID_ARGUMENT"
-    message = str(error)
-    if error.param and error.param not in message:  # there is no other place for it
-        message = f"{error.param}: {message}"
-    return _json({"error": {"code": error.status, "message": message, "status": status}})
+    return _json({"error": {"code": error.status, "message": error.with_param, "status": status}})
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -90,10 +87,7 @@ def candidate(index: int, parts: list[dict[str, Any]], **fields: Any) -> dict[st
 
 def finish_reason(event: Finished) -> str:
     """Why an answer ended. Raises WireError when it is not complete."""
-    if event.reason == "cancelled":
-        raise cancelled()
-    if event.reason == "interrupted":
-        raise WireError(500, "the answer broke off, and nobody could continue it")
+    check_complete(event)
     return _REASONS.get(event.reason, "STOP")
 
 

@@ -17,7 +17,7 @@ from spillover.edge_server.wire.dialect import (
     StreamEncoder,
     WholeEncoder,
     arguments_object,
-    cancelled,
+    check_complete,
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
@@ -59,10 +59,7 @@ def generate_part(
 
 def error_body(error: WireError) -> bytes:
     """{"error": "…"}, for whole bodies and lines alike."""
-    message = str(error)
-    if error.param and error.param not in message:  # there is no other place for it
-        message = f"{error.param}: {message}"
-    return _json({"error": message})
+    return _json({"error": error.with_param})
 
 
 def line(model: str, fields: Mapping[str, Any], *, done: bool = False) -> dict[str, Any]:
@@ -78,10 +75,7 @@ def ready(shape: Shape, reason: str) -> bytes:
 
 def ending(event: Finished) -> dict[str, Any]:
     """Why the answer ended, and what it took. Raises WireError when it is not complete."""
-    if event.reason == "cancelled":
-        raise cancelled()
-    if event.reason == "interrupted":
-        raise WireError(500, "the answer broke off, and nobody could continue it")
+    check_complete(event)
     usage, times = event.usage, event.timings
     legs = [handoff.leg(leg) for leg in usage.legs]
     total_ms = times.queue_ms + times.prefill_ms + times.decode_ms

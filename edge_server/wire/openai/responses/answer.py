@@ -20,7 +20,13 @@ from spillover.cloud_fallback.events import (
     StreamEvent,
 )
 from spillover.edge_server.wire import handoff, sse
-from spillover.edge_server.wire.dialect import Encoder, StreamEncoder, cancelled, failure
+from spillover.edge_server.wire.dialect import (
+    Encoder,
+    StreamEncoder,
+    cancelled,
+    check_complete,
+    failure,
+)
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.openai.answer import error_body
 from spillover.edge_server.wire.openai.chat import logprob_objects
@@ -187,10 +193,7 @@ class Progress:
 
     def finish(self, event: Finished) -> Iterator[Event]:
         """The ending of an answer. Raises WireError when nobody could finish it."""
-        if event.reason == "cancelled":
-            raise cancelled()
-        if event.reason == "interrupted":
-            raise WireError(500, "the answer broke off, and nobody could continue it")
+        check_complete(event)
         why = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(event.reason)
         status = "completed" if why is None else "incomplete"
         yield from self.output.close(status)
