@@ -16,7 +16,7 @@ from spillover.runtime.chat.template_values import (
 )
 from spillover.runtime.request import Message, Tool, ToolCall
 from spillover.runtime.text.template_tags import REASONING_TAGS, TagPair
-from spillover.runtime.tools.formats import FORMATS, ToolFormat
+from spillover.runtime.tools.formats import FORMATS, ToolFormat, told_by_words
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.prompts import tool_object
 
@@ -44,18 +44,21 @@ _NO_ABILITIES = Abilities()
 def probe(render: Render) -> Abilities:
     """The abilities of the template that *render* uses."""
     knows_developer = _knows_developer(render)
-    tool_format, text_arguments, is_unknown = None, False, False
-    if _shows_tools(render):
+    tool_format, text_arguments, shows_calls = None, False, True
+    with_tools = _with_tools(render)
+    if with_tools is not None:
         for as_text in (False, True):
             tool_format = _call_format(render, as_text=as_text)
             if tool_format is not None:
                 text_arguments = as_text
                 break
-        is_unknown = tool_format is None
+        if tool_format is None:
+            tool_format, shows_calls = told_by_words(with_tools), False
     return Abilities(
         knows_developer=knows_developer,
         tool_format=tool_format,
-        writes_unknown_calls=is_unknown,
+        shows_calls=shows_calls,
+        writes_unknown_calls=with_tools is not None and tool_format is None,
         text_arguments=text_arguments,
         reasoning_field=_reasoning_field(render, as_text=text_arguments),
     )
@@ -108,9 +111,11 @@ def _knows_developer(render: Render) -> bool:
     return any_role is None or any_role.replace(_ROLE, "developer") != shown
 
 
-def _shows_tools(render: Render) -> bool:
+def _with_tools(render: Render) -> str | None:
+    """A prompt that shows a tool."""
     prompt = render(_values([_object("user", "a")], tools=True, opens=True))
-    return prompt is not None and (_TOOL.name in prompt or _TOOL.description in prompt)
+    shows = prompt is not None and (_TOOL.name in prompt or _TOOL.description in prompt)
+    return prompt if shows else None
 
 
 def _call_format(render: Render, *, as_text: bool) -> ToolFormat | None:
@@ -127,7 +132,7 @@ def _call_format(render: Render, *, as_text: bool) -> ToolFormat | None:
 
 
 def _reads(format: ToolFormat, text: str) -> bool:
-    parser = ToolParser(format, frozenset({_TOOL.name}), streams=False)
+    parser = ToolParser(format, {_TOOL.name: _TOOL.parameters}, streams=False)
     pieces = (*parser.feed(text), *parser.flush())
     calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
     return len(calls) == 1 and msgspec.json.decode(calls[0].arguments) == {"mqpa5zx": _TEXT}

@@ -28,6 +28,7 @@ from spillover.runtime.request import Tool
 from spillover.runtime.text.template_tags import TagPair
 from spillover.runtime.tools.formats import HERMES, ToolFormat
 from spillover.runtime.tools.prompts import as_text, tool_object, with_short_ids
+from spillover.runtime.tools.writer import calls_as_text
 
 CHATML = (
     "{% for message in messages %}"
@@ -228,6 +229,8 @@ class ChatTemplate:
         if native is not None:
             if native.id_chars < SHORT_ID_CHARS:
                 messages = with_short_ids(messages, native.id_chars)
+            if not self._abilities.shows_calls:
+                messages = calls_as_text(messages, native)
             for variant in variants(messages):
                 yield _Form(variant, tools, native)
         if native is None or tools or any(m.tool_calls or m.role == "tool" for m in messages):

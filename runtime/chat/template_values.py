@@ -20,6 +20,8 @@ class Abilities(Struct, frozen=True, kw_only=True):
     """Developer is a role of its own, not OpenAI's later name for the system."""
     tool_format: ToolFormat | None = None
     """How it writes tools and calls; None: not at all, or in a form that no parser knows."""
+    shows_calls: bool = True
+    """It writes the calls of earlier messages; otherwise they have to be a part of their text."""
     writes_unknown_calls: bool = False
     text_arguments: bool = False
     """It takes the arguments of calls as JSON text, not as objects."""

@@ -10,13 +10,15 @@ from typing import Any
 
 from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.request import JsonObject, JsonSchema, Tool
-from spillover.runtime.structured_output.grammar import JSON_STYLE, clean_schema
+from spillover.runtime.structured_output.argument_grammar import (
+    ArgumentRules,
+    Spell,
+    json_rule,
+    marked,
+)
+from spillover.runtime.structured_output.grammar import clean_schema
 from spillover.runtime.structured_output.subschemas import Schema
 from spillover.runtime.tools.formats import ToolFormat
-
-Spell = Callable[[str], str]
-"""How a marker stands in a grammar: a text, or the number of its token."""
-
 
 tools_refused = partial(InvalidRequest, param="tools")
 
@@ -42,7 +44,7 @@ def calls_or_answer_grammar(
     schema = (
         response_format.schema if isinstance(response_format, JsonSchema) else {"type": "object"}
     )
-    answer = _json(clean_schema(schema, ResponseFormatRefused))
+    answer = json_rule(clean_schema(schema, ResponseFormatRefused))
     rules = _rules(format, tools, spell, several=several, after_opening=False)
     return f"start: calls | answer\nanswer: {answer}\n{rules}"
 
@@ -50,53 +52,74 @@ def calls_or_answer_grammar(
 def _rules(
     format: ToolFormat, tools: tuple[Tool, ...], spell: Spell, *, several: bool, after_opening: bool
 ) -> str:
-    call = _named_call(format, tools, spell) if format.separator else _object_call(format, tools)
+    is_object = format.encoding == "object"
+    call = _object_call(format, tools) if is_object else _named_call(format, tools, spell)
     opening = "" if after_opening or format.may_be_bare else spell(format.opening)
+    if opening:
+        opening = " ".join((*(f"({spell(lead)})?" for lead in format.leads), opening))
+    closing = marked(format.closing, spell) if format.closing else ""
     if format.is_list:
         more = ' (", " call)*' if several else ""
-        return f'calls: {opening} "[" call{more} "]"\n{call}'
-    closing = f' "\\n"? {spell(format.closing)}' if format.closing else ""
-    body = f'"\\n"? call{closing}' if format.closing else "call"
-    if after_opening or not several or format.may_be_bare:
+        return f'calls: {opening} "[" call{more} "]" {closing}\n{call}'
+    if format.is_sequence:
+        more = ' ("\\n"? call)*' if several else ""
+        return f'calls: {opening} "\\n"? call{more} {closing}\n{call}'
+    body = f'"\\n"? call "\\n"? {closing}' if format.closing and is_object else f"call {closing}"
+    if after_opening or not (several and format.repeats):
         return f"calls: {opening} {body}\n{call}"
-    gap = ' "\\n"?' if format.closing else ""
+    gap = '"\\n"?' if format.closing or format.call_closing else ""
     return f"calls: one ({gap} one)*\none: {opening} {body}\n{call}"
 
 
 def _object_call(format: ToolFormat, tools: tuple[Tool, ...]) -> str:
+    numbered = {format.id_member: {"type": "string", "pattern": "^[0-9]{1,3}$"}}
+    if not format.id_member:
+        numbered = {}
     shapes = [
         {
             "type": "object",
             "properties": {
-                "name": {"const": tool.name},
+                **numbered,
+                format.name_member: {"const": tool.name},
                 format.arguments: _moved(_arguments(tool), f"#/properties/{format.arguments}"),
             },
-            "required": ["name", format.arguments],
+            "required": [*numbered, format.name_member, format.arguments],
             "additionalProperties": False,
         }
         for tool in tools
     ]
-    rules = [f"call{i}: {_json(shape)}" for i, shape in enumerate(shapes)]
+    rules = [f"call{i}: {json_rule(shape)}" for i, shape in enumerate(shapes)]
     return "\n".join([f"call: {_any('call', tools)}", *rules])
 
 
 def _named_call(format: ToolFormat, tools: tuple[Tool, ...], spell: Spell) -> str:
-    link = spell(format.separator)
-    if format.id_marker:
-        link = f"({spell(format.id_marker)} /[a-zA-Z0-9]{{{format.id_chars}}}/)? {link}"
-    rules = [
-        f"call{i}: {json.dumps(tool.name)} {link} {_json(_arguments(tool))}"
-        for i, tool in enumerate(tools)
-    ]
+    opening, link = marked(format.call_opening, spell), marked(format.separator, spell)
+    closing = marked(format.call_closing, spell)
+    rules = []
+    for index, tool in enumerate(tools):
+        if format.encoding == "json":
+            arguments = json_rule(_arguments(tool))
+        else:
+            written = ArgumentRules(format, _arguments(tool), spell, f"call{index}")
+            arguments = written.start()
+            rules += written.rules
+        name = json.dumps(tool.name)
+        head = f"{opening} {name} {_gap(format, spell)} {link}"
+        rules.append(f"call{index}: {head} {arguments} {closing}")
     return "\n".join([f"call: {_any('call', tools)}", *rules])
+
+
+def _gap(format: ToolFormat, spell: Spell) -> str:
+    """What stands between a name and the separator."""
+    if format.gap_parts:
+        return " ".join(f"({spell(part)})?" for part in format.gap_parts)
+    if format.id_marker:
+        return f"({spell(format.id_marker)} /{format.gap}/)?"
+    return f"/{format.gap}/" if format.gap else ""
 
 
 def _any(name: str, tools: tuple[Tool, ...]) -> str:
     return " | ".join(f"{name}{i}" for i in range(len(tools)))
-
-
-def _json(schema: dict[str, Any]) -> str:
-    return "%json " + json.dumps({**schema, "x-guidance": JSON_STYLE})
 
 
 def _arguments(tool: Tool) -> dict[str, Any]:

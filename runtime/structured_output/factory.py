@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -123,7 +124,7 @@ class ConstraintFactory:
         return self.after_each(
             plan.format.opening,
             self.grammar(grammar, tools_refused),
-            repeats=plan.several and not plan.format.is_list,
+            repeats=plan.several and plan.format.repeats,
         )
 
     def _fault_of(self, schema: Schema) -> str:
@@ -145,9 +146,15 @@ class ConstraintFactory:
         return {"type": "object"}
 
     def _spell(self, marker: str) -> str:
-        """A marker in a grammar: the number of its token, or its text."""
-        token = next((t for t, text in self.vocabulary.controls.items() if text == marker), None)
-        return json.dumps(marker) if token is None else f"<[{token}]>"
+        """A marker in a grammar: its text, with the numbers of the control tokens in it."""
+        controls = {text: token for token, text in self.vocabulary.controls.items()}
+        inside = sorted((text for text in controls if text in marker), key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, inside)) + ")", marker) if inside else []
+        return " ".join(
+            f"<[{controls[part]}]>" if part in controls else json.dumps(part)
+            for part in parts or [marker]
+            if part
+        )
 
     def from_start(self, response_format: ResponseFormat) -> Make:
         """Holds an answer to *response_format* from its first token on. Raises

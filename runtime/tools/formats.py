@@ -1,36 +1,106 @@
-"""How model families write tool calls."""
+"""How model families write tool calls: one row for each format."""
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from typing import Literal, TypeAlias
+
 from msgspec import Struct
+
+Encoding: TypeAlias = Literal["object", "json", "tags", "literals"]
+"""How a call's arguments are written: members of one JSON object that also holds its name; a JSON
+object behind its name; each between tags; each as a literal of Python's kind."""
+
+_NAME = "[A-Za-z0-9_.:/-]+?"
 
 
 class ToolFormat(Struct, frozen=True, kw_only=True):
-    """*opening* begins a call, or a list of calls; *closing* ends it, if the format has one."""
+    """*opening* begins a call, or several; *closing* ends it, if the format has one.
+
+    Between them each call is: *call_opening*, name, *separator*, arguments, *call_closing*. White
+    space around these marks is as the templates write it, and optional. Tagged arguments are:
+    *key_opening*, key, *key_closing*, *value_opening*, value, *value_closing*.
+    """
 
     name: str
     opening: str
     closing: str = ""
+    encoding: Encoding = "object"
+    name_member: str = "name"
+    """The member of a call that holds its name."""
     arguments: str = "arguments"
     """The member of a call that holds its arguments."""
+    id_member: str = ""
+    """The member of a call that numbers it."""
     is_list: bool = False
-    """A list of calls follows the opening."""
+    """A list of calls in brackets follows the opening."""
+    is_sequence: bool = False
+    """Several calls, without brackets, may follow the opening."""
+    leads: tuple[str, ...] = ()
+    """What may stand before the opening of an answer that begins with a call."""
+    call_opening: str = ""
+    call_closing: str = ""
     separator: str = ""
     """Between a call's name and its arguments, if they are not members of an object."""
     id_marker: str = ""
-    """Before an id that may stand between name and separator."""
+    """What may stand between name and separator, before *gap*."""
+    gap: str = ""
+    """A pattern of what stands there and is no part of the name: a number, an id."""
+    gap_parts: tuple[str, ...] = ()
+    """The texts that *gap* may consist of, all of them optional."""
+    key_opening: str = ""
+    key_closing: str = ""
+    value_opening: str = ""
+    value_closing: str = ""
+    text_mark: str = ""
+    """What stands between key and value where the value is a text."""
+    other_marks: str = ""
+    """A pattern of what stands there otherwise."""
+    quotes: tuple[str, ...] = ()
+    """They enclose a text among literals; without escapes, but for those of one character."""
     may_be_bare: bool = False
     """An answer may begin with a call without an opening."""
     id_chars: int = 24
 
     @property
+    def repeats(self) -> bool:
+        """Whether each of several calls has an opening of its own."""
+        ends = bool(self.closing or self.call_closing) or self.encoding != "object"
+        return ends and not (self.is_list or self.is_sequence)
+
+    @property
     def markers(self) -> tuple[str, ...]:
-        """The strings that may be single tokens of the vocabulary."""
-        return tuple(filter(None, (self.opening, self.closing, self.separator, self.id_marker)))
+        """The strings that may be, or hold, single tokens of the vocabulary."""
+        marks = (
+            *(
+                *self.leads,
+                *self.gap_parts,
+                self.opening,
+                self.closing,
+                self.call_opening,
+                self.call_closing,
+            ),
+            *(self.separator, self.id_marker, self.key_opening, self.key_closing),
+            *(self.value_opening, self.value_closing, *self.quotes),
+        )
+        return tuple(mark.strip() for mark in marks if len(mark.strip()) > 1)
+
+    def name_in(self, head: str) -> str:
+        """The name in what stands before a call's arguments."""
+        head = head.strip().removesuffix(self.separator.strip())
+        found = _name_pattern(self.id_marker, self.gap).fullmatch(head)
+        return found[1] if found else head
+
+
+@cache
+def _name_pattern(id_marker: str, gap: str) -> re.Pattern[str]:
+    behind = f"(?:{re.escape(id_marker)})?\\s*(?:{gap})?" if gap else ""
+    return re.compile(rf"\s*({_NAME})\s*{behind}\s*")
 
 
 HERMES = ToolFormat(name="hermes", opening="<tool_call>", closing="</tool_call>")
-"""Hermes, Qwen 2.5 and 3, and others: each call between tags."""
+"""Hermes, Qwen 2.5 and 3, Granite 4, and others: each call between tags."""
 
 LLAMA = ToolFormat(name="llama", opening="<|python_tag|>", arguments="parameters", may_be_bare=True)
 """Llama 3.1 and later: the answer is one JSON object."""
@@ -39,18 +109,317 @@ MISTRAL = ToolFormat(name="mistral", opening="[TOOL_CALLS]", is_list=True, id_ch
 """Mistral's templates accept only ids of nine characters."""
 
 MISTRAL_ARGS = ToolFormat(
-    name="mistral-args", opening="[TOOL_CALLS]", separator="[ARGS]", id_chars=9
+    name="mistral-args", opening="[TOOL_CALLS]", encoding="json", separator="[ARGS]", id_chars=9
 )
 """Mistral since mid-2025: name, separator, arguments."""
 
 MISTRAL_IDS = ToolFormat(
     name="mistral-ids",
     opening="[TOOL_CALLS]",
+    encoding="json",
     separator="[ARGS]",
     id_marker="[CALL_ID]",
+    gap="[a-zA-Z0-9]{9}",
     id_chars=9,
 )
 """The same with the call's id after its name."""
 
+QWEN_CODER = ToolFormat(
+    name="qwen-coder",
+    opening="<tool_call>",
+    closing="\n</tool_call>",
+    encoding="tags",
+    call_opening="\n<function=",
+    separator=">\n",
+    key_opening="<parameter=",
+    key_closing=">",
+    value_opening="\n",
+    value_closing="\n</parameter>\n",
+    call_closing="</function>",
+)
+"""Qwen3-Coder, Qwen 3.5, Nemotron 3, Step 3.5."""
 
-FORMATS = (MISTRAL, MISTRAL_ARGS, MISTRAL_IDS, HERMES, LLAMA)
+SEED = ToolFormat(
+    name="seed",
+    opening="<seed:tool_call>",
+    closing="\n</seed:tool_call>",
+    encoding="tags",
+    call_opening="\n<function=",
+    separator=">\n",
+    key_opening="<parameter=",
+    key_closing=">",
+    value_closing="</parameter>\n",
+    call_closing="</function>",
+)
+"""Seed-OSS."""
+
+GLM = ToolFormat(
+    name="glm",
+    opening="<tool_call>",
+    encoding="tags",
+    key_opening="\n<arg_key>",
+    key_closing="</arg_key>\n",
+    value_opening="<arg_value>",
+    value_closing="</arg_value>",
+    call_closing="\n</tool_call>",
+)
+"""GLM 4.5 and later, Ling 3, Laguna, Spark 2.5."""
+
+HUNYUAN = ToolFormat(
+    name="hunyuan",
+    opening="<tool_calls:opensource>",
+    closing="\n</tool_calls:opensource>",
+    is_sequence=True,
+    encoding="tags",
+    call_opening="\n<tool_call:opensource>",
+    separator="<tool_sep:opensource>",
+    key_opening="\n<arg_key:opensource>",
+    key_closing="</arg_key:opensource>\n",
+    value_opening="<arg_value:opensource>",
+    value_closing="</arg_value:opensource>",
+    call_closing="\n</tool_call:opensource>",
+)
+"""Tencent's Hy3."""
+
+MINIMAX = ToolFormat(
+    name="minimax",
+    opening="<minimax:tool_call>",
+    closing="\n</minimax:tool_call>",
+    is_sequence=True,
+    encoding="tags",
+    call_opening='\n<invoke name="',
+    separator='">\n',
+    key_opening='<parameter name="',
+    key_closing='">',
+    value_closing="</parameter>\n",
+    call_closing="</invoke>",
+)
+"""MiniMax M2."""
+
+ATEM = ToolFormat(
+    name="atem",
+    opening="<atem:function_calls>",
+    closing="\n</atem:function_calls>",
+    is_sequence=True,
+    encoding="tags",
+    call_opening='\n<atem:invoke name="',
+    separator='">\n',
+    key_opening='<atem:parameter name="',
+    key_closing='">',
+    value_closing="</atem:parameter>\n",
+    call_closing="</atem:invoke>",
+)
+"""Muse."""
+
+
+def _dsml(section: str) -> ToolFormat:
+    return ToolFormat(
+        name=f"deepseek-{section.replace('_', '-')}",
+        opening=f"<\uff5cDSML\uff5c{section}>",
+        closing=f"\n</\uff5cDSML\uff5c{section}>",
+        is_sequence=True,
+        encoding="tags",
+        call_opening='\n<\uff5cDSML\uff5cinvoke name="',
+        separator='">\n',
+        key_opening='<\uff5cDSML\uff5cparameter name="',
+        key_closing='" string="',
+        text_mark="true",
+        other_marks="false",
+        value_opening='">',
+        value_closing="</\uff5cDSML\uff5cparameter>\n",
+        call_closing="</\uff5cDSML\uff5cinvoke>",
+    )
+
+
+DEEPSEEK_DSML = (_dsml("function_calls"), _dsml("tool_calls"))
+"""DeepSeek V3.2 and V4."""
+
+KIMI_K3 = ToolFormat(
+    name="kimi-k3",
+    opening="<|open|>tools<|sep|>",
+    closing="<|close|>tools<|sep|>",
+    is_sequence=True,
+    encoding="tags",
+    call_opening='<|open|>call tool="',
+    gap='" index="[0-9]{1,3}',
+    separator='"<|sep|>',
+    key_opening='<|open|>argument key="',
+    key_closing='" type="',
+    text_mark="string",
+    other_marks="number|boolean|object|array|null",
+    value_opening='"<|sep|>',
+    value_closing="<|close|>argument<|sep|>",
+    call_closing="<|close|>call<|sep|>",
+)
+
+KIMI_K2 = ToolFormat(
+    name="kimi-k2",
+    opening="<|tool_calls_section_begin|>",
+    closing="<|tool_calls_section_end|>",
+    is_sequence=True,
+    encoding="json",
+    call_opening="<|tool_call_begin|>functions.",
+    gap=":[0-9]{1,3}",
+    separator="<|tool_call_argument_begin|>",
+    call_closing="<|tool_call_end|>",
+)
+
+DEEPSEEK_V3 = ToolFormat(
+    name="deepseek-v3",
+    opening="<\uff5ctool\u2581calls\u2581begin\uff5c>",
+    closing="<\uff5ctool\u2581calls\u2581end\uff5c>",
+    is_sequence=True,
+    encoding="json",
+    call_opening="<\uff5ctool\u2581call\u2581begin\uff5c>function<\uff5ctool\u2581sep\uff5c>",
+    separator="\n```json\n",
+    call_closing="\n```<\uff5ctool\u2581call\u2581end\uff5c>",
+)
+"""DeepSeek V3 and R1."""
+
+DEEPSEEK_V31 = ToolFormat(
+    name="deepseek-v3.1",
+    opening="<\uff5ctool\u2581calls\u2581begin\uff5c>",
+    closing="<\uff5ctool\u2581calls\u2581end\uff5c>",
+    is_sequence=True,
+    encoding="json",
+    call_opening="<\uff5ctool\u2581call\u2581begin\uff5c>",
+    separator="<\uff5ctool\u2581sep\uff5c>",
+    call_closing="<\uff5ctool\u2581call\u2581end\uff5c>",
+)
+
+FUNCTIONARY = ToolFormat(
+    name="functionary",
+    opening="<function=",
+    encoding="json",
+    separator=">",
+    call_closing="</function>",
+)
+"""Functionary 3.1."""
+
+HARMONY = ToolFormat(
+    name="harmony",
+    leads=("<|start|>assistant", "<|channel|>commentary", " "),
+    opening="to=functions.",
+    encoding="json",
+    gap_parts=("<|channel|>commentary", " ", "<|constrain|>", "json"),
+    gap=r"(?:<\|channel\|>commentary)?\s*(?:<\|constrain\|>)?\s*(?:json)?",
+    separator="<|message|>",
+)
+"""gpt-oss. The recipient stands before or behind the channel; <|call|> ends the answer."""
+
+NEMOTRON = ToolFormat(name="nemotron", opening="<TOOLCALL>", closing="</TOOLCALL>", is_list=True)
+"""Nemotron Nano 2."""
+
+APRIEL = ToolFormat(name="apriel", opening="<tool_calls>", closing="</tool_calls>", is_list=True)
+
+MINIMAX_M1 = ToolFormat(
+    name="minimax-m1", opening="<tool_calls>", closing="\n</tool_calls>", is_sequence=True
+)
+
+COMMAND = ToolFormat(
+    name="command",
+    opening="<|START_ACTION|>",
+    closing="<|END_ACTION|>",
+    name_member="tool_name",
+    arguments="parameters",
+    id_member="tool_call_id",
+    is_list=True,
+)
+"""Command R7B and later."""
+
+GRANITE = ToolFormat(name="granite", opening="<|tool_call|>", is_list=True)
+"""Granite 3."""
+
+PHI = ToolFormat(name="phi", opening="<|tool_call|>", closing="<|/tool_call|>", is_list=True)
+"""Phi-4-mini."""
+
+FUNCTOOLS = ToolFormat(name="functools", opening="functools", is_list=True)
+"""Phi's other form."""
+
+GIGACHAT = ToolFormat(name="gigachat", opening="<|function_call|>")
+
+GEMMA = ToolFormat(
+    name="gemma",
+    opening="<|tool_call>",
+    closing="<tool_call|>",
+    encoding="literals",
+    call_opening="call:",
+    separator="{",
+    key_closing=":",
+    call_closing="}",
+    quotes=('<|"|>',),
+)
+"""Gemma 4."""
+
+LFM2 = ToolFormat(
+    name="lfm2",
+    opening="<|tool_call_start|>",
+    closing="<|tool_call_end|>",
+    encoding="literals",
+    is_list=True,
+    separator="(",
+    key_closing="=",
+    call_closing=")",
+    quotes=('"', "'"),
+)
+
+LLAMA_PYTHON = ToolFormat(
+    name="llama-python",
+    opening="<|python_start|>",
+    closing="<|python_end|>",
+    encoding="literals",
+    is_list=True,
+    separator="(",
+    key_closing="=",
+    call_closing=")",
+    quotes=('"', "'"),
+)
+"""Llama 4."""
+
+FORMATS = (
+    MISTRAL,
+    MISTRAL_ARGS,
+    MISTRAL_IDS,
+    HERMES,
+    QWEN_CODER,
+    GLM,
+    SEED,
+    HUNYUAN,
+    MINIMAX,
+    ATEM,
+    *DEEPSEEK_DSML,
+    KIMI_K3,
+    KIMI_K2,
+    DEEPSEEK_V3,
+    DEEPSEEK_V31,
+    HARMONY,
+    FUNCTIONARY,
+    NEMOTRON,
+    MINIMAX_M1,
+    APRIEL,
+    COMMAND,
+    PHI,
+    GRANITE,
+    FUNCTOOLS,
+    GIGACHAT,
+    GEMMA,
+    LFM2,
+    LLAMA_PYTHON,
+    LLAMA,
+)
+"""A template's own format is the first one whose parser reads what it writes."""
+
+_WORDS = (
+    (("<|tool_list_start|>",), LFM2),
+    (("List of tools: [", "<|im_start|>"), LFM2),
+    (("<|tool_call|>", "JSON list"), GRANITE),
+    (("<|tool_call|>", "<|/tool_call|>"), PHI),
+    (("functools",), FUNCTOOLS),
+    (("<|python_start|>",), LLAMA_PYTHON),
+)
+
+
+def told_by_words(prompt: str) -> ToolFormat | None:
+    """The format that a prompt with tools explains or hints at, where its template writes no
+    calls."""
+    return next((format for words, format in _WORDS if all(word in prompt for word in words)), None)

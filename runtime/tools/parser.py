@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from spillover.runtime.text.json_reader import JsonReader
+from spillover.runtime.tools.arguments import (
+    Broken,
+    Characters,
+    Reader,
+    choose,
+    next_visible,
+    read_arguments,
+)
 from spillover.runtime.tools.formats import ToolFormat
 from spillover.runtime.tools.opening import BLANKS, OpeningFinder
+from spillover.runtime.tools.typed_values import Schema
 
 MAX_CALLS = 128
 _MAX_NAME_CHARS = 256
@@ -29,12 +38,6 @@ class CallDelta(Struct, frozen=True):
 
 
 Piece: TypeAlias = str | CallDelta
-_Reader: TypeAlias = Generator[None, str, None]
-_Character: TypeAlias = Generator[None, str, str]
-
-
-class _Broken(Exception):
-    """The text is not a tool call."""
 
 
 class _Value(NamedTuple):
@@ -49,7 +52,8 @@ class _Value(NamedTuple):
 class ToolParser:
     """Text in; text and parts of calls out.
 
-    A call is shown once it is whole and its name is one of *names*. Anything that only looks like
+    A call is shown once it is whole and its name is one of *tools*, which map names to the schemas
+    of arguments. Anything that only looks like
     a call, or breaks off, is text, to the last character. White space around calls is dropped.
 
     *streams*, for calls that a grammar constrains: arguments are shown as they come; of a call
@@ -60,13 +64,13 @@ class ToolParser:
     def __init__(
         self,
         format: ToolFormat,
-        names: frozenset[str],
+        tools: Mapping[str, Schema],
         *,
         streams: bool,
         only_calls: bool = False,
     ) -> None:
         self._format = format
-        self._names = names
+        self._tools = tools
         self._streams = streams
         self._only_calls = only_calls
         self._text = OpeningFinder(format.opening, may_be_bare=format.may_be_bare)
@@ -77,6 +81,8 @@ class ToolParser:
         self._is_sure = False
         """What is held belongs to a call, even if that breaks off."""
         self._name: str | None = None
+        self._written: list[str] = []
+        """The arguments of a call that is read, where they are not written as JSON."""
         self._n_sent = 0
         self._is_announced = False
         self.n_calls = 0
@@ -94,6 +100,8 @@ class ToolParser:
         if text and self._in_text and self._text.is_plain(text):
             return [text]
         for character in text:
+            if not self._in_text:
+                self._held += character
             self._reader.send(character)
         return self._taken()
 
@@ -132,7 +140,7 @@ class ToolParser:
 
     # --- text and calls ---------------------------------------------------------------------
 
-    def _read(self) -> _Reader:
+    def _read(self) -> Reader:
         while True:
             while not self._text.has_opened:
                 self._show(self._text.feed((yield)))
@@ -141,97 +149,129 @@ class ToolParser:
             self._is_sure = self._streams and not is_bare
             try:
                 yield from self._read_calls(is_bare=is_bare)
-            except _Broken:
+            except Broken:
                 self._show(self._held)
                 self._is_announced = False
             self._held, self._in_text, self._is_sure = "", True, False
 
-    def _read_calls(self, *, is_bare: bool) -> _Reader:
+    def _read_calls(self, *, is_bare: bool) -> Reader:
         """Everything after one opening. What is held when it breaks is text."""
         format = self._format
-        first = "{" if is_bare else (yield from self._next_visible())
-        if format.is_list and first == "[":
+        first = "{" if is_bare else (yield from next_visible())
+        if format.encoding != "object" and not self._is_object(first):
+            yield from self._read_written(first)
+        elif format.is_list and first == "[":
             yield from self._read_list()
-        elif format.separator and first != "{":
-            yield from self._read_named(first)
+            if closing := format.closing.strip():
+                yield from choose((yield from next_visible()), closing)
         else:
             yield from self._read_object(first)
             yield from self._read_end()
 
-    def _next(self) -> _Character:
-        character = yield
-        self._held += character
-        return character
+    def _is_object(self, first: str) -> bool:
+        """Some models write an object where their name and arguments belong."""
+        return first == "{" and self._format.encoding == "json" and not self._format.call_opening
 
-    def _next_visible(self) -> _Character:
-        while (character := (yield from self._next())) in BLANKS:
-            pass
-        return character
-
-    def _read_list(self) -> _Reader:
+    def _read_list(self) -> Reader:
         after = ","
         while after == ",":
-            yield from self._read_object((yield from self._next_visible()))
-            after = yield from self._next_visible()
+            yield from self._read_object((yield from next_visible()))
+            after = yield from next_visible()
         if after != "]":
-            raise _Broken
+            raise Broken
 
-    def _read_named(self, name: str) -> _Reader:
-        """name[ARGS]{…}, with [CALL_ID]… in between in some versions."""
+    def _read_written(self, first: str) -> Reader:
+        """Calls whose names do not stand in objects."""
+        opening = self._format.call_opening.strip()
+        if self._format.is_list:
+            yield from choose(first, "[")
+            first = yield from next_visible()
+        while first:
+            if opening:
+                yield from choose(first, opening)
+            yield from self._read_named("" if opening else first)
+            first = yield from self._read_between(opening)
+
+    def _read_between(self, opening: str) -> Characters:
+        """What follows a call. Returns how the next one begins; empty if none does."""
         format = self._format
-        while not name.endswith("{"):
-            name += yield from self._next()
-            if len(name) > _MAX_NAME_CHARS:
-                raise _Broken
-        name = name[:-1].strip(BLANKS).removesuffix(format.separator)
-        self._name = name.partition(format.id_marker)[0] if format.id_marker else name
-        self._announce()
-        self._keep((yield from self._read_value("{", streams=True)))
+        closing = format.closing.strip()
+        if format.is_list:
+            if (yield from choose((yield from next_visible()), ",", "]")) == ",":
+                return (yield from next_visible())
+        elif format.is_sequence:
+            mark = yield from choose((yield from next_visible()), opening, closing)
+            return opening if mark == opening else ""
+        if closing:
+            yield from choose((yield from next_visible()), closing)
+        return ""
 
-    def _read_end(self) -> _Reader:
+    def _read_named(self, head: str) -> Reader:
+        """A name, arguments, and the mark that ends the call."""
+        format = self._format
+        is_json = format.encoding == "json"
+        # Without a separator the first key, or the end of the call, follows the name.
+        mark = "{" if is_json else format.separator.strip() or format.key_opening.strip()[0]
+        while not head.endswith(mark):
+            head += yield
+            if len(head) > _MAX_NAME_CHARS:
+                raise Broken
+        self._name = format.name_in(head.removesuffix(mark))
+        self._announce()
+        if is_json:
+            arguments = yield from self._read_value("{", streams=True)
+            if closing := format.call_closing.strip():
+                yield from choose((yield from next_visible()), closing)
+            self._keep(arguments)
+            return
+        self._written = []
+        first = "" if format.separator else mark
+        schema = self._tools[self._name]
+        yield from read_arguments(format, schema, first, self._write)
+        self._keep(_Value("".join(self._written), {}, ""))
+
+    def _read_end(self) -> Reader:
         """The closing tag; without one, more calls after semicolons."""
-        closing = self._format.closing
-        while not closing:
-            character = yield from self._next_visible()
+        closing = self._format.closing.strip()
+        while not closing or self._format.is_sequence:
+            character = yield from next_visible()
             if character == "{":
                 yield from self._read_object(character)
-            elif character != ";":
-                raise _Broken
-        read = yield from self._next_visible()
-        while closing.startswith(read):
-            if read == closing:
+            elif closing:
+                yield from choose(character, closing)
                 return
-            read += yield from self._next()
-        raise _Broken
+            elif character != ";":
+                raise Broken
+        yield from choose((yield from next_visible()), closing)
 
     # --- one call ---------------------------------------------------------------------------
 
-    def _read_object(self, first: str) -> _Reader:
+    def _read_object(self, first: str) -> Reader:
         """{"name": …, "arguments": …}, in any order and with other members."""
         if first != "{":
-            raise _Broken
+            raise Broken
         self._name = None
         arguments = _Value("{}", {}, "")
-        after = yield from self._next_visible()
+        after = yield from next_visible()
         while after != "}":
             key = (yield from self._read_value(after)).decoded
-            if (yield from self._next_visible()) != ":":
-                raise _Broken
+            if (yield from next_visible()) != ":":
+                raise Broken
             is_arguments = key in (self._format.arguments, "arguments", "parameters")
-            start = yield from self._next_visible()
+            start = yield from next_visible()
             value = yield from self._read_value(start, streams=is_arguments)
             if is_arguments:
                 arguments = value
-            elif key == "name":
+            elif key in ("name", self._format.name_member):
                 self._name = str(value.decoded)
                 self._announce()
             after = value.behind or " "
             if after in BLANKS:
-                after = yield from self._next_visible()
+                after = yield from next_visible()
             if after == ",":
-                after = yield from self._next_visible()
+                after = yield from next_visible()
             elif after != "}":
-                raise _Broken
+                raise Broken
         self._keep(arguments)
 
     def _read_value(self, first: str, *, streams: bool = False) -> Generator[None, str, _Value]:
@@ -246,9 +286,9 @@ class ToolParser:
             if reader.has_ended:
                 character = ""
                 break
-            character = yield from self._next()
+            character = yield
         if reader.is_broken:
-            raise _Broken
+            raise Broken
         text = "".join(parts)
         # What was streamed stands, even an escape that no decoder takes: half a surrogate pair.
         return _Value(text, None if streams else _decoded(text), character)
@@ -256,8 +296,8 @@ class ToolParser:
     # --- output -----------------------------------------------------------------------------
 
     def _check_name(self) -> None:
-        if self._name not in self._names or self.n_calls >= MAX_CALLS:
-            raise _Broken
+        if self._name not in self._tools or self.n_calls >= MAX_CALLS:
+            raise Broken
 
     def _announce(self) -> None:
         """Show the call's name, if its arguments are streamed."""
@@ -267,10 +307,16 @@ class ToolParser:
             self._n_sent, self._held = 0, ""
             self._out.append(CallDelta(self.n_calls, self._new_id(), self._name))
 
-    def _stream(self, character: str) -> None:
-        self._n_sent += len(character)
+    def _stream(self, text: str) -> None:
+        self._n_sent += len(text)
         self._held = ""
-        self._out.append(CallDelta(self.n_calls, arguments=character))
+        self._out.append(CallDelta(self.n_calls, arguments=text))
+
+    def _write(self, text: str) -> None:
+        """A part of arguments that were not written as JSON."""
+        self._written.append(text)
+        if self._is_announced:
+            self._stream(text)
 
     def _keep(self, arguments: _Value) -> None:
         """The call is whole."""
@@ -283,7 +329,7 @@ class ToolParser:
             if isinstance(value, str):  # some models write the object as a string
                 text, value = value, _decoded(value)
             if not isinstance(value, dict):
-                raise _Broken
+                raise Broken
             self._out.append(CallDelta(self.n_calls, self._new_id(), self._name, text))
         self.n_calls += 1
         self._held, self._is_announced = "", False
@@ -298,4 +344,4 @@ def _decoded(text: str) -> Any:
     try:
         return msgspec.json.decode(text.encode("utf-8", "replace"))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _Broken from error
+        raise Broken from error

@@ -26,9 +26,9 @@ class ToolPlan(Struct, frozen=True, kw_only=True):
     """A grammar constrains the calls."""
 
     def parser(self) -> ToolParser:
-        names = frozenset(tool.name for tool in self.tools)
+        schemas = {tool.name: tool.parameters for tool in self.tools}
         return ToolParser(
-            self.format, names, streams=self.is_constrained, only_calls=self.must_call
+            self.format, schemas, streams=self.is_constrained, only_calls=self.must_call
         )
 
 

@@ -145,9 +145,10 @@ class Intake:
         """The control tokens that mark tool calls, which otherwise add nothing to the text."""
         shown = {}
         for marker in plan.format.markers if plan else ():
-            ids = self._backend.tokenize(marker, add_special=False, parse_special=True).tolist()
-            if len(ids) == 1 and not self._backend.token_bytes(ids[0]):
-                shown[ids[0]] = marker.encode()
+            tokens = self._backend.tokenize(marker, add_special=False, parse_special=True)
+            for token in tokens.tolist():
+                if not self._backend.token_bytes(token):
+                    shown[token] = self._backend.control_text(token).encode()
         return shown
 
     def _planned(self, request: GenerationRequest) -> tuple[ToolPlan | None, RenderedPrompt | None]:

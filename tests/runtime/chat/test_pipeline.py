@@ -122,7 +122,7 @@ CALLED = 'See.\n<tool_call>\n{"name": "add", "arguments": {"a": "x.y"}}\n</tool_
 @given(cuts=st.lists(st.integers(0, len(CALLED)), max_size=8))
 def test_stop_strings_end_text_and_no_calls(cuts: list[int]) -> None:
     """A stop at a line break used to end every call: its form has some that nobody sees."""
-    parser = ToolParser(HERMES, frozenset({"add"}), streams=True)
+    parser = ToolParser(HERMES, {"add": {}}, streams=True)
     pipeline = TextPipeline((" B", "x.y", "\n"), split_reasoning=False, tools=parser)
     pieces = [p for part in cut(CALLED.encode(), cuts) for p in pipeline.feed(part)]
     pieces += pipeline.flush()
@@ -133,7 +133,7 @@ def test_stop_strings_end_text_and_no_calls(cuts: list[int]) -> None:
 
 
 def test_a_stop_string_does_not_reach_from_a_thought_into_the_answer() -> None:
-    parser = ToolParser(HERMES, frozenset({"add"}), streams=True)
+    parser = ToolParser(HERMES, {"add": {}}, streams=True)
     pipeline = TextPipeline(("ab",), split_reasoning=True, tools=parser)
     pieces = pipeline.feed(b"<think>a</think>b") + pipeline.flush()
     assert pieces == [(True, "a"), (False, "b")]

@@ -37,9 +37,9 @@ HERMES_CALL = (
     '<tool_call>\n{"name": "{{ c.function.name }}", "arguments": '
     "{{ c.function.arguments | tojson }}}\n</tool_call>"
 )
-XML_CALL = (
-    "<tool_call>\n<function={{ c.function.name }}>{% for k, v in c.function.arguments | items %}"
-    "<parameter={{ k }}>{{ v }}</parameter>{% endfor %}</function>\n</tool_call>"
+UNKNOWN_CALL = (
+    "<tool_call>\n<run={{ c.function.name }}>{% for k, v in c.function.arguments | items %}"
+    "<with={{ k }}>{{ v }}</with>{% endfor %}</run>\n</tool_call>"
 )
 
 
@@ -185,7 +185,13 @@ CALLED = (
 
 @pytest.mark.parametrize(
     "source",
-    [FIRST_CALL_ONLY, NO_TEXT_BESIDE_CALLS, TEXT_ARGUMENTS, with_calls(XML_CALL), ONE_TYPE_EACH],
+    [
+        FIRST_CALL_ONLY,
+        NO_TEXT_BESIDE_CALLS,
+        TEXT_ARGUMENTS,
+        with_calls(UNKNOWN_CALL),
+        ONE_TYPE_EACH,
+    ],
 )
 def test_every_call_and_the_text_beside_it_is_shown(source: str) -> None:
     prompt = template(source).render(CALLED, tools=(WEATHER,))
@@ -209,7 +215,9 @@ def test_white_space_beside_a_call_is_no_text() -> None:
         ("", "weather"),
     ],
 )
-@pytest.mark.parametrize("source", [with_calls(HERMES_CALL), with_calls(XML_CALL), TEXT_ARGUMENTS])
+@pytest.mark.parametrize(
+    "source", [with_calls(HERMES_CALL), with_calls(UNKNOWN_CALL), TEXT_ARGUMENTS]
+)
 def test_arguments_that_are_no_object_are_no_reason_to_refuse(
     source: str, arguments: str, shown: str
 ) -> None:
@@ -238,10 +246,10 @@ def test_tools_may_be_shown_through_a_filter() -> None:
 
 def test_a_model_with_another_call_format_gets_tools_in_plain_text_and_a_warning() -> None:
     """XML between <tool_call> tags used to be taken for Hermes."""
-    other = template(with_calls(XML_CALL))
+    other = template(with_calls(UNKNOWN_CALL))
     prompt = other.prompt(CALLED, tools=(WEATHER,))
     assert "You can call these functions" in prompt.text
-    assert "<function=" not in prompt.text
+    assert "<run=" not in prompt.text
     assert any("tool calls" in warning for warning in other.warnings)
     assert not template(with_calls(HERMES_CALL)).warnings
 

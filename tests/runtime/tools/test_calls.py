@@ -291,7 +291,7 @@ def test_the_grammar_of_a_format_is_what_its_parser_reads(
         )
 
     call = CALLS[format.name]
-    parser = ToolParser(format, frozenset({"add"}), streams=True)
+    parser = ToolParser(format, {"add": {}}, streams=True)
     pieces = parser.feed(call) + parser.flush()
     assert parser.n_calls == 1
     assert all(isinstance(piece, CallDelta) for piece in pieces)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from spillover.runtime.tools.formats import (
 )
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 
-NAMES = frozenset({"weather", "add"})
+NAMES: dict[str, dict[str, Any]] = {"weather": {}, "add": {}}
 FORMATS = {f.name: f for f in (HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS)}
 
 

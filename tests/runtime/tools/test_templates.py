@@ -138,7 +138,7 @@ def test_a_call_is_parsed_as_the_template_writes_it(family: str) -> None:
     for end in ("<|im_end|>\n", "<|eot_id|>", "</s>"):
         written = written.removesuffix(end)
     for streams in (False, True):
-        parser = ToolParser(format, frozenset({"weather", "add"}), streams=streams)
+        parser = ToolParser(format, {"weather": {}, "add": {}}, streams=streams)
         calls: dict[int, tuple[str, str]] = {}
         text = ""
         for piece in [p for c in written for p in parser.feed(c)] + parser.flush():

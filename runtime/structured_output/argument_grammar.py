@@ -1,0 +1,198 @@
+"""Grammars for calls whose arguments are written as tags or literals, each by its own schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from spillover.runtime.structured_output.grammar import JSON_STYLE
+from spillover.runtime.structured_output.subschemas import Schema, walk
+from spillover.runtime.tools.formats import ToolFormat
+from spillover.runtime.tools.typed_values import is_text, kinds_of
+
+Spell = Callable[[str], str]
+"""How a marker stands in a grammar: a text, or the numbers of its tokens."""
+
+_MAX_LENGTH = 2000
+"""Longer texts are not counted."""
+
+_SHARED = ("$defs", "definitions")
+_KEY = '/[^<>"=:(){}\\[\\],\\s]{1,128}/'
+_BREAK = '"\\n"?'
+
+
+def marked(text: str, spell: Spell) -> str:
+    """A mark; the line breaks around it are optional."""
+    before = f"{_BREAK} " if text.startswith("\n") else ""
+    behind = f" {_BREAK}" if text.endswith("\n") else ""
+    core = text.strip("\n")
+    return f"{before}{spell(core)}{behind}" if core else ""
+
+
+def json_rule(schema: Schema) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": JSON_STYLE})
+
+
+class ArgumentRules:
+    """The rules for the arguments of one call; their names begin with *prefix*."""
+
+    def __init__(self, format: ToolFormat, parameters: Schema, spell: Spell, prefix: str) -> None:
+        self._format = format
+        self._root = parameters
+        self._spell = spell
+        self._prefix = prefix
+        self.rules: list[str] = []
+
+    def add(self, expression: str, *, attributes: str = "") -> str:
+        name = f"{self._prefix}x{len(self.rules)}"
+        self.rules.append(f"{name}{attributes}: {expression}")
+        return name
+
+    def start(self) -> str:
+        """The rule of all arguments, in the order of the schema."""
+        properties = self._root.get("properties")
+        if not isinstance(properties, dict) or not properties:
+            if self._root.get("additionalProperties") is False:
+                return ""
+            return f"{self._several(self._one(_KEY, {}))}?"
+        required = self._root.get("required", ())
+        steps = [
+            (self._one(json.dumps(key), sub if isinstance(sub, dict) else {}), key in required)
+            for key, sub in properties.items()
+        ]
+        return self._in_order(steps)
+
+    def _in_order(self, steps: list[tuple[str, bool]]) -> str:
+        """One after the other; those that are not required may be left out."""
+        comma = self._comma
+        first = later = ""
+        for step, is_required in reversed(steps):
+            n_later = self.add(
+                f"{comma} {step} {later}" if is_required else f"({comma} {step})? {later}"
+            )
+            begun = f"{step} {later}"
+            other = f"{begun} | {first}" if first else f"({begun})?"
+            first = self.add(begun if is_required else other)
+            later = n_later
+        return first
+
+    @property
+    def _is_wrapped(self) -> bool:
+        """Whether values stand on lines of their own."""
+        return self._format.value_closing.startswith("\n")
+
+    @property
+    def _comma(self) -> str:
+        return '"," " "?' if self._format.encoding == "literals" else ""
+
+    def _several(self, one: str) -> str:
+        return f"({one} ({self._comma} {one})*)"
+
+    def _one(self, key: str, schema: Schema) -> str:
+        """A key and its value."""
+        format, spell = self._format, self._spell
+        kinds = kinds_of(schema, self._root)
+        if format.encoding == "literals":
+            return self.add(f"{key} {spell(format.key_closing)} {self._literal(schema, kinds)}")
+        head = f"{marked(format.key_opening, spell)} {key} {marked(format.key_closing, spell)}"
+        opening = marked(format.value_opening, spell) if format.value_opening.strip() else ""
+        text = f"{opening} {self._text(schema)}"
+        edge = _BREAK if self._is_wrapped else ""
+        value = f"{opening} {edge} {self._json(schema)} {marked(format.value_closing, spell)}"
+        if format.text_mark:
+            text = f"{json.dumps(format.text_mark)} {text}"
+            value = f"/{format.other_marks}/ {value}"
+        if is_text(kinds):
+            return self.add(f"{head} {text}")
+        if kinds and "string" not in kinds:
+            return self.add(f"{head} {value}")
+        return self.add(f"{head} ({text} | {value})" if format.text_mark else f"{head} {text}")
+
+    def _text(self, schema: Schema) -> str:
+        """A value that is no JSON, with its closing tag."""
+        close = marked(self._format.value_closing, self._spell)
+        if choices := _choices(schema):
+            texts = " | ".join(map(json.dumps, choices))
+            before = _BREAK if self._is_wrapped else ""
+            return f"{before} ({texts}) {close}"
+        behind = f" {_BREAK}" if self._format.value_closing.endswith("\n") else ""
+        return self._until(self._format.value_closing.strip(), schema) + behind
+
+    def _until(self, mark: str, schema: Schema) -> str:
+        """A text, and *mark*."""
+        pattern = f"(?s:.{_repeats(schema)})"
+        wrap = "\\n?" if self._is_wrapped else ""
+        spelled = self._spell(mark)
+        if spelled != json.dumps(mark):  # its tokens are no part of any text
+            return f"/{wrap}{pattern}{wrap}/ {spelled}"
+        closing = re.escape(mark).replace("/", "\\/")
+        return self.add(f"/{wrap}{pattern}{wrap}{closing}/", attributes="[lazy]")
+
+    def _json(self, schema: Schema) -> str:
+        """*schema* by itself, if it can be said without what surrounds it."""
+        names = [inner["$ref"] for _, inner in walk(schema) if isinstance(inner.get("$ref"), str)]
+        if not all(name.startswith(tuple(f"#/{shared}/" for shared in _SHARED)) for name in names):
+            return json_rule({})
+        shared = {name: value for name, value in self._root.items() if name in _SHARED and names}
+        return json_rule({**shared, **schema})
+
+    # --- literals ---------------------------------------------------------------------------
+
+    def _literal(self, schema: Schema, kinds: frozenset[str]) -> str:
+        own = self._own_quote
+        if is_text(kinds):
+            return self._quoted(schema)
+        if kinds == {"boolean"}:
+            words = '"true" | "false"' if own else '"True" | "False" | "true" | "false"'
+            return f"({words})"
+        if not own or (kinds and kinds <= {"integer", "number"}):
+            return self._json(schema)
+        return self._free()
+
+    @property
+    def _own_quote(self) -> str:
+        """A quote that is not JSON's."""
+        quote = self._format.quotes[0]
+        return "" if quote == '"' else quote
+
+    def _quoted(self, schema: Schema) -> str:
+        own = self._own_quote
+        if not own:
+            single = "/'([^'\\\\\\n]|\\\\['\"\\\\nt])*'/"
+            is_plain = not schema.keys() - {"type", "description", "title", "default"}
+            text = self._json(schema)
+            return f"({text} | {single})" if is_plain else text
+        if choices := _choices(schema):
+            texts = " | ".join(map(json.dumps, choices))
+            return f"{self._spell(own)} ({texts}) {self._spell(own)}"
+        return f"{self._spell(own)} {self._until(own, schema)}"
+
+    def _free(self) -> str:
+        """Any literal with the format's own quotes."""
+        name = f"{self._prefix}free"
+        if not any(rule.startswith(f"{name}:") for rule in self.rules):
+            self.rules.append("")
+            at = len(self.rules) - 1
+            number = json_rule({"type": ["number", "boolean", "null"]})
+            inner = f'{_KEY} ":" {name}'
+            self.rules[at] = (
+                f"{name}: {self._quoted({})} | {number}"
+                f' | "[" ({name} ("," {name})*)? "]" | "{{" ({inner} ("," {inner})*)? "}}"'
+            )
+        return name
+
+
+def _choices(schema: Schema) -> list[str]:
+    choices: list[Any] = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    return choices if choices and all(isinstance(choice, str) for choice in choices) else []
+
+
+def _repeats(schema: Schema) -> str:
+    least, most = schema.get("minLength", 0), schema.get("maxLength")
+    if not isinstance(least, int) or not 0 <= least <= _MAX_LENGTH:
+        least = 0
+    if isinstance(most, int) and least <= most <= _MAX_LENGTH:
+        return f"{{{least},{most}}}"
+    return f"{{{least},}}" if least else "*"

@@ -1,0 +1,81 @@
+"""Texts become JSON by the schema of the argument that they are the value of."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any, TypeAlias
+
+import msgspec
+
+Schema: TypeAlias = dict[str, Any]
+
+_MAX_REFERENCES = 8
+_KINDS: dict[type, tuple[str, ...]] = {
+    bool: ("boolean",),
+    int: ("integer", "number"),
+    float: ("number", "integer"),
+    dict: ("object",),
+    list: ("array",),
+    type(None): ("null",),
+}
+
+
+def kinds_of(schema: Schema, root: Schema) -> frozenset[str]:
+    """JSON Schema's names of the types that *schema*, a part of *root*, allows; empty: any."""
+    for _ in range(_MAX_REFERENCES):
+        name = schema.get("$ref")
+        if not isinstance(name, str) or not name.startswith("#/"):
+            break
+        target: Any = root
+        for step in name[2:].split("/"):
+            target = target.get(step) if isinstance(target, dict) else None
+        schema = target if isinstance(target, dict) else {}
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return frozenset((kind,))
+    if isinstance(kind, list):
+        return frozenset(name for name in kind if isinstance(name, str))
+    if "const" in schema or isinstance(schema.get("enum"), list):
+        return frozenset(map(_kind, schema.get("enum") or [schema.get("const")]))
+    branches = schema.get("anyOf") or schema.get("oneOf") or ()
+    found = [kinds_of(b, root) for b in branches if isinstance(b, dict) and "$ref" not in b]
+    return frozenset().union(*found) if found and all(found) else frozenset()
+
+
+def is_text(kinds: frozenset[str]) -> bool:
+    return kinds == {"string"}
+
+
+def json_of(text: str, kinds: frozenset[str]) -> str:
+    """*text* as JSON of one of *kinds*; a text that is none of them is a string."""
+    if not is_text(kinds):
+        for decoded in _readings(text.strip()):
+            if not isinstance(decoded, str) and _fits(decoded, kinds):
+                return json.dumps(decoded, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _readings(text: str) -> list[Any]:
+    """*text* as JSON, or as Python writes the same value."""
+    readings = []
+    try:
+        readings.append(msgspec.json.decode(text.encode("utf-8", "replace")))
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            value = ast.literal_eval(text)
+            json.dumps(value, allow_nan=False)
+            readings.append(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass
+    return readings
+
+
+def _fits(value: Any, kinds: frozenset[str]) -> bool:
+    if kinds <= {"integer"} and kinds and isinstance(value, float):
+        return value.is_integer()
+    return not kinds or any(kind in kinds for kind in _KINDS.get(type(value), ()))
+
+
+def _kind(value: Any) -> str:
+    return "string" if isinstance(value, str) else _KINDS.get(type(value), ("object",))[0]

@@ -1,0 +1,180 @@
+"""Every format of calls: what its writer writes, its parser reads and its grammar allows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
+
+from spillover.runtime.request import Tool, ToolCall
+from spillover.runtime.structured_output.call_grammar import calls_grammar
+from spillover.runtime.tools.formats import FORMATS, ToolFormat
+from spillover.runtime.tools.parser import CallDelta, ToolParser
+from spillover.runtime.tools.writer import written
+
+PARAMETERS: dict[str, Any] = {
+    "$defs": {"point": {"type": "object", "properties": {"x": {"type": "number"}}}},
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "zip": {"type": "string", "minLength": 2, "maxLength": 9},
+        "unit": {"type": "string", "enum": ["celsius", "kelvin"]},
+        "days": {"type": "integer"},
+        "loud": {"type": "boolean"},
+        "list": {"type": "array", "items": {"type": "string"}},
+        "at": {"$ref": "#/$defs/point"},
+        "any": {},
+    },
+    "required": ["city", "days"],
+}
+WEATHER = Tool(name="get_weather", parameters=PARAMETERS)
+ADD = Tool(name="math.add-2", parameters={"type": "object", "properties": {}})
+OPEN = Tool(name="open", parameters={"type": "object"})
+TOOLS = (WEATHER, ADD, OPEN)
+ARGUMENTS: list[dict[str, Any]] = [
+    {"city": "Brno", "zip": "123", "unit": "kelvin", "days": 3, "loud": True, "any": "x"},
+    {"city": 'a "b"\n  c \\ <x> </', "days": -2, "list": ["1", "ž"], "at": {"x": 1.5}},
+    {"city": "日本 עברית", "days": 0},
+    {"city": "true", "zip": "0.5", "days": 1},
+]
+named = pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+
+
+def call(name: str, arguments: dict[str, Any]) -> ToolCall:
+    return ToolCall(id="a1B2c3D4e", name=name, arguments=json.dumps(arguments, ensure_ascii=False))
+
+
+def heard(format: ToolFormat, parts: list[str], *, streams: bool) -> tuple[str, list[Any]]:
+    """The text, and name and arguments of each call."""
+    parser = ToolParser(format, {tool.name: tool.parameters for tool in TOOLS}, streams=streams)
+    text, calls = "", list[list[str]]()
+    for piece in [p for part in parts for p in parser.feed(part)] + parser.flush():
+        if not isinstance(piece, CallDelta):
+            text += piece
+        elif piece.id is not None:
+            calls.append([piece.name or "", piece.arguments])
+        else:
+            calls[piece.index][1] += piece.arguments
+    return text, [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+@named
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_what_is_written_is_read(
+    format: ToolFormat, streams: bool, arguments: dict[str, Any]
+) -> None:
+    calls = (call(WEATHER.name, arguments), call(ADD.name, {}))
+    text = written(format, calls)
+    found = heard(format, ["Well. ", *text], streams=streams)
+    assert found == ("Well.", [(c.name, json.loads(c.arguments)) for c in calls])
+
+
+@named
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_the_grammar_allows_what_is_written(format: ToolFormat, arguments: dict[str, Any]) -> None:
+    calls = (call(WEATHER.name, arguments), call(ADD.name, {}), call(OPEN.name, {}))
+    text = written(format, calls)
+    grammar = calls_grammar(format, TOOLS, json.dumps, several=True, after_opening=False)
+    tokenizer = LLTokenizer("byte")
+    if not (format.repeats or format.is_list or format.is_sequence):
+        text = written(format, calls[:1])
+    if format.may_be_bare:
+        text = text.removeprefix(format.opening)
+    matcher = LLMatcher(tokenizer, grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    tokens = tokenizer.tokenize_bytes(text.encode())
+    n = matcher.try_consume_tokens(tokens)
+    assert (n, text[n:] if n < len(tokens) else "") == (len(tokens), "")
+    assert matcher.is_accepting()
+
+
+texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
+scalars = st.one_of(texts, st.integers(-(2**53), 2**53), st.booleans())
+arguments_drawn = st.fixed_dictionaries(
+    {"city": texts, "days": st.integers(-99, 99)},
+    optional={"zip": texts, "list": st.lists(texts, max_size=3), "loud": st.booleans()},
+)
+
+
+@named
+@given(data=st.data())
+@settings(max_examples=25)
+def test_any_cut_of_any_call_gives_the_same_call(format: ToolFormat, data: st.DataObject) -> None:
+    arguments = data.draw(arguments_drawn)
+    text = written(format, (call(WEATHER.name, arguments),))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    parts = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+    for streams in (False, True):
+        assert heard(format, parts, streams=streams) == ("", [(WEATHER.name, arguments)])
+
+
+@named
+def test_a_held_call_that_is_cut_anywhere_is_no_text(format: ToolFormat) -> None:
+    text = written(format, (call(WEATHER.name, ARGUMENTS[0]),))
+    for end in range(len(format.opening), len(text)):
+        parser = ToolParser(format, {WEATHER.name: PARAMETERS}, streams=True)
+        pieces = parser.feed(text[:end]) + parser.flush()
+        assert not any(isinstance(piece, str) for piece in pieces)
+        begun = "".join(piece.arguments for piece in pieces if isinstance(piece, CallDelta))
+        assert '{"city": "Brno"'.startswith(begun[:15])
+
+
+@named
+def test_texts_stay_texts(format: ToolFormat) -> None:
+    """A number for a string parameter used to become a number."""
+    text = written(format, (call(WEATHER.name, {"city": "12", "zip": "null", "days": 5}),))
+    assert heard(format, [text], streams=True)[1][0][1] == {"city": "12", "zip": "null", "days": 5}
+
+
+def limited(properties: dict[str, Any]) -> Tool:
+    return Tool(
+        name="t",
+        parameters={
+            "type": "object",
+            "properties": properties,
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    )
+
+
+SHORT = limited(
+    {
+        "text": {"type": "string", "maxLength": 3},
+        "unit": {"type": "string", "enum": ["a", "b c"]},
+        "n": {"type": "integer", "minimum": 0, "maximum": 30},
+        "on": {"type": "boolean"},
+    }
+)
+
+
+@named
+@given(seed=st.randoms(use_true_random=False))
+@settings(max_examples=10, deadline=None)
+def test_whatever_the_grammar_lets_be_written_is_read(
+    format: ToolFormat, seed: random.Random
+) -> None:
+    grammar = calls_grammar(format, (SHORT,), json.dumps, several=False, after_opening=False)
+    tokenizer = LLTokenizer("byte")
+    matcher = LLMatcher(tokenizer, grammar)
+    wrote = bytearray()
+    while not (matcher.is_accepting() or matcher.is_stopped()):
+        allowed = [token for token, bias in enumerate(matcher.compute_logit_bias()) if bias]
+        token = seed.choice([token for token in allowed if token < 256])
+        assert matcher.consume_token(token)
+        wrote.append(token)
+        assert len(wrote) < 2000
+    text = wrote.decode()
+    parser = ToolParser(format, {SHORT.name: SHORT.parameters}, streams=True, only_calls=True)
+    pieces = parser.feed(text) + parser.flush()
+    assert parser.n_calls == 1, text
+    begun = "".join(piece.arguments for piece in pieces if isinstance(piece, CallDelta))
+    jsonschema.validate(json.loads(begun), SHORT.parameters)
