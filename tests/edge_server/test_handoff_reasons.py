@@ -21,6 +21,7 @@ from spillover.cloud_fallback.policy.reason import (
     PromptCode,
     QualityCode,
 )
+from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from tests.edge_server.conftest import Server
@@ -381,7 +382,7 @@ def test_a_doubtful_answer_is_handed_over(make_place: MakePlace) -> None:
     answer = follow(place.server, messages=question)
     assert answer.reasons == ["low_confidence"], answer
     signals = answer.of("handoff")[0]["signals"]
-    assert signals["p_wrong"] >= signals["threshold"] == 0.65
+    assert signals["p_wrong"] >= signals["threshold"] >= PolicySettings().p_wrong_enter
     assert answer.text.endswith(("The end.", WHOLE))
 
 
