@@ -165,11 +165,11 @@ class Signals:
             self.scripts.feed(text, start)
         self.refusals.feed(text)
         self.coverage.feed(text)
-        self.task.feed(text)
         if self.json is not None:
             self.json.feed(text)
             self.document.append(text)
         self._remember_end(text)
+        self.task.feed(text, self.text_end)
 
     def _remember_end(self, text: str) -> None:
         self._ends.append(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from operator import add, mul, sub, truediv
 
 _MOST_CHARS = 2_000
@@ -32,8 +33,10 @@ _PATTERNS = {
     name: re.compile(pattern, re.IGNORECASE | re.VERBOSE) for name, pattern in _KINDS.items()
 }
 _VALUE = r"(\d[\d,]{0,15}(?:\.\d{1,9})?)"
+_OPERATOR = r"[-+*/\u00d7\u00f7\u2212x]"
 _EQUATION = re.compile(
-    rf"(?<![\d.*/+=-])\s?{_VALUE}\s?([-+*/\u00d7\u00f7\u2212x])\s?{_VALUE}\s?=\s?\$?{_VALUE}(?=[^\d.,]|[.,]\D)"
+    rf"(?<![\d.,)=])(?<!{_OPERATOR})(?<![=)]\s)(?<!{_OPERATOR}\s)"
+    rf"{_VALUE}\s?({_OPERATOR})\s?{_VALUE}\s?=\s?\$?{_VALUE}(?=[^\d.,]|[.,]\D)(?!\s?{_OPERATOR})"
 )
 _OPERATORS = {
     "+": add,
@@ -46,6 +49,8 @@ _OPERATORS = {
     "\N{DIVISION SIGN}": truediv,
 }
 _LONGEST_EQUATION = 80
+_LONGEST_RESULT = 12
+"""Pieces of text from the equals sign to what follows the result."""
 _ROUNDING = 0.011
 """Relative; results are often rounded to two digits."""
 
@@ -53,7 +58,7 @@ _ROUNDING = 0.011
 class Task:
     """Follows the answer to *prompt*."""
 
-    __slots__ = ("_asks", "_end", "_has_wrong_sum")
+    __slots__ = ("_asks", "_has_wrong_sum", "_n_open")
 
     def __init__(self, prompt: str) -> None:
         n_words = len(prompt.split())
@@ -61,17 +66,21 @@ class Task:
             prompt = f"{prompt[:_MOST_CHARS]}\n{prompt[-_MOST_CHARS:]}"
         self._asks = {name: float(bool(kind.search(prompt))) for name, kind in _PATTERNS.items()}
         self._asks["prompt_length"] = math.log1p(n_words)
-        self._end = ""
+        self._n_open = 0
         self._has_wrong_sum = False
 
-    def feed(self, text: str) -> None:
-        """Take more of the answer."""
-        if self._has_wrong_sum:
+    def feed(self, piece: str, end: Callable[[], str]) -> None:
+        """Take more of the answer, whose end is *end()*."""
+        if "=" in piece:
+            self._n_open = _LONGEST_RESULT
+        elif not self._n_open:
             return
-        end = self._end + text
-        self._end = end[-_LONGEST_EQUATION:]
-        if "=" in self._end and not text[-1:].isdigit():
-            self._has_wrong_sum = has_wrong_sum(end)
+        self._n_open -= 1
+        if not self._has_wrong_sum:
+            text = end()
+            if len(text) > _LONGEST_EQUATION:  # from the beginning of a number
+                text = text[-_LONGEST_EQUATION:].partition(" ")[2]
+            self._has_wrong_sum = has_wrong_sum(text)
 
     def features(self) -> dict[str, float]:
         """1 for each kind of task that the prompt sets, else 0; the length of the prompt; and
