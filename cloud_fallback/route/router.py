@@ -124,10 +124,10 @@ class Router:
         context = self._context(answer_id)
         if context is not None:
             return context.handoff_problem
-        return self.cloud_problem() or (
-            "it does not run, or must stay on this device: its request is local_only, or asks for "
-            "several choices"
-        )
+        why = "its request is local_only, or asks for several choices"
+        if (self._routing.fallback, self._routing.unasked) == ("ask", "never"):
+            why += ", or its client cannot show a question (see fallback_unasked)"
+        return self.cloud_problem() or f"it does not run, or must stay on this device: {why}"
 
     def _context(self, answer_id: str) -> RequestContext | None:
         with self._lock:

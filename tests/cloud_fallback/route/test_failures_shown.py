@@ -145,6 +145,21 @@ def test_a_spent_budget_says_so(make_desk: MakeDesk, fake: Fake) -> None:
     assert "the budget of all providers per day is 0 tokens" in why
 
 
+def test_a_client_that_cannot_be_asked_is_named_as_the_cause(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """The cause used to be given as local_only, or several choices."""
+    desk = make_desk(fake, fallback="ask")
+    options = RouteOptions(can_answer=False)
+    stream = desk.router.stream(long(max_tokens=40), options)
+    next(stream)
+    assert not desk.router.hand_over(options.id)
+    why = desk.router.handoff_problem(options.id)
+    assert why is not None
+    assert "its client cannot show a question (see fallback_unasked)" in why
+    stream.close()
+
+
 def test_an_answer_that_is_kept_here_is_not_handed_over(desk: Desk) -> None:
     answer_id, stream = desk.start(long(max_tokens=40))
     next(stream)
