@@ -15,7 +15,7 @@ from spillover.runtime.chat.template_values import (
     message_object,
 )
 from spillover.runtime.request import Message, Tool, ToolCall
-from spillover.runtime.text.template_tags import REASONING_TAGS, TagPair
+from spillover.runtime.text.template_tags import REASONING_TAGS, TURN_ENDS, TagPair
 from spillover.runtime.tools.formats import FORMATS, ToolFormat, told_by_words
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.prompts import tool_object
@@ -68,7 +68,11 @@ def shown_tags(render: Render, source: str) -> tuple[TagPair, ...]:
     """The pairs of tags that enclose the model's reasoning: the template opens or shows them, or
     takes what stands between them out of earlier answers."""
     return tuple(
-        pair for pair in REASONING_TAGS if pair.close in source and _treats_tags(render, pair)
+        pair
+        for pair in REASONING_TAGS
+        if pair.close in source
+        and (pair.close not in TURN_ENDS or pair.open in source)
+        and _treats_tags(render, pair)
     )
 
 

@@ -4,9 +4,16 @@ answer itself."""
 from __future__ import annotations
 
 from spillover.runtime.text.partial_match import PartialMatch
-from spillover.runtime.text.template_tags import REASONING_TAGS, TagPair
+from spillover.runtime.text.template_tags import (
+    ANSWER_OPENINGS,
+    PREAMBLE,
+    REASONING_TAGS,
+    TagPair,
+)
 
-_CLOSES = {pair: PartialMatch((pair.close,)) for pair in REASONING_TAGS}
+_BLOCKS = (*REASONING_TAGS, PREAMBLE)
+_CLOSES = {pair: PartialMatch((pair.close,)) for pair in _BLOCKS}
+_OPENINGS = (*(pair.open for pair in _BLOCKS), *ANSWER_OPENINGS)
 
 
 def starts_inside(prompt: str) -> TagPair | None:
@@ -36,7 +43,7 @@ class ReasoningSplitter:
         state = ""
         while state != self._state:
             state = self._state
-            if state == "before":
+            if state in ("before", "role"):
                 self._look_for_opening()
             elif state == "inside":
                 self._take_reasoning(pieces)
@@ -47,13 +54,19 @@ class ReasoningSplitter:
 
     def _look_for_opening(self) -> None:
         start = self._held.lstrip()
-        for pair in REASONING_TAGS:
+        for pair in _BLOCKS:
             if start.startswith(pair.open):
                 self._pair, self._held, self._state = pair, start[len(pair.open) :], "inside"
                 return
+        for opening in ANSWER_OPENINGS:
+            if start.startswith(opening):
+                self._held = start[len(opening) :]
+                # Its channel may follow a role; the answer follows everything else.
+                self._state = "role" if opening == ANSWER_OPENINGS[0] else "after"
+                return
         if self._pair is not None:  # without reasoning the answer keeps its leading white space
             self._held = start
-        if start and not any(pair.open.startswith(start) for pair in REASONING_TAGS):
+        if start and not any(opening.startswith(start) for opening in _OPENINGS):
             self._state = "after"
 
     def _take_reasoning(self, pieces: list[tuple[bool, str]]) -> None:
@@ -72,11 +85,12 @@ class ReasoningSplitter:
             n = len(before[:n].rstrip())
             before, self._held = before[:n], before[n:]
         if before:
-            pieces.append((True, before))
+            pieces.append((self._pair is not PREAMBLE, before))
 
     def flush(self) -> list[tuple[bool, str]]:
         """What is still held, at the end of the answer."""
         text, self._held = self._held, ""
         if self._state == "inside":
             text = text.rstrip()
-        return [(self._state == "inside", text)] if text else []
+        is_reasoning = self._state == "inside" and self._pair is not PREAMBLE
+        return [(is_reasoning, text)] if text else []

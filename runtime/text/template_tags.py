@@ -23,10 +23,30 @@ REASONING_TAGS = (
     TagPair("<reasoning>", "</reasoning>"),
     TagPair("<seed:think>", "</seed:think>"),
     TagPair("[THINK]", "[/THINK]"),
+    TagPair("<think:opensource>", "</think:opensource>"),
+    TagPair("<mm:think>", "</mm:think>"),
+    TagPair("<|START_THINKING|>", "<|END_THINKING|>"),
+    TagPair("<|channel>thought", "<channel|>"),
+    TagPair("<|channel|>analysis<|message|>", "<|end|>"),
 )
-"""They enclose reasoning."""
+"""They enclose reasoning: Hy3's, MiniMax M3's, Cohere's, Gemma's and harmony's are the last."""
+
+PREAMBLE = TagPair("<|channel|>commentary<|message|>", "<|end|>")
+"""It encloses text that goes with harmony's calls."""
+
+ANSWER_OPENINGS = (
+    "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary ",
+    "<|START_RESPONSE|>", "<|START_TEXT|>",
+)  # fmt: skip
+"""They stand before an answer, behind its reasoning."""
 
 TOOL_TAGS = (
+    "<seed:tool_call>", "</seed:tool_call>", "<tool_calls:opensource>", "</tool_calls:opensource>",
+    "<minimax:tool_call>", "</minimax:tool_call>", "<atem:function_calls>",
+    "</atem:function_calls>", "<\uff5cDSML\uff5cfunction_calls>",
+    "</\uff5cDSML\uff5cfunction_calls>", "<\uff5cDSML\uff5ctool_calls>",
+    "</\uff5cDSML\uff5ctool_calls>", "<TOOLCALL>", "</TOOLCALL>",
+    "<|tool_call>", "<tool_call|>", "<|/tool_call|>", "<function=", "</function>",
     "<tool_call>", "</tool_call>", "<tool_calls>", "</tool_calls>", "<function_call>",
     "</function_call>", "<tool_response>", "</tool_response>", "<|python_tag|>", "[TOOL_CALLS]",
     "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
@@ -93,7 +113,7 @@ def n_open_tag(text: str) -> int:
     """How many last characters of *text* may be the beginning of a tag that is not quoted."""
     tail = text[-_MAX_TAG_CHARS:]
     found = _OPEN_CONTROL.search(tail)
-    n = len(tail) - found.start() if found else _OPEN_TAG.n_at_end(tail)
+    n = max(len(tail) - found.start() if found else 0, _OPEN_TAG.n_at_end(tail))
     is_open = found or n >= _MIN_OPEN_TAG_CHARS
     return n if is_open and not _is_quoted(text, len(text) - n) else 0
 

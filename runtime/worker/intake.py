@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.scheduler import Scheduler
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.text.reasoning import starts_inside
+from spillover.runtime.text.template_tags import ANSWER_OPENINGS
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
@@ -110,7 +112,7 @@ class Intake:
             raise ContextOverflow(len(prompt), n_ctx, self._model.card.name, param)
         self._check_bias(request)
         pipelines = tuple(self._pipeline(request, text, plan) for _ in range(request.n))
-        shown = self._shown(plan)
+        shown = self._shown(request, plan)
         for pipeline, tokens in zip(pipelines, command.resumed, strict=False):
             for token in tokens or ():
                 pipeline.feed(self._backend.token_bytes(token) or shown.get(token, b""))
@@ -141,10 +143,15 @@ class Intake:
     def _reject(self, job_id: int, error: InvalidRequest | EngineBusy) -> None:
         self._send(rejected(job_id, error))
 
-    def _shown(self, plan: ToolPlan | None) -> dict[int, bytes]:
-        """The control tokens that mark tool calls, which otherwise add nothing to the text."""
+    def _shown(self, request: GenerationRequest, plan: ToolPlan | None) -> dict[int, bytes]:
+        """The control tokens that mark reasoning and tool calls, which otherwise add nothing to
+        the text."""
+        markers = plan.format.markers if plan else ()
+        pairs = self._model.template.tag_pairs if request.messages else ()
+        if pairs and request.split_reasoning:
+            markers += (*itertools.chain(*pairs), *ANSWER_OPENINGS)
         shown = {}
-        for marker in plan.format.markers if plan else ():
+        for marker in markers:
             tokens = self._backend.tokenize(marker, add_special=False, parse_special=True)
             for token in tokens.tolist():
                 if not self._backend.token_bytes(token):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from spillover.runtime.text.detokenizer import Detokenizer
 from spillover.runtime.text.reasoning import ReasoningSplitter, starts_inside
 from spillover.runtime.text.stop_matcher import StopMatcher
 from spillover.runtime.text.template_tags import REASONING_TAGS
-from spillover.runtime.tools.formats import HERMES
+from spillover.runtime.tools.formats import HARMONY, HERMES
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from tests.answers import first_stop
 
@@ -146,3 +147,50 @@ def test_a_stop_string_counts_in_the_answer_alone() -> None:
     pieces = pipeline.feed(b"this is a thought</think>here is a word") + pipeline.flush()
     assert pieces == [(True, "this is a thought"), (False, "here is")]
     assert pipeline.stopped == " a"
+
+
+HARMONY_THOUGHT = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+HARMONY_CALL = 'to=functions.add<|channel|>commentary json<|message|>{"a": 1}'
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+@pytest.mark.parametrize(
+    ("text", "said", "n_calls"),
+    [
+        ("<|channel|>final<|message|>Three.", "Three.", 0),
+        (f" {HARMONY_CALL}", "", 1),
+        ('<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1}', "", 1),
+        (
+            "<|channel|>commentary<|message|>I add.<|end|><|start|>assistant" + HARMONY_CALL,
+            "I add.",
+            1,
+        ),
+    ],
+)
+def test_the_channels_of_harmony_are_reasoning_calls_and_answer(
+    text: str, said: str, n_calls: int, size: int
+) -> None:
+    """All of them used to be one text: "analysisHm.assistantfinalThree."."""
+    parser = ToolParser(HARMONY, {"add": {}}, streams=True)
+    pipeline = TextPipeline((), split_reasoning=True, tools=parser)
+    whole = (HARMONY_THOUGHT + text).encode()
+    pieces = [p for i in range(0, len(whole), size) for p in pipeline.feed(whole[i : i + size])]
+    pieces += pipeline.flush()
+    texts = {True: "", False: ""}
+    arguments = ""
+    for piece in pieces:
+        if isinstance(piece, CallDelta):
+            arguments += piece.arguments
+        else:
+            texts[piece[0]] += piece[1]
+    assert texts == {True: "Hm.", False: said}
+    assert parser.n_calls == n_calls
+    assert arguments == '{"a": 1}' * n_calls
+
+
+def test_a_thought_that_is_cut_stays_reasoning() -> None:
+    for pair in REASONING_TAGS:
+        pipeline = TextPipeline((), split_reasoning=True)
+        pieces = pipeline.feed(f"{pair.open}So far".encode()) + pipeline.flush()
+        assert pieces
+        assert all(piece[0] is True for piece in pieces if isinstance(piece, tuple))
