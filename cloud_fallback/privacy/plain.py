@@ -17,7 +17,8 @@ from functools import lru_cache
 from msgspec import Struct
 
 _FOLDED = re.compile(
-    r"[^\x00-\x7f]|\\(?:[nrt/]|u[0-9a-fA-F]{4})|%(?:25)*[2-7][0-9a-fA-F]"
+    r"[^\x00-\x7f]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|\\(?:[nrt/]|u[0-9a-fA-F]{4})|%(?:25)*[2-7][0-9a-fA-F]"
     r"|&(?:#[0-9]{2,4}|#[xX][0-9a-fA-F]{2,4}|commat|period|colon|equals|quot|apos|amp|lt|gt|nbsp);"
 )
 _ESCAPES = {
@@ -123,6 +124,8 @@ def _folded(found: str) -> str:
         number = found[2:-1]
         is_hex = number[0] in "xX"
         return _folded_character(chr(int(number[1:], 16) if is_hex else int(number)))
+    if found[0] == "\\" and len(found) > len(r"\u0000"):  # a surrogate pair
+        return _folded_character(bytes.fromhex(found[2:6] + found[8:]).decode("utf-16-be"))
     # An escaped % is itself %25: %2540 is @, escaped twice.
     return _folded_character(chr(int(found[-2:] if found[0] == "%" else found[2:], 16)))
 
@@ -136,6 +139,8 @@ def _folded_character(character: str) -> str:
         return ""
     if category == "Zs" or character in _SPACES:
         return " "
+    if category == "Cs":  # half a character, which no pattern can read
+        return "\ufffd"
     if category in ("Zl", "Zp"):
         return "\n"
     if category == "Pd" or character == "\u2212":

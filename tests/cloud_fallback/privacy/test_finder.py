@@ -120,6 +120,13 @@ def test_every_place_of_the_plain_text_leads_back_to_the_original(raw: str) -> N
         assert PlainText(raw[start:end]).text == plain.text[index]
 
 
+@pytest.mark.parametrize("before", [r"\ud83d\ude00", r"\ud83d", r"\ude00 \ud83d", "\ud83d"])
+def test_characters_in_two_halves_do_not_stop_the_search(before: str) -> None:
+    """As JSON writes what lies beyond U+FFFF; half a character cannot be read by RE2."""
+    assert found(f"{before} mail a@example.com") == [("email", "a@example.com")]
+    assert found(f"{before}password: hamster1") == [("secret", "hamster1")]
+
+
 @given(st.lists(st.builds(Span, st.integers(0, 50), st.integers(51, 60), st.sampled_from("ab"))))
 def test_overlapping_finds_are_one_that_covers_all(spans: list[Span]) -> None:
     result = merged(spans)
