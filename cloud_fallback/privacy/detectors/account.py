@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from spillover.cloud_fallback.privacy.plain import Span
 
 _CARD_RUN = re.compile(r"(?<![\w+])(?<!\d[.,])(?:\d{4}(?:\.\d{4}){3}|\d(?:[ -]{0,2}\d){11,})(?!\w)")
+_UUID = re.compile(r"\d{8}(?:-\d{4}){3}-\d{12}")
 _GROUPS_APART = re.compile(
     r"(?<![\w])(\d{4})([ ]{0,2}(?:[|/_.,:\t]|\r?\n)[ ]{0,2})"
     r"(?:\d{4}\2\d{4}\2\d{4}|\d{6}\2\d{5})(?!\d|\2\d{4}(?!\d)|[ ]?[.,][ ]{0,2}\d)"
@@ -56,6 +57,8 @@ _IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _REGISTRY.split()}
 
 def cards(text: str) -> Iterator[Span]:
     for match in _CARD_RUN.finditer(text):
+        if _UUID.fullmatch(match.group()):
+            continue
         groups = list(_GROUP.finditer(text, *match.span()))
         if is_card("".join(group.group() for group in groups)):
             yield Span(*match.span(), "card")

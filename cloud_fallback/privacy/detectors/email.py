@@ -22,6 +22,9 @@ _DOMAIN_LABELS = re.compile(
 _DOMAIN_LABEL = re.compile(rf"[{_LETTER}-]{{1,63}}")
 _ENDING = re.compile(rf"[^\W\d_][^\W\d_]|[^\W\d_][{_LETTER}]|xn--", re.IGNORECASE)
 
+_GIT = re.compile(r"git@[\w.-]+:")
+"""Names a repository, not a person."""
+
 _UNFINISHED = re.compile(r"@[\w.-]*\Z")
 
 _AT_WORDS = "at|@|ät|arroba|arobase|chiocciola|собака|kukac|małpa|snabel-a|apenstaartje"
@@ -48,7 +51,7 @@ def emails(text: str) -> Iterator[Span]:
     at = text.find("@")
     while at >= 0:
         start, end = _start(text, at), _end(text, at + 1)
-        if start < at and end > at + 1:
+        if start < at and end > at + 1 and not _GIT.match(text, start, end + 1):
             yield Span(start, end, "email")
         at = text.find("@", at + 1)
     for match in _QUOTED_LOCAL.finditer(text):

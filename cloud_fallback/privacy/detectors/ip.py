@@ -16,7 +16,7 @@ _V6 = re.compile(
 )
 _ONE_GROUP = re.compile(r"[0-9a-fA-F]{0,2}::[0-9a-fA-F]{0,4}")
 _IS_A_VERSION = re.compile(
-    r"(?:\b(?:version|ver|v|release|build|firmware|driver|upgrade[sd]?|update[sd]?"
+    r"(?:\b(?:version|ver|v|oid|release|build|firmware|driver|upgrade[sd]?|update[sd]?"
     r"|sections?|chapter|clause|figure|table)_{0,2}[\s.:=\"']{0,4}"
     r"(?:to|is|from)?\s{0,2}|[=><~]=\s?"
     r"|\b(?:\w{0,10}chrom(?:e|ium)|edga?|opr|crios|safari|firefox|version)/)\Z",

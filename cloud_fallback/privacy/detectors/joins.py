@@ -65,6 +65,8 @@ _SAID = re.compile(
     rf"{_CLOSED}{_FILLER},?\s{{1,2}}(?P<verb>(?:{_VERB})\b{_NOW}|-)\s?:?\s{{1,3}}[*_]{{0,2}}{_VALUE}",
     re.IGNORECASE,
 )
+_SAID_SHORTLY = re.compile(r"\s?['’]s\s{1,2}(?:now\s)?(?P<plain>(?=\S{0,64}\d)[^\s\0\"'`]{1,256})")
+"""The PIN's 4711. Without a digit it may be the PIN's length."""
 _MAX_VERBS = 3
 _ASIDE = re.compile(rf"(?:[ ]{{1,2}}{_WORD_CHARS}{{1,32}}+){{1,5}}?,[ ]{_VALUE}")
 _SAID_LATER = re.compile(rf"{_CLOSED}{_FILLER}\s{{0,2}}(?:[:=→⇒]|->)\s{{0,3}}[*_]{{0,2}}{_VALUE}")
@@ -85,7 +87,7 @@ _CELL = re.compile(
 )
 _BY_JOIN: tuple[tuple[Join, tuple[re.Pattern[str], ...]], ...] = (
     ("set", (_SET, _PAIRED, _CALLED, _MARKED_UP, _INPUT)),
-    ("said", (_SAID, _SAID_LATER, _SAID_UNSPACED, _BELOW, _ASIDE)),
+    ("said", (_SAID, _SAID_SHORTLY, _SAID_LATER, _SAID_UNSPACED, _BELOW, _ASIDE)),
     ("shown", (_CELL, _LISTED)),
     ("beside", (_BESIDE,)),
 )

@@ -29,7 +29,7 @@ _SHAPES = (
     r"GOCSPX-[A-Za-z0-9_-]{20,}",
     r"AAAA[A-Za-z0-9_-]{7}:[A-Za-z0-9_-]{100,}",
     r"[A-Za-z0-9_~.-]{3}[78]Q~[A-Za-z0-9_~.-]{31,34}",  # Azure
-    r"[A-Za-z0-9+/]{86}==(?![A-Za-z0-9+/=])",
+    r"(?<!sha512-)[A-Za-z0-9+/]{86}==(?![A-Za-z0-9+/=])",
     r"xox[abeoprs](?:-\d)?-[A-Za-z0-9-]{10,}",  # Slack
     r"xapp-[A-Za-z0-9-]{10,}",
     r"https://hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/]{20,}",

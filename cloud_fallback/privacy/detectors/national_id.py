@@ -202,7 +202,7 @@ _SHAPES: tuple[tuple[str, Check], ...] = (
 _BY_SHAPE = tuple(
     (re.compile(rf"(?<![\w.,/+-])(?:{shape})(?![\w/]|[.,-]\d)"), check) for shape, check in _SHAPES
 )
-_ENOUGH_DIGITS = re.compile(r"(?:\d\D{0,6}){4}")
+_TWO_DIGITS = re.compile(r"\d\D{0,8}\d")
 _NAMES = r"""ssn|social\ssecurity(?:\s(?:number|no))?|itin|national\s(?:insurance|id(?:entity|entification)?)
     |ni\snumber|nino|nhs(?:\s(?:number|no))?|tax\s(?:id|file|identification)|tin|tfn|sin|medicare|aadhaar|aadhar
     |pan(?:\scard)?|nric|fin|my\s?kad|id\snumber|id\scard|identity\s(?:card|number)|passport|driv(?:er'?s|ing)\slicen[cs]e
@@ -221,10 +221,12 @@ _AFTER_NAME = re.compile(
     r"(?:(?:number|numbers|no|nr|nummer|num|numero|número|numéro|is|ist|lautet|est|es|è|é|är|er|on|to"
     r"|je|este|номер|це|это|है|न|the|my|de|of|da|do|:|\#|=)[.:#\"'`*|]{0,2}\s{0,3}){0,4}"
     r"[\"'`*|]{0,3}\s{0,2}(?<![\w.,/+-])"
-    r"((?=[A-Z]{0,4}[ -]?\d|[A-Z]{2,6}\d)[A-Z0-9](?:[ ./-]{0,2}[A-Z0-9]){4,21})(?![\w])",
+    r"((?=[A-Z]{0,4}[ -]?\d|[A-Z]{2,6}\d|[A-Z0-9]{8,10}\b)[A-Z0-9](?:[ ./-]{0,2}[A-Z0-9]){4,21})(?![\w])",
     re.IGNORECASE,
 )
 _MIN_NAMED_DIGITS = 4
+_DOCUMENT = re.compile(r"(?=\D*\d\D*\d)[B-DF-HJ-NP-TV-XZ0-9]{8,10}")
+"""Of passports and identity cards: no vowels, so that it is no word."""
 _ALSO_WORDS = frozenset(
     {
         "sin",
@@ -260,7 +262,7 @@ def _any_name() -> Any:
 
 
 def national_ids(text: str) -> Iterator[Span]:
-    if not _ENOUGH_DIGITS.search(text):
+    if not _TWO_DIGITS.search(text):
         return
     if _any_shape().search(text):
         for pattern, check in _BY_SHAPE:
@@ -277,7 +279,8 @@ def _named(text: str, end: int) -> Iterator[Span]:
     match = _AFTER_NAME.match(text, end)
     if match:
         number = _without_words(match[1])
-        enough = sum(map(str.isdigit, number)) >= _MIN_NAMED_DIGITS
+        n_digits = sum(map(str.isdigit, number))
+        enough = n_digits >= _MIN_NAMED_DIGITS or _DOCUMENT.fullmatch(number)
         if enough and not _OTHER_NUMBER.match(number):
             yield Span(match.start(1), match.start(1) + len(number), "national_id")
 

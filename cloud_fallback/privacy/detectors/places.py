@@ -20,7 +20,7 @@ _PLACES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
         (("bearer",), r"\bbearer\s+([A-Za-z0-9._~+/-]{16,}={0,2})"),
         (
             ("authorization",),
-            r"\bauthorization[\"']?\s{0,2}[:=]\s{0,2}[\"']?(?![\w.]{1,64}[(\[.])(?!(?:digest|aws4|hawk|oauth|none|bearer\s+<)\b)"
+            r"\bauthorization[\"']?\s{0,2}[:=]\s{0,2}[\"']?(?![\w.]{1,64}[(\[.])(?!(?:digest|aws4|hawk|oauth|none|bearer\s+<)\b)(?!(?:bearer|basic|token|negotiate)\s?[\"'`])"
             rf"(?:[A-Za-z][A-Za-z0-9-]{{1,24}}\s{{1,3}})?({_CHARS}{{6,4096}}+)(?!\s{{1,3}}[^\s\"'])",
         ),
         (("://",), r"[a-z][a-z0-9+.-]{1,20}://([^\s/@:\"'<>\0]{0,64}:[^\s/\"'<>\0]{1,256})@"),
@@ -76,6 +76,11 @@ _PLACES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
             r"|mosquitto_\w{3}\b[^\n|;\0]{0,120}?\s-P|zip\b[^\n|;\0]{0,80}?\s-P)\s{1,2}"
             + _QUOTED_ARGUMENT,
         ),
+        (("openssl",), r"\bopenssl\s{1,2}[\w-]{2,16}\s[^\n|;\0]{0,120}?-k\s" + _QUOTED_ARGUMENT),
+        (
+            ("secret set",),
+            r"\bsecret\sset\s[^\n|;\0]{0,120}?(?:--body|-b)[\s=]" + _QUOTED_ARGUMENT,
+        ),
         (("7z", "rar"), r"\b(?:7za?|7zz|unrar|rar)\b[^\n|;\0]{0,60}?\s-h?p([^\s\"'\0]{4,128})"),
         (("smbclient", "mount"), r"\s-U\s?[\w.\\/@-]{1,64}%([^\s\"'\0]{4,128})"),
         (
@@ -98,8 +103,19 @@ _PLACES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
             r"\b(?:create|alter)\s(?:user|role|login)\b[^;\n\0]{0,120}?\bpassword\s?=?\s?'([^'\n\0]{4,128})'",
         ),
         (
-            ("sudo",),
-            r"\becho\s{1,2}(?:-n\s)?[\"']?([^\"'\n|\0]{4,128}?)[\"']?\s?\|\s?sudo\s{1,2}-S",
+            ("sudo", "stdin", "with-token", "-fd", "cryptsetup"),
+            r"\b(?:echo|printf)\s{1,2}(?:-\w{1,2}\s|[\"']?%s(?:\\n)?[\"']?\s)?[\"']?([^\"'\n|\0]{4,128}?)[\"']?\s?\|"
+            r"(?:\s?sudo\s{1,2}-S|[^|\n\0]{0,120}?(?:-stdin\b|--with-token|--passphrase-fd|\bcryptsetup\s))",
+        ),
+        (
+            ("sas",),
+            r"(?<![a-z])sas(?:[ _-]?(?:token|signature))?[\"']?"
+            r"(?:\s{0,2}[:=]|\s(?:is|ist|est|es|è|é))\s{0,2}[\"']?"
+            r"(\??s[a-z]{1,2}=[^\s\"'<>\0]{1,1024}?[&;]sig=[^\s\"'<>\0]{1,256})",
+        ),
+        (
+            ("base64",),
+            r"\becho\s{1,2}-n\s[\"']?((?=[^\"'\s|\0]{0,64}\d)[^\"'\s|\0]{4,128})[\"']?\s?\|\s?base64\b",
         ),
         (
             ("chpasswd",),
@@ -110,7 +126,7 @@ _PLACES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
             r"\bhtpasswd\s{1,2}-\w{0,4}b\w{0,4}\s{1,2}(?:\S{1,128}\s{1,2})?[\w.@-]{1,64}\s{1,2}"
             + _ARGUMENT,
         ),
-        (("login",), r"\blogin\s{1,4}\S{1,128}\s{1,8}password\s{1,4}([^\s\0]{1,128})"),
+        (("login",), r"\blogin\s{1,4}[^\s|]{1,128}\s{1,8}password\s{1,4}([^\s|\0]{1,128})"),
         (
             ("requirepass", "masterauth"),
             r"^\s{0,8}(?:requirepass|masterauth)\s{1,4}([^\s\0]{4,128})",

@@ -14,7 +14,7 @@ from spillover.cloud_fallback.privacy.detectors.words import EMPTY_WORDS, PREDIC
 
 MIN_PASSWORD_CHARS = 4
 _STANDS_FOR_ONE = re.compile(
-    r"\$\{|\$\(|\{\{|\{%|<[^<>]*>?|%\(|%[sdr]|%\w+%|\[[A-Z_]+_\d+\]|\$[A-Za-z_]\w*\Z|@\w+@|\{\w*\}|#\{"
+    r"\$\{|\$\(|\{\{|\{%|<[^<>]*>?|%\(|%[sdr]|%\w+%|\[[A-Z_]+_\d+\]|\$[A-Za-z_]\w*\Z|@\w+@|\{[\w.]*\}|#\{|[a-z:]{2,24}:`"
 )
 _STARS = re.compile(r"[*x•.…_#?:-]+\Z", re.IGNORECASE)
 _PROGRAM_WORDS = re.compile(
@@ -31,7 +31,7 @@ _CODE = re.compile(
     r"|(?:self|this|args|request|req|config|settings|process|os|env|ctx|data|user|options)\.\w"
     r"|[{(\[<%:/!=]|\$\w+->|&\w+[;.]"
 )
-_SETTING = re.compile(r"[A-Za-z_][\w-]*=[^=]")
+_SETTING = re.compile(r"\??[A-Za-z_][\w-]*=[^=]")
 _NAME = re.compile(r"[A-Za-z]+(?:_[A-Za-z]+)*\Z|[a-z]+(?:[A-Z][a-z]+)+\Z")
 _WORD = re.compile(r"[^\W\d_]+\Z")
 _SECRET_WORD = re.compile(r"passw|passphrase|pwd|secret|token|credential|kennwort", re.IGNORECASE)
@@ -45,10 +45,30 @@ _TECHNICAL = re.compile(
 )
 _END_OF_ENTRY = re.compile(r"""\s{0,2}(?:[\n,;|"')]|\.(?:\s|\Z)|\Z)""")
 _END_OF_LINE = re.compile(r"[ \t]{0,8}(?:\r?\n|\Z|[;&])")
+_SETTINGS_BEFORE = re.compile(r"[A-Za-z_]\w*=\S+[ ]\Z")
+"""As in "host=db user=bob password=…"."""
+_NEXT_SETTING = re.compile(r"[ ][A-Za-z_]\w*=\S")
+_ALONE_BEFORE = re.compile(r"(?:^|\n)[ \t]*(?:[-#*>][ \t]+)?[\"'*_`]{0,2}\Z")
+_STRONG_NAME = re.compile(
+    r"(?:api|access|auth|secret)[ _-]?key\Z|(?:\w[ _-])?secret\Z", re.IGNORECASE
+)
+_GROUPS = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{2,8}){2,7}")
+"""abc-123-xyz-789"""
+_UNIT = re.compile(
+    r"\s(?:bytes?|bits?|char(?:acter)?s?|digits?|letters|zeichen|caract[eè]res|caratteri)\b",
+    re.IGNORECASE,
+)
+_TYPE = re.compile(r"(?:\w+\.)*\w+(?:Keys?|Tokens?|Secrets?|Types?)\Z")
+"""Of a variable: private_key: Ed25519PrivateKey."""
+_PATH = re.compile(r"~?(?:/[\w.-]+){2,}/?\Z")
+"""As in PWD="/home/jane"."""
 _LISTED_BEFORE = re.compile(r"(?:,|/|\band|\bund|\bet|\by|\be)\s?\Z")
+_NAMED_SECRET = re.compile(r"\barn:[\w-]{1,16}:secretsmanager:[\w-]{0,32}:\d{0,12}:\Z")
+"""Amazon's names of secrets are none."""
 _NUMBERED = re.compile(r"[A-Za-z_.-]*\d{1,2}|[A-Za-z]+(?:[_.:/-][A-Za-z0-9]*)+")
 """Names with a number: layer12, us-east-1."""
 _NUMBER = re.compile(r"arn:.*|S-1-[\d-]+|0x[0-9a-fA-F]{1,16}|[\d.]+")
+_BEFORE_CHARS = 96
 _MINE = re.compile(r"\b(?:my|our)\s(?:[\w-]{1,20}\s){0,3}\Z", re.IGNORECASE)
 _PARTICIPLE = re.compile(r"\w+(?:ed|ing|able|ible|ful|less|ly|ive|ous|ory|ent|ant)\Z")
 _DIGITS = re.compile(
@@ -115,8 +135,8 @@ def _is_password(text: str, label: Label, found: Candidate, value: str) -> bool:
     if len(value) < MIN_PASSWORD_CHARS:
         return False
     if found.join != "shown" and _DIGITS.fullmatch(value) and len(value) >= MIN_PASSWORD_CHARS:
-        return found.join in ("set", "said")
-    if found.join in ("beside", "said") and not _is_noun(text, label):
+        return found.join in ("set", "said") and not _UNIT.match(text, found.end)
+    if found.join in ("beside", "said") and not _is_noun(text, label, found):
         return False
     if found.is_quoted:
         return _is_quoted_password(found, value)
@@ -135,15 +155,18 @@ def _is_password(text: str, label: Label, found: Candidate, value: str) -> bool:
     return True
 
 
-def _is_noun(text: str, label: Label) -> bool:
+def _is_noun(text: str, label: Label, found: Candidate) -> bool:
     """Whether "pass" is short for a password: "user bob, pass …", not "pass x to f"."""
     if text[label.start : label.end].lower() != "pass":
         return True
+    value = text[found.start : found.end]
+    if found.join == "beside" and (_NAME.match(value) or value.startswith("--")):
+        return False
     return bool(_LISTED_BEFORE.search(text, max(0, label.start - 8), label.start))
 
 
 def _is_quoted_password(found: Candidate, value: str) -> bool:
-    if _PROGRAM_WORDS.fullmatch(value) or value[0] in "),;]}+ '\"":
+    if _PROGRAM_WORDS.fullmatch(value) or value[0] in "),;]}+ '\"" or _PATH.match(value):
         return False
     if found.join == "shown":
         return is_mixed(value)
@@ -165,6 +188,10 @@ def _is_set_to_a_word(text: str, label: Label, found: Candidate, value: str) -> 
         if label.is_variable or text[label.start].isupper():
             return "_" not in value
         close = found.start == label.end + 1
+        if _SETTINGS_BEFORE.search(text, max(0, label.start - _BEFORE_CHARS), label.start):
+            return close and bool(
+                _END_OF_LINE.match(text, found.end) or _NEXT_SETTING.match(text, found.end)
+            )
         return close and before in ("", "\n", ";") and bool(_END_OF_LINE.match(text, found.end))
     if found.sign == "" or found.sign in ("->", "→"):
         return bool(found.sign == "" and _WORD.match(value))
@@ -190,9 +217,13 @@ def _is_my_word(text: str, label: Label, found: Candidate, value: str) -> bool:
 def _is_key(text: str, label: Label, found: Candidate, value: str) -> bool:
     if _CODE.match(value) or text[found.end : found.end + 1] in ("(", "["):
         return False
-    if not found.is_quoted and (_SETTING.match(value) or found.sign.startswith("==")):
+    if not found.is_quoted and (
+        _SETTING.match(value) or _TYPE.match(value) or found.sign.startswith("==")
+    ):
         return False
     if _NUMBER.fullmatch(value):
+        return False
+    if _NAMED_SECRET.search(text, max(0, label.start - _BEFORE_CHARS), label.start):
         return False
     if text[label.start - 1 : label.start] in ("?", "&") and found.sign == "=":
         return is_drawn(value) or _is_query_secret(label, value)
@@ -200,8 +231,12 @@ def _is_key(text: str, label: Label, found: Candidate, value: str) -> bool:
         return is_drawn(value, surely=not found.is_quoted or found.join == "shown")
     if is_drawn(value, surely=found.join == "beside" and not found.is_quoted):
         return True
+    if found.join == "said" and _is_of_groups(value):
+        return True
     if found.join != "set" or " " in value or len(value) < 6:
         return False
+    if found.sign == ":" and _is_alone(text, label, found) and _is_word_of_a_key(value):
+        return True
     mixed = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
     if mixed and found.sign in (":", "=") and not _is_name(value):
         return True
@@ -214,6 +249,34 @@ def _is_key(text: str, label: Label, found: Candidate, value: str) -> bool:
     return mixed and (
         in_query or (found.is_quoted and not _TECHNICAL.fullmatch(value) and _signed(value))
     )
+
+
+def _is_of_groups(value: str) -> bool:
+    """abc-123-xyz-789, but not us-east-1 or release-2024-06-01."""
+    groups = value.split("-")
+    numbers = [group for group in groups if any(map(str.isdigit, group))]
+    return bool(
+        _GROUPS.fullmatch(value)
+        and len(numbers) > 1
+        and len(groups) - len(numbers) > 1
+        and not _TECHNICAL.fullmatch(value)
+    )
+
+
+def _is_alone(text: str, label: Label, found: Candidate) -> bool:
+    """Whether a line holds nothing but the name of a secret and its value."""
+    before = _ALONE_BEFORE.search(text, max(0, label.start - _BEFORE_CHARS), label.start)
+    named = _STRONG_NAME.search(text[label.start : label.end])
+    return bool(before and named and _END_OF_LINE.match(text, found.end + found.is_quoted))
+
+
+def _is_word_of_a_key(value: str) -> bool:
+    """Any word or two, which a setting of a program or the name of a secret is not."""
+    if _PROGRAM_WORDS.fullmatch(value) or value.lower() in PREDICATES or "_" in value:
+        return False
+    if any(map(str.isdigit, value)):
+        return not (_TECHNICAL.fullmatch(value) or _SECRET_WORD.search(value))
+    return value.isalpha() and value.islower()
 
 
 def _is_name(value: str) -> bool:
@@ -230,7 +293,7 @@ def _is_name(value: str) -> bool:
 def _is_query_secret(label: Label, value: str) -> bool:
     """Of a URL: any text after a name such as token, one with a digit after key."""
     if label.sort == "key":
-        return is_mixed(value) and len(value) >= 6
+        return is_mixed(value) and len(value) >= 6 and not _NUMBERED.fullmatch(value)
     return len(value) >= MIN_PASSWORD_CHARS and not _PROGRAM_WORDS.fullmatch(value)
 
 

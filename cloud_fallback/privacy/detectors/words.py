@@ -44,7 +44,7 @@ WORDS: dict[Sort, tuple[str, ...]] = {
         секрет секретный 令牌 トークン シークレット 토큰 시크릿 טוקן टोकन โทเค็น توکن"""
     ),
     "key": _words(
-        """key clé clef clave llave chave chiave schlüssel schluessel sleutel nyckel nyckeln
+        """key appid clé clef clave llave chave chiave schlüssel schluessel sleutel nyckel nyckeln
         nøgle nøglen nøkkel nøkkelen avain klíč kľúč klucz kulcs anahtar anahtarı
         cheie cheia kunci khóa khoá ključ raktas võti cookie ключ ключа ключем
         ключът κλειδί 密钥 密鑰 金鑰 秘钥 秘鑰 鍵 キー 키 مفتاح کلید מפתח कुंजी कीज คีย์ გასაღები"""
@@ -127,7 +127,7 @@ NOT_SECRET = _set(
     min n total input output prompt special stop start end image text audio json
     dictionary translation i18n localization message storage_type registry config
     yale skeleton low high whole split missing extra block secret_santa clothes
-    rolling bowling safety hair bobby drawing push"""
+    rolling bowling safety hair bobby drawing push recv"""
 )
 """Words that make a key, token or pin something else."""
 
@@ -171,7 +171,13 @@ PREDICATES = _set(
     case-sensitive below above null none nil true false undefined string text str
     int bool required optional any object patience knowledge practice love hard
     simple simply one two three four five six seven eight under mandatory strictly
-    confidential sent out up down"""
+    confidential sent out up down obligatoire requis oublié incorrect faux obligatorio
+    obligatoria requerido requerida olvidada incorrecta obbligatorio obbligatoria
+    richiesta errata dimenticata obrigatório obrigatória incorreta esquecida verplicht
+    vergeten onjuist erforderlich pflichtfeld falsch vergessen abgelaufen ungültig
+    geheim obligatorisk krävs glömt wymagane wymagany zapomniane nieprawidłowe povinné
+    kötelező zorunlu обязательно обязателен обязательный неверный неверен забыт
+    обов'язково pakollinen"""
 )
 """What is said about a password, and is none."""
 

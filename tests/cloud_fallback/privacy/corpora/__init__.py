@@ -5,7 +5,7 @@ PRIVATE: (kind, text with each private part between ⟦ and ⟧). HARMLESS: text
 
 from __future__ import annotations
 
-from . import basics, configurations, elsewhere, harmless, languages, numbers
+from . import basics, configurations, elsewhere, harmless, held_out, languages, numbers
 
 PRIVATE: list[tuple[str, str]] = [
     *basics.PRIVATE,
@@ -13,8 +13,9 @@ PRIVATE: list[tuple[str, str]] = [
     *languages.PRIVATE,
     *numbers.PRIVATE,
     *elsewhere.PRIVATE,
+    *held_out.PRIVATE,
 ]
-HARMLESS: list[str] = [*basics.HARMLESS, *harmless.HARMLESS]
+HARMLESS: list[str] = [*basics.HARMLESS, *harmless.HARMLESS, *held_out.HARMLESS]
 
 
 def unmarked(marked: str) -> tuple[str, list[tuple[int, int]]]:
