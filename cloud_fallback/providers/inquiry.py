@@ -22,6 +22,10 @@ _OWNERS = {
     "organization_owner": "lmstudio",
 }
 """Kinds of servers by the owner that they give for their models."""
+
+_MAX_NAME_CHARS = 256
+_N_CTX = range(16, 2**31)
+"""Contexts that are believed."""
 _HEADERS = {"llama.cpp": "llama-server"}
 """By the header "server"."""
 _OWN_BUILD = "b-spillover"
@@ -76,7 +80,12 @@ def inquire(get: Callable[[str], Page], address: str, root: str, *, is_own: bool
 def _entries(listed: Any) -> list[dict[str, Any]]:
     data = listed.get("data") if isinstance(listed, dict) else None
     entries = data if isinstance(data, list) else []
-    return [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str)]
+    return [e for e in entries if isinstance(e, dict) and _is_name(e.get("id"))]
+
+
+def _is_name(found: Any) -> bool:
+    """Whether a model's name may go to a terminal and a file: a server may say anything."""
+    return isinstance(found, str) and 0 < len(found) <= _MAX_NAME_CHARS and found.isprintable()
 
 
 def _kind_of(entries: list[dict[str, Any]]) -> str | None:
@@ -96,5 +105,5 @@ def _kind_by_pages(get: Callable[[str], Page], origin: str) -> str | None:
 def _model(entry: dict[str, Any]) -> ModelFacts:
     meta = entry.get("meta")
     told = [entry.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, dict) else None]
-    n_ctx = next((n for n in told if isinstance(n, int) and n > 0), None)
+    n_ctx = next((n for n in told if type(n) is int and n in _N_CTX), None)
     return ModelFacts(name=entry["id"], n_ctx=n_ctx)

@@ -100,6 +100,31 @@ def test_a_second_time_changes_nothing_and_remove_undoes_it(place: Place, fake: 
     assert place.connect("127.0.0.1", "--remove")[0] == 0
     assert place.content == {}
     assert place.connect("127.0.0.1", "--remove")[0] == 0
+    assert "has no provider gone: nothing" in place.connect("gone", "--remove")[1]
+
+
+@pytest.mark.parametrize("length", [2**70, True, -1, 1, "4096"])
+def test_an_absurd_context_of_a_server_does_not_spoil_the_file(
+    place: Place, fake: Fake, length: object
+) -> None:
+    """The file was written, and could not be read any more."""
+    fake.show(
+        {"/v1/models": Page(body=json.dumps({"data": [{"id": "m", "max_model_len": length}]}))}
+    )
+    fake.script(Act(text="ready"))
+    code, said = place.connect(fake.url)
+    assert code == 0, said
+    assert "n_ctx" not in place.content["provider"][0]
+    assert place.connect("127.0.0.1")[0] == 0
+
+
+def test_names_that_would_steer_the_terminal_are_not_models(place: Place, fake: Fake) -> None:
+    models = [{"id": "\x1b]0;owned\x07"}, {"id": "two\nlines"}]
+    fake.show({"/v1/models": Page(body=json.dumps({"data": models}))})
+    code, said = place.connect(fake.url)
+    assert code == 2
+    assert "owned" not in said
+    assert "it lists no models: is it the right address?" in said
 
 
 def test_print_writes_nothing_and_sends_no_request(place: Place, fake: Fake) -> None:

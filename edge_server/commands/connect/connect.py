@@ -84,10 +84,11 @@ def command(
     cloud, text = config.settings.cloud, "" if is_new else file.read_bytes().decode()
     known = {provider.name: provider for provider in cloud.providers}
     fields = {"name": name, "dialect": dialect, "model": model, "key_variable": key_variable}
-    wanted = known.get(target) or provider_at(target, **fields)
     if remove:
-        _remove(file, text, wanted.name, known, only_print=only_print)
+        gone = name or _name_of(target, known)
+        _remove(file, text, gone, known, only_print=only_print)
         return
+    wanted = known.get(target) or provider_at(target, **fields)
     if (prices := _prices(input_usd, output_usd)) is not None:
         wanted = msgspec.structs.replace(wanted, prices=prices)
     with _reached(wanted, cloud, only_print=only_print) as (engine, facts):
@@ -242,6 +243,14 @@ def _table(wanted: ProviderSettings) -> dict[str, Any]:
             if value is not None
         }
     return table
+
+
+def _name_of(target: str, known: dict[str, ProviderSettings]) -> str:
+    """The name of a provider by that name, or else by its address."""
+    try:
+        return target if target in known else provider_at(target).name
+    except ConfigError:
+        return target
 
 
 def _remove(

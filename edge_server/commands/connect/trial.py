@@ -43,7 +43,12 @@ def with_model(settings: ProviderSettings, facts: ServerFacts | None) -> Provide
     models = {model.name: model for model in facts.models} if facts is not None else {}
     if settings.model == ANY_MODEL:
         if len(models) != 1:
-            listed = ", ".join(sorted(models)[:_MAX_LISTED]) or "it does not list its models"
+            if not models:
+                raise ConfigError(
+                    f"{settings.address}: it lists no models: is it the right address? choose one "
+                    "with --model if so"
+                )
+            listed = ", ".join(sorted(models)[:_MAX_LISTED])
             raise ConfigError(f"{settings.address}: choose a model with --model: {listed}")
         settings = msgspec.structs.replace(settings, model=next(iter(models)))
     found = models.get(settings.model)
