@@ -275,7 +275,8 @@ def _is_word_of_a_key(value: str) -> bool:
     if _PROGRAM_WORDS.fullmatch(value) or value.lower() in PREDICATES or "_" in value:
         return False
     if any(map(str.isdigit, value)):
-        return not (_TECHNICAL.fullmatch(value) or _SECRET_WORD.search(value))
+        of_parts = "-" in value and _SECRET_WORD.search(value)
+        return not (of_parts or _TECHNICAL.fullmatch(value))
     return value.isalpha() and value.islower()
 
 

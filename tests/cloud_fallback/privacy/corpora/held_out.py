@@ -151,6 +151,7 @@ PRIVATE: list[tuple[str, str]] = [
     ("mac_address", "router ⟦3c:22:fb:9a:01:7e⟧"),
     ("ip_address", "the router is at ⟦192.168.17.40⟧"),
     # more of the kinds that were not found
+    ("secret", "X-API-Key: ⟦mysecretkey123⟧"),
     ("secret", "SAS token: ⟦?sv=2022-11-02&ss=bfqt&sr=x&spr=https&sig=Hq0%2Bz7Yk3VtR1mXw9LpB%3D⟧"),
     ("secret", "kubectl create secret generic x --from-literal=p=$(echo -n '⟦tom8to⟧' | base64)"),
     ("secret", "printf '%s' \"⟦my-pass-1⟧\" | gh auth login --with-token"),
