@@ -162,6 +162,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Open the assistant's turn behind the messages. False: the prompt ends with the last one."""
     split_reasoning: bool = True
     """Send <think>-style text of a conversation as ReasoningDelta instead of Delta."""
+    thinking_budget: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
+    """Most tokens of reasoning; then its closing tag is forced, and the answer follows."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as enable_thinking."""
     response_format: ResponseFormat | None = None

@@ -37,6 +37,7 @@ from spillover.runtime.structured_output.matching import (
 )
 from spillover.runtime.structured_output.schema_faults import fault_in, freed, unheld_place
 from spillover.runtime.structured_output.subschemas import Schema
+from spillover.runtime.structured_output.thinking_budget import Free, ThinkingBudget
 from spillover.runtime.structured_output.trial import Trial, TrialFailed, error_of
 from spillover.runtime.structured_output.vocabulary import Vocabulary
 from spillover.runtime.text.json_reader import normalize_escapes
@@ -208,6 +209,19 @@ class ConstraintFactory:
             return inside
         ids = self._backend.tokenize(pair.open, add_special=False, parse_special=True).tolist()
         return lambda: MayOpen(self.vocabulary, ids, make(), inside)
+
+    def within_budget(
+        self, make: Make | None, pair: TagPair, n_most: int, *, is_inside: bool
+    ) -> Make:
+        """*make*, or any answer, with at most *n_most* tokens of reasoning between the tags of
+        *pair*."""
+        ids = self._backend.tokenize(pair.close, add_special=False, parse_special=True).tolist()
+
+        def limited() -> Constraint:
+            inner = make() if make else Free(self.vocabulary)
+            return ThinkingBudget(self.vocabulary, pair, ids, inner, n_most, is_inside=is_inside)
+
+        return limited
 
     def after_each(self, marker: str, make: Make, *, repeats: bool) -> Make:
         """Free text, but for what follows *marker*."""

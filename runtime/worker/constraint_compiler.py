@@ -176,11 +176,16 @@ class ConstraintCompiler:
         factory = self._factory = self._factory or self._new_factory()
         request = job.request
         begun = Begun.of(request)
+        make: Make | None = None
         if request.response_format is not None and begun.answer and not (plan and plan.must_call):
             make = factory.rest_of(request.response_format, begun.answer)
-        else:
-            make = factory.answer(request.response_format, plan)
-            make = self._behind_reasoning(job, prompt, factory, make, begun)
+        elif request.response_format is not None or (plan and plan.is_constrained):
+            made = factory.answer(request.response_format, plan)
+            make = self._behind_reasoning(job, prompt, factory, made, begun)
+        if request.thinking_budget is not None:
+            make = self._within_budget(request.thinking_budget, prompt, factory, make, begun)
+        if make is None:
+            return ()
         constraints = tuple(make() for _ in range(job.request.n))
         for constraint, tokens in zip(constraints, job.resumed, strict=False):
             for token in tokens or ():
@@ -201,12 +206,22 @@ class ConstraintCompiler:
         request = job.request
         if not (request.messages and request.split_reasoning):
             return make
+        pair, is_inside = self._thinks_in(prompt, begun)
+        return make if pair is None else factory.after_reasoning(make, pair, is_inside=is_inside)
+
+    def _within_budget(
+        self, n_most: int, prompt: str, factory: ConstraintFactory, make: Make | None, begun: Begun
+    ) -> Make | None:
+        pair, is_inside = self._thinks_in(prompt, begun)
+        if pair is None:
+            return make
+        return factory.within_budget(make, pair, n_most, is_inside=is_inside)
+
+    def _thinks_in(self, prompt: str, begun: Begun) -> tuple[TagPair | None, bool]:
+        """The tags of the reasoning that the answer may begin with, and whether they are open."""
         opened = begun.thinking or starts_inside(prompt)
         if opened is not None:
-            return factory.after_reasoning(make, opened, is_inside=True)
+            return opened, True
         # A template that closes the tags at once was asked for an answer without reasoning.
         end = prompt.rstrip()
-        for pair in self._tag_pairs:
-            if not end.endswith(pair.close):
-                return factory.after_reasoning(make, pair, is_inside=False)
-        return make
+        return next((p for p in self._tag_pairs if not end.endswith(p.close)), None), False

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+from msgspec import structs
 
 from spillover.runtime.backend import Tokens
 from spillover.runtime.chat.chat_template import RenderedPrompt
@@ -29,6 +30,9 @@ from spillover.runtime.worker.loading import LoadedModel
 from spillover.runtime.worker.long_texts import Command as LongCommand
 from spillover.runtime.worker.long_texts import LongTexts, is_long
 from spillover.runtime.worker.rejection import rejected
+
+EFFORT_TOKENS = {"low": 1024, "medium": 8192}
+"""Most tokens of reasoning for an effort that a model's template knows nothing of."""
 
 C = TypeVar("C", bound=protocol.Command)
 
@@ -102,7 +106,7 @@ class Intake:
 
     def _read(self, command: protocol.Submit) -> Callable[[], None]:
         """Check and tokenize a request; what is returned begins it."""
-        request = command.request
+        request = self._with_budget(command.request)
         plan, rendered = self._planned(request)
         text = "" if rendered is None else rendered.text
         prompt = self._prompt(request, text)
@@ -125,11 +129,21 @@ class Intake:
             resumed=command.resumed,
             shown=shown,
         )
-        if request.response_format is None and (plan is None or not plan.is_constrained):
+        is_free = request.response_format is None and request.thinking_budget is None
+        if is_free and (plan is None or not plan.is_constrained):
             return lambda: self._schedule(job)
         return lambda: self._compiler.compile(
             job, text, plan, self._schedule_compiled, self._reject
         )
+
+    def _with_budget(self, request: GenerationRequest) -> GenerationRequest:
+        """*request* with the thinking budget of its effort, unless its template reads that."""
+        effort = request.template_kwargs.get("reasoning_effort")
+        budget = EFFORT_TOKENS.get(effort) if isinstance(effort, str) else None
+        is_given = request.thinking_budget is not None or budget is None
+        if is_given or "reasoning_effort" in self._model.template.source:
+            return request
+        return structs.replace(request, thinking_budget=budget)
 
     def _schedule(self, job: Job) -> None:
         self._scheduler.submit(job, unlimited=bool(job.resumed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -110,6 +110,8 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    reasoning_format: Literal["none", "auto", "deepseek"] | None = None
+    thinking_budget_tokens: Annotated[int, Meta(ge=-1)] | None = None
     modalities: tuple[str, ...] | None = None
     tools: tuple[ToolBody, ...] | None = None
     tool_choice: str | ChoiceBody | None = None
@@ -118,7 +120,11 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     function_call: str | NameBody | None = None
 
     def sent_as(self) -> dict[str, str]:
-        names = {"logprobs": "top_logprobs", "template_kwargs": "chat_template_kwargs"}
+        names = {
+            "logprobs": "top_logprobs",
+            "template_kwargs": "chat_template_kwargs",
+            "thinking_budget": "thinking_budget_tokens",
+        }
         if self.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
         return {**super().sent_as(), **names}
@@ -133,7 +139,7 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
     if body.modalities and body.modalities != ("text",):
         raise bad_request("this model answers only with text", "modalities")
-    longest = body.max_completion_tokens
+    longest, budget = body.max_completion_tokens, body.thinking_budget_tokens
     fields = {
         "messages": conversation_of(body.messages),
         "max_tokens": body.max_tokens if longest is None else longest,
@@ -141,6 +147,8 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
         "continue_final_message": _continues(body, defaults),
         "add_generation_prompt": body.add_generation_prompt is not False,
         "template_kwargs": _template_kwargs(body),
+        "split_reasoning": body.reasoning_format != "none",
+        "thinking_budget": None if budget == -1 else budget,
         **_tool_fields(body),
     }
     if fields["max_tokens"] == 0:
