@@ -35,11 +35,22 @@ def target(flag: Path | None, environ: Mapping[str, str]) -> Path:
     return expanded(named) if named else user_path()
 
 
+def expect_writable(path: Path) -> None:
+    """Raises ConfigError where write() is bound to fail."""
+    path = path.resolve()
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigError(f"{path} cannot be written: it is not a file")
+    folder = next(parent for parent in path.parents if os.path.exists(parent))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} cannot be written: no file can be made in {folder}")
+
+
 def write(path: Path, text: str) -> None:
     """Replace the file in one step, and keep who may read it; a new one is the user's alone.
 
     Raises ConfigError.
     """
+    expect_writable(path)  # a device would be replaced by a file
     path = path.resolve()  # a link stays a link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -118,6 +118,25 @@ def test_an_absurd_context_of_a_server_does_not_spoil_the_file(
     assert place.connect("127.0.0.1")[0] == 0
 
 
+@pytest.mark.parametrize("kind", ["pipe", "below a file"])
+def test_a_file_that_cannot_be_written_is_known_before_anything_is_sent(
+    place: Place, fake: Fake, kind: str
+) -> None:
+    """A device or pipe was replaced by a file, and the request was paid for in vain."""
+    fake.show({"/v1/models": MODELS})
+    place.file.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(place.file)
+    else:
+        place.file.parent.rmdir()
+        place.file.parent.write_text("")
+    code, said = place.connect(fake.url)
+    assert code == 2
+    assert "cannot be written: " in said
+    assert (fake.requests, fake.record.pages) == ([], [])
+    assert not place.file.is_file()
+
+
 def test_names_that_would_steer_the_terminal_are_not_models(place: Place, fake: Fake) -> None:
     models = [{"id": "\x1b]0;owned\x07"}, {"id": "two\nlines"}]
     fake.show({"/v1/models": Page(body=json.dumps({"data": models}))})

@@ -79,6 +79,8 @@ def command(
 ) -> None:
     """Add a provider to the configuration, once it has answered a short request."""
     file = config_file.target(config_flag, os.environ)
+    if not only_print:
+        config_file.expect_writable(file)
     is_new = not file.is_file()
     config = load({}, environ=os.environ, without_file=True) if is_new else load_config({}, file)
     cloud, text = config.settings.cloud, "" if is_new else file.read_bytes().decode()
