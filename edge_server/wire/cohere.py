@@ -99,7 +99,9 @@ class CohereBody(CommonBody, frozen=True, kw_only=True):
     documents: tuple[Any, ...] | None = None
 
     def sent_as(self) -> dict[str, str]:
-        return {**super().sent_as(), "stop": "stop_sequences", "top_k": "k", "top_p": "p"}
+        return {**super().sent_as(), "stop": "stop_sequences", "top_k": "k", "top_p": "p"} | {
+            "thinking_budget": "thinking.token_budget"
+        }
 
     def asked_formats(self) -> Iterator[AskedFormat]:
         if self.response_format is None:
@@ -132,6 +134,7 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
         "max_tokens": body.max_tokens,
         "logprobs": 0 if body.logprobs else None,
         "template_kwargs": {} if body.thinking is None else {"enable_thinking": thinks},
+        "thinking_budget": body.thinking.token_budget if body.thinking else None,
         **_tools(body),
     }
     request = request_of(body, fields, asked.defaults)

@@ -199,6 +199,7 @@ def test_errors_have_the_clients_classes(claude: anthropic.Anthropic, server: Se
          "messages[0].content[0].source"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"thinking": {"type": "hard"}}, "thinking.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": -5}}, "thinking.budget_tokens"),
         ({"tools": [WEATHER], "tool_choice": {"type": "must"}}, "tool_choice.type"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "no"}}, "tool_choice"),

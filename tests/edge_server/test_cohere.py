@@ -138,6 +138,7 @@ def test_errors_have_the_clients_class(client: cohere.ClientV2) -> None:
         ({"p": 3}, "p"),
         ({"stop_sequences": [""]}, "stop_sequences[0]"),
         ({"documents": ["a fact"]}, "documents"),
+        ({"thinking": {"type": "enabled", "token_budget": -1}}, "thinking.token_budget"),
         ({"tools": [WEATHER], "tool_choice": "MAYBE"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": 3}, "response_format"),

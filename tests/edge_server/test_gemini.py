@@ -198,6 +198,8 @@ def test_a_key_may_come_as_googles_clients_send_it(tmp_path: Path, where: str) -
          "generationConfig.responseModalities"),
         ({"generationConfig": {"responseMimeType": "text/html"}},
          "generationConfig.responseMimeType"),
+        ({"generationConfig": {"thinkingConfig": {"thinkingBudget": -7}}},
+         "generationConfig.thinkingConfig.thinkingBudget"),
         ({"cachedContent": "cachedContents/1"}, "cachedContent"),
         ({"tools": [{"functionDeclarations": [{"name": "f"}]}],
           "toolConfig": {"functionCallingConfig": {"mode": "MAYBE"}}},

@@ -76,7 +76,8 @@ class MessagesBody(CommonBody, frozen=True, kw_only=True):
         return self.thinking is not None and self.thinking.type != "disabled"
 
     def sent_as(self) -> dict[str, str]:
-        return {**super().sent_as(), "stop": "stop_sequences"}
+        names = {"stop": "stop_sequences", "thinking_budget": "thinking.budget_tokens"}
+        return {**super().sent_as(), **names}
 
     def asked_formats(self) -> Iterator[AskedFormat]:
         inner = self.output_config.format if self.output_config else None
@@ -128,6 +129,7 @@ def _request(body: MessagesBody, defaults: AnswerDefaults) -> GenerationRequest:
             last["role"] == "assistant" and bool(last["content"]) and not last.get("tool_calls")
         ),
         "template_kwargs": _template_kwargs(body),
+        "thinking_budget": body.thinking.budget_tokens if body.thinking else None,
         **_tool_fields(body),
     }
     if body.max_tokens == 0:

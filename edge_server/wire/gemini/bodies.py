@@ -71,6 +71,7 @@ class GenerationConfig(CommonBody, frozen=True, kw_only=True):
             "frequency_penalty": "generationConfig.frequencyPenalty",
             "logprobs": "generationConfig.logprobs",
             "messages": "contents",
+            "thinking_budget": "generationConfig.thinkingConfig.thinkingBudget",
         }
 
     def asked_formats(self) -> Iterator[AskedFormat]:
@@ -189,12 +190,19 @@ def _request(body: GenerateBody, defaults: AnswerDefaults) -> GenerationRequest:
         "max_tokens": config.max_tokens,
         "logprobs": (config.logprobs or 0) if config.response_logprobs else None,
         "template_kwargs": _template_kwargs(config.thinking_config),
+        "thinking_budget": _thinking_budget(config.thinking_config),
         **_tool_fields(body),
     }
     if config.max_tokens == 0:
         name = config.sent_as()["max_tokens"]
         raise bad_request(f"{name} must be at least 1", name)
     return request_of(config, fields, defaults)
+
+
+def _thinking_budget(thinking: ThinkingConfig | None) -> int | None:
+    """-1 leaves it to the model."""
+    budget = thinking.thinking_budget if thinking else None
+    return None if budget == -1 else budget
 
 
 def _template_kwargs(thinking: ThinkingConfig | None) -> dict[str, Any]:
