@@ -210,6 +210,11 @@ class ConstraintFactory:
         ids = self._backend.tokenize(pair.open, add_special=False, parse_special=True).tolist()
         return lambda: MayOpen(self.vocabulary, ids, make(), inside)
 
+    def after_lead(self, make: Make, lead: str) -> Make:
+        """*make*, before which *lead* may be written."""
+        ids = self._backend.tokenize(lead, add_special=False, parse_special=True).tolist()
+        return lambda: MayOpen(self.vocabulary, ids, make(), make)
+
     def within_budget(
         self, make: Make | None, pair: TagPair, n_most: int, *, is_inside: bool
     ) -> Make:

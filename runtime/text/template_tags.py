@@ -40,6 +40,9 @@ ANSWER_OPENINGS = (
 )  # fmt: skip
 """They stand before an answer, behind its reasoning."""
 
+ANSWER_LEADS = {REASONING_TAGS[-1]: "<|start|>assistant<|channel|>final<|message|>"}
+"""What leads from reasoning to an answer that is not a call, where that is more than a tag."""
+
 TOOL_TAGS = (
     "<seed:tool_call>", "</seed:tool_call>", "<tool_calls:opensource>", "</tool_calls:opensource>",
     "<minimax:tool_call>", "</minimax:tool_call>", "<atem:function_calls>",

@@ -19,7 +19,7 @@ from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.text.reasoning import starts_inside
-from spillover.runtime.text.template_tags import REASONING_TAGS, TagPair
+from spillover.runtime.text.template_tags import ANSWER_LEADS, REASONING_TAGS, TagPair
 from spillover.runtime.tools.plan import ToolPlan
 
 if TYPE_CHECKING:
@@ -207,7 +207,11 @@ class ConstraintCompiler:
         if not (request.messages and request.split_reasoning):
             return make
         pair, is_inside = self._thinks_in(prompt, begun)
-        return make if pair is None else factory.after_reasoning(make, pair, is_inside=is_inside)
+        if pair is None:
+            return make
+        if pair in ANSWER_LEADS and not request.tools:
+            make = factory.after_lead(make, ANSWER_LEADS[pair])
+        return factory.after_reasoning(make, pair, is_inside=is_inside)
 
     def _within_budget(
         self, n_most: int, prompt: str, factory: ConstraintFactory, make: Make | None, begun: Begun

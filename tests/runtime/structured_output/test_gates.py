@@ -83,3 +83,18 @@ def test_no_token_closes_the_reasoning_and_continues(
         if piece.startswith(b">") and piece[1:].strip():
             assert not writer.constraint.allows(token)
             assert not bits[token]
+
+
+@pytest.mark.parametrize("lead", ["", "assistant: "])
+def test_an_answer_may_be_led_in_behind_its_reasoning(
+    loaded: LoadedModel, factory: ConstraintFactory, lead: str
+) -> None:
+    """A channel's name had no place before a constrained answer."""
+    digits = factory.after_lead(factory.from_start(Regex(pattern="[0-9]{2}")), "assistant: ")
+    writer = Writer(loaded, factory, is_inside=True)
+    writer.constraint = factory.after_reasoning(digits, THINK, is_inside=True)()
+    assert writer.write("So.</think>")
+    assert writer.write(lead)
+    assert not writer.write("x")
+    assert writer.write("42")
+    assert writer.may_end
