@@ -124,7 +124,6 @@ MALFORMED = [
             ('"max_completion_tokens": -5', "max_completion_tokens"),
             ('"repetition_penalty": 11', "repetition_penalty"),
             ('"chat_template_kwargs": {"x": 18446744073709551616}', "chat_template_kwargs"),
-            ('"json_schema": {"maximum": 18446744073709551616}', "json_schema"),
             ('"n": 9', "n"),  # more than this server lets run and wait
             ('"top_logprobs": 2', "top_logprobs"),
             ('"stream": "yes"', "stream"),
