@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -30,6 +31,8 @@ class RootIsNoTestPackage:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Under nohup all that we start would ignore it, too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # As a plugin of its own, because the hooks of a conftest.py only see what is below it.
     config.pluginmanager.register(RootIsNoTestPackage())
 

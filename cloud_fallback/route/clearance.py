@@ -78,14 +78,15 @@ def clear(
 def _ask_user(
     context: RequestContext, provider: CloudEngine, redacted: Redacted, reason: Reason
 ) -> Generator[StreamEvent]:
-    """Raise ConsentRefused unless the answer may leave."""
-    if context.consent(provider.name, reason):
-        return
+    """Raise ConsentRefused unless the answer may leave. A question that was asked while the local
+    model wrote is answered first, whatever is known by now."""
     question = context.asking.question
     if question is not None and question.provider != provider.name:
         yield from context.end_question()
         question = None
     if question is None:
+        if context.consent(provider.name, reason):
+            return
         question = open_question(context, provider, redacted, reason)
         yield question.asked
     granted = question.wait(context.cancellation)

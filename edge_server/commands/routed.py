@@ -90,6 +90,8 @@ class RoutedEngine:
         except SpilloverError:
             yield from held
             raise
+        else:
+            yield from held
         finally:
             if question is not None:
                 question.close()

@@ -16,9 +16,10 @@ from spillover.runtime.chat.template_values import (
 )
 from spillover.runtime.request import Message, Tool, ToolCall
 from spillover.runtime.text.template_tags import REASONING_TAGS, TURN_ENDS, TagPair
-from spillover.runtime.tools.formats import FORMATS, ToolFormat, told_by_words
+from spillover.runtime.tools.formats import FORMATS, told_by_words
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.prompts import tool_object
+from spillover.runtime.tools.tool_format import ToolFormat
 
 Render: TypeAlias = Callable[[dict[str, Any]], str | None]
 """The prompt from a template's variables; None if the template refuses or fails."""

@@ -26,8 +26,9 @@ from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.limited_process import LimitPassed
 from spillover.runtime.request import Tool
 from spillover.runtime.text.template_tags import TagPair
-from spillover.runtime.tools.formats import HERMES, ToolFormat
+from spillover.runtime.tools.formats import HERMES
 from spillover.runtime.tools.prompts import as_text, tool_object, with_short_ids
+from spillover.runtime.tools.tool_format import ToolFormat
 from spillover.runtime.tools.writer import calls_as_text
 
 CHATML = (

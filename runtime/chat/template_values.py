@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from spillover.runtime.request import Message, ToolCall
-from spillover.runtime.tools.formats import ToolFormat
 from spillover.runtime.tools.prompts import arguments_of
+from spillover.runtime.tools.tool_format import ToolFormat
 
 
 class Abilities(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 from spillover.runtime.structured_output.grammar import JSON_STYLE
 from spillover.runtime.structured_output.subschemas import Schema, walk
-from spillover.runtime.tools.formats import ToolFormat
+from spillover.runtime.tools.tool_format import ToolFormat
 from spillover.runtime.tools.typed_values import is_text, kinds_of
 
 Spell = Callable[[str], str]

@@ -18,7 +18,7 @@ from spillover.runtime.structured_output.argument_grammar import (
 )
 from spillover.runtime.structured_output.grammar import clean_schema
 from spillover.runtime.structured_output.subschemas import Schema
-from spillover.runtime.tools.formats import ToolFormat
+from spillover.runtime.tools.tool_format import ToolFormat
 
 tools_refused = partial(InvalidRequest, param="tools")
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Generator
 from typing import TypeAlias
 
-from spillover.runtime.tools.formats import ToolFormat
 from spillover.runtime.tools.opening import BLANKS
+from spillover.runtime.tools.tool_format import ToolFormat
 from spillover.runtime.tools.typed_values import Schema, is_text, json_of, kinds_of
 
 Reader: TypeAlias = Generator[None, str, None]

@@ -19,8 +19,8 @@ from spillover.runtime.tools.arguments import (
     next_visible,
     read_arguments,
 )
-from spillover.runtime.tools.formats import ToolFormat
 from spillover.runtime.tools.opening import BLANKS, OpeningFinder
+from spillover.runtime.tools.tool_format import ToolFormat
 from spillover.runtime.tools.typed_values import Schema
 
 MAX_CALLS = 128

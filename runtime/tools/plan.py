@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import GenerationRequest, NamedTool, Tool
-from spillover.runtime.tools.formats import ToolFormat
 from spillover.runtime.tools.parser import ToolParser
+from spillover.runtime.tools.tool_format import ToolFormat
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 

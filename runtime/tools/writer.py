@@ -8,8 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from spillover.runtime.request import Message, ToolCall
-from spillover.runtime.tools.formats import ToolFormat
 from spillover.runtime.tools.prompts import arguments_of
+from spillover.runtime.tools.tool_format import ToolFormat
 
 
 def written(format: ToolFormat, calls: tuple[ToolCall, ...]) -> str:

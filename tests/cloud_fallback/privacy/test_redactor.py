@@ -134,7 +134,13 @@ def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -
             "tool_choice",
         ),
         *("sampling", "max_tokens", "n", "logprobs", "ignore_eos", "continue_final_message"),
-        *("split_reasoning", "parallel_tool_calls", "reuse_prefix", "add_generation_prompt"),
+        *(
+            "split_reasoning",
+            "thinking_budget",
+            "parallel_tool_calls",
+            "reuse_prefix",
+            "add_generation_prompt",
+        ),
         *("timings_per_token", "post_sampling_probs"),
     }
     assert set(Message.__struct_fields__) == {

@@ -304,6 +304,7 @@ def test_text_that_is_not_wanted_is_held_back_for_a_client_that_keeps_all_it_get
         if not replies(events):
             assert not text(events)
     assert text(events) == ("A tale of the cloud's own." if granted else text(alone))
+    assert replies(events) == [granted]
 
 
 def test_a_client_that_can_take_text_back_sees_it_meanwhile(

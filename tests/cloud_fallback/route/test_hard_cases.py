@@ -414,6 +414,8 @@ def test_a_word_or_two_are_not_shown_before_it_is_clear_who_writes(
         with closing(stream(*arguments)) as events:
             for event in events:
                 if isinstance(event, Delta):
+                    # Several tokens may come at once.
+                    event = msgspec.structs.replace(event, text=event.text[:4])
                     assert desk.router.hand_over("answer-1")
                 yield event
 

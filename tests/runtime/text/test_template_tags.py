@@ -16,7 +16,8 @@ from spillover.runtime.text.template_tags import (
     leak_start,
     n_open_tag,
 )
-from spillover.runtime.tools.formats import FORMATS, ToolFormat
+from spillover.runtime.tools.formats import FORMATS
+from spillover.runtime.tools.tool_format import ToolFormat
 
 
 @pytest.mark.parametrize("tag", TAGS)

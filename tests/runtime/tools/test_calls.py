@@ -22,16 +22,10 @@ from spillover.runtime.request import JsonObject, Message, NamedTool, Regex, Too
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.structured_output import trial
 from spillover.runtime.structured_output.factory import ConstraintFactory
-from spillover.runtime.tools.formats import (
-    HERMES,
-    LLAMA,
-    MISTRAL,
-    MISTRAL_ARGS,
-    MISTRAL_IDS,
-    ToolFormat,
-)
+from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.plan import ToolPlan
+from spillover.runtime.tools.tool_format import ToolFormat
 from spillover.runtime.worker.loading import load
 from tests.answers import ask, end_of, text_of, worker_of
 

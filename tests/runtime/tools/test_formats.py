@@ -15,8 +15,9 @@ from llguidance import LLMatcher, LLTokenizer
 
 from spillover.runtime.request import Tool, ToolCall
 from spillover.runtime.structured_output.call_grammar import calls_grammar
-from spillover.runtime.tools.formats import FORMATS, ToolFormat
+from spillover.runtime.tools.formats import FORMATS
 from spillover.runtime.tools.parser import CallDelta, ToolParser
+from spillover.runtime.tools.tool_format import ToolFormat
 from spillover.runtime.tools.writer import written
 
 PARAMETERS: dict[str, Any] = {

@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime.tools.formats import (
-    HERMES,
-    LLAMA,
-    MISTRAL,
-    MISTRAL_ARGS,
-    MISTRAL_IDS,
-    ToolFormat,
-)
+from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
 from spillover.runtime.tools.parser import CallDelta, ToolParser
+from spillover.runtime.tools.tool_format import ToolFormat
 
 NAMES: dict[str, dict[str, Any]] = {"weather": {}, "add": {}}
 FORMATS = {f.name: f for f in (HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS)}

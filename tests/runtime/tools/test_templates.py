@@ -9,15 +9,9 @@ import pytest
 
 from spillover.runtime.chat.chat_template import ChatTemplate
 from spillover.runtime.request import Message, Tool, ToolCall
-from spillover.runtime.tools.formats import (
-    HERMES,
-    LLAMA,
-    MISTRAL,
-    MISTRAL_ARGS,
-    MISTRAL_IDS,
-    ToolFormat,
-)
+from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
 from spillover.runtime.tools.parser import CallDelta, ToolParser
+from spillover.runtime.tools.tool_format import ToolFormat
 
 HERMES_TEMPLATE = (
     "{%- if tools %}<|im_start|>system\n# Tools\n<tools>{% for t in tools %}\n{{ t | tojson }}"
