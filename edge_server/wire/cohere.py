@@ -196,8 +196,12 @@ def _usage(event: Finished) -> dict[str, Any]:
     usage = event.usage
     counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
     legs = [handoff.leg(leg) for leg in usage.legs]
+    billed = [leg for leg in usage.legs if leg.writer.origin == "cloud"]
     return {
-        "billed_units": {"input_tokens": 0, "output_tokens": 0} if not legs else counts,
+        "billed_units": {
+            "input_tokens": sum(leg.prompt_tokens for leg in billed),
+            "output_tokens": sum(leg.completion_tokens for leg in billed),
+        },
         "tokens": counts,
         "cached_tokens": usage.cached_tokens,
         **({"by_leg": legs} if legs else {}),

@@ -12,6 +12,7 @@ import pytest
 from cohere.core.api_error import ApiError
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.cohere import CohereStream, CohereWhole
@@ -19,10 +20,13 @@ from spillover.runtime.events import (
     Delta,
     Finished,
     FinishReason,
+    Leg,
+    Origin,
     ReasoningDelta,
     Timings,
     ToolCallDelta,
     Usage,
+    WriterId,
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
@@ -213,6 +217,20 @@ def test_every_text_arrives_as_it_was(parts: list[tuple[Any, str]]) -> None:
     for kind, name in ((Delta, "text"), (ReasoningDelta, "thinking")):
         sent = "".join(text for other, text in parts if other is kind)
         assert "".join(content.get(name, "") for content in contents) == sent
+
+
+def test_only_what_a_provider_wrote_is_billed() -> None:
+    def leg(origin: Origin, n: int) -> Leg:
+        writer = WriterId(origin=origin, model="m")
+        return Leg(writer=writer, prompt_tokens=n, completion_tokens=n + 1, duration_ms=1)
+
+    ended = finished()
+    legs = (leg("local", 5), leg("cloud", 7))
+    ended = replace(ended, usage=replace(ended.usage, legs=legs))
+    usage = streamed([Delta(text="x"), ended])[-1]["delta"]["usage"]
+    assert usage["billed_units"] == {"input_tokens": 7, "output_tokens": 8}
+    alone = streamed([Delta(text="x"), finished()])[-1]["delta"]["usage"]
+    assert alone["billed_units"] == {"input_tokens": 0, "output_tokens": 0}
 
 
 @pytest.mark.parametrize(
