@@ -23,11 +23,11 @@ _DEFAULT = ExportOptions()
 _EPILOG = """\b
 Examples:
   spillover export onnx ~/models/smollm2-135m smollm2-int4
-  spillover export onnx ~/models/m-Q8_0.gguf m-int8 --weights int8
+  spillover export onnx ~/models/m-Q8_0.gguf m-onnx
 """
 _ONNX_EPILOG = f"""{_EPILOG}
---weights int8 keeps the weights of a Q8_0 file exactly, and int4 those of a Q4_0 file.
-See docs/onnx.md.
+--weights faithful keeps Q4_0 and Q8_0 weights exactly, and all others in 8 bits. int4 is smaller,
+and rounds weights that are quantized already once more. See docs/onnx.md.
 """
 
 
@@ -42,9 +42,8 @@ def command() -> None:
 @click.option(
     "--weights",
     type=click.Choice(get_args(Weights)),
-    default=_DEFAULT.weights,
-    show_default=True,
-    help="Number format of the weights.",
+    default=None,
+    help="Number format of the weights.  [default: faithful for a quantized GGUF file, else int4]",
 )
 @click.option(
     "--head-bits",

@@ -46,6 +46,9 @@ class HfSource:
         file, stored = self._files[name]
         return file.values(stored, start, stop)
 
+    def exact_bits(self, name: str) -> int | None:
+        return None
+
     def blocks(self, name: str, bits: int) -> Blocks | None:
         return None
 

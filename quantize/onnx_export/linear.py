@@ -24,7 +24,7 @@ class LinearLayers:
         self._options = options
         self._graph = graph
         self._dtype = np.float16 if options.is_half else np.float32
-        self._bits = {"int4": 4, "int8": 8}.get(options.weights)
+        self._bits = {"int4": 4, "int8": 8, "faithful": 8}.get(options.weights or "int4")
         self._head: Blocks | None = None
 
     def product(self, x: str, layers: Sequence[str], output: str) -> str:
@@ -32,7 +32,8 @@ class LinearLayers:
         names = [f"{layer}.weight" for layer in layers]
         bias = self._bias(layers, output)
         if self._bits is not None:
-            blocks = join([self._blocks(name, self._bits) for name in names])
+            bits = self._bits_for(names, self._bits)
+            blocks = join([self._blocks(name, bits) for name in names])
             self._add_blocks(blocks, output)
             return self._nbits(x, blocks, bias, weights=output, output=output)
         values = np.concatenate([self._source.values(name) for name in names])
@@ -48,7 +49,7 @@ class LinearLayers:
             values = self._source.values(EMBEDDING).astype(self._dtype)
             stored = self._graph.initializers.add("embedding.weight", values)
             return self._graph.add("Gather", [stored, ids], [output])
-        blocks = self._blocks(EMBEDDING, self._options.head_bits)
+        blocks = self._blocks(EMBEDDING, self._bits_for([EMBEDDING], self._options.head_bits))
         if self._source.spec.is_tied:
             self._head = blocks
         self._add_blocks(blocks, "embedding")
@@ -59,7 +60,8 @@ class LinearLayers:
         is_tied = self._source.spec.is_tied
         weights = "embedding" if is_tied else "head"
         if self._bits is not None:
-            blocks = self._head or self._blocks(HEAD, self._options.head_bits)
+            bits = self._options.head_bits
+            blocks = self._head or self._blocks(HEAD, self._bits_for([HEAD], bits))
             if not is_tied:
                 self._add_blocks(blocks, weights)
             return self._nbits(x, blocks, "", weights=weights, output=output)
@@ -71,6 +73,12 @@ class LinearLayers:
             return self._graph.add("Gemm", [x, "embedding.weight"], [output], transB=1)
         turned = self._graph.add("Transpose", ["embedding.weight"], ["head.weight"], perm=[1, 0])
         return self._graph.add("MatMul", [x, turned], [output])
+
+    def _bits_for(self, names: Sequence[str], bits: int) -> int:
+        """The bits of matrices that one product multiplies with: *bits*, or what is faithful."""
+        if self._options.weights != "faithful":
+            return bits
+        return max(self._source.exact_bits(name) or 8 for name in names)
 
     def _bias(self, layers: Sequence[str], output: str) -> str:
         """The name of the concatenated biases; zeros for a layer without, "" if no layer has

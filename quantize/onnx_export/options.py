@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Weights = Literal["int4", "int8", "fp16", "fp32"]
+Weights = Literal["faithful", "int4", "int8", "fp16", "fp32"]
 Interface = Literal["ragged", "genai"]
 
 MAX_N_CTX = 32_768
@@ -17,8 +17,11 @@ MAX_N_CTX = 32_768
 class ExportOptions(Struct, frozen=True, kw_only=True):
     """The choices of one export."""
 
-    weights: Weights = "int4"
-    """Format of the layers. With int4 and int8 the embedding and the output head have head_bits."""
+    weights: Weights | None = None
+    """Format of the layers; None: faithful for a file that is quantized already, else int4.
+
+    faithful: int4 for matrices that the file stores in exactly these blocks, int8 for all others.
+    With int4 and int8 the embedding and the output head have head_bits."""
     head_bits: Literal[4, 8] = 8
     is_symmetric: bool = False
     """int4 blocks without zero points: a little smaller and less exact."""

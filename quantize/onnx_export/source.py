@@ -26,8 +26,12 @@ class WeightSource(Protocol):
         """The tensor, or its rows from *start* up to but not including *stop*."""
         ...
 
+    def exact_bits(self, name: str) -> int | None:
+        """The fewest bits of blocks that hold the tensor exactly as it is stored, if any do."""
+        ...
+
     def blocks(self, name: str, bits: int) -> Blocks | None:
-        """The tensor as stored, if its format is exactly these blocks."""
+        """The tensor as stored, if blocks of so many bits hold it exactly."""
         ...
 
 

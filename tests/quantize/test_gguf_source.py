@@ -6,11 +6,13 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from spillover.edge_server import cli
 from spillover.models.catalogue import default_model
 from spillover.models.gguf_header import read_header
 from spillover.quantize.onnx_export.errors import ExportError
@@ -130,6 +132,59 @@ def test_any_type_can_be_exported(kind: str, tmp_path: Path) -> None:
     export(path, small, ExportOptions(weights="int8"), lambda n_done, n_all: None)
     logits = [ragged_logits(f / "model.onnx", tiny_models.IDS, [40]) for f in (whole, small)]
     assert divergence(*logits) < 0.05
+
+
+def bits_of_products(graph: Path) -> list[int]:
+    nodes = onnx.load(graph).graph.node
+    products = [node for node in nodes if node.op_type == "MatMulNBits"]
+    found = {
+        attribute.i for node in products for attribute in node.attribute if attribute.name == "bits"
+    }
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("Q8_0", [8]), ("Q4_0", [4]), ("Q4_1", [8]), ("Q5_1", [8]), ("F16", [4, 8])]
+)
+def test_a_quantized_file_keeps_its_weights_unless_asked_otherwise(
+    kind: str, bits: list[int], tmp_path: Path
+) -> None:
+    path = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS["llama"], kind)
+    exported = export(path, tmp_path / "out", ExportOptions(), lambda n_done, n_all: None)
+    assert bits_of_products(tmp_path / "out" / "model.onnx") == bits
+    assert not [note for note in exported.notes if "rounds" in note]
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+@pytest.mark.parametrize("name", ["llama", "smollm", "qwen3"])
+def test_a_faithful_export_holds_the_stored_weights_to_the_last_bit(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    path = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS[name], kind)
+    logits = []
+    for weights in ("faithful", "fp32"):
+        options = ExportOptions(weights=weights)
+        export(path, tmp_path / weights, options, lambda n_done, n_all: None)
+        proto = onnx.load(tmp_path / weights / "model.onnx")
+        for node in proto.graph.node:  # sums of products in fp32, as a reference
+            for attribute in node.attribute:
+                if attribute.name == "accuracy_level":
+                    attribute.i = 1
+        logits.append(ragged_logits(proto.SerializeToString(), tiny_models.IDS, [40]))
+    np.testing.assert_allclose(logits[0], logits[1], atol=2e-4)
+
+
+def test_rounding_rounded_weights_again_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("Q4_1", "Q4_0"):
+        tiny_gguf.write_model(tmp_path / f"{kind}.gguf", tiny_models.CONFIGS["llama"], kind)
+    for kind, weights in (("Q4_1", "int4"), ("Q4_1", "int8"), ("Q4_0", "int4")):
+        target = tmp_path / f"{kind}-{weights}"
+        arguments = [str(tmp_path / f"{kind}.gguf"), str(target), "--weights", weights]
+        assert cli.run(["export", "onnx", *arguments]) == 0
+        is_warned = "rounds weights again that the file stores in Q4_1" in capsys.readouterr().err
+        assert is_warned == ((kind, weights) == ("Q4_1", "int4"))
 
 
 def test_a_tokenizer_that_is_not_known_is_asked_for(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ VOCABULARY_KEYS = frozenset(
 )
 
 
+_EXACT_BITS = {"Q4_0": 4, "Q8_0": 8}
+_WHOLE = {"F32", "F16", "BF16", "F64"}
+"""Types of weights that are not quantized."""
+
 _Rows = slice | np.typing.NDArray[np.intp]
 
 
@@ -67,10 +71,21 @@ class GgufSource:
         rows = slice(start, stop) if order is None else order[start:stop]
         return self._dequantized(self._tensors[name], rows)
 
+    def quantized_types(self) -> dict[str, str]:
+        """The type of each matrix that is stored in a quantized type."""
+        kinds = {name: self._kind(name) for name in self._tensors if len(self.shape(name)) > 1}
+        return {name: kind for name, kind in kinds.items() if kind not in _WHOLE}
+
+    def exact_bits(self, name: str) -> int | None:
+        return _EXACT_BITS.get(self._kind(name))
+
+    def _kind(self, name: str) -> str:
+        type_id = self._tensors[name].type_id
+        return GGML_TYPES[type_id].name if type_id in GGML_TYPES else f"type {type_id}"
+
     def blocks(self, name: str, bits: int) -> Blocks | None:
-        tensor = self._tensors[name]
-        kind = GGML_TYPES[tensor.type_id].name
-        if kind not in ("Q4_0", "Q8_0") or (kind == "Q8_0" and bits == 4):
+        tensor, kind, exact_bits = self._tensors[name], self._kind(name), self.exact_bits(name)
+        if exact_bits is None or bits < exact_bits:
             return None
         raw = self._raw(tensor)
         n_rows, n_values = self.shape(name)
