@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.graph_builder import GraphBuilder
-from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from tests.plain_decoder import Decoder, cache_infos, output_infos
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
+from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
-from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.rope import caches
 from spillover.quantize.onnx_export.source import WeightSource
@@ -108,7 +108,7 @@ class Decoder:
         self._prefix = prefix
         self._has_past = has_past
         self._n = 0
-        cosines, sines = caches(self._spec.frequencies, 1.0, self._spec.n_ctx)
+        cosines, sines = caches(self._spec.rotaries[0].frequencies, 1.0, self._spec.n_ctx)
         self._cosines = self._weight("rope.cos", np.concatenate([cosines, cosines], -1))
         self._sines = self._weight("rope.sin", np.concatenate([sines, sines], -1))
 

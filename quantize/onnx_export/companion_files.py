@@ -8,8 +8,8 @@ from pathlib import Path
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.companions import write_config, write_gguf_companions
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
+from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.genai_config import write_genai_config
-from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.options import ExportOptions
 
 _REQUIRED = ("config.json", "tokenizer.json")

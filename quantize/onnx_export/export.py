@@ -17,10 +17,11 @@ from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.decoder_graph import Progress, build
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
-from spillover.quantize.onnx_export.hf_source import HfSource
+from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Weights
 from spillover.quantize.onnx_export.source import WeightSource, check
+from spillover.quantize.onnx_export.split_source import SplitSource
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 _MAX_INLINE_BYTES = 32 << 20
@@ -44,13 +45,14 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     if target.exists() or target.is_symlink():
         raise ExportError(f"{target} exists: name a new folder, or remove it first")
     source = open_source(source_path)
-    check(source)
+    weights = SplitSource(source)
+    check(weights)
     options, notes = _choose_weights(source, options)
     n_ctx, more = _choose_n_ctx(source, options)
     notes += more
     with _new_folder(target) as folder:
         notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
-        _write_graph(source, options, folder, n_ctx=n_ctx, progress=progress)
+        _write_graph(weights, options, folder, n_ctx=n_ctx, progress=progress)
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Exported(
         folder=target,

@@ -56,11 +56,12 @@ def check(source: WeightSource) -> None:
     Raises ExportError.
     """
     spec = source.spec
-    if spec.n_per_head % 16:
-        raise ExportError(
-            f"the model's heads have {spec.n_per_head} values: GroupQueryAttention rotates heads "
-            "of 16, 32, 48 … only"
-        )
+    for rotary in spec.rotaries:
+        if spec.n_per_head % 8 or len(rotary.frequencies) % 8:
+            raise ExportError(
+                f"the model turns {2 * len(rotary.frequencies)} of the {spec.n_per_head} values of "
+                "a head: GroupQueryAttention turns 16, 32, 48 … only"
+            )
     wanted: dict[str, tuple[int, ...]] = dict(_wanted(spec))
     optional = dict(_optional(spec))
     missing = sorted(wanted.keys() - source.names())
@@ -86,9 +87,9 @@ def _wanted(spec: ModelSpec) -> Generator[tuple[str, tuple[int, ...]]]:
         yield HEAD, (spec.n_vocab, spec.n_hidden)
     for layer in range(len(spec.layers)):
         yield from matrices(spec, layer).items()
-        yield f"layers.{layer}.input_layernorm.weight", (spec.n_hidden,)
-        yield f"layers.{layer}.post_attention_layernorm.weight", (spec.n_hidden,)
-        if spec.architecture == "qwen3":
+        for norm in spec.family.norms.names():
+            yield f"layers.{layer}.{norm}.weight", (spec.n_hidden,)
+        if spec.family.has_head_norms:
             yield f"layers.{layer}.self_attn.q_norm.weight", (spec.n_per_head,)
             yield f"layers.{layer}.self_attn.k_norm.weight", (spec.n_per_head,)
 

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types (config.json) whose decoder this package can write; SmolLM's type is llama."""
+from spillover.quantize.onnx_export.families import FAMILIES, Family
+
+
+class Rotary(Struct, frozen=True, kw_only=True):
+    """How positions turn the first values of each head."""
+
+    frequencies: tuple[float, ...]
+    """Angle per position, for each pair of values that is turned."""
+    magnitude: float = 1.0
+    """Factor of the cosines and sines; not 1 with YaRN and LongRoPE."""
+    long_frequencies: tuple[float, ...] | None = None
+    """Used instead in contexts longer than *n_short* (LongRoPE)."""
+    n_short: int = 0
+
+    def at(self, n_ctx: int) -> tuple[float, ...]:
+        """The frequencies in a context of *n_ctx* tokens."""
+        if self.long_frequencies is None or n_ctx <= self.n_short:
+            return self.frequencies
+        return self.long_frequencies
 
 
 class LayerKind(Struct, frozen=True, kw_only=True):
@@ -13,6 +30,8 @@ class LayerKind(Struct, frozen=True, kw_only=True):
 
     window: int | None = None
     """How many of the last positions a position sees, including its own; None: all."""
+    rotary: int | None = 0
+    """Which of the model's rotaries turns its heads; None: none."""
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
@@ -27,10 +46,19 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     n_per_head: int
     norm_epsilon: float
     n_ctx: int
-    frequencies: tuple[float, ...]
-    """Rotary angle per position, for each pair of values in a head."""
-    magnitude: float
-    """Factor of the rotary cosines and sines; not 1 with YaRN."""
+    rotaries: tuple[Rotary, ...]
     layers: tuple[LayerKind, ...]
     is_tied: bool
     """Whether the embedding is also the output head."""
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    """Factor of the scores; None: 1 / sqrt(n_per_head)."""
+    residual_scale: float = 1.0
+    """Factor of what each attention and MLP adds."""
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
+    """Logits become cap * tanh(logits / cap)."""
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.architecture]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.graph_builder import GraphBuilder
-from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions

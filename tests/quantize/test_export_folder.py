@@ -13,8 +13,8 @@ import pytest
 from spillover.edge_server import cli
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
+from spillover.quantize.onnx_export.from_hf.safetensors_file import SafetensorsFile
 from spillover.quantize.onnx_export.options import ExportOptions
-from spillover.quantize.onnx_export.safetensors_file import SafetensorsFile
 from tests import tiny_gguf, tiny_models
 from tests.onnx_sessions import Logits, ragged_logits
 from tests.tiny_models import CONFIGS
@@ -110,9 +110,10 @@ def changed(**values: Any) -> dict[str, Any]:
         (changed(model_type="mamba"), "'mamba' is not supported"),
         (changed(hidden_act="gelu"), "'gelu' is not supported"),
         (changed(quantization_config={"bits": 4}), "already quantized"),
-        (changed(rope_scaling={"rope_type": "longrope", "factor": 2.0}), "'longrope'"),
+        (changed(rope_scaling={"rope_type": "dynamic", "factor": 2.0}), "'dynamic'"),
+        (changed(rope_scaling={"rope_type": "longrope", "factor": 2.0}), "short_factor"),
         (changed(rope_scaling={"rope_type": "llama3", "factor": 2.0}), "low_freq_factor"),
-        (changed(partial_rotary_factor=0.5), "part of each head"),
+        (changed(partial_rotary_factor=0.5), "8 of the 16 values"),
         (changed(head_dim=24), "24 values"),
         (changed(num_key_value_heads=3), "4 heads of 16 values for 3"),
         (changed(num_hidden_layers=2), "tensors that a plain llama lacks"),

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from spillover.models.errors import ModelFileError
-from spillover.models.ggml_types import GGML_TYPES
+from spillover.models.ggml_types import GGML_TYPES, GgmlType
 from spillover.models.gguf_header import GgufHeader, TensorInfo, read_header
 from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Bytes, Floats, pack
 from spillover.quantize.onnx_export.errors import ExportError
-from spillover.quantize.onnx_export.from_gguf.spec import FREQUENCY_FACTORS, read_spec
+from spillover.quantize.onnx_export.from_gguf.names import hf_name
+from spillover.quantize.onnx_export.from_gguf.rotary import DIVISORS
+from spillover.quantize.onnx_export.from_gguf.spec import model_type, read_spec
 from spillover.quantize.onnx_export.spec import ModelSpec
 
-_TOP = {"token_embd": "embed_tokens", "output_norm": "norm", "output": "lm_head"}
-_IN_LAYER = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 VOCABULARY_KEYS = frozenset(
     f"tokenizer.ggml.{name}" for name in ("tokens", "merges", "scores", "token_type")
 )
-
 
 _EXACT_BITS = {"Q4_0": 4, "Q8_0": 8}
 _WHOLE = {"F32", "F16", "BF16", "F64"}
@@ -51,12 +39,13 @@ class GgufSource:
             raise ExportError(str(error)) from error
         if self.header.metadata.get("split.count", 1) not in (0, 1):
             raise ExportError(f"{path} is one part of a split model: merge the parts first")
-        self._tensors = {_hf_name(tensor.name): tensor for tensor in self.header.tensors}
+        kind = model_type(self.header)
+        self._tensors = {hf_name(tensor.name, kind): tensor for tensor in self.header.tensors}
         self._data = np.memmap(path, np.uint8, "r")
-        factors = self._tensors.pop(FREQUENCY_FACTORS, None)
+        divisors = {name: self._tensors.pop(name) for name in DIVISORS & self._tensors.keys()}
         self.spec: ModelSpec = read_spec(
             self.header,
-            frequency_factors=None if factors is None else self._dequantized(factors),
+            rotary_divisors={name: self._dequantized(tensor) for name, tensor in divisors.items()},
             is_tied="lm_head.weight" not in self._tensors,
         )
 
@@ -98,22 +87,35 @@ class GgufSource:
         return Blocks(bits=bits, n_values=n_values, packed=quanta, scales=scales)
 
     def _order(self, name: str) -> np.typing.NDArray[np.intp] | None:
-        """The indices of the stored rows in Hugging Face's order.
-
-        In files of the architecture llama, the values of a head that are rotated together are
-        neighbours; Hugging Face puts the second of each pair half a head further.
-        """
-        heads = {"q_proj": self.spec.n_head, "k_proj": self.spec.n_head_kv}.get(
-            name.split(".")[-2], 0
-        )
-        if not heads or self.header.architecture != "llama":
+        """The indices of the stored rows in Hugging Face's order; None where it is the same."""
+        spec = self.spec
+        heads = {
+            "q_proj": (spec.n_head,),
+            "k_proj": (spec.n_head_kv,),
+            "qkv_proj": (spec.n_head, spec.n_head_kv),
+        }.get(name.split(".")[-2], ())
+        if not heads or not spec.family.rotates_neighbours:
             return None
-        n_rows = self.shape(name)[0]
-        return np.arange(n_rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        order = np.arange(self.shape(name)[0])
+        start = 0
+        for n_head in heads:
+            rows = order[start : start + n_head * spec.n_per_head]
+            start += len(rows)
+            rows[:] = rows.reshape(n_head, -1, 2).swapaxes(1, 2).reshape(-1)
+        return order
+
+    def _type_of(self, tensor: TensorInfo) -> GgmlType:
+        kind = GGML_TYPES.get(tensor.type_id)
+        if kind is None or tensor.shape[0] % kind.n_values:
+            raise ExportError(
+                f"{self.path}: {tensor.name[:80]!r} has the type {tensor.type_id} and rows of "
+                f"{tensor.shape[0]} values, which cannot be read here: use a file with another type"
+            )
+        return kind
 
     def _raw(self, tensor: TensorInfo) -> Bytes:
-        kind = GGML_TYPES[tensor.type_id]
-        n_bytes = int(np.prod(tensor.shape)) // kind.n_values * kind.n_bytes
+        kind = self._type_of(tensor)
+        n_bytes = math.prod(tensor.shape) // kind.n_values * kind.n_bytes
         first = self.header.data_offset + tensor.offset
         return np.asarray(self._data[first : first + n_bytes])
 
@@ -121,12 +123,11 @@ class GgufSource:
         import gguf  # slow
         from gguf.quants import dequantize
 
-        if tensor.type_id not in GGML_TYPES:
-            raise ExportError(f"{self.path}: {tensor.name[:80]!r} has an unknown type")
-        kind = GGML_TYPES[tensor.type_id]
-        width = tensor.shape[0]
-        stored = self._raw(tensor).reshape(-1, width // kind.n_values * kind.n_bytes)
-        if len(tensor.shape) > 1:
+        kind = self._type_of(tensor)
+        row_bytes = tensor.shape[0] // kind.n_values * kind.n_bytes
+        stored = self._raw(tensor).reshape(-1, row_bytes)
+        is_vector = len(tensor.shape) == 1
+        if not is_vector:
             stored = stored[rows]
         try:
             values = dequantize(np.ascontiguousarray(stored), gguf.GGMLQuantizationType[kind.name])
@@ -136,18 +137,7 @@ class GgufSource:
                 "read here: use a file with another type"
             ) from error
         found = np.asarray(values, np.float32)
-        return found.reshape(-1) if len(tensor.shape) == 1 else found
-
-
-def _hf_name(stored: str) -> str:
-    """Hugging Face's name of a GGUF tensor; unknown names are returned as they are."""
-    stem, _, end = stored.rpartition(".")
-    if stem in _TOP:
-        return f"{_TOP[stem]}.{end}"
-    block, _, rest = stem.removeprefix("blk.").partition(".")
-    if stem.startswith("blk.") and rest in _IN_LAYER:
-        return f"layers.{block}.{_IN_LAYER[rest]}.{end}"
-    return stored
+        return found.reshape(-1)[rows] if is_vector else found
 
 
 def _q8_0(raw: Bytes) -> Bytes:

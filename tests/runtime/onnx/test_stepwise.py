@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
+from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.graph_builder import GraphBuilder
-from spillover.quantize.onnx_export.hf_source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.runtime.backend import Backend, Logits, Rows
 from spillover.runtime.onnx.opening import open_onnx

@@ -8,8 +8,8 @@ import msgspec
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats
 from spillover.quantize.onnx_export.errors import ExportError
-from spillover.quantize.onnx_export.hf_config import read_spec
-from spillover.quantize.onnx_export.safetensors_file import SafetensorsFile
+from spillover.quantize.onnx_export.from_hf.safetensors_file import SafetensorsFile
+from spillover.quantize.onnx_export.from_hf.spec import read_spec
 from spillover.quantize.onnx_export.spec import ModelSpec
 
 _INDEX = "model.safetensors.index.json"

@@ -1,0 +1,82 @@
+"""Adds attention to a graph: GroupQueryAttention with its rotary positions and KV cache inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.layer_norms import LayerNorms
+from spillover.quantize.onnx_export.linear import LinearLayers
+from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.rope import caches
+from spillover.quantize.onnx_export.spec import ModelSpec
+
+
+class AttentionLayers:
+    """The attention of each layer, without its norms and its output matrix."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        options: ExportOptions,
+        graph: GraphBuilder,
+        linear: LinearLayers,
+        norms: LayerNorms,
+    ) -> None:
+        self._spec = spec
+        self._graph = graph
+        self._linear = linear
+        self._norms = norms
+        self._dtype = np.float16 if options.is_half else np.float32
+
+    def add_rotary_caches(self, n_ctx: int) -> None:
+        for index, rotary in enumerate(self._spec.rotaries):
+            cosines, sines = caches(rotary.at(n_ctx), rotary.magnitude, n_ctx)
+            for name, values in zip(_tables(index), (cosines, sines), strict=True):
+                self._graph.initializers.add(name, values.astype(self._dtype))
+
+    def attention(self, layer: int, x: str, lengths: Sequence[str]) -> str:
+        """What the heads of a layer give, side by side. *lengths*: of each row and of the longest
+        one."""
+        spec, prefix = self._spec, f"layers.{layer}"
+        kind = spec.layers[layer]
+        tables = () if kind.rotary is None else _tables(kind.rotary)
+        scale = {} if spec.attention_scale is None else {"scale": spec.attention_scale}
+        return self._graph.add(
+            "GroupQueryAttention",
+            [
+                *self._projections(layer, x),
+                *(f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"),
+                *lengths,
+                *tables,
+            ],
+            [f"{prefix}.attention", f"present.{layer}.key", f"present.{layer}.value"],
+            domain=MICROSOFT,
+            num_heads=spec.n_head,
+            kv_num_heads=spec.n_head_kv,
+            do_rotary=int(bool(tables)),
+            rotary_interleaved=0,
+            local_window_size=kind.window or -1,
+            **scale,
+        )
+
+    def _projections(self, layer: int, x: str) -> tuple[str, str, str]:
+        """Queries, keys and values; all three in the first, where the operator can split them."""
+        spec = self._spec
+        names = [f"layers.{layer}.self_attn.{name}_proj" for name in "qkv"]
+        if not spec.family.has_head_norms:
+            return self._linear.product(x, names, f"layers.{layer}.qkv"), "", ""
+        query, key, value = (
+            self._linear.product(x, [name], name.replace("_proj", "")) for name in names
+        )
+        query = self._norms.head_norm(query, f"layers.{layer}.self_attn.q_norm", spec.n_head)
+        key = self._norms.head_norm(key, f"layers.{layer}.self_attn.k_norm", spec.n_head_kv)
+        return query, key, value
+
+
+def _tables(rotary: int) -> tuple[str, str]:
+    """The names of a rotary's cosines and sines."""
+    number = f".{rotary}" if rotary else ""
+    return f"rotary{number}.cos", f"rotary{number}.sin"

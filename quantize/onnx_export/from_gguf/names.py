@@ -1,0 +1,33 @@
+"""Hugging Face's names of the tensors in a GGUF file."""
+
+from __future__ import annotations
+
+_TOP = {"token_embd": "embed_tokens", "output_norm": "norm", "output": "lm_head"}
+_IN_LAYER = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_IN_LAYER_OF: dict[str, dict[str, str]] = {}
+"""By model type, what differs from the names above."""
+
+
+def hf_name(stored: str, model_type: str) -> str:
+    """Hugging Face's name of a tensor; unknown names are returned as they are."""
+    stem, _, end = stored.rpartition(".")
+    if stem in _TOP:
+        return f"{_TOP[stem]}.{end}"
+    block, _, rest = stem.removeprefix("blk.").partition(".")
+    name = _IN_LAYER_OF.get(model_type, {}).get(rest) or _IN_LAYER.get(rest)
+    if stem.startswith("blk.") and name is not None:
+        return f"layers.{block}.{name}.{end}"
+    return stored

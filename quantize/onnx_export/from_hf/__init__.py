@@ -1,0 +1,1 @@
+"""Reads a Hugging Face folder as the source of an export."""
