@@ -65,6 +65,11 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     """The device that computes, for display."""
     shares_cells: bool = True
     """copy() takes no cells. False: it takes as many as it copies tokens."""
+    kv_bytes_per_cell: float = 0.0
+    """Memory that a KV cell takes when it is first used. 0: all of it was taken at load, or belongs
+    to a device."""
+    returns_kv: bool = False
+    """Whether cells that become free return their memory to the system."""
     warnings: tuple[str, ...] = ()
     """Notes for the user about how the model runs."""
 

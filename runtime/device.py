@@ -64,8 +64,17 @@ def available_memory() -> int:
     available = psutil.virtual_memory().available
     limit, used = _read_number("memory.max"), _read_number("memory.current")
     if limit is not None and used is not None:
-        available = min(available, max(limit - used, 0))
+        available = min(available, max(limit - used + _cgroup_file_bytes(), 0))
     return int(available)
+
+
+def _cgroup_file_bytes() -> int:
+    """What the cgroup's use contains of files, such as a model's pages: the system takes it back
+    before it refuses memory."""
+    lines = (_read_cgroup("memory.stat") or "").splitlines()
+    pairs = (line.partition(" ") for line in lines)
+    kinds = ("active_file", "inactive_file")
+    return sum(int(n) for kind, _, n in pairs if kind in kinds and n.isdigit())
 
 
 def total_memory() -> int:

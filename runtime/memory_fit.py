@@ -13,7 +13,7 @@ MAX_N_KV_DEFAULT = 65_536
 
 KV_SHARE_OF_FREE_MEMORY = 0.25
 MAX_KV_BYTES_DEFAULT = 2 * 2**30
-"""The KV cache is committed at start, so its default size stays modest."""
+"""llama.cpp touches the whole KV cache at load, so its default size stays modest."""
 
 _CELL_STEP = 256
 """llama.cpp rounds the number of cells up to this."""

@@ -35,8 +35,10 @@ _TOP_NAMES = {
 _TEXT = (Path(__file__).parent.parent / "LICENSE").read_text("utf-8")
 
 
-def write_model(path: Path, config: dict[str, Any], kind: str = "F32") -> Path:
-    """A whole model; its matrices stored as *kind*."""
+def write_model(
+    path: Path, config: dict[str, Any], kind: str = "F32", merges: Iterable[tuple[str, str]] = ()
+) -> Path:
+    """A whole model; its matrices stored as *kind*. llama.cpp loads it if there are *merges*."""
     architecture = config["model_type"] if config["model_type"] != "mistral" else "llama"
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config["max_position_embeddings"])
@@ -51,7 +53,7 @@ def write_model(path: Path, config: dict[str, Any], kind: str = "F32") -> Path:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_rope_dimension_count(config["head_dim"])
     _add_scaling(writer, config)
-    add_byte_vocabulary(writer, config["vocab_size"])
+    add_byte_vocabulary(writer, config["vocab_size"], *merges)
     for name, values in tiny_models.weights(config).items():
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
         key = heads.get(name.split(".")[-2])

@@ -26,7 +26,7 @@ from spillover.runtime.device import OurCores, available_memory
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
-from spillover.runtime.llama.library import start_library
+from spillover.runtime.llama.library import start_library, uses_gpu
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.llama.prefill_context import PrefillContext
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
@@ -110,7 +110,7 @@ class LlamaBackend:
 
     @property
     def _uses_gpu(self) -> bool:
-        return self._config.n_gpu_layers != 0 and bool(lib.llama_supports_gpu_offload())
+        return uses_gpu(self._config.n_gpu_layers)
 
     def _describe(self) -> BackendInfo:
         model, handle = self._model, self._model.handle
@@ -134,6 +134,7 @@ class LlamaBackend:
             fim=model.fim,
             library=f"llama-cpp-python {version('llama-cpp-python')}",
             device=self._device,
+            kv_bytes_per_cell=self._config.kv_bytes_per_cell * self._main.fills_lazily,
         )
 
     @property

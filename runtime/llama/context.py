@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Rows, SavedKv
 from spillover.runtime.errors import ModelError
+from spillover.runtime.llama import zero_pages
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.batch import LlamaBatch
 from spillover.runtime.llama.library import LOG
@@ -35,13 +36,20 @@ class LlamaConfig(Struct, frozen=True, kw_only=True):
     kv_cache_type: KvCacheType
     use_extra_bufts: bool
     adapt_threads: bool = True
+    kv_bytes_per_cell: float = 0.0
 
 
 class LlamaContext:
     """Owns its native context, but not the model."""
 
     def __init__(self, model: LlamaModel, config: LlamaConfig, abort_flag: AbortFlag) -> None:
-        self.handle: Any = _new_context(model, config)
+        self.fills_lazily = not model.is_on_gpu and zero_pages.CAN_BE_RETURNED
+        """Whether the KV cache takes memory as tokens are written into it, or has taken it all."""
+        self.handle: Any = (
+            zero_pages.without_zeros(lambda: _new_context(model, config))
+            if self.fills_lazily
+            else _new_context(model, config)
+        )
         self._abort_flag = abort_flag
         abort_flag.attach(self.handle)
         self._memory: Any = lib.llama_get_memory(self.handle)

@@ -42,3 +42,8 @@ def start_library() -> None:
     """Initialise llama.cpp. It may be called again."""
     LOG.install()
     lib.llama_backend_init()
+
+
+def uses_gpu(n_gpu_layers: int) -> bool:
+    """Whether a model with so many layers for a GPU (-1: all) finds one."""
+    return n_gpu_layers != 0 and bool(lib.llama_supports_gpu_offload())

@@ -13,7 +13,7 @@ import numpy as np
 from spillover.runtime.backend import Tokens, n_params_text
 from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import InvalidRequest, ModelError
-from spillover.runtime.llama.library import LOG
+from spillover.runtime.llama.library import LOG, uses_gpu
 
 _MAX_META_BYTES = 1 << 20
 
@@ -32,6 +32,7 @@ class LlamaModel:
                 "Check that the file is complete and that its architecture is supported."
             )
         self.handle: Any = handle
+        self.is_on_gpu = uses_gpu(n_gpu_layers)
         self.vocab: Any = lib.llama_model_get_vocab(handle)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self._adds_eos = bool(lib.llama_vocab_get_add_eos(self.vocab))

@@ -34,6 +34,7 @@ def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
         kv_cache_type=options.kv_cache_type,
         use_extra_bufts=options.use_extra_bufts,
         adapt_threads=options.adapt_threads,
+        kv_bytes_per_cell=_bytes_per_cell(header, options),
     )
     backend = LlamaBackend(path, config)
     try:

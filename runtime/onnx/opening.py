@@ -85,6 +85,8 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
         fim=tokenizer.fim,
         device=execution.device,
         shares_cells=False,
+        kv_bytes_per_cell=graph.layout.kv_bytes_per_position if execution.has_kv_on_host else 0.0,
+        returns_kv=True,
         warnings=(*notes, *execution.notes, *_unheard(options)),
     )
     backend = OnnxBackend(info, execution, tokenizer)

@@ -105,7 +105,7 @@ class CostMeasurement:
         too_large = max(n, depth) > self._backend.info.n_batch - n_rows
         if kind == "slope" and not self.pure.is_measured(n):
             return
-        if expected_s > _LONGEST_CALL_S or too_large or kv.n_free < n + n_rows + depth:
+        if expected_s > _LONGEST_CALL_S or too_large or not kv.has_room(n + n_rows + depth):
             return
         seconds = min(
             self._time_call(kv, n, n_rows, depth) for _ in range(_N_REPEATS if n <= 64 else 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import numpy as np
 
 from spillover.runtime.backend import Backend, Tokens
+from spillover.runtime.device import available_memory
 from spillover.runtime.scheduling.kv_ledger import KvLedger
+from spillover.runtime.scheduling.kv_memory import KvMemory
 from spillover.runtime.scheduling.prefix_cache import PrefixCache, PrefixMatch, longest_match
 from spillover.runtime.scheduling.saved_prefixes import SavedMatch, SavedPrefixes
 
@@ -19,9 +21,18 @@ class KvCache:
     Ids that are not in use hold no cells.
     """
 
-    def __init__(self, backend: Backend, n_prefix_cached: int, saved_prefix_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        n_prefix_cached: int,
+        saved_prefix_bytes: int = 0,
+        free_bytes: Callable[[], int] = available_memory,
+    ) -> None:
         info = backend.info
         self._backend = backend
+        self._memory = KvMemory(
+            info.kv_bytes_per_cell, is_returned=info.returns_kv, free_bytes=free_bytes
+        )
         self._ledger = KvLedger(info.n_kv, info.n_seq)
         self._prefixes = PrefixCache(n_prefix_cached)
         self._saved = SavedPrefixes(n_prefix_cached, saved_prefix_bytes)
@@ -33,10 +44,6 @@ class KvCache:
     @property
     def n_used(self) -> int:
         return self._ledger.n_used
-
-    @property
-    def n_free(self) -> int:
-        return self._ledger.n_free
 
     def n_tokens(self, seq: int) -> int:
         return self._ledger.n_tokens(seq)
@@ -134,17 +141,23 @@ class KvCache:
 
     def make_room(self, n: int, keep: int | None = None) -> bool:
         """Free *n* cells by dropping kept prefixes other than *keep*. Return False and free nothing
-        when that is not enough."""
-        if self._ledger.n_free >= n:
+        when that is not enough, or when the system has no memory for them."""
+        if self.has_room(n):
             return True
         spare = [seq for seq in self._prefixes.seqs if seq != keep]
-        if self._ledger.n_free + self._ledger.n_exclusive(spare) < n:
+        if not self.has_room(n, self._ledger.n_exclusive(spare)):
             return False
-        while self._ledger.n_free < n:
+        while not self.has_room(n):
             oldest = self._prefixes.oldest(but=keep)
             assert oldest is not None
             self._evict(oldest)
         return True
+
+    def has_room(self, n: int, n_dropped: int = 0) -> bool:
+        """Whether *n* cells could be taken if *n_dropped* others were freed."""
+        ledger = self._ledger
+        is_room = ledger.n_free + n_dropped >= n
+        return is_room and self._memory.allows(ledger.n_used - n_dropped + n)
 
     def evict_one(self) -> bool:
         """Drop the oldest kept prefix; False when there is none."""
@@ -185,4 +198,5 @@ class KvCache:
         """Free all cells of *seq* and its id."""
         self._backend.keep(seq, 0)
         self._ledger.truncate(seq, 0)
+        self._memory.shrink(self._ledger.n_used)
         self._ids.append(seq)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull
+from spillover.runtime.device import available_memory
 from spillover.runtime.engine import SlotState
 from spillover.runtime.events import FinishReason, Prefilling, Queued
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
@@ -55,6 +56,7 @@ class Scheduler:
         emit: Emit,
         measurement: CostMeasurement,
         clock: Callable[[], float] = time.monotonic,
+        free_bytes: Callable[[], int] = available_memory,
     ) -> None:
         self._backend = backend
         self._n_ctx = options.n_ctx
@@ -68,7 +70,7 @@ class Scheduler:
             backend.info.n_batch,
             has_fixed_slices=options.has_fixed_slices,
         )
-        self._kv = KvCache(backend, options.n_prefix_cached, options.saved_prefix_bytes)
+        self._kv = KvCache(backend, options.n_prefix_cached, options.saved_prefix_bytes, free_bytes)
         self._inbox = Inbox(options.n_parallel, options.max_queue)
         self._queues = Queues(options.n_parallel)
         self._alone: Sequence | None = None  # in the running call
@@ -163,8 +165,14 @@ class Scheduler:
         queues = self._queues
         n_before = len(queues.waiting)
         while queues.waiting and queues.has_free_slot:
-            if queues.waiting[0].waits_for_leader or not self._start(queues.waiting[0]):
+            first = queues.waiting[0]
+            if first.waits_for_leader:
                 break
+            if not self._start(first):
+                if queues.n_running:
+                    break
+                # The system has no memory for it, and no other sequence will free any.
+                self._finish(first, "length")
         queues.may_admit = False
         if len(queues.waiting) != n_before:
             self._report_positions()

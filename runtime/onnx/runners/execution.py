@@ -43,6 +43,8 @@ class Execution(Struct, frozen=True, kw_only=True):
     session: OnnxSession
     runner: Runner
     layout: GraphLayout
+    has_kv_on_host: bool = True
+    """Whether the KV cache takes memory of this process, rather than a device's."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
 
@@ -74,7 +76,13 @@ def on_accelerator(accelerator: Accelerator, path: Path, needs: Needs) -> Execut
         runner = DeviceRunner(
             session, layout, accelerator.kv_device, n_seq=needs.n_seq, capacity=needs.n_ctx
         )
-    return Execution(device=accelerator.name, session=session, runner=runner, layout=layout)
+    return Execution(
+        device=accelerator.name,
+        session=session,
+        runner=runner,
+        layout=layout,
+        has_kv_on_host=accelerator.kv_device == "cpu",
+    )
 
 
 def _host_runner(session: OnnxSession, layout: GraphLayout, needs: Needs) -> Runner:

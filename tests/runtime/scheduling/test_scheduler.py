@@ -53,6 +53,7 @@ class Loop:
 
     def __init__(self, backend: Backend, n_parallel: int) -> None:
         self.now = 0.0
+        self.free_bytes = 1 << 40
         self.calls: list[Call] = []
         self.events: queue.SimpleQueue[tuple[int, EngineEvent]] = queue.SimpleQueue()
         self.before_call: Callable[[], None] = lambda: None
@@ -70,6 +71,7 @@ class Loop:
             self._emit,
             CostMeasurement(backend, saved, lambda _: None),
             lambda: self.now,
+            lambda: self.free_bytes,
         )  # fmt: skip
         self._thread = threading.Thread(target=self.scheduler.run)
         self._thread.start()
@@ -265,3 +267,37 @@ def _answer_of(loop: Loop, job_id: int) -> list[int]:
             tokens += event.token_ids
         if found_id == job_id and isinstance(event, Finished):
             return tokens
+
+
+def test_without_memory_for_all_streams_one_waits_and_every_one_is_answered_whole(
+    loop: Loop,
+) -> None:
+    if not loop.scheduler._backend.info.kv_bytes_per_cell:
+        pytest.skip("the KV cache took all its memory at load")
+
+    def run_out_of_memory() -> None:
+        if len(loop.calls) == 20:
+            loop.free_bytes = 0
+
+    loop.before_call = run_out_of_memory
+    for job_id in (1, 2, 3):
+        loop.submit(job_id, 20, max_tokens=400)
+    ends = [loop.wait_for(job_id, Finished) for job_id in (1, 2, 3)]
+    assert [end.usage.completion_tokens for end in ends if isinstance(end, Finished)] == [400] * 3
+    assert max(len(call.decoded) for call in loop.calls[:20]) == 3
+    assert min(len(call.decoded) for call in loop.calls[20:]) < 3
+
+
+def test_where_there_is_no_memory_at_all_an_answer_ends_and_the_next_one_is_taken(
+    loop: Loop,
+) -> None:
+    if not loop.scheduler._backend.info.kv_bytes_per_cell:
+        pytest.skip("the KV cache took all its memory at load")
+    loop.free_bytes = 0
+    loop.submit(1, 20, max_tokens=5)
+    end = loop.wait_for(1, Finished)
+    assert isinstance(end, Finished)
+    assert (end.reason, end.usage.completion_tokens) == ("length", 0)
+    loop.free_bytes = 1 << 40
+    loop.submit(2, 20, max_tokens=5)
+    assert len(_answer_of(loop, 2)) == 5
