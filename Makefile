@@ -1,4 +1,4 @@
-# make run     set up once, then serve the bundled model   (make run ARGS="--port 9000")
+# make run     set up once, then serve the bundled model, or the one pulled last   (make run ARGS="--port 9000")
 # make chat    set up once, then talk with it in the terminal
 # make test    every check that CI runs
 # make setup   only set up

@@ -22,6 +22,10 @@ COMMANDS = {
     "serve": ("serve", "Serve a model on a local OpenAI-compatible endpoint."),
     "run": ("run", "Answer one prompt; works in pipes."),
     "chat": ("chat.chat", "Chat with a model in the terminal."),
+    "models": ("models.listing", "List models: here, and to be fetched, with their fit."),
+    "pull": ("models.pull", "Fetch a model by its name or address."),
+    "show": ("models.show", "Describe a model."),
+    "rm": ("models.rm", "Remove a model that was fetched."),
     "export": ("export", "Convert a model to another format."),
     "calibrate": ("calibrate", "Learn when a model's answers are likely to be wrong."),
     "replay": ("replay", "Show what the policies would do with recorded answers."),
@@ -35,7 +39,7 @@ COMMANDS = {
 }
 _EPILOG = """\b
 Examples:
-  spillover chat                     chat with the bundled model
+  spillover chat                     chat with the model pulled last, or the bundled one
   spillover run "Tell me a story."   one answer on standard output
   spillover serve ~/models/m.gguf    an endpoint for your programs
 """

@@ -1,148 +1,140 @@
-"""Finds models: those of the catalogue by name, and any GGUF file or ONNX folder by path."""
+"""Finds models by name or path: the catalogue's, those that were pulled or are another program's,
+and any GGUF file or ONNX folder."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import os
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+import platformdirs
 from msgspec import Meta, Struct
 
-from spillover.models import onnx_folder
-from spillover.models.errors import ModelFileError
+from spillover.models import other_programs
+from spillover.models.at_path import may_be_model, model_at
+from spillover.models.entry import CatalogueError, ModelEntry
+from spillover.models.quantization import best_first, is_named
+from spillover.models.source import parse_source, show
+from spillover.models.store import ModelStore
 
 _FOLDER = Path(__file__).parent
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
-_REPOSITORY = re.compile(r"(?:hf:|hf\.co/)?(?P<name>[\w-][\w.-]*/[\w.-]+?)(?<!\.gguf)(?::[\w.-]+)?")
-"""As on Hugging Face: owner/name, possibly with a quantization after a colon."""
 _TAGGED = re.compile(r"[\w.-]{2,}:[\w.-]+")
 
-
-class CatalogueError(Exception):
-    """There is no such model, or its file is wrong; the message says what to do."""
+Sha256 = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
 
 
-class ModelEntry(Struct, frozen=True, kw_only=True):
-    """A model file that exists. All fields but *name* and *path* come from the catalogue."""
+class ListedFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One quantization of a listed model."""
 
-    name: str
-    path: Path
-    """The GGUF file (the first, if the model has several), or an ONNX file or its folder."""
-    sha256: str | None = None
-    size_bytes: int | None = None
-    licence: str = ""
-    n_ctx: int | None = None
-    description: str = ""
-
-    @property
-    def n_bytes_on_disk(self) -> int:
-        """Bytes of the file, or of all files that the model needs."""
-        if onnx_folder.is_onnx(self.path):
-            return onnx_folder.find(self.path).size_bytes
-        return self.path.stat().st_size
-
-
-class _Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of catalogue.toml."""
-
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    quantization: str
     size_bytes: Annotated[int, Meta(gt=0)]
+    """Exact where *sha256* is given, else about."""
+    sha256: Sha256 = ""
+    sources: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """In the order in which they are tried."""
+
+
+class Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model of the catalogue; catalogue.toml explains the fields."""
+
     licence: str
     n_ctx: Annotated[int, Meta(gt=0)]
     description: str
+    n_params: Annotated[int, Meta(ge=0)] = 0
+    kv_bytes_per_token: Annotated[int, Meta(ge=0)] = 0
+    kind: Literal["chat", "embedding"] = "chat"
+    notes: str = ""
+    recommended: dict[str, str] = {}
+    files: tuple[ListedFile, ...] = ()
     file: str = ""
-    source: str = ""
+    sha256: Sha256 = ""
+    size_bytes: Annotated[int, Meta(ge=0)] = 0
     default: bool = False
+
+    @property
+    def is_bundled(self) -> bool:
+        return bool(self.file)
+
+    def choose(self, wanted: str, *, total_bytes: int, free_bytes: int) -> ListedFile:
+        """The file of the quantization *wanted*; without it, the one that is recommended for a
+        device with *total_bytes* of memory if it fits into *free_bytes*, else the best that fits.
+
+        Raises CatalogueError.
+        """
+        files = {file.quantization: file for file in self.files}
+        if wanted:
+            name = is_named(wanted, files)
+            if name is None:
+                raise CatalogueError(f"there is no {wanted} of it: choose {', '.join(files)}")
+            return files[name]
+        classes = sorted((float(size), name) for size, name in self.recommended.items())
+        fitting = [name for size, name in classes if size * 2**30 <= total_bytes * 1.05]
+        if fitting and files[fitting[-1]].size_bytes < free_bytes:
+            return files[fitting[-1]]
+        sizes = {name: file.size_bytes for name, file in files.items()}
+        return files[best_first(sizes, free_bytes)[0]]
+
+
+def listed_models() -> dict[str, Listed]:
+    """The models of the catalogue by name; the user's own list is merged over it."""
+    models = dict(_read(_FOLDER / "catalogue.toml"))
+    own = platformdirs.user_config_path("spillover", appauthor=False) / "models.toml"
+    if own.is_file():
+        try:
+            models |= _read(own)
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            raise CatalogueError(f"{own} cannot be used: {error}") from error
+    return models
+
+
+@cache
+def _read(path: Path) -> dict[str, Listed]:
+    return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, Listed])
 
 
 def names() -> tuple[str, ...]:
     """The names in the catalogue, in its order."""
-    return tuple(_read())
+    return tuple(listed_models())
 
 
 def default_model() -> ModelEntry:
-    """The model that is used when none is named."""
-    return next(_entry(name, listed) for name, listed in _read().items() if listed.default)
+    """The bundled model, which is used when none is named and none was pulled."""
+    return next(_bundled(name, listed) for name, listed in _bundled_models() if listed.default)
 
 
-def find(name_or_path: str) -> ModelEntry:
-    """The model of a catalogue name, a GGUF or ONNX file, or a folder with one model in it.
+def _bundled_models() -> list[tuple[str, Listed]]:
+    models = _read(_FOLDER / "catalogue.toml")
+    return [(name, listed) for name, listed in models.items() if listed.is_bundled]
 
-    A catalogue name takes precedence over a file of that name: write ./name for the file.
-    Raises CatalogueError.
+
+def find(name_or_path: str, store: ModelStore | None = None) -> ModelEntry:
+    """The model of a name, a GGUF or ONNX file, or a folder with one model in it.
+
+    Names of bundled and pulled models take precedence over files: write ./name for the file. Names
+    in the lists of other programs come last. Raises CatalogueError.
     """
-    catalogue = _read()
-    if name_or_path in catalogue:
-        return _entry(name_or_path, catalogue[name_or_path])
-    path = _path(name_or_path)
-    if onnx_folder.is_onnx(path):
-        return _of_onnx(path)
-    if path.is_dir():
-        path = _only_model_in(path)
-    if not path.is_file():
-        raise CatalogueError(_not_found(name_or_path, tuple(catalogue)))
-    if path.suffix.lower() != ".gguf":
-        raise CatalogueError(
-            f"{path} is not a model file: give a .gguf or .onnx file, or its folder"
-        )
-    return _of_file(path)
+    bundled = dict(_bundled_models()).get(name_or_path)
+    if bundled is not None:
+        return _bundled(name_or_path, bundled)
+    entry = (store or ModelStore()).find(name_or_path)
+    entry = entry or model_at(name_or_path) or other_programs.find(name_or_path)
+    if entry is None:
+        raise CatalogueError(_not_found(name_or_path))
+    return entry
 
 
-def is_model(name_or_path: str) -> bool:
-    """Whether it is a catalogue name, or the path of a possible model."""
-    if name_or_path in _read():
+def is_model(name_or_path: str, store: ModelStore | None = None) -> bool:
+    """Whether it is the name of a model that is here or known, or the path of a possible one."""
+    if name_or_path in listed_models() or may_be_model(name_or_path):
         return True
-    path = _path(name_or_path)
-    if not os.path.exists(path):  # Path.exists raises for names that are too long
-        return False
-    return onnx_folder.is_onnx(path) or path.suffix.lower() == ".gguf"
+    return (store or ModelStore()).get(name_or_path) is not None
 
 
-def model_name(path: Path) -> str:
-    """What to call the model in a file or folder when it was given no name."""
-    try:
-        return onnx_folder.find(path).name if onnx_folder.is_onnx(path) else path.stem
-    except ModelFileError:
-        return path.name
-
-
-def verify(entry: ModelEntry) -> None:
-    """Read the whole file and compare it with the catalogue. A file given by path has nothing to
-    compare with and passes. Raises CatalogueError.
-    """
-    if entry.sha256 is None:
-        return
-    with entry.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != entry.sha256:
-        raise CatalogueError(
-            f"{entry.path} is damaged or was changed (sha256 {found[:16]}… instead of "
-            f"{entry.sha256[:16]}…): install Spillover again"
-        )
-
-
-def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # Path.expanduser raises for ~nobody
-
-
-def _read() -> dict[str, _Listed]:
-    tables = tomllib.loads((_FOLDER / "catalogue.toml").read_text("utf-8"))
-    return msgspec.convert(tables, dict[str, _Listed])
-
-
-def _entry(name: str, listed: _Listed) -> ModelEntry:
-    if not listed.file:
-        raise CatalogueError(
-            f"{name} does not come with Spillover: get its file from {listed.source} "
-            "and give the path of the file"
-        )
+def _bundled(name: str, listed: Listed) -> ModelEntry:
     path = _FOLDER / listed.file
     if not path.is_file():
         raise CatalogueError(f"{path} is missing: install Spillover again")
@@ -157,75 +149,26 @@ def _entry(name: str, listed: _Listed) -> ModelEntry:
     )
 
 
-def _of_onnx(path: Path) -> ModelEntry:
-    try:
-        files = onnx_folder.find(path)
-    except ModelFileError as error:
-        raise CatalogueError(str(error)) from error
-    return ModelEntry(name=files.name, path=path)
-
-
-def _of_file(path: Path) -> ModelEntry:
-    part = _PART.fullmatch(path.name)
-    if part is None:
-        return ModelEntry(name=path.stem, path=path)
-    return ModelEntry(name=part["stem"], path=_parts(path, part)[0])
-
-
-def _parts(path: Path, part: re.Match[str]) -> list[Path]:
-    """All files of a split model, which llama.cpp finds from the first one."""
-    count = int(part["count"])
-    parts = [
-        path.with_name(f"{part['stem']}-{number:05}-of-{count:05}.gguf")
-        for number in range(1, count + 1)
-    ]
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing or not parts:
-        raise CatalogueError(
-            f"{path} is one of {count} parts, and {', '.join(missing) or 'none'} is not beside it: "
-            "get the missing files"
-        )
-    return parts
-
-
-def _only_model_in(folder: Path) -> Path:
-    """The one GGUF model in *folder*, whether in one file or in parts."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
-    models = {_name_of(path): path for path in reversed(files)}
-    if len(models) == 1:
-        return next(iter(models.values()))
-    if not models:
-        raise CatalogueError(f"there is no .gguf file and no ONNX model in the folder {folder}")
-    found = ", ".join(sorted(models))
-    raise CatalogueError(f"the folder {folder} has several models ({found}): give the file's path")
-
-
-def _name_of(path: Path) -> str:
-    part = _PART.fullmatch(path.name)
-    return part["stem"] if part else path.stem
-
-
-def _not_found(name_or_path: str, known: tuple[str, ...]) -> str:
-    if _URL.match(name_or_path):
-        address = name_or_path.replace("/blob/", "/resolve/", 1)  # the file, not its page
+def _not_found(text: str) -> str:
+    known = listed_models()
+    name = text.partition(":")[0]
+    if name in known and known[name].files:
+        smallest = min(file.size_bytes for file in known[name].files)
         return (
-            f"{name_or_path!r} is an address, and Spillover downloads no models: fetch the file "
-            f"(curl -LO {address}) and give its path"
+            f"{text} is not on this device yet: `spillover pull {text}` fetches it "
+            f"({smallest / 1e6:.0f} MB or more)"
         )
-    if repository := _REPOSITORY.fullmatch(name_or_path):
+    source = parse_source(text)
+    if source is not None:
+        return f"there is no file or folder {text!r}; `spillover pull {show(source)}` fetches it"
+    if _TAGGED.fullmatch(text):
         return (
-            f"there is no file or folder {name_or_path!r}. If it is a repository, fetch one of its "
-            f".gguf files first (hf download {repository['name']} FILE.gguf --local-dir .) and "
-            "give the path of the file"
+            f"{text!r} looks like a model of Ollama, and Ollama has none of this name on this "
+            "device. `ollama pull` it, or choose one that `spillover models` lists"
         )
-    if _TAGGED.fullmatch(name_or_path):
-        return (
-            f"{name_or_path!r} looks like a model of Ollama: Spillover downloads no models. Fetch "
-            "a .gguf file of the model and give its path"
-        )
-    near = difflib.get_close_matches(name_or_path, known, n=1)
+    near = difflib.get_close_matches(text, known, n=1)
     guess = f"did you mean {near[0]}? Else " if near else ""
     return (
-        f"there is no model {name_or_path!r}: {guess}give the path of a .gguf file, "
-        f"the folder of an ONNX model, or a name of the catalogue ({', '.join(known)})"
+        f"there is no model {text!r}: {guess}give the path of a .gguf file, the folder of an ONNX "
+        "model, or a name that `spillover models` lists"
     )

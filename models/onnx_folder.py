@@ -6,7 +6,7 @@ the runtime reads the graph itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -92,9 +92,9 @@ def _graph_in(folder: Path) -> Path:
     named = _named_by_genai(folder)
     if named is not None:
         return named
-    graph = next(_graphs_in(folder), None)
-    if graph is not None:
-        return graph
+    best = next((name for name in _graph_names() if (folder / name).is_file()), None)
+    if best is not None:
+        return folder / best
     others = sorted(path for path in folder.glob("*.onnx") if path.is_file())
     if len(others) == 1:
         return others[0]
@@ -119,14 +119,17 @@ def _named_by_genai(folder: Path) -> Path | None:
     return folder / name
 
 
-def _graphs_in(folder: Path) -> Iterator[Path]:
-    """Graphs with a name that a known exporter uses, best for a CPU first."""
-    for place in (folder / "onnx", folder):
+def best_graph(names: Container[str]) -> str | None:
+    """The one of these paths, relative to a folder, that a known exporter writes and that is best
+    for a CPU."""
+    return next((name for name in _graph_names() if name in names), None)
+
+
+def _graph_names() -> Iterator[str]:
+    for place in ("onnx/", ""):
         for stem in _STEMS:
             for precision in _PRECISIONS:
-                path = place / (f"{stem}_{precision}.onnx" if precision else f"{stem}.onnx")
-                if path.is_file():
-                    yield path
+                yield f"{place}{stem}_{precision}.onnx" if precision else f"{place}{stem}.onnx"
 
 
 def _root_of(graph: Path) -> Path:

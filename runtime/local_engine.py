@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from spillover.models.catalogue import model_name
+from spillover.models.at_path import model_name
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
 from spillover.runtime.errors import SpilloverError

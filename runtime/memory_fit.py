@@ -69,3 +69,37 @@ def _warnings(
             "are free: lower n_ctx, n_kv or n_parallel"
         )
     return tuple(warnings)
+
+
+COMPUTE_BYTES = 200 * 2**20
+"""What a server and its worker take besides weights and KV cache, with some room."""
+
+LEAST_N_CTX = 2048
+"""A model that has no room for this many tokens of context does not fit."""
+
+
+class DeviceFit(Struct, frozen=True, kw_only=True):
+    """Whether a model that may not be here yet fits into memory."""
+
+    n_ctx: int
+    """Tokens of context for one conversation; 0 where it does not fit."""
+    missing_bytes: int = 0
+    """Memory that would have to be freed for it to fit."""
+
+
+def fit_device(
+    *, size_bytes: int, n_ctx_train: int, kv_bytes_per_cell: float, free_bytes: int
+) -> DeviceFit:
+    """Estimate how a model of *size_bytes* would fit into *free_bytes* of memory."""
+    least_n_ctx = min(LEAST_N_CTX, n_ctx_train)
+    needed = size_bytes + COMPUTE_BYTES + int(least_n_ctx * kv_bytes_per_cell)
+    if needed > free_bytes:
+        return DeviceFit(n_ctx=0, missing_bytes=needed - free_bytes)
+    room = free_bytes - size_bytes - COMPUTE_BYTES
+    fit = fit_context(
+        EngineOptions(n_parallel=1),
+        n_ctx_train=n_ctx_train,
+        kv_bytes_per_cell=kv_bytes_per_cell,
+        free_bytes=room,
+    )
+    return DeviceFit(n_ctx=max(fit.n_ctx, least_n_ctx))

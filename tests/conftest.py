@@ -59,6 +59,14 @@ def no_second_copy_of_our_modules() -> Generator[None]:
     assert not stray, f"write `from spillover.…` instead of importing {', '.join(stray)}"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_models_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """What was pulled on this machine is not the model that tests start without a name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def fake_pool() -> Generator[FakePool]:
     """The processes of all fake providers."""

@@ -28,14 +28,6 @@ def test_importing_loads_nothing_else() -> None:
     assert in_a_new_process(code).split() == ["spillover"]
 
 
-def test_importing_takes_less_than_five_milliseconds() -> None:
-    code = (
-        "import time; begin = time.process_time(); import spillover;"
-        "print((time.process_time() - begin) * 1000)"
-    )
-    assert min(float(in_a_new_process(code)) for _ in range(3)) < 5
-
-
 @pytest.mark.parametrize("name", spillover.__all__)
 def test_every_public_name_is_there_and_listed(name: str) -> None:
     assert getattr(spillover, name) is not None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from spillover.edge_server.commands.output import print_note
+from spillover.edge_server.config.setting_type import expanded
 from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
-from spillover.models.catalogue import CatalogueError, ModelEntry
+from spillover.models.entry import CatalogueError, ModelEntry
+from spillover.models.store import ModelStore
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
 
@@ -24,11 +27,21 @@ PATIENCE_S = 1.0
 
 
 def model_entry(settings: Settings) -> ModelEntry:
-    """The model that *settings* name. Raises ModelError."""
+    """The model that *settings* name; without a name the one that was pulled last, or the bundled
+    one. Raises ModelError."""
     try:
-        return catalogue.find(settings.model) if settings.model else catalogue.default_model()
+        store = model_store(settings)
+        if settings.model:
+            return catalogue.find(settings.model, store)
+        pulled = store.latest()
+        return pulled.entry if pulled is not None else catalogue.default_model()
     except CatalogueError as error:
         raise ModelError(str(error)) from error
+
+
+def model_store(settings: Settings) -> ModelStore:
+    """The models that were pulled."""
+    return ModelStore(expanded(Path(settings.models_dir)) if settings.models_dir else None)
 
 
 def start_engine(settings: Settings, options: EngineOptions | None = None) -> LocalEngine:

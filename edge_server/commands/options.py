@@ -62,8 +62,8 @@ def model_argument(function: Command) -> Command:
         "--model",
         "model_flag",
         metavar="MODEL",
-        help="The same as the argument: catalogue name, GGUF file, or ONNX folder."
-        "  [default: the bundled model]",
+        help="The same as the argument: a name of `spillover models`, GGUF file, or ONNX folder."
+        "  [default: the model pulled last, or the bundled one]",
     )(function)
     return click.argument("model", required=False)(function)
 

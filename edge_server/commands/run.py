@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
+from spillover.edge_server.commands.loading import model_store
 from spillover.edge_server.commands.options import (
     CONVERSATION_SETTINGS,
     load_config,
@@ -28,6 +29,7 @@ from spillover.edge_server.commands.output import (
     reasoning_to_stderr,
 )
 from spillover.edge_server.commands.routed import routed_conversation
+from spillover.edge_server.config.config import load
 from spillover.models import catalogue
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta, Finished, ReasoningDelta
@@ -75,7 +77,7 @@ def command(
     """
     if raw and system:
         raise click.UsageError("--system needs the chat template: leave out --raw")
-    if prompt is None and model and (model_flag or not catalogue.is_model(model)):
+    if prompt is None and model and (model_flag or not _is_model(model, config_flag)):
         model, prompt = None, model
     text = _whole_prompt(prompt, raw=raw)
     asked = {"prompt": text} if raw else {"messages": _messages(text, system)}
@@ -89,6 +91,11 @@ def command(
     ).checked()
     with routed_conversation(settings) as engine, closing(engine.stream(request)) as events:
         _print_json(events) if as_json else _print_text(events)
+
+
+def _is_model(text: str, config_flag: Path | None) -> bool:
+    settings = load({}, environ=os.environ, config_flag=config_flag).settings
+    return catalogue.is_model(text, model_store(settings))
 
 
 def _messages(prompt: str, system: str | None) -> tuple[Message, ...]:

@@ -38,7 +38,7 @@ Ctrl-C stops the server once running streams had some seconds to end; a second o
 )
 @setting_options()
 def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -> None:
-    """Serve MODEL (default: the bundled model) to OpenAI clients on this device."""
+    """Serve MODEL (default: the one pulled last, or the bundled one) on this device."""
     settings = load_config(flags, config_flag, api_key_file).settings
     os.environ.pop("SPILLOVER_API_KEY", None)  # the worker does not need it
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -20,8 +20,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     model: Annotated[
         str,
         Help(
-            "Catalogue name, GGUF file, ONNX file, or a folder with one of them.",
-            default="the bundled model",
+            "Name of `spillover models`, GGUF file, ONNX file, or a folder with one of them.",
+            default="the model pulled last, or the bundled one",
+        ),
+    ] = ""
+    models_dir: Annotated[
+        str,
+        Help(
+            "Folder for models that are pulled, other than those in Hugging Face's own cache.",
+            default="the user's data folder",
         ),
     ] = ""
     alias: Annotated[

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from spillover.models import catalogue
-from spillover.models.catalogue import CatalogueError
+from spillover.models.entry import CatalogueError, verify
+from spillover.models.source import parse_source
+from spillover.models.store import ModelStore
 
 
 def gguf(folder: Path, *names: str) -> None:
@@ -21,33 +23,33 @@ def test_the_bundled_model_is_the_default_and_is_intact() -> None:
     entry = catalogue.default_model()
     assert entry.name == "storyteller"
     assert entry.path.stat().st_size == entry.size_bytes
-    catalogue.verify(entry)
+    verify(entry)
 
 
 @pytest.mark.parametrize("name", ["storyteller", "storyteller-onnx"])
 def test_what_comes_with_the_package_is_intact(name: str) -> None:
     entry = catalogue.find(name)
     assert entry.path.stat().st_size == entry.size_bytes
-    catalogue.verify(entry)
+    verify(entry)
 
 
 def test_a_changed_file_is_found_out(tmp_path: Path) -> None:
     gguf(tmp_path, "a.gguf")
     changed = msgspec.structs.replace(catalogue.default_model(), path=tmp_path / "a.gguf")
     with pytest.raises(CatalogueError, match="damaged or was changed"):
-        catalogue.verify(changed)
+        verify(changed)
 
 
 def test_exactly_one_model_is_the_default() -> None:
     assert "storyteller" in catalogue.names()
-    assert sum(listed.default for listed in catalogue._read().values()) == 1
+    assert sum(listed.default for listed in catalogue.listed_models().values()) == 1
 
 
 def test_a_file_is_found_by_its_path_and_named_by_its_stem(tmp_path: Path) -> None:
     gguf(tmp_path, "qwen3-0.6b-Q4_K_M.gguf")
     entry = catalogue.find(str(tmp_path / "qwen3-0.6b-Q4_K_M.gguf"))
     assert entry.name == "qwen3-0.6b-Q4_K_M"
-    catalogue.verify(entry)
+    verify(entry)
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(
@@ -87,7 +89,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 def test_an_unknown_name_gets_the_known_ones_and_a_guess() -> None:
     with pytest.raises(CatalogueError, match="did you mean storyteller") as error:
         catalogue.find("storyteler")
-    assert "catalogue (storyteller" in str(error.value)
+    assert "`spillover models` lists" in str(error.value)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -99,11 +101,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "advice"),
     [
-        ("https://example.com/o/m/blob/main/m.gguf", "curl -LO https://example.com/o/m/resolve/"),
-        ("Qwen/Qwen3-0.6B-GGUF", "hf download Qwen/Qwen3-0.6B-GGUF FILE.gguf"),
-        ("hf.co/o/m.b:Q4_K_M", "hf download o/m.b FILE.gguf"),
-        ("hf:o/m", "hf download o/m FILE.gguf"),
+        ("https://example.com/m.gguf", "spillover pull https://example.com/m.gguf"),
+        ("https://huggingface.co/o/m/blob/main/m.gguf", "spillover pull hf:o/m/m.gguf"),
+        ("Qwen/Qwen3-0.6B-GGUF", "spillover pull hf:Qwen/Qwen3-0.6B-GGUF"),
+        ("hf.co/o/m.b:Q4_K_M", "spillover pull hf:o/m.b:Q4_K_M"),
         ("llama3.2:1b", "looks like a model of Ollama"),
+        ("smollm2-135m", "spillover pull smollm2-135m"),
+        ("qwen3-0.6b:Q8_0", "spillover pull qwen3-0.6b:Q8_0"),
         ("models/m.gguf", "there is no model"),
         ("/gone/m", "there is no model"),
     ],
@@ -120,3 +124,44 @@ def test_a_prompt_is_distinguished_from_a_model(tmp_path: Path) -> None:
     assert catalogue.is_model(str(catalogue.find("storyteller-onnx").path))
     for prompt in ("Hello", "Why? " * 2_000, "a\0b", str(tmp_path), "gone.gguf", "~nobody/x"):
         assert not catalogue.is_model(prompt)
+
+
+KNOWN = {name: model for name, model in catalogue.listed_models().items() if model.files}
+
+
+def test_the_catalogue_knows_models_for_every_device() -> None:
+    assert len(KNOWN) >= 25
+    assert {model.kind for model in KNOWN.values()} == {"chat", "embedding"}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_listed_model_is_complete(name: str) -> None:
+    model = KNOWN[name]
+    quantizations = [file.quantization for file in model.files]
+    assert set(model.recommended.values()) <= set(quantizations)
+    assert model.licence
+    assert model.n_params
+    assert model.description
+    assert model.kv_bytes_per_token or model.kind == "embedding"
+    for file in model.files:
+        bits = 8 * file.size_bytes / model.n_params
+        assert 3 < bits < 20, file.quantization
+        assert all(parse_source(source) for source in file.sources)
+
+
+@pytest.mark.parametrize(
+    ("total_gib", "free_gib", "quantization"),
+    [(2, 1.5, "Q4_K_M"), (8, 6, "Q8_0"), (8, 1.2, "Q4_K_M"), (2, 0.1, "Q4_K_M")],
+)
+def test_a_device_gets_what_fits_it(total_gib: float, free_gib: float, quantization: str) -> None:
+    file = KNOWN["llama3.2-1b"].choose(
+        "", total_bytes=int(total_gib * 2**30), free_bytes=int(free_gib * 2**30)
+    )
+    assert file.quantization == quantization
+
+
+def test_a_name_in_the_store_is_found_before_a_file(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models")
+    assert catalogue.find("storyteller", store) == catalogue.default_model()
+    with pytest.raises(CatalogueError):
+        catalogue.find("none", store)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spillover.models import catalogue, onnx_folder
-from spillover.models.catalogue import CatalogueError
+from spillover.models.entry import CatalogueError
 from spillover.models.errors import ModelFileError
 
 

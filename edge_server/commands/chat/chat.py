@@ -53,7 +53,7 @@ _FULL = (
 @click.option("--system", default="", metavar="TEXT", help="System message.  [default: none]")
 @setting_options(CONVERSATION_SETTINGS)
 def command(system: str, config_flag: Path | None, **flags: Any) -> int:
-    """Chat with MODEL (default: the bundled model)."""
+    """Chat with MODEL (default: the one pulled last, or the bundled one)."""
     settings = load_config(flags, config_flag).settings
     with routed_conversation(settings) as engine:
         if sys.stdin.isatty():

@@ -15,8 +15,7 @@ from msgspec import Struct
 from spillover.edge_server.commands.loading import model_entry, start_engine
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
-from spillover.models import catalogue
-from spillover.models.catalogue import CatalogueError
+from spillover.models.entry import CatalogueError, verify
 from spillover.runtime.device import DeviceReport
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import SpilloverError
@@ -151,7 +150,7 @@ def check_model(findings: Findings, settings: Settings) -> None:
     """Whether the model file exists, is intact, and fits into memory."""
     try:
         entry = model_entry(settings)
-        catalogue.verify(entry)
+        verify(entry)
     except (SpilloverError, CatalogueError, OSError) as error:
         findings.add(error, "choose another model", blocks=True)
         return

@@ -34,7 +34,7 @@ although fallback is "ask" or "auto". Providers are then reached, without a prom
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options([])
 def command(as_json: bool, config_flag: Path | None, **flags: Any) -> int:
-    """Check the device, the libraries and MODEL (default: the bundled model)."""
+    """Check the device, the libraries and MODEL (default: the one pulled last, or the bundled)."""
     findings = _examine(flags, config_flag)
     if as_json:
         print_json(checkup.as_builtins(findings))

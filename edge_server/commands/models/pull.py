@@ -1,0 +1,110 @@
+"""spillover pull: fetch a model, check it, and give it a name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spillover.edge_server.commands.loading import model_store
+from spillover.edge_server.commands.models.device import fit_of_file, in_words
+from spillover.edge_server.commands.options import load_config, setting_options
+from spillover.edge_server.commands.output import print_json, print_note, print_result
+from spillover.models.entry import CatalogueError
+from spillover.runtime.device import available_memory, total_memory
+from spillover.runtime.errors import ModelError
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
+    from spillover.models.pull.fetched import Progress
+
+_EPILOG = """\b
+Examples:
+  spillover pull smollm2-135m                      a name of `spillover models`
+  spillover pull qwen3-0.6b:Q4_K_M                 another quantization
+  spillover pull hf:bartowski/SmolLM2-360M-Instruct-GGUF
+  spillover pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q8_0
+  spillover pull https://example.org/model.gguf
+
+Without a quantization, the one that suits this device is taken. A pull that breaks off goes on
+where it stopped when it is repeated. HF_TOKEN, HF_ENDPOINT and HF_HOME mean what they mean to
+Hugging Face's own client; other models go to models_dir (see `spillover config`).
+"""
+
+
+@click.command("pull", epilog=_EPILOG)
+@click.argument("model")
+@click.option("--name", default="", help="What to call it.  [default: after the catalogue or file]")
+@click.option("--offline", is_flag=True, help="Use no network; say what is missing.")
+@click.option("--json", "as_json", is_flag=True, help="Describe the model as JSON.")
+@setting_options(())
+def command(model: str, name: str, offline: bool, as_json: bool, config_flag: Path | None) -> None:
+    """Fetch MODEL, so that it can be used by its name."""
+    from spillover.models.pull.pull import PullOptions, pull  # slow
+
+    store = model_store(load_config({}, config_flag).settings)
+    options = PullOptions(
+        total_bytes=total_memory(),
+        free_bytes=available_memory(),
+        offline=offline or is_offline(),
+        name=checked_name(name),
+    )
+    try:
+        with _progress_bar(model) as progress:
+            pulled = pull(
+                model,
+                store,
+                options,
+                progress,
+                lambda text: print_note(f"note: {text}"),
+            )
+    except CatalogueError as error:
+        raise ModelError(str(error)) from error
+    if as_json:
+        print_json(pulled)
+        return
+    fit = in_words(fit_of_file(pulled.entry.path, pulled.size_bytes))
+    print_result(f"{pulled.name}: {pulled.size_bytes / 1e6:.1f} MB{fit and ', ' + fit}")
+    print_note(f"try it: spillover chat {pulled.name}")
+
+
+def is_offline() -> bool:
+    """Whether the user's environment forbids the network to Hugging Face's client."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def checked_name(name: str) -> str:
+    """*name*, if a model may be called so. Raises UsageError."""
+    import re
+
+    from spillover.models.catalogue import names
+    from spillover.models.store import NAME
+
+    if name and (not re.fullmatch(NAME, name) or name in names()):
+        raise click.UsageError(
+            f"a model cannot be called {name!r}: use letters, digits, '.', '-' and '_', and "
+            "no name of the catalogue"
+        )
+    return name
+
+
+@contextmanager
+def _progress_bar(label: str) -> Generator[Progress]:
+    """A progress bar on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda n_done, n_all: None
+        return
+    bar: ProgressBar[int]
+    with click.progressbar(length=1, label=label[-30:], file=sys.stderr) as bar:
+
+        def show(n_done: int, n_all: int) -> None:
+            bar.length = max(n_all, n_done, 1)
+            bar.update(n_done - bar.pos)
+
+        yield show

@@ -1,0 +1,48 @@
+"""spillover rm: remove a model that was fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from spillover.edge_server.commands.loading import model_store
+from spillover.edge_server.commands.options import load_config, setting_options
+from spillover.edge_server.commands.output import print_result
+from spillover.models import other_programs
+from spillover.models.catalogue import listed_models
+from spillover.runtime.errors import ModelError
+
+_EPILOG = """\b
+Examples:
+  spillover rm smollm2-135m
+"""
+
+
+@click.command("rm", epilog=_EPILOG)
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@setting_options(())
+def command(names: tuple[str, ...], config_flag: Path | None) -> None:
+    """Remove models that `spillover pull` fetched, with their files.
+
+    Files of other programs stay; those in Hugging Face's cache are deleted.
+    """
+    store = model_store(load_config({}, config_flag).settings)
+    models = []
+    for name in names:
+        model = store.get(name)
+        if model is None:
+            raise ModelError(_nothing(name))
+        models.append(model)
+    for model in models:
+        n_bytes = store.remove(model)
+        print_result(f"{model.name} is removed, {n_bytes / 1e6:.1f} MB are free")
+
+
+def _nothing(name: str) -> str:
+    listed = listed_models().get(name)
+    if listed is not None and listed.is_bundled:
+        return f"{name} comes with Spillover and cannot be removed"
+    if other_programs.find(name) is not None:
+        return f"{name} is another program's: remove it there"
+    return f"no model {name} was pulled: `spillover models --here` lists what is on this device"

@@ -1,0 +1,1 @@
+"""Fetches models: from a hub, an address, or a Python package."""

@@ -1,0 +1,49 @@
+"""What every way to fetch a model has in common."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from spillover.models.entry import CatalogueError
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes fetched so far and the bytes in all (0: unknown)."""
+
+SPARE_BYTES = 256 * 2**20
+"""Stays free on the disk after a model was fetched."""
+
+
+class PullError(CatalogueError):
+    """A model could not be fetched; the message says why and what to do."""
+
+
+class Offline(PullError):
+    """A model is not here, and the network must not be used."""
+
+
+class Fetched(Struct, frozen=True, kw_only=True):
+    """Files that are complete on this device."""
+
+    path: Path
+    """The GGUF file (the first of several), or the folder of an ONNX model."""
+    files: tuple[Path, ...]
+    sha256: str | None = None
+    """Of *path*, where its source says so and it was compared."""
+
+
+def need_space(folder: Path, n_bytes: int) -> None:
+    """Raises PullError where *n_bytes* more do not fit on the disk of *folder*."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < n_bytes + SPARE_BYTES:
+        missing = n_bytes + SPARE_BYTES - free
+        raise PullError(
+            f"{folder} has no room for {n_bytes / 1e9:.2f} GB: free {missing / 1e9:.2f} GB there, "
+            "remove a model with `spillover rm`, or set models_dir to a folder on another disk"
+        )

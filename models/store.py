@@ -1,0 +1,152 @@
+"""The models that were pulled: a record for each, and the files that belong to Spillover alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import platformdirs
+from msgspec import Meta, Struct
+
+from spillover.models.entry import CatalogueError, ModelEntry
+from spillover.models.small_files import read_small
+
+NAME = r"[A-Za-z0-9][\w.+-]{0,99}(?::[\w.+-]{1,50})?"
+"""What a model may be called."""
+
+
+class PulledModel(Struct, frozen=True, kw_only=True):
+    """The record of a model that was fetched and checked."""
+
+    name: Annotated[str, Meta(pattern=f"^{NAME}$")]
+    source: str
+    """As users write it."""
+    path: str
+    """The GGUF file (the first of several), or the folder of an ONNX model; absolute."""
+    files: tuple[str, ...]
+    """All that was fetched; absolute."""
+    sha256: str | None = None
+    """Of *path*, if that is a file."""
+    size_bytes: Annotated[int, Meta(ge=0)] = 0
+    licence: str = ""
+    description: str = ""
+    pulled_s: float = 0.0
+    """When, in seconds since 1970."""
+
+    @property
+    def entry(self) -> ModelEntry:
+        return ModelEntry(
+            name=self.name,
+            path=Path(self.path),
+            sha256=self.sha256,
+            size_bytes=self.size_bytes,
+            licence=self.licence,
+            description=self.description or f"pulled from {self.source}",
+            remedy=f"spillover rm {self.name}, then pull it again",
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all files are still there: those in another program's cache may be gone."""
+        return all(Path(file).is_file() for file in self.files)
+
+
+class ModelStore:
+    """A folder of its own: NAME.json for each model, and files/NAME/ where its files are ours."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_folder()
+
+    def all(self) -> list[PulledModel]:
+        """The models in the order of their names; records that are damaged are left out."""
+        records = (self._read(path) for path in sorted(self.folder.glob("*.json")))
+        return [record for record in records if record is not None]
+
+    def get(self, name: str) -> PulledModel | None:
+        """The model of that name, whatever its case."""
+        return next((m for m in self.all() if m.name.casefold() == name.casefold()), None)
+
+    def latest(self) -> PulledModel | None:
+        """The complete model that was pulled last."""
+        complete = [model for model in self.all() if model.is_complete]
+        return max(complete, key=lambda model: model.pulled_s, default=None)
+
+    def find(self, name: str) -> ModelEntry | None:
+        """The model of that name, if it was pulled. Raises CatalogueError if its files are gone."""
+        model = self.get(name)
+        if model is None:
+            return None
+        if not model.is_complete:
+            raise CatalogueError(
+                f"the files of {model.name} are gone ({model.path}): spillover pull {model.source}"
+                f" --name {model.name}"
+            )
+        return model.entry
+
+    def files_folder(self, name: str) -> Path:
+        """Where the files of the model *name* belong if Spillover keeps them itself."""
+        return self.folder / "files" / _file_name(name)
+
+    def add(self, model: PulledModel) -> PulledModel:
+        """Record a model whose files are complete and checked. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        model = msgspec.structs.replace(model, pulled_s=time.time())
+        fd, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(model)))
+            os.replace(temporary, self._record(model.name))
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return model
+
+    def remove(self, model: PulledModel) -> int:
+        """Forget a model and delete its files, as far as no other record needs them; return the
+        bytes that became free. Raises OSError."""
+        self._record(model.name).unlink(missing_ok=True)
+        needed = {file for other in self.all() for file in other.files}
+        n_bytes = 0
+        for file in set(model.files) - needed:
+            n_bytes += _delete(Path(file))
+        own = self.files_folder(model.name)
+        if own.is_dir() and not any(Path(file).is_relative_to(own) for file in needed):
+            shutil.rmtree(own)
+        return n_bytes
+
+    def _record(self, name: str) -> Path:
+        return self.folder / f"{_file_name(name)}.json"
+
+    def _read(self, path: Path) -> PulledModel | None:
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            content = read_small(path)
+            if content is not None:
+                return msgspec.json.decode(content, type=PulledModel)
+        return None
+
+
+def default_folder() -> Path:
+    """Where models are kept when the owner names no folder: in the user's data folder."""
+    return platformdirs.user_data_path("spillover", appauthor=False) / "models"
+
+
+def _file_name(name: str) -> str:
+    """*name* as a file's name on every system."""
+    return re.sub(r"[^\w.+-]", "@", name)
+
+
+def _delete(file: Path) -> int:
+    """Delete a file, and what it links to in a cache; return its bytes."""
+    real = file.resolve()
+    n_bytes = real.stat().st_size if real.is_file() else 0
+    for path in {file, real}:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    return n_bytes
