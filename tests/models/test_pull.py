@@ -14,7 +14,7 @@ import pytest
 from spillover.models import catalogue
 from spillover.models.catalogue import default_model, find
 from spillover.models.entry import CatalogueError
-from spillover.models.pull import address, fetched
+from spillover.models.pull import fetched
 from spillover.models.pull.fetched import Offline, PullError
 from spillover.models.pull.pull import PullOptions, pull
 from spillover.models.store import ModelStore, PulledModel
@@ -40,7 +40,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[FakeHub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
-    monkeypatch.setattr(address.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     yield hub
     hub.close()
 
