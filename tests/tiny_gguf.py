@@ -12,7 +12,7 @@ from gguf.quants import quantize
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests import tiny_models
-from tests.tiny_models import Array
+from tests.tiny_models import Array, fused
 
 _LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -26,7 +26,15 @@ _LAYER_NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
 }
+_GEMMA3_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
 _TOP_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -36,10 +44,18 @@ _TEXT = (Path(__file__).parent.parent / "LICENSE").read_text("utf-8")
 
 
 def write_model(
-    path: Path, config: dict[str, Any], kind: str = "F32", merges: Iterable[tuple[str, str]] = ()
+    path: Path,
+    config: dict[str, Any],
+    kind: str = "F32",
+    merges: Iterable[tuple[str, str]] = (("a", "b"),),
+    *,
+    is_fused: bool = False,
 ) -> Path:
-    """A whole model; its matrices stored as *kind*. llama.cpp loads it if there are *merges*."""
-    architecture = config["model_type"] if config["model_type"] != "mistral" else "llama"
+    """A whole model; its matrices stored as *kind*. llama.cpp loads it if there are *merges*.
+
+    *is_fused*: with one matrix for queries, keys and values.
+    """
+    architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -50,16 +66,23 @@ def write_model(
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_freq_base(_rope(config, "full_attention")["rope_theta"])
+    share = config.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(config["head_dim"] * share))
     _add_scaling(writer, config)
+    _add_family(writer, config)
     add_byte_vocabulary(writer, config["vocab_size"], *merges)
+    tensors = {}
     for name, values in tiny_models.weights(config).items():
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
         key = heads.get(name.split(".")[-2])
-        if architecture == "llama" and key is not None:
+        if architecture in ("llama", "smollm3", "granite") and key is not None:
             values = _neighbours(values, config[key])
-        _add_tensor(writer, _gguf_name(name), values, kind)
+        if architecture == "gemma3" and "norm" in name:
+            values = values + 1
+        tensors[name] = values
+    for name, values in (fused(tensors, "qkv_proj") if is_fused else tensors).items():
+        _add_tensor(writer, _gguf_name(name, architecture), values, kind)
     return finished(writer, path)
 
 
@@ -138,9 +161,27 @@ def add_byte_vocabulary(writer: gguf.GGUFWriter, n_vocab: int, *merges: tuple[st
     writer.add_eos_token_id(1)
 
 
+def _rope(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The rotary parameters of a kind of layer."""
+    theta = config["rope_local_base_freq" if kind == "sliding_attention" else "rope_theta"]
+    scaling = config.get("rope_scaling", {}) if kind == "full_attention" else {}
+    found = config.get("rope_parameters", {}).get(kind, scaling)
+    return {"rope_theta": theta, **found}
+
+
 def _add_scaling(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
-    scaling = config.get("rope_scaling")
-    if scaling is None:
+    scaling = _rope(config, "full_attention")
+    if not {"type", "rope_type"} & scaling.keys():
+        return
+    if scaling.get("type") == "longrope":
+        original = config["original_max_position_embeddings"]
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(original)
+        stretch = np.log(config["max_position_embeddings"] / original) / np.log(original)
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + stretch)))
+        for name in ("long", "short"):
+            factors = np.asarray(scaling[f"{name}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{name}.weight", factors)
         return
     if scaling["rope_type"] != "llama3":
         writer.add_rope_scaling_type(gguf.RopeScalingType(scaling["rope_type"]))
@@ -153,7 +194,7 @@ def _add_scaling(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     wavelengths = (
         2
         * np.pi
-        * config["rope_theta"] ** (np.arange(0, config["head_dim"], 2) / config["head_dim"])
+        * scaling["rope_theta"] ** (np.arange(0, config["head_dim"], 2) / config["head_dim"])
     )
     original = scaling["original_max_position_embeddings"]
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
@@ -162,6 +203,24 @@ def _add_scaling(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     factors = np.where(wavelengths < original / high, 1, factors)
     factors = np.where(wavelengths > original / low, scaling["factor"], factors)
     writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+
+
+def _add_family(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    if config["model_type"] == "gemma3_text":
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_rope_freq_base_swa(_rope(config, "sliding_attention")["rope_theta"])
+        if "layer_types" in config:
+            kinds = config["layer_types"]
+            writer.add_sliding_window_pattern([kind.startswith("sliding") for kind in kinds])
+        if "final_logit_softcapping" in config:
+            writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if config["model_type"] == "phi3":
+        writer.add_sliding_window(config.get("sliding_window", 0))
+    if config["model_type"] == "granite":
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
 
 
 def _add_tensor(writer: gguf.GGUFWriter, name: str, values: Array, kind: str) -> None:
@@ -174,12 +233,13 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, values: Array, kind: str) ->
         writer.add_tensor(name, quantize(values, quantization), raw_dtype=quantization)
 
 
-def _gguf_name(name: str) -> str:
+def _gguf_name(name: str, architecture: str) -> str:
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
     stem, end = rest.rsplit(".", 1)
-    return f"blk.{layer}.{_LAYER_NAMES[stem]}.{end}"
+    names = {**_LAYER_NAMES, **(_GEMMA3_NAMES if architecture == "gemma3" else {})}
+    return f"blk.{layer}.{names[stem]}.{end}"
 
 
 def _neighbours(values: Array, heads: int) -> Array:

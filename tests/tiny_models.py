@@ -32,6 +32,30 @@ _LLAMA: dict[str, Any] = {
     "eos_token_id": 1,
 }
 _QWEN2 = {**_LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+_GEMMA3 = {
+    **{name: value for name, value in _LLAMA.items() if name != "hidden_act"},
+    "model_type": "gemma3_text",
+    "architectures": ["Gemma3ForCausalLM"],
+    "pad_token_id": 1,
+    "num_hidden_layers": 7,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "sliding_window": 9,
+    "query_pre_attn_scalar": 16,
+    "tie_word_embeddings": True,
+}
+_PHI3 = {
+    **_LLAMA,
+    "model_type": "phi3",
+    "architectures": ["Phi3ForCausalLM"],
+    "pad_token_id": 1,
+}
+_LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6],
+    "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "smollm": {**_LLAMA, "tie_word_embeddings": True, "rope_theta": 100000.0},
@@ -75,7 +99,70 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 32,
         "tie_word_embeddings": True,
     },
+    "gemma3": _GEMMA3,
+    "gemma3-capped": {
+        **_GEMMA3,
+        "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+        "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": False,
+    },
+    "gemma3-scaled": {**_GEMMA3, "num_hidden_layers": 2, "query_pre_attn_scalar": 24},
+    "smollm3": {
+        **_LLAMA,
+        "model_type": "smollm3",
+        "architectures": ["SmolLM3ForCausalLM"],
+        "pad_token_id": 1,
+        "num_hidden_layers": 5,
+        "rope_theta": 50000.0,
+        "tie_word_embeddings": True,
+    },
+    "smollm3-chosen": {
+        **_LLAMA,
+        "model_type": "smollm3",
+        "architectures": ["SmolLM3ForCausalLM"],
+        "pad_token_id": 1,
+        "no_rope_layers": [0, 1, 0],
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "phi3": {**_PHI3, "sliding_window": 11},
+    "phi3-long": {**_PHI3, "original_max_position_embeddings": 32, "rope_scaling": _LONGROPE},
+    "phi3-short": {
+        **_PHI3,
+        "max_position_embeddings": 512,
+        "original_max_position_embeddings": 256,
+        "rope_scaling": _LONGROPE,
+    },
+    "phi4-mini": {
+        **_PHI3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "partial_rotary_factor": 0.5,
+        "tie_word_embeddings": True,
+    },
+    "granite": {
+        **_LLAMA,
+        "model_type": "granite",
+        "architectures": ["GraniteForCausalLM"],
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.5,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
 }
+N_CTX = {"phi3-short": 256}
+"""The context to export where a longer one has other logits."""
 IDS: npt.NDArray[np.int64] = np.random.RandomState(7).randint(0, 96, 48).astype(np.int64)
 """The text that the fixture's logits are for."""
 
@@ -110,12 +197,31 @@ def weights(config: dict[str, Any]) -> dict[str, Array]:
             shapes[f"{name}.weight"] = shape
             if bias:
                 shapes[f"{name}.bias"] = shape[:1]
-        shapes[f"model.layers.{layer}.input_layernorm.weight"] = (hidden,)
-        shapes[f"model.layers.{layer}.post_attention_layernorm.weight"] = (hidden,)
-        if config["model_type"] == "qwen3":
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        if config["model_type"] == "gemma3_text":
+            norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        for norm in norms:
+            shapes[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
+        if config["model_type"] in ("qwen3", "gemma3_text"):
             shapes[f"{attention}.q_norm.weight"] = (head,)
             shapes[f"{attention}.k_norm.weight"] = (head,)
-    return {name: _values(name, shape) for name, shape in shapes.items()}
+    tensors = {name: _values(name, shape) for name, shape in shapes.items()}
+    if config["model_type"] == "gemma3_text":
+        return {n: values - 1 if "norm" in n else values for n, values in tensors.items()}
+    return fused(tensors, *_PARTS) if config["model_type"] == "phi3" else tensors
+
+
+_PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def fused(tensors: dict[str, Array], *names: str) -> dict[str, Array]:
+    """With one matrix of these *names* in place of its parts."""
+    whole_of = {part: whole for whole in names for part in _PARTS[whole]}
+    found: dict[str, list[Array]] = {}
+    for name, values in tensors.items():
+        *layer, part, end = name.split(".")
+        found.setdefault(".".join([*layer, whole_of.get(part, part), end]), []).append(values)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def write(folder: Path, config: dict[str, Any], *, dtype: str = "F32", files: int = 1) -> Path:

@@ -45,11 +45,16 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     if target.exists() or target.is_symlink():
         raise ExportError(f"{target} exists: name a new folder, or remove it first")
     source = open_source(source_path)
+    if options.is_half and source.spec.family.needs_fp32:
+        raise ExportError(
+            f"{source.spec.architecture} computes numbers beyond what fp16 can hold: use int4, "
+            "int8 or fp32 weights without half"
+        )
     weights = SplitSource(source)
     check(weights)
     options, notes = _choose_weights(source, options)
     n_ctx, more = _choose_n_ctx(source, options)
-    notes += more
+    notes += [*more, *source.notes]
     with _new_folder(target) as folder:
         notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
         _write_graph(weights, options, folder, n_ctx=n_ctx, progress=progress)
@@ -96,14 +101,21 @@ def _choose_weights(
 
 def _choose_n_ctx(source: WeightSource, options: ExportOptions) -> tuple[int, list[str]]:
     most = source.spec.n_ctx
-    if options.n_ctx is None:
-        if most <= MAX_N_CTX:
-            return most, []
-        note = f"the context is {MAX_N_CTX} of the model's {most} tokens: --n-ctx makes it longer"
-        return MAX_N_CTX, [note]
-    if not 0 < options.n_ctx <= most:
+    if options.n_ctx is not None and not 0 < options.n_ctx <= most:
         raise ExportError(f"the context of this model must have 1 to {most} tokens")
-    return options.n_ctx, []
+    n_ctx = options.n_ctx or min(most, MAX_N_CTX)
+    notes = []
+    if options.n_ctx is None and most > MAX_N_CTX:
+        notes.append(
+            f"the context is {MAX_N_CTX} of the model's {most} tokens: --n-ctx makes it longer"
+        )
+    notes += [
+        f"the rotary positions are those for more than {rotary.n_short} tokens: "
+        f"--n-ctx {rotary.n_short} is more exact for shorter contexts"
+        for rotary in source.spec.rotaries
+        if rotary.long_frequencies is not None and n_ctx > rotary.n_short
+    ]
+    return n_ctx, notes
 
 
 def _write_graph(

@@ -35,6 +35,8 @@ class Family(Struct, frozen=True, kw_only=True):
     norms: Norms = Norms()
     stores_norms_less_one: bool = False
     """Whether safetensors hold the weights of norms less one."""
+    needs_fp32: bool = False
+    """Whether values inside exceed what fp16 can hold."""
     rotates_neighbours: bool = False
     """Whether values that are rotated together are neighbours in GGUF files; Hugging Face puts the
     second of each pair half a head further."""
@@ -45,6 +47,21 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(gguf="llama", rotates_neighbours=True),
     "qwen2": Family(gguf="qwen2"),
     "qwen3": Family(gguf="qwen3", has_head_norms=True),
+    "gemma3_text": Family(
+        gguf="gemma3",
+        activation="gelu_tanh",
+        has_head_norms=True,
+        norms=Norms(
+            after_attention="post_attention_layernorm",
+            before_mlp="pre_feedforward_layernorm",
+            after_mlp="post_feedforward_layernorm",
+        ),
+        stores_norms_less_one=True,
+        needs_fp32=True,
+    ),
+    "smollm3": Family(gguf="smollm3", rotates_neighbours=True),
+    "phi3": Family(gguf="phi3"),
+    "granite": Family(gguf="granite", rotates_neighbours=True),
 }
 """SmolLM's type is llama."""
 

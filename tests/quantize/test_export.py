@@ -26,7 +26,8 @@ def test_every_architecture_gives_hugging_faces_logits(
     name: str, tmp_path: Path, hf_logits: dict[str, Logits]
 ) -> None:
     source = tiny_models.write(tmp_path / "hf", tiny_models.CONFIGS[name])
-    exported(source, tmp_path / "out", FP32)
+    n_ctx = tiny_models.N_CTX.get(name)
+    exported(source, tmp_path / "out", ExportOptions(weights="fp32", n_ctx=n_ctx))
     found = ragged_logits(tmp_path / "out" / "model.onnx", tiny_models.IDS, [17, 1, 5, 13])
     np.testing.assert_allclose(found, hf_logits[name], atol=2e-4)
 
@@ -36,7 +37,9 @@ def test_the_genai_interface_computes_the_same(
     name: str, tmp_path: Path, hf_logits: dict[str, Logits]
 ) -> None:
     source = tiny_models.write(tmp_path / "hf", tiny_models.CONFIGS[name])
-    exported(source, tmp_path / "out", ExportOptions(weights="fp32", interface="genai"))
+    n_ctx = tiny_models.N_CTX.get(name)
+    options = ExportOptions(weights="fp32", interface="genai", n_ctx=n_ctx)
+    exported(source, tmp_path / "out", options)
     found = masked_logits(tmp_path / "out" / "model.onnx", tiny_models.IDS)
     np.testing.assert_allclose(found, hf_logits[name], atol=2e-4)
 

@@ -75,6 +75,34 @@ def test_the_folder_has_what_a_loader_needs(tmp_path: Path) -> None:
     assert exported.folder.stat().st_mode & 0o777 == 0o755
 
 
+def test_only_the_text_part_of_a_model_that_sees_images_is_exported(
+    tmp_path: Path, hf_logits: dict[str, Logits]
+) -> None:
+    config = CONFIGS["gemma3"]
+    tiny_models.write(tmp_path / "hf", config)
+    tensors = {f"language_model.{n}": values for n, values in tiny_models.weights(config).items()}
+    tensors["vision_tower.patches.weight"] = np.zeros((4, 4), np.float32)
+    tiny_models.write_safetensors(tmp_path / "hf" / "model.safetensors", tensors)
+    whole = {"model_type": "gemma3", "text_config": config, "vision_config": {"hidden_size": 4}}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(whole))
+    exported = export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+    assert "not see images" in exported.notes[0]
+    found = ragged_logits(tmp_path / "out" / "model.onnx", tiny_models.IDS, [40])
+    np.testing.assert_allclose(found, hf_logits["gemma3"], atol=2e-4)
+
+
+def test_an_export_says_that_its_rotary_positions_are_for_long_contexts(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["phi3-long"])
+    exported = export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+    assert any("more than 32 tokens" in note for note in exported.notes)
+
+
+def test_a_model_beyond_fp16_is_not_exported_in_fp16(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["gemma3"])
+    with pytest.raises(ExportError, match="beyond what fp16 can hold"):
+        export(tmp_path / "hf", tmp_path / "out", ExportOptions(weights="fp16"), silent)
+
+
 def test_a_shorter_context_makes_a_shorter_table(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
     options = ExportOptions(n_ctx=64)
@@ -104,6 +132,18 @@ def changed(**values: Any) -> dict[str, Any]:
     return {**CONFIGS["llama"], **values}
 
 
+def gemma(**values: Any) -> dict[str, Any]:
+    return {**CONFIGS["gemma3"], **values}
+
+
+_LONGROPE = {
+    "rope_type": "longrope",
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 7 + [-1.0],
+    "long_factor": [1.0] * 8,
+}
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -115,6 +155,11 @@ def changed(**values: Any) -> dict[str, Any]:
         (changed(rope_scaling={"rope_type": "llama3", "factor": 2.0}), "low_freq_factor"),
         (changed(partial_rotary_factor=0.5), "8 of the 16 values"),
         (changed(head_dim=24), "24 values"),
+        (changed(partial_rotary_factor=2), "share of 2.0"),
+        (changed(rope_scaling=_LONGROPE), "8 positive divisors"),
+        (gemma(hidden_activation="gelu"), "'gelu' is not supported"),
+        (gemma(use_bidirectional_attention=True), "embeddings, not text"),
+        (gemma(attn_logit_softcapping=50.0), "attn_logit_softcapping"),
         (changed(num_key_value_heads=3), "4 heads of 16 values for 3"),
         (changed(num_hidden_layers=2), "tensors that a plain llama lacks"),
         (changed(num_hidden_layers=4), "lacks layers.3"),

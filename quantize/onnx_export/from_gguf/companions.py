@@ -12,6 +12,8 @@ from spillover.quantize.onnx_export.from_gguf.tokenizer import build_tokenizer
 from spillover.quantize.onnx_export.from_gguf.vocabulary import GgufVocabulary, read_vocabulary
 from spillover.quantize.onnx_export.spec import ModelSpec
 
+_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+
 
 def write_gguf_companions(source: GgufSource, folder: Path) -> list[str]:
     """Write config.json, the tokenizer and its settings; return notes for the user.
@@ -45,7 +47,7 @@ def _config(spec: ModelSpec) -> dict[str, Any]:
         "num_attention_heads": spec.n_head,
         "num_key_value_heads": spec.n_head_kv,
         "head_dim": spec.n_per_head,
-        "hidden_act": "silu",
+        "hidden_act": _ACTIVATIONS[spec.family.activation],
         "max_position_embeddings": spec.n_ctx,
         "rms_norm_eps": spec.norm_epsilon,
         "tie_word_embeddings": spec.is_tied,

@@ -17,7 +17,15 @@ _IN_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_IN_LAYER_OF: dict[str, dict[str, str]] = {}
+_IN_LAYER_OF = {
+    "gemma3_text": {
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+    # llama.cpp keeps the gate and the rest of the MLP in one matrix of this name.
+    "phi3": {"ffn_up": "mlp.gate_up_proj"},
+}
 """By model type, what differs from the names above."""
 
 

@@ -22,14 +22,20 @@ _THETA = 10_000.0
 def rotaries(
     numbers: GgufNumbers, n_per_head: int, divisors: Mapping[str, Floats]
 ) -> tuple[Rotary, ...]:
-    """Those that the layers use, as llama.cpp computes them. Raises ExportError."""
+    """Those that the layers use, as llama.cpp computes them; Gemma 3's second one is for its
+    windows. Raises ExportError."""
     n_rotary = numbers.whole("rope.dimension_count", n_per_head)
     if n_rotary > n_per_head or n_rotary % 2:
         raise ExportError(f"the GGUF file turns {n_rotary} of the {n_per_head} values of a head")
     theta, n_ctx = numbers.real("rope.freq_base", _THETA), numbers.whole("context_length")
     plain = rotary(theta, n_rotary, _scaling(numbers), n_ctx)
-    magnitude = plain.magnitude * numbers.real("rope.scaling.attn_factor", 1.0)
-    return (_divided(msgspec.structs.replace(plain, magnitude=magnitude), numbers, divisors),)
+    factor = numbers.real("rope.scaling.attn_factor", 1.0)
+    whole = _divided(plain, numbers, divisors)
+    found = [msgspec.structs.replace(whole, magnitude=whole.magnitude * factor)]
+    if numbers.architecture == "gemma3":
+        local = rotary(numbers.real("rope.freq_base_swa", _THETA), n_rotary, {}, n_ctx)
+        found.append(msgspec.structs.replace(local, magnitude=factor))
+    return tuple(found)
 
 
 def _divided(plain: Rotary, numbers: GgufNumbers, divisors: Mapping[str, Floats]) -> Rotary:

@@ -31,6 +31,8 @@ _Rows = slice | np.typing.NDArray[np.intp]
 class GgufSource:
     """Weights of one file, dequantized when asked for. Raises ExportError."""
 
+    notes = ()
+
     def __init__(self, path: Path) -> None:
         self.path = path
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+
+import msgspec
 
 from spillover.models.gguf_header import GgufHeader
 from spillover.quantize.onnx_export.blocks import Floats
@@ -12,6 +15,9 @@ from spillover.quantize.onnx_export.from_gguf.layers import layers
 from spillover.quantize.onnx_export.from_gguf.numbers import GgufNumbers
 from spillover.quantize.onnx_export.from_gguf.rotary import rotaries
 from spillover.quantize.onnx_export.spec import ModelSpec
+
+_GEMMA3_27B_LAYERS = 62
+"""The only Gemma 3 with another scale has so many layers, by which llama.cpp knows it."""
 
 
 def model_type(header: GgufHeader) -> str:
@@ -35,7 +41,7 @@ def read_spec(
     n_head = numbers.whole("attention.head_count")
     n_hidden = numbers.whole("embedding_length")
     n_per_head = numbers.whole("attention.key_length", n_hidden // n_head)
-    return ModelSpec(
+    spec = ModelSpec(
         architecture=model_type(header),
         n_vocab=_n_vocab(header, numbers),
         n_hidden=n_hidden,
@@ -49,6 +55,35 @@ def read_spec(
         layers=layers(numbers),
         is_tied=is_tied,
     )
+    return _scaled(spec, numbers)
+
+
+def _scaled(spec: ModelSpec, numbers: GgufNumbers) -> ModelSpec:
+    """With the factors of the families that have any."""
+    if numbers.architecture == "granite":
+        return msgspec.structs.replace(
+            spec,
+            embedding_scale=_given(numbers, "embedding_scale") or 1.0,
+            attention_scale=_given(numbers, "attention.scale"),
+            residual_scale=_given(numbers, "residual_scale") or 1.0,
+            logit_scale=1 / numbers.real("logit_scale"),
+        )
+    if numbers.architecture == "gemma3":
+        n_scaled = spec.n_per_head
+        if len(spec.layers) == _GEMMA3_27B_LAYERS:
+            n_scaled = spec.n_hidden // spec.n_head
+        return msgspec.structs.replace(
+            spec,
+            embedding_scale=math.sqrt(spec.n_hidden),
+            attention_scale=1 / math.sqrt(n_scaled),
+            logit_cap=_given(numbers, "final_logit_softcapping"),
+        )
+    return spec
+
+
+def _given(numbers: GgufNumbers, key: str) -> float | None:
+    """None for 0 too, by which llama.cpp means none."""
+    return numbers.real(key) if numbers.get(key) else None
 
 
 def _n_vocab(header: GgufHeader, numbers: GgufNumbers) -> int:

@@ -14,8 +14,27 @@ Size = Annotated[int, Meta(gt=0, le=1 << 24)]
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 
 _ACTIVATIONS = {"silu": ("silu", "swish"), "gelu_tanh": ("gelu_pytorch_tanh", "gelu_tanh")}
-_DEFAULTS: dict[str, dict[str, Any]] = {}
-"""By model type, what files leave out; transformers' configuration classes."""
+MULTIMODAL = ("gemma3",)
+"""Models of text and images whose decoder is in FAMILIES; its keys are under text_config."""
+_GEMMA3 = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131_072,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma3_text": _GEMMA3,
+    "smollm3": {"rope_theta": 2_000_000.0, "tie_word_embeddings": True},
+    "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+}
+"""By model type, what files leave out (transformers' configuration classes)."""
 
 
 class HfConfig(Struct, kw_only=True):
@@ -44,6 +63,18 @@ class HfConfig(Struct, kw_only=True):
     use_sliding_window: bool | None = None
     max_window_layers: int = 0
     layer_types: list[str] | None = None
+    sliding_window_pattern: Size = 6
+    rope_local_base_freq: float | None = None
+    query_pre_attn_scalar: Positive = 256.0
+    final_logit_softcapping: Positive | None = None
+    attn_logit_softcapping: Positive | None = None
+    use_bidirectional_attention: bool | None = None
+    no_rope_layers: list[int] | None = None
+    no_rope_layer_interval: Size = 4
+    embedding_multiplier: Positive = 1.0
+    attention_multiplier: Positive = 1.0
+    residual_multiplier: Positive = 1.0
+    logits_scaling: Positive = 1.0
     quantization_config: dict[str, Any] | None = None
 
 
@@ -51,22 +82,22 @@ def read_config(content: bytes) -> HfConfig:
     """Raises ExportError for a file that describes no decoder that can be exported."""
     try:
         given = msgspec.json.decode(content, type=dict[str, Any])
-        config = msgspec.convert({**_defaults(given), **given}, HfConfig)
+        text = given.get("text_config")
+        if given.get("model_type") in MULTIMODAL and isinstance(text, dict):
+            given = text
+        defaults = _DEFAULTS.get(str(given.get("model_type")), {})
+        config = msgspec.convert({**defaults, **given}, HfConfig)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ExportError(f"config.json does not describe a decoder: {error}") from error
     _refuse_what_is_not_supported(config)
     return config
 
 
-def _defaults(given: dict[str, Any]) -> dict[str, Any]:
-    return _DEFAULTS.get(str(given.get("model_type")), {})
-
-
 def _refuse_what_is_not_supported(config: HfConfig) -> None:
     if config.model_type not in FAMILIES:
         raise ExportError(
             f"the model type {config.model_type[:80]!r} is not supported: "
-            f"{', '.join(FAMILIES)} are (SmolLM is a llama)"
+            f"{', '.join([*FAMILIES, *MULTIMODAL])} are (SmolLM is a llama)"
         )
     if config.quantization_config is not None:
         raise ExportError("the weights are already quantized: export from the original weights")
@@ -77,3 +108,7 @@ def _refuse_what_is_not_supported(config: HfConfig) -> None:
             f"the activation {stated[:80]!r} is not supported: {config.model_type} has "
             f"{_ACTIVATIONS[expected][0]}"
         )
+    if config.attn_logit_softcapping is not None:
+        raise ExportError("attn_logit_softcapping is not supported: Gemma 3 has none")
+    if config.use_bidirectional_attention:
+        raise ExportError("the model attends to later tokens too: it makes embeddings, not text")

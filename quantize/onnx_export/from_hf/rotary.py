@@ -9,14 +9,26 @@ from spillover.quantize.onnx_export.from_hf.config import HfConfig
 from spillover.quantize.onnx_export.rope import rotary
 from spillover.quantize.onnx_export.spec import Rotary
 
-_THETA = 10_000.0
+_THETA, _GEMMA3_THETA = 10_000.0, 1_000_000.0
 
 
 def rotaries(config: HfConfig, n_per_head: int) -> tuple[Rotary, ...]:
-    """Those that the layers use. Raises ExportError."""
+    """Those that the layers use; Gemma 3's second one is for its windows. Raises ExportError."""
     scaling = config.rope_parameters or config.rope_scaling or {}
-    theta = config.rope_theta or scaling.get("rope_theta", _THETA)
-    return (_rotary(config, n_per_head, theta, scaling),)
+    if config.model_type != "gemma3_text":
+        theta = scaling.get("rope_theta") or config.rope_theta or _THETA
+        return (_rotary(config, n_per_head, theta, scaling),)
+    by_layer = {kind: scaling.get(kind) for kind in ("full_attention", "sliding_attention")}
+    whole, local = (table if isinstance(table, dict) else None for table in by_layer.values())
+    whole, local = scaling if whole is None else whole, local or {}
+    thetas = (
+        whole.get("rope_theta") or config.rope_theta or _GEMMA3_THETA,
+        local.get("rope_theta") or config.rope_local_base_freq or _THETA,
+    )
+    return (
+        _rotary(config, n_per_head, thetas[0], whole),
+        _rotary(config, n_per_head, thetas[1], local),
+    )
 
 
 def _rotary(config: HfConfig, n_per_head: int, theta: Any, scaling: dict[str, Any]) -> Rotary:

@@ -8,10 +8,13 @@ import msgspec
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats
 from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.from_hf.config import read_config
 from spillover.quantize.onnx_export.from_hf.safetensors_file import SafetensorsFile
-from spillover.quantize.onnx_export.from_hf.spec import read_spec
+from spillover.quantize.onnx_export.from_hf.spec import spec_of
 from spillover.quantize.onnx_export.spec import ModelSpec
 
+_OF_IMAGES = ("vision_tower.", "multi_modal_projector.")
+_IMAGES = "only the model's part for text is exported: it will not see images"
 _INDEX = "model.safetensors.index.json"
 
 
@@ -24,12 +27,16 @@ class HfSource:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.spec: ModelSpec = read_spec(_read(folder / "config.json"))
+        self.spec: ModelSpec = spec_of(read_config(_read(folder / "config.json")))
+        self.notes: tuple[str, ...] = ()
         self._files: dict[str, tuple[SafetensorsFile, str]] = {}
         for path in _weight_files(folder):
             file = SafetensorsFile(path)
             for stored in file.names():
-                name = stored.removeprefix("model.")
+                name = _text_name(stored)
+                if name is None:
+                    self.notes = (_IMAGES,)
+                    continue
                 if name in self._files:
                     raise ExportError(f"{path} has {stored[:80]!r}, which is also in another file")
                 if not name.endswith("rotary_emb.inv_freq"):
@@ -44,13 +51,25 @@ class HfSource:
 
     def values(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         file, stored = self._files[name]
-        return file.values(stored, start, stop)
+        values = file.values(stored, start, stop)
+        if self.spec.family.stores_norms_less_one and name.endswith("norm.weight"):
+            values += 1
+        return values
 
     def exact_bits(self, name: str) -> int | None:
         return None
 
     def blocks(self, name: str, bits: int) -> Blocks | None:
         return None
+
+
+def _text_name(stored: str) -> str | None:
+    """The name of a tensor without the names of what is around the decoder; None for one that sees
+    images."""
+    name = stored.removeprefix("language_model.").removeprefix("model.")
+    if name.startswith(_OF_IMAGES):
+        return None
+    return name.removeprefix("language_model.")
 
 
 def _read(path: Path) -> bytes:
