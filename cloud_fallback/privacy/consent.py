@@ -22,8 +22,8 @@ from spillover.cloud_fallback.privacy.standing import StandingConsents
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
 
-ConsentReply: TypeAlias = Literal["accepted", "already_decided", "unknown"]
-"""What a user's yes or no led to."""
+ConsentReply: TypeAlias = Literal["accepted", "already_decided", "too_late", "unknown"]
+"""What a user's yes or no led to; "too_late": nobody waits for it any more."""
 
 ConsentScope: TypeAlias = Literal["once", "chat", "always"]
 """What a yes or no to a provider holds for: this answer, the rest of its conversation, or all
@@ -93,7 +93,7 @@ class Question:
     def expire(self) -> bool | None:
         """Wait no longer: the reply, if there was one."""
         with self._lock:
-            # A reply that comes from here on is "already_decided".
+            # A reply that comes from here on is "too_late".
             self.decide(None)
             return self.granted
 
@@ -107,7 +107,7 @@ class Consents:
         self._lock = threading.Lock()
         self._closed = False
         self._questions: dict[str, Question] = {}
-        self._decided: OrderedDict[str, None] = OrderedDict()
+        self._decided: OrderedDict[str, bool | None] = OrderedDict()
         self._remembered: OrderedDict[tuple[str, str], bool] = OrderedDict()
         self._refused: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._kept_local: OrderedDict[str, None] = OrderedDict()
@@ -149,10 +149,11 @@ class Consents:
         """Reply to a question. *scope* "chat" has no effect if the conversation is not known."""
         with self._lock:
             question = self._questions.get(consent_id)
-            if question is None:
-                return "already_decided" if consent_id in self._decided else "unknown"
-            if not question.decide(granted):
-                return "already_decided"
+            if question is None and consent_id not in self._decided:
+                return "unknown"
+            if question is None or not question.decide(granted):
+                earlier = self._decided[consent_id] if question is None else question.granted
+                return "too_late" if earlier is None else "already_decided"
             self._remember(question, granted, scope)
             self._close_question(question)
         if scope == "always":
@@ -229,7 +230,8 @@ class Consents:
     def _close_question(self, question: Question) -> None:
         if self._questions.get(question.asked.id) is question:
             del self._questions[question.asked.id]
-            _keep(self._decided, question.asked.id, None, MAX_DECIDED)
+            question.decide(None)
+            _keep(self._decided, question.asked.id, question.granted, MAX_DECIDED)
         question.decide(None)
 
 

@@ -66,8 +66,7 @@ def clear(
     provider.check(redacted.request)
     yield from _ask_user(context, provider, redacted, reason)
     permit = stack.enter_context((yield from _turn(context, name)))
-    prices = provider.settings.known_prices
-    reservation = resources.budget.reserve(name, estimate(redacted.request, prices))
+    reservation = _reserve(context, provider, redacted)
     stack.enter_context(reservation)
     request, most = redacted.request, reservation.max_completion_tokens
     if most is not None:
@@ -87,12 +86,23 @@ def _ask_user(
     if question is None:
         if context.consent(provider.name, reason):
             return
+        check_affordable(context, provider, redacted)
         question = open_question(context, provider, redacted, reason)
         yield question.asked
     granted = question.wait(context.cancellation)
     yield from context.end_question()
     if not granted:
         raise ConsentRefused(f"the user did not consent to an answer by {provider.name}")
+
+
+def check_affordable(context: RequestContext, provider: CloudEngine, redacted: Redacted) -> None:
+    """Raises as clear() would for want of money, so that the user is not asked in vain."""
+    _reserve(context, provider, redacted).release()
+
+
+def _reserve(context: RequestContext, provider: CloudEngine, redacted: Redacted) -> Reservation:
+    cost = estimate(redacted.request, provider.settings.known_prices)
+    return context.resources.budget.reserve(provider.name, cost)
 
 
 def open_question(
@@ -125,6 +135,7 @@ def ask_early(
             plan = context.plan(provider, Stopped(reason=reason, at=context.now), said)
             redacted = context.resources.redactor.redact(plan.request, partial=plan.shown)
             provider.check(redacted.request)
+            check_affordable(context, provider, redacted)
         except NOT_THIS_ONE:
             continue
         except KeptLocal:

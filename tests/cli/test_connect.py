@@ -312,6 +312,7 @@ def test_a_key_of_a_variable_is_named_nowhere(
         ("localhost:11434", "localhost", "openai", "http://localhost:11434/v1"),
         ("box.local:8080", "box", "openai", "http://box.local:8080/v1"),
         ("http://[fd00::1]:8080", "fd00--1", "openai", "http://[fd00::1]:8080/v1"),
+        ("http://[::1]:8080", "localhost", "openai", "http://[::1]:8080/v1"),
         ("gateway.example", "gateway", "openai", "https://gateway.example/v1"),
         ("https://gateway.example/api/v2/", "gateway", "openai", "https://gateway.example/api/v2"),
         ("https://api.anthropic.com", "anthropic", "anthropic", "https://api.anthropic.com"),

@@ -106,7 +106,7 @@ def test_only_the_first_reply_counts_and_later_ones_are_reported(
 
 def test_no_reply_in_time_means_no_and_a_late_one_is_reported(consents: Consents) -> None:
     assert replied(consents, "answer", asked(timeout_s=0.0)) is None
-    assert consents.answer("q", True) == "already_decided"
+    assert consents.answer("q", True) == "too_late"
 
 
 def test_a_reply_after_the_wait_is_late_even_if_no_writer_has_continued_yet(
@@ -114,7 +114,7 @@ def test_a_reply_after_the_wait_is_late_even_if_no_writer_has_continued_yet(
 ) -> None:
     with consents.question(ANSWER, asked(timeout_s=0.0)) as question:
         assert question.wait() is None
-        assert consents.answer("q", True) == "already_decided"
+        assert consents.answer("q", True) == "too_late"
         assert question.granted is None
 
 
@@ -123,7 +123,7 @@ def test_a_reply_after_the_cancellation_is_late_too(consents: Consents) -> None:
     cancellation.cancel()
     with consents.question(ANSWER, asked()) as question:
         assert question.wait(cancellation) is None
-        assert consents.answer("q", True) == "already_decided"
+        assert consents.answer("q", True) == "too_late"
 
 
 def test_a_reply_that_comes_before_the_wait_counts(consents: Consents) -> None:
@@ -141,7 +141,7 @@ def test_a_cancelled_answer_stops_waiting_at_once(consents: Consents, ask: OpenQ
     reply = ask("answer", asked(), cancellation)
     cancellation.cancel()
     assert reply.result(LONG_S) is None
-    assert consents.answer("q", True) == "already_decided"
+    assert consents.answer("q", True) == "too_late"
 
 
 def test_an_answer_cancelled_before_asking_does_not_wait(consents: Consents) -> None:

@@ -38,6 +38,15 @@ class HeldFile:
         return sha256(self.content)
 
 
+class _Server(ThreadingHTTPServer):
+    """A client that leaves in the middle is no error."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        pass
+
+
 class FakeHub:
     """The server; *requests* are the method, path and Range of what it was asked."""
 
@@ -47,8 +56,7 @@ class FakeHub:
         self.gated: set[str] = set()
         self.requests: list[tuple[str, str, str]] = []
         self.tokens: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"

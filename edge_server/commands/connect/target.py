@@ -10,7 +10,7 @@ import msgspec
 
 from spillover.cloud_fallback.http.near import is_near
 from spillover.cloud_fallback.providers.companies import COMPANIES
-from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.cloud_fallback.providers.settings import ProviderSettings, is_loopback
 from spillover.edge_server.errors import ConfigError
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -63,6 +63,8 @@ def _dialect_at(url: str) -> str:
 def _name(url: str) -> str:
     """A name for the provider at *url*: an IP address as it is, else the first part of the host."""
     host = urlsplit(url).hostname or "provider"
+    if ":" in host and is_loopback(host):
+        return "localhost"  # ::1 would leave only its 1
     is_address = re.fullmatch(r"[0-9.]+", host) is not None or ":" in host
     found = host if is_address else host.removeprefix("api.").split(".")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", found).strip("-._")[:64] or "provider"

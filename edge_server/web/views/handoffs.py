@@ -86,6 +86,11 @@ def add_handoff_views(app: Flask, service: Service) -> None:
             raise WireError(404, "there is no such question")
         if reply == "already_decided":
             raise WireError(409, "this question has been answered already")
+        if reply == "too_late":
+            raise WireError(
+                409,
+                "nobody waits for this reply any more: its time has passed, or the answer ended",
+            )
         return {"id": consent_id, "granted": body.granted, "scope": scope}
 
     def budget() -> dict[str, Any]:

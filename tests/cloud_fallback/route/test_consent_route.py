@@ -15,6 +15,7 @@ from spillover.cloud_fallback.policy.settings import PromptRule
 from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsents
 from spillover.cloud_fallback.route.allowed import Fallback, Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
+from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta
@@ -97,7 +98,16 @@ def test_without_a_reply_the_local_model_continues(make_desk: MakeDesk, fake: Fa
     assert goes_on_locally(events)
     assert fake.record.accepted == 0
     asked = next(e for e in events if isinstance(e, ConsentAsked))
-    assert desk.router.consent(asked.id, True) == "already_decided"
+    assert desk.router.consent(asked.id, True) == "too_late"
+
+
+def test_nobody_is_asked_for_what_the_budget_cannot_pay(make_desk: MakeDesk, fake: Fake) -> None:
+    spent = BudgetSettings(total=BudgetLimits(tokens_per_day=10))
+    desk = make_desk(fake, fallback="ask", settings=ASKING, budget=spent)
+    events = desk.ask(long(), hand_over_at=60)
+    assert not asked(events)
+    assert end(events).reason == "length"
+    assert fake.record.accepted == 0
 
 
 def test_a_client_that_leaves_while_it_is_asked_has_asked_for_nothing(
@@ -260,7 +270,7 @@ def test_an_answer_that_ends_meanwhile_needs_no_reply(desk: Desk, fake: Fake) ->
     events = desk.ask(long(max_tokens=60), hand_over_at=60, on_event=replier)
     assert replies(events) == [None]
     assert end(events).reason == "length"
-    assert desk.router.consent(replier.question, True) == "already_decided"
+    assert desk.router.consent(replier.question, True) == "too_late"
     assert desk.router.pending_consents() == []
     assert fake.record.accepted == 0
 
