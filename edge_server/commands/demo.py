@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -19,11 +18,11 @@ from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.local_writer import UNWATCHED
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.commands.loading import loaded_engine, note_if_slow
+from spillover.edge_server.commands.launch.own_server import own_server
+from spillover.edge_server.commands.loading import loaded_engine
 from spillover.edge_server.commands.output import AnswerOutput, answer_to_stdout, print_result
 from spillover.edge_server.commands.routed import failure_of, name_of
 from spillover.edge_server.config.settings import Settings
-from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta, Finished
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest, Message
@@ -139,29 +138,7 @@ def _server(folder: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
     """A server of the bundled model, and its address. The user's own settings do not count."""
     config = folder / "config.toml"
     config.touch()
-    arguments = ["serve", "--config", str(config), "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "spillover.edge_server.cli", *arguments],
-        env={name: value for name, value in os.environ.items() if "SPILLOVER" not in name},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        with note_if_slow("starting the pretended cloud …"):
-            url = _address(process)
-        yield process, url
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _address(process: subprocess.Popen[str]) -> str:
-    """What the server announces. Raises SpilloverError with its last words if it ends instead."""
-    assert process.stderr is not None
-    line = ""
-    for line in process.stderr:
-        if line.startswith("address"):
-            return line.split()[1].rstrip("/")
-    raise SpilloverError(f"the pretended cloud did not start: {line.strip()}")
+    arguments = ["--config", str(config), "--threads", "1"]
+    environ = {name: value for name, value in os.environ.items() if "SPILLOVER" not in name}
+    with own_server(arguments, environ, "starting the pretended cloud …") as server:
+        yield server

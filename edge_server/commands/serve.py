@@ -16,6 +16,7 @@ from spillover.edge_server.commands.options import load_config, model_argument, 
 from spillover.edge_server.commands.output import print_note
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.engine import ModelCard
+from spillover.runtime.worker.exits import exit_with_parent
 
 _EPILOG = """\b
 Examples:
@@ -36,9 +37,14 @@ Ctrl-C stops the server once running streams had some seconds to end; a second o
     type=click.Path(path_type=Path, dir_okay=False),
     help="File with API keys, one per line.",
 )
+@click.option("--end-with-parent", is_flag=True, hidden=True)
 @setting_options()
-def command(config_flag: Path | None, api_key_file: Path | None, **flags: Any) -> None:
+def command(
+    config_flag: Path | None, api_key_file: Path | None, end_with_parent: bool, **flags: Any
+) -> None:
     """Serve MODEL (default: the one pulled last, or the bundled one) on this device."""
+    if end_with_parent:
+        exit_with_parent()
     settings = load_config(flags, config_flag, api_key_file).settings
     os.environ.pop("SPILLOVER_API_KEY", None)  # the worker does not need it
     signal.signal(signal.SIGTERM, signal.default_int_handler)

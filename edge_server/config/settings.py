@@ -53,6 +53,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(ge=0, le=65_535),
         Help("Port to listen on; 0 picks a free one and prints it.", flag="--port"),
     ] = 8080
+    ollama_port: Annotated[
+        int,
+        Meta(ge=0, le=65_535),
+        Help(
+            "Second port, for clients that look for Ollama at 11434; 0: none. Both serve all.",
+            flag="--ollama-port",
+        ),
+    ] = 0
     api_keys: Annotated[
         tuple[Annotated[str, Meta(min_length=8, max_length=512)], ...],
         Help(

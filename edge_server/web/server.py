@@ -145,19 +145,24 @@ class _Server(uvicorn.Server):
 
 
 def _bind_all(settings: Settings) -> list[socket.socket]:
-    """A listening socket for each host, all with the same port."""
+    """A listening socket for each host and port; all hosts have the same ports."""
+    wanted = {"--port (0: any free one) or --host": settings.port}
+    if settings.ollama_port:
+        wanted["--ollama-port, or stop Ollama if it runs"] = settings.ollama_port
     socks: list[socket.socket] = []
     with contextlib.ExitStack() as on_error:
-        for host in settings.hosts:
-            port = socks[0].getsockname()[1] if socks else settings.port
-            sock = _bind(host.strip("[]"), port, is_only=len(settings.hosts) == 1)
-            on_error.callback(sock.close)
-            socks.append(sock)
+        for advice, port in wanted.items():
+            for host in settings.hosts:
+                is_only = len(settings.hosts) == 1
+                sock = _bind(host.strip("[]"), port, advice, is_only=is_only)
+                on_error.callback(sock.close)
+                socks.append(sock)
+                port = sock.getsockname()[1]
         on_error.pop_all()
     return socks
 
 
-def _bind(host: str, port: int, *, is_only: bool) -> socket.socket:
+def _bind(host: str, port: int, advice: str, *, is_only: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     with contextlib.ExitStack() as on_error:
@@ -171,8 +176,8 @@ def _bind(host: str, port: int, *, is_only: bool) -> socket.socket:
             sock.listen(BACKLOG)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}. "
-                "Choose another --port (0: any free one) or --host"
+                f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another "
+                + advice
             ) from error
         on_error.pop_all()
     return sock

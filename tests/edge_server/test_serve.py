@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -186,3 +187,22 @@ def test_a_model_may_have_several_names(tmp_path: Path) -> None:
         assert answer["model"] == "house"
     finally:
         server.stop()
+
+
+def test_a_second_port_is_for_clients_of_ollama(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--port", "0"]
+        refused = subprocess.run(
+            [*command, "--ollama-port", str(port)], capture_output=True, text=True, check=False
+        )
+        assert refused.returncode == 2
+        assert f"cannot listen on 127.0.0.1:{port}: " in refused.stderr
+        assert "stop Ollama" in refused.stderr
+    server = Server(tmp_path, "--ollama-port", str(port))
+    try:
+        for url in (server.url, f"http://127.0.0.1:{port}"):
+            assert httpx.get(f"{url}/api/tags").json()["models"][0]["name"] == "storyteller"
+    finally:
+        assert server.stop() == 0
+    assert f"address  http://127.0.0.1:{port}\n" in server.said

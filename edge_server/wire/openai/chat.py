@@ -112,6 +112,8 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     reasoning_effort: str | None = None
     reasoning_format: Literal["none", "auto", "deepseek"] | None = None
     thinking_budget_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    reasoning_budget: Annotated[int, Meta(ge=-1)] | None = None
+    """Another name of the same; the first one counts where both are given."""
     modalities: tuple[str, ...] | None = None
     tools: tuple[ToolBody, ...] | None = None
     tool_choice: str | ChoiceBody | None = None
@@ -123,7 +125,9 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
         names = {
             "logprobs": "top_logprobs",
             "template_kwargs": "chat_template_kwargs",
-            "thinking_budget": "thinking_budget_tokens",
+            "thinking_budget": "reasoning_budget"
+            if self.thinking_budget_tokens is None
+            else "thinking_budget_tokens",
         }
         if self.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
@@ -140,6 +144,7 @@ def chat_request(body: ChatBody, defaults: AnswerDefaults) -> GenerationRequest:
     if body.modalities and body.modalities != ("text",):
         raise bad_request("this model answers only with text", "modalities")
     longest, budget = body.max_completion_tokens, body.thinking_budget_tokens
+    budget = body.reasoning_budget if budget is None else budget
     fields = {
         "messages": conversation_of(body.messages),
         "max_tokens": body.max_tokens if longest is None else longest,

@@ -1,0 +1,1 @@
+"""spillover launch: starts another program so that it asks this endpoint. No file of it changes."""
