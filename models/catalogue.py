@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from spillover.models import other_programs
 from spillover.models.at_path import may_be_model, model_at
 from spillover.models.entry import CatalogueError, ModelEntry
+from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.models.quantization import best_first, is_named
 from spillover.models.source import parse_source, show
 from spillover.models.store import ModelStore
@@ -54,6 +55,7 @@ class Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sha256: Sha256 = ""
     size_bytes: Annotated[int, Meta(ge=0)] = 0
     default: bool = False
+    without_llama: str = ""
 
     @property
     def is_bundled(self) -> bool:
@@ -103,12 +105,13 @@ def names() -> tuple[str, ...]:
 
 def default_model() -> ModelEntry:
     """The bundled model, which is used when none is named and none was pulled."""
-    return next(_bundled(name, listed) for name, listed in _bundled_models() if listed.default)
+    models = _bundled_models()
+    return next(_bundled(name, models) for name, listed in models.items() if listed.default)
 
 
-def _bundled_models() -> list[tuple[str, Listed]]:
+def _bundled_models() -> dict[str, Listed]:
     models = _read(_FOLDER / "catalogue.toml")
-    return [(name, listed) for name, listed in models.items() if listed.is_bundled]
+    return {name: listed for name, listed in models.items() if listed.is_bundled}
 
 
 def find(name_or_path: str, store: ModelStore | None = None) -> ModelEntry:
@@ -117,8 +120,8 @@ def find(name_or_path: str, store: ModelStore | None = None) -> ModelEntry:
     Names of bundled and pulled models take precedence over files: write ./name for the file. Names
     in the lists of other programs come last. Raises CatalogueError.
     """
-    bundled = dict(_bundled_models()).get(name_or_path)
-    if bundled is not None:
+    bundled = _bundled_models()
+    if name_or_path in bundled:
         return _bundled(name_or_path, bundled)
     entry = (store or ModelStore()).find(name_or_path)
     entry = entry or model_at(name_or_path) or other_programs.find(name_or_path)
@@ -134,7 +137,16 @@ def is_model(name_or_path: str, store: ModelStore | None = None) -> bool:
     return (store or ModelStore()).get(name_or_path) is not None
 
 
-def _bundled(name: str, listed: Listed) -> ModelEntry:
+def _bundled(name: str, models: dict[str, Listed]) -> ModelEntry:
+    """The entry of *name*, with the file of the model that stands in for it where llama.cpp is not
+    installed."""
+    listed, note = models[name], ""
+    if listed.without_llama and not has_llama():
+        listed = models[listed.without_llama]
+        note = (
+            f"{name} runs on ONNX Runtime, because llama.cpp is not installed (yet). To install "
+            f"it: {INSTALL_LLAMA}"
+        )
     path = _FOLDER / listed.file
     if not path.is_file():
         raise CatalogueError(f"{path} is missing: install Spillover again")
@@ -146,6 +158,7 @@ def _bundled(name: str, listed: Listed) -> ModelEntry:
         licence=listed.licence,
         n_ctx=listed.n_ctx,
         description=listed.description,
+        note=note,
     )
 
 

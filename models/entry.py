@@ -29,6 +29,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     description: str = ""
     remedy: str = "install Spillover again"
     """What to do when the file is damaged."""
+    note: str = ""
+    """For the user: why it is another file than the name promises."""
 
     @property
     def n_bytes_on_disk(self) -> int:

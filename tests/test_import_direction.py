@@ -170,8 +170,18 @@ def test_only_edge_server_imports_web_and_command_line_libraries() -> None:
         }
         if path.relative_to(ROOT).parts[0] != "edge_server":
             assert not modules & {"flask", "werkzeug", "uvicorn", "click"}, path
-        else:
-            assert not modules & {"llama_cpp", "onnxruntime"}, path
+
+
+def test_the_library_of_a_backend_is_imported_in_one_place() -> None:
+    """llama.cpp may be missing, and ONNX Runtime sends telemetry unless it is told not to."""
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in OUR_FILES
+        for name in imported_modules(ast.parse(path.read_text("utf-8")))
+        if name.split(".")[0] in {"llama_cpp", "onnxruntime"}
+    }
+    # runtime/onnx/library.py imports ONNX Runtime by its name, as no import statement would.
+    assert importers == {"runtime/llama/library.py"}
 
 
 @pytest.mark.parametrize(

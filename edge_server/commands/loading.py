@@ -45,10 +45,13 @@ def model_store(settings: Settings) -> ModelStore:
 
 
 def start_engine(settings: Settings, options: EngineOptions | None = None) -> LocalEngine:
-    """A local engine whose worker is loading the model. Raises ModelError."""
+    """A local engine whose worker is loading the model, with a note if it is another file than
+    one would expect. Raises ModelError."""
     from spillover.runtime.local_engine import LocalEngine  # slow
 
     entry = model_entry(settings)
+    if entry.note:
+        print_note(f"spillover: {entry.note}")
     name = settings.aliases[0] if settings.aliases else entry.name
     return LocalEngine(entry.path, options or settings.engine, name=name)
 

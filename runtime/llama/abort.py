@@ -11,7 +11,7 @@ import ctypes
 import sys
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
+from spillover.runtime.llama.library import lib
 
 
 class AbortFlag:

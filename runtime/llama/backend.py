@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from spillover.runtime.backend import (
@@ -26,7 +25,7 @@ from spillover.runtime.device import OurCores, available_memory
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
-from spillover.runtime.llama.library import start_library, uses_gpu
+from spillover.runtime.llama.library import lib, start_library, uses_gpu
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.llama.prefill_context import PrefillContext
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler

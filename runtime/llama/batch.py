@@ -6,11 +6,11 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
 from spillover.runtime.backend import Rows
+from spillover.runtime.llama.library import lib
 
 
 class LlamaBatch:

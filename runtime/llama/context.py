@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 from msgspec import Struct
 
@@ -15,7 +14,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.llama import zero_pages
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.batch import LlamaBatch
-from spillover.runtime.llama.library import LOG
+from spillover.runtime.llama.library import LOG, lib
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.options import KvCacheType
 

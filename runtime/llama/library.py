@@ -1,11 +1,32 @@
-"""llama.cpp's global state: initialised once per process, with its log kept instead of printed."""
+"""llama.cpp: the only module that imports it. It is initialised once per process, and its log is
+kept instead of printed.
+
+It comes with the extra [llama] and may be missing. Import this package only where a GGUF file is
+opened: without llama.cpp that raises ModelError.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from collections import deque
 
-import llama_cpp.llama_cpp as lib
+from spillover.models.libraries import INSTALL_LLAMA
+from spillover.runtime.errors import ModelError
+
+try:
+    import llama_cpp.llama_cpp as lib
+except ModuleNotFoundError as error:
+    raise ModelError(
+        f"a GGUF file needs llama.cpp, and {error.name} is not installed: {INSTALL_LLAMA}, or give "
+        "an ONNX model"
+    ) from error
+except (ImportError, OSError, RuntimeError) as error:  # what llama_cpp raises for its libraries
+    raise ModelError(
+        f"llama.cpp cannot be loaded ({error}): install it again with "
+        "pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    ) from error
+
+__all__ = ["LOG", "lib", "start_library"]
 
 _LOG_WARN = 3
 _LOG_ERROR = 4

@@ -7,13 +7,12 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from spillover.runtime.backend import Tokens, n_params_text
 from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import InvalidRequest, ModelError
-from spillover.runtime.llama.library import LOG, uses_gpu
+from spillover.runtime.llama.library import LOG, lib, uses_gpu
 
 _MAX_META_BYTES = 1 << 20
 

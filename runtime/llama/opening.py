@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import llama_cpp.llama_cpp  # noqa: F401  # loaded first: the library takes longest
-
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.runtime.backend import N_BATCH, OpenedModel

@@ -11,11 +11,11 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from spillover.runtime.backend import Distribution, Logits, Sampler, certain
 from spillover.runtime.draws import redraw_seed_at, seed_at
+from spillover.runtime.llama.library import lib
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.masked_logits import TokenIds, all_tokens
 from spillover.runtime.sampling import Sampling

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 import gguf
-import llama_cpp.llama_cpp as lib
 import numpy as np
 from msgspec import Struct
 
 from spillover.models.catalogue import default_model
+from spillover.runtime.llama.library import lib
 
 _Q4_K_M = 15
 _NORMAL = 1

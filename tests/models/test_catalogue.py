@@ -26,6 +26,22 @@ def test_the_bundled_model_is_the_default_and_is_intact() -> None:
     verify(entry)
 
 
+def test_without_llama_the_same_name_is_the_same_model_as_onnx(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalogue, "has_llama", lambda: False)
+    entry = catalogue.default_model()
+    assert entry.name == "storyteller"
+    assert entry.path == catalogue.find("storyteller-onnx").path
+    assert "spillover[llama]" in entry.note
+    verify(entry)
+
+
+def test_a_model_that_runs_as_expected_has_no_note() -> None:
+    assert catalogue.default_model().note == ""
+    assert catalogue.find("storyteller-onnx").note == ""
+
+
 @pytest.mark.parametrize("name", ["storyteller", "storyteller-onnx"])
 def test_what_comes_with_the_package_is_intact(name: str) -> None:
     entry = catalogue.find(name)

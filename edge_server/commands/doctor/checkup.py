@@ -16,6 +16,7 @@ from spillover.edge_server.commands.loading import model_entry, start_engine
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.models.entry import CatalogueError, verify
+from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.runtime.device import DeviceReport
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import SpilloverError
@@ -24,7 +25,6 @@ from spillover.runtime.request import GenerationRequest
 
 PACKAGES = (
     "spillover",
-    "llama-cpp-python",
     "onnxruntime",
     "numpy",
     "flask",
@@ -35,6 +35,7 @@ PACKAGES = (
     "psutil",
     "click",
 )
+_LLAMA = "llama-cpp-python"
 _LIBRARY_INFO = (
     "import llama_cpp as l; print(l.llama_supports_gpu_offload());"
     " print(l.llama_print_system_info().decode())"
@@ -102,17 +103,22 @@ class Findings(Struct, kw_only=True):
 
 def check_packages(findings: Findings) -> None:
     """Versions of the libraries."""
-    for name in PACKAGES:
+    for name in (*PACKAGES, _LLAMA):
         try:
             findings.packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             findings.packages[name] = None
-            if name != "spillover":  # a source folder on the path has no version
+            if name in PACKAGES and name != "spillover":  # a source folder on the path has none
                 findings.add(f"{name} is not installed", REINSTALL, blocks=True)
 
 
 def check_library(findings: Findings) -> None:
     """Whether llama.cpp loads; tried in another process, because it may crash."""
+    if not has_llama():
+        findings.add(
+            "llama.cpp is not installed: ONNX Runtime runs the models", INSTALL_LLAMA, blocks=False
+        )
+        return
     command = [sys.executable, "-c", _LIBRARY_INFO]
     try:
         child = subprocess.run(command, capture_output=True, timeout=_LIBRARY_TIMEOUT_S)

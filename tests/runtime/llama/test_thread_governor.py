@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +15,7 @@ from spillover.runtime import device
 from spillover.runtime.backend import Rows
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
+from spillover.runtime.llama.library import lib
 from spillover.runtime.llama.thread_governor import (
     BLIND_WAIT_S,
     FIRST_WAIT_S,
