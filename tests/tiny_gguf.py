@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 from gguf.quants import quantize
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -50,10 +52,12 @@ def write_model(
     merges: Iterable[tuple[str, str]] = (("a", "b"),),
     *,
     is_fused: bool = False,
+    raw: Mapping[str, tuple[npt.NDArray[np.uint8], str]] = MappingProxyType({}),
 ) -> Path:
     """A whole model; its matrices stored as *kind*. llama.cpp loads it if there are *merges*.
 
-    *is_fused*: with one matrix for queries, keys and values.
+    *is_fused*: with one matrix for queries, keys and values. *raw*: the bytes and the types of
+    single tensors, by their names in the file.
     """
     architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, architecture)
@@ -82,7 +86,12 @@ def write_model(
             values = values + 1
         tensors[name] = values
     for name, values in (fused(tensors, "qkv_proj") if is_fused else tensors).items():
-        _add_tensor(writer, _gguf_name(name, architecture), values, kind)
+        stored_name = _gguf_name(name, architecture)
+        if stored_name in raw:
+            data, raw_kind = raw[stored_name]
+            writer.add_tensor(stored_name, data, raw_dtype=gguf.GGMLQuantizationType[raw_kind])
+        else:
+            _add_tensor(writer, stored_name, values, kind)
     return finished(writer, path)
 
 
