@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,9 +12,10 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 from gguf.quants import quantize
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from tests import tiny_models
+from tests.many_scripts import PIECES
 from tests.tiny_models import Array, fused
 
 _LAYER_NAMES = {
@@ -42,7 +44,6 @@ _TOP_NAMES = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-_TEXT = (Path(__file__).parent.parent / "LICENSE").read_text("utf-8")
 
 
 def write_model(
@@ -95,18 +96,23 @@ def write_model(
     return finished(writer, path)
 
 
-def write_byte_level(path: Path, split: str, *, add_bos: bool | None = None) -> Path:
-    """A vocabulary of byte-level BPE without a model."""
+@cache
+def _byte_level_state() -> Any:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=900,
+        vocab_size=1600,
         special_tokens=["<|begin|>", "<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
-    state = _state(tokenizer)
+    tokenizer.train_from_iterator(PIECES, trainer)
+    return _state(tokenizer)
+
+
+def write_byte_level(path: Path, split: str, *, add_bos: bool | None = None) -> Path:
+    """A vocabulary of byte-level BPE without a model, with tokens that lie across words."""
+    state = _byte_level_state()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(split)
@@ -119,21 +125,35 @@ def write_byte_level(path: Path, split: str, *, add_bos: bool | None = None) -> 
     return finished(writer, path)
 
 
-def write_sentence_piece(path: Path, *, add_space_prefix: bool = True) -> Path:
+SPECIAL, DEFINED = ("<|user|>", "<|end|>", "<|endoftext|>"), ("\n\n", "▁▁", "<mark>")
+"""Control tokens and tokens defined by the user of a vocabulary of SentencePiece."""
+
+
+def write_sentence_piece(
+    path: Path, *, add_space_prefix: bool = True, name: str | None = None
+) -> Path:
     """A vocabulary of SentencePiece's kind of BPE without a model."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=500, show_progress=False)
-    tokenizer.train_from_iterator(_TEXT.splitlines(), trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_next")
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(vocab_size=900, show_progress=False)
+    tokenizer.train_from_iterator(PIECES, trainer)
     pieces = sorted(_state(tokenizer)["vocab"].items(), key=lambda item: item[1])
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     types = [2, 3, 3, *[6] * 256]
     scores = [0.0] * len(tokens)
+    for text, kind in (*((text, 3) for text in SPECIAL), *((text, 4) for text in DEFINED)):
+        tokens.append(text)
+        types.append(kind)
+        scores.append(-1000.0)
     for rank, (piece, _) in enumerate(pieces):
-        tokens.append(piece)
-        types.append(1)
-        scores.append(-float(rank))
+        if piece not in tokens:
+            tokens.append(piece)
+            types.append(1)
+            scores.append(-float(rank))
     writer = gguf.GGUFWriter(path, "llama")
+    if name is not None:
+        writer.add_name(name)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_types(types)

@@ -14,6 +14,7 @@ from tokenizers import (
 )
 
 from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.from_gguf.splits import SPLITS
 from spillover.quantize.onnx_export.from_gguf.vocabulary import (
     CONTROL,
     NORMAL,
@@ -22,29 +23,7 @@ from spillover.quantize.onnx_export.from_gguf.vocabulary import (
     GgufVocabulary,
 )
 
-# The regular expressions of the families' own tokenizer.json files.
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
-_QWEN2 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_SPLITS = {
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "smaug-bpe": _LLAMA3,
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-    "tekken": _TEKKEN,
-}
-_WHOLE_WORDS_FIRST = {"llama-bpe", "llama3", "llama-v3", "tekken"}
-"""A piece that is itself a token is used whatever the merges say."""
-_GPT2 = {"gpt-2", "gpt2", "default"}
+_NEVER_STRIPPED = {"<unk>", "<s>", "<|endoftext|>"}
 
 
 def build_tokenizer(vocabulary: GgufVocabulary) -> tuple[Tokenizer, list[str]]:
@@ -57,7 +36,7 @@ def build_tokenizer(vocabulary: GgufVocabulary) -> tuple[Tokenizer, list[str]]:
         )
     notes = []
     if vocabulary.model == "gpt2" and vocabulary.split == "default":
-        notes.append("the file does not say how to split text into words: GPT-2's rule is used")
+        notes.append("the file does not say how to split text into words: llama.cpp's rule is used")
     tokenizer = builders[vocabulary.model](vocabulary)
     _add_special_tokens(tokenizer, vocabulary)
     _add_surroundings(tokenizer, vocabulary)
@@ -71,32 +50,23 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
         left + right not in ids or left not in ids or right not in ids for left, right in merges
     ):
         raise ExportError("the GGUF file's vocabulary is damaged: a merge produces no token")
-    model = models.BPE(
-        vocab=ids, merges=merges, ignore_merges=vocabulary.split in _WHOLE_WORDS_FIRST
-    )
+    split = SPLITS.get(vocabulary.split)
+    if split is None:
+        raise ExportError(
+            f"the pre-tokenizer {vocabulary.split[:80]!r} is not supported "
+            f"({', '.join(sorted(SPLITS))} are): give the original model's folder with --tokenizer"
+        )
+    model = models.BPE(vocab=ids, merges=merges, ignore_merges=split.whole_words_first)
     tokenizer = Tokenizer(model)
-    if vocabulary.split in ("qwen2", "deepseek-r1-qwen"):
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = _splitter(vocabulary.split)
+    # No Unicode normalization: llama.cpp has none.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            *(pre_tokenizers.Split(Regex(text), behavior="isolated") for text in split.expressions),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
-    if split in _GPT2:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if split == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    if split not in _SPLITS:
-        raise ExportError(
-            f"the pre-tokenizer {split!r} is not supported "
-            f"({', '.join(sorted({*_SPLITS, *_GPT2, 'smollm'}))} are): give the original model's "
-            "folder with --tokenizer"
-        )
-    pieces = pre_tokenizers.Split(Regex(_SPLITS[split]), behavior="isolated")
-    unsplit = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pieces, unsplit])
 
 
 def _sentence_piece(vocabulary: GgufVocabulary) -> Tokenizer:
@@ -147,10 +117,16 @@ def _pair(merge: str) -> tuple[str, str]:
 
 def _add_special_tokens(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
     for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
-        if kind in (CONTROL, UNKNOWN):
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif kind == USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
+        if kind not in (CONTROL, UNKNOWN, USER_DEFINED):
+            continue
+        added = AddedToken(
+            token,
+            special=kind != USER_DEFINED,
+            normalized=False,
+            rstrip=vocabulary.strips_after_special and token not in _NEVER_STRIPPED,
+        )
+        add = tokenizer.add_tokens if kind == USER_DEFINED else tokenizer.add_special_tokens
+        add([added])
 
 
 def _add_surroundings(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:

@@ -8,11 +8,10 @@ from msgspec import Struct
 
 from spillover.models.gguf_header import GgufHeader
 from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.from_gguf.splits import SPLITS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Token types (llama.h, formerly llama_token_attr)."""
-
-_BOS_BY_DEFAULT = {"llama-bpe", "llama3", "llama-v3", "tekken"}
 
 
 class GgufVocabulary(Struct, frozen=True, kw_only=True):
@@ -34,6 +33,8 @@ class GgufVocabulary(Struct, frozen=True, kw_only=True):
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
+    strips_after_special: bool
+    """Whether spaces after a special token are dropped."""
     chat_template: str | None
 
     def text(self, token: int | None) -> str | None:
@@ -51,6 +52,7 @@ def read_vocabulary(header: GgufHeader) -> GgufVocabulary:
     if len(types) != len(tokens) or len(scores) != len(tokens):
         raise ExportError("the GGUF file's vocabulary is damaged: its arrays differ in length")
     model, split = keys.text("model"), keys.text("pre") or "default"
+    adds_bos = model == "llama" or (split in SPLITS and SPLITS[split].adds_bos)
     end_ids = [keys.token(f"{name}_token_id", len(tokens)) for name in ("eos", "eot", "eom")]
     return GgufVocabulary(
         model=model,
@@ -63,11 +65,18 @@ def read_vocabulary(header: GgufHeader) -> GgufVocabulary:
         eos_id=end_ids[0],
         end_ids=tuple(dict.fromkeys(token for token in end_ids if token is not None)),
         unknown_id=keys.token("unknown_token_id", len(tokens)),
-        add_bos=keys.flag("add_bos_token", model == "llama" or split in _BOS_BY_DEFAULT),
+        add_bos=keys.flag("add_bos_token", adds_bos),
         add_eos=keys.flag("add_eos_token", False),
         add_space_prefix=keys.flag("add_space_prefix", True),
+        strips_after_special=_is_phi3(header),
         chat_template=_template(header),
     )
+
+
+def _is_phi3(header: GgufHeader) -> bool:
+    # No key says what spaces a token takes with it; llama.cpp goes by the model's name.
+    name = str(header.metadata.get("general.name", "")).lower()
+    return "phi-3" in name or "phi3" in name
 
 
 def _template(header: GgufHeader) -> str | None:
