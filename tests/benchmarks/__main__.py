@@ -1,6 +1,6 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, wire, overhead, http, beside, newcomer, memory, policy, onnx. Prints
+Scenarios: engine, wire, overhead, http, beside, busy, newcomer, memory, policy, onnx. Prints
 a line of JSON each figure: medians with smallest and largest value. What is compared runs in turns.
 """
 
@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -29,7 +28,7 @@ from spillover.runtime.events import Delta
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from tests.benchmarks import bare_loop, load, onnx_backend, policy_cost, servers
+from tests.benchmarks import bare_loop, busy, load, onnx_backend, policy_cost, servers
 from tests.benchmarks.random_gguf import quantized
 
 N_PROMPT, N_TOKENS = 64, 64
@@ -157,24 +156,11 @@ def beside(args: Any, model: Path, figures: Figures, repeat: int) -> None:
         ports = _rivals(args, model, stack)
         for round_ in range(repeat):
             for n_busy in (0, 1, 2):
-                with _busy(n_busy):
+                with busy.busy(n_busy):
                     for name, port in ports.items():
                         text = load.text_of(160, 10 * round_ + n_busy)
                         rate = asyncio.run(load.throughput(port, [text], 64))
                         figures.add(f"beside/{n_busy}/{name} tok/s", rate)
-
-
-@contextlib.contextmanager
-def _busy(n: int) -> Iterator[None]:
-    """So many processes that do nothing but compute."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
-    try:
-        time.sleep(1)
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def wire(model: Path, figures: Figures, repeat: int) -> None:
@@ -262,6 +248,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     folder = Path(platformdirs.user_cache_dir("spillover-bench"))
     parser.add_argument("--folder", type=Path, default=folder)
+    parser.add_argument("--model", type=Path, action="append", default=[], help="for busy")
     args = parser.parse_args()
     figures = Figures()
     if args.scenarios == ["policy"]:
@@ -270,6 +257,10 @@ def main() -> None:
         return
     if args.scenarios == ["onnx"]:
         onnx_backend.run(args.folder, figures, args.repeat, args.genai)
+        figures.report()
+        return
+    if args.scenarios == ["busy"]:
+        busy.run(args.model, figures, args.repeat)
         figures.report()
         return
     model = quantized(args.folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spillover.models.catalogue import find
 from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
+from spillover.runtime.onnx.session import session_options
 from spillover.runtime.onnx.spinning import is_spinning_faster
 
 DENORMALS = """
@@ -32,6 +33,14 @@ def test_one_thread_has_nothing_to_spin_for() -> None:
 
 def test_two_threads_try_whether_spinning_pays() -> None:
     assert is_spinning_faster(2) in (True, False)
+
+
+def test_threads_that_spin_soon_go_to_sleep() -> None:
+    # They used to spin for a second, on cores that other programs needed.
+    options = session_options(2, spins=True)
+    assert int(options.get_session_config_entry("session.intra_op.spin_duration_us")) <= 100
+    resting = session_options(2, spins=False)
+    assert resting.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_a_thread_that_is_made_after_loading_flushes_denormals_as_the_decode_loop_must() -> None:
