@@ -104,12 +104,34 @@ def test_what_does_not_run_on_this_cpu_is_not_installed(clone: Clone) -> None:
     assert not clone.has_llama
 
 
+def path_with(folder: Path, **scripts: str) -> str:
+    """A PATH on which these come first."""
+    for name, script in scripts.items():
+        program = folder / name.replace("_", "-")
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_missing_compiler_is_installed_where_that_needs_no_password(
+    clone: Clone, tmp_path: Path
+) -> None:
+    path = path_with(
+        tmp_path,
+        sudo='[ "$1" = -n ] && shift; exec "$@"',
+        apt_get=f'[ "$1" = update ] || printf "#!/bin/sh\\n" >{tmp_path}/new-c++; '
+        f"[ ! -f {tmp_path}/new-c++ ] || chmod +x {tmp_path}/new-c++",
+    )
+    done = clone.run("compile-llama", "behind", CXX="new-c++", PATH=path)
+    assert done.returncode == 0, done.stderr + clone.log
+    assert "installing g++" in done.stderr
+    assert clone.has_llama
+
+
 @pytest.mark.parametrize("how", ["behind", ""])
 def test_without_a_compiler_it_says_what_to_install(clone: Clone, tmp_path: Path, how: str) -> None:
-    for name in ("apt-get", "sudo"):  # neither a password is asked for, nor anything installed
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
+    # Neither is a password asked for, nor anything installed.
+    path = path_with(tmp_path, apt_get="exit 1", sudo="exit 1")
     done = clone.run("compile-llama", *filter(None, [how]), CXX="no-such-compiler", PATH=path)
     assert done.returncode == (0 if how else 1)
     assert "there is no C++ compiler" in done.stderr
