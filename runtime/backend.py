@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -170,6 +170,44 @@ class KvSaver(Protocol):
         ...
 
 
+class PromptReader(Protocol):
+    """Reads prompts in a thread of its own, one batch at a time, while decode() serves others.
+
+    abort() may be called from any thread, everything else only from the one that decodes.
+    """
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch was started and not taken yet."""
+        ...
+
+    def start(self, batch: Sequence[Rows], on_end: Callable[[], None]) -> bool:
+        """Begin to read a batch. *on_end* is called in another thread when it ends, in whatever
+        way. False: there is no memory for it, so decode() must read it."""
+        ...
+
+    def take(self, wanted: Collection[int]) -> bool:
+        """Wait for the batch, and put what was read of the *wanted* sequences into the KV cache.
+        Its outputs, those of all its Rows that want logits, replace those of the last call.
+
+        Return False, with nothing changed, when it could not be read here after all.
+        Raises KvFull, DecodeAborted, DecodeFailed.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Make the batch end soon."""
+        ...
+
+    def rest(self) -> None:
+        """Nothing will be read for a while: give memory back."""
+        ...
+
+    def close(self) -> None:
+        """End the thread and what it reads."""
+        ...
+
+
 class Backend(Protocol):
     """A model, its tokenizer and its KV cache.
 
@@ -231,6 +269,11 @@ class Backend(Protocol):
     @property
     def saver(self) -> KvSaver | None:
         """None where kept sequences do not slow the others down, so nothing needs to be saved."""
+        ...
+
+    @property
+    def reader(self) -> PromptReader | None:
+        """None where prompts are only read by decode()."""
         ...
 
     def abort(self) -> None:

@@ -28,13 +28,11 @@ from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.library import lib, start_library, uses_gpu
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.llama.prefill_context import PrefillContext
+from spillover.runtime.llama.prefill_contexts import PrefillContexts
+from spillover.runtime.llama.prompt_reader import LlamaPromptReader
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
 from spillover.runtime.llama.thread_governor import ThreadGovernor
 from spillover.runtime.sampling import Sampling
-
-MEMORY_TO_KEEP = 1.1
-"""The second layout is dropped when less memory is free than this factor of its size. Its pages
-count as free: with less than that they would be read from the disk again and again."""
 
 _PAUSE_S = 0.5
 """After this long without a call, the load of the machine is measured again."""
@@ -47,8 +45,6 @@ class LlamaBackend:
         self, path: Path, config: LlamaConfig, free_bytes: Callable[[], int] = available_memory
     ) -> None:
         start_library()
-        self._free_bytes = free_bytes
-        self._path = path
         self._config = config
         self._governor = self._new_governor()  # looks at the cores while the model is loaded
         self._abort_flag = AbortFlag()
@@ -60,10 +56,11 @@ class LlamaBackend:
         except BaseException:
             self._model.close()
             raise
-        self._prefill: PrefillContext | None = None
+        self._prefills = PrefillContexts(path, self._model, config, free_bytes)
+        self.reader = self._new_reader()
         self._n_threads = config.n_threads
         self._ended = float("-inf")
-        self._answered = self._main
+        self._answered: LlamaContext | PrefillContext = self._main
         """The context of the last call, which holds its outputs."""
         self._outputs: list[int] = []
         self._rows_seen: dict[int, Logits] = {}
@@ -88,24 +85,25 @@ class LlamaBackend:
 
     @property
     def reads_apart(self) -> bool:
-        return self._prefill is not None
+        return self._prefills.has_second_layout
 
     def read_prompts_apart(self) -> None:
         """Read prompts with a second layout of the weights. Raises ModelError when it cannot be
         loaded."""
-        if self._prefill is None:
-            self._prefill = PrefillContext(self._path, self._config, self._abort_flag)
-            self._prefill.context.set_threads(self._n_threads)
-            self.info = self._describe()
+        self._prefills.load_second_layout()
+        self.info = self._describe()
 
     def read_prompts_here(self) -> None:
         """Drop the second layout."""
-        if self._prefill is not None:
-            self._rows_seen.clear()
-            self._answered = self._main
-            self._prefill.close()
-            self._prefill = None
-            self.info = self._describe()
+        self._prefills.drop_second_layout()
+        self.info = self._describe()
+
+    def _new_reader(self) -> LlamaPromptReader | None:
+        """Where another context can have what is in the main one, and computes on the same cores;
+        how a GPU divides its time between two is unmeasured."""
+        if not self._main.can_be_cut or self._uses_gpu:
+            return None
+        return LlamaPromptReader(self._prefills.for_thread, self._main, self._answer)
 
     @property
     def _uses_gpu(self) -> bool:
@@ -117,7 +115,7 @@ class LlamaBackend:
             architecture=model.metadata("general.architecture"),
             description=model.description(),
             n_params=model.n_params,
-            size_bytes=lib.llama_model_size(handle),
+            size_bytes=model.n_bytes,
             n_vocab=model.n_vocab,
             n_ctx_train=lib.llama_model_n_ctx_train(handle),
             n_kv=self._main.n_kv,
@@ -180,7 +178,9 @@ class LlamaBackend:
         return ConstrainedSampler(free, self.logits, constraint)
 
     def decode(self, batch: Sequence[Rows]) -> None:
-        if self._governor is None:
+        if self._governor is None or self._is_reading:
+            # The CPU time of two calls at once says nothing about either. Their threads, more than
+            # the cores, do not spin, so that no other program can hold them up a hundredfold.
             self._decode(batch)
             return
         started, used_s = time.perf_counter(), time.process_time()
@@ -196,25 +196,26 @@ class LlamaBackend:
             return
         self._n_threads = n_threads
         self._main.set_threads(n_threads)
-        if self._prefill is not None:
-            self._prefill.context.set_threads(n_threads)
+        self._prefills.set_threads(n_threads)
 
     def _decode(self, batch: Sequence[Rows]) -> None:
-        prefill = self._prefill_for(batch)
+        prefill = None if self._is_reading else self._prefills.for_call(batch)
         if prefill is not None:
             outputs = prefill.read(batch, self._main)
             if outputs is not None:
-                self._answered, self._outputs = prefill.context, outputs
+                self._answer(prefill, outputs)
                 return
-        self._answered, self._outputs = self._main, self._main.decode(batch)
+        self._answer(self._main, self._main.decode(batch))
 
-    def _prefill_for(self, batch: Sequence[Rows]) -> PrefillContext | None:
-        """The second context, if it should read *batch*."""
-        if self._prefill is None or not self._prefill.is_for(batch):
-            return None
-        if self._free_bytes() < MEMORY_TO_KEEP * self.info.size_bytes:
-            self.read_prompts_here()
-        return self._prefill
+    @property
+    def _is_reading(self) -> bool:
+        return self.reader is not None and self.reader.is_busy
+
+    def _answer(self, context: LlamaContext | PrefillContext, outputs: list[int]) -> None:
+        """Note which context has the outputs of the last call, and their rows there."""
+        if not (context is self._answered is self._main):
+            self._rows_seen.clear()  # other contexts come and go
+        self._answered, self._outputs = context, outputs
 
     def _row_of(self, output: int) -> tuple[Any, int]:
         """The native context that holds an output of the last call, and its row there."""
@@ -231,8 +232,7 @@ class LlamaBackend:
         return view
 
     def keep(self, seq: int, n_tokens: int) -> int:
-        if self._prefill is not None:
-            self._prefill.keep(seq, n_tokens)
+        self._prefills.keep(seq, n_tokens)
         return self._main.keep(seq, n_tokens)
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
@@ -244,8 +244,12 @@ class LlamaBackend:
 
     def abort(self) -> None:
         self._abort_flag.raise_()
+        if not self._is_reading:
+            self._prefills.abort()
 
     def close(self) -> None:
-        self.read_prompts_here()
+        if self.reader is not None:
+            self.reader.close()
+        self._prefills.close()
         self._main.close()
         self._model.close()

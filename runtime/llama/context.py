@@ -36,13 +36,24 @@ class LlamaConfig(Struct, frozen=True, kw_only=True):
     use_extra_bufts: bool
     adapt_threads: bool = True
     kv_bytes_per_cell: float = 0.0
+    """0: unknown."""
 
 
 class LlamaContext:
     """Owns its native context, but not the model."""
 
-    def __init__(self, model: LlamaModel, config: LlamaConfig, abort_flag: AbortFlag) -> None:
-        self.fills_lazily = not model.is_on_gpu and zero_pages.CAN_BE_RETURNED
+    def __init__(
+        self,
+        model: LlamaModel,
+        config: LlamaConfig,
+        abort_flag: AbortFlag,
+        *,
+        may_fill_lazily: bool = True,
+    ) -> None:
+        """*may_fill_lazily* must be False where other threads compute meanwhile, see
+        zero_pages.py."""
+        can_return = not model.is_on_gpu and zero_pages.CAN_BE_RETURNED
+        self.fills_lazily = may_fill_lazily and can_return
         """Whether the KV cache takes memory as tokens are written into it, or has taken it all."""
         self.handle: Any = (
             zero_pages.without_zeros(lambda: _new_context(model, config))

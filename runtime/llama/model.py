@@ -139,6 +139,11 @@ class LlamaModel:
     def n_params(self) -> int:
         return int(lib.llama_model_n_params(self.handle))
 
+    @property
+    def n_bytes(self) -> int:
+        """Size of the weights."""
+        return int(lib.llama_model_size(self.handle))
+
     def close(self) -> None:
         if self.handle:
             lib.llama_model_free(self.handle)

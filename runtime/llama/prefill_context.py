@@ -1,56 +1,117 @@
-"""Reads prompts with a second copy of the weights that is laid out for prefill.
+"""A second context that reads prompts: beside the answers, or with another layout of the weights.
 
-llama.cpp repacks weights so that decoding, which multiplies them by few rows, is fast. Its fastest
-kernels for many rows need the file's own layout, which makes a prefill up to 1.5 times as fast. So
-where memory allows, prompts are read in a separate context on the file's own pages, and its new KV
-cells are copied to the main context after each slice, at about ten microseconds per token. The main
-context always holds everything; this one never holds anything else.
+A llama.cpp context makes one call at a time, and a call that reads many tokens holds up all others.
+So prompts are read in a context of their own, whose new KV cells are then copied to the main one,
+at ten to thirty microseconds per token. The main context always holds everything that has been
+read; this one only what comes before the tokens that it reads next.
+
+Its weights are those of the main context, or a second copy in the layout of the file: llama.cpp
+repacks weights so that decoding, which multiplies them by few rows, is fast, and its fastest
+kernels for many rows need the file's own layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from typing import Any
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
-from spillover.runtime.backend import DecodeAborted, KvFull, Rows
+from spillover.runtime.backend import KvFull, Rows, SavedKv
+from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.model import LlamaModel
 
 N_CELLS = 4096
-"""KV cells of the second context: the deeper in a text, the less the layout of the weights
-matters."""
+"""KV cells that a second layout keeps at most: the deeper in a text, the less the layout of the
+weights matters."""
+
+_FIRST_CELLS = 1024
+"""KV cells at first; their number doubles when more are needed."""
 
 _LEAST_ROWS = 32
 """The kernels for decoding read fewer rows just as fast."""
 
 _MOST_FETCHED = 16
-"""How many cells are worth fetching from the main context for each token that is read."""
+"""How many cells are worth fetching from the main context for each token that a better layout
+reads."""
+
+
+class Reading(Struct):
+    """A batch, and what the context needs before it."""
+
+    batch: Sequence[Rows]
+    dropped: list[int]
+    """Sequences whose cells are of no use any more."""
+    fetched: list[tuple[Rows, int, SavedKv]]
+    """The cells from a position on to the beginning of the rows."""
+    n_cells: int
+    """Cells that are needed in all."""
+
+
+class Read(Struct, frozen=True):
+    """The rows of the outputs of a batch, and its new cells, one part for each of its rows."""
+
+    outputs: list[int]
+    parts: list[SavedKv]
+
+
+class HeldFlag(AbortFlag):
+    """Stays raised until the next batch is prepared, so that an abort is not lost that comes while
+    the thread that reads is only about to start."""
+
+    def lower(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        super().lower()
 
 
 class PrefillContext:
-    """Owns the second copy of the model and its context."""
+    """Owns its context, which is made when it is needed, but not the model.
 
-    def __init__(self, path: Path, config: LlamaConfig, abort_flag: AbortFlag) -> None:
-        self._model = LlamaModel(path, n_gpu_layers=0, use_extra_bufts=False)
-        config = msgspec.structs.replace(config, n_kv=min(config.n_kv, N_CELLS))
-        try:
-            self.context = LlamaContext(self._model, config, abort_flag)
-        except BaseException:
-            self._model.close()
-            raise
+    run() may be called in another thread; until it has returned, only keep() and abort() may be
+    called.
+    """
+
+    def __init__(self, model: LlamaModel, config: LlamaConfig, n_kept: int = 0) -> None:
+        """*n_kept*: the largest KV cache to keep while nothing is read."""
+        self._model = model
+        self._config = config
+        self._n_kept = n_kept
+        self._flag = HeldFlag()
+        self._context: LlamaContext | None = None
         self._held: dict[int, int] = {}  # by sequence: how many of its first tokens are here
+        self._valid: dict[int, int] = {}  # how many of them it still begins with
+        self.n_threads = config.n_threads
 
-    def is_for(self, batch: Sequence[Rows]) -> bool:
-        """Whether a batch is read faster here: enough prompt tokens and no decode rows."""
+    @property
+    def handle(self) -> Any:
+        """The native context, which holds the outputs of the last batch."""
+        assert self._context is not None, "it has read a batch"
+        return self._context.handle
+
+    @property
+    def n_cells(self) -> int:
+        """The size of its KV cache now."""
+        return self._context.n_kv if self._context else 0
+
+    def n_cells_for(self, batch: Sequence[Rows]) -> int:
+        """The size of the KV cache that reading *batch* takes."""
+        n = max(sum(rows.start + len(rows.tokens) for rows in batch), _FIRST_CELLS)
+        return min(1 << (n - 1).bit_length(), max(self._config.n_kv, n))
+
+    def reads_faster(self, batch: Sequence[Rows]) -> bool:
+        """Whether another layout of the weights helps: there are enough prompt tokens, no decode
+        rows, and not much to fetch."""
         n_rows = sum(len(rows.tokens) for rows in batch)
         if n_rows < _LEAST_ROWS or any(len(rows.tokens) == 1 for rows in batch):
             return False
+        n_missing = sum(max(rows.start - self._valid.get(rows.seq, 0), 0) for rows in batch)
         n_cells = sum(rows.start + len(rows.tokens) for rows in batch)
-        n_missing = sum(max(rows.start - self._held.get(rows.seq, 0), 0) for rows in batch)
-        return n_cells <= self.context.n_kv and n_missing <= _MOST_FETCHED * n_rows
+        return n_cells <= N_CELLS and n_missing <= _MOST_FETCHED * n_rows
 
     def read(self, batch: Sequence[Rows], main: LlamaContext) -> list[int] | None:
         """Evaluate *batch* and copy its new cells to *main*; return the rows of the outputs, which
@@ -58,57 +119,126 @@ class PrefillContext:
 
         Raises KvFull when *main* has no room, DecodeAborted, DecodeFailed.
         """
-        if not all(self._fetch(rows, main) for rows in batch):
-            self.clear()
-            return None
+        reading = self.prepare(batch, main)
         try:
-            outputs = self.context.decode(batch)
-        except KvFull:
-            self.clear()
+            read = self.run(reading)
+        except (KvFull, ModelError):
+            self.close()
             return None
-        except DecodeAborted:
-            self.clear()
+        except BaseException:
+            self.close()
             raise
+        self.hand_over(reading, read, main, [rows.seq for rows in batch])
+        return read.outputs
+
+    # --- the three parts of a read ----------------------------------------------------------
+
+    def prepare(self, batch: Sequence[Rows], main: LlamaContext) -> Reading:
+        """Copy from *main* what comes before *batch* and is not here."""
+        self._flag.reset()
+        fetched = []
         for rows in batch:
-            self._hand_over(rows, batch, main)
-        return outputs
+            valid = self.keep(rows.seq, rows.start)
+            if valid < rows.start:
+                fetched.append((rows, valid, main.save_part(rows.seq, valid, rows.start)))
+        n_cells = self.n_cells_for(batch)
+        # Prompts that are read in turns keep their cells while there is room for all.
+        n_others = sum(self._valid.values()) - sum(self._valid.get(rows.seq, 0) for rows in batch)
+        if n_others + sum(rows.start + len(rows.tokens) for rows in batch) > n_cells:
+            present = {rows.seq for rows in batch}
+            self._valid = {seq: n for seq, n in self._valid.items() if seq in present}
+        dropped = [seq for seq, n in self._held.items() if self._valid.get(seq, 0) < n]
+        for rows in batch:
+            self._valid[rows.seq] = rows.start + len(rows.tokens)
+        return Reading(batch, dropped, fetched, n_cells)
 
-    def _fetch(self, rows: Rows, main: LlamaContext) -> bool:
-        """Hold exactly what comes before *rows*."""
-        held = self.keep(rows.seq, rows.start)
-        if held < rows.start:
-            part = main.save_part(rows.seq, held, rows.start)
-            if not self.context.append_part(rows.seq, held, part):
-                return False
-        self._held[rows.seq] = rows.start
-        return True
+    def run(self, reading: Reading) -> Read:
+        """Evaluate a batch. After an exception nothing else may be called but close().
 
-    def _hand_over(self, rows: Rows, batch: Sequence[Rows], main: LlamaContext) -> None:
-        end = rows.start + len(rows.tokens)
-        part = self.context.save_part(rows.seq, rows.start, end)
-        if not main.append_part(rows.seq, rows.start, part):
-            for read in batch:
-                main.keep(read.seq, read.start)
-            self.clear()
-            raise KvFull
-        self._held[rows.seq] = end
-        if rows.wants_logits:
-            self.keep(rows.seq, 0)  # the prompt has been read; the others need not look past it
+        Raises KvFull, DecodeAborted, DecodeFailed, ModelError.
+        """
+        context = self._with_cells(reading.n_cells, reading.dropped)
+        context.set_threads(self.n_threads)
+        for rows, start, part in reading.fetched:
+            if not context.append_part(rows.seq, start, part):
+                raise KvFull
+        reading.fetched.clear()
+        outputs = context.decode(reading.batch)
+        parts = []
+        for rows in reading.batch:
+            end = rows.start + len(rows.tokens)
+            parts.append(context.save_part(rows.seq, rows.start, end))
+            self._held[rows.seq] = end
+        return Read(outputs, parts)
+
+    def hand_over(
+        self, reading: Reading, read: Read, main: LlamaContext, wanted: Collection[int]
+    ) -> None:
+        """Add what was read of the *wanted* sequences to *main*. Raises KvFull, with *main* as it
+        was, when it has no room."""
+        batch = reading.batch
+        for rows, part in zip(batch, read.parts, strict=True):
+            if rows.seq in wanted and not main.append_part(rows.seq, rows.start, part):
+                for done in batch:
+                    if done.seq in wanted:
+                        main.keep(done.seq, done.start)
+                self.close()
+                raise KvFull
+        for rows in batch:
+            if rows.wants_logits:
+                self.keep(rows.seq, 0)  # the prompt has been read; others need not look past it
+
+    # --- what is held -----------------------------------------------------------------------
 
     def keep(self, seq: int, n_tokens: int) -> int:
-        """Hold at most the first *n_tokens* of *seq*; how many are held."""
-        held = self._held.get(seq, 0)
-        if held <= n_tokens:
-            return held
-        self._held[seq] = self.context.keep(seq, n_tokens)
-        return self._held[seq]
+        """Note that *seq* only begins with the first *n_tokens* of what it was; how many of them
+        are held. A sequence that was cut is fetched anew: a window may have lost its beginning."""
+        valid = self._valid.get(seq, 0)
+        if valid > n_tokens:
+            valid = self._valid[seq] = 0
+        return valid
 
-    def clear(self) -> None:
-        """Hold nothing, not even the remains of an aborted call."""
-        for seq in self._held:
-            self.context.keep(seq, 0)
-        self._held.clear()
+    def _with_cells(self, n_cells: int, dropped: list[int]) -> LlamaContext:
+        """The context without the *dropped* sequences, enlarged if it has too few cells."""
+        context = self._context
+        for seq in dropped:
+            del self._held[seq]
+            if context is not None:
+                context.keep(seq, 0)
+        if context is not None and context.n_kv >= n_cells:
+            return context
+        config = replace(self._config, n_kv=n_cells)
+        larger = LlamaContext(self._model, config, self._flag, may_fill_lazily=False)
+        if context is not None:
+            try:
+                _copy_all(context, larger, self._held)
+            except BaseException:
+                larger.close()
+                raise
+            context.close()
+        self._context = larger
+        return larger
+
+    def abort(self) -> None:
+        """Make run() end soon. Any thread may call it."""
+        self._flag.raise_()
+
+    def rest(self) -> None:
+        """Nothing will be read for a while: give memory back."""
+        if self.n_cells > self._n_kept:
+            self.close()
 
     def close(self) -> None:
-        self.context.close()
-        self._model.close()
+        """Hold nothing, and give the memory back. It may be used again."""
+        self._held.clear()
+        self._valid.clear()
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+
+
+def _copy_all(source: LlamaContext, target: LlamaContext, held: dict[int, int]) -> None:
+    """Copy the first tokens of each sequence. Raises KvFull."""
+    for seq, n in held.items():
+        if not target.append_part(seq, 0, source.save_part(seq, 0, n)):
+            raise KvFull

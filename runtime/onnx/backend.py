@@ -137,6 +137,9 @@ class OnnxBackend:
     saver = None
     """Each sequence has its own cells here: kept ones do not slow the others down."""
 
+    reader = None
+    """Small slices are read as fast as large ones here: they fit between two tokens of others."""
+
     def abort(self) -> None:
         self._is_aborted = True
         self._session.stop()

@@ -25,6 +25,7 @@ class Inbox:
         self._changed = threading.Condition()
         self._orders: deque[Order] = deque()
         self._stopped = False
+        self._woken = False
         self._n_open = 0
         self._mean_service_s = 1.0
 
@@ -63,6 +64,12 @@ class Inbox:
             self._stopped = True
             self._changed.notify()
 
+    def wake(self) -> None:
+        """Make take() return, now or the next time that it waits."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
     @property
     def n_open(self) -> int:
         """Answers that are running or waiting."""
@@ -77,16 +84,20 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._orders)
 
-    def take(self, *, wait: bool) -> list[Order] | None:
-        """All orders; with *wait*, blocks until there is one. None once stopped."""
-        if not wait and not self._orders and not self._stopped:
+    def take(self, *, wait_s: float | None) -> list[Order] | None:
+        """All orders; waits at most *wait_s* (None: as long as it takes) until there is one or
+        wake() is called. None once stopped."""
+        if wait_s == 0 and not self._orders and not self._stopped:
             return []
         with self._changed:
-            while wait and not self._orders and not self._stopped:
-                self._changed.wait()
+            self._changed.wait_for(self._has_news, wait_s)
+            self._woken = False
             orders = list(self._orders)
             self._orders.clear()
             return None if self._stopped else orders
+
+    def _has_news(self) -> bool:
+        return bool(self._orders) or self._stopped or self._woken
 
     def close_one(self, service_s: float) -> None:
         """Note that an answer ended *service_s* after it left the queue."""

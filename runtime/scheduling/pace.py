@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.slice_plan import SlicePlan, best_alone, plan_slice
 
@@ -12,6 +14,18 @@ MARGIN_WORTH = 1.25
 """Slices that use the whole gap must be this much faster before they may use the margin."""
 
 _DECODE_LEARNING_RATE = 0.2
+
+FIRST_SLOWDOWN = 3.0
+"""A guess how much longer a decode step takes while a prompt is read."""
+
+_N_RECENT = 8
+"""The slowest of so many steps beside a prompt tells how long the next one may take."""
+
+PART_S = 2.0
+"""A reader's call should take no longer, because prompts that arrive meanwhile wait for its end."""
+
+LEAST_PART = 64
+"""Unless it has at most this many tokens: llama.cpp's kernels for many rows begin here."""
 
 WORST_FILLER = 1.25
 """What is left of a gap after a slice is only used for another one whose token costs at most this
@@ -35,6 +49,8 @@ class Pace:
         self._n_batch = n_batch
         self.has_fixed_slices = has_fixed_slices
         self._decode_s: dict[int, float] = {}
+        self._slowdowns = deque([FIRST_SLOWDOWN], maxlen=_N_RECENT)
+        self._take_token_s = 0.0
 
     def decode_s(self, n_rows: int) -> float | None:
         """Seconds of a decode step of *n_rows*; None before the first one."""
@@ -77,6 +93,46 @@ class Pace:
         took *first_token_s* per token."""
         seconds = self._pure.predict(n, depth)
         return seconds is not None and seconds <= min(room_s, WORST_FILLER * n * first_token_s)
+
+    # --- prompts that are read beside the decode steps --------------------------------------
+
+    def fits_between(self, n: int, depth: int, n_rows: int) -> bool:
+        """Whether one slice of *n* tokens takes at most half of what is allowed between two decode
+        steps of *n_rows*. It then delays nobody much, and needs no reader."""
+        seconds = self._pure.predict(n, depth) if n < self._n_batch else None
+        return seconds is not None and 2 * seconds <= self.room_s(n, depth, n_rows)
+
+    def part(self, n_all: int, depth: int) -> int:
+        """Tokens that the reader should read next, of *n_all*: as many as a call may have, unless
+        that takes so long that newcomers would wait for it."""
+        sizes = sorted(self._pure.candidates(n_all, self._n_batch), reverse=True)
+        return next(n for n in sizes if n <= LEAST_PART or self._takes_at_most(PART_S, n, depth))
+
+    def _takes_at_most(self, seconds: float, n: int, depth: int) -> bool:
+        predicted_s = self._pure.predict(n, depth)
+        return predicted_s is None or predicted_s <= seconds
+
+    def pause_s(self, n_rows: int) -> float:
+        """Seconds between the end of a decode step of *n_rows* and the beginning of the next one,
+        while prompts are read beside them: as long as allowed, so that they are read soonest."""
+        step_s = self._decode_s.get(n_rows, 0.0) * max(self._slowdowns)
+        return max(GAP_SHARE * self._max_gap_s - step_s, 0.0)
+
+    def observe_take(self, n: int, seconds: float) -> None:
+        """Note that *n* tokens which were read beside were put into the KV cache."""
+        known = self._take_token_s or seconds / n
+        self._take_token_s = known + _DECODE_LEARNING_RATE * (seconds / n - known)
+
+    def take_s(self, n: int) -> float:
+        """Seconds that putting *n* tokens into the KV cache will hold up the next decode step."""
+        return self._take_token_s * n
+
+    def observe_beside(self, n_rows: int, seconds: float) -> None:
+        """Note a decode step that was made while prompts were read."""
+        known = self._decode_s.setdefault(n_rows, seconds / FIRST_SLOWDOWN)
+        self._slowdowns.append(seconds / known)
+
+    # --- what is learned from calls ---------------------------------------------------------
 
     def observe_decode(self, n_rows: int, seconds: float) -> None:
         known = self._decode_s.get(n_rows, seconds)

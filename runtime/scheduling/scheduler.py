@@ -1,7 +1,8 @@
 """The loop that owns a backend: it executes what step_plan decides.
 
 Other threads leave commands in an inbox. Each step: commands, admission, one call for all decoding
-sequences, then slices of the waiting prompts for as long as the decoding ones may be kept waiting.
+sequences. The waiting prompts are read beside these calls where the backend can do that; elsewhere
+slices of them follow each call, for as long as the decoding sequences may be kept waiting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from msgspec import Struct
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull
 from spillover.runtime.device import available_memory
 from spillover.runtime.engine import SlotState
-from spillover.runtime.events import FinishReason, Prefilling, Queued
+from spillover.runtime.events import FinishReason, Queued
+from spillover.runtime.scheduling.admission import Admission
+from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.kv_cache import KvCache
@@ -24,12 +27,14 @@ from spillover.runtime.scheduling.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Job, Phase, Sequence
 from spillover.runtime.scheduling.step_plan import (
+    SliceRead,
     StepPlan,
-    admission_reserve,
     next_step_s,
+    plan_beside,
     plan_gap,
     plan_step,
     victim,
+    with_outputs,
 )
 
 
@@ -73,6 +78,12 @@ class Scheduler:
         self._kv = KvCache(backend, options.n_prefix_cached, options.saved_prefix_bytes, free_bytes)
         self._inbox = Inbox(options.n_parallel, options.max_queue)
         self._queues = Queues(options.n_parallel)
+        self._admission = Admission(
+            backend, self._queues, self._kv, self._out, options.n_ctx, clock, self._finish
+        )
+        self._beside = Beside(backend.reader, self._inbox.wake, clock)
+        self._stepped = float("-inf")
+        """When the last call ended that gave the decoding sequences a token."""
         self._alone: Sequence | None = None  # in the running call
         self.n_steps = 0
         """Calls of the backend so far."""
@@ -105,6 +116,7 @@ class Scheduler:
         self._inbox.stop()
         self._measurement.interrupt()
         self._backend.abort()
+        self._beside.abort()
 
     def slots(self) -> tuple[SlotState, ...]:
         """A snapshot for /slots."""
@@ -122,19 +134,21 @@ class Scheduler:
 
     def run(self) -> None:
         """Serve until stop(). Raises DecodeFailed when the backend cannot continue."""
-        while self._take_commands():
-            if self._queues.is_idle:
-                self._measurement.measure_one(self._kv)
-                continue
-            if self._queues.may_admit:
-                self._admit()
-            self._kv.save_one_prefix()
-            self._step()
-            self._out.after_step(next_step_s(self._queues, self._pace))
+        try:
+            while self._take_commands():
+                if self._beside.has_ended and self._may_take:
+                    self._take_read()
+                if not self._queues.is_idle:
+                    self._serve()
+                elif not self._beside.is_reading:
+                    self._beside.rest()
+                    self._measurement.measure_one(self._kv)
+        finally:
+            self._beside.close()
 
     def _take_commands(self) -> bool:
         """Wait for work if there is none; False when it is time to stop."""
-        orders = self._inbox.take(wait=self._queues.is_idle and self._measurement.is_done)
+        orders = self._inbox.take(wait_s=self._patience_s())
         if orders is None:
             return False
         for order in orders:
@@ -147,6 +161,45 @@ class Scheduler:
             self._out.flush()
         return True
 
+    def _patience_s(self) -> float | None:
+        """How long to wait for commands, or for what is read beside; None: as long as it takes."""
+        queues = self._queues
+        if queues.is_idle:
+            is_done = self._measurement.is_done or self._beside.is_reading
+            return None if is_done and not self._beside.has_ended else 0
+        if not self._beside.is_reading or self._beside.has_ended or queues.may_admit:
+            return 0
+        return self._pause_s if queues.decoding else None
+
+    @property
+    def _pause_s(self) -> float:
+        """Seconds until the next decode step, while a prompt is read beside it."""
+        due = self._stepped + self._pace.pause_s(len(self._queues.decoding))
+        return max(due - self._clock(), 0.0)
+
+    @property
+    def _may_take(self) -> bool:
+        """Whether there is time to take what was read before the next decode step is due, or that
+        step has been made."""
+        beside = self._beside
+        assert beside.ended is not None
+        if not self._queues.decoding or self._stepped >= beside.ended:
+            return True
+        return self._pace.take_s(beside.n_tokens) <= self._pause_s
+
+    def _serve(self) -> None:
+        """Admit, and make a step if it is time for one."""
+        if self._queues.may_admit:
+            self._admission.admit()
+        self._kv.save_one_prefix()
+        if self._beside.can_read and not self._beside.is_reading:
+            self._start_read()
+        if not self._beside.is_reading:
+            self._step()
+        elif self._queues.decoding and (self._beside.has_ended or self._pause_s == 0):
+            self._run(StepPlan(self._queues.decoding.copy()))
+        self._out.after_step(next_step_s(self._queues, self._pace))
+
     def _enqueue(self, job: Job) -> None:
         leader: Sequence | None = None
         for choice in range(job.request.n):
@@ -158,68 +211,33 @@ class Scheduler:
             if sequence.n_left(self._n_ctx) <= 0 < sequence.n_generated:
                 self._finish(sequence, "length")
 
-    # --- admission --------------------------------------------------------------------------
-
-    def _admit(self) -> None:
-        """Start the first waiting sequences while there are slots and KV cells for them."""
-        queues = self._queues
-        n_before = len(queues.waiting)
-        while queues.waiting and queues.has_free_slot:
-            first = queues.waiting[0]
-            if first.waits_for_leader:
-                break
-            if not self._start(first):
-                if queues.n_running:
-                    break
-                # The system has no memory for it, and no other sequence will free any.
-                self._finish(first, "length")
-        queues.may_admit = False
-        if len(queues.waiting) != n_before:
-            self._report_positions()
-
-    def _start(self, sequence: Sequence) -> bool:
-        """Start the first waiting sequence; False when the KV cache has no room for it."""
-        placed = self._kv.place(
-            sequence.tokens,
-            admission_reserve(self._queues, sequence, self._n_ctx),
-            [(s.seq, s.tokens[: s.n_past]) for s in self._queues.running],
-            reuse=sequence.request.reuse_prefix,
-        )
-        if placed is None:
-            return False
-        self._queues.start_prefill(*placed)
-        sequence.admitted(self._clock())
-        if sequence.sampler is None:
-            request = sequence.request
-            sequence.sampler = self._backend.sampler(
-                request.sampling,
-                sequence.seed,
-                ignore_eos=request.ignore_eos,
-                constraint=sequence.constraint,
-                shows_distribution=request.post_sampling_probs,
-            )
-            sequence.sampler.accept(sequence.tokens.tolist())
-        self._report_progress(sequence)
-        return True
-
-    def _report_positions(self) -> None:
-        reported: set[int] = set()
-        for position, sequence in enumerate(self._queues.waiting):
-            if sequence.job_id not in reported and sequence.n_generated == 0:
-                reported.add(sequence.job_id)
-                queued = Queued(position=position, n_prompt_tokens=sequence.n_prompt)
-                self._out.add(sequence.job_id, queued)
-
-    def _report_progress(self, sequence: Sequence) -> None:
-        if sequence.leader is None and sequence.n_generated == 0:
-            progress = Prefilling(
-                n_read=sequence.n_past,
-                n_cached=sequence.n_cached,
-                n_prompt_tokens=sequence.n_prompt,
-            )
-            self._out.add(sequence.job_id, progress)
-
     # --- a step -----------------------------------------------------------------------------
+
+    def _start_read(self) -> None:
+        slices = plan_beside(self._queues, self._pace)
+        n_tokens = sum(n for _, n in slices)
+        if slices and self._kv.make_room(n_tokens + len(self._queues.decoding)):
+            self._beside.start(slices)
+        elif not self._queues.prefilling:
+            self._beside.rest()
+
+    def _take_read(self) -> None:
+        """Put what was read beside into the KV cache, and begin the answers whose prompts ended."""
+        started = self._clock()
+        while not self._kv.make_room(self._beside.n_tokens):
+            self._preempt(victim(self._queues))
+        try:
+            reads = self._beside.take()
+        except DecodeAborted:
+            return
+        except KvFull:
+            self._free_some_cells()
+            return
+        self.n_steps += 1
+        if reads:
+            self._pace.observe_take(sum(read.n for read in reads), self._clock() - started)
+        for read in reads:
+            self._read(read)
 
     def _step(self) -> None:
         plan = plan_step(self._queues, self._pace)
@@ -253,6 +271,8 @@ class Scheduler:
         now = self._clock()
         if n_slice:
             self._pace.observe_slice(n_slice, depth, n_decoding, now - started)
+        elif self._beside.is_reading:
+            self._pace.observe_beside(n_decoding, now - started)
         else:
             self._pace.observe_decode(n_decoding, now - started)
         self._take_outputs(plan, now)
@@ -264,11 +284,10 @@ class Scheduler:
             self._kv.extend(sequence.seq, 1)
             sequence.n_past += 1
             self._sample(sequence, output, now)
-        output = len(plan.decoding)
-        for sequence, n in plan.slices:
-            is_whole = n == sequence.n_unread
-            self._read(sequence, n, output)
-            output += is_whole
+        if plan.decoding:
+            self._stepped = self._clock()
+        for read in with_outputs(plan.slices, len(plan.decoding)):
+            self._read(read)
 
     def _call(self, plan: StepPlan) -> bool:
         """Run the backend; False when nothing was read. A call for one sequence alone is skipped,
@@ -285,13 +304,16 @@ class Scheduler:
                     self._requeue(sequence)
             return False
         except KvFull:
-            # The ledger saw room but the backend found none: its cells may be fragmented.
-            if not self._kv.evict_one():
-                self._preempt(victim(self._queues))
+            self._free_some_cells()
             return False
         finally:
             self._alone = None
         return True
+
+    def _free_some_cells(self) -> None:
+        """The ledger saw room but the backend found none: its cells may be fragmented."""
+        if not self._kv.evict_one():
+            self._preempt(victim(self._queues))
 
     def _claim(self, n_cells: int) -> bool:
         """Free KV cells for the next call. False when it must be planned again because a sequence
@@ -312,21 +334,24 @@ class Scheduler:
     def _requeue(self, sequence: Sequence) -> None:
         """Queue a running sequence again, to be read again with its text."""
         seq = sequence.seq
+        self._beside.drop(sequence)
         self._queues.requeue(sequence)
         self._kv.drop(seq)
         self._out.add(sequence.job_id, Queued(position=0, n_prompt_tokens=sequence.n_prompt))
 
-    def _read(self, sequence: Sequence, n: int, output: int) -> None:
-        """Note *n* more tokens of a prompt; the last ones produce the first token of the answer."""
-        self._kv.extend(sequence.seq, n)
-        sequence.n_past += n
-        self._report_progress(sequence)
-        if sequence.n_unread == 0:
-            self._queues.start_decode(sequence)
-            if sequence.n_left(self._n_ctx) > 0:
-                self._sample(sequence, output, self._clock())
-            else:
-                self._finish(sequence, "length")
+    def _read(self, read: SliceRead) -> None:
+        """Note more tokens of a prompt; the last ones produce the first token of the answer."""
+        sequence = read.sequence
+        self._kv.extend(sequence.seq, read.n)
+        sequence.n_past += read.n
+        self._admission.report_progress(sequence)
+        if read.output is None:
+            return
+        self._queues.start_decode(sequence)
+        if sequence.n_left(self._n_ctx) > 0:
+            self._sample(sequence, read.output, self._clock())
+        else:
+            self._finish(sequence, "length")
 
     # --- tokens -----------------------------------------------------------------------------
 
@@ -355,6 +380,7 @@ class Scheduler:
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         now = self._clock()
+        self._beside.drop(sequence)
         is_placed = sequence.phase is not Phase.WAITING
         self._queues.leave(sequence)
         if is_placed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import count
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -17,6 +18,15 @@ ADMISSION_RESERVE = 64
 
 Slice: TypeAlias = tuple[Sequence, int]
 """A sequence, and how many of the next tokens of its prompt to read."""
+
+
+class SliceRead(Struct, frozen=True):
+    """A slice in a batch."""
+
+    sequence: Sequence
+    n: int
+    output: int | None
+    """Which output of the batch has the logits after it; None unless the prompt ends with it."""
 
 
 class StepPlan(Struct, frozen=True):
@@ -51,10 +61,20 @@ class StepPlan(Struct, frozen=True):
     def rows(self) -> list[Rows]:
         """The batch for the backend: the decoding sequences first."""
         batch = [Rows(s.seq, s.n_past, s.tokens[s.n_past :], True) for s in self.decoding]
-        for s, n in self.slices:
-            tokens = s.tokens[s.n_past : s.n_past + n]
-            batch.append(Rows(s.seq, s.n_past, tokens, n == s.n_unread))
-        return batch
+        return [*batch, *rows_of(self.slices)]
+
+
+def rows_of(slices: Iterable[Slice]) -> list[Rows]:
+    """The batch of *slices*; the last token of a whole prompt has logits."""
+    return [
+        Rows(s.seq, s.n_past, s.tokens[s.n_past : s.n_past + n], n == s.n_unread) for s, n in slices
+    ]
+
+
+def with_outputs(slices: Iterable[Slice], first: int) -> list[SliceRead]:
+    """*slices* with their outputs, the next of which is number *first*."""
+    outputs = count(first)
+    return [SliceRead(s, n, next(outputs) if n == s.n_unread else None) for s, n in slices]
 
 
 def plan_step(queues: Queues, pace: Pace) -> StepPlan:
@@ -95,6 +115,28 @@ def plan_gap(
     if first_token_s and not pace.is_worth_it(n, depth, left_s, first_token_s):
         return None
     return StepPlan([], slices_of(n, prompts))
+
+
+def plan_beside(queues: Queues, pace: Pace) -> list[Slice]:
+    """The slices that the backend's reader should read next while other sequences decode; none
+    where the step itself reads sooner what is left, because it fits between two tokens."""
+    prompts = queues.prefilling
+    if not (prompts and queues.decoding):
+        return []
+    n_unread, depth = queues.n_unread, prompts[0].n_past
+    if pace.fits_between(n_unread, depth, len(queues.decoding)):
+        return []
+    return shared_slices(pace.part(n_unread, depth), prompts)
+
+
+def shared_slices(n: int, prompts: Iterable[Sequence]) -> list[Slice]:
+    """*n* tokens of the waiting prompts. The first one gets half of them at least, and the others
+    may have the rest, so that a short prompt does not wait for all of a long one."""
+    first, *others = prompts
+    n_others = min(sum(sequence.n_unread for sequence in others), n // 2)
+    n_first = min(first.n_unread, n - n_others)
+    slices = [(first, n_first)]
+    return slices + slices_of(n - n_first, others) if n > n_first and others else slices
 
 
 def slices_of(n: int, prompts: Iterable[Sequence]) -> list[Slice]:

@@ -1,6 +1,6 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, wire, overhead, http, beside, busy, newcomer, memory, policy, onnx. Prints
+Scenarios: engine, wire, overhead, http, beside, busy, newcomer, reading, memory, policy, onnx. Prints
 a line of JSON each figure: medians with smallest and largest value. What is compared runs in turns.
 """
 
@@ -28,7 +28,7 @@ from spillover.runtime.events import Delta
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from tests.benchmarks import bare_loop, busy, load, onnx_backend, policy_cost, servers
+from tests.benchmarks import bare_loop, busy, load, onnx_backend, policy_cost, reading, servers
 from tests.benchmarks.random_gguf import quantized
 
 N_PROMPT, N_TOKENS = 64, 64
@@ -246,9 +246,12 @@ def main() -> None:
     parser.add_argument("--llama-cpp-python", help="a Python with llama-cpp-python[server]")
     parser.add_argument("--genai", help="folder with onnxruntime-genai, if it is not installed")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[400, 1600, 6000])
+    parser.add_argument("--gaps-ms", type=float, nargs="+", default=[250.0, 80.0])
+    parser.add_argument("--streams", type=int, nargs="+", default=[3])
     folder = Path(platformdirs.user_cache_dir("spillover-bench"))
     parser.add_argument("--folder", type=Path, default=folder)
-    parser.add_argument("--model", type=Path, action="append", default=[], help="for busy")
+    parser.add_argument("--model", type=Path, action="append", default=[], help="instead of 0.4B")
     args = parser.parse_args()
     figures = Figures()
     if args.scenarios == ["policy"]:
@@ -263,10 +266,13 @@ def main() -> None:
         busy.run(args.model, figures, args.repeat)
         figures.report()
         return
-    model = quantized(args.folder)
+    model = args.model[0] if args.model else quantized(args.folder)
     for name in args.scenarios:
         if name == "policy":
             policy(figures, args.repeat)
+        elif name == "reading":
+            asked = reading.Asked(args.lengths, args.gaps_ms, args.streams)
+            reading.reading(model, figures, args.repeat, asked)
         elif name in ("http", "newcomer", "beside"):
             rivals = {"http": http, "newcomer": newcomer, "beside": beside}
             rivals[name](args, model, figures, args.repeat)

@@ -208,19 +208,20 @@ def test_a_backend_computes_with_as_many_threads_as_its_governor_says(model_path
     governor = backend._governor
     assert governor is not None
     observe: Callable[[float, float], int] = governor.observe
-    governor.observe = lambda wall_s, cpu_s: observe(1.0, 1.2)  # type: ignore[method-assign]
+    governor.observe = lambda wall_s, cpu_s: 2  # type: ignore[method-assign]
     governor.rest = lambda: 2  # type: ignore[method-assign]
     tokens = np.arange(300, 350, dtype=np.int32)
-    prefill = backend._prefill
-    assert prefill is not None
-    contexts = [backend._main.handle, prefill.context.handle]
+    backend.decode([Rows(0, 0, tokens, True)])  # makes the second context
+    contexts = [backend._main.handle, backend._row_of(0)[0]]
     try:
         assert [lib.llama_n_threads(context) for context in contexts] == [2, 2]
-        backend.decode([Rows(0, 0, tokens, True)])
-        with_two = backend.logits(0).copy()
-        assert [lib.llama_n_threads(context) for context in contexts] == [1, 1]
+        governor.observe = lambda wall_s, cpu_s: observe(1.0, 1.2)  # type: ignore[method-assign]
         backend.keep(0, 0)
         backend.decode([Rows(0, 0, tokens, True)])
+        with_two = backend.logits(0).copy()
+        backend.keep(0, 0)
+        backend.decode([Rows(0, 0, tokens, True)])
+        assert [lib.llama_n_threads(context) for context in contexts] == [1, 1]
         assert np.allclose(backend.logits(0), with_two, atol=0.2)
     finally:
         backend.close()

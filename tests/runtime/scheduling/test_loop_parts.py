@@ -81,7 +81,7 @@ def test_the_inbox_is_bounded_and_opens_again() -> None:
     inbox.submit(job(3), positions.append, unlimited=True)
     assert positions == [0, 1, 2]
     inbox.cancel(2)
-    taken = inbox.take(wait=False) or []
+    taken = inbox.take(wait_s=0) or []
     assert [order if isinstance(order, int) else order.id for order in taken] == [1, 2, 3, 2]
     for _ in range(2):
         inbox.close_one(4.0)
@@ -91,14 +91,26 @@ def test_the_inbox_is_bounded_and_opens_again() -> None:
 def test_a_waiting_loop_is_woken_by_an_order_and_by_the_end() -> None:
     inbox = Inbox(n_parallel=1, max_queue=1)
     taken: list[object] = []
-    loop = threading.Thread(target=lambda: taken.append(inbox.take(wait=True)))
+    loop = threading.Thread(target=lambda: taken.append(inbox.take(wait_s=None)))
     loop.start()
     inbox.cancel(7)
     loop.join(10)
     assert taken == [[7]]
     inbox.stop()
-    assert inbox.take(wait=True) is None
-    assert inbox.take(wait=False) is None
+    assert inbox.take(wait_s=None) is None
+    assert inbox.take(wait_s=0) is None
+
+
+def test_a_loop_that_is_woken_gets_no_orders_and_is_woken_once() -> None:
+    inbox = Inbox(n_parallel=1, max_queue=1)
+    inbox.wake()
+    assert inbox.take(wait_s=None) == []
+    assert inbox.take(wait_s=1e-6) == []
+    loop = threading.Thread(target=inbox.take, kwargs={"wait_s": None})
+    loop.start()
+    inbox.wake()
+    loop.join(10)
+    assert not loop.is_alive()
 
 
 def saved_of(*sizes: int, max_count: int = 8, max_bytes: int = 10_000) -> SavedPrefixes:

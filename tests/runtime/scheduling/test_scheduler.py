@@ -3,129 +3,33 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from spillover.runtime.backend import Backend, DecodeAborted, Rows
-from spillover.runtime.chat.pipeline import TextPipeline
-from spillover.runtime.events import Delta, EngineEvent, Finished, Prefilling
-from spillover.runtime.options import EngineOptions
-from spillover.runtime.request import GenerationRequest
-from spillover.runtime.sampling import Sampling
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
-from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
-from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.scheduling.slice_costs import SavedCosts
-from spillover.runtime.worker.loading import load
-
-DECODE_S = 0.037
-SLICE_S = {1: 0.017, 4: 0.027, 8: 0.051, 16: 0.094, 24: 0.171, 32: 0.272, 48: 0.530, 64: 0.230,
-           128: 0.514, 256: 1.163, 512: 2.887}  # fmt: skip
-"""Measured once on two cores, model of 0.4B: sizes between 24 and 63 are the dearest."""
-
-MAX_GAP_S = 0.33
-
-
-class Call:
-    """What one decode call carried, and when it began on the clock."""
-
-    def __init__(self, batch: Sequence[Rows], at: float) -> None:
-        self.at = at
-        self.decoded = [rows.seq for rows in batch if len(rows.tokens) == 1]
-        self.n_slice = sum(len(rows.tokens) for rows in batch if len(rows.tokens) > 1)
-
-    @property
-    def cost_s(self) -> float:
-        if self.n_slice == 0:
-            return DECODE_S
-        size = min(n for n in SLICE_S if n >= self.n_slice)
-        return SLICE_S[size] + (DECODE_S if self.decoded else 0.0)
-
-
-class Loop:
-    """A scheduler in a thread of its own."""
-
-    def __init__(self, backend: Backend, n_parallel: int) -> None:
-        self.now = 0.0
-        self.free_bytes = 1 << 40
-        self.calls: list[Call] = []
-        self.events: queue.SimpleQueue[tuple[int, EngineEvent]] = queue.SimpleQueue()
-        self.before_call: Callable[[], None] = lambda: None
-        self._real = backend.decode
-        backend.decode = self._decode  # type: ignore[method-assign]  # the real one, watched
-        costs = SavedCosts(per_call_s=SLICE_S, per_token_and_cell_s={})
-        nothing = SavedCosts(per_call_s={}, per_token_and_cell_s={})
-        saved = SavedCostTables(pure=costs, mixed=nothing)
-        self.scheduler = Scheduler(
-            backend,
-            SchedulerOptions(
-                n_ctx=1024, n_parallel=n_parallel, max_queue=8, max_gap_s=MAX_GAP_S,
-                n_prefix_cached=2,
-            ),
-            self._emit,
-            CostMeasurement(backend, saved, lambda _: None),
-            lambda: self.now,
-            lambda: self.free_bytes,
-        )  # fmt: skip
-        self._thread = threading.Thread(target=self.scheduler.run)
-        self._thread.start()
-
-    def _decode(self, batch: Sequence[Rows]) -> None:
-        self.before_call()
-        call = Call(batch, self.now)
-        self.calls.append(call)
-        self._real(batch)
-        self.now += call.cost_s
-
-    def _emit(self, events: list[tuple[int, EngineEvent]]) -> None:
-        for event in events:
-            self.events.put(event)
-
-    def submit(
-        self, job_id: int, n_prompt: int, *, prompt_of: int | None = None, **fields: Any
-    ) -> None:
-        first = 300 + 7 * (prompt_of or job_id)
-        prompt = np.arange(first, first + n_prompt, dtype=np.int32)
-        request = GenerationRequest(
-            prompt=tuple(prompt.tolist()), sampling=Sampling(temperature=0), ignore_eos=True,
-            **fields,
-        )  # fmt: skip
-        pipelines = tuple(TextPipeline((), split_reasoning=False) for _ in range(request.n))
-        self.scheduler.submit(
-            Job(id=job_id, request=request, prompt=prompt, seed=0, pipelines=pipelines)
-        )
-
-    def wait_for(self, job_id: int, kind: type[EngineEvent]) -> EngineEvent:
-        while True:
-            found_id, event = self.events.get(timeout=60)
-            if found_id == job_id and isinstance(event, kind):
-                return event
-
-    def stop(self) -> None:
-        self.scheduler.stop()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
+from spillover.models.catalogue import find
+from spillover.runtime.backend import DecodeAborted
+from spillover.runtime.events import Delta, Finished, Prefilling
+from tests.runtime.scheduling.watched_loop import MAX_GAP_S, Call, Loop, loop_on
 
 
 @pytest.fixture
 def loop(model_path: Path) -> Iterator[Loop]:
-    options = EngineOptions(n_parallel=4, n_ctx=1024, n_kv=4096, n_threads=1)
-    backend = load(model_path, "storyteller", options).backend
-    loop = Loop(backend, n_parallel=4)
-    yield loop
-    loop.stop()
-    backend.close()
+    yield from loop_on(model_path)
+
+
+@pytest.fixture
+def slicing_loop() -> Iterator[Loop]:
+    """On a backend that reads prompts in its decode calls only."""
+    yield from loop_on(Path(find("storyteller-onnx").path))
 
 
 def test_running_streams_wait_no_longer_than_allowed_while_a_long_prompt_is_read(
-    loop: Loop,
+    slicing_loop: Loop,
 ) -> None:
+    loop = slicing_loop
     arrived = threading.Event()
 
     def let_the_newcomer_in() -> None:
@@ -166,7 +70,9 @@ def test_cancelling_an_unknown_job_does_no_harm(loop: Loop) -> None:
     assert end.reason == "length"
 
 
-def test_short_prompts_that_wait_are_read_together(loop: Loop) -> None:
+def test_short_prompts_that_wait_are_read_together(slicing_loop: Loop) -> None:
+    loop = slicing_loop
+
     def all_come_while_the_first_is_read() -> None:
         if len(loop.calls) == 0:
             for job_id in (2, 3, 4):

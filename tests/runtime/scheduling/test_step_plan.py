@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+import pytest
 
 from spillover.runtime.backend import Backend
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
-from spillover.runtime.scheduling.pace import Pace
+from spillover.runtime.scheduling.pace import FIRST_SLOWDOWN, GAP_SHARE, LEAST_PART, Pace
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Job, Sequence
 from spillover.runtime.scheduling.slice_costs import SavedCosts
@@ -17,8 +18,10 @@ from spillover.runtime.scheduling.step_plan import (
     ADMISSION_RESERVE,
     admission_reserve,
     next_step_s,
+    plan_beside,
     plan_gap,
     plan_step,
+    shared_slices,
     victim,
 )
 from tests.answers import ask
@@ -105,6 +108,53 @@ def test_a_gap_ends_when_the_rest_of_it_is_too_short_for_a_good_slice() -> None:
 
 def test_a_gap_ends_when_all_prompts_are_read() -> None:
     assert plan_gap(queues(decoding=1), pace(), 1, 0.2, None) is None
+
+
+def test_a_long_prompt_is_read_beside_and_one_that_fits_into_half_a_gap_is_not() -> None:
+    (slice_,) = plan_beside(queues(decoding=1, prompts=(640,)), pace())
+    assert (slice_[0].job_id, slice_[1]) == (1, 384)
+    assert plan_beside(queues(decoding=1, prompts=(16,)), pace()) == []
+    assert plan_beside(queues(decoding=1, prompts=(64,)), pace()) != []
+    assert plan_beside(queues(prompts=(640,)), pace()) == []
+    assert plan_beside(queues(decoding=2), pace()) == []
+
+
+def test_later_prompts_share_the_batch_with_a_long_one() -> None:
+    def shares(n: int, *prompts: int) -> list[tuple[int, int]]:
+        slices = shared_slices(n, queues(prompts=prompts).prefilling)
+        return [(sequence.job_id, taken) for sequence, taken in slices]
+
+    assert shares(256, 900) == [(0, 256)]
+    assert shares(256, 900, 30, 50) == [(0, 176), (1, 30), (2, 50)]
+    assert shares(256, 900, 300, 50) == [(0, 128), (1, 128)]
+    assert shares(256, 20, 900) == [(0, 20), (1, 236)]
+    assert shares(90, 20, 30, 40) == [(0, 20), (1, 30), (2, 40)]
+    assert shares(1, 5, 5) == [(0, 1)]
+
+
+def test_a_batch_beside_ends_within_two_seconds_where_that_is_possible() -> None:
+    assert pace().part(640, depth=0) == 384
+    slow = pace()
+    for _ in range(5):
+        slow.observe_slice(16, 0, 0, 3 * SLICE_S[16])
+    assert slow.part(640, depth=0) < 384
+    for _ in range(5):
+        slow.observe_slice(16, 0, 0, 100 * SLICE_S[16])
+    assert slow.part(640, depth=0) == LEAST_PART
+    assert slow.part(40, depth=0) == 40
+
+
+def test_the_pause_between_steps_is_what_the_slowest_of_the_last_ones_leaves() -> None:
+    learning = pace()
+    assert learning.pause_s(1) == GAP_SHARE * MAX_GAP_S - FIRST_SLOWDOWN * DECODE_S
+    for seconds in (DECODE_S, 0.1, *[DECODE_S] * 6):
+        learning.observe_beside(1, seconds)
+    assert learning.pause_s(1) == pytest.approx(GAP_SHARE * MAX_GAP_S - 0.1)
+    learning.observe_beside(1, DECODE_S)
+    learning.observe_beside(1, DECODE_S)
+    assert learning.pause_s(1) == pytest.approx(GAP_SHARE * MAX_GAP_S - DECODE_S)
+    learning.observe_beside(1, 1.0)
+    assert learning.pause_s(1) == 0
 
 
 def test_text_may_wait_for_the_next_step_only_while_nothing_but_decoding_is_ahead() -> None:

@@ -1,0 +1,106 @@
+"""Reads prompts in a thread of its own, while the thread that decodes goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+
+from spillover.runtime.backend import KvFull, Rows
+from spillover.runtime.errors import ModelError
+from spillover.runtime.llama.context import LlamaContext
+from spillover.runtime.llama.prefill_context import PrefillContext, Read, Reading
+
+
+class LlamaPromptReader:
+    """See PromptReader in runtime/backend.py for the contract.
+
+    Each batch has a thread of its own. OpenMP keeps a team of threads for each thread that
+    computes, and while two teams are more than the cores, neither spins when it waits. That is best
+    while both compute, and costs decoding a third of its speed afterwards; so the second team must
+    end.
+    """
+
+    def __init__(
+        self,
+        prefill: Callable[[Sequence[Rows]], PrefillContext | None],
+        main: LlamaContext,
+        answer: Callable[[PrefillContext, list[int]], None],
+    ) -> None:
+        """*prefill* gives the context that reads a batch, or None where there is no memory for it;
+        *answer* learns where the outputs are."""
+        self._prefill_for = prefill
+        self._main = main
+        self._answer = answer
+        self._prefill: PrefillContext | None = None
+        self._reading: Reading | None = None
+        self._read: Future[Read] = Future()
+        self._thread: threading.Thread | None = None
+        self._is_broken = False
+
+    @property
+    def is_busy(self) -> bool:
+        return self._thread is not None
+
+    def start(self, batch: Sequence[Rows], on_end: Callable[[], None]) -> bool:
+        assert self._thread is None, "it reads one batch at a time"
+        prefill = None if self._is_broken else self._prefill_for(batch)
+        if prefill is None:
+            return False
+        reading = prefill.prepare(batch, self._main)
+        read: Future[Read] = Future()
+        thread = threading.Thread(
+            target=_run, args=(prefill, reading, read, on_end), name="prompt reader"
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads
+            prefill.close()
+            return False
+        self._prefill, self._reading, self._read, self._thread = prefill, reading, read, thread
+        return True
+
+    def take(self, wanted: Collection[int]) -> bool:
+        assert self._thread is not None, "there is a batch to take"
+        assert self._prefill is not None
+        assert self._reading is not None
+        prefill = self._prefill
+        self._thread.join()
+        self._thread = None
+        try:
+            read = self._read.result()
+        except BaseException as error:
+            prefill.close()
+            if isinstance(error, KvFull | ModelError):
+                # It should have fitted. Nothing was changed, and decode() can read the prompt.
+                self._is_broken = True
+                return False
+            raise
+        prefill.hand_over(self._reading, read, self._main, wanted)
+        self._answer(prefill, read.outputs)
+        return True
+
+    def abort(self) -> None:
+        if self._prefill is not None:
+            self._prefill.abort()
+
+    def rest(self) -> None:
+        if self._prefill is not None and self._thread is None:
+            self._prefill.rest()
+
+    def close(self) -> None:
+        """End what is being read."""
+        if self._thread is not None:
+            self.abort()
+            self._thread.join()
+            self._thread = None
+
+
+def _run(
+    prefill: PrefillContext, reading: Reading, read: Future[Read], on_end: Callable[[], None]
+) -> None:
+    try:
+        read.set_result(prefill.run(reading))
+    except BaseException as error:
+        read.set_exception(error)
+    on_end()

@@ -1,0 +1,95 @@
+"""Starts the waiting sequences, in their order, as slots and KV cells become free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spillover.runtime.backend import Backend
+from spillover.runtime.events import FinishReason, Prefilling, Queued
+from spillover.runtime.scheduling.kv_cache import KvCache
+from spillover.runtime.scheduling.outbox import Outbox
+from spillover.runtime.scheduling.queues import Queues
+from spillover.runtime.scheduling.sequence import Sequence
+from spillover.runtime.scheduling.step_plan import admission_reserve
+
+
+class Admission:
+    """Belongs to the loop. Tells the clients where they stand in the queue."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        queues: Queues,
+        kv: KvCache,
+        out: Outbox,
+        n_ctx: int,
+        clock: Callable[[], float],
+        finish: Callable[[Sequence, FinishReason], None],
+    ) -> None:
+        self._backend = backend
+        self._queues = queues
+        self._kv = kv
+        self._out = out
+        self._n_ctx = n_ctx
+        self._clock = clock
+        self._finish = finish
+
+    def admit(self) -> None:
+        """Start the first waiting sequences while there are slots and KV cells for them."""
+        queues = self._queues
+        n_before = len(queues.waiting)
+        while queues.waiting and queues.has_free_slot:
+            first = queues.waiting[0]
+            if first.waits_for_leader:
+                break
+            if not self._start(first):
+                if queues.n_running:
+                    break
+                # The system has no memory for it, and no other sequence will free any.
+                self._finish(first, "length")
+        queues.may_admit = False
+        if len(queues.waiting) != n_before:
+            self._report_positions()
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Start the first waiting sequence; False when the KV cache has no room for it."""
+        placed = self._kv.place(
+            sequence.tokens,
+            admission_reserve(self._queues, sequence, self._n_ctx),
+            [(s.seq, s.tokens[: s.n_past]) for s in self._queues.running],
+            reuse=sequence.request.reuse_prefix,
+        )
+        if placed is None:
+            return False
+        self._queues.start_prefill(*placed)
+        sequence.admitted(self._clock())
+        if sequence.sampler is None:
+            request = sequence.request
+            sequence.sampler = self._backend.sampler(
+                request.sampling,
+                sequence.seed,
+                ignore_eos=request.ignore_eos,
+                constraint=sequence.constraint,
+                shows_distribution=request.post_sampling_probs,
+            )
+            sequence.sampler.accept(sequence.tokens.tolist())
+        self.report_progress(sequence)
+        return True
+
+    def _report_positions(self) -> None:
+        reported: set[int] = set()
+        for position, sequence in enumerate(self._queues.waiting):
+            if sequence.job_id not in reported and sequence.n_generated == 0:
+                reported.add(sequence.job_id)
+                queued = Queued(position=position, n_prompt_tokens=sequence.n_prompt)
+                self._out.add(sequence.job_id, queued)
+
+    def report_progress(self, sequence: Sequence) -> None:
+        """Tell the client of *sequence* how much of its prompt has been read."""
+        if sequence.leader is None and sequence.n_generated == 0:
+            progress = Prefilling(
+                n_read=sequence.n_past,
+                n_cached=sequence.n_cached,
+                n_prompt_tokens=sequence.n_prompt,
+            )
+            self._out.add(sequence.job_id, progress)

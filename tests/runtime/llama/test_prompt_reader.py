@@ -1,0 +1,339 @@
+"""Prompts that are read in a thread of their own, while the main context goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Logits, Rows, Tokens
+from spillover.runtime.errors import ModelError
+from spillover.runtime.llama.backend import LlamaBackend
+from spillover.runtime.llama.context import LlamaConfig, LlamaContext
+from spillover.runtime.llama.prefill_context import PrefillContext
+from spillover.runtime.llama.prompt_reader import LlamaPromptReader
+from spillover.runtime.sampling import Sampling
+from tests.runtime.gate import Gate
+
+CONFIG = LlamaConfig(
+    n_kv=4096, n_seq=6, n_batch=512, n_threads=1, n_gpu_layers=0, kv_cache_type="f16",
+    use_extra_bufts=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["same weights", "second layout"])
+def opened(request: pytest.FixtureRequest, model_path: Path) -> Iterator[LlamaBackend]:
+    backend = LlamaBackend(model_path, CONFIG)
+    if request.param == "second layout":
+        backend.read_prompts_apart()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def backend(opened: LlamaBackend) -> LlamaBackend:
+    """With an empty KV cache, and nothing in the second context."""
+    for seq in range(CONFIG.n_seq):
+        opened.keep(seq, 0)
+    opened._prefills._same.close()
+    return opened
+
+
+@pytest.fixture
+def small(model_path: Path) -> Iterator[LlamaBackend]:
+    """With few KV cells."""
+    backend = LlamaBackend(model_path, replace(CONFIG, n_kv=512))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+def reader_of(backend: LlamaBackend) -> LlamaPromptReader:
+    assert backend.reader is not None
+    return backend.reader
+
+
+def prompt(n: int, salt: int = 0) -> Tokens:
+    return (300 + (np.arange(n, dtype=np.int32) * (7 + salt)) % 997).astype(np.int32)
+
+
+def parts(seq: int, tokens: Tokens, size: int = 512) -> Iterator[Rows]:
+    for start in range(0, len(tokens), size):
+        part = tokens[start : start + size]
+        yield Rows(seq, start, part, start + len(part) == len(tokens))
+
+
+def start(backend: LlamaBackend, batch: Sequence[Rows]) -> threading.Event:
+    """Begin to read; the event is set when it has ended."""
+    ended = threading.Event()
+    assert reader_of(backend).start(batch, ended.set)
+    return ended
+
+
+def read_beside(backend: LlamaBackend, batch: Sequence[Rows]) -> list[Logits]:
+    assert start(backend, batch).wait(60)
+    assert reader_of(backend).take([rows.seq for rows in batch])
+    n_outputs = sum(rows.wants_logits for rows in batch)
+    return [backend.logits(output).copy() for output in range(n_outputs)]
+
+
+def read_here(backend: LlamaBackend, seq: int, tokens: Tokens) -> Logits:
+    """In the main context, 31 tokens at a time, which no second layout takes."""
+    for rows in parts(seq, tokens, 31):
+        backend.decode([rows])
+    return backend.logits(0).copy()
+
+
+def after(backend: LlamaBackend, seq: int, n: int) -> Logits:
+    """The logits after one more token: what the main context knows of the first *n*."""
+    backend.decode([Rows(seq, n, prompt(1), True)])
+    return backend.logits(0).copy()
+
+
+def last_read_by(backend: LlamaBackend) -> PrefillContext:
+    assert isinstance(backend._answered, PrefillContext)
+    return backend._answered
+
+
+def near(a: Logits, b: Logits) -> bool:
+    return bool(np.sqrt(((a - b) ** 2).mean()) < 0.055 * a.std())
+
+
+# --- what is read ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [40, 700, 1900])
+def test_what_was_read_beside_is_what_the_main_context_would_have_read(
+    backend: LlamaBackend, n: int
+) -> None:
+    tokens = prompt(n)
+    for rows in parts(1, tokens):
+        found = read_beside(backend, [rows])
+    wanted = read_here(backend, 0, tokens)
+    assert near(found[-1], wanted)
+    assert near(after(backend, 1, n), after(backend, 0, n))
+
+
+def test_prompts_are_read_together(backend: LlamaBackend) -> None:
+    texts = [prompt(n, salt=n) for n in (20, 150, 90)]
+    read_beside(backend, [Rows(1, 0, texts[1][:60], False)])
+    found = read_beside(
+        backend,
+        [
+            Rows(0, 0, texts[0], True),
+            Rows(1, 60, texts[1][60:120], False),
+            Rows(2, 0, texts[2], True),
+        ],
+    )
+    found.insert(1, read_beside(backend, [Rows(1, 120, texts[1][120:], True)])[0])
+    for seq, tokens in enumerate(texts):
+        assert near(found[seq], read_here(backend, 4, tokens))
+        assert near(after(backend, seq, len(tokens)), after(backend, 4, len(tokens)))
+        backend.keep(4, 0)
+
+
+def test_a_prompt_is_read_after_a_prefix_that_the_main_context_holds(
+    backend: LlamaBackend,
+) -> None:
+    tokens = prompt(400)
+    read_here(backend, 0, tokens[:300])
+    assert backend.copy(0, 1, 290) == 290
+    (found,) = read_beside(backend, [Rows(1, 290, tokens[290:], True)])
+    backend.keep(0, 0)
+    assert near(found, read_here(backend, 0, tokens))
+
+
+def test_a_sequence_that_was_cut_goes_on_with_other_words(backend: LlamaBackend) -> None:
+    first, second = prompt(300), np.append(prompt(120), prompt(150, salt=5))
+    read_beside(backend, [Rows(0, 0, first[:200], False)])
+    assert backend.keep(0, 120) == 120
+    (found,) = read_beside(backend, [Rows(0, 120, second[120:], True)])
+    assert near(found, read_here(backend, 1, second))
+
+
+def test_the_main_context_decodes_while_a_prompt_is_read(backend: LlamaBackend, gate: Gate) -> None:
+    running, tokens = prompt(60, salt=3), prompt(400)
+    wanted = read_here(backend, 0, running)
+    backend.keep(0, 40)
+    ended = start(backend, [Rows(1, 0, tokens, True)])
+    assert gate.entered.wait(60)
+    for position in range(40, 60):
+        backend.decode([Rows(0, position, running[position : position + 1], True)])
+        assert not ended.is_set()
+    assert near(backend.logits(0), wanted)
+    gate.opened.set()
+    assert reader_of(backend).take([1])
+    assert near(backend.logits(0), read_here(backend, 2, tokens))
+
+
+def test_a_place_that_changes_hands_while_it_is_read_belongs_to_the_new_one(
+    backend: LlamaBackend, gate: Gate
+) -> None:
+    first, second, other = prompt(200), prompt(180, salt=9), prompt(90, salt=2)
+    start(backend, [Rows(0, 0, first, False), Rows(1, 0, other, True)])
+    assert gate.entered.wait(60)
+    backend.keep(0, 0)  # its client has left
+    read_here(backend, 0, second[:100])
+    gate.opened.set()
+    assert reader_of(backend).take([1])
+    assert near(backend.logits(0), read_here(backend, 3, other))
+    (found,) = read_beside(backend, [Rows(0, 100, second[100:], True)])
+    assert near(found, read_here(backend, 2, second))
+
+
+def test_samplers_draw_from_what_was_read_beside(backend: LlamaBackend) -> None:
+    sampler = backend.sampler(Sampling(temperature=0, repeat_penalty=1.0001), 1, ignore_eos=False)
+    _, found = read_beside(backend, [Rows(s, 0, prompt(64, salt=s), True) for s in (0, 1)])
+    assert sampler.sample(1, 0) == found.argmax()
+    assert sampler.sample(0, 1) == backend.logits(0).argmax()
+    sampler.close()
+
+
+# --- how it ends ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before it runs", "while it runs"])
+def test_an_abort_is_never_lost_and_the_prompt_can_be_read_again(
+    backend: LlamaBackend, gate: Gate, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    tokens = prompt(500)
+    read_here(backend, 0, tokens[:50])
+    start(backend, [Rows(0, 50, tokens[50:], True)])
+    assert gate.entered.wait(60)
+    if when == "before it runs":
+        reader_of(backend).abort()
+    decode = LlamaContext.decode
+
+    def abort_and_decode(context: LlamaContext, batch: Sequence[Rows]) -> list[int]:
+        reader_of(backend).abort()
+        return decode(context, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlamaContext, "decode", abort_and_decode)
+        gate.opened.set()
+        with pytest.raises(DecodeAborted):
+            reader_of(backend).take([0])
+    (found,) = read_beside(backend, [Rows(0, 50, tokens[50:], True)])
+    assert near(found, read_here(backend, 1, tokens))
+
+
+def test_an_abort_of_the_running_call_does_not_end_what_is_read_beside(
+    backend: LlamaBackend, gate: Gate
+) -> None:
+    start(backend, [Rows(0, 0, prompt(300), True)])
+    assert gate.entered.wait(60)
+    backend.abort()
+    gate.opened.set()
+    assert reader_of(backend).take([0])
+
+
+def test_what_no_longer_fits_into_the_main_context_changes_nothing(
+    small: LlamaBackend, gate: Gate
+) -> None:
+    kept, filler, tokens = prompt(90), prompt(300, salt=4), prompt(150, salt=1)
+    read_here(small, 0, kept)
+    wanted = after(small, 0, 90)
+    small.keep(0, 90)
+    start(small, [Rows(1, 0, tokens[:20], True), Rows(2, 0, tokens, True)])
+    assert gate.entered.wait(60)
+    read_here(small, 3, filler)
+    gate.opened.set()
+    with pytest.raises(KvFull):
+        reader_of(small).take([1, 2])
+    small.keep(3, 0)
+    assert near(after(small, 0, 90), wanted)
+    found = read_beside(small, [Rows(1, 0, tokens[:20], True), Rows(2, 0, tokens, True)])
+    assert near(found[1], read_here(small, 3, tokens))
+
+
+def test_tokens_that_the_library_refuses_fail_when_they_are_taken(backend: LlamaBackend) -> None:
+    poison = np.full(100, backend.info.n_vocab + 7, dtype=np.int32)
+    start(backend, [Rows(0, 0, poison, True)])
+    with pytest.raises(DecodeFailed):
+        reader_of(backend).take([0])
+    assert not reader_of(backend).is_busy
+
+
+def test_closing_ends_what_is_being_read(model_path: Path, gate: Gate) -> None:
+    backend = LlamaBackend(model_path, CONFIG)
+    ended = start(backend, [Rows(0, 0, prompt(500), True)])
+    assert gate.entered.wait(60)
+    gate.opened.set()
+    backend.close()
+    assert ended.is_set()
+    assert not reader_of(backend).is_busy
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def test_the_second_context_grows_with_the_prompt_and_is_given_back(
+    backend: LlamaBackend,
+) -> None:
+    sizes = []
+    for rows in parts(0, prompt(2300)):
+        read_beside(backend, [rows])
+        sizes.append(last_read_by(backend).n_cells)
+    prefill = last_read_by(backend)
+    assert sizes == [1024, 1024, 2048, 2048, 4096]
+    reader_of(backend).rest()
+    assert prefill.n_cells == (4096 if backend.reads_apart else 0)
+    read_beside(backend, [Rows(1, 0, prompt(40), True)])
+
+
+def test_prompts_in_turns_keep_their_cells_while_there_is_room(
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+    save_part = LlamaContext.save_part
+
+    def watch(context: LlamaContext, seq: int, start: int, end: int) -> object:
+        if context is backend._main:
+            fetched.append(end - start)
+        return save_part(context, seq, start, end)
+
+    monkeypatch.setattr(LlamaContext, "save_part", watch)
+    first, second = prompt(400), prompt(400, salt=1)
+    for start_ in (0, 200):
+        for seq, tokens in ((0, first), (1, second)):
+            rows = Rows(seq, start_, tokens[start_ : start_ + 200], start_ == 200)
+            (*_, found) = [None, *read_beside(backend, [rows])]
+    assert fetched == []
+    assert found is not None
+    assert near(found, read_here(backend, 2, second))
+
+
+def test_without_memory_for_it_decode_must_read(model_path: Path) -> None:
+    free_bytes = 1 << 20
+    config = replace(CONFIG, kv_bytes_per_cell=1000.0)
+    backend = LlamaBackend(model_path, config, lambda: free_bytes)
+    batch = [Rows(0, 0, prompt(60), True)]
+    assert not reader_of(backend).start(batch, lambda: None)
+    free_bytes = 1 << 34
+    read_beside(backend, batch)
+    backend.close()
+
+
+def test_where_the_second_context_cannot_be_made_it_is_not_tried_again(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = LlamaBackend(model_path, CONFIG)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("no memory")
+
+    monkeypatch.setattr(LlamaContext, "__init__", refuse)
+    tokens = prompt(60)
+    start(backend, [Rows(0, 0, tokens, True)])
+    assert not reader_of(backend).take([0])
+    assert not reader_of(backend).start([Rows(0, 0, tokens, True)], lambda: None)
+    read_here(backend, 0, tokens)
+    backend.close()
