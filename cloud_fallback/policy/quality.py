@@ -100,13 +100,25 @@ def was_unsure(observation: Observation) -> Reason | None:
 
 
 def says_nothing(observation: Observation) -> Reason | None:
-    """The answer has ended without any text or tool call, and not at a stop string."""
-    signals = observation.signals
-    if not observation.request.messages or not _ended_itself(observation.end):
-        return None
-    if signals.has_text or signals.calls:
+    """The answer has ended without any text, tool call or reasoning, and not at a stop string."""
+    if observation.signals.has_reasoned or not _is_without_answer(observation):
         return None
     return Reason(code="empty", keep_chars=0)
+
+
+def only_reasons(observation: Observation) -> Reason | None:
+    """The answer has ended with its reasoning, whether the model ended that itself or its budget
+    did. A reasoning that max_tokens cuts leaves nobody a token to answer with."""
+    if not observation.signals.has_reasoned or not _is_without_answer(observation):
+        return None
+    return Reason(code="no_answer", keep_chars=0)
+
+
+def _is_without_answer(observation: Observation) -> bool:
+    signals = observation.signals
+    if not observation.request.messages or not _ended_itself(observation.end):
+        return False
+    return not (signals.has_text or signals.calls)
 
 
 def misses_json(observation: Observation) -> Reason | None:

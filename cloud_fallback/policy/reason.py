@@ -23,10 +23,17 @@ too slow, no context or KV cells are left, memory is low, the processor is hot o
 battery is low, or the worker has died."""
 
 QualityCode: TypeAlias = Literal[
-    "low_confidence", "repetition", "template_leak", "wrong_script", "empty", "schema", "refusal"
+    "low_confidence",
+    "repetition",
+    "template_leak",
+    "wrong_script",
+    "empty",
+    "no_answer",
+    "schema",
+    "refusal",
 ]
 """The answer is bad: unsure, in a loop, with control tokens in its text, in another script than
-the question, empty, not in the response format, or a refusal."""
+the question, empty, nothing but reasoning, not in the response format, or a refusal."""
 
 QUALITY: frozenset[str] = frozenset(get_args(QualityCode))
 
@@ -35,9 +42,9 @@ PromptCode: TypeAlias = Literal["rule", "tools", "language"]
 or it is in a language that the model does not know."""
 
 ReasonCode: TypeAlias = Literal[
-    CapacityCode, QualityCode, PromptCode, "user", "network", "provider", "sticky"
+    CapacityCode, QualityCode, PromptCode, "modality", "user", "network", "provider", "sticky"
 ]
-"""All reasons. "network" and "provider" lead back to the local model: the cloud was not reached, or
+"""All reasons. "modality": the local model refuses images. "network" and "provider" lead back to the local model: the cloud was not reached, or
 a provider broke off."""
 
 IN_WORDS: dict[str, str] = {
@@ -56,11 +63,13 @@ IN_WORDS: dict[str, str] = {
     "template_leak": "the local model has lost the format of a chat",
     "wrong_script": "the local model has changed to another script",
     "empty": "the local model has written nothing",
+    "no_answer": "the local model has reasoned without coming to an answer",
     "schema": "the local model does not keep to the response format",
     "refusal": "the local model refuses",
     "rule": "one of your rules says so",
     "tools": "the local model cannot call tools",
     "language": "the local model does not know this language",
+    "modality": "the local model does not see images",
     "user": "as you asked",
     "network": "the provider was not reached, or the connection broke",
     "provider": "the provider did not finish",

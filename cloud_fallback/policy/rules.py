@@ -79,6 +79,7 @@ RULES: tuple[Rule, ...] = (
     Rule("throttled", "sensors", capacity.processor_throttled),
     Rule("context", "after", capacity.out_of_context, hard=True),
     Rule("empty", "after", quality.says_nothing, hard=True),
+    Rule("no_answer", "after", quality.only_reasons, hard=True),
     Rule("schema", "after", quality.misses_json, hard=True),
     Rule("low_confidence", "after", quality.was_unsure),
 )

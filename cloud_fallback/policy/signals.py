@@ -56,6 +56,7 @@ class Signals:
         self.n_chars = 0
         self.best_rate = 0.0
         self.has_text = not begun.isspace() and bool(begun)
+        self.has_reasoned = False
         self.text = Confidence()
         self.code = Confidence()
         self.reasoning = Confidence()
@@ -149,6 +150,7 @@ class Signals:
 
     def _take_reasoning(self, event: ReasoningDelta) -> None:
         self.track = self.reasoning
+        self.has_reasoned = self.has_reasoned or bool(event.text.strip())
         self._take_logprobs(event.logprobs)
         self._remember_end(event.text)
         words = self._has_word

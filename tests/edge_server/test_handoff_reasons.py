@@ -354,6 +354,24 @@ def test_an_answer_without_a_word_is_none(
     check(place, answer, "empty", began=False)
 
 
+THINKS = """
+chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+"""
+
+
+@pytest.mark.parametrize("body", [{}, {"thinking_budget_tokens": 1}])
+def test_a_reasoning_without_an_answer(
+    make_place: MakePlace, token_ids: Callable[[str], list[int]], body: dict[str, Any]
+) -> None:
+    """The model ends behind its first thought: within the reasoning, or when the budget has
+    closed it."""
+    place = make_place(top=THINKS)
+    script(place)
+    end = 2
+    answer = follow(place.server, **forced(*token_ids(" fox"), end, **body))
+    check(place, answer, "no_answer", began=False)
+
+
 def test_a_response_format_that_the_local_model_cannot_be_held_to(make_place: MakePlace) -> None:
     """It used to be a 400, although a provider supports the format."""
     place = make_place()

@@ -187,6 +187,19 @@ def test_an_end_that_leaves_the_answer_incomplete_is_a_reason() -> None:
     empty.begin()
     empty.feed([token(" \n")])
     assert code(empty.watch.finished(finished(n=1))) == "empty"
+    thought = Leg()
+    thought.begin()
+    thought.feed([ReasoningDelta(text="Let me see.", token_ids=(1, 2, 3))])
+    assert code(thought.watch.finished(finished(n=3))) == "no_answer"
+    answered = Leg()
+    answered.begin()
+    answered.feed([ReasoningDelta(text="Let me see.", token_ids=(1, 2, 3))])
+    answered.feed(prose(20))
+    assert answered.watch.finished(finished(n=23)) is None
+    cut_off = Leg(asked(max_tokens=3))
+    cut_off.begin()
+    cut_off.feed([ReasoningDelta(text="Let me see.", token_ids=(1, 2, 3))])
+    assert cut_off.watch.finished(finished("length", n=3)) is None
     cut = Leg(asked(max_tokens=100))
     cut.begin()
     cut.feed(prose(20))
