@@ -38,6 +38,8 @@ class ConsentAsked(Struct, frozen=True, kw_only=True, tag=True):
     n_messages: int
     """Messages that would leave the device, with the unfinished answer."""
     redactions: int
+    n_images: int = 0
+    """Images that would leave it as they are: redaction does not look into them."""
 
 
 class ConsentAnswered(Struct, frozen=True, kw_only=True, tag=True):

@@ -57,6 +57,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     n_parallel: int
     n_threads: int
     has_chat_template: bool
+    has_reasoning: bool = False
+    """Its chat template knows tags of reasoning."""
     use_extra_bufts: bool
     """False when weight repacking is off, as after a crash at load."""
     fim: FimTokens | None = None

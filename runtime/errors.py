@@ -3,8 +3,9 @@
     SpilloverError
     ├── InvalidRequest          the request cannot be served as asked; names the field
     │   ├── ContextOverflow     prompt longer than the context; carries both numbers
-    │   └── ResponseFormatRefused
-    │                           the answer cannot be held to its response format
+    │   ├── ResponseFormatRefused
+    │   │                       the answer cannot be held to its response format
+    │   └── ImagesRefused       the conversation holds images, which the model does not see
     ├── ModelError              the model file cannot be loaded or used
     └── EngineError             the engine cannot continue; the request itself was fine
         ├── EngineHung          the worker is alive but does not answer
@@ -59,6 +60,22 @@ class ResponseFormatRefused(InvalidRequest):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "response_format")
+
+
+class ImagesRefused(InvalidRequest):
+    """*reader* sees no images; another writer may. *param* is the message that holds one."""
+
+    def __init__(self, reader: str, param: str, why: str = "") -> None:
+        super().__init__(
+            f"{param} holds an image, and {reader} reads only text: leave the image out, or let a "
+            f"provider that sees images answer{why}",
+            param,
+        )
+        self.reader = reader
+
+    def because(self, why: str) -> ImagesRefused:
+        """The same, with why no provider answers."""
+        return ImagesRefused(self.reader, self.param or "messages", f" ({why})")
 
 
 class ModelError(SpilloverError):

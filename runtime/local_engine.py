@@ -85,7 +85,9 @@ class LocalEngine:
 
         When the worker dies, a new one continues from the last token: the stream only pauses.
         After a cancellation it ends within CANCEL_PATIENCE_S, whatever the worker does.
+        Raises ImagesRefused for a conversation with images.
         """
+        request.refuse_images(self.name)
         ticket = self._dispatcher.submit(request.checked(), _seed_of(request))
         cancellation = cancellation or Cancellation()
         try:
@@ -135,8 +137,9 @@ class LocalEngine:
         return self._supervisor.health()
 
     def apply_template(self, request: GenerationRequest) -> ConversationPrompt:
-        """The prompt of a conversation as the model reads it; InvalidRequest as stream()."""
-        checked = request.checked()
+        """The prompt of a conversation as the model reads it, without its images; InvalidRequest as
+        stream()."""
+        checked = request.without_images().checked()
         answer = self._dispatcher.ask(lambda i: AskPrompt(id=i, request=checked))
         assert isinstance(answer, Prompt)
         return ConversationPrompt(text=answer.text, n_tokens=answer.n_tokens)

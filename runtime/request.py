@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from spillover.runtime.checked import checked
 from spillover.runtime.decoders import decoder_of
-from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
+from spillover.runtime.errors import ImagesRefused, InvalidRequest, ResponseFormatRefused
+from spillover.runtime.image import MAX_IMAGES, Image
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.setting_help import Help
 
@@ -45,6 +47,8 @@ class Message(Struct, frozen=True, kw_only=True):
     """The call that a tool's turn answers."""
     reasoning: str | None = None
     """The reasoning of an assistant's turn, for templates that show it."""
+    images: tuple[Image, ...] = ()
+    """Of a user's turn, or a tool's, in order."""
 
 
 class Tool(Struct, frozen=True, kw_only=True):
@@ -178,6 +182,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
         """This request. Raises InvalidRequest, which names the field that is wrong."""
         request = checked(self)
         request._check_values()
+        request._check_images()
         if bool(request.messages) == (request.prompt is not None):
             raise InvalidRequest("give either messages or prompt, and not both", "messages")
         if request.prompt is not None and not request.prompt:
@@ -190,6 +195,33 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
                 "continue_final_message",
             )
         return request
+
+    @property
+    def n_images(self) -> int:
+        return sum(len(message.images) for message in self.messages)
+
+    def without_images(self) -> GenerationRequest:
+        """The same conversation as a model that reads only text can be given it."""
+        if not self.n_images:
+            return self
+        return replace(self, messages=tuple(replace(m, images=()) for m in self.messages))
+
+    def refuse_images(self, reader: str) -> None:
+        """Raise ImagesRefused if there is an image, because *reader* sees none."""
+        for place, message in enumerate(self.messages):
+            if message.images:
+                raise ImagesRefused(reader, f"messages[{place}]")
+
+    def _check_images(self) -> None:
+        if self.n_images > MAX_IMAGES:
+            many = f"the conversation has {self.n_images} images, more than {MAX_IMAGES}"
+            raise InvalidRequest(f"{many}: leave the oldest out", "messages")
+        for place, message in enumerate(self.messages):
+            if message.images and message.role not in ("user", "tool"):
+                name = f"messages[{place}]"
+                raise InvalidRequest(
+                    f"{name}: only a turn of the user or a tool may hold images", name
+                )
 
     def _check_values(self) -> None:
         """Raise InvalidRequest for what cannot be sent to another process: integers beyond 64 bits,

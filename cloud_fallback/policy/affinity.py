@@ -22,6 +22,7 @@ def conversation_key(messages: tuple[Message, ...], owner: str = "") -> bytes:
     parts = [owner]
     for message in messages:
         parts += (message.role, message.content)
+        parts += [image.data or image.url for image in message.images]
         if message.role == "user":
             break
     digest = hashlib.blake2b(key=_SALT, digest_size=16)

@@ -44,8 +44,8 @@ or it is in a language that the model does not know."""
 ReasonCode: TypeAlias = Literal[
     CapacityCode, QualityCode, PromptCode, "modality", "user", "network", "provider", "sticky"
 ]
-"""All reasons. "modality": the local model refuses images. "network" and "provider" lead back to the local model: the cloud was not reached, or
-a provider broke off."""
+"""All reasons. "modality": the local model refuses images. "network" and "provider" lead back to
+the local model: the cloud was not reached, or a provider broke off."""
 
 IN_WORDS: dict[str, str] = {
     "queue": "too many requests wait for the local model",

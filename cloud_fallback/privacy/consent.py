@@ -255,7 +255,9 @@ class Asking:
         """See Consents."""
         return self._consents.has_refused(self._asker, reason)
 
-    def open(self, target: WriterId, reason: str, *, n_messages: int, redactions: int) -> Question:
+    def open(
+        self, target: WriterId, reason: str, *, n_messages: int, redactions: int, n_images: int = 0
+    ) -> Question:
         """Ask whether *target* may go on."""
         assert self.question is None, "one question at a time"
         asked = ConsentAsked(
@@ -265,6 +267,7 @@ class Asking:
             timeout_s=self._timeout_s,
             n_messages=n_messages,
             redactions=redactions,
+            n_images=n_images,
         )
         self.question = self._stack.enter_context(self._consents.question(self._asker, asked))
         return self.question

@@ -135,7 +135,7 @@ class _Redaction:
             is_json = self._is_json(text) if found else False
             for one in found:
                 self._vault.placeholder(one.kind, one.value, is_json=is_json)
-        request = Texts(self._changed, _pass).request(self._request)
+        request = Texts(self._changed, _pass, self._moved).request(self._request)
         self._check_that_nothing_is_left(request)
         links = any(
             text.startswith("(", one.end) for text, all_ in self._found.items() for one in all_
@@ -222,6 +222,16 @@ class _Redaction:
             done = one.end
         return "".join((*pieces, text[done:])) if pieces else text
 
+    def _moved(self, text: str, place: int) -> int:
+        """Where *place* of *text* is when that is changed; behind a private text that it is in."""
+        moved = place
+        for one in self._found[text]:
+            if one.start >= place:
+                break
+            placeholder = self._vault.placeholder(one.kind, one.value)
+            moved += len(placeholder) - (one.end - one.start) + max(one.end - place, 0)
+        return moved
+
     def _is_json(self, text: str) -> bool:
         if text == self._partial and isinstance(
             self._request.response_format, JsonObject | JsonSchema
@@ -236,7 +246,7 @@ class _Redaction:
         return True
 
     def _check_that_nothing_is_left(self, request: GenerationRequest) -> None:
-        encoded = msgspec.json.encode(request).decode()
+        encoded = msgspec.json.encode(request.without_images()).decode()
         spelled = KnownTexts(json.dumps(v, ensure_ascii=False)[1:-1] for v in self._vault.values)
         if next(spelled.find(encoded), None):
             raise RedactionFailed("a private text is in a place where it cannot be taken out")

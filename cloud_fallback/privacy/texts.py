@@ -38,8 +38,13 @@ _NAMES = {
 }
 """Texts that cannot be changed without breaking the request."""
 _SCHEMAS = {(Tool, "parameters"), (JsonSchema, "schema")}
-_FIXED = {(Message, "role"), (GenerationRequest, "tool_choice"), (Sampling, "logit_bias")}
-"""Texts from a fixed list, and numbers."""
+_FIXED = {
+    (Message, "role"),
+    (Message, "images"),
+    (GenerationRequest, "tool_choice"),
+    (Sampling, "logit_bias"),
+}
+"""Texts from a fixed list, numbers, and what nobody can look into."""
 _VALUE_KEYS = frozenset({"default", "const", "examples", "enum", "items", "anyOf", "oneOf"})
 """Keywords of a schema that hold values of the property that they describe."""
 _STRUCTURAL_KEYS = frozenset({"type", "$ref", "$schema", "$id", "format"})
@@ -47,11 +52,18 @@ _STRUCTURAL_KEYS = frozenset({"type", "$ref", "$schema", "$id", "format"})
 
 class Texts:
     """Walks a request, all its fields: *change* replaces each text, but *check* gets the names that
-    cannot be changed. *change* also takes the name that the text has in JSON, or ""."""
+    cannot be changed. *change* also takes the name that the text has in JSON, or "". *moved* says
+    where a place in a text is when that is changed."""
 
-    def __init__(self, change: Callable[[str, str], str], check: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        change: Callable[[str, str], str],
+        check: Callable[[str], None],
+        moved: Callable[[str, int], int] = lambda _text, place: place,
+    ) -> None:
         self._change = change
         self._check = check
+        self._moved = moved
 
     def request(self, request: GenerationRequest) -> GenerationRequest:
         if isinstance(request.prompt, tuple):
@@ -64,15 +76,19 @@ class Texts:
             name: self._field((kind, name), getattr(struct, name))
             for name in struct.__struct_fields__
         }
+        if isinstance(struct, Message) and struct.images:
+            changed["images"] = tuple(
+                replace(image, at=self._moved(struct.content, image.at)) for image in struct.images
+            )
         return replace(struct, **changed)
 
     def _field(self, field: tuple[type, str], value: Any) -> Any:
+        if field in _FIXED:
+            return value
         if isinstance(value, Struct):
             return self._struct(value)
         if isinstance(value, tuple):
             return tuple(self._field(field, one) for one in value)
-        if field in _FIXED:
-            return value
         if field in _NAMES and value is not None:
             self._check(value)
             return value

@@ -21,6 +21,7 @@ from spillover.cloud_fallback.providers.companies import (
     server_at,
 )
 from spillover.cloud_fallback.providers.credentials.secret import is_header_text
+from spillover.cloud_fallback.providers.vision import sees_images
 from spillover.cloud_fallback.spending.prices import FREE, Prices
 
 Seconds = Annotated[float, Meta(gt=0, le=3_600)]
@@ -70,6 +71,8 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Tokens added to a request's own limit, for reasoning that is not shown."""
     n_ctx: Annotated[int, Meta(ge=1)] = 128_000
     """The model's context, for choosing a provider."""
+    vision: bool | None = None
+    """Whether the model sees images; None: told by its name."""
     prices: Prices | None = None
     connect_timeout_s: Seconds = 5.0
     first_text_timeout_s: Seconds = 60.0
@@ -108,6 +111,13 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def known_prices(self) -> Prices | None:
         """What its tokens cost: the user's own machine is free unless it has prices."""
         return self.prices or (FREE if self.is_own_machine else None)
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model sees images. TGI's generate_stream takes text alone."""
+        if self.company.wire == "tgi":
+            return False
+        return sees_images(self.model) if self.vision is None else self.vision
 
     @property
     def is_own_machine(self) -> bool:

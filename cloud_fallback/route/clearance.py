@@ -114,6 +114,7 @@ def open_question(
         reason.code,
         n_messages=len(redacted.request.messages),
         redactions=redacted.n_redactions,
+        n_images=redacted.request.n_images,
     )
 
 

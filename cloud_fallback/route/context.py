@@ -54,16 +54,18 @@ class RequestContext:
         self.conversation = (
             conversation_key(request.messages, options.owner) if request.messages else None
         )
-        # A conversation that starts again with the same words is a new one.
         self._goes_on = any(message.role == "assistant" for message in request.messages)
         name = self.conversation.hex() if self.conversation else None
-        if name is not None and not self._goes_on:
-            resources.consents.forget(name)
         self.asking = Asking(
             resources.consents,
             Asker(answer_id=options.id, conversation=name, owner=options.owner),
             resources.settings.consent_timeout_s,
         )
+
+    def begin(self) -> None:
+        """The answer begins. A conversation that starts again with the same words is a new one."""
+        if self.conversation is not None and not self._goes_on:
+            self.resources.consents.forget(self.conversation.hex())
 
     @property
     def id(self) -> str:
@@ -79,17 +81,18 @@ class RequestContext:
         """Why the answer begins in the cloud; None: it begins here."""
         if self.allowed.first == "cloud":
             return Stopped(reason=Reason(code="user", is_hard=True), at=self.now)
-        if self._provider is not None:
+        if self.own_provider is not None:
             return Stopped(reason=Reason(code="sticky"), at=self.now)
         return None
 
     def providers(self) -> list[CloudEngine]:
         """The conversation's own provider first, then in the owner's order."""
-        own = self._provider
+        own = self.own_provider
         return sorted(self.resources.providers, key=lambda provider: provider.name != own)
 
     @property
-    def _provider(self) -> str | None:
+    def own_provider(self) -> str | None:
+        """The one that the conversation stays with."""
         if self.conversation is None or not self._goes_on:
             return None
         return self.resources.provider_of(self.conversation)
@@ -150,6 +153,8 @@ class RequestContext:
         """Whether *provider* may go on; False: the user has to be asked. Raises ConsentRefused."""
         if self.allowed.cloud == "never" or self.resources.consents.is_kept_local(self.id):
             raise ConsentRefused("the answer must stay on the device")
+        if self.request.n_images and not self.resources.policy_settings.is_on("modality"):
+            raise ConsentRefused("images stay on this device: modality is switched off")
         if not self.must_ask or provider in self.granted:
             return True
         known = self.asking.known(provider)

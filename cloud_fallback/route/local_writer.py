@@ -10,6 +10,7 @@ from typing import get_args
 
 import msgspec
 
+from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
@@ -28,6 +29,7 @@ from spillover.runtime.errors import (
     ContextOverflow,
     EngineBusy,
     EngineError,
+    ImagesRefused,
     InvalidRequest,
     ResponseFormatRefused,
     SpilloverError,
@@ -248,11 +250,19 @@ def _give_up(context: RequestContext, stopped: Stopped) -> Complete:
     if answer.has_begun:
         is_full = isinstance(stopped.local_error, ContextOverflow)
         return Complete(answer.finished("length" if is_full else "interrupted"))
+    if isinstance(stopped.local_error, ImagesRefused) and stopped.cloud_error is not None:
+        raise _unseen(stopped.local_error, stopped.cloud_error)
     errors = [stopped.local_error, stopped.cloud_error]
     if answer.n_handoffs:
         errors.reverse()
     found = (error for error in errors if error is not None)
     raise next(found, EngineError("no provider could be asked, and the answer may not begin here"))
+
+
+def _unseen(refused: ImagesRefused, cause: Exception) -> Exception:
+    """Why nobody answers about an image. Only a provider could, so its failure counts, as one
+    that may pass; what it cannot or may not do is for the client to change."""
+    return cause if isinstance(cause, ProviderError) else refused.because(str(cause))
 
 
 def reason_of(error: SpilloverError, local: TextEngine) -> Reason | None:
@@ -264,6 +274,8 @@ def reason_of(error: SpilloverError, local: TextEngine) -> Reason | None:
             return Reason(code="context", is_hard=True, signals=found)
         case ResponseFormatRefused():
             return Reason(code="schema", is_hard=True)
+        case ImagesRefused():
+            return Reason(code="modality", is_hard=True)
         case InvalidRequest():
             return None
         case EngineBusy():

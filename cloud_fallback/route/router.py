@@ -13,6 +13,7 @@ from spillover.cloud_fallback.privacy.standing import StandingConsent
 from spillover.cloud_fallback.route.allowed import Routing, allowed
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.context import RequestContext
+from spillover.cloud_fallback.route.explanation import Explanation, explain, explain_local
 from spillover.cloud_fallback.route.resources import RouteResources
 from spillover.cloud_fallback.route.route import route
 from spillover.cloud_fallback.route.settings import RouteOptions
@@ -20,7 +21,7 @@ from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.cloud_fallback.spending.limits import StatementLine
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.checked import checked, expect
-from spillover.runtime.engine import Engine
+from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import EngineClosed, InvalidRequest
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
@@ -29,7 +30,9 @@ from spillover.runtime.request import GenerationRequest
 class Router:
     """One for all answers of a device. Any thread may use it. A context manager, to close it."""
 
-    def __init__(self, local: Engine, routing: Routing, resources: RouteResources | None) -> None:
+    def __init__(
+        self, local: TextEngine, routing: Routing, resources: RouteResources | None
+    ) -> None:
         """*routing*: what the owner allows. *resources* None: there is no cloud, everything is
         local."""
         self._local = local
@@ -86,6 +89,7 @@ class Router:
             yield from self._local.stream(request, cancellation)
             return
         context = RequestContext(resources, request, options, may, cancellation)
+        context.begin()
         with self._lock:
             self._running[context.id] = context
         try:
@@ -93,6 +97,20 @@ class Router:
         finally:
             with self._lock:
                 self._running.pop(context.id, None)
+
+    def explain(
+        self, request: GenerationRequest, options: RouteOptions | None = None
+    ) -> Explanation:
+        """What stream() would do now, and why. Nothing is sent, written or noted; the local model
+        counts the prompt. Raises what stream() would raise for a request that is wrong."""
+        request = expect(request, GenerationRequest, "request").checked()
+        options = checked(expect(options or RouteOptions(), RouteOptions, "options"))
+        may = allowed(self._routing, options.routing, can_answer=options.can_answer)
+        resources = self._resources
+        if resources is None or not may.may_leave or request.n > 1:
+            why = self.cloud_problem() or _STAYS
+            return explain_local(self._local, request, may, why)
+        return explain(RequestContext(resources, request, options, may, Cancellation()))
 
     def hand_over(self, answer_id: str) -> bool:
         """Let the cloud continue a running answer. False: nobody can take over now, and the answer
@@ -108,6 +126,14 @@ class Router:
     def has_cloud(self) -> bool:
         """Whether a provider may write anything at all."""
         return self._resources is not None
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether a provider may answer about images."""
+        resources = self._resources
+        if resources is None or not resources.policy_settings.is_on("modality"):
+            return False
+        return any(engine.settings.sees_images for engine in resources.providers)
 
     def cloud_problem(self) -> str | None:
         """Why no provider can write anything now; None: one can be asked."""
@@ -195,6 +221,12 @@ class Router:
         self._is_closed = True
         if self._resources is not None:
             self._resources.close()
+
+
+_STAYS = (
+    "the request must stay on this device: it is local_only, asks for several choices, or its "
+    "client cannot show a question (see fallback_unasked)"
+)
 
 
 def _no_cloud(request: GenerationRequest) -> str:

@@ -88,6 +88,16 @@ class Budget:
             if allowance.line.provider in (None, provider) and allowance.left <= 0:
                 raise allowance.exceeded()
 
+    def longest(self, provider: str, estimate: Estimate) -> int | None:
+        """The longest answer, in tokens, that reserve() would pay for now; None: as long as the
+        request wants. Sets nothing aside. Raises what reserve() would raise."""
+        self._check_price(provider, estimate.prices)
+        if self.settings.is_unlimited:
+            return None
+        lines = [line for line in self.statement(()) if line.provider in (None, provider)]
+        limit, affordable = tightest(lines, estimate)
+        return _granted(estimate, limit, affordable)
+
     def _check_price(self, provider: str, prices: Prices | None) -> None:
         if prices is None and self.settings.limits_money(provider):
             raise PriceUnknown(
@@ -106,14 +116,12 @@ class Budget:
             ledger.forget_old(connection, now)
             lines = ledger.lines(connection, self.settings, (None, provider), now)
             limit, affordable = tightest(lines, estimate)
-            if limit and affordable is not None and affordable < min(wanted, MIN_COMPLETION_TOKENS):
-                raise limit.exceeded()
-            is_cut = affordable is not None and affordable < wanted
-            granted = affordable if is_cut and affordable is not None else wanted
+            most = _granted(estimate, limit, affordable)
+            granted = wanted if most is None else most
             number = ledger.hold(
                 connection, provider, _amount(estimate, granted), _amount(estimate, 0), now
             )
-        return Reservation(self, provider, estimate, number, granted, granted if is_cut else None)
+        return Reservation(self, provider, estimate, number, granted, most)
 
     def statement(self, providers: Iterable[str]) -> list[StatementLine]:
         """What is spent, reserved and allowed: all together, then each of *providers*, then others
@@ -263,6 +271,17 @@ class Reservation:
 def _wanted(estimate: Estimate) -> int:
     limit = estimate.max_completion_tokens
     return ASSUMED_COMPLETION_TOKENS if limit is None else limit
+
+
+def _granted(estimate: Estimate, limit: Allowance | None, affordable: int | None) -> int | None:
+    """How long the answer may be where *limit* affords so many tokens; None: as long as it wants.
+    Raises BudgetExceeded where not even a short one is affordable."""
+    wanted = _wanted(estimate)
+    if limit is None or affordable is None or affordable >= wanted:
+        return None
+    if affordable < min(wanted, MIN_COMPLETION_TOKENS):
+        raise limit.exceeded()
+    return affordable
 
 
 def _amount(estimate: Estimate, completion_tokens: int) -> Amount:

@@ -17,6 +17,8 @@ _NANO_PER_MICRO = 1000
 BYTES_PER_TOKEN = 3
 """Of UTF-8. English has about 4 with today's tokenizers, so that estimates are rather too high."""
 TOKENS_PER_MESSAGE = 8
+TOKENS_PER_IMAGE = 5_000
+"""As many as the companies' newest models count for a large image; most images take fewer."""
 ASSUMED_COMPLETION_TOKENS = 4096
 """Reserved at first when a request sets no max_tokens; more is reserved while it is answered."""
 
@@ -100,11 +102,12 @@ def estimated_prompt_tokens(request: GenerationRequest) -> int:
     if request.tools or request.response_format:
         texts.append(msgspec.json.encode((request.tools, request.response_format)).decode())
     n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-    return -(-n_bytes // BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE * (len(request.messages) + 1)
+    n_extra = TOKENS_PER_MESSAGE * (len(request.messages) + 1) + TOKENS_PER_IMAGE * request.n_images
+    return -(-n_bytes // BYTES_PER_TOKEN) + n_extra
 
 
 def _as_json(message: Message) -> str:
     """The fields of *message* that are set and sent; no provider gets earlier reasoning."""
-    names = (name for name in message.__struct_fields__ if name != "reasoning")
+    names = (name for name in message.__struct_fields__ if name not in ("reasoning", "images"))
     fields = {name: value for name in names if (value := getattr(message, name))}
     return msgspec.json.encode(fields).decode()

@@ -61,7 +61,6 @@ class LiveAnswer:
         self.after = 0
         self.is_stream = encoder.is_stream
         self.status = 200
-        self.headers = encoder.headers
         # Called for each event: bound once, without a call in between.
         self.open = encoder.open
         self.feed = encoder.feed
@@ -70,6 +69,11 @@ class LiveAnswer:
         self._source = source
         self._encoder = encoder
         self._format_field = format_field
+        self._error_headers: Mapping[str, str] = {}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {**self._encoder.headers, **self._source.headers, **self._error_headers}
 
     def refusal(self) -> Exception | None:
         return with_field(self._source.refusal(), self._format_field)
@@ -86,7 +90,7 @@ class LiveAnswer:
 
     def fail(self, error: WireError) -> bytes:
         self.status = error.status
-        self.headers = {**self.headers, **error.headers}
+        self._error_headers = error.headers
         return self._encoder.fail(error)
 
     def leave(self) -> None:

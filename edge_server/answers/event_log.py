@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from spillover.cloud_fallback.events import StreamEvent
+from spillover.edge_server.answers.route_taken import RouteTaken, answer_headers
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.events import Delta, ReasoningDelta
 
 Event = TypeVar("Event")
 
@@ -65,8 +67,11 @@ class EventLog(Changes):
         self._closed = False
         self.has_begun = False
         """Whether there was an event."""
+        self.route = RouteTaken()
 
     def append(self, event: StreamEvent) -> None:
+        if not isinstance(event, Delta | ReasoningDelta):
+            self.route.see(event)
         with self._changed:
             self.has_begun = True
             self._events.append(event)
@@ -103,7 +108,8 @@ class EventLog(Changes):
 class EventSource:
     """Where an answer's events come from: a generation, or several as one."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer_id: str) -> None:
+        self.id = answer_id
         self.log = EventLog()
         self.cancellation = Cancellation()
         self.error: Exception | None = None
@@ -116,3 +122,8 @@ class EventSource:
     def refusal(self) -> Exception | None:
         """Why the log ended before its first event."""
         return None if self.log.has_begun else self.error
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of its response."""
+        return answer_headers(self.id, self.log.route)

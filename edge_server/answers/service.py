@@ -12,8 +12,10 @@ from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.event_log import EventSource
+from spillover.edge_server.wire.errors import CONTEXT_LENGTH_EXCEEDED
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import (
+    ContextOverflow,
     EngineBusy,
     EngineClosed,
     EngineError,
@@ -33,8 +35,7 @@ class Generation(EventSource):
     """One running answer."""
 
     def __init__(self, options: RouteOptions) -> None:
-        super().__init__()
-        self.id = options.id
+        super().__init__(options.id)
         self.owner = options.owner
         """Who asked for it; nobody else may steer it."""
         self.timed_out = False
@@ -142,6 +143,8 @@ def _is_cancelled(event: StreamEvent) -> bool:
 
 def failure_of(error: Exception) -> Failed:
     """An error after the first event, as an event; of our own defects only the type."""
+    if isinstance(error, ContextOverflow):
+        return Failed(code=CONTEXT_LENGTH_EXCEEDED, message=str(error))
     if isinstance(error, EngineError):
         return Failed(code="engine_error", message=str(error))
     if isinstance(error, SpilloverError):

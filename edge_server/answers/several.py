@@ -30,7 +30,7 @@ class Several(EventSource):
     def __init__(
         self, service: Service, requests: Sequence[GenerationRequest], options: RouteOptions
     ) -> None:
-        super().__init__()
+        super().__init__(options.id)
         self._service = service
         self._options = options
         self._changed = threading.Condition()

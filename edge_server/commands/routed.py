@@ -25,6 +25,7 @@ from spillover.edge_server.commands.keyboard import question_at_terminal
 from spillover.edge_server.commands.loading import loaded_engine
 from spillover.edge_server.commands.output import AnswerOutput, print_note
 from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.wire.handoff import IMAGES_LEAVE
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import SpilloverError
@@ -197,11 +198,12 @@ def _is_typed(end: int) -> bool:
 def question_of(asked: ConsentAsked) -> str:
     """The question for the user."""
     plural = "" if asked.n_messages == 1 else "s"
+    images = f" {_sentence(IMAGES_LEAVE)}" if asked.n_images else ""
     redacted = f", with {asked.redactions} private texts removed" if asked.redactions else ""
     return (
         f"\n{_sentence(in_words(asked.reason))}\n"
         f"May {name_of(asked.target)} continue? It would receive "
-        f"{asked.n_messages} message{plural}{redacted}."
+        f"{asked.n_messages} message{plural}{redacted}.{images}"
     )
 
 

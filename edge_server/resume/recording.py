@@ -52,6 +52,11 @@ class Recording:
     def is_decided(self, timeout_s: float | None) -> bool:
         return self._source.is_decided(timeout_s)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What names the answer and its writers so far."""
+        return self._source.headers
+
     def refusal(self) -> Exception | None:
         """Why the answer was never begun."""
         return with_field(self._source.refusal(), self._format_field)

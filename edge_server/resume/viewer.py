@@ -25,10 +25,13 @@ class Viewer:
     def __init__(self, recording: Recording, after: int, on_leave: Callable[[bool], None]) -> None:
         self.log = recording.log
         self.after = after
-        self.headers = {**SSE_HEADERS, STREAM_HEADER: recording.id}
         self._recording = recording
         self._knows_id = False
         self._on_leave: Callable[[bool], None] | None = on_leave
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**SSE_HEADERS, STREAM_HEADER: self._recording.id, **self._recording.headers}
 
     def is_decided(self, timeout_s: float | None) -> bool:
         return self._recording.is_decided(timeout_s)

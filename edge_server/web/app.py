@@ -18,6 +18,7 @@ from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.web.content_encoding import decompress_body
 from spillover.edge_server.web.security import Gatekeeper
 from spillover.edge_server.web.views.answers import add_generation_views, add_stream_views
+from spillover.edge_server.web.views.explain import add_explain_view
 from spillover.edge_server.web.views.gemini import add_gemini_views
 from spillover.edge_server.web.views.handoffs import add_handoff_views
 from spillover.edge_server.web.views.information import add_information
@@ -56,6 +57,7 @@ def create_app(
     add_ollama_views(app, service, settings)
     add_gemini_views(app, service, settings, responses)
     add_handoff_views(app, service)
+    add_explain_view(app, service, settings, endpoints, responses)
     add_stream_views(app, streams, settings)
     return app
 

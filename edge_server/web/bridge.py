@@ -44,6 +44,7 @@ _QUESTIONS = frozenset(
         "/detokenize",
         "/slots",
         "/apply-template",
+        "/v1/route/explain",
         "/v1/messages/count_tokens",
         "/v1/responses/input_tokens",
     }

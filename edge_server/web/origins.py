@@ -6,13 +6,15 @@ import re
 
 from flask import Request, Response
 
+from spillover.edge_server.answers.route_taken import ID_HEADER, ROUTE_HEADER
 from spillover.edge_server.errors import ConfigError
+from spillover.edge_server.resume.viewer import STREAM_HEADER
 
 _ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(?:\*|[^/*\s]+)")
 _HEADER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_HEADERS = 64
 _PREFLIGHT_S = 600
-_SHOWN = "X-Request-Id, X-Spillover-Stream, Retry-After"
+_SHOWN = ", ".join(("X-Request-Id", STREAM_HEADER, ID_HEADER, ROUTE_HEADER, "Retry-After"))
 """Headers that a page may read."""
 
 

@@ -13,6 +13,7 @@ from spillover.cloud_fallback.events import (
     ConsentAsked,
     Failed,
     Handoff,
+    ProviderFailed,
     Replace,
     Seam,
     StreamEvent,
@@ -29,7 +30,8 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError, bad_request
-from spillover.edge_server.wire.openai.chat import ChatMessage, TextPart, conversation_of
+from spillover.edge_server.wire.llama_cpp.objects import waiting
+from spillover.edge_server.wire.openai.chat import ChatMessage, ChatPart, conversation_of
 from spillover.edge_server.wire.openai.tools import (
     CallBody,
     ToolBody,
@@ -45,7 +47,14 @@ from spillover.edge_server.wire.request_body import (
     route_options_of,
 )
 from spillover.edge_server.wire.response_format import AskedFormat
-from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
+from spillover.runtime.events import (
+    Delta,
+    Finished,
+    Prefilling,
+    Queued,
+    ReasoningDelta,
+    ToolCallDelta,
+)
 from spillover.runtime.request import JsonObject, JsonSchema
 from spillover.runtime.text.surrogates import valid_text
 
@@ -63,6 +72,7 @@ class ContentPart(Struct, frozen=True, kw_only=True):
     text: str | None = None
     thinking: str | None = None
     document: Any = None
+    image_url: Any = None
 
 
 class MessageBody(Struct, frozen=True, kw_only=True):
@@ -126,7 +136,7 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
         raise bad_request("documents are not supported: put them into a message", "documents")
     if body.max_tokens == 0:
         raise bad_request("max_tokens must be at least 1", "max_tokens")
-    messages = tuple(_message(each, f"messages[{i}]") for i, each in enumerate(body.messages))
+    messages = tuple(map(_message, body.messages))
     thinks = body.thinking is None or body.thinking.type != "disabled"
     fields = {
         "n": 1,
@@ -139,35 +149,34 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     }
     request = request_of(body, fields, asked.defaults)
     options = route_options_of(body, asked)
-    kind = CohereStream if body.stream else CohereWhole
-    encoder: Encoder = kind(options.id, events=options.may_replace)
+    encoder: Encoder = CohereWhole(options.id)
+    if body.stream:
+        shown = {"events": options.may_replace, "progress": bool(body.return_progress)}
+        encoder = CohereStream(options.id, **shown)
     return answer_plan(asked, body, (request,), encoder, options)
 
 
-def _message(body: MessageBody, param: str) -> ChatMessage:
+def _message(body: MessageBody) -> ChatMessage:
     parts = body.content if isinstance(body.content, tuple) else ()
-    texts = [
-        TextPart(type="text", text=_text(part, f"{param}.content[{i}]"))
-        for i, part in enumerate(parts)
-        if part.type != "thinking"
-    ]
+    read = [_part(part) for part in parts if part.type != "thinking"]
     thoughts = [part.thinking for part in parts if part.type == "thinking" and part.thinking]
     return ChatMessage(
         role=body.role,
-        content=body.content if isinstance(body.content, str) else tuple(texts),
+        content=body.content if isinstance(body.content, str) else tuple(read),
         tool_calls=body.tool_calls,
         tool_call_id=body.tool_call_id,
         reasoning_content="\n".join([*thoughts, *filter(None, [body.tool_plan])]),
     )
 
 
-def _text(part: ContentPart, param: str) -> str:
-    if part.type == "text":
-        return part.text or ""
-    if part.type == "document":
-        document = part.document
-        return document if isinstance(document, str) else _json(document).decode()
-    raise bad_request(f"this model reads only parts of text, not {part.type!r}", param)
+def _part(part: ContentPart) -> ChatPart:
+    """The same as OpenAI's clients send it."""
+    document = part.document
+    if part.type == "document" and not isinstance(document, str):
+        document = _json(document).decode()
+    text = document if part.type == "document" else part.text or ""
+    kind = "text" if part.type == "document" else part.type
+    return ChatPart(type=kind, text=text, image_url=part.image_url)
 
 
 def _tools(body: CohereBody) -> dict[str, Any]:
@@ -183,7 +192,7 @@ def _tools(body: CohereBody) -> dict[str, Any]:
 
 def error_body(error: WireError) -> bytes:
     """{"message": "…"}."""
-    return _json({"message": error.with_param})
+    return _json({"message": error.in_words("too many tokens: {n} of at most {most}")})
 
 
 def _finish_reason(event: Finished) -> str:
@@ -214,10 +223,11 @@ class CohereStream(StreamEncoder):
 
     error_body = staticmethod(error_body)
 
-    def __init__(self, answer_id: str, *, events: bool) -> None:
+    def __init__(self, answer_id: str, *, events: bool, progress: bool = False) -> None:
         super().__init__()
         self._id = answer_id
         self._shows_events = events
+        self._shows_progress = progress
         self._open: tuple[str, int] | None = None
         """What is open: a text, a thinking, or a call; and its number."""
         self._n_contents = 0
@@ -239,6 +249,8 @@ class CohereStream(StreamEncoder):
                 return self._content("thinking", text)
             case ToolCallDelta():
                 return self._call(event)
+            case Prefilling() | Queued() if self._shows_progress:
+                return self._event("debug", prompt=None, **waiting(event))
             case Finished():
                 try:
                     reason = _finish_reason(event)
@@ -248,12 +260,17 @@ class CohereStream(StreamEncoder):
                 return self._close() + self._event("message-end", id=self._id, delta=ended)
             case Failed():
                 return self.fail(failure(event))
-            case Handoff() | Seam() | Replace() | ConsentAsked() | ConsentAnswered():
-                if not self._shows_events:
-                    return b""
-                name, content = handoff.named(event)
-                return sse.encode_named(name, _json(content))
+            case Handoff() | Seam() | Replace() | ProviderFailed():
+                return self._routed(event)
+            case ConsentAsked() | ConsentAnswered():
+                return self._routed(event)
         return b""
+
+    def _routed(self, event: handoff.RouteEvent) -> bytes:
+        if not self._shows_events:
+            return b""
+        name, content = handoff.named(event)
+        return sse.encode_named(name, _json(content))
 
     def _content(self, kind: str, text: str) -> bytes:
         opened = b""
@@ -300,7 +317,7 @@ class CohereWhole(WholeEncoder):
 
     error_body = staticmethod(error_body)
 
-    def __init__(self, answer_id: str, *, events: bool) -> None:
+    def __init__(self, answer_id: str) -> None:
         super().__init__([Choice()])
         self._id = answer_id
 

@@ -19,7 +19,7 @@ from spillover.cloud_fallback.events import (
 )
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire import sse
-from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.errors import WireError, failed
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
@@ -217,7 +217,7 @@ class WholeEncoder(Encoder):
 
 def failure(event: Failed) -> WireError:
     """The error that an answer ended with."""
-    return WireError(500, event.message, kind=event.code, code=event.code)
+    return failed(event.code, event.message)
 
 
 def check_complete(event: Finished) -> None:

@@ -46,6 +46,11 @@ _CODES = {
 """OpenAI's words where it has them."""
 
 
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+_TOO_LONG = "exceed_context_size_error"
+"""llama.cpp's clients look for it, OpenAI's for the code."""
+
+
 class WireError(Exception):
     """An error for the client. *param* names the field at fault, *kind* is OpenAI's error type,
     *code* its word for the case, and *extra* are more fields of the error's object."""
@@ -69,6 +74,15 @@ class WireError(Exception):
         self.headers = headers or {}
         self.extra = extra
 
+    def in_words(self, too_long: str) -> str:
+        """The message with the field at fault; of a prompt that is too long first *too_long*, in
+        which the dialect's clients recognise it: with places for *n* and *most*, its tokens and
+        those of the context."""
+        n, most = self.extra.get("n_prompt_tokens"), self.extra.get("n_ctx")
+        if self.code != CONTEXT_LENGTH_EXCEEDED or n is None:
+            return self.with_param
+        return f"{too_long.format(n=n, most=most)} ({self.with_param})"
+
     @property
     def with_param(self) -> str:
         """The message with the field at fault, for shapes that have no other place for it."""
@@ -82,6 +96,13 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return WireError(400, message, param, code=code or ("invalid_value" if param else None))
 
 
+def failed(code: str, message: str) -> WireError:
+    """The error that an answer ended with which had begun, or was too late for a status."""
+    if code == CONTEXT_LENGTH_EXCEEDED:
+        return WireError(400, message, kind=_TOO_LONG, code=code)
+    return WireError(500, message, kind=code, code=code)
+
+
 def from_exception(error: Exception) -> WireError:
     """The one table from our errors to statuses; the text of unknown ones never leaves."""
     message = str(error)
@@ -93,8 +114,8 @@ def from_exception(error: Exception) -> WireError:
                 400,
                 message,
                 param,
-                kind="exceed_context_size_error",  # llama.cpp's clients look for it
-                code="context_length_exceeded",
+                kind=_TOO_LONG,
+                code=CONTEXT_LENGTH_EXCEEDED,
                 n_prompt_tokens=n_prompt,
                 n_ctx=n_ctx,
             )

@@ -15,6 +15,8 @@ from spillover.cloud_fallback.events import (
 from spillover.cloud_fallback.policy.reason import in_words
 from spillover.runtime.events import Leg, WriterId
 
+IMAGES_LEAVE = "images leave this device as they are: redaction does not look into them"
+
 RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | ProviderFailed | Handoff | Seam | Replace
 
 
@@ -87,8 +89,14 @@ def consent_asked(event: ConsentAsked) -> dict[str, Any]:
         "to": writer(event.target),
         "timeout_s": event.timeout_s,
         "n_messages": event.n_messages,
-        "privacy": {"redacted": event.redactions},
+        "n_images": event.n_images,
+        "privacy": {"redacted": event.redactions, **images_warning(event.n_images)},
     }
+
+
+def images_warning(n_images: int) -> dict[str, str]:
+    """What the user should know before images leave."""
+    return {"warning": IMAGES_LEAVE} if n_images else {}
 
 
 def leg(value: Leg) -> dict[str, Any]:

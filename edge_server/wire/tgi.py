@@ -22,6 +22,7 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.edge_server.wire.llama_cpp.objects import waiting
 from spillover.edge_server.wire.request_body import (
     CommonBody,
     decode,
@@ -29,7 +30,7 @@ from spillover.edge_server.wire.request_body import (
     route_options_of,
 )
 from spillover.edge_server.wire.response_format import AskedFormat
-from spillover.runtime.events import Delta, Finished, TokenLogprob, TopLogprob
+from spillover.runtime.events import Delta, Finished, Prefilling, Queued, TokenLogprob, TopLogprob
 from spillover.runtime.request import MAX_TOP_LOGPROBS, JsonSchema, Regex
 from spillover.runtime.text.surrogates import valid_text
 
@@ -131,6 +132,7 @@ def _plan(
     told = Told(
         inputs=body.inputs if given.return_full_text else "",
         details=bool(given.details),
+        progress=bool(given.return_progress),
         n_top=given.top_n_tokens or 0,
         seed=request.sampling.seed,
     )
@@ -152,6 +154,8 @@ class Told(Struct, frozen=True, kw_only=True):
     details: bool
     n_top: int
     seed: int | None
+    progress: bool = False
+    """Say how much of the prompt has been read, with tokens that have no text."""
 
     def token(self, record: TokenLogprob | TopLogprob, text: str | None = None) -> dict[str, Any]:
         shown = record.token.decode("utf-8", "replace") if text is None else text
@@ -181,7 +185,12 @@ def error_body(error: WireError) -> bytes:
     """{"error": "…", "error_type": "…"}."""
     kinds = {429: "overloaded", 503: "overloaded", 499: "incomplete_generation"}
     usual = "validation" if error.status < 500 else "generation"
-    return _json({"error": error.with_param, "error_type": kinds.get(error.status, usual)})
+    words = "Input validation error: `inputs` must have less than {most} tokens. Given: {n}"
+    kind = kinds.get(error.status, usual)
+    return _json({"error": error.in_words(words), "error_type": kind})
+
+
+_NO_TOKEN = {"id": 0, "text": "", "logprob": 0.0, "special": True}
 
 
 class TgiStream(StreamEncoder):
@@ -207,6 +216,9 @@ class TgiStream(StreamEncoder):
             case Delta():
                 self._text.append(event.text)
                 return b"".join(map(self._next, self._tokens(event)))
+            case Prefilling() | Queued() if self._told.progress:
+                shown = {"index": 0, "token": _NO_TOKEN, "generated_text": None, "details": None}
+                return sse.encode(_json({**shown, **waiting(event)}))
             case Finished():
                 return self._finish(event)
             case Failed():
@@ -239,7 +251,7 @@ class TgiStream(StreamEncoder):
             details = self._told.ending(event)
         except WireError as error:
             return self.fail(error)
-        last = self._waiting or {"token": {"id": 0, "text": "", "logprob": 0.0, "special": True}}
+        last = self._waiting or {"token": _NO_TOKEN}
         text = self._told.inputs + valid_text("".join(self._text))
         return self._event(last, generated_text=text, details=details)
 

@@ -89,6 +89,7 @@ def _card(path: Path, opened: OpenedModel, name: str, template: ChatTemplate) ->
         n_parallel=fit.n_parallel,
         n_threads=info.n_threads,
         has_chat_template=not template.is_substitute,
+        has_reasoning=bool(template.tag_pairs),
         use_extra_bufts=info.use_extra_bufts,
         fim=info.fim,
         device=info.device,

@@ -14,6 +14,42 @@ import httpx
 import openai
 import pytest
 
+from tests.stream_readers import StreamWatch
+
+
+@pytest.fixture(scope="session")
+def stream_watch() -> Iterator[StreamWatch]:
+    """Sees every stream that a client of these tests receives by httpx, as SDKs do."""
+    watch = StreamWatch()
+    send, send_async = (
+        httpx.HTTPTransport.handle_request,
+        httpx.AsyncHTTPTransport.handle_async_request,
+    )
+
+    def handle(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        response = send(transport, request)
+        watch.over(request, response)
+        return response
+
+    async def handle_async(
+        transport: httpx.AsyncHTTPTransport, request: httpx.Request
+    ) -> httpx.Response:
+        response = await send_async(transport, request)
+        watch.over(request, response)
+        return response
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx.HTTPTransport, "handle_request", handle)
+        patch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", handle_async)
+        yield watch
+
+
+@pytest.fixture(autouse=True)
+def no_stream_breaks_a_reader(stream_watch: StreamWatch) -> Iterator[None]:
+    """Strict and lenient readers read every stream of every test."""
+    yield
+    assert stream_watch.take_broken() == []
+
 
 class Server:
     """`spillover serve` on a free port, in its own process."""

@@ -199,7 +199,7 @@ def test_contents_and_calls_begin_and_end_one_after_the_other() -> None:
         ("tool-call-start", 1), ("tool-call-end", 1),
         ("message-end", None),
     ]  # fmt: skip
-    whole = CohereWhole("1", events=False)
+    whole = CohereWhole("1")
     for event in events:
         whole.feed(event)
     message = json.loads(whole.end())["message"]

@@ -40,7 +40,7 @@ def test_every_part_of_text_is_read(role: str, parts: Any, content: str) -> None
 
 
 @pytest.mark.parametrize(
-    "part", [{"type": "image_url"}, {"type": "text"}, {"type": "refusal", "text": "x"}]
+    "part", [{"type": "input_audio"}, {"type": "text"}, {"type": "refusal", "text": "x"}]
 )
 def test_a_part_without_text_is_named(part: Any) -> None:
     body = {"messages": [{"role": "user", "content": [part]}]}

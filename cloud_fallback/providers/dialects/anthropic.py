@@ -20,7 +20,9 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     safe_id,
     tool_fields,
 )
+from spillover.cloud_fallback.providers.dialects.images import content_of
 from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.runtime.image import Image
 from spillover.runtime.request import GenerationRequest, JsonSchema, Message, NamedTool
 
 VERSION = "2023-06-01"
@@ -91,8 +93,8 @@ def _samplers(draft: Draft) -> Fields:
 def _blocks(message: Message) -> list[Fields]:
     if message.role == "tool":
         call_id = safe_id(message.tool_call_id or "")
-        return [{"type": "tool_result", "tool_use_id": call_id, "content": message.content}]
-    text = [{"type": "text", "text": message.content}] if message.content.strip() else []
+        content = _content(message) if message.images else message.content
+        return [{"type": "tool_result", "tool_use_id": call_id, "content": content}]
     calls = [
         {
             "type": "tool_use",
@@ -102,7 +104,18 @@ def _blocks(message: Message) -> list[Fields]:
         }
         for call in message.tool_calls
     ]
-    return [*text, *calls]
+    return [*_content(message), *calls]
+
+
+def _content(message: Message) -> list[Fields]:
+    return content_of(message, lambda text: {"type": "text", "text": text}, _image)
+
+
+def _image(image: Image) -> Fields:
+    if image.url:
+        return {"type": "image", "source": {"type": "url", "url": image.url}}
+    source = {"type": "base64", "media_type": image.media_type, "data": image.data}
+    return {"type": "image", "source": source}
 
 
 def _tools(request: GenerationRequest) -> Fields:

@@ -32,8 +32,10 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     tool_fields,
     without_nones,
 )
+from spillover.cloud_fallback.providers.dialects.images import content_of
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.image import Image
 from spillover.runtime.request import GenerationRequest, JsonSchema, Message, NamedTool
 
 
@@ -41,6 +43,7 @@ class BedrockDialect(Dialect):
     """Its key is a bearer key; requests that AWS credentials sign are signed elsewhere."""
 
     frames = EventStream
+    takes_image_urls = False
 
     def __init__(self, settings: ProviderSettings) -> None:
         super().__init__(settings)
@@ -95,11 +98,9 @@ def _samplers(draft: Draft) -> dict[str, float]:
 def _blocks(message: Message) -> list[Fields]:
     if message.role == "tool":
         # An empty text block is refused.
-        is_empty = not message.content.strip()
-        content: Fields = {"json": {}} if is_empty else {"text": message.content}
+        content = _content(message) or [{"json": {}}]
         call_id = _call_id(message.tool_call_id or "")
-        return [{"toolResult": {"toolUseId": call_id, "content": [content]}}]
-    text = [{"text": message.content}] if message.content.strip() else []
+        return [{"toolResult": {"toolUseId": call_id, "content": content}}]
     calls = [
         {
             "toolUse": {
@@ -110,7 +111,16 @@ def _blocks(message: Message) -> list[Fields]:
         }
         for call in message.tool_calls
     ]
-    return [*text, *calls]
+    return [*_content(message), *calls]
+
+
+def _content(message: Message) -> list[Fields]:
+    return content_of(message, lambda text: {"text": text}, _image)
+
+
+def _image(image: Image) -> Fields:
+    kind = image.media_type.removeprefix("image/")
+    return {"image": {"format": kind, "source": {"bytes": image.data}}}
 
 
 def _call_id(call_id: str) -> str:

@@ -21,6 +21,7 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     function_call,
     parameters_of,
 )
+from spillover.cloud_fallback.providers.dialects.images import chat_content, with_tool_images_apart
 from spillover.runtime.request import JsonSchema, Message, NamedTool
 
 _LIMITS = {
@@ -47,7 +48,7 @@ class CohereDialect(Dialect):
         request = draft.request
         return {
             "model": draft.model,
-            "messages": [_message(message) for message in request.messages],
+            "messages": [_message(m) for m in with_tool_images_apart(request.messages)],
             "stream": True,
             "max_tokens": request.max_tokens,
             "stop_sequences": list(draft.stop) or None,
@@ -67,7 +68,7 @@ def _message(message: Message) -> Fields:
     role = "system" if message.role == "developer" else message.role
     fields: Fields = {"role": role}
     if message.content or not message.tool_calls:
-        fields["content"] = message.content
+        fields["content"] = chat_content(message)
     if message.tool_calls:
         fields["tool_calls"] = [function_call(call, call.id) for call in message.tool_calls]
     if message.tool_call_id is not None:

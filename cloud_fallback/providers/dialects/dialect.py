@@ -33,6 +33,7 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     with_prefill,
 )
 from spillover.cloud_fallback.providers.dialects.failure import read_answer, read_event
+from spillover.cloud_fallback.providers.dialects.images import check_images
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
 from spillover.runtime.events import Delta, FinishReason, ReasoningDelta, ToolCallDelta
@@ -224,9 +225,12 @@ class Dialect(ABC):
     """The fields that hold an answer to a JSON object; None: there are none."""
     can_prefill = True
     """Whether some of its models continue an assistant's turn."""
+    takes_image_urls: ClassVar[bool] = True
+    """Whether an image may be given by where it lies on the web."""
 
     def __init__(self, settings: ProviderSettings) -> None:
         self.provider = settings.name
+        self.sees_images = settings.sees_images
         self.root = settings.root
         self.headers = JSON_HEADERS
         """Sent with every request."""
@@ -254,6 +258,7 @@ class Dialect(ABC):
         """
         if not (self.takes_raw_prompts and isinstance(request.prompt, str)):
             check(request, prefill=prefill)
+        check_images(request, self.provider, sees=self.sees_images, links=self.takes_image_urls)
         if prefill and not self.can_prefill:
             raise InvalidRequest(
                 f"{self.provider} begins a new turn instead of continuing one", "messages"

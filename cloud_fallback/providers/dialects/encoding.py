@@ -106,7 +106,8 @@ def _side(message: Message) -> Side:
 
 
 def _has_content(message: Message) -> bool:
-    return bool(message.content.strip() or message.tool_calls or message.role == "tool")
+    is_said = message.content.strip() or message.tool_calls or message.images
+    return bool(is_said or message.role == "tool")
 
 
 def _is_system(message: Message) -> bool:

@@ -29,7 +29,9 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     without_nones,
 )
 from spillover.cloud_fallback.providers.dialects.failure import read_tail
+from spillover.cloud_fallback.providers.dialects.images import content_of
 from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.runtime.image import Image
 from spillover.runtime.request import GenerationRequest, JsonSchema, Message, NamedTool, Tool
 
 MAX_SEED = 2**31 - 1
@@ -75,6 +77,7 @@ class GeminiDialect(Dialect):
     """See Dialect."""
 
     max_stops = 5
+    takes_image_urls = False
     json_object: ClassVar[Fields | None] = {"responseMimeType": "application/json"}
 
     def __init__(self, settings: ProviderSettings) -> None:
@@ -146,9 +149,9 @@ class _PartWriter:
     def parts(self, message: Message) -> list[Fields]:
         if message.role == "tool":
             name = self._names.get(message.tool_call_id or "") or message.name or "tool"
-            return [{"functionResponse": {"name": name, "response": _response(message.content)}}]
-        text = [{"text": message.content}] if message.content.strip() else []
-        return [*text, *self._calls(message)]
+            result = {"functionResponse": {"name": name, "response": _response(message.content)}}
+            return [result, *map(_image, message.images)]
+        return [*content_of(message, lambda text: {"text": text}, _image), *self._calls(message)]
 
     def _calls(self, message: Message) -> list[Fields]:
         calls: list[Fields] = [
@@ -162,6 +165,10 @@ class _PartWriter:
                 if signature := self._signatures.of(call.id):
                     part["thoughtSignature"] = signature
         return calls
+
+
+def _image(image: Image) -> Fields:
+    return {"inlineData": {"mimeType": image.media_type, "data": image.data}}
 
 
 def _response(content: str) -> Any:

@@ -25,6 +25,7 @@ from spillover.cloud_fallback.providers.dialects.encoding import (
     safe_id,
     tool_fields,
 )
+from spillover.cloud_fallback.providers.dialects.images import chat_content, with_tool_images_apart
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.runtime.request import (
     Gbnf,
@@ -129,7 +130,8 @@ class OpenAIDialect(Dialect):
         return options
 
     def _messages(self, draft: Draft) -> list[Fields]:
-        messages = [_message(message, self.server) for message in draft.request.messages]
+        apart = with_tool_images_apart(draft.request.messages)
+        messages = [_message(message, self.server) for message in apart]
         if draft.prefilled and self.server.prefill == "prefix":
             messages[-1]["prefix"] = True
         return messages
@@ -144,7 +146,7 @@ class OpenAIDialect(Dialect):
 
 def _message(message: Message, server: Server) -> Fields:
     role = "system" if message.role == "developer" else message.role
-    fields: Fields = {"role": role, "content": message.content}
+    fields: Fields = {"role": role, "content": chat_content(message)}
     if message.name and role != "tool" and not server.is_mistral:
         fields["name"] = re.sub(r"[\s<|\\/>]", "_", message.name)[:64]
     if message.tool_calls:

@@ -98,10 +98,10 @@ def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer |
 def _start(service: Service, plan: AnswerPlan) -> EventSource:
     if len(plan.requests) == 1:
         return service.start(plan.requests[0], plan.options)
-    return Several(service, plan.requests, _kept_local(plan.options))
+    return Several(service, plan.requests, kept_local(plan.options))
 
 
-def _kept_local(options: RouteOptions) -> RouteOptions:
+def kept_local(options: RouteOptions) -> RouteOptions:
     """Several prompts at once are answered on the device."""
     if options.routing.only == "cloud_only":
         raise bad_request("cloud_only takes one prompt at a time", "spillover.only")

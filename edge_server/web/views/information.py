@@ -12,6 +12,7 @@ from flask import Flask, Response, request
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.anthropic import messages
+from spillover.edge_server.wire.capabilities import capabilities, longest_request, modalities
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.gemini.answer import gemini_model
 from spillover.edge_server.wire.llama_cpp.objects import generation_settings
@@ -69,7 +70,7 @@ class _Views:
         models = [gemini_model(self._engine)]
         data = [self._entry()]
         if self._router.has_cloud:
-            data += [self._entry() | {"id": name, "display_name": name} for name in POLICIES]
+            data += [self._entry(policy) for policy in POLICIES]
         page = {"has_more": False, "first_id": name, "last_id": data[-1]["id"]}
         return {"object": "list", "data": data, "models": models, **page}
 
@@ -79,22 +80,25 @@ class _Views:
             raise WireError(404, message, "model", code="model_not_found")
         return self._entry()
 
-    def _entry(self) -> dict[str, Any]:
+    def _entry(self, policy: str = "") -> dict[str, Any]:
         """The fields of OpenAI's models, of Anthropic's and Gemini's, and what llama.cpp's and
-        vLLM's add."""
-        card = self._engine.card
+        vLLM's add. *policy*: a name that says who should write."""
+        card, name = self._engine.card, policy or self._engine.name
+        may_leave = policy != "private" and self._router.sees_images
         return {
             **gemini_model(self._engine),
-            "id": self._engine.name,
+            "id": name,
             "object": "model",
             "created": self._created,
             "owned_by": "spillover",
             "type": "model",
-            "display_name": self._engine.name,
+            "display_name": name,
             "created_at": datetime.fromtimestamp(self._created, UTC).isoformat(),
             "aliases": self._aliases,
-            "context_length": card.n_ctx,
-            "max_model_len": card.n_ctx,
+            "context_length": longest_request(card),
+            "max_model_len": longest_request(card),
+            "modalities": modalities(sees_images=may_leave),
+            "capabilities": capabilities(card),
             "meta": {
                 "n_vocab": card.n_vocab,
                 "n_ctx": card.n_ctx,

@@ -11,6 +11,7 @@ from flask import Flask, request
 
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.wire.capabilities import longest_request, ollama_capabilities
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode
 
@@ -40,6 +41,7 @@ def add_ollama_views(app: Flask, service: Service, settings: Settings) -> None:
 class _Views:
     def __init__(self, service: Service, settings: Settings) -> None:
         self._engine = service.engine
+        self._router = service.router
         self._names = frozenset((service.engine.name, *settings.aliases))
         self._started = datetime.now(UTC).isoformat()
 
@@ -49,7 +51,8 @@ class _Views:
     def running(self) -> dict[str, Any]:
         card = self._engine.card
         forever = "9999-12-31T23:59:59Z"
-        more = {"expires_at": forever, "size_vram": 0, "context_length": card.n_ctx}
+        n_ctx = longest_request(card)
+        more = {"expires_at": forever, "size_vram": 0, "context_length": n_ctx}
         return {"models": [{**self._entry(), **more}]}
 
     def _entry(self) -> dict[str, Any]:
@@ -87,14 +90,10 @@ class _Views:
             "model_info": {
                 "general.architecture": kind,
                 "general.parameter_count": card.n_params,
-                f"{kind}.context_length": card.n_ctx,
+                f"{kind}.context_length": longest_request(card),
                 f"{kind}.vocab_size": card.n_vocab,
             },
-            "capabilities": [
-                "completion",
-                *(["tools"] if card.has_chat_template else []),
-                *(["insert"] if card.fim is not None else []),
-            ],
+            "capabilities": ollama_capabilities(card, sees_images=self._router.sees_images),
             "modified_at": self._started,
         }
 

@@ -12,6 +12,7 @@ from spillover.cloud_fallback.events import (
     ConsentAsked,
     Failed,
     Handoff,
+    ProviderFailed,
     Replace,
     Seam,
     StreamEvent,
@@ -26,6 +27,7 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.llama_cpp.objects import waiting
 from spillover.runtime.events import (
     Delta,
     Finished,
@@ -63,6 +65,8 @@ class Told(Struct, frozen=True, kw_only=True):
     """Show reasoning. Clients that did not ask for it expect none."""
     events: bool
     """Send handoffs and what belongs to them, as named events."""
+    progress: bool = False
+    """Say in pings how much of the prompt has been read."""
 
     def message(self, content: list[Any], **fields: Any) -> dict[str, Any]:
         return {
@@ -92,11 +96,7 @@ class Told(Struct, frozen=True, kw_only=True):
 def error_body(error: WireError) -> bytes:
     """{"type": "error", "error": {…}}, for whole bodies and events alike."""
     kind = _TYPES.get(error.status, "api_error" if error.status > 500 else "invalid_request_error")
-    message = error.with_param
-    if error.code == "context_length_exceeded":
-        # Clients look for these words before they shorten the conversation.
-        n, n_ctx = error.extra["n_prompt_tokens"], error.extra["n_ctx"]
-        message = f"prompt is too long: {n} tokens > {n_ctx} maximum ({message})"
+    message = error.in_words("prompt is too long: {n} tokens > {most} maximum")
     return _json({"type": "error", "error": {"type": kind, "message": message}})
 
 
@@ -151,7 +151,8 @@ class MessageStream(StreamEncoder):
             case Queued():
                 self._n_prompt = event.n_prompt_tokens
             case Prefilling():
-                return self._start(event.n_cached)
+                told = _event("ping", **waiting(event)) if self._told.progress else b""
+                return self._start(event.n_cached) + told
             case Delta(text=text) if text:
                 return self._text("text", text)
             case ReasoningDelta(text=text) if text and self._told.thinking:
@@ -162,7 +163,9 @@ class MessageStream(StreamEncoder):
                 return self._finish(event)
             case Failed():
                 return self.fail(failure(event))
-            case Handoff() | Seam() | Replace() | ConsentAsked() | ConsentAnswered():
+            case Handoff() | Seam() | Replace() | ProviderFailed():
+                return self._routed(event)
+            case ConsentAsked() | ConsentAnswered():
                 return self._routed(event)
         return b""
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from spillover.edge_server.wire.content import ContentParts
 from spillover.edge_server.wire.errors import bad_request
 
 BILLING = "x-anthropic-billing-header:"
@@ -48,7 +49,8 @@ def messages_of(system: Content, messages: tuple[MessageBody, ...]) -> tuple[dic
 
 
 def _system(system: Content) -> str:
-    texts = [text for _, text in _texts(system, "system")]
+    blocks = (Block(type="text", text=system),) if isinstance(system, str) else system or ()
+    texts = [_text(block, f"system[{i}]") for i, block in enumerate(blocks)]
     if texts and texts[0].startswith(BILLING):
         texts[0] = texts[0].partition("\n")[2]
     return "\n".join(filter(None, texts))
@@ -60,7 +62,7 @@ def _turns(body: MessageBody, param: str) -> Iterator[dict[str, Any]]:
     elif body.role == "user":
         yield from _user(body.content, f"{param}.content")
     elif body.role == "system":
-        yield {"role": "system", "content": _joined(body.content, f"{param}.content")}
+        yield {"role": "system", **_read(body.content, f"{param}.content", ContentParts())}
     else:
         raise bad_request(f"{param}.role must be user or assistant", f"{param}.role")
 
@@ -92,35 +94,52 @@ def _user(content: Content, param: str) -> Iterator[dict[str, Any]]:
     blocks = content if isinstance(content, tuple) else ()
     results = [(i, block) for i, block in enumerate(blocks) if block.type == "tool_result"]
     for i, block in results:
-        text = _joined(block.content, f"{param}[{i}].content")
-        yield {
-            "role": "tool",
-            "tool_call_id": block.tool_use_id,
-            "content": f"Error: {text}" if block.is_error else text,
-        }
+        parts = ContentParts("Error: " if block.is_error else "")
+        result = _read(block.content, f"{param}[{i}].content", parts)
+        yield {"role": "tool", "tool_call_id": block.tool_use_id, **result}
     if len(blocks) > len(results) or not results:
-        yield {"role": "user", "content": _joined(content, param)}
+        yield {"role": "user", **_read(content, param, ContentParts())}
+
+
+def _read(content: Content, param: str, parts: ContentParts) -> dict[str, Any]:
+    """The fields of a message with all blocks but the results of calls."""
+    if isinstance(content, str):
+        parts.add_text(content)
+        return parts.fields
+    for i, block in enumerate(content or ()):
+        if block.type == "image":
+            _image(block.source, parts, f"{param}[{i}].source")
+        elif block.type != "tool_result":
+            parts.add_text(_text(block, f"{param}[{i}]"))
+    return parts.fields
+
+
+def _image(source: Any, parts: ContentParts, param: str) -> None:
+    match source:
+        case {"type": "base64", "data": data}:
+            parts.add_base64(data, f"{param}.data")
+        case {"type": "url", "url": url}:
+            parts.add_url(url, f"{param}.url")
+        case _:
+            raise bad_request(f"{param} must be of the type base64 or url", param)
+
+
+def _text(block: Block, param: str) -> str:
+    """The text of a block, or a 400."""
+    if block.type == "text":
+        return block.text or ""
+    if block.type == "search_result":
+        return f"{block.title or ''}\n{_joined(block.content, f'{param}.content')}"
+    if block.type == "document":
+        return _document(block, param)
+    reason = f"this server reads only blocks of text and images, not {block.type!r}"
+    raise bad_request(reason, param)
 
 
 def _joined(content: Content, param: str) -> str:
-    return "\n".join(text for _, text in _texts(content, param))
-
-
-def _texts(content: Content, param: str) -> Iterator[tuple[int, str]]:
-    """The texts of all blocks but the results of calls."""
-    if isinstance(content, str):
-        yield 0, content
-        return
-    for i, block in enumerate(content or ()):
-        if block.type == "text":
-            yield i, block.text or ""
-        elif block.type == "search_result":
-            yield i, f"{block.title or ''}\n{_joined(block.content, f'{param}[{i}].content')}"
-        elif block.type == "document":
-            yield i, _document(block, f"{param}[{i}]")
-        elif block.type != "tool_result":
-            reason = f"this model reads only blocks of text, not {block.type!r}"
-            raise bad_request(reason, f"{param}[{i}]")
+    if not isinstance(content, tuple):
+        return content or ""
+    return "\n".join(_text(block, f"{param}[{i}]") for i, block in enumerate(content))
 
 
 def _document(block: Block, param: str) -> str:

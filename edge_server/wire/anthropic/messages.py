@@ -106,6 +106,7 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
         max_tokens=request.max_tokens,
         thinking=body.shows_thinking,
         events=options.may_replace,
+        progress=bool(body.return_progress),
     )
     encoder: Encoder = MessageStream(told) if body.stream else MessageWhole(told)
     return answer_plan(asked, body, (request,), encoder, options)

@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import Struct
 
-from spillover.cloud_fallback.events import Failed, Handoff, StreamEvent
+from spillover.cloud_fallback.events import (
+    ConsentAnswered,
+    ConsentAsked,
+    Failed,
+    Handoff,
+    ProviderFailed,
+    Replace,
+    Seam,
+    StreamEvent,
+)
 from spillover.edge_server.wire import handoff, sse
 from spillover.edge_server.wire.dialect import (
     CallBuffer,
@@ -21,10 +30,13 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.llama_cpp.objects import progress
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
     Delta,
     Finished,
+    Prefilling,
+    Queued,
     ReasoningDelta,
     TokenLogprob,
     ToolCallDelta,
@@ -58,6 +70,10 @@ class Told(Struct, frozen=True, kw_only=True):
     thoughts: bool
     """Show reasoning."""
     logprobs: bool
+    events: bool = False
+    """Send handoffs and what belongs to them, as chunks without candidates."""
+    progress: bool = False
+    """Send how much of the prompt has been read, in the same way."""
 
 
 def error_body(error: WireError) -> bytes:
@@ -65,7 +81,10 @@ def error_body(error: WireError) -> bytes:
     status = _STATUSES.get(error.status)
     if status is None:
         status = "INTERNAL" if error.status >= 500 else "INVALID_ARGUMENT"
-    return _json({"error": {"code": error.status, "message": error.with_param, "status": status}})
+    message = error.in_words(
+        "The input token count ({n}) exceeds the maximum number of tokens allowed ({most})."
+    )
+    return _json({"error": {"code": error.status, "message": message, "status": status}})
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -161,13 +180,26 @@ class GeminiStream(StreamEncoder):
                 calls = self._calls[event.choice].add(event)
                 parts = [call_part(call) for call in calls]
                 return self._chunk([candidate(event.choice, parts)]) if parts else b""
-            case Handoff():
-                self._model = event.target.model
             case Finished():
                 return self._finish(event)
             case Failed():
                 return self.fail(failure(event))
+            case Prefilling() if self._told.progress:
+                return self._chunk([], promptProgress=progress(event))
+            case Queued() if self._told.progress:
+                return self._chunk([], queuePosition=event.position)
+            case Handoff() | Seam() | Replace():
+                return self._routed(event)
+            case ProviderFailed() | ConsentAsked() | ConsentAnswered():
+                return self._routed(event)
         return b""
+
+    def _routed(self, event: handoff.RouteEvent) -> bytes:
+        if isinstance(event, Handoff):
+            self._model = event.target.model
+        if not self._told.events:
+            return b""
+        return self._chunk([], spillover=handoff.named(event)[1])
 
     def _finish(self, event: Finished) -> bytes:
         try:

@@ -149,7 +149,8 @@ def _plan(
 ) -> AnswerPlan:
     body = decode(in_camel_case(asked.content, GenerateBody), GenerateBody)
     request = _request(body, asked.defaults)
-    config = replace(body.config, model=asked.path.get("name"))
+    config = replace(body.config, model=asked.path.get("name"), stream=kind is not GeminiWhole)
+    options = route_options_of(config, asked)
     thinking = config.thinking_config or ThinkingConfig()
     told = Told(
         id=asked.options.id,
@@ -157,13 +158,15 @@ def _plan(
         n=request.n,
         thoughts=bool(thinking.include_thoughts),
         logprobs=request.logprobs is not None,
+        events=options.may_replace,
+        progress=bool(config.return_progress),
     )
     encoder: Encoder = kind(told)
     wanted = config.asked_format()
     return AnswerPlan(
         requests=(request,),
         encoder=encoder,
-        options=replace(route_options_of(config, asked), may_replace=False),
+        options=options,
         format_field=None if wanted is None else wanted.field,
     )
 

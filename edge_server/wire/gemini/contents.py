@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from spillover.edge_server.wire.content import ContentParts
 from spillover.edge_server.wire.errors import bad_request
 
 
@@ -22,11 +23,21 @@ class FunctionResponse(Struct, frozen=True, kw_only=True):
     id: str | None = None
 
 
+class Blob(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Something by its content, or by where it lies."""
+
+    mime_type: str = ""
+    data: str | None = None
+    file_uri: str | None = None
+
+
 class Part(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A part; one with none of these fields is of a kind that this model cannot read."""
+    """A part; one with none of these fields is of a kind that nobody here can read."""
 
     text: str | None = None
     thought: bool | None = None
+    inline_data: Blob | None = None
+    file_data: Blob | None = None
     function_call: FunctionCall | None = None
     function_response: FunctionResponse | None = None
 
@@ -46,6 +57,18 @@ def messages_of(system: Content | None, contents: tuple[Content, ...]) -> list[d
     return conversation.messages
 
 
+def _read(part: Part, content: ContentParts, param: str) -> None:
+    blob = part.inline_data or part.file_data
+    if part.text is not None:
+        content.add_text(part.text)
+    elif blob is None or not blob.mime_type.startswith("image/"):
+        raise bad_request("this server reads only texts and images", param)
+    elif part.inline_data is not None:
+        content.add_base64(blob.data, f"{param}.inlineData.data")
+    else:
+        content.add_url(blob.file_uri, f"{param}.fileData.fileUri")
+
+
 class _Conversation:
     """Calls without an id get one, and answers without one belong to the next call of their
     name."""
@@ -56,14 +79,10 @@ class _Conversation:
         self._n_calls = 0
 
     def say(self, role: str, content: Content, param: str) -> None:
-        texts = [self._text(part, f"{param}.parts[{i}]") for i, part in enumerate(content.parts)]
-        self.messages.append({"role": role, "content": "\n".join(texts)})
-
-    @staticmethod
-    def _text(part: Part, param: str) -> str:
-        if part.text is None:
-            raise bad_request("this model reads only parts of text", param)
-        return part.text
+        read = ContentParts()
+        for i, part in enumerate(content.parts):
+            _read(part, read, f"{param}.parts[{i}]")
+        self.messages.append({"role": role, **read.fields})
 
     def add(self, content: Content, param: str) -> None:
         if content.role == "model":
@@ -81,7 +100,8 @@ class _Conversation:
     def _answer(self, content: Content, param: str) -> None:
         for i, part in enumerate(content.parts):
             if part.text is None and part.function_call is None:
-                raise bad_request("this model reads only parts of text", f"{param}.parts[{i}]")
+                reason = "a turn of the model may hold only texts and calls"
+                raise bad_request(reason, f"{param}.parts[{i}]")
         self.messages.append(
             {
                 "role": "assistant",

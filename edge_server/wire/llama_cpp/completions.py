@@ -26,8 +26,8 @@ from spillover.edge_server.wire.llama_cpp.objects import (
     error_body,
     generation_settings,
     probabilities,
-    progress,
     timings,
+    waiting,
 )
 from spillover.edge_server.wire.prompts import (
     MAX_TOKEN_ID,
@@ -45,7 +45,7 @@ from spillover.edge_server.wire.request_body import (
     token_id,
 )
 from spillover.runtime.engine import TextEngine
-from spillover.runtime.events import Delta, Finished, Prefilling, ReasoningDelta
+from spillover.runtime.events import Delta, Finished, Prefilling, Queued, ReasoningDelta
 from spillover.runtime.request import MAX_CHOICES, GenerationRequest
 from spillover.runtime.text.surrogates import valid_text
 
@@ -286,10 +286,10 @@ class LlamaCppStream(StreamEncoder):
         match event:
             case Delta() | ReasoningDelta():
                 return self._delta(event)
-            case Prefilling():
+            case Prefilling() | Queued():
                 self._n_prompt = event.n_prompt_tokens
                 if self._progress:
-                    return self._chunk(0, "", (), prompt_progress=progress(event))
+                    return self._chunk(0, "", (), **waiting(event))
             case Finished(reason="cancelled"):
                 return self.fail(cancelled())
             case Finished():

@@ -6,7 +6,14 @@ import json
 from typing import Any
 
 from spillover.edge_server.wire.errors import WireError
-from spillover.runtime.events import Finished, Measures, Prefilling, TokenLogprob, TokenProb
+from spillover.runtime.events import (
+    Finished,
+    Measures,
+    Prefilling,
+    Queued,
+    TokenLogprob,
+    TokenProb,
+)
 from spillover.runtime.request import (
     Gbnf,
     GenerationRequest,
@@ -65,6 +72,13 @@ def progress(event: Prefilling) -> dict[str, int]:
         "cache": event.n_cached,
         "processed": event.n_read,
     }
+
+
+def waiting(event: Prefilling | Queued) -> dict[str, Any]:
+    """How far an answer is that has not begun, for clients that asked with return_progress."""
+    if isinstance(event, Queued):
+        return {"queue_position": event.position}
+    return {"prompt_progress": progress(event)}
 
 
 def generation_settings(request: GenerationRequest, model: str, n_ctx: int, *, stream: bool) -> Any:

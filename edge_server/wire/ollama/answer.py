@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import Struct
 
-from spillover.cloud_fallback.events import Failed, Handoff, StreamEvent
+from spillover.cloud_fallback.events import (
+    ConsentAnswered,
+    ConsentAsked,
+    Failed,
+    Handoff,
+    ProviderFailed,
+    Replace,
+    Seam,
+    StreamEvent,
+)
 from spillover.edge_server.wire import handoff
 from spillover.edge_server.wire.dialect import (
     CallBuffer,
@@ -21,8 +30,16 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.llama_cpp.objects import waiting
 from spillover.edge_server.wire.openai.chat import logprob_objects
-from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
+from spillover.runtime.events import (
+    Delta,
+    Finished,
+    Prefilling,
+    Queued,
+    ReasoningDelta,
+    ToolCallDelta,
+)
 from spillover.runtime.request import ToolCall
 from spillover.runtime.text.surrogates import valid_text
 
@@ -36,6 +53,10 @@ class Shape(Struct, frozen=True, kw_only=True):
     part: Callable[..., dict[str, Any]]
     """Fields of a text, a thinking and tool calls."""
     model: str
+    events: bool = False
+    """Send handoffs and what belongs to them, as lines without text."""
+    progress: bool = False
+    """Send how much of the prompt has been read, in the same way."""
 
 
 def chat_part(
@@ -137,13 +158,24 @@ class LineStream(StreamEncoder):
                 return self._line(self._shape.part(thinking=valid_text(text)))
             case ToolCallDelta():
                 return self._complete(self._calls.add(event))
-            case Handoff():
-                self._model = event.target.model
             case Finished():
                 return self._finish(event)
             case Failed():
                 return self.fail(failure(event))
+            case Prefilling() | Queued() if self._shape.progress:
+                return self._line(self._shape.part(), **waiting(event))
+            case Handoff() | Seam() | Replace():
+                return self._routed(event)
+            case ProviderFailed() | ConsentAsked() | ConsentAnswered():
+                return self._routed(event)
         return b""
+
+    def _routed(self, event: handoff.RouteEvent) -> bytes:
+        if isinstance(event, Handoff):
+            self._model = event.target.model
+        if not self._shape.events:
+            return b""
+        return self._line(self._shape.part(), spillover=handoff.named(event)[1])
 
     def _complete(self, calls: list[ToolCall]) -> bytes:
         if not calls:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from spillover.edge_server.wire.content import ContentParts
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.ollama.answer import (
@@ -24,6 +25,7 @@ from spillover.edge_server.wire.prompts import infill_prompt
 from spillover.edge_server.wire.request_body import (
     MAX_MESSAGES,
     CommonBody,
+    SpilloverBody,
     decode,
     request_of,
     route_options_of,
@@ -71,13 +73,14 @@ class OllamaBody(Struct, frozen=True, kw_only=True):
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    spillover: SpilloverBody | None = None
 
 
 class OllamaMessage(Struct, frozen=True, kw_only=True):
     role: str
     content: str | None = None
     thinking: str | None = None
-    images: tuple[Any, ...] | None = None
+    images: tuple[str, ...] | None = None
     tool_calls: tuple[CallBody, ...] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -99,7 +102,7 @@ class GenerateBody(OllamaBody, frozen=True, kw_only=True):
     template: str | None = None
     context: tuple[int, ...] | None = None
     raw: bool | None = None
-    images: tuple[Any, ...] | None = None
+    images: tuple[str, ...] | None = None
 
 
 def plan_chat(asked: AnswerRequest) -> AnswerPlan | bytes:
@@ -108,8 +111,6 @@ def plan_chat(asked: AnswerRequest) -> AnswerPlan | bytes:
     shape = Shape(part=chat_part, model=asked.engine.name)
     if not body.messages:
         return ready(shape, _loading(body))
-    for i, message in enumerate(body.messages):
-        _refuse_images(message.images, f"messages[{i}].images")
     messages = tuple(
         ChatMessage(
             role=message.role,
@@ -118,6 +119,7 @@ def plan_chat(asked: AnswerRequest) -> AnswerPlan | bytes:
             tool_calls=message.tool_calls,
             tool_call_id=message.tool_call_id,
             reasoning_content=message.thinking,
+            images=message.images or (),
         )
         for message in body.messages
     )
@@ -129,20 +131,25 @@ def plan_generate(asked: AnswerRequest) -> AnswerPlan | bytes:
     """POST /api/generate."""
     body = decode(asked.content, GenerateBody)
     shape = Shape(part=generate_part, model=asked.engine.name)
-    _refuse_images(body.images, "images")
     for field, instead in (("template", "set chat_template"), ("context", "send /api/chat")):
         if getattr(body, field):
             raise bad_request(f"{field} is not supported: {instead} instead", field)
     if not body.prompt and not body.suffix:
         return ready(shape, _loading(body))
+    if body.images and (body.suffix or body.raw):
+        raise bad_request("images need a conversation: omit raw and suffix", "images")
     fields: dict[str, Any]
     if body.suffix:
         fields = {"prompt": infill_prompt(asked.engine, body.prompt, body.suffix)}
     elif body.raw:
         fields = {"prompt": body.prompt}
     else:
-        turns = [("system", body.system), ("user", body.prompt)]
-        fields = {"messages": [{"role": r, "content": text} for r, text in turns if text]}
+        images = ContentParts()
+        for place, data in enumerate(body.images or ()):
+            images.add_base64(data, f"images[{place}]")
+        system = [{"role": "system", "content": body.system}] if body.system else []
+        user = {"role": "user", "content": body.prompt, "images": images.images}
+        fields = {"messages": [*system, user]}
     return _planned(asked, body, shape, fields)
 
 
@@ -152,7 +159,12 @@ def _planned(
     given = body.options or Options()
     _check_options(given, asked.engine.card.n_ctx)
     values = {name: getattr(given, name) for name in Options.__struct_fields__}
-    options = FormattedOptions(**values | {"model": body.model}, format=body.format)
+    values |= {
+        "model": body.model,
+        "stream": body.stream is not False,
+        "spillover": body.spillover or given.spillover,
+    }
+    options = FormattedOptions(**values, format=body.format)
     n_predict = options.num_predict
     fields |= {
         "n": 1,
@@ -162,12 +174,14 @@ def _planned(
         "template_kwargs": _thinking(body.think) if "messages" in fields else {},
     }
     request = request_of(options, fields, asked.defaults)
-    encoder: Encoder = LineWhole(shape) if body.stream is False else LineStream(shape)
+    route_options = route_options_of(options, asked)
+    shape = replace(shape, events=route_options.may_replace, progress=bool(options.return_progress))
+    encoder: Encoder = LineStream(shape) if options.stream else LineWhole(shape)
     wanted = options.asked_format()
     return AnswerPlan(
         requests=(request,),
         encoder=encoder,
-        options=replace(route_options_of(options, asked), may_replace=False),
+        options=route_options,
         format_field=None if wanted is None else wanted.field,
     )
 
@@ -187,11 +201,6 @@ def _thinking(think: bool | str | None) -> dict[str, Any]:
         return {}
     level = {"reasoning_effort": think} if isinstance(think, str) else {}
     return {"enable_thinking": think not in (False, "none"), **level}
-
-
-def _refuse_images(images: tuple[Any, ...] | None, param: str) -> None:
-    if images:
-        raise bad_request("this model reads only text, no images", param)
 
 
 def _loading(body: OllamaBody) -> str:

@@ -31,7 +31,7 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.llama_cpp.objects import generation_settings, progress, timings
+from spillover.edge_server.wire.llama_cpp.objects import generation_settings, timings, waiting
 from spillover.edge_server.wire.request_body import CommonBody
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
@@ -181,10 +181,8 @@ class OpenAIStream(StreamEncoder):
                 return self._routed(event)
             case ProviderFailed() | ConsentAsked() | ConsentAnswered():
                 return self._routed(event)
-            case Prefilling() if self._options.progress:
-                return self._bare_chunk(prompt_progress=progress(event))
-            case Queued() if self._options.progress:
-                return self._bare_chunk(queue_position=event.position)
+            case Prefilling() | Queued() if self._options.progress:
+                return self._bare_chunk(**waiting(event))
         return b""
 
     def end(self) -> bytes:

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import StreamEvent
+from spillover.edge_server.wire.content import ContentParts
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Choice, Encoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.llama_cpp.objects import probabilities
@@ -73,30 +74,40 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     return answer_plan(asked, body, (request,), encoder, options)
 
 
-class TextPart(Struct, frozen=True):
-    """A part of a content; those of earlier answers may come back as the Responses write them."""
+class ChatPart(Struct, frozen=True):
+    """A part of a content; texts of earlier answers may come back as the Responses write them."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: Any = None
+    """Of the types image_url and input_image: an object with a url, or the URL itself."""
 
-    @property
-    def read(self) -> str | None:
-        """The text in it, if it is one of text."""
-        if self.type == "refusal":
-            return self.refusal
-        return self.text if self.type in ("text", "input_text", "output_text") else None
+    def read(self, content: ContentParts, param: str) -> None:
+        """Add it to *content*, or a 400 that names it."""
+        text = self.refusal if self.type == "refusal" else self.text
+        if self.type in ("text", "input_text", "output_text", "refusal") and text is not None:
+            content.add_text(text)
+        elif self.type in ("image_url", "input_image"):
+            image = self.image_url
+            url = image.get("url") if isinstance(image, dict) else image
+            content.add_url(url, f"{param}.image_url")
+        else:
+            reason = f"this server reads only texts and images, not {self.type!r}"
+            raise bad_request(reason, param)
 
 
 class ChatMessage(Struct, frozen=True):
     role: str
-    content: str | tuple[TextPart, ...] | None = None
+    content: str | tuple[ChatPart, ...] | None = None
     name: str | None = None
     tool_calls: tuple[CallBody, ...] | None = None
     function_call: CalledBody | None = None
     tool_call_id: str | None = None
     reasoning_content: Any = None
     reasoning: Any = None
+    images: tuple[str, ...] = ()
+    """Base64, as Ollama's clients send them."""
 
 
 class ChatBody(CommonBody, frozen=True, kw_only=True):
@@ -207,19 +218,20 @@ def conversation_of(messages: tuple[ChatMessage, ...]) -> tuple[dict[str, Any], 
 
 
 def _message(message: ChatMessage, index: int) -> dict[str, Any]:
-    content = message.content
-    if isinstance(content, tuple):
-        for place, part in enumerate(content):
-            if part.read is None:
-                reason = f"this model reads only text parts, not {part.type!r}"
-                raise bad_request(reason, f"messages[{index}].content[{place}]")
-        content = "\n".join(part.read or "" for part in content)  # as llama.cpp's server does
+    content = ContentParts()
+    for place, data in enumerate(message.images):
+        content.add_base64(data, f"messages[{index}].images[{place}]")
+    if isinstance(message.content, tuple):
+        for place, part in enumerate(message.content):
+            part.read(content, f"messages[{index}].content[{place}]")
+    elif message.content:
+        content.add_text(message.content)
     calls = message.tool_calls or ()
     if not calls and message.function_call is not None:
         calls = (CallBody(function=message.function_call),)
     return {
         "role": "tool" if message.role == "function" else message.role,
-        "content": content or "",
+        **content.fields,
         "name": message.name,
         "tool_calls": calls_of(calls, index),
         "tool_call_id": message.tool_call_id,

@@ -29,7 +29,7 @@ class Answer(EventSource):
     """A source whose events the test appends. When cancelled it ends like an engine's."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("answer")
         self.is_over = False
         self.cancellation.subscribe(lambda: self.end("cancelled"))
 

@@ -15,6 +15,7 @@ from spillover.cloud_fallback.events import (
     ConsentAsked,
     Failed,
     Handoff,
+    ProviderFailed,
     Replace,
     Seam,
     StreamEvent,
@@ -28,6 +29,7 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.llama_cpp.objects import waiting
 from spillover.edge_server.wire.openai.answer import error_body
 from spillover.edge_server.wire.openai.chat import logprob_objects
 from spillover.edge_server.wire.openai.responses.items import (
@@ -37,7 +39,14 @@ from spillover.edge_server.wire.openai.responses.items import (
     text_part,
 )
 from spillover.edge_server.wire.openai.responses.store import ResponseStore, StoredResponse
-from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
+from spillover.runtime.events import (
+    Delta,
+    Finished,
+    Prefilling,
+    Queued,
+    ReasoningDelta,
+    ToolCallDelta,
+)
 from spillover.runtime.text.surrogates import valid_text
 
 _json = msgspec.json.Encoder().encode
@@ -60,6 +69,8 @@ class Told(Struct, frozen=True, kw_only=True):
     store: ResponseStore | None
     """Keeps the response; None: nobody does."""
     stored: StoredResponse
+    progress: bool = False
+    """Send how much of the prompt has been read."""
 
 
 class Output:
@@ -290,7 +301,12 @@ class ResponseStream(StreamEncoder):
                     return self.fail(error)
             case Failed():
                 return self.fail(failure(event))
-            case Handoff() | Seam() | Replace() | ConsentAsked() | ConsentAnswered():
+            case Prefilling() | Queued() if self._told.progress:
+                name = "spillover.progress"
+                return self._numbered(name, {"type": name, **waiting(event)})
+            case Handoff() | Seam() | Replace() | ProviderFailed():
+                return self._routed(event)
+            case ConsentAsked() | ConsentAnswered():
                 return self._routed(event)
         return b""
 

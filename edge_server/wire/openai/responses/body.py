@@ -12,7 +12,12 @@ from msgspec.structs import replace
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encoder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.openai.responses.answer import ResponseStream, ResponseWhole, Told
-from spillover.edge_server.wire.openai.responses.items import Item, Part, joined, messages_of
+from spillover.edge_server.wire.openai.responses.items import (
+    Item,
+    Part,
+    content_fields,
+    messages_of,
+)
 from spillover.edge_server.wire.openai.responses.store import ResponseStore, StoredResponse
 from spillover.edge_server.wire.openai.responses.tools import (
     ChosenTools,
@@ -123,6 +128,7 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
         fields=_echoed(body, asked.engine.name, request),
         namespaces=tools.namespaces,
         events=options.may_replace,
+        progress=bool(body.return_progress),
         logprobs=request.logprobs is not None,
         store=asked.responses if body.is_stored else None,
         stored=StoredResponse(
@@ -206,7 +212,9 @@ def _echoed(body: ResponsesBody, model: str, request: GenerationRequest) -> dict
     text = body.text or TextBody()
     instructions = body.instructions
     if isinstance(instructions, tuple):
-        instructions = "\n".join(joined(i.content, "instructions") for i in instructions)
+        instructions = "\n".join(
+            content_fields(i.content, "instructions")["content"] for i in instructions
+        )
     reasoning = body.reasoning or ReasoningBody()
     return {
         "object": "response",

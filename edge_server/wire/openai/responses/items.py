@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from spillover.edge_server.wire.content import ContentParts
 from spillover.edge_server.wire.errors import bad_request
 
 
@@ -17,6 +18,9 @@ class Part(Struct, frozen=True, kw_only=True, omit_defaults=True):
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | None = None
+    file_id: str | None = None
+    detail: str | None = None
 
 
 Content: TypeAlias = str | tuple[Part, ...] | None
@@ -63,17 +67,17 @@ class _Conversation:
             case "function_call" | "custom_tool_call":
                 self._answer("tool_calls")["tool_calls"] += (_call(item, param),)
             case "function_call_output" | "custom_tool_call_output":
-                text = _output(item.output, f"{param}.output")
-                self._say(role="tool", tool_call_id=item.call_id, content=text)
+                fields = _output(item.output, f"{param}.output")
+                self._say(role="tool", tool_call_id=item.call_id, **fields)
 
     def _add_message(self, item: Item, param: str) -> None:
         if item.role is None:
             raise bad_request(f"{param}.role is missing", f"{param}.role")
-        text = joined(item.content, f"{param}.content")
+        fields = content_fields(item.content, f"{param}.content")
         if item.role == "assistant":
-            self._answer("content")["content"] = text
+            self._answer("content").update(fields)
         else:
-            self._say(role=item.role, content=text)
+            self._say(role=item.role, **fields)
 
     def _say(self, **message: Any) -> None:
         self._turn = None
@@ -90,18 +94,22 @@ class _Conversation:
         return turn
 
 
-def joined(content: Content, param: str) -> str:
-    """The text of *content*, or a 400 for a part that is none."""
+def content_fields(content: Content, param: str) -> dict[str, Any]:
+    """The content and images of a message, or a 400 for a part that is neither."""
+    read = ContentParts()
     if not isinstance(content, tuple):
-        return content or ""
-    texts = []
+        return {"content": content or ""}
     for i, part in enumerate(content):
         text = part.refusal if part.type == "refusal" else part.text
-        if part.type not in ("input_text", "output_text", "text", "refusal"):
-            reason = f"this model reads only parts of text, not {part.type!r}"
+        if part.type in ("input_text", "output_text", "text", "refusal"):
+            read.add_text(text or "")
+        elif part.type == "input_image" and part.file_id is None:
+            read.add_url(part.image_url, f"{param}[{i}].image_url")
+        else:
+            what = "a file of OpenAI's servers" if part.file_id else repr(part.type)
+            reason = f"this server reads only texts and images, not {what}"
             raise bad_request(reason, f"{param}[{i}]")
-        texts.append(text or "")
-    return "\n".join(texts)
+    return read.fields
 
 
 def _reasoning(item: Item) -> str | None:
@@ -121,13 +129,14 @@ def _call(item: Item, param: str) -> dict[str, str]:
     return {"id": item.call_id, "name": item.name, "arguments": arguments}
 
 
-def _output(output: Any, param: str) -> str:
+def _output(output: Any, param: str) -> dict[str, Any]:
     if isinstance(output, list):
         try:
-            return joined(msgspec.convert(output, tuple[Part, ...]), param)
+            return content_fields(msgspec.convert(output, tuple[Part, ...]), param)
         except msgspec.ValidationError as error:
             raise bad_request(f"{param} must be a text or a list of parts", param) from error
-    return output if isinstance(output, str) else msgspec.json.encode(output).decode()
+    text = output if isinstance(output, str) else msgspec.json.encode(output).decode()
+    return {"content": text}
 
 
 def reasoning_item(item_id: str, text: str, status: str) -> dict[str, Any]:

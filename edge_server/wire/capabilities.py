@@ -1,0 +1,35 @@
+"""What a model can do, as the lists of models tell it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spillover.runtime.engine import ModelCard
+
+
+def capabilities(card: ModelCard) -> list[str]:
+    """In the words of /v1/models."""
+    return [
+        "completion",
+        *(["tools"] if card.has_chat_template else []),
+        *(["reasoning"] if card.has_reasoning else []),
+        "structured_output",
+        *(["insert"] if card.fim is not None else []),
+    ]
+
+
+def ollama_capabilities(card: ModelCard, *, sees_images: bool) -> list[str]:
+    """The same in Ollama's words, which has none for structured output."""
+    words = {"reasoning": "thinking", "structured_output": None}
+    known = [words.get(name, name) for name in capabilities(card)]
+    return [*filter(None, known), *(["vision"] if sees_images else [])]
+
+
+def modalities(*, sees_images: bool) -> dict[str, Any]:
+    """What requests and answers may hold. *sees_images*: a provider may answer about images."""
+    return {"input": ["text", "image"] if sees_images else ["text"], "output": ["text"]}
+
+
+def longest_request(card: ModelCard) -> int:
+    """The most tokens of a prompt and its answer: sequences share their cells."""
+    return min(card.n_ctx, card.n_kv)
