@@ -27,6 +27,7 @@ COMMANDS = {
     "show": ("models.show", "Describe a model."),
     "rm": ("models.rm", "Remove a model that was fetched."),
     "launch": ("launch.launch", "Start Claude Code, Codex and others, set up to ask here."),
+    "engines": ("engines.engines", "Find out which engine runs a GGUF file faster here."),
     "export": ("export", "Convert a model to another format."),
     "calibrate": ("calibrate", "Learn when a model's answers are likely to be wrong."),
     "replay": ("replay", "Show what the policies would do with recorded answers."),

@@ -65,6 +65,10 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """None: the model cannot fill in the middle."""
     device: str = "CPU"
     """The device that computes, for display."""
+    library: str = ""
+    """The library that computes, with its version."""
+    engine_reason: str = ""
+    """Why this library, such as "a GPU was found"."""
     warnings: tuple[str, ...] = ()
     path: str = ""
     chat_template: str = ""

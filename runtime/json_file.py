@@ -71,6 +71,11 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
         raise
 
 
+def cache_folder(cache_dir: Path | None) -> Path:
+    """The folder for what can be made again: *cache_dir*, or the user's own."""
+    return cache_dir or Path(platformdirs.user_cache_dir("spillover"))
+
+
 def fingerprint(*facts: object) -> str:
     """A key for the model, the library and the settings that a measurement depends on."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
@@ -82,8 +87,7 @@ class MeasurementStore(Generic[StructT]):
     measurement but never prevents a start. So a *kind* declares which values are possible."""
 
     def __init__(self, cache_dir: Path | None, name: str, kind: type[StructT]) -> None:
-        folder = cache_dir or Path(platformdirs.user_cache_dir("spillover"))
-        self._path = folder / "costs" / f"{name}.json"
+        self._path = cache_folder(cache_dir) / "costs" / f"{name}.json"
         self._kind = kind
 
     def read(self) -> StructT | None:

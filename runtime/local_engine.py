@@ -16,6 +16,7 @@ from typing import Self
 
 from spillover.models.at_path import model_name
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.conversions.choice import EngineChoice, choose_engine
 from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import EngineEvent, Finished
@@ -43,7 +44,8 @@ class LocalEngine:
         path = Path(model).expanduser().absolute()
         self._name = name or model_name(path)
         self._options = (options or EngineOptions()).settled()
-        self._supervisor = Supervisor(path, self._name, self._options)
+        self._choice = choose_engine(path, self._options)
+        self._supervisor = Supervisor(path, self._name, self._options, self._choice)
         self._dispatcher = self._supervisor.dispatcher
 
     def __enter__(self) -> Self:
@@ -60,6 +62,11 @@ class LocalEngine:
     def card(self) -> ModelCard:
         """Facts about the loaded model. Raises EngineError while it is loading."""
         return self._supervisor.card
+
+    @property
+    def choice(self) -> EngineChoice:
+        """Which engine serves the model, and why."""
+        return self._choice
 
     @property
     def worker_pid(self) -> int | None:

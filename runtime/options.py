@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, structs
 from spillover.runtime.setting_help import Help
 
 KvCacheType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
+EngineName: TypeAlias = Literal["auto", "llama", "onnx"]
 SecondLayout: TypeAlias = Literal["auto", "on", "off"]
 ExecutionProvider: TypeAlias = Literal[
     "auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"
@@ -18,6 +19,19 @@ ExecutionProvider: TypeAlias = Literal[
 
 class EngineOptions(Struct, frozen=True, kw_only=True):
     """Settings of a LocalEngine. None means: chosen from the model and this device."""
+
+    engine: Annotated[
+        EngineName,
+        Help("What runs a GGUF file; auto: what was measured to be faster here.", flag="--engine"),
+    ] = "auto"
+    """auto: llama.cpp, until a conversion of the file was found to be as true and faster with ONNX
+    Runtime. onnx: a conversion, whatever was measured."""
+    conversion_cache_mb: Annotated[
+        float,
+        Meta(ge=0, le=16_777_216),
+        Help("Disk space (MiB) for GGUF files converted for ONNX Runtime; 0 converts none."),
+    ] = 16_384.0
+    """Those used least recently are removed first."""
 
     n_ctx: Annotated[
         Annotated[int, Meta(ge=16, le=1_048_576)] | None,
@@ -88,7 +102,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = False
     """One sequence at a time in an empty KV cache, prompts in slices of a fixed size, and a fixed
     number of threads: sums are then made in the same order. It overrides n_parallel,
-    n_prefix_cached, adapt_threads, second_layout, and an execution_provider of auto."""
+    n_prefix_cached, adapt_threads, second_layout, and engine and execution_provider where they
+    are auto."""
     use_extra_bufts: Annotated[
         bool, Help("Let llama.cpp repack the weights: faster. Off after a crash at load.")
     ] = True

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "runtime": (
         ("",),
-        ("text",),
+        ("conversions", "text"),
         ("tools",),
         ("chat", "structured_output"),
         ("llama", "onnx", "scheduling"),

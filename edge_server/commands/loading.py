@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from spillover.edge_server.commands.engines.job_process import convert_if_needed
 from spillover.edge_server.commands.output import print_note
 from spillover.edge_server.config.setting_type import expanded
 from spillover.edge_server.config.settings import Settings
@@ -52,8 +53,10 @@ def start_engine(settings: Settings, options: EngineOptions | None = None) -> Lo
     entry = model_entry(settings)
     if entry.note:
         print_note(f"spillover: {entry.note}")
+    options = (options or settings.engine).settled()
+    convert_if_needed(entry.path.absolute(), options)
     name = settings.aliases[0] if settings.aliases else entry.name
-    return LocalEngine(entry.path, options or settings.engine, name=name)
+    return LocalEngine(entry.path, options, name=name)
 
 
 @contextmanager

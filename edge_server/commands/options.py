@@ -22,6 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 CONVERSATION_SETTINGS = (
     "fallback",
     "prefer",
+    "engine",
     "n_ctx",
     "n_threads",
     "n_gpu_layers",

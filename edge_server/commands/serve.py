@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from spillover.edge_server.commands.engines.job_process import comparing_in_background
 from spillover.edge_server.commands.loading import note_if_slow, start_engine
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.output import print_note
@@ -66,7 +67,10 @@ def _serve(settings: Settings) -> None:
         check_bind(settings)
         with note_if_slow(f"loading {engine.name} …"):
             card = engine.wait_ready()
-        with Router.open(engine, settings.cloud, os.environ) as router:
+        with (
+            Router.open(engine, settings.cloud, os.environ) as router,
+            comparing_in_background(Path(card.path), settings.engine.settled()),
+        ):
             note_broken_fallback(router, settings)
             serve(
                 engine,
@@ -83,6 +87,7 @@ def announcement(urls: list[str], card: ModelCard, settings: Settings) -> str:
         f"model    {card.name} ({card.description})",
         f"context  {card.n_ctx} tokens each, {card.n_parallel} in parallel, {card.n_kv} in all",
         f"device   {card.device}, {card.n_threads} threads",
+        f"engine   {card.library}" + (f" ({card.engine_reason})" if card.engine_reason else ""),
         *(f"address  {url}" for url in urls),
         "",
         "Try it:",

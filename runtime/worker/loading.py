@@ -7,10 +7,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from spillover.models.errors import ModelFileError
+from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.models.onnx_folder import is_onnx
 from spillover.models.small_files import read_small
 from spillover.runtime.backend import Backend, OpenedModel
 from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
+from spillover.runtime.conversions.choice import EngineChoice
+from spillover.runtime.conversions.store import ConversionStore, is_intact, note_use
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
 from spillover.runtime.json_file import fingerprint
@@ -27,17 +30,23 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     """Names the model, the library and the settings that its speed depends on."""
 
 
-def load(path: Path, name: str, options: EngineOptions) -> LoadedModel:
-    """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
+def load(
+    path: Path, name: str, options: EngineOptions, choice: EngineChoice | None = None
+) -> LoadedModel:
+    """Check the file, fit the context to the memory, load. ModelError says what is wrong.
+
+    *choice*: which engine serves the file; None: the one that reads it as it is.
+    """
     given = _template_source(options)
-    opened = _open(path, options)
+    choice = choice or _as_it_is(path)
+    opened, choice = _open(path, options, choice)
     info = opened.backend.info
     source = given or info.chat_template
     template = ChatTemplate(source, bos_text=info.bos_text, eos_text=info.eos_text, name=name)
     return LoadedModel(
         backend=opened.backend,
         template=template,
-        card=_card(path, opened, name, template),
+        card=_card(path, opened, name, template, choice),
         fingerprint=_fingerprint(opened),
     )
 
@@ -63,18 +72,56 @@ def _template_source(options: EngineOptions) -> str | None:
     return content.decode("utf-8", "replace")
 
 
-def _open(path: Path, options: EngineOptions) -> OpenedModel:
-    """With the library for the kind of model; the other one is not even imported."""
-    if is_onnx(path):
-        from spillover.runtime.onnx.opening import open_onnx
+def _as_it_is(path: Path) -> EngineChoice:
+    return EngineChoice(engine="onnx" if is_onnx(path) else "llama", reason="")
 
-        return open_onnx(path, options)
+
+def _open(
+    path: Path, options: EngineOptions, choice: EngineChoice
+) -> tuple[OpenedModel, EngineChoice]:
+    """With the library of the engine that was chosen, or of the one that had to take its place;
+    the other one is not even imported."""
+    if is_onnx(path):
+        if options.engine == "llama":
+            raise ModelError(f"engine is llama, but {path} is an ONNX model: leave engine at auto")
+        return _open_onnx(path, options), choice
+    if choice.conversion is not None:
+        try:
+            return _open_conversion(choice.conversion, options), choice
+        except ModelError as error:
+            if not has_llama():
+                raise
+            choice = EngineChoice(engine="llama", reason=str(error), warnings=(str(error),))
+    elif choice.engine == "onnx":
+        raise ModelError(
+            f"{path} cannot run on ONNX Runtime ({choice.reason}): there is no conversion of it. "
+            f"`spillover engines {path}` makes one or says why it cannot; else {INSTALL_LLAMA}"
+        )
     from spillover.runtime.llama.opening import open_gguf
 
-    return open_gguf(path, options)
+    return open_gguf(path, options), choice
 
 
-def _card(path: Path, opened: OpenedModel, name: str, template: ChatTemplate) -> ModelCard:
+def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel:
+    """Raises ModelError, and removes the conversion, when it is damaged."""
+    if not is_intact(folder):
+        ConversionStore(options.cache_dir).discard(folder)
+        raise ModelError(
+            f"the conversion {folder} was damaged and is removed: the next start makes it again"
+        )
+    note_use(folder)
+    return _open_onnx(folder, options)
+
+
+def _open_onnx(path: Path, options: EngineOptions) -> OpenedModel:
+    from spillover.runtime.onnx.opening import open_onnx
+
+    return open_onnx(path, options)
+
+
+def _card(
+    path: Path, opened: OpenedModel, name: str, template: ChatTemplate, choice: EngineChoice
+) -> ModelCard:
     info, fit = opened.backend.info, opened.fit
     return ModelCard(
         name=name,
@@ -93,7 +140,14 @@ def _card(path: Path, opened: OpenedModel, name: str, template: ChatTemplate) ->
         use_extra_bufts=info.use_extra_bufts,
         fim=info.fim,
         device=info.device,
-        warnings=(*fit.warnings, *info.warnings, *template.warnings),
+        library=info.library,
+        engine_reason=choice.reason,
+        warnings=(
+            *choice.warnings,
+            *fit.warnings,
+            *info.warnings,
+            *template.warnings,
+        ),
         path=str(path),
         chat_template=template.source,
         bos_text=info.bos_text,

@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from spillover.runtime.conversions.choice import EngineChoice
 from spillover.runtime.engine import ModelCard, SlotState
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
@@ -29,6 +30,7 @@ class Load(Struct, frozen=True, kw_only=True, tag=True):
     path: str
     name: str
     options: EngineOptions
+    choice: EngineChoice
 
 
 class Submit(Struct, frozen=True, kw_only=True, tag=True):

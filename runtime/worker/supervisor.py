@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from spillover.models.libraries import has_llama
+from spillover.runtime.conversions.choice import EngineChoice
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
     EngineClosed,
@@ -39,10 +41,11 @@ class Supervisor:
     waits for a worker while holding it.
     """
 
-    def __init__(self, path: Path, name: str, options: EngineOptions) -> None:
+    def __init__(self, path: Path, name: str, options: EngineOptions, choice: EngineChoice) -> None:
         self._path = path
         self._name = name
         self._options = options
+        self._choice = choice
         self._changed = threading.Condition()
         self.dispatcher = Dispatcher(name, options, self._changed)
         self._detail = ""
@@ -109,7 +112,9 @@ class Supervisor:
 
     def _launch(self) -> None:
         """Start a worker; the lock is held."""
-        order = protocol.Load(path=str(self._path), name=self._name, options=self._options)
+        order = protocol.Load(
+            path=str(self._path), name=self._name, options=self._options, choice=self._choice
+        )
         try:
             self._worker = WorkerProcess(order, self._on_report, self._on_end)
         except (OSError, RuntimeError) as error:  # no memory, no descriptor, no thread is left
@@ -206,6 +211,12 @@ class Supervisor:
         on_death()
 
     def _after_death_at_load(self, status: int, how: str) -> None:
+        if status < 0 and self._choice.conversion is not None and has_llama():
+            reason = f"the worker {how} while it loaded the file's conversion"
+            _log.warning("%s: %s; llama.cpp loads the file itself now", self._name, reason)
+            self._choice = EngineChoice(engine="llama", reason=reason)
+            self._launch()
+            return
         if status < 0 and self._options.use_extra_bufts:
             # Weight repacking uses instructions that a miscompiled library crashes on.
             self._options = msgspec.structs.replace(self._options, use_extra_bufts=False)

@@ -78,7 +78,7 @@ def main() -> None:
         return
     order = protocol.decode_load(body)
     try:
-        model = load(Path(order.path), order.name, order.options)
+        model = load(Path(order.path), order.name, order.options, order.choice)
         self_test(model.backend)
     except ModelError as error:
         writer.send(protocol.LoadFailed(message=str(error)))

@@ -10,9 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-from spillover.models.onnx_folder import is_onnx
+from spillover.runtime.options import EngineName
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.command_writer import CommandWriter
 from spillover.runtime.worker.exits import EXIT_SHORTAGE
@@ -51,7 +50,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env=_environment(Path(order.path)),
+            env=environment(order.choice.engine),
             # Its own group, so that the terminal's Ctrl-C reaches the parent only.
             process_group=0 if os.name == "posix" else None,
         )
@@ -109,15 +108,16 @@ class WorkerProcess:
                 self._on_end(status)
 
 
-def _environment(model: Path) -> dict[str, str]:
-    """The parent's environment without likely secrets, because a worker opens untrusted files."""
-    environment = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
-    environment["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
-    environment["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
-    if is_onnx(model):
-        tunables = [environment.get("GLIBC_TUNABLES"), _LARGE_PAGES]
-        environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
-    return environment
+def environment(engine: EngineName) -> dict[str, str]:
+    """The parent's environment without likely secrets, for a process that opens untrusted files
+    with *engine*, or with both engines (auto)."""
+    variables = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
+    variables["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
+    variables["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+    if engine == "onnx":
+        tunables = [variables.get("GLIBC_TUNABLES"), _LARGE_PAGES]
+        variables["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
+    return variables
 
 
 def describe_exit(status: int) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from spillover.models.catalogue import default_model, find
+from spillover.quantize.conversion.compare import prepare
+from spillover.runtime.conversions.choice import look_up
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 
@@ -17,9 +19,26 @@ def model_path() -> Path:
     return Path(default_model().path)
 
 
-@pytest.fixture(scope="session", params=["storyteller", "storyteller-onnx"])
+@pytest.fixture(scope="session")
+def conversion_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled GGUF file as it is served by ONNX Runtime."""
+    options = EngineOptions(cache_dir=tmp_path_factory.mktemp("conversions"), n_threads=1)
+    prepare(model_path, options, lambda what, n_done, n_all: None, measures=False)
+    found = look_up(model_path, options)
+    assert found.conversion is not None
+    assert found.conversion.fidelity is not None
+    assert found.conversion.fidelity.fault == ""
+    folder = found.folder(options)
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture(scope="session", params=["storyteller", "storyteller-onnx", "converted"])
 def any_model_path(request: pytest.FixtureRequest) -> Path:
-    """Of the same weights as GGUF and as ONNX."""
+    """Of the same weights as GGUF, as ONNX, and as the GGUF file's conversion."""
+    if request.param == "converted":
+        path: Path = request.getfixturevalue("conversion_path")
+        return path
     return Path(find(request.param).path)
 
 

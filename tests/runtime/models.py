@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from spillover.models.catalogue import find
+from spillover.models.catalogue import default_model, find
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend
@@ -38,6 +38,11 @@ def _exported(options: ExportOptions) -> Callable[[Path], Path]:
     return make
 
 
+def _from_gguf(target: Path) -> Path:
+    export(default_model().path, target, ExportOptions(), lambda n_done, n_all: None)
+    return target
+
+
 def _scattering(target: Path) -> Path:
     if runtime_version() < FIRST_WITH_OPSET_24:
         pytest.skip("this onnxruntime knows no opset 24")
@@ -51,6 +56,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "gguf": _bundled("storyteller"),
     "gguf-apart": _bundled("storyteller"),
     "onnx-int8": _bundled("storyteller-onnx"),
+    "onnx-from-gguf": _from_gguf,
     "onnx-int4": _exported(ExportOptions(weights="int4")),
     "onnx-fp16": _exported(ExportOptions(weights="fp16")),
     "onnx-fp32": _exported(ExportOptions(weights="fp32", external_data=True)),

@@ -19,6 +19,7 @@ from spillover.cloud_fallback.route.allowed import Routing
 from spillover.edge_server.commands.chat.commands import Reply, is_command, message_of, run_command
 from spillover.edge_server.commands.chat.line_input import ReadLine, line_reader, read_message
 from spillover.edge_server.commands.chat.session import ChatSession
+from spillover.edge_server.commands.engines.job_process import comparing_in_background
 from spillover.edge_server.commands.keyboard import unseen_typing
 from spillover.edge_server.commands.options import (
     CONVERSATION_SETTINGS,
@@ -55,7 +56,10 @@ _FULL = (
 def command(system: str, config_flag: Path | None, **flags: Any) -> int:
     """Chat with MODEL (default: the one pulled last, or the bundled one)."""
     settings = load_config(flags, config_flag).settings
-    with routed_conversation(settings) as engine:
+    with (
+        routed_conversation(settings) as engine,
+        comparing_in_background(Path(engine.card.path), settings.engine.settled()),
+    ):
         if sys.stdin.isatty():
             card = engine.card
             print_note(f"{card.name}, {card.n_ctx} tokens of context. /help lists the commands.")

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from spillover.edge_server.commands.engines.report import EnginesReport, report_on
 from spillover.edge_server.commands.loading import model_entry, start_engine
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
@@ -76,6 +77,8 @@ class Findings(Struct, kw_only=True):
     llama_cpp: str | None = None
     """The processor features that llama.cpp was built for."""
     model: str | None = None
+    engines: EnginesReport | None = None
+    """Which engine serves the model, and why."""
     self_test: SelfTest | None = None
     fallback: str = ""
     """The setting, and the names of the providers."""
@@ -161,6 +164,7 @@ def check_model(findings: Findings, settings: Settings) -> None:
         findings.add(error, "choose another model", blocks=True)
         return
     findings.model = str(entry.path)
+    findings.engines = report_on(entry.path.absolute(), settings.engine.settled())
     size_bytes = entry.n_bytes_on_disk
     device = findings.device
     if device is not None and size_bytes > device.ram_available_bytes:

@@ -12,6 +12,7 @@ import click
 
 from spillover.edge_server.commands.doctor import checkup
 from spillover.edge_server.commands.doctor.checkup import Findings, gigabytes
+from spillover.edge_server.commands.engines.report import lines_of
 from spillover.edge_server.commands.loading import note_if_slow
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.output import print_json, print_result
@@ -104,6 +105,10 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
     yield from (("", f"{name}: {said}") for name, said in findings.providers.items())
     yield from (("spent", spent) for spent in findings.spent)
     yield "model", findings.model or "none"
+    if findings.engines is not None:
+        first, *more = lines_of(findings.engines)
+        yield "engine", first
+        yield from (("", line) for line in more)
     test = findings.self_test
     if test is not None:
         yield "", f"{test.card.description}, {test.card.n_ctx} tokens of context"

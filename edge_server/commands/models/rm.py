@@ -11,6 +11,7 @@ from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_result
 from spillover.models import other_programs
 from spillover.models.catalogue import listed_models
+from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError
 
 _EPILOG = """\b
@@ -27,7 +28,8 @@ def command(names: tuple[str, ...], config_flag: Path | None) -> None:
 
     Files of other programs stay; those in Hugging Face's cache are deleted.
     """
-    store = model_store(load_config({}, config_flag).settings)
+    settings = load_config({}, config_flag).settings
+    store, conversions = model_store(settings), ConversionStore(settings.engine.cache_dir)
     models = []
     for name in names:
         model = store.get(name)
@@ -36,6 +38,7 @@ def command(names: tuple[str, ...], config_flag: Path | None) -> None:
         models.append(model)
     for model in models:
         n_bytes = store.remove(model)
+        conversions.forget(model.entry.path.absolute())
         print_result(f"{model.name} is removed, {n_bytes / 1e6:.1f} MB are free")
 
 

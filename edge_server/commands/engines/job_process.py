@@ -1,0 +1,133 @@
+"""Starts the process that converts and compares, and tells what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from spillover.edge_server.commands.engines.order import Order, Result, decode_result, encode
+from spillover.edge_server.commands.output import print_note
+from spillover.models.libraries import INSTALL_LLAMA, has_llama
+from spillover.runtime.conversions.choice import choose_engine
+from spillover.runtime.errors import ModelError
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.worker_process import describe_exit, environment
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
+    "from spillover.edge_server.commands.engines.job import main; main()"
+)
+_END_TIMEOUT_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class JobProcess:
+    """A running job. Its owner calls end()."""
+
+    def __init__(self, order: Order) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment("auto"),
+            # Its own group, so that the terminal's Ctrl-C reaches the parent only.
+            process_group=0 if os.name == "posix" else None,
+        )
+        assert self._process.stdin is not None
+        with suppress(OSError):  # its end shows when the result is read
+            self._process.stdin.write(encode(order))
+            self._process.stdin.flush()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def result(self) -> Result:
+        """Wait for the end of the work."""
+        assert self._process.stdout is not None
+        try:
+            return decode_result(self._process.stdout.readline())
+        except msgspec.DecodeError:
+            return Result(error=f"the process that converts {describe_exit(self._process.wait())}")
+
+    def end(self) -> None:
+        """Let it remove what is half written, and end; returns when it is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def convert_if_needed(path: Path, options: EngineOptions) -> None:
+    """Convert a GGUF file that only ONNX Runtime may serve, while the user waits.
+
+    Raises ModelError when that is not possible.
+    """
+    choice = choose_engine(path, options)
+    if choice.engine != "onnx" or not choice.can_compare:
+        return
+    print_note(f"spillover: converting {path.name} for ONNX Runtime ({choice.reason}) …")
+    job = JobProcess(Order(path=path, options=options, in_background=False))
+    try:
+        error = job.result().error
+    finally:
+        job.end()
+    if not error:
+        return
+    if choose_engine(path, options).conversion is None:
+        remedy = "" if has_llama() else f"; for llama.cpp: {INSTALL_LLAMA}"
+        raise ModelError(f"{path} cannot be converted for ONNX Runtime: {error}{remedy}")
+    print_note(f"spillover: warning: the conversion was not compared with the file: {error}")
+
+
+@contextmanager
+def comparing_in_background(path: Path, options: EngineOptions) -> Generator[None]:
+    """While the block runs, find out which engine should serve the GGUF file *path* from the next
+    start on, unless that is known. A job that is not done at the end of the block ends with it."""
+    if not choose_engine(path, options).can_compare:
+        yield
+        return
+    try:
+        job = JobProcess(Order(path=path, options=options, in_background=True))
+    except OSError as error:
+        _log.warning("%s is not compared with ONNX Runtime: %s", path.name, error)
+        yield
+        return
+    ended = threading.Event()
+
+    def tell() -> None:
+        error = job.result().error
+        if not ended.is_set():
+            _log.info("%s", _told(path, options, error))
+
+    threading.Thread(target=tell, name="engines", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        job.end()
+
+
+def _told(path: Path, options: EngineOptions, error: str) -> str:
+    if error:
+        return f"{path.name} stays with llama.cpp for now: {error}"
+    choice = choose_engine(path, options)
+    if choice.engine == "onnx":
+        return f"{path.name} runs on ONNX Runtime from the next start on: {choice.reason}"
+    return f"{path.name} stays with llama.cpp: {choice.reason}"

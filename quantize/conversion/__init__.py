@@ -1,0 +1,1 @@
+"""Converts GGUF files for ONNX Runtime, and compares the two engines on this device."""

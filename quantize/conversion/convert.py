@@ -1,0 +1,78 @@
+"""Writes the conversion of a GGUF file into the store: completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from spillover.quantize.conversion.errors import NotNow
+from spillover.quantize.onnx_export.decoder_graph import Progress
+from spillover.quantize.onnx_export.export import estimated_bytes, export, open_source
+from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.runtime.conversions.record import EXPORTER, Conversion
+from spillover.runtime.conversions.store import RECORD, ConversionStore, describe_files
+from spillover.runtime.json_file import write_json
+
+_OPTIONS = ExportOptions(weights="faithful")
+_BESIDE_BYTES = 64 << 20
+"""For the tokenizer and the graph itself."""
+FREE_DISK_BYTES = 1 << 30
+"""What a conversion leaves free on the disk."""
+
+
+def needed_bytes(source: Path) -> int:
+    """About how much disk and memory the conversion takes. Raises ExportError for a file that
+    cannot be converted."""
+    return estimated_bytes(open_source(source), _OPTIONS) + _BESIDE_BYTES
+
+
+def convert(
+    source: Path, digest: str, store: ConversionStore, limit_bytes: int, progress: Progress
+) -> Conversion:
+    """Convert the file *source*, whose SHA-256 is *digest*. The caller holds the store's lock.
+
+    Raises ExportError, NotNow, OSError.
+    """
+    _make_room(needed_bytes(source), store, limit_bytes)
+    making = store.folder / ".making"
+    shutil.rmtree(making, ignore_errors=True)
+    folder = store.folder_of(digest)
+    try:
+        exported = export(source, making / folder.name, _OPTIONS, progress)
+        files = describe_files(exported.folder)
+        record = Conversion(digest=digest, exporter=EXPORTER, n_ctx=exported.n_ctx, files=files)
+        write_json(exported.folder / RECORD, record)
+        _flush(exported.folder)
+        store.discard(folder)
+        os.replace(exported.folder, folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return record
+
+
+def _make_room(n_bytes: int, store: ConversionStore, limit_bytes: int) -> None:
+    if n_bytes > limit_bytes:
+        raise NotNow(
+            f"the conversion takes {_mib(n_bytes)}, and conversion_cache_mb allows "
+            f"{_mib(limit_bytes)}: raise it"
+        )
+    store.make_room(n_bytes, limit_bytes)
+    free = shutil.disk_usage(store.folder).free
+    if free < n_bytes + FREE_DISK_BYTES:
+        raise NotNow(
+            f"the conversion takes {_mib(n_bytes)}, and only {_mib(free)} are free in "
+            f"{store.folder}: free some space, or set cache_dir to another disk"
+        )
+
+
+def _flush(folder: Path) -> None:
+    """A file that was renamed before its content reached the disk would be full of zeros after a
+    loss of power."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:.0f} MiB"

@@ -1,0 +1,98 @@
+"""Whether a conversion is as true as its GGUF file: the same vocabulary, the same tokens, and
+nearly the same logits as llama.cpp's."""
+
+from __future__ import annotations
+
+from itertools import cycle, product
+
+import numpy as np
+import numpy.typing as npt
+
+from spillover.quantize.conversion.sample_texts import PROSE, TO_TOKENIZE
+from spillover.runtime.backend import Backend, Logits, Rows
+from spillover.runtime.conversions.record import Fidelity
+
+N_TOKENS = 320
+"""Most tokens of the text for the divergence."""
+_SLICES = (24, 1, 1, 8, 1, 4, 1, 1, 16, 1)
+"""Tokens per call, in turns: both engines have other kernels for one row than for many."""
+_MOST = 1e6
+
+
+def fidelity_of(llama: Backend, onnx: Backend) -> Fidelity:
+    """Compare both on built-in texts. Both contexts must be empty, and are empty afterwards."""
+    difference = vocabulary_difference(llama, onnx) or token_difference(llama, onnx)
+    if difference:
+        return Fidelity(divergence=0.0, n_positions=0, difference=difference)
+    divergence, n_positions = logits_divergence(llama, onnx)
+    return Fidelity(divergence=divergence, n_positions=n_positions)
+
+
+def vocabulary_difference(llama: Backend, onnx: Backend) -> str:
+    """What the vocabularies disagree about; empty: nothing."""
+    facts = {
+        "the number of tokens": (llama.info.n_vocab, onnx.info.n_vocab),
+        "the chat template": (llama.info.chat_template, onnx.info.chat_template),
+        "the BOS token": (llama.info.bos_text, onnx.info.bos_text),
+        "the EOS token": (llama.info.eos_text, onnx.info.eos_text),
+        "whether texts begin with BOS": (llama.info.add_bos, onnx.info.add_bos),
+        "the tokens for filling in the middle": (llama.info.fim, onnx.info.fim),
+    }
+    for what, (of_llama, of_onnx) in facts.items():
+        if of_llama != of_onnx:
+            return f"its tokenizer differs from llama.cpp's in {what}"
+    for token in range(llama.info.n_vocab):
+        if llama.is_eog(token) != onnx.is_eog(token):
+            return f"its tokenizer and llama.cpp differ on whether token {token} ends an answer"
+        if llama.token_bytes(token) != onnx.token_bytes(token):
+            return f"its tokenizer and llama.cpp write token {token} in different ways"
+        if llama.control_text(token) != onnx.control_text(token):
+            return f"its tokenizer and llama.cpp name the control token {token} differently"
+    return ""
+
+
+def token_difference(llama: Backend, onnx: Backend) -> str:
+    """Which text the tokenizers cut differently; empty: none of ours."""
+    for text in (*TO_TOKENIZE, _all_control_tokens(llama)):
+        for special, parse in product((False, True), repeat=2):
+            wanted = llama.tokenize(text, add_special=special, parse_special=parse)
+            found = onnx.tokenize(text, add_special=special, parse_special=parse)
+            if not np.array_equal(wanted, found):
+                return f"its tokenizer cuts the text {text[:40]!r} in another way than llama.cpp"
+    return ""
+
+
+def _all_control_tokens(backend: Backend) -> str:
+    names = {backend.control_text(token) for token in range(backend.info.n_vocab)}
+    return " a ".join(sorted(names - {""})[:200])
+
+
+def logits_divergence(llama: Backend, onnx: Backend) -> tuple[float, int]:
+    """The mean Kullback-Leibler divergence of *onnx* from *llama* in nats, and the number of
+    positions."""
+    n_most = min(N_TOKENS, llama.info.n_kv // 8, onnx.info.n_kv // 8)
+    tokens = llama.tokenize(PROSE, add_special=True, parse_special=False)[:n_most]
+    found, start = [], 0
+    for n in cycle(_SLICES):
+        rows = [Rows(0, start, tokens[start : start + n], True)]
+        for backend in (llama, onnx):
+            backend.decode(rows)
+        found.append(_divergence(llama.logits(0), onnx.logits(0)))
+        start += n
+        if start >= len(tokens):
+            break
+    for backend in (llama, onnx):
+        backend.keep(0, 0)
+    mean = float(np.mean(found))
+    return (mean if np.isfinite(mean) else _MOST), len(found)
+
+
+def _divergence(wanted: Logits, found: Logits) -> float:
+    log_p, log_q = _log_softmax(wanted), _log_softmax(found)
+    return max(float((np.exp(log_p) * (log_p - log_q)).sum()), 0.0)
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max()
+    normal: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return normal

@@ -1,0 +1,135 @@
+"""What is kept on disk about a converted GGUF file: whose it is, how true, and how fast."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+from spillover.runtime.device import describe_device
+from spillover.runtime.json_file import fingerprint
+
+EXPORTER = 1
+"""Version of the converter. A conversion by another one is made again, so it grows with every
+change of the exporter that makes better or other graphs."""
+
+MOST_DIVERGENCE = 0.01
+"""Nats of Kullback-Leibler divergence from llama.cpp's own logits. The same weights in fp32 have
+0.003 with SmolLM2, because llama.cpp rounds activations; 8 bits have 0.005, 4 bits 0.2."""
+
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 50)]
+Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+_Rate: TypeAlias = Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class StoredFile(Struct, frozen=True, kw_only=True):
+    """A file of a conversion as it was written."""
+
+    size_bytes: Count
+    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
+class Fidelity(Struct, frozen=True, kw_only=True):
+    """How a conversion compares with what llama.cpp makes of the file."""
+
+    divergence: Annotated[float, Meta(ge=0, le=1e6)]
+    """Mean Kullback-Leibler divergence from llama.cpp's logits, in nats."""
+    n_positions: Count
+    difference: str = ""
+    """What else differs, such as a text that is tokenized in another way; empty: nothing."""
+
+    @property
+    def fault(self) -> str:
+        """Why the conversion is not as true as the file; empty when it is."""
+        if self.difference:
+            return self.difference
+        if self.divergence > MOST_DIVERGENCE:
+            return (
+                f"its logits differ from llama.cpp's (KL divergence {self.divergence:.3f}, "
+                f"at most {MOST_DIVERGENCE} is accepted)"
+            )
+        return ""
+
+
+class Conversion(Struct, frozen=True, kw_only=True):
+    """One converted file; `conversion.json` beside its graph."""
+
+    digest: Digest
+    """SHA-256 of the GGUF file."""
+    exporter: int
+    n_ctx: Annotated[int, Meta(gt=0, le=1 << 24)]
+    """Longest context of the graph, in tokens."""
+    files: dict[str, StoredFile]
+    fidelity: Fidelity | None = None
+    """None: not compared, because llama.cpp was not installed."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files.values())
+
+
+class SourceNote(Struct, frozen=True, kw_only=True):
+    """What is known about one GGUF file; it holds while size and time of change are the same."""
+
+    path: str
+    size_bytes: Count
+    changed_ns: int
+    digest: Digest | None = None
+    refusal: str = ""
+    """Why the file was not converted; empty: it was, or nobody has tried."""
+    refused_by: int = 0
+    """The exporter that refused it; another one may not."""
+    n_died: Annotated[int, Meta(ge=0, le=1_000)] = 0
+    """How many tries have begun since the last one that ended."""
+
+
+class EngineRates(Struct, frozen=True, kw_only=True):
+    """Tokens per second of one engine on this device."""
+
+    prefill: _Rate
+    decode_1: _Rate
+    """Of one sequence alone."""
+    decode_4: _Rate
+    """Of four sequences together."""
+
+    def decode(self, n_parallel: int) -> float:
+        """Tokens per second of *n_parallel* sequences together, as far as it was measured."""
+        share = (min(n_parallel, 4) - 1) / 3
+        return self.decode_1 + share * (self.decode_4 - self.decode_1)
+
+    def answer_s(self, n_parallel: int) -> float:
+        """Seconds per token of answers whose prompts are three times as long, as in a chat."""
+        return 3 / self.prefill + 1 / self.decode(n_parallel)
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """Both engines on one file, measured in turns."""
+
+    llama: EngineRates
+    onnx: EngineRates
+
+    def gain(self, n_parallel: int) -> float:
+        """How many times as fast as llama.cpp ONNX Runtime answers."""
+        return self.llama.answer_s(n_parallel) / self.onnx.answer_s(n_parallel)
+
+
+def comparison_key(digest: str, n_threads: int) -> str:
+    """Names what a comparison depends on: the model, the device, the libraries."""
+    device = describe_device()
+    return "engines-" + fingerprint(
+        digest,
+        EXPORTER,
+        device.cpu,
+        device.n_cores_physical,
+        n_threads,
+        *(library_version(name) for name in ("llama-cpp-python", "onnxruntime")),
+    )
+
+
+def library_version(name: str) -> str:
+    """The version of an installed package; empty when it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,234 @@
+"""The process that converts a GGUF file beside the server, and what the owner sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import msgspec
+import psutil
+import pytest
+
+from spillover.edge_server import cli
+from spillover.edge_server.commands.engines.job import LOWEST
+from spillover.edge_server.commands.engines.job_process import JobProcess
+from spillover.edge_server.commands.engines.order import Order, encode
+from spillover.models.catalogue import default_model
+from spillover.runtime.conversions.choice import MIN_SOURCE_BYTES, comparison_store, look_up
+from spillover.runtime.conversions.record import Comparison, EngineRates, comparison_key
+from spillover.runtime.conversions.store import ConversionStore, is_intact
+from spillover.runtime.file_lock import try_lock
+from spillover.runtime.options import EngineOptions
+from tests import tiny_gguf, tiny_models
+from tests.edge_server.conftest import Server
+from tests.edge_server.places import wait_until
+
+LARGER = {
+    **tiny_models.CONFIGS["llama"],
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+}
+FAST = EngineRates(prefill=1000, decode_1=100, decode_4=200)
+SLOW = EngineRates(prefill=100, decode_1=10, decode_4=20)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that is worth a conversion, with made-up weights."""
+    path = tmp_path_factory.mktemp("larger") / "m.gguf"
+    tiny_gguf.write_model(path, LARGER, "Q8_0", merges=[("a", "b")])
+    assert path.stat().st_size >= MIN_SOURCE_BYTES
+    return path
+
+
+def options_in(folder: Path, **settings: object) -> EngineOptions:
+    return EngineOptions(cache_dir=folder / "spillover", n_threads=1, **settings)  # type: ignore[arg-type]
+
+
+def is_free(store: ConversionStore) -> bool:
+    with try_lock(store.lock) as is_ours:
+        return is_ours
+
+
+def is_checked(path: Path, options: EngineOptions) -> bool:
+    found = look_up(path, options).conversion
+    return found is not None and found.fidelity is not None
+
+
+def test_a_file_is_compared_beside_the_server_and_the_faster_engine_serves_next(
+    larger: Path, tmp_path: Path
+) -> None:
+    options = options_in(tmp_path)
+    server = Server(tmp_path, str(larger), "--parallel", "2", "--n-ctx", "128")
+    try:
+        assert "engine   llama-cpp-python" in server.said
+        assert "have not been compared" in server.said
+        assert server.process.stderr is not None
+        # Waiting in a loop would take the core that the job is left.
+        told = next(line for line in server.process.stderr if "m.gguf " in line)
+        assert "stays with llama.cpp" in told or "runs on ONNX Runtime" in told
+        assert is_checked(larger, options)
+        assert is_free(ConversionStore(options.cache_dir))
+        assert httpx.get(f"{server.url}/health").status_code == 200
+    finally:
+        assert server.stop() == 0
+    conversion = look_up(larger, options).conversion
+    assert conversion is not None
+    for llama, onnx, library in ((SLOW, FAST, "onnxruntime"), (FAST, SLOW, "llama-cpp-python")):
+        found = Comparison(llama=llama, onnx=onnx)
+        comparison_store(conversion.digest, options).write(found)
+        server = Server(tmp_path, str(larger), "--parallel", "2", "--n-ctx", "128")
+        try:
+            assert f"engine   {library}" in server.said
+            body = {"prompt": "abc", "max_tokens": 3, "ignore_eos": True}
+            answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()
+            assert answer["usage"]["completion_tokens"] == 3
+        finally:
+            assert server.stop() == 0
+
+
+def test_a_server_that_must_use_onnx_converts_first(tmp_path: Path) -> None:
+    path = Path(shutil.copy(default_model().path, tmp_path / "m.gguf"))
+    server = Server(tmp_path, str(path), "--engine", "onnx")
+    try:
+        assert "converting m.gguf for ONNX Runtime (engine is onnx)" in server.said
+        assert "engine   onnxruntime" in server.said
+        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "m"
+    finally:
+        assert server.stop() == 0
+
+
+def serve_onnx(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--port", "0"]
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+    return subprocess.run(
+        [*command, str(path), "--engine", "onnx"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+
+
+def test_a_file_that_cannot_be_converted_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(Path(default_model().path).read_bytes()[:60_000])
+    for _ in range(2):  # the second time from memory
+        ended = serve_onnx(path, tmp_path)
+        assert ended.returncode == 1
+        assert str(path) in ended.stderr
+        assert "damaged" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def order(larger: Path, tmp_path: Path) -> Order:
+    path = Path(shutil.copy(larger, tmp_path / "m.gguf"))
+    return Order(path=path, options=options_in(tmp_path), in_background=False)
+
+
+def left_by(order: Order) -> tuple[set[str], int]:
+    """The folders in the store, and the tries that are counted as crashes."""
+    store = ConversionStore(order.options.cache_dir)
+    note = look_up(order.path, order.options).note
+    names = {path.name for path in store.folder.iterdir()} if store.folder.is_dir() else set()
+    return names - {"lock", "sources"}, note.n_died if note is not None else 0
+
+
+def is_converting(order: Order) -> bool:
+    return (ConversionStore(order.options.cache_dir).folder / ".making").exists()
+
+
+def test_work_in_the_background_yields_to_everything(order: Order) -> None:
+    job = JobProcess(msgspec.structs.replace(order, in_background=True))
+    wait_until(lambda: psutil.Process(job.pid).nice() == LOWEST)
+    job.end()
+
+
+def test_a_job_that_is_ended_leaves_nothing_half_done(order: Order) -> None:
+    job = JobProcess(order)
+    wait_until(lambda: is_converting(order))
+    job.end()
+    folders, n_died = left_by(order)
+    assert n_died == 0
+    store = ConversionStore(order.options.cache_dir)
+    assert all(is_intact(store.folder / name) for name in folders)
+    assert is_free(store)
+
+
+def test_a_job_that_is_killed_is_done_again_from_the_start(order: Order) -> None:
+    job = JobProcess(order)
+    wait_until(lambda: is_converting(order))
+    os.kill(job.pid, signal.SIGKILL)
+    assert "was ended by SIGKILL" in job.result().error
+    job.end()
+    assert left_by(order)[1] == 1
+    again = JobProcess(order)
+    try:
+        again.result()
+    finally:
+        again.end()
+    folders, n_died = left_by(order)
+    assert n_died == 0
+    assert len(folders) == 1
+    assert is_checked(order.path, order.options)
+
+
+def test_the_job_ends_with_its_parent(order: Order) -> None:
+    """Its parent is killed, and cannot end it."""
+    code = (
+        "import sys; from spillover.edge_server.commands.engines.order import decode_order;"
+        "from spillover.edge_server.commands.engines.job_process import JobProcess;"
+        "job = JobProcess(decode_order(sys.argv[1].encode()));"
+        "print(job.pid, flush=True); job.result()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, encode(order).decode()], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    with parent:
+        job = psutil.Process(int(parent.stdout.readline()))
+        wait_until(lambda: is_converting(order))
+        parent.kill()
+    gone, alive = psutil.wait_procs([job], timeout=60)
+    assert (len(gone), alive) == (1, [])
+    assert left_by(order)[1] == 0
+
+
+def test_engines_and_doctor_show_both_and_the_choice(
+    larger: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = options_in(tmp_path)
+    monkeypatch.setenv("SPILLOVER_CACHE_DIR", str(options.cache_dir))
+    monkeypatch.setenv("SPILLOVER_N_THREADS", "1")
+    monkeypatch.setattr("spillover.quantize.conversion.rates.SLACK_CORES", 1_000.0)
+    assert cli.run(["engines", str(larger), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["llama"]["decode_4"] > 0
+    assert report["onnx"]["prefill"] > 0
+    assert report["fidelity"]["difference"] == ""
+    assert Path(report["conversion"]).is_dir()
+    conversion = look_up(larger, options).conversion
+    assert conversion is not None
+    key = comparison_key(conversion.digest, 1)
+    assert (options.cache_dir or tmp_path) / "costs" / f"{key}.json"
+    comparison_store(conversion.digest, options).write(Comparison(llama=SLOW, onnx=FAST))
+    assert cli.run(["doctor", str(larger)]) in (0, 1)
+    said = capsys.readouterr().out
+    assert "ONNX Runtime is 10.00 times as fast as llama.cpp" in said
+    assert "reads 1000 tokens/s, writes 100.0 alone and 200.0 in 4 answers" in said
+    assert "KL divergence" in said

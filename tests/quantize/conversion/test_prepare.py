@@ -1,0 +1,261 @@
+"""A GGUF file is converted, compared with what llama.cpp makes of it, and measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from spillover.models.catalogue import default_model
+from spillover.quantize.conversion import compare, convert, rates
+from spillover.quantize.conversion.compare import prepare
+from spillover.quantize.conversion.errors import NotNow
+from spillover.quantize.conversion.fidelity import fidelity_of, logits_divergence
+from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.export import export
+from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.runtime.backend import Backend, Rows
+from spillover.runtime.conversions.choice import choose_engine, comparison_store, look_up
+from spillover.runtime.conversions.record import MOST_DIVERGENCE
+from spillover.runtime.conversions.store import ConversionStore, is_intact
+from spillover.runtime.file_lock import try_lock
+from spillover.runtime.llama.opening import open_gguf
+from spillover.runtime.onnx.opening import open_onnx
+from spillover.runtime.options import EngineOptions
+from tests import tiny_gguf, tiny_models
+from tests.gguf_edit import with_values
+
+BUNDLED = Path(default_model().path)
+SMALL = EngineOptions(
+    n_ctx=1024, n_kv=4096, n_parallel=4, n_prefix_cached=0, n_threads=1, adapt_threads=False
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def every_round_counts() -> Iterator[None]:
+    """These tests run beside others, and want any figures at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rates, "SLACK_CORES", 1_000.0)
+        yield
+
+
+def silent(what: str, n_done: int, n_all: int) -> None:
+    pass
+
+
+def options_in(folder: Path, **settings: object) -> EngineOptions:
+    options = EngineOptions(cache_dir=folder / "cache", n_threads=1)
+    return msgspec.structs.replace(options, **settings)
+
+
+def everything_in(store: ConversionStore) -> set[str]:
+    return {path.name for path in store.folder.iterdir()} - {"lock", "sources"}
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, every_round_counts: None
+) -> tuple[Path, EngineOptions]:
+    folder = tmp_path_factory.mktemp("prepared")
+    path = Path(shutil.copy(BUNDLED, folder / "m.gguf"))
+    prepare(path, options_in(folder), silent, measures=True)
+    return path, options_in(folder)
+
+
+def test_a_quantized_file_is_converted_without_a_loss(
+    prepared: tuple[Path, EngineOptions],
+) -> None:
+    found = look_up(*prepared)
+    assert found.conversion is not None
+    assert found.conversion.fidelity is not None
+    assert found.conversion.fidelity.fault == ""
+    assert found.conversion.fidelity.divergence < MOST_DIVERGENCE / 2
+    assert found.conversion.fidelity.n_positions > 30
+    assert found.comparison is not None
+    folder = found.folder(prepared[1])
+    assert folder is not None
+    assert is_intact(folder)
+
+
+def test_the_same_file_elsewhere_needs_no_second_conversion(
+    prepared: tuple[Path, EngineOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = prepared
+    copy = Path(shutil.copy(path, tmp_path / "copy.gguf"))
+    monkeypatch.setattr(compare, "convert", lambda *_: pytest.fail("it was converted again"))
+    prepare(copy, options, silent, measures=True)
+    assert look_up(copy, options).conversion == look_up(path, options).conversion
+
+
+def test_other_threads_are_measured_but_not_converted_again(
+    prepared: tuple[Path, EngineOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = prepared
+    monkeypatch.setattr(compare, "convert", lambda *_: pytest.fail("it was converted again"))
+    monkeypatch.setattr(compare, "fidelity_of", lambda *_: pytest.fail("it was compared again"))
+    two = msgspec.structs.replace(options, n_threads=2)
+    assert look_up(path, two).comparison is None
+    prepare(path, two, silent, measures=True)
+    assert look_up(path, two).comparison is not None
+
+
+def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    prepare(path, options, silent, measures=False)
+    folder = look_up(path, options).folder(options)
+    assert folder is not None
+    graph = folder / "model.onnx"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert not is_intact(folder)
+    prepare(path, options, silent, measures=False)
+    assert is_intact(folder)
+    assert graph.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "F16"])
+def test_every_kind_of_weights_is_as_true_as_the_file(kind: str, tmp_path: Path) -> None:
+    """Random weights exaggerate what rounding costs, so that only exact forms are near."""
+    path = tiny_gguf.write_model(
+        tmp_path / "m.gguf", tiny_models.CONFIGS["llama"], kind, merges=[("a", "b")]
+    )
+    options = options_in(tmp_path)
+    prepare(path, options, silent, measures=False)
+    conversion = look_up(path, options).conversion
+    assert conversion is not None
+    assert conversion.fidelity is not None
+    assert conversion.fidelity.difference == ""
+    assert conversion.fidelity.divergence < 0.05
+
+
+@pytest.fixture(scope="module")
+def as_gguf() -> Iterator[Backend]:
+    backend = open_gguf(BUNDLED, SMALL).backend
+    yield backend
+    backend.close()
+
+
+def test_coarser_weights_are_told_apart(as_gguf: Backend, tmp_path: Path) -> None:
+    found = {}
+    for name, options in (
+        ("exact", ExportOptions(weights="faithful")),
+        ("coarse", ExportOptions(weights="int4", head_bits=4)),
+    ):
+        export(BUNDLED, tmp_path / name, options, lambda n, n_all: None)
+        backend = open_onnx(tmp_path / name, SMALL).backend
+        found[name], n_positions = logits_divergence(as_gguf, backend)
+        assert n_positions > 30
+        for each in (as_gguf, backend):  # both are left empty
+            each.decode([Rows(0, 0, np.zeros(1, np.int32), True)])
+            each.keep(0, 0)
+        backend.close()
+    assert found["coarse"] > 5 * found["exact"]
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "word"),
+    [
+        ("tokenizer_config.json", {"add_bos_token": True}, "begin with BOS"),
+        ("tokenizer_config.json", {"chat_template": "{{ messages }}"}, "the chat template"),
+        ("tokenizer_config.json", {"eos_token": "dog"}, "the EOS token"),
+        ("generation_config.json", {"eos_token_id": 777}, "token 777 ends an answer"),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "cuts the text"),
+    ],
+)
+def test_another_tokenizer_is_told_apart(
+    file: str, values: dict[str, object], word: str, as_gguf: Backend, tmp_path: Path
+) -> None:
+    export(BUNDLED, tmp_path / "onnx", ExportOptions(), lambda n, n_all: None)
+    edit(tmp_path / "onnx" / file, **values)
+    backend = open_onnx(tmp_path / "onnx", SMALL).backend
+    assert word in fidelity_of(as_gguf, backend).fault
+    backend.close()
+
+
+def test_what_cannot_be_converted_is_remembered_with_its_reason(tmp_path: Path) -> None:
+    other = {"general.architecture": "mamba"}
+    path, options = with_values(BUNDLED, tmp_path / "m.gguf", other), options_in(tmp_path)
+    with pytest.raises(ExportError, match="'mamba' is not supported"):
+        prepare(path, options, silent, measures=True)
+    asked = msgspec.structs.replace(options, engine="onnx")
+    choice = choose_engine(path, asked)
+    assert "'mamba' is not supported" in choice.reason
+    assert not choice.can_compare
+
+
+@pytest.mark.parametrize("n_bytes", [0, 3, 40, 4_000, 60_000])
+def test_a_cut_file_is_refused_before_any_library_sees_it(
+    n_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = tmp_path / "m.gguf", options_in(tmp_path)
+    path.write_bytes(BUNDLED.read_bytes()[:n_bytes])
+    monkeypatch.setattr(compare, "_llama", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(ExportError):
+        prepare(path, options, silent, measures=True)
+    assert everything_in(ConversionStore(options.cache_dir)) == set()
+
+
+def test_a_limit_of_the_cache_is_kept(tmp_path: Path) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    tight = msgspec.structs.replace(options, conversion_cache_mb=5.0)
+    with pytest.raises(NotNow, match="conversion_cache_mb"):
+        prepare(path, tight, silent, measures=True)
+    assert everything_in(ConversionStore(options.cache_dir)) == set()
+    note = look_up(path, options).note
+    assert note is not None
+    assert (note.refusal, note.n_died) == ("", 0), "with another limit it may work"
+
+
+def test_a_full_disk_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    monkeypatch.setattr(convert, "FREE_DISK_BYTES", shutil.disk_usage(tmp_path).free)
+    with pytest.raises(NotNow, match="free some space"):
+        prepare(path, options, silent, measures=True)
+
+
+def test_two_do_not_convert_at_once(tmp_path: Path) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    store = ConversionStore(options.cache_dir)
+    with try_lock(store.lock), pytest.raises(NotNow, match="another process"):
+        prepare(path, options, silent, measures=True)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), OSError(28, "full")])
+def test_what_is_stopped_leaves_nothing_and_counts_as_no_crash(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+
+    def stop(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(convert, "describe_files", stop)
+    with pytest.raises(type(error)):
+        prepare(path, options, silent, measures=True)
+    assert everything_in(ConversionStore(options.cache_dir)) == set()
+    note = look_up(path, options).note
+    assert note is not None
+    assert note.n_died == 0
+
+
+def test_the_measurement_is_kept_for_this_device_only(
+    prepared: tuple[Path, EngineOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = prepared
+    digest = look_up(path, options).note
+    assert digest is not None
+    assert digest.digest is not None
+    assert comparison_store(digest.digest, options).read() is not None
+    monkeypatch.setattr(
+        "spillover.runtime.conversions.record.library_version", lambda name: "another"
+    )
+    assert comparison_store(digest.digest, options).read() is None

@@ -1,0 +1,190 @@
+"""Which engine serves a GGUF file, by what is known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from spillover.models.catalogue import find
+from spillover.runtime.conversions.choice import (
+    MAX_DEATHS,
+    MIN_SOURCE_BYTES,
+    Findings,
+    choose_engine,
+    decide,
+)
+from spillover.runtime.conversions.record import (
+    EXPORTER,
+    MOST_DIVERGENCE,
+    Comparison,
+    Conversion,
+    EngineRates,
+    Fidelity,
+    SourceNote,
+    StoredFile,
+)
+from spillover.runtime.options import EngineOptions
+
+AUTO = EngineOptions(cache_dir=Path("/cache"))
+SLOW = EngineRates(prefill=100, decode_1=40, decode_4=50)
+FAST = EngineRates(prefill=200, decode_1=38, decode_4=100)
+NOTE = SourceNote(path="/m.gguf", size_bytes=1 << 30, changed_ns=1, digest="a" * 64)
+TRUE = Conversion(
+    digest="a" * 64,
+    exporter=EXPORTER,
+    n_ctx=4096,
+    files={"model.onnx": StoredFile(size_bytes=1 << 30, crc32=7)},
+    fidelity=Fidelity(divergence=0.004, n_positions=60),
+)
+COMPARED = Findings(
+    size_bytes=1 << 30,
+    note=NOTE,
+    conversion=TRUE,
+    comparison=Comparison(llama=SLOW, onnx=FAST),
+)
+NEW = Findings(size_bytes=1 << 30)
+
+
+def options(**settings: object) -> EngineOptions:
+    return msgspec.structs.replace(AUTO, **settings)
+
+
+def test_the_faster_one_serves() -> None:
+    choice = decide(COMPARED, AUTO)
+    assert (choice.engine, choice.can_compare) == ("onnx", False)
+    assert choice.conversion == Path("/cache/conversions") / ("a" * 32)
+    slower = msgspec.structs.replace(COMPARED, comparison=Comparison(llama=FAST, onnx=SLOW))
+    choice = decide(slower, AUTO)
+    assert (choice.engine, choice.conversion) == ("llama", None)
+    assert "times as fast" in choice.reason
+
+
+def test_the_owners_number_of_answers_decides_what_faster_means() -> None:
+    one = EngineRates(prefill=1000, decode_1=60, decode_4=70)
+    many = EngineRates(prefill=1000, decode_1=40, decode_4=100)
+    found = msgspec.structs.replace(COMPARED, comparison=Comparison(llama=one, onnx=many))
+    engines = [decide(found, options(n_parallel=n)).engine for n in (1, 4, 8, None)]
+    assert engines == ["llama", "onnx", "onnx", "onnx"]
+
+
+def test_a_small_gain_is_not_worth_a_change() -> None:
+    little = EngineRates(prefill=102, decode_1=41, decode_4=51)
+    found = msgspec.structs.replace(COMPARED, comparison=Comparison(llama=SLOW, onnx=little))
+    assert decide(found, AUTO).engine == "llama"
+
+
+def test_a_new_file_is_served_by_llama_cpp_and_can_be_compared() -> None:
+    choice = decide(NEW, AUTO)
+    assert (choice.engine, choice.can_compare) == ("llama", True)
+
+
+@pytest.mark.parametrize(
+    "missing", [{"comparison": None}, {"conversion": msgspec.structs.replace(TRUE, fidelity=None)}]
+)
+def test_a_conversion_that_was_not_compared_is_not_served_unasked(
+    missing: dict[str, object],
+) -> None:
+    choice = decide(msgspec.structs.replace(COMPARED, **missing), AUTO)
+    assert (choice.engine, choice.conversion, choice.can_compare) == ("llama", None, True)
+
+
+@pytest.mark.parametrize(
+    "fidelity",
+    [
+        Fidelity(divergence=MOST_DIVERGENCE * 1.01, n_positions=60),
+        Fidelity(divergence=0.0, n_positions=0, difference="its tokenizer differs"),
+    ],
+)
+def test_a_conversion_that_is_less_true_is_served_on_demand_only(fidelity: Fidelity) -> None:
+    false = msgspec.structs.replace(TRUE, fidelity=fidelity)
+    for comparison in (COMPARED.comparison, None):
+        found = msgspec.structs.replace(COMPARED, conversion=false, comparison=comparison)
+        choice = decide(found, AUTO)
+        assert (choice.engine, choice.reason) == ("llama", fidelity.fault)
+        assert not choice.can_compare, "another comparison would find the same"
+    asked = decide(found, options(engine="onnx"))
+    assert asked.conversion is not None
+    assert [fidelity.fault in warning for warning in asked.warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"engine": "llama"}, "engine"),
+        ({"kv_cache_type": "q8_0"}, "kv_cache_type"),
+        ({"n_gpu_layers": 5}, "n_gpu_layers"),
+        ({"second_layout": "on"}, "second_layout"),
+        ({"deterministic": True}, "deterministic"),
+        ({"conversion_cache_mb": 0.0}, "conversion_cache_mb"),
+        ({"n_ctx": 4097}, "n_ctx"),
+    ],
+)
+def test_a_setting_that_only_llama_cpp_honours_decides_and_is_named(
+    settings: dict[str, object], word: str
+) -> None:
+    choice = decide(COMPARED, options(**settings))
+    assert (choice.engine, choice.can_compare) == ("llama", False)
+    assert word in choice.reason
+    if word != "engine":
+        assert decide(COMPARED, options(**settings, engine="onnx")).engine == "onnx"
+
+
+def test_settings_without_an_effect_are_named() -> None:
+    asked = decide(COMPARED, options(engine="onnx", second_layout="on", n_gpu_layers=3))
+    assert [warning.split()[0] for warning in asked.warnings] == ["n_gpu_layers", "second_layout"]
+    as_gguf = decide(NEW, options(execution_provider="cuda"))
+    assert [warning.split()[0] for warning in as_gguf.warnings] == ["execution_provider"]
+    assert decide(COMPARED, options(execution_provider="cuda")).warnings == ()
+
+
+def test_with_a_gpu_llama_cpp_stays_unless_the_gpu_is_switched_off() -> None:
+    found = msgspec.structs.replace(COMPARED, has_gpu=True)
+    assert decide(found, AUTO).reason == "a GPU was found"
+    assert decide(found, options(n_gpu_layers=0)).engine == "onnx"
+
+
+def test_a_conversion_that_does_not_fit_into_memory_is_not_loaded() -> None:
+    found = msgspec.structs.replace(COMPARED, free_bytes=1 << 30)
+    assert "memory" in decide(found, AUTO).reason
+
+
+def test_a_small_file_is_left_as_it_is() -> None:
+    found = msgspec.structs.replace(NEW, size_bytes=MIN_SOURCE_BYTES - 1)
+    choice = decide(found, AUTO)
+    assert (choice.engine, choice.can_compare) == ("llama", False)
+
+
+def refused(**facts: object) -> Findings:
+    note = msgspec.structs.replace(NOTE, **facts)
+    return Findings(size_bytes=1 << 30, note=note)
+
+
+def test_what_was_refused_is_not_tried_again_by_the_same_exporter() -> None:
+    choice = decide(refused(refusal="it is a mamba", refused_by=EXPORTER), AUTO)
+    assert (choice.reason, choice.can_compare) == ("it is a mamba", False)
+    assert decide(refused(refusal="it is a mamba", refused_by=EXPORTER - 1), AUTO).can_compare
+
+
+def test_a_file_that_ends_every_try_is_given_up() -> None:
+    assert decide(refused(n_died=MAX_DEATHS - 1), AUTO).can_compare
+    choice = decide(refused(n_died=MAX_DEATHS), AUTO)
+    assert not choice.can_compare
+    assert f"{MAX_DEATHS} tries" in choice.reason
+
+
+def test_without_llama_cpp_any_conversion_serves() -> None:
+    unchecked = msgspec.structs.replace(TRUE, fidelity=None)
+    found = msgspec.structs.replace(COMPARED, conversion=unchecked, has_llama=False)
+    choice = decide(found, AUTO)
+    assert choice.conversion is not None
+    assert ["not compared" in warning for warning in choice.warnings] == [True]
+    first = decide(msgspec.structs.replace(NEW, has_llama=False), AUTO)
+    assert (first.engine, first.conversion, first.can_compare) == ("onnx", None, True)
+
+
+def test_an_onnx_model_has_one_engine(tmp_path: Path) -> None:
+    path = Path(find("storyteller-onnx").path)
+    choice = choose_engine(path, EngineOptions(cache_dir=tmp_path))
+    assert (choice.engine, choice.conversion, choice.can_compare) == ("onnx", None, False)

@@ -1,0 +1,179 @@
+"""The folder of conversions: nothing in it is trusted, and nothing grows without end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from spillover.runtime.conversions.record import EXPORTER, Conversion
+from spillover.runtime.conversions.store import (
+    RECORD,
+    ConversionStore,
+    describe_files,
+    fresh_note,
+    is_intact,
+    note_use,
+)
+from spillover.runtime.file_lock import try_lock
+from spillover.runtime.json_file import write_json
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ConversionStore:
+    return ConversionStore(tmp_path / "cache")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "models" / "m.gguf"
+    path.parent.mkdir()
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def converted(
+    store: ConversionStore, source: Path, letter: str = "a", *, exporter: int = EXPORTER
+) -> Path:
+    """A conversion as the exporter leaves it; its files hold no model."""
+    digest = letter * 64
+    folder = store.folder_of(digest)
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(bytes(1000))
+    (folder / "model.onnx.data").write_bytes(b"weights" * 1000)
+    files = describe_files(folder)
+    record = Conversion(digest=digest, exporter=exporter, n_ctx=128, files=files)
+    write_json(folder / RECORD, record)
+    note = fresh_note(source)
+    assert note is not None
+    store.write_note(msgspec.structs.replace(note, digest=digest))
+    return folder
+
+
+def test_a_conversion_is_found_by_its_digest(store: ConversionStore, source: Path) -> None:
+    folder = converted(store, source)
+    note = store.note_of(source)
+    assert note is not None
+    assert note.digest is not None
+    assert store.find(note.digest) is not None
+    assert is_intact(folder)
+    assert store.find("b" * 64) is None
+
+
+@pytest.mark.parametrize(
+    "change", [lambda p: p.write_bytes(b"GGUF2"), lambda p: os.utime(p, (1, 1))]
+)
+def test_a_file_that_has_changed_is_another_file(
+    store: ConversionStore, source: Path, change: Callable[[Path], None]
+) -> None:
+    converted(store, source)
+    change(source)
+    assert store.note_of(source) is None
+
+
+def cut(folder: Path) -> None:
+    (folder / "model.onnx.data").write_bytes(b"weights")
+
+
+def lose(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+
+
+def garble(folder: Path) -> None:
+    (folder / RECORD).write_bytes(b'{"digest": "')
+
+
+@pytest.mark.parametrize("damage", [cut, lose, garble])
+def test_a_damaged_conversion_is_not_found(
+    store: ConversionStore, source: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(converted(store, source))
+    assert store.find("a" * 64) is None
+
+
+def test_one_wrong_byte_is_noticed(store: ConversionStore, source: Path) -> None:
+    folder = converted(store, source)
+    content = bytearray((folder / "model.onnx.data").read_bytes())
+    content[3000] ^= 1
+    (folder / "model.onnx.data").write_bytes(content)
+    assert store.find("a" * 64) is not None, "its files are as long as they were"
+    assert not is_intact(folder)
+
+
+def test_another_exporters_work_is_not_served_and_goes(
+    store: ConversionStore, source: Path
+) -> None:
+    folder = converted(store, source, exporter=EXPORTER + 1)
+    assert store.find("a" * 64) is None
+    store.sweep()
+    assert not folder.exists()
+
+
+def test_a_conversion_goes_with_its_model(store: ConversionStore, source: Path) -> None:
+    folder = converted(store, source)
+    store.sweep()
+    assert folder.exists()
+    source.unlink()
+    store.sweep()
+    assert not folder.exists()
+    assert not list((store.folder / "sources").iterdir())
+
+
+def test_a_disk_that_is_not_mounted_costs_no_conversion(
+    store: ConversionStore, source: Path
+) -> None:
+    folder = converted(store, source)
+    source.parent.rename(source.parent.with_name("elsewhere"))
+    store.sweep()
+    assert folder.exists()
+
+
+def test_a_forgotten_file_takes_its_conversion_along(store: ConversionStore, source: Path) -> None:
+    """Its folder may be gone, too, which looks like a disk that is not mounted."""
+    folder = converted(store, source)
+    source.unlink()
+    source.parent.rmdir()
+    store.forget(source)
+    assert not folder.exists()
+
+
+def test_what_was_half_written_goes(store: ConversionStore, source: Path) -> None:
+    folder = converted(store, source)
+    half = store.folder / ".making" / "b"
+    half.mkdir(parents=True)
+    (half / "model.onnx").write_bytes(b"half")
+    store.sweep()
+    assert [path.name for path in store.folder.iterdir() if path.name != "sources"] == [folder.name]
+
+
+def test_the_least_recently_used_goes_first(store: ConversionStore, source: Path) -> None:
+    folders = [converted(store, source, letter) for letter in "abc"]
+    for age, folder in zip((3, 1, 2), folders, strict=True):
+        os.utime(folder / RECORD, (age, age))
+    note_use(folders[1])  # the oldest one is used now
+    store.make_room(n_bytes=8_000, limit_bytes=25_000)
+    assert [folder.exists() for folder in folders] == [True, True, False]
+    store.make_room(n_bytes=8_000, limit_bytes=8_000)
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_nothing_outside_is_ever_removed(store: ConversionStore, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    store.folder.mkdir(parents=True)
+    (store.folder / "link").symlink_to(other)
+    store.discard(other)
+    store.sweep()
+    store.make_room(1, 0)
+    assert other.exists()
+
+
+def test_one_process_at_a_time_converts(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "lock"
+    with try_lock(path) as first, try_lock(path) as second:
+        assert (first, second) == (True, False)
+    with try_lock(path) as third:
+        assert third
