@@ -1,7 +1,8 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, wire, overhead, http, beside, busy, newcomer, reading, memory, policy, onnx. Prints
-a line of JSON each figure: medians with smallest and largest value. What is compared runs in turns.
+Scenarios: engine, wire, overhead, http, beside, busy, newcomer, reading, memory, policy, onnx.
+Prints a line of JSON each figure: medians with smallest and largest value. What is compared runs in
+turns.
 """
 
 from __future__ import annotations
