@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from spillover.runtime.backend import (
     BackendInfo,
@@ -70,17 +71,27 @@ class LlamaBackend:
         """Where llama.cpp's waiting threads are known to spin, so that missing CPU time was taken
         by other programs: not on a GPU, and untested on macOS and Windows."""
         is_asked = self._config.adapt_threads and self._config.n_threads > 1
-        if not is_asked or self._uses_gpu or sys.platform != "linux":
+        if not is_asked or self.uses_gpu or sys.platform != "linux":
             return None
         try:
             return ThreadGovernor(self._config.n_threads, OurCores())
         except OSError:  # Android does not show how busy its cores are
             return None
 
+    def limit_threads(self, n_most: int, n_first: int | None = None) -> None:
+        """Compute with at most *n_most* threads; where they are governed, begin with *n_first*."""
+        self._config = replace(self._config, n_threads=n_most)
+        n_threads = n_most
+        if self._governor is not None:
+            n_threads = n_first or n_most
+            self._governor.limit(n_most, n_threads)
+        self._use_threads(n_threads)
+        self.info = self._describe()
+
     @property
     def can_read_apart(self) -> bool:
         """Whether a second layout of the weights could help."""
-        repacks = self._config.use_extra_bufts and not self._uses_gpu
+        repacks = self._config.use_extra_bufts and not self.uses_gpu
         return repacks and self._main.can_be_cut
 
     @property
@@ -101,12 +112,13 @@ class LlamaBackend:
     def _new_reader(self) -> LlamaPromptReader | None:
         """Where another context can have what is in the main one, and computes on the same cores;
         how a GPU divides its time between two is unmeasured."""
-        if not self._main.can_be_cut or self._uses_gpu:
+        if not self._main.can_be_cut or self.uses_gpu:
             return None
         return LlamaPromptReader(self._prefills.for_thread, self._main, self._answer)
 
     @property
-    def _uses_gpu(self) -> bool:
+    def uses_gpu(self) -> bool:
+        """Whether layers of the model are on a GPU."""
         return uses_gpu(self._config.n_gpu_layers)
 
     def _describe(self) -> BackendInfo:
@@ -136,7 +148,7 @@ class LlamaBackend:
 
     @property
     def _device(self) -> str:
-        if self._uses_gpu:
+        if self.uses_gpu:
             return "GPU"
         return "CPU, prompts by a second layout of the weights" if self.reads_apart else "CPU"
 

@@ -12,6 +12,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.llama.prefill_choice import choose_prefill
+from spillover.runtime.llama.thread_choice import choose_threads
 from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
 from spillover.runtime.options import EngineOptions
 
@@ -36,6 +37,7 @@ def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
     )
     backend = LlamaBackend(path, config)
     try:
+        choose_threads(backend, options)
         choose_prefill(backend, options, _bytes_per_cell(header, options), available_memory())
     except BaseException:
         backend.close()

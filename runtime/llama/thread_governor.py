@@ -60,6 +60,11 @@ class ThreadGovernor:
         self._is_trying = False
         self._is_suspicious = False
 
+    def limit(self, n_most: int, n_first: int) -> None:
+        """Compute with at most *n_most* threads, beginning with *n_first*."""
+        self._n_most = n_most
+        self._set(n_first, is_trying=False)
+
     def observe(self, wall_s: float, cpu_s: float) -> int:
         """Note a call of *wall_s* that took *cpu_s* over all threads; return the next call's
         threads."""
