@@ -18,4 +18,4 @@ setup:
 	@exec .ci/setup all
 
 clean:
-	rm -rf .venv build dist spillover.egg-info
+	rm -rf .venv .venv-clients tests/clients/node_modules build dist spillover.egg-info

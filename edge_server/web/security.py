@@ -87,7 +87,11 @@ class Gatekeeper:
             raise WireError(403, f"the origin {str(origin)[:100]!r} may not use this: {hint}")
 
     def _check_type(self, request: Request) -> None:
-        # Web pages may send other types to any address without asking, but not JSON.
+        # Web pages may send other types to any address without asking, but not JSON. They may also
+        # send none, but not without their origin; LiteLLM asks Ollama's API like that.
+        is_of_a_page = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
+        if not request.headers.get("Content-Type") and not is_of_a_page:
+            return
         if request.mimetype != "application/json":
             json = "Content-Type: application/json"
             raise WireError(415, f"send the header {json} (curl: -H '{json}')")

@@ -37,6 +37,17 @@ EFFORT_TOKENS = {"low": 1024, "medium": 8192}
 C = TypeVar("C", bound=protocol.Command)
 
 
+def within_effort(request: GenerationRequest, template_source: str) -> GenerationRequest:
+    """*request* with the thinking budget of its effort, unless it has one, or its template reads
+    the effort itself."""
+    effort = request.template_kwargs.get("reasoning_effort")
+    budget = EFFORT_TOKENS.get(effort) if isinstance(effort, str) else None
+    is_given = request.thinking_budget is not None or budget is None
+    if is_given or "reasoning_effort" in template_source:
+        return request
+    return structs.replace(request, thinking_budget=budget)
+
+
 class Intake:
     """Takes commands in the order in which they come, but lets others pass those with long texts;
     never waits for the model."""
@@ -106,7 +117,7 @@ class Intake:
 
     def _read(self, command: protocol.Submit) -> Callable[[], None]:
         """Check and tokenize a request; what is returned begins it."""
-        request = self._with_budget(command.request)
+        request = within_effort(command.request, self._model.template.source)
         plan, rendered = self._planned(request)
         text = "" if rendered is None else rendered.text
         prompt = self._prompt(request, text)
@@ -135,15 +146,6 @@ class Intake:
         return lambda: self._compiler.compile(
             job, text, plan, self._schedule_compiled, self._reject
         )
-
-    def _with_budget(self, request: GenerationRequest) -> GenerationRequest:
-        """*request* with the thinking budget of its effort, unless its template reads that."""
-        effort = request.template_kwargs.get("reasoning_effort")
-        budget = EFFORT_TOKENS.get(effort) if isinstance(effort, str) else None
-        is_given = request.thinking_budget is not None or budget is None
-        if is_given or "reasoning_effort" in self._model.template.source:
-            return request
-        return structs.replace(request, thinking_budget=budget)
 
     def _schedule(self, job: Job) -> None:
         self._scheduler.submit(job, unlimited=bool(job.resumed))
