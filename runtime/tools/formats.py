@@ -242,6 +242,14 @@ FUNCTOOLS = ToolFormat(name="functools", opening="functools", is_list=True)
 """Phi's other form."""
 
 GIGACHAT = ToolFormat(name="gigachat", opening="<|function_call|>")
+"""GigaChat 3.1."""
+
+GIGACHAT_TURN = ToolFormat(
+    name="gigachat-turn",
+    leads=("<|message_sep|>", "\n\n"),
+    opening="function call<|role_sep|>\n",
+)
+"""GigaChat 3: a call is a turn of its own, and the answer before it may be empty."""
 
 GEMMA = ToolFormat(
     name="gemma",
@@ -307,6 +315,7 @@ FORMATS = (
     GRANITE,
     FUNCTOOLS,
     GIGACHAT,
+    GIGACHAT_TURN,
     GEMMA,
     LFM2,
     LLAMA_PYTHON,
@@ -321,6 +330,7 @@ _WORDS = (
     (("<|tool_call|>", "<|/tool_call|>"), PHI),
     (("functools",), FUNCTOOLS),
     (("<|python_start|>",), LLAMA_PYTHON),
+    (("<|im_system|>tool_declare<|im_middle|>",), KIMI_K2),
 )
 
 

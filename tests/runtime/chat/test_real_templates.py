@@ -18,7 +18,10 @@ FORMATS = {
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "command",
     "GLM-4.6": "glm",
     "GLM-4.7-Flash": "glm",
+    "GigaChat3-10B-A1.8B": "gigachat-turn",
     "GigaChat3.1-10B-A1.8B": "gigachat",
+    "Kimi-K2-Instruct": "kimi-k2",
+    "Kimi-K2-Thinking": "kimi-k2",
     "Kimi-K3": "kimi-k3",
     "LFM2-8B-A1B": "lfm2",
     "LFM2.5-8B-A1B": "lfm2",
@@ -52,9 +55,6 @@ FORMATS = {
 }
 UNKNOWN = {
     "Apertus-8B-Instruct",
-    "GigaChat3-10B-A1.8B",
-    "Kimi-K2-Instruct",
-    "Kimi-K2-Thinking",
     "MiniMax-M3",
     "meetkai-functionary-medium-v3.2",
     "openbmb-MiniCPM5-1B",
