@@ -18,7 +18,7 @@ from spillover.quantize.conversion.rates import compare_rates
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.runtime.backend import Backend
 from spillover.runtime.conversions.choice import comparison_store
-from spillover.runtime.conversions.record import EXPORTER, Conversion, SourceNote
+from spillover.runtime.conversions.record import EXPORTER, Conversion, Fidelity, SourceNote
 from spillover.runtime.conversions.store import (
     ConversionStore,
     describe_files,
@@ -26,6 +26,7 @@ from spillover.runtime.conversions.store import (
     is_intact,
 )
 from spillover.runtime.device import available_memory
+from spillover.runtime.errors import ModelError
 from spillover.runtime.file_lock import try_lock
 from spillover.runtime.options import EngineOptions
 
@@ -133,7 +134,13 @@ def _compare(
             conversion = msgspec.structs.replace(conversion, files=describe_files(folder))
             store.write_record(conversion)
         progress("comparing the engines", 1, 3)
-        with closing(_onnx(folder, options, conversion.n_ctx)) as onnx:
+        try:
+            onnx = _onnx(folder, options, conversion.n_ctx)
+        except ModelError as error:
+            fault = Fidelity(divergence=0.0, n_positions=0, difference=f"it does not load: {error}")
+            store.write_record(msgspec.structs.replace(conversion, fidelity=fault))
+            return
+        with closing(onnx):
             if fidelity is None:
                 fidelity = fidelity_of(llama, onnx)
                 store.write_record(msgspec.structs.replace(conversion, fidelity=fidelity))

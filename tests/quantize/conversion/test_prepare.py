@@ -20,9 +20,15 @@ from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend, Rows
-from spillover.runtime.conversions.choice import choose_engine, comparison_store, look_up
+from spillover.runtime.conversions.choice import (
+    choose_engine,
+    comparison_store,
+    decide,
+    look_up,
+)
 from spillover.runtime.conversions.record import MOST_DIVERGENCE
 from spillover.runtime.conversions.store import ConversionStore, is_intact
+from spillover.runtime.errors import ModelError
 from spillover.runtime.file_lock import try_lock
 from spillover.runtime.llama.opening import open_gguf
 from spillover.runtime.onnx.opening import open_onnx
@@ -190,6 +196,25 @@ def test_what_cannot_be_converted_is_remembered_with_its_reason(tmp_path: Path) 
     choice = choose_engine(path, asked)
     assert "'mamba' is not supported" in choice.reason
     assert not choice.can_compare
+
+
+def test_a_conversion_that_does_not_load_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ONNX Runtime may lack an operator, such as 8-bit products on ARM before 1.23."""
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+
+    def refuse(*_: object) -> Backend:
+        raise ModelError("there is no kernel for MatMulNBits")
+
+    monkeypatch.setattr(compare, "_onnx", refuse)
+    prepare(path, options, silent, measures=True)
+    found = look_up(path, options)
+    assert found.conversion is not None
+    large = msgspec.structs.replace(found, size_bytes=1 << 30)
+    choice = decide(large, options)
+    assert (choice.engine, choice.can_compare) == ("llama", False)
+    assert "there is no kernel for MatMulNBits" in choice.reason
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 40, 4_000, 60_000])
