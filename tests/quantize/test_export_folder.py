@@ -178,6 +178,13 @@ def test_a_model_that_does_not_fit_is_refused_and_nothing_is_left(
     assert {path.name for path in tmp_path.iterdir()} == {"hf"}
 
 
+def test_a_gguf_file_with_senseless_rotary_numbers_is_refused(tmp_path: Path) -> None:
+    config = {**CONFIGS["qwen2-yarn"], "rope_theta": 1.0}
+    path = tiny_gguf.write_model(tmp_path / "m.gguf", config)
+    with pytest.raises(ExportError, match="rotary scaling"):
+        export(path, tmp_path / "out", FP32, silent)
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
     tensors = tiny_models.weights(CONFIGS["llama"])

@@ -28,7 +28,10 @@ def rotaries(
     if n_rotary > n_per_head or n_rotary % 2:
         raise ExportError(f"the GGUF file turns {n_rotary} of the {n_per_head} values of a head")
     theta, n_ctx = numbers.real("rope.freq_base", _THETA), numbers.whole("context_length")
-    plain = rotary(theta, n_rotary, _scaling(numbers), n_ctx)
+    try:
+        plain = rotary(theta, n_rotary, _scaling(numbers), n_ctx)
+    except (ArithmeticError, ValueError) as error:
+        raise ExportError(f"the GGUF file has no valid rotary scaling: {error}") from error
     factor = numbers.real("rope.scaling.attn_factor", 1.0)
     whole = _divided(plain, numbers, divisors)
     found = [msgspec.structs.replace(whole, magnitude=whole.magnitude * factor)]
