@@ -342,8 +342,8 @@ def test_why_nobody_would_answer_is_explained(routed: Server) -> None:
 def test_a_private_text_that_cannot_be_taken_out_is_why_a_request_would_stay(
     routed: Server,
 ) -> None:
-    tool = {"type": "function", "function": {"name": "jane_doe@example.org"}}
-    told = explained(routed, turn("What is a cumulus?") | {"tools": [tool]})
+    grammar = 'root ::= "Write to jane_doe@example.org"'
+    told = explained(routed, turn("What is a cumulus?") | {"grammar": grammar})
     assert (told["route"], told["reason"]) == ("local", "rule")
     assert "contains a private text (email)" in told["cloud_problem"]
     assert "jane" not in json.dumps(told)
