@@ -145,6 +145,7 @@ def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -
     }
     assert set(Message.__struct_fields__) == {
         *("role", "content", "name", "tool_calls", "tool_call_id", "reasoning"),
+        "images",  # nobody looks into them: the question to the user says so
     }
     assert set(ToolCall.__struct_fields__) == {"id", "name", "arguments"}
     assert set(Tool.__struct_fields__) == {"name", "description", "parameters", "strict"}
