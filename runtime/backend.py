@@ -10,7 +10,6 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from spillover.runtime.engine import FimTokens
-from spillover.runtime.memory_fit import ContextFit
 from spillover.runtime.sampling import Sampling
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
@@ -208,7 +207,17 @@ class PromptReader(Protocol):
         ...
 
 
-class Backend(Protocol):
+class Vocabulary(Protocol):
+    """A model's tokens. Any thread may use it."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens: ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; none for control tokens."""
+        ...
+
+
+class Backend(Vocabulary, Protocol):
     """A model, its tokenizer and its KV cache.
 
     tokenize, token_bytes, control_text, is_eog and abort may be called from any thread; everything
@@ -217,12 +226,6 @@ class Backend(Protocol):
 
     @property
     def info(self) -> BackendInfo: ...
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens: ...
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; none for control tokens."""
-        ...
 
     def control_text(self, token: int) -> str:
         """How a control token is written; empty for a token without a name."""
@@ -281,12 +284,3 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-class OpenedModel(Struct, frozen=True, kw_only=True):
-    """A model that was loaded, and how its context was laid out."""
-
-    backend: Backend
-    fit: ContextFit
-    speed_facts: tuple[object, ...]
-    """What its speed depends on, besides *backend.info*."""

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.embedding_request import EmbeddingRequest, Pooling
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.request import GenerationRequest
 
@@ -38,6 +39,20 @@ class FimTokens(Struct, frozen=True, kw_only=True):
     middle: int
     repo: int | None = None
     file: int | None = None
+
+
+class EmbeddingCard(Struct, frozen=True, kw_only=True):
+    """How a model turns texts into vectors or scores."""
+
+    pooling: Pooling
+    n_ctx: int
+    """Most tokens of one input."""
+    n_values: int
+    """Numbers of a vector."""
+    normalizes: bool = True
+    """Vectors are meant to have the length 1."""
+    is_logit: bool = False
+    """Of a model that ranks: its scores are logits, any number; otherwise from 0 to 1."""
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
@@ -75,6 +90,10 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """Its source."""
     bos_text: str = ""
     eos_text: str = ""
+    generates: bool = True
+    """False: it is made for vectors or scores, and writes no answers."""
+    embedding: EmbeddingCard | None = None
+    """None: it gives neither vectors nor scores."""
 
 
 class SlotState(Struct, frozen=True, kw_only=True):
@@ -120,6 +139,12 @@ class TextEngine(Engine, Protocol):
 
     def apply_template(self, request: GenerationRequest) -> ConversationPrompt:
         """The prompt of a conversation as the model reads it; InvalidRequest as stream()."""
+        ...
+
+    def embed(
+        self, request: EmbeddingRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        """Yield the vectors or scores of the inputs as they are ready; otherwise as stream()."""
         ...
 
     def status(self) -> EngineStatus: ...

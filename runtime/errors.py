@@ -52,6 +52,18 @@ class ContextOverflow(InvalidRequest):
         self.n_ctx = n_ctx
 
 
+class InputTooLong(ContextOverflow):
+    """An input of an embedding request has more tokens than the model reads at once."""
+
+    def __init__(self, n_tokens: int, n_ctx: int, model: str, param: str | None = None) -> None:
+        super().__init__(n_tokens, n_ctx, model, param)
+        self.args = (
+            # Clients look for the words "too large" and "exceeds the available context size".
+            f"{param or 'the input'} is too large: it has {n_tokens} tokens, which exceeds the "
+            f"available context size of {model}, {n_ctx} tokens: split it, or ask for truncation",
+        )
+
+
 class ResponseFormatRefused(InvalidRequest):
     """The answer cannot be held to the request's response format; another writer may be able to.
 

@@ -2,7 +2,8 @@
 
 A local stream is: Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta | ToolCallDelta)…,
 Finished for each choice. The first Queued means that the request was checked and accepted; an error
-before it means that nothing was started. A Queued in mid-answer means that the answer lost its KV
+before it means that nothing was started. An EmbeddingRequest's stream is: Queued, Embedded for each
+input, in any order, Finished. A Queued in mid-answer means that the answer lost its KV
 cells and waits to continue. Later errors are raised by the engine's generator as EngineError. A
 cloud provider's stream has no Queued and no Prefilling.
 
@@ -171,5 +172,16 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
     stop: str | None = None
 
 
-EngineEvent: TypeAlias = Queued | Prefilling | Delta | ReasoningDelta | ToolCallDelta | Finished
+class Embedded(Struct, frozen=True, kw_only=True, tag=True):
+    """Input number *index* of an EmbeddingRequest, of *n_tokens* tokens, as a vector: little-endian
+    float32, as the model computes it, not normalised. With a query it is the score alone."""
+
+    index: int
+    vector: bytes
+    n_tokens: int
+
+
+EngineEvent: TypeAlias = (
+    Queued | Prefilling | Delta | ReasoningDelta | ToolCallDelta | Embedded | Finished
+)
 """What an engine yields; it raises instead of yielding Failed."""

@@ -17,6 +17,7 @@ from typing import Self
 from spillover.models.at_path import model_name
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.conversions.choice import EngineChoice, choose_engine
+from spillover.runtime.embedding_request import EmbeddingRequest
 from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import EngineEvent, Finished
@@ -96,6 +97,16 @@ class LocalEngine:
         """
         request.refuse_images(self.name)
         ticket = self._dispatcher.submit(request.checked(), _seed_of(request))
+        yield from self._answer(ticket, cancellation)
+
+    def embed(
+        self, request: EmbeddingRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        """Yield an Embedded event for each input, in any order, then Finished; otherwise as
+        stream()."""
+        yield from self._answer(self._dispatcher.submit(request.checked()), cancellation)
+
+    def _answer(self, ticket: Ticket, cancellation: Cancellation | None) -> Generator[EngineEvent]:
         cancellation = cancellation or Cancellation()
         try:
             with cancellation.subscribed(partial(self._dispatcher.cancel, ticket)):

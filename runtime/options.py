@@ -12,6 +12,7 @@ from spillover.runtime.setting_help import Help
 KvCacheType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
 EngineName: TypeAlias = Literal["auto", "llama", "onnx"]
 SecondLayout: TypeAlias = Literal["auto", "on", "off"]
+PoolingChoice: TypeAlias = Literal["auto", "mean", "cls", "last"]
 ExecutionProvider: TypeAlias = Literal[
     "auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"
 ]
@@ -113,6 +114,13 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = "auto"
     """GGUF only: repacked, and as in the file; prompts are read up to 1.5 times as fast.
     auto: where a measurement on this device shows a gain and memory allows it."""
+    pooling: Annotated[
+        PoolingChoice,
+        Help(
+            "How the vectors of an input's tokens become one; auto: the model's own way.",
+            flag="--pooling",
+        ),
+    ] = "auto"
     chat_template: Annotated[
         str,
         Help(

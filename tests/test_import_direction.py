@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("",),
         ("conversions", "text"),
         ("tools",),
-        ("chat", "structured_output"),
+        ("chat", "embedding", "structured_output"),
         ("llama", "onnx", "scheduling"),
         ("worker",),
         ("local_engine",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 from spillover.cloud_fallback.events import Failed, StreamEvent
@@ -13,6 +13,8 @@ from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.wire.errors import CONTEXT_LENGTH_EXCEEDED
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.embedding_request import EmbeddingRequest, EngineRequest
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import (
     ContextOverflow,
@@ -23,7 +25,6 @@ from spillover.runtime.errors import (
     log_defect,
 )
 from spillover.runtime.events import Finished
-from spillover.runtime.request import GenerationRequest
 
 CLOSE_TIMEOUT_S = 5.0
 RETRY_AFTER_S = 2.0
@@ -56,7 +57,7 @@ class Service:
         self._closed = False
         self._at_close: list[Callable[[], object]] = []
 
-    def start(self, request: GenerationRequest, options: RouteOptions) -> Generation:
+    def start(self, request: EngineRequest, options: RouteOptions) -> Generation:
         """Begin an answer, without waiting for the engine: what it raises before its first event
         is the generation's refusal(). Raises EngineBusy or EngineClosed."""
         generation = Generation(options)
@@ -76,7 +77,7 @@ class Service:
         return generation
 
     def _produce(
-        self, generation: Generation, request: GenerationRequest, options: RouteOptions
+        self, generation: Generation, request: EngineRequest, options: RouteOptions
     ) -> None:
         def time_out() -> None:
             generation.timed_out = True
@@ -87,7 +88,7 @@ class Service:
         log, begun, cut_off = generation.log, False, False
         try:
             timer.start()
-            with closing(self.router.stream(request, options, generation.cancellation)) as events:
+            with closing(self._events(request, options, generation.cancellation)) as events:
                 for event in events:
                     begun = True
                     if generation.timed_out and _is_cancelled(event):
@@ -105,6 +106,14 @@ class Service:
                 log.append(Failed(code="timeout", message=message))
             log.close()
             self._forget(generation)
+
+    def _events(
+        self, request: EngineRequest, options: RouteOptions, cancellation: Cancellation
+    ) -> Generator[StreamEvent]:
+        """Vectors and scores are always made on the device: another model's cannot be compared."""
+        if isinstance(request, EmbeddingRequest):
+            return self.engine.embed(request, cancellation)
+        return self.router.stream(request, options, cancellation)
 
     def _forget(self, generation: Generation) -> None:
         with self._lock:

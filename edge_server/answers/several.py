@@ -13,9 +13,9 @@ from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.answers.service import Generation, Service, failure_of
+from spillover.runtime.embedding_request import EngineRequest
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, ToolCallDelta
-from spillover.runtime.request import GenerationRequest
 
 _Chosen: TypeAlias = Delta | ReasoningDelta | ToolCallDelta | Finished
 
@@ -28,7 +28,7 @@ class Several(EventSource):
     """
 
     def __init__(
-        self, service: Service, requests: Sequence[GenerationRequest], options: RouteOptions
+        self, service: Service, requests: Sequence[EngineRequest], options: RouteOptions
     ) -> None:
         super().__init__(options.id)
         self._service = service
@@ -42,7 +42,7 @@ class Several(EventSource):
         self.cancellation.subscribe(self._give_up)
         threading.Thread(target=self._begin_all, name="several", daemon=True).start()
 
-    def _begin(self, request: GenerationRequest) -> None:
+    def _begin(self, request: EngineRequest) -> None:
         options = replace(self._options, id=f"{self._options.id}-{self._n_begun}")
         part = _Part(self, self._service.start(request, options), self._n_begun)
         with self._changed:
@@ -74,14 +74,14 @@ class Several(EventSource):
                 self.log.append(Failed(code="cancelled", message="the answer was cancelled"))
         self.log.close()
 
-    def _next(self) -> GenerationRequest | None:
+    def _next(self) -> EngineRequest | None:
         """The next request, once there is a slot for it; None after the last."""
         n_slots = self._service.engine.card.n_parallel
         with self._changed:
             self._changed.wait_for(lambda: self._over or len(self._running) < n_slots)
             return self._waiting.popleft() if self._waiting and not self._over else None
 
-    def _wait_for_an_end(self, refused: GenerationRequest) -> bool:
+    def _wait_for_an_end(self, refused: EngineRequest) -> bool:
         """Others fill the queue: wait until a part of ours ends. False if none is running."""
         with self._changed:
             if not self._running:

@@ -85,22 +85,45 @@ def announcement(urls: list[str], card: ModelCard, settings: Settings) -> str:
     lines = [
         *(f"warning: {warning}" for warning in card.warnings),
         f"model    {card.name} ({card.description})",
-        f"context  {card.n_ctx} tokens each, {card.n_parallel} in parallel, {card.n_kv} in all",
+        f"context  {_context_line(card)}",
         f"device   {card.device}, {card.n_threads} threads",
         f"engine   {card.library}" + (f" ({card.engine_reason})" if card.engine_reason else ""),
         *(f"address  {url}" for url in urls),
         "",
         "Try it:",
-        curl_line(urls[0], card.name, needs_key=bool(settings.api_keys)),
+        example(urls[0], card, needs_key=bool(settings.api_keys)),
     ]
     return "\n".join(lines)
+
+
+def _context_line(card: ModelCard) -> str:
+    embedding = card.embedding
+    if card.generates or embedding is None:
+        return f"{card.n_ctx} tokens each, {card.n_parallel} in parallel, {card.n_kv} in all"
+    made = "scores" if embedding.pooling == "rank" else f"vectors of {embedding.n_values} numbers"
+    return f"{card.n_ctx} tokens each; it makes {made}, and no answers"
+
+
+def example(url: str, card: ModelCard, *, needs_key: bool) -> str:
+    """A shell command for what the model can do."""
+    if card.generates:
+        return curl_line(url, card.name, needs_key=needs_key)
+    if card.embedding is not None and card.embedding.pooling == "rank":
+        body = {"query": "a story about a dog", "documents": ["Max barked.", "The sea is deep."]}
+        return _post(url, "/v1/rerank", {"model": card.name, **body}, needs_key=needs_key)
+    body = {"model": card.name, "input": ["a story about a dog", "Max barked."]}
+    return _post(url, "/v1/embeddings", body, needs_key=needs_key)
 
 
 def curl_line(url: str, model: str, *, needs_key: bool) -> str:
     """A shell command that streams an answer."""
     message = {"role": "user", "content": "Tell me a story about a dog named Max."}
     body = {"model": model, "stream": True, "messages": [message]}
+    return _post(url, "/v1/chat/completions", body, needs_key=needs_key)
+
+
+def _post(url: str, path: str, body: dict[str, Any], *, needs_key: bool) -> str:
     headers = ["-H", "Authorization: Bearer YOUR_API_KEY"] if needs_key else []
     headers += ["-H", "Content-Type: application/json"]
-    address = f"{url.rstrip('/')}/v1/chat/completions"
+    address = url.rstrip("/") + path
     return shlex.join(["curl", "-N", address, *headers, "-d", json.dumps(body)])

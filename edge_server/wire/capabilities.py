@@ -8,7 +8,10 @@ from spillover.runtime.engine import ModelCard
 
 
 def capabilities(card: ModelCard) -> list[str]:
-    """In the words of /v1/models."""
+    """In the words of /v1/models. Vectors of a model that was made for answers do not count."""
+    if not card.generates:
+        ranks = card.embedding is not None and card.embedding.pooling == "rank"
+        return ["rerank" if ranks else "embeddings"]
     return [
         "completion",
         *(["tools"] if card.has_chat_template else []),
@@ -19,10 +22,15 @@ def capabilities(card: ModelCard) -> list[str]:
 
 
 def ollama_capabilities(card: ModelCard, *, sees_images: bool) -> list[str]:
-    """The same in Ollama's words, which has none for structured output."""
-    words = {"reasoning": "thinking", "structured_output": None}
+    """The same in Ollama's words, which has none for structured output and rankings."""
+    words = {
+        "reasoning": "thinking",
+        "structured_output": None,
+        "embeddings": "embedding",
+        "rerank": None,
+    }
     known = [words.get(name, name) for name in capabilities(card)]
-    return [*filter(None, known), *(["vision"] if sees_images else [])]
+    return [*filter(None, known), *(["vision"] if sees_images and card.generates else [])]
 
 
 def modalities(*, sees_images: bool) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire import sse
 from spillover.edge_server.wire.errors import WireError, failed
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
+from spillover.runtime.embedding_request import EngineRequest
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
-from spillover.runtime.request import AnswerDefaults, GenerationRequest, ToolCall
+from spillover.runtime.request import AnswerDefaults, ToolCall
 from spillover.runtime.text.surrogates import valid_text
 
 SSE_HEADERS = {
@@ -256,7 +257,7 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
 class AnswerPlan(Struct, frozen=True, kw_only=True):
     """What a request asks for: what to generate, and how to encode it."""
 
-    requests: tuple[GenerationRequest, ...]
+    requests: tuple[EngineRequest, ...]
     """One for each prompt; choices are numbered on from prompt to prompt."""
     encoder: Encoder
     options: RouteOptions

@@ -6,18 +6,21 @@ import functools
 import re
 from collections.abc import Sequence
 
-from spillover.edge_server.wire import cohere, tgi
+from spillover.edge_server.wire import cohere, cohere_embed, rerank, tei, tgi
 from spillover.edge_server.wire.anthropic import answer as anthropic
 from spillover.edge_server.wire.anthropic import messages
 from spillover.edge_server.wire.dialect import Endpoint, ErrorBody
 from spillover.edge_server.wire.gemini import answer as gemini_answer
 from spillover.edge_server.wire.gemini import bodies as gemini
 from spillover.edge_server.wire.llama_cpp import completions as llama_cpp
+from spillover.edge_server.wire.llama_cpp import embeddings as llama_cpp_embeddings
 from spillover.edge_server.wire.llama_cpp import objects as llama_cpp_objects
 from spillover.edge_server.wire.ollama import answer as ollama_answer
 from spillover.edge_server.wire.ollama import bodies as ollama
+from spillover.edge_server.wire.ollama import embeddings as ollama_embeddings
 from spillover.edge_server.wire.openai import answer as openai
 from spillover.edge_server.wire.openai import chat, completions
+from spillover.edge_server.wire.openai import embeddings as openai_embeddings
 from spillover.edge_server.wire.openai.responses import body as responses
 
 ENDPOINTS = (
@@ -30,6 +33,36 @@ ENDPOINTS = (
         paths=("/v1/completions",),
         plan=completions.plan,
         error_body=openai.error_body,
+    ),
+    Endpoint(
+        paths=("/v1/embeddings",),
+        plan=openai_embeddings.plan,
+        error_body=openai.error_body,
+    ),
+    Endpoint(
+        paths=("/embedding", "/embeddings"),
+        plan=llama_cpp_embeddings.plan,
+        error_body=llama_cpp_objects.error_body,
+    ),
+    Endpoint(
+        paths=("/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
+        plan=rerank.plan,
+        error_body=openai.error_body,
+    ),
+    Endpoint(
+        paths=("/v2/rerank",),
+        plan=rerank.plan_cohere,
+        error_body=cohere.error_body,
+    ),
+    Endpoint(
+        paths=("/v2/embed",),
+        plan=cohere_embed.plan,
+        error_body=cohere.error_body,
+    ),
+    Endpoint(
+        paths=("/embed",),
+        plan=tei.plan,
+        error_body=tgi.error_body,
     ),
     Endpoint(
         paths=("/v1/responses",),
@@ -109,6 +142,16 @@ ENDPOINTS = (
     Endpoint(
         paths=("/api/generate",),
         plan=ollama.plan_generate,
+        error_body=ollama_answer.error_body,
+    ),
+    Endpoint(
+        paths=("/api/embed",),
+        plan=ollama_embeddings.plan_embed,
+        error_body=ollama_answer.error_body,
+    ),
+    Endpoint(
+        paths=("/api/embeddings",),
+        plan=ollama_embeddings.plan_embeddings,
         error_body=ollama_answer.error_body,
     ),
 )

@@ -29,26 +29,28 @@ class SentPrompt(Struct, frozen=True):
         return self.parts[0] if len(self.parts) == 1 else None
 
 
-def prompts_of(value: Any, param: str = "prompt") -> tuple[SentPrompt, ...]:
+def prompts_of(
+    value: Any, param: str = "prompt", *, most: int = MAX_PROMPTS, most_parts: int = MAX_PARTS
+) -> tuple[SentPrompt, ...]:
     """The prompts in a body's field, or a 400 that names the wrong place.
 
     A list that holds a number is one prompt (token ids, perhaps with texts between them); any
     other list is several prompts.
     """
-    prompts = tuple(_prompts(value, param))
-    if sum(len(prompt.parts) for prompt in prompts) > MAX_PARTS:
-        raise bad_request(f"{param}: at most {MAX_PARTS} texts and runs of token ids", param)
+    prompts = tuple(_prompts(value, param, most))
+    if sum(len(prompt.parts) for prompt in prompts) > most_parts:
+        raise bad_request(f"{param}: at most {most_parts} texts and runs of token ids", param)
     return prompts
 
 
-def _prompts(value: Any, param: str) -> Iterator[SentPrompt]:
+def _prompts(value: Any, param: str, most: int) -> Iterator[SentPrompt]:
     if not isinstance(value, list) or any(_is_id(part) for part in value):
         yield _one(value, param)
         return
     if not value:
         raise bad_request("the prompt is empty: give a text or at least one token", param)
-    if len(value) > MAX_PROMPTS:
-        raise bad_request(f"{param}: at most {MAX_PROMPTS} prompts at once", param)
+    if len(value) > most:
+        raise bad_request(f"{param}: at most {most} prompts at once", param)
     for i, prompt in enumerate(value):
         yield _one(prompt, f"{param}[{i}]")
 

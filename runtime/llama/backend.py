@@ -89,6 +89,11 @@ class LlamaBackend:
         self.info = self._describe()
 
     @property
+    def model(self) -> LlamaModel:
+        """Its weights and vocabulary, for others that compute with them."""
+        return self._model
+
+    @property
     def can_read_apart(self) -> bool:
         """Whether a second layout of the weights could help."""
         repacks = self._config.use_extra_bufts and not self.uses_gpu

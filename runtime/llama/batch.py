@@ -57,3 +57,7 @@ class LlamaBatch:
                 outputs.append(row - 1)
         self.struct.n_tokens = row
         return outputs
+
+    def ask_for_all(self) -> None:
+        """Make every row of the batch an output."""
+        self._logits[: self.struct.n_tokens] = 1

@@ -47,8 +47,16 @@ class LlamaModel:
         return bool(lib.llama_vocab_is_eog(self.vocab, token))
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        """Token ids of *text*. *add_special* adds BOS where the model wants it; *parse_special*
+        """Token ids of a prompt. *add_special* adds BOS where the model wants it; *parse_special*
         reads control tokens such as <|im_end|> as one token."""
+        tokens = self.tokenize_whole(text, add_special=add_special, parse_special=parse_special)
+        # After a prompt, the EOS that add_eos_token asks for would end it before its answer.
+        ends = add_special and len(tokens) and self._adds_eos and tokens[-1] == self._eos
+        return tokens[:-1] if ends else tokens
+
+    def tokenize_whole(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        """Token ids of a text that no answer follows: *add_special* adds all that the model wants
+        before and after it."""
         encoded = text.encode("utf-8", "replace")
         tokens = np.empty(len(encoded) + 2, dtype=np.int32)
         n = lib.llama_tokenize(
@@ -62,9 +70,45 @@ class LlamaModel:
         )
         if n < 0:
             raise InvalidRequest(f"the text of {len(encoded)} bytes cannot be tokenized", "prompt")
-        # After a prompt, the EOS that add_eos_token asks for would end it before its answer.
-        ends = add_special and n > 0 and self._adds_eos and tokens[n - 1] == self._eos
-        return tokens[: n - 1 if ends else n].copy()
+        return tokens[:n].copy()
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """What precedes a query and a document."""
+        adds_bos = lib.llama_vocab_get_add_bos(self.vocab)
+        return (lib.llama_vocab_bos(self.vocab),) if adds_bos else ()
+
+    @property
+    def between(self) -> tuple[int, ...]:
+        """What separates a query from a document."""
+        end = (self._end_of_text,) if self._adds_eos else ()
+        return (*end, lib.llama_vocab_sep(self.vocab)) if self._adds_separator else end
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """What follows a document."""
+        if self._adds_eos:
+            return (self._end_of_text,)
+        return (lib.llama_vocab_sep(self.vocab),) if self._adds_separator else ()
+
+    @property
+    def _adds_separator(self) -> bool:
+        return bool(lib.llama_vocab_get_add_sep(self.vocab))
+
+    @property
+    def _end_of_text(self) -> int:
+        return self._eos if self._eos >= 0 else int(lib.llama_vocab_sep(self.vocab))
+
+    @property
+    def rank_template(self) -> str | None:
+        """How a model that ranks reads a {query} and a {document}."""
+        content = lib.llama_model_chat_template(self.handle, b"rerank")
+        return content.decode("utf-8", "replace") if content else None
+
+    @property
+    def n_embd_out(self) -> int:
+        """Numbers of a vector."""
+        return int(lib.llama_model_n_embd_out(self.handle))
 
     def token_bytes(self, token: int) -> bytes:
         piece = self._pieces.get(token)

@@ -6,23 +6,31 @@ from pathlib import Path
 
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
-from spillover.runtime.backend import N_BATCH, OpenedModel
+from spillover.runtime.backend import N_BATCH
 from spillover.runtime.device import available_memory, default_threads
+from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
+from spillover.runtime.llama.embedder import LlamaEmbedder
+from spillover.runtime.llama.embedding_plan import is_made_for_embedding, plan_embedding
+from spillover.runtime.llama.governed_calls import GovernedCalls
+from spillover.runtime.llama.library import uses_gpu
+from spillover.runtime.llama.opening_embedder import open_embedder
 from spillover.runtime.llama.prefill_choice import choose_prefill
 from spillover.runtime.llama.thread_choice import choose_threads
 from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
 from spillover.runtime.options import EngineOptions
 
 
-def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
+def open_gguf(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
     try:
         header = read_header(path)
     except ModelFileError as error:
         raise ModelError(str(error)) from error
+    if is_made_for_embedding(header):
+        return open_embedder(path, header, options)
     fit = _fit(header, options)
     config = LlamaConfig(
         n_kv=fit.n_kv,
@@ -48,7 +56,12 @@ def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
         config.use_extra_bufts,
         backend.reads_apart,
     )
-    return OpenedModel(backend=backend, fit=fit, speed_facts=facts)
+    plan = plan_embedding(header, options, fit.n_ctx)
+    calls = GovernedCalls(
+        config.n_threads, adapts=options.adapt_threads and not uses_gpu(config.n_gpu_layers)
+    )
+    embedder = LlamaEmbedder(backend.model, plan, calls)
+    return OpenedModel(backend=backend, fit=fit, speed_facts=facts, embedder=embedder)
 
 
 def _bytes_per_cell(header: GgufHeader, options: EngineOptions) -> float:

@@ -8,12 +8,16 @@ import msgspec
 
 from spillover.models import onnx_folder
 from spillover.models.errors import ModelFileError
-from spillover.runtime.backend import N_BATCH, BackendInfo, OpenedModel, n_params_text
+from spillover.runtime.backend import N_BATCH, BackendInfo, n_params_text
 from spillover.runtime.device import available_memory, default_threads
+from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
 from spillover.runtime.errors import ModelError
 from spillover.runtime.memory_fit import ContextFit, fit_context
 from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
+from spillover.runtime.onnx.embedding.graph import find_output
+from spillover.runtime.onnx.embedding.opening import open_embedder
+from spillover.runtime.onnx.graph.file import read_graph
 from spillover.runtime.onnx.graph.layout import GraphLayout
 from spillover.runtime.onnx.graph.prepare import Prepared, prepare
 from spillover.runtime.onnx.graph.weights import count_parameters
@@ -31,7 +35,9 @@ from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.options import EngineOptions, ExecutionProvider
 
 
-def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> OpenedModel:
+def open_onnx(
+    path: Path, options: EngineOptions, *, rewrite: bool = True
+) -> OpenedModel | OpenedEmbedder:
     """Check the files, fit the context to the memory, load. ModelError says what is wrong.
 
     *rewrite*: run plain attention as GroupQueryAttention where the result is the same.
@@ -41,12 +47,16 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
         settings = read_settings(files)
     except ModelFileError as error:
         raise ModelError(str(error)) from error
+    file = read_graph(files.graph)
+    if find_output(file.proto) is not None:
+        return open_embedder(files, file, options)
     graph = prepare(
         files.graph,
         runtime_version=runtime_version(),
         query_lengths=runtime_version() >= FIRST_WITH_QUERY_LENGTHS,
         rewrite=rewrite,
         n_ctx=settings.n_ctx_train,
+        file=file,
     )
     tokenizer = OnnxTokenizer(files, settings)
     fit = _fit(graph, graph.layout, settings, options)

@@ -123,3 +123,13 @@ class Binding:
             self._outputs[name] = place
             address, shape = place
             self.raw.bind_output(name, "cpu", 0, target.dtype.type, list(shape), address)
+
+    def make(self, name: str) -> None:
+        """Have the next run make an array for an output; then made() returns it."""
+        self.raw.clear_binding_outputs()
+        self._outputs.clear()
+        self.raw.bind_output(name)
+
+    def made(self) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = self.raw.get_outputs()[0].numpy()
+        return array

@@ -37,10 +37,10 @@ class OnnxTokenizer:
     """Text to tokens and tokens to bytes. Any thread may use it. Raises ModelError."""
 
     def __init__(self, files: OnnxModelFiles, settings: ModelSettings) -> None:
-        content = _read(files)
-        self._parsing = _parse(content, files)
+        content = read_tokenizer(files)
+        self._parsing = parse_tokenizer(content, files)
         # The setting belongs to the tokenizer, not to the call, so there are two tokenizers.
-        self._plain = _parse(content, files)
+        self._plain = parse_tokenizer(content, files)
         self._plain.encode_special_tokens = True
         self._pieces = bytes_of_all(self._parsing, content)
         self._bos_id = self._id_of(settings.bos_text, settings.bos_id)
@@ -110,7 +110,8 @@ class OnnxTokenizer:
         return before, [token for token in after if not self.is_eog(token)]
 
 
-def _read(files: OnnxModelFiles) -> bytes:
+def read_tokenizer(files: OnnxModelFiles) -> bytes:
+    """The content of tokenizer.json. Raises ModelError."""
     try:
         content = files.read("tokenizer.json")
     except ModelFileError as error:
@@ -122,7 +123,8 @@ def _read(files: OnnxModelFiles) -> bytes:
     return content
 
 
-def _parse(content: bytes, files: OnnxModelFiles) -> Tokenizer:
+def parse_tokenizer(content: bytes, files: OnnxModelFiles) -> Tokenizer:
+    """The tokenizer in *content*. Raises ModelError."""
     try:
         return Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower

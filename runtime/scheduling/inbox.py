@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
+from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.errors import EngineBusy, InvalidRequest
 from spillover.runtime.scheduling.sequence import Job
 
-Order: TypeAlias = Job | int
+Order: TypeAlias = Job | EmbeddingJob | int
 """A job to run, or the id of one to cancel."""
 
 MAX_RETRY_AFTER_S = 600.0
@@ -54,9 +55,10 @@ class Inbox:
             self._orders.append(job)
             self._changed.notify()
 
-    def cancel(self, job_id: int) -> None:
+    def post(self, order: EmbeddingJob | int) -> None:
+        """Queue a job that is counted elsewhere, or a cancellation."""
         with self._changed:
-            self._orders.append(job_id)
+            self._orders.append(order)
             self._changed.notify()
 
     def stop(self) -> None:

@@ -56,6 +56,10 @@ class Pace:
         """Seconds of a decode step of *n_rows*; None before the first one."""
         return self._decode_s.get(n_rows)
 
+    def gap_s(self, n_rows: int) -> float:
+        """Seconds for anything else between two decode steps of *n_rows*."""
+        return GAP_SHARE * self._max_gap_s - self._decode_s.get(n_rows, 0.0)
+
     def room_s(self, n_all: int, depth: int, n_rows: int) -> float:
         """Seconds for slices between two decode steps of *n_rows*. The margin is used up where
         keeping it would cost prompts much of their speed, for example when it rules out a kernel

@@ -14,11 +14,14 @@ from msgspec import Struct
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull
 from spillover.runtime.device import available_memory
+from spillover.runtime.embedding.job import EmbeddingJob
+from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.engine import SlotState
 from spillover.runtime.events import FinishReason, Queued
 from spillover.runtime.scheduling.admission import Admission
 from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
+from spillover.runtime.scheduling.embedding_turns import EmbeddingTurns
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.kv_cache import KvCache
 from spillover.runtime.scheduling.logprobs import RawDistribution, with_sampled
@@ -62,6 +65,7 @@ class Scheduler:
         measurement: CostMeasurement,
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[], int] = available_memory,
+        embeddings: EmbeddingQueue | None = None,
     ) -> None:
         self._backend = backend
         self._n_ctx = options.n_ctx
@@ -84,6 +88,7 @@ class Scheduler:
         self._beside = Beside(backend.reader, self._inbox.wake, clock)
         self._stepped = float("-inf")
         """When the last call ended that gave the decoding sequences a token."""
+        self._embeddings = None if embeddings is None else EmbeddingTurns(embeddings, self._pace)
         self._alone: Sequence | None = None  # in the running call
         self.n_steps = 0
         """Calls of the backend so far."""
@@ -103,13 +108,22 @@ class Scheduler:
         self._inbox.submit(job, accepted, unlimited=unlimited)
         self._measurement.interrupt()
 
+    def submit_embedding(self, job: EmbeddingJob, *, unlimited: bool = False) -> None:
+        """The same for texts that become vectors."""
+        assert self._embeddings is not None, "only models that give vectors get such jobs"
+        self._embeddings.queue.accept(job, unlimited=unlimited)
+        self._inbox.post(job)
+        self._measurement.interrupt()
+
     def cancel(self, job_id: int) -> None:
         """End the rest of a job at the next step."""
-        self._inbox.cancel(job_id)
+        self._inbox.post(job_id)
         # A call for one sequence alone serves no other, so there is no need to wait for it.
         alone = self._alone
         if alone is not None and alone.job_id == job_id:
             self._backend.abort()
+        if self._embeddings is not None:
+            self._embeddings.queue.interrupt(job_id)
 
     def stop(self) -> None:
         """Make run() return after the current step."""
@@ -117,6 +131,8 @@ class Scheduler:
         self._measurement.interrupt()
         self._backend.abort()
         self._beside.abort()
+        if self._embeddings is not None:
+            self._embeddings.queue.embedder.abort()
 
     def slots(self) -> tuple[SlotState, ...]:
         """A snapshot for /slots."""
@@ -124,7 +140,8 @@ class Scheduler:
 
     @property
     def n_queued(self) -> int:
-        return max(self._inbox.n_open - self._queues.n_running, 0)
+        n_embedding = 0 if self._embeddings is None else self._embeddings.queue.n_open
+        return max(self._inbox.n_open - self._queues.n_running, 0) + n_embedding
 
     @property
     def n_kv_used(self) -> int:
@@ -138,11 +155,14 @@ class Scheduler:
             while self._take_commands():
                 if self._beside.has_ended and self._may_take:
                     self._take_read()
+                embeds = self._embeds_now
                 if not self._queues.is_idle:
-                    self._serve()
-                elif not self._beside.is_reading:
+                    self._serve(embeds=embeds)
+                elif not (self._beside.is_reading or embeds):
                     self._beside.rest()
                     self._measurement.measure_one(self._kv)
+                if embeds:
+                    self._embed()
         finally:
             self._beside.close()
 
@@ -154,7 +174,10 @@ class Scheduler:
         for order in orders:
             if isinstance(order, Job):
                 self._enqueue(order)
-            else:
+                continue
+            if self._embeddings is not None:
+                self._embeddings.take(order)
+            if isinstance(order, int):
                 for sequence in self._queues.of_job(order):
                     self._finish(sequence, "cancelled")
         if orders:
@@ -164,6 +187,8 @@ class Scheduler:
     def _patience_s(self) -> float | None:
         """How long to wait for commands, or for what is read beside; None: as long as it takes."""
         queues = self._queues
+        if self._embeddings:
+            return 0
         if queues.is_idle:
             is_done = self._measurement.is_done or self._beside.is_reading
             return None if is_done and not self._beside.has_ended else 0
@@ -187,16 +212,34 @@ class Scheduler:
             return True
         return self._pace.take_s(beside.n_tokens) <= self._pause_s
 
-    def _serve(self) -> None:
-        """Admit, and make a step if it is time for one."""
+    @property
+    def _embeds_now(self) -> bool:
+        """Whether texts become vectors before the next step. Where prompts are read beside, they
+        need not take turns with these."""
+        if self._embeddings is None:
+            return False
+        prompts_wait = bool(self._queues.prefilling) and not self._beside.is_reading
+        return self._embeddings.have_turn(prompts_wait=prompts_wait)
+
+    def _embed(self) -> None:
+        """Make one call for vectors, as long as running answers may wait for it."""
+        assert self._embeddings is not None
+        self._out.flush()
+        is_idle = self._queues.is_idle
+        self._embeddings.run(None if is_idle else len(self._queues.decoding))
+        self.n_steps += 1
+
+    def _serve(self, *, embeds: bool) -> None:
+        """Admit, and make a step if it is time for one. *embeds*: another call follows, before
+        which the running answers have their step, and prompts none."""
         if self._queues.may_admit:
             self._admission.admit()
         self._kv.save_one_prefix()
         if self._beside.can_read and not self._beside.is_reading:
             self._start_read()
-        if not self._beside.is_reading:
+        if not (self._beside.is_reading or embeds):
             self._step()
-        elif self._queues.decoding and (self._beside.has_ended or self._pause_s == 0):
+        elif self._queues.decoding and (embeds or self._beside.has_ended or self._pause_s == 0):
             self._run(StepPlan(self._queues.decoding.copy()))
         self._out.after_step(next_step_s(self._queues, self._pace))
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from spillover.runtime.embedding_request import EngineRequest
 from spillover.runtime.errors import (
     DeadlyRequest,
     EngineBusy,
@@ -21,7 +22,6 @@ from spillover.runtime.errors import (
 )
 from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.request import GenerationRequest
 from spillover.runtime.worker import heartbeat, protocol
 from spillover.runtime.worker.rejection import error_of
 from spillover.runtime.worker.suspects import Suspects, deadly
@@ -58,7 +58,7 @@ class Dispatcher:
         self.failure: SpilloverError | None = None
         self._recovers_at = 0.0
 
-    def submit(self, request: GenerationRequest, seed: int) -> Ticket:
+    def submit(self, request: EngineRequest, seed: int = 0) -> Ticket:
         """Give a request to the worker, now or as soon as it is ready."""
         ticket = Ticket(next(self._ids), request, seed)
         order = ticket.order()

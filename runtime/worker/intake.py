@@ -26,6 +26,7 @@ from spillover.runtime.text.template_tags import ANSWER_OPENINGS
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
+from spillover.runtime.worker.embedding_intake import EmbeddingReader, cancelled
 from spillover.runtime.worker.loading import LoadedModel
 from spillover.runtime.worker.long_texts import Command as LongCommand
 from spillover.runtime.worker.long_texts import LongTexts, is_long
@@ -64,6 +65,7 @@ class Intake:
         self._backend = model.backend
         self._scheduler = scheduler
         self._send = send
+        self._embeddings = EmbeddingReader(model.embedder, model.card.name)
         self._long_texts = LongTexts(lambda command: self._answer(command, self._serve_long))
 
     def take(self, command: protocol.Command) -> None:
@@ -77,8 +79,9 @@ class Intake:
                 self._answer(command, self._serve)
 
     def _takes_long(self, command: LongCommand) -> bool:
-        is_rendered = not isinstance(command, protocol.AskTokens) and bool(command.request.messages)
-        return is_long(command) or (is_rendered and self._model.template.is_slow)
+        if isinstance(command, protocol.Submit | protocol.AskPrompt) and command.request.messages:
+            return self._model.template.is_slow or is_long(command)
+        return is_long(command)
 
     def _answer(self, command: C, serve: Callable[[C], None]) -> None:
         try:
@@ -91,6 +94,8 @@ class Intake:
         match command:
             case protocol.Submit():
                 self._read(command)()
+            case protocol.Embed():
+                self._embed(command)()
             case protocol.AskTokens():
                 self._send(self._tokens(command))
             case protocol.AskBytes():
@@ -104,6 +109,8 @@ class Intake:
         """In the thread of the long texts."""
         if isinstance(command, protocol.Submit):
             self._long_texts.finish(command.id, self._read(command))
+        elif isinstance(command, protocol.Embed):
+            self._long_texts.finish(command.id, self._embed(command))
         else:
             self._serve(command)
 
@@ -111,6 +118,9 @@ class Intake:
         waiting = self._long_texts.take_back(command_id)
         if isinstance(waiting, protocol.Submit):
             self._send(protocol.Events(events=_cancelled(waiting)))
+            return
+        if isinstance(waiting, protocol.Embed):
+            self._send(protocol.Events(events=cancelled(waiting)))
             return
         self._compiler.cancel(command_id)
         self._scheduler.cancel(command_id)
@@ -146,6 +156,11 @@ class Intake:
         return lambda: self._compiler.compile(
             job, text, plan, self._schedule_compiled, self._reject
         )
+
+    def _embed(self, command: protocol.Embed) -> Callable[[], None]:
+        """The same for texts that become vectors."""
+        job = self._embeddings.read(command)
+        return lambda: self._scheduler.submit_embedding(job, unlimited=command.accepted)
 
     def _schedule(self, job: Job) -> None:
         self._scheduler.submit(job, unlimited=bool(job.resumed))

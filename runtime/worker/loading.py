@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from spillover.models.errors import ModelFileError
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.models.onnx_folder import is_onnx
 from spillover.models.small_files import read_small
-from spillover.runtime.backend import Backend, OpenedModel
+from spillover.runtime.backend import Backend, Vocabulary
 from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
 from spillover.runtime.conversions.choice import EngineChoice
 from spillover.runtime.conversions.store import ConversionStore, is_intact, note_use
+from spillover.runtime.embedding.embedder import Embedder
+from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
 from spillover.runtime.json_file import fingerprint
@@ -24,15 +26,24 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     """What a worker serves."""
 
     backend: Backend
+    embedder: Embedder | None
     template: ChatTemplate
     card: ModelCard
     fingerprint: str
     """Names the model, the library and the settings that its speed depends on."""
 
 
+class LoadedEmbedder(Struct, frozen=True, kw_only=True):
+    """What a worker serves that makes vectors or scores and nothing else."""
+
+    embedder: Embedder
+    vocabulary: Vocabulary
+    card: ModelCard
+
+
 def load(
     path: Path, name: str, options: EngineOptions, choice: EngineChoice | None = None
-) -> LoadedModel:
+) -> LoadedModel | LoadedEmbedder:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong.
 
     *choice*: which engine serves the file; None: the one that reads it as it is.
@@ -40,11 +51,15 @@ def load(
     given = _template_source(options)
     choice = choice or _as_it_is(path)
     opened, choice = _open(path, options, choice)
+    if isinstance(opened, OpenedEmbedder):
+        card = structs.replace(opened.card, name=name, path=str(path))
+        return LoadedEmbedder(embedder=opened.embedder, vocabulary=opened.vocabulary, card=card)
     info = opened.backend.info
     source = given or info.chat_template
     template = ChatTemplate(source, bos_text=info.bos_text, eos_text=info.eos_text, name=name)
     return LoadedModel(
         backend=opened.backend,
+        embedder=opened.embedder,
         template=template,
         card=_card(path, opened, name, template, choice),
         fingerprint=_fingerprint(opened),
@@ -78,7 +93,7 @@ def _as_it_is(path: Path) -> EngineChoice:
 
 def _open(
     path: Path, options: EngineOptions, choice: EngineChoice
-) -> tuple[OpenedModel, EngineChoice]:
+) -> tuple[OpenedModel | OpenedEmbedder, EngineChoice]:
     """With the library of the engine that was chosen, or of the one that had to take its place;
     the other one is not even imported."""
     if is_onnx(path):
@@ -102,7 +117,7 @@ def _open(
     return open_gguf(path, options), choice
 
 
-def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel:
+def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
     """Raises ModelError, and removes the conversion, when it is damaged."""
     if not is_intact(folder):
         ConversionStore(options.cache_dir).discard(folder)
@@ -113,7 +128,7 @@ def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel:
     return _open_onnx(folder, options)
 
 
-def _open_onnx(path: Path, options: EngineOptions) -> OpenedModel:
+def _open_onnx(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
     from spillover.runtime.onnx.opening import open_onnx
 
     return open_onnx(path, options)
@@ -152,6 +167,7 @@ def _card(
         chat_template=template.source,
         bos_text=info.bos_text,
         eos_text=info.eos_text,
+        embedding=None if opened.embedder is None else opened.embedder.card,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.request import Message
 from spillover.runtime.worker.exits import exit_on_error
-from spillover.runtime.worker.protocol import AskPrompt, AskTokens, Submit
+from spillover.runtime.worker.protocol import AskPrompt, AskTokens, Embed, Submit
 
 LONG_CHARS = 1 << 16
 MANY_MESSAGES = 256
@@ -19,13 +19,16 @@ MANY_MESSAGES = 256
 MAX_WAITING = 4
 RETRY_AFTER_S = 5.0
 
-Command: TypeAlias = Submit | AskTokens | AskPrompt
+Command: TypeAlias = Submit | Embed | AskTokens | AskPrompt
 
 
 def is_long(command: Command) -> bool:
     """Whether the texts that must be read for *command* are long."""
     if isinstance(command, AskTokens):
         return len(command.text) > LONG_CHARS
+    if isinstance(command, Embed):
+        n_query = len(command.request.query or "")  # read once for each input
+        return sum(len(each) + n_query for each in command.request.inputs) > LONG_CHARS
     request = command.request
     if len(request.messages) > MANY_MESSAGES:
         return True
@@ -52,7 +55,8 @@ class LongTexts:
     def add(self, command: Command) -> None:
         """Serve *command* soon; EngineBusy when too many are waiting. A command that a crashed
         worker had accepted is always taken."""
-        is_new = not isinstance(command, Submit) or not command.resumed
+        was_accepted = isinstance(command, Submit) and command.resumed
+        is_new = not (was_accepted or (isinstance(command, Embed) and command.accepted))
         with self._lock:
             if is_new and self._n_waiting >= MAX_WAITING:
                 raise EngineBusy(

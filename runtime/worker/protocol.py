@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.runtime.conversions.choice import EngineChoice
+from spillover.runtime.embedding_request import EmbeddingRequest
 from spillover.runtime.engine import ModelCard, SlotState
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
@@ -41,6 +42,16 @@ class Submit(Struct, frozen=True, kw_only=True, tag=True):
     request: GenerationRequest
     seed: int
     resumed: tuple[tuple[int, ...] | None, ...] = ()
+
+
+class Embed(Struct, frozen=True, kw_only=True, tag=True):
+    """Make vectors or scores of the inputs of *request*, without those in *done*, which an earlier
+    worker has made. *accepted*: one has accepted it."""
+
+    id: int
+    request: EmbeddingRequest
+    done: tuple[int, ...] = ()
+    accepted: bool = False
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag=True):
@@ -74,7 +85,7 @@ class Quit(Struct, frozen=True, kw_only=True, tag=True):
     """Last frame to a worker: it saves what it has measured and ends."""
 
 
-Command: TypeAlias = Submit | Cancel | AskTokens | AskBytes | AskPrompt | AskStatus | Quit
+Command: TypeAlias = Submit | Embed | Cancel | AskTokens | AskBytes | AskPrompt | AskStatus | Quit
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag=True):
@@ -104,6 +115,8 @@ class Rejected(Struct, frozen=True, kw_only=True, tag=True):
     n_prompt_tokens: int | None = None
     """The prompt is longer than the context."""
     n_ctx: int = 0
+    is_input_too_long: bool = False
+    """It is an input of an embedding request that is longer."""
     is_response_format_refused: bool = False
     """*message* says why the answer cannot be held to its response format."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from spillover.runtime.errors import (
     ContextOverflow,
     EngineBusy,
+    InputTooLong,
     InvalidRequest,
     ResponseFormatRefused,
     SpilloverError,
@@ -26,6 +27,7 @@ def rejected(command_id: int, error: InvalidRequest | EngineBusy) -> protocol.Re
                 param=error.param,
                 n_prompt_tokens=error.n_prompt_tokens,
                 n_ctx=error.n_ctx,
+                is_input_too_long=isinstance(error, InputTooLong),
             )
         case ResponseFormatRefused():
             return protocol.Rejected(
@@ -40,7 +42,8 @@ def error_of(report: protocol.Rejected, name: str) -> SpilloverError:
     if report.retry_after_s is not None:
         return EngineBusy(report.message, report.retry_after_s)
     if report.n_prompt_tokens is not None:
-        return ContextOverflow(report.n_prompt_tokens, report.n_ctx, name, report.param)
+        kind = InputTooLong if report.is_input_too_long else ContextOverflow
+        return kind(report.n_prompt_tokens, report.n_ctx, name, report.param)
     if report.is_response_format_refused:
         return ResponseFormatRefused(report.message)
     return InvalidRequest(report.message, report.param)

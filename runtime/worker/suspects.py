@@ -10,9 +10,11 @@ from typing import TypeVar
 
 import msgspec
 
+from spillover.runtime.embedding_request import EngineRequest
 from spillover.runtime.errors import DeadlyRequest
 from spillover.runtime.events import (
     Delta,
+    Embedded,
     EngineEvent,
     Finished,
     ReasoningDelta,
@@ -64,8 +66,8 @@ class Suspects:
         """Whether the trial ends with *event* of the ticket on trial."""
         if isinstance(event, Finished):
             return True
-        is_text = isinstance(event, Delta | ReasoningDelta | ToolCallDelta)
-        return is_text and self.on_trial is not None and self._n_deaths(self.on_trial) < 3
+        is_progress = isinstance(event, Delta | ReasoningDelta | ToolCallDelta | Embedded)
+        return is_progress and self.on_trial is not None and self._n_deaths(self.on_trial) < 3
 
     def died(self, running: list[Ticket]) -> list[Ticket]:
         """Count a death for all that were *running*; those that are to blame are refused."""
@@ -115,9 +117,11 @@ def deadly() -> DeadlyRequest:
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
-def _digest(request: GenerationRequest) -> bytes:
-    sampling = msgspec.structs.replace(request.sampling, seed=None)
-    content = _encode(msgspec.structs.replace(request, sampling=sampling))
+def _digest(request: EngineRequest) -> bytes:
+    if isinstance(request, GenerationRequest):
+        sampling = msgspec.structs.replace(request.sampling, seed=None)
+        request = msgspec.structs.replace(request, sampling=sampling)
+    content = _encode(request)
     return hashlib.blake2b(content, digest_size=16).digest()
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from msgspec import structs
 
+from spillover.runtime.embedding_request import EmbeddingRequest, EngineRequest
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import (
     Delta,
+    Embedded,
     EngineEvent,
     Finished,
     Measures,
@@ -21,7 +23,6 @@ from spillover.runtime.events import (
     ToolCallDelta,
     Usage,
 )
-from spillover.runtime.request import GenerationRequest
 from spillover.runtime.worker import protocol
 
 Mail = list[EngineEvent] | SpilloverError
@@ -33,7 +34,7 @@ class Ticket:
     def __init__(
         self,
         ticket_id: int,
-        request: GenerationRequest,
+        request: EngineRequest,
         seed: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -50,6 +51,8 @@ class Ticket:
         self._n_prompt: int | None = None
         self._generated: list[list[int]] = [[] for _ in range(request.n)]
         self._n_reasoning = [0] * request.n
+        self._embedded: dict[int, int] = {}
+        """Of the inputs that have their vectors: their tokens."""
         self._open = set(range(request.n))
         self._submitted = clock()
         self._begun: float | None = None
@@ -57,8 +60,8 @@ class Ticket:
 
     @property
     def n_generated(self) -> int:
-        """Tokens of all choices so far."""
-        return sum(map(len, self._generated))
+        """Tokens, or vectors, of all choices so far."""
+        return sum(map(len, self._generated)) + len(self._embedded)
 
     @property
     def n_open(self) -> int:
@@ -74,7 +77,14 @@ class Ticket:
         """The order to a worker, as a frame: from the start, or from where the last one got to."""
         return protocol.encode(self._submission())
 
-    def _submission(self) -> protocol.Submit:
+    def _submission(self) -> protocol.Submit | protocol.Embed:
+        if isinstance(self.request, EmbeddingRequest):
+            return protocol.Embed(
+                id=self.id,
+                request=self.request,
+                done=tuple(sorted(self._embedded)),
+                accepted=self._n_prompt is not None,
+            )
         resumed: tuple[tuple[int, ...] | None, ...] = ()
         if self._n_prompt is not None:
             resumed = tuple(
@@ -97,6 +107,9 @@ class Ticket:
                     return structs.replace(
                         event, measures=self._from_the_start(event.measures, event.choice)
                     )
+            case Embedded():
+                self._embedded[event.index] = event.n_tokens
+                self._begun = self._begun or self._submitted
             case Finished():
                 self._open.discard(event.choice)
                 if self.n_deaths:
@@ -112,6 +125,8 @@ class Ticket:
     def _from_the_start(self, last: Measures | Finished, choice: int) -> Measures:
         """Add the parts of earlier workers: the last one counts only its own."""
         usage = structs.replace(last.usage, reasoning_tokens=self._n_reasoning[choice])
+        if self._embedded:
+            usage = structs.replace(usage, prompt_tokens=sum(self._embedded.values()))
         return Measures(usage=usage, timings=self._timings(choice))
 
     def _timings(self, choice: int) -> Timings:

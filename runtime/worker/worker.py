@@ -17,11 +17,15 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
+from spillover.runtime.embedding.embedder import Embedder, InputPart
+from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.json_file import MeasurementStore
@@ -31,13 +35,16 @@ from spillover.runtime.scheduling.cost_measurement import (
     CostMeasurement,
     SavedCostTables,
 )
+from spillover.runtime.scheduling.embedding_loop import EmbeddingLoop
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
+from spillover.runtime.worker.embedding_intake import EmbeddingIntake
 from spillover.runtime.worker.exits import EXIT_PARENT_DIED, exit_on_error, exit_with_parent
 from spillover.runtime.worker.intake import Intake
-from spillover.runtime.worker.loading import LoadedModel, load
+from spillover.runtime.worker.loading import LoadedEmbedder, LoadedModel, load
+from spillover.runtime.worker.rejection import rejected
 from spillover.runtime.worker.stderr_log import StderrLog
 
 SWITCH_INTERVAL_S = 0.0005
@@ -79,11 +86,17 @@ def main() -> None:
     order = protocol.decode_load(body)
     try:
         model = load(Path(order.path), order.name, order.options, order.choice)
-        self_test(model.backend)
+        if isinstance(model, LoadedEmbedder):
+            embed_once(model.embedder)
+        else:
+            self_test(model.backend)
     except ModelError as error:
         writer.send(protocol.LoadFailed(message=str(error)))
         return
-    _serve(model, order.options, commands, writer)
+    if isinstance(model, LoadedEmbedder):
+        _serve_embedder(model, order.options, commands, writer)
+    else:
+        _serve(model, order.options, commands, writer)
     logging.shutdown()
     # Skip the rest of the interpreter's shutdown, which is slow: nothing is left to write.
     os._exit(0)
@@ -111,12 +124,53 @@ def self_test(backend: Backend) -> None:
     backend.keep(0, 0)
 
 
+def embed_once(embedder: Embedder) -> None:
+    """The same for a model that makes vectors or scores."""
+    tokens = np.zeros(1, dtype=np.int32)
+    try:
+        embedder.make_room(1)
+        (vector,) = embedder.run([InputPart(slot=0, start=0, tokens=tokens, is_last=True)])
+    except DecodeFailed as error:
+        raise ModelError(f"the model cannot be run: {error}") from error
+    if not np.isfinite(vector).any():
+        raise ModelError("the model's first vector is no vector of numbers: its file is damaged")
+
+
+def _embedding_queue(
+    embedder: Embedder, options: EngineOptions, writer: FrameWriter
+) -> EmbeddingQueue:
+    return EmbeddingQueue(
+        embedder,
+        writer.events,
+        lambda job_id, error: writer.send(rejected(job_id, error)),
+        time.monotonic,
+        max_queue=options.max_queue,
+        one_by_one=options.deterministic,
+    )
+
+
+def _serve_embedder(
+    model: LoadedEmbedder,
+    options: EngineOptions,
+    commands: io.BufferedReader,
+    writer: FrameWriter,
+) -> None:
+    loop = EmbeddingLoop(_embedding_queue(model.embedder, options, writer))
+    writer.send(protocol.Ready(card=model.card))
+    intake = EmbeddingIntake(model, loop, writer.send)
+    _start_intake(commands, intake.take, loop.stop)
+    exit_on_error(loop.run)
+    model.embedder.close()
+
+
 def _serve(
     model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
 ) -> None:
     store = MeasurementStore(options.cache_dir, model.fingerprint, SavedCostTables)
     saved = NOTHING_TO_MEASURE if options.deterministic else store.read()
     measurement = CostMeasurement(model.backend, saved, store.write)
+    embedder = model.embedder
+    queue = None if embedder is None else _embedding_queue(embedder, options, writer)
     scheduler = Scheduler(
         model.backend,
         SchedulerOptions(
@@ -130,28 +184,35 @@ def _serve(
         ),
         writer.events,
         measurement,
+        embeddings=queue,
     )
     writer.send(protocol.Ready(card=model.card))
     last_use = LastUse(options.cache_dir, model.fingerprint)
     compiler = ConstraintCompiler(model.backend, model.template.tag_pairs, last_use)
     intake = Intake(model, scheduler, writer.send, compiler)
     compiler.prepare()
-    threading.Thread(
-        target=exit_on_error,
-        args=(lambda: _read_commands(commands, intake, scheduler),),
-        name="intake",
-    ).start()
+    _start_intake(commands, intake.take, scheduler.stop)
     exit_on_error(scheduler.run)
     if measurement.is_done and not options.deterministic:
         store.write(measurement.save())
+    if embedder is not None:
+        embedder.close()
     model.backend.close()
 
 
-def _read_commands(commands: io.BufferedReader, intake: Intake, scheduler: Scheduler) -> None:
-    """Serve commands until Quit or the end of the pipe; then the loop ends too."""
-    while (body := protocol.read_frame(commands)) is not None:
-        command = protocol.decode_command(body)
-        if isinstance(command, protocol.Quit):
-            break
-        intake.take(command)
-    scheduler.stop()
+def _start_intake(
+    commands: io.BufferedReader,
+    take: Callable[[protocol.Command], None],
+    stop: Callable[[], None],
+) -> None:
+    """Serve commands in a thread until Quit or the end of the pipe; then the loop is stopped."""
+
+    def read() -> None:
+        while (body := protocol.read_frame(commands)) is not None:
+            command = protocol.decode_command(body)
+            if isinstance(command, protocol.Quit):
+                break
+            take(command)
+        stop()
+
+    threading.Thread(target=exit_on_error, args=(read,), name="intake").start()

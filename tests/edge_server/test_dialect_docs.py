@@ -11,17 +11,26 @@ from typing import Any
 import cohere
 import pytest
 from anthropic.types import message_create_params
+from huggingface_hub import InferenceClient
 from msgspec import Struct
 from msgspec.structs import fields
-from ollama._types import ChatRequest, GenerateRequest
+from ollama._types import ChatRequest, EmbeddingsRequest, EmbedRequest, GenerateRequest
+from openai.types import embedding_create_params
 from openai.types.responses import response_create_params
 
 from spillover.edge_server.wire.anthropic.messages import MessagesBody
 from spillover.edge_server.wire.cohere import CohereBody
+from spillover.edge_server.wire.cohere_embed import EmbedBody as CohereEmbed
 from spillover.edge_server.wire.gemini.bodies import GenerateBody as GeminiBody
+from spillover.edge_server.wire.llama_cpp.embeddings import EmbeddingBody
 from spillover.edge_server.wire.ollama.bodies import ChatBody, GenerateBody
+from spillover.edge_server.wire.ollama.embeddings import EmbedBody as OllamaEmbed
+from spillover.edge_server.wire.ollama.embeddings import EmbeddingsBody as OllamaEmbeddings
+from spillover.edge_server.wire.openai.embeddings import EmbeddingsBody as OpenAiEmbeddings
 from spillover.edge_server.wire.openai.responses.body import ResponsesBody
 from spillover.edge_server.wire.request_body import CommonBody
+from spillover.edge_server.wire.rerank import RerankBody
+from spillover.edge_server.wire.tei import EmbedBody as TeiEmbed
 from spillover.edge_server.wire.tgi import TgiBody
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "dialects.md"
@@ -42,6 +51,27 @@ BODIES: dict[str, tuple[type[Struct], set[str]]] = {
         set(inspect.signature(cohere.ClientV2.chat).parameters) - {"self", "request_options"},
     ),
     "POST /generate": (TgiBody, {"inputs", "parameters", "stream"}),
+    "POST /v1/embeddings": (
+        OpenAiEmbeddings,
+        set(embedding_create_params.EmbeddingCreateParams.__annotations__),
+    ),
+    "POST /embedding": (EmbeddingBody, {"content", "input", "embd_normalize"}),
+    "POST /v1/rerank": (
+        RerankBody,
+        set(inspect.signature(cohere.ClientV2.rerank).parameters) - {"self", "request_options"},
+    ),
+    "POST /api/embed": (OllamaEmbed, set(EmbedRequest.model_fields)),
+    "POST /api/embeddings": (OllamaEmbeddings, set(EmbeddingsRequest.model_fields)),
+    "POST /v2/embed": (
+        CohereEmbed,
+        set(inspect.signature(cohere.ClientV2.embed).parameters) - {"self", "request_options"},
+    ),
+    "POST /embed": (
+        TeiEmbed,
+        {"inputs"}
+        | set(inspect.signature(InferenceClient.feature_extraction).parameters)
+        - {"self", "text", "model"},
+    ),
     "POST /v1/messages": (
         MessagesBody,
         set(message_create_params.MessageCreateParamsBase.__annotations__),

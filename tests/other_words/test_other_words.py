@@ -18,7 +18,7 @@ import numpy as np
 from spillover.models.catalogue import find
 from spillover.runtime.backend import Rows
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.loading import load
+from tests.loading import load
 
 options = EngineOptions(n_ctx=64, n_parallel=1, n_threads=1)
 backend = load(find(sys.argv[1]).path, "storyteller", options).backend

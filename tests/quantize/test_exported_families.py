@@ -10,9 +10,9 @@ import pytest
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions, Interface
 from spillover.runtime.backend import Rows
-from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_models
+from tests.loading import opened_onnx
 from tests.onnx_sessions import Logits
 
 OPTIONS = EngineOptions(n_parallel=2, n_ctx=64, n_threads=1)
@@ -29,7 +29,7 @@ def test_two_rows_of_a_family_decode_together(
     source = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS[name])
     options = ExportOptions(weights="fp32", interface=interface)
     export(source, tmp_path / "out", options, lambda n_done, n_all: None)
-    backend = open_onnx(tmp_path / "out", OPTIONS).backend
+    backend = opened_onnx(tmp_path / "out", OPTIONS).backend
     for row, n_read in enumerate((30, 13)):
         backend.decode([Rows(row, 0, IDS[:n_read], True)])
     for step in range(4):

@@ -15,12 +15,11 @@ from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend
 from spillover.runtime.onnx.backend import OnnxBackend
 from spillover.runtime.onnx.graph.prepare import prepare
-from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.onnx.runners.device_runner import DeviceRunner
 from spillover.runtime.onnx.runners.execution import runtime_version
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.loading import load
 from tests import opset24_decoder, plain_decoder
+from tests.loading import load, opened_onnx
 from tests.storyteller import STORYTELLER
 
 FIRST_WITH_OPSET_24 = (1, 24)
@@ -74,7 +73,7 @@ def opened(name: str, target: Path, options: EngineOptions) -> Backend:
     """The backend of a form, which is made in *target* if it has to be."""
     path = MAKERS[name](target)
     if name == "onnx-as-it-is":
-        return open_onnx(path, options, rewrite=False).backend
+        return opened_onnx(path, options, rewrite=False).backend
     if name == "onnx-on-device":
         return on_device(path, options)
     if name == "gguf-apart":
@@ -84,7 +83,7 @@ def opened(name: str, target: Path, options: EngineOptions) -> Backend:
 
 def on_device(path: Path, options: EngineOptions) -> Backend:
     """As an accelerator would run it, with the KV cache where ONNX Runtime keeps it."""
-    backend = open_onnx(path, options, rewrite=False).backend
+    backend = opened_onnx(path, options, rewrite=False).backend
     assert isinstance(backend, OnnxBackend)
     layout = prepare(path / "model.onnx", runtime_version=runtime_version(), rewrite=False).layout
     n_seq, n_ctx = backend.info.n_seq, options.n_ctx or 1024

@@ -16,7 +16,8 @@ from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend, Logits, Rows, Tokens
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Message
-from spillover.runtime.worker.loading import LoadedModel, load
+from spillover.runtime.worker.loading import LoadedModel
+from tests.loading import load
 
 N_TOKENS = 40
 TIE = 0.3

@@ -12,8 +12,9 @@ from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Message
-from spillover.runtime.worker.loading import LoadedModel, load
+from spillover.runtime.worker.loading import LoadedModel
 from tests.gguf_edit import with_values
+from tests.loading import load
 
 BUNDLED = Path(default_model().path)
 OPTIONS = {"n_ctx": 64, "n_parallel": 1, "n_prefix_cached": 0, "n_threads": 1}

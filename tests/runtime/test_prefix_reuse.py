@@ -20,8 +20,8 @@ from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend, Logits, Rows, Tokens
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.kv_cache import KvCache
-from spillover.runtime.worker.loading import load
 from tests import tiny_memories, tiny_models
+from tests.loading import load
 
 OPTIONS = EngineOptions(n_parallel=2, n_prefix_cached=2, n_ctx=512, n_kv=768, n_threads=1)
 SAVED_BYTES = 1 << 20

@@ -16,6 +16,7 @@ from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.explanation import explanation
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
+from spillover.runtime.embedding_request import EmbeddingRequest
 
 EXPLAIN_PATH = "/v1/route/explain"
 _USUAL_PATH = "/v1/chat/completions"
@@ -42,7 +43,10 @@ def add_explain_view(
         plan = by_path[rule].plan(asked_for(service, settings, responses, dict(variables)))
         if isinstance(plan, bytes):
             raise WireError(400, "this request is answered without any model", "path")
+        asked = plan.requests[0]
+        if isinstance(asked, EmbeddingRequest):
+            raise WireError(400, "embeddings and rankings are always made on this device", "path")
         options = plan.options if len(plan.requests) == 1 else kept_local(plan.options)
-        return explanation(service.router.explain(plan.requests[0], options))
+        return explanation(service.router.explain(asked, options))
 
     app.add_url_rule(EXPLAIN_PATH, "explain", explain, methods=["POST"])

@@ -101,6 +101,7 @@ class _Views:
             "capabilities": capabilities(card),
             "meta": {
                 "n_vocab": card.n_vocab,
+                "n_embd": 0 if card.embedding is None else card.embedding.n_values,
                 "n_ctx": card.n_ctx,
                 "n_ctx_train": card.n_ctx_train,
                 "n_params": card.n_params,

@@ -14,6 +14,7 @@ from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.capabilities import longest_request, ollama_capabilities
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode
+from spillover.runtime.engine import ModelCard
 
 API_VERSION = "0.12.0"
 """Of Ollama's API: what these routes do. Clients refuse versions that are too old for them."""
@@ -92,6 +93,7 @@ class _Views:
                 "general.parameter_count": card.n_params,
                 f"{kind}.context_length": longest_request(card),
                 f"{kind}.vocab_size": card.n_vocab,
+                **_vector_size(card),
             },
             "capabilities": ollama_capabilities(card, sees_images=self._router.sees_images),
             "modified_at": self._started,
@@ -111,6 +113,12 @@ class _Views:
     def refuse(self) -> dict[str, str]:
         served = self._engine.name
         raise WireError(501, f"this server answers with {served!r} and changes no models")
+
+
+def _vector_size(card: ModelCard) -> dict[str, int]:
+    if card.embedding is None or card.embedding.pooling == "rank":
+        return {}
+    return {f"{card.architecture}.embedding_length": card.embedding.n_values}
 
 
 def _size(n_params: int) -> str:

@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from spillover.runtime.onnx.graph.branch import with_past_alone
 from spillover.runtime.onnx.graph.edit import sort_nodes
-from spillover.runtime.onnx.graph.file import read_graph
+from spillover.runtime.onnx.graph.file import GraphFile, read_graph
 from spillover.runtime.onnx.graph.inspect import inspect
 from spillover.runtime.onnx.graph.layout import GraphLayout
 from spillover.runtime.onnx.graph.patches import (
@@ -47,14 +47,15 @@ def prepare(
     query_lengths: bool = False,
     rewrite: bool = True,
     n_ctx: int | None = None,
+    file: GraphFile | None = None,
 ) -> Prepared:
     """Read, check and change the graph of an .onnx file for this version of ONNX Runtime.
 
     *query_lengths*: rows may have unequal numbers of new tokens (GQA, from 1.32 on). *rewrite*:
     replace plain attention by GroupQueryAttention where a trial shows that it is the same, up to
-    *n_ctx* positions. Raises ModelError.
+    *n_ctx* positions. *file*: what was read of it already. Raises ModelError.
     """
-    file = read_graph(path)
+    file = file or read_graph(path)
     proto = file.proto
     sort_nodes(proto)
     found = inspect(proto, on_cpu=on_cpu)

@@ -19,11 +19,11 @@ from spillover.runtime.backend import Rows
 from spillover.runtime.llama import zero_pages
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
-from spillover.runtime.llama.opening import open_gguf
 from spillover.runtime.llama.zero_pages import without_zeros
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_memories, tiny_models
+from tests.loading import opened_gguf
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux promises zeros in the place of returned pages"
@@ -172,7 +172,7 @@ def test_only_a_cache_that_fills_lazily_counts_its_memory(
     options = EngineOptions(n_kv=1024, n_parallel=1, n_threads=1, second_layout="off")
     for is_returned, n_bytes in ((True, CELL_BYTES), (False, 0)):
         monkeypatch.setattr(zero_pages, "CAN_BE_RETURNED", is_returned)
-        backend = open_gguf(wide, options).backend
+        backend = opened_gguf(wide, options).backend
         assert backend.info.kv_bytes_per_cell == n_bytes
         backend.close()
 

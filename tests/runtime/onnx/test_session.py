@@ -15,7 +15,7 @@ DENORMALS = """
 import sys, threading
 from pathlib import Path
 import numpy as np
-from spillover.runtime.worker.loading import load
+from tests.loading import load
 from spillover.runtime.options import EngineOptions
 
 smallest = np.full(64, 1e-39, dtype=np.float32)

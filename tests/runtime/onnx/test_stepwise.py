@@ -13,9 +13,9 @@ from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.graph_builder import GraphBuilder
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.runtime.backend import Backend, Logits, Rows
-from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions
 from tests import plain_decoder
+from tests.loading import opened_onnx
 from tests.storyteller import STORYTELLER
 
 OPTIONS = EngineOptions(n_parallel=1, n_ctx=128, n_threads=1)
@@ -45,7 +45,7 @@ def write_orderless(target: Path) -> Path:
 @pytest.fixture(scope="module")
 def orderless(tmp_path_factory: pytest.TempPathFactory) -> Backend:
     folder = write_orderless(tmp_path_factory.mktemp("model") / "orderless")
-    return open_onnx(folder, OPTIONS).backend
+    return opened_onnx(folder, OPTIONS).backend
 
 
 def logits_after_text(backend: Backend) -> Logits:
@@ -62,6 +62,6 @@ def test_its_prompts_are_read_token_by_token_and_the_user_is_notified(orderless:
 
 def test_it_gives_what_the_right_graph_gives(orderless: Backend, tmp_path: Path) -> None:
     right = plain_decoder.write(STORYTELLER, tmp_path / "right")
-    backend = open_onnx(right, OPTIONS, rewrite=False).backend
+    backend = opened_onnx(right, OPTIONS, rewrite=False).backend
     assert backend.info.warnings == ()
     np.testing.assert_allclose(logits_after_text(orderless), logits_after_text(backend), atol=1e-3)

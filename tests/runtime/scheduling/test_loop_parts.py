@@ -80,7 +80,7 @@ def test_the_inbox_is_bounded_and_opens_again() -> None:
     assert caught.value.retry_after_s >= 1
     inbox.submit(job(3), positions.append, unlimited=True)
     assert positions == [0, 1, 2]
-    inbox.cancel(2)
+    inbox.post(2)
     taken = inbox.take(wait_s=0) or []
     assert [order if isinstance(order, int) else order.id for order in taken] == [1, 2, 3, 2]
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_a_waiting_loop_is_woken_by_an_order_and_by_the_end() -> None:
     taken: list[object] = []
     loop = threading.Thread(target=lambda: taken.append(inbox.take(wait_s=None)))
     loop.start()
-    inbox.cancel(7)
+    inbox.post(7)
     loop.join(10)
     assert taken == [[7]]
     inbox.stop()

@@ -21,7 +21,7 @@ from spillover.runtime.scheduling.inbox import Order
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.scheduling.slice_costs import SavedCosts
-from spillover.runtime.worker.loading import load
+from tests.loading import load
 
 DECODE_S = 0.037
 SLICE_S = {1: 0.017, 4: 0.027, 8: 0.051, 16: 0.094, 24: 0.171, 32: 0.272, 48: 0.530, 64: 0.230,

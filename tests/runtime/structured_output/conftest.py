@@ -7,7 +7,8 @@ import pytest
 
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.structured_output.factory import ConstraintFactory
-from spillover.runtime.worker.loading import LoadedModel, load
+from spillover.runtime.worker.loading import LoadedModel
+from tests.loading import load
 
 
 @pytest.fixture(scope="module")

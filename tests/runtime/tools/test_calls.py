@@ -26,8 +26,8 @@ from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.plan import ToolPlan
 from spillover.runtime.tools.tool_format import ToolFormat
-from spillover.runtime.worker.loading import load
 from tests.answers import ask, end_of, text_of, worker_of
+from tests.loading import load
 
 WEATHER = Tool(
     name="weather",

@@ -66,7 +66,12 @@ def test_short_ones_are_answered_while_a_long_one_is_read() -> None:
             assert len(text) < len(LONG) or may_go_on.wait(10)
             return np.zeros(len(text.split()), dtype=np.int32)
 
-    model: Any = SimpleNamespace(backend=Words(), template=SimpleNamespace(tag_pairs=()))
+    model: Any = SimpleNamespace(
+        backend=Words(),
+        template=SimpleNamespace(tag_pairs=()),
+        embedder=None,
+        card=SimpleNamespace(name="words"),
+    )
     scheduler: Any = None
     intake = Intake(model, scheduler, reports.put, ConstraintCompiler(model.backend, ()))
     for number, text in ((1, LONG), (2, "two words")):
@@ -89,7 +94,8 @@ def test_nobody_waits_for_a_template_that_was_slow_before() -> None:
             raise InvalidRequest("refused", "messages")
 
     backend = SimpleNamespace(tokenize=lambda text, **_: np.zeros(1, dtype=np.int32))
-    model: Any = SimpleNamespace(backend=backend, template=Slow())
+    card = SimpleNamespace(name="slow")
+    model: Any = SimpleNamespace(backend=backend, template=Slow(), embedder=None, card=card)
     scheduler: Any = None
     intake = Intake(model, scheduler, reports.put, ConstraintCompiler(model.backend, ()))
     messages = (Message(role="user", content="Hi"),)
