@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, Vocabulary
 from spillover.runtime.embedding.embedder import Embedder
 from spillover.runtime.engine import ModelCard
+from spillover.runtime.errors import ModelError
 from spillover.runtime.memory_fit import ContextFit
 
 
@@ -28,3 +31,11 @@ class OpenedEmbedder(Struct, frozen=True, kw_only=True):
     vocabulary: Vocabulary
     card: ModelCard
     """Without the model's name and path."""
+
+
+def writer(opened: OpenedModel | OpenedEmbedder, path: Path) -> OpenedModel:
+    """*opened*, if it writes answers. Raises ModelError."""
+    if isinstance(opened, OpenedEmbedder):
+        opened.embedder.close()
+        raise ModelError(f"{path} is made for embeddings or rankings: it writes no answers")
+    return opened

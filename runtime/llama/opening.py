@@ -8,7 +8,7 @@ from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.runtime.backend import N_BATCH
 from spillover.runtime.device import available_memory, default_threads
-from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
+from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
@@ -23,7 +23,12 @@ from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_con
 from spillover.runtime.options import EngineOptions
 
 
-def open_gguf(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
+def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
+    """A model that writes answers; otherwise as open_any_gguf()."""
+    return writer(open_any_gguf(path, options), path)
+
+
+def open_any_gguf(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
     try:
         header = read_header(path)

@@ -10,7 +10,7 @@ from spillover.models import onnx_folder
 from spillover.models.errors import ModelFileError
 from spillover.runtime.backend import N_BATCH, BackendInfo, n_params_text
 from spillover.runtime.device import available_memory, default_threads
-from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
+from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
 from spillover.runtime.memory_fit import ContextFit, fit_context
 from spillover.runtime.onnx.accelerators import to_try
@@ -35,7 +35,12 @@ from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.options import EngineOptions, ExecutionProvider
 
 
-def open_onnx(
+def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> OpenedModel:
+    """A model that writes answers; otherwise as open_any_onnx()."""
+    return writer(open_any_onnx(path, options, rewrite=rewrite), path)
+
+
+def open_any_onnx(
     path: Path, options: EngineOptions, *, rewrite: bool = True
 ) -> OpenedModel | OpenedEmbedder:
     """Check the files, fit the context to the memory, load. ModelError says what is wrong.

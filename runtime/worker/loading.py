@@ -112,9 +112,9 @@ def _open(
             f"{path} cannot run on ONNX Runtime ({choice.reason}): there is no conversion of it. "
             f"`spillover engines {path}` makes one or says why it cannot; else {INSTALL_LLAMA}"
         )
-    from spillover.runtime.llama.opening import open_gguf
+    from spillover.runtime.llama.opening import open_any_gguf
 
-    return open_gguf(path, options), choice
+    return open_any_gguf(path, options), choice
 
 
 def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
@@ -129,9 +129,9 @@ def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel | Open
 
 
 def _open_onnx(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
-    from spillover.runtime.onnx.opening import open_onnx
+    from spillover.runtime.onnx.opening import open_any_onnx
 
-    return open_onnx(path, options)
+    return open_any_onnx(path, options)
 
 
 def _card(

@@ -25,7 +25,7 @@ from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.worker.loading import load
+from tests.loading import load
 
 N_PROMPT = 60
 """Tokens of the prompts of the streams that run."""
