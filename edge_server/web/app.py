@@ -23,6 +23,7 @@ from spillover.edge_server.web.views.gemini import add_gemini_views
 from spillover.edge_server.web.views.handoffs import add_handoff_views
 from spillover.edge_server.web.views.information import add_information
 from spillover.edge_server.web.views.ollama import add_ollama_views
+from spillover.edge_server.web.views.page import add_page
 from spillover.edge_server.web.views.responses import add_response_views
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
@@ -59,6 +60,7 @@ def create_app(
     add_handoff_views(app, service)
     add_explain_view(app, service, settings, endpoints, responses)
     add_stream_views(app, streams, settings)
+    add_page(app, service)
     return app
 
 

@@ -66,7 +66,7 @@ class Gatekeeper:
             self._check_origin(request)
             if request.method != "DELETE":  # it has no body, and browsers ask before they send it
                 self._check_type(request)
-        if self._keys and request.path not in _OPEN_PATHS:
+        if self._keys and not _is_open(request):
             return self._check_key(request)
         return ""
 
@@ -103,6 +103,13 @@ class Gatekeeper:
             headers = {"WWW-Authenticate": "Bearer"}
             raise WireError(401, "a valid API key is needed", headers=headers)
         return hashlib.blake2b(given.strip().encode(), digest_size=8).hexdigest()
+
+
+def _is_open(request: Request) -> bool:
+    """Whether a path tells nothing: that the server is alive, or the page, which asks for a key."""
+    return request.path in _OPEN_PATHS or (
+        request.method in _SAFE_METHODS and request.path.startswith("/page/")
+    )
 
 
 def _given_key(request: Request) -> str:

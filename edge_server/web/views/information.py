@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Never
 
 import msgspec
-from flask import Flask, Response, request
+from flask import Flask, request
 
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
@@ -20,8 +20,6 @@ from spillover.edge_server.wire.openai.answer import fingerprint
 from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import POLICIES, decode
 from spillover.runtime.request import MAX_STOP_STRINGS, GenerationRequest, TokenId
-
-_HINT = "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions\n"
 
 
 class TokenizeBody(msgspec.Struct, frozen=True):
@@ -48,7 +46,6 @@ def add_information(app: Flask, service: Service, settings: Settings) -> None:
         ("/props", views.props),
         ("/metrics", views.metrics),
         ("/info", views.info),
-        ("/", views.hint),
     ):
         app.add_url_rule(path, f"information {path}", view)
     app.add_url_rule("/apply-template", "template", views.apply_template, methods=["POST"])
@@ -205,6 +202,3 @@ class _Views:
 
     def metrics(self) -> Never:
         raise WireError(501, "metrics are not supported yet")
-
-    def hint(self) -> Response:
-        return Response(_HINT, content_type="text/plain; charset=utf-8")

@@ -1,0 +1,195 @@
+// Shows one answer: its text while it is written, who writes it, and how it ended.
+
+import {apply, endInWords, nameOf, stageInWords} from "./answer_state.js";
+import {batched, copy, h} from "./dom.js";
+import {MarkdownView} from "./markdown.js";
+
+export class AnswerView {
+  #drawn = 0;
+  #marked = 0;
+  #draw = batched(() => this.#drawNow());
+
+  /** *actions*: {regenerate, edit, carryOn, handOver, keepLocal, consent, changed}. */
+  constructor(node, actions) {
+    this.answer = node;
+    this.actions = actions;
+    this.badge = h("span", {class: "badge"});
+    this.stage = h("span", {class: "stage"});
+    this.bar = h("progress", {class: "reading", max: 1, value: 0, hidden: true, "aria-label": "Prompt read"});
+    this.reasoning = h("div", {class: "reasoning-text"});
+    this.thought = h("details", {class: "reasoning", hidden: true}, h("summary", {}, "Reasoning"), this.reasoning);
+    this.body = h("div", {class: "markdown"});
+    this.tools = h("div", {class: "tools"});
+    this.consent = h("div", {class: "consent-place"});
+    this.notes = h("div", {class: "notes"});
+    this.buttons = h("div", {class: "actions"});
+    this.node = h("article", {class: "message answer", "aria-label": "Answer"},
+      h("div", {class: "head"}, this.badge, this.stage, this.bar),
+      this.thought, this.body, this.tools, this.consent, this.notes, this.buttons);
+    this.markdown = new MarkdownView(this.body);
+    this.#drawNow();
+  }
+
+  /** Takes an event of the stream. */
+  take(event) {
+    const {changes, taken} = apply(this.answer, event);
+    if (changes.has("replace")) this.#takeBack(taken);
+    if (changes.has("consent")) this.#drawConsent();
+    this.#draw();
+  }
+
+  /** The answer's state was set from outside. */
+  refresh() {
+    this.#drawNow();
+  }
+
+  #takeBack(taken) {
+    this.markdown.cut(this.answer.text.length);
+    this.#drawn = this.answer.text.length;
+    this.#marked = this.answer.marks.length;
+    if (!taken.trim()) return;
+    const ghost = h("p", {class: "taken-back", "aria-hidden": "true"}, taken.trim());
+    ghost.addEventListener("animationend", () => ghost.remove());
+    this.body.after(ghost);
+  }
+
+  #drawNow() {
+    const answer = this.answer;
+    const isRunning = answer.state === "running";
+    this.node.setAttribute("aria-busy", String(isRunning));
+    this.node.classList.toggle("running", isRunning);
+    this.#drawText();
+    this.#drawReasoning(isRunning);
+    this.#drawHead(isRunning);
+    this.#drawTools();
+    this.#drawConsent();
+    this.#drawNotes(isRunning);
+    this.actions.changed?.(this);
+  }
+
+  #drawText() {
+    const {text, marks} = this.answer;
+    const isNew = text.length > this.#drawn || marks.length > this.#marked;
+    while (this.#marked < marks.length) {
+      const mark = marks[this.#marked];
+      this.markdown.append(text.slice(this.#drawn, Math.max(mark.at, this.#drawn)));
+      this.#drawn = Math.max(mark.at, this.#drawn);
+      mark.node = null;
+      this.markdown.mark(this.#markNode(mark));
+      this.#marked += 1;
+    }
+    if (text.length > this.#drawn) {
+      this.markdown.append(text.slice(this.#drawn));
+      this.#drawn = text.length;
+    }
+    if (isNew) this.markdown.draw();
+    for (const [n, mark] of marks.entries()) {
+      const gap = this.node.querySelector(`[data-seam="${n}"] .gap`);
+      if (gap && mark.gapMs !== null) gap.textContent = ` after ${(mark.gapMs / 1000).toFixed(1)} s`;
+    }
+  }
+
+  #markNode(mark) {
+    const n = this.answer.marks.indexOf(mark);
+    const redacted = mark.redacted ? `, ${mark.redacted} private ${mark.redacted === 1 ? "text" : "texts"} redacted` : "";
+    const target = mark.to.origin === "cloud" ? nameOf(mark.to) : "back to this device";
+    return h("span", {class: `seam ${mark.to.origin}`, "data-seam": n, role: "note"},
+      `${mark.words} → ${target}`, h("span", {class: "gap"}), redacted);
+  }
+
+  #drawReasoning(isRunning) {
+    const {reasoning, reasoningMs, text, reasoningSince} = this.answer;
+    this.thought.hidden = !reasoning;
+    if (!reasoning) return;
+    const drawn = this.reasoning.textContent.length;
+    if (reasoning.length > drawn) this.reasoning.append(reasoning.slice(drawn));
+    const isThinking = isRunning && !text;
+    const ms = reasoningMs || (isThinking && reasoningSince ? Date.now() - reasoningSince : 0);
+    this.thought.firstChild.textContent = isThinking ? "Thinking …" : `Thought for ${(ms / 1000).toFixed(1)} s`;
+  }
+
+  #drawHead(isRunning) {
+    const {writer, speed, stage, stageDetail} = this.answer;
+    const origin = writer?.origin ?? "local";
+    this.badge.className = `badge ${origin}`;
+    this.badge.textContent = origin === "local" ? "on this device" : `cloud: ${nameOf(writer)}`;
+    if (speed && origin === "local") this.badge.append(` · ${speed.toFixed(1)} tokens/s`);
+    this.stage.textContent = isRunning && stage !== "writing" ? stageInWords(this.answer) : "";
+    this.bar.hidden = !(isRunning && stage === "reading" && stageDetail.total > 0);
+    if (!this.bar.hidden) this.bar.value = stageDetail.processed / stageDetail.total;
+  }
+
+  #drawTools() {
+    const {tools} = this.answer;
+    while (this.tools.children.length < tools.length) {
+      this.tools.append(h("div", {class: "tool"}, h("strong"), h("pre", {}, h("code"))));
+    }
+    tools.forEach((tool, n) => {
+      const box = this.tools.children[n];
+      box.firstChild.textContent = `Calls ${tool.name}`;
+      box.lastChild.firstChild.textContent = tool.arguments;
+    });
+  }
+
+  #drawConsent() {
+    const {question, state} = this.answer;
+    if (!question || state !== "running") {
+      this.consent.replaceChildren();
+      clearInterval(this.countdown);
+      this.countdown = null;
+      return;
+    }
+    if (this.consent.firstChild?.dataset.question === question.id) return;
+    const left = h("span", {class: "left"});
+    const reply = (granted, scope) => () => {
+      for (const button of card.querySelectorAll("button")) button.disabled = true;
+      this.actions.consent(question.id, granted, scope);
+    };
+    const n = question.privacy?.redacted ?? 0;
+    const card = h("section", {class: "consent", "data-question": question.id, "aria-label": "Consent"},
+      h("h3", {}, `May ${nameOf(question.to)} go on with this answer?`),
+      h("p", {}, `Reason: ${question.reason_in_words}. `,
+        `${question.n_messages} ${question.n_messages === 1 ? "message" : "messages"} of this chat and the answer so far would leave this device`,
+        n ? `; ${n} private ${n === 1 ? "text is" : "texts are"} replaced by placeholders first.` : "."),
+      h("div", {class: "row"},
+        h("button", {class: "primary", type: "button", onclick: reply(true, "once")}, "Yes, once"),
+        h("button", {type: "button", onclick: reply(true, "chat")}, "Yes, for this chat"),
+        h("button", {type: "button", onclick: reply(false, "once")}, "No"),
+        h("button", {class: "quiet", type: "button", onclick: reply(false, "always")}, "Never"),
+        left));
+    this.consent.replaceChildren(card);
+    const tick = () => {
+      const s = Math.max(0, Math.round((this.answer.questionUntil - Date.now()) / 1000));
+      left.textContent = `The question closes in ${s} s.`;
+    };
+    tick();
+    clearInterval(this.countdown);
+    this.countdown = setInterval(tick, 1000);
+  }
+
+  #drawNotes(isRunning) {
+    const key = [isRunning, this.answer.state, this.answer.failures.length, this.answer.stage === "writing"].join();
+    if (key === this.notesKey) return;
+    this.notesKey = key;
+    const {state, failures, usage, text} = this.answer;
+    const end = isRunning ? "" : endInWords(this.answer);
+    const cost = (usage?.by_leg ?? []).reduce((sum, leg) => sum + (leg.usd ?? 0), 0);
+    this.notes.replaceChildren(...failures.map((failure) => h("p", {class: "warning"}, failure)));
+    if (end) this.notes.append(h("p", {class: state === "error" ? "error" : "warning", role: "alert"}, end));
+    if (cost) this.notes.append(h("p", {class: "quiet-text"}, `The cloud's part cost ${cost.toFixed(4)} USD.`));
+    const button = (label, act, name = label) =>
+      h("button", {class: "quiet small", type: "button", "aria-label": name, onclick: (event) => act(event.currentTarget)}, label);
+    this.buttons.replaceChildren();
+    if (isRunning) {
+      if (this.actions.canUseCloud()) {
+        this.buttons.append(button("Ask the cloud", () => this.actions.handOver()), button("Keep it here", () => this.actions.keepLocal()));
+      }
+      return;
+    }
+    this.buttons.append(button("Copy", (target) => copy(text, target), "Copy the answer"), button("Regenerate", () => this.actions.regenerate()));
+    if (["stopped", "length", "interrupted", "error"].includes(state) && text) {
+      this.buttons.append(button("Continue", () => this.actions.carryOn()));
+    }
+    this.actions.branches?.(this.buttons);
+  }
+}

@@ -1,0 +1,451 @@
+// The page: the list of chats, the conversation, and what the user does.
+
+import {AnswerView} from "./answer.js";
+import {newAnswer, stageInWords} from "./answer_state.js";
+import {AnswerStream, ApiError, call, json} from "./api.js";
+import {$, batched, copy, download, h} from "./dom.js";
+import {DevicePanel, SettingsPanel, settings} from "./panels.js";
+import {Store, addNode, asMarkdown, chatsIn, lastLeafOf, newChat, pathOf, siblingsOf} from "./store.js";
+
+const MOST_FILE_BYTES = 512 * 1024;
+const SAVE_MS = 700;
+
+const store = await new Store().open();
+let chats = await store.all();
+let chat = newChat(settings.get("dial"));
+let server = {name: "", hasCloud: false};
+/** The answers that are being written, by their message's id. */
+const running = new Map();
+let files = [];
+let views = new Map();
+
+// --- the server ----------------------------------------------------------------------------------------------
+
+async function greet() {
+  try {
+    const models = (await json("v1/models")).data;
+    const [model] = models;
+    server = {name: model.id, hasCloud: models.length > 1, nCtx: model.context_length};
+    $("model").textContent = model.id;
+    $("model").title = `${model.description ?? model.id}, ${model.context_length} tokens of context`;
+    $("dial-box").hidden = !server.hasCloud;
+    say("");
+  } catch (error) {
+    if (error.status === 401) panels.settings.open(true);
+    say([error.message, error.advice].filter(Boolean).join(" "));
+    setTimeout(greet, 3000);
+  }
+}
+
+function say(text) {
+  if ($("status").textContent !== text) $("status").textContent = text;
+}
+
+// --- the list of chats ---------------------------------------------------------------------------------------
+
+function drawChats() {
+  const wanted = $("search").value.trim().toLowerCase();
+  const found = chats.filter((one) => !wanted || one.title.toLowerCase().includes(wanted)
+    || Object.values(one.nodes).some((node) => node.text.toLowerCase().includes(wanted)));
+  $("chats").replaceChildren(...found.map((one) => h("li", {class: one.id === chat.id ? "current" : ""},
+    h("button", {class: "chat-name", type: "button", "aria-current": one.id === chat.id ? "true" : null, onclick: () => openChat(one.id)}, one.title),
+    h("button", {class: "icon small", type: "button", "aria-label": `Rename ${one.title}`, onclick: () => rename(one)}, "✎"),
+    h("button", {class: "icon small", type: "button", "aria-label": `Delete ${one.title}`, onclick: () => remove(one)}, "✕"))));
+  if (!found.length) $("chats").append(h("li", {class: "empty"}, wanted ? "No chat has these words." : "No chats yet."));
+}
+
+async function openChat(id) {
+  const found = id === chat.id ? chat : await store.get(id);
+  if (!found) return;
+  chat = [...running.values()].find((run) => run.chat.id === id)?.chat ?? found;
+  sessionStorage.setItem("spillover-chat", chat.id);
+  document.body.classList.remove("side-open");
+  drawAll();
+  for (const node of pathOf(chat)) if (node.state === "running" && !running.has(node.id)) resume(node);
+}
+
+async function rename(one) {
+  const title = await ask("Rename this chat", one.title);
+  if (!title) return;
+  const held = one.id === chat.id ? chat : one;
+  held.title = title.slice(0, 200);
+  one.title = held.title;
+  await save(held);
+  drawAll();
+}
+
+async function remove(one) {
+  if (!(await ask(`Delete “${one.title}”?`, null, "Delete"))) return;
+  for (const run of running.values()) if (run.chat.id === one.id) run.stream.stop();
+  await store.remove(one.id);
+  chats = chats.filter((other) => other.id !== one.id);
+  if (chat.id === one.id) startChat();
+  else drawChats();
+}
+
+function startChat() {
+  chat = newChat(settings.get("dial"));
+  sessionStorage.removeItem("spillover-chat");
+  document.body.classList.remove("side-open");
+  drawAll();
+  $("prompt").focus();
+}
+
+async function save(one) {
+  one.updated = Date.now();
+  try {
+    await store.put(JSON.parse(JSON.stringify(one)));
+  } catch {
+    say("The browser does not keep this chat: its storage is full or not allowed.");
+  }
+  chats = [one, ...chats.filter((other) => other.id !== one.id)];
+}
+
+// --- the conversation ----------------------------------------------------------------------------------------
+
+function drawAll() {
+  $("title").textContent = chat.title;
+  $("dial").value = chat.dial;
+  views = new Map();
+  const path = pathOf(chat);
+  $("log").replaceChildren(...path.map((node) => viewOf(node)));
+  if (!path.length) $("log").append(welcome());
+  drawChats();
+  drawButtons();
+  scrollDown(true);
+}
+
+function welcome() {
+  const ideas = ["Tell me a story about a dog named Max.", "Explain what a handoff is, in two sentences.", "Write a haiku about rain."];
+  return h("div", {class: "welcome"},
+    h("h2", {}, "What can I help with?"),
+    h("p", {}, "Answers are written on this device. Nothing leaves it unless you allow that."),
+    h("div", {class: "ideas"}, ...ideas.map((idea) => h("button", {type: "button", onclick: () => send(idea)}, idea))));
+}
+
+function viewOf(node) {
+  if (node.role === "user") return userNode(node);
+  const view = new AnswerView(node, {
+    regenerate: () => regenerate(node),
+    carryOn: () => carryOn(node),
+    handOver: () => steer(node, "cloud"),
+    keepLocal: () => steer(node, "local"),
+    consent: (id, granted, scope) => consent(node, id, granted, scope),
+    canUseCloud: () => server.hasCloud && chat.dial !== "never",
+    branches: (place) => addBranches(place, node),
+    changed: () => scrollDown(),
+  });
+  views.set(node.id, view);
+  return view.node;
+}
+
+function userNode(node) {
+  const actions = h("div", {class: "actions"},
+    h("button", {class: "quiet small", type: "button", onclick: (event) => copy(node.text, event.currentTarget), "aria-label": "Copy the message"}, "Copy"),
+    h("button", {class: "quiet small", type: "button", onclick: () => edit(node)}, "Edit"));
+  addBranches(actions, node);
+  const attached = (node.files ?? []).map((file) => h("span", {class: "chip"}, file.name));
+  return h("article", {class: "message user", "aria-label": "You"}, h("div", {class: "bubble"}, node.text), ...attached, actions);
+}
+
+function addBranches(place, node) {
+  const all = siblingsOf(chat, node);
+  if (all.length < 2) return;
+  const n = all.findIndex((other) => other.id === node.id);
+  const go = (to) => () => {
+    chat.leaf = lastLeafOf(chat, all[to]);
+    save(chat);
+    drawAll();
+  };
+  place.append(h("span", {class: "branches"},
+    h("button", {class: "icon small", type: "button", disabled: n === 0, "aria-label": "Earlier version", onclick: go(n - 1)}, "‹"),
+    `${n + 1}/${all.length}`,
+    h("button", {class: "icon small", type: "button", disabled: n === all.length - 1, "aria-label": "Later version", onclick: go(n + 1)}, "›")));
+}
+
+let isAtEnd = true;
+const log = $("log");
+log.addEventListener("scroll", () => { isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60; }, {passive: true});
+const scrollDown = (() => {
+  const scroll = batched(() => { if (isAtEnd) log.scrollTop = log.scrollHeight; });
+  return (always = false) => {
+    if (always) isAtEnd = true;
+    scroll();
+  };
+})();
+
+// --- asking --------------------------------------------------------------------------------------------------
+
+function send(text) {
+  if (!text.trim() && !files.length) return;
+  if (!pathOf(chat).length) chat.title = (text.trim() || files[0].name).split("\n")[0].slice(0, 60);
+  $("log").querySelector(".welcome")?.remove();
+  const node = addNode(chat, {role: "user", text, files});
+  files = [];
+  drawFiles();
+  $("log").append(userNode(node));
+  answer();
+}
+
+/** Has the message at the end of the chat answered. *begun*: the text that the answer goes on with. */
+function answer(begun = null) {
+  const node = addNode(chat, {...newAnswer(), text: begun ?? "", begun: begun?.length ?? 0});
+  sessionStorage.setItem("spillover-chat", chat.id);
+  $("log").append(viewOf(node));
+  scrollDown(true);
+  run(node, bodyOf(node, begun));
+}
+
+function bodyOf(node, begun) {
+  const messages = pathOf(chat, node.parent).filter((one) => one.role === "user" || one.text)
+    .map((one) => ({role: one.role, content: withFiles(one)}));
+  const system = settings.get("system").trim();
+  if (system) messages.unshift({role: "system", content: system});
+  if (begun) messages.push({role: "assistant", content: begun});
+  return {
+    model: server.name || "local", messages, stream: true, return_progress: true, timings_per_token: true,
+    stream_options: {include_usage: true}, continue_final_message: Boolean(begun) || undefined,
+    spillover: {events: true, resumable: true, fallback: server.hasCloud ? chat.dial : undefined},
+    ...settings.sampling(),
+  };
+}
+
+function withFiles(node) {
+  const parts = (node.files ?? []).map((file) => `File ${file.name}:\n\n${file.text}`);
+  return [...parts, node.text].filter(Boolean).join("\n\n");
+}
+
+function resume(node) {
+  if (node.run?.stream) run(node, null, node.run);
+  else finish(node, "error", new ApiError("The page was closed before the answer began.", 0));
+}
+
+async function run(node, body, from = null) {
+  const home = chat;
+  let saved = Date.now();
+  const view = () => views.get(node.id);
+  const stream = new AnswerStream({
+    resume: from,
+    onEvent: (event) => {
+      const shown = view();
+      if (shown) shown.take(event);
+      else new AnswerView(node, {canUseCloud: () => false}).take(event);
+      node.run = {stream: stream.stream, n: stream.n};
+      panels.device.note(node);
+      if (Date.now() - saved > SAVE_MS) {
+        saved = Date.now();
+        save(home);
+      }
+    },
+    onState: (stage) => {
+      node.stage = stage;
+      view()?.refresh();
+      say(stageInWords(node));
+    },
+  });
+  running.set(node.id, {stream, chat: home});
+  drawButtons();
+  say("Answering");
+  try {
+    await stream.run(body);
+    finish(node, stream.isStopped ? "stopped" : endOf(node), null, home);
+  } catch (error) {
+    const isGone = error.status === 404 && stream.stream;
+    const shown = isGone ? new ApiError("The server was restarted; the rest of this answer is lost.", 404) : error;
+    finish(node, stream.isStopped ? "stopped" : "error", shown, home);
+  }
+}
+
+function endOf(node) {
+  if (node.finish === "stop" || node.finish === "tool_calls") return "done";
+  return node.finish ?? "interrupted";
+}
+
+function finish(node, state, error = null, home = chat) {
+  running.delete(node.id);
+  node.state = state;
+  node.question = null;
+  if (error) {
+    node.error = error.message;
+    node.advice = error.status === 404 ? "Continue goes on from its last character." : error.advice ?? "";
+    if (error.status === 401) panels.settings.open(true);
+  }
+  node.run = null;
+  views.get(node.id)?.refresh();
+  drawButtons();
+  save(home).then(drawChats);
+  say(state === "done" ? "The answer is complete." : state === "stopped" ? "Stopped." : node.error || "The answer ended early.");
+}
+
+function regenerate(node) {
+  chat.leaf = node.parent;
+  drawAll();
+  answer();
+}
+
+function carryOn(node) {
+  const begun = node.text;
+  chat.leaf = node.parent;
+  drawAll();
+  answer(begun);
+}
+
+async function edit(node) {
+  const text = await ask("Edit and send again", node.text, "Send", true);
+  if (text === null || !text.trim()) return;
+  chat.leaf = node.parent;
+  files = node.files ?? [];
+  drawAll();
+  send(text);
+}
+
+async function steer(node, to) {
+  try {
+    await call("v1/handoffs", {method: "POST", body: {id: node.answerId, to}});
+    say(to === "cloud" ? "Asking the cloud to go on." : "This answer stays on this device.");
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+async function consent(node, id, granted, scope) {
+  try {
+    await call(`v1/consents/${id}`, {method: "POST", body: {granted, scope}});
+  } catch (error) {
+    say(error.message);
+    node.question = null;
+    views.get(node.id)?.refresh();
+  }
+}
+
+function stop() {
+  for (const run of running.values()) if (run.chat.id === chat.id) run.stream.stop();
+}
+
+function drawButtons() {
+  const isRunning = [...running.values()].some((run) => run.chat.id === chat.id);
+  $("stop").hidden = !isRunning;
+  $("send").hidden = isRunning;
+}
+
+// --- files ---------------------------------------------------------------------------------------------------
+
+async function addFiles(list) {
+  for (const file of list) {
+    if (file.type.startsWith("image/")) say(`${file.name}: the model on this device cannot see images.`);
+    else if (file.size > MOST_FILE_BYTES) say(`${file.name} is too large: at most ${MOST_FILE_BYTES / 1024} kB.`);
+    else {
+      const text = await file.text();
+      if (text.includes("\0")) {
+        say(`${file.name} is not a text file.`);
+        continue;
+      }
+      const added = {name: file.name.slice(0, 200), text, nTokens: null};
+      files.push(added);
+      json("tokenize", {method: "POST", body: {content: text}}).then((found) => {
+        added.nTokens = found.tokens.length;
+        drawFiles();
+      }, () => {});
+    }
+  }
+  drawFiles();
+}
+
+function drawFiles() {
+  $("files").replaceChildren(...files.map((file) => h("li", {class: "chip"},
+    file.nTokens === null ? file.name : `${file.name} · ${file.nTokens} tokens`,
+    h("button", {class: "icon small", type: "button", "aria-label": `Remove ${file.name}`, onclick: () => {
+      files = files.filter((other) => other !== file);
+      drawFiles();
+    }}, "✕"))));
+}
+
+// --- dialogs -------------------------------------------------------------------------------------------------
+
+/** Asks for a text, or (*value* null) for a yes. Returns null where the user does not want to. */
+async function ask(title, value, label = "Save", isLong = false) {
+  const field = value === null ? null : isLong ? h("textarea", {rows: 6, "aria-label": title}) : h("input", {"aria-label": title});
+  if (field) field.value = value;
+  const reply = await choose(title, {yes: label}, field);
+  return reply === "yes" ? field?.value ?? true : null;
+}
+
+/** The key of the button that was chosen in a dialog; empty for Cancel. */
+function choose(title, labels, field = null) {
+  const dialog = $("dialog");
+  const buttons = Object.entries(labels).map(([key, label]) => h("button", {class: "primary", value: key}, label));
+  dialog.replaceChildren(h("form", {method: "dialog"},
+    h("h2", {id: "dialog-title"}, title), field, h("div", {class: "row"}, ...buttons, h("button", {value: ""}, "Cancel"))));
+  dialog.returnValue = "";
+  dialog.showModal();
+  field?.select();
+  return new Promise((resolve) => { dialog.onclose = () => resolve(dialog.returnValue); });
+}
+
+// --- events --------------------------------------------------------------------------------------------------
+
+const prompt = $("prompt");
+const fit = () => {
+  prompt.style.height = "auto";
+  prompt.style.height = `${Math.min(prompt.scrollHeight, 240)}px`;
+};
+const panels = {device: new DevicePanel($("device"), $("open-device")), settings: new SettingsPanel($("settings"), $("open-settings"), greet)};
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if ($("send").hidden) return;
+  const text = prompt.value;
+  prompt.value = "";
+  fit();
+  send(text);
+});
+prompt.addEventListener("input", fit);
+prompt.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("composer").requestSubmit();
+  }
+});
+document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !$("dialog").open) stop(); });
+$("stop").addEventListener("click", stop);
+$("new-chat").addEventListener("click", startChat);
+$("search").addEventListener("input", drawChats);
+$("dial").addEventListener("change", () => {
+  chat.dial = $("dial").value;
+  settings.set("dial", chat.dial);
+  if (pathOf(chat).length) save(chat);
+});
+$("toggle-side").addEventListener("click", () => {
+  const isOpen = document.body.classList.toggle("side-open");
+  $("toggle-side").setAttribute("aria-expanded", String(isOpen));
+});
+$("attach").addEventListener("click", () => $("attach-file").click());
+$("attach-file").addEventListener("change", () => addFiles($("attach-file").files));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  addFiles(event.dataTransfer.files);
+});
+$("export").addEventListener("click", async () => {
+  const kind = await choose("Export this chat", {json: "JSON, to import again", md: "Markdown, to read"});
+  const name = chat.title.replace(/[^\w-]+/g, "-").slice(0, 40) || "chat";
+  if (kind === "json") download(`${name}.json`, "application/json", JSON.stringify(chat, null, 2));
+  if (kind === "md") download(`${name}.md`, "text/markdown", asMarkdown(chat));
+});
+$("import").addEventListener("click", () => $("import-file").click());
+$("import-file").addEventListener("change", async () => {
+  try {
+    for (const one of chatsIn(await $("import-file").files[0].text())) await save(one);
+    drawChats();
+    say("Imported.");
+  } catch (error) {
+    say(error.message);
+  }
+  $("import-file").value = "";
+});
+
+await greet();
+const last = sessionStorage.getItem("spillover-chat");
+if (last && chats.some((one) => one.id === last)) await openChat(last);
+else drawAll();
+prompt.focus();

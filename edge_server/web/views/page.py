@@ -1,0 +1,105 @@
+"""The chat page, and what it shows of the device."""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, request
+
+from spillover.cloud_fallback.policy.sensors import read_device
+from spillover.edge_server.answers.service import Service
+from spillover.edge_server.wire.errors import WireError
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-cache",
+    "Vary": "Accept, Accept-Encoding",
+}
+_HINT = (
+    "Spillover: a local endpoint for OpenAI clients. POST /v1/chat/completions, or open this "
+    "address in a browser.\n"
+)
+
+
+def add_page(app: Flask, service: Service) -> None:
+    """`GET /` for browsers, the files of the page, and `GET /v1/device`."""
+
+    def page() -> Response:
+        if "text/html" not in request.accept_mimetypes.values():
+            return Response(_HINT, content_type="text/plain; charset=utf-8")
+        return _file("index.html")
+
+    def device() -> dict[str, Any]:
+        return _device(service)
+
+    app.add_url_rule("/", "page", page)
+    app.add_url_rule("/page/<name>", "page file", _file)
+    app.add_url_rule("/v1/device", "device", device)
+
+
+def _file(name: str) -> Response:
+    content = _contents().get(name)
+    if content is None:
+        raise WireError(404, f"the page has no file {name[:100]!r}", code="unknown_url")
+    response = Response(headers=_HEADERS)
+    response.content_type = _TYPES[name[name.rindex(".") :]]
+    if "gzip" in request.accept_encodings:
+        response.headers["Content-Encoding"] = "gzip"
+        content = _compressed(name)
+    response.set_data(content)
+    response.add_etag()
+    return response.make_conditional(request)
+
+
+@cache
+def _contents() -> dict[str, bytes]:
+    """The page's files by name."""
+    folder = files("spillover.edge_server").joinpath("page")
+    return {
+        file.name: file.read_bytes()
+        for file in folder.iterdir()
+        if file.name[file.name.rfind(".") :] in _TYPES
+    }
+
+
+@cache
+def _compressed(name: str) -> bytes:
+    return gzip.compress(_contents()[name], mtime=0)
+
+
+def _device(service: Service) -> dict[str, Any]:
+    """The device's sensors now, and what the engine does. None: there is no such sensor."""
+    card, status = service.engine.card, service.engine.status()
+    reading: dict[str, Any] = msgspec.to_builtins(read_device())
+    return {
+        "object": "device",
+        **reading,
+        "model": service.engine.name,
+        "description": card.description,
+        "device": card.device,
+        "n_threads": card.n_threads,
+        "n_ctx": card.n_ctx,
+        "n_kv": card.n_kv,
+        "n_kv_used": status.n_kv_used,
+        "n_running": sum(slot.state != "idle" for slot in status.slots),
+        "n_queued": status.n_queued,
+        "state": status.state,
+    }
