@@ -113,6 +113,7 @@ function drawAll() {
   drawChats();
   drawButtons();
   scrollDown(true);
+  setTimeout(() => scrollDown(), 100); // what is off the screen gets its height late
 }
 
 function welcome() {
@@ -178,7 +179,10 @@ const scrollDown = (() => {
 
 function send(text) {
   if (!text.trim() && !files.length) return;
-  if (!pathOf(chat).length) chat.title = (text.trim() || files[0].name).split("\n")[0].slice(0, 60);
+  if (!pathOf(chat).length) {
+    chat.title = (text.trim() || files[0].name).split("\n")[0].slice(0, 60);
+    $("title").textContent = chat.title;
+  }
   $("log").querySelector(".welcome")?.remove();
   const node = addNode(chat, {role: "user", text, files});
   files = [];

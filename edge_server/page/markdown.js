@@ -188,8 +188,7 @@ function tableNode(lines) {
 /** A code block: finished lines are highlighted once, and kept. */
 class CodeView {
   constructor(block) {
-    this.block = block;
-    this.language = languageOf(block.language);
+    this.name = h("span");
     this.code = h("code", {});
     this.state = null;
     this.n = 0;
@@ -197,7 +196,7 @@ class CodeView {
     const button = h("button", {class: "quiet small", type: "button"}, "Copy");
     button.addEventListener("click", () => copy(this.text, button));
     this.node = h("div", {class: "code"},
-      h("div", {class: "code-head"}, h("span", {}, block.language || "text"), button),
+      h("div", {class: "code-head"}, this.name, button),
       h("pre", {tabindex: "0"}, this.code));
     this.update(block);
   }
@@ -208,6 +207,8 @@ class CodeView {
 
   update(block) {
     const [, ...inner] = block.lines;
+    this.name.textContent = block.language || "text";
+    this.language = languageOf(block.language);
     const end = inner.at(-1)?.trim() ?? "";
     this.isClosed = end.length >= block.fence.length && /^(`+|~+)$/.test(end) && end[0] === block.fence[0];
     this.lines = this.isClosed ? inner.slice(0, -1) : inner;

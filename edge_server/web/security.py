@@ -107,9 +107,8 @@ class Gatekeeper:
 
 def _is_open(request: Request) -> bool:
     """Whether a path tells nothing: that the server is alive, or the page, which asks for a key."""
-    return request.path in _OPEN_PATHS or (
-        request.method in _SAFE_METHODS and request.path.startswith("/page/")
-    )
+    is_open = request.path in _OPEN_PATHS or request.path.startswith("/page/")
+    return is_open and request.method in _SAFE_METHODS
 
 
 def _given_key(request: Request) -> str:

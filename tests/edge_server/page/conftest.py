@@ -1,0 +1,115 @@
+"""A real browser on the real page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.edge_server.conftest import Server
+from tests.edge_server.routed import routed_server
+from tests.fakes.fake import Fake
+
+PATIENCE_MS = 90_000
+_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "these tests need Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS.split())
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """The page in a context of its own, and what went wrong in it."""
+
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.context.set_default_timeout(PATIENCE_MS)
+        self.url = url
+        self.problems: list[str] = []
+        self.strays: list[str] = []
+        """Requests that left the server."""
+        self.page = self.open()
+
+    def open(self) -> Page:
+        page = self.context.new_page()
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("dialog", lambda dialog: (self.problems.append("a dialog"), dialog.dismiss()))
+        page.on("request", lambda request: self._look(request.url))
+        page.goto(self.url)
+        return page
+
+    def _note(self, kind: str, text: str) -> None:
+        # The browser itself reports refused and broken requests, which tests provoke.
+        if kind == "error" and "Failed to load resource" not in text:
+            self.problems.append(text)
+
+    def _look(self, url: str) -> None:
+        if not url.startswith((self.url, "data:", "blob:")):
+            self.strays.append(url)
+
+    def send(self, text: str) -> None:
+        self.page.fill("#prompt", text)
+        self.page.press("#prompt", "Enter")
+
+    def wait_end(self) -> None:
+        """Until the last answer has ended."""
+        self.page.wait_for_selector(".message.answer:last-child:not(.running)")
+
+    @property
+    def answer(self) -> str:
+        return self.page.locator(".message.answer .markdown").last.inner_text()
+
+    @property
+    def status(self) -> str:
+        return self.page.locator("#status").inner_text()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("page"), "--parallel", "2")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens the page of a server; afterwards nothing may have gone wrong in it."""
+    visits: list[Visit] = []
+
+    def open_(server: Server, **options: Any) -> Visit:
+        visits.append(Visit(browser, f"{server.url}/", **options))
+        return visits[-1]
+
+    yield open_
+    for visit in visits:
+        visit.context.close()
+        assert visit.problems == []
+        assert visit.strays == []
+
+
+@pytest.fixture
+def routed(tmp_path: Path, fake: Fake) -> Iterator[Callable[..., Server]]:
+    """Starts a server with a fake provider."""
+    servers: list[Server] = []
+
+    def start(fallback: str = "ask", **options: Any) -> Server:
+        servers.append(routed_server(tmp_path, fake, fallback=fallback, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -1,0 +1,304 @@
+"""What a user does on the page, in a real browser with the real server."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.edge_server.conftest import Server
+from tests.edge_server.page.conftest import PATIENCE_MS, Visit
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+Open = Callable[..., Visit]
+STORY = "Tell me a story about a fox named Ruby."
+
+
+def test_browsers_get_the_page_and_programs_a_hint(local: Server) -> None:
+    page = httpx.get(local.url, headers={"Accept": "text/html,*/*"})
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "<!doctype html>" in page.text
+    assert httpx.get(local.url).text.startswith("Spillover: a local endpoint")
+    assert httpx.get(f"{local.url}/page/none.js").status_code == 404
+    assert httpx.get(f"{local.url}/page/..%2f..%2fsetup.cfg").status_code == 404
+
+
+def test_the_page_is_light(local: Server) -> None:
+    index = httpx.get(local.url, headers={"Accept": "text/html"}).text
+    names = {"style.css", "icon.svg", "app.js", "answer.js", "answer_state.js", "api.js", "dom.js"}
+    names |= {"highlight.js", "markdown.js", "panels.js", "sse.js", "store.js"}
+    n_bytes = len(index)
+    for name in names:
+        response = httpx.get(f"{local.url}/page/{name}", headers={"Accept-Encoding": "gzip"})
+        n_bytes += response.num_bytes_downloaded
+        again = httpx.get(
+            f"{local.url}/page/{name}",
+            headers={"If-None-Match": response.headers["etag"], "Accept-Encoding": "gzip"},
+        )
+        assert again.status_code == 304
+    assert n_bytes <= 150_000
+
+
+def test_a_question_is_answered_and_kept(local: Server, visit: Open) -> None:
+    one = visit(local)
+    one.send(STORY)
+    one.wait_end()
+    text = one.answer
+    assert len(text) > 50
+    assert "on this device" in one.page.locator(".badge").inner_text()
+    assert one.status == "The answer is complete."
+    one.page.reload()
+    one.page.wait_for_selector(".message.answer")
+    assert one.answer == text
+    assert one.page.locator("#title").inner_text() == STORY
+
+
+def test_an_answer_is_stopped(local: Server, visit: Open) -> None:
+    one = visit(local)
+    one.page.click("#open-settings")
+    one.page.fill("#set-max_tokens", "900")
+    one.page.press("#set-max_tokens", "Tab")
+    one.send(STORY)
+    one.page.wait_for_selector(".answer .markdown p")
+    one.page.press("#prompt", "Escape")
+    one.wait_end()
+    assert "You stopped this answer." in one.page.locator(".notes").inner_text()
+    assert one.page.locator("#send").is_visible()
+
+
+def test_regenerating_and_editing_make_branches(local: Server, visit: Open) -> None:
+    one = visit(local)
+    one.send("Once upon a time")
+    one.wait_end()
+    one.page.get_by_role("button", name="Regenerate").click()
+    one.wait_end()
+    assert one.page.locator(".answer .branches").inner_text().split()[1] == "2/2"
+    one.page.locator(".answer").get_by_role("button", name="Earlier version").click()
+    assert "1/2" in one.page.locator(".answer .branches").inner_text()
+    one.page.get_by_role("button", name="Edit").click()
+    one.page.fill("dialog textarea", "There was a dog")
+    one.page.click("dialog button.primary")
+    one.wait_end()
+    assert one.page.locator(".bubble").inner_text() == "There was a dog"
+    assert "2/2" in one.page.locator(".user .branches").inner_text()
+
+
+def test_reloading_in_mid_answer_loses_and_repeats_nothing(
+    local: Server, visit: Open, tmp_path: Path
+) -> None:
+    one = visit(local)
+    one.page.click("#open-settings")
+    for name, value in (("max_tokens", "700"), ("temperature", "0"), ("seed", "7")):
+        one.page.fill(f"#set-{name}", value)
+        one.page.press(f"#set-{name}", "Tab")
+    one.send(STORY)
+    one.wait_end()
+    whole = one.answer
+    one.page.get_by_role("button", name="Regenerate").click()
+    one.page.wait_for_function("document.querySelector('.answer .markdown').innerText.length > 60")
+    one.page.wait_for_timeout(800)  # the page saves now and then
+    one.page.reload()
+    one.page.wait_for_selector(".message.answer")
+    one.wait_end()
+    assert one.answer == whole
+
+
+def test_a_connection_that_breaks_is_taken_up(local: Server, visit: Open) -> None:
+    one = visit(local)
+    one.send(STORY)
+    one.page.wait_for_selector(".answer .markdown p")
+    one.context.set_offline(True)
+    one.page.wait_for_timeout(300)
+    one.context.set_offline(False)
+    one.wait_end()
+    assert one.status == "The answer is complete."
+
+
+def test_a_server_that_restarts_is_said_and_the_answer_goes_on(tmp_path: Path, visit: Open) -> None:
+    server = Server(tmp_path, "--parallel", "2")
+    try:
+        one = visit(server)
+        one.page.click("#open-settings")
+        one.page.fill("#set-max_tokens", "900")
+        one.page.press("#set-max_tokens", "Tab")
+        one.send(STORY)
+        one.page.wait_for_selector(".answer .markdown p")
+        server.stop(signal.SIGKILL)
+        one.page.wait_for_selector(".message.answer.running .stage")
+        server = Server(tmp_path, "--parallel", "2", "--port", str(server.port))
+        one.wait_end()
+        assert "The server was restarted" in one.page.locator(".notes").inner_text()
+        before = one.answer
+        one.page.get_by_role("button", name="Continue").click()
+        one.wait_end()
+        assert one.answer.startswith(before.rstrip()[:40])
+        assert len(one.answer) > len(before)
+    finally:
+        server.stop()
+
+
+def test_a_text_file_becomes_part_of_the_prompt(local: Server, visit: Open, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("The fox is called Ruby.")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    one = visit(local)
+    one.page.set_input_files("#attach-file", str(tmp_path / "photo.png"))
+    one.page.wait_for_function("document.getElementById('status').innerText.includes('images')")
+    one.page.set_input_files("#attach-file", str(tmp_path / "notes.txt"))
+    one.page.wait_for_function("document.getElementById('files').innerText.includes('tokens')")
+    with one.page.expect_request("**/v1/chat/completions") as sent:
+        one.send("What is its name?")
+    body = json.loads(str(sent.value.post_data))
+    assert "File notes.txt:\n\nThe fox is called Ruby." in body["messages"][0]["content"]
+    one.wait_end()
+
+
+def test_chats_are_found_renamed_exported_imported_and_deleted(
+    local: Server, visit: Open, tmp_path: Path
+) -> None:
+    one = visit(local)
+    one.send("Say hello to the moon")
+    one.wait_end()
+    one.page.get_by_role("button", name="Rename").click()
+    one.page.fill("dialog input", "Moon")
+    one.page.click("dialog button.primary")
+    one.page.wait_for_function("document.getElementById('title').innerText === 'Moon'")
+    one.page.click("#export")
+    with one.page.expect_download() as saved:
+        one.page.get_by_role("button", name="JSON, to import again").click()
+    saved.value.save_as(tmp_path / "chat.json")
+    one.page.get_by_role("button", name="Delete Moon").click()
+    one.page.click("dialog button.primary")
+    one.page.wait_for_function("document.getElementById('chats').innerText.includes('No chats')")
+    one.page.set_input_files("#import-file", str(tmp_path / "chat.json"))
+    one.page.wait_for_function("document.getElementById('chats').innerText.includes('Moon')")
+    one.page.fill("#search", "no such words")
+    assert "No chat has these words" in one.page.locator("#chats").inner_text()
+    one.page.fill("#search", "the moon")
+    assert one.page.locator(".chat-name").inner_text() == "Moon"
+    (tmp_path / "bad.json").write_text('{"nodes": {"a": {"id": "a"}}}')
+    one.page.set_input_files("#import-file", str(tmp_path / "bad.json"))
+    one.page.wait_for_function("document.getElementById('status').innerText.includes('not an exp')")
+
+
+def test_a_key_is_asked_for_and_used(tmp_path: Path, visit: Open) -> None:
+    server = Server(tmp_path, "--parallel", "2", "--api-key", "a-long-enough-key")
+    try:
+        one = visit(server)
+        one.page.wait_for_selector("#set-key")
+        assert "API key" in one.status
+        one.page.fill("#set-key", "a-long-enough-key")
+        one.page.get_by_role("button", name="Use this key").click()
+        one.page.wait_for_function("document.getElementById('model').innerText !== ''")
+        one.send("Hello")
+        one.wait_end()
+        assert one.answer
+        assert one.page.evaluate("localStorage.getItem('spillover-api-key')") is None
+        refused = httpx.post(f"{server.url}/", json={"inputs": "Hello"})
+        assert refused.status_code == 401
+    finally:
+        server.stop()
+
+
+# --- the cloud ----------------------------------------------------------------------------------
+
+
+def test_a_handoff_is_shown_where_it_happened(
+    routed: Callable[..., Server], visit: Open, fake: Fake
+) -> None:
+    fake.script(Act(rest=" Then a cloud came by. The end."))
+    one = visit(routed("auto"))
+    one.page.select_option("#dial", "auto")
+    one.send(STORY)
+    one.page.get_by_role("button", name="Ask the cloud").click()
+    one.wait_end()
+    seam = one.page.locator(".seam")
+    assert "as you asked → fake-1 (cloud-model)" in seam.inner_text()
+    assert one.answer.rstrip().endswith("The end.")
+    assert "cloud: fake-1" in one.page.locator(".badge").inner_text()
+    before = one.page.evaluate(
+        "(() => { const r = document.createRange(); const s = document.querySelector('.seam');"
+        "r.setStart(document.querySelector('.markdown'), 0); r.setEndBefore(s);"
+        "return r.toString(); })()"
+    )
+    assert before
+    one.page.click("#open-device")
+    one.page.wait_for_function("document.querySelector('.handoffs').innerText.includes('asked')")
+
+
+@pytest.mark.parametrize(("button", "leaves"), [("Yes, once", True), ("No", False)])
+def test_nothing_leaves_before_the_card_is_answered(
+    routed: Callable[..., Server], visit: Open, fake: Fake, button: str, leaves: bool
+) -> None:
+    fake.script(Act(rest=" Then a cloud came by. The end."))
+    one = visit(routed("ask"))
+    one.page.select_option("#dial", "ask")
+    one.page.click("#open-settings")
+    one.page.fill("#set-max_tokens", "900")
+    one.page.press("#set-max_tokens", "Tab")
+    one.send(STORY)
+    one.page.get_by_role("button", name="Ask the cloud").click()
+    card = one.page.locator(".consent")
+    card.wait_for()
+    assert "May fake-1 (cloud-model) go on" in card.inner_text()
+    assert "would leave this device" in card.inner_text()
+    assert fake.requests == []
+    one.page.get_by_role("button", name=button, exact=True).click()
+    one.wait_end()
+    assert bool(fake.requests) == leaves
+    assert one.page.locator(".consent").count() == 0
+    assert one.page.locator(".seam").count() == leaves
+
+
+def test_a_dial_at_never_asks_nobody(
+    routed: Callable[..., Server], visit: Open, fake: Fake
+) -> None:
+    one = visit(routed("auto"))
+    assert one.page.locator("#dial").input_value() == "never"
+    one.send(STORY)
+    one.wait_end()
+    assert one.page.get_by_role("button", name="Ask the cloud").count() == 0
+    assert fake.requests == []
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(local: Server, visit: Open, scheme: str) -> None:
+    one = visit(local, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    one.send("Hello")
+    one.wait_end()
+    width = one.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 360
+    one.page.click("#toggle-side")
+    one.page.get_by_role("button", name="New chat").click()
+    one.page.wait_for_selector(".welcome")
+
+
+def test_the_keyboard_is_enough(local: Server, visit: Open) -> None:
+    one = visit(local)
+    one.page.wait_for_function("document.activeElement.id === 'prompt'")
+    one.page.keyboard.type("Hello")
+    one.page.keyboard.press("Enter")
+    one.wait_end()
+    seen = set()
+    for _ in range(25):
+        one.page.keyboard.press("Tab")
+        seen.add(one.page.evaluate("document.activeElement.innerText || document.activeElement.id"))
+    assert {"Regenerate", "Settings", "Device", "New chat"} <= seen
+
+
+def test_what_goes_wrong_is_said(visit: Open, local: Server) -> None:
+    one = visit(local)
+    one.page.route(
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(status=429, body='{"error": {"message": "the queue is full"}}'),
+    )
+    one.send("Hello")
+    one.page.wait_for_selector(".notes .error", timeout=PATIENCE_MS)
+    assert "the queue is full The device is busy" in one.page.locator(".notes").inner_text()
