@@ -168,7 +168,8 @@ export class AnswerView {
   }
 
   #drawNotes(isRunning) {
-    const key = [isRunning, this.answer.state, this.answer.failures.length, this.answer.stage === "writing"].join();
+    const {answerId} = this.answer;
+    const key = [isRunning, this.answer.state, this.answer.failures.length, Boolean(answerId)].join();
     if (key === this.notesKey) return;
     this.notesKey = key;
     const {state, failures, usage, text} = this.answer;
@@ -181,7 +182,7 @@ export class AnswerView {
       h("button", {class: "quiet small", type: "button", "aria-label": name, onclick: (event) => act(event.currentTarget)}, label);
     this.buttons.replaceChildren();
     if (isRunning) {
-      if (this.actions.canUseCloud()) {
+      if (answerId && this.actions.canUseCloud()) {
         this.buttons.append(button("Ask the cloud", () => this.actions.handOver()), button("Keep it here", () => this.actions.keepLocal()));
       }
       return;

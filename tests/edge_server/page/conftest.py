@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
@@ -47,7 +47,7 @@ class Visit:
         page = self.context.new_page()
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", lambda message: self._note(message.type, message.text))
-        page.on("dialog", lambda dialog: (self.problems.append("a dialog"), dialog.dismiss()))
+        page.on("dialog", self._dismiss)
         page.on("request", lambda request: self._look(request.url))
         page.goto(self.url)
         return page
@@ -56,6 +56,10 @@ class Visit:
         # The browser itself reports refused and broken requests, which tests provoke.
         if kind == "error" and "Failed to load resource" not in text:
             self.problems.append(text)
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.problems.append("a dialog")
+        dialog.dismiss()
 
     def _look(self, url: str) -> None:
         if not url.startswith((self.url, "data:", "blob:")):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, FilePayload, expect
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import Visit
@@ -295,10 +295,9 @@ def test_a_hostile_model_and_hostile_names_do_nothing(one: Visit) -> None:
         ),
     )
     name = "<img src=x onerror=alert(1)>.txt"
-    one.page.set_input_files(
-        "#attach-file", [{"name": name, "mimeType": "text/plain", "buffer": b"x"}]
-    )
-    one.page.wait_for_function("document.getElementById('files').innerText.includes('onerror')")
+    file: FilePayload = {"name": name, "mimeType": "text/plain", "buffer": b"x"}
+    one.page.set_input_files("#attach-file", file)
+    expect(one.page.locator("#files")).to_contain_text("onerror")
     one.send("<svg onload=alert(1)>")
     one.wait_end()
     one.page.unroute("**/v1/chat/completions")
