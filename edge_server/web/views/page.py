@@ -61,12 +61,13 @@ def _file(name: str) -> Response:
         raise WireError(404, f"the page has no file {name[:100]!r}", code="unknown_url")
     response = Response(headers=_HEADERS)
     response.content_type = _TYPES[name[name.rindex(".") :]]
-    if "gzip" in request.accept_encodings:
+    if request.accept_encodings.quality("gzip"):
         response.headers["Content-Encoding"] = "gzip"
         content = _compressed(name)
     response.set_data(content)
     response.add_etag()
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 @cache
