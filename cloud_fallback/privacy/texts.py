@@ -40,11 +40,10 @@ _NAMES = {
 _SCHEMAS = {(Tool, "parameters"), (JsonSchema, "schema")}
 _FIXED = {
     (Message, "role"),
-    (Message, "images"),
     (GenerationRequest, "tool_choice"),
     (Sampling, "logit_bias"),
 }
-"""Texts from a fixed list, numbers, and what nobody can look into."""
+"""Texts from a fixed list, and numbers."""
 _VALUE_KEYS = frozenset({"default", "const", "examples", "enum", "items", "anyOf", "oneOf"})
 """Keywords of a schema that hold values of the property that they describe."""
 _STRUCTURAL_KEYS = frozenset({"type", "$ref", "$schema", "$id", "format"})
@@ -83,12 +82,14 @@ class Texts:
         return replace(struct, **changed)
 
     def _field(self, field: tuple[type, str], value: Any) -> Any:
-        if field in _FIXED:
-            return value
+        if field == (Message, "images"):
+            return value  # nobody can look into them
         if isinstance(value, Struct):
             return self._struct(value)
         if isinstance(value, tuple):
             return tuple(self._field(field, one) for one in value)
+        if field in _FIXED:
+            return value
         if field in _NAMES and value is not None:
             self._check(value)
             return value

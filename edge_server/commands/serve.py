@@ -87,7 +87,7 @@ def announcement(urls: list[str], card: ModelCard, settings: Settings) -> str:
         f"model    {card.name} ({card.description})",
         f"context  {_context_line(card)}",
         f"device   {card.device}, {card.n_threads} threads",
-        f"engine   {card.library}" + (f" ({card.engine_reason})" if card.engine_reason else ""),
+        *([f"engine   {_engine_line(card)}"] if card.library else []),
         *(f"address  {url}" for url in urls),
         "",
         "Try it:",
@@ -113,6 +113,10 @@ def example(url: str, card: ModelCard, *, needs_key: bool) -> str:
         return _post(url, "/v1/rerank", {"model": card.name, **body}, needs_key=needs_key)
     body = {"model": card.name, "input": ["a story about a dog", "Max barked."]}
     return _post(url, "/v1/embeddings", body, needs_key=needs_key)
+
+
+def _engine_line(card: ModelCard) -> str:
+    return f"{card.library} ({card.engine_reason})" if card.engine_reason else card.library
 
 
 def curl_line(url: str, model: str, *, needs_key: bool) -> str:

@@ -194,6 +194,8 @@ def _set_by_owner(found: Findings, options: EngineOptions) -> str:
         "n_gpu_layers is for llama.cpp": options.n_gpu_layers > 0,
         f"kv_cache_type {options.kv_cache_type} is for llama.cpp": options.kv_cache_type != "f16",
         "second_layout is for llama.cpp": options.second_layout == "on",
+        f"pooling {options.pooling} is for vectors, which llama.cpp gives": options.pooling
+        != "auto",
         "conversion_cache_mb is 0": options.conversion_cache_mb == 0,
         "the file is small enough for either": found.size_bytes < MIN_SOURCE_BYTES,
     }

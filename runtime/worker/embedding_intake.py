@@ -46,7 +46,7 @@ class EmbeddingReader:
         if self._embedder is None:
             raise InvalidRequest(
                 f"{name} gives no embeddings, because its graph has no output for them: serve an "
-                "embedding model, or a GGUF file",
+                "embedding model, or a GGUF file with engine = llama",
                 "model",
             )
         ranks = self._embedder.card.pooling == "rank"

@@ -150,7 +150,7 @@ def test_a_part_of_its_path_reaches_the_plan(app: Flask) -> None:
         (404, {"path": "/say/nothing"}),
         (405, {"method": "GET"}),
         (413, {"json": {"about": "x" * 2_000}}),
-        (415, {"json": None, "data": "you"}),
+        (415, {"json": None, "data": "you", "headers": {"Content-Type": "text/plain"}}),
         (429, {"json": {"about": "much"}}),
         (500, {"json": {"about": "defects"}}),
     ],

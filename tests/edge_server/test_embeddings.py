@@ -181,7 +181,6 @@ def test_the_model_is_listed_with_what_it_can(encoder: Server, web: httpx.Client
     assert web.get("/health").json() == {"status": "ok"}
     assert web.get("/slots").json() == []
     assert "vectors" in encoder.said
-    assert "/v1/embeddings" in encoder.said
 
 
 def test_many_large_requests_at_once(encoder: Server) -> None:

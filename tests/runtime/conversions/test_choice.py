@@ -114,6 +114,7 @@ def test_a_conversion_that_is_less_true_is_served_on_demand_only(fidelity: Fidel
     [
         ({"engine": "llama"}, "engine"),
         ({"kv_cache_type": "q8_0"}, "kv_cache_type"),
+        ({"pooling": "mean"}, "pooling mean"),
         ({"n_gpu_layers": 5}, "n_gpu_layers"),
         ({"second_layout": "on"}, "second_layout"),
         ({"deterministic": True}, "deterministic"),

@@ -88,6 +88,7 @@ def test_nobody_waits_for_a_template_that_was_slow_before() -> None:
         tag_pairs = ()
         tool_format = HERMES
         is_slow = True
+        source = ""
 
         def prompt(self, *_: object, **__: object) -> None:
             assert may_go_on.wait(60)

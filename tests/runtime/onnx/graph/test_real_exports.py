@@ -36,7 +36,7 @@ def test_a_changed_graph_gives_the_logits_of_the_original(name: str, tmp_path: P
     found = ragged_logits(prepared.proto.SerializeToString(), IDS, [17, 1, 9], n_per_head=size)
     if "q" in name.partition("-")[2]:
         # Activations are rounded to 8 bits, by products that the original leaves in fp32.
-        assert divergence(original, found) < 0.03
+        assert divergence(original, found) < 0.05
     else:
         tolerance = 0.05 if "f" in name.partition("-")[2] else 2e-4
         np.testing.assert_allclose(found, original, atol=tolerance)
