@@ -66,7 +66,8 @@ def clear(
     provider.check(redacted.request)
     yield from _ask_user(context, provider, redacted, reason)
     permit = stack.enter_context((yield from _turn(context, name)))
-    reservation = _reserve(context, provider, redacted)
+    cost = estimate(redacted.request, provider.settings.known_prices)
+    reservation = resources.budget.reserve(name, cost)
     stack.enter_context(reservation)
     request, most = redacted.request, reservation.max_completion_tokens
     if most is not None:
@@ -96,13 +97,10 @@ def _ask_user(
 
 
 def check_affordable(context: RequestContext, provider: CloudEngine, redacted: Redacted) -> None:
-    """Raises as clear() would for want of money, so that the user is not asked in vain."""
-    _reserve(context, provider, redacted).release()
-
-
-def _reserve(context: RequestContext, provider: CloudEngine, redacted: Redacted) -> Reservation:
+    """Raises as clear() would for want of money, so that the user is not asked in vain. Writes
+    nothing: the model that goes on meanwhile may end soon."""
     cost = estimate(redacted.request, provider.settings.known_prices)
-    return context.resources.budget.reserve(provider.name, cost)
+    context.resources.budget.longest(provider.name, cost)
 
 
 def open_question(
