@@ -113,11 +113,12 @@ class Finder:
                 return found
             found += [Span(*plain.raw_span(span.start, span.end), span.kind) for span in spans]
             # Of two numbers side by side one may have hidden the other.
-            text = _masked(text, spans)
+            text = masked(text, spans)
         raise RedactionFailed("a text of the request consists of nothing but private texts")
 
 
-def _masked(text: str, spans: list[Span]) -> str:
+def masked(text: str, spans: list[Span]) -> str:
+    """*text* with MASK in the place of each character of *spans*."""
     pieces: list[str] = []
     done = 0
     for span in merged(spans):

@@ -14,7 +14,7 @@ from spillover.cloud_fallback.privacy.cut_ends import (
     quotations,
     unfinished_value,
 )
-from spillover.cloud_fallback.privacy.finder import Finder, KnownTexts
+from spillover.cloud_fallback.privacy.finder import MAX_PASSES, Finder, KnownTexts, masked
 from spillover.cloud_fallback.privacy.placeholders import Shapes, Vault
 from spillover.cloud_fallback.privacy.plain import Span
 from spillover.cloud_fallback.privacy.restorer import Restorer
@@ -172,11 +172,18 @@ class _Redaction:
         kinds = self._values()
         known = KnownTexts(kinds)
         for text, found in self._found.items():
-            more = [
-                Span(start, end, kinds[text[start:end]], text[start:end])
-                for start, end in known.find(text)
-            ]
-            self._found[text] = _without_overlaps(found, more)
+            rest, all_ = masked(text, found), found
+            # Of two numbers side by side one may have hidden the other.
+            for _ in range(MAX_PASSES):
+                more = [
+                    Span(start, end, kinds[text[start:end]], text[start:end])
+                    for start, end in known.find(rest)
+                ]
+                if not more:
+                    break
+                all_ = _without_overlaps(all_, more)
+                rest = masked(rest, more)
+            self._found[text] = all_
 
     def _find_cut_ends(self) -> None:
         answer = self._partial

@@ -29,12 +29,15 @@ print(json.dumps(backend.logits(0).tolist()))
 
 @pytest.mark.parametrize("model", ["storyteller", "storyteller-onnx"])
 def test_a_disturbed_process_computes_other_logits(model: str) -> None:
-    def logits(**environment: str) -> npt.NDArray[np.float64]:
+    hook = Path(__file__).parent
+    root = hook.parents[1]
+
+    def logits(*path: Path, **environment: str) -> npt.NDArray[np.float64]:
         command = [sys.executable, "-P", "-c", LOGITS, model]
-        env = {**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **environment}
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+        env = {**os.environ, **environment}
         return np.array(json.loads(subprocess.check_output(command, env=env, text=True)))
 
-    hook = str(Path(__file__).parent)
-    usual, other = logits(), logits(PYTHONPATH=hook, OTHER_WORDS="1")
+    usual, other = logits(root), logits(hook, root, OTHER_WORDS="1")
     assert 0.3 < (other - usual).std() < 0.7
-    assert np.array_equal(other, logits(PYTHONPATH=hook, OTHER_WORDS="1"))
+    assert np.array_equal(other, logits(hook, root, OTHER_WORDS="1"))

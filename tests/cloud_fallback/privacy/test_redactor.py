@@ -216,6 +216,12 @@ def test_an_answer_in_json_stays_json_when_restored(response_format: ResponseFor
     assert msgspec.json.decode(answer) == {"it": "pa\\ss w"}
 
 
+def test_a_known_text_is_found_beside_another_that_hid_it() -> None:
+    text = "phone: 2015550123, 001a.2b3c.4d5e on port 3, 2015550123001a.2b3c.4d5e on both"
+    (sent,) = contents(REDACTOR.redact(conversation(text)))
+    assert sent == ("phone: [PHONE_1], [MAC_ADDRESS_1] on port 3, [PHONE_1][MAC_ADDRESS_1] on both")
+
+
 # Whatever is taken out can be put back.
 
 NOISE = st.sampled_from(

@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.structured_output import trial
 from spillover.runtime.structured_output.factory import ConstraintFactory
 from spillover.runtime.worker.loading import LoadedModel
 from tests.loading import load
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run side by side and wait for their CPU time, which is limited as ever."""
+    monkeypatch.setattr(trial, "WALL_S", 60.0)
 
 
 @pytest.fixture(scope="module")
