@@ -80,7 +80,7 @@ class RequestContext:
     def reason_to_begin_in_cloud(self) -> Stopped | None:
         """Why the answer begins in the cloud; None: it begins here."""
         if self.allowed.first == "cloud":
-            return Stopped(reason=Reason(code="user", is_hard=True), at=self.now)
+            return Stopped(reason=Reason(code="user", is_hard=True, keep_chars=0), at=self.now)
         if self.own_provider is not None:
             return Stopped(reason=Reason(code="sticky"), at=self.now)
         return None

@@ -28,6 +28,13 @@ from spillover.runtime.request import GenerationRequest
 UNWANTED = QUALITY | frozenset(get_args(PromptCode))
 """Reasons for which the local model's text is not wanted if another writer may go on."""
 
+
+def is_unwanted(reason: Reason) -> bool:
+    """Whether the user is asked about another text, not about the rest of this one. The answer
+    then does not end before the reply."""
+    return reason.code in UNWANTED or reason.keep_chars is not None
+
+
 Ask: TypeAlias = Callable[[Reason], Generator[StreamEvent, None, bool | Question]]
 """Asks the user about a handoff: whether it may be, as far as that is known, or the question."""
 
@@ -263,7 +270,7 @@ class WatchedStream:
     @property
     def _holds_while_asking(self) -> bool:
         reason = self._to_ask
-        return reason is not None and reason.code in UNWANTED and not self._may_replace
+        return reason is not None and is_unwanted(reason) and not self._may_replace
 
     def _is_first_word(self, event: EngineEvent) -> bool:
         """Whether *event* belongs to a beginning that another writer could not continue."""
@@ -323,7 +330,7 @@ class WatchedStream:
         if event.reason != "cancelled":
             # It ended by itself, possibly just as it was triggered.
             reason = found
-            if asked is not None and asked.code in UNWANTED:
+            if asked is not None and is_unwanted(asked):
                 reason = asked
             self._triggered_at = self._clock()
             if self._ask is not None and self._may_replace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +18,7 @@ from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.events import Delta
+from spillover.runtime.events import Delta, EngineEvent
 from spillover.runtime.request import GenerationRequest, Message
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -279,18 +279,32 @@ CLOUDS = msgspec.structs.replace(CALM, rules=(PromptRule(name="foxes", words=("f
 FOX = "Tell me a story about a fox."
 
 
+def end_of_local(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Is set when the local model has written the next answer to its end."""
+    local, ended = desk.resources.local, threading.Event()
+    stream = local.stream
+
+    def noted(*given: Any) -> Iterator[EngineEvent]:
+        yield from stream(*given)
+        ended.set()
+
+    monkeypatch.setattr(local, "stream", noted)
+    return ended
+
+
 def test_text_that_was_held_back_takes_nothing_from_max_tokens(
-    make_desk: MakeDesk, fake: Fake
+    make_desk: MakeDesk, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The provider's answer was cut, or it was not asked any more."""
     fake.script(Act(text="A tale of the cloud's own."))
     desk = make_desk(fake, fallback="ask", settings=ASKING, policy=CLOUDS)
+    ended = end_of_local(desk, monkeypatch)
     _id, stream = desk.start(ask(FOX, max_tokens=20, ignore_eos=True))
     events: list[StreamEvent] = []
     for event in stream:
         events.append(event)
         if isinstance(event, ConsentAsked):
-            wait_until_idle(desk)
+            assert ended.wait(60)
             desk.router.consent(event.id, True)
     assert text(events) == "A tale of the cloud's own."
     assert end(events).reason == "stop"
@@ -298,23 +312,47 @@ def test_text_that_was_held_back_takes_nothing_from_max_tokens(
 
 @pytest.mark.parametrize("granted", [True, False])
 def test_text_that_is_not_wanted_is_held_back_for_a_client_that_keeps_all_it_gets(
-    make_desk: MakeDesk, fake: Fake, granted: bool
+    make_desk: MakeDesk, fake: Fake, monkeypatch: pytest.MonkeyPatch, granted: bool
 ) -> None:
     fake.script(Act(text="A tale of the cloud's own."))
     desk = make_desk(fake, fallback="ask", settings=ASKING, policy=CLOUDS)
     alone = desk.ask(ask(FOX, max_tokens=60), RouteOptions(routing=Routing(only="local_only")))
+    ended = end_of_local(desk, monkeypatch)
     _id, stream = desk.start(ask(FOX, max_tokens=60))
     events: list[StreamEvent] = []
     for event in stream:
         events.append(event)
         if isinstance(event, ConsentAsked):
-            # The local model has written all of it when the user replies.
-            wait_until_idle(desk)
+            assert ended.wait(60)
             desk.router.consent(event.id, granted)
         if not replies(events):
             assert not text(events)
     assert text(events) == ("A tale of the cloud's own." if granted else text(alone))
     assert replies(events) == [granted]
+
+
+@pytest.mark.parametrize("granted", [True, False, None])
+def test_an_answer_that_was_to_begin_in_the_cloud_does_not_end_before_the_reply(
+    make_desk: MakeDesk, fake: Fake, monkeypatch: pytest.MonkeyPatch, granted: bool | None
+) -> None:
+    """What the local model wrote meanwhile used to stand if it ended first."""
+    fake.script(Act(text="A tale of the cloud's own."))
+    timeout_s = 30 if granted is not None else 0.5
+    settings = RouteSettings(consent_timeout_s=timeout_s, warms_connections=False)
+    desk = make_desk(fake, fallback="ask", settings=settings)
+    request = ask(FOX, max_tokens=20)
+    alone = desk.ask(request, RouteOptions(routing=Routing(only="local_only")))
+    ended = end_of_local(desk, monkeypatch)
+    _id, stream = desk.start(request, RouteOptions(routing=Routing(prefer="cloud")))
+    events: list[StreamEvent] = []
+    for event in stream:
+        events.append(event)
+        if isinstance(event, ConsentAsked) and granted is not None:
+            assert ended.wait(60)
+            desk.router.consent(event.id, granted)
+    assert replies(events) == [granted]
+    assert text(events) == ("A tale of the cloud's own." if granted else text(alone))
+    assert len(fake.requests) == (granted is True)
 
 
 def test_a_client_that_can_take_text_back_sees_it_meanwhile(
@@ -326,11 +364,6 @@ def test_a_client_that_can_take_text_back_sees_it_meanwhile(
     events = desk.ask(ask(FOX, max_tokens=600, ignore_eos=True), REPLACING, on_event=replier)
     assert len(text(events[: events.index(handoffs(events)[0])])) >= 40
     assert text(events) == "A tale of the cloud's own."
-
-
-def wait_until_idle(desk: Desk) -> None:
-    while any(slot.state != "idle" for slot in desk.resources.local.status().slots):
-        pass
 
 
 # --- what a reply holds for --------------------------------------------------------------------
