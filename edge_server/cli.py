@@ -29,6 +29,7 @@ COMMANDS = {
     "launch": ("launch.launch", "Start Claude Code, Codex and others, set up to ask here."),
     "engines": ("engines.engines", "Find out which engine runs a GGUF file faster here."),
     "export": ("export", "Convert a model to another format."),
+    "quantize": ("quantize.group", "Make a model smaller, and say what that costs."),
     "calibrate": ("calibrate", "Learn when a model's answers are likely to be wrong."),
     "replay": ("replay", "Show what the policies would do with recorded answers."),
     "demo": ("demo", "Show an answer that changes its writer, offline."),

@@ -48,5 +48,6 @@ GGML_TYPES: dict[int, GgmlType] = {
     39: GgmlType("MXFP4", 32, 17),
     40: GgmlType("NVFP4", 64, 36),
     41: GgmlType("Q1_0", 128, 18),
+    42: GgmlType("Q2_0", 64, 18),
 }
 """Types missing here are left to llama.cpp; their sizes are not checked."""

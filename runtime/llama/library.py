@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
+from collections.abc import Callable
 
 from spillover.models.libraries import INSTALL_LLAMA
 from spillover.runtime.errors import ModelError
@@ -39,6 +40,8 @@ class LibraryLog:
     def __init__(self, n_lines: int = 20) -> None:
         self._lines: deque[str] = deque(maxlen=n_lines)
         self._keeps = False
+        self.listener: Callable[[str], None] | None = None
+        """Called with every piece of the log, which may be a part of a line."""
         # llama.cpp calls it until the process ends, so this object must live as long.
         self._callback = lib.llama_log_callback(self._on_line)
 
@@ -46,6 +49,8 @@ class LibraryLog:
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def _on_line(self, level: int, text: bytes, _user_data: object) -> None:
+        if self.listener is not None:
+            self.listener(text.decode("utf-8", "replace"))
         if level != _LOG_CONT:
             self._keeps = level in (_LOG_WARN, _LOG_ERROR)
         if self._keeps:

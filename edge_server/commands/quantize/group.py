@@ -1,0 +1,21 @@
+"""spillover quantize: the commands that make a model smaller, and say what that costs."""
+
+from __future__ import annotations
+
+import click
+
+from spillover.edge_server.commands.quantize.run import run
+
+_EPILOG = """\b
+Examples:
+  spillover quantize run model-F16.gguf model-Q4_K_M.gguf
+  spillover quantize run model-F16.gguf model-IQ3_M.gguf --type IQ3_M --imatrix imatrix.gguf
+"""
+
+
+@click.group("quantize", epilog=_EPILOG)
+def command() -> None:
+    """Quantize a model."""
+
+
+command.add_command(run)

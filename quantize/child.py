@@ -1,0 +1,174 @@
+"""Runs one function in a child process, tells how far it is, and ends with its parent.
+
+Native code that reads a model's file may crash or run for minutes: a process can be ended, whatever
+it does. The call goes to the child's stdin, which then stays open: when it ends, so does the child.
+A line of JSON comes back for each step and one for the result, a format that is safe to read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from spillover.quantize.errors import QuantizeError
+from spillover.runtime.errors import SpilloverError, shortage
+from spillover.runtime.worker.worker_process import describe_exit, environment
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done now, the parts of it that are done, and all its parts."""
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
+    "from spillover.quantize.child import main; main()"
+)
+
+Order = TypeVar("Order", bound=Struct)
+Result = TypeVar("Result")
+
+
+class _Call(Struct, frozen=True):
+    module: str
+    function: str
+    order: msgspec.Raw
+    scratch: Path | None
+
+
+class _Step(Struct, frozen=True, tag="step"):
+    what: str
+    n_done: int
+    n_all: int
+
+
+class _Failed(Struct, frozen=True, tag="failed"):
+    message: str
+
+
+class _Done(Struct, frozen=True, tag="done"):
+    result: msgspec.Raw
+
+
+def call_in_child(
+    function: Callable[[Order, Progress], Result],
+    order: Order,
+    progress: Progress,
+    *,
+    scratch: Path | None = None,
+) -> Result:
+    """The result of *function*, a name of its module, for its parameter *order*.
+
+    The child removes the file *scratch* when this process dies first. An exception in *progress*,
+    such as Ctrl-C, ends the child. Raises QuantizeError, and OSError when the system has no process
+    for it.
+    """
+    call = _Call(
+        module=function.__module__,
+        function=function.__name__,
+        order=msgspec.Raw(_encode(order)),
+        scratch=scratch,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment("auto"),
+        # Its own group, so that the terminal's Ctrl-C reaches this process only.
+        process_group=0 if os.name == "posix" else None,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with suppress(OSError):  # its end shows when the result is read
+            process.stdin.write(_encode(call) + b"\n")
+            process.stdin.flush()
+        for line in process.stdout:
+            match _decode(line):
+                case _Step(what, n_done, n_all):
+                    progress(what, n_done, n_all)
+                case _Failed(message):
+                    raise QuantizeError(message)
+                case _Done(result):
+                    hint = get_type_hints(function)["return"]
+                    found: Result = msgspec.json.decode(result, type=hint, dec_hook=_path)
+                    return found
+        raise QuantizeError(f"the process that computed {describe_exit(process.wait())}")
+    finally:
+        process.kill()
+        process.wait()
+        with suppress(OSError):
+            process.stdin.close()
+        process.stdout.close()
+
+
+def main() -> None:
+    """Do what the first line of stdin says: the child's part."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    orders, reports = _take_streams()
+    line = orders.readline()
+    if not line.endswith(b"\n"):
+        return
+    call = msgspec.json.decode(line, type=_Call, dec_hook=_path)
+    threading.Thread(target=_end_with_parent, args=(orders, call.scratch), daemon=True).start()
+
+    def report(message: _Step | _Failed | _Done) -> None:
+        reports.write(msgspec.json.encode(message) + b"\n")
+        reports.flush()
+
+    report(_outcome(call, lambda what, n_done, n_all: report(_Step(what, n_done, n_all))))
+    os._exit(0)  # the libraries' own ends are slow, and nothing is left to write
+
+
+def _outcome(call: _Call, progress: Progress) -> _Failed | _Done:
+    function = getattr(importlib.import_module(call.module), call.function)
+    hints = get_type_hints(function)
+    order = msgspec.json.decode(call.order, type=hints["order"], dec_hook=_path)
+    try:
+        return _Done(msgspec.Raw(_encode(function(order, progress))))
+    except SpilloverError as error:
+        return _Failed(str(error))
+    except (OSError, MemoryError) as error:
+        return _Failed(shortage(error) or str(error))
+
+
+def _take_streams() -> tuple[BinaryIO, BinaryIO]:
+    """The two pipes, protected from libraries that print."""
+    orders, reports = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return orders, reports
+
+
+def _end_with_parent(orders: BinaryIO, scratch: Path | None) -> None:
+    # Native code does not return to Python's signal handlers in time, so this thread cleans up.
+    orders.read()
+    if scratch is not None:
+        scratch.unlink(missing_ok=True)
+    os._exit(1)
+
+
+def _encode(value: Any) -> bytes:
+    return msgspec.json.encode(value, enc_hook=str)
+
+
+def _decode(line: bytes) -> _Step | _Failed | _Done | None:
+    """The message; None for the beginning of one whose writer died."""
+    try:
+        return msgspec.json.decode(line, type=_Step | _Failed | _Done)
+    except msgspec.DecodeError:
+        return None
+
+
+def _path(kind: type, value: Any) -> Any:
+    return kind(value)

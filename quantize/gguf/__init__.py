@@ -1,0 +1,1 @@
+"""Quantizes GGUF files with llama.cpp, whose calls run in child processes."""

@@ -1,0 +1,181 @@
+"""Quantizes a GGUF file: looks first, writes it completely or not at all, and checks it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from msgspec import Struct
+
+from spillover.models.errors import ModelFileError
+from spillover.models.gguf_header import GgufHeader, read_header
+from spillover.quantize.child import Progress, call_in_child
+from spillover.quantize.errors import QuantizeError
+from spillover.quantize.gguf.guard_rails import check_plan, notes_on
+from spillover.quantize.gguf.imatrix_file import read_imatrix
+from spillover.quantize.gguf.native import plan, quantize
+from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
+from spillover.quantize.gguf.verify import Verdict, VerifyOrder, most_divergence, verify
+from spillover.quantize.new_file import new_file
+
+_MAX_TEXT_BYTES = 127
+"""Of a value that llama.cpp adds to the metadata."""
+
+
+class Quantized(Struct, frozen=True, kw_only=True):
+    """What was written, or would be."""
+
+    path: Path
+    size_bytes: int
+    bits_per_weight: float
+    types: dict[str, int]
+    """By type: the number of tensors."""
+    verdict: Verdict | None
+    """None: not compared with its source."""
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+
+def preview(source: Path, target: Path, recipe: Recipe, *, n_threads: int) -> Quantized:
+    """What run() would write. Raises QuantizeError."""
+    return _described(target, _plan(source, target, recipe, n_threads), None)
+
+
+def run(
+    source: Path,
+    target: Path,
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    n_threads: int,
+    most: float | None = None,
+    is_checked: bool = True,
+) -> Quantized:
+    """Write *target* completely or not at all.
+
+    Unless *is_checked* is False, it must load, write 16 tokens, and stay within *most* nats of mean
+    divergence from *source* (None: as usual for its bits). Raises QuantizeError.
+    """
+    planned = _plan(source, target, recipe, n_threads)
+    check_plan(source, recipe, planned)
+    verdict = None
+    with new_file(target, planned.size_bytes) as scratch:
+        order = QuantizeOrder(
+            source=source,
+            target=scratch,
+            recipe=recipe,
+            has_imatrix=recipe.imatrix is not None,
+            n_threads=n_threads,
+            metadata=_provenance(source, recipe, progress),
+        )
+        call_in_child(quantize, order, progress, scratch=scratch)
+        _check_tensors(scratch, planned)
+        if is_checked:
+            check = VerifyOrder(source=source, target=scratch, n_threads=n_threads)
+            verdict = call_in_child(verify, check, progress)
+            _judge(verdict, most_divergence(planned.bits_per_weight) if most is None else most)
+    return _described(target, planned, verdict)
+
+
+def _plan(source: Path, target: Path, recipe: Recipe, n_threads: int) -> Plan:
+    _check(_header(source), source, recipe)
+    order = QuantizeOrder(
+        source=source,
+        target=target,
+        recipe=recipe,
+        has_imatrix=recipe.imatrix is not None,
+        n_threads=n_threads,
+    )
+    return call_in_child(plan, order, lambda what, n_done, n_all: None)
+
+
+def _header(path: Path) -> GgufHeader:
+    try:
+        return read_header(path)
+    except ModelFileError as error:
+        raise QuantizeError(str(error)) from error
+
+
+def _check(header: GgufHeader, source: Path, recipe: Recipe) -> None:
+    if header.metadata.get("split.count", 1) not in (0, 1):
+        raise QuantizeError(f"{source} is one part of a split model: merge the parts first")
+    if recipe.tensors and recipe.file_type in ("F32", "F16", "BF16"):
+        raise QuantizeError(
+            f"llama.cpp gives single tensors no other type in a {recipe.file_type} file: name a "
+            "quantized type"
+        )
+    for pattern, _ in recipe.tensors:
+        try:
+            is_found = any(re.search(pattern, tensor.name) for tensor in header.tensors)
+        except re.error as error:
+            raise QuantizeError(f"{pattern!r} is no regular expression: {error}") from error
+        if not is_found:
+            names = ", ".join(tensor.name for tensor in header.tensors[:3])
+            raise QuantizeError(
+                f"no tensor has a name with {pattern!r}: the first of {len(header.tensors)} are "
+                f"{names}"
+            )
+
+
+def _check_tensors(path: Path, planned: Plan) -> None:
+    """Check that the new file has the tensors of the old one."""
+    found = {tensor.name: tensor.shape for tensor in _header(path).tensors}
+    if found != {tensor.name: tensor.shape for tensor in planned.tensors}:
+        raise QuantizeError("llama.cpp has not written all tensors: report this defect")
+
+
+def _judge(verdict: Verdict | None, most: float) -> None:
+    if verdict is not None and verdict.divergence > most:
+        raise QuantizeError(
+            f"the new file's predictions are {verdict.divergence:.3f} nats from its source's, and "
+            f"{most:g} are allowed: choose a type with more bits, give an importance matrix, or "
+            "raise --max-divergence"
+        )
+
+
+def _provenance(source: Path, recipe: Recipe, progress: Progress) -> dict[str, str | int]:
+    """Where the new file comes from, for its metadata; also under llama.cpp's own names."""
+    progress("reading the source", 0, 1)
+    found: dict[str, str | int] = {
+        "spillover.source.name": source.name,
+        "spillover.source.sha256": _digest(source),
+        "spillover.tools": f"spillover {version('spillover')}, "
+        f"llama-cpp-python {version('llama-cpp-python')}",
+        "spillover.recipe.type": recipe.file_type,
+    }
+    for place, (pattern, kind) in enumerate(recipe.tensors):
+        found[f"spillover.recipe.tensor.{place}"] = f"{pattern}={kind}"
+    if recipe.imatrix is not None:
+        imatrix = read_imatrix(recipe.imatrix)
+        found["spillover.recipe.imatrix_sha256"] = _digest(recipe.imatrix)
+        found["quantize.imatrix.file"] = recipe.imatrix.name
+        found["quantize.imatrix.dataset"] = ", ".join(imatrix.datasets)
+        found["quantize.imatrix.entries_count"] = len(imatrix.sums)
+        found["quantize.imatrix.chunks_count"] = imatrix.n_chunks
+    progress("reading the source", 1, 1)
+    return {key: _cut(value) if isinstance(value, str) else value for key, value in found.items()}
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _described(target: Path, planned: Plan, verdict: Verdict | None) -> Quantized:
+    types: dict[str, int] = {}
+    for tensor in planned.tensors:
+        types[tensor.planned] = types.get(tensor.planned, 0) + 1
+    return Quantized(
+        path=target,
+        size_bytes=target.stat().st_size if target.exists() else planned.size_bytes,
+        bits_per_weight=planned.bits_per_weight,
+        types=types,
+        verdict=verdict,
+        notes=tuple(notes_on(planned)),
+    )

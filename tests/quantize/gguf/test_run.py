@@ -1,0 +1,149 @@
+"""A file is quantized completely or not at all, and not to its harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spillover.edge_server import cli
+from spillover.models.gguf_header import read_header
+from spillover.quantize import new_file
+from spillover.quantize.errors import QuantizeError
+from spillover.quantize.gguf.guard_rails import check_plan, notes_on
+from spillover.quantize.gguf.native import plan, quantize
+from spillover.quantize.gguf.recipe import Plan, Recipe
+from spillover.quantize.gguf.run import run
+from spillover.quantize.gguf.verify import VerifyOrder, most_divergence, verify
+from tests import tiny_gguf, tiny_models
+from tests.quantize.gguf.places import CONFIG, order_for, silent
+
+Q4 = Recipe(file_type="Q4_K_M")
+
+
+def planned(source: Path, recipe: Recipe) -> Plan:
+    return plan(order_for(source, source.parent / "none.gguf", recipe), silent)
+
+
+def test_the_new_file_says_where_it_comes_from(source: Path, tmp_path: Path) -> None:
+    recipe = Recipe(file_type="Q4_K_M", tensors=(("ffn_down", "Q8_0"),))
+    made = run(source, tmp_path / "m.gguf", recipe, silent, n_threads=1)
+    found = read_header(tmp_path / "m.gguf").metadata
+    assert found["spillover.source.name"] == source.name
+    assert len(str(found["spillover.source.sha256"])) == 64
+    assert found["spillover.recipe.type"] == "Q4_K_M"
+    assert found["spillover.recipe.tensor.0"] == "ffn_down=Q8_0"
+    assert "llama-cpp-python" in str(found["spillover.tools"])
+    assert made.verdict is not None
+    assert 0 < made.verdict.divergence < most_divergence(4.5)
+    assert made.size_bytes == (tmp_path / "m.gguf").stat().st_size
+
+
+@pytest.mark.parametrize("step", ["quantizing", "checking"])
+def test_ctrl_c_leaves_nothing(step: str, source: Path, tmp_path: Path) -> None:
+    def stop(what: str, n_done: int, n_all: int) -> None:
+        if what == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "m.gguf", Q4, stop, n_threads=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_predicts_something_else_is_not_kept(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(QuantizeError, match="nats from its source's"):
+        run(source, tmp_path / "m.gguf", Q4, silent, n_threads=1, most=1e-9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_computes_nonsense_is_not_kept(source: Path, tmp_path: Path) -> None:
+    rows = np.full((256, 256), np.nan, np.float32)
+    raw = {"blk.0.ffn_up.weight": (rows.view(np.uint8), "F32")}
+    broken = tiny_gguf.write_model(tmp_path / "m.gguf", CONFIG, raw=raw)
+    with pytest.raises(QuantizeError, match="no finite numbers"):
+        verify(VerifyOrder(source=source, target=broken, n_threads=1), silent)
+
+
+def test_a_file_that_exists_is_left_alone(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_text("mine")
+    with pytest.raises(QuantizeError, match="exists"), new_file.new_file(tmp_path / "m.gguf"):
+        pass
+    assert (tmp_path / "m.gguf").read_text() == "mine"
+
+
+def test_a_full_disk_is_noticed_before_the_work(tmp_path: Path) -> None:
+    with (
+        pytest.raises(QuantizeError, match="free some space"),
+        new_file.new_file(tmp_path / "m.gguf", 1 << 60),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def quantized(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("quantized") / "m-Q5_0.gguf"
+    quantize(order_for(source, target, Recipe(file_type="Q5_0")), silent)
+    return target
+
+
+def test_rounding_twice_is_refused(quantized: Path) -> None:
+    with pytest.raises(QuantizeError, match=r"Q5_0 → Q4_K.*--allow-requantize"):
+        check_plan(quantized, Q4, planned(quantized, Q4))
+
+
+def test_rounding_twice_can_be_asked_for(quantized: Path) -> None:
+    recipe = Recipe(file_type="Q4_K_M", allow_requantize=True)
+    found = planned(quantized, recipe)
+    check_plan(quantized, recipe, found)
+    assert "rounded once more" in next(notes_on(found))
+
+
+def test_more_bits_than_before_are_no_loss(quantized: Path) -> None:
+    recipe = Recipe(file_type="Q8_0")
+    check_plan(quantized, recipe, planned(quantized, recipe))
+
+
+def test_an_imatrix_that_is_needed_is_asked_for(source: Path) -> None:
+    recipe = Recipe(file_type="IQ2_XS")
+    with pytest.raises(QuantizeError, match="needs an importance matrix"):
+        check_plan(source, recipe, planned(source, recipe))
+
+
+def test_tensors_that_blocks_do_not_fit_are_named(tmp_path: Path) -> None:
+    source = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS["llama"], "F16")
+    notes = list(notes_on(planned(source, Q4)))
+    assert any("rows of 64 values cannot be Q4_K" in note and "Q5_0" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe(file_type="Q4_0", tensors=(("nothing", "Q8_0"),)), "no tensor has a name with"),
+        (Recipe(file_type="Q4_0", tensors=(("(", "Q8_0"),)), "no regular expression"),
+        (Recipe(file_type="F16", tensors=(("ffn", "Q8_0"),)), "gives single tensors no other type"),
+    ],
+)
+def test_a_recipe_that_means_nothing_is_refused(
+    recipe: Recipe, words: str, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(QuantizeError, match=words):
+        run(source, tmp_path / "out.gguf", recipe, silent, n_threads=1)
+
+
+def test_a_dry_run_writes_nothing(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["quantize", "run", str(source), str(tmp_path / "m.gguf"), "--type", "q2_k"]
+    assert cli.run([*arguments, "--dry-run", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["size_bytes"] > 0
+    assert found["types"]["Q2_K"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_tensor_type_is_wrong_use(source: Path, tmp_path: Path) -> None:
+    arguments = ["quantize", "run", str(source), str(tmp_path / "m.gguf")]
+    assert cli.run([*arguments, "--tensor", "ffn=Q9"]) == 2
