@@ -182,7 +182,7 @@ def product_of_blocks(x: Logits, blocks: Blocks) -> Logits:
         N=len(blocks.packed),
         K=blocks.n_values,
         bits=blocks.bits,
-        block_size=32,
+        block_size=blocks.block,
         # 1.22 has no other product with 8 bits.
         accuracy_level=4 if blocks.bits == 8 else 0,
     )

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from spillover.edge_server.commands.output import print_json, print_note, print_result
-from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Interface, Weights
+from spillover.quantize.onnx_export.options import (
+    MAX_N_CTX,
+    BlockSize,
+    ExportOptions,
+    Interface,
+    Weights,
+)
+from spillover.quantize.texts import read_text
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from spillover.quantize.onnx_export.export import Exported
 
 _DEFAULT = ExportOptions()
+_BLOCKS: dict[str, BlockSize] = {str(size): size for size in get_args(BlockSize)}
 _EPILOG = """\b
 Examples:
   spillover export onnx ~/models/smollm2-135m smollm2-int4
@@ -54,6 +62,26 @@ def command() -> None:
 )
 @click.option("--symmetric", "is_symmetric", is_flag=True, help="Use int4 without zero points.")
 @click.option(
+    "--block",
+    type=click.Choice([str(size) for size in get_args(BlockSize)]),
+    default=str(_DEFAULT.block),
+    show_default=True,
+    help="Weights that share a scale, with int4 and int8; more is smaller and less exact.",
+)
+@click.option(
+    "--keep-8bit",
+    "eight_bits",
+    multiple=True,
+    metavar="PATTERN",
+    help="Matrices that keep 8 bits with int4, such as 'layers.0.*' or '*.v_proj'; repeatable.",
+)
+@click.option(
+    "--calibration",
+    "calibration_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A text: int4 weights are rounded for what they multiply while the model reads it.",
+)
+@click.option(
     "--half/--full",
     default=None,
     help="Compute in fp16 (for GPUs) or fp32.  [default: fp16 only with fp16 weights]",
@@ -81,14 +109,27 @@ def command() -> None:
     help="Put the weights in a second file, or all in one.  [default: by size]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Describe the new model as JSON.")
-def onnx(source: Path, target: Path, as_json: bool, head_bits: str, **choices: Any) -> None:
+def onnx(
+    source: Path,
+    target: Path,
+    as_json: bool,
+    head_bits: str,
+    block: str,
+    calibration_file: Path | None,
+    **choices: Any,
+) -> None:
     """Convert SOURCE to an ONNX model in the new folder TARGET.
 
     SOURCE is a Hugging Face folder or a GGUF file.
     """
     from spillover.quantize.onnx_export.export import export  # slow
 
-    options = ExportOptions(head_bits=4 if head_bits == "4" else 8, **choices)
+    options = ExportOptions(
+        head_bits=4 if head_bits == "4" else 8,
+        block=_BLOCKS[block],
+        calibration=read_text(calibration_file) if calibration_file else "",
+        **choices,
+    )
     with _progress_bar() as progress:
         exported = export(source, target, options, progress)
     for note in exported.notes:

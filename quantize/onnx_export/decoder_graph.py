@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from spillover.quantize.onnx_export import graph_interface
 from spillover.quantize.onnx_export.attention_layers import AttentionLayers
@@ -16,6 +16,7 @@ from spillover.quantize.onnx_export.layer_norms import LayerNorms
 from spillover.quantize.onnx_export.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
+from spillover.quantize.onnx_export.spec import ModelSpec
 
 OPSET, IR_VERSION = 21, 10
 """ONNX Runtime 1.20 and later read them."""
@@ -33,10 +34,23 @@ def build(
     progress: Progress,
 ) -> onnx.ModelProto:
     """Build the model; its weights go to *initializers* as they are read."""
-    return _Decoder(source, options, initializers).model(n_ctx, progress)
+    return Decoder(source, options, initializers).model(n_ctx, progress)
 
 
-class _Decoder:
+def products_inside(spec: ModelSpec, layer: int) -> dict[str, tuple[str, ...]]:
+    """The values that a layer's products multiply besides its own input x, with the names of those
+    products."""
+    prefix = f"layers.{layer}"
+    return {
+        f"{prefix}.attention": ("self_attn.o_proj",),
+        f"{prefix}.{spec.family.norms.before_mlp}": ("mlp.gate_proj", "mlp.up_proj"),
+        f"{prefix}.inner": ("mlp.down_proj",),
+    }
+
+
+class Decoder:
+    """Makes one model, of all layers or of a part."""
+
     def __init__(
         self, source: WeightSource, options: ExportOptions, initializers: Initializers
     ) -> None:
@@ -65,6 +79,21 @@ class _Decoder:
         self._add_logits(x)
         progress(n_layer + 1, n_layer + 1)
         return self._assembled()
+
+    def entry_model(self) -> onnx.ModelProto:
+        """From `residual`, the embedded tokens (1, tokens, n_hidden), to the first layer's x."""
+        self._norms.norm("residual", f"layers.0.{self._spec.family.norms.before_attention}")
+        return self._part([graph_interface.value("residual")], [self._graph.nodes[-1].output[0]])
+
+    def layer_model(self, layer: int, n_ctx: int) -> onnx.ModelProto:
+        """From x and residual to those of the next layer, and to the inputs of the products inside
+        (products_inside). The other inputs are those of the whole model."""
+        self._attention.add_rotary_caches(n_ctx)
+        self._lengths = graph_interface.lengths(self._options, self._graph)
+        after = self._layer(layer, "x", "residual")
+        given = [graph_interface.value(name) for name in ("x", "residual")]
+        given += graph_interface.layer_inputs(self._spec, self._options, layer)
+        return self._part(given, [*after, *products_inside(self._spec, layer)])
 
     def _layer(self, layer: int, x: str, residual: str) -> tuple[str, str]:
         """The normalized input of the next layer, and the residual sum so far."""
@@ -126,11 +155,22 @@ class _Decoder:
         self._graph.add("Cast", [logits], ["logits"], to=TensorProto.FLOAT)
 
     def _assembled(self) -> onnx.ModelProto:
+        return self._model(
+            graph_interface.inputs(self._spec, self._options),
+            graph_interface.outputs(self._spec, self._options),
+        )
+
+    def _part(self, inputs: list[ValueInfoProto], outputs: list[str]) -> onnx.ModelProto:
+        return self._model(inputs, [graph_interface.value(name) for name in outputs])
+
+    def _model(
+        self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]
+    ) -> onnx.ModelProto:
         graph = helper.make_graph(
             self._graph.nodes,
             self._spec.architecture,
-            graph_interface.inputs(self._spec, self._options),
-            graph_interface.outputs(self._spec, self._options),
+            inputs,
+            outputs,
             initializer=self._graph.initializers.protos,
         )
         return helper.make_model(

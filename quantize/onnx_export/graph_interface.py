@@ -18,6 +18,18 @@ def inputs(spec: ModelSpec, options: ExportOptions) -> list[ValueInfoProto]:
     ]
 
 
+def layer_inputs(spec: ModelSpec, options: ExportOptions, layer: int) -> list[ValueInfoProto]:
+    """What a layer alone reads besides its values."""
+    caches = _caches(spec, options, "past_key_values", "past_sequence_length")
+    own = f"past_key_values.{layer}."
+    return [*_lengths(), *(cache for cache in caches if cache.name.startswith(own))]
+
+
+def value(name: str) -> ValueInfoProto:
+    """A value inside the graph, fp32 of any shape."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
 def outputs(spec: ModelSpec, options: ExportOptions) -> list[ValueInfoProto]:
     is_ragged = options.interface == "ragged"
     rows: _Shape = ["n_logits"] if is_ragged else ["batch_size", "sequence_length"]
@@ -46,8 +58,12 @@ def _token_inputs(options: ExportOptions) -> list[ValueInfoProto]:
     if options.interface == "genai":
         mask = ["batch_size", "total_sequence_length"]
         return [ids, info("attention_mask", TensorProto.INT64, mask)]
+    return [ids, *_lengths()]
+
+
+def _lengths() -> list[ValueInfoProto]:
+    info = helper.make_tensor_value_info
     return [
-        ids,
         info("seqlens_k", TensorProto.INT32, ["batch_size"]),
         info("total_sequence_length", TensorProto.INT32, []),
         info("logits_rows", TensorProto.INT64, ["n_logits"]),

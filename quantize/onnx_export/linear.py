@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -33,7 +34,8 @@ class LinearLayers:
         bias = self._bias(layers, output)
         if self._bits is not None:
             bits = self._bits_for(names, self._bits)
-            blocks = join([self._blocks(name, bits) for name in names])
+            size = self._block_for(names, bits)
+            blocks = join([self._blocks(name, bits, size) for name in names])
             self._add_blocks(blocks, output)
             return self._nbits(x, blocks, bias, weights=output, output=output)
         values = np.concatenate([self._source.values(name) for name in names])
@@ -49,7 +51,7 @@ class LinearLayers:
             values = self._source.values(EMBEDDING).astype(self._dtype)
             stored = self._graph.initializers.add("embedding.weight", values)
             return self._graph.add("Gather", [stored, ids], [output])
-        blocks = self._blocks(EMBEDDING, self._bits_for([EMBEDDING], self._options.head_bits))
+        blocks = self._whole(EMBEDDING)
         if self._source.spec.is_tied:
             self._head = blocks
         self._add_blocks(blocks, "embedding")
@@ -60,8 +62,7 @@ class LinearLayers:
         is_tied = self._source.spec.is_tied
         weights = "embedding" if is_tied else "head"
         if self._bits is not None:
-            bits = self._options.head_bits
-            blocks = self._head or self._blocks(HEAD, self._bits_for([HEAD], bits))
+            blocks = self._head or self._whole(HEAD)
             if not is_tied:
                 self._add_blocks(blocks, weights)
             return self._nbits(x, blocks, "", weights=weights, output=output)
@@ -74,11 +75,25 @@ class LinearLayers:
         turned = self._graph.add("Transpose", ["embedding.weight"], ["head.weight"], perm=[1, 0])
         return self._graph.add("MatMul", [x, turned], [output])
 
+    def _whole(self, name: str) -> Blocks:
+        """The embedding or the head."""
+        bits = self._bits_for([name], self._options.head_bits)
+        return self._blocks(name, bits, self._block_for([name], bits))
+
+    def _block_for(self, names: Sequence[str], bits: int) -> int:
+        """The size of the blocks of matrices that one product multiplies with."""
+        exact = (self._source.exact_bits(name) for name in names)
+        return BLOCK if any(found and found <= bits for found in exact) else self._options.block
+
     def _bits_for(self, names: Sequence[str], bits: int) -> int:
         """The bits of matrices that one product multiplies with: *bits*, or what is faithful."""
         if self._options.weights != "faithful":
-            return bits
+            return 8 if any(self._keeps_8(name) for name in names) else bits
         return max(self._source.exact_bits(name) or 8 for name in names)
+
+    def _keeps_8(self, name: str) -> bool:
+        matrix = name.removesuffix(".weight")
+        return any(fnmatchcase(matrix, pattern) for pattern in self._options.eight_bits)
 
     def _bias(self, layers: Sequence[str], output: str) -> str:
         """The name of the concatenated biases; zeros for a layer without, "" if no layer has
@@ -95,7 +110,7 @@ class LinearLayers:
         stored = np.concatenate(parts).astype(self._dtype)
         return self._graph.initializers.add(f"{output}.bias", stored)
 
-    def _blocks(self, name: str, bits: int) -> Blocks:
+    def _blocks(self, name: str, bits: int, size: int) -> Blocks:
         stored = self._source.blocks(name, bits)
         if stored is not None:
             return stored
@@ -110,7 +125,7 @@ class LinearLayers:
 
         n_rows, n_values = self._source.shape(name)
         is_symmetric = self._options.is_symmetric or name in (EMBEDDING, HEAD)
-        return quantize(rows, (n_rows, n_values), bits=bits, is_symmetric=is_symmetric)
+        return quantize(rows, (n_rows, n_values), bits=bits, is_symmetric=is_symmetric, block=size)
 
     def _add_blocks(self, blocks: Blocks, name: str) -> None:
         add = self._graph.initializers.add
@@ -133,7 +148,7 @@ class LinearLayers:
             N=len(blocks.packed),
             K=blocks.n_values,
             bits=blocks.bits,
-            block_size=BLOCK,
+            block_size=blocks.block,
             accuracy_level=_ACCURACY_LEVEL,
         )
 
@@ -143,7 +158,7 @@ class LinearLayers:
         graph, middle = self._graph, 1 << (blocks.bits - 1)
         rows = graph.add("Gather", ["embedding.blocks", ids], ["embedding.rows"])
         if blocks.bits == 4:
-            rows = self._halves(rows)
+            rows = self._halves(rows, blocks.block)
         exact = graph.add(
             "Cast", [rows], ["embedding.quanta"], to=1 if self._dtype is np.float32 else 10
         )
@@ -151,7 +166,7 @@ class LinearLayers:
         scales = graph.add("Gather", ["embedding.scales", ids], ["embedding.row_scales"])
         scales = graph.add("Unsqueeze", [scales, graph.constant([-1])], ["embedding.factors"])
         values = graph.add("Mul", [exact, scales], ["embedding.values"])
-        n_padded = blocks.packed.shape[1] * BLOCK
+        n_padded = blocks.packed.shape[1] * blocks.block
         shape = graph.constant([0, 0, n_padded])
         if n_padded == blocks.n_values:
             return graph.add("Reshape", [values, shape], [output])
@@ -159,7 +174,7 @@ class LinearLayers:
         ends = graph.constant([0]), graph.constant([blocks.n_values]), graph.constant([2])
         return graph.add("Slice", [padded, *ends], [output])
 
-    def _halves(self, rows: str) -> str:
+    def _halves(self, rows: str, size: int) -> str:
         """(…, bytes) → (…, bytes, 2): the lower and the upper four bits."""
         graph, last = self._graph, self._graph.constant([-1])
         mask, shift = graph.constant(15, np.uint8), graph.constant(4, np.uint8)
@@ -168,6 +183,4 @@ class LinearLayers:
         low = graph.add("Unsqueeze", [low, last], ["embedding.low_column"])
         high = graph.add("Unsqueeze", [high, last], ["embedding.high_column"])
         pairs = graph.add("Concat", [low, high], ["embedding.pairs"], axis=-1)
-        return graph.add(
-            "Reshape", [pairs, graph.constant([0, 0, 0, BLOCK])], ["embedding.nibbles"]
-        )
+        return graph.add("Reshape", [pairs, graph.constant([0, 0, 0, size])], ["embedding.nibbles"])

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 Weights = Literal["faithful", "int4", "int8", "fp16", "fp32"]
 Interface = Literal["ragged", "genai"]
+BlockSize = Literal[32, 64, 128]
 
 MAX_N_CTX = 32_768
 """The longest context that is exported by default: its rotary table has a row for each position."""
@@ -25,6 +26,13 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
     head_bits: Literal[4, 8] = 8
     is_symmetric: bool = False
     """int4 blocks without zero points: a little smaller and less exact."""
+    block: BlockSize = 32
+    """Weights that share a scale, with int4 and int8; more of them are smaller and less exact."""
+    eight_bits: tuple[str, ...] = ()
+    """Patterns of the matrices that keep 8 bits with int4, such as "layers.0.*.v_proj"."""
+    calibration: str = ""
+    """A text: int4 matrices are rounded for what they multiply while the model reads it. Empty:
+    they are rounded for themselves."""
     half: bool | None = None
     """Compute and keep the KV cache in fp16, for GPUs; None: with fp16 weights only."""
     interface: Interface = "ragged"

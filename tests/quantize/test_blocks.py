@@ -19,13 +19,14 @@ MATRICES = arrays(
 )
 
 
-def quantize(matrix: Floats, *, bits: int, is_symmetric: bool) -> Blocks:
+def quantize(matrix: Floats, *, bits: int, is_symmetric: bool, size: int = BLOCK) -> Blocks:
     n_rows, n_values = matrix.shape
     return blocks_module.quantize(
         lambda start, stop: matrix[start:stop],
         (n_rows, n_values),
         bits=bits,
         is_symmetric=is_symmetric,
+        block=size,
     )
 
 
@@ -66,12 +67,12 @@ def test_values_that_fit_are_exact(matrix: Floats) -> None:
 
 
 @pytest.mark.parametrize(("bits", "is_symmetric"), [(8, True), (4, True), (4, False)])
-@pytest.mark.parametrize("n_values", [32, 96, 80, 16])
+@pytest.mark.parametrize(("n_values", "size"), [(32, 32), (96, 32), (80, 32), (16, 32), (160, 64)])
 def test_the_operator_reads_the_blocks_as_we_do(
-    bits: int, is_symmetric: bool, n_values: int
+    bits: int, is_symmetric: bool, n_values: int, size: int
 ) -> None:
     matrix = np.random.RandomState(3).standard_normal((24, n_values)).astype(np.float32)
-    blocks = quantize(matrix, bits=bits, is_symmetric=is_symmetric)
+    blocks = quantize(matrix, bits=bits, is_symmetric=is_symmetric, size=size)
     found = product_of_blocks(np.eye(n_values, dtype=np.float32), blocks)
     np.testing.assert_allclose(found, blocks.values().T, atol=1e-5)
 
