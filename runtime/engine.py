@@ -69,6 +69,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """Most tokens per sequence (prompt and answer)."""
     n_kv: int
     """KV cells shared by all sequences."""
+    kv_bytes: int = 0
+    """What they take when all are full."""
     n_parallel: int
     n_threads: int
     has_chat_template: bool
@@ -107,8 +109,8 @@ class SlotState(Struct, frozen=True, kw_only=True):
 class EngineStatus(Struct, frozen=True, kw_only=True):
     """A snapshot of a local engine."""
 
-    state: Literal["loading", "ready", "restarting", "failed", "closed", "hung"]
-    """hung: its process exists but does not respond."""
+    state: Literal["unloaded", "loading", "ready", "restarting", "failed", "closed", "hung"]
+    """unloaded: the next request loads it. hung: its process exists but does not respond."""
     slots: tuple[SlotState, ...] = ()
     n_queued: int = 0
     n_kv_used: int = 0

@@ -10,6 +10,8 @@
     └── EngineError             the engine cannot continue; the request itself was fine
         ├── EngineHung          the worker is alive but does not answer
         ├── EngineBusy          the queue is full; carries when to try again
+        ├── NotLoaded           the model has to be loaded first
+        ├── NoRoomForModel      memory does not hold the model; carries how much is missing
         ├── WorkerDied          the worker process ended and could not be brought back yet
         ├── DeadlyRequest       the request has ended its worker twice
         └── EngineClosed        the engine was closed while the request ran
@@ -108,6 +110,26 @@ class EngineBusy(EngineError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class NotLoaded(EngineError):
+    """The question is for a model that has to be loaded first; *model* is its name."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model} is not loaded: wait until it is")
+        self.model = model
+
+
+class NoRoomForModel(EngineError):
+    """Memory does not hold the model beside what must stay; *missing_bytes* more would."""
+
+    def __init__(self, model: str, missing_bytes: int) -> None:
+        super().__init__(
+            f"{model} is not loaded: it needs {missing_bytes / 1e9:.1f} GB more memory than is "
+            "free beside the models that must stay: close other programs, unload a model, or "
+            "choose a smaller one"
+        )
+        self.missing_bytes = missing_bytes
 
 
 class WorkerDied(EngineError):

@@ -1,11 +1,11 @@
 """The events of an engine while it answers: one small class per kind.
 
-A local stream is: Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta | ToolCallDelta)…,
-Finished for each choice. The first Queued means that the request was checked and accepted; an error
-before it means that nothing was started. An EmbeddingRequest's stream is: Queued, Embedded for each
-input, in any order, Finished. A Queued in mid-answer means that the answer lost its KV
-cells and waits to continue. Later errors are raised by the engine's generator as EngineError. A
-cloud provider's stream has no Queued and no Prefilling.
+A local stream is: [Loading…], Queued, [Queued…], Prefilling…, (ReasoningDelta | Delta |
+ToolCallDelta)…, Finished for each choice. The first Queued means that the request was checked and
+accepted; an error before it means that nothing was started. An EmbeddingRequest's stream is:
+[Loading…], Queued, Embedded for each input, in any order, Finished. A Queued in mid-answer means
+that the answer lost its KV cells and waits to continue. Later errors are raised by the engine's
+generator as EngineError. A cloud provider's stream has no Loading, no Queued and no Prefilling.
 
 Events cross the boundary between worker and parent process, hence msgspec Structs.
 """
@@ -54,6 +54,15 @@ class TokenLogprob(Struct, frozen=True, kw_only=True, array_like=True):
     sampled: tuple[TokenProb, ...] = ()
     """Only where the request asks for it: the chosen token, and behind it the likeliest of those
     that the samplers had left."""
+
+
+class Loading(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer waits for its model; *n_ahead* models are loaded before it."""
+
+    model: str
+    n_ahead: int = 0
+    progress: float | None = None
+    """The share of the weights that has been read, from 0 to 1; None: not known."""
 
 
 class Queued(Struct, frozen=True, kw_only=True, tag=True):
@@ -182,6 +191,6 @@ class Embedded(Struct, frozen=True, kw_only=True, tag=True):
 
 
 EngineEvent: TypeAlias = (
-    Queued | Prefilling | Delta | ReasoningDelta | ToolCallDelta | Embedded | Finished
+    Loading | Queued | Prefilling | Delta | ReasoningDelta | ToolCallDelta | Embedded | Finished
 )
 """What an engine yields; it raises instead of yielding Failed."""

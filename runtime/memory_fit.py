@@ -27,6 +27,7 @@ class ContextFit(Struct, frozen=True, kw_only=True):
     n_ctx: int
     n_kv: int
     n_parallel: int
+    kv_bytes: int = 0
     warnings: tuple[str, ...] = ()
 
 
@@ -44,10 +45,12 @@ def fit_context(
         max(n_cells // n_ctx, MIN_PARALLEL), MAX_PARALLEL_DEFAULT
     )
     n_kv = options.n_kv or max(n_ctx, min(n_ctx * n_parallel, n_cells))
+    n_kv = -(-n_kv // _CELL_STEP) * _CELL_STEP
     return ContextFit(
         n_ctx=n_ctx,
-        n_kv=-(-n_kv // _CELL_STEP) * _CELL_STEP,
+        n_kv=n_kv,
         n_parallel=n_parallel,
+        kv_bytes=int(n_kv * kv_bytes_per_cell),
         warnings=_warnings(options, n_ctx, n_ctx_train, n_kv * kv_bytes_per_cell, free_bytes),
     )
 
@@ -87,19 +90,33 @@ class DeviceFit(Struct, frozen=True, kw_only=True):
     """Memory that would have to be freed for it to fit."""
 
 
+def least_bytes(
+    options: EngineOptions, *, size_bytes: int, n_ctx_train: int, kv_bytes_per_cell: float
+) -> int:
+    """The memory that a model of *size_bytes* needs at least, in bytes: with the context that
+    *options* ask for, else with LEAST_N_CTX tokens."""
+    n_cells = options.n_kv or options.n_ctx or min(LEAST_N_CTX, n_ctx_train)
+    return size_bytes + COMPUTE_BYTES + int(n_cells * kv_bytes_per_cell)
+
+
 def fit_device(
     *, size_bytes: int, n_ctx_train: int, kv_bytes_per_cell: float, free_bytes: int
 ) -> DeviceFit:
     """Estimate how a model of *size_bytes* would fit into *free_bytes* of memory."""
-    least_n_ctx = min(LEAST_N_CTX, n_ctx_train)
-    needed = size_bytes + COMPUTE_BYTES + int(least_n_ctx * kv_bytes_per_cell)
+    options = EngineOptions(n_parallel=1)
+    needed = least_bytes(
+        options,
+        size_bytes=size_bytes,
+        n_ctx_train=n_ctx_train,
+        kv_bytes_per_cell=kv_bytes_per_cell,
+    )
     if needed > free_bytes:
         return DeviceFit(n_ctx=0, missing_bytes=needed - free_bytes)
     room = free_bytes - size_bytes - COMPUTE_BYTES
     fit = fit_context(
-        EngineOptions(n_parallel=1),
+        options,
         n_ctx_train=n_ctx_train,
         kv_bytes_per_cell=kv_bytes_per_cell,
         free_bytes=room,
     )
-    return DeviceFit(n_ctx=max(fit.n_ctx, least_n_ctx))
+    return DeviceFit(n_ctx=max(fit.n_ctx, min(LEAST_N_CTX, n_ctx_train)))

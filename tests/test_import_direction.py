@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("llama", "onnx", "scheduling"),
         ("worker",),
         ("local_engine",),
+        ("hosting",),
     ),
     "cloud_fallback": (
         ("",),

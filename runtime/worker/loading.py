@@ -148,6 +148,7 @@ def _card(
         n_ctx_train=info.n_ctx_train,
         n_ctx=fit.n_ctx,
         n_kv=info.n_kv,
+        kv_bytes=fit.kv_bytes,
         n_parallel=fit.n_parallel,
         n_threads=info.n_threads,
         has_chat_template=not template.is_substitute,

@@ -1,0 +1,346 @@
+"""Loads models one after another, in the order in which they were asked for, and unloads those that
+are needed least."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Self
+
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import (
+    EngineBusy,
+    EngineClosed,
+    EngineError,
+    NoRoomForModel,
+    SpilloverError,
+    log_defect,
+)
+from spillover.runtime.events import Loading
+from spillover.runtime.hosting.memory import free_memory
+from spillover.runtime.hosting.residence import (
+    ModelSpec,
+    ModelState,
+    Residence,
+    ResidenceState,
+    Use,
+)
+from spillover.runtime.local_engine import LocalEngine
+
+RETRY_AFTER_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class ModelHost:
+    """The models of a process, each in a worker of its own while it is loaded.
+
+    One thread loads and unloads. A model that has to make room is unloaded once its running answers
+    have ended; requests that come meanwhile wait until it is loaded again, so that nobody waits
+    for ever. Any thread may use the host. Close it.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_bytes: int | None = None,
+        free_bytes: Callable[[Iterable[int]], int] = free_memory,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """*budget_bytes*: most memory of all models together; None: what the device has.
+        *free_bytes*: what is free beside the workers with these process ids."""
+        self._budget_bytes = budget_bytes
+        self._free_bytes = free_bytes
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._residences: list[Residence] = []
+        self._queue: list[Residence] = []
+        self._loading: Residence | None = None
+        self._starting: LocalEngine | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def add(self, spec: ModelSpec) -> Residence:
+        """A model that may be used from now on."""
+        residence = Residence(spec)
+        with self._changed:
+            self._residences.append(residence)
+        return residence
+
+    # --- needs ------------------------------------------------------------------------------
+
+    def use(self, residence: Residence) -> Use:
+        """A need for the model, which is loaded if it is not; release() it. Raises EngineBusy,
+        EngineClosed."""
+        use = Use(residence)
+        with self._changed:
+            if self._closed:
+                raise EngineClosed(f"{residence.spec.name} was closed")
+            if residence.engine is not None and not residence.is_evicted:
+                residence.give(use, self._clock())
+                return use
+            if len(residence.waiting) >= residence.spec.max_waiting:
+                name = residence.spec.name
+                message = f"too many requests wait for {name} to be loaded: try again later"
+                raise EngineBusy(message, RETRY_AFTER_S)
+            residence.waiting.append(use)
+            if not self._is_awaited(residence):
+                self._queue.append(residence)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="model-host", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return use
+
+    def use_if_loaded(self, residence: Residence) -> Use | None:
+        """The same; None where it would have to wait."""
+        with self._changed:
+            if residence.engine is None or residence.is_evicted or self._closed:
+                return None
+            return self.use(residence)
+
+    def on_settled(self, use: Use, callback: Callable[[], None]) -> None:
+        """Call *callback* once the model is loaded or cannot be; it must be quick."""
+        with self._changed:
+            use.on_settled = callback
+            if use.is_settled:
+                callback()
+
+    def wait(self, use: Use, seen: Loading | None, cancellation: Cancellation) -> Loading | None:
+        """Wait for news after *seen*; None: *use* is settled, or it was cancelled."""
+        with cancellation.subscribed(self._wake), self._changed:
+            self._changed.wait_for(
+                lambda: cancellation.cancelled or use.is_settled or self._outlook(use) != seen
+            )
+            if cancellation.cancelled or use.is_settled:
+                return None
+            return self._outlook(use)
+
+    def release(self, use: Use) -> None:
+        """Nobody needs *use* any more."""
+        residence = use.residence
+        with self._changed:
+            if use in residence.waiting:
+                residence.waiting.remove(use)
+            elif use.engine is not None:
+                use.engine = None
+                residence.n_uses -= 1
+                residence.used_at = self._clock()
+            self._changed.notify_all()
+
+    def preload(self, residence: Residence) -> None:
+        """Load the model, unless that fails, before somebody asks for it."""
+        use = self.use(residence)
+        self.on_settled(use, lambda: self.release(use))
+
+    def unload(self, residence: Residence) -> None:
+        """Unload the model as soon as nobody uses it."""
+        with self._changed:
+            if residence.engine is not None or self._is_awaited(residence):
+                residence.is_unwanted = True
+                self._changed.notify_all()
+
+    def keep_alive(self, residence: Residence, seconds: float | None) -> None:
+        """From now on the model stays loaded for *seconds* after its last answer; None: until its
+        memory is needed."""
+        with self._changed:
+            residence.keep_alive_s = seconds
+            self._changed.notify_all()
+
+    def state(self, residence: Residence) -> ModelState:
+        """A snapshot."""
+        with self._changed:
+            at = residence.expires_at
+            return ModelState(
+                state=self._state(residence),
+                card=residence.card,
+                held_bytes=residence.held_bytes,
+                n_answers=residence.n_uses,
+                n_waiting=len(residence.waiting),
+                n_ahead=self._n_ahead(residence),
+                progress=residence.progress,
+                expires_in_s=None if at is None else max(at - self._clock(), 0.0),
+                is_pinned=residence.spec.is_pinned,
+                error="" if residence.failure is None else str(residence.failure),
+            )
+
+    def _state(self, residence: Residence) -> ResidenceState:
+        if residence.engine is not None:
+            leaves = residence.is_evicted or residence.is_unwanted
+            return "unloading" if leaves else "loaded"
+        if self._is_awaited(residence):
+            return "loading"
+        return "unloaded" if residence.failure is None else "failed"
+
+    def _is_awaited(self, residence: Residence) -> bool:
+        return residence is self._loading or residence in self._queue
+
+    def _n_ahead(self, residence: Residence) -> int:
+        if residence not in self._queue:
+            return 0
+        return self._queue.index(residence) + (self._loading is not None)
+
+    def _outlook(self, use: Use) -> Loading:
+        residence = use.residence
+        n_ahead = self._n_ahead(residence)
+        return Loading(model=residence.spec.name, n_ahead=n_ahead, progress=residence.progress)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # --- the thread that loads and unloads --------------------------------------------------
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            job()
+
+    def _next(self) -> Callable[[], None] | None:
+        """What is to be done next; None after the end."""
+        with self._changed:
+            while not self._closed:
+                now = self._clock()
+                idle = [each for each in self._residences if each.is_idle]
+                expiries = [at for each in idle if (at := each.expires_at) is not None]
+                for each in idle:
+                    at = each.expires_at
+                    if each.is_unwanted or (at is not None and at <= now):
+                        return partial(self._unload, each)
+                while self._queue:
+                    self._loading = self._queue.pop(0)
+                    if self._loading.waiting:
+                        return partial(self._load, self._loading)
+                self._loading = None
+                self._changed.wait(min(expiries) - now if expiries else None)
+        return None
+
+    def _load(self, residence: Residence) -> None:
+        failure: SpilloverError | None = None
+        engine: LocalEngine | None = None
+        try:
+            if self._make_room(residence):
+                engine = self._start(residence)
+                residence.card = engine.wait_ready()
+        except SpilloverError as error:
+            failure = error
+        except Exception as error:  # the thread must go on
+            what = f"{residence.spec.name} could not be loaded"
+            log_defect(_log, what, error)
+            failure = EngineError(f"{what}: internal error ({type(error).__name__})")
+        with self._changed:
+            self._loading = self._starting = residence.progress = None
+            residence.failure = failure
+            residence.is_unwanted &= failure is None
+            if engine is not None and failure is None and not self._closed:
+                residence.engine, engine = engine, None
+                residence.used_at = self._clock()
+            if residence.engine is not None or failure is not None:
+                residence.settle_waiting(self._clock())
+            elif residence.waiting:  # somebody came when it had been given up
+                self._queue.append(residence)
+            self._changed.notify_all()
+        if engine is not None:
+            engine.close()
+
+    def _start(self, residence: Residence) -> LocalEngine:
+        engine = residence.spec.start()
+        engine.watch_deaths(residence.on_death)
+        with self._changed:
+            self._starting = engine
+            is_closed = self._closed
+        if is_closed:
+            engine.close()
+        return engine
+
+    def _make_room(self, residence: Residence) -> bool:
+        """Unload others until the model fits; False: nobody waits for it any more. Raises
+        NoRoomForModel, EngineClosed."""
+        needed = residence.spec.needed_bytes()
+        try:
+            while True:
+                free = self._free_bytes(self._pids())
+                with self._changed:
+                    if self._closed:
+                        raise EngineClosed(f"{residence.spec.name} was closed")
+                    if not residence.waiting:
+                        return False
+                    victim = self._victim(residence, needed, free)
+                    if victim is None:
+                        return True
+                    victim.is_evicted = True
+                    self._changed.notify_all()
+                    if victim.n_uses:
+                        self._changed.wait()
+                        continue
+                self._unload(victim)
+        finally:
+            self._spare()
+
+    def _pids(self) -> list[int]:
+        with self._changed:
+            engines = [each.engine for each in self._residences if each.engine is not None]
+        return [engine.worker_pid for engine in engines if engine.worker_pid is not None]
+
+    def _victim(self, residence: Residence, needed: int, free: int) -> Residence | None:
+        """The model to unload next; None: there is room. The lock is held."""
+        others = [each for each in self._residences if each.engine is not None]
+        if self._budget_bytes is not None:
+            free = min(free, self._budget_bytes - sum(each.held_bytes for each in others))
+        if needed <= free:
+            return None
+        may_leave = [each for each in others if not each.spec.is_pinned]
+        missing = needed - free - sum(each.held_bytes for each in may_leave)
+        if missing > 0 and residence.spec.must_fit:
+            raise NoRoomForModel(residence.spec.name, missing)
+        return min(may_leave, key=lambda each: (each.n_uses > 0, each.used_at), default=None)
+
+    def _spare(self) -> None:
+        """Let those stay that were to make room and are still here."""
+        with self._changed:
+            for each in self._residences:
+                if each.is_evicted and each.engine is not None:
+                    each.is_evicted = False
+                    if each in self._queue:
+                        self._queue.remove(each)
+                    each.settle_waiting(self._clock())
+            self._changed.notify_all()
+
+    def _unload(self, residence: Residence) -> None:
+        with self._changed:
+            engine = residence.engine
+            if engine is None or residence.n_uses:
+                return
+            residence.engine = None
+            residence.is_evicted = residence.is_unwanted = False
+            self._changed.notify_all()
+        engine.close()
+
+    def close(self) -> None:
+        """End all workers and all waits."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            engines = [each.engine for each in self._residences if each.engine is not None]
+            if self._starting is not None:
+                engines.append(self._starting)
+            for each in self._residences:
+                each.failure = EngineClosed(f"{each.spec.name} was closed")
+                for use in each.waiting:
+                    use.settle(None, each.failure)
+                each.waiting.clear()
+            self._changed.notify_all()
+            thread = self._thread
+        for engine in engines:
+            engine.close()
+        if thread is not None:
+            thread.join()

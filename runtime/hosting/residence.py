@@ -1,0 +1,130 @@
+"""One model of a host: what its owner wants of it, whether it is loaded, and who needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from spillover.runtime.engine import ModelCard
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.hosting.memory import held_bytes
+from spillover.runtime.local_engine import LocalEngine
+
+ResidenceState: TypeAlias = Literal["unloaded", "loading", "loaded", "unloading", "failed"]
+"""loading: from its place in the queue on. unloading: when its last answer has ended. failed: it
+could not be loaded; the next request tries again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """How a model is loaded, and how long it stays."""
+
+    name: str
+    start: Callable[[], LocalEngine]
+    """Starts its worker. Raises ModelError."""
+    needed_bytes: Callable[[], int]
+    """The least memory with which it is loaded. Raises ModelError."""
+    keep_alive_s: float | None = None
+    """Seconds after its last answer for which it stays loaded; None: until memory is needed."""
+    is_pinned: bool = False
+    """It is never unloaded to make room, nor after a time."""
+    must_fit: bool = True
+    """False: it is loaded even if memory seems too small for it alone."""
+    max_waiting: int = 32
+    """Most requests that wait for it to be loaded."""
+
+
+class ModelState(Struct, frozen=True, kw_only=True):
+    """A snapshot for people and clients."""
+
+    state: ResidenceState
+    card: ModelCard | None = None
+    """Facts of the last time it was loaded."""
+    held_bytes: int = 0
+    n_answers: int = 0
+    """Answers and questions that hold it."""
+    n_waiting: int = 0
+    n_ahead: int = 0
+    """Models that are loaded before it."""
+    progress: float | None = None
+    expires_in_s: float | None = None
+    """Seconds until it is unloaded if nobody needs it; None: it stays."""
+    is_pinned: bool = False
+    error: str = ""
+    """Why it could not be loaded."""
+
+
+class Use:
+    """Somebody's need for a model. It is settled once *engine* or *error* is set; until it is
+    released the model is not unloaded."""
+
+    def __init__(self, residence: Residence) -> None:
+        self.residence = residence
+        self.engine: LocalEngine | None = None
+        self.error: SpilloverError | None = None
+        self.on_settled: Callable[[], None] | None = None
+        """Called once, under the host's lock; it must be quick."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.engine is not None or self.error is not None
+
+    def settle(self, engine: LocalEngine | None, error: SpilloverError | None) -> None:
+        self.engine, self.error = engine, error
+        if self.on_settled is not None:
+            self.on_settled()
+
+
+class Residence:
+    """The host's lock guards it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.keep_alive_s = spec.keep_alive_s
+        self.engine: LocalEngine | None = None
+        """The loaded one."""
+        self.card: ModelCard | None = None
+        self.failure: SpilloverError | None = None
+        self.progress: float | None = None
+        self.n_uses = 0
+        self.waiting: list[Use] = []
+        self.used_at = 0.0
+        self.is_evicted = False
+        """Another model needs its memory: nobody gets it any more."""
+        self.is_unwanted = False
+        """Somebody asked to unload it: that is done as soon as nobody uses it."""
+        self.on_death: Callable[[], None] = lambda: None
+
+    @property
+    def is_idle(self) -> bool:
+        return self.engine is not None and not self.n_uses and not self.waiting
+
+    @property
+    def held_bytes(self) -> int:
+        return 0 if self.engine is None or self.card is None else held_bytes(self.card)
+
+    @property
+    def expires_at(self) -> float | None:
+        """When it is unloaded if nobody needs it until then."""
+        if self.engine is None or self.keep_alive_s is None or self.spec.is_pinned:
+            return None
+        return self.used_at + self.keep_alive_s
+
+    def give(self, use: Use, now: float) -> None:
+        """Let *use* have the loaded engine."""
+        assert self.engine is not None, "it is loaded"
+        self.n_uses += 1
+        self.used_at = now
+        use.settle(self.engine, None)
+
+    def settle_waiting(self, now: float) -> None:
+        """Give all that wait the engine, or the failure."""
+        waiting, self.waiting = self.waiting, []
+        for use in waiting:
+            if self.engine is not None:
+                self.give(use, now)
+            else:
+                use.settle(None, self.failure)

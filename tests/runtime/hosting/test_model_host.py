@@ -1,0 +1,288 @@
+"""Two real models in their workers, with memory for one of them or for both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from spillover.models.catalogue import find
+from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.errors import EngineBusy, ModelError, NoRoomForModel, NotLoaded
+from spillover.runtime.events import EngineEvent, Loading, Queued
+from spillover.runtime.hosting.hosted_model import HostedModel
+from spillover.runtime.hosting.memory import held_bytes, needed_bytes
+from spillover.runtime.hosting.model_host import ModelHost
+from spillover.runtime.hosting.residence import ModelSpec
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from tests.answers import ask, end_of, text_of
+
+GGUF, ONNX = "storyteller", "storyteller-onnx"
+ONE_MODEL = 300 * 2**20
+"""A budget that holds one of the two, and not both."""
+
+
+class Place:
+    """A host of both models, and the order in which they were loaded."""
+
+    def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
+        self.folder = folder
+        self.host = ModelHost(budget_bytes=budget_bytes)
+        self.loads: list[str] = []
+        self.started = threading.Event()
+        self.gate = threading.Event()
+        """Models wait for it before they are loaded."""
+        self.gate.set()
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Until it is true; the host tells of each change."""
+        with self.host._changed:
+            assert self.host._changed.wait_for(lambda: bool(condition()), 120)
+
+    def model(self, name: str, path: Path | None = None, **spec: object) -> HostedModel:
+        options = EngineOptions(n_threads=1, n_parallel=2, cache_dir=self.folder)
+        file = path or find(name).path
+
+        def start() -> LocalEngine:
+            self.loads.append(name)
+            self.started.set()
+            assert self.gate.wait(60)
+            return LocalEngine(file, options, name=name)
+
+        fields = {"needed_bytes": lambda: needed_bytes(file, options), **spec}
+        return HostedModel(self.host, self.host.add(ModelSpec(name=name, start=start, **fields)))  # type: ignore[arg-type]  # by name
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Place]]:
+    places: list[Place] = []
+
+    def make(**options: int) -> Place:
+        places.append(Place(tmp_path, **options))
+        return places[-1]
+
+    yield make
+    for place in places:
+        place.gate.set()
+        place.host.close()
+
+
+def begun(model: HostedModel, max_tokens: int = 40) -> Generator[EngineEvent]:
+    """A running answer of *model*, which is loaded."""
+    events = model.stream(ask(max_tokens=max_tokens, ignore_eos=True))
+    assert any(isinstance(event, Queued) for event in events)
+    return events
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_with_memory_for_one_model_answers_are_drained_and_loads_come_in_turn(
+    make: Callable[..., Place],
+) -> None:
+    place = make(budget_bytes=ONE_MODEL)
+    first, second = place.model(GGUF), place.model(ONNX)
+    answers: dict[str, list[EngineEvent]] = {}
+
+    def answer(label: str, model: HostedModel) -> None:
+        answers[label] = list(model.stream(ask(max_tokens=4)))
+
+    running = begun(first)
+    threads = [in_thread(lambda: answer("second", second))]
+    place.wait_until(lambda: first.state().state == "unloading")
+    threads.append(in_thread(lambda: answer("late", first)))
+    place.wait_until(lambda: first.state().n_waiting == 1)
+    assert first.state().n_ahead == 1
+    assert place.loads == [GGUF]
+    rest = list(running)  # it goes on to its end, although its model has to make room
+    for thread in threads:
+        thread.join(60)
+    assert end_of(rest).usage.completion_tokens == 40
+    assert place.loads == [GGUF, ONNX, GGUF]
+    assert {label: end_of(events).reason for label, events in answers.items()} == {
+        "second": "length",
+        "late": "length",
+    }
+    assert all(isinstance(events[0], Loading) for events in answers.values())
+    assert second.state().state == "unloaded"
+    second.unload()  # of what is not loaded, it does nothing
+    assert text_of(second.stream(ask(max_tokens=4)))
+
+
+def test_who_asks_a_model_that_need_not_make_room_any_more_gets_it_at_once(
+    make: Callable[..., Place],
+) -> None:
+    place = make(budget_bytes=ONE_MODEL)
+    first, second = place.model(GGUF), place.model(ONNX)
+    leaves = Cancellation()
+    late: list[EngineEvent] = []
+    with closing(begun(first)):
+        waiting = in_thread(lambda: list(second.stream(ask(), leaves)))
+        place.wait_until(lambda: first.state().state == "unloading")
+        thread = in_thread(lambda: late.extend(first.stream(ask(max_tokens=4))))
+        place.wait_until(lambda: first.state().n_waiting == 1)
+        leaves.cancel()
+        thread.join(60)
+        waiting.join(60)
+        assert first.state().state == "loaded"
+    assert end_of(late).usage.completion_tokens == 4
+    assert place.loads == [GGUF]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A host with memory for both."""
+    place = Place(tmp_path_factory.mktemp("both"))
+    yield place
+    place.host.close()
+
+
+@pytest.fixture(scope="module")
+def loaded(both: Place) -> tuple[HostedModel, HostedModel]:
+    models = both.model(GGUF), both.model(ONNX)
+    for model in models:
+        model.preload()
+    for model in models:
+        model.wait_ready()
+    return models
+
+
+def test_models_that_fit_stay_side_by_side(
+    both: Place, loaded: tuple[HostedModel, HostedModel]
+) -> None:
+    for model in (*loaded, *loaded):
+        events = list(model.stream(ask(max_tokens=4)))
+        assert isinstance(events[0], Queued)
+    assert both.loads == [GGUF, ONNX]
+    assert [model.state().state for model in loaded] == ["loaded", "loaded"]
+    card = loaded[0].card
+    assert loaded[0].state().held_bytes == held_bytes(card) > card.size_bytes + card.kv_bytes > 0
+
+
+def test_the_death_of_one_worker_is_nothing_to_the_others(
+    both: Place, loaded: tuple[HostedModel, HostedModel]
+) -> None:
+    first, second = loaded
+    died = threading.Event()
+    with closing(begun(first, 300)) as one, closing(begun(second)) as other:
+        engines = [each.engine for each in both.host._residences if each.engine is not None]
+        pids = [engine.worker_pid for engine in engines]
+        engines[0].watch_deaths(died.set)
+        assert pids[0] is not None
+        os.kill(pids[0], signal.SIGKILL)
+        assert died.wait(60)
+        assert end_of(list(other)).usage.completion_tokens == 40
+        assert engines[1].worker_pid == pids[1]
+        assert engines[1].health().n_restarts == 0
+        assert end_of(list(one)).usage.completion_tokens == 300  # in the next worker
+    assert both.loads == [GGUF, ONNX]  # its supervisor has started it, as for a single model
+
+
+def test_a_wait_for_a_load_is_cancelled_and_the_load_goes_on(make: Callable[..., Place]) -> None:
+    place = make()
+    place.gate.clear()
+    model = place.model(GGUF, keep_alive_s=0.0)
+    cancellation = Cancellation()
+    events = model.stream(ask(n=2), cancellation)
+    assert next(events) == Loading(model=GGUF)
+    assert place.started.wait(60)
+    cancellation.cancel()
+    assert [event.reason for event in events] == ["cancelled"] * 2  # type: ignore[union-attr]
+    assert model.health().state == "loading"
+    place.gate.set()
+    # Nobody needs it any more, so that it leaves as soon as it has come.
+    place.wait_until(lambda: model.state().state == "unloaded" and bool(model.state().card))
+    with pytest.raises(NotLoaded):
+        model.at_once.tokenize("Once", add_special=False, parse_special=False)
+    assert model.at_once.card.n_ctx == 1024
+
+
+def test_a_model_is_unloaded_when_its_answers_have_ended(make: Callable[..., Place]) -> None:
+    place = make()
+    model = place.model(GGUF)
+    with closing(begun(model)) as events:
+        model.unload()
+        assert model.state().state == "unloading"
+        assert end_of(list(events)).usage.completion_tokens == 40
+    place.wait_until(lambda: model.state().state == "unloaded")
+
+
+def test_a_failed_load_is_an_error_for_those_who_wait_and_for_nobody_else(
+    both: Place, loaded: tuple[HostedModel, HostedModel], tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF" + bytes(64))
+    broken = both.model("broken", file, needed_bytes=lambda: 0)
+    gone = both.model("gone", tmp_path / "gone.gguf")
+    with closing(begun(loaded[0])) as running:
+        for model in (broken, gone):
+            with pytest.raises(ModelError):
+                list(model.stream(ask()))
+            assert model.state().state == "failed"
+            assert model.state().error
+            assert model.health().state == "unloaded"  # the next request tries again
+        assert end_of(list(running)).usage.completion_tokens == 40
+    with pytest.raises(ModelError):
+        broken.wait_ready()
+
+
+def test_a_model_that_does_not_fit_is_refused_and_nobody_is_unloaded_for_it(
+    both: Place, loaded: tuple[HostedModel, HostedModel]
+) -> None:
+    huge = both.model("huge", needed_bytes=lambda: 2**50, path=find(GGUF).path)
+    with pytest.raises(NoRoomForModel, match="is not loaded: it needs") as refused:
+        list(huge.stream(ask()))
+    assert 2**49 < refused.value.missing_bytes < 2**50
+    assert [model.state().state for model in loaded] == ["loaded", "loaded"]
+
+
+def test_a_pinned_model_does_not_make_room(make: Callable[..., Place]) -> None:
+    place = make(budget_bytes=ONE_MODEL)
+    pinned, other = place.model(GGUF, is_pinned=True, keep_alive_s=0.0), place.model(ONNX)
+    assert text_of(pinned.stream(ask(max_tokens=4)))
+    with pytest.raises(NoRoomForModel):
+        other.wait_ready()
+    assert pinned.state().state == "loaded"
+
+
+def test_only_so_many_wait_for_a_load(make: Callable[..., Place]) -> None:
+    place = make()
+    place.gate.clear()
+    model = place.model(GGUF, max_waiting=2)
+    waiting = [model.stream(ask()) for _ in range(2)]
+    assert [next(events) for events in waiting] == [Loading(model=GGUF)] * 2
+    with pytest.raises(EngineBusy, match="too many requests wait"):
+        next(model.stream(ask()))
+    for events in waiting:
+        events.close()
+    assert next(model.stream(ask())) == Loading(model=GGUF)
+
+
+def test_a_host_that_closes_ends_answers_and_waits(make: Callable[..., Place]) -> None:
+    place = make(budget_bytes=ONE_MODEL)
+    first, second = place.model(GGUF), place.model(ONNX)
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            second.wait_ready()
+        except Exception as error:
+            errors.append(str(error))
+
+    running = begun(first, 900)
+    thread = in_thread(wait)
+    place.wait_until(lambda: first.state().state == "unloading")
+    place.host.close()
+    thread.join(60)
+    assert errors == [f"{ONNX} was closed"]
+    with pytest.raises(Exception, match="closed"):
+        list(running)
