@@ -113,6 +113,8 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     """unloaded: the next request loads it. hung: its process exists but does not respond."""
     slots: tuple[SlotState, ...] = ()
     n_queued: int = 0
+    n_background: int = 0
+    """Answers of the background that run or wait; the latter are not among *n_queued*."""
     n_kv_used: int = 0
     n_restarts: int = 0
     detail: str = ""

@@ -79,6 +79,12 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
         Help("Most requests that may wait; the next one is refused.", flag="--max-queue"),
     ] = 32
     """Refused with EngineBusy."""
+    max_background: Annotated[
+        int,
+        Meta(ge=0, le=10_000),
+        Help("Most answers of background priority that may run and wait; the next is refused."),
+    ] = 16
+    """They take no place of other requests."""
     max_gap_ms: Annotated[
         float,
         Meta(ge=20, le=60_000),

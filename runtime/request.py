@@ -16,6 +16,8 @@ from spillover.runtime.sampling import Sampling
 from spillover.runtime.setting_help import Help
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+Priority: TypeAlias = Literal["normal", "background"]
+"""background: an answer that nobody watches being written. It waits while there are others."""
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -177,6 +179,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     tools: Annotated[tuple[Tool, ...], Meta(max_length=MAX_TOOLS)] = ()
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
+    priority: Priority = "normal"
 
     def checked(self) -> GenerationRequest:
         """This request. Raises InvalidRequest, which names the field that is wrong."""
@@ -195,6 +198,10 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
                 "continue_final_message",
             )
         return request
+
+    @property
+    def is_background(self) -> bool:
+        return self.priority == "background"
 
     @property
     def n_images(self) -> int:

@@ -22,6 +22,9 @@ CapacityCode: TypeAlias = Literal[
 too slow, no context or KV cells are left, memory is low, the processor is hot or throttled, the
 battery is low, or the worker has died."""
 
+PATIENCE: frozenset[str] = frozenset(("queue", "ttft", "slow", "kv_full", "throttled"))
+"""Those of an answer that takes too long."""
+
 QualityCode: TypeAlias = Literal[
     "low_confidence",
     "repetition",

@@ -12,7 +12,7 @@ from spillover.cloud_fallback.policy.capacity import WAITS
 from spillover.cloud_fallback.policy.doubt import Doubt, tokens_to_next_window
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
-from spillover.cloud_fallback.policy.reason import Reason, ReasonCode, Verdict
+from spillover.cloud_fallback.policy.reason import PATIENCE, Reason, ReasonCode, Verdict
 from spillover.cloud_fallback.policy.rules import RuleSet
 from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
@@ -70,6 +70,8 @@ class Watch:
         self._ended = False
         self._hold = _Hold(settings)
         self._rules = RuleSet(settings, n_choices=request.n)
+        if request.is_background:
+            self._rules.drop(PATIENCE)
         self.signals = Signals(request, settings, clock())
         self._rate = rate
         self.is_doubtful = False

@@ -148,7 +148,7 @@ export class DevicePanel extends Panel {
       ["Temperature", device.temperature_c === null ? null : `${Math.round(device.temperature_c)} °C`],
       ["Battery", device.battery_share === null ? null : `${percent(device.battery_share)}${device.on_battery ? "" : ", charging"}`],
       ["KV cache", `${device.n_kv_used} of ${device.n_kv} tokens`],
-      ["Answers", `${device.n_running} running, ${device.n_queued} waiting`],
+      ["Answers", `${device.n_running} running, ${device.n_queued} waiting, ${device.n_background} in the background`],
     ];
     this.facts.replaceChildren(...rows.filter(([, value]) => value !== null).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
   }

@@ -70,6 +70,8 @@ class CommonBody(ResponseFormatFields, frozen=True, kw_only=True):
     seed: int | None = None
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
+    priority: str | int | None = None
+    """background, or normal. vLLM's numbers are ignored."""
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -287,6 +289,7 @@ def request_of(
         "post_sampling_probs": bool(body.post_sampling_probs),
         "ignore_eos": body.ignore_eos or False,
         "reuse_prefix": body.cache_prompt is not False,
+        "priority": body.priority if isinstance(body.priority, str) else "normal",
         "response_format": None if wanted is None else wanted.response_format,
     }
     try:

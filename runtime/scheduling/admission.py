@@ -38,8 +38,7 @@ class Admission:
         """Start the first waiting sequences while there are slots and KV cells for them."""
         queues = self._queues
         n_before = len(queues.waiting)
-        while queues.waiting and queues.has_free_slot:
-            first = queues.waiting[0]
+        while (first := queues.next) is not None:
             if first.waits_for_leader:
                 break
             if not self._start(first):

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.errors import EngineBusy, InvalidRequest
+from spillover.runtime.request import Priority
 from spillover.runtime.scheduling.sequence import Job
 
 Order: TypeAlias = Job | EmbeddingJob | int
@@ -16,18 +17,25 @@ Order: TypeAlias = Job | EmbeddingJob | int
 
 MAX_RETRY_AFTER_S = 600.0
 
+_SETTINGS: dict[Priority, str] = {"normal": "max_queue", "background": "max_background"}
+"""The names of what bounds them."""
+
 
 class Inbox:
-    """A first-in, first-out queue of orders. At most n_parallel + max_queue answers may be open."""
+    """A first-in, first-out queue of orders. At most n_parallel + max_queue answers may be open,
+    and besides them *max_background* of the background."""
 
-    def __init__(self, n_parallel: int, max_queue: int) -> None:
+    def __init__(self, n_parallel: int, max_queue: int, max_background: int = 0) -> None:
         self._n_parallel = n_parallel
-        self._room = n_parallel + max_queue
+        self._room: dict[Priority, int] = {
+            "normal": n_parallel + max_queue,
+            "background": max_background,
+        }
         self._changed = threading.Condition()
         self._orders: deque[Order] = deque()
         self._stopped = False
         self._woken = False
-        self._n_open = 0
+        self._n_open: dict[Priority, int] = {"normal": 0, "background": 0}
         self._mean_service_s = 1.0
 
     # --- any thread -------------------------------------------------------------------------
@@ -35,22 +43,25 @@ class Inbox:
     def submit(self, job: Job, accepted: Callable[[int], None], *, unlimited: bool) -> None:
         """Queue a job after calling *accepted* with the number of answers ahead. Raises EngineBusy
         when there is no room, unless *unlimited*."""
-        n = job.n_open
-        if n > self._room and not unlimited:
+        n, priority = job.n_open, job.request.priority
+        room, setting = self._room[priority], _SETTINGS[priority]
+        if n > room and not unlimited:
             raise InvalidRequest(
-                f"n is {n}, but at most {self._room} answers may run and wait: "
-                "ask for fewer or raise max_queue",
+                f"n is {n}, but at most {room} answers may run and wait: "
+                f"ask for fewer or raise {setting}",
                 "n",
             )
         with self._changed:
-            if self._n_open + n > self._room and not unlimited:
+            n_open = self._n_open[priority]
+            if n_open + n > room and not unlimited:
                 raise EngineBusy(
-                    f"the queue is full: {self._n_open} answers are running or waiting, of at most "
-                    f"{self._room}: try again later or raise max_queue",
+                    f"the queue is full: {n_open} answers are running or waiting, of at most "
+                    f"{room}: try again later or raise {setting}",
                     retry_after_s=self._retry_after_s(),
                 )
-            ahead = max(self._n_open - self._n_parallel + 1, 0)
-            self._n_open += n
+            n_before = sum(self._n_open.values()) if job.is_background else n_open
+            ahead = max(n_before - self._n_parallel + 1, 0)
+            self._n_open[priority] += n
             accepted(ahead)
             self._orders.append(job)
             self._changed.notify()
@@ -72,13 +83,12 @@ class Inbox:
             self._woken = True
             self._changed.notify()
 
-    @property
-    def n_open(self) -> int:
+    def n_open(self, priority: Priority) -> int:
         """Answers that are running or waiting."""
-        return self._n_open
+        return self._n_open[priority]
 
     def _retry_after_s(self) -> float:
-        n_rounds = self._n_open / self._n_parallel
+        n_rounds = sum(self._n_open.values()) / self._n_parallel
         return min(max(1.0, self._mean_service_s * n_rounds / 2), MAX_RETRY_AFTER_S)
 
     # --- the loop ---------------------------------------------------------------------------
@@ -101,8 +111,8 @@ class Inbox:
     def _has_news(self) -> bool:
         return bool(self._orders) or self._stopped or self._woken
 
-    def close_one(self, service_s: float) -> None:
+    def close_one(self, priority: Priority, service_s: float) -> None:
         """Note that an answer ended *service_s* after it left the queue."""
         with self._changed:
-            self._n_open -= 1
+            self._n_open[priority] -= 1
             self._mean_service_s += 0.2 * (service_s - self._mean_service_s)

@@ -185,12 +185,16 @@ class KvCache:
         self._ledger.truncate(seq, n)
         return n
 
-    def release(self, seq: int, tokens: Tokens) -> None:
-        """Keep the *tokens* of *seq*, whose answer has ended, for the next turn."""
+    def release(self, seq: int, tokens: Tokens, *, first_out: bool = False) -> None:
+        """Keep the *tokens* of *seq*, whose answer has ended, for the next turn. *first_out*: only
+        in cells that nobody else needs."""
         if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
             self.drop(seq)
             return
         self._prefixes.put(seq, np.array(tokens))
+        if first_out:
+            self._prefixes.expire(seq)
+            self._unsaveable.add(seq)
         if self._prefixes.is_over:
             self.evict_one()
 

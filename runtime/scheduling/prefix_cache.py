@@ -72,6 +72,10 @@ class PrefixCache:
     def touch(self, seq: int) -> None:
         self._held.move_to_end(seq)
 
+    def expire(self, seq: int) -> None:
+        """Make it the next one to go."""
+        self._held.move_to_end(seq, last=False)
+
     def remove(self, seq: int) -> None:
         del self._held[seq]
 

@@ -9,7 +9,8 @@ from spillover.runtime.scheduling.sequence import Phase, Sequence
 
 
 class Queues:
-    """Moves sequences from phase to phase: waiting → prefilling → decoding.
+    """Moves sequences from phase to phase: waiting → prefilling → decoding. Those of the background
+    wait behind all others, and hold no slot while there are others.
 
     Belongs to the loop; only slot_states() and n_running may be read from other threads.
     """
@@ -27,13 +28,22 @@ class Queues:
         return not (self.waiting or self.prefilling or self.decoding)
 
     @property
-    def has_free_slot(self) -> bool:
-        return None in self._slots
+    def next(self) -> Sequence | None:
+        """The waiting sequence whose turn it is: the first, if there is a slot for it."""
+        if not self.waiting or None not in self._slots:
+            return None
+        first = self.waiting[0]
+        must_wait = first.is_background and not all(s.is_background for s in self.running)
+        return None if must_wait else first
 
     @property
     def running(self) -> list[Sequence]:
         """The sequences that hold a slot."""
         return [sequence for sequence in self._slots if sequence is not None]
+
+    @property
+    def running_background(self) -> list[Sequence]:
+        return [sequence for sequence in self.running if sequence.is_background]
 
     @property
     def n_running(self) -> int:
@@ -49,8 +59,15 @@ class Queues:
         return [sequence for sequence in everybody if sequence.job_id == job_id]
 
     def enqueue(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        """Put it behind those that wait, but before the background."""
+        n_before = len(self.waiting) if sequence.is_background else self._n_before_background
+        self.waiting.insert(n_before, sequence)
         self.may_admit = True
+
+    @property
+    def _n_before_background(self) -> int:
+        """How many wait that are not of the background."""
+        return sum(not sequence.is_background for sequence in self.waiting)
 
     def start_prefill(self, seq: int, n_past: int) -> Sequence:
         """Give the first waiting sequence a slot and the id *seq*, which holds *n_past* tokens."""
@@ -80,10 +97,10 @@ class Queues:
         self.may_admit = True
 
     def requeue(self, sequence: Sequence) -> None:
-        """Put a running sequence back at the front of the waiting ones."""
+        """Put a running sequence back at the front of the waiting ones of its priority."""
         self.leave(sequence)
         sequence.preempted()
-        self.waiting.appendleft(sequence)
+        self.waiting.insert(self._n_before_background * sequence.is_background, sequence)
 
     def slot_states(self) -> tuple[SlotState, ...]:
         """A snapshot for /slots."""

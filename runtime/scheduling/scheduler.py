@@ -49,6 +49,7 @@ class SchedulerOptions(Struct, frozen=True, kw_only=True):
     max_queue: int
     max_gap_s: float
     n_prefix_cached: int
+    max_background: int = 0
     saved_prefix_bytes: int = 0
     has_fixed_slices: bool = False
     """Whether prompts are cut without regard to measured times; for one sequence at a time."""
@@ -80,7 +81,7 @@ class Scheduler:
             has_fixed_slices=options.has_fixed_slices,
         )
         self._kv = KvCache(backend, options.n_prefix_cached, options.saved_prefix_bytes, free_bytes)
-        self._inbox = Inbox(options.n_parallel, options.max_queue)
+        self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
         self._queues = Queues(options.n_parallel)
         self._admission = Admission(
             backend, self._queues, self._kv, self._out, options.n_ctx, clock, self._finish
@@ -90,6 +91,7 @@ class Scheduler:
         """When the last call ended that gave the decoding sequences a token."""
         self._embeddings = None if embeddings is None else EmbeddingTurns(embeddings, self._pace)
         self._alone: Sequence | None = None  # in the running call
+        self._reads_background = False  # the running call
         self.n_steps = 0
         """Calls of the backend so far."""
 
@@ -107,6 +109,8 @@ class Scheduler:
 
         self._inbox.submit(job, accepted, unlimited=unlimited)
         self._measurement.interrupt()
+        if self._reads_background and not job.is_background:
+            self._backend.abort()
 
     def submit_embedding(self, job: EmbeddingJob, *, unlimited: bool = False) -> None:
         """The same for texts that become vectors."""
@@ -141,7 +145,12 @@ class Scheduler:
     @property
     def n_queued(self) -> int:
         n_embedding = 0 if self._embeddings is None else self._embeddings.queue.n_open
-        return max(self._inbox.n_open - self._queues.n_running, 0) + n_embedding
+        return max(self._inbox.n_open("normal") - self._queues.n_running, 0) + n_embedding
+
+    @property
+    def n_background(self) -> int:
+        """Answers of the background, which run or wait."""
+        return self._inbox.n_open("background")
 
     @property
     def n_kv_used(self) -> int:
@@ -244,6 +253,10 @@ class Scheduler:
         self._out.after_step(next_step_s(self._queues, self._pace))
 
     def _enqueue(self, job: Job) -> None:
+        if not job.is_background:
+            running = self._queues.running_background
+            for running_one in sorted(running, key=lambda s: s.age, reverse=True):
+                self._requeue(running_one)
         leader: Sequence | None = None
         for choice in range(job.request.n):
             if not job.is_open(choice):
@@ -334,11 +347,13 @@ class Scheduler:
 
     def _call(self, plan: StepPlan) -> bool:
         """Run the backend; False when nothing was read. A call for one sequence alone is skipped,
-        or aborted, when its job is cancelled."""
+        or aborted, when its job is cancelled, and one that reads for the background when others
+        come."""
         batch = plan.rows()
         self._alone = plan.alone
+        self._reads_background = bool(plan.slices) and plan.slices[0][0].is_background
         try:
-            if self._alone is not None and self._inbox:
+            if (self._alone is not None or self._reads_background) and self._inbox:
                 return False
             self._backend.decode(batch)
         except DecodeAborted:
@@ -350,7 +365,7 @@ class Scheduler:
             self._free_some_cells()
             return False
         finally:
-            self._alone = None
+            self._alone, self._reads_background = None, False
         return True
 
     def _free_some_cells(self) -> None:
@@ -376,10 +391,13 @@ class Scheduler:
 
     def _requeue(self, sequence: Sequence) -> None:
         """Queue a running sequence again, to be read again with its text."""
-        seq = sequence.seq
+        seq, tokens = sequence.seq, sequence.tokens[: sequence.n_past]
         self._beside.drop(sequence)
         self._queues.requeue(sequence)
-        self._kv.drop(seq)
+        if sequence.is_background:
+            self._kv.release(seq, tokens, first_out=True)
+        else:
+            self._kv.drop(seq)
         self._out.add(sequence.job_id, Queued(position=0, n_prompt_tokens=sequence.n_prompt))
 
     def _read(self, read: SliceRead) -> None:
@@ -427,9 +445,10 @@ class Scheduler:
         is_placed = sequence.phase is not Phase.WAITING
         self._queues.leave(sequence)
         if is_placed:
-            self._kv.release(sequence.seq, sequence.tokens[: sequence.n_past])
+            tokens = sequence.tokens[: sequence.n_past]
+            self._kv.release(sequence.seq, tokens, first_out=sequence.is_background)
         if sequence.sampler is not None:
             sequence.sampler.close()
         for event in sequence.finish(reason, now):
             self._out.add(sequence.job_id, event)
-        self._inbox.close_one(sequence.service_s(now))
+        self._inbox.close_one(sequence.request.priority, sequence.service_s(now))

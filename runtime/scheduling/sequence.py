@@ -54,6 +54,10 @@ class Job(Struct, frozen=True, kw_only=True):
         return not self.resumed or self.resumed[choice] is not None
 
     @property
+    def is_background(self) -> bool:
+        return self.request.is_background
+
+    @property
     def n_open(self) -> int:
         return sum(map(self.is_open, range(self.request.n)))
 
@@ -66,6 +70,7 @@ class Sequence:
         self.job_id = job.id
         self.choice = choice
         self.request = job.request
+        self.is_background = job.is_background
         self.seed = job.seed + choice
         self.leader = leader
         self.n_prompt = len(job.prompt)
@@ -101,6 +106,11 @@ class Sequence:
     def n_unread(self) -> int:
         """Tokens that are not in the KV cache yet."""
         return self.n_tokens - self.n_past
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Less for older sequences."""
+        return self.order, self.choice
 
     @property
     def waits_for_leader(self) -> bool:

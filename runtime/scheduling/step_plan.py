@@ -168,4 +168,4 @@ def admission_reserve(queues: Queues, sequence: Sequence, n_ctx: int) -> int:
 
 def victim(queues: Queues) -> Sequence:
     """The running sequence to preempt: the newest, so that the oldest ones finish."""
-    return max(queues.running, key=lambda s: (s.order, s.choice))
+    return max(queues.running, key=lambda s: s.age)

@@ -60,7 +60,8 @@ class Heartbeat:
     def heard(self, status: protocol.Status) -> None:
         """The worker has answered."""
         self._n_steps = status.n_steps
-        self._loop_has_work = bool(status.n_queued) or any(s.state != "idle" for s in status.slots)
+        waiting = status.n_queued or status.n_background
+        self._loop_has_work = bool(waiting) or any(s.state != "idle" for s in status.slots)
         self._answers = True
 
     def _run(self) -> None:

@@ -274,6 +274,7 @@ class Intake:
             id=ask_id,
             slots=scheduler.slots(),
             n_queued=scheduler.n_queued,
+            n_background=scheduler.n_background,
             n_kv_used=scheduler.n_kv_used,
             n_steps=scheduler.n_steps,
         )

@@ -142,6 +142,8 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
     slots: tuple[SlotState, ...]
     n_queued: int
     n_kv_used: int
+    n_background: int = 0
+    """Answers of the background that run or wait; the latter are not among *n_queued*."""
     n_steps: int
     """Calls of the model so far."""
 

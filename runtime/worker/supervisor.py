@@ -102,7 +102,11 @@ class Supervisor:
             return fixed
         assert isinstance(answer, protocol.Status)
         return msgspec.structs.replace(
-            fixed, slots=answer.slots, n_queued=answer.n_queued, n_kv_used=answer.n_kv_used
+            fixed,
+            slots=answer.slots,
+            n_queued=answer.n_queued,
+            n_background=answer.n_background,
+            n_kv_used=answer.n_kv_used,
         )
 
     def watch_deaths(self, callback: Callable[[], None]) -> None:

@@ -177,6 +177,7 @@ def _serve(
             n_ctx=model.card.n_ctx,
             n_parallel=model.card.n_parallel,
             max_queue=options.max_queue,
+            max_background=options.max_background,
             max_gap_s=options.max_gap_ms / 1e3,
             n_prefix_cached=options.n_prefix_cached,
             saved_prefix_bytes=int(options.prefix_cache_mb * 2**20),

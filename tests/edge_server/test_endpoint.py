@@ -252,3 +252,30 @@ def test_a_stream_shows_progress_on_request(http: httpx.Client) -> None:
     assert progress[-1]["processed"] == progress[-1]["total"] > 0
     assert text.endswith("data: [DONE]\n\n")
     assert "timings" in chunks[-1]
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+def test_an_answer_of_the_background_gives_way_and_goes_on(
+    http: httpx.Client, *, by_header: bool
+) -> None:
+    headers = {"X-Spillover-Priority": "background"} if by_header else {}
+    body = {"messages": STORY, "max_tokens": 300, "ignore_eos": True, "stream": True}
+    body |= {} if by_header else {"priority": "background"}
+    with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as stream:
+        lines = stream.iter_lines()
+        next(line for line in lines if '"content":"' in line)
+        assert http.get("/v1/device").json()["n_background"] == 1
+        other = {"messages": STORY, "max_tokens": 5, "priority": 7}
+        assert http.post("/v1/chat/completions", json=other).status_code == 200
+        assert list(lines)[-2] == "data: [DONE]"
+    assert http.get("/v1/device").json()["n_background"] == 0
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+def test_an_unknown_priority_is_named(http: httpx.Client, *, by_header: bool) -> None:
+    headers = {"X-Spillover-Priority": "high"} if by_header else {}
+    body = {"messages": STORY} | ({} if by_header else {"priority": "high"})
+    answer = http.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 400
+    named = "X-Spillover-Priority" if by_header else "priority"
+    assert answer.json()["error"]["param"] == named

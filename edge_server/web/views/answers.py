@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from flask import Flask, Response, g, request
 from msgspec.structs import replace
@@ -28,6 +28,9 @@ from spillover.edge_server.wire.dialect import (
 )
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
+from spillover.runtime.request import GenerationRequest, Priority
+
+PRIORITY_HEADER = "X-Spillover-Priority"
 
 
 def add_generation_views(
@@ -45,6 +48,7 @@ def add_generation_views(
             planned = endpoint.plan(asked_for(service, settings, responses, path))
             if isinstance(planned, bytes):
                 return Response(planned, content_type="application/json")
+            planned = _of_priority(planned)
             if isinstance(planned.encoder, StreamEncoder):
                 planned.encoder.keep_alive = settings.keep_alive
             answer = _begin(service, streams, planned)
@@ -74,6 +78,23 @@ def asked_for(
         query=request.args,
         resume=request.headers.get("X-Spillover-Resume") == "1",
         responses=responses,
+    )
+
+
+def _of_priority(plan: AnswerPlan) -> AnswerPlan:
+    """*plan* with the priority that a header of the current request asks for."""
+    priority = request.headers.get(PRIORITY_HEADER)
+    if priority is None:
+        return plan
+    if priority not in get_args(Priority):
+        message = f"{PRIORITY_HEADER} must be background or normal, not {priority[:40]!r}"
+        raise bad_request(message, PRIORITY_HEADER)
+    return replace(
+        plan,
+        requests=tuple(
+            replace(one, priority=priority) if isinstance(one, GenerationRequest) else one
+            for one in plan.requests
+        ),
     )
 
 

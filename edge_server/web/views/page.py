@@ -102,5 +102,6 @@ def _device(service: Service) -> dict[str, Any]:
         "n_kv_used": status.n_kv_used,
         "n_running": sum(slot.state != "idle" for slot in status.slots),
         "n_queued": status.n_queued,
+        "n_background": status.n_background,
         "state": status.state,
     }

@@ -294,6 +294,18 @@ def test_requests_that_cannot_work_locally_do_not_begin_locally(
     assert code(Leg(local=local).before(status, n_prompt)) == expected
 
 
+def test_an_answer_of_the_background_may_take_long() -> None:
+    background = msgspec.structs.replace(asked(), priority="background")
+    busy, failed = EngineStatus(state="ready", n_queued=16), EngineStatus(state="failed")
+    assert code(Leg(background).before(failed, 10)) == "crash"
+    for request, expected in ((background, None), (asked(), "slow")):
+        leg = Leg(request, PolicySettings(decode_floor=5.0))
+        leg.begin()
+        leg.feed(prose(200), step_s=1.0)
+        assert code(leg.watch.reason) == expected
+    assert Leg(background).before(busy, 10) is None
+
+
 def test_a_prompt_without_room_is_handed_over_when_its_length_is_known() -> None:
     """Nobody counts tokens before the engine does."""
     for n_prompt, expected in ((1_000, "context"), (900, None)):

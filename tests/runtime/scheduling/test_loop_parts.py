@@ -6,10 +6,12 @@ import threading
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from spillover.runtime.backend import Tokens
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, EngineEvent, Queued
+from spillover.runtime.request import Priority
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.outbox import HOLD_S, Outbox
 from spillover.runtime.scheduling.saved_prefixes import SavedPrefixes
@@ -66,9 +68,10 @@ def test_nothing_waits_for_an_unpredictable_step() -> None:
     assert len(sent.frames) == 1
 
 
-def job(job_id: int) -> Job:
+def job(job_id: int, priority: Priority = "normal") -> Job:
     prompt = np.arange(3, dtype=np.int32)
-    return Job(id=job_id, request=ask(), prompt=prompt, seed=0, pipelines=())
+    request = structs.replace(ask(), priority=priority)
+    return Job(id=job_id, request=request, prompt=prompt, seed=0, pipelines=())
 
 
 def test_the_inbox_is_bounded_and_opens_again() -> None:
@@ -84,8 +87,22 @@ def test_the_inbox_is_bounded_and_opens_again() -> None:
     taken = inbox.take(wait_s=0) or []
     assert [order if isinstance(order, int) else order.id for order in taken] == [1, 2, 3, 2]
     for _ in range(2):
-        inbox.close_one(4.0)
+        inbox.close_one("normal", 4.0)
     inbox.submit(job(4), positions.append, unlimited=False)
+
+
+def test_the_background_has_a_bound_of_its_own_and_takes_nobody_s_place() -> None:
+    inbox, positions = Inbox(n_parallel=1, max_queue=0, max_background=2), list[int]()
+    for i in (1, 2):
+        inbox.submit(job(i, "background"), positions.append, unlimited=False)
+    with pytest.raises(EngineBusy, match="max_background"):
+        inbox.submit(job(3, "background"), positions.append, unlimited=False)
+    inbox.submit(job(4), positions.append, unlimited=False)
+    assert positions == [0, 1, 0]
+    with pytest.raises(EngineBusy, match="max_queue"):
+        inbox.submit(job(5), positions.append, unlimited=False)
+    inbox.close_one("background", 1.0)
+    inbox.submit(job(6, "background"), positions.append, unlimited=False)
 
 
 def test_a_waiting_loop_is_woken_by_an_order_and_by_the_end() -> None:

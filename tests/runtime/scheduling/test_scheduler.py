@@ -11,7 +11,8 @@ import pytest
 
 from spillover.models.catalogue import find
 from spillover.runtime.backend import DecodeAborted
-from spillover.runtime.events import Delta, Finished, Prefilling
+from spillover.runtime.events import Delta, Finished, Prefilling, Queued
+from spillover.runtime.request import Priority
 from tests.runtime.scheduling.watched_loop import MAX_GAP_S, Call, Loop, loop_on
 
 
@@ -207,3 +208,61 @@ def test_where_there_is_no_memory_at_all_an_answer_ends_and_the_next_one_is_take
     loop.free_bytes = 1 << 40
     loop.submit(2, 20, max_tokens=5)
     assert len(_answer_of(loop, 2)) == 5
+
+
+def test_the_background_rests_while_others_are_here_and_reads_nothing_twice(loop: Loop) -> None:
+    loop.submit(1, 20, max_tokens=200, priority="background")
+    loop.wait_for(1, Delta)
+    n_before = len(loop.calls)
+    loop.submit(9, 20, max_tokens=30)
+    loop.submit(10, 20, max_tokens=30, priority="background")
+    loop.wait_for(9, Prefilling)
+    served, ends = set[int](), dict[int, Finished]()
+    while len(ends) < 3:
+        job_id, event = loop.events.get(timeout=60)
+        if 9 not in ends and not isinstance(event, Queued):
+            served.add(job_id)
+        if isinstance(event, Finished):
+            ends[job_id] = event
+    assert served == {9}
+    n_written = {job_id: end.usage.completion_tokens for job_id, end in ends.items()}
+    assert n_written == {1: 200, 9: 30, 10: 30}
+    assert sum(call.n_slice for call in loop.calls[n_before:]) == 40
+
+
+def test_a_prompt_of_the_background_is_not_read_on_when_others_come(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aborted = list[int]()
+    monkeypatch.setattr(loop.scheduler._backend, "abort", lambda: aborted.append(len(loop.calls)))
+
+    def others_come_in_later_slices() -> None:
+        priorities: dict[int, Priority] = {1: "background", 2: "normal"}
+        if priority := priorities.get(len(loop.calls)):
+            fields = {"max_tokens": 5, "priority": priority}
+            job_id = 8 + len(loop.calls)
+            thread = threading.Thread(target=loop.submit, args=(job_id, 16), kwargs=fields)
+            thread.start()
+            thread.join()
+
+    loop.before_call = others_come_in_later_slices
+    loop.submit(1, 900, max_tokens=5, priority="background")
+    loop.wait_for(10, Finished)
+    assert aborted == [2]
+    slices = [call.n_slice for call in loop.calls if call.n_slice]
+    assert slices[:4] == [64, 64, 64, 16]
+    loop.wait_for(9, Finished)
+
+
+def test_a_conversation_stays_in_the_cache_when_the_background_needs_no_room(loop: Loop) -> None:
+    for job_id in (1, 2):
+        loop.submit(job_id, 100 * job_id, prompt_of=100 * job_id, max_tokens=5)
+        loop.wait_for(job_id, Finished)
+    for job_id in (3, 4, 5):
+        loop.submit(job_id, 50, prompt_of=300 + job_id, max_tokens=5, priority="background")
+        loop.wait_for(job_id, Finished)
+    for job_id in (6, 7):
+        loop.submit(job_id, 100 * (job_id - 5), prompt_of=100 * (job_id - 5), max_tokens=1)
+        end = loop.wait_for(job_id, Finished)
+        assert isinstance(end, Finished)
+        assert end.usage.cached_tokens == end.usage.prompt_tokens - 1

@@ -65,7 +65,7 @@ class Loop:
             backend,
             SchedulerOptions(
                 n_ctx=1024, n_parallel=n_parallel, max_queue=8, max_gap_s=MAX_GAP_S,
-                n_prefix_cached=2,
+                n_prefix_cached=2, max_background=8,
             ),
             self._emit,
             CostMeasurement(backend, saved, lambda _: None),
