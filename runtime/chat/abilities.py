@@ -73,8 +73,13 @@ def shown_tags(render: Render, source: str) -> tuple[TagPair, ...]:
         for pair in REASONING_TAGS
         if pair.close in source
         and (pair.close not in TURN_ENDS or pair.open in source)
-        and _treats_tags(render, pair)
+        and ((_is_control(pair.open) and pair.open in source) or _treats_tags(render, pair))
     )
+
+
+def _is_control(tag: str) -> bool:
+    """Whether *tag* is no word that a template may mention."""
+    return tag.startswith("<|") and tag.endswith("|>")
 
 
 def _treats_tags(render: Render, pair: TagPair) -> bool:

@@ -214,6 +214,8 @@ class ChatTemplate:
                     self._check_marked(shown, messages, () if form.tools else tools)
                 if allowance.left_s < (1 - SLOW_SHARE) * most_s:
                     self.is_slow = True
+                if opens_turn:  # what opens a call or a text is the model's to write
+                    text = text.removesuffix(self.tool_format.opening)
                 return RenderedPrompt(self._cut_at(text, mark), form.tool_format)
             except InvalidRequest as error:
                 first_error = first_error or error

@@ -14,7 +14,7 @@ from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.settings import ModelSettings
 from spillover.runtime.onnx.token_bytes import bytes_of_all
-from spillover.runtime.text.template_tags import TURN_ENDS
+from spillover.runtime.text.template_tags import PART_ENDS, TURN_ENDS
 
 # The names that model families give to the tokens for filling in the middle.
 _FIM_PREFIX = (
@@ -93,7 +93,9 @@ class OnnxTokenizer:
         """The union of all sources: settings, and names that mean the end of a turn."""
         texts = {settings.eos_text}
         added = self._parsing.get_added_tokens_decoder().values()
-        texts |= {token.content for token in added if token.content in TURN_ENDS}
+        names = {token.content for token in added}
+        texts |= names & frozenset(TURN_ENDS)
+        texts -= {text for text, beside in PART_ENDS.items() if names & beside}
         named = {self._id_of(text) for text in texts} - {None}
         return settings.eos_ids | frozenset(token for token in named if token is not None)
 

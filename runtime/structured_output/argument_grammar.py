@@ -9,8 +9,8 @@ from typing import Any
 
 from spillover.runtime.structured_output.grammar import JSON_STYLE
 from spillover.runtime.structured_output.subschemas import Schema, walk
-from spillover.runtime.tools.tool_format import ToolFormat
-from spillover.runtime.tools.typed_values import is_text, kinds_of
+from spillover.runtime.tools.tool_format import ITEM, ToolFormat
+from spillover.runtime.tools.typed_values import is_text, kinds_of, part_of, resolved
 
 Spell = Callable[[str], str]
 """How a marker stands in a grammar: a text, or the numbers of its tokens."""
@@ -20,6 +20,7 @@ _MAX_LENGTH = 2000
 
 _SHARED = ("$defs", "definitions")
 _KEY = '/[^<>"=:(){}\\[\\],\\s]{1,128}/'
+_ELEMENT_KEY = '/[^<>"=:(){}\\[\\],\\s\\/][^<>"=:(){}\\[\\],\\s]{0,127}/'
 _BREAK = '"\\n"?'
 
 
@@ -28,7 +29,9 @@ def marked(text: str, spell: Spell) -> str:
     before = f"{_BREAK} " if text.startswith("\n") else ""
     behind = f" {_BREAK}" if text.endswith("\n") else ""
     core = text.strip("\n")
-    return f"{before}{spell(core)}{behind}" if core else ""
+    if not core:
+        return _BREAK if text else ""
+    return f"{before}{spell(core)}{behind}"
 
 
 def json_rule(schema: Schema) -> str:
@@ -44,6 +47,8 @@ class ArgumentRules:
         self._spell = spell
         self._prefix = prefix
         self.rules: list[str] = []
+        self._nested: dict[int, str] = {}
+        """The rules of schemas that may contain themselves."""
 
     def add(self, expression: str, *, attributes: str = "") -> str:
         name = f"{self._prefix}x{len(self.rules)}"
@@ -52,12 +57,19 @@ class ArgumentRules:
 
     def start(self) -> str:
         """The rule of all arguments, in the order of the schema."""
-        properties = self._root.get("properties")
-        if not isinstance(properties, dict) or not properties:
-            if self._root.get("additionalProperties") is False:
-                return ""
-            return f"{self._several(self._one(_KEY, {}))}?"
-        required = self._root.get("required", ())
+        if self._names_members(self._root):
+            return self._members(self._root)
+        if self._root.get("additionalProperties") is False:
+            return ""
+        return f"{self._several(self._one(self._any_key, {}))}?"
+
+    def _names_members(self, schema: Schema) -> bool:
+        properties = schema.get("properties")
+        return isinstance(properties, dict) and bool(properties)
+
+    def _members(self, schema: Schema) -> str:
+        """The members that *schema* names, in its order."""
+        properties, required = schema["properties"], schema.get("required", ())
         steps = [
             (self._one(json.dumps(key), sub if isinstance(sub, dict) else {}), key in required)
             for key, sub in properties.items()
@@ -96,6 +108,9 @@ class ArgumentRules:
         kinds = kinds_of(schema, self._root)
         if format.encoding == "literals":
             return self.add(f"{key} {spell(format.key_closing)} {self._literal(schema, kinds)}")
+        if format.encoding == "elements":
+            opened = f"{spell(format.key_opening)} {key} {spell(format.key_closing)}"
+            return self.add(f"{opened} {self._element(schema)} {key} {spell(format.key_closing)}")
         head = f"{marked(format.key_opening, spell)} {key} {marked(format.key_closing, spell)}"
         opening = marked(format.value_opening, spell) if format.value_opening.strip() else ""
         text = f"{opening} {self._text(schema)}"
@@ -112,17 +127,24 @@ class ArgumentRules:
 
     def _text(self, schema: Schema) -> str:
         """A value that is no JSON, with its closing tag."""
-        close = marked(self._format.value_closing, self._spell)
+        format, spell = self._format, self._spell
+        close = marked(format.value_closing, spell)
         if choices := _choices(schema):
             texts = " | ".join(map(json.dumps, choices))
             before = _BREAK if self._is_wrapped else ""
             return f"{before} ({texts}) {close}"
-        behind = f" {_BREAK}" if self._format.value_closing.endswith("\n") else ""
+        if format.text_opening:
+            plain = f"/[^<&\\n]{_repeats(schema)}/"
+            quoted = self._until(format.text_closing, schema)
+            return f"({plain} | {spell(format.text_opening)} {quoted}) {close}"
+        behind = f" {_BREAK}" if format.value_closing.endswith("\n") else ""
         return self._until(self._format.value_closing.strip(), schema) + behind
 
-    def _until(self, mark: str, schema: Schema) -> str:
-        """A text, and *mark*."""
+    def _until(self, mark: str, schema: Schema, *, other_than: str = "") -> str:
+        """A text, and *mark*. *other_than*: a character that the text does not begin with."""
         pattern = f"(?s:.{_repeats(schema)})"
+        if other_than:
+            pattern = f"(?s:([^{re.escape(other_than)}].*)?)"
         wrap = "\\n?" if self._is_wrapped else ""
         spelled = self._spell(mark)
         if spelled != json.dumps(mark):  # its tokens are no part of any text
@@ -137,6 +159,51 @@ class ArgumentRules:
             return json_rule({})
         shared = {name: value for name, value in self._root.items() if name in _SHARED and names}
         return json_rule({**shared, **schema})
+
+    # --- elements ---------------------------------------------------------------------------
+
+    @property
+    def _any_key(self) -> str:
+        return _ELEMENT_KEY if self._format.encoding == "elements" else _KEY
+
+    def _element(self, schema: Schema) -> str:
+        """What stands in an element, and the mark that closes it."""
+        schema = resolved(schema, self._root)
+        kinds, close = kinds_of(schema, self._root), self._spell(self._format.value_closing)
+        if is_text(kinds):
+            return self._text(schema)
+        if kinds == {"array"} or (kinds == {"object"} and self._names_members(schema)):
+            return self._of_elements(schema, close)
+        if kinds and not kinds & {"string", "array", "object"}:
+            return f"{self._json(schema)} {close}"
+        return self._free_element(close)
+
+    def _of_elements(self, schema: Schema, close: str) -> str:
+        if id(schema) not in self._nested:
+            name = self._nested[id(schema)] = f"{self._prefix}e{len(self._nested)}"
+            items = part_of(schema, self._root, ITEM)
+            is_list = not self._names_members(schema)
+            inside = f"{self._one(json.dumps(ITEM), items)}*" if is_list else self._members(schema)
+            self.rules.append(f"{name}: {inside} {close}")
+        return self._nested[id(schema)]
+
+    def _free_element(self, close: str) -> str:
+        """Any text or elements."""
+        name = f"{self._prefix}free"
+        if not any(rule.startswith(f"{name}:") for rule in self.rules):
+            self.rules.append("")
+            at, opening = len(self.rules) - 1, self._format.key_opening
+            # No lexer could tell elements from a text that begins like one.
+            text = self._until(self._format.value_closing, {}, other_than=opening[0])
+            one = " ".join(
+                (
+                    self._spell(opening),
+                    f"{_ELEMENT_KEY} {self._spell(self._format.key_closing)}",
+                    f"{name} {_ELEMENT_KEY} {self._spell(self._format.key_closing)}",
+                )
+            )
+            self.rules[at] = f"{name}: {text} | ({one})+ {close}"
+        return name
 
     # --- literals ---------------------------------------------------------------------------
 

@@ -104,6 +104,8 @@ def _named_call(format: ToolFormat, tools: tuple[Tool, ...], spell: Spell) -> st
             arguments = written.start()
             rules += written.rules
         name = json.dumps(tool.name)
+        if format.name_opening:
+            name = f"/{format.call_id}/ {spell(format.name_opening)} {name}"
         head = f"{opening} {name} {_gap(format, spell)} {link}"
         rules.append(f"call{index}: {head} {arguments} {closing}")
     return "\n".join([f"call: {_any('call', tools)}", *rules])

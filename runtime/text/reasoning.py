@@ -8,6 +8,7 @@ from spillover.runtime.text.template_tags import (
     ANSWER_OPENINGS,
     PREAMBLE,
     REASONING_TAGS,
+    ROLES,
     TagPair,
 )
 
@@ -62,7 +63,7 @@ class ReasoningSplitter:
             if start.startswith(opening):
                 self._held = start[len(opening) :]
                 # Its channel may follow a role; the answer follows everything else.
-                self._state = "role" if opening == ANSWER_OPENINGS[0] else "after"
+                self._state = "role" if opening in ROLES else "after"
                 return
         if self._pair is not None:  # without reasoning the answer keeps its leading white space
             self._held = start

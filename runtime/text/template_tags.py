@@ -16,6 +16,9 @@ class TagPair(NamedTuple):
     close: str
 
 
+HARMONY_ANALYSIS = TagPair("<|channel|>analysis<|message|>", "<|end|>")
+SOLAR_THINKING = TagPair("<|think|>", "<|end|>")
+
 REASONING_TAGS = (
     TagPair("<think>", "</think>"),
     TagPair("<thinking>", "</thinking>"),
@@ -27,20 +30,29 @@ REASONING_TAGS = (
     TagPair("<mm:think>", "</mm:think>"),
     TagPair("<|START_THINKING|>", "<|END_THINKING|>"),
     TagPair("<|channel>thought", "<channel|>"),
-    TagPair("<|channel|>analysis<|message|>", "<|end|>"),
+    TagPair("<|inner_prefix|>", "<|inner_suffix|>"),
+    SOLAR_THINKING,
+    HARMONY_ANALYSIS,
 )
-"""They enclose reasoning: Hy3's, MiniMax M3's, Cohere's, Gemma's and harmony's are the last."""
+"""They enclose reasoning: Hy3's, MiniMax M3's, Cohere's, Gemma's, Apertus's, Solar's and harmony's
+are the last."""
 
 PREAMBLE = TagPair("<|channel|>commentary<|message|>", "<|end|>")
 """It encloses text that goes with harmony's calls."""
 
-ANSWER_OPENINGS = (
-    "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary ",
-    "<|START_RESPONSE|>", "<|START_TEXT|>",
-)  # fmt: skip
-"""They stand before an answer, behind its reasoning."""
+ROLES = ("<|start|>assistant", "<|begin|>assistant")
+"""They stand before each part of an answer."""
 
-ANSWER_LEADS = {REASONING_TAGS[-1]: "<|start|>assistant<|channel|>final<|message|>"}
+ANSWER_OPENINGS = (
+    *ROLES, "<|channel|>final<|message|>", "<|channel|>commentary ", "<|content|>",
+    "<|START_RESPONSE|>", "<|START_TEXT|>", "</mm:think>", ">>>all\n",
+)  # fmt: skip
+"""They stand before an answer, behind its reasoning or in its place."""
+
+ANSWER_LEADS = {
+    HARMONY_ANALYSIS: "<|start|>assistant<|channel|>final<|message|>",
+    SOLAR_THINKING: "<|begin|>assistant<|content|>",
+}
 """What leads from reasoning to an answer that is not a call, where that is more than a tag."""
 
 TOOL_TAGS = (
@@ -49,7 +61,8 @@ TOOL_TAGS = (
     "</atem:function_calls>", "<\uff5cDSML\uff5cfunction_calls>",
     "</\uff5cDSML\uff5cfunction_calls>", "<\uff5cDSML\uff5ctool_calls>",
     "</\uff5cDSML\uff5ctool_calls>", "<TOOLCALL>", "</TOOLCALL>",
-    "<|tool_call>", "<tool_call|>", "<|/tool_call|>", "<function=", "</function>",
+    "]<]minimax[>[", "<|tool_call>", "<tool_call|>", "<|/tool_call|>", "<function=",
+    '<function name="', "</function>",
     "<tool_call>", "</tool_call>", "<tool_calls>", "</tool_calls>", "<function_call>",
     "</function_call>", "<tool_response>", "</tool_response>", "<|python_tag|>", "[TOOL_CALLS]",
     "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
@@ -59,10 +72,13 @@ TOOL_TAGS = (
 TURN_ENDS = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>",
     "<end_of_turn>", "<|end_of_turn|>", "<turn|>", "<end_of_utterance>", "<|return|>", "<|call|>",
-    "<EOT>", "[EOT]", "<|eot|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
-    "<|END_OF_TURN_TOKEN|>",
+    "<|calls|>", "<|flush|>", "<|assistant_end|>", "<EOT>", "[EOT]", "<|eot|>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "<|END_OF_TURN_TOKEN|>",
 )  # fmt: skip
 """They end an answer if the vocabulary has them as one token."""
+
+PART_ENDS = {"<|end|>": frozenset(("<|return|>", "<|calls|>"))}
+"""What ends only a part of an answer in a vocabulary that has one of these, too."""
 
 TURN_TAGS = (
     *TURN_ENDS,
@@ -80,10 +96,10 @@ conversation does not mention them."""
 TAGS = (*(tag for pair in REASONING_TAGS for tag in pair), *TOOL_TAGS, *TURN_TAGS)
 """What another model must not see as part of an answer."""
 
-_CONTROL = r"<[|\uff5c][A-Za-z][\w\u2581 -]{0,40}[|\uff5c]>"
+_CONTROL = r"<[|\uff5c][A-Za-z][\w\u2581: -]{0,40}[|\uff5c]>"
 """Control tokens that the table does not list."""
 _ANY = re.compile("|".join((_CONTROL, *map(re.escape, TAGS))))
-_OPEN_CONTROL = re.compile(r"<[|\uff5c][A-Za-z][\w\u2581]{0,40}[|\uff5c]?\Z")
+_OPEN_CONTROL = re.compile(r"<[|\uff5c][A-Za-z][\w\u2581:]{0,40}[|\uff5c]?\Z")
 _OPEN_TAG = PartialMatch(TAGS)
 _CALL = re.compile(
     r"^[ \t]*(?:```(?:json)?\s*)?\[?\s*\{\s*\"(?:name|function|tool|tool_name)\"\s*:\s*[\"{]",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator
 from typing import TypeAlias
 
 from spillover.runtime.tools.opening import BLANKS
-from spillover.runtime.tools.tool_format import ToolFormat
-from spillover.runtime.tools.typed_values import Schema, is_text, json_of, kinds_of
+from spillover.runtime.tools.tool_format import ITEM, ToolFormat
+from spillover.runtime.tools.typed_values import Schema, is_text, json_of, kinds_of, part_of
 
 Reader: TypeAlias = Generator[None, str, None]
 Characters: TypeAlias = Generator[None, str, str]
@@ -55,14 +55,10 @@ def read_arguments(format: ToolFormat, parameters: Schema, first: str, emit: Emi
     has been read. *parameters* is their schema."""
     if format.encoding == "tags":
         yield from _read_tags(format, parameters, first, emit)
+    elif format.encoding == "elements":
+        yield from _read_elements(format, parameters, emit)
     else:
         yield from _read_literals(format, parameters, emit)
-
-
-def _schema_of(key: str, parameters: Schema) -> Schema:
-    properties = parameters.get("properties")
-    schema = properties.get(key) if isinstance(properties, dict) else None
-    return schema if isinstance(schema, dict) else {}
 
 
 # --- tags ---------------------------------------------------------------------------------------
@@ -82,7 +78,7 @@ def _read_tags(format: ToolFormat, parameters: Schema, first: str, emit: Emit) -
             mark = (yield from _until(value_opening)).strip(BLANKS)
         emit(f"{between}{json.dumps(key, ensure_ascii=False)}: ")
         between = ", "
-        kinds = kinds_of(_schema_of(key, parameters), parameters)
+        kinds = kinds_of(part_of(parameters, parameters, key), parameters)
         if is_text(kinds) or (mark and mark == format.text_mark):
             emit('"')
             yield from _read_text(format, lambda text: emit(_escaped(text)))
@@ -103,6 +99,11 @@ def _read_text(format: ToolFormat, emit: Emit) -> Reader:
     held = yield
     if is_wrapped and held == "\n":
         held = ""
+    if opening := format.text_opening:
+        while held != opening and opening.startswith(held) and held not in closes:
+            held += yield
+        if held == opening:
+            held, closes = "", (format.text_closing + close,)
     while held not in closes:
         while held and not any(mark.startswith(held) for mark in closes):
             emit(held[0])
@@ -116,6 +117,74 @@ def _escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+# --- elements -----------------------------------------------------------------------------------
+
+
+def _read_elements(format: ToolFormat, parameters: Schema, emit: Emit) -> Reader:
+    yield from choose((yield from next_visible()), format.key_opening)
+    end = yield from _read_inside(format, parameters, parameters, (yield), emit)
+    if end != format.call_closing.removeprefix(format.value_closing).removesuffix(">"):
+        raise Broken
+
+
+def _read_inside(
+    format: ToolFormat, schema: Schema, root: Schema, first: str, emit: Emit, depth: int = 0
+) -> Characters:
+    """Elements, whose first one has been opened up to *first*, and the tag that closes what they
+    stand in. Returns its key."""
+    if depth > MAX_DEPTH:
+        raise Broken
+    is_list = depth > 0 and "object" not in kinds_of(schema, root)
+    between = ""
+    while first != "/":
+        key = yield from _until(format.key_closing, first)
+        if not between:
+            is_list = is_list and key == ITEM
+            emit("[" if is_list else "{")
+        emit(between if is_list else f"{between}{json.dumps(key, ensure_ascii=False)}: ")
+        between = ", "
+        yield from _read_element(format, part_of(schema, root, key), root, emit, depth + 1)
+        yield from choose((yield from next_visible()), format.key_opening)
+        first = yield
+    emit(("]" if is_list else "}") if between else "{}")
+    return (yield from _until(format.key_closing))
+
+
+def _read_element(
+    format: ToolFormat, schema: Schema, root: Schema, emit: Emit, depth: int
+) -> Reader:
+    """A value, and the tag that closes it."""
+    kinds, mark = kinds_of(schema, root), format.key_opening
+    is_string = is_text(kinds)
+    parts = list[str]()
+    held = yield
+    if is_string:
+        emit('"')
+    while held != mark:
+        while held and not mark.startswith(held):
+            if is_string:
+                emit(_escaped(held[0]))
+            else:
+                parts.append(held[0])
+            held = held[1:]
+        if held != mark:
+            held += yield
+    first = yield
+    if first != "/":
+        if is_string or "".join(parts).strip(BLANKS):
+            raise Broken
+        yield from _read_inside(format, schema, root, first, emit, depth)
+        return
+    yield from _until(format.key_closing)
+    text = "".join(parts)
+    if is_string:
+        emit('"')
+    elif not text.strip(BLANKS) and kinds and kinds <= {"array", "object", "null"}:
+        emit("[]" if "array" in kinds else "{}")
+    else:
+        emit(json_of(text, kinds))
+
+
 # --- literals -----------------------------------------------------------------------------------
 
 
@@ -126,7 +195,7 @@ def _read_literals(format: ToolFormat, parameters: Schema, emit: Emit) -> Reader
         key = (yield from _until(format.key_closing, character)).strip(BLANKS + "\"'")
         emit(f"{between}{json.dumps(key, ensure_ascii=False)}: ")
         between = ", "
-        kinds = kinds_of(_schema_of(key, parameters), parameters)
+        kinds = kinds_of(part_of(parameters, parameters, key), parameters)
         character = yield from _read_literal(format, kinds, emit)
         if character == ",":
             character = yield from next_visible()

@@ -201,6 +201,11 @@ FUNCTIONARY = ToolFormat(
 )
 """Functionary 3.1."""
 
+FUNCTIONARY_TURNS = ToolFormat(
+    name="functionary-turns", opening=">>>", may_be_text=True, encoding="json", separator="\n"
+)
+"""Functionary 3.2. A text has the name "all"."""
+
 HARMONY = ToolFormat(
     name="harmony",
     leads=("<|start|>assistant", "<|channel|>commentary", " "),
@@ -214,6 +219,61 @@ HARMONY = ToolFormat(
 
 NEMOTRON = ToolFormat(name="nemotron", opening="<TOOLCALL>", closing="</TOOLCALL>", is_list=True)
 """Nemotron Nano 2."""
+
+MINIMAX_M3 = ToolFormat(
+    name="minimax-m3",
+    opening="]<]minimax[>[<tool_call>",
+    closing="\n]<]minimax[>[</tool_call>",
+    is_sequence=True,
+    encoding="elements",
+    call_opening='\n]<]minimax[>[<invoke name="',
+    separator='">',
+    key_opening="]<]minimax[>[<",
+    key_closing=">",
+    value_closing="]<]minimax[>[</",
+    call_closing="]<]minimax[>[</invoke>",
+)
+"""MiniMax M3."""
+
+MINICPM = ToolFormat(
+    name="minicpm",
+    opening='<function name="',
+    encoding="tags",
+    separator='">',
+    key_opening='<param name="',
+    key_closing='">',
+    value_closing="</param>",
+    text_opening="<![CDATA[",
+    text_closing="]]>",
+    call_closing="</function>",
+)
+"""MiniCPM 5."""
+
+APERTUS = ToolFormat(
+    name="apertus",
+    opening="<|tools_prefix|>",
+    encoding="json",
+    is_list=True,
+    call_opening='{"',
+    separator='": ',
+    call_closing="}",
+)
+"""What closes the list, <|tools_suffix|>, adds no text."""
+
+SOLAR = ToolFormat(
+    name="solar",
+    leads=("<|begin|>assistant",),
+    opening="<|tool_calls|>",
+    is_sequence=True,
+    encoding="json",
+    call_opening="<|tool_call:begin|>",
+    call_id="[a-zA-Z0-9]{1,24}",
+    name_opening="<|tool_call:name|>",
+    separator="<|tool_call:args|>",
+    call_closing="<|tool_call:end|>",
+    id_chars=10,
+)
+"""Solar Open. <|calls|> ends the answer."""
 
 APRIEL = ToolFormat(name="apriel", opening="<tool_calls>", closing="</tool_calls>", is_list=True)
 
@@ -299,14 +359,19 @@ FORMATS = (
     SEED,
     HUNYUAN,
     MINIMAX,
+    MINIMAX_M3,
     ATEM,
+    MINICPM,
     *DEEPSEEK_DSML,
     KIMI_K3,
     KIMI_K2,
     DEEPSEEK_V3,
     DEEPSEEK_V31,
     HARMONY,
+    SOLAR,
+    APERTUS,
     FUNCTIONARY,
+    FUNCTIONARY_TURNS,
     NEMOTRON,
     MINIMAX_M1,
     APRIEL,

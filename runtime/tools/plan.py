@@ -52,8 +52,10 @@ def plan_tools(request: GenerationRequest, format: ToolFormat) -> ToolPlan | Non
         tools=tools,
         must_call=must_call,
         several=request.parallel_tool_calls and not isinstance(choice, NamedTool),
-        # Nothing marks where a bare call begins, so no grammar can start there.
-        is_constrained=must_call or request.response_format is not None or not format.may_be_bare,
+        # Where a call begins has to be sure, or a grammar would bind what is text.
+        is_constrained=must_call
+        or request.response_format is not None
+        or not (format.may_be_bare or format.may_be_text),
     )
 
 

@@ -8,9 +8,13 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-Encoding: TypeAlias = Literal["object", "json", "tags", "literals"]
+Encoding: TypeAlias = Literal["object", "json", "tags", "elements", "literals"]
 """How a call's arguments are written: members of one JSON object that also holds its name; a JSON
-object behind its name; each between tags; each as a literal of Python's kind."""
+object behind its name; each between tags; each in an element that its key names, and so what it
+holds; each as a literal of Python's kind."""
+
+ITEM = "item"
+"""The key of what stands in a list, among elements."""
 
 _NAME = "[A-Za-z0-9_.:/-]+?"
 
@@ -20,7 +24,8 @@ class ToolFormat(Struct, frozen=True, kw_only=True):
 
     Between them each call is: *call_opening*, name, *separator*, arguments, *call_closing*. White
     space around these marks is as the templates write it, and optional. Tagged arguments are:
-    *key_opening*, key, *key_closing*, *value_opening*, value, *value_closing*.
+    *key_opening*, key, *key_closing*, *value_opening*, value, *value_closing*. Behind the value of
+    an element its key and *key_closing* stand again.
     """
 
     name: str
@@ -41,6 +46,10 @@ class ToolFormat(Struct, frozen=True, kw_only=True):
     """What may stand before the opening of an answer that begins with a call."""
     call_opening: str = ""
     call_closing: str = ""
+    call_id: str = ""
+    """A pattern of the id that a call begins with."""
+    name_opening: str = ""
+    """Between that id and the name."""
     separator: str = ""
     """Between a call's name and its arguments, if they are not members of an object."""
     id_marker: str = ""
@@ -59,8 +68,13 @@ class ToolFormat(Struct, frozen=True, kw_only=True):
     """A pattern of what stands there otherwise."""
     quotes: tuple[str, ...] = ()
     """They enclose a text among literals; without escapes, but for those of one character."""
+    text_opening: str = ""
+    text_closing: str = ""
+    """They may enclose a tagged text; a text without them has no "<", "&" or line break."""
     may_be_bare: bool = False
     """An answer may begin with a call without an opening."""
+    may_be_text: bool = False
+    """The opening also occurs in texts."""
     id_chars: int = 24
 
     @property
@@ -81,14 +95,17 @@ class ToolFormat(Struct, frozen=True, kw_only=True):
                 self.call_opening,
                 self.call_closing,
             ),
-            *(self.separator, self.id_marker, self.key_opening, self.key_closing),
-            *(self.value_opening, self.value_closing, *self.quotes),
+            *(self.separator, self.id_marker, self.name_opening),
+            *(self.key_opening, self.key_closing, self.value_opening, self.value_closing),
+            *(self.text_opening, self.text_closing, *self.quotes),
         )
         return tuple(mark.strip() for mark in marks if len(mark.strip()) > 1)
 
     def name_in(self, head: str) -> str:
         """The name in what stands before a call's arguments."""
         head = head.strip().removesuffix(self.separator.strip())
+        if self.name_opening:
+            head = head.partition(self.name_opening)[2]
         found = _name_pattern(self.id_marker, self.gap).fullmatch(head)
         return found[1] if found else head
 

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from spillover.runtime.tools.tool_format import ITEM
+
 Schema: TypeAlias = dict[str, Any]
 
 _MAX_REFERENCES = 8
@@ -21,8 +23,23 @@ _KINDS: dict[type, tuple[str, ...]] = {
 }
 
 
-def kinds_of(schema: Schema, root: Schema) -> frozenset[str]:
-    """JSON Schema's names of the types that *schema*, a part of *root*, allows; empty: any."""
+def part_of(schema: Schema, root: Schema, key: str) -> Schema:
+    """The schema of the member *key* of an object, or of the items of a list, that *schema*, a part
+    of *root*, describes; empty: any."""
+    schema = resolved(schema, root)
+    branches = schema.get("anyOf") or schema.get("oneOf") or ()
+    for one in (schema, *(resolved(b, root) for b in branches if isinstance(b, dict))):
+        properties, items = one.get("properties"), one.get("items")
+        found = properties.get(key) if isinstance(properties, dict) else None
+        if found is None and key == ITEM:
+            found = items
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def resolved(schema: Schema, root: Schema) -> Schema:
+    """What *schema* refers to."""
     for _ in range(_MAX_REFERENCES):
         name = schema.get("$ref")
         if not isinstance(name, str) or not name.startswith("#/"):
@@ -31,6 +48,12 @@ def kinds_of(schema: Schema, root: Schema) -> frozenset[str]:
         for step in name[2:].split("/"):
             target = target.get(step) if isinstance(target, dict) else None
         schema = target if isinstance(target, dict) else {}
+    return schema
+
+
+def kinds_of(schema: Schema, root: Schema) -> frozenset[str]:
+    """JSON Schema's names of the types that *schema*, a part of *root*, allows; empty: any."""
+    schema = resolved(schema, root)
     kind = schema.get("type")
     if isinstance(kind, str):
         return frozenset((kind,))

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from spillover.runtime.request import Message, ToolCall
 from spillover.runtime.tools.prompts import arguments_of
-from spillover.runtime.tools.tool_format import ToolFormat
+from spillover.runtime.tools.tool_format import ITEM, ToolFormat
 
 
 def written(format: ToolFormat, calls: tuple[ToolCall, ...]) -> str:
@@ -52,11 +52,14 @@ def _call(format: ToolFormat, call: ToolCall, index: int) -> str:
         gap = f'" index="{index + 1}'
     if format.gap_parts:
         gap = " json"
-    head = f"{format.call_opening}{call.name}{gap}{format.separator}"
+    before = call.id + format.name_opening if format.name_opening else ""
+    head = f"{format.call_opening}{before}{call.name}{gap}{format.separator}"
     if format.encoding == "json":
         return f"{head}{_json(arguments)}{format.call_closing}"
     if format.encoding == "tags":
         values = "".join(_tagged(format, key, value) for key, value in arguments.items())
+    elif format.encoding == "elements":
+        values = _elements(format, arguments)
     else:
         values = ", ".join(
             f"{key}{format.key_closing}{_literal(format, value)}"
@@ -72,10 +75,29 @@ def _tagged(format: ToolFormat, key: str, value: Any) -> str:
         others = format.other_marks.split("|")
         mark = format.text_mark if is_text else others[-1] if value is None else others[0]
     text = value if is_text else _json(value)
+    if is_text and format.text_opening and any(sign in text for sign in "<&\n"):
+        text = f"{format.text_opening}{text}{format.text_closing}"
     return (
         f"{format.key_opening}{key}{format.key_closing}{mark}{format.value_opening}"
         f"{text}{format.value_closing}"
     )
+
+
+def _elements(format: ToolFormat, members: dict[str, Any]) -> str:
+    return "".join(
+        f"{format.key_opening}{key}{format.key_closing}{_inside(format, value)}"
+        f"{format.value_closing}{key}{format.key_closing}"
+        for key, value in members.items()
+        if value is not None
+    )
+
+
+def _inside(format: ToolFormat, value: Any) -> str:
+    if isinstance(value, dict):
+        return _elements(format, value)
+    if isinstance(value, list):
+        return "".join(_elements(format, {ITEM: "" if v is None else v}) for v in value)
+    return value if isinstance(value, str) else _json(value)
 
 
 def _literal(format: ToolFormat, value: Any) -> str:

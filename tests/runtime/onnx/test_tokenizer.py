@@ -133,6 +133,15 @@ def test_every_file_may_name_a_token_that_ends_an_answer(tmp_path: Path) -> None
     assert found.eos_text == "</s>"
 
 
+@pytest.mark.parametrize("beside", ["<|return|>", "<|calls|>", None])
+def test_what_ends_a_part_of_an_answer_does_not_end_it(tmp_path: Path, beside: str | None) -> None:
+    """gpt-oss in the ONNX format used to end with its reasoning."""
+    tokenizer = sentence_piece()
+    tokenizer.add_special_tokens(["<|end|>", *([beside] if beside else [])])
+    found = opened(folder(tmp_path, tokenizer))
+    assert found.is_eog(tokenizer.token_to_id("<|end|>") or 0) == (beside is None)
+
+
 @pytest.mark.parametrize("place", ["jinja", "tokenizer", "list", "json"])
 def test_a_chat_template_is_found_in_its_places(tmp_path: Path, place: str) -> None:
     files: dict[str, Any] = {}

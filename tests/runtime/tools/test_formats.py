@@ -83,18 +83,22 @@ def test_what_is_written_is_read(
 def test_the_grammar_allows_what_is_written(format: ToolFormat, arguments: dict[str, Any]) -> None:
     calls = (call(WEATHER.name, arguments), call(ADD.name, {}), call(OPEN.name, {}))
     text = written(format, calls)
-    grammar = calls_grammar(format, TOOLS, json.dumps, several=True, after_opening=False)
-    tokenizer = LLTokenizer("byte")
     if not (format.repeats or format.is_list or format.is_sequence):
         text = written(format, calls[:1])
-    if format.may_be_bare:
-        text = text.removeprefix(format.opening)
+    assert allowed_of(format, TOOLS, text) == text
+
+
+def allowed_of(format: ToolFormat, tools: tuple[Tool, ...], text: str) -> str:
+    """As much of *text* as the grammar of its calls allows; all of it has to be a whole answer."""
+    grammar = calls_grammar(format, tools, json.dumps, several=True, after_opening=False)
+    tokenizer = LLTokenizer("byte")
+    before = format.opening if format.may_be_bare else ""
     matcher = LLMatcher(tokenizer, grammar)
     assert not matcher.is_error(), matcher.get_error()
-    tokens = tokenizer.tokenize_bytes(text.encode())
+    tokens = tokenizer.tokenize_bytes(text.removeprefix(before).encode())
     n = matcher.try_consume_tokens(tokens)
-    assert (n, text[n:] if n < len(tokens) else "") == (len(tokens), "")
-    assert matcher.is_accepting()
+    assert n < len(tokens) or matcher.is_accepting()
+    return before + bytes(tokens[:n]).decode()
 
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12)
@@ -133,6 +137,46 @@ def test_texts_stay_texts(format: ToolFormat) -> None:
     """A number for a string parameter used to become a number."""
     text = written(format, (call(WEATHER.name, {"city": "12", "zip": "null", "days": 5}),))
     assert heard(format, [text], streams=True)[1][0][1] == {"city": "12", "zip": "null", "days": 5}
+
+
+TREE = Tool(
+    name="plant",
+    parameters={
+        "$defs": {
+            "tree": {
+                "type": "object",
+                "properties": {
+                    "of": {"type": "string"},
+                    "parts": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
+                    "age": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+                },
+                "required": ["of"],
+                "additionalProperties": False,
+            }
+        },
+        "type": "object",
+        "properties": {"tree": {"$ref": "#/$defs/tree"}, "notes": {}},
+        "additionalProperties": False,
+    },
+)
+
+
+@named
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tree": {"of": "12", "parts": [{"of": "<b>", "age": 3}, {"of": "", "parts": []}]}},
+        {"notes": [{"a": ["x", 1, True]}, {"b": {"c": "d]e"}}]},
+        {"tree": {"of": "a", "parts": [{"of": "b", "parts": [{"of": "c"}]}]}, "notes": "d"},
+    ],
+)
+def test_nested_arguments_are_held_and_read(format: ToolFormat, arguments: dict[str, Any]) -> None:
+    text = written(format, (call(TREE.name, arguments),))
+    parser = ToolParser(format, {TREE.name: TREE.parameters}, streams=True)
+    pieces = [p for c in text for p in parser.feed(c)] + parser.flush()
+    begun = "".join(piece.arguments for piece in pieces if isinstance(piece, CallDelta))
+    assert json.loads(begun) == arguments
+    assert allowed_of(format, (TREE,), text) == text
 
 
 def limited(properties: dict[str, Any]) -> Tool:

@@ -9,7 +9,15 @@ import pytest
 
 from spillover.runtime.chat.chat_template import ChatTemplate
 from spillover.runtime.request import Message, Tool, ToolCall
-from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
+from spillover.runtime.text.reasoning import ReasoningSplitter
+from spillover.runtime.tools.formats import (
+    FUNCTIONARY_TURNS,
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_ARGS,
+    MISTRAL_IDS,
+)
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.tool_format import ToolFormat
 
@@ -67,6 +75,14 @@ MISTRAL_IDS_TEMPLATE = mistral_template(
     "{% for c in m.tool_calls %}[TOOL_CALLS]{{ c.function.name }}[CALL_ID]{{ c.id }}[ARGS]"
     "{{ c.function.arguments | tojson }}{% endfor %}"
 )
+FUNCTIONARY_TEMPLATE = (
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{% if m.role == 'assistant' and m.content %}>>>all\n{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}"
+    "{{ '>>>' + c.function.name + '\n' + c.function.arguments }}{% endfor %}<|eot_id|>"
+    "{% endfor %}{% if tools %}{{ tools[0].function.name }}{% endif %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n>>>{% endif %}"
+)
 ALTERNATING = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}"
     "{{ raise_exception('no system') }}{% endif %}"
@@ -100,6 +116,7 @@ FAMILIES: dict[str, tuple[str, ToolFormat]] = {
     "mistral": (MISTRAL_TEMPLATE, MISTRAL),
     "mistral-args": (MISTRAL_ARGS_TEMPLATE, MISTRAL_ARGS),
     "mistral-ids": (MISTRAL_IDS_TEMPLATE, MISTRAL_IDS),
+    "functionary-turns": (FUNCTIONARY_TEMPLATE, FUNCTIONARY_TURNS),
 }
 
 
@@ -144,6 +161,12 @@ def test_a_call_is_parsed_as_the_template_writes_it(family: str) -> None:
         assert text == ""
         wanted = [(call.name, json.loads(call.arguments)) for call in message.tool_calls]
         assert [(name, json.loads(given)) for name, given in calls.values()] == wanted
+
+
+def test_what_opens_a_text_or_a_call_is_left_to_the_model() -> None:
+    rendered = template(FUNCTIONARY_TEMPLATE).render(HISTORY, tools=TOOLS)
+    assert rendered.endswith("assistant<|end_header_id|>\n\n")
+    assert ReasoningSplitter().feed(">>>all\nHi") == [(False, "Hi")]
 
 
 def test_the_ids_that_a_template_shows_are_those_of_the_results() -> None:
