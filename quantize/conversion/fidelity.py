@@ -6,10 +6,10 @@ from __future__ import annotations
 from itertools import cycle, product
 
 import numpy as np
-import numpy.typing as npt
 
 from spillover.quantize.conversion.sample_texts import PROSE, TO_TOKENIZE
-from spillover.runtime.backend import Backend, Logits, Rows
+from spillover.quantize.divergence import divergence
+from spillover.runtime.backend import Backend, Rows
 from spillover.runtime.conversions.record import Fidelity
 
 N_TOKENS = 320
@@ -77,22 +77,11 @@ def logits_divergence(llama: Backend, onnx: Backend) -> tuple[float, int]:
         rows = [Rows(0, start, tokens[start : start + n], True)]
         for backend in (llama, onnx):
             backend.decode(rows)
-        found.append(_divergence(llama.logits(0), onnx.logits(0)))
+        found.append(divergence(llama.logits(0)[None], onnx.logits(0)[None])[0])
         start += n
         if start >= len(tokens):
             break
     for backend in (llama, onnx):
         backend.keep(0, 0)
-    mean = float(np.mean(found))
+    mean = max(float(np.mean(found)), 0.0)  # NaN stays NaN
     return (mean if np.isfinite(mean) else _MOST), len(found)
-
-
-def _divergence(wanted: Logits, found: Logits) -> float:
-    log_p, log_q = _log_softmax(wanted), _log_softmax(found)
-    return max(float((np.exp(log_p) * (log_p - log_q)).sum()), 0.0)
-
-
-def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max()
-    normal: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
-    return normal

@@ -58,6 +58,6 @@ class LlamaBatch:
         self.struct.n_tokens = row
         return outputs
 
-    def ask_for_all(self) -> None:
-        """Make every row of the batch an output."""
-        self._logits[: self.struct.n_tokens] = 1
+    def ask_from(self, first: int) -> None:
+        """Make every row of the batch from *first* on an output."""
+        self._logits[first : self.struct.n_tokens] = 1

@@ -54,7 +54,7 @@ class EmbeddingContext:
         """Evaluate *batch*. Raises DecodeAborted, after which it holds nothing of these sequences,
         and DecodeFailed."""
         self._batch.fill(batch)
-        self._batch.ask_for_all()
+        self._batch.ask_from(0)
         self._abort_flag.lower()
         run = lib.llama_encode if self._has_encoder else lib.llama_decode
         code = run(self._handle, self._batch.struct)

@@ -52,7 +52,7 @@ class Execution(Struct, frozen=True, kw_only=True):
 def on_cpu(graph: Prepared, needs: Needs) -> Execution:
     """Consumes the graph. Raises ModelError."""
     layout = graph.layout
-    session = _session(graph, needs, ("CPUExecutionProvider",))
+    session = open_session(graph, needs.n_threads, ("CPUExecutionProvider",))
     runner = _host_runner(session, layout, needs)
     notes: tuple[str, ...] = ()
     session.arm()
@@ -67,7 +67,7 @@ def on_accelerator(accelerator: Accelerator, path: Path, needs: Needs) -> Execut
     """Raises ModelError when the accelerator is not available."""
     graph = prepare(path, runtime_version=runtime_version(), on_cpu=False, rewrite=False)
     layout = graph.layout
-    session = _session(graph, needs, (*accelerator.providers, "CPUExecutionProvider"))
+    session = open_session(graph, needs.n_threads, (*accelerator.providers, "CPUExecutionProvider"))
     if session.providers[0] != accelerator.providers[0]:
         raise ModelError("its driver or its library cannot be loaded")
     if accelerator.kv_device == "cpu":
@@ -91,8 +91,9 @@ def _host_runner(session: OnnxSession, layout: GraphLayout, needs: Needs) -> Run
     return SlotRunner(session, layout, n_seq=needs.n_seq, capacity=needs.n_ctx)
 
 
-def _session(graph: Prepared, needs: Needs, providers: tuple[str, ...]) -> OnnxSession:
-    options = session_options(needs.n_threads, spins=is_spinning_faster(needs.n_threads))
+def open_session(graph: Prepared, n_threads: int, providers: tuple[str, ...]) -> OnnxSession:
+    """Consumes the graph. Raises ModelError."""
+    options = session_options(n_threads, spins=is_spinning_faster(n_threads))
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(graph.folder)
     )

@@ -1,0 +1,1 @@
+"""Compares models with a reference: what they predict, and what they cost."""

@@ -1,0 +1,188 @@
+"""What a candidate loses against its reference: readers, measures, and the command."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from spillover.edge_server import cli
+from spillover.models.catalogue import default_model, find
+from spillover.quantize.divergence import compare, divergence
+from spillover.quantize.evaluation.evaluate import Evaluation, evaluate
+from spillover.quantize.evaluation.loss import Loss, loss_of
+from spillover.quantize.evaluation.readers import open_reader
+from spillover.quantize.evaluation.shipped_text import NAMES, shipped_text
+from spillover.quantize.onnx_export.export import export
+from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.runtime.backend import Logits, Tokens
+from tests import tiny_gguf
+from tests.onnx_sessions import ragged_logits
+from tests.storyteller import STORY, STORYTELLER
+from tests.tiny_models import CONFIGS
+
+GGUF, ONNX = default_model().path, find("storyteller-onnx").path.parent
+
+
+def silent(what: str, n_done: int, n_all: int) -> None:
+    pass
+
+
+def logits(seed: int, n: int = 40) -> Logits:
+    random = np.random.RandomState(seed)
+    return np.asarray(random.standard_normal((n, 300)) * 4, np.float32)
+
+
+def log_softmax(rows: Logits) -> Logits:
+    wide = rows.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)))
+
+
+def by_definition(reference: Logits, candidate: Logits, targets: Tokens) -> dict[str, float]:
+    """The measures in their plainest form."""
+    p, q = log_softmax(reference), log_softmax(candidate)
+    each = np.arange(len(targets))
+    apart = (np.exp(p) * (p - q)).sum(-1)
+    ratio = p[each, targets].mean() - q[each, targets].mean()
+    delta = np.exp(q[each, targets]) - np.exp(p[each, targets])
+    return {
+        "divergence": apart.mean(),
+        "divergence_median": np.median(apart),
+        "divergence_99": np.quantile(apart, 0.99),
+        "perplexity": np.exp(-q[each, targets].mean()),
+        "perplexity_of_reference": np.exp(-p[each, targets].mean()),
+        "perplexity_ratio": np.exp(ratio),
+        "same_top": (p.argmax(-1) == q.argmax(-1)).mean(),
+        "rms_delta_p": np.sqrt(np.square(delta).mean()),
+    }
+
+
+def check_measures(loss: Loss, wanted: dict[str, float], *, rel: float) -> None:
+    found = {name: getattr(loss, name) for name in wanted}
+    assert found == pytest.approx(wanted, rel=rel, abs=2e-6)
+
+
+def test_the_measures_are_those_of_their_definitions() -> None:
+    targets = np.random.RandomState(3).randint(0, 300, 40).astype(np.int32)
+    reference, candidate = logits(1), logits(1) + logits(2) / np.float32(10)
+    loss = loss_of(compare(reference, candidate, targets))
+    check_measures(loss, by_definition(reference, candidate, targets), rel=1e-4)
+    assert loss.n_positions == 40
+    assert 0 < loss.divergence_error < loss.divergence
+
+
+def test_a_model_loses_nothing_against_itself() -> None:
+    loss = loss_of(compare(logits(1), logits(1), np.zeros(40, np.int32)))
+    assert (loss.divergence, loss.perplexity_ratio, loss.same_top) == (0.0, 1.0, 1.0)
+    assert loss.perplexity_ratio_error == loss.rms_delta_p == 0.0
+
+
+def test_tokens_that_a_model_excludes_leave_a_number() -> None:
+    reference, candidate = logits(1), logits(1)
+    reference[:, :10] = candidate[:, :10] = candidate[:, 10] = -np.inf
+    assert np.isfinite(divergence(reference, candidate)).all()
+
+
+@pytest.mark.parametrize("path", [GGUF, ONNX], ids=["gguf", "onnx"])
+def test_a_reader_gives_the_logits_of_the_positions_that_are_asked_for(path: Path) -> None:
+    with closing(open_reader(path, 1_000)) as reader:
+        tokens = reader.tokenize(STORY * 20)[:560]
+        whole = reader.read(tokens, 0)
+        assert whole.shape == (560, reader.n_vocab)
+        for first in (511, 540):  # on both sides of the edge between two calls
+            found = reader.read(tokens, first)
+            np.testing.assert_allclose(found, whole[first:], atol=0.02)
+        # What was read before is gone, and what comes later does not count.
+        np.testing.assert_allclose(reader.read(tokens[:60], 50), whole[50:60], atol=0.5)
+
+
+def test_a_reader_computes_what_the_graph_computes(tmp_path: Path) -> None:
+    for interface in ("ragged", "genai"):
+        options = ExportOptions(weights="fp32", interface=interface)
+        export(STORYTELLER, tmp_path / interface, options, lambda n_done, n_all: None)
+    found = []
+    for interface in ("ragged", "genai"):
+        with closing(open_reader(tmp_path / interface, 512)) as reader:
+            tokens = reader.tokenize(STORY)
+            found.append(reader.read(tokens, 5))
+    wanted = ragged_logits(tmp_path / "ragged" / "model.onnx", tokens.astype(np.int64), [64])[5:]
+    for rows in found:
+        np.testing.assert_allclose(rows, wanted, atol=1e-3)
+
+
+def test_the_second_half_of_each_chunk_is_scored() -> None:
+    text, n = STORY * 6, 64
+    found = evaluate(GGUF, [ONNX], text, silent, text_name="a story", n_ctx=n, measures_cost=False)
+    rows: list[list[Logits]] = []
+    for path in (GGUF, ONNX):
+        with closing(open_reader(path, n)) as reader:
+            tokens = reader.tokenize(text)
+            n_chunks = len(tokens) // n
+            chunks = [tokens[i * n : (i + 1) * n] for i in range(n_chunks)]
+            rows.append([reader.read(chunk, 0)[n // 2 : n - 1] for chunk in chunks])
+    assert reader.tokenize("").size == 0, "this model puts nothing in front of a text"
+    targets = np.concatenate([chunk[n // 2 + 1 :] for chunk in chunks])
+    reference, candidate = (np.concatenate(parts) for parts in rows)
+    (only,) = found.candidates
+    assert (found.n_chunks, only.loss.n_positions) == (n_chunks, n_chunks * (n // 2 - 1))
+    # Kernels differ with the number of rows that are asked for.
+    wanted = by_definition(reference, candidate, targets)
+    wanted = {name: wanted[name] for name in ("perplexity", "perplexity_of_reference")}
+    check_measures(only.loss, wanted, rel=0.02)
+    assert only.loss.divergence < 0.05
+    assert only.loss.same_top > 0.9
+
+
+def test_the_shipped_text_is_long_and_in_many_scripts() -> None:
+    text = shipped_text()
+    assert 30_000 <= len(text.encode()) <= 60_000
+    assert len(NAMES) == 5
+    for sample in ("def ", "User: ", "не", "は", "的", "है", "في", "weiß"):
+        assert sample in text
+
+
+def test_the_command_prints_a_table_and_writes_everything_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text(STORY * 3)
+    arguments = ["quantize", "eval", str(GGUF), str(ONNX), "--n-ctx", "64"]
+    arguments += ["--text", str(tmp_path / "text.txt"), "--json", str(tmp_path / "found.json")]
+    assert cli.run(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "| storyteller-Q8_0 | llama.cpp |" in printed
+    found = msgspec.json.decode((tmp_path / "found.json").read_bytes(), type=Evaluation)
+    assert f"{found.candidates[0].loss.divergence:.5f}" in printed
+    assert found.text == "text.txt"
+    cost = found.candidates[0].model.cost
+    assert cost is not None
+    assert cost.rss_bytes > 10e6
+    assert min(cost.rates.prefill, cost.rates.decode_1, cost.rates.decode_4) > 0
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.run(["quantize", "eval", *arguments, "--no-speed"]) == 1
+    return capsys.readouterr().err
+
+
+def test_models_that_cannot_be_compared_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = tiny_gguf.write_model(tmp_path / "tiny.gguf", CONFIGS["llama"])
+    (tmp_path / "short").write_text("Hello")
+    (tmp_path / "text").write_text(STORY * 20)
+    short, text = (["--text", str(tmp_path / name)] for name in ("short", "text"))
+    assert "one vocabulary" in failed(capsys, str(GGUF), str(tiny), *text)
+    assert "longer text" in failed(capsys, str(GGUF), str(ONNX), *short)
+    assert "no GGUF file" in failed(capsys, str(GGUF), str(tmp_path / "text"), *text)
+
+    other = tmp_path / "other"
+    export(STORYTELLER, other, ExportOptions(), lambda n_done, n_all: None)
+    settings = json.loads((other / "tokenizer.json").read_text())
+    settings["model"]["merges"] = settings["model"]["merges"][:100]
+    (other / "tokenizer.json").write_text(json.dumps(settings))
+    assert "other tokens" in failed(capsys, str(ONNX), str(other), *text)
