@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -63,7 +64,8 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     device: str = "CPU"
     """The device that computes, for display."""
     shares_cells: bool = True
-    """copy() takes no cells. False: it takes as many as it copies tokens."""
+    """The cells of all sequences are one pool: copy() takes none, and each step looks at all that
+    are in use. False: copy() takes as many as it copies tokens."""
     kv_bytes_per_cell: float = 0.0
     """Memory that a KV cell takes when it is first used. 0: all of it was taken at load, or belongs
     to a device."""
@@ -71,6 +73,11 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     """Whether cells that become free return their memory to the system."""
     warnings: tuple[str, ...] = ()
     """Notes for the user about how the model runs."""
+
+
+def saved_kv(n_bytes: int) -> SavedKv:
+    """An array for a state, whose memory returns to the system at once when nothing needs it."""
+    return np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype=np.uint8)[:n_bytes]
 
 
 def n_params_text(n_params: int) -> str:
@@ -155,17 +162,31 @@ class Sampler(Protocol):
 class KvSaver(Protocol):
     """Copies of what a KV cache holds, for the thread that decodes."""
 
-    def saved_bytes(self, seq: int) -> int:
-        """How large save() of *seq* would be."""
+    @property
+    def are_cut(self) -> bool:
+        """Whether keep() can cut what was restored."""
         ...
 
-    def save(self, seq: int) -> SavedKv:
-        """A copy of what the KV cache holds of *seq*."""
+    @property
+    def layout(self) -> str:
+        """Names what a state depends on besides the model's weights and the library's version."""
         ...
 
-    def restore(self, seq: int, state: SavedKv) -> bool:
-        """Restore a saved state into the empty *seq*. Return False and change nothing when there is
-        no room."""
+    def can_save(self, seq: int, start: int, end: int) -> bool:
+        """Whether the positions *start* to *end* - 1 of *seq* can be saved apart from others."""
+        ...
+
+    def saved_bytes(self, seq: int, start: int, end: int) -> int:
+        """How large save() would be."""
+        ...
+
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        """A copy of these positions, if can_save()."""
+        ...
+
+    def append(self, seq: int, start: int, state: SavedKv) -> bool:
+        """Add a saved state to *seq*, which ends where it begins, at *start*. Return False and
+        change nothing when there is no room, or when the state is of no use."""
         ...
 
 
@@ -271,7 +292,7 @@ class Backend(Vocabulary, Protocol):
 
     @property
     def saver(self) -> KvSaver | None:
-        """None where kept sequences do not slow the others down, so nothing needs to be saved."""
+        """None where nothing can be saved."""
         ...
 
     @property

@@ -106,6 +106,22 @@ class SlotState(Struct, frozen=True, kw_only=True):
     n_tokens: int
 
 
+class PrefixCounts(Struct, frozen=True, kw_only=True):
+    """What was kept of conversations that have ended, and what it was good for since the start."""
+
+    n_reused: int = 0
+    """Prompts that began with something that was kept."""
+    n_reused_tokens: int = 0
+    """Their tokens that were not read again."""
+    n_restored: int = 0
+    """Prompts among them that began with saved states."""
+    n_saved: int = 0
+    """States in memory now."""
+    saved_bytes: int = 0
+    n_dropped: int = 0
+    """States that were dropped because others needed their memory."""
+
+
 class EngineStatus(Struct, frozen=True, kw_only=True):
     """A snapshot of a local engine."""
 
@@ -116,6 +132,7 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     n_background: int = 0
     """Answers of the background that run or wait; the latter are not among *n_queued*."""
     n_kv_used: int = 0
+    prefixes: PrefixCounts = PrefixCounts()
     n_restarts: int = 0
     detail: str = ""
 

@@ -96,22 +96,26 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     n_prefix_cached: Annotated[
         int,
         Meta(ge=0, le=128),
-        Help("Finished conversations kept in the KV cache for their next turn."),
+        Help("Finished conversations that stay in the KV cache itself for their next turn."),
     ] = 8
-    """They are dropped when a running answer needs the cells."""
+    """Others, and those whose cells a running answer needs, are saved in the prefix cache."""
     prefix_cache_mb: Annotated[
-        float,
-        Meta(ge=0, le=1_048_576),
-        Help("Memory (MiB) that holds kept conversations while others run."),
-    ] = 256.0
-    """Beyond it they stay in the KV cache, where they slow down each step of the others."""
+        Annotated[float, Meta(ge=0, le=1_048_576)] | None,
+        Help(
+            "Memory (MiB) for the prefix cache: what was read and written in finished "
+            "conversations; 0 saves none.",
+            flag="--prefix-cache-mb",
+        ),
+    ] = None
+    """None: a quarter of the memory that is free beside the model and a full KV cache, 2 GiB at
+    most. It is given back when the system is short of memory."""
     deterministic: Annotated[
         bool, Help("Give equal requests equal answers, whatever else runs: one at a time, slower.")
     ] = False
     """One sequence at a time in an empty KV cache, prompts in slices of a fixed size, and a fixed
     number of threads: sums are then made in the same order. It overrides n_parallel,
-    n_prefix_cached, adapt_threads, second_layout, and engine and execution_provider where they
-    are auto."""
+    n_prefix_cached, prefix_cache_mb, adapt_threads, second_layout, and engine and
+    execution_provider where they are auto."""
     use_extra_bufts: Annotated[
         bool, Help("Let llama.cpp repack the weights: faster. Off after a crash at load.")
     ] = True
@@ -171,6 +175,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
             self,
             n_parallel=1,
             n_prefix_cached=0,
+            prefix_cache_mb=0.0,
             adapt_threads=False,
             second_layout="off",
             execution_provider="cpu" if is_auto else self.execution_provider,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Rows, SavedKv
+from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Rows, SavedKv, saved_kv
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama import zero_pages
 from spillover.runtime.llama.abort import AbortFlag
@@ -71,6 +71,11 @@ class LlamaContext:
         )
         self._window = int(lib.llama_model_n_swa(model.handle))
         """Positions that layers with a sliding window see; 0 where all layers see all."""
+        # Phi-3 has other rotary factors for contexts longer than the one it was first trained for.
+        kind = model.metadata("general.architecture")
+        n_first = model.metadata(f"{kind}.rope.scaling.original_context_length")
+        is_long = n_first.isdigit() and self.n_kv > int(n_first)
+        self.layout = f"{config.kv_cache_type}{', long' if is_long else ''}"
 
     @property
     def can_be_cut(self) -> bool:
@@ -113,43 +118,66 @@ class LlamaContext:
 
     def _can_continue(self, seq: int, n_tokens: int) -> bool:
         """Whether *seq* holds everything that the token after its first *n_tokens* attends to.
-        Recurrent states only cover the end of the text, and llama.cpp reuses the cells that a
-        window has passed, lowest positions first."""
+        Recurrent states only cover the end of the text."""
         n_held = self._end_of(seq)
         if self._is_recurrent or n_tokens >= n_held:
             return n_tokens == n_held
+        return self._is_complete(seq, max(n_tokens + 1 - self._window, 0), n_tokens)
+
+    def _is_complete(self, seq: int, start: int, end: int) -> bool:
+        """Whether layers with a window have all these positions of *seq*: llama.cpp uses the cells
+        that a window has passed again, in any order."""
         if not self._window:
             return True
-        lowest = lib.llama_memory_seq_pos_min(self._memory, seq)
-        return int(lowest) <= max(n_tokens + 1 - self._window, 0)
+        n_held = self._end_of(seq)
+        n = min(self._window - 1, n_held)  # these are there
+        one, all_ = (
+            self._of_range(seq, n_held - i, n_held, self._saved_bytes) for i in (1, max(n, 1))
+        )
+        cell_bytes = (all_ - one) // max(n - 1, 1)
+        return all(
+            self._of_range(seq, first, last, self._saved_bytes)
+            == one + cell_bytes * (last - first - 1)
+            for first, last in self._whole_ranges(start, end)
+        )
 
     def _end_of(self, seq: int) -> int:
         """The position after the last one that *seq* holds."""
         return int(lib.llama_memory_seq_pos_max(self._memory, seq)) + 1
 
-    def saved_bytes(self, seq: int) -> int:
-        if not self._window:
+    # --- saved states (KvSaver in runtime/backend.py) ----------------------------------------
+
+    @property
+    def are_cut(self) -> bool:
+        return self.can_be_cut
+
+    def can_save(self, seq: int, start: int, end: int) -> bool:
+        """All that it holds, or a part that is complete. A recurrent state is of the end of the
+        text."""
+        is_all = start == 0 and end == self._end_of(seq)
+        return is_all or (not self._is_recurrent and self._is_complete(seq, start, end))
+
+    def saved_bytes(self, seq: int, start: int, end: int) -> int:
+        if self._is_recurrent:
             return self._saved_bytes(seq)
-        ranges = self._whole_ranges(0, self._end_of(seq))
+        ranges = self._whole_ranges(start, end)
         return sum(self._of_range(seq, *range_, self._saved_bytes) for range_ in ranges)
 
     def _saved_bytes(self, seq: int) -> int:
         return int(lib.llama_state_seq_get_size(self.handle, seq))
 
-    def save(self, seq: int) -> SavedKv:
-        """A copy of what the KV cache holds of *seq*."""
-        return self.save_part(seq, 0, self._end_of(seq)) if self._window else self._save(seq)
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        return self._save(seq) if self._is_recurrent else self.save_part(seq, start, end)
 
     def _save(self, seq: int) -> SavedKv:
-        state = np.empty(self._saved_bytes(seq), dtype=np.uint8)
+        state = saved_kv(self._saved_bytes(seq))
         n = lib.llama_state_seq_get_data(self.handle, _bytes_of(state), state.nbytes, seq)
         return state[:n]
 
-    def restore(self, seq: int, state: SavedKv) -> bool:
-        """Restore a saved state into the empty *seq*; False when there is no room for it."""
-        if self._window:
-            return self.append_part(seq, 0, state)
-        return bool(self._restore(seq, state))
+    def append(self, seq: int, start: int, state: SavedKv) -> bool:
+        if self._is_recurrent:
+            return bool(self._restore(seq, state))
+        return self.append_part(seq, start, state)
 
     def _restore(self, seq: int, state: SavedKv) -> int:
         """Restore *seq* from *state*; return the bytes used, 0 when there is no room for it."""
@@ -157,8 +185,10 @@ class LlamaContext:
 
     def save_part(self, seq: int, start: int, end: int) -> SavedKv:
         """A copy of the positions *start* to *end* - 1 of *seq*."""
-        ranges = self._whole_ranges(start, end)
-        return np.concatenate([self._of_range(seq, *range_, self._save) for range_ in ranges])
+        parts = [
+            self._of_range(seq, *range_, self._save) for range_ in self._whole_ranges(start, end)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _whole_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges that llama.cpp saves completely: it omits what a window cannot see from the

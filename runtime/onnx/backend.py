@@ -12,9 +12,11 @@ from spillover.runtime.backend import (
     Constraint,
     DecodeAborted,
     KvFull,
+    KvSaver,
     Logits,
     Rows,
     Sampler,
+    SavedKv,
     Tokens,
 )
 from spillover.runtime.errors import InvalidRequest
@@ -35,6 +37,9 @@ class OnnxBackend:
         self._tokenizer = tokenizer
         dtype = self._session.dtype(execution.layout.logits)
         self._logits = np.empty((info.n_seq, info.n_vocab), dtype=dtype)
+        caches = execution.layout.caches
+        self.layout = repr([(c.layer, c.kind, c.dtype, c.shape, c.length_axis) for c in caches])
+        self._cell_bytes = execution.layout.kv_bytes_per_position
         self._row_of: list[int] = []
         self._is_aborted = False
         self._breakers = functools.lru_cache(maxsize=8)(self._new_breakers)
@@ -134,8 +139,30 @@ class OnnxBackend:
         self._runner.copy(source, target, n)
         return n
 
-    saver = None
-    """Each sequence has its own cells here: kept ones do not slow the others down."""
+    # --- saved states (KvSaver in runtime/backend.py) ----------------------------------------
+
+    @property
+    def saver(self) -> KvSaver | None:
+        return self if self._cell_bytes else None
+
+    are_cut = True
+
+    def can_save(self, seq: int, start: int, end: int) -> bool:
+        return end <= self._runner.held[seq]
+
+    def saved_bytes(self, seq: int, start: int, end: int) -> int:
+        return (end - start) * self._cell_bytes
+
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        return self._runner.save(seq, start, end)
+
+    def append(self, seq: int, start: int, state: SavedKv) -> bool:
+        held, (n, n_over) = self._runner.held, divmod(state.nbytes, self._cell_bytes)
+        is_room = sum(held) + n <= self.info.n_kv and start + n <= self._runner.capacity
+        if n_over or start != held[seq] or not is_room:
+            return False
+        self._runner.append(seq, n, state)
+        return True
 
     reader = None
     """Small slices are read as fast as large ones here: they fit between two tokens of others."""

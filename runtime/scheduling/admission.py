@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from spillover.runtime.backend import Backend
 from spillover.runtime.events import FinishReason, Prefilling, Queued
-from spillover.runtime.scheduling.kv_cache import KvCache
+from spillover.runtime.kv_cache.cache import KvCache
 from spillover.runtime.scheduling.outbox import Outbox
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Sequence

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows
-from spillover.runtime.scheduling.kv_cache import KvCache
+from spillover.runtime.kv_cache.cache import KvCache
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
 
 _PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
@@ -119,7 +119,9 @@ class CostMeasurement:
 
     def _time_call(self, kv: KvCache, n: int, n_rows: int, depth: int) -> float:
         """Seconds of one call on scratch sequences, which are empty again afterwards."""
-        seqs = [kv.take_id() for _ in range(1 + n_rows)]
+        seqs = kv.take_ids(1 + n_rows)
+        if not seqs:
+            raise KvFull
         tokens = np.arange(max(n, depth), dtype=np.int32) % self._backend.info.n_vocab
         try:
             started = self._clock()

@@ -16,14 +16,14 @@ from spillover.runtime.backend import Backend, DecodeAborted, KvFull
 from spillover.runtime.device import available_memory
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding.queue import EmbeddingQueue
-from spillover.runtime.engine import SlotState
+from spillover.runtime.engine import PrefixCounts, SlotState
 from spillover.runtime.events import FinishReason, Queued
+from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
 from spillover.runtime.scheduling.admission import Admission
 from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.embedding_turns import EmbeddingTurns
 from spillover.runtime.scheduling.inbox import Inbox
-from spillover.runtime.scheduling.kv_cache import KvCache
 from spillover.runtime.scheduling.logprobs import RawDistribution, with_sampled
 from spillover.runtime.scheduling.outbox import Emit, Outbox
 from spillover.runtime.scheduling.pace import Pace
@@ -48,9 +48,8 @@ class SchedulerOptions(Struct, frozen=True, kw_only=True):
     n_parallel: int
     max_queue: int
     max_gap_s: float
-    n_prefix_cached: int
+    kept: KvCacheOptions
     max_background: int = 0
-    saved_prefix_bytes: int = 0
     has_fixed_slices: bool = False
     """Whether prompts are cut without regard to measured times; for one sequence at a time."""
 
@@ -80,7 +79,7 @@ class Scheduler:
             backend.info.n_batch,
             has_fixed_slices=options.has_fixed_slices,
         )
-        self._kv = KvCache(backend, options.n_prefix_cached, options.saved_prefix_bytes, free_bytes)
+        self._kv = KvCache(backend, options.kept, free_bytes)
         self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
         self._queues = Queues(options.n_parallel)
         self._admission = Admission(
@@ -155,6 +154,10 @@ class Scheduler:
     @property
     def n_kv_used(self) -> int:
         return self._kv.n_used
+
+    @property
+    def prefixes(self) -> PrefixCounts:
+        return self._kv.counts
 
     # --- the loop ---------------------------------------------------------------------------
 
@@ -445,8 +448,12 @@ class Scheduler:
         is_placed = sequence.phase is not Phase.WAITING
         self._queues.leave(sequence)
         if is_placed:
-            tokens = sequence.tokens[: sequence.n_past]
-            self._kv.release(sequence.seq, tokens, first_out=sequence.is_background)
+            self._kv.release(
+                sequence.seq,
+                sequence.tokens[: sequence.n_past],
+                sequence.n_preamble,
+                first_out=sequence.is_background,
+            )
         if sequence.sampler is not None:
             sequence.sampler.close()
         for event in sequence.finish(reason, now):

@@ -46,6 +46,9 @@ class Job(Struct, frozen=True, kw_only=True):
     resumed: tuple[tuple[int, ...] | None, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     """One for each choice, when the answer is constrained."""
+    n_preamble: int = 0
+    """Tokens of the prompt before the first turn of the user: what other conversations may begin
+    with."""
     shown: dict[int, bytes] = {}
     """Control tokens that count as text: they mark tool calls."""
 
@@ -74,6 +77,7 @@ class Sequence:
         self.seed = job.seed + choice
         self.leader = leader
         self.n_prompt = len(job.prompt)
+        self.n_preamble = job.n_preamble
         self.n_generated = len(generated)
         self.n_past = 0
         self.n_cached = 0

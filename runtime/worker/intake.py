@@ -30,6 +30,7 @@ from spillover.runtime.worker.embedding_intake import EmbeddingReader, cancelled
 from spillover.runtime.worker.loading import LoadedModel
 from spillover.runtime.worker.long_texts import Command as LongCommand
 from spillover.runtime.worker.long_texts import LongTexts, is_long
+from spillover.runtime.worker.preamble import PreambleFinder
 from spillover.runtime.worker.rejection import rejected
 
 EFFORT_TOKENS = {"low": 1024, "medium": 8192}
@@ -65,6 +66,7 @@ class Intake:
         self._backend = model.backend
         self._scheduler = scheduler
         self._send = send
+        self._preambles = PreambleFinder(model.template, self._tokenize_rendered)
         self._embeddings = EmbeddingReader(model.embedder, model.card.name)
         self._long_texts = LongTexts(lambda command: self._answer(command, self._serve_long))
 
@@ -149,6 +151,7 @@ class Intake:
             pipelines=pipelines,
             resumed=command.resumed,
             shown=shown,
+            n_preamble=self._preambles.length(request, plan.tools if plan else (), prompt),
         )
         is_free = request.response_format is None and request.thinking_budget is None
         if is_free and (plan is None or not plan.is_constrained):
@@ -212,8 +215,7 @@ class Intake:
     def _prompt(self, request: GenerationRequest, rendered: str) -> Tokens:
         """The prompt's token ids."""
         if request.messages:
-            add_special = not rendered.startswith(self._backend.info.bos_text or "\0")
-            tokens = self._backend.tokenize(rendered, add_special=add_special, parse_special=True)
+            tokens = self._tokenize_rendered(rendered)
         elif isinstance(request.prompt, str):
             tokens = self._backend.tokenize(request.prompt, add_special=True, parse_special=True)
         else:
@@ -221,6 +223,10 @@ class Intake:
         if len(tokens) == 0:
             raise InvalidRequest("the prompt is empty: give at least one token", "prompt")
         return tokens
+
+    def _tokenize_rendered(self, text: str) -> Tokens:
+        add_special = not text.startswith(self._backend.info.bos_text or "\0")
+        return self._backend.tokenize(text, add_special=add_special, parse_special=True)
 
     def _checked_ids(self, token_ids: tuple[int, ...], param: str) -> Tokens:
         n_vocab = self._backend.info.n_vocab
@@ -277,6 +283,7 @@ class Intake:
             n_background=scheduler.n_background,
             n_kv_used=scheduler.n_kv_used,
             n_steps=scheduler.n_steps,
+            prefixes=scheduler.prefixes,
         )
 
 

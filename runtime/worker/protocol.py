@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from spillover.runtime.conversions.choice import EngineChoice
 from spillover.runtime.embedding_request import EmbeddingRequest
-from spillover.runtime.engine import ModelCard, SlotState
+from spillover.runtime.engine import ModelCard, PrefixCounts, SlotState
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.options import EngineOptions
@@ -146,6 +146,7 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
     """Answers of the background that run or wait; the latter are not among *n_queued*."""
     n_steps: int
     """Calls of the model so far."""
+    prefixes: PrefixCounts = PrefixCounts()
 
 
 Report: TypeAlias = Ready | LoadFailed | Events | Rejected | Tokens | Bytes | Prompt | Status

@@ -107,6 +107,7 @@ class Supervisor:
             n_queued=answer.n_queued,
             n_background=answer.n_background,
             n_kv_used=answer.n_kv_used,
+            prefixes=answer.prefixes,
         )
 
     def watch_deaths(self, callback: Callable[[], None]) -> None:

@@ -24,11 +24,14 @@ from pathlib import Path
 import numpy as np
 
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
+from spillover.runtime.device import available_memory
 from spillover.runtime.embedding.embedder import Embedder, InputPart
 from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.json_file import MeasurementStore
+from spillover.runtime.kv_cache.cache import KvCacheOptions
+from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import (
     NOTHING_TO_MEASURE,
@@ -166,6 +169,7 @@ def _serve_embedder(
 def _serve(
     model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
 ) -> None:
+    info = model.backend.info
     store = MeasurementStore(options.cache_dir, model.fingerprint, SavedCostTables)
     saved = NOTHING_TO_MEASURE if options.deterministic else store.read()
     measurement = CostMeasurement(model.backend, saved, store.write)
@@ -179,8 +183,10 @@ def _serve(
             max_queue=options.max_queue,
             max_background=options.max_background,
             max_gap_s=options.max_gap_ms / 1e3,
-            n_prefix_cached=options.n_prefix_cached,
-            saved_prefix_bytes=int(options.prefix_cache_mb * 2**20),
+            kept=KvCacheOptions(
+                n_kept=options.n_prefix_cached,
+                saved_bytes=saved_prefix_bytes(options, info, available_memory()),
+            ),
             has_fixed_slices=options.deterministic,
         ),
         writer.events,

@@ -18,6 +18,7 @@ from msgspec import Struct
 from spillover.runtime.backend import Backend
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.events import Delta, EngineEvent, Finished
+from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
@@ -78,7 +79,7 @@ class Bench:
                 n_parallel=8,
                 max_queue=8,
                 max_gap_s=run.max_gap_ms / 1e3,
-                n_prefix_cached=0,
+                kept=KvCacheOptions(n_kept=0),
             ),
             self._emit,
             CostMeasurement(backend, tables, self.measured.put),

@@ -103,5 +103,6 @@ def _device(service: Service) -> dict[str, Any]:
         "n_running": sum(slot.state != "idle" for slot in status.slots),
         "n_queued": status.n_queued,
         "n_background": status.n_background,
+        "prefixes": msgspec.to_builtins(status.prefixes),
         "state": status.state,
     }

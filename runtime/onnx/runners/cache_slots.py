@@ -78,6 +78,11 @@ class CacheSlots:
             array.copy(self._slot_of[source], self._slot_of[target], n_tokens)
         self.held[target] = n_tokens
 
+    def parts(self, seq: int, start: int, end: int) -> list[npt.NDArray[Any]]:
+        """These positions of *seq* in each array: (heads, positions, width)."""
+        slot = self._slot_of[seq]
+        return [array.values[slot, :, start:end] for array in self._arrays]
+
     def gather(self, seqs: Sequence[int]) -> int:
         """Make *seqs* adjacent at the least cost; return their first slot."""
         slots = sorted(self._slot_of[seq] for seq in seqs)

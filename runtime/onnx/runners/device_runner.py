@@ -13,18 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from spillover.runtime.backend import Rows
+from spillover.runtime.backend import Rows, SavedKv
 from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.runners.feeds import feeds
 from spillover.runtime.onnx.runners.logits import run_for_logits
+from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import OnnxSession
 
 
 class _Arrays(Struct, frozen=True):
-    """The KV cache of a sequence, and the binding whose outputs it is: before 1.23 the arrays do
-    not outlive the binding."""
+    """The KV cache of a sequence, and the binding whose outputs it is, if it is: before 1.23 the
+    arrays do not outlive the binding."""
 
     binding: Any
     arrays: list[Any]
@@ -66,7 +67,7 @@ class DeviceRunner:
         held, found = self.held[seq], self._caches[seq]
         caches = self._layout.caches
         if found is None:
-            empty = (np.zeros(self._empty_shape(cache), self._dtype(cache)) for cache in caches)
+            empty = (np.zeros(self._shape(cache, 0), self._dtype(cache)) for cache in caches)
             return [self._on_device(values) for values in empty]
         if found.arrays[0].shape()[caches[0].length_axis] == held:
             return found.arrays
@@ -81,10 +82,10 @@ class DeviceRunner:
     def _dtype(self, cache: CacheTensor) -> type[np.generic]:
         return self._session.dtype(cache.past)
 
-    def _empty_shape(self, cache: CacheTensor) -> list[int]:
-        """The arrays of a sequence without tokens."""
+    def _shape(self, cache: CacheTensor, n_tokens: int) -> list[int]:
+        """The array of a sequence with *n_tokens*."""
         shape = [size or 0 for size in cache.shape]
-        shape[cache.batch_axis], shape[cache.length_axis] = 1, 0
+        shape[cache.batch_axis], shape[cache.length_axis] = 1, n_tokens
         return shape
 
     def truncate(self, seq: int, n_tokens: int) -> None:
@@ -95,3 +96,23 @@ class DeviceRunner:
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         self._caches[target] = self._caches[source]
         self.held[target] = n_tokens
+
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        positions = range(start, end)
+        return packed(
+            [
+                np.take(array.numpy(), positions, axis=cache.length_axis)
+                for cache, array in zip(self._layout.caches, self._past(seq), strict=True)
+            ]
+        )
+
+    def append(self, seq: int, n_tokens: int, state: SavedKv) -> None:
+        caches, past = self._layout.caches, self._past(seq)
+        parts = [np.empty(self._shape(cache, n_tokens), self._dtype(cache)) for cache in caches]
+        unpack(state, parts)
+        arrays = [
+            self._on_device(np.concatenate([array.numpy(), part], axis=cache.length_axis))
+            for cache, array, part in zip(caches, past, parts, strict=True)
+        ]
+        self._caches[seq] = _Arrays(None, arrays)
+        self.held[seq] += n_tokens

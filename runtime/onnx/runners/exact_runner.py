@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from spillover.runtime.backend import Rows
+from spillover.runtime.backend import Rows, SavedKv
 from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
 from spillover.runtime.onnx.runners.feeds import feeds
 from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
 from spillover.runtime.onnx.runners.logits import run_for_logits
+from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import OnnxSession
 
@@ -98,6 +99,21 @@ class ExactRunner:
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         self._move(source, target, n_tokens)
         self.held[target] = n_tokens
+
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        return packed([held[:, start:end] for held in self._views(seq, self.held[seq])])
+
+    def append(self, seq: int, n_tokens: int, state: SavedKv) -> None:
+        n_held = self.held[seq]
+        before = [held.copy() for held in self._views(seq, n_held)]
+        after = self._views(seq, n_held + n_tokens)
+        for whole, held in zip(after, before, strict=True):
+            whole[:, :n_held] = held
+        unpack(state, [whole[:, n_held:] for whole in after])
+        self.held[seq] += n_tokens
+
+    def _views(self, seq: int, n_tokens: int) -> list[npt.NDArray[Any]]:
+        return [place.view(self._buffers[seq], n_tokens) for place in self._places]
 
     def _move(self, source: int, target: int, n_tokens: int) -> None:
         for place in self._places:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
-from spillover.runtime.backend import Rows
+from spillover.runtime.backend import Rows, SavedKv
 
 LogitsRows: TypeAlias = npt.NDArray[Any]
 """(n, n_vocab), in the graph's own type."""
@@ -39,4 +39,12 @@ class Runner(Protocol):
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Copy the first *n_tokens* of *source* to the empty *target*."""
+        ...
+
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        """A copy of these positions of *seq*."""
+        ...
+
+    def append(self, seq: int, n_tokens: int, state: SavedKv) -> None:
+        """Add a saved state of *n_tokens* to *seq*, for which there is room."""
         ...

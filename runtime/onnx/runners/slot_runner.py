@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from spillover.runtime.backend import Rows
+from spillover.runtime.backend import Rows, SavedKv
 from spillover.runtime.onnx.graph.layout import GraphLayout
 from spillover.runtime.onnx.runners.cache_slots import CacheSlots, SlotArray, positions_per_page
 from spillover.runtime.onnx.runners.feeds import feeds
 from spillover.runtime.onnx.runners.logits import run_for_logits
+from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import Binding, OnnxSession
 
@@ -99,3 +100,11 @@ class SlotRunner:
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         self._slots.copy(source, target, n_tokens)
+
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        return packed(self._slots.parts(seq, start, end))
+
+    def append(self, seq: int, n_tokens: int, state: SavedKv) -> None:
+        n_held = self.held[seq]
+        unpack(state, self._slots.parts(seq, n_held, n_held + n_tokens))
+        self.held[seq] += n_tokens

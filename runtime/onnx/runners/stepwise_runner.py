@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spillover.runtime.backend import DecodeFailed, Logits, Rows
+from spillover.runtime.backend import DecodeFailed, Logits, Rows, SavedKv
 from spillover.runtime.onnx.runners.logits import divergence
 from spillover.runtime.onnx.runners.runner import LogitsRows, Runner
 
@@ -46,6 +46,12 @@ class StepwiseRunner:
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         self._inner.copy(source, target, n_tokens)
+
+    def save(self, seq: int, start: int, end: int) -> SavedKv:
+        return self._inner.save(seq, start, end)
+
+    def append(self, seq: int, n_tokens: int, state: SavedKv) -> None:
+        self._inner.append(seq, n_tokens, state)
 
 
 def reads_slices(runner: Runner, n_vocab: int, dtype: type[np.generic]) -> bool:

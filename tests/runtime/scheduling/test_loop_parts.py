@@ -1,4 +1,4 @@
-"""What surrounds the scheduler's loop: inbox, outbox, kept prefixes. Pure parts, a fake clock."""
+"""What surrounds the scheduler's loop: inbox and outbox. Pure parts, a fake clock."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from spillover.runtime.backend import Tokens
 from spillover.runtime.errors import EngineBusy
 from spillover.runtime.events import Delta, EngineEvent, Queued
 from spillover.runtime.request import Priority
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.outbox import HOLD_S, Outbox
-from spillover.runtime.scheduling.saved_prefixes import SavedPrefixes
 from spillover.runtime.scheduling.sequence import Job
 from tests.answers import ask
 
@@ -128,53 +126,3 @@ def test_a_loop_that_is_woken_gets_no_orders_and_is_woken_once() -> None:
     inbox.wake()
     loop.join(10)
     assert not loop.is_alive()
-
-
-def saved_of(*sizes: int, max_count: int = 8, max_bytes: int = 10_000) -> SavedPrefixes:
-    """Texts 0, 1, … whose states have these sizes in bytes."""
-    saved = SavedPrefixes(max_count, max_bytes)
-    for i, size in enumerate(sizes):
-        saved.put(text(i), np.zeros(size, dtype=np.uint8))
-    return saved
-
-
-def text(i: int, n: int = 40) -> Tokens:
-    return np.arange(1000 * i, 1000 * i + n, dtype=np.int32)
-
-
-def held(saved: SavedPrefixes) -> list[int]:
-    return [i for i in range(10) if saved.find(np.append(text(i), 7)) is not None]
-
-
-def test_the_shelf_is_bounded_in_number_and_bytes_and_the_oldest_go_first() -> None:
-    assert held(saved_of(100, 100, 100, max_count=2)) == [1, 2]
-    assert held(saved_of(600, 300, 200, max_bytes=1000)) == [1, 2]
-    assert saved_of(600, 300, 200, max_bytes=1000).n_bytes == 500
-    assert not saved_of(max_bytes=1000).has_room_for(1001)
-    assert not saved_of(max_count=0).has_room_for(1)
-
-
-def test_what_is_used_stays_longer() -> None:
-    saved = saved_of(100, 100, max_count=2)
-    match = saved.find(np.append(text(0), 7))
-    assert match is not None
-    assert len(saved.take(match.key).tokens) == match.n_tokens == 40
-    saved.put(text(2), np.zeros(100, dtype=np.uint8))
-    assert held(saved) == [0, 2]
-    saved.remove(match.key)
-    assert (held(saved), saved.n_bytes) == ([2], 100)
-
-
-def test_a_longer_text_takes_the_place_of_its_beginning() -> None:
-    saved = SavedPrefixes(8, 10_000)
-    saved.put(text(0, 40), np.zeros(10, dtype=np.uint8))
-    saved.put(text(1, 40), np.zeros(10, dtype=np.uint8))
-    saved.put(text(0, 60), np.zeros(10, dtype=np.uint8))
-    assert (len(saved), saved.n_bytes) == (2, 20)
-
-
-def test_a_state_is_not_brought_back_for_a_small_part_of_it() -> None:
-    saved = SavedPrefixes(8, 10_000)
-    saved.put(text(0, 400), np.zeros(10, dtype=np.uint8))
-    assert saved.find(np.concatenate([text(0, 20), text(5)])) is None
-    assert saved.find(np.concatenate([text(0, 60), text(5)])) is not None

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.backend import Backend
+from spillover.runtime.kv_cache.cache import KvCache
+from spillover.runtime.kv_cache.kept_sequences import PrefixMatch, longest_match, n_common
+from spillover.runtime.kv_cache.ledger import KvLedger
 from spillover.runtime.memory_fit import fit_context
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
-from spillover.runtime.scheduling.kv_cache import KvCache
-from spillover.runtime.scheduling.kv_ledger import KvLedger
-from spillover.runtime.scheduling.prefix_cache import PrefixMatch, longest_match, n_common
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
 from spillover.runtime.scheduling.slice_plan import best_alone, plan_slice
 from spillover.runtime.worker.restarts import RestartPolicy

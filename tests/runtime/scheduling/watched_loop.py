@@ -13,6 +13,7 @@ import numpy as np
 from spillover.runtime.backend import Backend, Rows
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.events import EngineEvent
+from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
@@ -65,7 +66,7 @@ class Loop:
             backend,
             SchedulerOptions(
                 n_ctx=1024, n_parallel=n_parallel, max_queue=8, max_gap_s=MAX_GAP_S,
-                n_prefix_cached=2, max_background=8,
+                kept=KvCacheOptions(n_kept=2), max_background=8,
             ),
             self._emit,
             CostMeasurement(backend, saved, lambda _: None),

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from spillover.runtime.device import total_memory
-from spillover.runtime.scheduling.kv_memory import _LEFT_BYTES, _LEFT_SHARE, _STEP, KvMemory
+from spillover.runtime.kv_cache.memory import _LEFT_BYTES, _LEFT_SHARE, _STEP, KvMemory
 
 CELL_BYTES = 10_000
 LEFT_BYTES = int(min(_LEFT_BYTES, _LEFT_SHARE * total_memory()))

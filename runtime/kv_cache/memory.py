@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
+from spillover.runtime.backend import BackendInfo
 from spillover.runtime.device import available_memory, total_memory
+from spillover.runtime.options import EngineOptions
 
 _STEP = 512
 """The system is asked once for this many cells: that takes about a tenth of a millisecond."""
@@ -14,12 +17,16 @@ _LEFT_BYTES = 128 * 2**20
 _LEFT_SHARE = 0.05
 """So much memory, or this share of all where that is less, is left to other programs."""
 
+_SAVED_SHARE = 0.25
+_MOST_SAVED_BYTES = 2 * 2**30
+
 _log = logging.getLogger(__name__)
 
 
 class KvMemory:
     """Counts the cells for which there was memory. *bytes_per_cell* 0: all of it is taken already,
-    and every number of cells is allowed. *is_returned*: cells that become free return theirs."""
+    and every number of cells is allowed. *is_returned*: cells that become free return theirs.
+    *reclaim* gives back so many bytes, as far as it holds them, of what can be made again."""
 
     def __init__(
         self,
@@ -27,10 +34,12 @@ class KvMemory:
         *,
         is_returned: bool,
         free_bytes: Callable[[], int] = available_memory,
+        reclaim: Callable[[int], None] = lambda n_bytes: None,
     ) -> None:
         self._bytes_per_cell = bytes_per_cell
         self._is_returned = is_returned
         self._free_bytes = free_bytes
+        self._reclaim = reclaim
         self._left_bytes = min(_LEFT_BYTES, _LEFT_SHARE * total_memory())
         self._n_cells = 0
         self._was_refused = False
@@ -39,14 +48,25 @@ class KvMemory:
         """Whether there is memory for so many cells in all; if so, they count as taken."""
         if n_cells <= self._n_cells or not self._bytes_per_cell:
             return True
-        spare_bytes = self._free_bytes() - self._left_bytes
         for n in (-(-n_cells // _STEP) * _STEP, n_cells):
-            if (n - self._n_cells) * self._bytes_per_cell <= spare_bytes:
+            if self.has_spare((n - self._n_cells) * self._bytes_per_cell):
                 self._n_cells = n
                 self._was_refused = False
                 return True
         self._refuse(n_cells)
         return False
+
+    def has_spare(self, n_bytes: float) -> bool:
+        """Whether the system has so much memory to spare, if necessary at the cost of what can be
+        made again."""
+        missing_bytes = self._missing_bytes(n_bytes)
+        if missing_bytes > 0:
+            self._reclaim(missing_bytes)
+            missing_bytes = self._missing_bytes(n_bytes)
+        return missing_bytes <= 0
+
+    def _missing_bytes(self, n_bytes: float) -> int:
+        return math.ceil(n_bytes - self._free_bytes() + self._left_bytes)
 
     def _refuse(self, n_cells: int) -> None:
         if not self._was_refused:
@@ -62,3 +82,12 @@ class KvMemory:
         """Note that only so many cells are in use now."""
         if self._is_returned:
             self._n_cells = min(self._n_cells, n_cells)
+
+
+def saved_prefix_bytes(options: EngineOptions, info: BackendInfo, free_bytes: int) -> int:
+    """How much memory the states of finished conversations may take in all. Unless the owner says,
+    a share of the *free_bytes* that the KV cache leaves."""
+    if options.prefix_cache_mb is not None:
+        return int(options.prefix_cache_mb * 2**20)
+    spare_bytes = free_bytes - info.n_kv * info.kv_bytes_per_cell
+    return int(min(max(spare_bytes, 0) * _SAVED_SHARE, _MOST_SAVED_BYTES))

@@ -39,12 +39,19 @@ def longest_match(prompt: Tokens, held: Iterable[tuple[int, Tokens]]) -> PrefixM
     return best
 
 
-class PrefixCache:
-    """Remembers at most *limit* sequences that have ended. The caller frees their cells."""
+class Kept(Struct, frozen=True):
+    """The tokens of a sequence, and how many of them come before the first turn of the user."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held: OrderedDict[int, Tokens] = OrderedDict()
+    tokens: Tokens
+    n_preamble: int
+
+
+class KeptSequences:
+    """Remembers sequences that have ended, least recently used first. The caller frees their
+    cells."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[int, Kept] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -52,22 +59,18 @@ class PrefixCache:
     def __contains__(self, seq: int) -> bool:
         return seq in self._held
 
-    def __getitem__(self, seq: int) -> Tokens:
+    def __getitem__(self, seq: int) -> Kept:
         return self._held[seq]
 
     @property
     def seqs(self) -> tuple[int, ...]:
         return tuple(self._held)
 
-    @property
-    def is_over(self) -> bool:
-        return len(self._held) > self._limit
-
     def items(self) -> Iterable[tuple[int, Tokens]]:
-        return self._held.items()
+        return ((seq, kept.tokens) for seq, kept in self._held.items())
 
-    def put(self, seq: int, tokens: Tokens) -> None:
-        self._held[seq] = tokens
+    def put(self, seq: int, kept: Kept) -> None:
+        self._held[seq] = kept
 
     def touch(self, seq: int) -> None:
         self._held.move_to_end(seq)

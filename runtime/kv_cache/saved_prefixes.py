@@ -1,0 +1,159 @@
+"""KV states of finished conversations, saved in host memory, where they do not slow any step.
+
+They are the nodes of a tree of tokens. A node holds what a conversation has beyond those that it
+begins like, so what conversations share is saved once, is found by all, and is restored for each.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+from msgspec import Struct
+
+from spillover.runtime.backend import SavedKv, Tokens
+from spillover.runtime.kv_cache.kept_sequences import MIN_SHARED_TOKENS, n_common
+
+MOST_WASTE = 16
+"""A state is only restored for at least this share (1/16) of its tokens."""
+
+
+class SavedPrefix:
+    """*tokens* that follow the first *start* tokens of its parent's text, and their KV state. That
+    begins at *origin*: at *start*, or at 0 where the memory of a model cannot be put together."""
+
+    __slots__ = ("children", "origin", "parent", "start", "state", "tokens")
+
+    def __init__(self, parent: SavedPrefix | None, start: int, tokens: Tokens) -> None:
+        self.parent = parent or self
+        self.start = self.origin = start
+        self.tokens = tokens
+        self.state: SavedKv | None = None
+        self.children: dict[tuple[int, int], SavedPrefix] = {}
+        """By the position where they begin, and their first token."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+class SavedMatch(Struct, frozen=True):
+    """The first *n_tokens* of a prompt are those of the states of *chain*, one after the other.
+    Each is cut where the next one begins."""
+
+    n_tokens: int
+    chain: tuple[SavedPrefix, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Cells that restoring takes for a moment."""
+        return max(node.end for node in self.chain)
+
+
+class SavedPrefixes:
+    """States of *max_bytes* in total; the least recently used are dropped first. *are_cut*: a
+    restored sequence can be cut anywhere."""
+
+    def __init__(self, max_bytes: int, *, are_cut: bool = True) -> None:
+        self._max_bytes = max_bytes
+        self._are_cut = are_cut
+        self._root = SavedPrefix(None, 0, np.empty(0, dtype=np.int32))
+        self._held: OrderedDict[SavedPrefix, None] = OrderedDict()
+        """Least recently used first; a node after all that begin like it."""
+        self.n_bytes = 0
+        self.n_dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def find(self, prompt: Tokens) -> SavedMatch | None:
+        """The states that share most with *prompt*, whose last token is always read, if they are
+        worth restoring."""
+        best, chain = None, list[SavedPrefix]()
+        is_whole = True
+        for node, n in self._path(prompt[:-1]):
+            chain, is_whole = ([], True) if node.origin == 0 else (chain, is_whole)
+            is_whole = is_whole and node.state is not None
+            chain = [*chain, node]
+            if is_whole and self._is_worth_it(node, n):
+                best = SavedMatch(n, tuple(chain))
+        return best if best is not None and best.n_tokens >= MIN_SHARED_TOKENS else None
+
+    def _is_worth_it(self, node: SavedPrefix, n: int) -> bool:
+        """Whether to restore *node* for its text up to position *n*."""
+        if n < node.end and not self._are_cut:
+            return False
+        return (n - node.origin) * MOST_WASTE >= node.end - node.origin
+
+    def _path(self, tokens: Tokens) -> list[tuple[SavedPrefix, int]]:
+        """The nodes that *tokens* follow, each with the position up to which they do."""
+        path, node, n = [], self._root, 0
+        while n < len(tokens) and (child := node.children.get((n, int(tokens[n])))) is not None:
+            n += n_common(tokens[n:], child.tokens)
+            path.append((child, n))
+            node = child
+        return path
+
+    def touch(self, tokens: Tokens) -> None:
+        """Note that the beginning of *tokens* is used."""
+        self._touch(node for node, _ in self._path(tokens))
+
+    def lacking(self, tokens: Tokens) -> list[tuple[int, int]]:
+        """The ranges of *tokens* that no state holds, in order."""
+        path = self._path(tokens)
+        ranges = [
+            (node.start, node.end) for node, n in path if node.state is None and n == node.end
+        ]
+        n = path[-1][1] if path else 0
+        return [*ranges, (n, len(tokens))] if n < len(tokens) else ranges
+
+    def _touch(self, path: Iterable[SavedPrefix]) -> None:
+        for node in reversed(list(path)):
+            if node in self._held:
+                self._held.move_to_end(node)
+
+    def make_room(self, n_bytes: int) -> bool:
+        """Drop states until one of this size may be put; False when it never may."""
+        if n_bytes > self._max_bytes:
+            return False
+        self.reclaim(self.n_bytes + n_bytes - self._max_bytes)
+        return True
+
+    def put(self, tokens: Tokens, origin: int, state: SavedKv) -> bool:
+        """Keep the state of *tokens* from *origin* on, which is 0 or begins a range that lacking()
+        gave. False: it begins nowhere now. A state of all of them takes the place of those of their
+        beginning that nothing else needs."""
+        path = self._path(tokens)
+        parent, n = path[-1] if path else (self._root, 0)
+        is_new = n < len(tokens)
+        node = SavedPrefix(parent, n, np.array(tokens[n:])) if is_new else path.pop()[0]
+        if origin not in (0, node.start) or node.end != len(tokens) or node.state is not None:
+            return False
+        node.parent.children[node.start, int(node.tokens[0])] = node
+        node.origin, node.state = origin, state
+        self._held[node] = None
+        self.n_bytes += state.nbytes
+        for held, n in path:
+            is_needed = n < held.end or len(held.children) > 1 or origin == node.start
+            if held.state is not None and not is_needed:
+                self._drop(held)
+        self._touch([*(held for held, _ in path), node])
+        return True
+
+    def reclaim(self, n_bytes: int) -> None:
+        """Drop the states that were used least recently, *n_bytes* of them if there are as many."""
+        wanted = self.n_bytes - n_bytes
+        while self._held and self.n_bytes > wanted:
+            self._drop(next(iter(self._held)))
+            self.n_dropped += 1
+
+    def _drop(self, node: SavedPrefix) -> None:
+        """Drop the state of *node*, and the nodes that lead nowhere then."""
+        assert node.state is not None
+        self.n_bytes -= node.state.nbytes
+        node.state = None
+        del self._held[node]
+        while node is not self._root and node.state is None and not node.children:
+            del node.parent.children[node.start, int(node.tokens[0])]
+            node = node.parent

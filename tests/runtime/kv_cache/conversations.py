@@ -1,0 +1,97 @@
+"""Conversations on a backend, as the scheduler serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spillover.runtime.backend import Backend, Logits, Rows, Tokens
+from spillover.runtime.device import available_memory
+from spillover.runtime.engine import PrefixCounts
+from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
+
+SAVED_BYTES = 1 << 20
+
+
+class Conversations:
+    """Answers one prompt after the other, as the scheduler does."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        n_kept: int = 2,
+        saved_bytes: int = SAVED_BYTES,
+        free_bytes: Callable[[], int] = available_memory,
+    ) -> None:
+        self._backend = backend
+        for seq in range(backend.info.n_seq):
+            backend.keep(seq, 0)
+        options = KvCacheOptions(n_kept=n_kept, saved_bytes=saved_bytes)
+        self._kv = KvCache(backend, options, free_bytes)
+        self._live: list[tuple[int, Tokens]] = []
+        self.n_held = 0
+        """Tokens that the last prompt did not read."""
+
+    def run(self, prompt: Tokens) -> None:
+        """Begin an answer that goes on beside the others, a token for each of theirs."""
+        placed = self._kv.place(prompt, 64, [])
+        assert placed is not None
+        self._read(placed[0], prompt, placed[1], 64)
+        self._live = [(placed[0], prompt)]
+
+    def go_on(self) -> tuple[Tokens, Logits] | None:
+        """The next token of that answer: its text so far, and the logits after it."""
+        if not self._live:
+            return None
+        seq, tokens = self._live[0]
+        tokens = np.append(tokens, text(len(tokens) + 1, salt=8)[-1:])
+        self._live = [(seq, tokens)]
+        return tokens, self._read(seq, tokens, len(tokens) - 1, 1)
+
+    @property
+    def counts(self) -> PrefixCounts:
+        return self._kv.counts
+
+    def answer(
+        self, prompt: Tokens, n_answer: int = 8, slices: int = 64, n_preamble: int = 0
+    ) -> Logits:
+        """The logits after *prompt*, whose answer has *n_answer* tokens."""
+        placed = self._kv.place(prompt, n_answer + 1, self._live)
+        assert placed is not None
+        seq, self.n_held = placed
+        for _ in range(3):
+            self._kv.save_one_prefix()
+        logits = self._read(seq, prompt, self.n_held, slices)
+        tokens = np.append(prompt, text(n_answer, salt=9))
+        for position in range(len(prompt), len(tokens)):
+            self.go_on()
+            self._read(seq, tokens[: position + 1], position, 1)
+        self._kv.release(seq, tokens, n_preamble)
+        return logits
+
+    def cold(self, prompt: Tokens) -> Logits:
+        """The same with nothing to begin with."""
+        assert self._kv.make_room(len(prompt))
+        (seq,) = self._kv.take_ids(1)
+        logits = self._read(seq, prompt, 0, 64)
+        self._kv.drop(seq)
+        return logits
+
+    def _read(self, seq: int, tokens: Tokens, start: int, slices: int) -> Logits:
+        for first in range(start, len(tokens), slices):
+            part = tokens[first : first + slices]
+            assert self._kv.make_room(len(part))
+            self._backend.decode([Rows(seq, first, part, first + len(part) == len(tokens))])
+            self._kv.extend(seq, len(part))
+        return self._backend.logits(0).copy()
+
+
+def text(n: int, salt: int) -> Tokens:
+    return np.random.RandomState(salt).randint(2, 96, n).astype(np.int32)
+
+
+def same(a: Logits, b: Logits) -> bool:
+    """But for rounding: one wrong position makes a hundred times as much."""
+    return float(np.abs(a - b).max()) < 0.02 * float(a.std())

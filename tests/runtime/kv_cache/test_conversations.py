@@ -1,0 +1,144 @@
+"""Who comes back is not read again: counted in tokens, with the bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from spillover.models.catalogue import find
+from spillover.runtime.backend import Backend, Rows, Tokens
+from spillover.runtime.device import total_memory
+from spillover.runtime.events import Usage
+from spillover.runtime.kv_cache.memory import _LEFT_BYTES, _LEFT_SHARE, saved_prefix_bytes
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest, Message
+from tests.answers import GREEDY, end_of, ids_of
+from tests.loading import load
+from tests.runtime.kv_cache.conversations import Conversations
+from tests.runtime.models import close
+
+N_ANSWER = 2
+LEFT_BYTES = int(min(_LEFT_BYTES, _LEFT_SHARE * total_memory()))
+INSTRUCTIONS = "You are a fox who lives in a wood and tells stories to children. " * 12
+OPTIONS = EngineOptions(n_parallel=2, n_prefix_cached=2, n_kv=1024, n_ctx=512, n_threads=1)
+
+
+@pytest.fixture(scope="module", params=["storyteller", "storyteller-onnx"])
+def model(request: pytest.FixtureRequest) -> Path:
+    return Path(find(request.param).path)
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    options = replace(OPTIONS, cache_dir=tmp_path_factory.mktemp("cache"), prefix_cache_mb=64)
+    with LocalEngine(model, options) as engine:
+        engine.wait_ready(60)
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def backend(model: Path) -> Iterator[Backend]:
+    backend = load(model, "tiny", OPTIONS).backend
+    yield backend
+    backend.close()
+
+
+def answer(engine: LocalEngine, request: GenerationRequest) -> tuple[list[int], Usage]:
+    """Its tokens, and what was counted."""
+    events = list(engine.stream(request))
+    return ids_of(events), end_of(events).usage
+
+
+def test_twenty_conversations_in_turn_read_only_what_is_new(engine: LocalEngine) -> None:
+    new = np.random.RandomState(1).randint(300, 4000, (2, 20, 24))
+    talks: list[list[int]] = [[] for _ in range(20)]
+    for turn in range(2):
+        for i, talk in enumerate(talks):
+            n_before = len(talk)
+            talk += new[turn, i].tolist()
+            said, usage = answer(
+                engine,
+                GenerationRequest(
+                    prompt=tuple(talk), max_tokens=N_ANSWER, ignore_eos=True, sampling=GREEDY
+                ),
+            )
+            talk += said
+            # The last token of an answer was never read.
+            assert usage.cached_tokens == max(n_before - 1, 0)
+    counts = engine.status().prefixes
+    assert (counts.n_reused, counts.n_reused_tokens) == (20, 20 * 25)
+    assert counts.n_restored > 10
+    assert counts.n_dropped == 0
+
+
+def test_instructions_are_read_once_for_all_conversations(engine: LocalEngine) -> None:
+    system = Message(role="system", content=INSTRUCTIONS)
+    n_shared = len(engine.tokenize(INSTRUCTIONS, add_special=False, parse_special=False))
+    for i in range(8):
+        asked = Message(role="user", content=f"Tell me story number {i}.")
+        _, usage = answer(
+            engine, GenerationRequest(messages=(system, asked), max_tokens=2, sampling=GREEDY)
+        )
+        assert usage.cached_tokens >= (n_shared if i else 0)
+        assert usage.prompt_tokens < n_shared + 60
+
+
+def text(n: int, salt: int) -> Tokens:
+    return np.random.RandomState(salt).randint(300, 4000, n).astype(np.int32)
+
+
+def test_what_conversations_share_is_saved_once(backend: Backend) -> None:
+    conversations, preamble = Conversations(backend, saved_bytes=64 << 20), text(200, 0)
+    prompts = [np.append(preamble, text(20, salt)) for salt in range(1, 9)]
+    for prompt in prompts:
+        conversations.answer(prompt, n_answer=1, n_preamble=200)
+    for prompt in prompts[:3]:
+        wanted = conversations.cold(prompt)
+        assert close(backend, conversations.answer(prompt, n_answer=1, n_preamble=200), wanted)
+        assert conversations.n_held == 219
+    counts = conversations.counts
+    # The preamble is a state of its own, beside one of each conversation.
+    assert counts.n_saved >= 7
+    bytes_per_token = counts.saved_bytes / (200 + 21 * (counts.n_saved - 1))
+    saver = backend.saver
+    assert saver is not None
+    backend.decode([Rows(0, 0, preamble, False)])
+    assert bytes_per_token < 1.1 * saver.saved_bytes(0, 0, 200) / 200
+
+
+def test_saved_states_are_given_back_when_memory_is_short(backend: Backend) -> None:
+    is_short, mib = False, 1 << 20
+
+    def free_bytes() -> int:
+        """What is given back becomes free; other programs have left room for a MiB of states."""
+        return LEFT_BYTES + mib - conversations.counts.saved_bytes if is_short else 1 << 40
+
+    conversations = Conversations(backend, saved_bytes=64 * mib, free_bytes=free_bytes)
+    prompts = [text(100, salt) for salt in range(8)]
+    for prompt in prompts:
+        conversations.answer(prompt)
+    n_saved = conversations.counts.n_saved
+    assert conversations.counts.saved_bytes > 1.2 * mib
+    is_short = True
+    conversations.answer(text(20, 99), n_answer=1)
+    assert 0 < conversations.counts.saved_bytes <= mib
+    assert 0 < conversations.counts.n_saved < n_saved
+    is_short = False
+    for prompt in prompts:
+        wanted = conversations.cold(prompt)
+        assert close(backend, conversations.answer(prompt), wanted)
+
+
+def test_the_prefix_cache_gets_a_share_of_what_the_model_leaves(backend: Backend) -> None:
+    info, mib = backend.info, 1 << 20
+    full = int(info.n_kv * info.kv_bytes_per_cell)
+    auto = EngineOptions()
+    assert saved_prefix_bytes(auto, info, full + 400 * mib) == 100 * mib
+    assert saved_prefix_bytes(auto, info, full + (100 << 30)) == 2 << 30
+    assert saved_prefix_bytes(auto, info, full // 2) == 0
+    assert saved_prefix_bytes(EngineOptions(prefix_cache_mb=7), info, 0) == 7 * mib

@@ -1,0 +1,143 @@
+"""The tree of saved states: what is found, what is shared, and what goes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillover.runtime.backend import SavedKv, Tokens
+from spillover.runtime.kv_cache.saved_prefixes import SavedPrefixes
+
+
+def text(i: int, n: int = 40) -> Tokens:
+    return np.arange(1000 * i, 1000 * i + n, dtype=np.int32)
+
+
+def state(n_bytes: int) -> SavedKv:
+    return np.zeros(n_bytes, dtype=np.uint8)
+
+
+def keep(saved: SavedPrefixes, tokens: Tokens, bytes_per_token: int = 1) -> bool:
+    """Save what is missing of *tokens*, as a KV cache does; False when there is no room."""
+    saved.touch(tokens)
+    for start, end in saved.lacking(tokens):
+        n_bytes = (end - start) * bytes_per_token
+        if not (saved.make_room(n_bytes) and saved.put(tokens[:end], start, state(n_bytes))):
+            return False
+    return True
+
+
+def n_found(saved: SavedPrefixes, tokens: Tokens) -> int:
+    """Of a prompt that goes on after *tokens*."""
+    match = saved.find(np.append(tokens, np.int32(7)))
+    return 0 if match is None else match.n_tokens
+
+
+def held(saved: SavedPrefixes, texts: Sequence[Tokens]) -> list[int]:
+    return [i for i, tokens in enumerate(texts) if n_found(saved, tokens) == len(tokens)]
+
+
+def test_any_number_of_states_is_held_as_far_as_their_bytes_go() -> None:
+    saved, texts = SavedPrefixes(1000), [text(i, 10) for i in range(120)]
+    assert all(keep(saved, tokens) for tokens in texts)
+    assert held(saved, texts) == list(range(20, 120))
+    assert (saved.n_bytes, len(saved), saved.n_dropped) == (1000, 100, 20)
+    assert not saved.make_room(1001)
+    assert not keep(SavedPrefixes(0), text(0))
+
+
+def test_what_is_used_stays_longer() -> None:
+    saved, texts = SavedPrefixes(80), [text(i) for i in range(3)]
+    keep(saved, texts[0])
+    keep(saved, texts[1])
+    saved.touch(texts[0])
+    keep(saved, texts[2])
+    assert held(saved, texts) == [0, 2]
+
+
+def test_what_texts_share_is_held_once_and_goes_last() -> None:
+    saved, shared = SavedPrefixes(400), text(0, 300)
+    texts = [np.append(shared, text(i, 50)) for i in (1, 2, 3)]
+    keep(saved, shared)
+    assert all(keep(saved, tokens) for tokens in texts)
+    assert held(saved, texts) == [1, 2]
+    assert saved.n_bytes == 400
+    assert n_found(saved, np.append(shared, text(9))) == 300
+
+
+def test_a_text_that_leaves_another_one_in_its_middle_shares_what_comes_before() -> None:
+    saved = SavedPrefixes(10_000)
+    first, second = text(0, 100), np.append(text(0, 60), text(1, 50))
+    keep(saved, first)
+    keep(saved, second)
+    assert saved.n_bytes == 150
+    match = saved.find(np.append(second, np.int32(7)))
+    assert match is not None
+    assert (match.n_tokens, [node.origin for node in match.chain]) == (110, [0, 60])
+    assert match.n_cells == 110
+
+
+def test_a_state_is_not_brought_back_for_a_small_part_of_it() -> None:
+    saved, prompt = SavedPrefixes(10_000), text(0, 400)
+    keep(saved, prompt)
+    assert n_found(saved, np.append(prompt[:20], text(5))) == 0
+    assert n_found(saved, np.append(prompt[:60], text(5))) == 60
+    keep(saved, text(1, 30))
+    keep(saved, np.append(text(1, 30), text(2, 400)))
+    # The first state alone is enough for who shares little with the second one.
+    assert n_found(saved, np.concatenate([text(1, 30), text(2, 5), text(6)])) == 30
+
+
+def test_the_last_token_of_a_prompt_is_always_read() -> None:
+    saved = SavedPrefixes(10_000)
+    keep(saved, text(0))
+    match = saved.find(text(0))
+    assert match is not None
+    assert match.n_tokens == 39
+
+
+def test_a_state_of_all_takes_the_place_of_those_that_nothing_else_needs() -> None:
+    saved, turns = SavedPrefixes(10_000, are_cut=False), text(0, 300)
+    for n in (100, 200, 300):
+        assert saved.lacking(turns[:n])[-1][1] == n
+        assert saved.put(turns[:n], 0, state(500))
+    assert (saved.n_bytes, len(saved)) == (500, 1)
+    assert [n_found(saved, turns[:n]) for n in (150, 299, 300)] == [0, 0, 300]
+    assert saved.put(np.append(turns[:250], text(3)), 0, state(500))
+    assert n_found(saved, np.append(turns[:250], text(3))) == 290
+
+
+Text = st.lists(st.integers(0, 2), min_size=1, max_size=24)
+
+
+@given(st.lists(Text, max_size=12), Text, st.sampled_from([20, 60, 1000]))
+def test_what_is_found_is_a_row_of_states_that_spell_the_prompt(
+    texts: list[list[int]], prompt: list[int], max_bytes: int
+) -> None:
+    saved = SavedPrefixes(max_bytes)
+    arrays = [np.array(tokens, dtype=np.int32) for tokens in texts]
+    for tokens in arrays:
+        keep(saved, tokens)
+        assert saved.n_bytes <= max_bytes
+    asked = np.array(prompt, dtype=np.int32)
+    best = max((n_shared(asked[:-1], tokens) for tokens in arrays), default=0)
+    match = saved.find(asked)
+    if match is None:
+        assert best < 8 or saved.n_dropped
+        return
+    assert match.n_tokens == best or (match.n_tokens < best and saved.n_dropped)
+    spelled = np.empty(0, dtype=np.int32)
+    for node in match.chain:
+        assert node.origin <= len(spelled)
+        spelled = np.append(spelled[: node.origin], node.tokens)
+        assert node.state is not None
+        assert node.state.nbytes == len(node.tokens)
+    assert spelled[: match.n_tokens].tolist() == prompt[: match.n_tokens]
+
+
+def n_shared(a: Tokens, b: Tokens) -> int:
+    n = min(len(a), len(b))
+    return next((i for i in range(n) if a[i] != b[i]), n)
