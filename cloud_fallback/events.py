@@ -27,6 +27,18 @@ class Failed(Struct, frozen=True, kw_only=True, tag=True):
     message: str
 
 
+class ExpectedCost(Struct, frozen=True, kw_only=True):
+    """About what a request to a provider will cost, rather too much than too little."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    """Of the longest answer that the request or the budget allows, or of a usual one."""
+    prompt_usd: float | None
+    """US dollars for the prompt alone; None: the prices are not known."""
+    usd: float | None
+    """With such an answer."""
+
+
 class ConsentAsked(Struct, frozen=True, kw_only=True, tag=True):
     """The stream waits up to *timeout_s* for the user's yes to a handoff; without one the local
     model goes on."""
@@ -38,6 +50,7 @@ class ConsentAsked(Struct, frozen=True, kw_only=True, tag=True):
     n_messages: int
     """Messages that would leave the device, with the unfinished answer."""
     redactions: int
+    cost: ExpectedCost
     n_images: int = 0
     """Images that would leave it as they are: redaction does not look into them."""
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from spillover.cloud_fallback.policy.calibration import Calibration
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
+
+
+class DoubtReading(Struct, frozen=True, kw_only=True):
+    """How likely a running answer is to be wrong, and what follows from it."""
+
+    p_wrong: float | None
+    """Of the last window; None: unknown."""
+    hold: float
+    """From this P(wrong) on, text is held back."""
+    enter: float
+    """From this P(wrong) on, an answer of which nothing has been shown is handed over."""
+
 
 MIN_TOKENS = 4
 """P(wrong) is unknown for fewer tokens than this."""
@@ -75,6 +89,10 @@ class Doubt:
         """
         odds = self.enter * (1.0 + n_shown_chars / _TYPICAL_CHARS)
         return odds / (odds + 1.0 - self.enter)
+
+    @property
+    def reading(self) -> DoubtReading:
+        return DoubtReading(p_wrong=self.p_wrong, hold=self._hold, enter=self.enter)
 
     @property
     def score(self) -> float | None:

@@ -9,7 +9,7 @@ from typing import get_args
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.policy.capacity import WAITS
-from spillover.cloud_fallback.policy.doubt import Doubt, tokens_to_next_window
+from spillover.cloud_fallback.policy.doubt import Doubt, DoubtReading, tokens_to_next_window
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
 from spillover.cloud_fallback.policy.reason import PATIENCE, Reason, ReasonCode, Verdict
@@ -98,6 +98,11 @@ class Watch:
         """How doubtful the answer was: the highest P(wrong) of two windows in a row, or that of a
         short answer as a whole. None: unknown."""
         return self._doubt.score
+
+    @property
+    def doubt(self) -> DoubtReading | None:
+        """What is known of the answer so far; None: it is not judged. Any thread may read it."""
+        return self._doubt.reading if self._judges else None
 
     def before(self, status: EngineStatus, device: DeviceReading | None) -> Reason | None:
         """Why the answer should not begin here."""

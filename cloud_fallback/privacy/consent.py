@@ -17,10 +17,11 @@ from typing import Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked
+from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, ExpectedCost
 from spillover.cloud_fallback.privacy.standing import StandingConsents
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
+from spillover.runtime.request import GenerationRequest
 
 ConsentReply: TypeAlias = Literal["accepted", "already_decided", "too_late", "unknown"]
 """What a user's yes or no led to; "too_late": nobody waits for it any more."""
@@ -44,6 +45,8 @@ class PendingConsent(Struct, frozen=True, kw_only=True):
 
     answer_id: str
     asked: ConsentAsked
+    request: GenerationRequest
+    """What would be sent: redacted."""
 
 
 class Asker(Struct, frozen=True, kw_only=True):
@@ -57,10 +60,14 @@ class Asker(Struct, frozen=True, kw_only=True):
 class Question:
     """One question of one answer."""
 
-    def __init__(self, lock: threading.Lock, asker: Asker, asked: ConsentAsked) -> None:
+    def __init__(
+        self, lock: threading.Lock, asker: Asker, asked: ConsentAsked, request: GenerationRequest
+    ) -> None:
         self._lock = lock
         self.asker = asker
         self.asked = asked
+        self.request = request
+        """What would be sent: redacted."""
         self.granted: bool | None = None
         self.decided = Cancellation()
         """Set when the user has replied, or nobody will."""
@@ -114,10 +121,12 @@ class Consents:
         self._requests: dict[str, list[Cancellation]] = {}
 
     @contextlib.contextmanager
-    def question(self, asker: Asker, asked: ConsentAsked) -> Generator[Question]:
+    def question(
+        self, asker: Asker, asked: ConsentAsked, request: GenerationRequest
+    ) -> Generator[Question]:
         """A question that can be answered while the block runs, even before anybody waits for the
-        reply. Ask known() before."""
-        question = Question(self._lock, asker, asked)
+        reply. *request*: what would be sent. Ask known() before."""
+        question = Question(self._lock, asker, asked, request)
         with self._lock:
             if asker.answer_id in self._kept_local:
                 question.decide(False)
@@ -174,7 +183,11 @@ class Consents:
         """The open questions, or those of one answer, oldest first."""
         with self._lock:
             return [
-                PendingConsent(answer_id=question.asker.answer_id, asked=question.asked)
+                PendingConsent(
+                    answer_id=question.asker.answer_id,
+                    asked=question.asked,
+                    request=question.request,
+                )
                 for question in self._questions.values()
                 if answer_id in (None, question.asker.answer_id)
             ]
@@ -256,20 +269,28 @@ class Asking:
         return self._consents.has_refused(self._asker, reason)
 
     def open(
-        self, target: WriterId, reason: str, *, n_messages: int, redactions: int, n_images: int = 0
+        self,
+        target: WriterId,
+        reason: str,
+        request: GenerationRequest,
+        *,
+        redactions: int,
+        cost: ExpectedCost,
     ) -> Question:
-        """Ask whether *target* may go on."""
+        """Ask whether *target* may get *request*, which is redacted."""
         assert self.question is None, "one question at a time"
         asked = ConsentAsked(
             id=secrets.token_hex(16),
             reason=reason,
             target=target,
             timeout_s=self._timeout_s,
-            n_messages=n_messages,
+            n_messages=len(request.messages),
             redactions=redactions,
-            n_images=n_images,
+            cost=cost,
+            n_images=request.n_images,
         )
-        self.question = self._stack.enter_context(self._consents.question(self._asker, asked))
+        question = self._consents.question(self._asker, asked, request)
+        self.question = self._stack.enter_context(question)
         return self.question
 
     def close(self) -> ConsentAnswered | None:

@@ -87,8 +87,7 @@ def _ask_user(
     if question is None:
         if context.consent(provider.name, reason):
             return
-        check_affordable(context, provider, redacted)
-        question = open_question(context, provider, redacted, reason)
+        question = _open_question(context, provider, redacted, reason)
         yield question.asked
     granted = question.wait(context.cancellation)
     yield from context.end_question()
@@ -96,23 +95,22 @@ def _ask_user(
         raise ConsentRefused(f"the user did not consent to an answer by {provider.name}")
 
 
-def check_affordable(context: RequestContext, provider: CloudEngine, redacted: Redacted) -> None:
-    """Raises as clear() would for want of money, so that the user is not asked in vain. Writes
-    nothing: the model that goes on meanwhile may end soon."""
-    cost = estimate(redacted.request, provider.settings.known_prices)
-    context.resources.budget.longest(provider.name, cost)
-
-
-def open_question(
+def _open_question(
     context: RequestContext, provider: CloudEngine, redacted: Redacted, reason: Reason
 ) -> Question:
-    """Ask whether *provider* may go on; the event is the question's *asked*."""
+    """Ask whether *provider* may go on; the event is the question's *asked*.
+
+    Raises as clear() would for want of money, so that the user is not asked in vain. Reserves
+    nothing: the model that goes on meanwhile may end soon.
+    """
+    wanted = estimate(redacted.request, provider.settings.known_prices)
+    longest = context.resources.budget.longest(provider.name, wanted)
     return context.asking.open(
         provider.writer,
         reason.code,
-        n_messages=len(redacted.request.messages),
+        redacted.request,
         redactions=redacted.n_redactions,
-        n_images=redacted.request.n_images,
+        cost=wanted.cost(longest),
     )
 
 
@@ -134,12 +132,11 @@ def ask_early(
             plan = context.plan(provider, Stopped(reason=reason, at=context.now), said)
             redacted = context.resources.redactor.redact(plan.request, partial=plan.shown)
             provider.check(redacted.request)
-            check_affordable(context, provider, redacted)
+            question = _open_question(context, provider, redacted, reason)
         except NOT_THIS_ONE:
             continue
         except KeptLocal:
             return False
-        question = open_question(context, provider, redacted, reason)
         yield question.asked
         return question
     return False

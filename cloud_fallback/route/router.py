@@ -8,6 +8,7 @@ from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.affinity import conversation_key
+from spillover.cloud_fallback.policy.doubt import DoubtReading
 from spillover.cloud_fallback.privacy.consent import ConsentReply, ConsentScope, PendingConsent
 from spillover.cloud_fallback.privacy.standing import StandingConsent
 from spillover.cloud_fallback.route.allowed import Routing, allowed
@@ -175,6 +176,20 @@ class Router:
         if known and self._resources is not None:
             self._resources.consents.keep_local(answer_id)
         return known
+
+    @property
+    def decode_floor(self) -> float | None:
+        """Tokens per second below which an answer is handed over; None: no speed is too low."""
+        if self._resources is None or not self._resources.policy_settings.is_on("slow"):
+            return None
+        return self._resources.policy_settings.decode_floor
+
+    def doubts(self) -> dict[str, DoubtReading]:
+        """Of the running answers that are judged while the local model writes, by their ids."""
+        with self._lock:
+            streams = {id_: context.stream for id_, context in self._running.items()}
+        readings = {id_: stream.watch.doubt for id_, stream in streams.items() if stream}
+        return {id_: reading for id_, reading in readings.items() if reading}
 
     def pending_consents(self) -> list[PendingConsent]:
         """The open questions to the user."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from spillover.cloud_fallback.events import ExpectedCost
 from spillover.runtime.request import GenerationRequest, Message
 
 NANO = 1_000_000_000
@@ -84,6 +85,18 @@ class Estimate(Struct, frozen=True, kw_only=True):
     def nano_usd(self, completion_tokens: int) -> int:
         """The cost with an answer of that length; 0 where the price is not known."""
         return self.prices.nano_usd(self.prompt_tokens, completion_tokens) if self.prices else 0
+
+    def cost(self, longest: int | None) -> ExpectedCost:
+        """*longest*: the answer, in tokens, that the budget pays for; None: as long as wanted."""
+        wanted = self.max_completion_tokens if longest is None else longest
+        n_tokens = ASSUMED_COMPLETION_TOKENS if wanted is None else wanted
+        is_known = self.prices is not None
+        return ExpectedCost(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=n_tokens,
+            prompt_usd=self.nano_usd(0) / NANO if is_known else None,
+            usd=self.nano_usd(n_tokens) / NANO if is_known else None,
+        )
 
 
 def estimate(request: GenerationRequest, prices: Prices | None) -> Estimate:

@@ -1,8 +1,10 @@
 // Shows one answer: its text while it is written, who writes it, and how it ended.
 
 import {apply, endInWords, nameOf, stageInWords} from "./answer_state.js";
+import {ConsentCard} from "./consent.js";
 import {batched, copy, h} from "./dom.js";
 import {MarkdownView} from "./markdown.js";
+import {usd} from "./numbers.js";
 
 export class AnswerView {
   #drawn = 0;
@@ -20,12 +22,15 @@ export class AnswerView {
     this.thought = h("details", {class: "reasoning", hidden: true}, h("summary", {}, "Reasoning"), this.reasoning);
     this.body = h("div", {class: "markdown"});
     this.tools = h("div", {class: "tools"});
+    /** Stand at fixed places of the page while the answer is written: in the text they would move away from the pointer. */
     this.consent = h("div", {class: "consent-place"});
+    this.steering = h("div", {class: "steering"});
     this.notes = h("div", {class: "notes"});
     this.buttons = h("div", {class: "actions"});
     this.node = h("article", {class: "message answer", "aria-label": "Answer"},
       h("div", {class: "head"}, this.badge, this.stage, this.bar),
-      this.thought, this.body, this.tools, this.consent, this.notes, this.buttons);
+      this.thought, this.body, this.tools, this.notes, this.buttons);
+    this.card = null;
     this.markdown = new MarkdownView(this.body);
     this.#drawNow();
   }
@@ -132,39 +137,15 @@ export class AnswerView {
   }
 
   #drawConsent() {
-    const {question, state} = this.answer;
-    if (!question || state !== "running") {
-      this.consent.replaceChildren();
-      clearInterval(this.countdown);
-      this.countdown = null;
-      return;
+    const {question, questionUntil, state} = this.answer;
+    const isOpen = Boolean(question) && state === "running";
+    if (this.card && !(isOpen && this.card.id === question.id)) {
+      this.card.close();
+      this.card = null;
     }
-    if (this.consent.firstChild?.dataset.question === question.id) return;
-    const left = h("span", {class: "left"});
-    const reply = (granted, scope) => () => {
-      for (const button of card.querySelectorAll("button")) button.disabled = true;
-      this.actions.consent(question.id, granted, scope);
-    };
-    const n = question.privacy?.redacted ?? 0;
-    const card = h("section", {class: "consent", "data-question": question.id, "aria-label": "Consent"},
-      h("h3", {}, `May ${nameOf(question.to)} go on with this answer?`),
-      h("p", {}, `Reason: ${question.reason_in_words}. `,
-        `${question.n_messages} ${question.n_messages === 1 ? "message" : "messages"} of this chat and the answer so far would leave this device`,
-        n ? `; ${n} private ${n === 1 ? "text is" : "texts are"} replaced by placeholders first.` : "."),
-      h("div", {class: "row"},
-        h("button", {class: "primary", type: "button", onclick: reply(true, "once")}, "Yes, once"),
-        h("button", {type: "button", onclick: reply(true, "chat")}, "Yes, for this chat"),
-        h("button", {type: "button", onclick: reply(false, "once")}, "No"),
-        h("button", {class: "quiet", type: "button", onclick: reply(false, "always")}, "Never"),
-        left));
-    this.consent.replaceChildren(card);
-    const tick = () => {
-      const s = Math.max(0, Math.round((this.answer.questionUntil - Date.now()) / 1000));
-      left.textContent = `The question closes in ${s} s.`;
-    };
-    tick();
-    clearInterval(this.countdown);
-    this.countdown = setInterval(tick, 1000);
+    if (!isOpen || this.card) return;
+    this.card = new ConsentCard(question, questionUntil, (granted, scope) => this.actions.consent(question.id, granted, scope));
+    this.consent.append(this.card.node);
   }
 
   #drawNotes(isRunning) {
@@ -177,13 +158,14 @@ export class AnswerView {
     const cost = (usage?.by_leg ?? []).reduce((sum, leg) => sum + (leg.usd ?? 0), 0);
     this.notes.replaceChildren(...failures.map((failure) => h("p", {class: "warning"}, failure)));
     if (end) this.notes.append(h("p", {class: state === "error" ? "error" : "warning", role: "alert"}, end));
-    if (cost) this.notes.append(h("p", {class: "quiet-text"}, `The cloud's part cost ${cost.toFixed(4)} USD.`));
+    if (cost) this.notes.append(h("p", {class: "quiet-text"}, `The cloud's part cost ${usd(cost)}.`));
     const button = (label, act, name = label) =>
       h("button", {class: "quiet small", type: "button", "aria-label": name, onclick: (event) => act(event.currentTarget)}, label);
     this.buttons.replaceChildren();
+    this.steering.replaceChildren();
     if (isRunning) {
       if (answerId && this.actions.canUseCloud()) {
-        this.buttons.append(button("Ask the cloud", () => this.actions.handOver()), button("Keep it here", () => this.actions.keepLocal()));
+        this.steering.append(button("Ask the cloud", () => this.actions.handOver()), button("Keep it here", () => this.actions.keepLocal()));
       }
       return;
     }

@@ -3,35 +3,35 @@
 import {AnswerView} from "./answer.js";
 import {newAnswer, stageInWords} from "./answer_state.js";
 import {AnswerStream, ApiError, call, json} from "./api.js";
+import {Composer} from "./composer.js";
+import {DevicePanel} from "./device.js";
+import {ask, choose} from "./dialogs.js";
 import {$, batched, copy, download, h} from "./dom.js";
-import {DevicePanel, SettingsPanel, settings} from "./panels.js";
+import {ModelMenu, Models} from "./models.js";
+import {SettingsPanel, settings} from "./panels.js";
+import {answerBody, countBody} from "./request.js";
 import {Store, addNode, asMarkdown, chatsIn, lastLeafOf, newChat, pathOf, siblingsOf} from "./store.js";
 
-const MOST_FILE_BYTES = 512 * 1024;
 const SAVE_MS = 700;
 
 const store = await new Store().open();
 let chats = await store.all();
-let chat = newChat(settings.get("dial"));
-let server = {name: "", hasCloud: false};
+let chat = newChat(settings.get("dial"), settings.get("model"));
+let models = new Models([]);
 /** The answers that are being written, by their message's id. */
 const running = new Map();
-let files = [];
 let views = new Map();
 
 // --- the server ----------------------------------------------------------------------------------------------
 
 async function greet() {
   try {
-    const models = (await json("v1/models")).data;
-    const [model] = models;
-    server = {name: model.id, hasCloud: models.length > 1, nCtx: model.context_length};
-    $("model").textContent = model.id;
-    $("model").title = `${model.description ?? model.id}, ${model.context_length} tokens of context`;
-    $("dial-box").hidden = !server.hasCloud;
+    models = new Models((await json("v1/models")).data);
+    $("dial-box").hidden = !models.hasCloud;
+    drawModel();
     say("");
   } catch (error) {
-    if (error.status === 401) panels.settings.open(true);
+    if (error.status === 401) settingsPanel.open(true);
     say([error.message, error.advice].filter(Boolean).join(" "));
     setTimeout(greet, 3000);
   }
@@ -39,6 +39,25 @@ async function greet() {
 
 function say(text) {
   if ($("status").textContent !== text) $("status").textContent = text;
+}
+
+function setDial(dial) {
+  chat.dial = dial;
+  $("dial").value = dial;
+  settings.set("dial", dial);
+  if (pathOf(chat).length) save(chat);
+}
+
+function drawModel() {
+  menu.show(models, models.chosen(chat.model));
+  composer.count();
+}
+
+function chooseModel(name) {
+  chat.model = name;
+  settings.set("model", name);
+  drawModel();
+  if (pathOf(chat).length) save(chat);
 }
 
 // --- the list of chats ---------------------------------------------------------------------------------------
@@ -84,7 +103,7 @@ async function remove(one) {
 }
 
 function startChat() {
-  chat = newChat(settings.get("dial"));
+  chat = newChat(settings.get("dial"), settings.get("model"));
   sessionStorage.removeItem("spillover-chat");
   document.body.classList.remove("side-open");
   drawAll();
@@ -106,8 +125,11 @@ async function save(one) {
 function drawAll() {
   $("title").textContent = chat.title;
   $("dial").value = chat.dial;
+  drawModel();
   views = new Map();
   const path = pathOf(chat);
+  $("dock").replaceChildren();
+  $("steering").replaceChildren();
   $("log").replaceChildren(...path.map((node) => viewOf(node)));
   if (!path.length) $("log").append(welcome());
   drawChats();
@@ -132,10 +154,14 @@ function viewOf(node) {
     handOver: () => steer(node, "cloud"),
     keepLocal: () => steer(node, "local"),
     consent: (id, granted, scope) => consent(node, id, granted, scope),
-    canUseCloud: () => server.hasCloud && chat.dial !== "never",
+    canUseCloud: () => models.hasCloud && chat.dial !== "never",
     branches: (place) => addBranches(place, node),
     changed: () => scrollDown(),
   });
+  if (node.state === "running") {
+    $("dock").replaceChildren(view.consent);
+    $("steering").replaceChildren(view.steering);
+  }
   views.set(node.id, view);
   return view.node;
 }
@@ -178,15 +204,13 @@ const scrollDown = (() => {
 // --- asking --------------------------------------------------------------------------------------------------
 
 function send(text) {
-  if (!text.trim() && !files.length) return;
+  if (!text.trim() && !composer.files.length) return;
   if (!pathOf(chat).length) {
-    chat.title = (text.trim() || files[0].name).split("\n")[0].slice(0, 60);
+    chat.title = (text.trim() || composer.files[0].name).split("\n")[0].slice(0, 60);
     $("title").textContent = chat.title;
   }
   $("log").querySelector(".welcome")?.remove();
-  const node = addNode(chat, {role: "user", text, files});
-  files = [];
-  drawFiles();
+  const node = addNode(chat, {role: "user", text, files: composer.take()});
   $("log").append(userNode(node));
   answer();
 }
@@ -197,26 +221,30 @@ function answer(begun = null) {
   sessionStorage.setItem("spillover-chat", chat.id);
   $("log").append(viewOf(node));
   scrollDown(true);
+  save(chat).then(drawChats);
   run(node, bodyOf(node, begun));
 }
 
 function bodyOf(node, begun) {
-  const messages = pathOf(chat, node.parent).filter((one) => one.role === "user" || one.text)
-    .map((one) => ({role: one.role, content: withFiles(one)}));
-  const system = settings.get("system").trim();
-  if (system) messages.unshift({role: "system", content: system});
-  if (begun) messages.push({role: "assistant", content: begun});
-  return {
-    model: server.name || "local", messages, stream: true, return_progress: true, timings_per_token: true,
-    stream_options: {include_usage: true}, continue_final_message: Boolean(begun) || undefined,
-    spillover: {events: true, resumable: true, fallback: server.hasCloud ? chat.dial : undefined},
-    ...settings.sampling(),
-  };
+  return answerBody(chat, node.parent, {
+    ...asked(), sampling: settings.sampling(), fallback: models.hasCloud ? chat.dial : undefined, begun,
+  });
 }
 
-function withFiles(node) {
-  const parts = (node.files ?? []).map((file) => `File ${file.name}:\n\n${file.text}`);
-  return [...parts, node.text].filter(Boolean).join("\n\n");
+const asked = () => ({model: models.chosen(chat.model), system: settings.get("system").trim()});
+
+/** Whether an image may be added: only a provider could look at it, and only if the user wants to be asked. */
+async function takesImages(name) {
+  if (!models.seesImages) {
+    say(`${name}: no model here can see images.`);
+    return false;
+  }
+  if (chat.dial !== "never") return true;
+  const reply = await choose(`${name}: the model on this device cannot see images`, {ask: "Ask a provider, but ask me first"},
+    h("p", {}, "A provider can. Before the image leaves this device, a card shows what would be sent, and what it costs."));
+  if (reply !== "ask") return false;
+  setDial("ask");
+  return true;
 }
 
 function resume(node) {
@@ -226,7 +254,7 @@ function resume(node) {
 
 async function run(node, body, from = null) {
   const home = chat;
-  let saved = Date.now();
+  let saved = 0; // at once: a reload then finds the stream
   const view = () => views.get(node.id);
   const stream = new AnswerStream({
     resume: from,
@@ -235,7 +263,8 @@ async function run(node, body, from = null) {
       if (shown) shown.take(event);
       else new AnswerView(node, {canUseCloud: () => false}).take(event);
       node.run = {stream: stream.stream, n: stream.n};
-      panels.device.note(node);
+      device.note(node);
+      if (home === chat) say(node.question ? stageInWords(node) : "Answering");
       if (Date.now() - saved > SAVE_MS) {
         saved = Date.now();
         save(home);
@@ -272,11 +301,12 @@ function finish(node, state, error = null, home = chat) {
   if (error) {
     node.error = error.message;
     node.advice = error.status === 404 ? "Continue goes on from its last character." : error.advice ?? "";
-    if (error.status === 401) panels.settings.open(true);
+    if (error.status === 401) settingsPanel.open(true);
   }
   node.run = null;
   views.get(node.id)?.refresh();
   drawButtons();
+  composer.count();
   save(home).then(drawChats);
   say(state === "done" ? "The answer is complete." : state === "stopped" ? "Stopped." : node.error || "The answer ended early.");
 }
@@ -298,7 +328,7 @@ async function edit(node) {
   const text = await ask("Edit and send again", node.text, "Send", true);
   if (text === null || !text.trim()) return;
   chat.leaf = node.parent;
-  files = node.files ?? [];
+  composer.set(node.files ?? []);
   drawAll();
   send(text);
 }
@@ -332,103 +362,27 @@ function drawButtons() {
   $("send").hidden = isRunning;
 }
 
-// --- files ---------------------------------------------------------------------------------------------------
-
-async function addFiles(list) {
-  for (const file of list) {
-    if (file.type.startsWith("image/")) say(`${file.name}: the model on this device cannot see images.`);
-    else if (file.size > MOST_FILE_BYTES) say(`${file.name} is too large: at most ${MOST_FILE_BYTES / 1024} kB.`);
-    else {
-      const text = await file.text();
-      if (text.includes("\0")) {
-        say(`${file.name} is not a text file.`);
-        continue;
-      }
-      const added = {name: file.name.slice(0, 200), text, nTokens: null};
-      files.push(added);
-      json("tokenize", {method: "POST", body: {content: text}}).then((found) => {
-        added.nTokens = found.tokens.length;
-        drawFiles();
-      }, () => {});
-    }
-  }
-  drawFiles();
-}
-
-function drawFiles() {
-  $("files").replaceChildren(...files.map((file) => h("li", {class: "chip"},
-    file.nTokens === null ? file.name : `${file.name} · ${file.nTokens} tokens`,
-    h("button", {class: "icon small", type: "button", "aria-label": `Remove ${file.name}`, onclick: () => {
-      files = files.filter((other) => other !== file);
-      drawFiles();
-    }}, "✕"))));
-}
-
-// --- dialogs -------------------------------------------------------------------------------------------------
-
-/** Asks for a text, or (*value* null) for a yes. Returns null where the user does not want to. */
-async function ask(title, value, label = "Save", isLong = false) {
-  const field = value === null ? null : isLong ? h("textarea", {rows: 6, "aria-label": title}) : h("input", {"aria-label": title});
-  if (field) field.value = value;
-  const reply = await choose(title, {yes: label}, field);
-  return reply === "yes" ? field?.value ?? true : null;
-}
-
-/** The key of the button that was chosen in a dialog; empty for Cancel. */
-function choose(title, labels, field = null) {
-  const dialog = $("dialog");
-  const buttons = Object.entries(labels).map(([key, label]) => h("button", {class: "primary", value: key}, label));
-  dialog.replaceChildren(h("form", {method: "dialog"},
-    h("h2", {id: "dialog-title"}, title), field, h("div", {class: "row"}, ...buttons, h("button", {value: ""}, "Cancel"))));
-  dialog.returnValue = "";
-  dialog.showModal();
-  field?.select();
-  return new Promise((resolve) => { dialog.onclose = () => resolve(dialog.returnValue); });
-}
-
 // --- events --------------------------------------------------------------------------------------------------
 
-const prompt = $("prompt");
-const fit = () => {
-  prompt.style.height = "auto";
-  prompt.style.height = `${Math.min(prompt.scrollHeight, 240)}px`;
-};
-const panels = {device: new DevicePanel($("device"), $("open-device")), settings: new SettingsPanel($("settings"), $("open-settings"), greet)};
+const settingsPanel = new SettingsPanel($("settings"), $("open-settings"), greet);
+const device = new DevicePanel($("device"), $("open-device"));
+const menu = new ModelMenu($("model"), $("models"), chooseModel);
+const composer = new Composer({
+  send, say, takesImages,
+  countable: (text, files) => countBody(chat, asked(), text, files),
+  nCtx: () => models.nCtx(chat.model),
+});
 
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if ($("send").hidden) return;
-  const text = prompt.value;
-  prompt.value = "";
-  fit();
-  send(text);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !$("dialog").open && !$("models").matches(":popover-open")) stop();
 });
-prompt.addEventListener("input", fit);
-prompt.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    $("composer").requestSubmit();
-  }
-});
-document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !$("dialog").open) stop(); });
 $("stop").addEventListener("click", stop);
 $("new-chat").addEventListener("click", startChat);
 $("search").addEventListener("input", drawChats);
-$("dial").addEventListener("change", () => {
-  chat.dial = $("dial").value;
-  settings.set("dial", chat.dial);
-  if (pathOf(chat).length) save(chat);
-});
+$("dial").addEventListener("change", () => setDial($("dial").value));
 $("toggle-side").addEventListener("click", () => {
   const isOpen = document.body.classList.toggle("side-open");
   $("toggle-side").setAttribute("aria-expanded", String(isOpen));
-});
-$("attach").addEventListener("click", () => $("attach-file").click());
-$("attach-file").addEventListener("change", () => addFiles($("attach-file").files));
-addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  addFiles(event.dataTransfer.files);
 });
 $("export").addEventListener("click", async () => {
   const kind = await choose("Export this chat", {json: "JSON, to import again", md: "Markdown, to read"});
@@ -452,4 +406,4 @@ await greet();
 const last = sessionStorage.getItem("spillover-chat");
 if (last && chats.some((one) => one.id === last)) await openChat(last);
 else drawAll();
-prompt.focus();
+$("prompt").focus();

@@ -1,12 +1,12 @@
 // Chats, kept in the browser's IndexedDB. A chat is a tree: editing or regenerating adds a branch.
 //
-// chat: {id, title, created, updated, dial, leaf, nodes: {id: message}}
+// chat: {id, title, created, updated, dial, model, leaf, nodes: {id: message}}
 // message: {id, parent, role, text, at, …}; an answer's other fields are those of answer_state.js
 
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
-export function newChat(dial) {
-  return {id: newId(), title: "New chat", created: Date.now(), updated: Date.now(), dial, leaf: null, nodes: {}};
+export function newChat(dial, model = "") {
+  return {id: newId(), title: "New chat", created: Date.now(), updated: Date.now(), dial, model, leaf: null, nodes: {}};
 }
 
 /** The messages from the first to *leaf*. */

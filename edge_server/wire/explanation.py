@@ -6,8 +6,7 @@ from typing import Any
 
 from spillover.cloud_fallback.policy.reason import in_words
 from spillover.cloud_fallback.route.explanation import Explanation, LocalOutlook, ProviderOutlook
-from spillover.cloud_fallback.spending.prices import ASSUMED_COMPLETION_TOKENS, NANO
-from spillover.edge_server.wire.handoff import images_warning, writer
+from spillover.edge_server.wire.handoff import expected_cost, images_warning, writer
 
 
 def explanation(value: Explanation) -> dict[str, Any]:
@@ -66,24 +65,12 @@ def _local(local: LocalOutlook) -> dict[str, Any]:
 
 
 def _provider(provider: ProviderOutlook) -> dict[str, Any]:
-    estimate, most = provider.estimate, provider.max_completion_tokens
-    wanted = estimate.max_completion_tokens if most is None else most
-    assumed = ASSUMED_COMPLETION_TOKENS if wanted is None else wanted
-    usd = None
-    if estimate.prices is not None:
-        usd = {
-            "prompt": estimate.nano_usd(0) / NANO,
-            "with_answer": estimate.nano_usd(assumed) / NANO,
-        }
+    most = provider.max_completion_tokens
     return {
         **writer(provider.writer),
         "address": provider.address,
         "problem": provider.problem,
         "needs_consent": provider.needs_consent,
-        "estimate": {
-            "prompt_tokens": estimate.prompt_tokens,
-            "completion_tokens": assumed,
-            "usd": usd,
-        },
+        "estimate": expected_cost(provider.estimate.cost(most)),
         "budget_allows_tokens": most,
     }

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from spillover.cloud_fallback.events import (
     ConsentAnswered,
     ConsentAsked,
+    ExpectedCost,
     Handoff,
     ProviderFailed,
     Replace,
@@ -14,8 +15,12 @@ from spillover.cloud_fallback.events import (
 )
 from spillover.cloud_fallback.policy.reason import in_words
 from spillover.runtime.events import Leg, WriterId
+from spillover.runtime.request import GenerationRequest, Message
 
 IMAGES_LEAVE = "images leave this device as they are: redaction does not look into them"
+
+MAX_PREVIEW_CHARS = 24_000
+"""Of all messages of a preview, and at most a quarter of it of one message."""
 
 RouteEvent: TypeAlias = ConsentAsked | ConsentAnswered | ProviderFailed | Handoff | Seam | Replace
 
@@ -90,7 +95,49 @@ def consent_asked(event: ConsentAsked) -> dict[str, Any]:
         "timeout_s": event.timeout_s,
         "n_messages": event.n_messages,
         "n_images": event.n_images,
+        "estimate": expected_cost(event.cost),
         "privacy": {"redacted": event.redactions, **images_warning(event.n_images)},
+    }
+
+
+def expected_cost(cost: ExpectedCost) -> dict[str, Any]:
+    usd = None
+    if cost.usd is not None:
+        usd = {"prompt": cost.prompt_usd, "with_answer": cost.usd}
+    return {
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+        "usd": usd,
+    }
+
+
+def preview(request: GenerationRequest) -> dict[str, Any]:
+    """What would be sent, for people: the latest messages, as far as MAX_PREVIEW_CHARS go."""
+    shown: list[dict[str, Any]] = []
+    left = MAX_PREVIEW_CHARS
+    for message in reversed(request.messages):
+        if left <= 0:
+            break
+        shown.append(_previewed(message, min(left, MAX_PREVIEW_CHARS // 4)))
+        left -= len(shown[-1]["text"])
+    return {
+        "messages": shown[::-1],
+        "n_earlier_messages": len(request.messages) - len(shown),
+        "tools": [tool.name for tool in request.tools],
+    }
+
+
+def _previewed(message: Message, most: int) -> dict[str, Any]:
+    """The start and the end of what is too long."""
+    calls = [f"{call.name}({call.arguments})" for call in message.tool_calls]
+    text = "\n".join(filter(None, [message.content, *calls]))
+    left_out = max(len(text) - most, 0)
+    half = most // 2
+    return {
+        "role": message.role,
+        "text": f"{text[:half]} … {text[len(text) - half :]}" if left_out else text,
+        "left_out_chars": left_out,
+        "n_images": len(message.images),
     }
 
 

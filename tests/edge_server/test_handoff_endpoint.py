@@ -17,6 +17,8 @@ import pytest
 from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.limits import BudgetSettings
+from spillover.edge_server.wire.handoff import MAX_PREVIEW_CHARS, preview
+from spillover.runtime.request import GenerationRequest, Message
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import lines, routed_server
 from tests.fakes.fake import Fake
@@ -158,7 +160,8 @@ def test_a_question_is_open_until_the_user_answers_it_once(
 ) -> None:
     server = make_server("ask")
     fake.script(Act(text="A cumulus is a heap of cloud."))
-    messages = [{"role": "user", "content": "What is a cumulus?"}]
+    asked = "What is a cumulus? Tell ada@example.org."
+    messages = [{"role": "user", "content": asked}]
     text, kinds = "", []
     with ask(server, messages=messages, spillover={"events": True}) as response:
         for _name, data in lines(response):
@@ -170,11 +173,18 @@ def test_a_question_is_open_until_the_user_answers_it_once(
                 (pending,) = httpx.get(f"{server.url}/v1/consents").json()["data"]
                 assert pending["id"] == said["id"]
                 assert "cumulus" not in json.dumps(pending)
+                usd = said["estimate"]["usd"]
+                assert 0 < usd["prompt"] < usd["with_answer"]
                 place = f"{server.url}/v1/consents/{said['id']}"
+                preview = httpx.get(place).json()["preview"]
+                shown = preview["messages"][0]["text"]
+                assert shown == "What is a cumulus? Tell [EMAIL_1]."
+                assert httpx.get(f"{server.url}/v1/consents/no-such").status_code == 404
                 assert httpx.post(place, json={"granted": True, "scope": "moon"}).status_code == 400
                 reply = httpx.post(place, json={"granted": True, "scope": "chat"})
                 assert reply.json() == {"id": said["id"], "granted": True, "scope": "chat"}
                 assert httpx.post(place, json={"granted": False}).status_code == 409
+                assert httpx.get(place).status_code == 404
             if said and said["type"] == "replace":
                 text = text[: said["keep_chars"]]
             for choice in (data or {}).get("choices", ()):
@@ -189,6 +199,18 @@ def test_a_question_is_open_until_the_user_answers_it_once(
     assert text == "A cumulus is a heap of cloud."
     assert httpx.get(f"{server.url}/v1/consents").json()["standing"] == []
     assert httpx.post(f"{server.url}/v1/consents/no-such", json={"granted": True}).is_client_error
+
+
+def test_a_preview_is_bounded_and_shows_the_latest_messages() -> None:
+    long = Message(role="user", content="a" * 20_000 + "z")
+    last = Message(role="assistant", content="The end.")
+    shown = preview(GenerationRequest(messages=(long,) * 6 + (last,)))
+    assert shown["messages"][-1]["text"] == "The end."
+    assert sum(len(one["text"]) for one in shown["messages"]) < 1.1 * MAX_PREVIEW_CHARS
+    assert shown["n_earlier_messages"] + len(shown["messages"]) == 7
+    first = shown["messages"][1]
+    assert first["text"].endswith("z")
+    assert first["left_out_chars"] == 20_001 - MAX_PREVIEW_CHARS // 4
 
 
 def test_what_the_cloud_wrote_before_the_server_was_killed_is_booked(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from flask import Flask, g, request
 
-from spillover.cloud_fallback.privacy.consent import ConsentScope
+from spillover.cloud_fallback.privacy.consent import ConsentScope, PendingConsent
 from spillover.cloud_fallback.spending.journal import HandoffRecord
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.web.views.query import number_in_query
@@ -38,7 +38,7 @@ class ConsentBody(msgspec.Struct, frozen=True):
 
 
 def add_handoff_views(app: Flask, service: Service) -> None:
-    """GET and POST /v1/handoffs, GET /v1/consents, POST /v1/consents/ID, GET /v1/budget."""
+    """GET and POST /v1/handoffs, GET /v1/consents, GET and POST /v1/consents/ID, GET /v1/budget."""
 
     def handoffs() -> dict[str, Any]:
         limit = number_in_query("limit", 50, least=1, most=_MAX_LISTED)
@@ -59,17 +59,26 @@ def add_handoff_views(app: Flask, service: Service) -> None:
             raise WireError(409, f"nobody can take over this answer: {why}")
         return {"id": body.id, "to": body.to}, 202
 
-    def consents() -> dict[str, Any]:
-        pending = [
-            handoff.consent_asked(question.asked) | {"answer_id": question.answer_id}
+    def own_questions() -> list[PendingConsent]:
+        return [
+            question
             for question in service.router.pending_consents()
             if service.running(question.answer_id, g.owner) is not None
         ]
+
+    def consents() -> dict[str, Any]:
+        pending = [_question(question) for question in own_questions()]
         standing = [
             {"provider": decision.provider, "granted": decision.granted}
             for decision in service.router.standing_consents(g.owner)
         ]
         return {"object": "list", "data": pending, "standing": standing}
+
+    def consent(consent_id: str) -> dict[str, Any]:
+        for question in own_questions():
+            if question.asked.id == consent_id:
+                return _question(question) | {"preview": handoff.preview(question.request)}
+        raise WireError(404, "there is no such open question")
 
     def decide(consent_id: str) -> dict[str, Any]:
         body = decode(request.get_data(), ConsentBody)
@@ -100,7 +109,12 @@ def add_handoff_views(app: Flask, service: Service) -> None:
     app.add_url_rule("/v1/handoffs", "handoffs", handoffs)
     app.add_url_rule("/v1/handoffs", "hand_over", hand_over, methods=["POST"])
     app.add_url_rule("/v1/consents", "consents", consents)
+    app.add_url_rule("/v1/consents/<consent_id>", "consent", consent)
     app.add_url_rule("/v1/consents/<consent_id>", "decide", decide, methods=["POST"])
+
+
+def _question(question: PendingConsent) -> dict[str, Any]:
+    return handoff.consent_asked(question.asked) | {"answer_id": question.answer_id}
 
 
 def _answer_id(text: str) -> str:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 
 from spillover.cloud_fallback.policy.sensors import read_device
 from spillover.edge_server.answers.service import Service
@@ -48,7 +48,7 @@ def add_page(app: Flask, service: Service) -> None:
         return _file("index.html")
 
     def device() -> dict[str, Any]:
-        return _device(service)
+        return _device(service, g.owner)
 
     app.add_url_rule("/", "page", page)
     app.add_url_rule("/page/<name>", "page file", _file)
@@ -86,8 +86,9 @@ def _compressed(name: str) -> bytes:
     return gzip.compress(_contents()[name], mtime=0)
 
 
-def _device(service: Service) -> dict[str, Any]:
-    """The device's sensors now, and what the engine does. None: there is no such sensor."""
+def _device(service: Service, owner: str) -> dict[str, Any]:
+    """The device's sensors now, what the engine does, and how sure it is of the answers of *owner*.
+    None: there is no such sensor."""
     card, status = service.engine.card, service.engine.status()
     reading: dict[str, Any] = msgspec.to_builtins(read_device())
     return {
@@ -105,4 +106,10 @@ def _device(service: Service) -> dict[str, Any]:
         "n_background": status.n_background,
         "prefixes": msgspec.to_builtins(status.prefixes),
         "state": status.state,
+        "decode_floor": service.router.decode_floor,
+        "doubts": [
+            {"answer_id": answer_id, **msgspec.to_builtins(reading)}
+            for answer_id, reading in service.router.doubts().items()
+            if service.running(answer_id, owner) is not None
+        ],
     }

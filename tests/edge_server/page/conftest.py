@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Playwright, sync_playwright
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
@@ -21,12 +20,17 @@ _FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def launched(playwright: Playwright) -> Browser:
+    """A browser without a window."""
     path = shutil.which("chromium")
     assert path, "these tests need Chromium: apt-get install chromium"
+    return playwright.chromium.launch(executable_path=path, args=_FLAGS.split())
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS.split())
+        browser = launched(playwright)
         yield browser
         browser.close()
 
@@ -82,7 +86,7 @@ class Visit:
         return self.page.locator("#status").inner_text()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("page"), "--parallel", "2")
     yield server
@@ -105,15 +109,38 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         assert visit.strays == []
 
 
+POLICY = """
+[budget.total]
+usd_per_day = 0.5
+[policy]
+p_wrong_enter = 1.0
+p_wrong_hold = 1.0
+p_wrong_forget = 0.9
+switched_off = ["language", "wrong_script", "refusal", "repetition"]
+[[policy.rules]]
+name = "letters"
+words = ["doctor"]
+"""
+PRICED = """vision = true
+prices = { input_usd = 2.0, output_usd = 10.0, priced_on = 2026-11-01 }"""
+
+
+@pytest.fixture(scope="package")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Fake]]:
+    """A server with a fake provider, which may be asked whenever a chat allows it."""
+    fake = Fake()
+    server = routed_server(tmp_path_factory.mktemp("routed"), fake, fields=PRICED, tables=POLICY)
+    yield server, fake
+    server.stop()
+    fake.stop()
+
+
 @pytest.fixture
-def routed(tmp_path: Path, fake: Fake) -> Iterator[Callable[..., Server]]:
-    """Starts a server with a fake provider."""
-    servers: list[Server] = []
+def routed(place: tuple[Server, Fake]) -> Server:
+    place[1].reset()
+    return place[0]
 
-    def start(fallback: str = "ask", **options: Any) -> Server:
-        servers.append(routed_server(tmp_path, fake, fallback=fallback, **options))
-        return servers[-1]
 
-    yield start
-    for server in servers:
-        server.stop()
+@pytest.fixture
+def fake(place: tuple[Server, Fake]) -> Fake:
+    return place[1]

@@ -6,16 +6,18 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import FilePayload, Route, expect
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import PATIENCE_MS, Visit
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
+from tests.pictures import png
 
 Open = Callable[..., Visit]
 STORY = "Tell me a story about a fox named Ruby."
@@ -45,10 +47,8 @@ def test_browsers_get_the_page_and_programs_a_hint(local: Server) -> None:
 
 def test_the_page_is_light(local: Server) -> None:
     index = httpx.get(local.url, headers={"Accept": "text/html"}).text
-    names = {"style.css", "icon.svg", "app.js", "answer.js", "answer_state.js", "api.js", "dom.js"}
-    names |= {"highlight.js", "markdown.js", "panels.js", "sse.js", "store.js"}
     n_bytes = len(index)
-    for name in names:
+    for name in (file.name for file in files("spillover.edge_server").joinpath("page").iterdir()):
         response = httpx.get(f"{local.url}/page/{name}", headers={"Accept-Encoding": "gzip"})
         n_bytes += response.num_bytes_downloaded
         again = httpx.get(
@@ -114,7 +114,6 @@ def test_reloading_in_mid_answer_loses_and_repeats_nothing(
     whole = one.answer
     one.page.get_by_role("button", name="Regenerate").click()
     expect(one.page.locator(".answer .markdown")).to_contain_text(re.compile(".{60}"))
-    one.page.wait_for_timeout(800)  # the page saves now and then
     one.page.reload()
     one.page.wait_for_selector(".message.answer")
     one.wait_end()
@@ -143,6 +142,7 @@ def test_a_server_that_restarts_is_said_and_the_answer_goes_on(tmp_path: Path, v
         server.stop(signal.SIGKILL)
         one.page.wait_for_selector(".message.answer.running .stage")
         server = Server(tmp_path, "--parallel", "2", "--port", str(server.port))
+        one.page.evaluate("dispatchEvent(new Event('online'))")  # it tries at once
         one.wait_end()
         assert "The server was restarted" in one.page.locator(".notes").inner_text()
         before = one.answer
@@ -167,6 +167,49 @@ def test_a_text_file_becomes_part_of_the_prompt(local: Server, visit: Open, tmp_
     body = json.loads(str(sent.value.post_data))
     assert "File notes.txt:\n\nThe fox is called Ruby." in body["messages"][0]["content"]
     one.wait_end()
+
+
+def test_the_prompt_is_counted_with_the_chat_and_its_files(local: Server, visit: Open) -> None:
+    one = visit(local)
+    n_counted = re.compile(r"^([\d,]+) of [\d,]+ tokens")
+
+    def count() -> int:
+        found = n_counted.match(one.page.locator("#count").inner_text())
+        return int(found[1].replace(",", "")) if found else 0
+
+    one.page.fill("#prompt", "Hello")
+    expect(one.page.locator("#count")).to_have_text(n_counted)
+    n_hello = count()
+    file: FilePayload = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"fox " * 50}
+    one.page.set_input_files("#attach-file", file)
+    expect(one.page.locator("#count")).not_to_have_text(re.compile(f"^{n_hello} of"))
+    assert count() >= n_hello + 50
+    one.page.fill("#prompt", "fox " * 3000)
+    expect(one.page.locator("#count")).to_contain_text("too long for the model on this device")
+    one.page.get_by_role("button", name="Remove a.txt").click()
+    one.page.fill("#prompt", "")
+    expect(one.page.locator("#count")).to_be_empty()
+
+
+def test_a_chat_chooses_its_model(routed: Server, visit: Open) -> None:
+    one = visit(routed)
+    one.page.click("#model")
+    menu = one.page.locator("#models")
+    assert "tokens of context" in menu.inner_text()
+    assert "Q8_0" in menu.inner_text()
+    menu.get_by_text("Private").click()
+    one.page.keyboard.press("Escape")
+    with one.page.expect_request("**/v1/chat/completions") as sent:
+        one.send("Hello")
+    assert json.loads(str(sent.value.post_data))["model"] == "private"
+    one.wait_end()
+    one.page.click("#new-chat")
+    one.page.click("#model")
+    menu.get_by_text("storyteller", exact=True).click()
+    one.page.keyboard.press("Escape")
+    expect(one.page.locator("#model")).to_have_text("storyteller")
+    one.page.locator(".chat-name").click()
+    expect(one.page.locator("#model")).to_have_text("Private")
 
 
 def test_chats_are_found_renamed_exported_imported_and_deleted(
@@ -219,11 +262,9 @@ def test_a_key_is_asked_for_and_used(tmp_path: Path, visit: Open) -> None:
 # --- the cloud ----------------------------------------------------------------------------------
 
 
-def test_a_handoff_is_shown_where_it_happened(
-    routed: Callable[..., Server], visit: Open, fake: Fake
-) -> None:
+def test_a_handoff_is_shown_where_it_happened(routed: Server, visit: Open, fake: Fake) -> None:
     fake.script(Act(rest=" Then a cloud came by. The end."))
-    one = visit(routed("auto"))
+    one = visit(routed)
     one.page.select_option("#dial", "auto")
     without_end(one)
     one.send(STORY)
@@ -245,10 +286,10 @@ def test_a_handoff_is_shown_where_it_happened(
 
 @pytest.mark.parametrize(("button", "leaves"), [("Yes, once", True), ("No", False)])
 def test_nothing_leaves_before_the_card_is_answered(
-    routed: Callable[..., Server], visit: Open, fake: Fake, button: str, leaves: bool
+    routed: Server, visit: Open, fake: Fake, button: str, leaves: bool
 ) -> None:
     fake.script(Act(rest=" Then a cloud came by. The end."))
-    one = visit(routed("ask"))
+    one = visit(routed)
     one.page.select_option("#dial", "ask")
     without_end(one)
     one.send(STORY)
@@ -256,7 +297,10 @@ def test_nothing_leaves_before_the_card_is_answered(
     card = one.page.locator(".consent")
     card.wait_for()
     assert "May fake-1 (cloud-model) go on" in card.inner_text()
-    assert "would leave this device" in card.inner_text()
+    assert "Leaves this device" in card.inner_text()
+    assert re.search(r"\$0\.\d+ for the prompt, up to \$0\.\d+ with", card.inner_text())
+    card.get_by_text("Show what would be sent").click()
+    expect(card.locator(".preview")).to_contain_text(STORY)
     assert fake.requests == []
     one.page.get_by_role("button", name=button, exact=True).click()
     one.wait_end()
@@ -265,14 +309,50 @@ def test_nothing_leaves_before_the_card_is_answered(
     assert one.page.locator(".seam").count() == leaves
 
 
-def test_a_dial_at_never_asks_nobody(
-    routed: Callable[..., Server], visit: Open, fake: Fake
-) -> None:
-    one = visit(routed("auto"))
-    assert one.page.locator("#dial").input_value() == "never"
-    one.send(STORY)
+def test_an_image_is_offered_to_the_cloud(routed: Server, visit: Open, fake: Fake) -> None:
+    fake.script(Act(text="It is red."))
+    one = visit(routed)
+    image: FilePayload = {"name": "red.png", "mimeType": "image/png", "buffer": png()}
+    one.page.set_input_files("#attach-file", image)
+    dialog = one.page.locator("#dialog")
+    expect(dialog).to_contain_text("cannot see images")
+    dialog.get_by_role("button", name="Ask a provider").click()
+    expect(one.page.locator("#files")).to_contain_text("needs the cloud")
+    assert one.page.locator("#dial").input_value() == "ask"
+    one.send("What colour is it?")
+    card = one.page.locator(".consent")
+    expect(card).to_contain_text("1 image")
+    assert "redaction does not look into them" in card.inner_text()
+    assert fake.requests == []
+    card.get_by_role("button", name="Yes, once").click()
     one.wait_end()
+    assert one.answer.endswith("It is red.")
+    assert "data:image/png;base64," in fake.requests[0].body
+
+
+def test_the_device_panel_shows_doubt_and_its_limits(routed: Server, visit: Open) -> None:
+    one = visit(routed)
+    one.page.select_option("#dial", "auto")
+    without_end(one)
+    one.page.click("#open-device")
+    one.send(STORY)
+    panel = one.page.locator("#device")
+    expect(panel).to_contain_text("handed over from 100 %")
+    expect(panel).to_contain_text("handed over below 1.5")
+    expect(panel.locator("svg .value").nth(1)).to_have_attribute("d", re.compile("^M"))
+    one.page.keyboard.press("Escape")
+    one.wait_end()
+
+
+def test_a_dial_at_never_asks_nobody(routed: Server, visit: Open, fake: Fake) -> None:
+    one = visit(routed)
+    assert one.page.locator("#dial").input_value() == "never"
+    without_end(one)
+    one.send(STORY)
+    one.page.wait_for_selector(".answer .markdown p")
     assert one.page.get_by_role("button", name="Ask the cloud").count() == 0
+    one.page.press("#prompt", "Escape")
+    one.wait_end()
     assert fake.requests == []
 
 

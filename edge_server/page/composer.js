@@ -1,0 +1,179 @@
+// What the user is about to send: the text, the files with it, and how much of the context they take.
+
+import {json} from "./api.js";
+import {$, h} from "./dom.js";
+import {count} from "./numbers.js";
+
+const MOST_FILE_BYTES = 512 * 1024;
+const MOST_IMAGE_BYTES = 32 * 1024 * 1024;
+const MOST_IMAGE_SIDE = 1568;
+const MOST_COUNTED_CHARS = 1_000_000;
+const COUNT_AFTER_MS = 350;
+
+export class Composer {
+  files = [];
+  #asked = null;
+  #timer = 0;
+
+  /**
+   * *actions*: send(text), say(text), countable(text, files): the body to be counted, nCtx(): the longest context,
+   * takesImages(name): whether an image may be added.
+   */
+  constructor(actions) {
+    this.actions = actions;
+    this.prompt = $("prompt");
+    $("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if ($("send").hidden) return;
+      const text = this.prompt.value;
+      this.prompt.value = "";
+      this.#fit();
+      actions.send(text);
+    });
+    this.prompt.addEventListener("input", () => {
+      this.#fit();
+      this.count();
+    });
+    this.prompt.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        $("composer").requestSubmit();
+      }
+    });
+    this.prompt.addEventListener("paste", (event) => {
+      if (!event.clipboardData.files.length) return;
+      event.preventDefault();
+      this.add(event.clipboardData.files);
+    });
+    $("attach").addEventListener("click", () => $("attach-file").click());
+    $("attach-file").addEventListener("change", async () => {
+      await this.add([...$("attach-file").files]);
+      $("attach-file").value = "";
+    });
+    this.#takeDrops();
+  }
+
+  #takeDrops() {
+    let depth = 0;
+    const drag = (by) => {
+      depth = Math.max(0, depth + by);
+      document.body.classList.toggle("dropping", depth > 0);
+    };
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("dragenter", (event) => { if (event.dataTransfer?.types.includes("Files")) drag(1); });
+    addEventListener("dragleave", (event) => { if (event.dataTransfer?.types.includes("Files")) drag(-1); });
+    addEventListener("drop", (event) => {
+      event.preventDefault();
+      drag(-depth);
+      this.add(event.dataTransfer.files);
+    });
+  }
+
+  #fit() {
+    this.prompt.style.height = "auto";
+    this.prompt.style.height = `${Math.min(this.prompt.scrollHeight, 240)}px`;
+  }
+
+  /** The files, which are no longer here afterwards. */
+  take() {
+    const {files} = this;
+    this.set([]);
+    return files;
+  }
+
+  set(files) {
+    this.files = files;
+    this.#draw();
+  }
+
+  async add(list) {
+    for (const file of list) {
+      const problem = file.type.startsWith("image/") ? await this.#addImage(file) : await this.#addText(file);
+      if (problem) this.actions.say(problem);
+    }
+    this.#draw();
+    this.prompt.focus();
+  }
+
+  /** Adds a text file. Returns what is wrong with it. */
+  async #addText(file) {
+    if (file.size > MOST_FILE_BYTES) return `${file.name} is too large: at most ${MOST_FILE_BYTES / 1024} kB.`;
+    const text = await file.text();
+    if (text.includes("\0")) return `${file.name} is not a text file.`;
+    const added = {name: file.name.slice(0, 200), text, nTokens: null};
+    this.files.push(added);
+    json("tokenize", {method: "POST", body: {content: text}}).then((found) => {
+      added.nTokens = found.tokens.length;
+      this.#draw();
+    }, () => {});
+    return "";
+  }
+
+  /** Adds an image. Returns what is wrong with it. */
+  async #addImage(file) {
+    const name = file.name.slice(0, 200);
+    if (file.size > MOST_IMAGE_BYTES) return `${name} is too large: at most ${MOST_IMAGE_BYTES / 2 ** 20} MB.`;
+    if (!(await this.actions.takesImages(name))) return "";
+    try {
+      this.files.push({name, text: "", image: await smaller(file)});
+    } catch {
+      return `${name} is no image that this browser can read.`;
+    }
+    return "";
+  }
+
+  #draw() {
+    $("files").replaceChildren(...this.files.map((file) => h("li", {class: "chip"},
+      file.image ? h("img", {src: file.image, alt: ""}) : null,
+      file.image ? `${file.name} · needs the cloud`
+        : file.nTokens === null ? file.name : `${file.name} · ${count(file.nTokens)} tokens`,
+      h("button", {class: "icon small", type: "button", "aria-label": `Remove ${file.name}`, onclick: () => {
+        this.set(this.files.filter((other) => other !== file));
+      }}, "✕"))));
+    this.count();
+  }
+
+  /** Counts, soon, what the model would have to read. */
+  count() {
+    clearTimeout(this.#timer);
+    this.#asked?.abort();
+    this.#timer = setTimeout(() => this.#count(), COUNT_AFTER_MS);
+  }
+
+  async #count() {
+    const body = this.actions.countable(this.prompt.value, this.files);
+    const nChars = body ? JSON.stringify(body).length : 0;
+    if (!body || nChars > MOST_COUNTED_CHARS) {
+      this.#say(body ? "A very long prompt" : "", Boolean(body));
+      return;
+    }
+    const asked = new AbortController();
+    this.#asked = asked;
+    try {
+      const {input_tokens: n} = await json("v1/messages/count_tokens", {method: "POST", body, signal: asked.signal});
+      const most = this.actions.nCtx();
+      this.#say(most ? `${count(n)} of ${count(most)} tokens` : `${count(n)} tokens`, Boolean(most) && n >= most);
+    } catch {
+      if (!asked.signal.aborted) this.#say("", false); // a server that does not count is no trouble
+    }
+  }
+
+  #say(text, isTooMuch) {
+    $("count").textContent = isTooMuch ? `${text}: too long for the model on this device` : text;
+    $("count").classList.toggle("too-much", isTooMuch);
+  }
+}
+
+/** An image file as a data URL of at most MOST_IMAGE_SIDE pixels, without the place and time that cameras write into it. */
+async function smaller(file) {
+  const image = await createImageBitmap(file);
+  const scale = Math.min(1, MOST_IMAGE_SIDE / Math.max(image.width, image.height));
+  const canvas = h("canvas", {width: Math.max(1, Math.round(image.width * scale)), height: Math.max(1, Math.round(image.height * scale))});
+  const isPhoto = file.type === "image/jpeg" || canvas.width * canvas.height > 500_000;
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff"; // JPEG has no transparency
+  if (isPhoto) context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  image.close();
+  return isPhoto ? canvas.toDataURL("image/jpeg", 0.85) : canvas.toDataURL("image/png");
+}
