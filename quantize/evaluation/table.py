@@ -1,23 +1,29 @@
-"""An evaluation as a Markdown table."""
+"""An evaluation as a table, and what its numbers depend on."""
 
 from __future__ import annotations
 
 from spillover.quantize.evaluation.evaluate import Candidate, Evaluation, Model
 
-_HEAD = (
-    "| model | engine | MB | KLD mean | median | 99 % | PPL | PPL ratio | same top | RMS Δp "
-    "| RSS MB | prefill tok/s | decode 1 | decode 4 |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
-)
-
 
 def markdown(evaluation: Evaluation) -> str:
     """A row for the reference and one for each candidate, and below what they depend on."""
+    lines = [heads(), ["---"] * len(heads()), *cells(evaluation)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", about(evaluation)])
+
+
+def heads() -> list[str]:
+    """The heads of the columns."""
+    measures = ["KLD mean", "median", "99 %", "PPL", "PPL ratio", "same top", "RMS Δp"]
+    costs = ["RSS MB", "prefill tok/s", "decode 1", "decode 4"]
+    return ["model", "engine", "MB", *measures, *costs]
+
+
+def cells(evaluation: Evaluation) -> list[list[str]]:
+    """The texts of each row: the reference's and those of the candidates."""
     reference = evaluation.reference
     perplexity = evaluation.candidates[0].loss.perplexity_of_reference
     first = [*_facts(reference), "", "", "", f"{perplexity:.3f}", "", "", "", *_costs(reference)]
-    rows = [first, *(_row(candidate) for candidate in evaluation.candidates)]
-    return "\n".join([_HEAD, *(f"| {' | '.join(row)} |" for row in rows), "", about(evaluation)])
+    return [first, *(_row(candidate) for candidate in evaluation.candidates)]
 
 
 def about(evaluation: Evaluation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from spillover.edge_server.commands.quantize.evaluate import evaluate
+from spillover.edge_server.commands.quantize.report import report
 from spillover.edge_server.commands.quantize.run import run
 
 _EPILOG = """\b
@@ -22,3 +23,4 @@ def command() -> None:
 
 command.add_command(run)
 command.add_command(evaluate)
+command.add_command(report)

@@ -1,0 +1,1 @@
+"""Shows an evaluation: which models are worth their size and time, in pictures."""

@@ -1,0 +1,150 @@
+"""The page that shows an evaluation, and the model that it recommends."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+
+from spillover.edge_server import cli
+from spillover.quantize.evaluation.cost import Cost
+from spillover.quantize.evaluation.evaluate import Candidate, Evaluation, Model
+from spillover.quantize.evaluation.loss import Loss
+from spillover.quantize.report.choice import pick, undominated
+from spillover.quantize.report.page import page
+from spillover.runtime.conversions.record import EngineRates
+
+
+def candidate(name: str, megabytes: float, divergence: float, speed: float | None) -> Candidate:
+    cost = None
+    if speed is not None:
+        rates = EngineRates(prefill=100.0, decode_1=speed, decode_4=2 * speed)
+        cost = Cost(rss_bytes=10**8, rates=rates)
+    engine = "llama.cpp" if name.endswith(".gguf") else "ONNX Runtime"
+    model = Model(path=name, engine=engine, size_bytes=int(megabytes * 1e6), cost=cost)
+    loss = Loss(
+        n_positions=1000,
+        divergence=divergence,
+        divergence_error=divergence / 50,
+        divergence_median=divergence / 2,
+        divergence_99=divergence * 9,
+        divergence_most=divergence * 90,
+        perplexity=10 * (1 + divergence),
+        perplexity_of_reference=10.0,
+        perplexity_ratio=1 + divergence,
+        perplexity_ratio_error=0.01,
+        same_top=0.9,
+        same_top_error=0.01,
+        rms_delta_p=0.02,
+    )
+    return Candidate(model=model, loss=loss)
+
+
+def evaluation(*candidates: Candidate) -> Evaluation:
+    return Evaluation(
+        reference=Model(path="m-F16.gguf", engine="llama.cpp", size_bytes=10**8, cost=None),
+        candidates=candidates,
+        text="<text> & more",
+        n_ctx=512,
+        n_chunks=4,
+        device="a device",
+        n_threads=2,
+        libraries={"onnxruntime": "1.32.0", "llama-cpp-python": ""},
+    )
+
+
+SOME = (
+    candidate("small.gguf", 40, 0.2, 30),
+    candidate("middle.gguf", 60, 0.03, 20),
+    candidate("worse", 62, 0.04, 19),
+    candidate("large.gguf", 90, 0.001, 12),
+)
+
+
+def test_a_point_is_dominated_by_one_that_is_nowhere_worse() -> None:
+    assert undominated([1, 2, 2, 3], [3, 2, 2.5, 2]) == [True, True, False, False]
+    assert undominated([1, 1], [2, 2]) == [True, True]
+
+
+def test_the_pick_is_the_fastest_that_is_exact_enough() -> None:
+    assert pick(SOME).name == "middle"
+    assert pick(SOME, 0.001).name == "large"
+    assert pick(SOME, 1.0).name == "small"
+
+
+def test_without_speeds_the_pick_is_the_smallest_that_is_exact_enough() -> None:
+    chosen = pick([candidate("a", 5, 0.01, None), candidate("b", 4, 0.02, None)])
+    assert chosen.name == "b"
+    assert "smallest" in chosen.reason
+
+
+def test_when_none_is_exact_enough_the_pick_loses_least() -> None:
+    chosen = pick(SOME, 0.0001)
+    assert chosen.name == "large"
+    assert "no candidate" in chosen.reason
+
+
+def plots(html: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+
+
+def classes(svg: ElementTree.Element, kind: str) -> list[str | None]:
+    return [one.get("class") for one in svg.iter(f"{{http://www.w3.org/2000/svg}}{kind}")]
+
+
+def test_the_page_plots_losses_against_size_and_speed_and_loads_nothing() -> None:
+    html = page(evaluation(*SOME), pick(SOME))
+    assert len(plots(html)) == 2
+    for svg in plots(html):
+        # Circles run in llama.cpp; the ring around one of them is the pick.
+        assert sorted(map(str, classes(svg, "circle"))) == ["pick", "worth", "worth", "worth"]
+        assert classes(svg, "rect") == ["dominated"]
+        assert "middle (pick)" in [text.text for text in svg.iter() if text.text]
+    assert "&lt;text&gt; &amp; more" in html
+    assert not re.search(r"(src|href)\s*=|@import|url\(", html)
+
+
+@pytest.mark.parametrize("losses", [(0.0, 0.0), (0.1, 0.1), (-1e-9, 30.0)])
+def test_points_that_coincide_or_lose_nothing_are_plotted(losses: tuple[float, float]) -> None:
+    same = [candidate(str(i), 5, loss, None) for i, loss in enumerate(losses)]
+    (svg,) = plots(page(evaluation(*same), pick(same)))
+    numbers = [float(one.get("y") or 0) for one in svg.iter() if one.get("y")]
+    assert all(0 <= number <= 430 for number in numbers)
+
+
+def written(path: Path, found: Evaluation) -> str:
+    path.write_bytes(msgspec.json.encode(found))
+    return str(path)
+
+
+def test_the_command_joins_evaluations_of_one_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = written(tmp_path / "one.json", evaluation(*SOME[:2]))
+    two = written(tmp_path / "two.json", evaluation(*SOME[2:]))
+    html = tmp_path / "both.html"
+    assert cli.run(["quantize", "report", one, two, "--html", str(html)]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in ("small", "middle", "worse", "large"))
+    assert "Pick: middle, the fastest" in printed
+    assert "large" in html.read_text("utf-8")
+
+
+def test_evaluations_that_do_not_belong_together_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = written(tmp_path / "one.json", evaluation(*SOME))
+    other = msgspec.structs.replace(evaluation(*SOME), n_ctx=256)
+    two = written(tmp_path / "two.json", other)
+    (tmp_path / "three.json").write_text('{"a": 1}')
+    empty = written(tmp_path / "empty.json", evaluation())
+    for files, reason in (
+        ([one, two], "another reference"),
+        ([str(tmp_path / "three.json")], "no evaluation"),
+        ([empty], "no candidates"),
+    ):
+        assert cli.run(["quantize", "report", *files]) == 1
+        assert reason in capsys.readouterr().err
