@@ -1,4 +1,4 @@
-"""What this machine offers the process: cores, memory, accelerators."""
+"""What this machine offers the process: cores, memory, accelerators, power."""
 
 from __future__ import annotations
 
@@ -8,141 +8,182 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import psutil
-from msgspec import Struct
+from msgspec import Meta, Struct, structs
+
+from spillover.runtime.json_file import MeasurementStore, fingerprint
+from spillover.runtime.machine.cores import Cores, read_cores
+from spillover.runtime.machine.memory import Memory, read_memory
+from spillover.runtime.machine.power import PowerReading, read_power, read_power_mode
+from spillover.runtime.machine.system_files import SystemFiles
+
+T = TypeVar("T")
+
+_THIS_MACHINE = SystemFiles()
 
 
 class DeviceReport(Struct, frozen=True, kw_only=True):
     """The device as the runtime sees it."""
 
     os: str
+    board: str = ""
+    """The name of a single-board computer."""
     cpu: str
     n_cores_physical: int
+    n_cores_efficiency: int = 0
+    """Among them the weaker ones of a hybrid processor."""
     n_cores_usable: int
     """Cores that CPU affinity and the cgroup quota leave to this process."""
+    cpu_quota: float | None = None
+    """The cgroup's, in processors' worth of time; None: no limit."""
     n_threads_default: int
     ram_bytes: int
+    """Of the machine, or the limit of its cgroup."""
     ram_available_bytes: int
     gpus: tuple[str, ...] = ()
+    gpu_shares_memory: bool = False
+    """The GPU has no memory of its own."""
+    bandwidth_bytes_per_s: float | None = None
+    """Of memory that one thread reads; None: not measured."""
+    power: PowerReading = PowerReading()
+    power_mode: str = ""
+    """What the owner chose between speed and power."""
 
 
-def describe_device() -> DeviceReport:
-    """Ask the operating system; opens no model and starts no library."""
-    memory = psutil.virtual_memory()
+def describe_device(files: SystemFiles = _THIS_MACHINE) -> DeviceReport:
+    """Ask the operating system; opens no model, starts no library and measures nothing."""
+    memory, cores = _memory(files), _cores(files)
+    board = files.text("proc/device-tree/model") or ""
+    is_jetson = "Jetson" in board or "Tegra" in board
+    gpus = _nvidia_gpus(files)
     return DeviceReport(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=_cpu_name(),
-        n_cores_physical=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
-        n_cores_usable=n_cores_usable(),
-        n_threads_default=default_threads(),
-        ram_bytes=memory.total,
-        ram_available_bytes=available_memory(),
-        gpus=_gpu_names(),
+        board=board,
+        cpu=_cpu_name(files),
+        n_cores_physical=cores.n_physical,
+        n_cores_efficiency=cores.n_efficiency,
+        n_cores_usable=cores.n_usable,
+        cpu_quota=cores.quota,
+        n_threads_default=cores.n_threads,
+        ram_bytes=memory.total_bytes,
+        ram_available_bytes=memory.available_bytes,
+        gpus=(*gpus, *((f"{board} (integrated GPU)",) if is_jetson else ())),
+        gpu_shares_memory=is_jetson and not gpus,
+        power=power_now(files),
+        power_mode=read_power_mode(files),
     )
 
 
-def default_threads() -> int:
-    """Threads for decoding: the physical cores among those this process may use."""
+def default_threads(files: SystemFiles = _THIS_MACHINE) -> int:
+    """Threads for decoding: the physical cores among those that this process may use, without the
+    weaker ones of a hybrid processor."""
+    return _cores(files).n_threads
+
+
+def n_cores_usable(files: SystemFiles = _THIS_MACHINE) -> int:
+    """Cores left by CPU affinity and by a cgroup's quota (containers, systemd)."""
+    return _cores(files).n_usable
+
+
+def available_memory(files: SystemFiles = _THIS_MACHINE) -> int:
+    """Bytes that this process may still allocate, limited by the machine and its cgroup."""
+    return _memory(files).available_bytes
+
+
+def total_memory(files: SystemFiles = _THIS_MACHINE) -> int:
+    """Most bytes that this process could use, limited by the machine or its cgroup."""
+    return _memory(files).total_bytes
+
+
+def _cores(files: SystemFiles) -> Cores:
+    cores = read_cores(files)
+    if cores is not None:
+        return cores
     logical = psutil.cpu_count() or 1
     physical = psutil.cpu_count(logical=False) or logical
-    usable = n_cores_usable()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
     # With two hardware threads per core the second one only takes cache from the first.
-    return max(1, math.ceil(usable * physical / logical))
+    n_threads = max(1, math.ceil(usable * physical / logical))
+    return Cores(n_physical=physical, n_usable=usable, n_threads=n_threads)
 
 
-def n_cores_usable() -> int:
-    """Cores left by CPU affinity and by a cgroup's quota (containers, systemd)."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    n = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, min(n, math.ceil(quota)) if quota else n)
+def _memory(files: SystemFiles) -> Memory:
+    memory = read_memory(files)
+    if memory is not None:
+        return memory
+    found = psutil.virtual_memory()
+    return Memory(total_bytes=int(found.total), available_bytes=int(found.available))
 
 
-def available_memory() -> int:
-    """Bytes that this process may still allocate, limited by the machine and its cgroup."""
-    available = psutil.virtual_memory().available
-    limit, used = _read_number("memory.max"), _read_number("memory.current")
-    if limit is not None and used is not None:
-        available = min(available, max(limit - used + _cgroup_file_bytes(), 0))
-    return int(available)
+def _cpu_name(files: SystemFiles) -> str:
+    for name in ("model name", "Model"):
+        if found := files.field("proc/cpuinfo", name):
+            return found
+    return platform.processor() or platform.machine()
 
 
-def _cgroup_file_bytes() -> int:
-    """What the cgroup's use contains of files, such as a model's pages: the system takes it back
-    before it refuses memory."""
-    lines = (_read_cgroup("memory.stat") or "").splitlines()
-    pairs = (line.partition(" ") for line in lines)
-    kinds = ("active_file", "inactive_file")
-    return sum(int(n) for kind, _, n in pairs if kind in kinds and n.isdigit())
+def _nvidia_gpus(files: SystemFiles) -> list[str]:
+    paths = files.matching("proc/driver/nvidia/gpus/*/information")
+    return [name for path in paths if (name := files.field(path, "Model"))]
 
 
-def total_memory() -> int:
-    """Most bytes that this process could use, limited by the machine or its cgroup."""
-    total = psutil.virtual_memory().total
-    limit = _read_number("memory.max")
-    return int(total if limit is None else min(total, limit))
+class Bandwidth(Struct, frozen=True, kw_only=True):
+    """As it was measured on this device."""
+
+    bytes_per_s: Annotated[float, Meta(gt=0, le=1e14)]
 
 
-def _cgroup_dir() -> Path | None:
+def memory_bandwidth(
+    report: DeviceReport, measure: Callable[[], float], cache_dir: Path | None = None
+) -> DeviceReport:
+    """*report* with the bandwidth of memory, which *measure* measures once per device."""
+    key = fingerprint("bandwidth", report.board, report.cpu, report.ram_bytes)
+    store = MeasurementStore(cache_dir, key, Bandwidth)
+    known = store.read()
+    if known is None:
+        known = Bandwidth(bytes_per_s=measure())
+        store.write(known)
+    return structs.replace(report, bandwidth_bytes_per_s=known.bytes_per_s)
+
+
+# --- power ----------------------------------------------------------------------------------
+
+
+def power_now(files: SystemFiles = _THIS_MACHINE) -> PowerReading:
+    """Battery, temperature and clock rate now, by the system's files or else by psutil."""
+    reading = read_power(files)
+    if platform.system() == "Linux" or files is not _THIS_MACHINE:
+        return reading
+    battery, frequency = _ask("sensors_battery"), _ask("cpu_freq")
+    plugged, percent = getattr(battery, "power_plugged", None), getattr(battery, "percent", None)
+    current, highest = (_number(getattr(frequency, name, None)) for name in ("current", "max"))
+    share = _number(percent)
+    return PowerReading(
+        on_battery=None if plugged is None else not plugged,
+        battery_share=None if share is None else min(max(share / 100.0, 0.0), 1.0),
+        frequency_share=current / highest if current and highest else None,
+    )
+
+
+def known(read: Callable[[], T]) -> T | None:
+    """What *read* returns; None if the system has no such sensor, which shows as a missing
+    function or an error, or no descriptor to read it with."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    unified = next((line[3:] for line in lines if line.startswith("0::")), None)
-    return None if unified is None else Path("/sys/fs/cgroup") / unified.lstrip("/")
-
-
-def _read_cgroup(name: str) -> str | None:
-    folder = _cgroup_dir()
-    if folder is None:
-        return None
-    try:
-        return (folder / name).read_text().strip()
-    except OSError:
+        return read()
+    except (AttributeError, OSError, RuntimeError, NotImplementedError, ValueError):
         return None
 
 
-def _read_number(name: str) -> int | None:
-    text = _read_cgroup(name)
-    return int(text) if text and text.isdigit() else None
+def _ask(name: str) -> Any:
+    """psutil's value, which may also be empty; None as in known()."""
+    return known(lambda: getattr(psutil, name)())
 
 
-def _cgroup_quota() -> float | None:
-    """CPUs of cgroup v2's cpu.max, "quota period" or "max period"."""
-    text = _read_cgroup("cpu.max")
-    if not text:
-        return None
-    quota, _, period = text.partition(" ")
-    if not (quota.isdigit() and period.isdigit() and int(period)):
-        return None
-    return int(quota) / int(period)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.machine()
-
-
-def _gpu_names() -> tuple[str, ...]:
-    """Names from the drivers' own files: NVIDIA's, and the board of a Jetson."""
-    names = []
-    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = information.read_text(errors="replace").splitlines()
-        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    board = Path("/proc/device-tree/model")
-    if board.exists():
-        name = board.read_text(errors="replace").strip("\0\n ")
-        if "Jetson" in name or "Tegra" in name:
-            names.append(f"{name} (integrated GPU)")
-    return tuple(names)
+def _number(value: object) -> float | None:
+    is_known = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_known else None  # type: ignore[arg-type]  # checked above
 
 
 _SHORTEST_LOOK_S = 0.1

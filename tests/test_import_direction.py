@@ -23,6 +23,7 @@ MAY_IMPORT = {
 }
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "runtime": (
+        ("machine",),
         ("",),
         ("conversions", "text"),
         ("tools",),
@@ -128,7 +129,7 @@ def layer_of(module: str) -> tuple[str, int] | None:
     place = next((i for i, layer in enumerate(layers) if first in layer), None)
     if place is None:
         assert not is_folder, f"{package}/{first} is not in LAYERS: add it"
-        first, place = "", 0
+        first, place = "", next(i for i, layer in enumerate(layers) if "" in layer)
     return f"{package}/{first}", place
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import psutil
 from msgspec import Struct
 
-from spillover.runtime.device import available_memory, total_memory
-
-T = TypeVar("T")
+from spillover.runtime.device import available_memory, known, power_now, total_memory
+from spillover.runtime.machine.system_files import SystemFiles
 
 PERIOD_S = 2.0
-_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu", "soc", "tj", "acpitz", "thermal")
-"""Prefixes of the names of processor sensors on Linux and on Jetson boards."""
 
 
 class DeviceReading(Struct, frozen=True, kw_only=True):
@@ -104,77 +100,17 @@ class Sensors:
                 self._changed.wait_for(lambda: self._closed, self._period_s)
 
 
-def read_device() -> DeviceReading:
-    """The current values of psutil and the control group. A missing sensor is None, never an
-    error."""
-    celsius, limit = _temperature()
-    on_battery, charge = _battery()
+def read_device(files: SystemFiles | None = None) -> DeviceReading:
+    """The current values of the system and the control group. A missing sensor is None, never an
+    error. *files*: those of another machine than this."""
+    power = power_now() if files is None else power_now(files)
     return DeviceReading(
-        memory_total_bytes=_known(total_memory),
-        memory_available_bytes=_known(available_memory),
-        temperature_c=celsius,
-        temperature_limit_c=limit,
-        frequency_share=_frequency_share(),
-        busy_share=_known(lambda: psutil.cpu_percent(interval=None) / 100.0),
-        on_battery=on_battery,
-        battery_share=charge,
-    )
-
-
-def _known(read: Callable[[], T]) -> T | None:
-    """What *read* returns; None if the system has no such sensor, which shows as a missing
-    function or an error, or no descriptor to read it with."""
-    try:
-        return read()
-    except (AttributeError, OSError, RuntimeError, NotImplementedError, ValueError):
-        return None
-
-
-def _ask(name: str) -> Any:
-    """psutil's value, which may also be empty; None as in _known()."""
-    return _known(lambda: getattr(psutil, name)())
-
-
-def _number(value: object) -> float | None:
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if known else None  # type: ignore[arg-type]  # checked above
-
-
-def _temperature() -> tuple[float | None, float | None]:
-    """The hottest processor sensor and its limit."""
-    found: list[tuple[float, float | None]] = []
-    for name, sensors in (_ask("sensors_temperatures") or {}).items():
-        if not name.lower().startswith(_CPU_SENSORS):
-            continue
-        for sensor in sensors:
-            celsius = _number(sensor.current)
-            if celsius is not None and 0.0 < celsius < 150.0:
-                found.append((celsius, _limit(sensor)))
-    return max(found, key=lambda pair: pair[0], default=(None, None))
-
-
-def _limit(sensor: Any) -> float | None:
-    """A sensor's "high", or else a little less than its "critical"; absurd values do not count."""
-    high, critical = _number(sensor.high), _number(sensor.critical)
-    if high is not None and 50.0 < high < 150.0:
-        return high
-    if critical is not None and 55.0 < critical < 150.0:
-        return critical - 5.0
-    return None
-
-
-def _frequency_share() -> float | None:
-    frequency = _ask("cpu_freq")
-    current = _number(getattr(frequency, "current", None))
-    highest = _number(getattr(frequency, "max", None))
-    return current / highest if current and highest else None
-
-
-def _battery() -> tuple[bool | None, float | None]:
-    battery = _ask("sensors_battery")
-    plugged = getattr(battery, "power_plugged", None)
-    percent = _number(getattr(battery, "percent", None))
-    return (
-        None if plugged is None else not plugged,
-        None if percent is None else min(max(percent / 100.0, 0.0), 1.0),
+        memory_total_bytes=known(total_memory),
+        memory_available_bytes=known(available_memory),
+        temperature_c=power.temperature_c,
+        temperature_limit_c=power.temperature_limit_c,
+        frequency_share=power.frequency_share,
+        busy_share=known(lambda: psutil.cpu_percent(interval=None) / 100.0),
+        on_battery=power.on_battery,
+        battery_share=power.battery_share,
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from spillover.models.libraries import has_llama
 from spillover.quantize.conversion.convert import convert, needed_bytes
 from spillover.quantize.conversion.ends import adopt_ends
 from spillover.quantize.conversion.errors import NotNow
@@ -28,6 +27,7 @@ from spillover.runtime.conversions.store import (
 from spillover.runtime.device import available_memory
 from spillover.runtime.errors import ModelError
 from spillover.runtime.file_lock import try_lock
+from spillover.runtime.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions
 
 Progress = Callable[[str, int, int], None]
@@ -54,7 +54,7 @@ def prepare(path: Path, options: EngineOptions, progress: Progress, *, measures:
             raise ExportError(f"there is no file {path}: check the path")
         with _remembering(store, store.note_of(path) or fresh) as note:
             conversion = _converted(path, note, store, options, progress)
-            if has_llama():
+            if not llama_problem(options.cache_dir):
                 _compare(path, conversion, store, options, progress, measures=measures)
 
 
@@ -103,7 +103,7 @@ def _converted(
     found = store.find(digest)
     if found is not None and is_intact(store.folder_of(digest)):
         return found
-    if options.engine == "auto" and has_llama():
+    if options.engine == "auto" and not llama_problem(options.cache_dir):
         _check_memory(path, n_bytes)
     limit_bytes = int(options.conversion_cache_mb * 2**20)
     return convert(

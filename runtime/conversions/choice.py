@@ -8,7 +8,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from spillover.models.libraries import has_llama
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.conversions.record import (
     EXPORTER,
@@ -20,6 +19,7 @@ from spillover.runtime.conversions.record import (
 from spillover.runtime.conversions.store import ConversionStore, fresh_note
 from spillover.runtime.device import available_memory, default_threads, describe_device
 from spillover.runtime.json_file import MeasurementStore
+from spillover.runtime.llama_trial import llama_problem
 from spillover.runtime.memory_fit import MIN_PARALLEL
 from spillover.runtime.options import EngineOptions
 
@@ -43,6 +43,8 @@ class EngineChoice(Struct, frozen=True, kw_only=True):
     """A conversion and a comparison of the engines are missing, and may change the choice."""
     conversion: Path | None = None
     """The folder that is served in place of the file."""
+    llama_problem: str = ""
+    """Why llama.cpp cannot run on this device; empty if it can."""
     warnings: tuple[str, ...] = ()
     """What the owner should know of the conversion, and settings without an effect."""
 
@@ -54,7 +56,8 @@ class Findings(Struct, frozen=True, kw_only=True):
     note: SourceNote | None = None
     conversion: Conversion | None = None
     comparison: Comparison | None = None
-    has_llama: bool = True
+    llama_problem: str = ""
+    """Why llama.cpp cannot run on this device; empty if it can."""
     has_gpu: bool = False
     free_bytes: int = 1 << 62
 
@@ -85,7 +88,7 @@ def look_up(path: Path, options: EngineOptions) -> Findings:
         note=note,
         conversion=conversion,
         comparison=comparison,
-        has_llama=has_llama(),
+        llama_problem=llama_problem(options.cache_dir),
         has_gpu=sys.platform == "darwin" or bool(describe_device().gpus),
         free_bytes=available_memory(),
     )
@@ -100,18 +103,24 @@ def comparison_store(digest: str, options: EngineOptions) -> MeasurementStore[Co
 def decide(found: Findings, options: EngineOptions) -> EngineChoice:
     """The choice, from what was found."""
     conversion, refusal, folder = found.conversion, _refusal(found), found.folder(options)
-    if options.engine == "onnx" or (options.engine == "auto" and not found.has_llama):
+    if options.engine == "onnx" or (options.engine == "auto" and found.llama_problem):
         return EngineChoice(
             engine="onnx",
-            reason=refusal or _why_onnx(options),
+            reason=refusal or _why_onnx(found, options),
             can_compare=folder is None and not refusal,
             conversion=folder,
+            llama_problem=found.llama_problem,
             warnings=(*_doubts(conversion), *_unheard_by_onnx(options)),
         )
     warnings = _unheard_by_llama(options)
     reason = _set_by_owner(found, options) or refusal
     if reason:
-        return EngineChoice(engine="llama", reason=reason, warnings=warnings)
+        return EngineChoice(
+            engine="llama",
+            reason=reason,
+            llama_problem=found.llama_problem,
+            warnings=warnings,
+        )
     if conversion is None or conversion.fidelity is None or found.comparison is None:
         reason = conversion.fidelity.fault if conversion and conversion.fidelity else ""
         return EngineChoice(
@@ -151,8 +160,8 @@ def _of_compared(
     return "onnx", f"ONNX Runtime is {speed}"
 
 
-def _why_onnx(options: EngineOptions) -> str:
-    return "engine is onnx" if options.engine == "onnx" else "llama.cpp is not installed"
+def _why_onnx(found: Findings, options: EngineOptions) -> str:
+    return "engine is onnx" if options.engine == "onnx" else found.llama_problem
 
 
 def _doubts(conversion: Conversion | None) -> tuple[str, ...]:
@@ -161,8 +170,8 @@ def _doubts(conversion: Conversion | None) -> tuple[str, ...]:
         return ()
     if conversion.fidelity is None:
         return (
-            "the conversion for ONNX Runtime was not compared with the GGUF file: llama.cpp is not "
-            "installed, or there was not enough memory",
+            "the conversion for ONNX Runtime was not compared with the GGUF file: llama.cpp cannot "
+            "run here, or there was not enough memory",
         )
     fault = conversion.fidelity.fault
     return (f"the conversion for ONNX Runtime is less true than the file: {fault}",) * bool(fault)

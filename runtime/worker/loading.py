@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from spillover.models.errors import ModelFileError
-from spillover.models.libraries import INSTALL_LLAMA, has_llama
+from spillover.models.libraries import INSTALL_LLAMA
 from spillover.models.onnx_folder import is_onnx
 from spillover.models.small_files import read_small
 from spillover.runtime.backend import Backend, Vocabulary
@@ -19,6 +19,7 @@ from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
 from spillover.runtime.json_file import fingerprint
+from spillover.runtime.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
 
 
@@ -104,7 +105,7 @@ def _open(
         try:
             return _open_conversion(choice.conversion, options), choice
         except ModelError as error:
-            if not has_llama():
+            if choice.llama_problem:
                 raise
             choice = EngineChoice(engine="llama", reason=str(error), warnings=(str(error),))
     elif choice.engine == "onnx":
@@ -112,6 +113,8 @@ def _open(
             f"{path} cannot run on ONNX Runtime ({choice.reason}): there is no conversion of it. "
             f"`spillover engines {path}` makes one or says why it cannot; else {INSTALL_LLAMA}"
         )
+    if choice.llama_problem not in ("", NOT_INSTALLED):  # loading it may end this process
+        raise ModelError(f"{path} cannot run on llama.cpp: {choice.llama_problem}")
     from spillover.runtime.llama.opening import open_any_gguf
 
     return open_any_gguf(path, options), choice

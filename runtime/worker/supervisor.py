@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from spillover.models.libraries import has_llama
 from spillover.runtime.conversions.choice import EngineChoice
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
@@ -216,7 +215,8 @@ class Supervisor:
         on_death()
 
     def _after_death_at_load(self, status: int, how: str) -> None:
-        if status < 0 and self._choice.conversion is not None and has_llama():
+        has_conversion = self._choice.conversion is not None
+        if status < 0 and has_conversion and not self._choice.llama_problem:
             reason = f"the worker {how} while it loaded the file's conversion"
             _log.warning("%s: %s; llama.cpp loads the file itself now", self._name, reason)
             self._choice = EngineChoice(engine="llama", reason=reason)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import subprocess
-import sys
 import time
 from contextlib import closing
 from typing import Any
@@ -18,10 +16,13 @@ from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.models.entry import CatalogueError, verify
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
-from spillover.runtime.device import DeviceReport
+from spillover.runtime.device import DeviceReport, describe_device, memory_bandwidth
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta
+from spillover.runtime.llama_trial import GpuMemory, find_library, try_llama
+from spillover.runtime.machine.instructions import processor_flags
+from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.request import GenerationRequest
 
 PACKAGES = (
@@ -37,11 +38,6 @@ PACKAGES = (
     "click",
 )
 _LLAMA = "llama-cpp-python"
-_LIBRARY_INFO = (
-    "import llama_cpp as l; print(l.llama_supports_gpu_offload());"
-    " print(l.llama_print_system_info().decode())"
-)
-_LIBRARY_TIMEOUT_S = 60
 _NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 REBUILD = (
     f'CFLAGS="{_NO_AMX}" CXXFLAGS="{_NO_AMX}" '
@@ -76,6 +72,10 @@ class Findings(Struct, kw_only=True):
     packages: dict[str, str | None] = {}
     llama_cpp: str | None = None
     """The processor features that llama.cpp was built for."""
+    gpus: tuple[GpuMemory, ...] = ()
+    """Those that llama.cpp can use."""
+    onnx_providers: tuple[str, ...] = ()
+    """What ONNX Runtime can run models on."""
     model: str | None = None
     engines: EnginesReport | None = None
     """Which engine serves the model, and why."""
@@ -115,28 +115,37 @@ def check_packages(findings: Findings) -> None:
                 findings.add(f"{name} is not installed", REINSTALL, blocks=True)
 
 
-def check_library(findings: Findings) -> None:
-    """Whether llama.cpp loads; tried in another process, because it may crash."""
+def check_device(findings: Findings, settings: Settings) -> None:
+    """Measure how fast memory is read, once per device, and look what the engines can use."""
+    from spillover.runtime.machine.bandwidth import measure_bandwidth  # slow
+    from spillover.runtime.onnx.library import ort
+
+    device, cache_dir = findings.device or describe_device(), settings.engine.cache_dir
+    findings.device = memory_bandwidth(device, measure_bandwidth, cache_dir)
+    findings.onnx_providers = tuple(ort.get_available_providers())
+
+
+def check_library(findings: Findings, settings: Settings) -> None:
+    """Whether llama.cpp can run on this processor; tried in another process, because it may
+    crash."""
     if not has_llama():
         findings.add(
             "llama.cpp is not installed: ONNX Runtime runs the models", INSTALL_LLAMA, blocks=False
         )
         return
-    command = [sys.executable, "-c", _LIBRARY_INFO]
-    try:
-        child = subprocess.run(command, capture_output=True, timeout=_LIBRARY_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        findings.add("loading llama.cpp takes more than a minute", REINSTALL, blocks=True)
+    library = find_library()
+    if library is None:
+        findings.add("the library of llama-cpp-python is missing", REINSTALL, blocks=True)
         return
-    lines = child.stdout.decode(errors="replace").splitlines()
-    if child.returncode != 0 or len(lines) < 2:
-        said = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        reason = said[0] if said else f"exit code {child.returncode}"
-        findings.add(f"llama.cpp cannot be loaded: {reason}", REINSTALL, blocks=True)
+    trial = try_llama(library, processor_flags(SystemFiles()))
+    findings.llama_cpp = trial.system_info or None
+    findings.gpus = trial.gpus
+    if trial.problem:
+        what, _, todo = trial.problem.partition(": ")
+        findings.add(what, todo, blocks=settings.engine.engine == "llama")
         return
-    findings.llama_cpp = lines[-1].strip()
     device = findings.device
-    if device is not None and device.gpus and lines[0] != "True":
+    if device is not None and device.gpus and not trial.offloads:
         findings.add(
             f"llama.cpp was built without support for {', '.join(device.gpus)}",
             'to use it: CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall '

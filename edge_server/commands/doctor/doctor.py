@@ -19,6 +19,7 @@ from spillover.edge_server.commands.output import print_json, print_result
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.device import DeviceReport, describe_device
+from spillover.runtime.llama_trial import GpuMemory
 
 _EPILOG = """\b
 Examples:
@@ -48,7 +49,9 @@ def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
     findings = Findings(python=platform.python_version(), device=describe_device())
     settings = _settings(findings, flags, config_flag)
     checkup.check_packages(findings)
-    checkup.check_library(findings)
+    if findings.runs:
+        checkup.check_device(findings, settings)
+        checkup.check_library(findings, settings)
     if not findings.runs:
         return findings
     from spillover.edge_server.commands.doctor.budget_check import check_budget  # slow
@@ -100,6 +103,9 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
     yield "libraries", ", ".join(f"{n} {v}" for n, v in findings.packages.items() if v)
     if findings.llama_cpp is not None:
         yield "llama.cpp", findings.llama_cpp
+        yield from (("", _gpu_memory(gpu)) for gpu in findings.gpus)
+    if findings.onnx_providers:
+        yield "onnxruntime", ", ".join(findings.onnx_providers)
     yield "config file", findings.config_file or "none"
     yield "fallback", findings.fallback
     yield from (("", f"{name}: {said}") for name, said in findings.providers.items())
@@ -122,12 +128,45 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
 
 def _device_facts(device: DeviceReport) -> Generator[tuple[str, str]]:
     yield "system", device.os
+    if device.board:
+        yield "board", device.board
     yield "processor", device.cpu
+    efficiency = device.n_cores_efficiency
+    kinds = f", {efficiency} of them efficiency cores" if efficiency else ""
+    quota = "" if device.cpu_quota is None else f", quota {device.cpu_quota:g}"
     yield (
         "threads",
         f"{device.n_threads_default} of {device.n_cores_usable} usable cores "
-        f"({device.n_cores_physical} physical)",
+        f"({device.n_cores_physical} physical{kinds}{quota})",
     )
     free, total = gigabytes(device.ram_available_bytes), gigabytes(device.ram_bytes)
-    yield "memory", f"{free} free of {total}"
+    speed = device.bandwidth_bytes_per_s
+    yield (
+        "memory",
+        f"{free} free of {total}" + (f", read at {speed / 1e9:.1f} GB/s" if speed else ""),
+    )
     yield "gpu", ", ".join(device.gpus) or "none found"
+    if device.gpu_shares_memory:
+        yield "", "shares the memory above"
+    yield "power", ", ".join(_power(device)) or "unknown"
+
+
+def _power(device: DeviceReport) -> Generator[str]:
+    reading = device.power
+    if reading.on_battery is not None:
+        yield "on battery" if reading.on_battery else "plugged in"
+    if reading.battery_share is not None:
+        yield f"battery {reading.battery_share:.0%}"
+    if reading.temperature_c is not None:
+        limit = reading.temperature_limit_c
+        yield f"{reading.temperature_c:.0f} °C" + (f" (limit {limit:.0f})" if limit else "")
+    if reading.frequency_share is not None:
+        yield f"clock at {reading.frequency_share:.0%}"
+    if reading.is_throttled:
+        yield "slowed down by the system"
+    if device.power_mode:
+        yield device.power_mode
+
+
+def _gpu_memory(gpu: GpuMemory) -> str:
+    return f"{gpu.name}: {gigabytes(gpu.free_bytes)} free of {gigabytes(gpu.total_bytes)}"

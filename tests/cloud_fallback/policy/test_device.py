@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import resource
 import threading
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +16,9 @@ from spillover.cloud_fallback.policy.rules import RuleSet
 from spillover.cloud_fallback.policy.sensors import DeviceReading, Sensors, read_device
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.signals import Signals
+from spillover.runtime.machine.system_files import SystemFiles
 from tests.cloud_fallback.policy.answers import Leg, asked, prose
+from tests.runtime.machine.trees import laptop
 
 SETTINGS = PolicySettings()
 
@@ -117,10 +117,6 @@ def test_this_machine_can_be_read() -> None:
     assert 0.0 < reading.memory_share <= 1.0
 
 
-def raising(*_arguments: Any, **_more: Any) -> Any:
-    raise RuntimeError("no such sensor here")
-
-
 def test_without_a_descriptor_nothing_is_known_for_a_moment() -> None:
     """The thread used to end, and no sensor was read any more."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -132,42 +128,19 @@ def test_without_a_descriptor_nothing_is_known_for_a_moment() -> None:
     assert reading.memory_available_bytes is None
 
 
-def test_a_machine_without_sensors_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "sensors_temperatures", raising, raising=False)
-    monkeypatch.setattr(psutil, "cpu_freq", raising)
-    monkeypatch.delattr(psutil, "sensors_battery", raising=False)
-    reading = read_device()
+def test_a_machine_without_sensors_says_nothing(tmp_path: Path) -> None:
+    reading = read_device(SystemFiles(tmp_path))
     assert reading.temperature_c is None
     assert reading.frequency_share is None
     assert reading.on_battery is None
     assert reading.battery_share is None
 
 
-def test_the_hottest_processor_sensor_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sensor(current: float, high: float | None, critical: float | None) -> SimpleNamespace:
-        return SimpleNamespace(current=current, high=high, critical=critical)
-
-    found = {
-        "nvme": [sensor(99.0, 80.0, 85.0)],
-        "coretemp": [sensor(61.0, 100.0, 105.0), sensor(72.0, None, 110.0)],
-        "CPU-therm": [sensor(float("nan"), None, None)],
-        "acpitz": [sensor(0.0, None, None)],
-    }
-    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: found, raising=False)
-    monkeypatch.setattr(
-        psutil,
-        "sensors_battery",
-        lambda: SimpleNamespace(percent=42.0, power_plugged=None, secsleft=-1),
-        raising=False,
-    )
-    monkeypatch.setattr(
-        psutil, "cpu_freq", lambda: SimpleNamespace(current=800.0, min=400.0, max=3_200.0)
-    )
-    reading = read_device()
-    assert (reading.temperature_c, reading.temperature_limit_c) == (72.0, 105.0)
-    assert reading.on_battery is None
-    assert reading.battery_share == pytest.approx(0.42)
-    assert reading.frequency_share == pytest.approx(0.25)
+def test_the_sensors_of_a_laptop_are_read(tmp_path: Path) -> None:
+    reading = read_device(laptop(tmp_path))
+    assert (reading.temperature_c, reading.temperature_limit_c) == (72.0, 100.0)
+    assert (reading.on_battery, reading.battery_share) == (True, 0.42)
+    assert reading.frequency_share == 0.25
 
 
 class Listener:

@@ -25,6 +25,7 @@ from spillover.runtime.conversions.record import (
     SourceNote,
     StoredFile,
 )
+from spillover.runtime.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
 
 AUTO = EngineOptions(cache_dir=Path("/cache"))
@@ -177,11 +178,11 @@ def test_a_file_that_ends_every_try_is_given_up() -> None:
 
 def test_without_llama_cpp_any_conversion_serves() -> None:
     unchecked = msgspec.structs.replace(TRUE, fidelity=None)
-    found = msgspec.structs.replace(COMPARED, conversion=unchecked, has_llama=False)
+    found = msgspec.structs.replace(COMPARED, conversion=unchecked, llama_problem=NOT_INSTALLED)
     choice = decide(found, AUTO)
     assert choice.conversion is not None
     assert ["not compared" in warning for warning in choice.warnings] == [True]
-    first = decide(msgspec.structs.replace(NEW, has_llama=False), AUTO)
+    first = decide(msgspec.structs.replace(NEW, llama_problem=NOT_INSTALLED), AUTO)
     assert (first.engine, first.conversion, first.can_compare) == ("onnx", None, True)
 
 

@@ -17,6 +17,7 @@ from spillover.runtime.conversions.choice import look_up
 from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import Delta
+from spillover.runtime.llama_trial import NOT_INSTALLED
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import supervisor
@@ -154,7 +155,7 @@ def test_without_llama_cpp_a_conversion_is_served_unchecked(
     path = Path(shutil.copy(default_model().path, tmp_path / "m.gguf"))
     options = EngineOptions(cache_dir=tmp_path / "cache", n_threads=1)
     for module in ("runtime.conversions.choice", "quantize.conversion.compare"):
-        monkeypatch.setattr(f"spillover.{module}.has_llama", lambda: False)
+        monkeypatch.setattr(f"spillover.{module}.llama_problem", lambda _: NOT_INSTALLED)
     prepare(path, options, lambda what, n, n_all: None, measures=True)
     with LocalEngine(path, options) as engine:
         card = engine.wait_ready(60)

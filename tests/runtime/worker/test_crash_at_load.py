@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from spillover.runtime.errors import ModelError
+from spillover.runtime.llama_trial import llama_problem
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker.exits import EXIT_SHORTAGE
@@ -55,6 +56,7 @@ def test_a_request_that_came_while_it_was_loading_is_answered(
 def test_a_worker_that_dies_again_is_not_started_a_third_time(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    llama_problem(tmp_path)  # known from now on: no process is started for it
     starts = tmp_path / "starts"
     monkeypatch.setenv("CRASH_ALWAYS", "1")
     monkeypatch.setenv("CRASH_STARTS", str(starts))
