@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -127,14 +127,15 @@ class _Redaction:
             self._partial = ""  # it is not sent
         if self._partial:
             self._collect(self._partial, "")
-        self._find_known()
-        if self._partial:
-            self._find_cut_ends()
-        self._vault = Vault(self._shapes, self._found)
-        for text, found in self._found.items():
-            is_json = self._is_json(text) if found else False
-            for one in found:
-                self._vault.placeholder(one.kind, one.value, is_json=is_json)
+        for _ in range(MAX_PASSES):
+            self._find_known()
+            if self._partial:
+                self._find_cut_ends()
+            self._vault = self._filled_vault()
+            if not self._find_beside():
+                break
+        else:
+            raise RedactionFailed("what is taken out lets ever more of the request look private")
         request = Texts(self._changed, _pass, self._moved).request(self._request)
         self._check_that_nothing_is_left(request)
         links = any(
@@ -218,6 +219,37 @@ class _Redaction:
                 if one.end + offset > place
             ]
             self._found[last] = _without_overlaps(parts, self._found[last])
+
+    def _filled_vault(self) -> Vault:
+        vault = Vault(self._shapes, self._found)
+        for text, found in self._found.items():
+            is_json = self._is_json(text) if found else False
+            for one in found:
+                vault.placeholder(one.kind, one.value, is_json=is_json)
+        return vault
+
+    def _find_beside(self) -> bool:
+        """Find what looks private only beside placeholders, which are shorter or longer than the
+        texts that they stand for. Whether there is such a text."""
+        has_more = False
+        for text, found in self._found.items():
+            spans = self._finder.find(self._changed(text, "")) if found else ()
+            more = [part for span in spans for part in self._between(text, span)]
+            self._found[text] = _without_overlaps(found, more)
+            has_more |= bool(more)
+        return has_more
+
+    def _between(self, text: str, span: Span) -> Iterator[Span]:
+        """The parts of *text* that *span*, a part of the changed text, has beside placeholders."""
+        start = moved = 0
+        for one in (*self._found[text], Span(len(text), len(text), "")):
+            first = max(start, span.start - moved)
+            last = min(one.start, span.end - moved)
+            if first < last and text[first:last].strip():
+                yield Span(first, last, span.kind, text[first:last])
+            start = one.end
+            if one.kind:
+                moved += len(self._vault.placeholder(one.kind, one.value)) - one.end + one.start
 
     # --- replacing --------------------------------------------------------------------------
 

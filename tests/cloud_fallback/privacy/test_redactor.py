@@ -141,7 +141,7 @@ def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -
             "reuse_prefix",
             "add_generation_prompt",
         ),
-        *("timings_per_token", "post_sampling_probs"),
+        *("timings_per_token", "post_sampling_probs", "priority"),
     }
     assert set(Message.__struct_fields__) == {
         *("role", "content", "name", "tool_calls", "tool_call_id", "reasoning"),
@@ -247,6 +247,24 @@ def test_the_restored_request_is_the_request(texts: list[str]) -> None:
 def test_redacted_text_holds_nothing_more_to_redact(text: str) -> None:
     once = REDACTOR.redact(conversation(text))
     assert REDACTOR.redact(once.request).n_redactions == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use G-482913 to verify your Google account min API-nyckel är b3f1c7a9d2e84506 ETag: "
+        '"33a64df551425fcc55e4d42a148795d9f25f89d4"',
+        "Het wachtwoord is tulp-veld-3 " * 5 + "zip code: 94105",
+        "4111 1111 1111 1111 12/27 de pincode van mijn pas is 4711 비밀번호: kimchi77 "
+        "sin 0.5235987755982989 0.0 -> 0.499999 <key>Password</key>\n<string>plist-77</string> "
+        "MT84MALT011000012345MTLCAST001S",
+    ],
+)
+def test_what_looks_private_only_beside_placeholders_is_taken_out_at_once(text: str) -> None:
+    """They are shorter than what they stand for, so that a word reaches further."""
+    once = REDACTOR.redact(conversation(text, text))
+    assert REDACTOR.redact(once.request).n_redactions == 0
+    assert [restored(once.restorer(), sent) for sent in contents(once)] == [text, text]
 
 
 def test_a_link_after_a_private_text_is_restored_as_it_was() -> None:
