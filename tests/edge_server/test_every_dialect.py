@@ -96,7 +96,7 @@ def ollamas(url: str) -> Texts:
 
 
 def gemini(url: str) -> Texts:
-    http_options: Any = {"base_url": url, "extra_body": ENDLESS}
+    http_options: Any = {"base_url": url, "extra_body": {"generationConfig": ENDLESS}}
     with (
         closing(genai.Client(api_key="unused", http_options=http_options)) as client,
         closing(client.models.generate_content_stream(model="x", contents=QUESTION)) as chunks,  # type: ignore[type-var]  # as above
