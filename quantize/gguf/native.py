@@ -153,8 +153,8 @@ def _means(order: QuantizeOrder) -> dict[str, npt.NDArray[np.float32]]:
     """The importance of each input of each matrix."""
     if order.recipe.imatrix is not None:
         return read_imatrix(order.recipe.imatrix).means()
-    # For a plan it is enough that there is one.
-    return {"none": np.ones(1, np.float32)} if order.has_imatrix else {}
+    # For a plan it is enough that there will be one.
+    return {"none": np.ones(1, np.float32)} if order.recipe.is_calibrated else {}
 
 
 def _imatrix(means: dict[str, npt.NDArray[np.float32]]) -> Any:

@@ -23,6 +23,9 @@ class Recipe(Struct, frozen=True, kw_only=True):
     """Expressions that are searched in the names of tensors, and the type of those where they are
     found; the first that is found counts."""
     imatrix: Path | None = None
+    """An importance matrix to use."""
+    is_calibrated: bool = False
+    """Whether an importance matrix is to be computed where none is given."""
     allow_requantize: bool = False
     """Whether weights that are quantized already may be rounded to fewer bits."""
 
@@ -34,8 +37,6 @@ class QuantizeOrder(Struct, frozen=True, kw_only=True):
     target: Path
     """Written only by quantize()."""
     recipe: Recipe
-    has_imatrix: bool
-    """Whether there will be an importance matrix, which llama.cpp's choice of types depends on."""
     n_threads: int
     metadata: dict[str, str | int] = {}
     """Keys to add. Texts have at most 127 bytes."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from spillover.models.errors import ModelFileError
@@ -14,6 +18,7 @@ from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.quantize.child import Progress, call_in_child
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.guard_rails import check_plan, notes_on
+from spillover.quantize.gguf.imatrix import OWN_TEXT, Calibrated, ImatrixOrder, calibrate
 from spillover.quantize.gguf.imatrix_file import read_imatrix
 from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
@@ -61,12 +66,14 @@ def run(
     planned = _plan(source, target, recipe, n_threads)
     check_plan(source, recipe, planned)
     verdict = None
-    with new_file(target, planned.size_bytes) as scratch:
+    with (
+        new_file(target, planned.size_bytes) as scratch,
+        _calibrated(source, recipe, progress, n_threads=n_threads) as recipe,
+    ):
         order = QuantizeOrder(
             source=source,
             target=scratch,
             recipe=recipe,
-            has_imatrix=recipe.imatrix is not None,
             n_threads=n_threads,
             metadata=_provenance(source, recipe, progress),
         )
@@ -79,15 +86,40 @@ def run(
     return _described(target, planned, verdict)
 
 
+def make_imatrix(
+    source: Path, target: Path, text: Path | None, progress: Progress, *, n_threads: int
+) -> Calibrated:
+    """Write an importance matrix into *target*, from *text* or the text that comes with the
+    package. Raises QuantizeError."""
+    _header(source)
+    with new_file(target) as scratch:
+        return _calibrate(source, scratch, text, progress, n_threads)
+
+
+@contextmanager
+def _calibrated(
+    source: Path, recipe: Recipe, progress: Progress, *, n_threads: int
+) -> Generator[Recipe]:
+    """The recipe with an importance matrix, if it shall have one."""
+    if recipe.imatrix is not None or not recipe.is_calibrated:
+        yield recipe
+        return
+    with tempfile.TemporaryDirectory(prefix="spillover-") as folder:
+        path = Path(folder) / "imatrix.gguf"
+        _calibrate(source, path, None, progress, n_threads)
+        yield msgspec.structs.replace(recipe, imatrix=path)
+
+
+def _calibrate(
+    source: Path, target: Path, text: Path | None, progress: Progress, n_threads: int
+) -> Calibrated:
+    order = ImatrixOrder(source=source, target=target, text=text or OWN_TEXT, n_threads=n_threads)
+    return call_in_child(calibrate, order, progress, scratch=target)
+
+
 def _plan(source: Path, target: Path, recipe: Recipe, n_threads: int) -> Plan:
     _check(_header(source), source, recipe)
-    order = QuantizeOrder(
-        source=source,
-        target=target,
-        recipe=recipe,
-        has_imatrix=recipe.imatrix is not None,
-        n_threads=n_threads,
-    )
+    order = QuantizeOrder(source=source, target=target, recipe=recipe, n_threads=n_threads)
     return call_in_child(plan, order, lambda what, n_done, n_all: None)
 
 

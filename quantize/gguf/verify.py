@@ -59,7 +59,6 @@ def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
         n_prefix_cached=0,
         n_threads=order.n_threads,
         n_gpu_layers=0,
-        adapt_threads=False,
         second_layout="off",
         use_extra_bufts=False,
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EPILOG = f"""\b
 Examples:
   spillover quantize run model-F16.gguf model-Q4_K_M.gguf
-  spillover quantize run model-F16.gguf small.gguf --type IQ3_M --imatrix imatrix.gguf
+  spillover quantize run model-F16.gguf small.gguf --type IQ3_M --imatrix auto
   spillover quantize run model-F16.gguf m.gguf --tensor output=Q8_0 --tensor 'attn_v=Q6_K'
   spillover quantize run model-F16.gguf m.gguf --type Q3_K_M --dry-run
 
@@ -55,8 +55,8 @@ def _tensor_types(
 )
 @click.option(
     "--imatrix",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Importance matrix, in llama.cpp's format.",
+    metavar="FILE",
+    help="Importance matrix, in llama.cpp's format; auto: compute one first.",
 )
 @click.option(
     "--tensor",
@@ -89,7 +89,7 @@ def run(
     source: Path,
     target: Path,
     file_type: str,
-    imatrix: Path | None,
+    imatrix: str | None,
     tensors: tuple[tuple[str, str], ...],
     dry_run: bool,
     allow_requantize: bool,
@@ -107,7 +107,11 @@ def run(
     from spillover.quantize.gguf.run import run as quantize
 
     recipe = Recipe(
-        file_type=file_type, tensors=tensors, imatrix=imatrix, allow_requantize=allow_requantize
+        file_type=file_type,
+        tensors=tensors,
+        imatrix=Path(imatrix) if imatrix and imatrix != "auto" else None,
+        is_calibrated=imatrix == "auto",
+        allow_requantize=allow_requantize,
     )
     n_threads = threads or n_cores_usable()
     if dry_run:

@@ -22,7 +22,4 @@ def silent(what: str, n_done: int, n_all: int) -> None:
 
 
 def order_for(source: Path, target: Path, recipe: Recipe) -> QuantizeOrder:
-    has_imatrix = recipe.imatrix is not None
-    return QuantizeOrder(
-        source=source, target=target, recipe=recipe, has_imatrix=has_imatrix, n_threads=1
-    )
+    return QuantizeOrder(source=source, target=target, recipe=recipe, n_threads=1)

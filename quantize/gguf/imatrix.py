@@ -1,0 +1,132 @@
+"""Computes an importance matrix: reads a text, and sums up what every matrix of a model sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from spillover.quantize.child import Progress
+from spillover.quantize.errors import QuantizeError
+from spillover.quantize.gguf.imatrix_file import Imatrix, write_imatrix
+from spillover.quantize.gguf.matmul_inputs import MatmulInputs
+from spillover.runtime.backend import Rows, Tokens
+from spillover.runtime.llama.batch import LlamaBatch
+from spillover.runtime.llama.governed_calls import GovernedCalls
+from spillover.runtime.llama.library import LOG, lib, start_library
+from spillover.runtime.llama.model import LlamaModel
+
+OWN_TEXT = Path(__file__).with_name("calibration.txt")
+_N_CHUNK = 512
+"""Tokens that are read as one text."""
+_N_CALL = 128
+"""Tokens of one call, which bounds the logits that llama.cpp keeps."""
+_MAX_TEXT_BYTES = 64 << 20
+
+
+class ImatrixOrder(Struct, frozen=True, kw_only=True):
+    """What to read, and where to write the matrix."""
+
+    source: Path
+    target: Path
+    text: Path
+    n_threads: int
+
+
+class Calibrated(Struct, frozen=True, kw_only=True):
+    """What was read."""
+
+    n_tokens: int
+    n_matrices: int
+
+
+def calibrate(order: ImatrixOrder, progress: Progress) -> Calibrated:
+    """Write the order's target. Raises QuantizeError, ModelError, OSError."""
+    text = _text(order.text)
+    start_library()
+    model = LlamaModel(order.source, n_gpu_layers=0, use_extra_bufts=False)
+    inputs = MatmulInputs()
+    try:
+        tokens = model.tokenize(text, add_special=False, parse_special=True)
+        chunks = _chunks(tokens, model.opening)
+        context = _context(model, inputs, order.n_threads)
+        calls = GovernedCalls(order.n_threads, adapts=True)
+        try:
+            for number, chunk in enumerate(chunks):
+                progress("calibrating", number, len(chunks))
+                _read(context, inputs, chunk, calls)
+            progress("calibrating", len(chunks), len(chunks))
+        finally:
+            lib.llama_free(context)
+    finally:
+        lib.llama_model_free(model.handle)
+    if not inputs.sums:
+        raise QuantizeError(f"{order.source} multiplies no matrices while it reads a text")
+    made = Imatrix(
+        sums={name: sums.astype(np.float32) for name, sums in inputs.sums.items()},
+        counts={name: counts.astype(np.float32) for name, counts in inputs.counts.items()},
+        n_chunks=len(chunks),
+        chunk_size=_N_CHUNK,
+        datasets=(order.text.name,),
+    )
+    write_imatrix(order.target, made)
+    return Calibrated(n_tokens=sum(map(len, chunks)), n_matrices=len(made.sums))
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _MAX_TEXT_BYTES:
+        raise QuantizeError(
+            f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: a few hundred KiB are enough"
+        )
+    return path.read_text("utf-8", "replace")
+
+
+def _chunks(tokens: Tokens, opening: tuple[int, ...]) -> list[Tokens]:
+    """The text in pieces of equal length, each with the BOS token if the model wants one. A rest
+    counts only where there is nothing else."""
+    n_own = _N_CHUNK - len(opening)
+    pieces = [tokens[start : start + n_own] for start in range(0, len(tokens), n_own)]
+    if len(pieces) > 1 and len(pieces[-1]) < n_own:
+        pieces.pop()
+    if not pieces or len(pieces[0]) < _N_CALL:
+        raise QuantizeError(
+            f"the text has only {len(tokens)} tokens: give one with at least {_N_CALL}, better "
+            "with some ten thousand"
+        )
+    return [np.array([*opening, *piece], np.int32) for piece in pieces]
+
+
+def _context(model: LlamaModel, inputs: MatmulInputs, n_threads: int) -> Any:
+    params = lib.llama_context_default_params()
+    params.n_ctx = _N_CHUNK
+    params.n_batch = params.n_ubatch = params.n_outputs_max = _N_CALL
+    params.n_threads = params.n_threads_batch = n_threads
+    params.offload_kqv = params.op_offload = False  # the callback reads this process's memory
+    params.no_perf = True
+    params.cb_eval = inputs.callback
+    context = lib.llama_init_from_model(model.handle, params)
+    if not context:
+        raise QuantizeError(
+            f"llama.cpp cannot make a context of {_N_CHUNK} tokens: "
+            f"{LOG.tail() or 'no reason given'}"
+        )
+    return context
+
+
+def _read(context: Any, inputs: MatmulInputs, chunk: Tokens, calls: GovernedCalls) -> None:
+    lib.llama_memory_clear(lib.llama_get_memory(context), True)
+    batch = LlamaBatch(_N_CALL, _N_CHUNK)
+    for start in range(0, len(chunk), _N_CALL):
+        batch.fill([Rows(0, start, chunk[start : start + _N_CALL], True)])
+        batch.ask_from(0)  # or the last layer would only compute one row
+        inputs.begin()
+        code = calls.run(
+            lambda: lib.llama_decode(context, batch.struct),
+            lambda n: lib.llama_set_n_threads(context, n, n),
+        )
+        if inputs.error is not None:
+            raise inputs.error
+        if code:
+            raise QuantizeError(f"llama_decode returned {code}: {LOG.tail() or 'no reason given'}")
