@@ -114,6 +114,11 @@ def _bundled_models() -> dict[str, Listed]:
     return {name: listed for name, listed in models.items() if listed.is_bundled}
 
 
+def bundled_names() -> tuple[str, ...]:
+    """The models that come with the package."""
+    return tuple(_bundled_models())
+
+
 def find(name_or_path: str, store: ModelStore | None = None) -> ModelEntry:
     """The model of a name, a GGUF or ONNX file, or a folder with one model in it.
 

@@ -13,6 +13,7 @@ from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.route.allowed import Allowed
 from spillover.cloud_fallback.route.answer_so_far import AnswerSoFar
 from spillover.cloud_fallback.route.joint import Joint
+from spillover.cloud_fallback.route.local_side import LocalSide
 from spillover.cloud_fallback.route.resources import RouteResources
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.cloud_fallback.route.stopped import Stopped
@@ -33,19 +34,21 @@ class RequestContext:
     def __init__(
         self,
         resources: RouteResources,
+        local: LocalSide,
         request: GenerationRequest,
         options: RouteOptions,
         allowed: Allowed,
         cancellation: Cancellation,
     ) -> None:
         self.resources = resources
+        self.local = local
         self.request = request
         self.options = options
         self.allowed = allowed
         self.cancellation = cancellation
-        self.mode: HandoffMode = options.mode or resources.settings.mode
+        self.mode: HandoffMode = options.mode or local.mode
         self.answer = AnswerSoFar(request)
-        self.writer = resources.local_writer
+        self.writer = local.writer
         """Who writes now."""
         self.stream: WatchedStream | None = None
         """The local stream that is running now."""
@@ -153,7 +156,7 @@ class RequestContext:
         """Whether *provider* may go on; False: the user has to be asked. Raises ConsentRefused."""
         if self.allowed.cloud == "never" or self.resources.consents.is_kept_local(self.id):
             raise ConsentRefused("the answer must stay on the device")
-        if self.request.n_images and not self.resources.policy_settings.is_on("modality"):
+        if self.request.n_images and not self.local.policy_settings.is_on("modality"):
             raise ConsentRefused("images stay on this device: modality is switched off")
         if not self.must_ask or provider in self.granted:
             return True

@@ -85,7 +85,7 @@ def explain_local(
 def explain(context: RequestContext) -> Explanation:
     """Of a request that may leave."""
     resources, request = context.resources, context.request
-    local = local_outlook(resources.local, request)
+    local = local_outlook(context.local.engine, request)
     reason = _reason(context, local)
     try:
         redacted = resources.redactor.redact(request)
@@ -143,9 +143,9 @@ def _reason(context: RequestContext, local: LocalOutlook) -> Reason | None:
     stopped = context.reason_to_begin_in_cloud()
     if stopped is not None:
         return stopped.reason
-    if request.n_images and resources.policy_settings.is_on("modality"):
+    if request.n_images and context.local.policy_settings.is_on("modality"):
         return Reason(code="modality", is_hard=True)
-    watch = resources.policy().watch(request, clock=resources.clock, on_trigger=lambda _: None)
+    watch = context.local.policy().watch(request, clock=resources.clock, on_trigger=lambda _: None)
     reason = watch.before(local.status, resources.sensors.read())
     if reason is None and local.n_prompt_tokens is not None:
         watch.see(Queued(position=0, n_prompt_tokens=local.n_prompt_tokens))

@@ -31,6 +31,7 @@ from spillover.runtime.errors import (
     EngineError,
     ImagesRefused,
     InvalidRequest,
+    NoRoomForModel,
     ResponseFormatRefused,
     SpilloverError,
 )
@@ -69,9 +70,9 @@ class LocalWriter:
                 return Stopped(reason=reason, at=context.now)
             end = yield from self._follow(context, stream, joint)
         except (EngineError, InvalidRequest) as error:
-            resources = context.resources
+            side = context.local
             held = stream.held() if stream is not None and joint is None else ()
-            reason = reason_of(error, resources.local)
+            reason = reason_of(error, side.engine)
             if reason is None:
                 yield from held
                 raise
@@ -81,7 +82,7 @@ class LocalWriter:
                 held=held,
                 local_error=error,
                 cloud_error=stopped.cloud_error if stopped is not None else None,
-                may_leave=resources.policy_settings.is_on(reason.code),
+                may_leave=side.policy_settings.is_on(reason.code),
             )
         finally:
             context.stream = None
@@ -93,7 +94,7 @@ class LocalWriter:
             return None
         resources, reason = context.resources, self._reason
         if reason is None:
-            reason = stream.watch.before(resources.local.status(), resources.sensors.read())
+            reason = stream.watch.before(context.local.engine.status(), resources.sensors.read())
         if reason is None:
             if not context.must_ask:
                 resources.warm_first()
@@ -115,7 +116,7 @@ class LocalWriter:
                 n_top = logprobs_wanted(request, self._policy.settings)
                 request = msgspec.structs.replace(request, logprobs=n_top)
             return request, None
-        text, local = context.text(), context.resources.local
+        text, local = context.text(), context.local.engine
         plan = plan_continuation(
             request,
             text.said,
@@ -135,7 +136,7 @@ class LocalWriter:
             return Watch(UNWATCHED, request, clock=clock, on_trigger=on_trigger)
 
         return WatchedStream(
-            resources.local,
+            context.local.engine,
             request,
             answer=context.answer,
             mode=context.mode,
@@ -198,7 +199,7 @@ def _ended(
 ) -> WriterEnd:
     answer, finished = context.answer, stream.finished
     assert finished is not None, "the stream has ended"
-    answer.leg_ended(local_leg(context.resources.local_writer, finished), finished.timings)
+    answer.leg_ended(local_leg(context.local.writer, finished), finished.timings)
     if isinstance(end, Stopped) and context.must_ask:  # it may be a whole answer
         answer.n_unsent += n_tokens_of(end.held)
     if stream.deferred is not None:
@@ -231,7 +232,7 @@ def _come_back(
     goes_on = end is None and not is_spent and not cannot
     if context.writer.origin == "cloud" and (goes_on or held):
         context.stays_with(None)
-        local = context.resources.local_writer
+        local = context.local.writer
         yield context.hand_over(local, stopped.reason, keep_chars=answer.n_chars)
     yield from held
     if goes_on:
@@ -281,6 +282,9 @@ def reason_of(error: SpilloverError, local: TextEngine) -> Reason | None:
         case EngineBusy():
             found = {"n_queued": float(local.status().n_queued)}
             return Reason(code="queue", is_hard=True, signals=found)
+        case NoRoomForModel():
+            found = {"missing_bytes": float(error.missing_bytes)}
+            return Reason(code="memory", is_hard=True, signals=found)
         case _:
             # Not status(): it asks a worker that may not respond.
             found = {"n_restarts": float(local.health().n_restarts)}

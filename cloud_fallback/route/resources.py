@@ -12,7 +12,6 @@ from typing import Self
 from spillover.cloud_fallback.errors import KeptLocal
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.affinity import Affinity
-from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.sensors import Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.consent import Consents
@@ -28,9 +27,6 @@ from spillover.cloud_fallback.spending.budget import Budget
 from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.journal import HandoffJournal
 from spillover.runtime.alarms import Alarms
-from spillover.runtime.engine import TextEngine
-from spillover.runtime.errors import SpilloverError
-from spillover.runtime.events import WriterId
 
 WARM_EVERY_S = 20.0
 
@@ -39,7 +35,6 @@ WARM_EVERY_S = 20.0
 class RouteResources:
     """Owned by the router. Methods may be called from any thread."""
 
-    local: TextEngine
     providers: tuple[CloudEngine, ...]
     """In the order in which they are asked."""
     settings: RouteSettings
@@ -55,7 +50,6 @@ class RouteResources:
     data_dir: Path | None = None
     clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _policy: LocalPolicy | None = field(default=None, init=False)
     _affinity: Affinity = field(init=False)
     _warmed_at: float = field(default=float("-inf"), init=False)
 
@@ -65,7 +59,6 @@ class RouteResources:
     @classmethod
     def open(
         cls,
-        local: TextEngine,
         settings: CloudSettings,
         environ: Mapping[str, str],
         *,
@@ -76,7 +69,6 @@ class RouteResources:
         database = Database(settings.ledger)
         on_lan = [provider.name for provider in settings.providers if provider.is_own_machine]
         return cls(
-            local=local,
             providers=build_engines(settings.providers, Keys(environ), http),
             settings=settings.route,
             policy_settings=settings.policy,
@@ -117,21 +109,6 @@ class RouteResources:
             return str(error)
         return None
 
-    @property
-    def local_writer(self) -> WriterId:
-        return WriterId(origin="local", model=self.local.name)
-
-    def policy(self) -> LocalPolicy:
-        """The policies of the local model, which may still be loading."""
-        with self._lock:
-            if self._policy is None:
-                try:
-                    card = self.local.card
-                except SpilloverError:
-                    return LocalPolicy(self.policy_settings, None)
-                self._policy = LocalPolicy(self.policy_settings, card, data_dir=self.data_dir)
-            return self._policy
-
     def provider_of(self, conversation: bytes) -> str | None:
         """The provider that *conversation* stays with; None: its next turn begins here."""
         with self._lock:
@@ -163,6 +140,4 @@ class RouteResources:
         self.sensors.close()
         self.alarms.close()
         self.http.close()
-        if self._policy is not None:
-            self._policy.close()
         self.budget.close()

@@ -68,10 +68,10 @@ def _route(context: RequestContext) -> Generator[StreamEvent]:
     stopped = context.reason_to_begin_in_cloud()
     first: LocalWriter | None = None
     if stopped is None:
-        first = LocalWriter(context.resources.policy())
+        first = LocalWriter(context.local.policy())
     elif context.allowed.local and not context.is_granted(stopped.reason):
         # The model goes on while the user is asked.
-        first = LocalWriter(context.resources.policy(), stopped.reason)
+        first = LocalWriter(context.local.policy(), stopped.reason)
         stopped = None
     for writer in _writers(context, first):
         if stopped is not None and context.cancellation.cancelled:

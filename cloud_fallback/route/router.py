@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.affinity import conversation_key
 from spillover.cloud_fallback.policy.doubt import DoubtReading
+from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.consent import ConsentReply, ConsentScope, PendingConsent
 from spillover.cloud_fallback.privacy.standing import StandingConsent
 from spillover.cloud_fallback.route.allowed import Routing, allowed
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.explanation import Explanation, explain, explain_local
+from spillover.cloud_fallback.route.local_side import LocalSide
 from spillover.cloud_fallback.route.resources import RouteResources
 from spillover.cloud_fallback.route.route import route
 from spillover.cloud_fallback.route.settings import RouteOptions
@@ -24,6 +27,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.checked import checked, expect
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import EngineClosed, InvalidRequest
+from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 
@@ -36,15 +40,22 @@ class Router:
     ) -> None:
         """*routing*: what the owner allows. *resources* None: there is no cloud, everything is
         local."""
-        self._local = local
         self._routing = routing
         self._resources = resources
+        self.local = self._side(local, routing)
+        """The model that answers where no other is asked for."""
+        self._others: list[LocalSide] = []
         self._lock = threading.Lock()
         self._running: dict[str, RequestContext] = {}
         self._is_closed = False
 
     @classmethod
-    def open(cls, local: LocalEngine, settings: CloudSettings, environ: Mapping[str, str]) -> Self:
+    def open(
+        cls,
+        local: LocalEngine | HostedModel,
+        settings: CloudSettings,
+        environ: Mapping[str, str],
+    ) -> Self:
         """The router of *local*'s answers; *environ* may hold the providers' keys.
 
         With fallback "never", or without a provider, nothing is set up for the cloud: no key is
@@ -53,24 +64,49 @@ class Router:
         Raises InvalidRequest for settings that are not allowed or contradict each other, and for
         arguments of another type.
         """
-        expect(local, LocalEngine, "local")
+        if not isinstance(local, HostedModel):
+            expect(local, LocalEngine, "local")
         expect(environ, Mapping, "environ")  # type: ignore[type-abstract]  # isinstance takes it
         settings = expect(settings, CloudSettings, "settings").checked()
         if settings.fallback == "never" or not settings.providers:
             return cls(local, settings.routing, None)
-        resources = RouteResources.open(local, settings, environ)
+        resources = RouteResources.open(settings, environ)
         resources.prepare()
         router = cls(local, settings.routing, resources)
         local.watch_deaths(router.worker_died)
         return router
+
+    def _side(
+        self, engine: TextEngine, routing: Routing, settings: CloudSettings | None = None
+    ) -> LocalSide:
+        resources = self._resources
+        if resources is None:
+            return LocalSide(engine, routing, "continue", PolicySettings(), None)
+        return LocalSide(
+            engine,
+            routing,
+            resources.settings.mode if settings is None else settings.route.mode,
+            resources.policy_settings if settings is None else settings.policy,
+            resources.data_dir,
+        )
+
+    def add(self, engine: HostedModel, settings: CloudSettings) -> LocalSide:
+        """Another local model, which stream() may be given. Of *settings* those count that may
+        differ between models: what is allowed and preferred, the way of handoffs, the policies."""
+        side = self._side(engine, settings.routing, settings)
+        self._others.append(side)
+        engine.watch_deaths(partial(self.worker_died, side))
+        return side
 
     def stream(
         self,
         request: GenerationRequest,
         options: RouteOptions | None = None,
         cancellation: Cancellation | None = None,
+        local: LocalSide | None = None,
     ) -> Generator[StreamEvent]:
         """Yield the events of one answer from all its writers; close() or *cancellation* ends it.
+        *local*: the local model among them, one that was added.
 
         Raises InvalidRequest, EngineBusy or EngineClosed before the first event, EngineError at any
         time.
@@ -80,16 +116,17 @@ class Router:
         request = expect(request, GenerationRequest, "request").checked()
         options = checked(expect(options or RouteOptions(), RouteOptions, "options"))
         cancellation = expect(cancellation or Cancellation(), Cancellation, "cancellation")
-        may = allowed(self._routing, options.routing, can_answer=options.can_answer)
+        local = local or self.local
+        may = allowed(local.routing, options.routing, can_answer=options.can_answer)
         resources = self._resources
         if resources is None or not may.may_leave or request.n > 1:
             if not may.local:
                 raise InvalidRequest(_no_cloud(request), "spillover.only")
             if resources is not None and options.routing.only == "local_only" and request.messages:
                 resources.stays_with(conversation_key(request.messages, options.owner), None)
-            yield from self._local.stream(request, cancellation)
+            yield from local.engine.stream(request, cancellation)
             return
-        context = RequestContext(resources, request, options, may, cancellation)
+        context = RequestContext(resources, local, request, options, may, cancellation)
         context.begin()
         with self._lock:
             self._running[context.id] = context
@@ -100,18 +137,22 @@ class Router:
                 self._running.pop(context.id, None)
 
     def explain(
-        self, request: GenerationRequest, options: RouteOptions | None = None
+        self,
+        request: GenerationRequest,
+        options: RouteOptions | None = None,
+        local: LocalSide | None = None,
     ) -> Explanation:
         """What stream() would do now, and why. Nothing is sent, written or noted; the local model
         counts the prompt. Raises what stream() would raise for a request that is wrong."""
         request = expect(request, GenerationRequest, "request").checked()
         options = checked(expect(options or RouteOptions(), RouteOptions, "options"))
-        may = allowed(self._routing, options.routing, can_answer=options.can_answer)
+        local = local or self.local
+        may = allowed(local.routing, options.routing, can_answer=options.can_answer)
         resources = self._resources
         if resources is None or not may.may_leave or request.n > 1:
             why = self.cloud_problem() or _STAYS
-            return explain_local(self._local, request, may, why)
-        return explain(RequestContext(resources, request, options, may, Cancellation()))
+            return explain_local(local.engine, request, may, why)
+        return explain(RequestContext(resources, local, request, options, may, Cancellation()))
 
     def hand_over(self, answer_id: str) -> bool:
         """Let the cloud continue a running answer. False: nobody can take over now, and the answer
@@ -160,12 +201,14 @@ class Router:
         with self._lock:
             return self._running.get(answer_id)
 
-    def worker_died(self) -> None:
+    def worker_died(self, local: LocalSide | None = None) -> None:
         """The local model's process has died: hand its answers over unless it soon continues."""
-        if self._resources is None or not self._resources.policy_settings.is_on("crash"):
+        local = local or self.local
+        if self._resources is None or not local.policy_settings.is_on("crash"):
             return
         with self._lock:
-            streams = [context.stream for context in self._running.values()]
+            running = list(self._running.values())
+        streams = [context.stream for context in running if context.local is local]
         for stream in streams:
             if stream is not None:
                 stream.worker_died()
@@ -234,6 +277,8 @@ class Router:
     def close(self) -> None:
         """Close what is open, and refuse what comes. Cancel the running answers first."""
         self._is_closed = True
+        for side in (self.local, *self._others):
+            side.close()
         if self._resources is not None:
             self._resources.close()
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.edge_server.answers.route_taken import RouteTaken, answer_headers
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Delta, ReasoningDelta
+from spillover.runtime.events import Delta, Loading, ReasoningDelta
 
 Event = TypeVar("Event")
 
@@ -66,14 +66,15 @@ class EventLog(Changes):
         self._events: list[StreamEvent] = []
         self._closed = False
         self.has_begun = False
-        """Whether there was an event."""
+        """Whether there was an event of the answer itself; while its model is loaded, it may still
+        be refused."""
         self.route = RouteTaken()
 
     def append(self, event: StreamEvent) -> None:
         if not isinstance(event, Delta | ReasoningDelta):
             self.route.see(event)
         with self._changed:
-            self.has_begun = True
+            self.has_begun |= not isinstance(event, Loading)
             self._events.append(event)
             self._wake()
 
@@ -94,7 +95,7 @@ class EventLog(Changes):
             return events, self._closed
 
     def wait_for_the_first(self, timeout_s: float | None) -> bool:
-        """Wait until there was an event, taken or not, or the end; False after *timeout_s*."""
+        """Wait until it has begun, or ended; False after *timeout_s*."""
         with self._changed:
             return self._changed.wait_for(lambda: self.has_begun or self._closed, timeout_s)
 

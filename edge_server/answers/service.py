@@ -12,6 +12,7 @@ from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.event_log import EventSource
+from spillover.edge_server.answers.served_models import ServedModel, ServedModels
 from spillover.edge_server.wire.errors import CONTEXT_LENGTH_EXCEEDED
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.embedding_request import EmbeddingRequest, EngineRequest
@@ -46,10 +47,18 @@ class Service:
     """Owns the generations. One producer thread for each iterates the engine and writes the log."""
 
     def __init__(
-        self, engine: TextEngine, router: Router, *, max_answers: int, max_generation_s: float
+        self,
+        engine: TextEngine,
+        router: Router,
+        *,
+        max_answers: int,
+        max_generation_s: float,
+        models: ServedModels | None = None,
     ) -> None:
+        """*models*: all that may be asked for, *engine* among them; None: only *engine*."""
         self.engine = engine
         self.router = router
+        self.models = models or ServedModels(ServedModel(engine, router.local))
         self._max_answers = max_answers
         self._max_generation_s = max_generation_s
         self._lock = threading.Lock()
@@ -57,11 +66,14 @@ class Service:
         self._closed = False
         self._at_close: list[Callable[[], object]] = []
 
-    def start(self, request: EngineRequest, options: RouteOptions) -> Generation:
-        """Begin an answer, without waiting for the engine: what it raises before its first event
-        is the generation's refusal(). Raises EngineBusy or EngineClosed."""
+    def start(
+        self, request: EngineRequest, options: RouteOptions, model: ServedModel | None = None
+    ) -> Generation:
+        """Begin an answer of *model*, or of the default one, without waiting for the engine: what
+        it raises before its first event is the generation's refusal(). Raises EngineBusy or
+        EngineClosed."""
         generation = Generation(options)
-        args = (generation, request, options)
+        args = (generation, request, options, model or self.models.default)
         thread = threading.Thread(target=self._produce, args=args, name="generation", daemon=True)
         with self._lock:
             if self._closed:
@@ -77,7 +89,11 @@ class Service:
         return generation
 
     def _produce(
-        self, generation: Generation, request: EngineRequest, options: RouteOptions
+        self,
+        generation: Generation,
+        request: EngineRequest,
+        options: RouteOptions,
+        model: ServedModel,
     ) -> None:
         def time_out() -> None:
             generation.timed_out = True
@@ -85,19 +101,18 @@ class Service:
 
         timer = threading.Timer(self._max_generation_s, time_out)
         timer.daemon = True
-        log, begun, cut_off = generation.log, False, False
+        log, cut_off = generation.log, False
         try:
             timer.start()
-            with closing(self._events(request, options, generation.cancellation)) as events:
+            with closing(self._events(request, options, model, generation.cancellation)) as events:
                 for event in events:
-                    begun = True
                     if generation.timed_out and _is_cancelled(event):
                         cut_off = True
                     else:
                         log.append(event)
         except Exception as error:
             generation.error = error
-            if begun:
+            if log.has_begun:
                 log.append(failure_of(error))
         finally:
             timer.cancel()
@@ -108,12 +123,16 @@ class Service:
             self._forget(generation)
 
     def _events(
-        self, request: EngineRequest, options: RouteOptions, cancellation: Cancellation
+        self,
+        request: EngineRequest,
+        options: RouteOptions,
+        model: ServedModel,
+        cancellation: Cancellation,
     ) -> Generator[StreamEvent]:
         """Vectors and scores are always made on the device: another model's cannot be compared."""
         if isinstance(request, EmbeddingRequest):
-            return self.engine.embed(request, cancellation)
-        return self.router.stream(request, options, cancellation)
+            return model.engine.embed(request, cancellation)
+        return self.router.stream(request, options, cancellation, model.side)
 
     def _forget(self, generation: Generation) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from spillover.cloud_fallback.events import Failed, StreamEvent
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.event_log import EventSource
+from spillover.edge_server.answers.served_models import ServedModel
 from spillover.edge_server.answers.service import Generation, Service, failure_of
 from spillover.runtime.embedding_request import EngineRequest
 from spillover.runtime.errors import EngineBusy
@@ -28,11 +29,16 @@ class Several(EventSource):
     """
 
     def __init__(
-        self, service: Service, requests: Sequence[EngineRequest], options: RouteOptions
+        self,
+        service: Service,
+        requests: Sequence[EngineRequest],
+        options: RouteOptions,
+        model: ServedModel | None = None,
     ) -> None:
         super().__init__(options.id)
         self._service = service
         self._options = options
+        self._model = model or service.models.default
         self._changed = threading.Condition()
         self._waiting = deque(requests)
         self._n_begun = 0
@@ -44,7 +50,7 @@ class Several(EventSource):
 
     def _begin(self, request: EngineRequest) -> None:
         options = replace(self._options, id=f"{self._options.id}-{self._n_begun}")
-        part = _Part(self, self._service.start(request, options), self._n_begun)
+        part = _Part(self, self._service.start(request, options, self._model), self._n_begun)
         with self._changed:
             self._running.add(part)
             if self._over:
@@ -76,7 +82,7 @@ class Several(EventSource):
 
     def _next(self) -> EngineRequest | None:
         """The next request, once there is a slot for it; None after the last."""
-        n_slots = self._service.engine.card.n_parallel
+        n_slots = self._model.engine.card.n_parallel
         with self._changed:
             self._changed.wait_for(lambda: self._over or len(self._running) < n_slots)
             return self._waiting.popleft() if self._waiting and not self._over else None

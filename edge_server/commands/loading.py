@@ -12,6 +12,7 @@ import msgspec
 
 from spillover.edge_server.commands.engines.job_process import convert_if_needed
 from spillover.edge_server.commands.output import print_note
+from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.config.setting_type import expanded
 from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
@@ -27,13 +28,22 @@ PATIENCE_S = 1.0
 """Shorter waits are not worth a note."""
 
 
+def default_settings(settings: Settings) -> ModelSettings | None:
+    """The table of the model that is used where none is named; None: it has none of its own."""
+    if not settings.model:
+        return next(iter(settings.models), None)
+    return next((own for own in settings.models if settings.model in (own.name, own.model)), None)
+
+
 def model_entry(settings: Settings) -> ModelEntry:
-    """The model that *settings* name; without a name the one that was pulled last, or the bundled
-    one. Raises ModelError."""
+    """The model that *settings* name; without a name that of the first table, the one that was
+    pulled last, or the bundled one. Raises ModelError."""
+    own = default_settings(settings)
+    name = settings.model if own is None else own.file
     try:
         store = model_store(settings)
-        if settings.model:
-            return catalogue.find(settings.model, store)
+        if name:
+            return catalogue.find(name, store)
         pulled = store.latest()
         return pulled.entry if pulled is not None else catalogue.default_model()
     except CatalogueError as error:
@@ -53,10 +63,23 @@ def start_engine(settings: Settings, options: EngineOptions | None = None) -> Lo
     entry = model_entry(settings)
     if entry.note:
         print_note(f"spillover: {entry.note}")
-    options = (options or settings.engine).settled()
+    options, name = default_options(settings, options), default_name(settings, entry)
     convert_if_needed(entry.path.absolute(), options)
-    name = settings.aliases[0] if settings.aliases else entry.name
     return LocalEngine(entry.path, options, name=name)
+
+
+def default_options(settings: Settings, options: EngineOptions | None = None) -> EngineOptions:
+    """*options*, or those of *settings*, with what the default model's table says."""
+    options, own = options or settings.engine, default_settings(settings)
+    return (options if own is None else own.engine(options)).settled()
+
+
+def default_name(settings: Settings, entry: ModelEntry) -> str:
+    """What clients see as the name of the default model."""
+    own = default_settings(settings)
+    if settings.aliases:
+        return settings.aliases[0]
+    return entry.name if own is None else own.name
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from spillover.edge_server.commands.engines.job_process import comparing_in_background
-from spillover.edge_server.commands.loading import note_if_slow, start_engine
+from spillover.edge_server.commands.loading import default_options, note_if_slow
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.output import print_note
 from spillover.edge_server.config.settings import Settings
@@ -58,22 +58,24 @@ def command(
 
 
 def _serve(settings: Settings) -> None:
-    with start_engine(settings) as engine:
-        # Flask is slow to import: do that, and check the address, while the model loads.
-        from spillover.cloud_fallback.route.router import Router
-        from spillover.edge_server.commands.routed import note_broken_fallback
-        from spillover.edge_server.web.server import check_bind, serve
+    from spillover.edge_server.commands.hosting import hosting  # slow
 
-        check_bind(settings)
-        with note_if_slow(f"loading {engine.name} …"):
-            card = engine.wait_ready()
+    with hosting(settings) as models:
+        with models.default.loading(lambda: None) as use:
+            # Flask is slow to import: do that, and check the address, while the model loads.
+            from spillover.edge_server.commands.routed import note_broken_fallback
+            from spillover.edge_server.web.server import check_bind, serve
+
+            check_bind(settings)
+            with note_if_slow(f"loading {models.default.name} …"):
+                card = models.default.settled(use).card
         with (
-            Router.open(engine, settings.cloud, os.environ) as router,
-            comparing_in_background(Path(card.path), settings.engine.settled()),
+            models.router() as router,
+            comparing_in_background(Path(card.path), default_options(settings)),
         ):
             note_broken_fallback(router, settings)
             serve(
-                engine,
+                models.served(router),
                 router,
                 settings,
                 on_ready=lambda urls: print_note(announcement(urls, card, settings), wraps=False),

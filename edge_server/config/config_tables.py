@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
-from spillover.edge_server.config.setting_list import table_list
+from spillover.edge_server.config import setting_type
+from spillover.edge_server.config.model_settings import OPTION_NAMES, ModelSettings
+from spillover.edge_server.config.setting_list import setting_list, table_list
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.checked import allowed_values
 from spillover.runtime.errors import InvalidRequest
@@ -28,25 +31,81 @@ def take(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
     Raises ConfigError, which names the file, the table and the field.
     """
-    tables = {f.encode_name: f.name for f in table_list() if f.encode_name in content}
-    settings = _converted({name: content.pop(name) for name in tables}, path)
+    given = {f.encode_name: f.name for f in table_list() if f.encode_name in content}
+    tables = {name: content.pop(name) for name in given}
+    models = tables.pop(_MODELS, None)
+    _refuse_keys(tables.get("provider"), path)
+    settings = _checked(_converted(tables, CloudSettings, path), path)
+    found = {name: getattr(settings, given[name]) for name in tables}
+    if models is not None:
+        found[_MODELS] = _models(models, tables.get("policy", {}), settings, path)
+    return found
+
+
+_MODELS = "local_model"
+
+
+class _Models(Struct, frozen=True):
+    local_model: tuple[ModelSettings, ...]
+
+
+def _models(
+    tables: Any, policy: dict[str, Any], settings: CloudSettings, path: Path
+) -> tuple[ModelSettings, ...]:
+    """The tables of models; *policy* is the table for all of them. Raises ConfigError."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{path}: write [[{_MODELS}]] above each model's settings")
+    split = [_split(table, policy, path) for table in tables]
+    models = _converted({_MODELS: split}, _Models, path).local_model
+    names = [name for model in models for name in (model.name, *model.aliases)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path}: {_MODELS}: two models are called {twice!r}: rename one")
+    for model in models:
+        _checked(model.cloud(settings), path)
+    return models
+
+
+def _split(table: dict[str, Any], policy: dict[str, Any], path: Path) -> dict[str, Any]:
+    """*table* with its settings checked, in a table of their own."""
+    known = {setting.name: setting for setting in setting_list() if setting.name in OPTION_NAMES}
+    options = {}
+    for name in table.keys() & known:
+        setting = known[name]
+        options[name] = setting_type.parse(
+            table[name],
+            setting.type,
+            name=name,
+            source=f"{path}: {_MODELS}.{name}",
+            from_text=False,
+        )
+    rest = {name: value for name, value in table.items() if name not in known}
+    if "options" in rest:
+        raise ConfigError(f"{path}: {_MODELS}: there is no setting options")
+    if isinstance(rest.get("policy"), dict):
+        rest["policy"] = policy | rest["policy"]
+    return {**rest, "options": options}
+
+
+def _checked(settings: CloudSettings, path: Path) -> CloudSettings:
     try:
-        settings.checked()
+        return settings.checked()
     except InvalidRequest as error:
         raise ConfigError(f"{path}: {error.param}: {error}") from error
-    return {name: getattr(settings, field) for name, field in tables.items()}
 
 
-def _converted(tables: dict[str, Any], path: Path) -> CloudSettings:
-    _refuse_keys(tables.get("provider"), path)
+T = TypeVar("T", bound=Struct)
+
+
+def _converted(tables: dict[str, Any], kind: type[T], path: Path) -> T:
     try:
-        return msgspec.convert(tables, CloudSettings)
+        return msgspec.convert(tables, kind)
     except msgspec.ValidationError as error:
         message, found, place = str(error).rpartition(" - at `$.")
         if not found:
             raise ConfigError(f"{path}: {error}") from error
         place = place.rstrip("`")
-        choice = ", ".join(allowed_values(CloudSettings, place))
+        choice = ", ".join(allowed_values(kind, place))
         advice = f": it must be one of {choice}" if choice else ""
         where = place.replace("[...]", "")
         raise ConfigError(f"{path}: {where}: {message}{advice}") from error

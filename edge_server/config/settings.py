@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
+from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.edge_server.wire.dialect import KeepAlive
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import AnswerDefaults
-from spillover.runtime.setting_help import Help
+from spillover.runtime.setting_help import Help, Table
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -40,6 +41,25 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     """Empty: the catalogue name or the file's stem."""
+    models: Annotated[tuple[ModelSettings, ...], Table()] = field(default=(), name="local_model")
+    """Models that are served beside the one of `model`, or instead of it: the first one then
+    answers requests that name none."""
+    models_memory_mb: Annotated[
+        Annotated[float, Meta(ge=1, le=16_777_216)] | None,
+        Help(
+            "Memory (MiB) for all loaded models together.",
+            default="what the device has free",
+        ),
+    ] = None
+    """Those that were used least recently are unloaded to make room."""
+    model_keep_alive_s: Annotated[
+        float,
+        Meta(ge=-1, le=315_360_000),
+        Help(
+            "Seconds after its last answer for which a model stays loaded; -1: until another one "
+            "needs its memory."
+        ),
+    ] = -1.0
     hosts: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...],
         Meta(min_length=1, max_length=16),

@@ -8,14 +8,16 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
+from spillover.edge_server.answers.served_models import ServedModels
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.web.content_encoding import decompress_body
+from spillover.edge_server.web.driver import LOADS_KEY
 from spillover.edge_server.web.security import Gatekeeper
 from spillover.edge_server.web.views.answers import add_generation_views, add_stream_views
 from spillover.edge_server.web.views.explain import add_explain_view
@@ -29,10 +31,11 @@ from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
 from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
-from spillover.runtime.errors import log_defect
+from spillover.runtime.errors import NotLoaded, log_defect
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from flask.typing import ResponseReturnValue
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +53,15 @@ def create_app(
     app.before_request(lambda: _enter(gate, settings.max_body_bytes))
     app.after_request(lambda response: _show_to_origin(gate, response))
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment, method-assign]  # as Flask advises
+    app.register_error_handler(
+        NotLoaded, lambda error: _load_first(error, service.models, endpoints)
+    )
     app.register_error_handler(Exception, lambda error: _answer_error(error, endpoints))
     responses = ResponseStore(settings.max_responses)
     add_generation_views(app, service, streams, settings, endpoints, responses)
     add_response_views(app, service, streams, settings, responses)
     add_information(app, service, settings)
-    add_ollama_views(app, service, settings)
+    add_ollama_views(app, service)
     add_gemini_views(app, service, settings, responses)
     add_handoff_views(app, service)
     add_explain_view(app, service, settings, endpoints, responses)
@@ -93,6 +99,24 @@ def _enter(gate: Gatekeeper, max_body_bytes: int) -> Response | None:
 def _show_to_origin(gate: Gatekeeper, response: Response) -> Response:
     response.headers.update(gate.origins.headers(request.headers.get("Origin")))
     return response
+
+
+def _load_first(
+    error: NotLoaded, models: ServedModels, endpoints: Sequence[Endpoint]
+) -> ResponseReturnValue:
+    """Serve the request once its model is loaded. Only looking at a model does not load it."""
+    model = models.known(error.model)
+    if model is None or model.hosted is None or request.method in ("GET", "HEAD"):
+        return _answer_error(error, endpoints)
+    loads: list[str] | None = request.environ.get(LOADS_KEY)
+    if loads is not None:
+        loads.append(error.model)
+        return Response()
+    try:
+        with model.hosted.loaded():
+            return current_app.dispatch_request()
+    except Exception as failure:
+        return _answer_error(failure, endpoints)
 
 
 def _answer_error(error: Exception, endpoints: Sequence[Endpoint]) -> Response:

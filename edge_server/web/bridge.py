@@ -13,23 +13,25 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
 
 from spillover.edge_server.answers.answer import Answer
+from spillover.edge_server.answers.served_models import ServedModels
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.connection import ClientGone, Connection, Receive, Send
 from spillover.edge_server.web.connections import Connections
-from spillover.edge_server.web.driver import ANSWERS_KEY, drive_on_loop, explained
+from spillover.edge_server.web.driver import ANSWERS_KEY, LOADS_KEY, drive_on_loop, explained
 from spillover.edge_server.web.environ import Scope, environ_of, path_of
 from spillover.edge_server.web.loop_reader import LoopCalls
 from spillover.edge_server.web.origins import Origins
 from spillover.edge_server.wire.dialect import Endpoint
 from spillover.edge_server.wire.endpoints import ENDPOINTS, error_body_of
-from spillover.edge_server.wire.errors import WireError, bad_request
+from spillover.edge_server.wire.errors import WireError, bad_request, from_exception
+from spillover.runtime.errors import SpilloverError
 
 N_THREADS = 16
 N_QUESTION_THREADS = 8
@@ -63,11 +65,13 @@ class Bridge:
     def __init__(
         self,
         app: Flask,
+        models: ServedModels,
         settings: Settings,
         connections: Connections,
         endpoints: Sequence[Endpoint] = ENDPOINTS,
     ) -> None:
         self._app = app
+        self._models = models
         self._settings = settings
         self._origins = Origins(settings.allowed_origins)
         self._connections = connections
@@ -157,8 +161,14 @@ class Bridge:
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             answers: list[Answer[Any]] = []
+            loads: list[str] = []
             environ = {**environ_of(connection.scope, body), ANSWERS_KEY: answers}
-            status, headers, content = await self._call(environ, answers)
+            response = await self._call({**environ, LOADS_KEY: loads}, answers)
+            if loads:
+                async with self._loaded(loads[0], gone):
+                    environ = {**environ_of(connection.scope, body), ANSWERS_KEY: answers}
+                    response = await self._call(environ, answers)
+            status, headers, content = response
             if answers:
                 await self._drive(connection, answers[0], gone)
             else:
@@ -181,6 +191,38 @@ class Bridge:
             raise _shutting_down()
         finally:
             stop.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _loaded(self, name: str, gone: asyncio.Future[None]) -> AsyncGenerator[None]:
+        """Load the model, without a thread that waits, and keep it while the block runs. Raises
+        WireError, ClientGone."""
+        model = self._models.known(name)
+        if model is None or model.hosted is None:
+            raise WireError(404, f"there is no model {name[:100]!r} any more", "model")
+        loop, settled = asyncio.get_running_loop(), asyncio.Event()
+
+        def settle() -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(settled.set)
+
+        stop = asyncio.ensure_future(self._stopping.wait())
+        wait = asyncio.ensure_future(settled.wait())
+        try:
+            with model.hosted.loading(settle) as use:
+                waits: set[asyncio.Future[Any]] = {wait, gone, stop}
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    raise ClientGone
+                if not wait.done():
+                    raise _shutting_down()
+                if use.error is not None:
+                    raise use.error
+                yield
+        except SpilloverError as error:
+            raise from_exception(error) from error
+        finally:
+            stop.cancel()
+            wait.cancel()
 
     def _pool_for(self, environ: dict[str, Any]) -> ThreadPoolExecutor:
         path = environ["PATH_INFO"]

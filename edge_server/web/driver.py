@@ -22,6 +22,9 @@ from spillover.edge_server.wire.errors import WireError, from_exception
 from spillover.runtime.errors import log_defect
 
 ANSWERS_KEY = "spillover.answers"
+LOADS_KEY = "spillover.loads"
+"""A list for the names of models that must be loaded before the request is served, for servers that
+wait for that and begin again."""
 EVENTS_AT_ONCE = 256
 """Encoded before others have their turn."""
 DECISION_S = 2.0

@@ -14,6 +14,7 @@ import msgspec
 import uvicorn
 
 from spillover.cloud_fallback.route.router import Router
+from spillover.edge_server.answers.served_models import ServedModels
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
@@ -23,7 +24,6 @@ from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.web.descriptors import OutOfDescriptors, allow_connections
 from spillover.edge_server.web.h11_protocol import IDLE_TIMEOUT_S, HardenedProtocol
 from spillover.edge_server.web.security import check_bind
-from spillover.runtime.engine import TextEngine
 
 __all__ = ["check_bind", "serve"]
 
@@ -34,10 +34,13 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 def serve(
-    engine: TextEngine, router: Router, settings: Settings, *, on_ready: Callable[[list[str]], None]
+    models: ServedModels,
+    router: Router,
+    settings: Settings,
+    *,
+    on_ready: Callable[[list[str]], None],
 ) -> None:
-    """Serve *router*, whose local engine is *engine*, until a signal; *on_ready* gets the
-    addresses.
+    """Serve *models* by way of *router* until a signal; *on_ready* gets the addresses.
 
     Raises ConfigError for an address that cannot or must not be bound.
     """
@@ -47,10 +50,11 @@ def serve(
     settings = msgspec.structs.replace(settings, max_connections=most)
     socks = _bind_all(settings)
     service = Service(
-        engine,
+        models.default.engine,
         router,
         max_answers=settings.max_connections,
         max_generation_s=settings.max_generation_s,
+        models=models,
     )
     try:
         asyncio.run(_serve(service, settings, socks, on_ready))
@@ -75,7 +79,7 @@ async def _serve(
     )
 
     app = create_app(service, settings)
-    bridge = Bridge(app, settings, connections)
+    bridge = Bridge(app, service.models, settings, connections)
     config = uvicorn.Config(
         bridge,
         http=protocol,

@@ -50,6 +50,7 @@ from spillover.edge_server.wire.response_format import AskedFormat
 from spillover.runtime.events import (
     Delta,
     Finished,
+    Loading,
     Prefilling,
     Queued,
     ReasoningDelta,
@@ -249,7 +250,7 @@ class CohereStream(StreamEncoder):
                 return self._content("thinking", text)
             case ToolCallDelta():
                 return self._call(event)
-            case Prefilling() | Queued() if self._shows_progress:
+            case Loading() | Prefilling() | Queued() if self._shows_progress:
                 return self._event("debug", prompt=None, **waiting(event))
             case Finished():
                 try:

@@ -245,6 +245,8 @@ class AnswerRequest(Struct, frozen=True, kw_only=True):
     """For what the body leaves open."""
     options: RouteOptions
     """The answer's id and owner, and what headers ask for; the body may say otherwise."""
+    names_model: bool = False
+    """Its `model` is the name of a local model, so that it says nothing of who should write."""
     path: Mapping[str, str] = {}
     """What the request's path has in the places of the endpoint's <variables>."""
     query: Mapping[str, str] = {}
@@ -269,6 +271,17 @@ class AnswerPlan(Struct, frozen=True, kw_only=True):
     """The client follows the stream; False: it gets the encoder's snapshot() at once."""
     format_field: str | None = None
     """The body's field that asks for a response format."""
+    keep_alive_s: float | None = None
+    """Seconds for which the model is to stay loaded after this answer, or infinity."""
+
+
+class ModelOrder(Struct, frozen=True, kw_only=True):
+    """What a request wants of the model itself: that it is loaded or unloaded. *content* is the
+    response's JSON."""
+
+    loads: bool
+    content: bytes
+    keep_alive_s: float | None = None
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -276,7 +289,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     paths: tuple[str, ...]
     """As Flask writes them: <name> stands for a part of the path."""
-    plan: Callable[[AnswerRequest], AnswerPlan | bytes]
+    plan: Callable[[AnswerRequest], AnswerPlan | ModelOrder | bytes]
     """The plan, or the JSON of an answer that needs no engine. Raises WireError, and what the
     engine raises for a prompt that it cannot read."""
     error_body: ErrorBody

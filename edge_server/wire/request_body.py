@@ -109,9 +109,7 @@ POLICIES = {
 def route_options_of(body: CommonBody, asked: AnswerRequest) -> RouteOptions:
     """What the request wants of the route; it can only narrow what the device's owner set."""
     own = body.spillover or SpilloverBody()
-    named = (
-        Routing() if body.model == asked.engine.name else POLICIES.get(body.model or "", Routing())
-    )
+    named = Routing() if asked.names_model else POLICIES.get(body.model or "", Routing())
     sees_events = asked.options.may_replace if own.events is None else own.events
     return replace(
         asked.options,
@@ -151,6 +149,19 @@ def _is_resumable(body: CommonBody, asked: AnswerRequest) -> bool:
     if wanted and not body.stream:
         raise bad_request("only a stream can be resumable: set stream: true", "spillover.resumable")
     return bool(body.stream) and (asked.resume if wanted is None else wanted)
+
+
+class _Named(Struct, frozen=True):
+    model: Any = None
+
+
+def model_named(body: bytes) -> str:
+    """The model that *body* names; "" if it names none, or is none that can be read."""
+    try:
+        name = decoder_of(_Named).decode(body.removeprefix(codecs.BOM_UTF8)).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 class LargeParts(Struct, frozen=True, kw_only=True):

@@ -30,7 +30,15 @@ from spillover.edge_server.wire.request_body import (
     route_options_of,
 )
 from spillover.edge_server.wire.response_format import AskedFormat
-from spillover.runtime.events import Delta, Finished, Prefilling, Queued, TokenLogprob, TopLogprob
+from spillover.runtime.events import (
+    Delta,
+    Finished,
+    Loading,
+    Prefilling,
+    Queued,
+    TokenLogprob,
+    TopLogprob,
+)
 from spillover.runtime.request import MAX_TOP_LOGPROBS, JsonSchema, Regex
 from spillover.runtime.text.surrogates import valid_text
 
@@ -216,7 +224,7 @@ class TgiStream(StreamEncoder):
             case Delta():
                 self._text.append(event.text)
                 return b"".join(map(self._next, self._tokens(event)))
-            case Prefilling() | Queued() if self._told.progress:
+            case Loading() | Prefilling() | Queued() if self._told.progress:
                 shown = {"index": 0, "token": _NO_TOKEN, "generated_text": None, "details": None}
                 return sse.encode(_json({**shown, **waiting(event)}))
             case Finished():

@@ -49,9 +49,19 @@ class HostedModel:
     def state(self) -> ModelState:
         return self._host.state(self._residence)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether who asks now does not have to wait."""
+        return self.state().state == "loaded"
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether it is loaded, if only until its last answer has ended."""
+        return self.state().state in ("loaded", "unloading")
+
     def wait_ready(self) -> ModelCard:
         """Load it. Raises ModelError, EngineError."""
-        with self._held():
+        with self.loaded():
             return self.card
 
     def preload(self) -> None:
@@ -83,20 +93,31 @@ class HostedModel:
 
     @contextmanager
     def _held(self) -> Generator[LocalEngine]:
-        """The loaded engine. Raises what loading it raises."""
+        """The loaded engine, for a question. Raises what loading it raises, and NotLoaded."""
         if self._waits:
-            use: Use | None = self._host.use(self._residence)
-        else:
-            use = self._host.use_if_loaded(self._residence)
+            with self.loaded() as engine:
+                yield engine
+            return
+        use = self._host.use_if_loaded(self._residence)
         if use is None:
             raise NotLoaded(self.name)
-        never, seen = Cancellation(), None
         try:
-            while (seen := self._host.wait(use, seen, never)) is not None:
-                pass
             yield _engine_of(use)
         finally:
             self._host.release(use)
+
+    @contextmanager
+    def loaded(self) -> Generator[LocalEngine]:
+        """The engine, which stays loaded while the block runs. Raises what loading it raises."""
+        with self.loading(lambda: None) as use:
+            yield self.settled(use)
+
+    def settled(self, use: Use) -> LocalEngine:
+        """Wait for the engine that *use*, of loading(), is for. Raises what loading it raises."""
+        never, seen = Cancellation(), None
+        while (seen := self._host.wait(use, seen, never)) is not None:
+            pass
+        return _engine_of(use)
 
     # --- as an engine -----------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ def test_every_field_of_the_structs_is_a_setting_with_a_help_text() -> None:
         EngineOptions,
     )
     names = {field.encode_name for struct in structs for field in msgspec.structs.fields(struct)}
-    tables = {"provider", "policy", "privacy", "budget"}
+    tables = {"local_model", "provider", "policy", "privacy", "budget"}
     found = [setting.name for setting in setting_list()]
     groups = {"resume", "answers", "sampling", "cloud", "route", "engine"}
     # One of the groups, and a setting in it, are both called engine.

@@ -181,8 +181,10 @@ def test_errors_before_the_application_have_its_shape_too(app: Flask, target: by
     async def send(message: Any) -> None:
         sent.append(message)
 
+    nobody: Any = None
+
     async def run() -> None:
-        bridge = Bridge(app, SETTINGS, Connections(1), (*ENDPOINTS, SAY))
+        bridge = Bridge(app, nobody, SETTINGS, Connections(1), (*ENDPOINTS, SAY))
         scope = {"type": "http", "method": "POST", "raw_path": target, "http_version": "1.1",
                  "headers": []}  # fmt: skip
         await bridge(scope, receive, send)

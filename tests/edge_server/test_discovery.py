@@ -180,7 +180,8 @@ def test_a_page_of_an_allowed_origin_may_read_both(tmp_path: Path) -> None:
 
 
 def test_the_list_of_models_says_what_the_model_can_do(server: Server) -> None:
-    (model,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+    model, *others = httpx.get(f"{server.url}/v1/models").json()["data"]
+    assert [other["id"] for other in others] == ["storyteller-onnx"]
     assert model["context_length"] == model["max_model_len"] == 1024
     assert model["modalities"] == {"input": ["text"], "output": ["text"]}
     assert model["capabilities"] == ["completion", "tools", "structured_output"]

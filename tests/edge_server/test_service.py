@@ -14,6 +14,7 @@ from spillover.cloud_fallback.events import Failed
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.edge_server.answers.served_models import ServedModel
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.answers.several import Several
 from spillover.edge_server.config.settings import Settings
@@ -130,12 +131,14 @@ def test_a_defect_of_one_of_several_answers_keeps_its_insides(
     service = service_of(Patient(0))
     start, n_started = service.start, 0
 
-    def break_the_second(request: GenerationRequest, options: RouteOptions) -> Any:
+    def break_the_second(
+        request: GenerationRequest, options: RouteOptions, model: ServedModel
+    ) -> Any:
         nonlocal n_started
         n_started += 1
         if n_started > 1:
             raise KeyError(SECRET)
-        return start(request, options)
+        return start(request, options, model)
 
     monkeypatch.setattr(service, "start", break_the_second)
     failed = last_event(Several(service, [REQUEST, REQUEST], RouteOptions(id="a")))

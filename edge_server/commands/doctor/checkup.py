@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.commands.engines.report import EnginesReport, report_on
-from spillover.edge_server.commands.loading import model_entry, start_engine
+from spillover.edge_server.commands.loading import default_options, model_entry, start_engine
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.models.entry import CatalogueError, verify
@@ -77,6 +77,8 @@ class Findings(Struct, kw_only=True):
     onnx_providers: tuple[str, ...] = ()
     """What ONNX Runtime can run models on."""
     model: str | None = None
+    models: dict[str, str] = {}
+    """What is known of each [[local_model]]."""
     engines: EnginesReport | None = None
     """Which engine serves the model, and why."""
     self_test: SelfTest | None = None
@@ -173,7 +175,7 @@ def check_model(findings: Findings, settings: Settings) -> None:
         findings.add(error, "choose another model", blocks=True)
         return
     findings.model = str(entry.path)
-    findings.engines = report_on(entry.path.absolute(), settings.engine.settled())
+    findings.engines = report_on(entry.path.absolute(), default_options(settings))
     size_bytes = entry.n_bytes_on_disk
     device = findings.device
     if device is not None and size_bytes > device.ram_available_bytes:

@@ -55,12 +55,14 @@ def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
     if not findings.runs:
         return findings
     from spillover.edge_server.commands.doctor.budget_check import check_budget  # slow
+    from spillover.edge_server.commands.doctor.models_check import check_models
     from spillover.edge_server.commands.doctor.provider_check import check_providers
 
     checkup.check_address(findings, settings)
     with note_if_slow("reaching the providers …"):
         check_providers(findings, settings, os.environ)
     check_budget(findings, settings)
+    check_models(findings, settings)
     checkup.check_model(findings, settings)
     if findings.model is not None:
         with note_if_slow("loading the model for a self-test …"):
@@ -110,6 +112,7 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
     yield "fallback", findings.fallback
     yield from (("", f"{name}: {said}") for name, said in findings.providers.items())
     yield from (("spent", spent) for spent in findings.spent)
+    yield from ((f"[{name}]", found) for name, found in findings.models.items())
     yield "model", findings.model or "none"
     if findings.engines is not None:
         first, *more = lines_of(findings.engines)

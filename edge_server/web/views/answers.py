@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.answer import LiveAnswer
 from spillover.edge_server.answers.event_log import EventSource
+from spillover.edge_server.answers.served_models import ServedModel
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.answers.several import Several
 from spillover.edge_server.config.settings import Settings
@@ -24,10 +26,13 @@ from spillover.edge_server.wire.dialect import (
     AnswerPlan,
     AnswerRequest,
     Endpoint,
+    ModelOrder,
     StreamEncoder,
 )
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
+from spillover.edge_server.wire.request_body import model_named
+from spillover.runtime.errors import NotLoaded
 from spillover.runtime.request import GenerationRequest, Priority
 
 PRIORITY_HEADER = "X-Spillover-Priority"
@@ -45,13 +50,17 @@ def add_generation_views(
 
     def view_of(endpoint: Endpoint) -> Callable[..., Response]:
         def generate(**path: str) -> Response:
-            planned = endpoint.plan(asked_for(service, settings, responses, path))
+            model = asked_model(service, path)
+            planned = endpoint.plan(asked_for(model, settings, responses, path))
+            if isinstance(planned, ModelOrder):
+                planned = carry_out(planned, model)
             if isinstance(planned, bytes):
                 return Response(planned, content_type="application/json")
             planned = _of_priority(planned)
+            _keep_alive(model, planned.keep_alive_s)
             if isinstance(planned.encoder, StreamEncoder):
                 planned.encoder.keep_alive = settings.keep_alive
-            answer = _begin(service, streams, planned)
+            answer = _begin(service, streams, planned, model)
             if answer is None:
                 assert isinstance(planned.encoder, StreamEncoder)
                 return Response(planned.encoder.snapshot(), content_type="application/json")
@@ -64,14 +73,24 @@ def add_generation_views(
             app.add_url_rule(path, f"generate {path}", view_of(endpoint), methods=["POST"])
 
 
+def asked_model(service: Service, path: dict[str, str]) -> ServedModel:
+    """The model that the current request names in its path or its body, or the default one."""
+    return service.models.asked(_asked_name(path))
+
+
+def _asked_name(path: dict[str, str]) -> str:
+    return path.get("name") or model_named(request.get_data())
+
+
 def asked_for(
-    service: Service, settings: Settings, responses: ResponseStore, path: dict[str, str]
+    model: ServedModel, settings: Settings, responses: ResponseStore, path: dict[str, str]
 ) -> AnswerRequest:
-    """What the current request asks for; *path* has the variables of its path."""
+    """What the current request asks of *model*; *path* has the variables of its path."""
     wants_events = request.headers.get("X-Spillover-Events") == "1"
     return AnswerRequest(
         content=request.get_data(),
-        engine=service.engine,
+        engine=model.at_once,
+        names_model=model.is_called(_asked_name(path).removesuffix(":latest")),
         defaults=settings.answers,
         options=RouteOptions(owner=g.owner, can_answer=False, may_replace=wants_events),
         path=path,
@@ -98,16 +117,35 @@ def _of_priority(plan: AnswerPlan) -> AnswerPlan:
     )
 
 
-def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer | Viewer | None:
+def carry_out(order: ModelOrder, model: ServedModel) -> bytes:
+    """The response to *order*, once it is carried out. Raises NotLoaded for a model that has to be
+    loaded first."""
+    if model.hosted is not None:
+        if not order.loads:
+            model.hosted.unload()
+        elif not model.hosted.is_loaded:
+            raise NotLoaded(model.name)
+    _keep_alive(model, order.keep_alive_s)
+    return order.content
+
+
+def _keep_alive(model: ServedModel, seconds: float | None) -> None:
+    if model.hosted is not None and seconds is not None:
+        model.hosted.keep_alive(None if math.isinf(seconds) else seconds)
+
+
+def _begin(
+    service: Service, streams: Streams, plan: AnswerPlan, model: ServedModel
+) -> LiveAnswer | Viewer | None:
     """The answer, which the engine may still refuse; None: nobody follows it now."""
     if not plan.resumable:
-        return LiveAnswer(_start(service, plan), plan.encoder, plan.format_field)
+        return LiveAnswer(_start(service, plan, model), plan.encoder, plan.format_field)
     assert isinstance(plan.encoder, StreamEncoder), "only streams can be resumable"
     options = plan.options
     background_id = options.id if plan.background else None
     recording = streams.open(options.owner, plan.encoder, background_id=background_id)
     try:
-        source = _start(service, plan)
+        source = _start(service, plan, model)
     except BaseException:
         streams.discard(recording)
         raise
@@ -116,10 +154,10 @@ def _begin(service: Service, streams: Streams, plan: AnswerPlan) -> LiveAnswer |
     return viewer
 
 
-def _start(service: Service, plan: AnswerPlan) -> EventSource:
+def _start(service: Service, plan: AnswerPlan, model: ServedModel) -> EventSource:
     if len(plan.requests) == 1:
-        return service.start(plan.requests[0], plan.options)
-    return Several(service, plan.requests, kept_local(plan.options))
+        return service.start(plan.requests[0], plan.options, model)
+    return Several(service, plan.requests, kept_local(plan.options), model)
 
 
 def kept_local(options: RouteOptions) -> RouteOptions:

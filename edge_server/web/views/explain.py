@@ -11,8 +11,8 @@ from werkzeug.routing import Map, Rule
 
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
-from spillover.edge_server.web.views.answers import asked_for, kept_local
-from spillover.edge_server.wire.dialect import Endpoint
+from spillover.edge_server.web.views.answers import asked_for, asked_model, kept_local
+from spillover.edge_server.wire.dialect import Endpoint, ModelOrder
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.explanation import explanation
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
@@ -40,13 +40,14 @@ def add_explain_view(
         except HTTPException as error:
             message = f"path {path[:100]!r} is none that answers: give one such as {_USUAL_PATH}"
             raise WireError(400, message, "path") from error
-        plan = by_path[rule].plan(asked_for(service, settings, responses, dict(variables)))
-        if isinstance(plan, bytes):
+        model = asked_model(service, dict(variables))
+        plan = by_path[rule].plan(asked_for(model, settings, responses, dict(variables)))
+        if isinstance(plan, bytes | ModelOrder):
             raise WireError(400, "this request is answered without any model", "path")
         asked = plan.requests[0]
         if isinstance(asked, EmbeddingRequest):
             raise WireError(400, "embeddings and rankings are always made on this device", "path")
         options = plan.options if len(plan.requests) == 1 else kept_local(plan.options)
-        return explanation(service.router.explain(asked, options))
+        return explanation(service.router.explain(asked, options, model.side))
 
     app.add_url_rule(EXPLAIN_PATH, "explain", explain, methods=["POST"])

@@ -8,9 +8,9 @@ from flask import Flask
 
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
-from spillover.edge_server.web.views.answers import asked_for
+from spillover.edge_server.web.views.answers import asked_for, asked_model
+from spillover.edge_server.web.views.model_entries import gemini_entry
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.gemini.answer import gemini_model
 from spillover.edge_server.wire.gemini.bodies import count_tokens
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
 
@@ -22,15 +22,16 @@ def add_gemini_views(
     Gemini's shape, too."""
 
     def models() -> dict[str, Any]:
-        return {"models": [gemini_model(service.engine)]}
+        return {"models": [gemini_entry(model) for model in service.models.all()]}
 
     def model(name: str) -> dict[str, Any]:
-        if name not in (service.engine.name, *settings.aliases):
+        found = service.models.known(name)
+        if found is None:
             raise WireError(404, f"there is no model {name[:100]!r} here", "name")
-        return gemini_model(service.engine)
+        return gemini_entry(found)
 
-    def count(name: str) -> dict[str, int]:
-        return count_tokens(asked_for(service, settings, responses, {"name": name}))
+    def count(**path: str) -> dict[str, int]:
+        return count_tokens(asked_for(asked_model(service, path), settings, responses, path))
 
     app.add_url_rule("/v1beta/models", "gemini models", models)
     app.add_url_rule("/v1beta/models/<path:name>", "gemini model", model)

@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 
 from spillover.cloud_fallback.policy.sensors import read_device
 from spillover.edge_server.answers.service import Service
+from spillover.edge_server.web.views.query import queried_model
 from spillover.edge_server.wire.errors import WireError
 
 _TYPES = {
@@ -89,12 +90,13 @@ def _compressed(name: str) -> bytes:
 def _device(service: Service, owner: str) -> dict[str, Any]:
     """The device's sensors now, what the engine does, and how sure it is of the answers of *owner*.
     None: there is no such sensor."""
-    card, status = service.engine.card, service.engine.status()
+    model = queried_model(service)
+    card, status = model.at_once.card, model.engine.status()
     reading: dict[str, Any] = msgspec.to_builtins(read_device())
     return {
         "object": "device",
         **reading,
-        "model": service.engine.name,
+        "model": model.name,
         "description": card.description,
         "device": card.device,
         "n_threads": card.n_threads,

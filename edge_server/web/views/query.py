@@ -1,10 +1,17 @@
-"""Numbers in the query of a request."""
+"""What the query of a request says."""
 
 from __future__ import annotations
 
 from flask import request
 
+from spillover.edge_server.answers.served_models import ServedModel
+from spillover.edge_server.answers.service import Service
 from spillover.edge_server.wire.errors import bad_request
+
+
+def queried_model(service: Service) -> ServedModel:
+    """The model that the query names, or the default one."""
+    return service.models.asked(request.args.get("model", ""))
 
 
 def number_in_query(name: str, default: int, *, least: int, most: int) -> int:

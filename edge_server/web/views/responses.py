@@ -12,7 +12,7 @@ from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.resume.recording import Recording
 from spillover.edge_server.resume.streams import Streams
 from spillover.edge_server.web.driver import respond
-from spillover.edge_server.web.views.answers import asked_for
+from spillover.edge_server.web.views.answers import asked_for, asked_model
 from spillover.edge_server.web.views.query import number_in_query
 from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.openai.responses.body import count_tokens
@@ -67,7 +67,7 @@ def add_response_views(
         }
 
     def input_tokens() -> dict[str, Any]:
-        return count_tokens(asked_for(service, settings, store, {}))
+        return count_tokens(asked_for(asked_model(service, {}), settings, store, {}))
 
     one = "/v1/responses/<response_id>"
     app.add_url_rule(one, "response", retrieve)

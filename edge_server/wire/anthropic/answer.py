@@ -31,6 +31,7 @@ from spillover.edge_server.wire.llama_cpp.objects import waiting
 from spillover.runtime.events import (
     Delta,
     Finished,
+    Loading,
     Prefilling,
     Queued,
     ReasoningDelta,
@@ -148,6 +149,8 @@ class MessageStream(StreamEncoder):
         if self._failed:
             return b""
         match event:
+            case Loading() if self._told.progress:
+                return _event("ping", **waiting(event))
             case Queued():
                 self._n_prompt = event.n_prompt_tokens
             case Prefilling():

@@ -30,11 +30,11 @@ from spillover.edge_server.wire.dialect import (
     failure,
 )
 from spillover.edge_server.wire.errors import WireError
-from spillover.edge_server.wire.llama_cpp.objects import progress
-from spillover.runtime.engine import TextEngine
+from spillover.edge_server.wire.llama_cpp.objects import progress, waiting
 from spillover.runtime.events import (
     Delta,
     Finished,
+    Loading,
     Prefilling,
     Queued,
     ReasoningDelta,
@@ -186,6 +186,8 @@ class GeminiStream(StreamEncoder):
                 return self.fail(failure(event))
             case Prefilling() if self._told.progress:
                 return self._chunk([], promptProgress=progress(event))
+            case Loading() if self._told.progress:
+                return self._chunk([], **waiting(event))
             case Queued() if self._told.progress:
                 return self._chunk([], queuePosition=event.position)
             case Handoff() | Seam() | Replace():
@@ -280,16 +282,15 @@ class GeminiWhole(WholeEncoder):
         return candidate(index, parts, finishReason=finish_reason(self.finished[index]), **scores)
 
 
-def gemini_model(engine: TextEngine) -> dict[str, Any]:
+def gemini_model(name: str, description: str, n_ctx: int) -> dict[str, Any]:
     """The model as Gemini lists it."""
-    card, name = engine.card, engine.name
     return {
         "name": f"models/{name}",
         "baseModelId": name,
         "version": "1",
         "displayName": name,
-        "description": card.description,
-        "inputTokenLimit": card.n_ctx,
-        "outputTokenLimit": card.n_ctx,
+        "description": description,
+        "inputTokenLimit": n_ctx,
+        "outputTokenLimit": n_ctx,
         "supportedGenerationMethods": ["generateContent", "countTokens"],
     }

@@ -45,7 +45,7 @@ from spillover.edge_server.wire.request_body import (
     token_id,
 )
 from spillover.runtime.engine import TextEngine
-from spillover.runtime.events import Delta, Finished, Prefilling, Queued, ReasoningDelta
+from spillover.runtime.events import Delta, Finished, Loading, Prefilling, Queued, ReasoningDelta
 from spillover.runtime.request import MAX_CHOICES, GenerationRequest
 from spillover.runtime.text.surrogates import valid_text
 
@@ -286,6 +286,8 @@ class LlamaCppStream(StreamEncoder):
         match event:
             case Delta() | ReasoningDelta():
                 return self._delta(event)
+            case Loading() if self._progress:
+                return self._chunk(0, "", (), **waiting(event))
             case Prefilling() | Queued():
                 self._n_prompt = event.n_prompt_tokens
                 if self._progress:

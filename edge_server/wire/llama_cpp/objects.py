@@ -8,6 +8,7 @@ from typing import Any
 from spillover.edge_server.wire.errors import WireError
 from spillover.runtime.events import (
     Finished,
+    Loading,
     Measures,
     Prefilling,
     Queued,
@@ -74,8 +75,11 @@ def progress(event: Prefilling) -> dict[str, int]:
     }
 
 
-def waiting(event: Prefilling | Queued) -> dict[str, Any]:
+def waiting(event: Loading | Prefilling | Queued) -> dict[str, Any]:
     """How far an answer is that has not begun, for clients that asked with return_progress."""
+    if isinstance(event, Loading):
+        told = {"model": event.model, "n_ahead": event.n_ahead, "progress": event.progress}
+        return {"loading": told}
     if isinstance(event, Queued):
         return {"queue_position": event.position}
     return {"prompt_progress": progress(event)}

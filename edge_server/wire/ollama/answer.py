@@ -35,6 +35,7 @@ from spillover.edge_server.wire.openai.chat import logprob_objects
 from spillover.runtime.events import (
     Delta,
     Finished,
+    Loading,
     Prefilling,
     Queued,
     ReasoningDelta,
@@ -162,7 +163,7 @@ class LineStream(StreamEncoder):
                 return self._finish(event)
             case Failed():
                 return self.fail(failure(event))
-            case Prefilling() | Queued() if self._shape.progress:
+            case Loading() | Prefilling() | Queued() if self._shape.progress:
                 return self._line(self._shape.part(), **waiting(event))
             case Handoff() | Seam() | Replace():
                 return self._routed(event)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -9,7 +11,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from spillover.edge_server.wire.content import ContentParts
-from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encoder
+from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encoder, ModelOrder
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.ollama.answer import (
     LineStream,
@@ -31,6 +33,7 @@ from spillover.edge_server.wire.request_body import (
     route_options_of,
 )
 from spillover.edge_server.wire.response_format import AskedFormat
+from spillover.runtime.engine import TextEngine
 from spillover.runtime.request import JsonObject, JsonSchema
 
 
@@ -105,12 +108,12 @@ class GenerateBody(OllamaBody, frozen=True, kw_only=True):
     images: tuple[str, ...] | None = None
 
 
-def plan_chat(asked: AnswerRequest) -> AnswerPlan | bytes:
+def plan_chat(asked: AnswerRequest) -> AnswerPlan | ModelOrder:
     """POST /api/chat."""
     body = decode(asked.content, ChatBody)
     shape = Shape(part=chat_part, model=asked.engine.name)
     if not body.messages:
-        return ready(shape, _loading(body))
+        return _order(body, shape)
     messages = tuple(
         ChatMessage(
             role=message.role,
@@ -127,7 +130,7 @@ def plan_chat(asked: AnswerRequest) -> AnswerPlan | bytes:
     return _planned(asked, body, shape, {"messages": conversation_of(messages), **tools})
 
 
-def plan_generate(asked: AnswerRequest) -> AnswerPlan | bytes:
+def plan_generate(asked: AnswerRequest) -> AnswerPlan | ModelOrder:
     """POST /api/generate."""
     body = decode(asked.content, GenerateBody)
     shape = Shape(part=generate_part, model=asked.engine.name)
@@ -135,7 +138,7 @@ def plan_generate(asked: AnswerRequest) -> AnswerPlan | bytes:
         if getattr(body, field):
             raise bad_request(f"{field} is not supported: {instead} instead", field)
     if not body.prompt and not body.suffix:
-        return ready(shape, _loading(body))
+        return _order(body, shape)
     if body.images and (body.suffix or body.raw):
         raise bad_request("images need a conversation: omit raw and suffix", "images")
     fields: dict[str, Any]
@@ -157,7 +160,7 @@ def _planned(
     asked: AnswerRequest, body: OllamaBody, shape: Shape, fields: dict[str, Any]
 ) -> AnswerPlan:
     given = body.options or Options()
-    _check_options(given, asked.engine.card.n_ctx)
+    _check_options(given, asked.engine)
     values = {name: getattr(given, name) for name in Options.__struct_fields__}
     values |= {
         "model": body.model,
@@ -183,11 +186,13 @@ def _planned(
         encoder=encoder,
         options=route_options,
         format_field=None if wanted is None else wanted.field,
+        keep_alive_s=keep_alive_s(body.keep_alive),
     )
 
 
-def _check_options(options: Options, n_ctx: int) -> None:
-    if options.num_ctx is not None and options.num_ctx > n_ctx:
+def _check_options(options: Options, engine: TextEngine) -> None:
+    if options.num_ctx is not None and options.num_ctx > engine.card.n_ctx:
+        n_ctx = engine.card.n_ctx
         message = f"num_ctx {options.num_ctx} is more than the {n_ctx} tokens of this server"
         raise bad_request(f"{message}: ask for less, or start it with more", "options.num_ctx")
     if options.mirostat:
@@ -203,5 +208,33 @@ def _thinking(think: bool | str | None) -> dict[str, Any]:
     return {"enable_thinking": think not in (False, "none"), **level}
 
 
-def _loading(body: OllamaBody) -> str:
-    return "unload" if body.keep_alive in (0, "0", "0s") else "load"
+def _order(body: OllamaBody, shape: Shape) -> ModelOrder:
+    """Of a request without a prompt: to load the model, or with `keep_alive: 0` to unload it."""
+    seconds = keep_alive_s(body.keep_alive)
+    loads = seconds != 0
+    content = ready(shape, "load" if loads else "unload")
+    return ModelOrder(loads=loads, content=content, keep_alive_s=seconds if loads else None)
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(-?)((?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+)")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
+_LONGEST_KEEP_ALIVE_S = 10 * 365 * 86_400.0
+
+
+def keep_alive_s(value: str | float | None) -> float | None:
+    """Seconds of a keep_alive: a number, or Go's durations ("5m", "1h30m"); below 0 and beyond ten
+    years it is infinity. None: it is not given. Raises WireError."""
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        found = _DURATION.fullmatch(value) if isinstance(value, str) and len(value) < 100 else None
+        if found is None:
+            message = 'keep_alive must be a number of seconds or a duration such as "5m"'
+            raise bad_request(message, "keep_alive") from None
+        parts = _DURATION_PART.findall(found[2])
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        seconds = -seconds if found[1] else seconds
+    return seconds if 0 <= seconds <= _LONGEST_KEEP_ALIVE_S else math.inf

@@ -15,6 +15,7 @@ from spillover.edge_server.wire.embeddings import (
     shape_of,
 )
 from spillover.edge_server.wire.ollama.answer import error_body
+from spillover.edge_server.wire.ollama.bodies import keep_alive_s
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.embedding_request import MAX_INPUTS, EmbeddingRequest
 from spillover.runtime.events import Finished
@@ -28,6 +29,7 @@ class EmbedBody(Struct, frozen=True, kw_only=True):
     model: str | None = None
     input: str | Annotated[tuple[str, ...], Meta(max_length=MAX_INPUTS)] = ()
     truncate: bool | None = None
+    keep_alive: str | float | None = None
     dimensions: int | None = None
 
 
@@ -36,6 +38,7 @@ class EmbeddingsBody(Struct, frozen=True, kw_only=True):
 
     model: str | None = None
     prompt: str = ""
+    keep_alive: str | float | None = None
 
 
 def plan_embed(asked: AnswerRequest) -> AnswerPlan | bytes:
@@ -48,7 +51,12 @@ def plan_embed(asked: AnswerRequest) -> AnswerPlan | bytes:
     shape = shape_of(asked.engine, dimensions=body.dimensions, field="dimensions")
     request = EmbeddingRequest(inputs=texts, truncate=body.truncate is not False)
     encoder = OllamaVectors(len(texts), shape, model)
-    return AnswerPlan(requests=(checked(request),), encoder=encoder, options=asked.options)
+    return AnswerPlan(
+        requests=(checked(request),),
+        encoder=encoder,
+        options=asked.options,
+        keep_alive_s=keep_alive_s(body.keep_alive),
+    )
 
 
 def plan_embeddings(asked: AnswerRequest) -> AnswerPlan | bytes:
@@ -58,7 +66,12 @@ def plan_embeddings(asked: AnswerRequest) -> AnswerPlan | bytes:
         return _json({"embedding": []})
     request = EmbeddingRequest(inputs=(body.prompt,), truncate=True, field="prompt")
     encoder = OllamaVector(1, shape_of(asked.engine))
-    return AnswerPlan(requests=(checked(request),), encoder=encoder, options=asked.options)
+    return AnswerPlan(
+        requests=(checked(request),),
+        encoder=encoder,
+        options=asked.options,
+        keep_alive_s=keep_alive_s(body.keep_alive),
+    )
 
 
 class OllamaVectors(VectorsEncoder):

@@ -37,6 +37,7 @@ from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import (
     Delta,
     Finished,
+    Loading,
     Prefilling,
     Queued,
     ReasoningDelta,
@@ -181,7 +182,7 @@ class OpenAIStream(StreamEncoder):
                 return self._routed(event)
             case ProviderFailed() | ConsentAsked() | ConsentAnswered():
                 return self._routed(event)
-            case Prefilling() | Queued() if self._options.progress:
+            case Loading() | Prefilling() | Queued() if self._options.progress:
                 return self._bare_chunk(**waiting(event))
         return b""
 

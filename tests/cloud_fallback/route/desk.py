@@ -78,7 +78,6 @@ class Desk:
             budget=budget or BudgetSettings(),
         )
         self.resources = RouteResources.open(
-            engine,
             cloud,
             {"FAKE_KEY": "sk-canary-4711"},
             sensors=Sensors(lambda: self.reading, period_s=0.05),

@@ -281,7 +281,7 @@ FOX = "Tell me a story about a fox."
 
 def end_of_local(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Is set when the local model has written the next answer to its end."""
-    local, ended = desk.resources.local, threading.Event()
+    local, ended = desk.router.local.engine, threading.Event()
     stream = local.stream
 
     def noted(*given: Any) -> Iterator[EngineEvent]:

@@ -42,6 +42,7 @@ from spillover.edge_server.wire.openai.responses.store import ResponseStore, Sto
 from spillover.runtime.events import (
     Delta,
     Finished,
+    Loading,
     Prefilling,
     Queued,
     ReasoningDelta,
@@ -301,7 +302,7 @@ class ResponseStream(StreamEncoder):
                     return self.fail(error)
             case Failed():
                 return self.fail(failure(event))
-            case Prefilling() | Queued() if self._told.progress:
+            case Loading() | Prefilling() | Queued() if self._told.progress:
                 name = "spillover.progress"
                 return self._numbered(name, {"type": name, **waiting(event)})
             case Handoff() | Seam() | Replace() | ProviderFailed():

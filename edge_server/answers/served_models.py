@@ -1,0 +1,106 @@
+"""The models that requests may name: configured ones, and those that are found on the device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from spillover.cloud_fallback.route.local_side import LocalSide
+from spillover.models.entry import ModelEntry
+from spillover.runtime.engine import ModelCard, TextEngine
+from spillover.runtime.errors import SpilloverError
+from spillover.runtime.hosting.hosted_model import HostedModel
+
+MAX_NAME_CHARS = 200
+_MOST_FOUND = 1_000
+"""Models are found by name, and each that was found is remembered."""
+
+
+class ServedModel:
+    """A model under the names by which requests know it."""
+
+    def __init__(
+        self,
+        engine: TextEngine,
+        side: LocalSide,
+        *,
+        names: tuple[str, ...] = (),
+        entry: ModelEntry | None = None,
+    ) -> None:
+        """*names*: others than the engine's. *entry*: its file."""
+        self.engine = engine
+        self.side = side
+        """Its part in the routes of answers."""
+        self.aliases = tuple(name for name in names if name != engine.name)
+        self.entry = entry
+        self.hosted = engine if isinstance(engine, HostedModel) else None
+        """For loading and unloading it; None: it is always loaded."""
+        self.at_once: TextEngine = engine if self.hosted is None else self.hosted.at_once
+        """The engine for those who must not wait: a question raises NotLoaded."""
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @property
+    def card(self) -> ModelCard | None:
+        """Facts of the last time it was loaded."""
+        try:
+            return self.engine.card
+        except SpilloverError:
+            return None
+
+    def is_called(self, name: str) -> bool:
+        return name == self.name or name in self.aliases
+
+
+Find = Callable[[str], ServedModel | None]
+
+
+class ServedModels:
+    """Any thread may use it."""
+
+    def __init__(
+        self,
+        default: ServedModel,
+        configured: tuple[ServedModel, ...] = (),
+        *,
+        find: Find = lambda name: None,
+        names: Callable[[], list[str]] = list,
+    ) -> None:
+        """*default* answers requests that name no known model. *find* finds another one by its
+        name, and *names* lists those that it would find."""
+        self.default = default
+        self._configured = configured
+        self._find = find
+        self._names = names
+        self._lock = threading.Lock()
+        self._found: dict[str, ServedModel] = {}
+
+    def known(self, name: str) -> ServedModel | None:
+        """The model that *name* means, if there is one."""
+        if not name or len(name) > MAX_NAME_CHARS:
+            return None
+        name = name.removesuffix(":latest")
+        for model in (self.default, *self._configured):
+            if model.is_called(name):
+                return model
+        with self._lock:
+            found = self._found.get(name)
+            if found is None and len(self._found) < _MOST_FOUND:
+                found = self._find(name)
+                if found is not None:
+                    found = self._found.setdefault(found.name, found)
+            return found
+
+    def asked(self, name: str) -> ServedModel:
+        """The model that answers a request for *name*."""
+        return self.known(name) or self.default
+
+    def all(self) -> list[ServedModel]:
+        """The default one first."""
+        models = {model.name: model for model in (self.default, *self._configured)}
+        for name in self._names():
+            if (model := self.known(name)) is not None:
+                models.setdefault(model.name, model)
+        return list(models.values())

@@ -1,0 +1,142 @@
+"""The models of `spillover serve`: the configured ones, the bundled ones, and those that were
+pulled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+
+from spillover.cloud_fallback.route.router import Router
+from spillover.edge_server.answers.served_models import ServedModel, ServedModels
+from spillover.edge_server.commands.engines.job_process import convert_if_needed
+from spillover.edge_server.commands.loading import (
+    default_name,
+    default_settings,
+    model_entry,
+    model_store,
+)
+from spillover.edge_server.commands.output import print_note
+from spillover.edge_server.config.model_settings import ModelSettings
+from spillover.edge_server.config.settings import Settings
+from spillover.models import catalogue
+from spillover.models.entry import CatalogueError, ModelEntry
+from spillover.runtime.errors import ModelError
+from spillover.runtime.hosting.hosted_model import HostedModel
+from spillover.runtime.hosting.memory import needed_bytes
+from spillover.runtime.hosting.model_host import ModelHost
+from spillover.runtime.hosting.residence import ModelSpec
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+
+
+class Hosting:
+    """Makes the models of a host from the settings."""
+
+    def __init__(self, host: ModelHost, settings: Settings) -> None:
+        self._host = host
+        self._settings = settings
+        self._store = model_store(settings)
+        self._own = default_settings(settings)
+        """The default model's table."""
+        self._default_entry = model_entry(settings)
+        name = default_name(settings, self._default_entry)
+        self.default = self._hosted(name, self._default_entry, self._own, is_default=True)
+
+    def served(self, router: Router) -> ServedModels:
+        """All models, with their part in the routes of *router*."""
+        own = self._own
+        default = ServedModel(
+            self.default,
+            router.local,
+            names=(
+                *self._settings.aliases,
+                *(() if own is None else (own.name, *own.aliases)),
+                self._default_entry.name,
+            ),
+            entry=self._default_entry,
+        )
+        others = [each for each in self._settings.models if each is not own]
+        configured = tuple(self._configured(each, router) for each in others)
+        for each, model in zip(others, configured, strict=True):
+            if each.preload and model.hosted is not None:
+                model.hosted.preload()
+        return ServedModels(
+            default, configured, find=partial(self._found, router), names=self._names
+        )
+
+    def _configured(self, own: ModelSettings, router: Router) -> ServedModel:
+        entry = self._entry(own.file)
+        hosted = self._hosted(own.name, entry, own)
+        side = router.add(hosted, own.cloud(self._settings.cloud))
+        return ServedModel(hosted, side, names=own.aliases, entry=entry)
+
+    def _found(self, router: Router, name: str) -> ServedModel | None:
+        """A bundled or pulled model: never a path, which is not for a request to choose."""
+        try:
+            if name in catalogue.bundled_names():
+                entry = catalogue.find(name)
+            elif (pulled := self._store.find(name)) is not None:
+                entry = pulled
+            else:
+                return None
+        except CatalogueError:
+            return None
+        hosted = self._hosted(entry.name, entry, None)
+        return ServedModel(hosted, router.add(hosted, self._settings.cloud), entry=entry)
+
+    def _names(self) -> list[str]:
+        pulled = [model.name for model in self._store.all() if model.is_complete]
+        return [*catalogue.bundled_names(), *pulled]
+
+    def _entry(self, name: str) -> ModelEntry:
+        try:
+            return catalogue.find(name, self._store)
+        except CatalogueError as error:
+            raise ModelError(str(error)) from error
+
+    def _hosted(
+        self, name: str, entry: ModelEntry, own: ModelSettings | None, *, is_default: bool = False
+    ) -> HostedModel:
+        settings = self._settings
+        options = (settings.engine if own is None else own.engine(settings.engine)).settled()
+        keep_alive_s = own.keep_alive_s if own is not None else None
+        if keep_alive_s is None:
+            keep_alive_s = settings.model_keep_alive_s
+        spec = ModelSpec(
+            name=name,
+            start=partial(_start, entry, options, name),
+            needed_bytes=partial(needed_bytes, entry.path.absolute(), options),
+            keep_alive_s=None if keep_alive_s < 0 else keep_alive_s,
+            is_pinned=own is not None and own.pinned,
+            # What the owner starts the server with is tried, whatever an estimate says.
+            must_fit=not is_default or settings.models_memory_mb is not None,
+            max_waiting=options.max_queue + (options.n_parallel or 1),
+        )
+        return HostedModel(self._host, self._host.add(spec))
+
+    @contextmanager
+    def router(self) -> Generator[Router]:
+        """The router of all models' answers."""
+        cloud = self._settings.cloud
+        if self._own is not None:
+            cloud = self._own.cloud(cloud)
+        with Router.open(self.default, cloud, os.environ) as router:
+            yield router
+
+
+def _start(entry: ModelEntry, options: EngineOptions, name: str) -> LocalEngine:
+    if entry.note:
+        print_note(f"spillover: {entry.note}")
+    convert_if_needed(entry.path.absolute(), options)
+    return LocalEngine(entry.path, options, name=name)
+
+
+@contextmanager
+def hosting(settings: Settings) -> Generator[Hosting]:
+    """While the block runs, models are loaded as they are needed. Raises ModelError."""
+    most = settings.models_memory_mb
+    budget_bytes = None if most is None else int(most * 2**20)
+    with ModelHost(budget_bytes=budget_bytes) as host:
+        yield Hosting(host, settings)

@@ -1,0 +1,265 @@
+"""Several models behind one endpoint: their names, states, loads, and what one of them may do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.router import Router
+from spillover.edge_server.answers.served_models import ServedModel, ServedModels
+from spillover.edge_server.answers.service import Service
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.web.app import create_app
+from spillover.edge_server.wire.errors import WireError
+from spillover.edge_server.wire.ollama.bodies import keep_alive_s
+from spillover.models.catalogue import default_model
+from spillover.runtime.hosting.hosted_model import HostedModel
+from spillover.runtime.hosting.model_host import ModelHost
+from spillover.runtime.hosting.residence import ModelSpec
+from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.options import EngineOptions
+from tests.edge_server.conftest import Server
+from tests.edge_server.dialect_bodies import ASKINGS
+from tests.edge_server.places import wait_until
+from tests.edge_server.routed import KEY, follow, lines, routed_server
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+CONFIG = """
+n_parallel = 2
+[[local_model]]
+name = "tales"
+model = "storyteller"
+aliases = ["gpt-tales", "auto"]
+
+[[local_model]]
+name = "other"
+model = "storyteller-onnx"
+aliases = ["gpt-other"]
+n_ctx = 512
+
+[[local_model]]
+name = "broken"
+model = "{broken}"
+"""
+STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("several")
+    broken = folder / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(64))
+    (folder / "config.toml").write_text(CONFIG.format(broken=broken))
+    server = Server(folder, "--config", str(folder / "config.toml"))
+    yield server
+    assert server.stop() == 0
+
+
+def states(http: httpx.Client) -> dict[str, str]:
+    data = http.get("/v1/models").json()["data"]
+    return {model["id"]: model["status"]["value"] for model in data}
+
+
+def unloaded(http: httpx.Client, name: str) -> None:
+    """Until the model is unloaded."""
+    assert http.post(f"/v1/models/{name}/unload").status_code == 200
+    wait_until(lambda: states(http)[name] == "unloaded")
+
+
+def model_of(http: httpx.Client, asked: str) -> str:
+    body = {"model": asked, "messages": STORY, "max_tokens": 2}
+    answer = http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["model"])
+
+
+def test_all_names_are_listed_with_the_state_of_their_models(http: httpx.Client) -> None:
+    unloaded(http, "other")
+    assert states(http) == {
+        "tales": "loaded",
+        "other": "unloaded",
+        "broken": states(http)["broken"],
+        "storyteller-onnx": "unloaded",
+    }
+    listed = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
+    assert set(listed["tales"]["aliases"]) == {"gpt-tales", "auto", "storyteller"}
+    assert listed["tales"]["status"]["memory_bytes"] > listed["tales"]["meta"]["size"] > 10**6
+    assert listed["storyteller-onnx"]["meta"]["size"] > 10**6  # of the file, before it is loaded
+    assert listed["storyteller-onnx"]["context_length"] == 1024
+
+
+def test_a_request_is_answered_by_the_model_that_it_names_and_else_by_the_first(
+    http: httpx.Client,
+) -> None:
+    names = ("gpt-other", "other:latest", "gpt-tales", "storyteller", "auto", "gpt-5", "")
+    assert [model_of(http, name) for name in names] == [
+        *["other"] * 2,
+        *["tales"] * 5,
+    ]
+    assert http.get("/v1/models/gpt-other").json()["context_length"] == 512
+    assert http.get("/props", params={"model": "other"}).json()["n_ctx"] == 512
+    path = "/v1beta/models/other:generateContent"
+    body = {**ASKINGS["gemini"].body, "generationConfig": {"max_tokens": 2}}
+    assert http.post(path, json=body).json()["modelVersion"] == "other"
+
+
+def test_a_path_is_no_name(http: httpx.Client) -> None:
+    path = str(Path(default_model().path).with_name("storyteller-Q8_0.gguf"))
+    assert http.get(f"/v1/models/{path}").status_code == 404
+    assert model_of(http, path) == "tales"
+
+
+def test_who_asks_for_progress_is_told_of_the_load(http: httpx.Client) -> None:
+    unloaded(http, "other")
+    body = {"model": "other", "messages": STORY, "stream": True, "max_tokens": 4}
+    told = []
+    request = {**body, "return_progress": True}
+    with http.stream("POST", "/v1/chat/completions", json=request) as stream:
+        assert stream.status_code == 200
+        told = [data for _, data in lines(stream) if data]
+    assert [each["loading"] for each in told if "loading" in each] == [
+        {"model": "other", "n_ahead": 0, "progress": None}
+    ]
+    assert told[-1]["choices"][0]["finish_reason"] == "length"
+    unloaded(http, "other")
+    with http.stream("POST", "/v1/chat/completions", json=body) as stream:
+        assert "loading" not in stream.read().decode()
+
+
+def test_a_model_is_loaded_and_unloaded_by_request(http: httpx.Client) -> None:
+    unloaded(http, "other")
+    loaded = http.post("/v1/models/other/load", json={})
+    assert loaded.json()["status"]["value"] == "loaded"
+    assert {model["name"] for model in http.get("/api/ps").json()["models"]} >= {"tales", "other"}
+    unloaded(http, "other")
+    assert "other" not in {model["name"] for model in http.get("/api/ps").json()["models"]}
+    tags = {model["name"] for model in http.get("/api/tags").json()["models"]}
+    assert tags == set(states(http))
+    for change in ("load", "unload"):
+        refused = http.post(f"/v1/models/nobody/{change}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        foreign = http.post(f"/v1/models/other/{change}", headers={"Origin": "https://evil.test"})
+        assert foreign.status_code == 403
+
+
+def test_a_question_waits_until_its_model_is_loaded(http: httpx.Client) -> None:
+    unloaded(http, "other")
+    tokens = http.post("/tokenize", json={"model": "other", "content": "Once upon a time"})
+    assert len(tokens.json()["tokens"]) > 2
+    assert states(http)["other"] == "loaded"
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_for_its_own_requests(
+    http: httpx.Client,
+) -> None:
+    body = {"model": "broken", "messages": STORY, "max_tokens": 2}
+    for path in ("/v1/chat/completions", "/v1/models/broken/load", "/tokenize"):
+        refused = http.post(path, json=body | {"content": "Once"})
+        assert refused.status_code == 503
+        assert "broken.gguf" in refused.json()["error"]["message"]
+    status = http.get("/v1/models/broken").json()["status"]
+    assert status["value"] == "failed"
+    assert "broken.gguf" in status["error"]
+    assert model_of(http, "tales") == "tales"
+    assert http.get("/health").json() == {"status": "ok"}
+
+
+def test_ollamas_clients_load_a_model_say_how_long_it_stays_and_unload_it(
+    server: Server, http: httpx.Client
+) -> None:
+    client = ollama.Client(server.url)
+    with closing(client._client):
+        assert client.generate(model="other", prompt="", keep_alive="10m").done_reason == "load"
+        (shown,) = [model for model in client.ps().models if model.model == "other"]
+        assert shown.expires_at is not None
+        assert 0 < http.get("/v1/models/other").json()["status"]["expires_in_s"] <= 600
+        assert client.chat(
+            model="other", messages=STORY, keep_alive=0, options={"num_predict": 2}
+        ).done
+        wait_until(lambda: states(http)["other"] == "unloaded")
+        assert client.generate(model="other", prompt="", keep_alive=-1).done_reason == "load"
+        assert http.get("/v1/models/other").json()["status"]["expires_in_s"] is None
+        assert client.generate(model="other", prompt="", keep_alive=0).done_reason == "unload"
+        wait_until(lambda: states(http)["other"] == "unloaded")
+
+
+def test_keep_alive_is_a_number_or_a_duration() -> None:
+    assert [keep_alive_s(value) for value in (None, "", 0, "0s", 5, "5m", "1h30m", "250ms")] == [
+        *[None] * 2,
+        *[0] * 2,
+        5,
+        300,
+        5400,
+        0.25,
+    ]
+    assert [keep_alive_s(value) for value in (-1, "-1", "-5m", 1e300, "1e99")] == [float("inf")] * 5
+    for wrong in ("soon", "5 m", "m", "1h-1m", "9" * 200 + "m"):
+        with pytest.raises(WireError, match="keep_alive"):
+            keep_alive_s(wrong)
+
+
+# --- memory and the cloud ---------------------------------------------------------------------
+
+TIGHT = """
+[[local_model]]
+name = "storyteller"
+pinned = true
+
+[[local_model]]
+name = "homely"
+model = "storyteller-onnx"
+fallback = "never"
+"""
+
+
+def test_who_finds_no_room_for_its_model_is_handed_over_where_the_owner_allows_it(
+    fake: Fake, tmp_path: Path
+) -> None:
+    fake.script(Act(text="A cloud came. The end."))
+    top = "warms_connections = false\nn_parallel = 1\nmodels_memory_mb = 300"
+    server = routed_server(tmp_path, fake, top=top, tables=TIGHT)
+    try:
+        answer = follow(server, model="storyteller-onnx", max_tokens=20)
+        assert answer.reasons == ["memory"]
+        assert answer.of("handoff")[0]["signals"]["missing_bytes"] > 10**6
+        assert answer.text == "A cloud came. The end."
+        kept = follow(server, model="homely", max_tokens=20)
+        assert "needs" in kept.error["message"]
+        assert "more memory" in kept.error["message"]
+        assert len(fake.requests) == 1
+        assert KEY not in json.dumps(kept.error)
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            assert states(http)["storyteller"] == "loaded"
+    finally:
+        assert server.stop() == 0
+
+
+def test_under_another_server_a_question_waits_too(tmp_path: Path) -> None:
+    options = EngineOptions(n_threads=1, n_parallel=1, cache_dir=tmp_path)
+    path = Path(default_model().path)
+    with ModelHost() as host:
+        spec = ModelSpec(
+            name="tales",
+            start=lambda: LocalEngine(path, options, name="tales"),
+            needed_bytes=lambda: 0,
+        )
+        engine = HostedModel(host, host.add(spec))
+        router = Router(engine, Routing(), None)
+        models = ServedModels(ServedModel(engine, router.local))
+        service = Service(engine, router, max_answers=4, max_generation_s=60, models=models)
+        web = create_app(service, Settings()).test_client()
+        assert web.get("/props").status_code == 503  # to look at it does not load it
+        assert engine.state().state == "unloaded"
+        answer = web.post("/tokenize", json={"content": "Once upon a time"})
+        assert len(answer.get_json()["tokens"]) > 2
+        assert web.get("/props").get_json()["n_ctx"] == 1024
+        service.close()
