@@ -51,7 +51,7 @@ export class AnswerView {
   #takeBack(taken) {
     this.markdown.cut(this.answer.text.length);
     this.#drawn = this.answer.text.length;
-    this.#marked = this.answer.marks.length;
+    this.#marked = this.markdown.nMarks; // those behind are drawn again, at the end of what stands
     if (!taken.trim()) return;
     const ghost = h("p", {class: "taken-back", "aria-hidden": "true"}, taken.trim());
     ghost.addEventListener("animationend", () => ghost.remove());

@@ -231,7 +231,7 @@ class CodeView {
 }
 
 /**
- * Text that grows: append(text), and cut(n) to take back all but its first n characters. mark(node) puts a node
+ * Text that grows: append(text), and cut(n) to take back all but its first n characters, with the marks behind them. mark(node) puts a node
  * where the text ends now, in the middle of a sentence if need be.
  */
 export class MarkdownView {
@@ -253,6 +253,10 @@ export class MarkdownView {
   append(text) {
     this.#raw += text;
     this.#shown += withoutMarks(text);
+  }
+
+  get nMarks() {
+    return this.#marks.length;
   }
 
   mark(node) {

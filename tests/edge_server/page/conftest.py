@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Page, Playwright, sync_playwright
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.page.relay import Relay
 from tests.edge_server.routed import routed_server
 from tests.fakes.fake import Fake
 
@@ -94,11 +95,18 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
+def relay(local: Server) -> Iterator[Relay]:
+    relay = Relay(local.port)
+    yield relay
+    relay.stop()
+
+
+@pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     """Opens the page of a server; afterwards nothing may have gone wrong in it."""
     visits: list[Visit] = []
 
-    def open_(server: Server, **options: Any) -> Visit:
+    def open_(server: Server | Relay, **options: Any) -> Visit:
         visits.append(Visit(browser, f"{server.url}/", **options))
         return visits[-1]
 

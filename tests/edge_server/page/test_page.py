@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,8 @@ from playwright.sync_api import FilePayload, Route, expect
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import PATIENCE_MS, Visit
+from tests.edge_server.page.relay import Relay
+from tests.edge_server.routed import lines
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 from tests.pictures import png
@@ -120,16 +123,34 @@ def test_reloading_in_mid_answer_loses_and_repeats_nothing(
     assert one.answer == whole
 
 
-def test_a_connection_that_breaks_is_taken_up(local: Server, visit: Open) -> None:
-    one = visit(local)
+def exported(one: Visit) -> dict[str, Any]:
+    """The chat, as the page exports it."""
+    one.page.click("#export")
+    with one.page.expect_download() as saved:
+        one.page.get_by_role("button", name="JSON, to import again").click()
+    chat: dict[str, Any] = json.loads(saved.value.path().read_text("utf-8"))
+    return chat
+
+
+def test_a_connection_that_breaks_is_taken_up_without_a_lost_or_repeated_character(
+    local: Server, relay: Relay, visit: Open
+) -> None:
+    one = visit(relay)
     without_end(one)
     one.send(STORY)
     one.page.wait_for_selector(".answer .markdown p")
-    one.context.set_offline(True)
-    one.page.wait_for_timeout(300)
-    one.context.set_offline(False)
+    with one.page.expect_request(re.compile("/v1/streams/.*after=")) as again:
+        relay.cut()
     one.wait_end()
     assert "longest length" in one.page.locator(".notes").inner_text()
+    text = ""
+    whole = again.value.url.replace(relay.url, local.url).partition("?")[0]
+    with httpx.stream("GET", whole, params={"after": 0}) as response:
+        for _, data in lines(response):
+            for choice in (data or {}).get("choices", ()):
+                text += choice["delta"].get("content") or ""
+    (answer,) = (n for n in exported(one)["nodes"].values() if n["role"] == "assistant")
+    assert answer["text"] == text
 
 
 def test_a_server_that_restarts_is_said_and_the_answer_goes_on(tmp_path: Path, visit: Open) -> None:

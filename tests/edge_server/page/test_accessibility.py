@@ -1,0 +1,74 @@
+"""What axe finds on the page, and the keyboard alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.edge_server.conftest import Server
+from tests.edge_server.page.conftest import Visit
+from tests.fakes.fake import Fake
+from tests.fakes.script import Act
+
+Open = Callable[..., Visit]
+LETTER = "Write to my doctor, ada.fox@example.org: I would like to come on Monday at nine."
+"""The owner's rule sends it to the cloud, so that the answer waits for the reply."""
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+
+
+def findings(one: Visit) -> list[str]:
+    """The serious ones, in what is shown now."""
+    one.page.evaluate(AXE)
+    found = one.page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [
+        f"{each['id']}: {node['html']}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(routed: Server, visit: Open, fake: Fake, scheme: str) -> None:
+    fake.script(Act(text="Then **a cloud** came by.\n\n- `one`\n\n```js\nlet a = 'b'; // c\n```"))
+    one = visit(routed, color_scheme=scheme)
+    one.page.click("#model")
+    assert findings(one) == []
+    one.page.keyboard.press("Escape")
+    one.page.select_option("#dial", "ask")
+    one.page.click("#open-device")
+    one.page.click("#open-settings")
+    one.send(LETTER)
+    card = one.page.locator(".consent")
+    card.get_by_text("Show what would be sent").click()
+    expect(card.locator(".preview")).to_contain_text("[EMAIL_1]")
+    assert findings(one) == []
+    card.get_by_role("button", name="Yes, once").click()
+    one.wait_end()
+    expect(one.page.locator(".handoffs")).to_contain_text("rules")
+    assert findings(one) == []
+
+
+def test_a_model_is_chosen_and_consent_given_with_the_keyboard(
+    routed: Server, visit: Open, fake: Fake
+) -> None:
+    fake.script(Act(text="Then a cloud came by. The end."))
+    one = visit(routed)
+    press = one.page.keyboard.press
+    one.page.locator("#model").focus()
+    press("Enter")
+    expect(one.page.locator("#models :checked")).to_be_focused()
+    press("ArrowDown")
+    press("Escape")
+    expect(one.page.locator("#model")).to_have_text("Automatic")
+    one.page.select_option("#dial", "ask")
+    one.page.locator("#prompt").focus()
+    one.page.keyboard.type(LETTER)
+    press("Enter")
+    one.page.get_by_role("button", name="Yes, once").focus()
+    press("Enter")
+    one.wait_end()
+    assert one.page.locator(".seam").count() == 1
