@@ -12,10 +12,10 @@ import httpx
 from msgspec import Struct, field
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.story import STORY
 from tests.fakes.fake import Fake
 
 KEY = "sk-canary-of-the-route"
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 
 _HEAD = """
 fallback = "{fallback}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-QUESTION = "Tell me a story about a fox named Ruby."
+from tests import answers
+
+QUESTION = answers.STORY
 STORY: Any = [{"role": "user", "content": QUESTION}]
 ENDLESS: Any = {"ignore_eos": True}
 """Ours: the local model never ends by itself."""

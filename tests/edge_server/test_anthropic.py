@@ -37,27 +37,19 @@ from spillover.runtime.events import (
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
+from tests.edge_server.story import FUNCTION, STORY
 from tests.edge_server.test_encoding import TEXTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of
 
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 ASK: dict[str, Any] = {
     "model": "claude-any", "max_tokens": 60, "messages": STORY,
 }  # fmt: skip
 WEATHER: Any = {
     "name": "weather",
-    "description": "The weather of a city.",
-    "input_schema": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string", "maxLength": 8},
-            "days": {"type": "integer", "minimum": 1, "maximum": 9},
-        },
-        "required": ["city", "days"],
-        "additionalProperties": False,
-    },
+    "description": FUNCTION["description"],
+    "input_schema": FUNCTION["parameters"],
 }
 SEARCH: Any = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
 CALL = ASK | {

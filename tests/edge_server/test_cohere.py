@@ -30,29 +30,13 @@ from spillover.runtime.events import (
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
+from tests.edge_server.story import STORY, WEATHER
 from tests.edge_server.test_encoding import TEXTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of
 
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 ASK: dict[str, Any] = {"model": "x", "messages": STORY, "temperature": 0, "max_tokens": 40}
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather of a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "maxLength": 8},
-                "days": {"type": "integer", "minimum": 1, "maximum": 9},
-            },
-            "required": ["city", "days"],
-            "additionalProperties": False,
-        },
-    },
-}
 CALL = ASK | {"tools": [WEATHER], "tool_choice": "REQUIRED", "max_tokens": 90}
 
 

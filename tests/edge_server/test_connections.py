@@ -17,8 +17,8 @@ import pytest
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, states, wait_until
+from tests.edge_server.story import STORY
 
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 ENDLESS: dict[str, Any] = {"messages": STORY, "ignore_eos": True, "stream": True}
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, wait_for_the_places, wait_until
-
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
+from tests.edge_server.story import STORY
 
 
 def test_the_openai_client_streams(client: openai.OpenAI) -> None:

@@ -19,14 +19,11 @@ from huggingface_hub import InferenceClient
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, wait_until
 from tests.edge_server.routed import routed_server
+from tests.edge_server.story import ENDLESS, QUESTION, STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
 REST = " Then a cloud came by and finished the story. The end."
-QUESTION = "Tell me a story about a fox named Ruby."
-STORY: Any = [{"role": "user", "content": QUESTION}]
-ENDLESS: Any = {"ignore_eos": True}
-"""Ours: the local model never ends by itself."""
 
 PATIENT = """
 [policy]

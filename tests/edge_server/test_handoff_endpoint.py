@@ -21,11 +21,11 @@ from spillover.edge_server.wire.handoff import MAX_PREVIEW_CHARS, preview
 from spillover.runtime.request import GenerationRequest, Message
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import lines, routed_server
+from tests.edge_server.story import STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
 REST = " Then a cloud came by and finished the story. The end."
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 KEY = "sk-canary-of-the-endpoint"
 
 CONFIG = """

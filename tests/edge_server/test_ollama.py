@@ -27,12 +27,11 @@ from spillover.runtime.events import (
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
+from tests.edge_server.story import QUESTION, STORY
 from tests.edge_server.test_encoding import TEXTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
-QUESTION = "Tell me a story about a fox named Ruby."
-STORY: Any = [{"role": "user", "content": QUESTION}]
 FEW: Any = {"temperature": 0, "num_predict": 40}
 WEATHER: Any = {
     "type": "function",

@@ -33,30 +33,16 @@ from spillover.runtime.events import (
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
+from tests.edge_server.story import FUNCTION, QUESTION
 from tests.edge_server.test_encoding import TEXTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of
 
-QUESTION = "Tell me a story about a fox named Ruby."
 ASK: dict[str, Any] = {
     "model": "gpt-any", "input": QUESTION, "temperature": 0, "max_output_tokens": 60,
 }  # fmt: skip
-WEATHER: Any = {
-    "type": "function",
-    "name": "weather",
-    "description": "The weather of a city.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string", "maxLength": 8},
-            "days": {"type": "integer", "minimum": 1, "maximum": 9},
-        },
-        "required": ["city", "days"],
-        "additionalProperties": False,
-    },
-    "strict": True,
-}
+WEATHER: Any = {"type": "function", **FUNCTION, "strict": True}
 OTHERS: Any = [
     {"type": "web_search"},
     {"type": "custom", "name": "apply_patch", "format": {"type": "text"}},

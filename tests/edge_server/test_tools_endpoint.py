@@ -10,24 +10,9 @@ import openai
 import pytest
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.story import WEATHER
 
 ASKED: Any = [{"role": "user", "content": "How is the weather in Brno?"}]
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather of a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "maxLength": 8},
-                "days": {"type": "integer", "minimum": 1, "maximum": 9},
-            },
-            "required": ["city", "days"],
-            "additionalProperties": False,
-        },
-    },
-}
 NAMED: Any = {"type": "function", "function": {"name": "weather"}}
 CALL: dict[str, Any] = {
     "model": "storyteller", "messages": ASKED, "tools": [WEATHER], "tool_choice": NAMED, "seed": 1,

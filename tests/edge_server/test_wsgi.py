@@ -28,6 +28,7 @@ from tests.edge_server.conftest import Server
 from tests.edge_server.places import wait_for_the_places
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.connecting import take
+from tests.edge_server.story import STORY
 
 
 @contextlib.contextmanager
@@ -76,7 +77,6 @@ def plain(request: pytest.FixtureRequest, service: Service) -> Iterator[httpx.Cl
         yield client
 
 
-STORY = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 FIXED = {"temperature": 0, "max_tokens": 12}
 # What is computed together depends on the moment, and a near tie may then turn: one token is far
 # ahead of all others.

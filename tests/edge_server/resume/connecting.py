@@ -11,9 +11,9 @@ import httpx
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.resume.answer import Client
+from tests.edge_server.story import STORY
 
 CHAT = "/v1/chat/completions"
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 LONG: dict[str, Any] = {"messages": STORY, "temperature": 0, "ignore_eos": True}
 RESUME = {"X-Spillover-Resume": "1"}
 Key = str | None

@@ -18,7 +18,6 @@ from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.connecting import (
     CHAT,
     LONG,
-    STORY,
     begin,
     name_of,
     place,
@@ -26,6 +25,7 @@ from tests.edge_server.resume.connecting import (
     take,
     take_up,
 )
+from tests.edge_server.story import STORY
 from tests.edge_server.test_connections import connect, post, rest_of
 
 MINE, YOURS = "the key of the tablet", "the key of the phone"

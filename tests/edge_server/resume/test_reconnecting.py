@@ -20,7 +20,6 @@ from tests.edge_server.resume.connecting import (
     CHAT,
     LONG,
     RESUME,
-    STORY,
     begin,
     name_of,
     place,
@@ -28,6 +27,7 @@ from tests.edge_server.resume.connecting import (
     take_up,
     whole,
 )
+from tests.edge_server.story import STORY
 from tests.edge_server.test_connections import connect, post
 
 SHORT: dict[str, Any] = {"messages": STORY, "temperature": 0, "max_tokens": 20}
