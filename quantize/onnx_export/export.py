@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import onnx
 from msgspec import Struct
 
 from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.calibrated.source import CalibratedSource
+from spillover.quantize.onnx_export.calibrated.tokens import tokens_of
 from spillover.quantize.onnx_export.decoder_graph import Progress, build
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
@@ -125,7 +124,7 @@ def _write_graph(
     source: WeightSource, options: ExportOptions, folder: Path, *, n_ctx: int, progress: Progress
 ) -> None:
     if options.calibration and options.weights == "int4":
-        tokens = _tokens(folder, options.calibration)
+        tokens = tokens_of(folder, options.calibration)
         source = CalibratedSource(source, options, tokens, n_ctx=n_ctx)
     data_path = folder / DATA_FILE if _is_external(source, options) else None
     initializers = Initializers(data_path)
@@ -134,14 +133,6 @@ def _write_graph(
     finally:
         initializers.close()
     onnx.save_model(model, folder / MODEL_FILE)
-
-
-def _tokens(folder: Path, text: str) -> npt.NDArray[np.int64]:
-    """The text by the tokenizer in the new folder."""
-    from tokenizers import Tokenizer  # slow
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return np.asarray(tokenizer.encode(text).ids, np.int64)
 
 
 def _is_external(source: WeightSource, options: ExportOptions) -> bool:

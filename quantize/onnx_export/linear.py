@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -88,12 +87,8 @@ class LinearLayers:
     def _bits_for(self, names: Sequence[str], bits: int) -> int:
         """The bits of matrices that one product multiplies with: *bits*, or what is faithful."""
         if self._options.weights != "faithful":
-            return 8 if any(self._keeps_8(name) for name in names) else bits
+            return 8 if any(map(self._options.keeps_8, names)) else bits
         return max(self._source.exact_bits(name) or 8 for name in names)
-
-    def _keeps_8(self, name: str) -> bool:
-        matrix = name.removesuffix(".weight")
-        return any(fnmatchcase(matrix, pattern) for pattern in self._options.eight_bits)
 
     def _bias(self, layers: Sequence[str], output: str) -> str:
         """The name of the concatenated biases; zeros for a layer without, "" if no layer has

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,11 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
     """A folder to take the tokenizer's files from, for a GGUF file; None: from the file itself."""
     external_data: bool | None = None
     """Keep the weights in a second file; None: when they are larger than 32 MiB."""
+
+    def keeps_8(self, name: str) -> bool:
+        """Whether the weight *name* keeps 8 bits with int4."""
+        matrix = name.removesuffix(".weight")
+        return any(fnmatchcase(matrix, pattern) for pattern in self.eight_bits)
 
     @property
     def is_half(self) -> bool:

@@ -6,6 +6,7 @@ import click
 
 from spillover.edge_server.commands.quantize.evaluate import evaluate
 from spillover.edge_server.commands.quantize.imatrix import imatrix
+from spillover.edge_server.commands.quantize.plan import plan
 from spillover.edge_server.commands.quantize.report import report
 from spillover.edge_server.commands.quantize.run import run
 
@@ -26,3 +27,4 @@ command.add_command(run)
 command.add_command(evaluate)
 command.add_command(report)
 command.add_command(imatrix)
+command.add_command(plan)

@@ -12,6 +12,7 @@ import onnx
 from msgspec import Struct
 
 from spillover.quantize.onnx_export.blocks import Floats
+from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
 from spillover.quantize.onnx_export.decoder_graph import Decoder
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -19,11 +20,6 @@ from spillover.quantize.onnx_export.source import EMBEDDING, WeightSource
 from spillover.runtime.device import default_threads
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.session import session_options
-
-N_CHUNK = 512
-"""Tokens that are read together; each chunk begins anew."""
-
-_Tokens = Sequence[npt.NDArray[np.int64]]
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -42,7 +38,7 @@ class LayerRuns:
         self._options = msgspec.structs.replace(options, half=False, interface="ragged")
         self._n_ctx = n_ctx
 
-    def entry(self, chunks: _Tokens) -> list[State]:
+    def entry(self, chunks: Sequence[TokenIds]) -> list[State]:
         """What the first layer reads, with the embedding as it is stored in the source."""
         residuals = [self._embedded(tokens) for tokens in chunks]
         running = _session(self._decoder("fp32").entry_model())
@@ -51,7 +47,7 @@ class LayerRuns:
             for one in residuals
         ]
 
-    def _embedded(self, tokens: npt.NDArray[np.int64]) -> Floats:
+    def _embedded(self, tokens: TokenIds) -> Floats:
         rows = [self._source.values(EMBEDDING, token, token + 1) for token in tokens.tolist()]
         scale = np.float32(self._source.spec.embedding_scale)
         embedded: Floats = np.concatenate(rows) * scale

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats
 from spillover.quantize.onnx_export.calibrated.compensation import Compensator, Moments
-from spillover.quantize.onnx_export.calibrated.layer_runs import N_CHUNK, Layer, LayerRuns
+from spillover.quantize.onnx_export.calibrated.layer_runs import Layer, LayerRuns
+from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
 from spillover.quantize.onnx_export.decoder_graph import products_inside
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -15,8 +15,6 @@ from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource,
 from spillover.quantize.onnx_export.spec import ModelSpec
 
 _FEWEST_TOKENS = 64
-_MOST_CHUNKS = 32
-"""More text takes longer and changes little."""
 
 
 class CalibratedSource:
@@ -30,7 +28,7 @@ class CalibratedSource:
         self,
         source: WeightSource,
         options: ExportOptions,
-        tokens: npt.NDArray[np.int64],
+        tokens: TokenIds,
         *,
         n_ctx: int,
     ) -> None:
@@ -42,7 +40,7 @@ class CalibratedSource:
         self._source = source
         self._options = options
         self._runs = LayerRuns(self, options, n_ctx)
-        self._chunks = _chunks(tokens, min(N_CHUNK, n_ctx))
+        self._chunks = chunks_of(tokens, n_ctx)
         self._n_tokens = sum(map(len, self._chunks))
         self._states = self._runs.entry(self._chunks)
         self._layer = -1
@@ -122,12 +120,3 @@ class CalibratedSource:
 
 def _moments(x: Floats) -> Moments:
     return (x.T @ x).astype(np.float64)
-
-
-def _chunks(tokens: npt.NDArray[np.int64], n: int) -> list[npt.NDArray[np.int64]]:
-    """Chunks of *n* tokens from all parts of the text; only a text that is shorter than a chunk is
-    taken whole."""
-    n_whole = max(len(tokens) // n, 1)
-    n_taken = min(n_whole, _MOST_CHUNKS)
-    starts = [i * n_whole // n_taken * n for i in range(n_taken)]
-    return [tokens[start : start + n] for start in starts]

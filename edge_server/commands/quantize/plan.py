@@ -1,0 +1,127 @@
+"""spillover quantize plan: say which files of a model would fit this device."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spillover.edge_server.commands.engines.progress import shown_progress
+from spillover.edge_server.commands.output import print_json, print_result
+from spillover.quantize.texts import read_text
+from spillover.runtime.device import available_memory
+
+if TYPE_CHECKING:
+    from spillover.quantize.plan.plan import Option, Plan
+
+_EPILOG = """\b
+Examples:
+  spillover quantize plan model-F16.gguf --memory 4GiB --n-ctx 8192 --speed-floor 8
+  spillover quantize plan ~/models/smollm2-135m --target-bpw 5 --text mine.txt
+
+Nothing is written. Speeds are upper limits: what memory allows. See docs/quantize.md.
+"""
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def _size(ctx: click.Context, param: click.Parameter, given: str | None) -> int | None:
+    """The bytes of a size such as 4GiB or 800MB."""
+    if given is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMG]?I?)B?", given.strip().upper())
+    if found is None or found[2] not in _UNITS:
+        raise click.BadParameter(f"{given!r} is no size: write one such as 4GiB or 800MB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+@click.command("plan", epilog=_EPILOG)
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.option("--memory", callback=_size, help="What it may take.  [default: what is free now]")
+@click.option(
+    "--n-ctx",
+    type=click.IntRange(16, 1_048_576),
+    default=4_096,
+    show_default=True,
+    help="Tokens of one conversation.",
+)
+@click.option(
+    "--speed-floor",
+    type=click.FloatRange(0, 1e6),
+    default=0.0,
+    help="Fewest tokens per second of one stream.  [default: any]",
+)
+@click.option(
+    "--target-bpw",
+    type=click.FloatRange(3, 16),
+    help="Measure which matrices suffer most from 4 bits, and say which keep 8 bits when the ONNX "
+    "model has so many bits per weight.",
+)
+@click.option("--target-size", callback=_size, help="The same, with the size of the weights.")
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What the model reads for that.  [default: a text that ships with Spillover]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def plan(
+    model: Path,
+    memory: int | None,
+    n_ctx: int,
+    speed_floor: float,
+    target_bpw: float | None,
+    target_size: int | None,
+    text: Path | None,
+    as_json: bool,
+) -> None:
+    """Say which files of MODEL would fit this device, how fast and how exact, and pick one.
+
+    MODEL is a Hugging Face folder or a GGUF file, best one that is not quantized.
+    """
+    from spillover.quantize.plan import plan as planning  # slow
+    from spillover.quantize.plan.device_speed import measure_speed
+    from spillover.quantize.plan.mixed import Target, mixed
+
+    if target_bpw is not None or target_size is not None:
+        target = Target(bits_per_weight=target_bpw, size_bytes=target_size)
+        with shown_progress(is_quiet=as_json) as progress:
+            found = mixed(model, target, read_text(text) if text else "", progress)
+        if as_json:
+            print_json(found)
+        else:
+            print_result(found.explained(model))
+        return
+    wish = planning.Wish(
+        memory_bytes=memory or available_memory(), n_ctx=n_ctx, speed_floor=speed_floor
+    )
+    with shown_progress(is_quiet=as_json) as progress:
+        made = planning.plan(model, wish, measure_speed(), progress)
+    if as_json:
+        print_json(made)
+    else:
+        print_result(_table(made, wish.memory_bytes))
+
+
+def _table(made: Plan, memory_bytes: int) -> str:
+    lines = [
+        "| file | engine | MB | KV cache MB | peak MB | tok/s at most | expected KLD | |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(one, made.pick) for one in made.options),
+    ]
+    pick = f"{made.pick}: {made.reason}" if made.pick else made.reason
+    lines += ["", f"Memory: {memory_bytes / 1e6:.0f} MB. {pick}."]
+    lines += [one.command for one in made.options if one.name == made.pick]
+    return "\n".join(lines)
+
+
+def _row(one: Option, pick: str) -> str:
+    note = "**pick**" if one.name == pick else ""
+    if not one.fits:
+        note = "too large"
+    elif not one.is_fast_enough:
+        note = "too slow"
+    sizes = (one.size_bytes, one.kv_bytes, one.peak_bytes)
+    facts = [one.name, one.engine, *(f"{size / 1e6:.1f}" for size in sizes)]
+    facts += [f"{one.tokens_per_s:.0f}", f"{one.expected_divergence:.4f}", note]
+    return f"| {' | '.join(facts)} |"

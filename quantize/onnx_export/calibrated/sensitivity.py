@@ -1,0 +1,115 @@
+"""How much each product of a decoder suffers from 4 bits, and which ones should keep 8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
+from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
+from spillover.quantize.onnx_export.decoder_graph import Progress
+from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.sizes import matrix_bytes
+from spillover.quantize.onnx_export.source import WeightSource, matrices
+
+_STEPS = 1_000
+_FEW_CHUNKS = 4
+"""Chunks of the text that are read: the order of the products hardly changes with more."""
+
+
+class Sensitivity(Struct, frozen=True, kw_only=True):
+    """What 4 bits do to one product."""
+
+    matrices: tuple[str, ...]
+    """Those that the product multiplies with, such as "layers.0.mlp.down_proj"."""
+    change: float
+    """By how much the layer's output moves: the energy of the difference, as a share of the
+    output's own."""
+    more_bytes: int
+    """What 8 bits take beyond 4."""
+
+
+def sensitivities(
+    source: WeightSource,
+    options: ExportOptions,
+    tokens: TokenIds,
+    n_ctx: int,
+    progress: Progress,
+) -> list[Sensitivity]:
+    """Of all products in the layers, measured one by one while the model reads *tokens*.
+
+    A layer is run with all of its matrices at 8 bits, and once more for each of its products at 4;
+    one layer is held at a time.
+    """
+    exact = LayerRuns(source, msgspec.structs.replace(options, weights="int8"), n_ctx)
+    states = exact.entry(chunks_of(tokens, n_ctx, _FEW_CHUNKS))
+    found: list[Sensitivity] = []
+    n_layer = len(source.spec.layers)
+    for index in range(n_layer):
+        progress(index, n_layer)
+        whole = exact.layer(index, is_exact=False)
+        after = [whole.run(state)[0] for state in states]
+        for product in _products(source, index):
+            others = [name for name in _names(source, index) if name not in product]
+            made = msgspec.structs.replace(options, weights="int4", eight_bits=tuple(others))
+            rounded = LayerRuns(source, made, n_ctx).layer(index, is_exact=False)
+            change = _change(after, [rounded.run(state)[0] for state in states])
+            more = sum(_more_bytes(source, options, name) for name in product)
+            found.append(Sensitivity(matrices=product, change=change, more_bytes=more))
+        states = after
+    progress(n_layer, n_layer)
+    return found
+
+
+def kept(sensitivities: Sequence[Sensitivity], most_bytes: int) -> tuple[str, ...]:
+    """The matrices to keep at 8 bits when all of them together may take *most_bytes* more.
+
+    Those whose changes sum up to most: what products lose adds up, nearly. The best choice for each
+    budget, in steps of a thousandth of it, follows from the best ones without the last product (a
+    knapsack, filled one product after the other).
+    """
+    if most_bytes <= 0:
+        return ()
+    step = -(-most_bytes // _STEPS)
+    n_steps = most_bytes // step
+    saved = np.zeros(n_steps + 1)
+    takes: list[npt.NDArray[np.bool_]] = []
+    for one in sensitivities:
+        size = -(-one.more_bytes // step)
+        with_it = np.full(n_steps + 1, -np.inf)
+        with_it[size:] = saved[: max(n_steps + 1 - size, 0)] + one.change
+        takes.append(with_it > saved)
+        saved = np.maximum(saved, with_it)
+    room, chosen = n_steps, list[str]()
+    for one, take in zip(reversed(sensitivities), reversed(takes), strict=True):
+        if take[room]:
+            room -= -(-one.more_bytes // step)
+            chosen += one.matrices
+    return tuple(sorted(chosen))
+
+
+def _names(source: WeightSource, layer: int) -> list[str]:
+    return [name.removesuffix(".weight") for name in matrices(source.spec, layer)]
+
+
+def _products(source: WeightSource, layer: int) -> list[tuple[str, ...]]:
+    """Queries, keys and values are one product, and get one number of bits."""
+    names = _names(source, layer)
+    together = tuple(name for name in names if name.endswith(("q_proj", "k_proj", "v_proj")))
+    return [together, *((name,) for name in names if name not in together)]
+
+
+def _change(wanted: Sequence[State], found: Sequence[State]) -> float:
+    pairs = list(zip(wanted, found, strict=True))
+    moved = sum(float(np.square(b.residual - a.residual).sum()) for a, b in pairs)
+    return moved / sum(float(np.square(a.residual).sum()) for a, _ in pairs)
+
+
+def _more_bytes(source: WeightSource, options: ExportOptions, name: str) -> int:
+    shape = source.shape(f"{name}.weight")
+    few, many = (matrix_bytes(shape, options, bits=bits) for bits in (4, 8))
+    return many - few

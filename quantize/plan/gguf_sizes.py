@@ -1,0 +1,34 @@
+"""Asks llama.cpp how large its types would make a file, without making any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from spillover.quantize.child import Progress
+from spillover.quantize.gguf.recipe import QuantizeOrder, Recipe
+from spillover.quantize.plan.recipes import GGUF_RECIPES
+
+
+class SizesOrder(Struct, frozen=True, kw_only=True):
+    """The file to ask about."""
+
+    source: Path
+
+
+def gguf_sizes(order: SizesOrder, progress: Progress) -> dict[str, int]:
+    """Bytes by type, for all types of a plan. Raises QuantizeError."""
+    from spillover.quantize.gguf.native import plan  # slow, and llama.cpp may be missing
+
+    found: dict[str, int] = {}
+    for i, recipe in enumerate(GGUF_RECIPES):
+        progress("asking llama.cpp for sizes", i, len(GGUF_RECIPES))
+        asked = QuantizeOrder(
+            source=order.source,
+            target=order.source,
+            recipe=Recipe(file_type=recipe.file_type),
+            n_threads=1,
+        )
+        found[recipe.file_type] = plan(asked, progress).size_bytes
+    return found

@@ -1,0 +1,75 @@
+"""The recipes of a plan, and what each loses.
+
+The losses are mean KL divergences from the F16 weights in nats, of the bundled storyteller (5.8
+million parameters) on stories of its own; docs/quantize.md has the table and the commands. Larger
+models lose less with every recipe. The order of the recipes is what a plan needs.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from spillover.quantize.onnx_export.options import BlockSize, ExportOptions
+
+
+class GgufRecipe(Struct, frozen=True, kw_only=True):
+    """A type of llama.cpp."""
+
+    file_type: str
+    has_imatrix: bool
+    """Whether an importance matrix was found to help."""
+    bits: float
+    """Per weight, where the file's exact size cannot be asked for."""
+    expected: float
+    """Nats."""
+
+
+class OnnxRecipe(Struct, frozen=True, kw_only=True):
+    """Options of an export."""
+
+    name: str
+    options: ExportOptions
+    flags: str
+    """What `spillover export onnx` is given for it."""
+    expected: float
+    """Nats."""
+
+
+GGUF_RECIPES = tuple(
+    GgufRecipe(file_type=kind, has_imatrix=has_imatrix, bits=bits, expected=expected)
+    for kind, has_imatrix, bits, expected in (
+        ("Q8_0", False, 8.5, 0.0001),
+        ("Q6_K", False, 6.6, 0.0008),
+        ("Q5_K_M", False, 5.7, 0.0021),
+        ("Q4_K_M", False, 4.9, 0.0070),
+        ("Q4_0", False, 4.6, 0.0106),
+        ("IQ4_XS", True, 4.5, 0.0086),
+        ("Q3_K_M", True, 3.9, 0.0212),
+        ("Q2_K", True, 3.3, 0.0958),
+    )
+)
+
+
+def _int4(block: BlockSize, expected: float, *, is_calibrated: bool) -> OnnxRecipe:
+    calibrated = " calibrated" if is_calibrated else ""
+    return OnnxRecipe(
+        name=f"int4 in blocks of {block}{calibrated}",
+        options=ExportOptions(weights="int4", block=block),
+        flags=f"--weights int4 --block {block}" + " --calibration TEXT" * is_calibrated,
+        expected=expected,
+    )
+
+
+ONNX_RECIPES = (
+    OnnxRecipe(
+        name="int8",
+        options=ExportOptions(weights="int8"),
+        flags="--weights int8",
+        expected=0.0001,
+    ),
+    _int4(32, 0.0061, is_calibrated=True),
+    _int4(64, 0.0075, is_calibrated=True),
+    _int4(128, 0.0099, is_calibrated=True),
+    _int4(32, 0.0085, is_calibrated=False),
+    _int4(64, 0.0120, is_calibrated=False),
+)
