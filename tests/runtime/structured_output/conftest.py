@@ -5,11 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from spillover.models.catalogue import find
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.structured_output import trial
 from spillover.runtime.structured_output.factory import ConstraintFactory
 from spillover.runtime.worker.loading import LoadedModel
 from tests.loading import load
+
+
+@pytest.fixture(scope="session", params=["storyteller", "storyteller-onnx"])
+def any_model_path(request: pytest.FixtureRequest) -> Path:
+    """A conversion has the logits and the vocabulary of the ONNX model: it is not tried here."""
+    return Path(find(request.param).path)
 
 
 @pytest.fixture(autouse=True)
