@@ -37,6 +37,7 @@ COMMANDS = {
     "keys": ("keys", "Keep the keys of cloud providers in the keyring."),
     "budget": ("budget", "Show what the cloud has cost, and the limits."),
     "consents": ("consents", "Show which providers may always, or may never, take over."),
+    "prefixes": ("prefixes", "Show or remove what is kept on disk of what models have read."),
     "doctor": ("doctor.doctor", "Check this device, and say how to fix what is wrong."),
     "config": ("config_show", "Show the settings in force and where each comes from."),
 }

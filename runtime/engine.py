@@ -120,6 +120,8 @@ class PrefixCounts(Struct, frozen=True, kw_only=True):
     saved_bytes: int = 0
     n_dropped: int = 0
     """States that were dropped because others needed their memory."""
+    n_written: int = 0
+    """States that were written to disk."""
 
 
 class EngineStatus(Struct, frozen=True, kw_only=True):

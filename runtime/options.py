@@ -12,6 +12,7 @@ from spillover.runtime.setting_help import Help
 KvCacheType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
 EngineName: TypeAlias = Literal["auto", "llama", "onnx"]
 SecondLayout: TypeAlias = Literal["auto", "on", "off"]
+PrefixDiskChoice: TypeAlias = Literal["off", "instructions", "all"]
 PoolingChoice: TypeAlias = Literal["auto", "mean", "cls", "last"]
 ExecutionProvider: TypeAlias = Literal[
     "auto", "cpu", "cuda", "tensorrt", "directml", "coreml", "openvino"
@@ -109,12 +110,27 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = None
     """None: a quarter of the memory that is free beside the model and a full KV cache, 2 GiB at
     most. It is given back when the system is short of memory."""
+    prefix_disk: Annotated[
+        PrefixDiskChoice,
+        Help(
+            "What of the prefix cache is kept on disk: nothing, long instructions and tools that "
+            "were used twice, or all that is long.",
+            flag="--prefix-disk",
+        ),
+    ] = "instructions"
+    """See docs/privacy.md: with "all", conversations are on disk."""
+    prefix_disk_mb: Annotated[
+        float,
+        Meta(ge=0, le=16_777_216),
+        Help("Disk space (MiB) for it, of all models together."),
+    ] = 2048.0
+    """What was used least recently is removed first."""
     deterministic: Annotated[
         bool, Help("Give equal requests equal answers, whatever else runs: one at a time, slower.")
     ] = False
     """One sequence at a time in an empty KV cache, prompts in slices of a fixed size, and a fixed
     number of threads: sums are then made in the same order. It overrides n_parallel,
-    n_prefix_cached, prefix_cache_mb, adapt_threads, second_layout, and engine and
+    n_prefix_cached, prefix_cache_mb, prefix_disk, adapt_threads, second_layout, and engine and
     execution_provider where they are auto."""
     use_extra_bufts: Annotated[
         bool, Help("Let llama.cpp repack the weights: faster. Off after a crash at load.")
@@ -176,6 +192,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
             n_parallel=1,
             n_prefix_cached=0,
             prefix_cache_mb=0.0,
+            prefix_disk="off",
             adapt_threads=False,
             second_layout="off",
             execution_provider="cpu" if is_auto else self.execution_provider,

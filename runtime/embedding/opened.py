@@ -18,6 +18,8 @@ class OpenedModel(Struct, frozen=True, kw_only=True):
 
     backend: Backend
     fit: ContextFit
+    weights: tuple[Path, ...]
+    """The files that hold its weights."""
     speed_facts: tuple[object, ...]
     """What its speed depends on, besides *backend.info*."""
     embedder: Embedder | None = None

@@ -19,6 +19,7 @@ from spillover.runtime.kv_cache.kept_sequences import (
 )
 from spillover.runtime.kv_cache.ledger import KvLedger
 from spillover.runtime.kv_cache.memory import KvMemory
+from spillover.runtime.kv_cache.prefix_disk import PrefixDisk, PrefixDiskOptions
 from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefixes
 
 
@@ -29,6 +30,8 @@ class KvCacheOptions(Struct, frozen=True, kw_only=True):
     """Sequences that stay in the backend's cache."""
     saved_bytes: int = 0
     """Memory for the states of others."""
+    disk: PrefixDiskOptions | None = None
+    """None: nothing is kept on disk."""
 
 
 class KvCache:
@@ -43,7 +46,9 @@ class KvCache:
         backend: Backend,
         options: KvCacheOptions,
         free_bytes: Callable[[], int] = available_memory,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
+        """*wake* is called in other threads when there is something for take_fetched()."""
         info = backend.info
         self._backend = backend
         self._saver = backend.saver
@@ -59,6 +64,7 @@ class KvCache:
             free_bytes=free_bytes,
             reclaim=self._saved.reclaim,
         )
+        self._disk = None if options.disk is None else PrefixDisk(self._saved, options.disk, wake)
         self._unsaveable: set[int] = set()
         self._ids = list(range(info.n_seq))
         self._n_kv = info.n_kv
@@ -82,7 +88,44 @@ class KvCache:
             n_saved=len(self._saved),
             saved_bytes=self._saved.n_bytes,
             n_dropped=self._saved.n_dropped,
+            n_written=0 if self._disk is None else self._disk.n_written,
         )
+
+    # --- what is on disk --------------------------------------------------------------------
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a prompt waits for the disk."""
+        return self._disk is not None and self._disk.is_reading
+
+    def fetch(self, tokens: Tokens, live: Sequence[tuple[int, Tokens]]) -> bool:
+        """Whether *tokens* should wait, since more of them is being read from disk than is here."""
+        if self._disk is None:
+            return False
+        match = longest_match(tokens, chain(live, self._prefixes.items()))
+        saved = self._saved.find(tokens)
+        n_there = max(match.n_tokens if match else 0, saved.n_tokens if saved else 0)
+        return self._disk.fetch(tokens, n_there, self._memory.has_spare)
+
+    def take_fetched(self) -> bool:
+        """Whether something has just been read from disk."""
+        return self._disk is not None and self._disk.take()
+
+    def clear(self) -> None:
+        """Forget all that is kept of sequences that have ended, on disk, too."""
+        for seq in self._prefixes.seqs:
+            self._forget(seq)
+            self.drop(seq)
+        self._saved.reclaim(self._saved.n_bytes)
+        if self._disk is not None:
+            self._disk.clear()
+
+    def close(self) -> None:
+        """End the threads that read and write files."""
+        if self._disk is not None:
+            self._disk.close()
+
+    # --- sequences --------------------------------------------------------------------------
 
     def place(
         self,
@@ -182,6 +225,13 @@ class KvCache:
                 return False
         return True
 
+    def _write(self, disk: PrefixDisk, seq: int, kept: Kept, n: int) -> None:
+        """Write the first *n* tokens of a sequence to disk."""
+        if n > kept.n_preamble > 0:
+            self._save_tokens(seq, kept.tokens[: kept.n_preamble])
+        if self._save_tokens(seq, kept.tokens[:n]):
+            disk.write(kept.tokens[:n])
+
     def _can_use(self, match: PrefixMatch, need: int) -> bool:
         """Free the cells for a prompt of *need* tokens that begins with *match*."""
         is_spared = self._shares_cells or self._is_used_up(match)
@@ -277,10 +327,13 @@ class KvCache:
         if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
             self.drop(seq)
             return
-        self._prefixes.put(seq, Kept(np.array(tokens), n_preamble))
+        kept = Kept(np.array(tokens), min(n_preamble, len(tokens)))
+        self._prefixes.put(seq, kept)
         if first_out:
             self._prefixes.expire(seq)
             self._unsaveable.add(seq)
+        elif self._disk is not None and (n := self._disk.n_wanted(kept)):
+            self._write(self._disk, seq, kept, n)
         if len(self._prefixes) > self._n_kept:
             self.evict_one()
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import takewhile
 
 import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import SavedKv, Tokens
 from spillover.runtime.kv_cache.kept_sequences import MIN_SHARED_TOKENS, n_common
+from spillover.runtime.kv_cache.prefix_files import StoredState
 
 MOST_WASTE = 16
 """A state is only restored for at least this share (1/16) of its tokens."""
@@ -23,13 +25,15 @@ class SavedPrefix:
     """*tokens* that follow the first *start* tokens of its parent's text, and their KV state. That
     begins at *origin*: at *start*, or at 0 where the memory of a model cannot be put together."""
 
-    __slots__ = ("children", "origin", "parent", "start", "state", "tokens")
+    __slots__ = ("children", "file", "origin", "parent", "start", "state", "tokens")
 
     def __init__(self, parent: SavedPrefix | None, start: int, tokens: Tokens) -> None:
         self.parent = parent or self
         self.start = self.origin = start
         self.tokens = tokens
         self.state: SavedKv | None = None
+        self.file: StoredState | None = None
+        """Where the same state is on disk, which may be gone."""
         self.children: dict[tuple[int, int], SavedPrefix] = {}
         """By the position where they begin, and their first token."""
 
@@ -67,14 +71,14 @@ class SavedPrefixes:
     def __len__(self) -> int:
         return len(self._held)
 
-    def find(self, prompt: Tokens) -> SavedMatch | None:
+    def find(self, prompt: Tokens, *, on_disk: bool = False) -> SavedMatch | None:
         """The states that share most with *prompt*, whose last token is always read, if they are
-        worth restoring."""
+        worth restoring. *on_disk*: some may have to be read from files first."""
         best, chain = None, list[SavedPrefix]()
         is_whole = True
         for node, n in self._path(prompt[:-1]):
             chain, is_whole = ([], True) if node.origin == 0 else (chain, is_whole)
-            is_whole = is_whole and node.state is not None
+            is_whole = is_whole and (node.state is not None or (on_disk and node.file is not None))
             chain = [*chain, node]
             if is_whole and self._is_worth_it(node, n):
                 best = SavedMatch(n, tuple(chain))
@@ -130,6 +134,8 @@ class SavedPrefixes:
         node = SavedPrefix(parent, n, np.array(tokens[n:])) if is_new else path.pop()[0]
         if origin not in (0, node.start) or node.end != len(tokens) or node.state is not None:
             return False
+        if origin != node.origin:
+            node.file = None
         node.parent.children[node.start, int(node.tokens[0])] = node
         node.origin, node.state = origin, state
         self._held[node] = None
@@ -149,11 +155,57 @@ class SavedPrefixes:
             self.n_dropped += 1
 
     def _drop(self, node: SavedPrefix) -> None:
-        """Drop the state of *node*, and the nodes that lead nowhere then."""
+        """Drop the state of *node*."""
         assert node.state is not None
         self.n_bytes -= node.state.nbytes
         node.state = None
         del self._held[node]
-        while node is not self._root and node.state is None and not node.children:
-            del node.parent.children[node.start, int(node.tokens[0])]
+        self._prune(node)
+
+    # --- states on disk ---------------------------------------------------------------------
+
+    def nodes(self, tokens: Tokens) -> list[SavedPrefix]:
+        """The nodes that spell *tokens* from the first one on, as far as there are any."""
+        path = takewhile(lambda step: step[1] == step[0].end, self._path(tokens))
+        return [node for node, _ in path]
+
+    def add_file(self, tokens: Tokens, origin: int, file: StoredState) -> bool:
+        """Note that a file has the state of *tokens* from *origin* on. False: what comes before is
+        not here, so it is of no use."""
+        path = self._path(tokens)
+        parent, n = path[-1] if path else (self._root, 0)
+        is_new = n < len(tokens)
+        node = SavedPrefix(parent, n, np.array(tokens[n:])) if is_new else parent
+        if origin != node.start or node.end != len(tokens):
+            return False
+        node.parent.children[node.start, int(node.tokens[0])] = node
+        node.file = file
+        return True
+
+    def fill(self, node: SavedPrefix, state: SavedKv | None) -> None:
+        """Take what was read from the file of *node*; None: it was of no use."""
+        if state is None:
+            node.file = None
+            self._prune(node)
+        elif node.state is None and node.file is not None and self.make_room(state.nbytes):
+            node.state = state
+            self._held[node] = None
+            self.n_bytes += state.nbytes
+
+    def forget_files(self) -> None:
+        """The files are gone."""
+        nodes = [self._root]
+        while nodes:
+            node = nodes.pop()
+            nodes += node.children.values()
+            node.file = None
+            self._prune(node)
+
+    def _prune(self, node: SavedPrefix) -> None:
+        """Remove the nodes that lead nowhere, from *node* on."""
+        while not (node is self._root or node.children or node.state is not None or node.file):
+            key = node.start, int(node.tokens[0])
+            if node.parent.children.get(key) is not node:
+                return  # it was removed before
+            del node.parent.children[key]
             node = node.parent

@@ -75,7 +75,8 @@ class LlamaContext:
         kind = model.metadata("general.architecture")
         n_first = model.metadata(f"{kind}.rope.scaling.original_context_length")
         is_long = n_first.isdigit() and self.n_kv > int(n_first)
-        self.layout = f"{config.kv_cache_type}{', long' if is_long else ''}"
+        place = "GPU" if model.is_on_gpu else "CPU"
+        self.layout = f"{config.kv_cache_type}, {place}{', long' if is_long else ''}"
 
     @property
     def can_be_cut(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spillover.models.at_path import part_names
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.runtime.backend import N_BATCH
@@ -66,7 +67,10 @@ def open_any_gguf(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmb
         config.n_threads, adapts=options.adapt_threads and not uses_gpu(config.n_gpu_layers)
     )
     embedder = LlamaEmbedder(backend.model, plan, calls)
-    return OpenedModel(backend=backend, fit=fit, speed_facts=facts, embedder=embedder)
+    weights = tuple(path.with_name(name) for name in part_names(path.name))
+    return OpenedModel(
+        backend=backend, fit=fit, weights=weights, speed_facts=facts, embedder=embedder
+    )
 
 
 def _bytes_per_cell(header: GgufHeader, options: EngineOptions) -> float:

@@ -105,7 +105,12 @@ def open_any_onnx(
         warnings=(*notes, *execution.notes, *_unheard(options)),
     )
     backend = OnnxBackend(info, execution, tokenizer)
-    return OpenedModel(backend=backend, fit=fit, speed_facts=(execution.device, graph.changes))
+    return OpenedModel(
+        backend=backend,
+        fit=fit,
+        weights=(files.graph, *file.data_files),
+        speed_facts=(execution.device, graph.changes),
+    )
 
 
 def _description(settings: ModelSettings, layout: GraphLayout, n_params: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spillover.runtime.backend import Backend
+from spillover.runtime.backend import Backend, Tokens
 from spillover.runtime.events import FinishReason, Prefilling, Queued
 from spillover.runtime.kv_cache.cache import KvCache
 from spillover.runtime.scheduling.outbox import Outbox
@@ -39,7 +39,7 @@ class Admission:
         queues = self._queues
         n_before = len(queues.waiting)
         while (first := queues.next) is not None:
-            if first.waits_for_leader:
+            if first.waits_for_leader or self._fetches(first):
                 break
             if not self._start(first):
                 if queues.n_running:
@@ -50,12 +50,20 @@ class Admission:
         if len(queues.waiting) != n_before:
             self._report_positions()
 
+    def _fetches(self, sequence: Sequence) -> bool:
+        """Whether the first waiting sequence waits for what it begins with, which is on disk."""
+        return sequence.request.reuse_prefix and self._kv.fetch(sequence.tokens, self._live)
+
+    @property
+    def _live(self) -> list[tuple[int, Tokens]]:
+        return [(s.seq, s.tokens[: s.n_past]) for s in self._queues.running]
+
     def _start(self, sequence: Sequence) -> bool:
         """Start the first waiting sequence; False when the KV cache has no room for it."""
         placed = self._kv.place(
             sequence.tokens,
             admission_reserve(self._queues, sequence, self._n_ctx),
-            [(s.seq, s.tokens[: s.n_past]) for s in self._queues.running],
+            self._live,
             reuse=sequence.request.reuse_prefix,
         )
         if placed is None:

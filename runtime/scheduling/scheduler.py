@@ -79,8 +79,8 @@ class Scheduler:
             backend.info.n_batch,
             has_fixed_slices=options.has_fixed_slices,
         )
-        self._kv = KvCache(backend, options.kept, free_bytes)
         self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
+        self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake)
         self._queues = Queues(options.n_parallel)
         self._admission = Admission(
             backend, self._queues, self._kv, self._out, options.n_ctx, clock, self._finish
@@ -177,12 +177,15 @@ class Scheduler:
                     self._embed()
         finally:
             self._beside.close()
+            self._kv.close()
 
     def _take_commands(self) -> bool:
         """Wait for work if there is none; False when it is time to stop."""
         orders = self._inbox.take(wait_s=self._patience_s())
         if orders is None:
             return False
+        if self._kv.take_fetched():
+            self._queues.may_admit = True
         for order in orders:
             if isinstance(order, Job):
                 self._enqueue(order)
@@ -201,6 +204,8 @@ class Scheduler:
         queues = self._queues
         if self._embeddings:
             return 0
+        if self._kv.is_fetching and not (queues.n_running or queues.may_admit):
+            return None
         if queues.is_idle:
             is_done = self._measurement.is_done or self._beside.is_reading
             return None if is_done and not self._beside.has_ended else 0

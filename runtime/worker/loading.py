@@ -30,6 +30,8 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     embedder: Embedder | None
     template: ChatTemplate
     card: ModelCard
+    weights: tuple[Path, ...]
+    """The files that hold its weights."""
     fingerprint: str
     """Names the model, the library and the settings that its speed depends on."""
 
@@ -63,6 +65,7 @@ def load(
         embedder=opened.embedder,
         template=template,
         card=_card(path, opened, name, template, choice),
+        weights=opened.weights,
         fingerprint=_fingerprint(opened),
     )
 

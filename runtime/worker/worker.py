@@ -32,6 +32,8 @@ from spillover.runtime.events import EngineEvent
 from spillover.runtime.json_file import MeasurementStore
 from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.kv_cache.memory import saved_prefix_bytes
+from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
+from spillover.runtime.model_digest import ModelDigest
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import (
     NOTHING_TO_MEASURE,
@@ -186,6 +188,7 @@ def _serve(
             kept=KvCacheOptions(
                 n_kept=options.n_prefix_cached,
                 saved_bytes=saved_prefix_bytes(options, info, available_memory()),
+                disk=_prefix_disk(model, options),
             ),
             has_fixed_slices=options.deterministic,
         ),
@@ -205,6 +208,24 @@ def _serve(
     if embedder is not None:
         embedder.close()
     model.backend.close()
+
+
+def _prefix_disk(model: LoadedModel, options: EngineOptions) -> PrefixDiskOptions | None:
+    """What is kept on disk of the states of finished conversations; None: nothing."""
+    saver = model.backend.saver
+    if options.prefix_disk == "off" or not options.prefix_disk_mb or saver is None:
+        return None
+    try:
+        digest = ModelDigest(model.weights, options.cache_dir)
+    except OSError:  # the file was removed meanwhile
+        return None
+    return PrefixDiskOptions(
+        cache_dir=options.cache_dir,
+        digest=digest,
+        facts=(model.backend.info.library, saver.layout),
+        max_bytes=int(options.prefix_disk_mb * 2**20),
+        keeps=options.prefix_disk,
+    )
 
 
 def _start_intake(

@@ -82,6 +82,8 @@ class Findings(Struct, kw_only=True):
     engines: EnginesReport | None = None
     """Which engine serves the model, and why."""
     self_test: SelfTest | None = None
+    prefixes: str = ""
+    """What of the prefix cache is kept on disk, and how much there is."""
     fallback: str = ""
     """The setting, and the names of the providers."""
     providers: dict[str, str] = {}

@@ -57,12 +57,14 @@ def _examine(flags: dict[str, Any], config_flag: Path | None) -> Findings:
     from spillover.edge_server.commands.doctor.budget_check import check_budget  # slow
     from spillover.edge_server.commands.doctor.models_check import check_models
     from spillover.edge_server.commands.doctor.provider_check import check_providers
+    from spillover.edge_server.commands.prefixes import prefixes_on_disk
 
     checkup.check_address(findings, settings)
     with note_if_slow("reaching the providers …"):
         check_providers(findings, settings, os.environ)
     check_budget(findings, settings)
     check_models(findings, settings)
+    findings.prefixes = prefixes_on_disk(settings.engine)
     checkup.check_model(findings, settings)
     if findings.model is not None:
         with note_if_slow("loading the model for a self-test …"):
@@ -109,6 +111,8 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
     if findings.onnx_providers:
         yield "onnxruntime", ", ".join(findings.onnx_providers)
     yield "config file", findings.config_file or "none"
+    if findings.prefixes:
+        yield "prefixes", findings.prefixes
     yield "fallback", findings.fallback
     yield from (("", f"{name}: {said}") for name, said in findings.providers.items())
     yield from (("spent", spent) for spent in findings.spent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from spillover.runtime.backend import Backend, Logits, Rows, Tokens
 from spillover.runtime.device import available_memory
 from spillover.runtime.engine import PrefixCounts
 from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
+from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
 
 SAVED_BYTES = 1 << 20
 
@@ -24,12 +26,14 @@ class Conversations:
         n_kept: int = 2,
         saved_bytes: int = SAVED_BYTES,
         free_bytes: Callable[[], int] = available_memory,
+        disk: PrefixDiskOptions | None = None,
     ) -> None:
         self._backend = backend
         for seq in range(backend.info.n_seq):
             backend.keep(seq, 0)
-        options = KvCacheOptions(n_kept=n_kept, saved_bytes=saved_bytes)
-        self._kv = KvCache(backend, options, free_bytes)
+        options = KvCacheOptions(n_kept=n_kept, saved_bytes=saved_bytes, disk=disk)
+        self._woken = threading.Event()
+        self._kv = KvCache(backend, options, free_bytes, self._woken.set)
         self._live: list[tuple[int, Tokens]] = []
         self.n_held = 0
         """Tokens that the last prompt did not read."""
@@ -58,6 +62,8 @@ class Conversations:
         self, prompt: Tokens, n_answer: int = 8, slices: int = 64, n_preamble: int = 0
     ) -> Logits:
         """The logits after *prompt*, whose answer has *n_answer* tokens."""
+        while self._kv.fetch(prompt, self._live):
+            self._wait()
         placed = self._kv.place(prompt, n_answer + 1, self._live)
         assert placed is not None
         seq, self.n_held = placed
@@ -78,6 +84,23 @@ class Conversations:
         logits = self._read(seq, prompt, 0, 64)
         self._kv.drop(seq)
         return logits
+
+    def wait_for_files(self, n: int) -> None:
+        """Until so many states have been written."""
+        while self.counts.n_written < n:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Until a thread has moved something between memory and disk."""
+        assert self._woken.wait(60)
+        self._woken.clear()
+        self._kv.take_fetched()
+
+    def clear(self) -> None:
+        self._kv.clear()
+
+    def close(self) -> None:
+        self._kv.close()
 
     def _read(self, seq: int, tokens: Tokens, start: int, slices: int) -> Logits:
         for first in range(start, len(tokens), slices):

@@ -14,10 +14,12 @@ from spillover.runtime.backend import Backend, Rows, Tokens
 from spillover.runtime.device import total_memory
 from spillover.runtime.events import Usage
 from spillover.runtime.kv_cache.memory import _LEFT_BYTES, _LEFT_SHARE, saved_prefix_bytes
+from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest, Message
 from tests.answers import GREEDY, end_of, ids_of
+from tests.edge_server.places import wait_until
 from tests.loading import load
 from tests.runtime.kv_cache.conversations import Conversations
 from tests.runtime.models import close
@@ -86,6 +88,27 @@ def test_instructions_are_read_once_for_all_conversations(engine: LocalEngine) -
         )
         assert usage.cached_tokens >= (n_shared if i else 0)
         assert usage.prompt_tokens < n_shared + 60
+
+
+def test_instructions_are_not_read_again_after_a_restart(model: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, cache_dir=tmp_path)
+    system = Message(role="system", content=2 * INSTRUCTIONS)
+    asked = [Message(role="user", content=f"Tell me story number {i}.") for i in range(3)]
+    requests = [
+        GenerationRequest(messages=(system, one), max_tokens=2, sampling=GREEDY) for one in asked
+    ]
+    with LocalEngine(model, options) as engine:
+        for request in requests[:2]:
+            answer(engine, request)
+        wait_until(lambda: engine.status().prefixes.n_written > 0)
+        n_shared = len(engine.tokenize(system.content, add_special=False, parse_special=False))
+        assert n_shared > LEAST_TOKENS
+    with LocalEngine(model, options) as engine:
+        _, usage = answer(engine, requests[2])
+        assert usage.cached_tokens >= n_shared
+        assert engine.status().prefixes.n_restored == 1
+    with LocalEngine(model, replace(options, prefix_disk="off")) as engine:
+        assert answer(engine, requests[2])[1].cached_tokens == 0
 
 
 def text(n: int, salt: int) -> Tokens:

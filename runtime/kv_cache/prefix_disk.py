@@ -1,0 +1,251 @@
+"""Moves saved states to files and back, in threads of its own: no token waits for the disk.
+
+Which texts are worth a file decides who holds the cache (PrefixDiskOptions.keeps). A prompt that
+begins like a file's text waits until it is read, which is sooner than reading the prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+
+from spillover.runtime.backend import SavedKv, Tokens
+from spillover.runtime.json_file import fingerprint
+from spillover.runtime.kv_cache.kept_sequences import Kept
+from spillover.runtime.kv_cache.prefix_files import PrefixFiles, StoredState
+from spillover.runtime.kv_cache.saved_prefixes import SavedPrefix, SavedPrefixes
+from spillover.runtime.model_digest import ModelDigest
+from spillover.runtime.options import PrefixDiskChoice
+
+LEAST_TOKENS = 256
+"""Fewer new tokens are not worth a file."""
+LEAST_USES = 2
+"""Requests that begin with the same preamble before it is."""
+
+_N_COUNTED = 256
+"""Preambles whose uses are counted, those used last."""
+_MOST_WAITING = 4
+"""States that may wait to be written; others are written when they are used again."""
+_NICENESS = 10
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class PrefixDiskOptions(Struct, frozen=True, kw_only=True):
+    """Where files go, what they are of, and what may be in them."""
+
+    cache_dir: Path | None
+    digest: ModelDigest
+    facts: tuple[str, ...]
+    """What states depend on besides the model's weights."""
+    max_bytes: int
+    keeps: PrefixDiskChoice
+
+
+class PrefixDisk:
+    """The files of the saved states of one model. Belongs to the thread that decodes.
+
+    Other threads read and write; take() collects what they have done. They call *wake* then.
+    """
+
+    def __init__(
+        self, saved: SavedPrefixes, options: PrefixDiskOptions, wake: Callable[[], None]
+    ) -> None:
+        self._saved = saved
+        self._options = options
+        self._wake = wake
+        self._files: PrefixFiles | None = None
+        self._uses: OrderedDict[bytes, int] = OrderedDict()
+        self._reader = ThreadPoolExecutor(1, "prefix-reader")
+        self._writer = ThreadPoolExecutor(1, "prefix-writer", initializer=_lower_priority)
+        self._opening: tuple[Tokens, Future[str | None]] | None = None
+        self._is_closed = threading.Event()
+        self._reading: tuple[list[SavedPrefix], Future[list[SavedKv | None]]] | None = None
+        self._just_read: list[SavedPrefix] = []
+        self._writing: list[tuple[Tokens, SavedPrefix, Future[StoredState | None]]] = []
+        self._n_written = 0
+        digest = options.digest.known()
+        if digest is not None:
+            self._open(digest)
+
+    @property
+    def n_written(self) -> int:
+        """States that were written since the start."""
+        return self._n_written
+
+    @property
+    def is_reading(self) -> bool:
+        return self._reading is not None
+
+    def _open(self, digest: str) -> None:
+        options = self._options
+        identity = fingerprint(digest, *options.facts)
+        try:
+            files = PrefixFiles(options.cache_dir, identity, options.max_bytes)
+            found = sorted(files.states(), key=lambda state: len(state[0]))
+        except OSError as error:
+            _log.warning("no prefixes are kept on disk: %s", error)
+            return
+        for tokens, origin, stored in found:
+            if not self._saved.add_file(tokens, origin, stored):
+                files.remove(stored)
+        self._files = files
+
+    # --- from files -------------------------------------------------------------------------
+
+    def fetch(self, prompt: Tokens, n_there: int, has_memory: Callable[[int], bool]) -> bool:
+        """Whether *prompt*, of which *n_there* tokens are there without a file, should wait for
+        files that are being read."""
+        if self._files is None or self._reading is not None:
+            return self._reading is not None
+        match = self._saved.find(prompt, on_disk=True)
+        if match is None or match.n_tokens < n_there + LEAST_TOKENS // 4:
+            return False
+        missing = [node for node in match.chain if node.state is None]
+        stored = [node.file for node in missing if node.file is not None]
+        n_bytes = sum(file.n_bytes for file in stored)
+        self._saved.touch(prompt)
+        # What was read for it and is gone again would not stay now either.
+        is_vain = any(node in self._just_read for node in missing)
+        if not missing or is_vain or not (self._saved.make_room(n_bytes) and has_memory(n_bytes)):
+            return False
+        names = [node.file.name for node in reversed(match.chain) if node.file is not None]
+        reading = self._reader.submit(_read, self._files, stored, names)
+        self._reading = missing, reading
+        reading.add_done_callback(lambda done: self._wake())
+        return True
+
+    def take(self) -> bool:
+        """Collect what was read and written; whether prompts may go on that waited for it."""
+        if self._opening is not None and self._opening[1].done():
+            self._take_digest(*self._opening)
+        while self._writing and self._writing[0][2].done():
+            tokens, node, writing = self._writing.pop(0)
+            stored = _result(writing, None)
+            if stored is not None and self._saved.add_file(tokens, node.origin, stored):
+                self._n_written += 1
+        if self._reading is None or not self._reading[1].done():
+            return False
+        nodes, reading = self._reading
+        self._reading = None
+        self._just_read = nodes
+        nothing: list[SavedKv | None] = [None] * len(nodes)
+        states = _result(reading, nothing)
+        for node, state in zip(nodes, states, strict=True):
+            self._saved.fill(node, state)
+        return True
+
+    def _take_digest(self, tokens: Tokens, computing: Future[str | None]) -> None:
+        self._opening = None
+        digest = _result(computing, None)
+        if digest is not None:
+            self._open(digest)
+        if self._files is not None:
+            self.write(tokens)
+
+    # --- to files ---------------------------------------------------------------------------
+
+    def n_wanted(self, kept: Kept) -> int:
+        """How many tokens of a sequence that has ended should be on disk."""
+        preamble = kept.tokens[: kept.n_preamble]
+        n_uses = self._count(preamble) if len(preamble) >= LEAST_TOKENS else 0
+        if self._options.keeps == "all":
+            wanted = len(kept.tokens)
+        else:
+            wanted = len(preamble) if n_uses >= LEAST_USES else 0
+        n_stored = 0
+        for node in self._saved.nodes(kept.tokens[:wanted]):
+            if node.file is None:
+                break
+            n_stored = node.end
+        return wanted if wanted >= n_stored + LEAST_TOKENS else 0
+
+    def _count(self, preamble: Tokens) -> int:
+        """How often it was used, this time included."""
+        key = hashlib.blake2b(preamble.tobytes(), digest_size=16).digest()
+        n = self._uses.pop(key, 0) + 1
+        self._uses[key] = n
+        if len(self._uses) > _N_COUNTED:
+            self._uses.popitem(last=False)
+        return n
+
+    def write(self, tokens: Tokens) -> None:
+        """Write the states of *tokens* that are in no file, behind what happens meanwhile."""
+        if self._files is None:
+            if self._opening is None:
+                compute = self._options.digest.compute
+                computing = self._writer.submit(compute, self._is_closed.is_set)
+                self._opening = tokens, computing
+                computing.add_done_callback(lambda done: self._wake())
+            return
+        written = [node for _, node, _ in self._writing]
+        nodes = self._saved.nodes(tokens)
+        names = [node.file.name for node in reversed(nodes) if node.file is not None]
+        for node in nodes:
+            if node.file is not None or node in written:
+                continue
+            # What cannot be put together would be written anew in each turn.
+            if node.state is None or node.origin != node.start:
+                return
+            if len(self._writing) >= _MOST_WAITING:
+                return
+            text = tokens[: node.end].copy()
+            args = self._files, text, node.origin, node.state, names
+            writing = self._writer.submit(_write, *args)
+            self._writing.append((text, node, writing))
+            writing.add_done_callback(lambda done: self._wake())
+
+    def clear(self) -> None:
+        """Remove all files of this model."""
+        self._saved.forget_files()
+        if self._files is not None:
+            self._files.clear()
+
+    def close(self) -> None:
+        """Wait for the file that is being read or written; others are left out."""
+        self._is_closed.set()
+        for pool in (self._reader, self._writer):
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(
+    files: PrefixFiles, stored: Sequence[StoredState], used: Sequence[str]
+) -> list[SavedKv | None]:
+    states = [files.read(file) for file in stored]
+    files.note_use(used)
+    return states
+
+
+def _write(
+    files: PrefixFiles, tokens: Tokens, origin: int, state: SavedKv, used: Sequence[str]
+) -> StoredState | None:
+    stored = files.write(tokens, origin, state)
+    files.note_use(used)
+    return stored
+
+
+def _result(future: Future[T], otherwise: T) -> T:
+    try:
+        return future.result()
+    except OSError as error:
+        _log.warning("a prefix could not be moved between memory and disk: %s", error)
+        return otherwise
+
+
+def _lower_priority() -> None:
+    if sys.platform == "linux":  # where a thread can have a priority of its own
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

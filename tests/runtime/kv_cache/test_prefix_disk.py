@@ -1,0 +1,257 @@
+"""What is on disk is not read again after a restart; what is damaged or foreign is not used."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from spillover.edge_server import cli
+from spillover.models.catalogue import find
+from spillover.runtime.backend import Backend, Tokens
+from spillover.runtime.kv_cache import prefix_files
+from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS, PrefixDiskOptions
+from spillover.runtime.model_digest import ModelDigest
+from spillover.runtime.options import EngineOptions, PrefixDiskChoice
+from tests import tiny_memories
+from tests.loading import load
+from tests.runtime.kv_cache.conversations import Conversations
+from tests.runtime.models import close
+
+OPTIONS = EngineOptions(n_parallel=2, n_prefix_cached=2, n_kv=2048, n_ctx=1024, n_threads=1)
+N_PREAMBLE = LEAST_TOKENS + 20
+
+
+def bundled(name: str) -> Callable[[Path], Path]:
+    return lambda folder: Path(find(name).path)
+
+
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "gguf": bundled("storyteller"),
+    "onnx": bundled("storyteller-onnx"),
+    "windowed": lambda folder: tiny_memories.write_windowed(folder / "model.gguf"),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return MODELS[request.param](tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def backend(model: Path) -> Iterator[Backend]:
+    backend = load(model, "tiny", OPTIONS).backend
+    yield backend
+    backend.close()
+
+
+class Device:
+    """A cache folder, and the processes that use it one after the other."""
+
+    def __init__(self, backend: Backend, model: Path, cache_dir: Path) -> None:
+        self.backend = backend
+        self.cache_dir = cache_dir
+        self._model = model
+
+    def options(self, keeps: PrefixDiskChoice = "instructions") -> PrefixDiskOptions:
+        saver = self.backend.saver
+        assert saver is not None
+        return PrefixDiskOptions(
+            cache_dir=self.cache_dir,
+            digest=ModelDigest([self._model] if self._model.is_file() else [], self.cache_dir),
+            facts=(self.backend.info.library, saver.layout),
+            max_bytes=64 << 20,
+            keeps=keeps,
+        )
+
+    def start(self, options: PrefixDiskOptions | None = None) -> Conversations:
+        return Conversations(self.backend, saved_bytes=64 << 20, disk=options or self.options())
+
+    def files(self) -> list[Path]:
+        return sorted(self.cache_dir.glob("prefixes/*/*.kv"))
+
+
+@pytest.fixture
+def device(backend: Backend, model: Path, tmp_path: Path) -> Device:
+    return Device(backend, model, tmp_path)
+
+
+def text(n: int, salt: int) -> Tokens:
+    return np.random.RandomState(salt).randint(2, 96, n).astype(np.int32)
+
+
+PREAMBLE = text(N_PREAMBLE, 0)
+
+
+def talk(salt: int) -> Tokens:
+    return np.append(PREAMBLE, text(15, salt))
+
+
+def write_preamble(device: Device) -> None:
+    """By two conversations that begin with it."""
+    with closing(device.start()) as conversations:
+        for salt in (1, 2):
+            conversations.answer(talk(salt), n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait_for_files(1)
+    assert len(device.files()) == 1
+
+
+def test_instructions_that_were_used_twice_are_not_read_again_after_a_restart(
+    device: Device,
+) -> None:
+    write_preamble(device)
+    with closing(device.start()) as conversations:
+        logits = conversations.answer(talk(3))
+        assert conversations.n_held == N_PREAMBLE
+        assert close(device.backend, logits, conversations.cold(talk(3)))
+        assert conversations.counts.n_restored == 1
+
+
+def test_the_words_of_conversations_do_not_land_on_disk(device: Device) -> None:
+    with closing(device.start()) as conversations:
+        long = np.append(PREAMBLE, text(400, 1))
+        for _ in range(3):
+            conversations.answer(long, n_answer=1, n_preamble=N_PREAMBLE)
+            conversations.answer(text(500, 2), n_answer=1)
+        conversations.wait_for_files(1)
+    [path] = device.files()
+    folder = prefix_files.PrefixFiles(device.cache_dir, path.parent.name, 64 << 20)
+    [(tokens, origin, _)] = folder.states()
+    assert (tokens.tolist(), origin) == (PREAMBLE.tolist(), 0)
+
+
+def test_with_all_long_conversations_go_on_after_a_restart(device: Device) -> None:
+    options = device.options("all")
+    first = np.append(PREAMBLE, text(40, 1))
+    with closing(device.start(options)) as conversations:
+        conversations.answer(first, n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait_for_files(2)
+        kept = np.append(first, text(1, 9))
+        # A short turn is not worth a file; with the next one it is.
+        conversations.answer(np.append(kept, text(40, 3)), n_answer=1, n_preamble=N_PREAMBLE)
+        assert len(device.files()) == 2
+    with closing(device.start(options)) as conversations:
+        again = np.append(kept, text(20, 4))
+        logits = conversations.answer(again)
+        assert conversations.n_held == len(kept)
+        assert close(device.backend, logits, conversations.cold(again))
+
+
+def test_files_are_private(device: Device) -> None:
+    write_preamble(device)
+    [path] = device.files()
+    modes = {p: stat.S_IMODE(p.stat().st_mode) for p in (path, path.parent, path.parent.parent)}
+    assert list(modes.values()) == [0o600, 0o700, 0o700]
+    key = device.cache_dir / "prefixes" / "key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit of the state": lambda path: flip(path, -5),
+    "a bit of the head": lambda path: flip(path, 40),
+    "cut short": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "empty": lambda path: os.truncate(path, 0),
+    "signed elsewhere": lambda path: (path.parent.parent / "key").write_bytes(b"x" * 32),
+    "readable by others": lambda path: path.chmod(0o644),
+    "a link": lambda path: path.symlink_to(path.rename(path.with_suffix(".other"))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_is_not_as_it_was_written_is_removed_and_the_prompt_is_read(
+    device: Device, damage: str
+) -> None:
+    write_preamble(device)
+    [path] = device.files()
+    DAMAGES[damage](path)
+    with closing(device.start()) as conversations:
+        logits = conversations.answer(talk(3))
+        assert conversations.n_held == 0
+        assert close(device.backend, logits, conversations.cold(talk(3)))
+    assert device.files() == []
+
+
+def test_a_file_that_is_removed_while_it_is_known_costs_a_reading(device: Device) -> None:
+    write_preamble(device)
+    with closing(device.start()) as conversations:
+        prefix_files.remove_all(device.cache_dir)
+        conversations.answer(talk(3))
+        assert conversations.n_held == 0
+
+
+def test_another_model_of_the_same_name_gets_nothing(device: Device, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.write_bytes(b"first")
+    before = replace(device.options(), digest=ModelDigest([model], device.cache_dir))
+    with closing(device.start(before)) as conversations:
+        for salt in (1, 2):
+            conversations.answer(talk(salt), n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait_for_files(1)
+    (tmp_path / "new").write_bytes(b"other")
+    (tmp_path / "new").replace(model)
+    after = replace(before, digest=ModelDigest([model], device.cache_dir))
+    with closing(device.start(after)) as conversations:
+        conversations.answer(talk(3), n_answer=1, n_preamble=N_PREAMBLE)
+        assert conversations.n_held == 0
+        conversations.answer(talk(4), n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait_for_files(1)
+    with closing(device.start(after)) as conversations:
+        assert conversations.counts.n_saved == 0
+        conversations.answer(talk(5))
+        assert conversations.n_held == N_PREAMBLE
+
+
+def test_what_was_used_least_recently_makes_room(device: Device) -> None:
+    write_preamble(device)
+    [path] = device.files()
+    n_bytes = path.stat().st_size
+    os.utime(path, (1, 1))
+    options = replace(device.options(), max_bytes=int(2.5 * n_bytes))
+    with closing(device.start(options)) as conversations:
+        for salt in (30, 31, 32):
+            other = text(N_PREAMBLE, salt)
+            for _ in range(2):
+                conversations.answer(np.append(other, text(5, 1)), 1, n_preamble=N_PREAMBLE)
+            conversations.wait_for_files(salt - 29)
+    assert path not in device.files()
+    assert len(device.files()) == 2
+
+
+def test_clearing_leaves_nothing_in_memory_or_on_disk(device: Device) -> None:
+    write_preamble(device)
+    with closing(device.start()) as conversations:
+        conversations.answer(talk(3))
+        conversations.clear()
+        assert device.files() == []
+        assert conversations.counts.n_saved == 0
+        conversations.answer(talk(3))
+        assert conversations.n_held == 0
+
+
+def test_the_command_shows_what_is_on_disk_and_removes_it(
+    device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPILLOVER_CACHE_DIR", str(device.cache_dir))
+    write_preamble(device)
+    n_bytes = device.files()[0].stat().st_size
+    assert cli.run(["prefixes", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["n"], shown["bytes"], shown["keeps"]) == (1, n_bytes, "instructions")
+    assert cli.run(["prefixes", "--clear"]) == 0
+    said = capsys.readouterr()
+    assert "removed 1 file," in said.err
+    assert "on disk: 0 files, 0.0 MiB" in said.out
+    assert device.files() == []
