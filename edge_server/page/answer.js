@@ -114,9 +114,10 @@ export class AnswerView {
   }
 
   #drawHead(isRunning) {
-    const {writer, speed, stage, stageDetail} = this.answer;
+    const {writer, speed, stage, stageDetail, state, text} = this.answer;
     const origin = writer?.origin ?? "local";
     this.badge.className = `badge ${origin}`;
+    this.badge.hidden = state === "error" && !text;
     this.badge.textContent = origin === "local" ? "on this device" : `cloud: ${nameOf(writer)}`;
     if (speed && origin === "local") this.badge.append(` · ${speed.toFixed(1)} tokens/s`);
     this.stage.textContent = isRunning && stage !== "writing" ? stageInWords(this.answer) : "";

@@ -17,6 +17,7 @@ export function apply(node, {data}) {
   const result = {changes, taken: ""};
   node.answerId ||= data.id ?? "";
   if (data.spillover?.type) special(node, data.spillover, result);
+  if (data.loading) setStage(node, changes, "loading", data.loading);
   if (data.queue_position !== undefined) setStage(node, changes, "queued", data.queue_position);
   if (data.prompt_progress) setStage(node, changes, "reading", data.prompt_progress);
   if (data.timings?.predicted_per_second) node.speed = data.timings.predicted_per_second;
@@ -124,6 +125,8 @@ export function stageInWords(node) {
   const detail = node.stageDetail;
   switch (node.question ? "asking" : node.stage) {
     case "asking": return "Waiting for your consent";
+    case "loading": return detail.n_ahead > 0 ? `Loading ${detail.model}: ${detail.n_ahead} ahead`
+      : `Loading ${detail.model}${detail.progress ? `: ${Math.round(100 * detail.progress)} %` : ""}`;
     case "queued": return detail > 0 ? `Waiting: ${detail} ahead` : "Waiting to begin";
     case "reading": return `Reading the prompt: ${detail.processed} of ${detail.total} tokens`;
     case "thinking": return "Thinking";
@@ -135,6 +138,12 @@ export function stageInWords(node) {
   }
 }
 
+/** *text* with a capital at its start and a full stop at its end. */
+export function sentence(text) {
+  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
+}
+
 /** How an answer ended, for people; empty where it just ended. */
 export function endInWords(node) {
   switch (node.state) {
@@ -142,7 +151,7 @@ export function endInWords(node) {
     case "length": return "The answer reached its longest length.";
     case "interrupted": return "This answer is not complete: nobody could finish it.";
     case "content_filter": return "A provider's filter ended this answer.";
-    case "error": return [node.error, node.advice].filter(Boolean).join(" ");
+    case "error": return [node.error, node.advice].filter(Boolean).map(sentence).join(" ");
     default: return "";
   }
 }

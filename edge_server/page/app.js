@@ -1,7 +1,7 @@
 // The page: the list of chats, the conversation, and what the user does.
 
 import {AnswerView} from "./answer.js";
-import {newAnswer, stageInWords} from "./answer_state.js";
+import {newAnswer, sentence, stageInWords} from "./answer_state.js";
 import {AnswerStream, ApiError, call, json} from "./api.js";
 import {Composer} from "./composer.js";
 import {DevicePanel} from "./device.js";
@@ -32,7 +32,7 @@ async function greet() {
     say("");
   } catch (error) {
     if (error.status === 401) settingsPanel.open(true);
-    say([error.message, error.advice].filter(Boolean).join(" "));
+    say([error.message, error.advice].filter(Boolean).map(sentence).join(" "));
     setTimeout(greet, 3000);
   }
 }
@@ -308,7 +308,7 @@ function finish(node, state, error = null, home = chat) {
   drawButtons();
   composer.count();
   save(home).then(drawChats);
-  say(state === "done" ? "The answer is complete." : state === "stopped" ? "Stopped." : node.error || "The answer ended early.");
+  say(state === "done" ? "The answer is complete." : state === "stopped" ? "Stopped." : node.error ? sentence(node.error) : "The answer ended early.");
 }
 
 function regenerate(node) {
@@ -366,10 +366,11 @@ function drawButtons() {
 
 const settingsPanel = new SettingsPanel($("settings"), $("open-settings"), greet);
 const device = new DevicePanel($("device"), $("open-device"));
-const menu = new ModelMenu($("model"), $("models"), chooseModel);
+const menu = new ModelMenu($("model"), $("models"), {choose: chooseModel, refresh: greet});
 const composer = new Composer({
   send, say, takesImages,
-  countable: (text, files) => countBody(chat, asked(), text, files),
+  // To count by a model that is not loaded would load it.
+  countable: (text, files) => (models.isLoaded(chat.model) ? countBody(chat, asked(), text, files) : null),
   nCtx: () => models.nCtx(chat.model),
 });
 

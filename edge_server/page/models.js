@@ -10,6 +10,8 @@ const POLICIES = {
   cloud: ["Cloud first", "A provider begins, as far as “Cloud” above allows"],
 };
 
+const STATES = {loading: "is being loaded", unloaded: "not loaded", failed: "could not be loaded"};
+
 /** The server's models, and what is known of them. */
 export class Models {
   constructor(list) {
@@ -30,6 +32,11 @@ export class Models {
   /** The entry of the model behind a name. */
   entry(name) {
     return this.all.find((one) => one.id === name) ?? this.all[0] ?? {};
+  }
+
+  /** Whether a question about it is answered at once. */
+  isLoaded(name) {
+    return (this.entry(name).status?.value ?? "loaded") === "loaded";
   }
 
   nCtx(name) {
@@ -53,12 +60,14 @@ function isPolicy(entry) {
 const words = (name) => POLICIES[name]?.[0] ?? name;
 
 export class ModelMenu {
-  /** *choose*(name) is called when the user has chosen. */
-  constructor(button, menu, choose) {
+  /** *choose*(name) is called when the user has chosen, *refresh* when the menu opens. */
+  constructor(button, menu, {choose, refresh}) {
     Object.assign(this, {button, menu, choose});
     menu.addEventListener("toggle", (event) => {
       button.setAttribute("aria-expanded", String(event.newState === "open"));
-      if (event.newState === "open") menu.querySelector(":checked")?.focus();
+      if (event.newState !== "open") return;
+      menu.querySelector(":checked")?.focus();
+      refresh();
     });
   }
 
@@ -73,7 +82,9 @@ export class ModelMenu {
       groups.push(h("fieldset", {}, h("legend", {}, "Or say who writes"),
         ...models.policies.map(({id}) => option(id, ...POLICIES[id]))));
     }
+    const hadFocus = this.menu.contains(document.activeElement);
     this.menu.replaceChildren(...groups);
+    if (hadFocus) this.menu.querySelector(":checked")?.focus();
   }
 }
 
@@ -84,8 +95,8 @@ function factsOf(entry) {
     entry.description,
     meta.size ? bytes(meta.size) : null,
     entry.context_length ? `${count(entry.context_length)} tokens of context` : null,
-    meta.engine,
-    entry.state,
+    entry.engine,
+    STATES[entry.status?.value],
   ];
   return facts.filter((fact) => typeof fact === "string" && fact).join(" · ");
 }

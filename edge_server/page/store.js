@@ -3,6 +3,8 @@
 // chat: {id, title, created, updated, dial, model, leaf, nodes: {id: message}}
 // message: {id, parent, role, text, at, …}; an answer's other fields are those of answer_state.js
 
+import {newAnswer} from "./answer_state.js";
+
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
 export function newChat(dial, model = "") {
@@ -115,8 +117,8 @@ function checkedChat(chat) {
     && ["user", "assistant"].includes(node.role) && (node.parent === null || isText(node.parent)));
   if (!isGood) throw new Error("The file is not an exported chat.");
   const clean = nodes.map((node) => ({
+    ...(node.role === "assistant" ? {...newAnswer(), state: "done", reasoning: isText(node.reasoning) ? node.reasoning : ""} : {}),
     id: node.id, parent: node.parent, role: node.role, text: node.text, at: Number(node.at) || 0,
-    reasoning: isText(node.reasoning) ? node.reasoning : "", marks: [], state: node.role === "user" ? undefined : "done",
   }));
   const byId = Object.fromEntries(clean.map((node) => [node.id, node]));
   for (const node of clean) {

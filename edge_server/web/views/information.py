@@ -131,6 +131,7 @@ class _Views:
             "max_model_len": longest_of(model),
             "modalities": modalities(sees_images=may_leave),
             "capabilities": [] if card is None else capabilities(card),
+            "engine": "" if card is None else card.library,
             "status": status_of(model),
             "meta": {"size": size_of(model)} if card is None else _meta(card),
         }

@@ -97,6 +97,8 @@ def light(browser: Browser, name: str, scheme: str = "light") -> None:
         one.wait_end()
         one.send("And then?")
         one.wait_end()
+        if scheme == "light":
+            one.page.click("#model")
         keep(one, name)
 
 
