@@ -171,8 +171,9 @@ class Gemini(Agent):
         config["automatic_function_calling"] = {"disable": True}
         if demands:
             config["tool_config"] = {"function_calling_config": {"mode": "ANY"}}
-        more = {} if demands else {"generationConfig": ENDLESS}
-        http_options: Any = {"base_url": self.url, "extra_body": more}
+        # Several calls cannot be forbidden here, and the last one may be cut.
+        more = {"maxOutputTokens": 90} if demands else ENDLESS
+        http_options: Any = {"base_url": self.url, "extra_body": {"generationConfig": more}}
         parts: list[types.Part] = []
         with closing(genai.Client(api_key="unused", http_options=http_options)) as client:
             for chunk in client.models.generate_content_stream(
@@ -209,13 +210,13 @@ def test_an_agent_goes_on_through_a_handoff_that_ends_with_a_call(
 ) -> None:
     server, fake = routed
     agent = client(server.url)
-    results = ["It is sunny."]
+    calls: list[Call] = []
     if client.can_demand:
         _text, calls = agent.ask(demands=True)
-        (call,) = calls
-        assert call.name == "weather"
-        jsonschema.validate(call.arguments, PARAMETERS)
-        agent.give(call, results[0])
+        assert calls[0].name == "weather"
+        jsonschema.validate(calls[0].arguments, PARAMETERS)
+    for call in calls:
+        agent.give(call, "It is sunny.")
     n_asked = len(fake.requests)
     made = ToolCall(id="call_cloud", name="weather", arguments=json.dumps(ASKED_BY_THE_CLOUD))
     fake.script(
@@ -233,4 +234,4 @@ def test_an_agent_goes_on_through_a_handoff_that_ends_with_a_call(
     given = [message for message in seen if message["role"] == "tool"]
     assert [message["tool_call_id"] for message in given] == ids
     assert "It rains." in given[-1]["content"]
-    assert len(ids) == 1 + client.can_demand
+    assert len(ids) == len(calls) + 1
