@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.quantize.onnx_export.options import (
     MAX_N_CTX,
@@ -23,6 +24,7 @@ from spillover.quantize.texts import read_text
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
+    from spillover.quantize.gguf_export.export import GgufType
     from spillover.quantize.onnx_export.decoder_graph import Progress
     from spillover.quantize.onnx_export.export import Exported
 
@@ -32,6 +34,14 @@ _EPILOG = """\b
 Examples:
   spillover export onnx ~/models/smollm2-135m smollm2-int4
   spillover export onnx ~/models/m-Q8_0.gguf m-onnx
+  spillover export gguf ~/models/smollm2-135m smollm2-135m.gguf
+"""
+_GGUF_EPILOG = """\b
+Examples:
+  spillover export gguf ~/models/smollm2-135m smollm2-135m.gguf
+  spillover export gguf ~/models/qwen3-0.6b qwen3-F16.gguf --type F16
+
+`spillover quantize run` makes it smaller. See docs/quantize.md.
 """
 _ONNX_EPILOG = f"""{_EPILOG}
 --weights faithful keeps Q4_0 and Q8_0 weights exactly, and all others in 8 bits. int4 is smaller,
@@ -42,6 +52,33 @@ and rounds weights that are quantized already once more. See docs/onnx.md.
 @click.group("export", epilog=_EPILOG)
 def command() -> None:
     """Convert a model to another format."""
+
+
+@command.command("gguf", epilog=_GGUF_EPILOG)
+@click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["auto", "F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
+    default="auto",
+    show_default=True,
+    help="Number format of the matrices; auto: as in the source.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Describe the new file as JSON.")
+def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
+    """Convert the Hugging Face folder SOURCE to the new GGUF file TARGET."""
+    from spillover.quantize.gguf_export.export import export  # slow
+
+    with shown_progress(False) as progress:
+        exported = export(source, target, kind, progress)
+    for note in exported.notes:
+        print_note(f"spillover: {note}")
+    if as_json:
+        print_json(exported, on_one_line=True)
+    else:
+        n_params, size = exported.n_params / 1e6, exported.size_bytes / 1e6
+        print_result(f"{exported.path}: {n_params:.1f} million parameters, {size:.1f} MB")
 
 
 @command.command("onnx", epilog=_ONNX_EPILOG)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spillover.quantize.conversion.sample_texts import PROSE, TO_TOKENIZE
 from spillover.quantize.divergence import divergence
-from spillover.runtime.backend import Backend, Rows
+from spillover.runtime.backend import Backend, Rows, Vocabulary
 from spillover.runtime.conversions.record import Fidelity
 
 N_TOKENS = 320
@@ -51,7 +51,7 @@ def vocabulary_difference(llama: Backend, onnx: Backend) -> str:
     return ""
 
 
-def token_difference(llama: Backend, onnx: Backend) -> str:
+def token_difference(llama: Backend, onnx: Vocabulary) -> str:
     """Which text the tokenizers cut differently; empty: none of ours."""
     for text in (*TO_TOKENIZE, _all_control_tokens(llama)):
         for special, parse in product((False, True), repeat=2):

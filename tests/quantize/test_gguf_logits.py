@@ -4,41 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import pytest
 
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from tests import tiny_gguf, tiny_models
+from tests.llama_logits import GELU_ATOL, as_llama_cpp
 from tests.onnx_sessions import Logits, ragged_logits
 
 OTHERS_THAN_HUGGING_FACES = {"mistral", "qwen2-windows", "phi3", "gemma3-scaled", "smollm3-chosen"}
 """llama.cpp ignores these windows, and no key of a GGUF file says so of scores and positions."""
-GELU_ATOL = 0.01
-"""llama.cpp reads its GELU from a table in half precision."""
 
 
 def as_onnx(gguf: Path, name: str) -> Logits:
     options = ExportOptions(weights="fp32", n_ctx=tiny_models.N_CTX.get(name))
     export(gguf, gguf.parent / "out", options, lambda n_done, n_all: None)
     return ragged_logits(gguf.parent / "out" / "model.onnx", tiny_models.IDS, [17, 1, 30])
-
-
-def as_llama_cpp(gguf: Path) -> Logits:
-    model = llama_cpp.Llama(
-        str(gguf),
-        n_ctx=256,
-        n_threads=1,
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-        logits_all=True,
-        verbose=False,
-    )
-    model.eval(tiny_models.IDS.tolist())
-    logits = np.array(model.scores[: len(tiny_models.IDS)], np.float32)
-    model.close()
-    return logits
 
 
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)

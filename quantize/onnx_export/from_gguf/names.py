@@ -1,4 +1,4 @@
-"""Hugging Face's names of the tensors in a GGUF file."""
+"""Hugging Face's names of the tensors in a GGUF file, and back."""
 
 from __future__ import annotations
 
@@ -39,3 +39,17 @@ def hf_name(stored: str, model_type: str) -> str:
     if stem.startswith("blk.") and name is not None:
         return f"layers.{block}.{name}.{end}"
     return stored
+
+
+def gguf_name(name: str, model_type: str) -> str | None:
+    """The name in a GGUF file of a tensor under Hugging Face's name, without a leading "model.";
+    None for one that has none."""
+    stem, _, end = name.rpartition(".")
+    top = {ours: stored for stored, ours in _TOP.items()}
+    if stem in top:
+        return f"{top[stem]}.{end}"
+    place, _, rest = stem.removeprefix("layers.").partition(".")
+    own = _IN_LAYER_OF.get(model_type, {})
+    stored_by_name = {ours: stored for stored, ours in {**_IN_LAYER, **own}.items()}
+    stored = stored_by_name.get(rest)
+    return f"blk.{place}.{stored}.{end}" if stem.startswith("layers.") and stored else None

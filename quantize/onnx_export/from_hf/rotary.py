@@ -14,20 +14,22 @@ _THETA, _GEMMA3_THETA = 10_000.0, 1_000_000.0
 
 def rotaries(config: HfConfig, n_per_head: int) -> tuple[Rotary, ...]:
     """Those that the layers use; Gemma 3's second one is for its windows. Raises ExportError."""
+    return tuple(
+        _rotary(config, n_per_head, theta, scaling) for theta, scaling in parameters(config)
+    )
+
+
+def parameters(config: HfConfig) -> tuple[tuple[Any, dict[str, Any]], ...]:
+    """Of each rotary: the base of its frequencies, and its table of scaling."""
     scaling = config.rope_parameters or config.rope_scaling or {}
     if config.model_type != "gemma3_text":
-        theta = scaling.get("rope_theta") or config.rope_theta or _THETA
-        return (_rotary(config, n_per_head, theta, scaling),)
+        return ((scaling.get("rope_theta") or config.rope_theta or _THETA, scaling),)
     by_layer = {kind: scaling.get(kind) for kind in ("full_attention", "sliding_attention")}
     whole, local = (table if isinstance(table, dict) else None for table in by_layer.values())
     whole, local = scaling if whole is None else whole, local or {}
-    thetas = (
-        whole.get("rope_theta") or config.rope_theta or _GEMMA3_THETA,
-        local.get("rope_theta") or config.rope_local_base_freq or _THETA,
-    )
     return (
-        _rotary(config, n_per_head, thetas[0], whole),
-        _rotary(config, n_per_head, thetas[1], local),
+        (whole.get("rope_theta") or config.rope_theta or _GEMMA3_THETA, whole),
+        (local.get("rope_theta") or config.rope_local_base_freq or _THETA, local),
     )
 
 

@@ -5,6 +5,7 @@ Format: an 8-byte length, a JSON table name → dtype, shape, data_offsets, and 
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import msgspec
@@ -31,22 +32,37 @@ class SafetensorsFile:
         self.path = path
         try:
             self._size = path.stat().st_size
-            self._data = np.memmap(path, np.uint8, "r") if self._size else np.zeros(0, np.uint8)
-        except OSError as error:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+            if isinstance(error, ValueError):
+                raise self._incomplete() from error
             raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
+        self._data = np.frombuffer(self._map, np.uint8)
         length = int.from_bytes(self._data[:8].tobytes(), "little")
         if self._size < 8 or length > min(self._size - 8, MAX_HEADER_BYTES):
-            raise ExportError(
-                f"{path} is not a safetensors file, or is incomplete: download it again"
-            )
+            raise self._incomplete()
         self._start = 8 + length
         self._entries = self._read_entries(self._data[8 : self._start].tobytes())
+
+    def _incomplete(self) -> ExportError:
+        return ExportError(
+            f"{self.path} is not a safetensors file, or is incomplete: download it again"
+        )
 
     def names(self) -> frozenset[str]:
         return frozenset(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._entries[name].shape)
+
+    def dtype(self, name: str) -> str:
+        return self._entries[name].dtype
+
+    def release(self) -> None:
+        """Let the system take back the memory of what was read; it can be read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def values(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
         """The tensor as float32, or its rows from *start* up to but not including *stop*."""

@@ -27,7 +27,8 @@ class HfSource:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.spec: ModelSpec = spec_of(read_config(_read(folder / "config.json")))
+        self.config = read_config(_read(folder / "config.json"))
+        self.spec: ModelSpec = spec_of(self.config)
         self.notes: tuple[str, ...] = ()
         self._files: dict[str, tuple[SafetensorsFile, str]] = {}
         for path in _weight_files(folder):
@@ -48,6 +49,16 @@ class HfSource:
     def shape(self, name: str) -> tuple[int, ...]:
         file, stored = self._files[name]
         return file.shape(stored)
+
+    def dtype(self, name: str) -> str:
+        """The type in which the tensor is stored, such as BF16."""
+        file, stored = self._files[name]
+        return file.dtype(stored)
+
+    def release(self) -> None:
+        """Let the system take back the memory of what was read."""
+        for file in {file for file, _ in self._files.values()}:
+            file.release()
 
     def values(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         file, stored = self._files[name]

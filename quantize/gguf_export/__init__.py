@@ -1,0 +1,1 @@
+"""Writes GGUF files from Hugging Face folders, without PyTorch."""

@@ -1,0 +1,157 @@
+"""Writes a GGUF file from a Hugging Face folder: completely or not at all."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from msgspec import Struct
+
+from spillover.models.gguf_header import Value
+from spillover.models.libraries import has_llama
+from spillover.models.onnx_folder import OnnxModelFiles
+from spillover.quantize.child import Progress, call_in_child
+from spillover.quantize.gguf.file_types import FILE_TYPES
+from spillover.quantize.gguf_export.metadata import Described
+from spillover.quantize.gguf_export.tensors import StoredTensor, plan_tensors, write_tensor
+from spillover.quantize.gguf_export.vocabulary import describe
+from spillover.quantize.new_file import new_file
+from spillover.quantize.onnx_export.from_hf.source import HfSource
+from spillover.quantize.onnx_export.source import check
+from spillover.quantize.onnx_export.split_source import SplitSource
+
+GgufType = Literal["auto", "F32", "F16", "BF16", "Q8_0"]
+_QUANTIZATION_VERSION = 2
+_OF_PHI3 = ("<unk>", "<s>", "<|endoftext|>")
+
+
+class Exported(Struct, frozen=True, kw_only=True):
+    """What was written."""
+
+    path: Path
+    size_bytes: int
+    n_params: int
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+
+class CheckOrder(Struct, frozen=True, kw_only=True):
+    """A new file, and the folder that it was made of."""
+
+    path: Path
+    folder: Path
+
+
+def export(folder: Path, target: Path, kind: GgufType, progress: Progress) -> Exported:
+    """Write *target* completely or not at all. Raises ExportError, ModelError, QuantizeError."""
+    source = HfSource(folder)
+    check(SplitSource(source))
+    described = Described(source.config, source.spec)
+    files = OnnxModelFiles(graph=folder / "model.onnx", root=folder)
+    tensors = plan_tensors(source, kind)
+    vocabulary = describe(files, source.spec.n_vocab)
+    metadata: dict[str, Value] = {
+        **described.metadata,
+        "general.name": _name(source, folder, vocabulary),
+        "general.type": "model",
+        "general.file_type": _file_type(tensors),
+        "general.quantization_version": _QUANTIZATION_VERSION,
+        **vocabulary,
+    }
+    with new_file(target, sum(tensor.n_bytes for tensor in tensors)) as scratch:
+        _write(scratch, source, metadata, described, tensors, progress)
+        notes = [*source.notes, *described.notes]
+        if has_llama():
+            order = CheckOrder(path=scratch, folder=folder)
+            notes += call_in_child(check_tokens, order, progress)
+    n_params = sum(int(np.prod(tensor.shape)) for tensor in tensors)
+    return Exported(
+        path=target, size_bytes=target.stat().st_size, n_params=n_params, notes=tuple(notes)
+    )
+
+
+def check_tokens(order: CheckOrder, progress: Progress) -> list[str]:
+    """What llama.cpp's tokenizer does in another way than the folder's. Raises ModelError for a
+    file that does not load."""
+    from spillover.quantize.conversion.fidelity import token_difference
+    from spillover.runtime.llama.opening import open_gguf
+    from spillover.runtime.onnx.settings import read_settings
+    from spillover.runtime.onnx.tokenizer import OnnxTokenizer
+    from spillover.runtime.options import EngineOptions
+
+    progress("checking", 0, 1)
+    files = OnnxModelFiles(graph=order.folder / "model.onnx", root=order.folder)
+    options = EngineOptions(
+        n_ctx=16, n_kv=16, n_parallel=1, n_prefix_cached=0, n_threads=1, n_gpu_layers=0,
+        second_layout="off", use_extra_bufts=False,
+    )  # fmt: skip
+    with closing(open_gguf(order.path, options).backend) as backend:
+        difference = token_difference(backend, OnnxTokenizer(files, read_settings(files)))
+    progress("checking", 1, 1)
+    return [f"of the new file and tokenizer.json: {difference}"] if difference else []
+
+
+def _write(
+    path: Path,
+    source: HfSource,
+    metadata: dict[str, Value],
+    described: Described,
+    tensors: list[StoredTensor],
+    progress: Progress,
+) -> None:
+    import gguf  # slow
+
+    writer = gguf.GGUFWriter(path, str(metadata["general.architecture"]))
+    with closing(writer):
+        for key, value in metadata.items():
+            if key != "general.architecture":  # the writer has put it
+                _add(writer, key, value)
+        for name, values in described.divisors.items():
+            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+        for tensor in tensors:
+            writer.add_tensor_info(
+                tensor.name,
+                tensor.shape,
+                np.dtype(np.float32),
+                tensor.n_bytes,
+                gguf.GGMLQuantizationType[tensor.kind],
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        (file,) = writer.fout
+        writer.write_padding(file, file.tell())
+        for values in described.divisors.values():
+            file.write(values.tobytes())
+            writer.write_padding(file, values.nbytes)
+        for number, tensor in enumerate(tensors):
+            progress("exporting", number, len(tensors))
+            write_tensor(source, tensor, file)
+            writer.write_padding(file, tensor.n_bytes)
+            source.release()
+        progress("exporting", len(tensors), len(tensors))
+
+
+def _add(writer: Any, key: str, value: Value) -> None:
+    adders = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
+    getattr(writer, f"add_{adders[type(value)]}")(key, value)
+
+
+def _file_type(tensors: list[StoredTensor]) -> int:
+    """That of the largest part."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.n_bytes
+    return FILE_TYPES[max(sizes, key=lambda kind: sizes[kind])]
+
+
+def _name(source: HfSource, folder: Path, vocabulary: dict[str, Value]) -> str:
+    """The folder's name. llama.cpp lets tokens of Phi-3 take the spaces behind them, and knows
+    Phi-3 by its name; it then needs certain tokens."""
+    name, tokens = folder.resolve().name, vocabulary["tokenizer.ggml.tokens"]
+    has_its_tokens = isinstance(tokens, list) and {*_OF_PHI3} <= {*tokens}
+    is_phi3 = source.spec.architecture == "phi3" and has_its_tokens
+    return f"Phi-3 {name}" if is_phi3 and "phi-3" not in name.lower() else name

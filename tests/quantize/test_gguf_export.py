@@ -1,0 +1,190 @@
+"""A Hugging Face folder becomes a GGUF file with which llama.cpp computes the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from spillover.edge_server import cli
+from spillover.models.ggml_types import GGML_TYPES
+from spillover.models.gguf_header import read_header
+from spillover.models.onnx_folder import OnnxModelFiles
+from spillover.quantize.errors import QuantizeError
+from spillover.quantize.gguf_export import export as exporting
+from spillover.quantize.gguf_export.export import CheckOrder, Exported, check_tokens, export
+from spillover.quantize.gguf_export.vocabulary import describe
+from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.from_gguf.source import VOCABULARY_KEYS, GgufSource
+from spillover.quantize.onnx_export.from_gguf.splits import SPLITS
+from spillover.quantize.onnx_export.from_gguf.tokenizer import build_tokenizer
+from spillover.quantize.onnx_export.from_gguf.vocabulary import read_vocabulary
+from tests import tiny_gguf, tiny_models
+from tests.hf_reference import hf_logits
+from tests.llama_logits import GELU_ATOL, as_llama_cpp
+from tests.many_scripts import MANY_SCRIPTS, PIECES
+from tests.storyteller import STORYTELLER
+
+REFUSED = {"smollm3-chosen": "rotary positions", "gemma3-scaled": "query_pre_attn_scalar"}
+WINDOWED = {"mistral", "qwen2-windows", "phi3"}
+"""llama.cpp ignores their windows."""
+LIKE_HUGGING_FACES = sorted(tiny_models.CONFIGS.keys() - REFUSED.keys() - WINDOWED)
+
+
+def silent(what: str, n_done: int, n_all: int) -> None:
+    pass
+
+
+def write_folder(
+    folder: Path, config: dict[str, Any], *, dtype: str = "F32", files: int = 1
+) -> Path:
+    """A model with a byte-level tokenizer, which llama.cpp has."""
+    tiny_models.write(folder, config, dtype=dtype, files=files)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: config["vocab_size"] - 3]
+    vocab = {token: place for place, token in enumerate(["<0>", "<1>", *letters, "ab"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<0>", "<1>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process that compares the tokenizers."""
+    monkeypatch.setattr(exporting, "has_llama", lambda: False)
+
+
+def exported(name: str, folder: Path, **how: Any) -> Exported:
+    source = write_folder(folder / "hf", tiny_models.CONFIGS[name], **how)
+    return export(source, folder / "m.gguf", "auto", silent)
+
+
+@pytest.mark.parametrize("name", LIKE_HUGGING_FACES)
+def test_llama_cpp_computes_the_original_models_logits(
+    name: str, tmp_path: Path, unchecked: None
+) -> None:
+    made = exported(name, tmp_path)
+    assert made.notes == ()
+    atol = GELU_ATOL if name.startswith("gemma") else 5e-4
+    np.testing.assert_allclose(as_llama_cpp(made.path), hf_logits()[name], atol=atol)
+
+
+@pytest.mark.parametrize("name", sorted(WINDOWED))
+def test_what_llama_cpp_ignores_is_said(name: str, tmp_path: Path, unchecked: None) -> None:
+    made = exported(name, tmp_path)
+    assert "ignores the attention window" in made.notes[0]
+    other = tiny_gguf.write_model(tmp_path / "other.gguf", tiny_models.CONFIGS[name])
+    np.testing.assert_allclose(as_llama_cpp(made.path), as_llama_cpp(other), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_no_gguf_file_can_say_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=REFUSED[name]):
+        exported(name, tmp_path)
+    assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_weights_stay_as_they_are_stored(dtype: str, tmp_path: Path, unchecked: None) -> None:
+    made = exported("smollm", tmp_path, dtype=dtype, files=2)
+    kinds = {GGML_TYPES[t.type_id].name for t in read_header(made.path).tensors if t.shape[1:]}
+    assert kinds == {dtype}
+    source = GgufSource(made.path)
+    for name, values in tiny_models.weights(tiny_models.CONFIGS["smollm"]).items():
+        np.testing.assert_array_equal(source.values(name.removeprefix("model.")), values)
+
+
+def test_weights_can_have_eight_bits(tmp_path: Path, unchecked: None) -> None:
+    folder = write_folder(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    made = export(folder, tmp_path / "m.gguf", "Q8_0", silent)
+    found = as_llama_cpp(made.path)
+    assert np.corrcoef(found.ravel(), hf_logits()["llama"].ravel())[0, 1] > 0.99
+
+
+def test_numbers_that_f16_cannot_hold_are_named(tmp_path: Path, unchecked: None) -> None:
+    folder = write_folder(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    tensors = tiny_models.weights(tiny_models.CONFIGS["llama"])
+    tensors["lm_head.weight"] = np.full_like(tensors["lm_head.weight"], 1e6)
+    tiny_models.write_safetensors(folder / "model.safetensors", tensors)
+    with pytest.raises(QuantizeError, match=r"lm_head.weight holds values that F16 cannot"):
+        export(folder, tmp_path / "m.gguf", "F16", silent)
+    assert {path.name for path in tmp_path.iterdir()} == {"hf"}
+
+
+def vocabulary_only(path: Path, metadata: dict[str, Any]) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in metadata.items():
+        exporting._add(writer, key, value)
+    return tiny_gguf.finished(writer, path)
+
+
+SENTENCE_PIECE: dict[str, dict[str, Any]] = {"spm": {}, "spm-bare": {"add_space_prefix": False}}
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "tekken", "gpt-4o", *SENTENCE_PIECE]
+)
+def test_text_in_any_script_is_cut_as_before(name: str, tmp_path: Path) -> None:
+    import llama_cpp
+
+    path = tmp_path / "before.gguf"
+    if name in SENTENCE_PIECE:
+        tiny_gguf.write_sentence_piece(path, **SENTENCE_PIECE[name])
+    else:
+        tiny_gguf.write_byte_level(path, name)
+    vocabulary = read_vocabulary(read_header(path, keep=VOCABULARY_KEYS))
+    tokenizer, _ = build_tokenizer(vocabulary)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    words = {"bos_token": vocabulary.text(vocabulary.bos_id), "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(words))
+    files = OnnxModelFiles(graph=tmp_path / "model.onnx", root=tmp_path)
+    metadata = describe(files, len(vocabulary.tokens))
+    again = vocabulary_only(tmp_path / "after.gguf", metadata)
+    before, after = (
+        llama_cpp.Llama(str(each), vocab_only=True, verbose=False) for each in (path, again)
+    )
+    for text in (MANY_SCRIPTS, *PIECES):
+        wanted = before.tokenize(text.encode(), add_bos=True, special=True)
+        assert after.tokenize(text.encode(), add_bos=True, special=True) == wanted, text
+    if name in SPLITS:
+        assert SPLITS[str(metadata["tokenizer.ggml.pre"])] == SPLITS[name]
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
+    folder = tiny_models.write(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    with pytest.raises(ExportError, match="neither bytes nor a fallback"):
+        export(folder, tmp_path / "m.gguf", "auto", silent)
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_follow_is_told(
+    tmp_path: Path, unchecked: None
+) -> None:
+    made = exported("llama", tmp_path)
+    path = tmp_path / "hf" / "tokenizer.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "normalizer": {"type": "Lowercase"}})
+    )
+    (note,) = check_tokens(CheckOrder(path=made.path, folder=tmp_path / "hf"), silent)
+    assert "cuts the text" in note
+
+
+def test_the_storyteller_is_exported_by_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "m.gguf"
+    assert cli.run(["export", "gguf", str(STORYTELLER), str(target), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["notes"] == []
+    metadata = read_header(target).metadata
+    assert (
+        "<|im_start|>" in str(metadata["tokenizer.chat_template"])
+        or metadata["tokenizer.chat_template"]
+    )
+    assert found["size_bytes"] == target.stat().st_size
