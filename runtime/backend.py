@@ -280,6 +280,11 @@ class Backend(Vocabulary, Protocol):
         """Raw logits (n_vocab,) of an output of the last call: a view the next call overwrites."""
         ...
 
+    def save_power(self, *, is_on: bool) -> None:
+        """Compute with half of the threads from the next call on, or with all again, where the
+        library can change that."""
+        ...
+
     def keep(self, seq: int, n_tokens: int) -> int:
         """Drop what *seq* has past its first *n_tokens*. Return how many it keeps, which may be
         fewer when the model's memory cannot be cut there."""

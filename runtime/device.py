@@ -56,8 +56,6 @@ def describe_device(files: SystemFiles = _THIS_MACHINE) -> DeviceReport:
     """Ask the operating system; opens no model, starts no library and measures nothing."""
     memory, cores = _memory(files), _cores(files)
     board = files.text("proc/device-tree/model") or ""
-    is_jetson = "Jetson" in board or "Tegra" in board
-    gpus = _nvidia_gpus(files)
     return DeviceReport(
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         board=board,
@@ -69,11 +67,22 @@ def describe_device(files: SystemFiles = _THIS_MACHINE) -> DeviceReport:
         n_threads_default=cores.n_threads,
         ram_bytes=memory.total_bytes,
         ram_available_bytes=memory.available_bytes,
-        gpus=(*gpus, *((f"{board} (integrated GPU)",) if is_jetson else ())),
-        gpu_shares_memory=is_jetson and not gpus,
+        gpus=gpu_names(files),
+        gpu_shares_memory=_has_integrated_gpu(board) and not _nvidia_gpus(files),
         power=power_now(files),
         power_mode=read_power_mode(files),
     )
+
+
+def gpu_names(files: SystemFiles = _THIS_MACHINE) -> tuple[str, ...]:
+    """Names from the drivers' own files: NVIDIA's, and the board of a Jetson."""
+    board = files.text("proc/device-tree/model") or ""
+    integrated = [f"{board} (integrated GPU)"] if _has_integrated_gpu(board) else []
+    return (*_nvidia_gpus(files), *integrated)
+
+
+def _has_integrated_gpu(board: str) -> bool:
+    return "Jetson" in board or "Tegra" in board
 
 
 def default_threads(files: SystemFiles = _THIS_MACHINE) -> int:

@@ -136,6 +136,8 @@ class EngineStatus(Struct, frozen=True, kw_only=True):
     n_kv_used: int = 0
     prefixes: PrefixCounts = PrefixCounts()
     n_restarts: int = 0
+    power_saving: str = ""
+    """Why it computes with less power; empty: it does not."""
     detail: str = ""
 
 

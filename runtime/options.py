@@ -11,6 +11,7 @@ from spillover.runtime.setting_help import Help
 
 KvCacheType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
 EngineName: TypeAlias = Literal["auto", "llama", "onnx"]
+PowerSaving: TypeAlias = Literal["auto", "on", "off"]
 SecondLayout: TypeAlias = Literal["auto", "on", "off"]
 PrefixDiskChoice: TypeAlias = Literal["off", "instructions", "all"]
 PoolingChoice: TypeAlias = Literal["auto", "mean", "cls", "last"]
@@ -60,6 +61,15 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
         bool, Help("Use fewer threads while other programs need the cores (Linux, GGUF).")
     ] = True
     """Rounding depends on the number of threads, so near ties may turn; see *deterministic*."""
+    power_saving: Annotated[
+        PowerSaving,
+        Help(
+            "Compute with half of the threads and read prompts in smaller slices; auto: on "
+            "battery, and while the processor is hot.",
+            flag="--power-saving",
+        ),
+    ] = "auto"
+    """The threads of ONNX Runtime stay as they are."""
     n_gpu_layers: Annotated[
         int,
         Meta(ge=-1, le=10_000),
@@ -130,8 +140,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = False
     """One sequence at a time in an empty KV cache, prompts in slices of a fixed size, and a fixed
     number of threads: sums are then made in the same order. It overrides n_parallel,
-    n_prefix_cached, prefix_cache_mb, prefix_disk, adapt_threads, second_layout, and engine and
-    execution_provider where they are auto."""
+    n_prefix_cached, prefix_cache_mb, prefix_disk, adapt_threads, power_saving, second_layout, and
+    engine and execution_provider where they are auto."""
     use_extra_bufts: Annotated[
         bool, Help("Let llama.cpp repack the weights: faster. Off after a crash at load.")
     ] = True
@@ -194,6 +204,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
             prefix_cache_mb=0.0,
             prefix_disk="off",
             adapt_threads=False,
+            power_saving="off",
             second_layout="off",
             execution_provider="cpu" if is_auto else self.execution_provider,
         )

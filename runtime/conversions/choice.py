@@ -17,7 +17,7 @@ from spillover.runtime.conversions.record import (
     comparison_key,
 )
 from spillover.runtime.conversions.store import ConversionStore, fresh_note
-from spillover.runtime.device import available_memory, default_threads, describe_device
+from spillover.runtime.device import available_memory, default_threads, gpu_names
 from spillover.runtime.json_file import MeasurementStore
 from spillover.runtime.llama_trial import llama_problem
 from spillover.runtime.memory_fit import MIN_PARALLEL
@@ -89,7 +89,7 @@ def look_up(path: Path, options: EngineOptions) -> Findings:
         conversion=conversion,
         comparison=comparison,
         llama_problem=llama_problem(options.cache_dir),
-        has_gpu=sys.platform == "darwin" or bool(describe_device().gpus),
+        has_gpu=sys.platform == "darwin" or bool(gpu_names()),
         free_bytes=available_memory(),
     )
 

@@ -88,6 +88,16 @@ class LlamaBackend:
         self._use_threads(n_threads)
         self.info = self._describe()
 
+    def save_power(self, *, is_on: bool) -> None:
+        """See Backend."""
+        n_all = self._config.n_threads
+        n_most = -(-n_all // 2) if is_on else n_all
+        n_threads = n_most
+        if self._governor is not None:
+            n_threads = min(self._governor.n_threads, n_most)  # it tries more by itself
+            self._governor.limit(n_most, n_threads)
+        self._use_threads(n_threads)
+
     @property
     def model(self) -> LlamaModel:
         """Its weights and vocabulary, for others that compute with them."""

@@ -126,6 +126,9 @@ class OnnxBackend:
         row: Logits = self._logits[self._row_of[output]].astype(np.float32, copy=False)
         return row
 
+    def save_power(self, *, is_on: bool) -> None:
+        """ONNX Runtime starts its threads with the session, and keeps them."""
+
     def keep(self, seq: int, n_tokens: int) -> int:
         n = min(n_tokens, self._runner.held[seq])
         self._runner.truncate(seq, n)

@@ -32,6 +32,10 @@ WORST_FILLER = 1.25
 factor of the first one's: tiny slices cost the running streams more than they gain."""
 
 
+SAVING_BATCH = 128
+"""Most prompt tokens in a call while power is saved."""
+
+
 class Pace:
     """Plans slices from the measured cost tables and from the decode steps it has seen."""
 
@@ -46,11 +50,16 @@ class Pace:
         self._pure = measurement.pure
         self._mixed = measurement.mixed
         self._max_gap_s = max_gap_s
-        self._n_batch = n_batch
+        self._n_batch = self._n_batch_full = n_batch
         self.has_fixed_slices = has_fixed_slices
         self._decode_s: dict[int, float] = {}
         self._slowdowns = deque([FIRST_SLOWDOWN], maxlen=_N_RECENT)
         self._take_token_s = 0.0
+
+    def save_power(self, *, is_on: bool) -> None:
+        """Plan smaller slices, between which the load is lower and commands are heard; or as large
+        ones as ever."""
+        self._n_batch = min(self._n_batch_full, SAVING_BATCH) if is_on else self._n_batch_full
 
     def decode_s(self, n_rows: int) -> float | None:
         """Seconds of a decode step of *n_rows*; None before the first one."""

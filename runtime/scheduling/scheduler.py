@@ -91,6 +91,7 @@ class Scheduler:
         self._embeddings = None if embeddings is None else EmbeddingTurns(embeddings, self._pace)
         self._alone: Sequence | None = None  # in the running call
         self._reads_background = False  # the running call
+        self._must_save_power = self._saves_power = False
         self.n_steps = 0
         """Calls of the backend so far."""
 
@@ -127,6 +128,10 @@ class Scheduler:
             self._backend.abort()
         if self._embeddings is not None:
             self._embeddings.queue.interrupt(job_id)
+
+    def save_power(self, *, is_on: bool) -> None:
+        """Compute with less power from the next step on, or with all again."""
+        self._must_save_power = is_on
 
     def stop(self) -> None:
         """Make run() return after the current step."""
@@ -186,6 +191,10 @@ class Scheduler:
             return False
         if self._kv.take_fetched():
             self._queues.may_admit = True
+        if self._must_save_power != self._saves_power and not self._beside.is_reading:
+            self._saves_power = self._must_save_power
+            self._backend.save_power(is_on=self._saves_power)
+            self._pace.save_power(is_on=self._saves_power)
         for order in orders:
             if isinstance(order, Job):
                 self._enqueue(order)

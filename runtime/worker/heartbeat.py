@@ -17,9 +17,21 @@ PING_ID = 0
 """Of the questions that are asked here."""
 
 
+LEAST_SLEEP_S = 1.0
+"""The clocks of a device that was awake differ by less."""
+
+
+def asleep_s() -> float:
+    """Seconds that the device has slept since it was started; 0 where the system does not tell."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 class Heartbeat:
     """Of one worker. *on_hang* is called, once, when the worker has shown no sign of life for
-    *timeout_s*, or computes without an end."""
+    *timeout_s*, or computes without an end; *on_work* again and again while it has requests;
+    *on_wake* after the device has slept, with the seconds."""
 
     def __init__(
         self,
@@ -27,11 +39,15 @@ class Heartbeat:
         timeout_s: float,
         has_work: Callable[[], bool],
         on_hang: Callable[[], None],
+        on_work: Callable[[], None],
+        on_wake: Callable[[float], None],
     ) -> None:
         self._worker = worker
         self._interval_s = timeout_s / N_LOOKS
         self._has_work = has_work
         self._on_hang = on_hang
+        self._on_work = on_work
+        self._on_wake = on_wake
         self._watchdog = Watchdog(self._interval_s)
         self._loads = True
         self._answers = True
@@ -65,6 +81,7 @@ class Heartbeat:
         self._answers = True
 
     def _run(self) -> None:
+        slept_s = asleep_s()
         while True:
             if self._answers:
                 self._answers = False
@@ -72,11 +89,17 @@ class Heartbeat:
             begun = time.monotonic()
             if self._stopped.wait(self._interval_s):
                 return
-            if time.monotonic() - begun > 2 * self._interval_s:
+            before_s, slept_s = slept_s, asleep_s()
+            if slept_s - before_s > LEAST_SLEEP_S:
+                self._watchdog = Watchdog(self._interval_s)
+                self._on_wake(slept_s - before_s)
+            elif time.monotonic() - begun > 2 * self._interval_s:
                 self._watchdog = Watchdog(self._interval_s)  # this process was stopped, too
             elif self._watchdog.look(self._signs()):
                 self._on_hang()
                 return
+            if not self._loads and self._has_work():
+                self._on_work()
 
     def _signs(self) -> Signs:
         return Signs(

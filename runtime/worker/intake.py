@@ -75,6 +75,8 @@ class Intake:
         match command:
             case protocol.Cancel():
                 self._cancel(command.id)
+            case protocol.SavePower():
+                self._scheduler.save_power(is_on=command.is_on)
             case _ if isinstance(command, LongCommand) and self._takes_long(command):
                 self._answer(command, self._long_texts.add)
             case _:
@@ -89,7 +91,7 @@ class Intake:
         try:
             serve(command)
         except (InvalidRequest, EngineBusy) as error:
-            assert not isinstance(command, protocol.Quit)
+            assert not isinstance(command, protocol.SavePower | protocol.Quit)
             self._send(rejected(command.id, error))
 
     def _serve(self, command: protocol.Command) -> None:

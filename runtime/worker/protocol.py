@@ -81,11 +81,19 @@ class AskStatus(Struct, frozen=True, kw_only=True, tag=True):
     id: int
 
 
+class SavePower(Struct, frozen=True, kw_only=True, tag=True):
+    """Compute with less power, or with all again."""
+
+    is_on: bool
+
+
 class Quit(Struct, frozen=True, kw_only=True, tag=True):
     """Last frame to a worker: it saves what it has measured and ends."""
 
 
-Command: TypeAlias = Submit | Embed | Cancel | AskTokens | AskBytes | AskPrompt | AskStatus | Quit
+Command: TypeAlias = (
+    Submit | Embed | Cancel | AskTokens | AskBytes | AskPrompt | AskStatus | SavePower | Quit
+)
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag=True):

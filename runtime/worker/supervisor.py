@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from spillover.runtime.conversions.choice import EngineChoice
+from spillover.runtime.device import gpu_names, power_now
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
     EngineClosed,
@@ -21,6 +22,7 @@ from spillover.runtime.errors import (
     WorkerDied,
 )
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.power_saving import PowerSaver
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.heartbeat import Heartbeat
@@ -50,6 +52,9 @@ class Supervisor:
         self._detail = ""
         self._card: ModelCard | None = None
         self._restarts = RestartPolicy(options.max_restarts)
+        self._power_saver = PowerSaver()
+        self._saves_because = "power_saving is on" if options.power_saving == "on" else ""
+        self._gpus = gpu_names()
         self._why: str | None = None  # a worker is ended by us
         self._timer = threading.Timer(0, self._relaunch)  # not started
         self._worker: WorkerProcess | None = None
@@ -86,8 +91,12 @@ class Supervisor:
             if self.dispatcher.state == "ready" and self.dispatcher.is_suspicious:
                 detail = f"the worker of {self._name} does not answer"
                 return EngineStatus(state="hung", n_restarts=n_restarts, detail=detail)
-            state = self.dispatcher.state
-            return EngineStatus(state=state, n_restarts=n_restarts, detail=self._detail)
+            return EngineStatus(
+                state=self.dispatcher.state,
+                n_restarts=n_restarts,
+                power_saving=self._saves_because,
+                detail=self._detail,
+            )
 
     def status(self) -> EngineStatus:
         fixed = self.health()
@@ -173,6 +182,8 @@ class Supervisor:
             self._card = card
             assert self._heartbeat is not None, "each worker has one"
             self._heartbeat.loaded()
+            if self._saves_because:
+                self._worker.send(protocol.SavePower(is_on=True))
             self.dispatcher.serve(self._worker, self._heartbeat)
             self._changed.notify_all()
 
@@ -186,12 +197,46 @@ class Supervisor:
                     self._why = f"hung (no sign of life for {timeout_s:g} s) and was ended"
                     worker.kill()
 
-        heartbeat = Heartbeat(worker, timeout_s, self.dispatcher.has_work, on_hang)
+        heartbeat = Heartbeat(
+            worker,
+            timeout_s,
+            self.dispatcher.has_work,
+            on_hang,
+            on_work=lambda: self._look_at_power(worker),
+            on_wake=lambda slept_s: self._wake(worker, slept_s),
+        )
         try:
             heartbeat.start()
         except RuntimeError as error:  # the system gives no thread
             _log.warning("nobody notices when the worker of %s hangs: %s", self._name, error)
         return heartbeat
+
+    def _look_at_power(self, worker: WorkerProcess) -> None:
+        """In the heartbeat's thread."""
+        if self._options.power_saving != "auto":
+            return
+        reading = power_now()
+        with self._changed:
+            if self._worker is not worker:
+                return
+            before, self._saves_because = self._saves_because, self._power_saver.look(reading)
+            if bool(before) != bool(self._saves_because):
+                worker.send(protocol.SavePower(is_on=bool(self._saves_because)))
+        if before != self._saves_because:
+            how = f"saves power: {self._saves_because}" if self._saves_because else "saves no power"
+            _log.info("%s %s", self._name, how)
+
+    def _wake(self, worker: WorkerProcess, slept_s: float) -> None:
+        """The device has slept: its GPU may be gone, and what a worker had there with it. In the
+        heartbeat's thread."""
+        gpus = gpu_names()
+        _log.info("the device has slept for %.0f s; its GPUs: %s", slept_s, gpus or "none")
+        with self._changed:
+            lost, self._gpus = set(self._gpus) - set(gpus), gpus
+            is_used = self._card is not None and not self._card.device.startswith("CPU")
+            if lost and is_used and self._worker is worker:
+                self._why = f"lost its GPU while the device slept ({', '.join(sorted(lost))})"
+                worker.kill()
 
     def _on_end(self, status: int) -> None:
         """In the reader thread, after the worker's last report."""

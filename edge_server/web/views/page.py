@@ -107,6 +107,7 @@ def _device(service: Service, owner: str) -> dict[str, Any]:
         "n_queued": status.n_queued,
         "n_background": status.n_background,
         "prefixes": msgspec.to_builtins(status.prefixes),
+        "power_saving": status.power_saving or None,
         "state": status.state,
         "decode_floor": service.router.decode_floor,
         "doubts": [

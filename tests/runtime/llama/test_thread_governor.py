@@ -239,3 +239,19 @@ def test_models_of_every_size_are_governed_unless_the_owner_says_no(
     backend = LlamaBackend(model_path, config)
     assert (backend._governor is not None) == adapt
     backend.close()
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_half_of_the_threads_compute_while_power_is_saved(model_path: Path, adapt: bool) -> None:
+    config = LlamaConfig(
+        n_kv=256, n_seq=1, n_batch=64, n_threads=3, n_gpu_layers=0, kv_cache_type="f16",
+        use_extra_bufts=True, adapt_threads=adapt,
+    )  # fmt: skip
+    backend = LlamaBackend(model_path, config)
+    backend.save_power(is_on=True)
+    assert backend._n_threads == 2
+    backend.decode([Rows(0, 0, np.zeros(4, dtype=np.int32), True)])
+    assert backend._n_threads <= 2
+    backend.save_power(is_on=False)
+    assert adapt or backend._n_threads == 3
+    backend.close()

@@ -266,3 +266,17 @@ def test_a_conversation_stays_in_the_cache_when_the_background_needs_no_room(loo
         end = loop.wait_for(job_id, Finished)
         assert isinstance(end, Finished)
         assert end.usage.cached_tokens == end.usage.prompt_tokens - 1
+
+
+def test_power_is_saved_from_the_next_step_on(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[bool]()
+    backend = loop.scheduler._backend
+    monkeypatch.setattr(backend, "save_power", lambda *, is_on: told.append(is_on))
+    loop.submit(1, 20, max_tokens=5)
+    loop.wait_for(1, Finished)
+    assert told == []
+    for is_on in (True, True, False):
+        loop.scheduler.save_power(is_on=is_on)
+        loop.submit(2, 20, max_tokens=5)
+        loop.wait_for(2, Finished)
+    assert told == [True, False]

@@ -10,7 +10,13 @@ import pytest
 from spillover.runtime.backend import Backend
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
-from spillover.runtime.scheduling.pace import FIRST_SLOWDOWN, GAP_SHARE, LEAST_PART, Pace
+from spillover.runtime.scheduling.pace import (
+    FIRST_SLOWDOWN,
+    GAP_SHARE,
+    LEAST_PART,
+    SAVING_BATCH,
+    Pace,
+)
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Job, Sequence
 from spillover.runtime.scheduling.slice_costs import SavedCosts
@@ -31,9 +37,9 @@ DECODE_S = 0.04
 SLICE_S = {1: 0.017, 16: 0.094, 64: 0.230, 256: 1.163}
 
 
-def pace(mixed: dict[int, float] | None = None) -> Pace:
+def pace(mixed: dict[int, float] | None = None, pure: dict[int, float] = SLICE_S) -> Pace:
     tables = SavedCostTables(
-        pure=SavedCosts(per_call_s=SLICE_S, per_token_and_cell_s={}),
+        pure=SavedCosts(per_call_s=pure, per_token_and_cell_s={}),
         mixed=SavedCosts(per_call_s=mixed or {}, per_token_and_cell_s={}),
     )
     measurement = CostMeasurement(cast(Backend, None), tables, on_done=lambda _: None)
@@ -75,6 +81,15 @@ def test_a_prompt_alone_is_read_in_the_slice_that_reads_it_soonest() -> None:
     assert plan.alone is not None
     assert [len(rows.tokens) for rows in plan.rows()] == [64]
     assert not plan.rows()[0].wants_logits
+
+
+def test_slices_are_smaller_while_power_is_saved() -> None:
+    saving = pace(pure={1: 0.1, 64: 0.5, 128: 0.6, 512: 1.0})
+    assert saving.alone(512, 512, 0) == 512
+    saving.save_power(is_on=True)
+    assert saving.alone(512, 512, 0) == SAVING_BATCH
+    saving.save_power(is_on=False)
+    assert saving.alone(512, 512, 0) == 512
 
 
 def test_short_prompts_share_a_slice() -> None:

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from spillover.runtime.errors import EngineHung
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.machine.power import PowerReading
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker import heartbeat
+from spillover.runtime.worker import heartbeat, supervisor
+from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.watchdog import N_LOOKS, N_SLOW_LOOKS, Signs, Usage, Watchdog
 from tests.answers import ask, end_of, worker_of
 
@@ -203,3 +206,72 @@ def test_questions_to_a_worker_that_may_hang_fail_at_once(model_path: Path, tmp_
                 engine.tokenize("Once", add_special=False, parse_special=False)
         finally:
             os.kill(stopped, signal.SIGCONT)
+
+
+def test_a_device_that_sleeps_does_not_make_its_worker_hang(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept_s, n_asked = 0.0, 0
+
+    def asleep_s() -> float:
+        nonlocal n_asked
+        n_asked += 1
+        return slept_s * n_asked
+
+    monkeypatch.setattr(heartbeat, "asleep_s", asleep_s)
+    with LocalEngine(
+        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
+    ) as engine:
+        engine.wait_ready(60)
+        slept_s, stopped = 60.0, worker_of(engine)
+        os.kill(stopped, signal.SIGSTOP)
+        n_before = n_asked
+        wait_until(lambda: n_asked > n_before + 3 * N_LOOKS)
+        assert engine.worker_pid == stopped
+        slept_s = 0.0
+        wait_until(lambda: engine.worker_pid not in (stopped, None))
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"
+
+
+def test_a_worker_whose_gpu_is_gone_after_sleep_is_replaced_and_its_answer_goes_on(
+    model_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gpus: tuple[str, ...] = ("A GPU",)
+    slept_s = 0.0
+    monkeypatch.setattr(heartbeat, "asleep_s", lambda: slept_s)
+    monkeypatch.setattr(supervisor, "gpu_names", lambda: gpus)
+    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
+    with LocalEngine(model_path, options) as engine, caplog.at_level("INFO"):
+        card = engine.wait_ready(60)
+        first = worker_of(engine)
+        slept_s = 3_600.0
+        wait_until(lambda: "has slept for 3600 s" in caplog.text)
+        assert worker_of(engine) == first, "its GPU is there"
+        engine._supervisor._card = structs.replace(card, device="GPU")
+        gpus = ()
+        events = []
+        for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
+            events.append(event)
+            if len(events) == 10:
+                slept_s = 7_200.0
+                wait_until(lambda: engine.worker_pid not in (first, None))
+        assert end_of(events).usage.completion_tokens == 60
+    assert "lost its GPU while the device slept (A GPU)" in caplog.text
+
+
+def test_power_is_saved_while_the_device_runs_on_its_battery(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = PowerReading(on_battery=True)
+    monkeypatch.setattr(supervisor, "power_now", lambda: reading)
+    monkeypatch.setattr(Dispatcher, "has_work", lambda _: True)
+    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
+    with LocalEngine(model_path, options) as engine:
+        engine.wait_ready(60)
+        wait_until(lambda: engine.health().power_saving == "on battery")
+        reading = PowerReading(on_battery=False)
+        wait_until(lambda: engine.health().power_saving == "")
+        assert end_of(engine.stream(ask(max_tokens=3))).reason == "length"

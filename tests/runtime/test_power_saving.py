@@ -1,0 +1,57 @@
+"""When less power is used, and when all of it again."""
+
+from __future__ import annotations
+
+import pytest
+
+from spillover.runtime.machine.power import PowerReading
+from spillover.runtime.power_saving import N_COOL_LOOKS, PowerSaver
+
+PLUGGED = PowerReading(on_battery=False, temperature_c=60.0, temperature_limit_c=100.0)
+BATTERY = PowerReading(on_battery=True)
+HOT = PowerReading(temperature_c=100.0, temperature_limit_c=100.0)
+WARM = PowerReading(temperature_c=95.0, temperature_limit_c=100.0)
+COOL = PowerReading(temperature_c=89.0, temperature_limit_c=100.0)
+
+
+def reasons(*readings: PowerReading) -> list[str]:
+    saver = PowerSaver()
+    return [saver.look(reading) for reading in readings]
+
+
+def test_a_device_that_is_plugged_in_and_cool_has_all_its_power() -> None:
+    assert set(reasons(*[PLUGGED] * 20)) == {""}
+    assert set(reasons(*[PowerReading()] * 20)) == {""}
+
+
+def test_a_battery_counts_after_two_readings_and_a_plug_too() -> None:
+    found = reasons(BATTERY, PLUGGED, BATTERY, BATTERY, PLUGGED, BATTERY, PLUGGED, PLUGGED)
+    on = "on battery"
+    assert found == ["", "", "", on, on, on, on, ""]
+
+
+def test_a_battery_that_is_unknown_for_a_moment_changes_nothing() -> None:
+    assert reasons(BATTERY, BATTERY, *[PowerReading()] * 9)[-1] == "on battery"
+
+
+@pytest.mark.parametrize(
+    "bad", [HOT, PowerReading(temperature_c=91.0), PowerReading(is_throttled=True)]
+)
+def test_heat_counts_until_the_processor_has_been_cool_for_long(bad: PowerReading) -> None:
+    saver = PowerSaver()
+    assert [saver.look(bad), saver.look(bad)] == ["", "the processor is hot"]
+    for between in (bad, WARM):
+        for _ in range(N_COOL_LOOKS - 1):
+            assert saver.look(COOL)
+        assert saver.look(between), "it counts anew"
+    assert all(saver.look(COOL) for _ in range(N_COOL_LOOKS - 1))
+    assert saver.look(COOL) == ""
+
+
+def test_a_processor_near_its_limit_does_not_begin_to_save() -> None:
+    assert set(reasons(HOT, WARM, HOT, WARM, HOT, COOL)) == {""}
+
+
+def test_heat_is_told_before_the_battery() -> None:
+    both = PowerReading(on_battery=True, is_throttled=True)
+    assert reasons(both, both)[-1] == "the processor is hot"
