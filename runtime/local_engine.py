@@ -86,6 +86,11 @@ class LocalEngine:
         if they can. It must be quick. There is one callback: the last one set."""
         self._supervisor.watch_deaths(callback)
 
+    def watch_progress(self, callback: Callable[[float], None]) -> None:
+        """Call *callback* with the share of the weights that was read, from 0 to 1, as far as the
+        library tells it. It must be quick. There is one callback: the last one set."""
+        self._supervisor.watch_progress(callback)
+
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None
     ) -> Generator[EngineEvent]:

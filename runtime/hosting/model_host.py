@@ -254,12 +254,19 @@ class ModelHost:
     def _start(self, residence: Residence) -> LocalEngine:
         engine = residence.spec.start()
         engine.watch_deaths(residence.on_death)
+        engine.watch_progress(partial(self._note_progress, residence))
         with self._changed:
             self._starting = engine
             is_closed = self._closed
         if is_closed:
             engine.close()
         return engine
+
+    def _note_progress(self, residence: Residence, share: float) -> None:
+        with self._changed:
+            if residence is self._loading:
+                residence.progress = share
+                self._changed.notify_all()
 
     def _make_room(self, residence: Residence) -> bool:
         """Unload others until the model fits; False: nobody waits for it any more. Raises

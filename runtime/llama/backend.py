@@ -27,7 +27,7 @@ from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.library import lib, start_library, uses_gpu
-from spillover.runtime.llama.model import LlamaModel
+from spillover.runtime.llama.model import LlamaModel, OnProgress
 from spillover.runtime.llama.prefill_context import PrefillContext
 from spillover.runtime.llama.prefill_contexts import PrefillContexts
 from spillover.runtime.llama.prompt_reader import LlamaPromptReader
@@ -43,14 +43,21 @@ class LlamaBackend:
     """See runtime/backend.py for the contract."""
 
     def __init__(
-        self, path: Path, config: LlamaConfig, free_bytes: Callable[[], int] = available_memory
+        self,
+        path: Path,
+        config: LlamaConfig,
+        free_bytes: Callable[[], int] = available_memory,
+        on_progress: OnProgress | None = None,
     ) -> None:
         start_library()
         self._config = config
         self._governor = self._new_governor()  # looks at the cores while the model is loaded
         self._abort_flag = AbortFlag()
         self._model = LlamaModel(
-            path, n_gpu_layers=config.n_gpu_layers, use_extra_bufts=config.use_extra_bufts
+            path,
+            n_gpu_layers=config.n_gpu_layers,
+            use_extra_bufts=config.use_extra_bufts,
+            on_progress=on_progress,
         )
         try:
             self._main = LlamaContext(self._model, config, self._abort_flag)

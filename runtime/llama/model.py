@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,12 +17,29 @@ from spillover.runtime.llama.library import LOG, lib, uses_gpu
 
 _MAX_META_BYTES = 1 << 20
 
+OnProgress: TypeAlias = Callable[[float], None]
+"""Is told which share of the weights has been read, from 0 to 1."""
+
 
 class LlamaModel:
     """Weights and vocabulary. The vocabulary's methods may be called from any thread."""
 
-    def __init__(self, path: Path, *, n_gpu_layers: int, use_extra_bufts: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int,
+        use_extra_bufts: bool,
+        on_progress: OnProgress | None = None,
+    ) -> None:
         params = lib.llama_model_default_params()
+        if on_progress is not None:
+
+            def tell(share: float, _: Any) -> bool:
+                on_progress(share)
+                return True  # go on
+
+            params.progress_callback = lib.llama_progress_callback(tell)
         params.n_gpu_layers = n_gpu_layers
         params.use_extra_bufts = use_extra_bufts
         handle = lib.llama_model_load_from_file(str(path).encode(), params)

@@ -17,6 +17,7 @@ from spillover.runtime.llama.embedder import LlamaEmbedder
 from spillover.runtime.llama.embedding_plan import is_made_for_embedding, plan_embedding
 from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import uses_gpu
+from spillover.runtime.llama.model import OnProgress
 from spillover.runtime.llama.opening_embedder import open_embedder
 from spillover.runtime.llama.prefill_choice import choose_prefill
 from spillover.runtime.llama.thread_choice import choose_threads
@@ -29,14 +30,16 @@ def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
     return writer(open_any_gguf(path, options), path)
 
 
-def open_any_gguf(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
+def open_any_gguf(
+    path: Path, options: EngineOptions, on_progress: OnProgress | None = None
+) -> OpenedModel | OpenedEmbedder:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
     try:
         header = read_header(path)
     except ModelFileError as error:
         raise ModelError(str(error)) from error
     if is_made_for_embedding(header):
-        return open_embedder(path, header, options)
+        return open_embedder(path, header, options, on_progress)
     fit = _fit(header, options)
     config = LlamaConfig(
         n_kv=fit.n_kv,
@@ -49,7 +52,7 @@ def open_any_gguf(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmb
         adapt_threads=options.adapt_threads,
         kv_bytes_per_cell=_bytes_per_cell(header, options),
     )
-    backend = LlamaBackend(path, config)
+    backend = LlamaBackend(path, config, on_progress=on_progress)
     try:
         choose_threads(backend, options)
         choose_prefill(backend, options, _bytes_per_cell(header, options), available_memory())

@@ -12,17 +12,25 @@ from spillover.runtime.llama.embedder import LlamaEmbedder
 from spillover.runtime.llama.embedding_plan import longest_input, plan_embedding
 from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import lib, start_library, uses_gpu
-from spillover.runtime.llama.model import LlamaModel
+from spillover.runtime.llama.model import LlamaModel, OnProgress
 from spillover.runtime.options import EngineOptions
 
 
-def open_embedder(path: Path, header: GgufHeader, options: EngineOptions) -> OpenedEmbedder:
+def open_embedder(
+    path: Path,
+    header: GgufHeader,
+    options: EngineOptions,
+    on_progress: OnProgress | None = None,
+) -> OpenedEmbedder:
     """Load the model. Raises ModelError."""
     n_ctx = longest_input(header, options)
     n_threads = options.n_threads or default_threads()
     start_library()
     model = LlamaModel(
-        path, n_gpu_layers=options.n_gpu_layers, use_extra_bufts=options.use_extra_bufts
+        path,
+        n_gpu_layers=options.n_gpu_layers,
+        use_extra_bufts=options.use_extra_bufts,
+        on_progress=on_progress,
     )
     is_on_gpu = uses_gpu(options.n_gpu_layers)
     calls = GovernedCalls(n_threads, adapts=options.adapt_threads and not is_on_gpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -45,15 +46,20 @@ class LoadedEmbedder(Struct, frozen=True, kw_only=True):
 
 
 def load(
-    path: Path, name: str, options: EngineOptions, choice: EngineChoice | None = None
+    path: Path,
+    name: str,
+    options: EngineOptions,
+    choice: EngineChoice | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> LoadedModel | LoadedEmbedder:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong.
 
-    *choice*: which engine serves the file; None: the one that reads it as it is.
+    *choice*: which engine serves the file; None: the one that reads it as it is. *on_progress* is
+    told which share of the weights has been read, where the library tells that.
     """
     given = _template_source(options)
     choice = choice or _as_it_is(path)
-    opened, choice = _open(path, options, choice)
+    opened, choice = _open(path, options, choice, on_progress)
     if isinstance(opened, OpenedEmbedder):
         card = structs.replace(opened.card, name=name, path=str(path))
         return LoadedEmbedder(embedder=opened.embedder, vocabulary=opened.vocabulary, card=card)
@@ -96,7 +102,10 @@ def _as_it_is(path: Path) -> EngineChoice:
 
 
 def _open(
-    path: Path, options: EngineOptions, choice: EngineChoice
+    path: Path,
+    options: EngineOptions,
+    choice: EngineChoice,
+    on_progress: Callable[[float], None] | None,
 ) -> tuple[OpenedModel | OpenedEmbedder, EngineChoice]:
     """With the library of the engine that was chosen, or of the one that had to take its place;
     the other one is not even imported."""
@@ -120,7 +129,7 @@ def _open(
         raise ModelError(f"{path} cannot run on llama.cpp: {choice.llama_problem}")
     from spillover.runtime.llama.opening import open_any_gguf
 
-    return open_any_gguf(path, options), choice
+    return open_any_gguf(path, options, on_progress), choice
 
 
 def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:

@@ -102,6 +102,12 @@ class Ready(Struct, frozen=True, kw_only=True, tag=True):
     card: ModelCard
 
 
+class LoadProgress(Struct, frozen=True, kw_only=True, tag=True):
+    """This share of the weights has been read, from 0 to 1."""
+
+    share: float
+
+
 class LoadFailed(Struct, frozen=True, kw_only=True, tag=True):
     message: str
 
@@ -157,7 +163,9 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
     prefixes: PrefixCounts = PrefixCounts()
 
 
-Report: TypeAlias = Ready | LoadFailed | Events | Rejected | Tokens | Bytes | Prompt | Status
+Report: TypeAlias = (
+    Ready | LoadProgress | LoadFailed | Events | Rejected | Tokens | Bytes | Prompt | Status
+)
 Answer: TypeAlias = Tokens | Bytes | Prompt | Status | Rejected
 
 

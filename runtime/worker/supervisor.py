@@ -60,6 +60,7 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._heartbeat: Heartbeat | None = None
         self._on_death: Callable[[], None] = lambda: None
+        self._on_progress: Callable[[float], None] = lambda share: None
         with self._changed:
             self._launch()
 
@@ -123,6 +124,10 @@ class Supervisor:
         with self._changed:
             self._on_death = callback
 
+    def watch_progress(self, callback: Callable[[float], None]) -> None:
+        """Call *callback* with the share of the weights that a loading worker has read."""
+        self._on_progress = callback
+
     def _launch(self) -> None:
         """Start a worker; the lock is held."""
         order = protocol.Load(
@@ -166,6 +171,8 @@ class Supervisor:
         match report:
             case protocol.Ready():
                 self._on_ready(report.card)
+            case protocol.LoadProgress():
+                self._on_progress(report.share)
             case protocol.LoadFailed():
                 with self._changed:
                     self._cannot_load(report.message)

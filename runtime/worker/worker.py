@@ -90,7 +90,8 @@ def main() -> None:
         return
     order = protocol.decode_load(body)
     try:
-        model = load(Path(order.path), order.name, order.options, order.choice)
+        progress = _Progress(writer.send)
+        model = load(Path(order.path), order.name, order.options, order.choice, progress.tell)
         if isinstance(model, LoadedEmbedder):
             embed_once(model.embedder)
         else:
@@ -105,6 +106,20 @@ def main() -> None:
     logging.shutdown()
     # Skip the rest of the interpreter's shutdown, which is slow: nothing is left to write.
     os._exit(0)
+
+
+class _Progress:
+    """Reports how much of the weights has been read, a hundred times at most."""
+
+    def __init__(self, send: Callable[[protocol.Report], None]) -> None:
+        self._send = send
+        self._percent = 0
+
+    def tell(self, share: float) -> None:
+        percent = int(100 * share)
+        if percent > self._percent:
+            self._percent = percent
+            self._send(protocol.LoadProgress(share=percent / 100))
 
 
 def _take_streams() -> tuple[io.BufferedReader, FrameWriter]:

@@ -18,7 +18,7 @@ from spillover.runtime.events import EngineEvent, Loading, Queued
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.memory import held_bytes, needed_bytes
 from spillover.runtime.hosting.model_host import ModelHost
-from spillover.runtime.hosting.residence import ModelSpec
+from spillover.runtime.hosting.residence import ModelSpec, Residence
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from tests.answers import ask, end_of, text_of
@@ -154,6 +154,27 @@ def loaded(both: Place) -> tuple[HostedModel, HostedModel]:
     for model in models:
         model.wait_ready()
     return models
+
+
+def test_a_load_tells_how_much_has_been_read(
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make()
+    model = place.model(GGUF)
+    shares: list[float] = []
+    note = place.host._note_progress
+
+    def see(residence: Residence, share: float) -> None:
+        note(residence, share)
+        progress = model.state().progress
+        assert progress is not None
+        shares.append(progress)
+
+    monkeypatch.setattr(place.host, "_note_progress", see)
+    model.wait_ready()
+    assert shares[-1] == 1.0
+    assert shares == sorted(set(shares))
+    assert model.state().progress is None
 
 
 def test_models_that_fit_stay_side_by_side(
