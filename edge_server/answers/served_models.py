@@ -50,11 +50,14 @@ class ServedModel:
         except SpilloverError:
             return None
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its file is no longer there, and it is not loaded."""
+        is_absent = self.hosted is not None and not self.hosted.holds_memory
+        return is_absent and self.entry is not None and not self.entry.path.exists()
+
     def is_called(self, name: str) -> bool:
         return name == self.name or name in self.aliases
-
-
-Find = Callable[[str], ServedModel | None]
 
 
 class ServedModels:
@@ -65,14 +68,16 @@ class ServedModels:
         default: ServedModel,
         configured: tuple[ServedModel, ...] = (),
         *,
-        find: Find = lambda name: None,
+        find: Callable[[str], ModelEntry | None] = lambda name: None,
+        make: Callable[[ModelEntry], ServedModel] | None = None,
         names: Callable[[], list[str]] = list,
     ) -> None:
-        """*default* answers requests that name no known model. *find* finds another one by its
-        name, and *names* lists those that it would find."""
+        """*default* answers requests that name no known model. *find* finds the file of another
+        one by its name, *make* makes a model of that, and *names* lists those that are found."""
         self.default = default
         self._configured = configured
         self._find = find
+        self._make = make
         self._names = names
         self._lock = threading.Lock()
         self._found: dict[str, ServedModel] = {}
@@ -82,16 +87,27 @@ class ServedModels:
         if not name or len(name) > MAX_NAME_CHARS:
             return None
         name = name.removesuffix(":latest")
+        with self._lock:
+            model = self._at_hand(name)
+            if model is not None or self._make is None:
+                return model
+            entry = self._find(name)  # whose name may be written in another way
+            if entry is None:
+                return None
+            model = self._at_hand(entry.name)
+            if model is None and len(self._found) < _MOST_FOUND:
+                model = self._found[entry.name] = self._make(entry)
+            return model
+
+    def _at_hand(self, name: str) -> ServedModel | None:
         for model in (self.default, *self._configured):
             if model.is_called(name):
                 return model
-        with self._lock:
-            found = self._found.get(name)
-            if found is None and len(self._found) < _MOST_FOUND:
-                found = self._find(name)
-                if found is not None:
-                    found = self._found.setdefault(found.name, found)
-            return found
+        found = self._found.get(name)
+        if found is not None and found.is_gone:
+            del self._found[name]  # it may have been pulled again
+            return None
+        return found
 
     def asked(self, name: str) -> ServedModel:
         """The model that answers a request for *name*."""

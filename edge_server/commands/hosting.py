@@ -63,7 +63,11 @@ class Hosting:
             if each.preload and model.hosted is not None:
                 model.hosted.preload()
         return ServedModels(
-            default, configured, find=partial(self._found, router), names=self._names
+            default,
+            configured,
+            find=self._found,
+            make=partial(self._made, router),
+            names=self._names,
         )
 
     def _configured(self, own: ModelSettings, router: Router) -> ServedModel:
@@ -72,17 +76,16 @@ class Hosting:
         side = router.add(hosted, own.cloud(self._settings.cloud))
         return ServedModel(hosted, side, names=own.aliases, entry=entry)
 
-    def _found(self, router: Router, name: str) -> ServedModel | None:
+    def _found(self, name: str) -> ModelEntry | None:
         """A bundled or pulled model: never a path, which is not for a request to choose."""
         try:
             if name in catalogue.bundled_names():
-                entry = catalogue.find(name)
-            elif (pulled := self._store.find(name)) is not None:
-                entry = pulled
-            else:
-                return None
+                return catalogue.find(name)
+            return self._store.find(name)
         except CatalogueError:
             return None
+
+    def _made(self, router: Router, entry: ModelEntry) -> ServedModel:
         hosted = self._hosted(entry.name, entry, None)
         return ServedModel(hosted, router.add(hosted, self._settings.cloud), entry=entry)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from spillover.models import onnx_folder
+from spillover.models.at_path import part_names
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
 from spillover.runtime.device import available_memory
@@ -26,9 +27,10 @@ def needed_bytes(path: Path, options: EngineOptions) -> int:
             size, n_ctx_train, per_cell = onnx_folder.find(path).size_bytes, 0, 0.0
         else:
             header = read_header(path)
-            size, n_ctx_train = header.file_size, header.n_ctx_train
+            size = sum(path.with_name(name).stat().st_size for name in part_names(path.name))
+            n_ctx_train = header.n_ctx_train
             per_cell = header.kv_bytes_per_cell(KV_BYTES_PER_VALUE[options.kv_cache_type])
-    except ModelFileError as error:
+    except (ModelFileError, OSError) as error:
         raise ModelError(str(error)) from error
     return least_bytes(
         options, size_bytes=size, n_ctx_train=n_ctx_train, kv_bytes_per_cell=per_cell

@@ -95,11 +95,21 @@ class ModelHost:
             residence.waiting.append(use)
             if not self._is_awaited(residence):
                 self._queue.append(residence)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="model-host", daemon=True)
-                self._thread.start()
+            self._begin(use)
             self._changed.notify_all()
         return use
+
+    def _begin(self, use: Use) -> None:
+        """Start the thread that loads *use*'s model, if there is none yet. Raises EngineBusy."""
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="model-host", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no more
+            self.release(use)
+            raise EngineBusy("no thread is left to load a model", RETRY_AFTER_S) from error
+        self._thread = thread
 
     def use_if_loaded(self, residence: Residence) -> Use | None:
         """The same; None where it would have to wait."""
@@ -236,6 +246,8 @@ class ModelHost:
             what = f"{residence.spec.name} could not be loaded"
             log_defect(_log, what, error)
             failure = EngineError(f"{what}: internal error ({type(error).__name__})")
+        if failure is not None and not self._closed:
+            _log.warning("%s could not be loaded: %s", residence.spec.name, failure)
         with self._changed:
             self._loading = self._starting = residence.progress = None
             residence.failure = failure
@@ -253,7 +265,7 @@ class ModelHost:
 
     def _start(self, residence: Residence) -> LocalEngine:
         engine = residence.spec.start()
-        engine.watch_deaths(residence.on_death)
+        engine.watch_deaths(lambda: residence.on_death())
         engine.watch_progress(partial(self._note_progress, residence))
         with self._changed:
             self._starting = engine

@@ -21,6 +21,7 @@ from spillover.edge_server.web.app import create_app
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.ollama.bodies import keep_alive_s
 from spillover.models.catalogue import default_model
+from spillover.models.entry import ModelEntry
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.model_host import ModelHost
 from spillover.runtime.hosting.residence import ModelSpec
@@ -205,6 +206,42 @@ def test_keep_alive_is_a_number_or_a_duration() -> None:
     for wrong in ("soon", "5 m", "m", "1h-1m", "9" * 200 + "m"):
         with pytest.raises(WireError, match="keep_alive"):
             keep_alive_s(wrong)
+
+
+def test_a_model_that_was_found_is_made_once_and_anew_when_its_file_has_moved(
+    tmp_path: Path,
+) -> None:
+    """A name in capitals used to make another model of the same file for each request."""
+    made: list[Path] = []
+    files = [tmp_path / "first.gguf"]
+    with ModelHost() as host:
+
+        def hosted(name: str) -> HostedModel:
+            def start() -> LocalEngine:
+                raise AssertionError("nobody asks it")
+
+            return HostedModel(host, host.add(ModelSpec(name=name, start=start, needed_bytes=int)))
+
+        def make(entry: ModelEntry) -> ServedModel:
+            made.append(entry.path)
+            return ServedModel(hosted(entry.name), router.local, entry=entry)
+
+        def find(name: str) -> ModelEntry | None:
+            return ModelEntry(name="tiny", path=files[0]) if name.lower() == "tiny" else None
+
+        default = hosted("default")
+        router = Router(default, Routing(), None)
+        models = ServedModels(ServedModel(default, router.local), find=find, make=make)
+        files[0].touch()
+        first = models.known("TINY")
+        assert [models.known(name) for name in ("tiny", "Tiny", "tiny:latest")] == [first] * 3
+        assert models.known("other") is None
+        assert models.known("x" * 1000) is None
+        files[0].unlink()
+        files[0] = tmp_path / "second.gguf"
+        files[0].touch()
+        assert models.known("tiny") is not first
+        assert made == [tmp_path / "first.gguf", tmp_path / "second.gguf"]
 
 
 # --- memory and the cloud ---------------------------------------------------------------------

@@ -197,7 +197,7 @@ def test_the_death_of_one_worker_is_nothing_to_the_others(
     with closing(begun(first, 300)) as one, closing(begun(second)) as other:
         engines = [each.engine for each in both.host._residences if each.engine is not None]
         pids = [engine.worker_pid for engine in engines]
-        engines[0].watch_deaths(died.set)
+        first.watch_deaths(died.set)  # it is loaded already
         assert pids[0] is not None
         os.kill(pids[0], signal.SIGKILL)
         assert died.wait(60)
