@@ -24,14 +24,17 @@ class ServedModel:
         engine: TextEngine,
         side: LocalSide,
         *,
-        names: tuple[str, ...] = (),
+        aliases: tuple[str, ...] = (),
+        also: str = "",
         entry: ModelEntry | None = None,
     ) -> None:
-        """*names*: others than the engine's. *entry*: its file."""
+        """*aliases*: other names, as they are listed. *also*: one that is not. *entry*: its
+        file."""
         self.engine = engine
         self.side = side
         """Its part in the routes of answers."""
-        self.aliases = tuple(name for name in names if name != engine.name)
+        self.aliases = aliases
+        self._also = also
         self.entry = entry
         self.hosted = engine if isinstance(engine, HostedModel) else None
         """For loading and unloading it; None: it is always loaded."""
@@ -57,7 +60,7 @@ class ServedModel:
         return is_absent and self.entry is not None and not self.entry.path.exists()
 
     def is_called(self, name: str) -> bool:
-        return name == self.name or name in self.aliases
+        return name in (self.name, *self.aliases) or (name == self._also != "")
 
 
 class ServedModels:

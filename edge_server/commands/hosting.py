@@ -50,11 +50,8 @@ class Hosting:
         default = ServedModel(
             self.default,
             router.local,
-            names=(
-                *self._settings.aliases,
-                *(() if own is None else (own.name, *own.aliases)),
-                self._default_entry.name,
-            ),
+            aliases=(*self._settings.aliases, *self._own_names()),
+            also=self._default_entry.name,
             entry=self._default_entry,
         )
         others = [each for each in self._settings.models if each is not own]
@@ -70,11 +67,16 @@ class Hosting:
             names=self._names,
         )
 
+    def _own_names(self) -> tuple[str, ...]:
+        """The names in the default model's table, other than the one that it has."""
+        names = () if self._own is None else (self._own.name, *self._own.aliases)
+        return tuple(name for name in names if name != self.default.name)
+
     def _configured(self, own: ModelSettings, router: Router) -> ServedModel:
         entry = self._entry(own.file)
         hosted = self._hosted(own.name, entry, own)
         side = router.add(hosted, own.cloud(self._settings.cloud))
-        return ServedModel(hosted, side, names=own.aliases, entry=entry)
+        return ServedModel(hosted, side, aliases=own.aliases, entry=entry)
 
     def _found(self, name: str) -> ModelEntry | None:
         """A bundled or pulled model: never a path, which is not for a request to choose."""

@@ -160,7 +160,7 @@ def test_tokens_are_counted_without_an_answer(claude: anthropic.Anthropic) -> No
 
 
 def test_the_model_is_listed(claude: anthropic.Anthropic) -> None:
-    (model,) = claude.models.list()
+    model, *_ = claude.models.list()
     assert (model.id, model.type, model.display_name) == ("storyteller", "model", "storyteller")
     assert claude.models.retrieve(model.id).created_at == model.created_at
 

@@ -153,7 +153,7 @@ def test_several_candidates_and_logprobs(http: httpx.Client) -> None:
 
 
 def test_the_model_is_listed(gemini: genai.Client) -> None:
-    (model,) = gemini.models.list(config={"query_base": True})
+    model, *_ = gemini.models.list(config={"query_base": True})
     assert model.name == "models/storyteller"
     assert (gemini.models.get(model="storyteller").input_token_limit or 0) > 0
 

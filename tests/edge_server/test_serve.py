@@ -177,7 +177,7 @@ def test_an_abandoned_model_says_why(tmp_path: Path) -> None:
 def test_a_model_may_have_several_names(tmp_path: Path) -> None:
     server = Server(tmp_path, "--alias", "house, gpt-4o,")
     try:
-        (entry,) = httpx.get(f"{server.url}/v1/models").json()["data"]
+        entry, *_ = httpx.get(f"{server.url}/v1/models").json()["data"]
         assert entry["id"] == "house"
         assert entry["aliases"] == ["house", "gpt-4o"]
         assert httpx.get(f"{server.url}/v1/models/gpt-4o").json() == entry
