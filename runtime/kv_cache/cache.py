@@ -111,15 +111,6 @@ class KvCache:
         """Whether something has just been read from disk."""
         return self._disk is not None and self._disk.take()
 
-    def clear(self) -> None:
-        """Forget all that is kept of sequences that have ended, on disk, too."""
-        for seq in self._prefixes.seqs:
-            self._forget(seq)
-            self.drop(seq)
-        self._saved.reclaim(self._saved.n_bytes)
-        if self._disk is not None:
-            self._disk.clear()
-
     def close(self) -> None:
         """End the threads that read and write files."""
         if self._disk is not None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -40,6 +40,8 @@ _MOST_WAITING = 4
 _NICENESS = 10
 
 T = TypeVar("T")
+Written: TypeAlias = tuple[StoredState | None, list[str]]
+"""The new file, and the names of those that made room for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class PrefixDisk:
         self._is_closed = threading.Event()
         self._reading: tuple[list[SavedPrefix], Future[list[SavedKv | None]]] | None = None
         self._just_read: list[SavedPrefix] = []
-        self._writing: list[tuple[Tokens, SavedPrefix, Future[StoredState | None]]] = []
+        self._writing: list[tuple[Tokens, SavedPrefix, Future[Written]]] = []
         self._n_written = 0
         digest = options.digest.known()
         if digest is not None:
@@ -134,7 +136,8 @@ class PrefixDisk:
             self._take_digest(*self._opening)
         while self._writing and self._writing[0][2].done():
             tokens, node, writing = self._writing.pop(0)
-            stored = _result(writing, None)
+            stored, removed = _result(writing, (None, []))
+            self._saved.forget_files(removed)
             if stored is not None and self._saved.add_file(tokens, node.origin, stored):
                 self._n_written += 1
         if self._reading is None or not self._reading[1].done():
@@ -208,12 +211,6 @@ class PrefixDisk:
             self._writing.append((text, node, writing))
             writing.add_done_callback(lambda done: self._wake())
 
-    def clear(self) -> None:
-        """Remove all files of this model."""
-        self._saved.forget_files()
-        if self._files is not None:
-            self._files.clear()
-
     def close(self) -> None:
         """Wait for the file that is being read or written; others are left out."""
         self._is_closed.set()
@@ -231,10 +228,14 @@ def _read(
 
 def _write(
     files: PrefixFiles, tokens: Tokens, origin: int, state: SavedKv, used: Sequence[str]
-) -> StoredState | None:
+) -> Written:
+    n_bytes = state.nbytes + tokens.nbytes
+    if not files.may_hold(n_bytes):
+        return None, []
+    removed = files.make_room(n_bytes)
     stored = files.write(tokens, origin, state)
     files.note_use(used)
-    return stored
+    return stored, removed
 
 
 def _result(future: Future[T], otherwise: T) -> T:

@@ -134,8 +134,13 @@ class PrefixFiles:
         path.unlink(missing_ok=True)
         return None
 
-    def write(self, tokens: Tokens, origin: int, state: SavedKv) -> StoredState | None:
-        """Keep the state of *tokens* from *origin* on; None if there is no room. Raises OSError."""
+    def may_hold(self, n_bytes: int) -> bool:
+        """Whether there may be room for so much, on the disk, too. Raises OSError."""
+        is_small = n_bytes <= self._max_bytes
+        return is_small and shutil.disk_usage(self._folder).free >= n_bytes + FREE_DISK_BYTES
+
+    def write(self, tokens: Tokens, origin: int, state: SavedKv) -> StoredState:
+        """Keep the state of *tokens* from *origin* on. Raises OSError."""
         text = np.asarray(tokens, dtype="<i4").tobytes()
         name = hashlib.blake2b(text + origin.to_bytes(4, "little"), digest_size=16).hexdigest()
         head = _encode(
@@ -148,11 +153,7 @@ class PrefixFiles:
             )
         )
         start = _MAGIC + len(head).to_bytes(4, "little")
-        size = len(start) + len(head) + _SIGN_BYTES + state.nbytes
-        if size > self._max_bytes or shutil.disk_usage(self._folder).free < size + FREE_DISK_BYTES:
-            return None
         path = self._folder / f"{name}.kv"
-        self._make_room(size)
         fd, part = tempfile.mkstemp(dir=self._folder, suffix=".part")  # readable by the owner only
         try:
             with os.fdopen(fd, "wb") as file:
@@ -164,23 +165,23 @@ class PrefixFiles:
             raise
         return StoredState(path.name, state.nbytes)
 
-    def _make_room(self, n_bytes: int) -> None:
-        """Remove the files of any model that were used least recently until there is room."""
+    def make_room(self, n_bytes: int) -> list[str]:
+        """Remove the files of any model that were used least recently until there is room for
+        *n_bytes*; returns the names of those of this model."""
         found = sorted(_sizes(self._root), key=lambda file: file[1])
         total = sum(size for _, _, size in found) + n_bytes
+        removed = []
         for path, _, size in found:
             if total <= self._max_bytes:
-                return
+                break
             path.unlink(missing_ok=True)
             total -= size
+            if path.parent == self._folder:
+                removed.append(path.name)
+        return removed
 
     def remove(self, stored: StoredState) -> None:
         (self._folder / stored.name).unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Remove all states of this model."""
-        for path in self._folder.glob("*.kv"):
-            path.unlink(missing_ok=True)
 
     def note_use(self, names: Collection[str]) -> None:
         """Note that files are used: the first of *names* is the next to go."""

@@ -7,7 +7,7 @@ begins like, so what conversations share is saved once, is found by all, and is 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import takewhile
 
 import numpy as np
@@ -191,15 +191,19 @@ class SavedPrefixes:
             node.state = state
             self._held[node] = None
             self.n_bytes += state.nbytes
+            while (node := node.parent) is not self._root:
+                if node in self._held:
+                    self._held.move_to_end(node)
 
-    def forget_files(self) -> None:
-        """The files are gone."""
-        nodes = [self._root]
+    def forget_files(self, names: Collection[str]) -> None:
+        """The files of these names are gone."""
+        nodes = [self._root] if names else []
         while nodes:
             node = nodes.pop()
             nodes += node.children.values()
-            node.file = None
-            self._prune(node)
+            if node.file is not None and node.file.name in names:
+                node.file = None
+                self._prune(node)
 
     def _prune(self, node: SavedPrefix) -> None:
         """Remove the nodes that lead nowhere, from *node* on."""

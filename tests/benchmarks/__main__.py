@@ -1,6 +1,7 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, wire, overhead, http, beside, busy, newcomer, reading, memory, policy, onnx.
+Scenarios: engine, wire, overhead, http, beside, busy, newcomer, reading, prefixes, memory, policy,
+onnx.
 Prints a line of JSON each figure: medians with smallest and largest value. What is compared runs in
 turns.
 """
@@ -29,7 +30,16 @@ from spillover.runtime.events import Delta
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from tests.benchmarks import bare_loop, busy, load, onnx_backend, policy_cost, reading, servers
+from tests.benchmarks import (
+    bare_loop,
+    busy,
+    load,
+    onnx_backend,
+    policy_cost,
+    prefixes,
+    reading,
+    servers,
+)
 from tests.benchmarks.random_gguf import quantized
 
 N_PROMPT, N_TOKENS = 64, 64
@@ -274,6 +284,8 @@ def main() -> None:
         elif name == "reading":
             asked = reading.Asked(args.lengths, args.gaps_ms, args.streams)
             reading.reading(model, figures, args.repeat, asked)
+        elif name == "prefixes":
+            prefixes.run(model, figures, args.repeat)
         elif name in ("http", "newcomer", "beside"):
             rivals = {"http": http, "newcomer": newcomer, "beside": beside}
             rivals[name](args, model, figures, args.repeat)

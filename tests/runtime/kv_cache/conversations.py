@@ -96,9 +96,6 @@ class Conversations:
         self._woken.clear()
         self._kv.take_fetched()
 
-    def clear(self) -> None:
-        self._kv.clear()
-
     def close(self) -> None:
         self._kv.close()
 

@@ -230,17 +230,6 @@ def test_what_was_used_least_recently_makes_room(device: Device) -> None:
     assert len(device.files()) == 2
 
 
-def test_clearing_leaves_nothing_in_memory_or_on_disk(device: Device) -> None:
-    write_preamble(device)
-    with closing(device.start()) as conversations:
-        conversations.answer(talk(3))
-        conversations.clear()
-        assert device.files() == []
-        assert conversations.counts.n_saved == 0
-        conversations.answer(talk(3))
-        assert conversations.n_held == 0
-
-
 def test_the_command_shows_what_is_on_disk_and_removes_it(
     device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.backend import SavedKv, Tokens
+from spillover.runtime.kv_cache.prefix_files import StoredState
 from spillover.runtime.kv_cache.saved_prefixes import SavedPrefixes
 
 
@@ -141,3 +142,28 @@ def test_what_is_found_is_a_row_of_states_that_spell_the_prompt(
 def n_shared(a: Tokens, b: Tokens) -> int:
     n = min(len(a), len(b))
     return next((i for i in range(n) if a[i] != b[i]), n)
+
+
+def test_a_state_on_disk_is_found_until_its_file_is_gone() -> None:
+    saved = SavedPrefixes(1000)
+    first, second = text(0, 300), np.append(text(0, 300), text(1, 300))
+    assert not saved.add_file(second, 300, StoredState("b", 300))  # what comes before is missing
+    assert saved.add_file(first, 0, StoredState("a", 300))
+    assert saved.add_file(second, 300, StoredState("b", 300))
+    prompt = np.append(second, np.int32(7))
+    assert saved.find(prompt) is None
+    match = saved.find(prompt, on_disk=True)
+    assert match is not None
+    assert match.n_tokens == 600
+    for node in match.chain:
+        saved.fill(node, state(300))
+    saved.reclaim(300)
+    assert (len(saved), n_found(saved, second)) == (1, 300)
+    assert saved.find(prompt, on_disk=True) == match
+    saved.forget_files(["b"])
+    left = saved.find(prompt, on_disk=True)
+    assert left is not None
+    assert left.n_tokens == 300
+    saved.reclaim(1000)
+    saved.forget_files(["a"])
+    assert saved.nodes(first) == []
