@@ -120,11 +120,12 @@ def test_what_is_found_is_a_row_of_states_that_spell_the_prompt(
 ) -> None:
     saved = SavedPrefixes(max_bytes)
     arrays = [np.array(tokens, dtype=np.int32) for tokens in texts]
+    kept = []
     for tokens in arrays:
-        keep(saved, tokens)
+        kept += [tokens] if keep(saved, tokens) else []
         assert saved.n_bytes <= max_bytes
     asked = np.array(prompt, dtype=np.int32)
-    best = max((n_shared(asked[:-1], tokens) for tokens in arrays), default=0)
+    best = max((n_shared(asked[:-1], tokens) for tokens in kept), default=0)
     match = saved.find(asked)
     if match is None:
         assert best < 8 or saved.n_dropped
