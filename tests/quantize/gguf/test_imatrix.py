@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from spillover.quantize.gguf.imatrix_file import Imatrix, read_imatrix, write_im
 from spillover.quantize.gguf.recipe import Recipe
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.runtime.llama.model import LlamaModel
+from tests import tiny_gguf
 from tests.quantize.gguf.places import CONFIG, silent
 
 MATRICES = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
@@ -136,3 +138,50 @@ def test_the_command_writes_a_matrix(
     assert cli.run([*arguments, "--text", str(tmp_path / "text.txt")]) == 0
     assert "7 matrices, 512 tokens" in capfd.readouterr().out
     assert len(read_imatrix(tmp_path / "i.gguf").sums) == 7
+
+
+N_EXPERTS, N_ASKED = 4, 2
+
+
+def with_experts(path: Path) -> Path:
+    """A model whose MLP is a choice of experts."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(512)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_expert_count(N_EXPERTS)
+    writer.add_expert_used_count(N_ASKED)
+    tiny_gguf.add_byte_vocabulary(writer, 96, ("a", "b"))
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (96, 64),
+        "output_norm": (64,),
+        "blk.0.attn_norm": (64,),
+        "blk.0.ffn_norm": (64,),
+        "blk.0.ffn_gate_inp": (N_EXPERTS, 64),
+        **{f"blk.0.attn_{name}": (64, 64) for name in ("q", "k", "v", "output")},
+        **{f"blk.0.ffn_{name}_exps": (N_EXPERTS, 64, 64) for name in ("gate", "up", "down")},
+    }
+    draw = np.random.RandomState(7)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", draw.standard_normal(shape).astype(np.float32))
+    return tiny_gguf.finished(writer, path)
+
+
+def test_each_expert_counts_what_it_sees(tmp_path: Path) -> None:
+    source, text = with_experts(tmp_path / "m.gguf"), tmp_path / "text.txt"
+    text.write_text(TEXT)
+    target = tmp_path / "imatrix.gguf"
+    calibrate(ImatrixOrder(source=source, target=target, text=text, n_threads=1), silent)
+    found = read_imatrix(target)
+    # All experts together see what the matrix that chooses among them sees, once for each asked.
+    chooses = found.sums["blk.0.ffn_gate_inp.weight"][0]
+    for name in ("gate", "up"):
+        matrix = f"blk.0.ffn_{name}_exps.weight"
+        assert found.sums[matrix].shape == (N_EXPERTS, 64)
+        assert found.counts[matrix].sum() == N_ASKED * N_CHUNK
+        np.testing.assert_allclose(found.sums[matrix].sum(0), N_ASKED * chooses, rtol=1e-3)
+    assert found.counts["blk.0.ffn_down_exps.weight"].sum() == N_ASKED * N_CHUNK
