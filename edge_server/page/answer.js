@@ -6,6 +6,11 @@ import {batched, copy, h} from "./dom.js";
 import {MarkdownView} from "./markdown.js";
 import {usd} from "./numbers.js";
 
+/** Touches the page only where something changes, so that a frame has little to lay out. */
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 export class AnswerView {
   #drawn = 0;
   #marked = 0;
@@ -118,9 +123,9 @@ export class AnswerView {
     const origin = writer?.origin ?? "local";
     this.badge.className = `badge ${origin}`;
     this.badge.hidden = state === "error" && !text;
-    this.badge.textContent = origin === "local" ? "on this device" : `cloud: ${nameOf(writer)}`;
-    if (speed && origin === "local") this.badge.append(` · ${speed.toFixed(1)} tokens/s`);
-    this.stage.textContent = isRunning && stage !== "writing" ? stageInWords(this.answer) : "";
+    const rate = speed ? ` · ${speed.toFixed(1)} tokens/s` : "";
+    setText(this.badge, origin === "local" ? `on this device${rate}` : `cloud: ${nameOf(writer)}`);
+    setText(this.stage, isRunning && stage !== "writing" ? stageInWords(this.answer) : "");
     this.bar.hidden = !(isRunning && stage === "reading" && stageDetail.total > 0);
     if (!this.bar.hidden) this.bar.value = stageDetail.processed / stageDetail.total;
   }
