@@ -25,8 +25,10 @@ FRAME_US = 1e6 / 60
 
 FEED = """([nTokens, perS]) => {
     const real = window.fetch;
-    const part = ["The ", "fox ", "had ", "**red", "** ", "fur", ", ", "`a", " = ", "1`", ".\\n\\n",
-                  "- one\\n", "- two\\n\\n", "```js\\nlet ", "x = ", "'fox';", "\\n```\\n\\n"];
+    const sentence = ["The ", "fox ", "had ", "**red", "** ", "fur", ", ", "`a", " = ", "1`", ". "];
+    const rest = ["\\n\\n", "- one\\n", "- two\\n\\n", "```js\\nlet ", "x = ", "'fox';",
+                  "\\n```\\n\\n"];
+    const part = [...sentence, ...sentence, ...sentence, ...sentence, ...rest];
     window.fetch = (url, options) => {
         if (!String(url).endsWith("/v1/chat/completions")) return real(url, options);
         const encoder = new TextEncoder();
