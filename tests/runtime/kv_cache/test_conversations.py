@@ -57,7 +57,7 @@ def answer(engine: LocalEngine, request: GenerationRequest) -> tuple[list[int], 
 
 
 def test_twenty_conversations_in_turn_read_only_what_is_new(engine: LocalEngine) -> None:
-    new = np.random.RandomState(1).randint(300, 4000, (2, 20, 24))
+    new = np.random.RandomState(1).randint(300, 4000, (2, 20, 16))
     talks: list[list[int]] = [[] for _ in range(20)]
     for turn in range(2):
         for i, talk in enumerate(talks):
@@ -73,7 +73,7 @@ def test_twenty_conversations_in_turn_read_only_what_is_new(engine: LocalEngine)
             # The last token of an answer was never read.
             assert usage.cached_tokens == max(n_before - 1, 0)
     counts = engine.status().prefixes
-    assert (counts.n_reused, counts.n_reused_tokens) == (20, 20 * 25)
+    assert (counts.n_reused, counts.n_reused_tokens) == (20, 20 * 17)
     assert counts.n_restored > 10
     assert counts.n_dropped == 0
 
@@ -90,6 +90,7 @@ def test_instructions_are_read_once_for_all_conversations(engine: LocalEngine) -
         assert usage.prompt_tokens < n_shared + 60
 
 
+@pytest.mark.parametrize("model", ["storyteller"], indirect=True)
 def test_instructions_are_not_read_again_after_a_restart(model: Path, tmp_path: Path) -> None:
     options = replace(OPTIONS, cache_dir=tmp_path)
     system = Message(role="system", content=2 * INSTRUCTIONS)
@@ -107,8 +108,6 @@ def test_instructions_are_not_read_again_after_a_restart(model: Path, tmp_path: 
         _, usage = answer(engine, requests[2])
         assert usage.cached_tokens >= n_shared
         assert engine.status().prefixes.n_restored == 1
-    with LocalEngine(model, replace(options, prefix_disk="off")) as engine:
-        assert answer(engine, requests[2])[1].cached_tokens == 0
 
 
 def text(n: int, salt: int) -> Tokens:

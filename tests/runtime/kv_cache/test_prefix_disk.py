@@ -52,6 +52,10 @@ def backend(model: Path) -> Iterator[Backend]:
     backend.close()
 
 
+on_one_model = pytest.mark.parametrize("model", ["gguf"], indirect=True)
+"""What a file is of does not matter."""
+
+
 class Device:
     """A cache folder, and the processes that use it one after the other."""
 
@@ -144,6 +148,7 @@ def test_with_all_long_conversations_go_on_after_a_restart(device: Device) -> No
         assert close(device.backend, logits, conversations.cold(again))
 
 
+@on_one_model
 def test_files_are_private(device: Device) -> None:
     write_preamble(device)
     [path] = device.files()
@@ -170,6 +175,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@on_one_model
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_file_that_is_not_as_it_was_written_is_removed_and_the_prompt_is_read(
     device: Device, damage: str
@@ -184,6 +190,7 @@ def test_a_file_that_is_not_as_it_was_written_is_removed_and_the_prompt_is_read(
     assert device.files() == []
 
 
+@on_one_model
 def test_a_file_that_is_removed_while_it_is_known_costs_a_reading(device: Device) -> None:
     write_preamble(device)
     with closing(device.start()) as conversations:
@@ -192,6 +199,7 @@ def test_a_file_that_is_removed_while_it_is_known_costs_a_reading(device: Device
         assert conversations.n_held == 0
 
 
+@on_one_model
 def test_another_model_of_the_same_name_gets_nothing(device: Device, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.write_bytes(b"first")
@@ -214,6 +222,7 @@ def test_another_model_of_the_same_name_gets_nothing(device: Device, tmp_path: P
         assert conversations.n_held == N_PREAMBLE
 
 
+@on_one_model
 def test_what_was_used_least_recently_makes_room(device: Device) -> None:
     write_preamble(device)
     [path] = device.files()
@@ -230,6 +239,7 @@ def test_what_was_used_least_recently_makes_room(device: Device) -> None:
     assert len(device.files()) == 2
 
 
+@on_one_model
 def test_the_command_shows_what_is_on_disk_and_removes_it(
     device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
