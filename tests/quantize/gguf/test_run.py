@@ -41,10 +41,9 @@ def test_the_new_file_says_where_it_comes_from(source: Path, tmp_path: Path) -> 
     assert made.size_bytes == (tmp_path / "m.gguf").stat().st_size
 
 
-@pytest.mark.parametrize("step", ["quantizing", "checking"])
-def test_ctrl_c_leaves_nothing(step: str, source: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing(source: Path, tmp_path: Path) -> None:
     def stop(what: str, n_done: int, n_all: int) -> None:
-        if what == step:
+        if what == "quantizing":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
