@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 from spillover.quantize.errors import QuantizeError
 
 MOST_BYTES = 16 << 20
+
+
+def calibration_text() -> str:
+    """The text that ships with the package for calibration; evaluations read another one."""
+    return (files("spillover.quantize.gguf") / "calibration.txt").read_text("utf-8")
 
 
 def read_text(path: Path) -> str:

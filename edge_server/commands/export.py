@@ -19,7 +19,7 @@ from spillover.quantize.onnx_export.options import (
     Interface,
     Weights,
 )
-from spillover.quantize.texts import read_text
+from spillover.quantize.texts import calibration_text, read_text
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -114,9 +114,9 @@ def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
 )
 @click.option(
     "--calibration",
-    "calibration_file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A text: int4 weights are rounded for what they multiply while the model reads it.",
+    metavar="FILE|auto",
+    help="A text, or auto for one that comes with Spillover: int4 weights are rounded for what "
+    "they multiply while the model reads it.",
 )
 @click.option(
     "--half/--full",
@@ -152,7 +152,7 @@ def onnx(
     as_json: bool,
     head_bits: str,
     block: str,
-    calibration_file: Path | None,
+    calibration: str | None,
     **choices: Any,
 ) -> None:
     """Convert SOURCE to an ONNX model in the new folder TARGET.
@@ -164,7 +164,7 @@ def onnx(
     options = ExportOptions(
         head_bits=4 if head_bits == "4" else 8,
         block=_BLOCKS[block],
-        calibration=read_text(calibration_file) if calibration_file else "",
+        calibration=_calibration_text(calibration),
         **choices,
     )
     with _progress_bar() as progress:
@@ -175,6 +175,12 @@ def onnx(
         print_json(exported, on_one_line=True)
     else:
         print_result(_line(exported))
+
+
+def _calibration_text(chosen: str | None) -> str:
+    if chosen == "auto":
+        return calibration_text()
+    return read_text(Path(chosen)) if chosen else ""
 
 
 @contextmanager

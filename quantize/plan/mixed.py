@@ -52,7 +52,7 @@ class Mixed(Struct, frozen=True, kw_only=True):
             f"{self.block}: {self.size_bytes / 1e6:.1f} MB, {self.bits_per_weight:.2f} bits per "
             f"weight. Those that lose most per byte: {', '.join(self.worst)}.\n"
             f"spillover export onnx {shlex.quote(str(model))} TARGET --weights int4 "
-            f"--calibration TEXT {' '.join(flags)}"
+            f"--calibration auto {' '.join(flags)}"
         )
 
 

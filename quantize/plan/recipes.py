@@ -55,7 +55,7 @@ def _int4(block: BlockSize, expected: float, *, is_calibrated: bool) -> OnnxReci
     return OnnxRecipe(
         name=f"int4 in blocks of {block}{calibrated}",
         options=ExportOptions(weights="int4", block=block),
-        flags=f"--weights int4 --block {block}" + " --calibration TEXT" * is_calibrated,
+        flags=f"--weights int4 --block {block}" + " --calibration auto" * is_calibrated,
         expected=expected,
     )
 

@@ -15,10 +15,11 @@ _STYLE = """
 #16191d); --faint: light-dark(#e3e6ea, #30363d); --grey: light-dark(#9aa1a9, #6e7781); --worth:
 light-dark(#0b6bcb, #58a6ff); --pick: light-dark(#d1570b, #f0883e); }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
+max-width: 1300px; margin: 2rem auto; padding: 0 1rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
-svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
+figure { margin: 0; max-width: 680px; } figcaption { font-weight: 600; }
+svg { width: 100%; height: auto; }
+svg text { font: 13px system-ui, sans-serif; fill: var(--ink); }
 svg text.dominated { fill: var(--grey); } .grid { stroke: var(--faint); }
 .front { fill: none; stroke: var(--worth); stroke-width: 1.5; opacity: .5; }
 .worth { fill: var(--worth); } svg .dominated:not(text) { fill: var(--grey); }
@@ -69,24 +70,26 @@ def _figure(
 ) -> str:
     """*sign* -1: more is better."""
     losses = [max(one.loss.divergence, _NO_LESS) for one in candidates]
-    worth = undominated([sign * price(one) for one in candidates], losses)
+    # Files that differ in their metadata alone have one size.
+    prices = [float(f"{price(one):.3g}") for one in candidates]
+    worth = undominated([sign * each for each in prices], losses)
     points = [
         Point(
             name=one.model.name,
-            price=round(price(one), 1),
+            price=each,
             loss=loss,
             is_worth_it=is_worth_it,
             is_pick=one.model.name == chosen.name,
             group=one.model.engine,
         )
-        for one, loss, is_worth_it in zip(candidates, losses, worth, strict=True)
+        for one, each, loss, is_worth_it in zip(candidates, prices, losses, worth, strict=True)
     ]
     caption = f"<figcaption>Loss against {title.lower()}</figcaption>"
     return f"<figure>{caption}{plot(points, label)}</figure>"
 
 
 def _table(evaluation: Evaluation, chosen: Pick) -> str:
-    sizes = [_megabytes(one) for one in evaluation.candidates]
+    sizes = [float(f"{_megabytes(one):.3g}") for one in evaluation.candidates]
     worth = undominated(sizes, [one.loss.divergence for one in evaluation.candidates])
     kinds = ["", *("" if is_worth_it else "dominated" for is_worth_it in worth)]
     rows = []

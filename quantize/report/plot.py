@@ -8,10 +8,12 @@ from html import escape
 
 from msgspec import Struct
 
-_WIDTH, _HEIGHT = 720, 430
+_WIDTH, _HEIGHT = 600, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 20, 54
-_CHARACTER, _LINE = 6.6, 13
+_CHARACTER, _LINE = 7.2, 14
 """About the size of a label's characters, and the distance of two labels that must not touch."""
+_MOST_LINES = 3
+"""Farther from its point a label would say nothing."""
 
 
 class Point(Struct, frozen=True, kw_only=True):
@@ -121,15 +123,18 @@ def _mark(point: Point, axis: Axis, scale: _Scale) -> str:
 
 
 def _labels(points: Sequence[Point], axis: Axis, scale: _Scale) -> list[str]:
-    """Names beside their points, moved down or up until none touches another."""
+    """Names beside their points, moved down or up until none touches another. Where many points
+    are close, those that are not worth it have their names only in their titles."""
     taken: list[tuple[float, float, float]] = []
     texts = []
-    for point in sorted(points, key=lambda one: (not one.is_worth_it, one.price)):
-        x, y = axis.place(point.price) + 10, scale.place(point.loss) + 4
-        width = len(point.name) * _CHARACTER
+    for point in sorted(points, key=lambda one: (not one.is_pick, not one.is_worth_it, one.price)):
+        name = f"{point.name} (pick)" if point.is_pick else point.name
+        gap, width = (16 if point.is_pick else 10), len(name) * _CHARACTER
+        x, y = axis.place(point.price) + gap, scale.place(point.loss) + 4
         if x + width > _WIDTH - 4:
-            x -= width + 20
-        steps = (0, *(sign * n * _LINE for n in range(1, 30) for sign in (1, -1)))
+            x -= width + 2 * gap
+        most = _MOST_LINES if point.is_worth_it else 1
+        steps = (0, *(sign * n * _LINE for n in range(1, most + 1) for sign in (1, -1)))
         free = [
             y + step
             for step in steps
@@ -139,10 +144,11 @@ def _labels(points: Sequence[Point], axis: Axis, scale: _Scale) -> list[str]:
                 for left, right, other in taken
             )
         ]
+        if not free and not point.is_pick:
+            continue
         place = free[0] if free else y
         taken.append((x, x + width, place))
         kind = "" if point.is_worth_it else "dominated"
-        name = f"{point.name} (pick)" if point.is_pick else point.name
         texts.append(_text(x, place, name, "start", kind))
     return texts
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spillover.edge_server import cli
+from spillover.quantize.evaluation.shipped_text import shipped_text
 from spillover.quantize.onnx_export import blocks as blocks_module
 from spillover.quantize.onnx_export.blocks import Floats
 from spillover.quantize.onnx_export.calibrated.compensation import Compensator
@@ -17,6 +18,7 @@ from spillover.quantize.onnx_export.export import export, open_source
 from spillover.quantize.onnx_export.options import BlockSize, ExportOptions
 from spillover.quantize.onnx_export.source import HEAD
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.texts import calibration_text
 from tests import tiny_models
 from tests.onnx_sessions import Logits, divergence, product_of_blocks, ragged_logits
 from tests.storyteller import STORY, STORYTELLER, story_ids
@@ -152,3 +154,10 @@ def test_a_file_that_is_no_text_is_refused(
     arguments = [str(STORYTELLER), str(tmp_path / "out"), "--calibration", str(tmp_path / "text")]
     assert cli.run(["export", "onnx", *arguments]) == 1
     assert "UTF-8" in capsys.readouterr().err
+
+
+def test_the_calibration_text_that_ships_is_another_one_than_evaluations_read() -> None:
+    lines = [set(text.splitlines()) - {""} for text in (calibration_text(), shipped_text())]
+    assert min(map(len, lines)) > 50
+    shared = {line for line in lines[0] & lines[1] if len(line) > 20}
+    assert shared == set()
