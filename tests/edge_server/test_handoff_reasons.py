@@ -33,13 +33,16 @@ REST = " Then a cloud came by and finished the story. The end."
 WHOLE = "A tale of the cloud's own."
 
 SENSORS = '''
-"""The device's sensors, as psutil tells them: what a file says. Their thread waits for the file,
-so that a test says when the next reading comes."""
-import collections, json, os, threading, time
+"""The device's sensors, as the system's files tell them: what a file of the test says. Their thread
+waits for that file, so that a test says when the next reading comes."""
+import json, os, threading, time
+from pathlib import PurePosixPath
 import psutil
+from spillover.runtime.machine.system_files import SystemFiles
 
 FILE = os.environ["READING"]
 CALM = {"celsius": 40.0, "charge": 80, "plugged": True, "free": 0.5, "mhz": 2000.0}
+MEMORY_KB = 8 << 20
 
 def reading():
     if threading.current_thread().name == "sensors":
@@ -52,15 +55,35 @@ def reading():
     except (OSError, ValueError):
         return CALM
 
-Sensor = collections.namedtuple("Sensor", "label current high critical")
-Battery = collections.namedtuple("Battery", "percent secsleft power_plugged")
-Frequency = collections.namedtuple("Frequency", "current min max")
-Memory = collections.namedtuple("Memory", "total available")
-psutil.sensors_temperatures = lambda: {"coretemp": [Sensor("", reading()["celsius"], 90.0, 100.0)]}
-psutil.sensors_battery = lambda: Battery(reading()["charge"], 3600, reading()["plugged"])
-psutil.cpu_freq = lambda: Frequency(reading()["mhz"], 400.0, 2000.0)
+def files():
+    now = reading()
+    hwmon, power = "sys/class/hwmon/hwmon0", "sys/class/power_supply"
+    clock = "sys/devices/system/cpu/cpu0/cpufreq"
+    return {
+        f"{hwmon}/name": "coretemp",
+        f"{hwmon}/temp1_input": str(int(now["celsius"] * 1000)),
+        f"{hwmon}/temp1_max": "90000",
+        f"{power}/BAT0/type": "Battery",
+        f"{power}/BAT0/capacity": str(now["charge"]),
+        f"{power}/AC/type": "Mains",
+        f"{power}/AC/online": str(int(now["plugged"])),
+        f"{clock}/scaling_cur_freq": str(int(now["mhz"] * 1000)),
+        f"{clock}/cpuinfo_max_freq": "2000000",
+        "proc/meminfo": f"MemTotal: {MEMORY_KB} kB\\n"
+        f"MemAvailable: {int(now['free'] * MEMORY_KB)} kB",
+    }
+
+def paths():
+    for name in files():
+        yield name
+        yield from map(str, PurePosixPath(name).parents)
+
+read = SystemFiles.text
+SystemFiles.text = lambda self, path: files().get(path) or read(self, path)
+SystemFiles.matching = lambda self, pattern: sorted(
+    {path for path in paths() if PurePosixPath(path).match(pattern)}
+)
 psutil.cpu_percent = lambda interval=None: 90.0
-psutil.virtual_memory = lambda: Memory(8 << 30, int(reading()["free"] * (8 << 30)))
 '''
 
 CALM = """
