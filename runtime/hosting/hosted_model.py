@@ -128,7 +128,10 @@ class HostedModel:
         request.refuse_images(self.name)
         cancellation = cancellation or Cancellation()
         yield from self._answer(
-            request, lambda engine: engine.stream(request, cancellation), cancellation
+            request,
+            lambda engine: engine.stream(request, cancellation),
+            cancellation,
+            is_background=request.is_background,
         )
 
     def embed(
@@ -145,8 +148,10 @@ class HostedModel:
         request: EngineRequest,
         ask: Callable[[LocalEngine], Generator[EngineEvent]],
         cancellation: Cancellation,
+        *,
+        is_background: bool = False,
     ) -> Generator[EngineEvent]:
-        use = self._host.use(self._residence)
+        use = self._host.use(self._residence, is_background=is_background)
         try:
             seen: Loading | None = None
             while (seen := self._host.wait(use, seen, cancellation)) is not None:

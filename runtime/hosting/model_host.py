@@ -78,10 +78,11 @@ class ModelHost:
 
     # --- needs ------------------------------------------------------------------------------
 
-    def use(self, residence: Residence) -> Use:
-        """A need for the model, which is loaded if it is not; release() it. Raises EngineBusy,
-        EngineClosed."""
-        use = Use(residence)
+    def use(self, residence: Residence, *, is_background: bool = False) -> Use:
+        """A need for the model, which is loaded if it is not; release() it. For the background it
+        is loaded after those that others wait for, and only into memory that is free. Raises
+        EngineBusy, EngineClosed."""
+        use = Use(residence, is_background=is_background)
         with self._changed:
             if self._closed:
                 raise EngineClosed(f"{residence.spec.name} was closed")
@@ -93,8 +94,7 @@ class ModelHost:
                 message = f"too many requests wait for {name} to be loaded: try again later"
                 raise EngineBusy(message, RETRY_AFTER_S)
             residence.waiting.append(use)
-            if not self._is_awaited(residence):
-                self._queue.append(residence)
+            self._enqueue(residence)
             self._begin(use)
             self._changed.notify_all()
         return use
@@ -110,6 +110,11 @@ class ModelHost:
             self.release(use)
             raise EngineBusy("no thread is left to load a model", RETRY_AFTER_S) from error
         self._thread = thread
+
+    def _enqueue(self, residence: Residence) -> None:
+        if not self._is_awaited(residence):
+            self._queue.append(residence)
+        self._queue.sort(key=lambda each: each.is_for_background)
 
     def use_if_loaded(self, residence: Residence) -> Use | None:
         """The same; None where it would have to wait."""
@@ -258,7 +263,7 @@ class ModelHost:
             if residence.engine is not None or failure is not None:
                 residence.settle_waiting(self._clock())
             elif residence.waiting:  # somebody came when it had been given up
-                self._queue.append(residence)
+                self._enqueue(residence)
             self._changed.notify_all()
         if engine is not None:
             engine.close()
@@ -292,9 +297,14 @@ class ModelHost:
                         raise EngineClosed(f"{residence.spec.name} was closed")
                     if not residence.waiting:
                         return False
+                    free = self._within_budget(free)
                     victim = self._victim(residence, needed, free)
                     if victim is None:
                         return True
+                    if residence.is_for_background:
+                        no_room = NoRoomForModel(residence.spec.name, needed - free)
+                        residence.settle_waiting(self._clock(), no_room)
+                        return False
                     victim.is_evicted = True
                     self._changed.notify_all()
                     if victim.n_uses:
@@ -309,13 +319,16 @@ class ModelHost:
             engines = [each.engine for each in self._residences if each.engine is not None]
         return [engine.worker_pid for engine in engines if engine.worker_pid is not None]
 
+    def _within_budget(self, free: int) -> int:
+        if self._budget_bytes is None:
+            return free
+        return min(free, self._budget_bytes - sum(each.held_bytes for each in self._residences))
+
     def _victim(self, residence: Residence, needed: int, free: int) -> Residence | None:
         """The model to unload next; None: there is room. The lock is held."""
-        others = [each for each in self._residences if each.engine is not None]
-        if self._budget_bytes is not None:
-            free = min(free, self._budget_bytes - sum(each.held_bytes for each in others))
         if needed <= free:
             return None
+        others = [each for each in self._residences if each.engine is not None]
         may_leave = [each for each in others if not each.spec.is_pinned]
         missing = needed - free - sum(each.held_bytes for each in may_leave)
         if missing > 0 and residence.spec.must_fit:

@@ -61,8 +61,10 @@ class Use:
     """Somebody's need for a model. It is settled once *engine* or *error* is set; until it is
     released the model is not unloaded."""
 
-    def __init__(self, residence: Residence) -> None:
+    def __init__(self, residence: Residence, *, is_background: bool = False) -> None:
         self.residence = residence
+        self.is_background = is_background
+        """It must not cost others their model, nor their place in the queue."""
         self.engine: LocalEngine | None = None
         self.error: SpilloverError | None = None
         self.on_settled: Callable[[], None] | None = None
@@ -103,6 +105,11 @@ class Residence:
         return self.engine is not None and not self.n_uses and not self.waiting
 
     @property
+    def is_for_background(self) -> bool:
+        """Whether nobody waits for it but the background."""
+        return all(use.is_background for use in self.waiting)
+
+    @property
     def held_bytes(self) -> int:
         return 0 if self.engine is None or self.card is None else held_bytes(self.card)
 
@@ -120,11 +127,11 @@ class Residence:
         self.used_at = now
         use.settle(self.engine, None)
 
-    def settle_waiting(self, now: float) -> None:
-        """Give all that wait the engine, or the failure."""
+    def settle_waiting(self, now: float, failure: SpilloverError | None = None) -> None:
+        """Give all that wait the engine, or the failure: this one, or that of the last load."""
         waiting, self.waiting = self.waiting, []
         for use in waiting:
             if self.engine is not None:
                 self.give(use, now)
             else:
-                use.settle(None, self.failure)
+                use.settle(None, failure or self.failure)

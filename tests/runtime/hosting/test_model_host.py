@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -307,3 +307,36 @@ def test_a_host_that_closes_ends_answers_and_waits(make: Callable[..., Place]) -
     assert errors == [f"{ONNX} was closed"]
     with pytest.raises(Exception, match="closed"):
         list(running)
+
+
+def test_a_request_of_the_background_costs_nobody_a_model(make: Callable[..., Place]) -> None:
+    place = make(budget_bytes=ONE_MODEL)
+    first, second = place.model(GGUF), place.model(ONNX)
+    quiet = ask(max_tokens=4, priority="background")
+    first.wait_ready()
+    with pytest.raises(NoRoomForModel):
+        list(second.stream(quiet))
+    assert (first.state().state, second.state().state) == ("loaded", "unloaded")
+    first.unload()
+    place.wait_until(lambda: not first.holds_memory)
+    assert end_of(list(second.stream(quiet))).reason == "length"
+    assert text_of(first.stream(ask(max_tokens=4)))
+    assert place.loads == [GGUF, ONNX, GGUF]
+
+
+def test_models_for_the_background_are_loaded_last(make: Callable[..., Place]) -> None:
+    place = make()
+    loading, quiet, wanted = (place.model(name, find(GGUF).path) for name in "abc")
+    place.gate.clear()
+    with ExitStack() as stack:
+        stack.enter_context(loading.loading(lambda: None))
+        assert place.started.wait(60)
+        host, residence = place.host, quiet._residence
+        stack.callback(host.release, host.use(residence, is_background=True))
+        stack.enter_context(wanted.loading(lambda: None))
+        assert (wanted.state().n_ahead, quiet.state().n_ahead) == (1, 2)
+        stack.enter_context(quiet.loading(lambda: None))
+        assert (wanted.state().n_ahead, quiet.state().n_ahead) == (1, 2)
+        place.gate.set()
+        place.wait_until(lambda: len(place.loads) == 3)
+    assert place.loads == ["a", "c", "b"]
