@@ -28,8 +28,9 @@ def launched(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=path, args=_FLAGS.split())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one module: this thread has an event loop meanwhile, which no other test may meet."""
     with sync_playwright() as playwright:
         browser = launched(playwright)
         yield browser
@@ -87,7 +88,7 @@ class Visit:
         return self.page.locator("#status").inner_text()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("page"), "--parallel", "2")
     yield server
@@ -133,7 +134,7 @@ PRICED = """vision = true
 prices = { input_usd = 2.0, output_usd = 10.0, priced_on = 2026-11-01 }"""
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Fake]]:
     """A server with a fake provider, which may be asked whenever a chat allows it."""
     fake = Fake()
