@@ -1,7 +1,7 @@
 // The page: the list of chats, the conversation, and what the user does.
 
 import {AnswerView} from "./answer.js";
-import {newAnswer, sentence, stageInWords} from "./answer_state.js";
+import {apply, newAnswer, sentence, stageInWords} from "./answer_state.js";
 import {AnswerStream, ApiError, call, json} from "./api.js";
 import {Composer} from "./composer.js";
 import {DevicePanel} from "./device.js";
@@ -261,7 +261,7 @@ async function run(node, body, from = null) {
     onEvent: (event) => {
       const shown = view();
       if (shown) shown.take(event);
-      else new AnswerView(node, {canUseCloud: () => false}).take(event);
+      else apply(node, event);
       node.run = {stream: stream.stream, n: stream.n};
       device.note(node);
       if (home === chat) say(node.question ? stageInWords(node) : "Answering");

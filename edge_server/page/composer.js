@@ -102,10 +102,12 @@ export class Composer {
     if (text.includes("\0")) return `${file.name} is not a text file.`;
     const added = {name: file.name.slice(0, 200), text, nTokens: null};
     this.files.push(added);
-    json("tokenize", {method: "POST", body: {content: text}}).then((found) => {
-      added.nTokens = found.tokens.length;
-      this.#draw();
-    }, () => {});
+    if (this.actions.countable(text, [])) {
+      json("tokenize", {method: "POST", body: {content: text}}).then((found) => {
+        added.nTokens = found.tokens.length;
+        this.#draw();
+      }, () => {});
+    }
     return "";
   }
 

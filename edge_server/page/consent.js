@@ -67,7 +67,7 @@ function factsOf(question) {
   const private_ = n ? `, with ${counted(n, "private text", "private texts")} replaced by placeholders` : "";
   return [
     ["Reason", question.reason_in_words],
-    ["Leaves this device", `${counted(question.n_messages, "message", "messages")}${images}${private_}`],
+    ["Leaves this device", `${counted(question.n_messages, "message", "messages")}${images}, and what is written until you reply${private_}`],
     ["Costs", costOf(question.estimate)],
   ];
 }

@@ -89,7 +89,8 @@ def evaluate(
                 found = [stack.enter_context(closing(open_reader(p, n_ctx))) for p in together]
                 for path, reader in zip(together, found, strict=True):
                     _check(reader, wanted, path, text)
-                losses += _losses(wanted, found, chunks, progress)
+                read = _positions(wanted, found, chunks, progress)
+                losses += [loss_of(own, p.name) for own, p in zip(read, together, strict=True)]
     costs = list(_costs([reference, *candidates], progress, measures=measures_cost))
     device = describe_device()
     return Evaluation(
@@ -163,9 +164,9 @@ def _check(reader: TextReader, reference: TextReader, path: Path, text: str) -> 
         )
 
 
-def _losses(
+def _positions(
     reference: TextReader, readers: Sequence[TextReader], chunks: list[Tokens], progress: Progress
-) -> list[Loss]:
+) -> list[Positions]:
     parts: list[list[Positions]] = [[] for _ in readers]
     for i, chunk in enumerate(chunks):
         progress("reading the text", i, len(chunks))
@@ -174,7 +175,7 @@ def _losses(
         for reader, own in zip(readers, parts, strict=True):
             own.append(compare(wanted, reader.read(chunk, first)[:-1], chunk[first + 1 :]))
     progress("reading the text", len(chunks), len(chunks))
-    return [loss_of(join(own)) for own in parts]
+    return [join(own) for own in parts]
 
 
 def _costs(paths: Sequence[Path], progress: Progress, *, measures: bool) -> Generator[Cost | None]:

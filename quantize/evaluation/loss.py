@@ -8,6 +8,10 @@ import numpy as np
 from msgspec import Struct
 
 from spillover.quantize.divergence import Numbers, Positions
+from spillover.quantize.errors import QuantizeError
+
+_MOST_NATS = 700.0
+"""exp() of more is no float."""
 
 
 class Loss(Struct, frozen=True, kw_only=True):
@@ -32,9 +36,12 @@ class Loss(Struct, frozen=True, kw_only=True):
     """Root of the mean square by which the right token's probability changed."""
 
 
-def loss_of(positions: Positions) -> Loss:
-    """Sum up positions, of which there are at least two."""
+def loss_of(positions: Positions, name: str) -> Loss:
+    """Sum up the positions of the model *name*, of which there are at least two. Raises
+    QuantizeError for a model that gives no probabilities."""
     found, more = positions.divergence, positions.surprise - positions.surprise_of_reference
+    if not (np.isfinite(found).all() and np.abs(more).mean() < _MOST_NATS):
+        raise QuantizeError(f"{name} gives probabilities that are no numbers: it is broken")
     ratio = math.exp(more.mean())
     n, same = len(found), float(positions.is_same_top.mean())
     return Loss(

@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.evaluation.shipped_text import shipped_text
 from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.calibrated.sensitivity import kept, sensitivities
 from spillover.quantize.onnx_export.calibrated.tokens import tokens_of
@@ -21,6 +20,7 @@ from spillover.quantize.onnx_export.options import BlockSize, ExportOptions
 from spillover.quantize.onnx_export.sizes import n_params, weights_bytes
 from spillover.quantize.onnx_export.source import WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.texts import calibration_text
 
 _N_CTX = 512
 
@@ -72,7 +72,7 @@ def mixed(model: Path, target: Target, text: str, progress: Progress) -> Mixed:
     options = _options_within(source, budget)
     with tempfile.TemporaryDirectory() as folder:
         companion_files.write(stored, options, Path(folder), n_ctx=_N_CTX)
-        tokens = tokens_of(Path(folder), text or shipped_text())
+        tokens = tokens_of(Path(folder), text or calibration_text())
     n_ctx = min(_N_CTX, source.spec.n_ctx)
     found = sensitivities(
         source, options, tokens, n_ctx, lambda n, n_all: progress("measuring layers", n, n_all)

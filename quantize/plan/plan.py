@@ -19,6 +19,7 @@ from spillover.quantize.plan.device_speed import DeviceSpeed
 from spillover.quantize.plan.gguf_sizes import SizesOrder, gguf_sizes
 from spillover.quantize.plan.recipes import GGUF_RECIPES, ONNX_RECIPES
 
+_EXPORT = "spillover export gguf SOURCE F16.gguf --type F16"
 _BASE_BYTES = {"llama.cpp": 70 << 20, "ONNX Runtime": 130 << 20}
 """Resident memory of a process with a tiny model."""
 _COPIES = {"llama.cpp": 1, "ONNX Runtime": 2}
@@ -70,13 +71,18 @@ def plan(path: Path, wish: Wish, speed: DeviceSpeed, progress: Progress) -> Plan
     sizes: dict[str, int] = {}
     if isinstance(stored, GgufSource) and has_llama():
         sizes = call_in_child(gguf_sizes, SizesOrder(source=path), progress)
-    options = [*_gguf(sizes, source, wish, speed), *_onnx(source, wish, speed)]
+    options = [*_onnx(source, wish, speed)]
+    if has_llama():
+        before = "" if isinstance(stored, GgufSource) else f"{_EXPORT} && "
+        options = [*_gguf(sizes, source, wish, speed, before), *options]
     return _picked(options, wish)
 
 
 def _gguf(
-    sizes: dict[str, int], source: WeightSource, wish: Wish, speed: DeviceSpeed
+    sizes: dict[str, int], source: WeightSource, wish: Wish, speed: DeviceSpeed, before: str
 ) -> Generator[Option]:
+    """*before*: what makes a GGUF file of the source first, if it is none."""
+    name = "F16.gguf" if before else "SOURCE"
     for recipe in GGUF_RECIPES:
         kind = recipe.file_type
         yield _option(
@@ -84,7 +90,7 @@ def _gguf(
             wish,
             engine="llama.cpp",
             name=kind,
-            command=f"spillover quantize run SOURCE TARGET --type {kind}"
+            command=f"{before}spillover quantize run {name} TARGET --type {kind}"
             + " --imatrix auto" * recipe.has_imatrix,
             size=sizes.get(kind) or int(n_params(source) * recipe.bits / 8),
             bytes_per_s=speed.memory,

@@ -193,6 +193,20 @@ def test_ollamas_clients_load_a_model_say_how_long_it_stays_and_unload_it(
         wait_until(lambda: states(http)["other"] == "unloaded")
 
 
+def test_an_unknown_name_does_not_unload_what_answers_for_it(
+    server: Server, http: httpx.Client
+) -> None:
+    client = ollama.Client(server.url)
+    with closing(client._client):
+        assert client.generate(model="tales", prompt="").done_reason == "load"
+        assert client.generate(model="nobody", prompt="", keep_alive=0).done_reason == "unload"
+        assert client.chat(
+            model="nobody", messages=STORY, keep_alive=0, options={"num_predict": 2}
+        ).done
+        status = http.get("/v1/models/tales").json()["status"]
+        assert (status["value"], status["expires_in_s"]) == ("loaded", None)
+
+
 def test_keep_alive_is_a_number_or_a_duration() -> None:
     assert [keep_alive_s(value) for value in (None, "", 0, "0s", 5, "5m", "1h30m", "250ms")] == [
         *[None] * 2,

@@ -13,6 +13,7 @@ import pytest
 from spillover.edge_server import cli
 from spillover.models.catalogue import default_model, find
 from spillover.quantize.divergence import compare, divergence
+from spillover.quantize.errors import QuantizeError
 from spillover.quantize.evaluation.evaluate import Evaluation, evaluate
 from spillover.quantize.evaluation.loss import Loss, loss_of
 from spillover.quantize.evaluation.readers import open_reader
@@ -70,16 +71,24 @@ def check_measures(loss: Loss, wanted: dict[str, float], *, rel: float) -> None:
 def test_the_measures_are_those_of_their_definitions() -> None:
     targets = np.random.RandomState(3).randint(0, 300, 40).astype(np.int32)
     reference, candidate = logits(1), logits(1) + logits(2) / np.float32(10)
-    loss = loss_of(compare(reference, candidate, targets))
+    loss = loss_of(compare(reference, candidate, targets), "it")
     check_measures(loss, by_definition(reference, candidate, targets), rel=1e-4)
     assert loss.n_positions == 40
     assert 0 < loss.divergence_error < loss.divergence
 
 
 def test_a_model_loses_nothing_against_itself() -> None:
-    loss = loss_of(compare(logits(1), logits(1), np.zeros(40, np.int32)))
+    loss = loss_of(compare(logits(1), logits(1), np.zeros(40, np.int32)), "it")
     assert (loss.divergence, loss.perplexity_ratio, loss.same_top) == (0.0, 1.0, 1.0)
     assert loss.perplexity_ratio_error == loss.rms_delta_p == 0.0
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_model_without_probabilities_is_named(value: float) -> None:
+    broken = logits(2)
+    broken[3, 0] = value
+    with pytest.raises(QuantizeError, match=r"m\.gguf gives probabilities that are no numbers"):
+        loss_of(compare(logits(1), broken, np.zeros(40, np.int32)), "m.gguf")
 
 
 def test_tokens_that_a_model_excludes_leave_a_number() -> None:

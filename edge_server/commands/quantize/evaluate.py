@@ -55,6 +55,9 @@ def evaluate(
     Each is a GGUF file or the folder of an ONNX model, all with one tokenizer. REFERENCE is the
     model before it was quantized, or the least quantized one there is.
     """
+    if json_file is not None and not json_file.parent.is_dir():
+        raise click.UsageError(f"there is no folder {json_file.parent} for --json")
+
     from spillover.quantize.evaluation import evaluate as evaluation  # slow
     from spillover.quantize.evaluation.shipped_text import shipped_text
     from spillover.quantize.evaluation.table import markdown
@@ -69,6 +72,6 @@ def evaluate(
             n_ctx=n_ctx,
             measures_cost=speed,
         )
+    print_result(markdown(found))
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
-    print_result(markdown(found))

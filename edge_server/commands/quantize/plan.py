@@ -83,6 +83,8 @@ def plan(
     from spillover.quantize.plan.device_speed import measure_speed
     from spillover.quantize.plan.mixed import Target, mixed
 
+    if target_bpw is not None and target_size is not None:
+        raise click.UsageError("--target-bpw and --target-size say the same: give one of them")
     if target_bpw is not None or target_size is not None:
         target = Target(bits_per_weight=target_bpw, size_bytes=target_size)
         with shown_progress(is_quiet=as_json) as progress:
@@ -93,7 +95,9 @@ def plan(
             print_result(found.explained(model))
         return
     wish = planning.Wish(
-        memory_bytes=memory or available_memory(), n_ctx=n_ctx, speed_floor=speed_floor
+        memory_bytes=available_memory() if memory is None else memory,
+        n_ctx=n_ctx,
+        speed_floor=speed_floor,
     )
     with shown_progress(is_quiet=as_json) as progress:
         made = planning.plan(model, wish, measure_speed(), progress)

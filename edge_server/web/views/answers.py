@@ -51,13 +51,15 @@ def add_generation_views(
     def view_of(endpoint: Endpoint) -> Callable[..., Response]:
         def generate(**path: str) -> Response:
             model = asked_model(service, path)
-            planned = endpoint.plan(asked_for(model, settings, responses, path))
+            asked = asked_for(model, settings, responses, path)
+            planned = endpoint.plan(asked)
             if isinstance(planned, ModelOrder):
-                planned = carry_out(planned, model)
+                planned = carry_out(planned, model, is_named=asked.names_model)
             if isinstance(planned, bytes):
                 return Response(planned, content_type="application/json")
             planned = _of_priority(planned)
-            _keep_alive(model, planned.keep_alive_s)
+            if asked.names_model:
+                _keep_alive(model, planned.keep_alive_s)
             if isinstance(planned.encoder, StreamEncoder):
                 planned.encoder.keep_alive = settings.keep_alive
             answer = _begin(service, streams, planned, model)
@@ -117,15 +119,18 @@ def _of_priority(plan: AnswerPlan) -> AnswerPlan:
     )
 
 
-def carry_out(order: ModelOrder, model: ServedModel) -> bytes:
-    """The response to *order*, once it is carried out. Raises NotLoaded for a model that has to be
-    loaded first."""
+def carry_out(order: ModelOrder, model: ServedModel, *, is_named: bool) -> bytes:
+    """The response to *order*, once it is carried out. Where *model* only answers for a name that
+    is unknown (not *is_named*), it stays loaded for all others, as long as its owner wants. Raises
+    NotLoaded for a model that has to be loaded first."""
     if model.hosted is not None:
         if not order.loads:
-            model.hosted.unload()
+            if is_named:
+                model.hosted.unload()
         elif not model.hosted.is_loaded:
             raise NotLoaded(model.name)
-    _keep_alive(model, order.keep_alive_s)
+    if is_named:
+        _keep_alive(model, order.keep_alive_s)
     return order.content
 
 
