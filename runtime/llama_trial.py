@@ -81,6 +81,8 @@ class LlamaTrial(Struct, frozen=True, kw_only=True):
     offloads: bool = False
     """It was compiled for some kind of GPU."""
     gpus: tuple[GpuMemory, ...] = ()
+    is_lasting: bool = True
+    """False: another try may find something else, on a device with more time or libraries."""
 
 
 def llama_problem(cache_dir: Path | None = None) -> str:
@@ -101,7 +103,8 @@ def llama_problem(cache_dir: Path | None = None) -> str:
     known = store.read()
     if known is None:
         known = try_llama(library, flags)
-        store.write(known)
+        if known.is_lasting:
+            store.write(known)
     return known.problem
 
 
@@ -126,10 +129,11 @@ def try_llama(library: Path, flags: frozenset[str]) -> LlamaTrial:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return LlamaTrial(problem=f"loading llama.cpp takes more than {_TIMEOUT_S} s: {REMEDY}")
+        slow = f"loading llama.cpp takes more than {_TIMEOUT_S} s: {REMEDY}"
+        return LlamaTrial(problem=slow, is_lasting=False)
     except OSError as error:  # nothing is known; a worker will find out
         _log.warning("llama.cpp could not be tried: %s", error)
-        return LlamaTrial()
+        return LlamaTrial(is_lasting=False)
     if child.returncode == -getattr(signal, "SIGILL", 0):
         lacking = " or ".join(unknown_instructions(flags))
         hint = f", such as {lacking}" if lacking else ""
@@ -141,7 +145,8 @@ def try_llama(library: Path, flags: frozenset[str]) -> LlamaTrial:
     except (IndexError, msgspec.DecodeError):
         said = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
         reason = said[0] if said else f"it ended with {child.returncode}"
-        return LlamaTrial(problem=f"llama.cpp cannot be loaded ({reason}): {REMEDY}")
+        problem = f"llama.cpp cannot be loaded ({reason}): {REMEDY}"
+        return LlamaTrial(problem=problem, is_lasting=False)
     missing = ", ".join(missing_instructions(found.system_info, flags))
     if not missing:
         return found

@@ -147,7 +147,7 @@ class CloudWriter:
             self._provider.api.ignored_prefill()
         if (missing := self._missing(context, stream)) is not None:
             return _stopped_by(missing, context, stopped, stream)
-        if context.resources.policy_settings.is_on("sticky"):
+        if context.local.policy_settings.is_on("sticky"):
             context.stays_with(self._provider.name)
         return Complete(answer.finished(stream.end_reason, stream.stop))
 

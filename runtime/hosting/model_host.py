@@ -234,6 +234,7 @@ class ModelHost:
                     self._loading = self._queue.pop(0)
                     if self._loading.waiting:
                         return partial(self._load, self._loading)
+                    self._loading.is_unwanted = False
                 self._loading = None
                 self._changed.wait(min(expiries) - now if expiries else None)
         return None
@@ -264,6 +265,8 @@ class ModelHost:
                 residence.settle_waiting(self._clock())
             elif residence.waiting:  # somebody came when it had been given up
                 self._enqueue(residence)
+            else:
+                residence.is_unwanted = False
             self._changed.notify_all()
         if engine is not None:
             engine.close()
@@ -367,9 +370,9 @@ class ModelHost:
                 engines.append(self._starting)
             for each in self._residences:
                 each.failure = EngineClosed(f"{each.spec.name} was closed")
-                for use in each.waiting:
+                waiting, each.waiting = each.waiting, []  # who is told may call release()
+                for use in waiting:
                     use.settle(None, each.failure)
-                each.waiting.clear()
             self._changed.notify_all()
             thread = self._thread
         for engine in engines:

@@ -79,6 +79,8 @@ class PrefixDisk:
         self._just_read: list[SavedPrefix] = []
         self._writing: list[tuple[Tokens, SavedPrefix, Future[Written]]] = []
         self._n_written = 0
+        self._has_failed = False
+        """There will be no files: the weights are not read again for them."""
         digest = options.digest.known()
         if digest is not None:
             self._open(digest)
@@ -98,8 +100,9 @@ class PrefixDisk:
         try:
             files = PrefixFiles(options.cache_dir, identity, options.max_bytes)
             found = sorted(files.states(), key=lambda state: len(state[0]))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             _log.warning("no prefixes are kept on disk: %s", error)
+            self._has_failed = True
             return
         for tokens, origin, stored in found:
             if not self._saved.add_file(tokens, origin, stored):
@@ -154,7 +157,9 @@ class PrefixDisk:
     def _take_digest(self, tokens: Tokens, computing: Future[str | None]) -> None:
         self._opening = None
         digest = _result(computing, None)
-        if digest is not None:
+        if digest is None:
+            self._has_failed = True
+        else:
             self._open(digest)
         if self._files is not None:
             self.write(tokens)
@@ -188,7 +193,7 @@ class PrefixDisk:
     def write(self, tokens: Tokens) -> None:
         """Write the states of *tokens* that are in no file, behind what happens meanwhile."""
         if self._files is None:
-            if self._opening is None:
+            if self._opening is None and not self._has_failed:
                 compute = self._options.digest.compute
                 computing = self._writer.submit(compute, self._is_closed.is_set)
                 self._opening = tokens, computing

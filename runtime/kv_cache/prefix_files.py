@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -210,8 +211,8 @@ def remove_all(cache_dir: Path | None) -> tuple[int, int]:
 
 
 def _sizes(root: Path) -> Iterator[tuple[Path, int, int]]:
-    """Path, time of the last use and size of each file."""
-    for path in root.glob("*/*.kv"):
+    """Path, time of the last use and size of each file, those that are being written, too."""
+    for path in chain(root.glob("*/*.kv"), root.glob("*/*.part")):
         with suppress(OSError):
             status = path.lstat()
             yield path, status.st_mtime_ns, status.st_size
@@ -238,7 +239,7 @@ def _open_private(path: Path) -> BinaryIO:
 def _key_in(folder: Path) -> bytes:
     """What signs the files here; made once. Raises OSError."""
     path = folder / "key"
-    for _ in range(2):
+    for _ in range(3):
         with suppress(FileNotFoundError, ValueError):
             with _open_private(path) as file:
                 key = file.read(_KEY_BYTES + 1)
@@ -249,5 +250,4 @@ def _key_in(folder: Path) -> bytes:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(secrets.token_bytes(_KEY_BYTES))
-    with _open_private(path) as file:
-        return file.read()
+    raise OSError(f"{path} cannot be kept private: the file system has no modes for it")

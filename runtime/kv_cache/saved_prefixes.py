@@ -178,6 +178,9 @@ class SavedPrefixes:
         node = SavedPrefix(parent, n, np.array(tokens[n:])) if is_new else parent
         if origin != node.start or node.end != len(tokens):
             return False
+        if node.state is not None and node.origin != origin:
+            return False  # another state took its place
+        node.origin = origin
         node.parent.children[node.start, int(node.tokens[0])] = node
         node.file = file
         return True

@@ -83,6 +83,13 @@ def test_each_library_is_tried_once(build: Build, starts: Path, tmp_path: Path) 
     assert starts.read_text() == "xx"
 
 
+def test_what_may_pass_is_tried_again(build: Build, starts: Path, tmp_path: Path) -> None:
+    build("exit(3);")  # as when a library of the system is missing
+    for _ in range(2):
+        assert "cannot be loaded" in llama_problem(tmp_path / "cache")
+    assert starts.read_text() == "xx"
+
+
 def test_onnx_runtime_takes_the_place_of_such_a_library(build: Build, tmp_path: Path) -> None:
     build(ILLEGAL)
     path = Path(default_model().path)

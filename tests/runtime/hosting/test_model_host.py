@@ -340,3 +340,29 @@ def test_models_for_the_background_are_loaded_last(make: Callable[..., Place]) -
         place.gate.set()
         place.wait_until(lambda: len(place.loads) == 3)
     assert place.loads == ["a", "c", "b"]
+
+
+def test_who_waits_hears_of_the_end_even_beside_a_preload(make: Callable[..., Place]) -> None:
+    place = make()
+    model = place.model(GGUF)
+    place.gate.clear()
+    model.preload()
+    assert place.started.wait(60)
+    uses = [place.host.use(model._residence) for _ in range(2)]
+    place.gate.set()
+    place.host.close()
+    assert all(use.is_settled for use in uses)
+
+
+def test_an_unload_that_was_overtaken_is_forgotten(make: Callable[..., Place]) -> None:
+    place = make()
+    loading, model = place.model("first", find(GGUF).path), place.model(GGUF)
+    place.gate.clear()
+    with loading.loading(lambda: None):
+        assert place.started.wait(60)
+        with model.loading(lambda: None):
+            model.unload()
+    place.gate.set()
+    place.wait_until(lambda: model.state().state == "unloaded")
+    model.wait_ready()
+    assert model.state().state == "loaded"

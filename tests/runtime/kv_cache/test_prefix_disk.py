@@ -240,6 +240,23 @@ def test_what_was_used_least_recently_makes_room(device: Device) -> None:
 
 
 @on_one_model
+def test_without_a_private_folder_nothing_is_kept(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on file systems that know no modes."""
+
+    def refuse(path: Path) -> None:
+        raise ValueError(f"{path} is not a private file")
+
+    monkeypatch.setattr(prefix_files, "_open_private", refuse)
+    for _ in range(2):  # the second time the model's digest is known at once
+        with closing(device.start()) as conversations:
+            for salt in range(1, 5):
+                conversations.answer(talk(salt), n_answer=1, n_preamble=N_PREAMBLE)
+    assert device.files() == []
+
+
+@on_one_model
 def test_the_command_shows_what_is_on_disk_and_removes_it(
     device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,8 +266,11 @@ def test_the_command_shows_what_is_on_disk_and_removes_it(
     assert cli.run(["prefixes", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["n"], shown["bytes"], shown["keeps"]) == (1, n_bytes, "instructions")
+    unfinished = device.files()[0].with_suffix(".part")  # its worker was killed
+    unfinished.write_bytes(b"words")
     assert cli.run(["prefixes", "--clear"]) == 0
     said = capsys.readouterr()
-    assert "removed 1 file," in said.err
+    assert "removed 2 files," in said.err
     assert "on disk: 0 files, 0.0 MiB" in said.out
     assert device.files() == []
+    assert not unfinished.exists()
