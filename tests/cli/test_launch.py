@@ -271,9 +271,10 @@ def test_nothing_is_left_behind(install: Install, number: signal.Signals) -> Non
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     started = children(process)
-    process.send_signal(number)
     if number == signal.SIGKILL:  # nobody can end the client then
         started = [child for child in started if "claude" not in " ".join(child.cmdline())]
+    process.send_signal(number)
+    if number == signal.SIGKILL:
         os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert len(started) > 1
