@@ -88,12 +88,12 @@ def _battery(files: SystemFiles) -> tuple[bool | None, float | None]:
     known = [min(max(charge, 0), 100) for charge in charges if charge is not None]
     share = sum(known) / len(known) / 100 if known else None
     plugs = [files.number(f"{s}/online") for s in own if s not in batteries]
-    if any(plugs):
-        return False, share
     states = {files.text(f"{battery}/status") for battery in batteries}
+    if any(plugs) or "Charging" in states:
+        return False, share
     if "Discharging" in states or 0 in plugs:
         return True, share
-    return (False if states & {"Charging", "Full", "Not charging"} else None), share
+    return (False if states & {"Full", "Not charging"} else None), share
 
 
 # --- temperature ----------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def test_a_laptop_on_battery_counts_its_own_battery_only(tmp_path: Path) -> None
         ("Charging", 1, False),
         ("Not charging", 1, False),
         ("Discharging", 1, False),
+        ("Charging", 0, False),  # an unplugged port, and another that charges
         ("Unknown", 0, True),
     ],
 )
