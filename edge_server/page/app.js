@@ -235,6 +235,7 @@ const asked = () => ({model: models.chosen(chat.model), system: settings.get("sy
 
 /** Whether an image may be added: only a provider could look at it, and only if the user wants to be asked. */
 async function takesImages(name) {
+  await greeted;
   if (!models.seesImages) {
     say(`${name}: no model here can see images.`);
     return false;
@@ -403,7 +404,8 @@ $("import-file").addEventListener("change", async () => {
   $("import-file").value = "";
 });
 
-await greet();
+const greeted = greet();
+await greeted;
 const last = sessionStorage.getItem("spillover-chat");
 if (last && chats.some((one) => one.id === last)) await openChat(last);
 else drawAll();

@@ -51,6 +51,9 @@ export class Composer {
       $("attach-file").value = "";
     });
     this.#takeDrops();
+    // What was written or chosen before this script ran.
+    this.#fit();
+    if ($("attach-file").files.length) queueMicrotask(() => $("attach-file").dispatchEvent(new Event("change")));
   }
 
   #takeDrops() {
