@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -206,14 +207,27 @@ def _straight(engine: LocalEngine, texts: list[str]) -> float:
 
 
 def newcomer(args: Any, model: Path, figures: Figures, repeat: int) -> None:
-    """A long prompt arrives while three streams run."""
+    """A long prompt arrives while streams run, on either engine and at two limits of the gap."""
+    n_ctx = max(args.lengths) + 1024
+    size = ["--threads", "2", "--parallel", "8", "--n-ctx", str(n_ctx), "--n-kv", str(2 * n_ctx)]
     with contextlib.ExitStack() as stack:
-        ports = _rivals(args, model, stack)
-        ports.pop("llama_cpp.server", None)
+        ports = {}
+        for engine_name in args.engines:
+            for gap_ms in args.gaps_ms:
+                flags = ["--engine", engine_name, "--max-gap-ms", str(gap_ms), *size]
+                port, _ = stack.enter_context(servers.ours(model, *flags))
+                ports[f"ours, {engine_name}, {gap_ms:.0f} ms"] = port
+        if args.llama_server:
+            command = servers.llama_server(args.llama_server, model, 2048, n_kv=2 * n_ctx)
+            ports["llama-server -b 2048"] = stack.enter_context(servers.another(command))
+        time.sleep(20 * len(args.engines))
         for round_ in range(repeat):
-            for name, port in ports.items():
-                for key, value in asyncio.run(load.newcomer(port, 100 * round_)).items():
-                    figures.add(f"newcomer/{name}/{key}", value)
+            for n_prompt, n_running in itertools.product(args.lengths, args.streams):
+                for name, port in ports.items():
+                    found = load.newcomer(port, 1000 * round_ + n_prompt, n_prompt, n_running)
+                    for key, value in asyncio.run(found).items():
+                        kind = f"{n_prompt} beside {n_running}"
+                        figures.add(f"newcomer/{kind}/{name}/{key}", value)
 
 
 def _bare(model: Path) -> int:
@@ -260,6 +274,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[400, 1600, 6000])
     parser.add_argument("--gaps-ms", type=float, nargs="+", default=[250.0, 80.0])
     parser.add_argument("--streams", type=int, nargs="+", default=[3])
+    parser.add_argument("--engines", nargs="+", default=["llama"], help="of newcomer")
     folder = Path(platformdirs.user_cache_dir("spillover-bench"))
     parser.add_argument("--folder", type=Path, default=folder)
     parser.add_argument("--model", type=Path, action="append", default=[], help="instead of 0.4B")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -21,10 +23,6 @@ class Stream(Struct):
     @property
     def first_s(self) -> float:
         return self.times[0] - self.asked
-
-    def gaps(self, since: float = 0.0) -> list[float]:
-        pairs = zip(self.times, self.times[1:], strict=False)
-        return [b - a for a, b in pairs if b > since]
 
 
 def prompt_of(n_tokens: int, salt: int) -> list[int]:
@@ -71,12 +69,12 @@ async def stream(
     result = result or Stream(0.0, [])
     result.asked = time.perf_counter()
     writer.write(head.encode() + content)
-    while line := await reader.readline():
-        if line.startswith(b"data: [DONE]"):
-            break
-        if line.startswith(b"data: {") and b'"finish_reason":null' in line.replace(b" ", b""):
-            result.times.append(time.perf_counter())
-    writer.close()
+    with contextlib.closing(writer):
+        while line := await reader.readline():
+            if line.startswith(b"data: [DONE]"):
+                break
+            if line.startswith(b"data: {") and b'"finish_reason":null' in line.replace(b" ", b""):
+                result.times.append(time.perf_counter())
     if not result.times:
         raise RuntimeError(f"no tokens came from port {port}")
     return result
@@ -91,26 +89,30 @@ async def throughput(port: int, prompts: Sequence[str | Sequence[int]], n_tokens
     return sum(len(s.times) for s in streams) / (ended - started)
 
 
-async def newcomer(port: int, salt: int) -> dict[str, float]:
-    """Three running streams while a prompt of 1,600 tokens arrives: their median step before,
-    their largest gap after, the newcomer's time to first token (seconds)."""
-    results = [Stream(0.0, []) for _ in range(3)]
+async def newcomer(port: int, salt: int, n_prompt: int, n_running: int) -> dict[str, float]:
+    """*n_running* streams while a prompt of *n_prompt* tokens arrives: their median step before,
+    their largest gap until the newcomer's first token, and his time to it (seconds)."""
+    results = [Stream(0.0, []) for _ in range(n_running)]
     running = [
-        asyncio.create_task(stream(port, prompt_of(60, salt + i), 400, result))
+        asyncio.create_task(stream(port, prompt_of(60, salt + i), 2000, result))
         for i, result in enumerate(results)
     ]
-    while any(len(result.times) < 40 for result in results):
-        await asyncio.sleep(0.05)
-    arrived = time.perf_counter()
-    late = await stream(port, prompt_of(1600, salt + 9), 8)
-    streams = [await task for task in running]
-    if any(s.times[-1] < late.times[0] for s in streams):
-        raise RuntimeError("the running streams ended before the newcomer's first token")
-    quiet = [b - a for s in streams for a, b in zip(s.times, s.times[1:], strict=False)
-             if b < arrived]  # fmt: skip
-    gaps = [gap for s in streams for gap in s.gaps(arrived)]
-    return {
-        "quiet_s": median(quiet),
-        "largest_gap_s": max(gaps),
-        "first_token_s": late.first_s,
-    }
+    try:
+        while any(len(result.times) < 40 for result in results):
+            await asyncio.sleep(0.05)
+        arrived = time.perf_counter()
+        late = await stream(port, prompt_of(n_prompt, salt + 99), 8)
+        if any(task.done() for task in running):
+            raise RuntimeError("the running streams ended before the newcomer's first token")
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    quiet = [b - a for s in results for a, b in itertools.pairwise(s.times) if b < arrived]
+    gaps = [
+        b - a
+        for s in results
+        for a, b in itertools.pairwise(s.times)
+        if b > arrived and a < late.times[0]
+    ]
+    return {"quiet_s": median(quiet), "largest_gap_s": max(gaps), "first_token_s": late.first_s}

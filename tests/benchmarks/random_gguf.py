@@ -36,7 +36,7 @@ LLAMA = Shape(
 )  # fmt: skip
 QWEN_HALF_B = Shape(
     name="random-0.5b", n_embd=896, n_layer=24, n_head=14, n_head_kv=2, n_ff=4864,
-    n_vocab=151_936, n_ctx=4096, is_tied=True,
+    n_vocab=151_936, n_ctx=8192, is_tied=True,
 )  # fmt: skip
 
 

@@ -66,9 +66,12 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"{process.args!r} did not answer")
 
 
-def llama_server(binary: Path, model: Path, n_batch: int, *, shared: bool = True) -> list[str]:
-    """*shared*: one KV cache for all slots, as ours is; else each slot has its own cells."""
-    cells = ["-kvu", "-c", "8192"] if shared else ["-no-kvu", "-c", "16384"]
+def llama_server(
+    binary: Path, model: Path, n_batch: int, *, shared: bool = True, n_kv: int = 8192
+) -> list[str]:
+    """*shared*: one KV cache of *n_kv* tokens for all slots, as ours is; else each slot has its
+    own cells, twice as many in all."""
+    cells = ["-kvu", "-c", str(n_kv)] if shared else ["-no-kvu", "-c", str(2 * n_kv)]
     return [str(binary), "-m", str(model), "-t", "2", "-np", "8", *cells, "-b", str(n_batch),
             "-ub", str(min(n_batch, 512)), "--host", "127.0.0.1"]  # fmt: skip
 
