@@ -23,8 +23,9 @@ MAY_IMPORT = {
 }
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "runtime": (
-        ("machine",),
+        ("files",),
         ("",),
+        ("machine",),
         ("conversions", "text"),
         ("tools",),
         ("chat", "embedding", "structured_output"),

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from spillover.runtime.engine import ModelCard
-from spillover.runtime.json_file import read_json, read_own_json, write_json
+from spillover.runtime.files.json_file import read_json, read_own_json, write_json
 
 VERSION = 2
 _FOLDER = "calibrations"

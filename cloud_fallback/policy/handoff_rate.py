@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta, Struct
 
 from spillover.cloud_fallback.policy.reason import QUALITY
-from spillover.runtime.json_file import read_own_json, write_json
+from spillover.runtime.files.json_file import read_own_json, write_json
 
 N_FIRST = 20
 """The threshold is a cautious guess for this many answers, before there is a quantile."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import psutil
 from msgspec import Struct
 
-from spillover.runtime.device import available_memory, known, power_now, total_memory
+from spillover.runtime.machine.device import available_memory, known, power_now, total_memory
 from spillover.runtime.machine.system_files import SystemFiles
 
 PERIOD_S = 2.0

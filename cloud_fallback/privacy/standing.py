@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from spillover.runtime.json_file import read_own_json, write_json
+from spillover.runtime.files.json_file import read_own_json, write_json
 
 FILE_NAME = "consents.json"
 MAX_STANDING = 256

@@ -24,7 +24,7 @@ from spillover.edge_server.commands.options import default_text, load_config, se
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.errors import SpilloverError
-from spillover.runtime.json_file import write_json
+from spillover.runtime.files.json_file import write_json
 from spillover.runtime.sampling import Sampling
 
 _EPILOG = """\b

@@ -24,10 +24,10 @@ from spillover.runtime.conversions.store import (
     fresh_note,
     is_intact,
 )
-from spillover.runtime.device import available_memory
 from spillover.runtime.errors import ModelError
-from spillover.runtime.file_lock import try_lock
-from spillover.runtime.llama_trial import llama_problem
+from spillover.runtime.files.file_lock import try_lock
+from spillover.runtime.machine.device import available_memory
+from spillover.runtime.machine.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions
 
 Progress = Callable[[str, int, int], None]

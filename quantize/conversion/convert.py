@@ -12,7 +12,7 @@ from spillover.quantize.onnx_export.export import estimated_bytes, export, open_
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.conversions.record import EXPORTER, Conversion
 from spillover.runtime.conversions.store import RECORD, ConversionStore, describe_files
-from spillover.runtime.json_file import write_json
+from spillover.runtime.files.json_file import write_json
 
 _OPTIONS = ExportOptions(weights="faithful")
 _BESIDE_BYTES = 64 << 20

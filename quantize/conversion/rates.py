@@ -11,7 +11,7 @@ import numpy as np
 from spillover.quantize.conversion.errors import NotNow
 from spillover.runtime.backend import Backend, Rows, Tokens
 from spillover.runtime.conversions.record import Comparison, EngineRates
-from spillover.runtime.device import OurCores
+from spillover.runtime.machine.device import OurCores
 
 N_ROUNDS = 3
 LONGEST_S = 60.0

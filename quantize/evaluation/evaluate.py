@@ -22,7 +22,7 @@ from spillover.quantize.evaluation.loss import Loss, loss_of
 from spillover.quantize.evaluation.readers import TextReader, open_reader
 from spillover.runtime.backend import Tokens
 from spillover.runtime.conversions.record import library_version
-from spillover.runtime.device import available_memory, describe_device
+from spillover.runtime.machine.device import available_memory, describe_device
 
 N_CTX = 512
 """llama-perplexity's."""

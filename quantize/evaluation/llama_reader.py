@@ -11,11 +11,11 @@ import numpy as np
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
 from spillover.runtime.backend import N_BATCH, DecodeFailed, Logits, Rows, Tokens
-from spillover.runtime.device import default_threads
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.batch import LlamaBatch
 from spillover.runtime.llama.library import LOG, lib, start_library
 from spillover.runtime.llama.model import LlamaModel
+from spillover.runtime.machine.device import default_threads
 
 _ALL_LAYERS = -1
 

@@ -10,8 +10,8 @@ from spillover.models import onnx_folder
 from spillover.models.errors import ModelFileError
 from spillover.quantize.errors import QuantizeError
 from spillover.runtime.backend import N_BATCH, Logits, Tokens
-from spillover.runtime.device import default_threads
 from spillover.runtime.errors import ModelError
+from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.graph.prepare import prepare
 from spillover.runtime.onnx.runners.execution import open_session, runtime_version
 from spillover.runtime.onnx.runners.feeds import Feeds, feeds

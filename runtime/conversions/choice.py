@@ -17,10 +17,10 @@ from spillover.runtime.conversions.record import (
     comparison_key,
 )
 from spillover.runtime.conversions.store import ConversionStore, fresh_note
-from spillover.runtime.device import available_memory, default_threads, gpu_names
-from spillover.runtime.json_file import MeasurementStore
-from spillover.runtime.llama_trial import llama_problem
-from spillover.runtime.memory_fit import MIN_PARALLEL
+from spillover.runtime.files.json_file import MeasurementStore
+from spillover.runtime.machine.device import available_memory, default_threads, gpu_names
+from spillover.runtime.machine.llama_trial import llama_problem
+from spillover.runtime.machine.memory_fit import MIN_PARALLEL
 from spillover.runtime.options import EngineOptions
 
 WORTH = 1.05

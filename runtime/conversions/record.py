@@ -7,8 +7,8 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
-from spillover.runtime.device import describe_device
-from spillover.runtime.json_file import fingerprint
+from spillover.runtime.files.json_file import fingerprint
+from spillover.runtime.machine.device import describe_device
 
 EXPORTER = 1
 """Version of the converter. A conversion by another one is made again, so it grows with every

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from spillover.runtime.conversions.record import EXPORTER, Conversion, SourceNote, StoredFile
-from spillover.runtime.file_lock import try_lock
-from spillover.runtime.json_file import cache_folder, fingerprint, read_own_json, write_json
+from spillover.runtime.files.file_lock import try_lock
+from spillover.runtime.files.json_file import cache_folder, fingerprint, read_own_json, write_json
 
 RECORD = "conversion.json"
 _CHUNK = 1 << 20

@@ -12,10 +12,10 @@ from spillover.models import onnx_folder
 from spillover.models.at_path import part_names
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
-from spillover.runtime.device import available_memory
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
-from spillover.runtime.memory_fit import COMPUTE_BYTES, KV_BYTES_PER_VALUE, least_bytes
+from spillover.runtime.machine.device import available_memory
+from spillover.runtime.machine.memory_fit import COMPUTE_BYTES, KV_BYTES_PER_VALUE, least_bytes
 from spillover.runtime.options import EngineOptions
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, Tokens
-from spillover.runtime.device import available_memory
 from spillover.runtime.engine import PrefixCounts
 from spillover.runtime.kv_cache.kept_sequences import (
     Kept,
@@ -21,6 +20,7 @@ from spillover.runtime.kv_cache.ledger import KvLedger
 from spillover.runtime.kv_cache.memory import KvMemory
 from spillover.runtime.kv_cache.prefix_disk import PrefixDisk, PrefixDiskOptions
 from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefixes
+from spillover.runtime.machine.device import available_memory
 
 
 class KvCacheOptions(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from spillover.runtime.backend import BackendInfo
-from spillover.runtime.device import available_memory, total_memory
+from spillover.runtime.machine.device import available_memory, total_memory
 from spillover.runtime.options import EngineOptions
 
 _STEP = 512

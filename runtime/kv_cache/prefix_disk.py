@@ -21,11 +21,11 @@ from typing import TypeAlias, TypeVar
 from msgspec import Struct
 
 from spillover.runtime.backend import SavedKv, Tokens
-from spillover.runtime.json_file import fingerprint
+from spillover.runtime.files.json_file import fingerprint
+from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache.kept_sequences import Kept
 from spillover.runtime.kv_cache.prefix_files import PrefixFiles, StoredState
 from spillover.runtime.kv_cache.saved_prefixes import SavedPrefix, SavedPrefixes
-from spillover.runtime.model_digest import ModelDigest
 from spillover.runtime.options import PrefixDiskChoice
 
 LEAST_TOKENS = 256

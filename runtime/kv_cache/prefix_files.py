@@ -28,7 +28,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from spillover.runtime.backend import SavedKv, Tokens, saved_kv
-from spillover.runtime.json_file import cache_folder
+from spillover.runtime.files.json_file import cache_folder
 
 FREE_DISK_BYTES = 1 << 30
 """No file is written that leaves less of the disk."""

@@ -22,7 +22,6 @@ from spillover.runtime.backend import (
     Sampler,
     Tokens,
 )
-from spillover.runtime.device import OurCores, available_memory
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
@@ -33,6 +32,7 @@ from spillover.runtime.llama.prefill_contexts import PrefillContexts
 from spillover.runtime.llama.prompt_reader import LlamaPromptReader
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
 from spillover.runtime.llama.thread_governor import ThreadGovernor
+from spillover.runtime.machine.device import OurCores, available_memory
 from spillover.runtime.sampling import Sampling
 
 _PAUSE_S = 0.5

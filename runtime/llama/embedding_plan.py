@@ -7,9 +7,9 @@ from math import isqrt
 from msgspec import Struct
 
 from spillover.models.gguf_header import GgufHeader
-from spillover.runtime.device import available_memory
 from spillover.runtime.embedding_request import Pooling
 from spillover.runtime.errors import ModelError
+from spillover.runtime.machine.device import available_memory
 from spillover.runtime.options import EngineOptions
 
 _POOLINGS: dict[int, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}

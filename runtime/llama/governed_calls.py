@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from spillover.runtime.device import OurCores
 from spillover.runtime.llama.thread_governor import ThreadGovernor
+from spillover.runtime.machine.device import OurCores
 
 PAUSE_S = 0.5
 """After this long without a call, the load of the machine is measured again."""

@@ -8,7 +8,6 @@ from spillover.models.at_path import part_names
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.runtime.backend import N_BATCH
-from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
@@ -21,7 +20,8 @@ from spillover.runtime.llama.model import OnProgress
 from spillover.runtime.llama.opening_embedder import open_embedder
 from spillover.runtime.llama.prefill_choice import choose_prefill
 from spillover.runtime.llama.thread_choice import choose_threads
-from spillover.runtime.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
+from spillover.runtime.machine.device import available_memory, default_threads
+from spillover.runtime.machine.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
 from spillover.runtime.options import EngineOptions
 
 

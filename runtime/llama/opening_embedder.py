@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from spillover.models.gguf_header import GgufHeader
-from spillover.runtime.device import default_threads
 from spillover.runtime.embedding.opened import OpenedEmbedder
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.llama.embedder import LlamaEmbedder
@@ -13,6 +12,7 @@ from spillover.runtime.llama.embedding_plan import longest_input, plan_embedding
 from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import lib, start_library, uses_gpu
 from spillover.runtime.llama.model import LlamaModel, OnProgress
+from spillover.runtime.machine.device import default_threads
 from spillover.runtime.options import EngineOptions
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from spillover.runtime.backend import DecodeFailed, KvFull, Rows
 from spillover.runtime.errors import ModelError
-from spillover.runtime.json_file import MeasurementStore, fingerprint
+from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.prefill_context import N_CELLS
 from spillover.runtime.options import EngineOptions

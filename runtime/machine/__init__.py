@@ -1,1 +1,5 @@
-"""Reads what Linux tells of the machine in /sys, /proc and /etc. Elsewhere all of it is unknown."""
+"""What this machine offers, and how much of it a model gets.
+
+Cores, memory, power and accelerators, mostly as Linux tells them in /sys, /proc and /etc; elsewhere
+those are unknown.
+"""

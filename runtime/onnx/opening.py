@@ -9,10 +9,10 @@ import msgspec
 from spillover.models import onnx_folder
 from spillover.models.errors import ModelFileError
 from spillover.runtime.backend import N_BATCH, BackendInfo, n_params_text
-from spillover.runtime.device import available_memory, default_threads
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
-from spillover.runtime.memory_fit import ContextFit, fit_context
+from spillover.runtime.machine.device import available_memory, default_threads
+from spillover.runtime.machine.memory_fit import ContextFit, fit_context
 from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
 from spillover.runtime.onnx.embedding.graph import find_output

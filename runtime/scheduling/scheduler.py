@@ -13,12 +13,12 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull
-from spillover.runtime.device import available_memory
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.engine import PrefixCounts, SlotState
 from spillover.runtime.events import FinishReason, Queued
 from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
+from spillover.runtime.machine.device import available_memory
 from spillover.runtime.scheduling.admission import Admission
 from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from spillover.runtime.json_file import MeasurementStore
+from spillover.runtime.files.json_file import MeasurementStore
 
 RECENT_S = 30 * 24 * 3600.0
 

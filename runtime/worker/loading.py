@@ -19,8 +19,8 @@ from spillover.runtime.embedding.embedder import Embedder
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
-from spillover.runtime.json_file import fingerprint
-from spillover.runtime.llama_trial import NOT_INSTALLED
+from spillover.runtime.files.json_file import fingerprint
+from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
 
 

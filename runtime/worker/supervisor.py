@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from spillover.runtime.conversions.choice import EngineChoice
-from spillover.runtime.device import gpu_names, power_now
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
     EngineClosed,
@@ -21,8 +20,9 @@ from spillover.runtime.errors import (
     SpilloverError,
     WorkerDied,
 )
+from spillover.runtime.machine.device import gpu_names, power_now
+from spillover.runtime.machine.power_saving import PowerSaver
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.power_saving import PowerSaver
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.heartbeat import Heartbeat

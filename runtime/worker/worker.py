@@ -24,16 +24,16 @@ from pathlib import Path
 import numpy as np
 
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
-from spillover.runtime.device import available_memory
 from spillover.runtime.embedding.embedder import Embedder, InputPart
 from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import EngineEvent
-from spillover.runtime.json_file import MeasurementStore
+from spillover.runtime.files.json_file import MeasurementStore
+from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
-from spillover.runtime.model_digest import ModelDigest
+from spillover.runtime.machine.device import available_memory
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import (
     NOTHING_TO_MEASURE,

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spillover.runtime.backend import Backend, Logits, Rows, Tokens
+from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
 from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
-from spillover.runtime.model_digest import ModelDigest
 from spillover.runtime.onnx.runners.logits import divergence
 from spillover.runtime.options import EngineOptions
 from tests.loading import load

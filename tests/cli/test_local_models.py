@@ -12,7 +12,7 @@ from spillover.edge_server.commands.loading import default_name, default_options
 from spillover.edge_server.config.config import load
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
-from spillover.runtime.device import describe_device
+from spillover.runtime.machine.device import describe_device
 
 TABLES = """
 n_ctx = 1024

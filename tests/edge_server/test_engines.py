@@ -23,7 +23,7 @@ from spillover.models.catalogue import default_model
 from spillover.runtime.conversions.choice import MIN_SOURCE_BYTES, comparison_store, look_up
 from spillover.runtime.conversions.record import Comparison, EngineRates, comparison_key
 from spillover.runtime.conversions.store import ConversionStore, is_intact
-from spillover.runtime.file_lock import try_lock
+from spillover.runtime.files.file_lock import try_lock
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_models
 from tests.edge_server.conftest import Server

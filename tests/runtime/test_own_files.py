@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime.json_file import MeasurementStore, read_own_json, write_json
+from spillover.runtime.files.json_file import MeasurementStore, read_own_json, write_json
 from spillover.runtime.llama.prefill_choice import PrefillTimes
 from spillover.runtime.scheduling.cost_measurement import SavedCostTables
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts

@@ -16,12 +16,12 @@ from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.models.entry import CatalogueError, verify
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
-from spillover.runtime.device import DeviceReport, describe_device, memory_bandwidth
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta
-from spillover.runtime.llama_trial import GpuMemory, find_library, try_llama
+from spillover.runtime.machine.device import DeviceReport, describe_device, memory_bandwidth
 from spillover.runtime.machine.instructions import processor_flags
+from spillover.runtime.machine.llama_trial import GpuMemory, find_library, try_llama
 from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.request import GenerationRequest
 

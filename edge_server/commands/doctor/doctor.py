@@ -18,8 +18,8 @@ from spillover.edge_server.commands.options import load_config, model_argument, 
 from spillover.edge_server.commands.output import print_json, print_result
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
-from spillover.runtime.device import DeviceReport, describe_device
-from spillover.runtime.llama_trial import GpuMemory
+from spillover.runtime.machine.device import DeviceReport, describe_device
+from spillover.runtime.machine.llama_trial import GpuMemory
 
 _EPILOG = """\b
 Examples:

@@ -8,8 +8,8 @@ from spillover.models import onnx_folder
 from spillover.models.catalogue import Listed, ListedFile
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
-from spillover.runtime.device import available_memory, total_memory
-from spillover.runtime.memory_fit import DeviceFit, fit_device
+from spillover.runtime.machine.device import available_memory, total_memory
+from spillover.runtime.machine.memory_fit import DeviceFit, fit_device
 
 _BYTES_PER_VALUE = 2.0
 

@@ -16,8 +16,8 @@ from spillover.edge_server.commands.models.device import fit_of_file, in_words
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.models.entry import CatalogueError
-from spillover.runtime.device import available_memory, total_memory
 from spillover.runtime.errors import ModelError
+from spillover.runtime.machine.device import available_memory, total_memory
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar

@@ -8,7 +8,7 @@ import click
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_result
-from spillover.runtime.device import default_threads
+from spillover.runtime.machine.device import default_threads
 
 _EPILOG = """\b
 Examples:

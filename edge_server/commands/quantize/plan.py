@@ -11,7 +11,7 @@ import click
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_result
 from spillover.quantize.texts import read_text
-from spillover.runtime.device import available_memory
+from spillover.runtime.machine.device import available_memory
 
 if TYPE_CHECKING:
     from spillover.quantize.plan.plan import Option, Plan

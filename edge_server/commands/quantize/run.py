@@ -10,7 +10,7 @@ import click
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.quantize.gguf.file_types import FILE_TYPES, TENSOR_TYPES
-from spillover.runtime.device import n_cores_usable
+from spillover.runtime.machine.device import n_cores_usable
 
 if TYPE_CHECKING:
     from spillover.quantize.gguf.run import Quantized

@@ -17,7 +17,7 @@ from spillover.quantize.onnx_export.decoder_graph import Decoder
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import EMBEDDING, WeightSource
-from spillover.runtime.device import default_threads
+from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.session import session_options
 

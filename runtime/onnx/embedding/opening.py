@@ -5,11 +5,11 @@ from __future__ import annotations
 from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.runtime.backend import n_params_text
-from spillover.runtime.device import default_threads
 from spillover.runtime.embedding.opened import OpenedEmbedder
 from spillover.runtime.embedding_request import Pooling
 from spillover.runtime.engine import EmbeddingCard, ModelCard
 from spillover.runtime.errors import ModelError
+from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.embedding.embedder import OnnxEmbedder
 from spillover.runtime.onnx.embedding.graph import EmbeddingGraph, inspect_embedding
 from spillover.runtime.onnx.embedding.settings import (

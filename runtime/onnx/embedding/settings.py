@@ -9,9 +9,9 @@ from msgspec import Meta, Struct
 
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.models.small_files import decode_json
-from spillover.runtime.device import available_memory
 from spillover.runtime.embedding_request import Pooling
 from spillover.runtime.errors import ModelError
+from spillover.runtime.machine.device import available_memory
 from spillover.runtime.options import EngineOptions
 
 MAX_N_CTX_DEFAULT = 8_192

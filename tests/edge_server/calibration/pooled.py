@@ -24,7 +24,7 @@ from spillover.edge_server.calibration import items, measures, trace
 from spillover.edge_server.calibration.fit import FITTED, POOLED, Windows, calibrate, windows_of
 from spillover.edge_server.calibration.replay import Summary, replay, summary
 from spillover.edge_server.calibration.trace import Trace
-from spillover.runtime.json_file import write_json
+from spillover.runtime.files.json_file import write_json
 
 HERE = Path(__file__).parent
 PATH = HERE.parents[2] / "cloud_fallback" / "policy" / "calibrations" / "pooled.json"

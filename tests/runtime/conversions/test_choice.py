@@ -25,7 +25,7 @@ from spillover.runtime.conversions.record import (
     SourceNote,
     StoredFile,
 )
-from spillover.runtime.llama_trial import NOT_INSTALLED
+from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
 
 AUTO = EngineOptions(cache_dir=Path("/cache"))

@@ -17,8 +17,8 @@ from spillover.runtime.conversions.choice import look_up
 from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import Delta
-from spillover.runtime.llama_trial import NOT_INSTALLED
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import supervisor
 from spillover.runtime.worker.protocol import Load

@@ -18,8 +18,8 @@ from spillover.runtime.conversions.store import (
     is_intact,
     note_use,
 )
-from spillover.runtime.file_lock import try_lock
-from spillover.runtime.json_file import write_json
+from spillover.runtime.files.file_lock import try_lock
+from spillover.runtime.files.json_file import write_json
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from spillover.runtime.backend import Backend, Logits, Rows, Tokens
-from spillover.runtime.device import available_memory
 from spillover.runtime.engine import PrefixCounts
 from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
 from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
+from spillover.runtime.machine.device import available_memory
 
 SAVED_BYTES = 1 << 20
 

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from spillover.models.catalogue import find
 from spillover.runtime.backend import Backend, Rows, Tokens
-from spillover.runtime.device import total_memory
 from spillover.runtime.events import Usage
 from spillover.runtime.kv_cache.memory import _LEFT_BYTES, _LEFT_SHARE, saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.machine.device import total_memory
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest, Message
 from tests.answers import GREEDY, end_of, ids_of

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from spillover.edge_server import cli
 from spillover.models.catalogue import find
 from spillover.runtime.backend import Backend, Tokens
+from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache import prefix_files
 from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS, PrefixDiskOptions
-from spillover.runtime.model_digest import ModelDigest
 from spillover.runtime.options import EngineOptions, PrefixDiskChoice
 from tests import tiny_memories
 from tests.loading import load

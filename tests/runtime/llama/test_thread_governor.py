@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime import device
 from spillover.runtime.backend import Rows
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
@@ -22,6 +21,7 @@ from spillover.runtime.llama.thread_governor import (
     MOST_PATIENCE,
     ThreadGovernor,
 )
+from spillover.runtime.machine import device
 
 CALL_S = 0.1
 

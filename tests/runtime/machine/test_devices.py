@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from spillover.runtime.device import DeviceReport, describe_device, memory_bandwidth
 from spillover.runtime.machine.bandwidth import measure_bandwidth
 from spillover.runtime.machine.cgroup import cpu_quota, group_memory
 from spillover.runtime.machine.cores import read_cores
+from spillover.runtime.machine.device import DeviceReport, describe_device, memory_bandwidth
 from spillover.runtime.machine.memory import read_memory
 from spillover.runtime.machine.power import PowerReading, read_power
 from spillover.runtime.machine.system_files import SystemFiles, cpus_of

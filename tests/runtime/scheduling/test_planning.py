@@ -12,7 +12,7 @@ from spillover.runtime.backend import Backend
 from spillover.runtime.kv_cache.cache import KvCache
 from spillover.runtime.kv_cache.kept_sequences import PrefixMatch, longest_match, n_common
 from spillover.runtime.kv_cache.ledger import KvLedger
-from spillover.runtime.memory_fit import fit_context
+from spillover.runtime.machine.memory_fit import fit_context
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spillover.runtime.errors import ModelError
-from spillover.runtime.llama_trial import llama_problem
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.machine.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker.exits import EXIT_SHORTAGE
 from spillover.runtime.worker.worker_process import describe_exit

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from spillover.runtime.json_file import cache_folder, fingerprint, read_own_json, write_json
+from spillover.runtime.files.json_file import cache_folder, fingerprint, read_own_json, write_json
 
 _CHUNK_BYTES = 1 << 20
 

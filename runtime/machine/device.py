@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import psutil
 from msgspec import Meta, Struct, structs
 
-from spillover.runtime.json_file import MeasurementStore, fingerprint
+from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.machine.cores import Cores, read_cores
 from spillover.runtime.machine.memory import Memory, read_memory
 from spillover.runtime.machine.power import PowerReading, read_power, read_power_mode

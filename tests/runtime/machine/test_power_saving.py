@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spillover.runtime.machine.power import PowerReading
-from spillover.runtime.power_saving import N_COOL_LOOKS, PowerSaver
+from spillover.runtime.machine.power_saving import N_COOL_LOOKS, PowerSaver
 
 PLUGGED = PowerReading(on_battery=False, temperature_c=60.0, temperature_limit_c=100.0)
 BATTERY = PowerReading(on_battery=True)

@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 
 from spillover.models.catalogue import default_model
-from spillover.runtime import llama_trial
 from spillover.runtime.conversions.choice import choose_engine
 from spillover.runtime.errors import ModelError
-from spillover.runtime.llama_trial import NOT_INSTALLED, find_library, llama_problem, try_llama
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.machine import llama_trial
 from spillover.runtime.machine.instructions import missing_instructions, processor_flags
+from spillover.runtime.machine.llama_trial import (
+    NOT_INSTALLED,
+    find_library,
+    llama_problem,
+    try_llama,
+)
 from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineOptions
 from tests.runtime.machine.trees import jetson_orin_nano, laptop

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.models.libraries import has_llama
-from spillover.runtime.json_file import MeasurementStore, fingerprint
+from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.machine.instructions import (
     missing_instructions,
     processor_flags,
