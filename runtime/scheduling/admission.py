@@ -1,15 +1,16 @@
-"""Starts the waiting sequences, in their order, as slots and KV cells become free."""
+"""Queues the sequences of new jobs, and starts them as slots and KV cells become free."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from spillover.runtime.backend import Backend, Tokens
-from spillover.runtime.events import FinishReason, Prefilling, Queued
+from spillover.runtime.events import Prefilling, Queued
 from spillover.runtime.kv_cache.cache import KvCache
+from spillover.runtime.scheduling.departure import Departure
 from spillover.runtime.scheduling.outbox import Outbox
 from spillover.runtime.scheduling.queues import Queues
-from spillover.runtime.scheduling.sequence import Sequence
+from spillover.runtime.scheduling.sequence import Job, Sequence
 from spillover.runtime.scheduling.step_plan import admission_reserve
 
 
@@ -24,7 +25,7 @@ class Admission:
         out: Outbox,
         n_ctx: int,
         clock: Callable[[], float],
-        finish: Callable[[Sequence, FinishReason], None],
+        departure: Departure,
     ) -> None:
         self._backend = backend
         self._queues = queues
@@ -32,7 +33,23 @@ class Admission:
         self._out = out
         self._n_ctx = n_ctx
         self._clock = clock
-        self._finish = finish
+        self._departure = departure
+
+    def enqueue(self, job: Job) -> None:
+        """Let the open answers of *job* wait. The background leaves its slots to the others."""
+        if not job.is_background:
+            running = self._queues.running_background
+            for running_one in sorted(running, key=lambda s: s.age, reverse=True):
+                self._departure.requeue(running_one)
+        leader: Sequence | None = None
+        for choice in range(job.request.n):
+            if not job.is_open(choice):
+                continue
+            sequence = Sequence(job, choice, leader, self._clock())
+            leader = leader or sequence
+            self._queues.enqueue(sequence)
+            if sequence.n_left(self._n_ctx) <= 0 < sequence.n_generated:
+                self._departure.finish(sequence, "length")
 
     def admit(self) -> None:
         """Start the first waiting sequences while there are slots and KV cells for them."""
@@ -45,7 +62,7 @@ class Admission:
                 if queues.n_running:
                     break
                 # The system has no memory for it, and no other sequence will free any.
-                self._finish(first, "length")
+                self._departure.finish(first, "length")
         queues.may_admit = False
         if len(queues.waiting) != n_before:
             self._report_positions()

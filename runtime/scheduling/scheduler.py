@@ -16,19 +16,20 @@ from spillover.runtime.backend import Backend, DecodeAborted, KvFull
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.engine import PrefixCounts, SlotState
-from spillover.runtime.events import FinishReason, Queued
+from spillover.runtime.events import Queued
 from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
 from spillover.runtime.machine.device import available_memory
 from spillover.runtime.scheduling.admission import Admission
 from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement
+from spillover.runtime.scheduling.departure import Departure
 from spillover.runtime.scheduling.embedding_turns import EmbeddingTurns
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.logprobs import RawDistribution, with_sampled
 from spillover.runtime.scheduling.outbox import Emit, Outbox
 from spillover.runtime.scheduling.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
-from spillover.runtime.scheduling.sequence import Job, Phase, Sequence
+from spillover.runtime.scheduling.sequence import Job, Sequence
 from spillover.runtime.scheduling.step_plan import (
     SliceRead,
     StepPlan,
@@ -36,7 +37,6 @@ from spillover.runtime.scheduling.step_plan import (
     plan_beside,
     plan_gap,
     plan_step,
-    victim,
     with_outputs,
 )
 
@@ -82,10 +82,13 @@ class Scheduler:
         self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
         self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake)
         self._queues = Queues(options.n_parallel)
-        self._admission = Admission(
-            backend, self._queues, self._kv, self._out, options.n_ctx, clock, self._finish
-        )
         self._beside = Beside(backend.reader, self._inbox.wake, clock)
+        self._departure = Departure(
+            self._queues, self._kv, self._beside, self._out, self._inbox, clock
+        )
+        self._admission = Admission(
+            backend, self._queues, self._kv, self._out, options.n_ctx, clock, self._departure
+        )
         self._stepped = float("-inf")
         """When the last call ended that gave the decoding sequences a token."""
         self._embeddings = None if embeddings is None else EmbeddingTurns(embeddings, self._pace)
@@ -197,13 +200,13 @@ class Scheduler:
             self._pace.save_power(is_on=self._saves_power)
         for order in orders:
             if isinstance(order, Job):
-                self._enqueue(order)
+                self._admission.enqueue(order)
                 continue
             if self._embeddings is not None:
                 self._embeddings.take(order)
             if isinstance(order, int):
                 for sequence in self._queues.of_job(order):
-                    self._finish(sequence, "cancelled")
+                    self._departure.finish(sequence, "cancelled")
         if orders:
             self._out.flush()
         return True
@@ -269,21 +272,6 @@ class Scheduler:
             self._run(StepPlan(self._queues.decoding.copy()))
         self._out.after_step(next_step_s(self._queues, self._pace))
 
-    def _enqueue(self, job: Job) -> None:
-        if not job.is_background:
-            running = self._queues.running_background
-            for running_one in sorted(running, key=lambda s: s.age, reverse=True):
-                self._requeue(running_one)
-        leader: Sequence | None = None
-        for choice in range(job.request.n):
-            if not job.is_open(choice):
-                continue
-            sequence = Sequence(job, choice, leader, self._clock())
-            leader = leader or sequence
-            self._queues.enqueue(sequence)
-            if sequence.n_left(self._n_ctx) <= 0 < sequence.n_generated:
-                self._finish(sequence, "length")
-
     # --- a step -----------------------------------------------------------------------------
 
     def _start_read(self) -> None:
@@ -297,14 +285,14 @@ class Scheduler:
     def _take_read(self) -> None:
         """Put what was read beside into the KV cache, and begin the answers whose prompts ended."""
         started = self._clock()
-        while not self._kv.make_room(self._beside.n_tokens):
-            self._preempt(victim(self._queues))
+        while not self._departure.make_room(self._beside.n_tokens):
+            pass
         try:
             reads = self._beside.take()
         except DecodeAborted:
             return
         except KvFull:
-            self._free_some_cells()
+            self._departure.free_some_cells()
             return
         self.n_steps += 1
         if reads:
@@ -334,7 +322,7 @@ class Scheduler:
     def _run(self, plan: StepPlan) -> bool:
         """Execute *plan*; False when nothing was done and the step must be planned again."""
         n_slice, n_decoding = plan.n_slice, len(plan.decoding)
-        if not self._claim(n_decoding + n_slice):
+        if not self._departure.make_room(n_decoding + n_slice):
             return False
         depth = plan.depth if n_slice else 0
         started = self._clock()
@@ -376,46 +364,14 @@ class Scheduler:
         except DecodeAborted:
             for sequence in plan.sequences:
                 if self._kv.rewind(sequence.seq) < sequence.n_past:
-                    self._requeue(sequence)
+                    self._departure.requeue(sequence)
             return False
         except KvFull:
-            self._free_some_cells()
+            self._departure.free_some_cells()
             return False
         finally:
             self._alone, self._reads_background = None, False
         return True
-
-    def _free_some_cells(self) -> None:
-        """The ledger saw room but the backend found none: its cells may be fragmented."""
-        if not self._kv.evict_one():
-            self._preempt(victim(self._queues))
-
-    def _claim(self, n_cells: int) -> bool:
-        """Free KV cells for the next call. False when it must be planned again because a sequence
-        was preempted."""
-        if self._kv.make_room(n_cells):
-            return True
-        self._preempt(victim(self._queues))
-        return False
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Free the KV cells of *sequence* and queue it again, with its text. If it is the only one,
-        the cache is too small for it and its answer ends."""
-        if self._queues.n_running == 1:
-            self._finish(sequence, "length")
-            return
-        self._requeue(sequence)
-
-    def _requeue(self, sequence: Sequence) -> None:
-        """Queue a running sequence again, to be read again with its text."""
-        seq, tokens = sequence.seq, sequence.tokens[: sequence.n_past]
-        self._beside.drop(sequence)
-        self._queues.requeue(sequence)
-        if sequence.is_background:
-            self._kv.release(seq, tokens, first_out=True)
-        else:
-            self._kv.drop(seq)
-        self._out.add(sequence.job_id, Queued(position=0, n_prompt_tokens=sequence.n_prompt))
 
     def _read(self, read: SliceRead) -> None:
         """Note more tokens of a prompt; the last ones produce the first token of the answer."""
@@ -429,7 +385,7 @@ class Scheduler:
         if sequence.n_left(self._n_ctx) > 0:
             self._sample(sequence, read.output, self._clock())
         else:
-            self._finish(sequence, "length")
+            self._departure.finish(sequence, "length")
 
     # --- tokens -----------------------------------------------------------------------------
 
@@ -442,7 +398,7 @@ class Scheduler:
         token = sampler.sample(output, sequence.n_generated)
         if self._backend.is_eog(token):
             sequence.count_eog(now)
-            self._finish(sequence, sequence.end_reason)
+            self._departure.finish(sequence, sequence.end_reason)
             return
         text_of = self._backend.token_bytes
         logprob = raw.of(token, text_of) if raw else None
@@ -452,24 +408,6 @@ class Scheduler:
         for event in sequence.append(token, text_of(token), logprob, now):
             self._out.add(sequence.job_id, event)
         if sequence.stop is not None or sequence.is_complete:
-            self._finish(sequence, sequence.end_reason)
+            self._departure.finish(sequence, sequence.end_reason)
         elif sequence.n_left(self._n_ctx) <= 0:
-            self._finish(sequence, "length")
-
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        now = self._clock()
-        self._beside.drop(sequence)
-        is_placed = sequence.phase is not Phase.WAITING
-        self._queues.leave(sequence)
-        if is_placed:
-            self._kv.release(
-                sequence.seq,
-                sequence.tokens[: sequence.n_past],
-                sequence.n_preamble,
-                first_out=sequence.is_background,
-            )
-        if sequence.sampler is not None:
-            sequence.sampler.close()
-        for event in sequence.finish(reason, now):
-            self._out.add(sequence.job_id, event)
-        self._inbox.close_one(sequence.request.priority, sequence.service_s(now))
+            self._departure.finish(sequence, "length")
