@@ -8,7 +8,7 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import platformdirs
@@ -19,7 +19,7 @@ from spillover.models.at_path import may_be_model, model_at
 from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.models.quantization import best_first, is_named
-from spillover.models.source import parse_source, show
+from spillover.models.source import HubSource, parse_source, show
 from spillover.models.store import ModelStore
 
 _FOLDER = Path(__file__).parent
@@ -48,6 +48,9 @@ class Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     n_params: Annotated[int, Meta(ge=0)] = 0
     kv_bytes_per_token: Annotated[int, Meta(ge=0)] = 0
     kind: Literal["chat", "embedding"] = "chat"
+    languages: tuple[Annotated[str, Meta(pattern="^[a-z]{2,3}$")], ...] = ()
+    tools: bool | None = None
+    policy: dict[str, Any] = {}
     notes: str = ""
     recommended: dict[str, str] = {}
     files: tuple[ListedFile, ...] = ()
@@ -96,6 +99,26 @@ def listed_models() -> dict[str, Listed]:
 @cache
 def _read(path: Path) -> dict[str, Listed]:
     return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, Listed])
+
+
+def listed_as(entry: ModelEntry) -> Listed | None:
+    """What the catalogue says of a model that is here: one that comes with the package, or that was
+    pulled from where the catalogue has it from. A file that merely has its name may be another."""
+    models = listed_models()
+    if entry.name in _bundled_models():
+        return models.get(entry.name)
+    origin = _origin(entry.source)
+    for listed in models.values():
+        for file in listed.files:
+            if origin is not None and origin in map(_origin, file.sources):
+                return listed
+    return None
+
+
+def _origin(source: str) -> object:
+    """What tells whether two sources are of one model: the repository, or the source itself."""
+    found = parse_source(source) if source else None
+    return found.repository if isinstance(found, HubSource) else found
 
 
 def names() -> tuple[str, ...]:

@@ -27,6 +27,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     licence: str = ""
     n_ctx: int | None = None
     description: str = ""
+    source: str = ""
+    """Where it was pulled from, as users write it; empty: it was not pulled."""
     remedy: str = "install Spillover again"
     """What to do when the file is damaged."""
     note: str = ""

@@ -48,6 +48,7 @@ class PulledModel(Struct, frozen=True, kw_only=True):
             sha256=self.sha256,
             size_bytes=self.size_bytes,
             licence=self.licence,
+            source=self.source,
             description=self.description or f"pulled from {self.source}",
             remedy=f"spillover rm {self.name}, then pull it again",
         )

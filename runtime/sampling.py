@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from spillover.runtime.setting_help import Help, RequestOnly
+from spillover.runtime.setting_help import Help, NoSetting
 
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
@@ -110,7 +110,7 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             Annotated[float, Meta(ge=-100.0, le=100.0)],
         ],
         Meta(max_length=MAX_LOGIT_BIAS),
-        RequestOnly(),
+        NoSetting(),
     ] = field(default_factory=dict)
     """Added to the raw logit of a token id; -100 forbids it, 100 forces it (OpenAI's meaning)."""
     seed: Annotated[

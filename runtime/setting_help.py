@@ -29,5 +29,5 @@ class Table(Struct, frozen=True):
     """Makes a field a table of the configuration file. Flags and variables cannot set it."""
 
 
-class RequestOnly(Struct, frozen=True):
-    """Marks a field that is not a setting, because only a request can set it."""
+class NoSetting(Struct, frozen=True):
+    """Marks a field that the owner does not set: a request does, or it follows from others."""

@@ -16,7 +16,7 @@ from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
 from spillover.cloud_fallback.policy.reason import QUALITY, Reason
-from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.settings import NO_FACTS, ModelFacts, PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.request import GenerationRequest
@@ -27,30 +27,36 @@ DEFAULT_TARGET = 0.5
 
 class LocalPolicy:
     """Settings, calibration and handoff rate of a model. Any thread may use it. *card* None: it is
-    still loading, so nothing is known of it.
+    still loading, so only *facts* are known of it.
 
     Raises InvalidRequest if the pattern of a rule is invalid.
     """
 
     def __init__(
-        self, settings: PolicySettings, card: ModelCard | None, *, data_dir: Path | None = None
+        self,
+        settings: PolicySettings,
+        card: ModelCard | None,
+        *,
+        facts: ModelFacts = NO_FACTS,
+        data_dir: Path | None = None,
     ) -> None:
         check_rules(settings)
         self.settings = settings
-        self.local = LocalModel()
+        self.local = LocalModel(languages=facts.languages, can_call_tools=facts.can_call_tools)
         self._rate: HandoffRate | None = None
         if card is not None:
-            self._know(card, data_dir)
+            self._know(card, facts, data_dir)
 
-    def _know(self, card: ModelCard, data_dir: Path | None) -> None:
+    def _know(self, card: ModelCard, facts: ModelFacts, data_dir: Path | None) -> None:
         settings = self.settings
         data_dir = data_dir or platformdirs.user_data_path("spillover", appauthor=False)
         own = find_calibration(fingerprint(card), data_dir)
+        can_call = own.can_call_tools if own else None
         self.local = LocalModel(
             n_ctx=card.n_ctx,
             n_kv=card.n_kv,
-            languages=own.languages if own else (),
-            can_call_tools=own.can_call_tools if own else None,
+            languages=(own and own.languages) or facts.languages,
+            can_call_tools=facts.can_call_tools if can_call is None else can_call,
             calibration=own or pooled_calibration(card.n_params),
         )
         self._rate = _limit(settings, fingerprint(card), data_dir, has_own=own is not None)

@@ -19,6 +19,17 @@ Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 MAX_RULES = 64
 
 
+class ModelFacts(Struct, frozen=True, kw_only=True):
+    """What is published about a local model; () and None mean unknown."""
+
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes."""
+    can_call_tools: bool | None = None
+
+
+NO_FACTS = ModelFacts()
+
+
 class PromptRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prompts that never go to the local model: those that contain one of *words* or match
     *pattern*.
@@ -147,12 +158,18 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     local_languages: Annotated[
         tuple[str, ...],
         Meta(max_length=64),
-        Help("ISO 639-1 codes that the local model knows; empty: as its calibration says."),
+        Help(
+            "ISO 639-1 codes that the local model knows; empty: as its calibration says, or else "
+            "the catalogue."
+        ),
     ] = ()
-    """Without a calibration that says so, all."""
+    """Where neither says so, all."""
     local_tools: Annotated[
         bool | None,
-        Help("Whether the local model can call tools; none: as its calibration says."),
+        Help(
+            "Whether the local model can call tools; none: as its calibration says, or else the "
+            "catalogue."
+        ),
     ] = None
 
     # After a handoff

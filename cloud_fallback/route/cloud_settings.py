@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from msgspec import Meta, Struct, field
 
-from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.settings import NO_FACTS, ModelFacts, PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.allowed import Fallback, Routing
@@ -18,7 +18,7 @@ from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.runtime.checked import checked
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Origin
-from spillover.runtime.setting_help import Help, Table
+from spillover.runtime.setting_help import Help, NoSetting, Table
 
 
 class CloudSettings(Struct, frozen=True, kw_only=True):
@@ -54,6 +54,8 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
     providers: Annotated[tuple[ProviderSettings, ...], Table()] = field(default=(), name="provider")
     """In the order in which they are asked; those on the LAN go first."""
     policy: Annotated[PolicySettings, Table()] = field(default_factory=PolicySettings)
+    facts: Annotated[ModelFacts, NoSetting()] = NO_FACTS
+    """What is known of the local model besides what its file says."""
     privacy: Annotated[PrivacySettings, Table()] = field(default_factory=PrivacySettings)
     budget: Annotated[BudgetSettings, Table()] = field(default_factory=BudgetSettings)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
-from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.settings import NO_FACTS, ModelFacts, PolicySettings
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import SpilloverError
@@ -24,6 +24,7 @@ class LocalSide:
         mode: HandoffMode,
         policy_settings: PolicySettings,
         data_dir: Path | None,
+        facts: ModelFacts = NO_FACTS,
     ) -> None:
         self.engine = engine
         self.routing = routing
@@ -31,6 +32,7 @@ class LocalSide:
         self.mode: HandoffMode = mode
         self.policy_settings = policy_settings
         self._data_dir = data_dir
+        self._facts = facts
         self._lock = threading.Lock()
         self._policy: LocalPolicy | None = None
 
@@ -45,8 +47,10 @@ class LocalSide:
                 try:
                     card = self.engine.card
                 except SpilloverError:
-                    return LocalPolicy(self.policy_settings, None)
-                self._policy = LocalPolicy(self.policy_settings, card, data_dir=self._data_dir)
+                    return LocalPolicy(self.policy_settings, None, facts=self._facts)
+                self._policy = LocalPolicy(
+                    self.policy_settings, card, facts=self._facts, data_dir=self._data_dir
+                )
             return self._policy
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from spillover.cloud_fallback.errors import KeptLocal
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.affinity import Affinity
 from spillover.cloud_fallback.policy.sensors import Sensors
-from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.settings import NO_FACTS, ModelFacts, PolicySettings
 from spillover.cloud_fallback.privacy.consent import Consents
 from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsents
@@ -39,6 +39,7 @@ class RouteResources:
     """In the order in which they are asked."""
     settings: RouteSettings
     policy_settings: PolicySettings
+    """Of the first local model, as *facts* are."""
     consents: Consents
     redactor: Redactor
     budget: Budget
@@ -47,6 +48,7 @@ class RouteResources:
     journal: HandoffJournal
     alarms: Alarms
     http: Http
+    facts: ModelFacts = NO_FACTS
     data_dir: Path | None = None
     clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -72,6 +74,7 @@ class RouteResources:
             providers=build_engines(settings.providers, Keys(environ), http),
             settings=settings.route,
             policy_settings=settings.policy,
+            facts=settings.facts,
             consents=Consents(StandingConsents(settings.folder / FILE_NAME)),
             redactor=Redactor(settings.privacy),
             budget=Budget(database, settings.budget),

@@ -88,11 +88,13 @@ class Router:
             resources.settings.mode if settings is None else settings.route.mode,
             resources.policy_settings if settings is None else settings.policy,
             resources.data_dir,
+            resources.facts if settings is None else settings.facts,
         )
 
     def add(self, engine: HostedModel, settings: CloudSettings) -> LocalSide:
         """Another local model, which stream() may be given. Of *settings* those count that may
-        differ between models: what is allowed and preferred, the way of handoffs, the policies."""
+        differ between models: what is allowed and preferred, the way of handoffs, the policies, the
+        facts."""
         side = self._side(engine, settings.routing, settings)
         self._others.append(side)
         engine.watch_deaths(partial(self.worker_died, side))

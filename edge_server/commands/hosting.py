@@ -18,6 +18,7 @@ from spillover.edge_server.commands.loading import (
     model_store,
 )
 from spillover.edge_server.commands.output import print_note
+from spillover.edge_server.config.catalogue_policy import cloud_settings
 from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
@@ -75,7 +76,7 @@ class Hosting:
     def _configured(self, own: ModelSettings, router: Router) -> ServedModel:
         entry = self._entry(own.file)
         hosted = self._hosted(own.name, entry, own)
-        side = router.add(hosted, own.cloud(self._settings.cloud))
+        side = router.add(hosted, cloud_settings(self._settings, entry, own))
         return ServedModel(hosted, side, aliases=own.aliases, entry=entry)
 
     def _found(self, name: str) -> ModelEntry | None:
@@ -89,7 +90,8 @@ class Hosting:
 
     def _made(self, router: Router, entry: ModelEntry) -> ServedModel:
         hosted = self._hosted(entry.name, entry, None)
-        return ServedModel(hosted, router.add(hosted, self._settings.cloud), entry=entry)
+        side = router.add(hosted, cloud_settings(self._settings, entry, None))
+        return ServedModel(hosted, side, entry=entry)
 
     def _names(self) -> list[str]:
         pulled = [model.name for model in self._store.all() if model.is_complete]
@@ -124,9 +126,7 @@ class Hosting:
     @contextmanager
     def router(self) -> Generator[Router]:
         """The router of all models' answers."""
-        cloud = self._settings.cloud
-        if self._own is not None:
-            cloud = self._own.cloud(cloud)
+        cloud = cloud_settings(self._settings, self._default_entry, self._own)
         with Router.open(self.default, cloud, os.environ) as router:
             yield router
 

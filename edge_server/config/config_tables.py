@@ -37,6 +37,7 @@ def take(content: dict[str, Any], path: Path) -> dict[str, Any]:
     _refuse_keys(tables.get("provider"), path)
     settings = _checked(_converted(tables, CloudSettings, path), path)
     found = {name: getattr(settings, given[name]) for name in tables}
+    found["policy_given"] = frozenset(tables.get("policy", ()))
     if models is not None:
         found[_MODELS] = _models(models, tables.get("policy", {}), settings, path)
     return found
@@ -80,11 +81,12 @@ def _split(table: dict[str, Any], policy: dict[str, Any], path: Path) -> dict[st
             from_text=False,
         )
     rest = {name: value for name, value in table.items() if name not in known}
-    if "options" in rest:
-        raise ConfigError(f"{path}: {_MODELS}: there is no setting options")
+    for name in ("options", "policy_given"):
+        if name in rest:
+            raise ConfigError(f"{path}: {_MODELS}: there is no setting {name}")
     if isinstance(rest.get("policy"), dict):
         rest["policy"] = policy | rest["policy"]
-    return {**rest, "options": options}
+    return {**rest, "options": options, "policy_given": frozenset(rest.get("policy", policy))}
 
 
 def _checked(settings: CloudSettings, path: Path) -> CloudSettings:

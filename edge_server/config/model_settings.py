@@ -33,6 +33,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Checked values of settings by their names."""
     policy: PolicySettings | None = None
     """The table [local_model.policy], with [policy] for what it leaves open."""
+    policy_given: frozenset[str] = frozenset()
+    """The keys that either of them has."""
 
     @property
     def file(self) -> str:

@@ -12,10 +12,10 @@ from msgspec.structs import FieldInfo
 
 from spillover.edge_server.config import setting_type
 from spillover.edge_server.config.settings import Settings
-from spillover.runtime.setting_help import Help, RequestOnly, Table
+from spillover.runtime.setting_help import Help, NoSetting, Table
 
 StructType = TypeVar("StructType", bound=Struct)
-Note = TypeVar("Note", Help, Table, RequestOnly)
+Note = TypeVar("Note", Help, Table, NoSetting)
 
 
 class Setting(Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ def _fields_in(struct: type[Struct]) -> tuple[FieldInfo, ...]:
     found: list[FieldInfo] = []
     for field in msgspec.structs.fields(struct):
         found += _fields_in(field.type) if _is_group(field) else [field]
-    return tuple(field for field in found if _note(field, RequestOnly) is None)
+    return tuple(field for field in found if _note(field, NoSetting) is None)
 
 
 def _is_group(field: FieldInfo) -> bool:

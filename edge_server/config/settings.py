@@ -12,7 +12,7 @@ from spillover.edge_server.resume.lifetime import ResumeLimits
 from spillover.edge_server.wire.dialect import KeepAlive
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import AnswerDefaults
-from spillover.runtime.setting_help import Help, Table
+from spillover.runtime.setting_help import Help, NoSetting, Table
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -154,6 +154,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = "info"
     answers: AnswerDefaults = field(default_factory=AnswerDefaults)
     cloud: CloudSettings = field(default_factory=CloudSettings)
+    policy_given: Annotated[frozenset[str], NoSetting()] = frozenset()
+    """The keys that the table [policy] has."""
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     @property

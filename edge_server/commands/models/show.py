@@ -18,7 +18,7 @@ from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_result
 from spillover.models import catalogue, onnx_folder
 from spillover.models.at_path import part_names
-from spillover.models.catalogue import Listed
+from spillover.models.catalogue import Listed, ListedFile
 from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
@@ -45,58 +45,77 @@ def command(model: str, as_json: bool, config_flag: Path | None) -> None:
     if as_json:
         print_json(facts)
         return
-    width = max(len(key) for key in facts)
-    for key, value in facts.items():
-        lines = value if isinstance(value, list) else [value]
+    rows = [(key, _lines(key, value)) for key, value in facts.items()]
+    width = max(len(_title(key)) for key in facts)
+    for key, lines in rows:
         for n, line in enumerate(lines):
-            print_result(f"{key if n == 0 else '':{width}}  {line}")
+            print_result(f"{_title(key) if n == 0 else '':{width}}  {line}")
 
 
 def _facts(model: str, store: ModelStore) -> dict[str, Any]:
-    listed = catalogue.listed_models().get(model)
+    """What is known, by name; sizes in bytes. What is unknown is left out."""
     try:
         entry = catalogue.find(model, store)
     except CatalogueError:
+        listed = catalogue.listed_models().get(model)
         if listed is None:
             raise
-        return _of_listed(model, listed)
-    return _of_entry(entry) | ({"notes": listed.notes} if listed and listed.notes else {})
+        facts = _of_listed(model, listed)
+    else:
+        listed = catalogue.listed_as(entry)
+        facts = _of_entry(entry)
+    if listed is not None:
+        facts |= _of_both(listed)
+    return {key: value for key, value in facts.items() if value not in ("", None, (), {})}
 
 
 def _of_listed(name: str, listed: Listed) -> dict[str, Any]:
     choice = file_for_device(listed)
-    files = [
-        f"{file.quantization}  {file.size_bytes / 1e6:.0f} MB"
-        f"  {in_words(fit_of_listed(listed, file))}"
-        + ("  (for this device)" if file is choice else "")
-        for file in listed.files
-    ]
-    facts: dict[str, Any] = {
+    return {
         "name": name,
         "description": listed.description,
-        "state": f"not on this device: spillover pull {name}",
-        "kind": listed.kind,
+        "is_here": False,
         "licence": listed.licence,
-        "context": listed.n_ctx,
-        "parameters": listed.n_params,
-        "files": files,
-        "sources": [source for file in listed.files for source in file.sources],
+        "n_ctx": listed.n_ctx,
+        "files": [_of_listed_file(listed, file, choice) for file in listed.files],
     }
-    return facts | ({"notes": listed.notes} if listed.notes else {})
+
+
+def _of_listed_file(listed: Listed, file: ListedFile, choice: ListedFile) -> dict[str, Any]:
+    return {
+        "quantization": file.quantization,
+        "size_bytes": file.size_bytes,
+        "fit": in_words(fit_of_listed(listed, file)),
+        "is_for_this_device": file is choice,
+        "sha256": file.sha256 or None,
+        "sources": file.sources,
+    }
+
+
+def _of_both(listed: Listed) -> dict[str, Any]:
+    """What the catalogue knows of a model, whether it is here or not."""
+    return {
+        "kind": listed.kind,
+        "n_params": listed.n_params or None,
+        "languages": listed.languages,
+        "tools": listed.tools,
+        "policy": listed.policy,
+        "notes": listed.notes,
+    }
 
 
 def _of_entry(entry: ModelEntry) -> dict[str, Any]:
     size = entry.size_bytes or entry.n_bytes_on_disk
-    facts: dict[str, Any] = {
+    return {
         "name": entry.name,
         "description": entry.description,
+        "is_here": True,
         "path": str(entry.path),
-        "size": f"{size / 1e6:.1f} MB",
+        "size_bytes": size,
         "licence": entry.licence,
         "sha256": entry.sha256,
         "fit": in_words(fit_of_file(entry.path, size)),
-    }
-    return {key: value for key, value in facts.items() if value} | _of_file(entry)
+    } | _of_file(entry)
 
 
 def _of_file(entry: ModelEntry) -> dict[str, Any]:
@@ -106,12 +125,56 @@ def _of_file(entry: ModelEntry) -> dict[str, Any]:
         header = read_header(entry.path)
     except ModelFileError as error:
         raise CatalogueError(str(error)) from error
-    metadata = header.metadata
-    template = metadata.get("tokenizer.chat_template")
     return {
-        "format": f"GGUF, {len(part_names(entry.path.name))} file(s), {header.architecture}",
-        "context": header.n_ctx_train,
-        "layers": header.n_layer,
-        "KV cache": f"{header.kv_bytes_per_cell(2.0):.0f} bytes per token",
-        "chat template": "yes" if template else "none",
+        "format": "GGUF",
+        "n_files": len(part_names(entry.path.name)),
+        "architecture": header.architecture,
+        "n_ctx": header.n_ctx_train,
+        "n_layers": header.n_layer,
+        "kv_bytes_per_token": round(header.kv_bytes_per_cell(2.0)),
+        "has_chat_template": bool(header.metadata.get("tokenizer.chat_template")),
     }
+
+
+_TITLES = {
+    "is_here": "on this device",
+    "size_bytes": "size",
+    "n_files": "files",
+    "n_ctx": "context",
+    "n_layers": "layers",
+    "n_params": "parameters",
+    "kv_bytes_per_token": "KV cache",
+    "has_chat_template": "chat template",
+    "policy": "handed over",
+}
+
+
+def _title(key: str) -> str:
+    return _TITLES.get(key, key)
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    """*value* for people to read."""
+    match key:
+        case "is_here":
+            return ["yes" if value else "no: `spillover pull` fetches it"]
+        case "files":
+            return [line for file in value for line in _lines_of_file(file)]
+        case "size_bytes":
+            return [f"{value / 1e6:.1f} MB"]
+        case "kv_bytes_per_token":
+            return [f"{value} bytes per token"]
+        case "languages":
+            return [", ".join(value)]
+        case "policy":
+            return [f"{name} = {each}" for name, each in value.items()]
+    return [{True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)]
+
+
+def _lines_of_file(file: dict[str, Any]) -> list[str]:
+    size = f"{file['size_bytes'] / 1e6:.0f} MB"
+    mark = "  (for this device)" if file["is_for_this_device"] else ""
+    return [
+        f"{file['quantization']}  {size}  {file['fit']}{mark}",
+        *(f"  from {source}" for source in file["sources"]),
+    ]

@@ -12,7 +12,7 @@ import pytest
 from spillover.cloud_fallback.policy.calibration import pooled_calibration
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import Reason
-from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.policy.settings import ModelFacts, PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.models.catalogue import default_model
 from spillover.runtime.cancellation import Cancellation
@@ -120,3 +120,15 @@ def test_the_shipped_calibration_belongs_to_the_shipped_file(
     local = LocalPolicy(SETTINGS, other, data_dir=tmp_path).local
     assert local.calibration == pooled_calibration(other.n_params)
     assert local.languages == ()
+
+
+def test_a_calibration_knows_a_model_better_than_what_is_published(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    facts = ModelFacts(languages=("de",), can_call_tools=True)
+    own = LocalPolicy(SETTINGS, engine.card, facts=facts, data_dir=tmp_path).local
+    assert (own.languages, own.can_call_tools) == (("en",), False)
+    other = msgspec.structs.replace(engine.card, size_bytes=engine.card.size_bytes + 1)
+    for card in (other, None):
+        local = LocalPolicy(SETTINGS, card, facts=facts, data_dir=tmp_path).local
+        assert (local.languages, local.can_call_tools) == (("de",), True)

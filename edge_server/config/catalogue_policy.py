@@ -1,0 +1,39 @@
+"""What the catalogue says of a model, merged under what its owner has set."""
+
+from __future__ import annotations
+
+import msgspec
+
+from spillover.cloud_fallback.policy.settings import ModelFacts, PolicySettings
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
+from spillover.edge_server.config.model_settings import ModelSettings
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.errors import ConfigError
+from spillover.models import catalogue
+from spillover.models.entry import ModelEntry
+from spillover.runtime.errors import InvalidRequest
+
+
+def cloud_settings(
+    settings: Settings, entry: ModelEntry, own: ModelSettings | None
+) -> CloudSettings:
+    """The settings that count for the answers of the model *entry*, whose table is *own*.
+
+    Raises ConfigError where the catalogue's are wrong.
+    """
+    base, given = settings.cloud, settings.policy_given
+    if own is not None:
+        base, given = own.cloud(base), own.policy_given
+    listed = catalogue.listed_as(entry)
+    if listed is None:
+        return base
+    facts = ModelFacts(languages=listed.languages, can_call_tools=listed.tools)
+    defaults = {name: value for name, value in listed.policy.items() if name not in given}
+    try:
+        policy = msgspec.convert(msgspec.to_builtins(base.policy) | defaults, PolicySettings)
+        return msgspec.structs.replace(base, policy=policy, facts=facts).checked()
+    except (msgspec.ValidationError, InvalidRequest) as error:
+        raise ConfigError(
+            f"the catalogue's table [{entry.name}.policy] cannot be used: {error}: correct it in "
+            "models.toml"
+        ) from error

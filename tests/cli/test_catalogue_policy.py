@@ -1,0 +1,109 @@
+"""What the catalogue says of a model counts until its owner says otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
+from spillover.edge_server.config.catalogue_policy import cloud_settings
+from spillover.edge_server.config.config import load
+from spillover.edge_server.errors import ConfigError
+from spillover.models import catalogue
+from spillover.models.entry import ModelEntry
+
+HOUSE = """
+[house]
+licence = "our own"
+n_ctx = 8192
+description = "tuned on our manuals"
+languages = ["de", "en"]
+tools = false
+files = [{ quantization = "Q8_0", size_bytes = 10, sources = ["hf:our-team/house:Q8_0"] }]
+[house.policy]
+p_wrong_enter = 0.6
+p_wrong_hold = 0.5
+queue_s = 3.0
+"""
+ENTRY = ModelEntry(name="mine", path=Path("m.gguf"), source="hf:our-team/house:Q8_0")
+
+
+@pytest.fixture
+def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(platformdirs, "user_config_path", lambda *_, **__: tmp_path)
+    catalogue._read.cache_clear()
+    return tmp_path / "models.toml"
+
+
+def cloud(tmp_path: Path, text: str, entry: ModelEntry = ENTRY) -> CloudSettings:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    settings = load({}, environ={}, config_flag=file).settings
+    return cloud_settings(settings, entry, next(iter(settings.models), None))
+
+
+def test_what_the_owner_leaves_open_is_as_the_catalogue_says(
+    own_list: Path, tmp_path: Path
+) -> None:
+    own_list.write_text(HOUSE)
+    found = cloud(tmp_path, "")
+    assert found.policy == PolicySettings(p_wrong_enter=0.6, p_wrong_hold=0.5, queue_s=3.0)
+    assert (found.facts.languages, found.facts.can_call_tools) == (("de", "en"), False)
+
+
+def test_the_owners_word_counts_even_where_it_is_the_usual_one(
+    own_list: Path, tmp_path: Path
+) -> None:
+    own_list.write_text(HOUSE)
+    usual = PolicySettings()
+    tables = f"""
+[policy]
+p_wrong_enter = {usual.p_wrong_enter}
+[[local_model]]
+name = "mine"
+[local_model.policy]
+queue_s = 9.0
+"""
+    found = cloud(tmp_path, tables).policy
+    assert (found.p_wrong_enter, found.queue_s) == (usual.p_wrong_enter, 9.0)
+    assert found.p_wrong_hold == 0.5
+
+
+def test_a_model_that_the_catalogue_does_not_know_has_the_owners_settings(
+    own_list: Path, tmp_path: Path
+) -> None:
+    own_list.write_text(HOUSE)
+    stranger = ModelEntry(name="house", path=Path("house.gguf"))
+    found = cloud(tmp_path, "[policy]\nqueue_s = 5.0\n", stranger)
+    assert found.policy == PolicySettings(queue_s=5.0)
+    assert found == CloudSettings(policy=found.policy)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [("queue_s = 0.0", "queue_s"), ("patience = 1", "patience"), ("queue_s = 'x'", "queue_s")],
+)
+def test_a_mistake_in_the_list_is_named(
+    own_list: Path, tmp_path: Path, wrong: str, told: str
+) -> None:
+    own_list.write_text(HOUSE.replace("queue_s = 3.0", wrong))
+    with pytest.raises(ConfigError, match=told) as refused:
+        cloud(tmp_path, "")
+    assert "models.toml" in str(refused.value)
+
+
+def test_the_own_catalogue_is_right(tmp_path: Path) -> None:
+    for listed in catalogue.listed_models().values():
+        for source in (file.sources[0] for file in listed.files):
+            entry = ModelEntry(name="m", path=Path("m.gguf"), source=source)
+            assert cloud(tmp_path, "", entry).facts.languages == listed.languages
+
+
+def test_the_file_cannot_claim_what_was_given(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="policy_given"):
+        cloud(tmp_path, '[[local_model]]\nname = "a"\npolicy_given = ["queue_s"]\n')
+    with pytest.raises(ConfigError, match="policy_given"):
+        cloud(tmp_path, 'policy_given = ["queue_s"]\n')
