@@ -10,7 +10,7 @@ from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.models import catalogue
-from spillover.models.entry import ModelEntry
+from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.runtime.errors import InvalidRequest
 
 
@@ -24,7 +24,12 @@ def cloud_settings(
     base, given = settings.cloud, settings.policy_given
     if own is not None:
         base, given = own.cloud(base), own.policy_given
-    listed = catalogue.listed_as(entry)
+    if base.fallback == "never":  # nothing is handed over
+        return base
+    try:
+        listed = catalogue.listed_as(entry)
+    except CatalogueError as error:
+        raise ConfigError(str(error)) from error
     if listed is None:
         return base
     facts = ModelFacts(languages=listed.languages, can_call_tools=listed.tools)

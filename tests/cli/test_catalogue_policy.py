@@ -40,7 +40,7 @@ def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cloud(tmp_path: Path, text: str, entry: ModelEntry = ENTRY) -> CloudSettings:
     file = tmp_path / "config.toml"
-    file.write_text(text)
+    file.write_text(f'fallback = "auto"\n{text}')
     settings = load({}, environ={}, config_flag=file).settings
     return cloud_settings(settings, entry, next(iter(settings.models), None))
 
@@ -79,12 +79,18 @@ def test_a_model_that_the_catalogue_does_not_know_has_the_owners_settings(
     stranger = ModelEntry(name="house", path=Path("house.gguf"))
     found = cloud(tmp_path, "[policy]\nqueue_s = 5.0\n", stranger)
     assert found.policy == PolicySettings(queue_s=5.0)
-    assert found == CloudSettings(policy=found.policy)
+    assert found == CloudSettings(fallback="auto", policy=found.policy)
 
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [("queue_s = 0.0", "queue_s"), ("patience = 1", "patience"), ("queue_s = 'x'", "queue_s")],
+    [
+        ("queue_s = 0.0", "queue_s"),
+        ("patience = 1", "patience"),
+        ("queue_s = 'x'", "queue_s"),
+        ("[[", "models.toml"),
+        ('[other]\nlicence = "x"', "models.toml"),
+    ],
 )
 def test_a_mistake_in_the_list_is_named(
     own_list: Path, tmp_path: Path, wrong: str, told: str
@@ -93,6 +99,12 @@ def test_a_mistake_in_the_list_is_named(
     with pytest.raises(ConfigError, match=told) as refused:
         cloud(tmp_path, "")
     assert "models.toml" in str(refused.value)
+
+
+def test_a_mistake_in_the_list_keeps_nobody_from_answers_that_stay_here(own_list: Path) -> None:
+    own_list.write_text("[[")
+    settings = load({}, environ={}, without_file=True).settings
+    assert cloud_settings(settings, ENTRY, None) == CloudSettings(fallback="never")
 
 
 def test_the_own_catalogue_is_right(tmp_path: Path) -> None:
