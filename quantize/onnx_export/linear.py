@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats, join, quantize
+from spillover.quantize.onnx_export.blocks import Blocks, Floats, join, quantize
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.product_format import bits_for, block_for
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 
 _ACCURACY_LEVEL = 4
@@ -32,8 +33,8 @@ class LinearLayers:
         names = [f"{layer}.weight" for layer in layers]
         bias = self._bias(layers, output)
         if self._bits is not None:
-            bits = self._bits_for(names, self._bits)
-            size = self._block_for(names, bits)
+            bits = bits_for(self._source, self._options, names, self._bits)
+            size = block_for(self._source, self._options, names, bits)
             blocks = join([self._blocks(name, bits, size) for name in names])
             self._add_blocks(blocks, output)
             return self._nbits(x, blocks, bias, weights=output, output=output)
@@ -76,19 +77,9 @@ class LinearLayers:
 
     def _whole(self, name: str) -> Blocks:
         """The embedding or the head."""
-        bits = self._bits_for([name], self._options.head_bits)
-        return self._blocks(name, bits, self._block_for([name], bits))
-
-    def _block_for(self, names: Sequence[str], bits: int) -> int:
-        """The size of the blocks of matrices that one product multiplies with."""
-        exact = (self._source.exact_bits(name) for name in names)
-        return BLOCK if any(found and found <= bits for found in exact) else self._options.block
-
-    def _bits_for(self, names: Sequence[str], bits: int) -> int:
-        """The bits of matrices that one product multiplies with: *bits*, or what is faithful."""
-        if self._options.weights != "faithful":
-            return 8 if any(map(self._options.keeps_8, names)) else bits
-        return max(self._source.exact_bits(name) or 8 for name in names)
+        bits = bits_for(self._source, self._options, [name], self._options.head_bits)
+        size = block_for(self._source, self._options, [name], bits)
+        return self._blocks(name, bits, size)
 
     def _bias(self, layers: Sequence[str], output: str) -> str:
         """The name of the concatenated biases; zeros for a layer without, "" if no layer has

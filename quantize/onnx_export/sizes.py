@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.product_format import bits_for, block_for, keeps
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 
 
@@ -21,33 +23,32 @@ def rotary_bytes(source: WeightSource, options: ExportOptions, n_ctx: int) -> in
 
 def weights_bytes(source: WeightSource, options: ExportOptions) -> int:
     """The weights as they will be stored; *options* name their format."""
-    spec = source.spec
     total = 0
     for name in source.names():
-        if name == HEAD and spec.is_tied:
+        names = _together(source, name)
+        if name != names[0] or (name == HEAD and source.spec.is_tied):
             continue
-        shape = source.shape(name)
-        bits = _bits(source, name, options)
-        if len(shape) == 1 or bits is None:
-            total += math.prod(shape) * (2 if options.is_half else 4)
+        bits = _bits(name, options)
+        if len(source.shape(name)) == 1 or bits is None:
+            n_values = sum(math.prod(source.shape(one)) for one in names)
+            total += n_values * (2 if options.is_half else 4)
         else:
-            total += matrix_bytes(shape, options, bits=bits, is_whole=name in (EMBEDDING, HEAD))
+            bits = bits_for(source, options, names, bits)
+            total += product_bytes(source, options, names, bits=bits)
     return total
 
 
-def _bits(source: WeightSource, name: str, options: ExportOptions) -> int | None:
-    if options.weights == "faithful":
-        return source.exact_bits(name) or 8
-    if options.weights not in ("int4", "int8"):
+def _bits(name: str, options: ExportOptions) -> int | None:
+    """Of most matrices of this kind; None: they are not in blocks."""
+    if options.weights in ("fp16", "fp32"):
         return None
     if name in (EMBEDDING, HEAD):
         return options.head_bits
-    names = _together(source, name)
-    return 8 if options.weights == "int8" or any(map(options.keeps_8, names)) else 4
+    return 8 if options.weights == "int8" else 4
 
 
 def _together(source: WeightSource, name: str) -> list[str]:
-    """The matrices of the product that *name* belongs to: it has one number of bits."""
+    """The matrices of the product that *name* belongs to."""
     stem, attention, part = name.partition("self_attn.")
     is_joined = part in ("q_proj.weight", "k_proj.weight", "v_proj.weight")
     if source.spec.family.has_head_norms or not is_joined:
@@ -55,14 +56,15 @@ def _together(source: WeightSource, name: str) -> list[str]:
     return [f"{stem}{attention}{one}_proj.weight" for one in "qkv"]
 
 
-def matrix_bytes(
-    shape: tuple[int, ...], options: ExportOptions, *, bits: int, is_whole: bool = False
+def product_bytes(
+    source: WeightSource, options: ExportOptions, names: Sequence[str], *, bits: int
 ) -> int:
-    """A matrix (outputs, inputs) in blocks. *is_whole*: the embedding or the head, whose blocks are
-    symmetric."""
-    n_rows, n_values = shape
-    n_blocks = -(-n_values // options.block)
-    has_points = bits == 4 and not options.is_symmetric and not is_whole
+    """The matrices *names* of one product (outputs, inputs) in blocks of *bits*."""
+    block = block_for(source, options, names, bits)
+    is_plain = options.is_symmetric or set(names) <= {EMBEDDING, HEAD}
+    has_points = bits == 4 and not is_plain and not all(keeps(source, one, 4) for one in names)
+    n_values = source.shape(names[0])[1]
+    n_blocks = -(-n_values // block)
     scale_bytes = 2 if options.is_half else 4
-    row = n_blocks * (options.block * bits // 8 + scale_bytes) + has_points * -(-n_blocks // 2)
-    return n_rows * row
+    row = n_blocks * (block * bits // 8 + scale_bytes) + has_points * -(-n_blocks // 2)
+    return sum(source.shape(name)[0] for name in names) * row

@@ -24,7 +24,7 @@ from spillover.quantize.onnx_export.sizes import rotary_bytes, weights_bytes
 from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.quantize.plan.device_speed import DeviceSpeed
 from spillover.quantize.plan.plan import Plan, Wish, plan
-from tests import tiny_models
+from tests import tiny_gguf, tiny_models
 from tests.storyteller import STORYTELLER
 from tests.tiny_models import CONFIGS
 
@@ -51,9 +51,32 @@ def test_the_size_of_an_export_is_known_before(
     name: str, choices: dict[str, Any], tmp_path: Path
 ) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS[name])
-    options = ExportOptions(**choices)
-    exported = export(tmp_path / "hf", tmp_path / "out", options, lambda n, n_all: None)
-    source = SplitSource(open_source(tmp_path / "hf"))
+    check_size(tmp_path / "hf", ExportOptions(**choices), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"weights": "int4", "block": 64, "eight_bits": ("*.down_proj",)},
+        {"weights": "int8", "block": 128},
+        {"weights": "faithful"},
+    ],
+)
+def test_blocks_that_a_source_keeps_are_counted_as_they_are(
+    kind: str, choices: dict[str, Any], tmp_path: Path
+) -> None:
+    # One of the queries, keys and values is stored in another type than the product's others.
+    config = CONFIGS["llama"]
+    values = tiny_models.weights(config)["model.layers.1.self_attn.v_proj.weight"]
+    raw = {"blk.1.attn_v.weight": (values.view(np.uint8), "F32")}
+    source = tiny_gguf.write_model(tmp_path / "m.gguf", config, kind, raw=raw)
+    check_size(source, ExportOptions(**choices), tmp_path / "out")
+
+
+def check_size(path: Path, options: ExportOptions, target: Path) -> None:
+    exported = export(path, target, options, lambda n, n_all: None)
+    source = SplitSource(open_source(path))
     graph = onnx.load(exported.folder / "model.onnx").graph
     stored = sum(
         len(one.raw_data) for one in graph.initializer if not one.name.startswith("constant.")

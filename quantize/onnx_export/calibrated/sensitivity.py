@@ -13,7 +13,7 @@ from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, Stat
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
 from spillover.quantize.onnx_export.decoder_graph import Progress
 from spillover.quantize.onnx_export.options import ExportOptions
-from spillover.quantize.onnx_export.sizes import matrix_bytes
+from spillover.quantize.onnx_export.sizes import product_bytes
 from spillover.quantize.onnx_export.source import WeightSource, matrices
 
 _STEPS = 1_000
@@ -58,7 +58,7 @@ def sensitivities(
             made = msgspec.structs.replace(options, weights="int4", eight_bits=tuple(others))
             rounded = LayerRuns(source, made, n_ctx).layer(index, is_exact=False)
             change = _change(after, [rounded.run(state)[0] for state in states])
-            more = sum(_more_bytes(source, options, name) for name in product)
+            more = _more_bytes(source, options, product)
             found.append(Sensitivity(matrices=product, change=change, more_bytes=more))
         states = after
     progress(n_layer, n_layer)
@@ -109,7 +109,7 @@ def _change(wanted: Sequence[State], found: Sequence[State]) -> float:
     return moved / sum(float(np.square(a.residual).sum()) for a, _ in pairs)
 
 
-def _more_bytes(source: WeightSource, options: ExportOptions, name: str) -> int:
-    shape = source.shape(f"{name}.weight")
-    few, many = (matrix_bytes(shape, options, bits=bits) for bits in (4, 8))
+def _more_bytes(source: WeightSource, options: ExportOptions, product: Sequence[str]) -> int:
+    names = [f"{name}.weight" for name in product]
+    few, many = (product_bytes(source, options, names, bits=bits) for bits in (4, 8))
     return many - few
