@@ -40,9 +40,14 @@ class OnnxModelFiles(Struct, frozen=True, kw_only=True):
         return f"{folder.name}-{stem.removeprefix('model_')}"
 
     @property
+    def files(self) -> list[Path]:
+        """The graph and the files beside it that are named after it: its weights."""
+        return sorted(self.graph.parent.glob(f"{self.graph.name}*"))
+
+    @property
     def size_bytes(self) -> int:
-        """Bytes of the graph and of the files beside it that are named after it: its weights."""
-        return sum(path.stat().st_size for path in self.graph.parent.glob(f"{self.graph.name}*"))
+        """Bytes of the graph and of its weights."""
+        return sum(path.stat().st_size for path in self.files)
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file of the root, or beside the graph; None when there is none."""

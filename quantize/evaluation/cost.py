@@ -48,10 +48,14 @@ def measure_cost(order: CostOrder, progress: Progress) -> Cost:
         return Cost(rss_bytes=psutil.Process().memory_info().rss, rates=rates)
 
 
+def files_of(path: Path) -> list[Path]:
+    """A GGUF file; or an ONNX graph and the files beside it that hold its weights."""
+    return onnx_folder.find(path).files if onnx_folder.is_onnx(path) else [path]
+
+
 def size_bytes(path: Path) -> int:
-    """Bytes of a GGUF file, or of an ONNX graph and its weights."""
-    is_onnx = onnx_folder.is_onnx(path)
-    return onnx_folder.find(path).size_bytes if is_onnx else path.stat().st_size
+    """Bytes of all files of a model."""
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def _open(path: Path) -> Backend:

@@ -6,6 +6,7 @@ tokens that know nothing of each other, of which the second half is scored.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,11 +18,18 @@ from spillover.models.onnx_folder import is_onnx
 from spillover.quantize.child import Progress, call_in_child
 from spillover.quantize.divergence import Positions, compare, join
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.evaluation.cost import Cost, CostOrder, measure_cost, size_bytes
+from spillover.quantize.evaluation.cost import (
+    Cost,
+    CostOrder,
+    files_of,
+    measure_cost,
+    size_bytes,
+)
 from spillover.quantize.evaluation.loss import Loss, loss_of
 from spillover.quantize.evaluation.readers import TextReader, open_reader
 from spillover.runtime.backend import Tokens
 from spillover.runtime.conversions.record import library_version
+from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.machine.device import available_memory, describe_device
 
 N_CTX = 512
@@ -58,14 +66,20 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     """Everything that was found, with what it depends on."""
 
     reference: Model
+    reference_digest: str
+    """Of its weights."""
     candidates: tuple[Candidate, ...]
     text: str
     """Its name."""
+    text_digest: str
+    """SHA-256."""
     n_ctx: int
     n_chunks: int
     device: str
     n_threads: int
     libraries: dict[str, str]
+    note: str = ""
+    """What else a reader of the numbers has to know."""
 
 
 def evaluate(
@@ -95,11 +109,13 @@ def evaluate(
     device = describe_device()
     return Evaluation(
         reference=_model(reference, costs[0]),
+        reference_digest=_digest(reference),
         candidates=tuple(
             Candidate(model=_model(path, cost), loss=loss)
             for path, cost, loss in zip(candidates, costs[1:], losses, strict=True)
         ),
         text=text_name,
+        text_digest=hashlib.sha256(text.encode()).hexdigest(),
         n_ctx=n_ctx,
         n_chunks=n_chunks,
         device=f"{device.cpu}, {device.os}",
@@ -108,6 +124,14 @@ def evaluate(
             name: library_version(name) for name in ("llama-cpp-python", "onnxruntime", "spillover")
         },
     )
+
+
+def _digest(path: Path) -> str:
+    own = ModelDigest(files_of(path), None)
+    digest = own.known() or own.compute(lambda: False)
+    if digest is None:
+        raise QuantizeError(f"{path} was changed while it was read: evaluate again")
+    return digest
 
 
 def _model(path: Path, cost: Cost | None) -> Model:

@@ -35,6 +35,7 @@ def about(evaluation: Evaluation) -> str:
         f"{evaluation.text}, {n_positions} positions, the second halves of "
         f"{evaluation.n_chunks} chunks of {evaluation.n_ctx} tokens. "
         f"{evaluation.device}, {evaluation.n_threads} threads, {libraries}."
+        + (f" {evaluation.note}" if evaluation.note else "")
     )
 
 

@@ -6,30 +6,58 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.evaluation.evaluate import Candidate, Evaluation
+from spillover.quantize.evaluation.evaluate import Evaluation
 
 _MOST_BYTES = 16 << 20
 
 
 def read_evaluations(paths: Sequence[Path]) -> Evaluation:
-    """All candidates of *paths* in one evaluation. Raises QuantizeError."""
+    """All candidates of *paths* in one evaluation, without speed and memory where these were
+    measured on different devices. Raises QuantizeError."""
     found = [_read(path) for path in paths]
-    first, candidates = found[0], list[Candidate]()
+    first = found[0]
     for path, one in zip(paths, found, strict=True):
         if _subject(one) != _subject(first):
             raise QuantizeError(
                 f"{path} has another reference, text or chunk than {paths[0]}: their losses cannot "
                 "be compared"
             )
-        candidates += one.candidates
-    return msgspec.structs.replace(first, candidates=tuple(candidates))
+    joined = replace(
+        first,
+        candidates=tuple(candidate for one in found for candidate in one.candidates),
+        libraries=_libraries(found),
+    )
+    measured = [one for one in found if any(each.model.cost for each in one.candidates)]
+    devices = list(dict.fromkeys((one.device, one.n_threads) for one in measured))
+    return joined if len(devices) < 2 else _without_costs(joined, devices)
 
 
 def _subject(evaluation: Evaluation) -> tuple[object, ...]:
-    reference, n_chunks = evaluation.reference, evaluation.n_chunks
-    return reference.name, reference.size_bytes, evaluation.text, evaluation.n_ctx, n_chunks
+    """What losses that are compared have in common."""
+    digests = evaluation.reference_digest, evaluation.text_digest
+    return *digests, evaluation.n_ctx, evaluation.n_chunks
+
+
+def _libraries(found: Sequence[Evaluation]) -> dict[str, str]:
+    """The versions of each library, all of them where they differ."""
+    names = {name: None for one in found for name in one.libraries}
+    versions = {name: {one.libraries.get(name, ""): None for one in found} for name in names}
+    return {name: " and ".join(filter(None, seen)) for name, seen in versions.items()}
+
+
+def _without_costs(evaluation: Evaluation, devices: Sequence[tuple[str, int]]) -> Evaluation:
+    named = "; ".join(f"{device}, {n} threads" for device, n in devices)
+    return replace(
+        evaluation,
+        reference=replace(evaluation.reference, cost=None),
+        candidates=tuple(
+            replace(one, model=replace(one.model, cost=None)) for one in evaluation.candidates
+        ),
+        note=f"Speed and memory are left out: they come from different devices ({named}).",
+    )
 
 
 def _read(path: Path) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import closing
 from pathlib import Path
@@ -167,6 +168,9 @@ def test_the_command_prints_a_table_and_writes_everything_as_json(
     found = msgspec.json.decode((tmp_path / "found.json").read_bytes(), type=Evaluation)
     assert f"{found.candidates[0].loss.divergence:.5f}" in printed
     assert found.text == "text.txt"
+    # Another text of this name, or another model, is told apart.
+    assert found.text_digest == hashlib.sha256((STORY * 3).encode()).hexdigest()
+    assert found.reference_digest not in ("", found.text_digest)
     cost = found.candidates[0].model.cost
     assert cost is not None
     assert cost.rss_bytes > 10e6

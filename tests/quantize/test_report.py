@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from spillover.edge_server import cli
 from spillover.quantize.evaluation.cost import Cost
@@ -46,8 +48,10 @@ def candidate(name: str, megabytes: float, divergence: float, speed: float | Non
 def evaluation(*candidates: Candidate) -> Evaluation:
     return Evaluation(
         reference=Model(path="m-F16.gguf", engine="llama.cpp", size_bytes=10**8, cost=None),
+        reference_digest="1",
         candidates=candidates,
         text="<text> & more",
+        text_digest="2",
         n_ctx=512,
         n_chunks=4,
         device="a device",
@@ -133,16 +137,39 @@ def test_the_command_joins_evaluations_of_one_reference(
     assert "large" in html.read_text("utf-8")
 
 
-def test_evaluations_that_do_not_belong_together_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "change", [{"n_ctx": 256}, {"text_digest": "3"}, {"reference_digest": "3"}]
+)
+def test_losses_on_another_text_or_of_another_reference_are_refused(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = written(tmp_path / "one.json", evaluation(*SOME))
-    other = msgspec.structs.replace(evaluation(*SOME), n_ctx=256)
-    two = written(tmp_path / "two.json", other)
+    two = written(tmp_path / "two.json", replace(evaluation(*SOME), **change))
+    assert cli.run(["quantize", "report", one, two]) == 1
+    assert "another reference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"device": "another"}, {"n_threads": 4}])
+def test_speeds_of_different_devices_are_left_out(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = written(tmp_path / "one.json", evaluation(*SOME[:2]))
+    two = written(tmp_path / "two.json", replace(evaluation(*SOME[2:]), **change))
+    html = tmp_path / "both.html"
+    assert cli.run(["quantize", "report", one, two, "--html", str(html)]) == 0
+    printed = capsys.readouterr()
+    assert "different devices" in printed.out
+    assert "different devices" in printed.err
+    assert "the smallest of those" in printed.out  # nothing is said of speed
+    assert len(plots(html.read_text("utf-8"))) == 1
+
+
+def test_what_is_no_evaluation_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "three.json").write_text('{"a": 1}')
     empty = written(tmp_path / "empty.json", evaluation())
     for files, reason in (
-        ([one, two], "another reference"),
         ([str(tmp_path / "three.json")], "no evaluation"),
         ([empty], "no candidates"),
     ):

@@ -43,6 +43,8 @@ def report(files: tuple[Path, ...], html_file: Path | None, max_divergence: floa
     from spillover.quantize.report.stored import read_evaluations
 
     evaluation = read_evaluations(files)
+    if evaluation.note:
+        print_note(f"spillover: {evaluation.note}")
     chosen = pick(evaluation.candidates, max_divergence or MOST_DIVERGENCE)
     if html_file is not None:
         html_file.write_text(page(evaluation, chosen), "utf-8")
