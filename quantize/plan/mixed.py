@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from pathlib import Path
 from typing import get_args
 
@@ -12,24 +11,13 @@ from msgspec import Struct
 
 from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.calibrated.sensitivity import kept, sensitivities
-from spillover.quantize.onnx_export.calibrated.tokens import tokens_of
 from spillover.quantize.onnx_export.export import open_source
 from spillover.quantize.onnx_export.options import BlockSize, ExportOptions
 from spillover.quantize.onnx_export.sizes import n_params, weights_bytes
 from spillover.quantize.onnx_export.source import WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
-from spillover.quantize.texts import calibration_text
-
-_N_CTX = 512
-
-
-class Target(Struct, frozen=True, kw_only=True):
-    """How large the weights may be; one of both."""
-
-    bits_per_weight: float | None = None
-    size_bytes: int | None = None
+from spillover.quantize.plan.target import N_CTX, Target, tokens_for
 
 
 class Mixed(Struct, frozen=True, kw_only=True):
@@ -65,15 +53,10 @@ def mixed(model: Path, target: Target, text: str, progress: Progress) -> Mixed:
     source = SplitSource(stored)
     check(source)
     n_values = n_params(source)
-    budget = target.size_bytes
-    if target.bits_per_weight is not None:
-        budget = int(n_values * target.bits_per_weight / 8)
-    assert budget is not None, "one of both was given"
+    budget = target.budget(n_values)
     options = _options_within(source, budget)
-    with tempfile.TemporaryDirectory() as folder:
-        companion_files.write(stored, options, Path(folder), n_ctx=_N_CTX)
-        tokens = tokens_of(Path(folder), text or calibration_text())
-    n_ctx = min(_N_CTX, source.spec.n_ctx)
+    tokens = tokens_for(stored, text)
+    n_ctx = min(N_CTX, source.spec.n_ctx)
     found = sensitivities(
         source, options, tokens, n_ctx, lambda n, n_all: progress("measuring layers", n, n_all)
     )

@@ -14,12 +14,15 @@ from spillover.quantize.texts import read_text
 from spillover.runtime.machine.device import available_memory
 
 if TYPE_CHECKING:
+    from spillover.quantize.plan.gguf_mixed import GgufMixed
+    from spillover.quantize.plan.mixed import Mixed
     from spillover.quantize.plan.plan import Option, Plan
+    from spillover.quantize.plan.target import Target
 
 _EPILOG = """\b
 Examples:
   spillover quantize plan model-F16.gguf --memory 4GiB --n-ctx 8192 --speed-floor 8
-  spillover quantize plan ~/models/smollm2-135m --target-bpw 5 --text mine.txt
+  spillover quantize plan model-F16.gguf --target-bpw 5 --text mine.txt
 
 Nothing is written. Speeds are upper limits: what memory allows. See docs/quantize.md.
 """
@@ -55,10 +58,17 @@ def _size(ctx: click.Context, param: click.Parameter, given: str | None) -> int 
 @click.option(
     "--target-bpw",
     type=click.FloatRange(3, 16),
-    help="Measure which matrices suffer most from 4 bits, and say which keep 8 bits when the ONNX "
-    "model has so many bits per weight.",
+    help="Measure which matrices suffer most from few bits, and say which ones should get how many "
+    "when the weights have so many bits on average.",
 )
 @click.option("--target-size", callback=_size, help="The same, with the size of the weights.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["gguf", "onnx"]),
+    help="What the recipe for such a target makes.  [default: gguf of a GGUF file, onnx of a "
+    "folder]",
+)
 @click.option(
     "--text",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -72,6 +82,7 @@ def plan(
     speed_floor: float,
     target_bpw: float | None,
     target_size: int | None,
+    kind: str | None,
     text: Path | None,
     as_json: bool,
 ) -> None:
@@ -81,19 +92,17 @@ def plan(
     """
     from spillover.quantize.plan import plan as planning  # slow
     from spillover.quantize.plan.device_speed import measure_speed
-    from spillover.quantize.plan.mixed import Target, mixed
+    from spillover.quantize.plan.target import Target
 
     if target_bpw is not None and target_size is not None:
         raise click.UsageError("--target-bpw and --target-size say the same: give one of them")
     if target_bpw is not None or target_size is not None:
         target = Target(bits_per_weight=target_bpw, size_bytes=target_size)
-        with shown_progress(is_quiet=as_json) as progress:
-            found = mixed(model, target, read_text(text) if text else "", progress)
-        if as_json:
-            print_json(found)
-        else:
-            print_result(found.explained(model))
+        chosen = kind or ("gguf" if model.suffix == ".gguf" else "onnx")
+        _print_mixed(model, target, chosen, read_text(text) if text else "", as_json=as_json)
         return
+    if kind is not None:
+        raise click.UsageError("--format is for --target-bpw and --target-size")
     wish = planning.Wish(
         memory_bytes=available_memory() if memory is None else memory,
         n_ctx=n_ctx,
@@ -105,6 +114,23 @@ def plan(
         print_json(made)
     else:
         print_result(_table(made, wish.memory_bytes))
+
+
+def _print_mixed(model: Path, target: Target, kind: str, text: str, *, as_json: bool) -> None:
+    with shown_progress(is_quiet=as_json) as progress:
+        found: GgufMixed | Mixed
+        if kind == "gguf":
+            from spillover.quantize.plan.gguf_mixed import gguf_mixed  # slow; needs llama.cpp
+
+            found = gguf_mixed(model, target, text, progress)
+        else:
+            from spillover.quantize.plan.mixed import mixed  # slow
+
+            found = mixed(model, target, text, progress)
+    if as_json:
+        print_json(found)
+    else:
+        print_result(found.explained(model))
 
 
 def _table(made: Plan, memory_bytes: int) -> str:

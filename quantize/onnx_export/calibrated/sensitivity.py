@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
+from spillover.quantize.knapsack import Way, choose
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
 from spillover.quantize.onnx_export.decoder_graph import Progress
@@ -16,7 +16,6 @@ from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.sizes import product_bytes
 from spillover.quantize.onnx_export.source import WeightSource, matrices
 
-_STEPS = 1_000
 _FEW_CHUNKS = 4
 """Chunks of the text that are read: the order of the products hardly changes with more."""
 
@@ -57,7 +56,7 @@ def sensitivities(
             others = [name for name in _names(source, index) if name not in product]
             made = msgspec.structs.replace(options, weights="int4", eight_bits=tuple(others))
             rounded = LayerRuns(source, made, n_ctx).layer(index, is_exact=False)
-            change = _change(after, [rounded.run(state)[0] for state in states])
+            change = change_of(after, [rounded.run(state)[0] for state in states])
             more = _more_bytes(source, options, product)
             found.append(Sensitivity(matrices=product, change=change, more_bytes=more))
         states = after
@@ -66,30 +65,15 @@ def sensitivities(
 
 
 def kept(sensitivities: Sequence[Sensitivity], most_bytes: int) -> tuple[str, ...]:
-    """The matrices to keep at 8 bits when all of them together may take *most_bytes* more.
-
-    Those whose changes sum up to most: what products lose adds up, nearly. The best choice for each
-    budget, in steps of a thousandth of it, follows from the best ones without the last product (a
-    knapsack, filled one product after the other).
-    """
-    if most_bytes <= 0:
-        return ()
-    step = -(-most_bytes // _STEPS)
-    n_steps = most_bytes // step
-    saved = np.zeros(n_steps + 1)
-    takes: list[npt.NDArray[np.bool_]] = []
-    for one in sensitivities:
-        size = -(-one.more_bytes // step)
-        with_it = np.full(n_steps + 1, -np.inf)
-        with_it[size:] = saved[: max(n_steps + 1 - size, 0)] + one.change
-        takes.append(with_it > saved)
-        saved = np.maximum(saved, with_it)
-    room, chosen = n_steps, list[str]()
-    for one, take in zip(reversed(sensitivities), reversed(takes), strict=True):
-        if take[room]:
-            room -= -(-one.more_bytes // step)
-            chosen += one.matrices
-    return tuple(sorted(chosen))
+    """The matrices to keep at 8 bits when all of them together may take *most_bytes* more: those
+    whose changes sum up to most. What products lose adds up, nearly."""
+    things = [
+        (Way(n_bytes=0, loss=one.change), Way(n_bytes=one.more_bytes, loss=0.0))
+        for one in sensitivities
+    ]
+    chosen = choose(things, most_bytes) or [0] * len(things)
+    pairs = zip(sensitivities, chosen, strict=True)
+    return tuple(sorted(name for one, place in pairs if place for name in one.matrices))
 
 
 def _names(source: WeightSource, layer: int) -> list[str]:
@@ -103,7 +87,8 @@ def _products(source: WeightSource, layer: int) -> list[tuple[str, ...]]:
     return [together, *((name,) for name in names if name not in together)]
 
 
-def _change(wanted: Sequence[State], found: Sequence[State]) -> float:
+def change_of(wanted: Sequence[State], found: Sequence[State]) -> float:
+    """The energy of the difference of a layer's outputs, as a share of that of *wanted*."""
     pairs = list(zip(wanted, found, strict=True))
     moved = sum(float(np.square(b.residual - a.residual).sum()) for a, b in pairs)
     return moved / sum(float(np.square(a.residual).sum()) for a, _ in pairs)
