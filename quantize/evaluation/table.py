@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from spillover.quantize.evaluation.evaluate import Candidate, Evaluation, Model
 
 
@@ -43,15 +45,21 @@ def _row(candidate: Candidate) -> list[str]:
     loss = candidate.loss
     return [
         *_facts(candidate.model),
-        f"{loss.divergence:.5f} ± {loss.divergence_error:.5f}",
+        _with_error(loss.divergence, loss.divergence_error),
         f"{loss.divergence_median:.5f}",
         f"{loss.divergence_99:.4f}",
         f"{loss.perplexity:.3f}",
-        f"{loss.perplexity_ratio:.4f} ± {loss.perplexity_ratio_error:.4f}",
+        _with_error(loss.perplexity_ratio, loss.perplexity_ratio_error),
         f"{loss.same_top:.1%}",
         f"{loss.rms_delta_p:.2%}",
         *_costs(candidate.model),
     ]
+
+
+def _with_error(value: float, error: float) -> str:
+    """With the digits that the error leaves."""
+    n_digits = min(max(1 - math.floor(math.log10(error)), 0), 7) if error > 0 else 4
+    return f"{value:.{n_digits}f} ± {error:.{n_digits}f}"
 
 
 def _facts(model: Model) -> list[str]:

@@ -2,44 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
+
+from msgspec import Struct
 
 from spillover.quantize.evaluation.evaluate import Candidate, Evaluation
 from spillover.quantize.evaluation.table import about, cells, heads
 from spillover.quantize.report.choice import Pick, tokens_per_s, undominated
-from spillover.quantize.report.plot import Point, plot
+from spillover.quantize.report.plot import DARK, LIGHT, STYLE, Point, picture, plot
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1b1f24, #e6e8eb); --paper: light-dark(#fff,
-#16191d); --faint: light-dark(#e3e6ea, #30363d); --grey: light-dark(#9aa1a9, #6e7781); --worth:
-light-dark(#0b6bcb, #58a6ff); --pick: light-dark(#d1570b, #f0883e); }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-max-width: 1300px; margin: 2rem auto; padding: 0 1rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem; }
-figure { margin: 0; max-width: 680px; } figcaption { font-weight: 600; }
-svg { width: 100%; height: auto; }
-svg text { font: 13px system-ui, sans-serif; fill: var(--ink); }
-svg text.dominated { fill: var(--grey); } .grid { stroke: var(--faint); }
-.front { fill: none; stroke: var(--worth); stroke-width: 1.5; opacity: .5; }
-.worth { fill: var(--worth); } svg .dominated:not(text) { fill: var(--grey); }
-.pick { fill: none; stroke: var(--pick); stroke-width: 2.5; }
-.table { overflow-x: auto; } table { border-collapse: collapse; white-space: nowrap; }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--faint); }
-th:first-child, td:first-child { text-align: left; } tr.pick td { font-weight: 600; }
-tr.dominated td { color: var(--grey); }
-"""
+_STYLE = f"""
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+max-width: 1300px; margin: 2rem auto; padding: 0 1rem; }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr));
+gap: 1rem; }}
+figure {{ margin: 0; max-width: 680px; }} figcaption {{ font-weight: 600; }}
+svg {{ width: 100%; height: auto; }}
+.table {{ overflow-x: auto; }} table {{ border-collapse: collapse; white-space: nowrap;
+font-size: 13px; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .3rem .5rem; text-align: right; border-bottom: 1px solid var(--faint); }}
+th:first-child, td:first-child {{ text-align: left; }} tr.pick td {{ font-weight: 600; }}
+tr.dominated td {{ color: var(--grey); }}
+{STYLE}"""
 _NO_LESS = 1e-7
 """Nats: a model that loses nothing has a place in the plot, too."""
 
 
+class _Price(Struct, frozen=True, kw_only=True):
+    """What a plot sets the losses against."""
+
+    name: str
+    label: str
+    of: Callable[[Candidate], float]
+    sign: int
+    """-1: more is better."""
+
+
+_PRICES = (
+    _Price(name="size", label="MB on disk", of=lambda one: one.model.size_bytes / 1e6, sign=1),
+    _Price(name="speed", label="tokens per second, one stream", of=tokens_per_s, sign=-1),
+)
+
+
 def page(evaluation: Evaluation, chosen: Pick) -> str:
     """The whole document."""
-    candidates = evaluation.candidates
-    figures = [_figure(candidates, chosen, "Size", "MB on disk", _megabytes, sign=1)]
-    if all(one.model.cost is not None for one in candidates):
-        label = "tokens per second, one stream"
-        figures.append(_figure(candidates, chosen, "Speed", label, tokens_per_s, sign=-1))
+    figures = [
+        f"<figure><figcaption>Loss against {price.name}</figcaption>"
+        f"{plot(_points(evaluation.candidates, chosen, price), price.label)}</figure>"
+        for price in _prices(evaluation)
+    ]
     name = escape(evaluation.reference.name)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -47,51 +61,56 @@ def page(evaluation: Evaluation, chosen: Pick) -> str:
 <h1>What {name} loses</h1>
 <p><strong>Pick: {escape(chosen.name)}</strong>, {escape(chosen.reason)}.</p>
 <div class="plots">{"".join(figures)}</div>
-<p>Circles run in llama.cpp, squares in ONNX Runtime. Grey: another model is as good and better in
-one of both.</p>
+<p>Circles run in llama.cpp, squares in ONNX Runtime. Bars are one standard error to both sides.
+Grey: another model is as good and better in one of both; in the table: in every plot.</p>
 <div class="table">{_table(evaluation, chosen)}</div>
 <p>{escape(about(evaluation))}</p>
 </html>
 """
 
 
-def _megabytes(candidate: Candidate) -> float:
-    return candidate.model.size_bytes / 1e6
+def pictures(evaluation: Evaluation, chosen: Pick) -> dict[str, str]:
+    """The plots as SVG files, by what the losses are set against: size, and speed where it was
+    measured."""
+    return {
+        price.name: picture(_points(evaluation.candidates, chosen, price), price.label)
+        for price in _prices(evaluation)
+    }
 
 
-def _figure(
-    candidates: tuple[Candidate, ...],
-    chosen: Pick,
-    title: str,
-    label: str,
-    price: Callable[[Candidate], float],
-    *,
-    sign: int,
-) -> str:
-    """*sign* -1: more is better."""
-    losses = [max(one.loss.divergence, _NO_LESS) for one in candidates]
-    # Files that differ in their metadata alone have one size.
-    prices = [float(f"{price(one):.3g}") for one in candidates]
-    worth = undominated([sign * each for each in prices], losses)
-    points = [
+def _prices(evaluation: Evaluation) -> tuple[_Price, ...]:
+    has_speed = all(one.model.cost is not None for one in evaluation.candidates)
+    return _PRICES if has_speed else _PRICES[:1]
+
+
+def _points(candidates: Sequence[Candidate], chosen: Pick, price: _Price) -> list[Point]:
+    return [
         Point(
             name=one.model.name,
-            price=each,
-            loss=loss,
+            price=_rounded(price.of(one)),
+            loss=max(one.loss.divergence, _NO_LESS),
+            error=one.loss.divergence_error,
             is_worth_it=is_worth_it,
             is_pick=one.model.name == chosen.name,
             group=one.model.engine,
         )
-        for one, each, loss, is_worth_it in zip(candidates, prices, losses, worth, strict=True)
+        for one, is_worth_it in zip(candidates, _worth(candidates, price), strict=True)
     ]
-    caption = f"<figcaption>Loss against {title.lower()}</figcaption>"
-    return f"<figure>{caption}{plot(points, label)}</figure>"
+
+
+def _worth(candidates: Sequence[Candidate], price: _Price) -> list[bool]:
+    losses = [max(one.loss.divergence, _NO_LESS) for one in candidates]
+    return undominated([price.sign * _rounded(price.of(one)) for one in candidates], losses)
+
+
+def _rounded(price: float) -> float:
+    """Files that differ in their metadata alone have one size."""
+    return float(f"{price:.3g}")
 
 
 def _table(evaluation: Evaluation, chosen: Pick) -> str:
-    sizes = [float(f"{_megabytes(one):.3g}") for one in evaluation.candidates]
-    worth = undominated(sizes, [one.loss.divergence for one in evaluation.candidates])
-    kinds = ["", *("" if is_worth_it else "dominated" for is_worth_it in worth)]
+    each = [_worth(evaluation.candidates, price) for price in _prices(evaluation)]
+    kinds = ["", *("" if any(worth) else "dominated" for worth in zip(*each, strict=True))]
     rows = []
     for kind, row in zip(kinds, cells(evaluation), strict=True):
         shown = "pick" if row[0] == chosen.name else kind

@@ -166,7 +166,7 @@ def test_the_command_prints_a_table_and_writes_everything_as_json(
     printed = capsys.readouterr().out
     assert "| storyteller-Q8_0 | llama.cpp |" in printed
     found = msgspec.json.decode((tmp_path / "found.json").read_bytes(), type=Evaluation)
-    assert f"{found.candidates[0].loss.divergence:.5f}" in printed
+    assert f"{found.candidates[0].loss.divergence_median:.5f}" in printed
     assert found.text == "text.txt"
     # Another text of this name, or another model, is told apart.
     assert found.text_digest == hashlib.sha256((STORY * 3).encode()).hexdigest()

@@ -16,6 +16,7 @@ from spillover.quantize.evaluation.cost import Cost
 from spillover.quantize.evaluation.evaluate import Candidate, Evaluation, Model
 from spillover.quantize.evaluation.loss import Loss
 from spillover.quantize.report.choice import pick, undominated
+from spillover.quantize.report.labels import Box, place_labels
 from spillover.quantize.report.page import page
 from spillover.runtime.conversions.record import EngineRates
 
@@ -79,6 +80,13 @@ def test_the_pick_is_the_fastest_that_is_exact_enough() -> None:
     assert pick(SOME, 1.0).name == "small"
 
 
+def test_of_models_that_are_about_as_fast_the_pick_loses_least() -> None:
+    alike = [candidate("a", 5, 0.02, 100), candidate("b", 5, 0.01, 97), candidate("c", 5, 0, 80)]
+    chosen = pick(alike)
+    assert chosen.name == "b"
+    assert "about alike" in chosen.reason
+
+
 def test_without_speeds_the_pick_is_the_smallest_that_is_exact_enough() -> None:
     chosen = pick([candidate("a", 5, 0.01, None), candidate("b", 4, 0.02, None)])
     assert chosen.name == "b"
@@ -109,6 +117,36 @@ def test_the_page_plots_losses_against_size_and_speed_and_loads_nothing() -> Non
         assert "middle (pick)" in [text.text for text in svg.iter() if text.text]
     assert "&lt;text&gt; &amp; more" in html
     assert not re.search(r"(src|href)\s*=|@import|url\(", html)
+
+
+def test_what_one_plot_recommends_is_not_grey_in_the_table() -> None:
+    large_but_fast = candidate("odd", 80, 0.05, 40)
+    found = page(evaluation(*SOME, large_but_fast), pick(SOME))
+    rows = dict(re.findall(r'<tr class="(\w*)"><td>(\w+)', found)[::-1])
+    assert rows["dominated"] == "worse"
+    assert '<tr class=""><td>odd' in found
+
+
+def test_each_plot_can_be_a_file_of_its_own(tmp_path: Path) -> None:
+    one = written(tmp_path / "one.json", evaluation(*SOME))
+    assert cli.run(["quantize", "report", one, "--svg", str(tmp_path)]) == 0
+    for name in ("size", "speed"):
+        root = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "--worth: #" in (tmp_path / f"{name}.svg").read_text("utf-8")
+
+
+def test_labels_touch_neither_each_other_nor_points() -> None:
+    marks = [Box.around(100 + 30 * (i % 4), 100 + 12 * (i // 4), 6) for i in range(12)]
+    area = Box(left=0, top=0, right=600, bottom=400)
+    names = [f"recipe-{i}" for i in range(12)]
+    placed = place_labels(names, [i < 4 for i in range(12)], marks, area)
+    boxes = [label.box for label in placed if label is not None]
+    assert len(boxes) >= 4
+    assert all(label is not None for label in placed[:4])
+    for i, box in enumerate(boxes):
+        assert area.holds(box)
+        assert not any(box.touches(other) for other in [*boxes[:i], *marks])
 
 
 @pytest.mark.parametrize("losses", [(0.0, 0.0), (0.1, 0.1), (-1e-9, 30.0)])

@@ -28,18 +28,29 @@ The pick is the fastest model that is exact enough. See docs/quantize.md.
     help="Write a page with plots of the losses against size and speed; it loads nothing.",
 )
 @click.option(
+    "--svg",
+    "svg_folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Write each plot into this folder, as a file of its own.",
+)
+@click.option(
     "--max-divergence",
     type=click.FloatRange(0, 100, min_open=True),
     help="Most nats that the pick may lose on average.  [default: 0.05]",
 )
-def report(files: tuple[Path, ...], html_file: Path | None, max_divergence: float | None) -> None:
+def report(
+    files: tuple[Path, ...],
+    html_file: Path | None,
+    svg_folder: Path | None,
+    max_divergence: float | None,
+) -> None:
     """Show the evaluations in FILES, which `spillover quantize eval --json` wrote.
 
     Several files must have one reference and one text.
     """
     from spillover.quantize.evaluation.table import markdown  # slow
     from spillover.quantize.report.choice import MOST_DIVERGENCE, pick
-    from spillover.quantize.report.page import page
+    from spillover.quantize.report.page import page, pictures
     from spillover.quantize.report.stored import read_evaluations
 
     evaluation = read_evaluations(files)
@@ -49,4 +60,8 @@ def report(files: tuple[Path, ...], html_file: Path | None, max_divergence: floa
     if html_file is not None:
         html_file.write_text(page(evaluation, chosen), "utf-8")
         print_note(f"spillover: {html_file} shows the plots")
+    if svg_folder is not None:
+        for name, content in pictures(evaluation, chosen).items():
+            (svg_folder / f"{name}.svg").write_text(content, "utf-8")
+            print_note(f"spillover: {svg_folder / f'{name}.svg'} is the loss against {name}")
     print_result(f"{markdown(evaluation)}\n\nPick: {chosen.name}, {chosen.reason}.")
