@@ -53,12 +53,13 @@ def write_model(
     merges: Iterable[tuple[str, str]] = (("a", "b"),),
     *,
     is_fused: bool = False,
+    adds_bos: bool = False,
     raw: Mapping[str, tuple[npt.NDArray[np.uint8], str]] = MappingProxyType({}),
 ) -> Path:
     """A whole model; its matrices stored as *kind*. llama.cpp loads it if there are *merges*.
 
-    *is_fused*: with one matrix for queries, keys and values. *raw*: the bytes and the types of
-    single tensors, by their names in the file.
+    *is_fused*: with one matrix for queries, keys and values. *adds_bos*: texts begin with BOS.
+    *raw*: the bytes and the types of single tensors, by their names in the file.
     """
     architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, architecture)
@@ -77,6 +78,8 @@ def write_model(
     _add_scaling(writer, config)
     _add_family(writer, config)
     add_byte_vocabulary(writer, config["vocab_size"], *merges)
+    if adds_bos:
+        writer.add_add_bos_token(True)
     tensors = {}
     for name, values in tiny_models.weights(config).items():
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}

@@ -96,7 +96,7 @@ def evaluate(
     losses: list[Loss] = []
     n_chunks = 0
     with closing(open_reader(reference, n_ctx)) as wanted:
-        chunks = _chunks(wanted, text)
+        chunks = chunks_of(wanted, text)
         n_ctx, n_chunks = wanted.n_ctx, len(chunks)
         for together in _groups(candidates):
             with ExitStack() as stack:
@@ -143,7 +143,7 @@ def _model(path: Path, cost: Cost | None) -> Model:
     )
 
 
-def _chunks(reader: TextReader, text: str) -> list[Tokens]:
+def chunks_of(reader: TextReader, text: str) -> list[Tokens]:
     """The whole chunks of the text. Each begins as a text does."""
     opening, tokens, n = reader.tokenize(""), reader.tokenize(text), reader.n_ctx
     if len(tokens) < n:
@@ -152,8 +152,12 @@ def _chunks(reader: TextReader, text: str) -> list[Tokens]:
             "smaller --n-ctx"
         )
     chunks = [tokens[start : start + n].copy() for start in range(0, len(tokens) - n + 1, n)]
+    # What a tokenizer puts behind a text stands in the empty text, too.
+    n_common = min(len(opening), n)
+    is_same = opening[:n_common] == tokens[:n_common]
+    n_before = int(is_same.cumprod().sum())
     for chunk in chunks:
-        chunk[: len(opening)] = opening
+        chunk[:n_before] = opening[:n_before]
     return chunks
 
 

@@ -84,18 +84,21 @@ def _text(path: Path) -> str:
 
 
 def _chunks(tokens: Tokens, opening: tuple[int, ...]) -> list[Tokens]:
-    """The text in pieces of equal length, each with the BOS token if the model wants one. A rest
-    counts only where there is nothing else."""
-    n_own = _N_CHUNK - len(opening)
-    pieces = [tokens[start : start + n_own] for start in range(0, len(tokens), n_own)]
-    if len(pieces) > 1 and len(pieces[-1]) < n_own:
+    """The text in pieces of equal length, as llama.cpp's own tool cuts it: the BOS token, if the
+    model wants one, takes the place of each piece's first. A rest counts only where there is
+    nothing else."""
+    whole = np.array([*opening, *tokens], np.int32)
+    pieces = [whole[start : start + _N_CHUNK] for start in range(0, len(whole), _N_CHUNK)]
+    if len(pieces) > 1 and len(pieces[-1]) < _N_CHUNK:
         pieces.pop()
     if not pieces or len(pieces[0]) < _N_CALL:
         raise QuantizeError(
             f"the text has only {len(tokens)} tokens: give one with at least {_N_CALL}, better "
             "with some ten thousand"
         )
-    return [np.array([*opening, *piece], np.int32) for piece in pieces]
+    for piece in pieces:
+        piece[: len(opening)] = opening
+    return pieces
 
 
 def _context(model: LlamaModel, inputs: MatmulInputs, n_threads: int) -> Any:

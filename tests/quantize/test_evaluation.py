@@ -15,7 +15,7 @@ from spillover.edge_server import cli
 from spillover.models.catalogue import default_model, find
 from spillover.quantize.divergence import compare, divergence
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.evaluation.evaluate import Evaluation, evaluate
+from spillover.quantize.evaluation.evaluate import Evaluation, chunks_of, evaluate
 from spillover.quantize.evaluation.loss import Loss, loss_of
 from spillover.quantize.evaluation.readers import open_reader
 from spillover.quantize.evaluation.shipped_text import NAMES, shipped_text
@@ -146,6 +146,27 @@ def test_the_second_half_of_each_chunk_is_scored() -> None:
     check_measures(only.loss, wanted, rel=0.02)
     assert only.loss.divergence < 0.05
     assert only.loss.same_top > 0.9
+
+
+def test_what_a_tokenizer_puts_behind_a_text_does_not_begin_chunks(tmp_path: Path) -> None:
+    export(STORYTELLER, tmp_path / "m", ExportOptions(), lambda n_done, n_all: None)
+    settings = json.loads((tmp_path / "m" / "tokenizer.json").read_text())
+    end = settings["model"]["vocab"]["z"]
+    settings["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "z", "type_id": 0}},
+        ],
+        "pair": [],
+        "special_tokens": {"z": {"id": "z", "ids": [end], "tokens": ["z"]}},
+    }
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(settings))
+    with closing(open_reader(tmp_path / "m", 16)) as reader:
+        assert reader.tokenize("").tolist() == [end]
+        whole, chunks = reader.tokenize(STORY), chunks_of(reader, STORY)
+    assert len(chunks) > 1
+    assert np.concatenate(chunks).tolist() == whole[: 16 * len(chunks)].tolist()
 
 
 def test_the_shipped_text_is_long_and_in_many_scripts() -> None:

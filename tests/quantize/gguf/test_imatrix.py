@@ -60,6 +60,18 @@ def test_the_sums_are_those_of_what_the_first_matrix_sees(
         np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("n_own", "n_read"), [(1022, N_CHUNK), (1023, 2 * N_CHUNK)])
+def test_a_bos_token_takes_the_place_of_a_chunks_first(
+    n_own: int, n_read: int, tmp_path: Path
+) -> None:
+    """As in llama-imatrix: both programs then read the same chunks."""
+    source = tiny_gguf.write_model(tmp_path / "m.gguf", CONFIG, "F16", adds_bos=True)
+    target, text = tmp_path / "i.gguf", tmp_path / "text.txt"
+    text.write_text(("whatthemodelreads" * 99)[:n_own])
+    made = calibrate(ImatrixOrder(source=source, target=target, text=text, n_threads=1), silent)
+    assert made.n_tokens == n_read
+
+
 def test_a_text_that_is_too_short_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("short")
     order = ImatrixOrder(
