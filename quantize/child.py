@@ -1,8 +1,8 @@
-"""Runs one function in a child process, tells how far it is, and ends with its parent.
+"""Runs functions in a child process, tells how far it is, and ends with its parent.
 
 Native code that reads a model's file may crash or run for minutes: a process can be ended, whatever
-it does. The call goes to the child's stdin, which then stays open: when it ends, so does the child.
-A line of JSON comes back for each step and one for the result, a format that is safe to read.
+it does. Calls go to the child's stdin, which stays open: when it ends, so does the child. A line of
+JSON comes back for each step and one for each result, a format that is safe to read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -17,14 +18,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, get_type_hints
+from typing import Any, BinaryIO, Self, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
 from spillover.quantize.errors import QuantizeError
 from spillover.runtime.errors import SpilloverError, shortage
-from spillover.runtime.worker.worker_process import describe_exit, environment
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done now, the parts of it that are done, and all its parts."""
@@ -60,39 +60,66 @@ class _Done(Struct, frozen=True, tag="done"):
 
 
 def call_in_child(
-    function: Callable[[Order, Progress], Result],
-    order: Order,
-    progress: Progress,
-    *,
-    scratch: Path | None = None,
+    function: Callable[[Order, Progress], Result], order: Order, progress: Progress
 ) -> Result:
-    """The result of *function*, a name of its module, for its parameter *order*.
+    """The result of *function* in a process that does nothing else. See Child.call()."""
+    with Child() as child:
+        return child.call(function, order, progress)
 
-    The child removes the file *scratch* when this process dies first. An exception in *progress*,
-    such as Ctrl-C, ends the child. Raises QuantizeError, and OSError when the system has no process
-    for it.
-    """
-    call = _Call(
-        module=function.__module__,
-        function=function.__name__,
-        order=msgspec.Raw(_encode(order)),
-        scratch=scratch,
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment("auto"),
-        # Its own group, so that the terminal's Ctrl-C reaches this process only.
-        process_group=0 if os.name == "posix" else None,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
+
+class Child:
+    """A process that computes one call after the other. Raises OSError when the system has none."""
+
+    def __init__(self) -> None:
+        from spillover.runtime.worker.worker_process import environment  # the child does without
+
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment("auto"),
+            # Its own group, so that the terminal's Ctrl-C reaches this process only.
+            process_group=0 if os.name == "posix" else None,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(OSError):
+                pipe.close()
+
+    def call(
+        self,
+        function: Callable[[Order, Progress], Result],
+        order: Order,
+        progress: Progress,
+        *,
+        scratch: Path | None = None,
+    ) -> Result:
+        """The result of *function*, a name of its module, for its parameter *order*.
+
+        The child removes the file *scratch* when this process dies before the next call. Raises
+        QuantizeError.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        call = _Call(
+            module=function.__module__,
+            function=function.__name__,
+            order=msgspec.Raw(_encode(order)),
+            scratch=scratch,
+        )
         with suppress(OSError):  # its end shows when the result is read
-            process.stdin.write(_encode(call) + b"\n")
-            process.stdin.flush()
-        for line in process.stdout:
+            stdin.write(_encode(call) + b"\n")
+            stdin.flush()
+        for line in stdout:
             match _decode(line):
                 case _Step(what, n_done, n_all):
                     progress(what, n_done, n_all)
@@ -102,31 +129,40 @@ def call_in_child(
                     hint = get_type_hints(function)["return"]
                     found: Result = msgspec.json.decode(result, type=hint, dec_hook=_path)
                     return found
-        raise QuantizeError(f"the process that computed {describe_exit(process.wait())}")
-    finally:
-        process.kill()
-        process.wait()
-        with suppress(OSError):
-            process.stdin.close()
-        process.stdout.close()
+        from spillover.runtime.worker.worker_process import describe_exit
+
+        raise QuantizeError(f"the process that computed {describe_exit(self._process.wait())}")
 
 
 def main() -> None:
-    """Do what the first line of stdin says: the child's part."""
+    """Do what each line of stdin says, one after the other: the child's part."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     orders, reports = _take_streams()
-    line = orders.readline()
-    if not line.endswith(b"\n"):
-        return
-    call = msgspec.json.decode(line, type=_Call, dec_hook=_path)
-    threading.Thread(target=_end_with_parent, args=(orders, call.scratch), daemon=True).start()
+    calls: queue.Queue[_Call] = queue.Queue(1)
+    threading.Thread(target=_receive, args=(orders, calls), daemon=True).start()
 
     def report(message: _Step | _Failed | _Done) -> None:
         reports.write(msgspec.json.encode(message) + b"\n")
         reports.flush()
 
-    report(_outcome(call, lambda what, n_done, n_all: report(_Step(what, n_done, n_all))))
-    os._exit(0)  # the libraries' own ends are slow, and nothing is left to write
+    while True:
+        outcome = _outcome(calls.get(), lambda *step: report(_Step(*step)))
+        report(outcome)
+
+
+def _receive(orders: BinaryIO, calls: queue.Queue[_Call]) -> None:
+    """Take calls until the parent has ended, and end with it. Native code does not return to
+    Python's signal handlers in time, so this thread cleans up."""
+    scratch: Path | None = None
+    for line in orders:
+        if not line.endswith(b"\n"):
+            break
+        call = msgspec.json.decode(line, type=_Call, dec_hook=_path)
+        scratch = call.scratch
+        calls.put(call)
+    if scratch is not None:
+        scratch.unlink(missing_ok=True)
+    os._exit(1)
 
 
 def _outcome(call: _Call, progress: Progress) -> _Failed | _Done:
@@ -148,14 +184,6 @@ def _take_streams() -> tuple[BinaryIO, BinaryIO]:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     return orders, reports
-
-
-def _end_with_parent(orders: BinaryIO, scratch: Path | None) -> None:
-    # Native code does not return to Python's signal handlers in time, so this thread cleans up.
-    orders.read()
-    if scratch is not None:
-        scratch.unlink(missing_ok=True)
-    os._exit(1)
 
 
 def _encode(value: Any) -> bytes:

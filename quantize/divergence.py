@@ -5,11 +5,14 @@ The measures are those of llama.cpp's `llama-perplexity --kl-divergence`.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
 from spillover.runtime.backend import Logits, Tokens
+from spillover.runtime.device import default_threads
 
 Numbers = npt.NDArray[np.float64]
 
@@ -36,13 +39,13 @@ class Positions(Struct, frozen=True, kw_only=True):
 
 
 def compare(reference: Logits, candidate: Logits, targets: Tokens) -> Positions:
-    """Compare logits (n, n_vocab) of the positions before *targets*."""
-    parts = [
-        _compare(reference[rows], candidate[rows], targets[rows])
-        for start in range(0, len(targets), _ROWS)
-        for rows in [slice(start, start + _ROWS)]
-    ]
-    return join(parts)
+    """Compare logits (n, n_vocab) of the positions before *targets*, on all cores."""
+    parts = [slice(start, start + _ROWS) for start in range(0, len(targets), _ROWS)]
+    with ThreadPoolExecutor(default_threads()) as threads:
+        found = threads.map(
+            lambda rows: _compare(reference[rows], candidate[rows], targets[rows]), parts
+        )
+        return join(list(found))
 
 
 def join(parts: list[Positions]) -> Positions:

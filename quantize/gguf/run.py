@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
+import threading
 from collections.abc import Generator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
-from spillover.quantize.child import Progress, call_in_child
+from spillover.quantize.child import Child, Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.guard_rails import check_plan, notes_on
-from spillover.quantize.gguf.imatrix import OWN_TEXT, Calibrated, ImatrixOrder, calibrate
-from spillover.quantize.gguf.imatrix_file import read_imatrix
-from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
 from spillover.quantize.gguf.verify import Verdict, VerifyOrder, most_divergence, verify
 from spillover.quantize.new_file import new_file
+
+if TYPE_CHECKING:
+    from spillover.quantize.gguf.imatrix import Calibrated
 
 _MAX_TEXT_BYTES = 127
 """Of a value that llama.cpp adds to the metadata."""
@@ -45,7 +48,8 @@ class Quantized(Struct, frozen=True, kw_only=True):
 
 def preview(source: Path, target: Path, recipe: Recipe, *, n_threads: int) -> Quantized:
     """What run() would write. Raises QuantizeError."""
-    return _described(target, _plan(source, target, recipe, n_threads), None)
+    with Child() as child:
+        return _described(target, _plan(child, source, target, recipe, n_threads), None)
 
 
 def run(
@@ -63,26 +67,29 @@ def run(
     Unless *is_checked* is False, it must load, write 16 tokens, and stay within *most* nats of mean
     divergence from *source* (None: as usual for its bits). Raises QuantizeError.
     """
-    planned = _plan(source, target, recipe, n_threads)
-    check_plan(source, recipe, planned)
     verdict = None
-    with (
-        new_file(target, planned.size_bytes) as scratch,
-        _calibrated(source, recipe, progress, n_threads=n_threads) as recipe,
-    ):
-        order = QuantizeOrder(
-            source=source,
-            target=scratch,
-            recipe=recipe,
-            n_threads=n_threads,
-            metadata=_provenance(source, recipe, progress),
-        )
-        call_in_child(quantize, order, progress, scratch=scratch)
-        _check_tensors(scratch, planned)
-        if is_checked:
-            check = VerifyOrder(source=source, target=scratch, n_threads=n_threads)
-            verdict = call_in_child(verify, check, progress)
-            _judge(verdict, most_divergence(planned.bits_per_weight) if most is None else most)
+    with Child() as child:
+        digest = _Digest(source)
+        planned = _plan(child, source, target, recipe, n_threads)
+        check_plan(source, recipe, planned)
+        with (
+            new_file(target, planned.size_bytes) as scratch,
+            _calibrated(child, source, recipe, progress, n_threads=n_threads) as recipe,
+        ):
+            order = QuantizeOrder(
+                source=source,
+                target=scratch,
+                recipe=recipe,
+                n_threads=n_threads,
+                metadata=_provenance(source, digest, recipe, progress),
+            )
+            _quantize(child, order, progress)
+            _check_tensors(scratch, planned)
+            if is_checked:
+                check = VerifyOrder(source=source, target=scratch, n_threads=n_threads)
+                verdict = child.call(verify, check, progress, scratch=scratch)
+                most = most_divergence(planned.bits_per_weight) if most is None else most
+                _judge(verdict, most)
     return _described(target, planned, verdict)
 
 
@@ -92,13 +99,13 @@ def make_imatrix(
     """Write an importance matrix into *target*, from *text* or the text that comes with the
     package. Raises QuantizeError."""
     _header(source)
-    with new_file(target) as scratch:
-        return _calibrate(source, scratch, text, progress, n_threads)
+    with new_file(target) as scratch, Child() as child:
+        return _calibrate(child, source, scratch, text, progress, n_threads)
 
 
 @contextmanager
 def _calibrated(
-    source: Path, recipe: Recipe, progress: Progress, *, n_threads: int
+    child: Child, source: Path, recipe: Recipe, progress: Progress, *, n_threads: int
 ) -> Generator[Recipe]:
     """The recipe with an importance matrix, if it shall have one."""
     if recipe.imatrix is not None or not recipe.is_calibrated:
@@ -106,21 +113,36 @@ def _calibrated(
         return
     with tempfile.TemporaryDirectory(prefix="spillover-") as folder:
         path = Path(folder) / "imatrix.gguf"
-        _calibrate(source, path, None, progress, n_threads)
+        _calibrate(child, source, path, None, progress, n_threads)
         yield msgspec.structs.replace(recipe, imatrix=path)
 
 
 def _calibrate(
-    source: Path, target: Path, text: Path | None, progress: Progress, n_threads: int
+    child: Child,
+    source: Path,
+    target: Path,
+    text: Path | None,
+    progress: Progress,
+    n_threads: int,
 ) -> Calibrated:
+    from spillover.quantize.gguf.imatrix import OWN_TEXT, ImatrixOrder, calibrate  # see _plan
+
     order = ImatrixOrder(source=source, target=target, text=text or OWN_TEXT, n_threads=n_threads)
-    return call_in_child(calibrate, order, progress, scratch=target)
+    return child.call(calibrate, order, progress, scratch=target)
 
 
-def _plan(source: Path, target: Path, recipe: Recipe, n_threads: int) -> Plan:
+def _plan(child: Child, source: Path, target: Path, recipe: Recipe, n_threads: int) -> Plan:
+    from spillover.quantize.gguf.native import plan  # slow; meanwhile the child starts
+
     _check(_header(source), source, recipe)
     order = QuantizeOrder(source=source, target=target, recipe=recipe, n_threads=n_threads)
-    return call_in_child(plan, order, lambda what, n_done, n_all: None)
+    return child.call(plan, order, lambda what, n_done, n_all: None)
+
+
+def _quantize(child: Child, order: QuantizeOrder, progress: Progress) -> None:
+    from spillover.quantize.gguf.native import quantize  # see _plan
+
+    child.call(quantize, order, progress, scratch=order.target)
 
 
 def _header(path: Path) -> GgufHeader:
@@ -167,12 +189,14 @@ def _judge(verdict: Verdict | None, most: float) -> None:
         )
 
 
-def _provenance(source: Path, recipe: Recipe, progress: Progress) -> dict[str, str | int]:
+def _provenance(
+    source: Path, digest: _Digest, recipe: Recipe, progress: Progress
+) -> dict[str, str | int]:
     """Where the new file comes from, for its metadata; also under llama.cpp's own names."""
     progress("reading the source", 0, 1)
     found: dict[str, str | int] = {
         "spillover.source.name": source.name,
-        "spillover.source.sha256": _digest(source),
+        "spillover.source.sha256": digest.result(),
         "spillover.tools": f"spillover {version('spillover')}, "
         f"llama-cpp-python {version('llama-cpp-python')}",
         "spillover.recipe.type": recipe.file_type,
@@ -180,8 +204,10 @@ def _provenance(source: Path, recipe: Recipe, progress: Progress) -> dict[str, s
     for place, (pattern, kind) in enumerate(recipe.tensors):
         found[f"spillover.recipe.tensor.{place}"] = f"{pattern}={kind}"
     if recipe.imatrix is not None:
+        from spillover.quantize.gguf.imatrix_file import read_imatrix
+
         imatrix = read_imatrix(recipe.imatrix)
-        found["spillover.recipe.imatrix_sha256"] = _digest(recipe.imatrix)
+        found["spillover.recipe.imatrix_sha256"] = _sha256(recipe.imatrix)
         found["quantize.imatrix.file"] = recipe.imatrix.name
         found["quantize.imatrix.dataset"] = ", ".join(imatrix.datasets)
         found["quantize.imatrix.entries_count"] = len(imatrix.sums)
@@ -194,7 +220,27 @@ def _cut(text: str) -> str:
     return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
 
 
-def _digest(path: Path) -> str:
+class _Digest:
+    """The SHA-256 of a file, computed while other things are done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found = Future[str]()
+        # A daemon: when something else fails, nobody waits for it.
+        threading.Thread(target=self._compute, daemon=True).start()
+
+    def _compute(self) -> None:
+        try:
+            self._found.set_result(_sha256(self._path))
+        except OSError as error:
+            self._found.set_exception(error)
+
+    def result(self) -> str:
+        """Wait for it. Raises OSError."""
+        return self._found.result()
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -108,6 +108,7 @@ class Bench:
             lambda: self._spillover(*run, *flags),
             lambda: self._tool("llama-quantize", *flags, source, str(theirs), kind, self._threads),
             new=(ours, theirs),
+            n_rounds=1 if imatrix else None,
         )
         different = [name for name, own in bytes_of(ours).items() if own != bytes_of(theirs)[name]]
         name = imatrix.stem if imatrix else "none"
@@ -148,11 +149,15 @@ class Bench:
             model.unlink()
 
     def _in_turns(
-        self, ours: Callable[[], object], theirs: Callable[[], object], new: Sequence[Path]
+        self,
+        ours: Callable[[], object],
+        theirs: Callable[[], object],
+        new: Sequence[Path],
+        n_rounds: int | None = None,
     ) -> dict[str, object]:
         """Seconds of both. *new*: files that are removed before each round."""
         seconds: list[tuple[float, float]] = []
-        for _ in range(self._given.repeat):
+        for _ in range(n_rounds or self._given.repeat):
             for path in new:
                 path.unlink(missing_ok=True)
             seconds.append((timed(ours), timed(theirs)))

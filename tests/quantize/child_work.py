@@ -31,6 +31,10 @@ def refuse(order: Sum, progress: Progress) -> int:
     raise QuantizeError(f"{order.left} is too much")
 
 
+def pid(order: Sum, progress: Progress) -> int:
+    return os.getpid()
+
+
 def die(order: Sum, progress: Progress) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return 0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from spillover.quantize.child import call_in_child
+from spillover.quantize.child import Child, call_in_child
 from spillover.quantize.errors import QuantizeError
-from tests.quantize.child_work import Sum, add, die, hang, refuse
+from tests.quantize.child_work import Sum, add, die, hang, pid, refuse
 
 SUM = Sum(left=2, right=3, path=Path("x"))
 
@@ -30,6 +31,14 @@ def test_an_error_comes_back_with_its_words() -> None:
         call_in_child(refuse, SUM, silent)
 
 
+def test_one_process_computes_one_call_after_the_other() -> None:
+    with Child() as child:
+        first = child.call(pid, SUM, silent)
+        with pytest.raises(QuantizeError):
+            child.call(refuse, SUM, silent)
+        assert child.call(pid, SUM, silent) == first != os.getpid()
+
+
 def test_a_crash_is_an_error() -> None:
     with pytest.raises(QuantizeError, match="was ended by SIGKILL"):
         call_in_child(die, SUM, silent)
@@ -39,8 +48,8 @@ def test_a_child_that_loses_its_parent_removes_what_it_began(tmp_path: Path) -> 
     path = tmp_path / "half"
     code = (
         "from pathlib import Path; from tests.quantize.child_work import Sum, hang; "
-        "from spillover.quantize.child import call_in_child; import sys; path = Path(sys.argv[1]); "
-        "call_in_child(hang, Sum(left=1, right=1, path=path), "
+        "from spillover.quantize.child import Child; import sys; path = Path(sys.argv[1]); "
+        "Child().call(hang, Sum(left=1, right=1, path=path), "
         "lambda *step: print('now', flush=True), scratch=path)"
     )
     with subprocess.Popen(
