@@ -20,10 +20,11 @@ from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.quantize.plan.target import N_CTX, Target, tokens_for
-from spillover.quantize.plan.tensor_losses import TensorLoss, tensor_losses
+from spillover.quantize.plan.tensor_losses import TensorLoss, tensor_losses, types_for
 
-_FILE_TYPES = {"Q2_K": "Q2_K", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-"""The type of a file by that of most of its weights, where the names differ."""
+_FILE_TYPES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "F16": "Q8_0"}
+"""The type of a file by that of most of its weights, where the names differ. (Single tensors can
+have other types in quantized files only.)"""
 _FINE = ("Q6_K", "Q8_0", "F16")
 """For the head, which needs more bits than most; llama.cpp's own recipes give it the first too."""
 _COARSE = ("Q4_K", "Q5_0", "F16")
@@ -46,17 +47,25 @@ class GgufMixed(Struct, frozen=True, kw_only=True):
     is_file: bool
     """Whether it is made of a GGUF file, not of a Hugging Face folder."""
 
-    def explained(self, model: Path) -> str:
-        """For people, with the command that makes it."""
+    def explained(self, model: Path, text: Path | None) -> str:
+        """For people, with the commands that make it. *text*: None for our own."""
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.types.items())
+        source = shlex.quote(str(model)) if self.is_file else "F16.gguf"
+        commands = []
+        if not self.is_file:
+            commands.append(f"spillover export gguf {shlex.quote(str(model))} {source} --type F16")
+        imatrix = "auto" if text is None else "imatrix.gguf"
+        if text is not None:
+            read = f"--text {shlex.quote(str(text))}"
+            commands.append(f"spillover quantize imatrix {source} {imatrix} {read}")
         flags = [f"--tensor {shlex.quote(f'{pattern}={kind}')}" for pattern, kind in self.tensors]
-        source = shlex.quote(str(model))
-        before = "" if self.is_file else f"spillover export gguf {source} F16.gguf --type F16 && "
+        commands.append(
+            f"spillover quantize run {source} TARGET --type {self.file_type} --imatrix {imatrix} "
+            + " ".join(flags)
+        )
         return (
             f"{kinds}: {self.size_bytes / 1e6:.1f} MB, {self.bits_per_weight:.2f} bits per weight. "
-            f"Those that lose most per byte: {', '.join(self.worst)}.\n"
-            f"{before}spillover quantize run {source if self.is_file else 'F16.gguf'} TARGET "
-            f"--type {self.file_type} --imatrix auto {' '.join(flags)}"
+            f"Those that lose most per byte: {', '.join(self.worst)}.\n" + "\n".join(commands)
         )
 
 
@@ -72,38 +81,54 @@ def gguf_mixed(model: Path, target: Target, text: str, progress: Progress) -> Gg
             f"{model} is quantized already, and rounding it once more would add to what it lost: "
             "give the F16, BF16 or F32 file, or the Hugging Face folder"
         )
-    fixed = _fixed(stored)
-    n_values = {name: math.prod(stored.shape(name)) for name in stored.names()}
-    if stored.spec.is_tied:
-        n_values.pop(HEAD, None)
-    n_all = sum(n_values.values())
-    budget = target.budget(n_all)
-    tokens = tokens_for(stored, text)
-    n_ctx = min(N_CTX, stored.spec.n_ctx)
+    sizes = _Sizes(stored)
+    budget = target.budget(sizes.n_values)
+    if sizes.smallest > budget:
+        raise QuantizeError(
+            f"{budget / 1e6:.1f} MB are too few: with the fewest bits that its rows allow the "
+            f"weights take {sizes.smallest / 1e6:.1f} MB. Raise the target, or choose a smaller "
+            "model"
+        )
     losses = tensor_losses(
-        stored, tokens, n_ctx, lambda n, n_layers: progress("measuring layers", n, n_layers)
+        stored,
+        tokens_for(stored, text),
+        min(N_CTX, stored.spec.n_ctx),
+        lambda n, n_layers: progress("measuring layers", n, n_layers),
     )
-    inside = {one.name for one in losses}
-    n_beside = sum(
-        _n_bytes(n, fixed.get(name, "F32")) for name, n in n_values.items() if name not in inside
-    )
-    types = {**fixed, **_chosen(losses, budget - n_beside, budget)}
-    size = n_beside + sum(_n_bytes(n_values[one.name], types[one.name]) for one in losses)
-    kinds = Counter(types.values())
-    weights = Counter[str]()
-    for name, kind in types.items():
-        weights[kind] += n_values[name]
-    most = weights.most_common(1)[0][0]
+    types = {**sizes.fixed, **_chosen(losses, budget - sizes.n_beside)}
+    size = sizes.n_beside + sum(_n_bytes(math.prod(one.shape), types[one.name]) for one in losses)
     worst = sorted(losses, key=_loss_per_byte, reverse=True)
     return GgufMixed(
-        file_type=_FILE_TYPES.get(most, "Q8_0" if most == "F16" else most),
+        file_type=_file_type(types, stored),
         tensors=tuple(_patterns(types, stored)),
-        types=dict(kinds.most_common()),
+        types=dict(Counter(types.values()).most_common()),
         size_bytes=size,
-        bits_per_weight=8 * size / n_all,
+        bits_per_weight=8 * size / sizes.n_values,
         worst=tuple(_stored_name(one.name, stored) for one in worst[:5]),
         is_file=isinstance(stored, GgufSource),
     )
+
+
+class _Sizes:
+    """What is known of a model's file before anything is measured."""
+
+    def __init__(self, source: WeightSource) -> None:
+        shapes = {name: source.shape(name) for name in source.names()}
+        if source.spec.is_tied:
+            shapes.pop(HEAD, None)
+        n_values = {name: math.prod(shape) for name, shape in shapes.items()}
+        inside = [name for name in shapes if name.startswith("layers.") and len(shapes[name]) == 2]
+        self.n_values = sum(n_values.values())
+        self.fixed = _fixed(source)
+        self.n_beside = sum(
+            _n_bytes(n, self.fixed.get(name, "F32"))
+            for name, n in n_values.items()
+            if name not in inside
+        )
+        """Bytes of all but the matrices in the layers."""
+        self.smallest = self.n_beside + sum(
+            _n_bytes(n_values[name], types_for(shapes[name][1])[0]) for name in inside
+        )
 
 
 def _fixed(source: WeightSource) -> dict[str, str]:
@@ -116,7 +141,7 @@ def _fixed(source: WeightSource) -> dict[str, str]:
     }
 
 
-def _chosen(losses: list[TensorLoss], room: int, budget: int) -> dict[str, str]:
+def _chosen(losses: list[TensorLoss], room: int) -> dict[str, str]:
     things = [
         [
             Way(n_bytes=_n_bytes(math.prod(one.shape), kind), loss=loss)
@@ -125,13 +150,17 @@ def _chosen(losses: list[TensorLoss], room: int, budget: int) -> dict[str, str]:
         for one in losses
     ]
     chosen = choose(things, room)
-    if chosen is None:
-        smallest = budget - room + sum(min(way.n_bytes for way in ways) for ways in things)
-        raise QuantizeError(
-            f"{budget / 1e6:.1f} MB are too few: with the fewest bits that its rows allow the "
-            f"weights take {smallest / 1e6:.1f} MB. Raise the target, or choose a smaller model"
-        )
+    assert chosen is not None, "it was checked"
     return {one.name: list(one.losses)[place] for one, place in zip(losses, chosen, strict=True)}
+
+
+def _file_type(types: dict[str, str], source: WeightSource) -> str:
+    """What to call a file of these types: after that of most of its weights."""
+    weights = Counter[str]()
+    for name, kind in types.items():
+        weights[kind] += math.prod(source.shape(name))
+    (most, _), *_ = weights.most_common(1)
+    return _FILE_TYPES.get(most, most)
 
 
 def _n_bytes(n_values: int, kind: str) -> int:

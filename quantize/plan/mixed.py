@@ -32,15 +32,15 @@ class Mixed(Struct, frozen=True, kw_only=True):
     worst: tuple[str, ...]
     """The matrices that suffer most from 4 bits per byte, most first."""
 
-    def explained(self, model: Path) -> str:
-        """For people, with the command that makes it."""
+    def explained(self, model: Path, text: Path | None) -> str:
+        """For people, with the command that makes it. *text*: None for our own."""
         flags = [f"--block {self.block}", *(f"--keep-8bit {shlex.quote(p)}" for p in self.kept)]
         return (
             f"{len(self.kept)} of {self.n_matrices} matrices keep 8 bits, in blocks of "
             f"{self.block}: {self.size_bytes / 1e6:.1f} MB, {self.bits_per_weight:.2f} bits per "
             f"weight. Those that lose most per byte: {', '.join(self.worst)}.\n"
             f"spillover export onnx {shlex.quote(str(model))} TARGET --weights int4 "
-            f"--calibration auto {' '.join(flags)}"
+            f"--calibration {shlex.quote(str(text or 'auto'))} {' '.join(flags)}"
         )
 
 

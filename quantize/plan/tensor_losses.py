@@ -45,7 +45,7 @@ class TensorLoss(Struct, frozen=True, kw_only=True):
     """By type: how far the layer's output moves, as a share of its energy."""
 
 
-def _types_for(n_values: int) -> tuple[str, ...]:
+def types_for(n_values: int) -> tuple[str, ...]:
     """The types that can hold rows of so many weights, fewest bits first."""
     return next(kinds for block, kinds in _LADDERS.items() if n_values % block == 0)
 
@@ -89,7 +89,7 @@ class _RunLayer:
     def loss(self, name: str) -> TensorLoss:
         """What the matrix loses with each type."""
         n_rows, n_values = self._stored.shape(name)
-        kinds, matrix = _types_for(n_values), self._stored.values(name)
+        kinds, matrix = types_for(n_values), self._stored.values(name)
         measured = next((kind for kind in kinds if kind in _MEASURED), None)
         losses = dict.fromkeys(kinds, 0.0)
         if measured is not None:

@@ -124,7 +124,9 @@ def test_the_command_names_the_type_of_every_matrix(
     assert {len(read_header(source).tensors), len(planned.tensors)} == {len(planned.tensors)}
 
     assert cli.run([*arguments, "--target-bpw", "7"]) == 0
-    assert "--tensor '^token_embd" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--tensor '^token_embd" in printed
+    assert f"imatrix.gguf --text {tmp_path / 'text'}" in printed
     assert cli.run([*arguments, "--target-bpw", "3"]) == 1
     assert "too few" in capsys.readouterr().err
 

@@ -99,7 +99,7 @@ def plan(
     if target_bpw is not None or target_size is not None:
         target = Target(bits_per_weight=target_bpw, size_bytes=target_size)
         chosen = kind or ("gguf" if model.suffix == ".gguf" else "onnx")
-        _print_mixed(model, target, chosen, read_text(text) if text else "", as_json=as_json)
+        _print_mixed(model, target, chosen, text, as_json=as_json)
         return
     if kind is not None:
         raise click.UsageError("--format is for --target-bpw and --target-size")
@@ -116,21 +116,24 @@ def plan(
         print_result(_table(made, wish.memory_bytes))
 
 
-def _print_mixed(model: Path, target: Target, kind: str, text: str, *, as_json: bool) -> None:
+def _print_mixed(
+    model: Path, target: Target, kind: str, text: Path | None, *, as_json: bool
+) -> None:
+    content = read_text(text) if text else ""
     with shown_progress(is_quiet=as_json) as progress:
         found: GgufMixed | Mixed
         if kind == "gguf":
             from spillover.quantize.plan.gguf_mixed import gguf_mixed  # slow; needs llama.cpp
 
-            found = gguf_mixed(model, target, text, progress)
+            found = gguf_mixed(model, target, content, progress)
         else:
             from spillover.quantize.plan.mixed import mixed  # slow
 
-            found = mixed(model, target, text, progress)
+            found = mixed(model, target, content, progress)
     if as_json:
         print_json(found)
     else:
-        print_result(found.explained(model))
+        print_result(found.explained(model, text))
 
 
 def _table(made: Plan, memory_bytes: int) -> str:
