@@ -18,8 +18,13 @@ MOST_DIVERGENCE = 0.05
 class Pick(Struct, frozen=True, kw_only=True):
     """The candidate to take, and why."""
 
-    name: str
+    candidate: Candidate
     reason: str
+
+    @property
+    def name(self) -> str:
+        """Its name, which another candidate may have, too."""
+        return self.candidate.model.name
 
 
 def undominated(prices: Sequence[float], losses: Sequence[float]) -> list[bool]:
@@ -40,7 +45,7 @@ def pick(candidates: Sequence[Candidate], most_divergence: float = MOST_DIVERGEN
     if not exact:
         best = min(candidates, key=_loss)
         return Pick(
-            name=best.model.name,
+            candidate=best,
             reason=f"no candidate loses at most {most_divergence:g} nats: this one loses least",
         )
     if all(one.model.cost is not None for one in exact):
@@ -54,7 +59,7 @@ def pick(candidates: Sequence[Candidate], most_divergence: float = MOST_DIVERGEN
     best = min(alike, key=_loss)
     least = ", and of those about alike the one that loses least" if len(alike) > 1 else ""
     return Pick(
-        name=best.model.name,
+        candidate=best,
         reason=f"the {why} of those that lose at most {most_divergence:g} nats{least}",
     )
 

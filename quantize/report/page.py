@@ -91,7 +91,7 @@ def _points(candidates: Sequence[Candidate], chosen: Pick, price: _Price) -> lis
             loss=max(one.loss.divergence, _NO_LESS),
             error=one.loss.divergence_error,
             is_worth_it=is_worth_it,
-            is_pick=one.model.name == chosen.name,
+            is_pick=one == chosen.candidate,
             group=one.model.engine,
         )
         for one, is_worth_it in zip(candidates, _worth(candidates, price), strict=True)
@@ -110,11 +110,14 @@ def _rounded(price: float) -> float:
 
 def _table(evaluation: Evaluation, chosen: Pick) -> str:
     each = [_worth(evaluation.candidates, price) for price in _prices(evaluation)]
-    kinds = ["", *("" if any(worth) else "dominated" for worth in zip(*each, strict=True))]
-    rows = []
-    for kind, row in zip(kinds, cells(evaluation), strict=True):
-        shown = "pick" if row[0] == chosen.name else kind
-        rows.append(f'<tr class="{shown}">{_row("td", row)}</tr>')
+    kinds = ["" if any(worth) else "dominated" for worth in zip(*each, strict=True)]
+    for place, one in enumerate(evaluation.candidates):
+        if one == chosen.candidate:
+            kinds[place] = "pick"
+    rows = [
+        f'<tr class="{kind}">{_row("td", row)}</tr>'
+        for kind, row in zip(["", *kinds], cells(evaluation), strict=True)
+    ]
     return f"<table><tr>{_row('th', heads())}</tr>{''.join(rows)}</table>"
 
 

@@ -127,6 +127,13 @@ def test_what_one_plot_recommends_is_not_grey_in_the_table() -> None:
     assert '<tr class=""><td>odd' in found
 
 
+def test_only_one_of_two_models_of_one_name_is_the_pick() -> None:
+    twins = [candidate(f"{folder}/m.gguf", 40, loss, 30) for folder, loss in (("a", 0.2), ("b", 0))]
+    found = page(evaluation(*twins), pick(twins))
+    assert found.count('<tr class="pick">') == 1
+    assert all(classes(svg, "circle").count("pick") == 1 for svg in plots(found))
+
+
 def test_each_plot_can_be_a_file_of_its_own(tmp_path: Path) -> None:
     one = written(tmp_path / "one.json", evaluation(*SOME))
     assert cli.run(["quantize", "report", one, "--svg", str(tmp_path)]) == 0
