@@ -22,6 +22,8 @@ _N_PROMPT, _N_STEPS, _N_FIRST = 256, 12, 32
 _DEPTH = 64
 """Tokens that four sequences have read before they are measured together."""
 _LONGEST_MEASURE_S = 4.0
+_LONGEST_ALONE_S = 20.0
+"""As LONGEST_S, for an engine that is not compared with another one."""
 
 
 def compare_rates(
@@ -50,12 +52,18 @@ def compare_rates(
     return Comparison(llama=_best(of_llama), onnx=_best(of_onnx))
 
 
-def measure_rates(backend: Backend, clock: Callable[[], float] = time.perf_counter) -> EngineRates:
-    """The best of some rounds, whatever else runs. The context is empty afterwards."""
-    began, rounds = clock(), list[EngineRates]()
-    while len(rounds) < N_ROUNDS and (not rounds or clock() - began < LONGEST_S):
+def measure_rates(
+    backend: Backend, clock: Callable[[], float] = time.perf_counter
+) -> tuple[EngineRates, bool]:
+    """The best of some rounds, and whether other programs took the cores in all of them: then more
+    rounds are tried for a while. The context is empty afterwards."""
+    cores, needed = OurCores(), backend.info.n_threads - SLACK_CORES
+    began, rounds, n_quiet = clock(), list[EngineRates](), 0
+    while not rounds or (n_quiet < N_ROUNDS and clock() - began < _LONGEST_ALONE_S):
+        cores.free()
         rounds.append(_round(backend, clock))
-    return _best(rounds)
+        n_quiet += cores.free() >= needed
+    return _best(rounds), n_quiet == 0
 
 
 def _best(rates: list[EngineRates]) -> EngineRates:

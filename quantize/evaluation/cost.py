@@ -33,6 +33,8 @@ class Cost(Struct, frozen=True, kw_only=True):
     """Resident memory of that process, with room for four sequences of 1,024 tokens."""
     rates: EngineRates
     """The best of some rounds; other programs only slow down."""
+    was_disturbed: bool
+    """Whether other programs took cores in every round."""
 
 
 class CostOrder(Struct, frozen=True, kw_only=True):
@@ -44,8 +46,9 @@ class CostOrder(Struct, frozen=True, kw_only=True):
 def measure_cost(order: CostOrder, progress: Progress) -> Cost:
     """Load the model and measure it, in a process that has done nothing else. Raises ModelError."""
     with closing(_open(order.path)) as backend:
-        rates = measure_rates(backend)
-        return Cost(rss_bytes=psutil.Process().memory_info().rss, rates=rates)
+        rates, was_disturbed = measure_rates(backend)
+        rss_bytes = psutil.Process().memory_info().rss
+        return Cost(rss_bytes=rss_bytes, rates=rates, was_disturbed=was_disturbed)
 
 
 def files_of(path: Path) -> list[Path]:

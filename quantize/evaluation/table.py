@@ -32,13 +32,24 @@ def about(evaluation: Evaluation) -> str:
     """What the numbers are, and what they depend on."""
     n_positions = evaluation.candidates[0].loss.n_positions
     libraries = ", ".join(f"{name} {is_}" for name, is_ in evaluation.libraries.items() if is_)
-    return (
-        f"The first row is the reference. KLD: Kullback-Leibler divergence from it, in nats. Text: "
-        f"{evaluation.text}, {n_positions} positions, the second halves of "
-        f"{evaluation.n_chunks} chunks of {evaluation.n_ctx} tokens. "
-        f"{evaluation.device}, {evaluation.n_threads} threads, {libraries}."
-        + (f" {evaluation.note}" if evaluation.note else "")
-    )
+    facts = [
+        "The first row is the reference. KLD: Kullback-Leibler divergence from it, in nats.",
+        f"Text: {evaluation.text}, {n_positions} positions, the second halves of "
+        f"{evaluation.n_chunks} chunks of {evaluation.n_ctx} tokens.",
+        f"{evaluation.device}, {evaluation.n_threads} threads, {libraries}.",
+        _disturbance(evaluation),
+        evaluation.note,
+    ]
+    return " ".join(filter(None, facts))
+
+
+def _disturbance(evaluation: Evaluation) -> str:
+    models = [evaluation.reference, *(one.model for one in evaluation.candidates)]
+    names = [one.name for one in models if one.cost is not None and one.cost.was_disturbed]
+    if not names:
+        return ""
+    whose = "all models" if len(names) == len(models) else ", ".join(names)
+    return f"Other programs took cores while speed was measured, of {whose}: it may be higher."
 
 
 def _row(candidate: Candidate) -> list[str]:

@@ -103,7 +103,16 @@ class Bench:
         source = str(self._given.source)
         ours, theirs = self._folder / "q-ours.gguf", self._folder / "q-theirs.gguf"
         flags = [] if imatrix is None else ["--imatrix", str(imatrix)]
-        run = ["run", source, ours, "--type", kind, "--no-check", "--threads", self._threads]
+        run: list[str | Path] = [
+            "run",
+            source,
+            ours,
+            "--type",
+            kind,
+            "--no-check",
+            "--threads",
+            self._threads,
+        ]
         times = self._in_turns(
             lambda: self._spillover(*run, *flags),
             lambda: self._tool("llama-quantize", *flags, source, str(theirs), kind, self._threads),
@@ -122,7 +131,15 @@ class Bench:
         found = self._folder / "found.json"
         reading = ["-f", text, "-c", str(n_ctx), "-t", self._threads]
         reading += ["--kl-divergence-base", str(base)]
-        ask = ["--text", text, "--n-ctx", str(n_ctx), "--no-speed", "--json", found]
+        ask: list[str | Path] = [
+            "--text",
+            text,
+            "--n-ctx",
+            str(n_ctx),
+            "--no-speed",
+            "--json",
+            found,
+        ]
         for kind in self._given.types:
             self._tool("llama-quantize", source, str(model), kind, self._threads)
             said: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from spillover.edge_server import cli
 from spillover.models.catalogue import default_model, find
+from spillover.quantize.conversion import rates
 from spillover.quantize.divergence import compare, divergence
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.evaluation.evaluate import Evaluation, chunks_of, evaluate
@@ -22,6 +24,9 @@ from spillover.quantize.evaluation.shipped_text import NAMES, shipped_text
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Logits, Tokens
+from spillover.runtime.device import OurCores
+from spillover.runtime.llama.opening import open_gguf
+from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf
 from tests.onnx_sessions import ragged_logits
 from tests.storyteller import STORY, STORYTELLER
@@ -196,6 +201,19 @@ def test_the_command_prints_a_table_and_writes_everything_as_json(
     assert cost is not None
     assert cost.rss_bytes > 10e6
     assert min(cost.rates.prefill, cost.rates.decode_1, cost.rates.decode_4) > 0
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_speed_says_whether_other_programs_lowered_it(
+    is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OurCores, "free", lambda cores: 0.0 if is_busy else 64.0)
+    clock = itertools.count().__next__  # each look at it is a second later
+    options = EngineOptions(n_ctx=256, n_kv=1_024, n_parallel=4, n_prefix_cached=0)
+    with closing(open_gguf(GGUF, options).backend) as backend:
+        found, was_disturbed = rates.measure_rates(backend, clock)
+    assert was_disturbed is is_busy
+    assert found.decode_4 > 0
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -25,7 +25,7 @@ def candidate(name: str, megabytes: float, divergence: float, speed: float | Non
     cost = None
     if speed is not None:
         rates = EngineRates(prefill=100.0, decode_1=speed, decode_4=2 * speed)
-        cost = Cost(rss_bytes=10**8, rates=rates)
+        cost = Cost(rss_bytes=10**8, rates=rates, was_disturbed=name == "worse")
     engine = "llama.cpp" if name.endswith(".gguf") else "ONNX Runtime"
     model = Model(path=name, engine=engine, size_bytes=int(megabytes * 1e6), cost=cost)
     loss = Loss(
@@ -125,6 +125,11 @@ def test_what_one_plot_recommends_is_not_grey_in_the_table() -> None:
     rows = dict(re.findall(r'<tr class="(\w*)"><td>(\w+)', found)[::-1])
     assert rows["dominated"] == "worse"
     assert '<tr class=""><td>odd' in found
+
+
+def test_a_speed_that_other_programs_lowered_is_named() -> None:
+    assert "was measured, of worse:" in page(evaluation(*SOME), pick(SOME))
+    assert "Other programs" not in page(evaluation(*SOME[:2]), pick(SOME))
 
 
 def test_only_one_of_two_models_of_one_name_is_the_pick() -> None:
