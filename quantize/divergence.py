@@ -12,7 +12,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from spillover.runtime.backend import Logits, Tokens
-from spillover.runtime.device import default_threads
+from spillover.runtime.machine.device import default_threads
 
 Numbers = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
 from spillover.quantize.onnx_export.split_source import SplitSource
-from spillover.runtime.device import default_threads
+from spillover.runtime.machine.device import default_threads
 
 _LADDERS = {
     256: ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"),

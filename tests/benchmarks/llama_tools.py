@@ -28,7 +28,7 @@ from spillover.models.ggml_types import GGML_TYPES
 from spillover.models.gguf_header import read_header
 from spillover.quantize.evaluation.evaluate import Evaluation
 from spillover.quantize.gguf.imatrix_file import read_imatrix
-from spillover.runtime.device import default_threads
+from spillover.runtime.machine.device import default_threads
 
 _TYPES = ("Q4_K_M", "Q5_0", "IQ4_NL")
 _SAYS = {
