@@ -29,10 +29,7 @@ from spillover.runtime.errors import SpilloverError, shortage
 Progress = Callable[[str, int, int], None]
 """Called with what is done now, the parts of it that are done, and all its parts."""
 
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
-    "from spillover.quantize.child import main; main()"
-)
+_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); from {} import main; main()"
 
 Order = TypeVar("Order", bound=Struct)
 Result = TypeVar("Result")
@@ -71,16 +68,7 @@ class Child:
     """A process that computes one call after the other. Raises OSError when the system has none."""
 
     def __init__(self) -> None:
-        from spillover.runtime.worker.worker_process import environment  # the child does without
-
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment("auto"),
-            # Its own group, so that the terminal's Ctrl-C reaches this process only.
-            process_group=0 if os.name == "posix" else None,
-        )
+        self._process = start_process(__name__)
 
     def __enter__(self) -> Self:
         return self
@@ -134,10 +122,24 @@ class Child:
         raise QuantizeError(f"the process that computed {describe_exit(self._process.wait())}")
 
 
+def start_process(module: str) -> subprocess.Popen[bytes]:
+    """A process that runs main() of *module*, with pipes. Raises OSError."""
+    from spillover.runtime.worker.worker_process import environment  # the child does without
+
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _BOOT.format(module), json.dumps(sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment("auto"),
+        # Its own group, so that the terminal's Ctrl-C reaches this process only.
+        process_group=0 if os.name == "posix" else None,
+    )
+
+
 def main() -> None:
     """Do what each line of stdin says, one after the other: the child's part."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    orders, reports = _take_streams()
+    orders, reports = take_streams()
     calls: queue.Queue[_Call] = queue.Queue(1)
     threading.Thread(target=_receive, args=(orders, calls), daemon=True).start()
 
@@ -177,8 +179,8 @@ def _outcome(call: _Call, progress: Progress) -> _Failed | _Done:
         return _Failed(shortage(error) or str(error))
 
 
-def _take_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes, protected from libraries that print."""
+def take_streams() -> tuple[BinaryIO, BinaryIO]:
+    """The two pipes of this process, protected from libraries that print."""
     orders, reports = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from spillover.quantize.errors import QuantizeError
@@ -10,9 +9,12 @@ from spillover.quantize.errors import QuantizeError
 MOST_BYTES = 16 << 20
 
 
+OWN_TEXT = Path(__file__).with_name("gguf") / "calibration.txt"
+"""The text that ships with the package for calibration; evaluations read another one."""
+
+
 def calibration_text() -> str:
-    """The text that ships with the package for calibration; evaluations read another one."""
-    return (files("spillover.quantize.gguf") / "calibration.txt").read_text("utf-8")
+    return OWN_TEXT.read_text("utf-8")
 
 
 def read_text(path: Path) -> str:

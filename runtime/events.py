@@ -181,6 +181,17 @@ class Finished(Struct, frozen=True, kw_only=True, tag=True):
     stop: str | None = None
 
 
+def cancelled(choice: int = 0, n_tokens: int = 0) -> Finished:
+    """The end of a choice that was cancelled where nobody had begun it, or had gone on with the
+    *n_tokens* that it has."""
+    return Finished(
+        choice=choice,
+        reason="cancelled",
+        usage=Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=n_tokens),
+        timings=Timings(queue_ms=0.0, prefill_ms=0.0, decode_ms=0.0),
+    )
+
+
 class Embedded(Struct, frozen=True, kw_only=True, tag=True):
     """Input number *index* of an EmbeddingRequest, of *n_tokens* tokens, as a vector: little-endian
     float32, as the model computes it, not normalised. With a query it is the score alone."""

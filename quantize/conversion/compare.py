@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 
+from spillover.quantize.child import Progress
 from spillover.quantize.conversion.convert import convert, needed_bytes
 from spillover.quantize.conversion.ends import adopt_ends
 from spillover.quantize.conversion.errors import NotNow
@@ -30,8 +31,6 @@ from spillover.runtime.machine.device import available_memory
 from spillover.runtime.machine.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is done now, the parts of it that are done, and all its parts."""
 _N_CTX, _N_SEQ = 1_024, 4
 """The contexts in which the engines are compared."""
 _PACKED = 2.0

@@ -18,7 +18,6 @@ from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import LOG, lib, start_library
 from spillover.runtime.llama.model import LlamaModel
 
-OWN_TEXT = Path(__file__).with_name("calibration.txt")
 _N_CHUNK = 512
 """Tokens that are read as one text."""
 _N_CALL = 128

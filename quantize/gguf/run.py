@@ -24,6 +24,7 @@ from spillover.quantize.gguf.guard_rails import check_plan, notes_on
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
 from spillover.quantize.gguf.verify import Verdict, VerifyOrder, most_divergence, verify
 from spillover.quantize.new_file import new_file
+from spillover.quantize.texts import OWN_TEXT
 
 if TYPE_CHECKING:
     from spillover.quantize.gguf.imatrix import Calibrated
@@ -125,7 +126,7 @@ def _calibrate(
     progress: Progress,
     n_threads: int,
 ) -> Calibrated:
-    from spillover.quantize.gguf.imatrix import OWN_TEXT, ImatrixOrder, calibrate  # see _plan
+    from spillover.quantize.gguf.imatrix import ImatrixOrder, calibrate  # see _plan
 
     order = ImatrixOrder(source=source, target=target, text=text or OWN_TEXT, n_threads=n_threads)
     return child.call(calibrate, order, progress, scratch=target)

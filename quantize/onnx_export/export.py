@@ -22,6 +22,7 @@ from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Weights
+from spillover.quantize.onnx_export.sizes import n_params
 from spillover.quantize.onnx_export.source import WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
 
@@ -63,7 +64,7 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Exported(
         folder=target,
-        n_params=_n_params(source),
+        n_params=n_params(source),
         size_bytes=size,
         n_ctx=n_ctx,
         notes=tuple(notes),
@@ -144,17 +145,7 @@ def _is_external(source: WeightSource, options: ExportOptions) -> bool:
 def estimated_bytes(source: WeightSource, options: ExportOptions) -> int:
     """About how large the weights will be; never much less than they are."""
     bits = {"int4": 5, "int8": 9, "faithful": 9, "fp16": 16, "fp32": 32}[options.weights or "int4"]
-    return _n_params(source) * bits // 8
-
-
-def _n_params(source: WeightSource) -> int:
-    n_params = 0
-    for name in source.names():
-        n_values = 1
-        for size in source.shape(name):
-            n_values *= size
-        n_params += n_values
-    return n_params
+    return n_params(source) * bits // 8
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.embedding_request import EmbeddingRequest, EngineRequest
 from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
 from spillover.runtime.errors import NotLoaded
-from spillover.runtime.events import EngineEvent, Finished, Loading, Timings, Usage
+from spillover.runtime.events import EngineEvent, Loading, cancelled
 from spillover.runtime.hosting.model_host import ModelHost
 from spillover.runtime.hosting.residence import ModelState, Residence, Use
 from spillover.runtime.local_engine import LocalEngine
@@ -159,7 +159,7 @@ class HostedModel:
             if use.is_settled:
                 yield from ask(_engine_of(use))
             else:
-                yield from _cancelled(request)
+                yield from map(cancelled, range(request.n))
         finally:
             self._host.release(use)
 
@@ -206,11 +206,3 @@ def _engine_of(use: Use) -> LocalEngine:
         raise use.error
     assert use.engine is not None, "it is settled"
     return use.engine
-
-
-def _cancelled(request: EngineRequest) -> Generator[EngineEvent]:
-    """The end of an answer that was cancelled before its model was loaded."""
-    nothing = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
-    times = Timings(queue_ms=0.0, prefill_ms=0.0, decode_ms=0.0)
-    for choice in range(request.n):
-        yield Finished(choice=choice, reason="cancelled", usage=nothing, timings=times)

@@ -11,7 +11,7 @@ from spillover.runtime.embedding.embedder import Embedder, TokenizedInput
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding_request import MAX_INPUT_TOKENS, EmbeddingRequest
 from spillover.runtime.errors import EngineBusy, InputTooLong, InvalidRequest
-from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
+from spillover.runtime.events import cancelled
 from spillover.runtime.scheduling.embedding_loop import EmbeddingLoop
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.loading import LoadedEmbedder
@@ -99,13 +99,6 @@ class EmbeddingReader:
         return np.array(ids[:n_most], dtype=np.int32)
 
 
-def cancelled(command: protocol.Embed) -> list[tuple[int, EngineEvent]]:
-    """What ends a request that was never begun here."""
-    usage = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
-    timings = Timings(queue_ms=0, prefill_ms=0, decode_ms=0)
-    return [(command.id, Finished(reason="cancelled", usage=usage, timings=timings))]
-
-
 class EmbeddingIntake:
     """Takes the commands for a model that makes vectors or scores and nothing else."""
 
@@ -172,7 +165,7 @@ class EmbeddingIntake:
     def _cancel(self, command_id: int) -> None:
         waiting = self._long_texts.take_back(command_id)
         if isinstance(waiting, protocol.Embed):
-            self._send(protocol.Events(events=cancelled(waiting)))
+            self._send(protocol.Events(events=[(command_id, cancelled())]))
         else:
             self._loop.cancel(command_id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from spillover.runtime.errors import (
     EngineBusy,
     InvalidRequest,
 )
-from spillover.runtime.events import EngineEvent, Finished, Timings, Usage
+from spillover.runtime.events import EngineEvent, cancelled
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling.scheduler import Scheduler
 from spillover.runtime.scheduling.sequence import Job
@@ -26,7 +26,7 @@ from spillover.runtime.text.template_tags import ANSWER_OPENINGS
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
-from spillover.runtime.worker.embedding_intake import EmbeddingReader, cancelled
+from spillover.runtime.worker.embedding_intake import EmbeddingReader
 from spillover.runtime.worker.loading import LoadedModel
 from spillover.runtime.worker.long_texts import Command as LongCommand
 from spillover.runtime.worker.long_texts import LongTexts, is_long
@@ -120,11 +120,8 @@ class Intake:
 
     def _cancel(self, command_id: int) -> None:
         waiting = self._long_texts.take_back(command_id)
-        if isinstance(waiting, protocol.Submit):
-            self._send(protocol.Events(events=_cancelled(waiting)))
-            return
-        if isinstance(waiting, protocol.Embed):
-            self._send(protocol.Events(events=cancelled(waiting)))
+        if isinstance(waiting, protocol.Submit | protocol.Embed):
+            self._send(protocol.Events(events=list(_ends_of(waiting))))
             return
         self._compiler.cancel(command_id)
         self._scheduler.cancel(command_id)
@@ -289,13 +286,9 @@ class Intake:
         )
 
 
-def _cancelled(command: protocol.Submit) -> list[tuple[int, EngineEvent]]:
-    """What ends a request that was never begun here."""
-    resumed = command.resumed or ((),) * command.request.n
-    timings = Timings(queue_ms=0, prefill_ms=0, decode_ms=0)
-    return [
-        (command.id, Finished(choice=choice, reason="cancelled", usage=usage, timings=timings))
-        for choice, tokens in enumerate(resumed)
-        if tokens is not None
-        for usage in [Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=len(tokens))]
-    ]
+def _ends_of(command: protocol.Submit | protocol.Embed) -> Generator[tuple[int, EngineEvent]]:
+    """What ends a request that was cancelled before it was begun here."""
+    resumed = command.resumed if isinstance(command, protocol.Submit) else None
+    for choice, tokens in enumerate(resumed or ((),) * command.request.n):
+        if tokens is not None:
+            yield command.id, cancelled(choice, len(tokens))

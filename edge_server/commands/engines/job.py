@@ -18,6 +18,7 @@ import psutil
 
 from spillover.edge_server.commands.engines.order import Order, Result, decode_order, encode
 from spillover.edge_server.commands.engines.progress import shown_progress
+from spillover.quantize.child import take_streams
 from spillover.quantize.conversion.compare import prepare
 from spillover.runtime.errors import SpilloverError, shortage
 
@@ -29,7 +30,7 @@ def main() -> None:
     """Do what the first line of stdin says."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     signal.signal(signal.SIGTERM, _unwind)
-    commands, results = _take_streams()
+    commands, results = take_streams()
     line = commands.readline()
     if not line.endswith(b"\n"):
         return
@@ -69,15 +70,6 @@ def yield_to_others() -> None:
                 process.ionice(psutil.IOPRIO_VERYLOW)
             else:
                 process.ionice(psutil.IOPRIO_CLASS_IDLE)
-
-
-def _take_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes, protected from libraries that print."""
-    commands, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    return commands, results
 
 
 def _end_with_parent(commands: BinaryIO) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -17,15 +14,13 @@ import msgspec
 from spillover.edge_server.commands.engines.order import Order, Result, decode_result, encode
 from spillover.edge_server.commands.output import print_note
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
+from spillover.quantize.child import start_process
 from spillover.runtime.conversions.choice import choose_engine
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.worker_process import describe_exit, environment
+from spillover.runtime.worker.worker_process import describe_exit
 
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
-    "from spillover.edge_server.commands.engines.job import main; main()"
-)
+_JOB = "spillover.edge_server.commands.engines.job"
 _END_TIMEOUT_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -35,14 +30,7 @@ class JobProcess:
     """A running job. Its owner calls end()."""
 
     def __init__(self, order: Order) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment("auto"),
-            # Its own group, so that the terminal's Ctrl-C reaches the parent only.
-            process_group=0 if os.name == "posix" else None,
-        )
+        self._process = start_process(_JOB)
         assert self._process.stdin is not None
         with suppress(OSError):  # its end shows when the result is read
             self._process.stdin.write(encode(order))

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-    from spillover.quantize.conversion.compare import Progress
+    from spillover.quantize.child import Progress
 
 
 @contextmanager

@@ -12,11 +12,12 @@ import pytest
 from spillover.edge_server import cli
 from spillover.models.gguf_header import read_header
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.gguf import imatrix, run
-from spillover.quantize.gguf.imatrix import OWN_TEXT, ImatrixOrder, calibrate
+from spillover.quantize.gguf import run
+from spillover.quantize.gguf.imatrix import ImatrixOrder, calibrate
 from spillover.quantize.gguf.imatrix_file import Imatrix, read_imatrix, write_imatrix
 from spillover.quantize.gguf.recipe import Recipe
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
+from spillover.quantize.texts import OWN_TEXT
 from spillover.runtime.llama.model import LlamaModel
 from tests import tiny_gguf
 from tests.quantize.gguf.places import CONFIG, silent
@@ -134,7 +135,7 @@ def test_a_matrix_can_be_computed_on_the_way(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.txt").write_text(TEXT)
-    monkeypatch.setattr(imatrix, "OWN_TEXT", tmp_path / "own.txt")
+    monkeypatch.setattr(run, "OWN_TEXT", tmp_path / "own.txt")
     recipe = Recipe(file_type="IQ4_XS", is_calibrated=True)
     run.run(source, tmp_path / "m.gguf", recipe, silent, n_threads=1, is_checked=False)
     found = read_header(tmp_path / "m.gguf").metadata
