@@ -16,6 +16,7 @@ from typing import Self
 
 from spillover.models.at_path import model_name
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.checked import checked, expect
 from spillover.runtime.conversions.choice import EngineChoice, choose_engine
 from spillover.runtime.embedding_request import EmbeddingRequest
 from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
@@ -42,9 +43,11 @@ class LocalEngine:
     def __init__(
         self, model: str | Path, options: EngineOptions | None = None, *, name: str | None = None
     ) -> None:
+        """Raises InvalidRequest for an option that is not allowed."""
+        options = checked(expect(options or EngineOptions(), EngineOptions, "options"))
         path = Path(model).expanduser().absolute()
         self._name = name or model_name(path)
-        self._options = (options or EngineOptions()).settled()
+        self._options = options.settled()
         self._choice = choose_engine(path, self._options)
         self._supervisor = Supervisor(path, self._name, self._options, self._choice)
         self._dispatcher = self._supervisor.dispatcher

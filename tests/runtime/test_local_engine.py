@@ -52,6 +52,22 @@ def test_each_greedy_token_is_the_likeliest_for_the_high_level_library(
         llama.close()
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (EngineOptions(engine="llama.cpp"), "engine.*auto, llama, onnx"),  # type: ignore[arg-type]  # as a program may
+        (EngineOptions(n_ctx=-1), "n_ctx"),
+        ({"n_ctx": 512}, "options must be a EngineOptions"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_named_before_anything_is_loaded(
+    model_path: Path, options: Any, named: str
+) -> None:
+    """The worker took it for a damaged file."""
+    with pytest.raises(InvalidRequest, match=named):
+        LocalEngine(model_path, options)
+
+
 def test_a_stream_begins_with_queued_and_ends_with_finished(engine: LocalEngine) -> None:
     events = list(engine.stream(ask(max_tokens=5)))
     assert isinstance(events[0], Queued)
