@@ -33,11 +33,12 @@ _LAYER_NAMES = {
     "self_attn.qkv_proj": "attn_qkv",
     "mlp.gate_up_proj": "ffn_up",
 }
-_GEMMA3_NAMES = {
+_GEMMA_NAMES = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+_GEMMAS = ("gemma2", "gemma3")
 _ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
 _TOP_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -86,7 +87,7 @@ def write_model(
         key = heads.get(name.split(".")[-2])
         if architecture in ("llama", "smollm3", "granite") and key is not None:
             values = _neighbours(values, config[key])
-        if architecture == "gemma3" and "norm" in name:
+        if architecture in _GEMMAS and "norm" in name:
             values = values + 1
         tensors[name] = values
     for name, values in (fused(tensors, "qkv_proj") if is_fused else tensors).items():
@@ -246,6 +247,10 @@ def _add_family(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
             writer.add_sliding_window_pattern([kind.startswith("sliding") for kind in kinds])
         if "final_logit_softcapping" in config:
             writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if config["model_type"] == "gemma2":
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     if config["model_type"] == "phi3":
         writer.add_sliding_window(config.get("sliding_window", 0))
     if config["model_type"] == "granite":
@@ -270,7 +275,7 @@ def _gguf_name(name: str, architecture: str) -> str:
         return _TOP_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
     stem, end = rest.rsplit(".", 1)
-    names = {**_LAYER_NAMES, **(_GEMMA3_NAMES if architecture == "gemma3" else {})}
+    names = {**_LAYER_NAMES, **(_GEMMA_NAMES if architecture in _GEMMAS else {})}
     return f"blk.{layer}.{names[stem]}.{end}"
 
 

@@ -45,6 +45,20 @@ _GEMMA3 = {
     "query_pre_attn_scalar": 16,
     "tie_word_embeddings": True,
 }
+_GEMMA2 = {
+    **{name: value for name, value in _LLAMA.items() if name != "hidden_act"},
+    "model_type": "gemma2",
+    "architectures": ["Gemma2ForCausalLM"],
+    "pad_token_id": 1,
+    "num_hidden_layers": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 9,
+    "query_pre_attn_scalar": 16,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 3.0,
+    "tie_word_embeddings": True,
+}
+_FOUR_NORMS = ("gemma2", "gemma3_text")
 _PHI3 = {
     **_LLAMA,
     "model_type": "phi3",
@@ -99,6 +113,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 32,
         "tie_word_embeddings": True,
     },
+    "gemma2": _GEMMA2,
+    "gemma2-scaled": {**_GEMMA2, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 0.5},
     "gemma3": _GEMMA3,
     "gemma3-capped": {
         **_GEMMA3,
@@ -198,7 +214,7 @@ def weights(config: dict[str, Any]) -> dict[str, Array]:
             if bias:
                 shapes[f"{name}.bias"] = shape[:1]
         norms = ["input_layernorm", "post_attention_layernorm"]
-        if config["model_type"] == "gemma3_text":
+        if config["model_type"] in _FOUR_NORMS:
             norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
         for norm in norms:
             shapes[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
@@ -206,7 +222,7 @@ def weights(config: dict[str, Any]) -> dict[str, Array]:
             shapes[f"{attention}.q_norm.weight"] = (head,)
             shapes[f"{attention}.k_norm.weight"] = (head,)
     tensors = {name: _values(name, shape) for name, shape in shapes.items()}
-    if config["model_type"] == "gemma3_text":
+    if config["model_type"] in _FOUR_NORMS:
         return {n: values - 1 if "norm" in n else values for n, values in tensors.items()}
     return fused(tensors, *_PARTS) if config["model_type"] == "phi3" else tensors
 

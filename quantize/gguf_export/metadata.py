@@ -21,7 +21,6 @@ from spillover.quantize.onnx_export.from_hf.rotary import parameters
 from spillover.quantize.onnx_export.rope import plain_frequencies
 from spillover.quantize.onnx_export.spec import ModelSpec, Rotary
 
-_GEMMA3 = "gemma3_text"
 _RTOL = 1e-4
 
 
@@ -92,12 +91,13 @@ class Described:
     def _add_family(self, config: HfConfig, spec: ModelSpec) -> None:
         windows = [layer.window for layer in spec.layers]
         pattern: list[Any] = [window is not None for window in windows]
-        if config.model_type == _GEMMA3:
-            _, (local_theta, _) = parameters(config)
+        if config.model_type in ("gemma2", "gemma3_text"):
+            local_theta, _ = parameters(config)[-1]
             self._put(
                 attention__sliding_window=next(filter(None, windows), None),
                 attention__sliding_window_pattern=pattern,
                 rope__freq_base_swa=float(local_theta),
+                attn_logit_softcapping=spec.attention_cap,
                 final_logit_softcapping=spec.logit_cap,
             )
         if config.model_type == "phi3":
@@ -125,6 +125,10 @@ class Described:
             raise _not_expressible("which layers have rotary positions")
         if not _same_scale(spec, found):
             raise _not_expressible("the scale of the attention scores (query_pre_attn_scalar)")
+        if (spec.attention_cap, spec.logit_cap) != (found.attention_cap, found.logit_cap):
+            raise _not_expressible("that its scores or logits have no cap")
+        if spec.architecture == "gemma2" and not spec.is_tied:
+            raise _not_expressible("that the output head is another matrix than the embedding")
         if not all(map(_same_rotary, spec.rotaries, found.rotaries)):
             raise _not_expressible("the scaling of the rotary positions")
         windows = {

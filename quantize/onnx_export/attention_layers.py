@@ -43,7 +43,7 @@ class AttentionLayers:
         spec, prefix = self._spec, f"layers.{layer}"
         kind = spec.layers[layer]
         tables = () if kind.rotary is None else _tables(kind.rotary)
-        scale = {} if spec.attention_scale is None else {"scale": spec.attention_scale}
+        optional = {"scale": spec.attention_scale, "softcap": spec.attention_cap}
         return self._graph.add(
             "GroupQueryAttention",
             [
@@ -59,7 +59,7 @@ class AttentionLayers:
             do_rotary=int(bool(tables)),
             rotary_interleaved=0,
             local_window_size=kind.window or -1,
-            **scale,
+            **{name: value for name, value in optional.items() if value is not None},
         )
 
     def _projections(self, layer: int, x: str) -> tuple[str, str, str]:

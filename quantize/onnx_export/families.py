@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 Activation = Literal["silu", "gelu_tanh"]
 
@@ -42,23 +42,24 @@ class Family(Struct, frozen=True, kw_only=True):
     second of each pair half a head further."""
 
 
+_GEMMA2 = Family(
+    gguf="gemma2",
+    activation="gelu_tanh",
+    norms=Norms(
+        after_attention="post_attention_layernorm",
+        before_mlp="pre_feedforward_layernorm",
+        after_mlp="post_feedforward_layernorm",
+    ),
+    stores_norms_less_one=True,
+    needs_fp32=True,
+)
 FAMILIES: dict[str, Family] = {
     "llama": Family(gguf="llama", rotates_neighbours=True),
     "mistral": Family(gguf="llama", rotates_neighbours=True),
     "qwen2": Family(gguf="qwen2"),
     "qwen3": Family(gguf="qwen3", has_head_norms=True),
-    "gemma3_text": Family(
-        gguf="gemma3",
-        activation="gelu_tanh",
-        has_head_norms=True,
-        norms=Norms(
-            after_attention="post_attention_layernorm",
-            before_mlp="pre_feedforward_layernorm",
-            after_mlp="post_feedforward_layernorm",
-        ),
-        stores_norms_less_one=True,
-        needs_fp32=True,
-    ),
+    "gemma2": _GEMMA2,
+    "gemma3_text": structs.replace(_GEMMA2, gguf="gemma3", has_head_norms=True),
     "smollm3": Family(gguf="smollm3", rotates_neighbours=True),
     "phi3": Family(gguf="phi3"),
     "granite": Family(gguf="granite", rotates_neighbours=True),

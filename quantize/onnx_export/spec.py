@@ -53,6 +53,8 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     embedding_scale: float = 1.0
     attention_scale: float | None = None
     """Factor of the scores; None: 1 / sqrt(n_per_head)."""
+    attention_cap: float | None = None
+    """Scaled scores become cap * tanh(scores / cap) before they are masked."""
     residual_scale: float = 1.0
     """Factor of what each attention and MLP adds."""
     logit_scale: float = 1.0

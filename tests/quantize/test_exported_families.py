@@ -20,7 +20,7 @@ IDS = tiny_models.IDS.astype(np.int32)
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3", "gemma3-capped", "smollm3", "phi3-long", "phi4-mini", "granite"]
+    "name", ["qwen3", "gemma2", "gemma3-capped", "smollm3", "phi3-long", "phi4-mini", "granite"]
 )
 @pytest.mark.parametrize("interface", ["ragged", "genai"])
 def test_two_rows_of_a_family_decode_together(

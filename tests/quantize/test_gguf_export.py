@@ -30,7 +30,11 @@ from tests.llama_logits import GELU_ATOL, as_llama_cpp
 from tests.many_scripts import MANY_SCRIPTS, PIECES
 from tests.storyteller import STORYTELLER
 
-REFUSED = {"smollm3-chosen": "rotary positions", "gemma3-scaled": "query_pre_attn_scalar"}
+REFUSED = {
+    "smollm3-chosen": "rotary positions",
+    "gemma2-scaled": "query_pre_attn_scalar",
+    "gemma3-scaled": "query_pre_attn_scalar",
+}
 WINDOWED = {"mistral", "qwen2-windows", "phi3"}
 """llama.cpp ignores their windows."""
 LIKE_HUGGING_FACES = sorted(tiny_models.CONFIGS.keys() - REFUSED.keys() - WINDOWED)

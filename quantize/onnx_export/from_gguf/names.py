@@ -17,12 +17,14 @@ _IN_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_FOUR_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
 _IN_LAYER_OF = {
-    "gemma3_text": {
-        "post_attention_norm": "post_attention_layernorm",
-        "ffn_norm": "pre_feedforward_layernorm",
-        "post_ffw_norm": "post_feedforward_layernorm",
-    },
+    "gemma2": _FOUR_NORMS,
+    "gemma3_text": _FOUR_NORMS,
     # llama.cpp keeps the gate and the rest of the MLP in one matrix of this name.
     "phi3": {"ffn_up": "mlp.gate_up_proj"},
 }

@@ -16,8 +16,10 @@ from spillover.quantize.onnx_export.from_gguf.numbers import GgufNumbers
 from spillover.quantize.onnx_export.from_gguf.rotary import rotaries
 from spillover.quantize.onnx_export.spec import ModelSpec
 
-_GEMMA3_27B_LAYERS = 62
-"""The only Gemma 3 with another scale has so many layers, by which llama.cpp knows it."""
+_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
+"""The only one with another scale has so many layers, by which llama.cpp knows it."""
+_GEMMA2_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+"""Where a file names none."""
 
 
 def model_type(header: GgufHeader) -> str:
@@ -68,17 +70,27 @@ def _scaled(spec: ModelSpec, numbers: GgufNumbers) -> ModelSpec:
             residual_scale=_given(numbers, "residual_scale") or 1.0,
             logit_scale=1 / numbers.real("logit_scale"),
         )
-    if numbers.architecture == "gemma3":
-        n_scaled = spec.n_per_head
-        if len(spec.layers) == _GEMMA3_27B_LAYERS:
-            n_scaled = spec.n_hidden // spec.n_head
-        return msgspec.structs.replace(
-            spec,
-            embedding_scale=math.sqrt(spec.n_hidden),
-            attention_scale=1 / math.sqrt(n_scaled),
-            logit_cap=_given(numbers, "final_logit_softcapping"),
-        )
+    if numbers.architecture in _27B_LAYERS:
+        return _scaled_as_gemma(spec, numbers)
     return spec
+
+
+def _scaled_as_gemma(spec: ModelSpec, numbers: GgufNumbers) -> ModelSpec:
+    n_scaled = spec.n_per_head
+    if len(spec.layers) == _27B_LAYERS[numbers.architecture]:
+        n_scaled = spec.n_hidden // spec.n_head
+    is_second = numbers.architecture == "gemma2"
+    caps = [
+        numbers.real(key, usual) if is_second else _given(numbers, key)
+        for key, usual in _GEMMA2_CAPS.items()
+    ]
+    return msgspec.structs.replace(
+        spec,
+        embedding_scale=math.sqrt(spec.n_hidden),
+        attention_scale=1 / math.sqrt(n_scaled),
+        attention_cap=caps[0] if is_second else None,
+        logit_cap=caps[1],
+    )
 
 
 def _given(numbers: GgufNumbers, key: str) -> float | None:

@@ -16,6 +16,22 @@ Positive = Annotated[float, Meta(gt=0, le=1e6)]
 _ACTIVATIONS = {"silu": ("silu", "swish"), "gelu_tanh": ("gelu_pytorch_tanh", "gelu_tanh")}
 MULTIMODAL = ("gemma3",)
 """Models of text and images whose decoder is in FAMILIES; its keys are under text_config."""
+_GEMMA2 = {
+    "vocab_size": 256_000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 2,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "tie_word_embeddings": True,
+}
 _GEMMA3 = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -30,6 +46,7 @@ _GEMMA3 = {
     "tie_word_embeddings": True,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma2": _GEMMA2,
     "gemma3_text": _GEMMA3,
     "smollm3": {"rope_theta": 2_000_000.0, "tie_word_embeddings": True},
     "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
@@ -108,7 +125,7 @@ def _refuse_what_is_not_supported(config: HfConfig) -> None:
             f"the activation {stated[:80]!r} is not supported: {config.model_type} has "
             f"{_ACTIVATIONS[expected][0]}"
         )
-    if config.attn_logit_softcapping is not None:
-        raise ExportError("attn_logit_softcapping is not supported: Gemma 3 has none")
+    if config.attn_logit_softcapping is not None and config.model_type != "gemma2":
+        raise ExportError("attn_logit_softcapping is not supported: only Gemma 2 has it")
     if config.use_bidirectional_attention:
         raise ExportError("the model attends to later tokens too: it makes embeddings, not text")

@@ -40,6 +40,6 @@ def _is_windowed(config: HfConfig, index: int) -> bool:
         return index < len(config.layer_types) and "sliding" in config.layer_types[index]
     if config.model_type in ("qwen2", "qwen3"):
         return config.use_sliding_window is True and index >= config.max_window_layers
-    if config.model_type == "gemma3_text":
+    if config.model_type in ("gemma2", "gemma3_text"):
         return (index + 1) % config.sliding_window_pattern != 0
     return config.model_type in ("mistral", "phi3")

@@ -49,11 +49,12 @@ def _scaled(spec: ModelSpec, config: HfConfig) -> ModelSpec:
             residual_scale=config.residual_multiplier,
             logit_scale=1 / config.logits_scaling,
         )
-    if config.model_type == "gemma3_text":
+    if config.model_type in ("gemma2", "gemma3_text"):
         return msgspec.structs.replace(
             spec,
             embedding_scale=math.sqrt(spec.n_hidden),
             attention_scale=1 / math.sqrt(config.query_pre_attn_scalar),
+            attention_cap=config.attn_logit_softcapping,
             logit_cap=config.final_logit_softcapping,
         )
     return spec
