@@ -21,6 +21,10 @@ Mask: TypeAlias = npt.NDArray[np.uint32]
 N_BATCH = 512
 """Most tokens per call; larger calls read no faster on the devices measured."""
 
+N_CHECKED = 16
+"""Most proposed tokens in a call that checks them: larger calls take as long per token, and tokens
+far ahead are seldom right."""
+
 
 class KvFull(Exception):
     """The KV cache has no room for the batch; nothing was changed."""
@@ -71,6 +75,10 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     to a device."""
     returns_kv: bool = False
     """Whether cells that become free return their memory to the system."""
+    can_check: bool = False
+    """Whether decode() gives the logits of all tokens of Rows, in about the time of a step if they
+    are few, and keep() cuts any number of tokens off the end. Otherwise wants_all_logits must not
+    be set."""
     warnings: tuple[str, ...] = ()
     """Notes for the user about how the model runs."""
 
@@ -94,6 +102,13 @@ class Rows(Struct, frozen=True):
     tokens: Tokens
     wants_logits: bool
     """Whether the last token's logits are needed."""
+    wants_all_logits: bool = False
+    """Whether those of the tokens before it are needed, too."""
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs of the call they are."""
+        return len(self.tokens) if self.wants_all_logits else int(self.wants_logits)
 
 
 class Constraint(Protocol):
@@ -270,7 +285,7 @@ class Backend(Vocabulary, Protocol):
         ...
 
     def decode(self, batch: Sequence[Rows]) -> None:
-        """Evaluate a batch. The Rows that want logits are its outputs 0, 1, … in order.
+        """Evaluate a batch. The tokens whose logits are wanted are its outputs 0, 1, … in order.
 
         Raises KvFull, DecodeAborted, DecodeFailed.
         """

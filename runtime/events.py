@@ -120,6 +120,10 @@ class Timings(Struct, frozen=True, kw_only=True):
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+    n_drafted: int = 0
+    """Tokens that were proposed and checked, to generate more than one at a time."""
+    n_accepted: int = 0
+    """Those of them that became part of the answer."""
 
 
 class Measures(Struct, frozen=True, kw_only=True):

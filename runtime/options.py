@@ -13,6 +13,7 @@ KvCacheType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
 EngineName: TypeAlias = Literal["auto", "llama", "onnx"]
 PowerSaving: TypeAlias = Literal["auto", "on", "off"]
 SecondLayout: TypeAlias = Literal["auto", "on", "off"]
+SpeculationChoice: TypeAlias = Literal["auto", "off"]
 PrefixDiskChoice: TypeAlias = Literal["off", "instructions", "all"]
 PoolingChoice: TypeAlias = Literal["auto", "mean", "cls", "last"]
 ExecutionProvider: TypeAlias = Literal[
@@ -140,8 +141,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = False
     """One sequence at a time in an empty KV cache, prompts in slices of a fixed size, and a fixed
     number of threads: sums are then made in the same order. It overrides n_parallel,
-    n_prefix_cached, prefix_cache_mb, prefix_disk, adapt_threads, power_saving, second_layout, and
-    engine and execution_provider where they are auto."""
+    n_prefix_cached, prefix_cache_mb, prefix_disk, adapt_threads, power_saving, second_layout,
+    speculation, and engine and execution_provider where they are auto."""
     use_extra_bufts: Annotated[
         bool, Help("Let llama.cpp repack the weights: faster. Off after a crash at load.")
     ] = True
@@ -150,6 +151,16 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = "auto"
     """GGUF only: repacked, and as in the file; prompts are read up to 1.5 times as fast.
     auto: where a measurement on this device shows a gain and memory allows it."""
+    speculation: Annotated[
+        SpeculationChoice,
+        Help(
+            "Check several likely tokens at once where an answer repeats its text; auto: while "
+            "that is measured to be faster.",
+            flag="--speculation",
+        ),
+    ] = "auto"
+    """The text stays the same, but for near ties: rounding may depend on how many tokens a call
+    has. Off for models whose KV cache cannot be cut: recurrent ones, and GGUF with windows."""
     pooling: Annotated[
         PoolingChoice,
         Help(
@@ -206,5 +217,6 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
             adapt_threads=False,
             power_saving="off",
             second_layout="off",
+            speculation="off",
             execution_provider="cpu" if is_auto else self.execution_provider,
         )

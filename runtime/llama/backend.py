@@ -155,7 +155,7 @@ class LlamaBackend:
             n_kv=self._main.n_kv,
             n_seq=self._config.n_seq,
             n_batch=self._config.n_batch,
-            n_outputs=self._config.n_seq,
+            n_outputs=self._config.n_outputs,
             n_threads=self._config.n_threads,
             chat_template=model.chat_template,
             bos_text=model.special_text(lib.llama_vocab_bos(model.vocab)),
@@ -166,6 +166,7 @@ class LlamaBackend:
             library=f"llama-cpp-python {version('llama-cpp-python')}",
             device=self._device,
             kv_bytes_per_cell=self._config.kv_bytes_per_cell * self._main.fills_lazily,
+            can_check=self._main.can_be_cut_anywhere,
         )
 
     @property

@@ -40,7 +40,7 @@ class LlamaBatch:
 
     def fill(self, batch: Sequence[Rows]) -> list[int]:
         """Write the rows and return the row numbers of the outputs."""
-        outputs = []
+        outputs: list[int] = []
         row = 0
         for rows in batch:
             n = len(rows.tokens)
@@ -52,9 +52,9 @@ class LlamaBatch:
             self._seq[row:end] = rows.seq
             self._logits[row:end] = 0
             row = end
-            if rows.wants_logits:
-                self._logits[row - 1] = 1
-                outputs.append(row - 1)
+            wanted = range(end - rows.n_outputs, end)
+            self._logits[wanted.start : end] = 1
+            outputs += wanted
         self.struct.n_tokens = row
         return outputs
 

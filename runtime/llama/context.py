@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Rows, SavedKv, saved_kv
+from spillover.runtime.backend import (
+    N_CHECKED,
+    DecodeAborted,
+    DecodeFailed,
+    KvFull,
+    Rows,
+    SavedKv,
+    saved_kv,
+)
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama import zero_pages
 from spillover.runtime.llama.abort import AbortFlag
@@ -37,6 +45,11 @@ class LlamaConfig(Struct, frozen=True, kw_only=True):
     adapt_threads: bool = True
     kv_bytes_per_cell: float = 0.0
     """0: unknown."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Most tokens of one call that may have logits."""
+        return min(self.n_seq + N_CHECKED, self.n_batch)
 
 
 class LlamaContext:
@@ -82,6 +95,11 @@ class LlamaContext:
     def can_be_cut(self) -> bool:
         """Whether a sequence can be cut: a recurrent state cannot."""
         return not self._is_recurrent
+
+    @property
+    def can_be_cut_anywhere(self) -> bool:
+        """Whether what is left can always be continued: a window may have lost its beginning."""
+        return self.can_be_cut and not self._window
 
     def decode(self, batch: Sequence[Rows]) -> list[int]:
         """Evaluate a batch and return the rows of its outputs. Raises KvFull, DecodeAborted,
@@ -236,7 +254,7 @@ def _new_context(model: LlamaModel, config: LlamaConfig) -> Any:
     # One more than callers use, to separate a part of a sequence from the rest.
     params.n_seq_max = config.n_seq + 1
     # llama.cpp reserves one output per sequence and aborts the process when this is lower.
-    params.n_outputs_max = config.n_seq + 1
+    params.n_outputs_max = max(config.n_seq + 1, config.n_outputs)
     params.n_threads = params.n_threads_batch = config.n_threads
     params.flash_attn_type = _FLASH_ATTENTION_AUTO
     params.type_k = params.type_v = _KV_TYPES[config.kv_cache_type]

@@ -22,6 +22,7 @@ from spillover.runtime.backend import (
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.onnx.penalties import SequenceBreakers
 from spillover.runtime.onnx.runners.execution import Execution
+from spillover.runtime.onnx.runners.logits import n_computed
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 from spillover.runtime.sampling import Sampling
@@ -36,7 +37,7 @@ class OnnxBackend:
         self._runner = execution.runner
         self._tokenizer = tokenizer
         dtype = self._session.dtype(execution.layout.logits)
-        self._logits = np.empty((info.n_seq, info.n_vocab), dtype=dtype)
+        self._logits = np.empty((info.n_outputs, info.n_vocab), dtype=dtype)
         caches = execution.layout.caches
         self.layout = repr([(c.layer, c.kind, c.dtype, c.shape, c.length_axis) for c in caches])
         self._cell_bytes = execution.layout.kv_bytes_per_position
@@ -98,19 +99,23 @@ class OnnxBackend:
         self._check_room(batch)
         self._is_aborted = False
         self._session.arm()
-        row_of = [0] * len(batch)
+        firsts = [0] * len(batch)
         n_done = 0
         for places in self._runner.split(batch):
             self._run([batch[place] for place in places], n_done)
             for place in places:
-                row_of[place] = n_done
-                n_done += 1
-        self._row_of = [row for row, rows in zip(row_of, batch, strict=True) if rows.wants_logits]
+                firsts[place] = n_done
+                n_done += n_computed(batch[place])
+        self._row_of = [
+            first + i
+            for first, rows in zip(firsts, batch, strict=True)
+            for i in range(rows.n_outputs)
+        ]
 
     def _run(self, run: list[Rows], first: int) -> None:
         if self._is_aborted:
             raise DecodeAborted
-        self._runner.run(run, self._logits[first : first + len(run)])
+        self._runner.run(run, self._logits[first : first + sum(map(n_computed, run))])
 
     def _check_room(self, batch: Sequence[Rows]) -> None:
         held = self._runner.held

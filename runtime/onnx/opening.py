@@ -8,7 +8,7 @@ import msgspec
 
 from spillover.models import onnx_folder
 from spillover.models.errors import ModelFileError
-from spillover.runtime.backend import N_BATCH, BackendInfo, n_params_text
+from spillover.runtime.backend import N_BATCH, N_CHECKED, BackendInfo, n_params_text
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
 from spillover.runtime.machine.device import available_memory, default_threads
@@ -89,7 +89,7 @@ def open_any_onnx(
         n_kv=fit.n_kv,
         n_seq=needs.n_seq,
         n_batch=min(N_BATCH, fit.n_kv),
-        n_outputs=needs.n_seq,
+        n_outputs=needs.n_seq + N_CHECKED,
         n_threads=needs.n_threads,
         chat_template=settings.chat_template,
         bos_text=tokenizer.bos_text,
@@ -102,6 +102,7 @@ def open_any_onnx(
         shares_cells=False,
         kv_bytes_per_cell=graph.layout.kv_bytes_per_position if execution.has_kv_on_host else 0.0,
         returns_kv=True,
+        can_check=execution.can_check,
         warnings=(*notes, *execution.notes, *_unheard(options)),
     )
     backend = OnnxBackend(info, execution, tokenizer)

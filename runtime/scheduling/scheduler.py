@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.engine import PrefixCounts, SlotState
-from spillover.runtime.events import Queued
+from spillover.runtime.events import FinishReason, Queued
 from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
 from spillover.runtime.machine.device import available_memory
 from spillover.runtime.scheduling.admission import Admission
@@ -30,6 +30,7 @@ from spillover.runtime.scheduling.outbox import Emit, Outbox
 from spillover.runtime.scheduling.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Job, Sequence
+from spillover.runtime.scheduling.speculation import Speculation
 from spillover.runtime.scheduling.step_plan import (
     SliceRead,
     StepPlan,
@@ -52,6 +53,9 @@ class SchedulerOptions(Struct, frozen=True, kw_only=True):
     max_background: int = 0
     has_fixed_slices: bool = False
     """Whether prompts are cut without regard to measured times; for one sequence at a time."""
+    speculates: bool = False
+    """Whether tokens that probably follow are checked beside the last ones, where that is faster;
+    for backends that can."""
 
 
 class Scheduler:
@@ -82,6 +86,9 @@ class Scheduler:
         self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
         self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake)
         self._queues = Queues(options.n_parallel)
+        self._speculation = (
+            Speculation(options.n_ctx, self._kv.has_room) if options.speculates else None
+        )
         self._beside = Beside(backend.reader, self._inbox.wake, clock)
         self._departure = Departure(
             self._queues, self._kv, self._beside, self._out, self._inbox, clock
@@ -304,6 +311,8 @@ class Scheduler:
         plan = plan_step(self._queues, self._pace)
         if not (plan.decoding or plan.slices):
             return
+        if self._speculation is not None and not self._queues.prefilling:
+            plan = structs.replace(plan, drafts=self._speculation.drafts(plan.decoding))
         self._run(plan)
         if plan.gap_s is not None:
             self._out.flush()
@@ -321,8 +330,8 @@ class Scheduler:
 
     def _run(self, plan: StepPlan) -> bool:
         """Execute *plan*; False when nothing was done and the step must be planned again."""
-        n_slice, n_decoding = plan.n_slice, len(plan.decoding)
-        if not self._departure.make_room(n_decoding + n_slice):
+        n_slice, n_decoding, n_drafted = plan.n_slice, len(plan.decoding), plan.n_drafted
+        if not self._departure.make_room(n_decoding + n_slice + n_drafted):
             return False
         depth = plan.depth if n_slice else 0
         started = self._clock()
@@ -335,20 +344,39 @@ class Scheduler:
         elif self._beside.is_reading:
             self._pace.observe_beside(n_decoding, now - started)
         else:
-            self._pace.observe_decode(n_decoding, now - started)
+            if not n_drafted:
+                self._pace.observe_decode(n_decoding, now - started)
+            if self._speculation is not None:
+                self._speculation.observe(n_decoding, n_drafted, now - started)
         self._take_outputs(plan, now)
         return True
 
     def _take_outputs(self, plan: StepPlan, now: float) -> None:
         """Sample from a call's outputs, which are in the order of its rows."""
-        for output, sequence in enumerate(plan.decoding):
-            self._kv.extend(sequence.seq, 1)
-            sequence.n_past += 1
-            self._sample(sequence, output, now)
+        output = 0
+        for sequence in plan.decoding:
+            draft = plan.drafts.get(sequence, [])
+            self._take_tokens(sequence, output, draft, now)
+            output += 1 + len(draft)
         if plan.decoding:
             self._stepped = self._clock()
-        for read in with_outputs(plan.slices, len(plan.decoding)):
+        for read in with_outputs(plan.slices, output):
             self._read(read)
+
+    def _take_tokens(self, sequence: Sequence, output: int, draft: list[int], now: float) -> None:
+        """Sample what follows the last token of *sequence* and, as long as that is what its *draft*
+        says, what follows then. The rest of the draft leaves the KV cache."""
+        for n_accepted, proposed in enumerate((*draft, None)):
+            self._kv.extend(sequence.seq, 1)
+            sequence.n_past += 1
+            token, reason = self._sample(sequence, output + n_accepted, now)
+            if reason is not None or token != proposed:
+                break
+        if draft:
+            sequence.count_draft(len(draft), n_accepted + (token == proposed))
+            self._kv.rewind(sequence.seq)
+        if reason is not None:
+            self._departure.finish(sequence, reason)
 
     def _call(self, plan: StepPlan) -> bool:
         """Run the backend; False when nothing was read. A call for one sequence alone is skipped,
@@ -367,7 +395,10 @@ class Scheduler:
                     self._departure.requeue(sequence)
             return False
         except KvFull:
-            self._departure.free_some_cells()
+            if plan.drafts and self._speculation is not None:
+                self._speculation.pause()
+            else:
+                self._departure.free_some_cells()
             return False
         finally:
             self._alone, self._reads_background = None, False
@@ -382,14 +413,18 @@ class Scheduler:
         if read.output is None:
             return
         self._queues.start_decode(sequence)
+        reason: FinishReason | None = "length"
         if sequence.n_left(self._n_ctx) > 0:
-            self._sample(sequence, read.output, self._clock())
-        else:
-            self._departure.finish(sequence, "length")
+            _, reason = self._sample(sequence, read.output, self._clock())
+        if reason is not None:
+            self._departure.finish(sequence, reason)
 
     # --- tokens -----------------------------------------------------------------------------
 
-    def _sample(self, sequence: Sequence, output: int, now: float) -> None:
+    def _sample(
+        self, sequence: Sequence, output: int, now: float
+    ) -> tuple[int, FinishReason | None]:
+        """The next token of *sequence*, and why its answer ends with it, if it does."""
         request, sampler = sequence.request, sequence.sampler
         assert sampler is not None
         raw = None
@@ -398,8 +433,7 @@ class Scheduler:
         token = sampler.sample(output, sequence.n_generated)
         if self._backend.is_eog(token):
             sequence.count_eog(now)
-            self._departure.finish(sequence, sequence.end_reason)
-            return
+            return token, sequence.end_reason
         text_of = self._backend.token_bytes
         logprob = raw.of(token, text_of) if raw else None
         if logprob is not None and request.post_sampling_probs:
@@ -408,6 +442,5 @@ class Scheduler:
         for event in sequence.append(token, text_of(token), logprob, now):
             self._out.add(sequence.job_id, event)
         if sequence.stop is not None or sequence.is_complete:
-            self._departure.finish(sequence, sequence.end_reason)
-        elif sequence.n_left(self._n_ctx) <= 0:
-            self._departure.finish(sequence, "length")
+            return token, sequence.end_reason
+        return token, "length" if sequence.n_left(self._n_ctx) <= 0 else None

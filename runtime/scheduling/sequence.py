@@ -22,6 +22,7 @@ from spillover.runtime.events import (
     Usage,
 )
 from spillover.runtime.request import GenerationRequest
+from spillover.runtime.scheduling.drafter import Drafter
 from spillover.runtime.tools.parser import CallDelta
 
 
@@ -85,6 +86,7 @@ class Sequence:
         self.slot = -1
         self.phase = Phase.WAITING
         self.sampler: Sampler | None = None
+        self.drafter: Drafter | None = None
         self.order = job.id
         self.constraint = job.constraints[choice] if job.constraints else None
         self._shown = job.shown
@@ -93,6 +95,7 @@ class Sequence:
         self._pending_ids: list[int] = []
         self._pending_logprobs: list[TokenLogprob] = []
         self._n_reasoning = 0
+        self._n_drafted = self._n_accepted = 0
         self._arrived = now
         self._admitted: float | None = None
         self._first: float | None = None
@@ -166,6 +169,11 @@ class Sequence:
         if self._first is None:
             self._first = now
         self.n_generated += 1
+
+    def count_draft(self, n_checked: int, n_accepted: int) -> None:
+        """Count tokens that were proposed, and those of them that the model chose, too."""
+        self._n_drafted += n_checked
+        self._n_accepted += n_accepted
 
     @property
     def stop(self) -> str | None:
@@ -255,4 +263,6 @@ class Sequence:
             queue_ms=1e3 * (admitted - self._arrived),
             prefill_ms=1e3 * (first - admitted),
             decode_ms=1e3 * (now - first),
+            n_drafted=self._n_drafted,
+            n_accepted=self._n_accepted,
         )

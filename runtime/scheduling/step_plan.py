@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import count
 from typing import TypeAlias
 
+import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Rows
@@ -34,6 +35,8 @@ class StepPlan(Struct, frozen=True):
 
     decoding: list[Sequence]
     slices: list[Slice] = []
+    drafts: dict[Sequence, list[int]] = {}
+    """Tokens that may follow in some of *decoding*, to be checked in the same call."""
     gap_s: float | None = None
     """Seconds after this call that more slices may take before the next decode step; None where
     no slices follow."""
@@ -42,6 +45,11 @@ class StepPlan(Struct, frozen=True):
     def n_slice(self) -> int:
         """Prompt tokens."""
         return sum(n for _, n in self.slices) if self.slices else 0
+
+    @property
+    def n_drafted(self) -> int:
+        """Tokens of all drafts."""
+        return sum(map(len, self.drafts.values())) if self.drafts else 0
 
     @property
     def depth(self) -> int:
@@ -60,8 +68,15 @@ class StepPlan(Struct, frozen=True):
 
     def rows(self) -> list[Rows]:
         """The batch for the backend: the decoding sequences first."""
-        batch = [Rows(s.seq, s.n_past, s.tokens[s.n_past :], True) for s in self.decoding]
+        batch = [self._decode_rows(sequence) for sequence in self.decoding]
         return [*batch, *rows_of(self.slices)]
+
+    def _decode_rows(self, sequence: Sequence) -> Rows:
+        last, draft = sequence.tokens[sequence.n_past :], self.drafts.get(sequence)
+        if not draft:
+            return Rows(sequence.seq, sequence.n_past, last, True)
+        tokens = np.append(last, np.array(draft, dtype=np.int32))
+        return Rows(sequence.seq, sequence.n_past, tokens, True, wants_all_logits=True)
 
 
 def rows_of(slices: Iterable[Slice]) -> list[Rows]:

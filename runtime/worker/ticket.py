@@ -127,7 +127,12 @@ class Ticket:
         usage = structs.replace(last.usage, reasoning_tokens=self._n_reasoning[choice])
         if self._embedded:
             usage = structs.replace(usage, prompt_tokens=sum(self._embedded.values()))
-        return Measures(usage=usage, timings=self._timings(choice))
+        timings = structs.replace(
+            self._timings(choice),
+            n_drafted=last.timings.n_drafted,
+            n_accepted=last.timings.n_accepted,
+        )
+        return Measures(usage=usage, timings=timings)
 
     def _timings(self, choice: int) -> Timings:
         now = self._clock()

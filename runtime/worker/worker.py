@@ -206,6 +206,7 @@ def _serve(
                 disk=_prefix_disk(model, options),
             ),
             has_fixed_slices=options.deterministic,
+            speculates=options.speculation == "auto" and info.can_check,
         ),
         writer.events,
         measurement,

@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec import structs
 
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp.objects import timings
 from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import decode
-from spillover.runtime.events import Finished, Timings, Usage
+from spillover.runtime.events import Finished, Measures, Timings, Usage
 from spillover.runtime.request import AnswerDefaults
 
 
@@ -96,6 +97,15 @@ def test_the_first_token_takes_no_step(n: int, rate: float) -> None:
         )
     )
     assert found["predicted_per_second"] == rate
+
+
+def test_drafts_are_counted_where_there_were_any() -> None:
+    times = Timings(queue_ms=0, prefill_ms=1, decode_ms=100)
+    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=9)
+    drafted = structs.replace(times, n_drafted=7, n_accepted=5)
+    assert "draft_n" not in timings(Measures(usage=usage, timings=times))
+    found = timings(Measures(usage=usage, timings=drafted))
+    assert (found["draft_n"], found["draft_n_accepted"]) == (7, 5)
 
 
 def test_the_list_of_models_tells_how_much_a_request_may_hold(http: httpx.Client) -> None:

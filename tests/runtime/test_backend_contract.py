@@ -132,6 +132,26 @@ def test_sequences_of_unequal_length_decode_together_as_each_alone(backend: Back
             assert close(backend, alone[seq][i], found)
 
 
+def test_all_tokens_of_a_slice_may_have_logits(backend: Backend) -> None:
+    first, second = (tokens_of(backend, text) for text in TEXTS[:2])
+    wanted = [read(backend, 2, first[i : i + 1], i) for i in range(len(first))]
+    backend.keep(2, 0)
+    read(backend, 0, first[:4])
+    read(backend, 1, second[:-1])
+    batch = [
+        Rows(0, 4, first[4:7], True, wants_all_logits=True),
+        Rows(1, len(second) - 1, second[-1:], True),
+    ]
+    backend.decode(batch)
+    found = [backend.logits(output).copy() for output in range(4)]
+    assert all(map(close, [backend] * 3, found, wanted[4:7]))
+    assert backend.keep(0, 5) == 5
+    rest = Rows(0, 5, first[5:], True, wants_all_logits=True)
+    backend.decode([rest])
+    found = [backend.logits(output).copy() for output in range(rest.n_outputs)]
+    assert all(map(close, [backend] * len(found), found, wanted[5:]))
+
+
 @pytest.mark.parametrize("n", [2, 5])
 def test_a_slice_of_a_prompt_shares_a_call_with_decoding_ones(backend: Backend, n: int) -> None:
     first, second, third = (tokens_of(backend, text) for text in TEXTS)

@@ -48,6 +48,7 @@ def timings(event: Finished | Measures) -> dict[str, float]:
     n_read = usage.prompt_tokens - usage.cached_tokens
     n_predicted = usage.completion_tokens
     n_steps = max(n_predicted - 1, 0)
+    drafted = {"draft_n": times.n_drafted, "draft_n_accepted": times.n_accepted}
     return {
         "queue_ms": times.queue_ms,
         "cache_n": usage.cached_tokens,
@@ -59,6 +60,7 @@ def timings(event: Finished | Measures) -> dict[str, float]:
         "predicted_ms": times.decode_ms,
         "predicted_per_token_ms": times.decode_ms / n_steps if n_steps else 0.0,
         "predicted_per_second": _rate(n_steps, times.decode_ms),
+        **(drafted if times.n_drafted else {}),
     }
 
 

@@ -45,6 +45,7 @@ _PLACES = {
     ("TensorScatter", 2): "write_indices",
     ("Attention", 6): "kv_lengths",
 }
+_DYNAMIC_SCALES = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 _ROTARY_TABLES = {
     ("GroupQueryAttention", "com.microsoft"): 7,
     ("RotaryEmbedding", "com.microsoft"): 2,
@@ -78,6 +79,7 @@ def inspect(proto: ModelProto, *, on_cpu: bool = True) -> GraphLayout:
         n_ctx=_n_ctx(proto, caches),
         batch_size=_batch_size(ids, caches),
         weights=describe_weights(proto),
+        rounds_together=any(n.op_type in _DYNAMIC_SCALES for n in nodes_of(proto.graph)),
     )
 
 

@@ -83,6 +83,9 @@ class GraphLayout(Struct, frozen=True, kw_only=True):
     """Fixed number of rows; None: any."""
     weights: str
     """For display: "int4 (blocks of 32)", "int8", "fp16", "fp32"."""
+    rounds_together: bool = False
+    """Whether hidden states are quantized with one scale for all tokens of a call, so that the
+    logits of a token depend on the others."""
 
     @property
     def n_layer(self) -> int:

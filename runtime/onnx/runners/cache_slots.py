@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spillover.runtime.backend import N_CHECKED
 from spillover.runtime.onnx.graph.layout import CacheTensor
 from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
 
@@ -68,7 +69,10 @@ class CacheSlots:
         return self._slot_of[seq]
 
     def truncate(self, seq: int, n_tokens: int) -> None:
-        if n_tokens < self.held[seq]:
+        """Cut *seq*, and return the memory; not that of proposed tokens that were wrong, whose
+        place others take at once."""
+        n_cut = self.held[seq] - n_tokens
+        if n_cut > N_CHECKED or (n_cut and not n_tokens):
             for array in self._arrays:
                 array.discard(self._slot_of[seq], n_tokens)
         self.held[seq] = n_tokens

@@ -17,7 +17,7 @@ from spillover.runtime.backend import Rows, SavedKv
 from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.runners.feeds import feeds
-from spillover.runtime.onnx.runners.logits import run_for_logits
+from spillover.runtime.onnx.runners.logits import n_computed, run_for_logits
 from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import OnnxSession
@@ -50,7 +50,8 @@ class DeviceRunner:
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
         (only,) = rows
         layout, binding = self._layout, self._session.binding()
-        binding.feed(feeds(layout.inputs, [only.tokens], [only.start]))
+        arrays = feeds(layout.inputs, [only.tokens], [only.start], [n_computed(only)])
+        binding.feed(arrays)
         past = self._past(only.seq)  # kept alive here, since the binding may not do it
         for cache, array in zip(layout.caches, past, strict=True):
             binding.raw.bind_ortvalue_input(cache.past, array)

@@ -18,7 +18,7 @@ from spillover.runtime.backend import Rows, SavedKv
 from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
 from spillover.runtime.onnx.runners.feeds import feeds
 from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
-from spillover.runtime.onnx.runners.logits import run_for_logits
+from spillover.runtime.onnx.runners.logits import n_computed, run_for_logits
 from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import OnnxSession
@@ -71,7 +71,8 @@ class ExactRunner:
         past = self._buffers[only.seq]
         for place in self._places:
             self._bind(place, past, self._spare, only.start, only.start + len(only.tokens))
-        arrays = feeds(self._layout.inputs, [only.tokens], [only.start])
+        inputs = self._layout.inputs
+        arrays = feeds(inputs, [only.tokens], [only.start], [n_computed(only)])
         self._binding.feed(arrays)
         run_for_logits(self._session, self._binding, self._layout, rows, logits)
         self._buffers[only.seq], self._spare = self._spare, past

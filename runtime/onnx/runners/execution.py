@@ -48,6 +48,15 @@ class Execution(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     """What the user should know."""
 
+    @property
+    def can_check(self) -> bool:
+        """Whether some tokens of a sequence can be read in one run, with the logits of all, and
+        most of them be cut off again at no cost. The logits of a token must not depend on those
+        behind it, either."""
+        layout = self.layout
+        is_cheap = isinstance(self.runner, SlotRunner) and layout.logits_form != "last"
+        return is_cheap and not layout.rounds_together
+
 
 def on_cpu(graph: Prepared, needs: Needs) -> Execution:
     """Consumes the graph. Raises ModelError."""

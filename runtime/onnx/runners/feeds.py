@@ -14,9 +14,15 @@ from spillover.runtime.onnx.graph.layout import GraphInputs
 Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
-def feeds(inputs: GraphInputs, tokens: Sequence[Tokens], pasts: Sequence[int]) -> Feeds:
+def feeds(
+    inputs: GraphInputs,
+    tokens: Sequence[Tokens],
+    pasts: Sequence[int],
+    n_wanted: Sequence[int] | None = None,
+) -> Feeds:
     """By input name. Row i has *pasts[i]* tokens and gets the new *tokens[i]*; shorter rows are
-    padded on the right, which only a graph with query_lengths can do."""
+    padded on the right, which only a graph with query_lengths can do. Logits are wanted of the last
+    *n_wanted[i]* of them, one if not given."""
     n_rows = len(tokens)
     counts = np.array([len(new) for new in tokens], dtype=np.int64)
     before = np.array(pasts, dtype=np.int64)
@@ -38,9 +44,10 @@ def feeds(inputs: GraphInputs, tokens: Sequence[Tokens], pasts: Sequence[int]) -
     if inputs.query_lengths is not None:
         arrays[inputs.query_lengths] = counts.astype(np.int32)
     if inputs.logits_rows is not None:
-        arrays[inputs.logits_rows] = np.arange(n_rows) * width + counts - 1
+        ends = np.arange(n_rows) * width + counts
+        arrays[inputs.logits_rows] = ends - 1 if n_wanted is None else _before(ends, n_wanted)
     if inputs.n_logits is not None:
-        arrays[inputs.n_logits] = np.array(1, dtype=np.int64)
+        arrays[inputs.n_logits] = np.array(max(n_wanted or (1,)), dtype=np.int64)
     if inputs.write_indices is not None:
         arrays[inputs.write_indices] = before
     if inputs.kv_lengths is not None:
@@ -48,3 +55,9 @@ def feeds(inputs: GraphInputs, tokens: Sequence[Tokens], pasts: Sequence[int]) -
     if inputs.branch is not None:
         arrays[inputs.branch] = np.array([bool(before.any())])
     return arrays
+
+
+def _before(ends: npt.NDArray[np.int64], counts: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The last *counts[i]* positions before each of *ends*, in order."""
+    ranges = [np.arange(end - n, end) for end, n in zip(ends, counts, strict=True)]
+    return np.concatenate(ranges)

@@ -19,20 +19,39 @@ def run_for_logits(
     rows: Sequence[Rows],
     logits: LogitsRows,
 ) -> None:
-    """*logits* (len(rows), n_vocab) is written by the graph itself, unless it returns the logits of
-    every position: then the last ones are picked."""
-    width = max(len(one.tokens) for one in rows)
-    n_vocab = logits.shape[1]
-    if layout.logits_form == "all" and layout.inputs.n_logits is None and width > 1:
-        everything = np.empty((len(rows), width, n_vocab), dtype=logits.dtype)
-        binding.write_to(layout.logits, everything)
+    """*logits* (sum of n_computed() of *rows*, n_vocab) is written by the graph itself, unless it
+    returns logits that nobody wants: then the wanted ones are picked."""
+    n_wanted = [n_computed(one) for one in rows]
+    width, n_vocab = _n_positions(layout, rows), logits.shape[1]
+    if layout.logits_form == "asked" or width == 1:
+        n = sum(n_wanted)
+        shape = (n, n_vocab) if layout.logits_form == "asked" else (n, 1, n_vocab)
+        binding.write_to(layout.logits, logits[:n].reshape(shape))
         session.run(binding)
-        for i, one in enumerate(rows):
-            logits[i] = everything[i, len(one.tokens) - 1]
         return
-    shape = (len(rows), n_vocab) if layout.logits_form == "asked" else (len(rows), 1, n_vocab)
-    binding.write_to(layout.logits, logits[: len(rows)].reshape(shape))
+    everything = np.empty((len(rows), width, n_vocab), dtype=logits.dtype)
+    binding.write_to(layout.logits, everything)
     session.run(binding)
+    place = 0
+    for row, one, n in zip(everything, rows, n_wanted, strict=True):
+        end = min(len(one.tokens), width)
+        logits[place : place + n] = row[end - n : end]
+        place += n
+
+
+def n_computed(rows: Rows) -> int:
+    """How many logits are computed of *rows*: those that are wanted, or the last ones in vain."""
+    return max(rows.n_outputs, 1)
+
+
+def _n_positions(layout: GraphLayout, rows: Sequence[Rows]) -> int:
+    """For how many positions of each row the graph returns logits, where it is not asked for
+    some."""
+    if layout.logits_form == "last":
+        return 1
+    if layout.inputs.n_logits is not None:
+        return max(map(n_computed, rows))
+    return max(len(one.tokens) for one in rows)
 
 
 def divergence(wanted: Logits, found: Logits) -> float:

@@ -27,7 +27,8 @@ class Runner(Protocol):
         ...
 
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
-        """Evaluate one of these runs; the logits of each Rows' last token go to *logits*.
+        """Evaluate one of these runs; the wanted logits of the Rows, or those of the last token of
+        Rows that want none, go to *logits*.
 
         After an error the sequences hold what they held before.
         """

@@ -15,7 +15,7 @@ from spillover.runtime.backend import Rows, SavedKv
 from spillover.runtime.onnx.graph.layout import GraphLayout
 from spillover.runtime.onnx.runners.cache_slots import CacheSlots, SlotArray, positions_per_page
 from spillover.runtime.onnx.runners.feeds import feeds
-from spillover.runtime.onnx.runners.logits import run_for_logits
+from spillover.runtime.onnx.runners.logits import n_computed, run_for_logits
 from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows
 from spillover.runtime.onnx.session import Binding, OnnxSession
@@ -69,7 +69,10 @@ class SlotRunner:
     def run(self, rows: Sequence[Rows], logits: LogitsRows) -> None:
         binding = self._binding(self._slots.slot(rows[0].seq), len(rows))
         arrays = feeds(
-            self._layout.inputs, [one.tokens for one in rows], [one.start for one in rows]
+            self._layout.inputs,
+            [one.tokens for one in rows],
+            [one.start for one in rows],
+            [n_computed(one) for one in rows],
         )
         binding.feed(arrays)
         run_for_logits(self._session, binding, self._layout, rows, logits)

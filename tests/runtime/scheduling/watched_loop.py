@@ -51,7 +51,9 @@ class Call:
 class Loop:
     """A scheduler in a thread of its own."""
 
-    def __init__(self, backend: Backend, n_parallel: int) -> None:
+    def __init__(
+        self, backend: Backend, n_parallel: int, *, n_ctx: int = 1024, speculates: bool = False
+    ) -> None:
         self.now = 0.0
         self.free_bytes = 1 << 40
         self.calls: list[Call] = []
@@ -65,8 +67,8 @@ class Loop:
         self.scheduler = Scheduler(
             backend,
             SchedulerOptions(
-                n_ctx=1024, n_parallel=n_parallel, max_queue=8, max_gap_s=MAX_GAP_S,
-                kept=KvCacheOptions(n_kept=2), max_background=8,
+                n_ctx=n_ctx, n_parallel=n_parallel, max_queue=8, max_gap_s=MAX_GAP_S,
+                kept=KvCacheOptions(n_kept=2), max_background=8, speculates=speculates,
             ),
             self._emit,
             CostMeasurement(backend, saved, lambda _: None),

@@ -1,0 +1,230 @@
+"""What followed the same tokens before, and whether checking it is worth its time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spillover.runtime.backend import N_CHECKED, Tokens
+from spillover.runtime.chat.pipeline import TextPipeline
+from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest
+from spillover.runtime.scheduling import speculation
+from spillover.runtime.scheduling.drafter import Drafter
+from spillover.runtime.scheduling.prompt_lookup import LONGEST, SHORTEST, PromptLookup
+from spillover.runtime.scheduling.sequence import Job, Sequence
+from spillover.runtime.scheduling.speculation import (
+    FIRST_PATIENCE,
+    LAST_PATIENCE,
+    MOST_STREAMS,
+    PAUSE_STEPS,
+    Speculation,
+)
+
+N_CTX = 1000
+
+
+def text(values: list[int]) -> Tokens:
+    return np.array(values, dtype=np.int32)
+
+
+# --- lookup ---------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 5), max_size=200), st.lists(st.integers(0, 200), max_size=8))
+def test_what_is_found_stood_in_the_text_behind_the_same_tokens(
+    values: list[int], cuts: list[int]
+) -> None:
+    tokens, lookup = text(values), PromptLookup()
+    for cut in sorted(cuts):
+        lookup.extend(tokens[:cut])
+    lookup.extend(tokens)
+    n_matched, found = lookup.find(tokens, 6)
+    if n_matched:
+        assert SHORTEST <= n_matched <= LONGEST
+        ends = [
+            end for end in range(n_matched, len(values))
+            if values[end - n_matched : end] == values[-n_matched:]
+        ]  # fmt: skip
+        assert any(found == ((values[end:]) * 6)[:6] for end in ends)
+    else:
+        assert found == []
+
+
+def test_the_longest_match_counts_and_of_those_the_last() -> None:
+    tokens = text([1, 2, 3, 4, 50, 9, 1, 2, 3, 4, 60, 9, 7, 3, 4, 70, 9, 1, 2, 3, 4])
+    lookup = PromptLookup()
+    lookup.extend(tokens)
+    assert lookup.find(tokens, 3) == (4, [60, 9, 7])
+
+
+def test_a_text_that_repeats_itself_goes_on_so() -> None:
+    tokens = text([5, 1, 2, 3, 1, 2, 3, 1, 2])
+    lookup = PromptLookup()
+    lookup.extend(tokens)
+    assert lookup.find(tokens, 7) == (4, [3, 1, 2, 3, 1, 2, 3])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_repeated_passage_is_found_in_a_long_text(*, at_once: bool) -> None:
+    before = np.random.default_rng(1).integers(0, 400, 3000)
+    tokens = text([*before.tolist(), *before[1000:1300].tolist()])
+    lookup = PromptLookup()
+    n_right = 0
+    for n in range(3000 if at_once else 1, 3280):
+        lookup.extend(tokens[:n])
+        if n > 3010:
+            n_right += lookup.find(tokens[:n], 8) == (4, tokens[n : n + 8].tolist())
+    assert n_right > 240
+
+
+def test_a_text_too_short_for_a_match_has_none() -> None:
+    for n in range(LONGEST):
+        lookup = PromptLookup()
+        lookup.extend(text([1] * n))
+        assert lookup.find(text([1] * n), 4) == (0, [])
+
+
+# --- drafts ---------------------------------------------------------------------------------
+
+
+def test_drafts_are_judged_by_what_comes_whether_they_are_checked_or_not() -> None:
+    parts = [3, 1, 4, 1, 5, 9, 2, 6]
+    drafter = Drafter()
+    drafter.follow(text(parts * 2))
+    before = drafter.rate
+    for n in range(1, 9):
+        drafter.follow(text(parts * 2 + parts[:n]))
+    after = drafter.rate
+    assert after > before
+    drafter.follow(text(parts * 3 + [77]))
+    drafter.follow(text(parts * 3 + [77] + parts))
+    assert drafter.draft[:8] in ([77, *parts[:7]], parts)
+    assert drafter.rate < after
+
+
+# --- choice ---------------------------------------------------------------------------------
+
+
+class Fixed(Drafter):
+    """The same draft at the same rate, whatever comes."""
+
+    rate = 0.9
+
+    def follow(self, tokens: Tokens) -> None:
+        self.draft = [9] * N_CHECKED
+
+
+@pytest.fixture(autouse=True)
+def fixed(monkeypatch: pytest.MonkeyPatch) -> type[Fixed]:
+    monkeypatch.setattr(Fixed, "rate", 0.9)
+    monkeypatch.setattr(speculation, "Drafter", Fixed)
+    return Fixed
+
+
+def sequences(n: int, *, max_tokens: int | None = None) -> list[Sequence]:
+    request = GenerationRequest(prompt=(1, 2, 3), max_tokens=max_tokens)
+    jobs = [
+        Job(
+            id=i, request=request, prompt=text([1, 2, 3]), seed=0,
+            pipelines=(TextPipeline((), split_reasoning=False),),
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    return [Sequence(job, 0, None, now=0.0) for job in jobs]
+
+
+def chooser(costs: dict[int, float], n: int = 1, *, room: int = 10_000) -> Speculation:
+    """One that knows what calls cost, by proposed tokens."""
+    found = Speculation(N_CTX, lambda n_cells: n_cells <= room)
+    for n_drafted, seconds in costs.items():
+        for _ in range(2):
+            found.observe(n, n_drafted, seconds)
+    return found
+
+
+def sizes(found: Speculation, decoding: list[Sequence]) -> list[int]:
+    return [len(draft) for draft in found.drafts(decoding).values()]
+
+
+CHEAP = {0: 1.0, 1: 1.0, 3: 1.1, 7: 1.3, 15: 3.0}
+DEAR = {0: 1.0, 1: 2.0, 3: 4.0, 7: 8.0, 15: 16.0}
+
+
+def test_the_size_is_chosen_by_what_it_promises_for_its_cost(fixed: type[Fixed]) -> None:
+    assert sizes(chooser(CHEAP), sequences(1)) == [7]
+    fixed.rate = 0.5
+    assert sizes(chooser(CHEAP), sequences(1)) == [3]
+
+
+def test_nothing_is_checked_before_a_plain_step_was_measured() -> None:
+    found = Speculation(N_CTX, lambda n_cells: True)
+    assert found.drafts(sequences(1)) == {}
+
+
+def test_larger_drafts_are_tried_one_after_the_other() -> None:
+    found, tried = chooser({0: 1.0}), []
+    for _ in range(8):
+        (size,) = sizes(found, sequences(1))
+        tried.append(size)
+        found.observe(1, size, 1.0)
+    assert tried == [3, 3, 7, 7, 15, 15, 15, 15]
+
+
+def test_where_checks_lose_they_are_tried_ever_more_rarely() -> None:
+    found, checks = chooser(DEAR), []
+    for step in range(3 * LAST_PATIENCE):
+        if sizes(found, sequences(1)):
+            checks.append(step)
+            found.observe(1, 3, DEAR[3])
+    assert checks[0] == FIRST_PATIENCE - 1
+    gaps = np.diff(checks).tolist()
+    assert gaps == sorted(gaps)
+    assert len(checks) <= 7
+
+
+def test_a_check_that_was_slow_by_chance_is_soon_seen_to_be_fast() -> None:
+    found = chooser({0: 1.0, 3: 90.0})
+    for _ in range(FIRST_PATIENCE):
+        chosen = sizes(found, sequences(1))
+    assert chosen == [3]
+    found.observe(1, 3, 1.1)
+    assert sizes(found, sequences(1)) != []
+
+
+def test_drafts_that_are_seldom_right_are_never_checked(fixed: type[Fixed]) -> None:
+    fixed.rate = 0.2
+    found = chooser(CHEAP)
+    assert not any(found.drafts(sequences(1)) for _ in range(2 * LAST_PATIENCE))
+
+
+def test_a_call_checks_no_more_than_it_may() -> None:
+    n = MOST_STREAMS
+    found = chooser(dict.fromkeys(range(N_CHECKED + 1), 1.0), n)
+    assert sum(sizes(found, sequences(n))) == N_CHECKED
+    assert found.drafts(sequences(n + 1)) == {}
+
+
+def test_a_draft_ends_before_the_answer_does() -> None:
+    assert sizes(chooser(CHEAP), sequences(1, max_tokens=3)) == [2]
+    assert sizes(chooser(CHEAP), sequences(1, max_tokens=1)) == []
+
+
+def test_drafts_only_take_cells_that_are_free() -> None:
+    assert sizes(chooser(CHEAP, room=7), sequences(1)) == []
+    assert sizes(chooser(CHEAP, room=8), sequences(1)) == [7]
+
+
+def test_a_full_cache_ends_drafts_for_a_while() -> None:
+    found = chooser(CHEAP)
+    found.pause()
+    assert [bool(found.drafts(sequences(1))) for _ in range(PAUSE_STEPS + 1)][-2:] == [False, True]
+
+
+def test_the_setting_is_overridden_by_deterministic() -> None:
+    assert EngineOptions().settled().speculation == "auto"
+    assert EngineOptions(deterministic=True, cache_dir=Path()).settled().speculation == "off"
