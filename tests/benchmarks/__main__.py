@@ -40,6 +40,7 @@ from tests.benchmarks import (
     prefixes,
     reading,
     servers,
+    speculation,
 )
 from tests.benchmarks.random_gguf import quantized
 
@@ -286,6 +287,10 @@ def main() -> None:
         return
     if args.scenarios == ["onnx"]:
         onnx_backend.run(args.folder, figures, args.repeat, args.genai)
+        figures.report()
+        return
+    if args.scenarios == ["speculation"]:
+        speculation.run(args.model, figures, args.repeat)
         figures.report()
         return
     if args.scenarios == ["busy"]:
