@@ -243,6 +243,15 @@ class PromptReader(Protocol):
         ...
 
 
+class DraftModel(Protocol):
+    """A small model that proposes tokens for a backend's own. For the thread that decodes."""
+
+    def propose(self, texts: Sequence[tuple[int, Tokens]], n: int) -> list[list[int]]:
+        """For each text, under the id of its sequence, the *n* tokens that may come next; none for
+        any of them while it has still to read more of them than a call should."""
+        ...
+
+
 class Vocabulary(Protocol):
     """A model's tokens. Any thread may use it."""
 
@@ -318,6 +327,11 @@ class Backend(Vocabulary, Protocol):
     @property
     def reader(self) -> PromptReader | None:
         """None where prompts are only read by decode()."""
+        ...
+
+    @property
+    def draft_model(self) -> DraftModel | None:
+        """None where only the text itself proposes tokens."""
         ...
 
     def abort(self) -> None:

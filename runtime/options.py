@@ -161,6 +161,17 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = "auto"
     """The text stays the same, but for near ties: rounding may depend on how many tokens a call
     has. Off for models whose KV cache cannot be cut: recurrent ones, and GGUF with windows."""
+    draft_model: Annotated[
+        Path | None,
+        Help(
+            "GGUF file of a small model with the same vocabulary, which proposes tokens where the "
+            "text does not.",
+            flag="--draft-model",
+            default="none",
+        ),
+    ] = None
+    """For GGUF models that are many times as large, with *speculation*. Both models have room for
+    all cells of the KV cache."""
     pooling: Annotated[
         PoolingChoice,
         Help(

@@ -183,6 +183,7 @@ def _unheard_by_onnx(options: EngineOptions) -> tuple[str, ...]:
     settings = {
         "n_gpu_layers": options.n_gpu_layers > 0,
         "second_layout": options.second_layout == "on",
+        "draft_model": options.draft_model is not None,
     }
     names = [name for name, is_set in settings.items() if is_set]
     return tuple(f"{name} has no effect on ONNX Runtime" for name in names)
@@ -203,6 +204,7 @@ def _set_by_owner(found: Findings, options: EngineOptions) -> str:
         "n_gpu_layers is for llama.cpp": options.n_gpu_layers > 0,
         f"kv_cache_type {options.kv_cache_type} is for llama.cpp": options.kv_cache_type != "f16",
         "second_layout is for llama.cpp": options.second_layout == "on",
+        "draft_model is for llama.cpp": options.draft_model is not None,
         f"pooling {options.pooling} is for vectors, which llama.cpp gives": options.pooling
         != "auto",
         "conversion_cache_mb is 0": options.conversion_cache_mb == 0,

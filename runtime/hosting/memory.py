@@ -28,6 +28,8 @@ def needed_bytes(path: Path, options: EngineOptions) -> int:
         else:
             header = read_header(path)
             size = sum(path.with_name(name).stat().st_size for name in part_names(path.name))
+            if options.draft_model is not None and options.speculation != "off":
+                size += options.draft_model.stat().st_size
             n_ctx_train = header.n_ctx_train
             per_cell = header.kv_bytes_per_cell(KV_BYTES_PER_VALUE[options.kv_cache_type])
     except (ModelFileError, OSError) as error:

@@ -22,9 +22,11 @@ from spillover.runtime.backend import (
     Sampler,
     Tokens,
 )
+from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.constrained import ConstrainedSampler
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
+from spillover.runtime.llama.draft_model import LlamaDraftModel
 from spillover.runtime.llama.library import lib, start_library, uses_gpu
 from spillover.runtime.llama.model import LlamaModel, OnProgress
 from spillover.runtime.llama.prefill_context import PrefillContext
@@ -66,6 +68,8 @@ class LlamaBackend:
             raise
         self._prefills = PrefillContexts(path, self._model, config, free_bytes)
         self.reader = self._new_reader()
+        self.draft_model: LlamaDraftModel | None = None
+        self._warnings: tuple[str, ...] = ()
         self._n_threads = config.n_threads
         self._ended = float("-inf")
         self._answered: LlamaContext | PrefillContext = self._main
@@ -131,6 +135,16 @@ class LlamaBackend:
         self._prefills.drop_second_layout()
         self.info = self._describe()
 
+    def load_draft_model(self, path: Path, kv_bytes_per_cell: float) -> None:
+        """Have the model at *path* propose tokens; where it cannot, warn of it."""
+        config = replace(self._config, kv_bytes_per_cell=kv_bytes_per_cell)
+        try:
+            self.draft_model = LlamaDraftModel(path, self._model, config)
+            self.draft_model.set_threads(self._n_threads)
+        except ModelError as error:
+            self._warnings = (str(error),)
+        self.info = self._describe()
+
     def _new_reader(self) -> LlamaPromptReader | None:
         """Where another context can have what is in the main one, and computes on the same cores;
         how a GPU divides its time between two is unmeasured."""
@@ -167,6 +181,7 @@ class LlamaBackend:
             device=self._device,
             kv_bytes_per_cell=self._config.kv_bytes_per_cell * self._main.fills_lazily,
             can_check=self._main.can_be_cut_anywhere,
+            warnings=self._warnings,
         )
 
     @property
@@ -232,6 +247,8 @@ class LlamaBackend:
         self._n_threads = n_threads
         self._main.set_threads(n_threads)
         self._prefills.set_threads(n_threads)
+        if self.draft_model is not None:
+            self.draft_model.set_threads(n_threads)
 
     def _decode(self, batch: Sequence[Rows]) -> None:
         prefill = None if self._is_reading else self._prefills.for_call(batch)
@@ -279,12 +296,16 @@ class LlamaBackend:
 
     def abort(self) -> None:
         self._abort_flag.raise_()
+        if self.draft_model is not None:
+            self.draft_model.abort()
         if not self._is_reading:
             self._prefills.abort()
 
     def close(self) -> None:
         if self.reader is not None:
             self.reader.close()
+        if self.draft_model is not None:
+            self.draft_model.close()
         self._prefills.close()
         self._main.close()
         self._model.close()

@@ -40,7 +40,8 @@ def open_any_gguf(
         raise ModelError(str(error)) from error
     if is_made_for_embedding(header):
         return open_embedder(path, header, options, on_progress)
-    fit = _fit(header, options)
+    draft = _draft_header(options)
+    fit = _fit(header, draft, options)
     config = LlamaConfig(
         n_kv=fit.n_kv,
         n_seq=fit.n_parallel + options.n_prefix_cached + 1,
@@ -54,6 +55,8 @@ def open_any_gguf(
     )
     backend = LlamaBackend(path, config, on_progress=on_progress)
     try:
+        if draft is not None and options.draft_model is not None:
+            backend.load_draft_model(options.draft_model, _bytes_per_cell(draft, options))
         choose_threads(backend, options)
         choose_prefill(backend, options, _bytes_per_cell(header, options), available_memory())
     except BaseException:
@@ -80,10 +83,22 @@ def _bytes_per_cell(header: GgufHeader, options: EngineOptions) -> float:
     return header.kv_bytes_per_cell(KV_BYTES_PER_VALUE[options.kv_cache_type])
 
 
-def _fit(header: GgufHeader, options: EngineOptions) -> ContextFit:
+def _draft_header(options: EngineOptions) -> GgufHeader | None:
+    """Of the model that proposes tokens, if one should. Raises ModelError."""
+    if options.draft_model is None or options.speculation == "off":
+        return None
+    try:
+        return read_header(options.draft_model)
+    except ModelFileError as error:
+        raise ModelError(f"draft_model: {error}") from error
+
+
+def _fit(header: GgufHeader, draft: GgufHeader | None, options: EngineOptions) -> ContextFit:
+    """Both models hold every cell."""
+    all_ = [header] if draft is None else [header, draft]
     return fit_context(
         options,
         n_ctx_train=header.n_ctx_train or 4096,
-        kv_bytes_per_cell=_bytes_per_cell(header, options),
-        free_bytes=available_memory() - header.file_size,
+        kv_bytes_per_cell=sum(_bytes_per_cell(one, options) for one in all_),
+        free_bytes=available_memory() - sum(one.file_size for one in all_),
     )

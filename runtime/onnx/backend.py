@@ -175,6 +175,8 @@ class OnnxBackend:
     reader = None
     """Small slices are read as fast as large ones here: they fit between two tokens of others."""
 
+    draft_model = None
+
     def abort(self) -> None:
         self._is_aborted = True
         self._session.stop()

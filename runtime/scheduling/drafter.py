@@ -5,10 +5,13 @@ from __future__ import annotations
 from spillover.runtime.backend import N_CHECKED, Tokens
 from spillover.runtime.scheduling.prompt_lookup import PromptLookup
 
-_FIRST_RATES = {2: 0.3, 3: 0.5, 4: 0.7}
-"""A guess, by how many tokens match."""
+_BY_MODEL = 0
+_FIRST_RATES = {_BY_MODEL: 0.6, 2: 0.3, 3: 0.5, 4: 0.7}
+"""A guess, by how many tokens match; and for those that a draft model proposes."""
 
 _LEARNING_RATE = 0.1
+_RECOVERY = 0.002
+"""How fast a draft model's rate returns to the guess while it is not asked."""
 
 
 class Drafter:
@@ -26,13 +29,24 @@ class Drafter:
     @property
     def rate(self) -> float:
         """The probability of a token of the draft, if those before it are right."""
-        return self._rates.get(self._n_matched, 0.0)
+        return self._rates[self._n_matched] if self.draft else 0.0
+
+    @property
+    def model_rate(self) -> float:
+        """The same for a draft model."""
+        return self._rates[_BY_MODEL]
+
+    def take(self, draft: list[int]) -> None:
+        """Judge what a draft model proposes, instead of what the text does."""
+        self.draft, self._n_matched = draft, _BY_MODEL
 
     def follow(self, tokens: Tokens) -> None:
         """Judge the last draft by the *tokens* that have come, all those of the stream so far, and
         make the next one."""
         if self.draft:
             self._judge(tokens[self._n_seen :][:N_CHECKED].tolist())
+        if not self.draft or self._n_matched != _BY_MODEL:
+            self._rates[_BY_MODEL] += _RECOVERY * (_FIRST_RATES[_BY_MODEL] - self.model_rate)
         self._n_seen = len(tokens)
         self._lookup.extend(tokens)
         self._n_matched, self.draft = self._lookup.find(tokens, N_CHECKED)

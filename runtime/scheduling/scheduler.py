@@ -86,9 +86,11 @@ class Scheduler:
         self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
         self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake)
         self._queues = Queues(options.n_parallel)
-        self._speculation = (
-            Speculation(options.n_ctx, self._kv.has_room) if options.speculates else None
-        )
+        self._speculation: Speculation | None = None
+        if options.speculates:
+            self._speculation = Speculation(
+                options.n_ctx, self._kv.has_room, backend.draft_model, clock
+            )
         self._beside = Beside(backend.reader, self._inbox.wake, clock)
         self._departure = Departure(
             self._queues, self._kv, self._beside, self._out, self._inbox, clock

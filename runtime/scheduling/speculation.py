@@ -1,5 +1,5 @@
 """Decides which proposed tokens a step checks: speculative decoding (Leviathan et al., 2023) with
-drafts from the text itself.
+drafts from the text itself, and from a small model if there is one.
 
 A call that carries a few tokens more takes little longer than a step of one token each, because the
 weights are read once. The model's own sampler chooses every token from the logits that it would
@@ -9,12 +9,14 @@ produced it.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from spillover.runtime.backend import N_CHECKED
+from spillover.runtime.backend import N_CHECKED, DraftModel
 from spillover.runtime.scheduling.drafter import Drafter
 from spillover.runtime.scheduling.sequence import Sequence
 
@@ -39,6 +41,8 @@ _RETRY_SIZE = 3
 PAUSE_STEPS = 64
 """Steps without drafts after the backend found no room for one."""
 
+_UNKNOWN = [-1] * N_CHECKED
+
 _LEARNING_RATE = 0.1
 """Of longer times. A shorter one counts at once, as other programs only add time."""
 
@@ -49,15 +53,31 @@ class _Offer(Struct, frozen=True):
     sequence: Sequence
     draft: list[int]
     rate: float
+    by_model: bool = False
+    """The tokens are not known yet: the draft model has to be asked."""
+
+
+_Taken: TypeAlias = list[tuple[_Offer, list[int]]]
+"""Offers, and the tokens that are taken of each."""
 
 
 class Speculation:
     """Weighs the tokens that drafts promise against what checks have cost. Belongs to the loop."""
 
-    def __init__(self, n_ctx: int, has_room: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        n_ctx: int,
+        has_room: Callable[[int], bool],
+        model: DraftModel | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """*has_room*: whether the KV cache has so many free cells."""
         self._n_ctx = n_ctx
         self._has_room = has_room
+        self._model = model
+        self._model_step_s = 0.0
+        """Seconds that the draft model takes for a token of each draft."""
+        self._clock = clock
         self._costs: dict[int, dict[int, float]] = defaultdict(dict)
         """Seconds of a call, by decoding sequences and by proposed tokens beside theirs."""
         self._tried: set[tuple[int, int]] = set()
@@ -72,7 +92,7 @@ class Speculation:
             return {}
         if len(decoding) > MOST_STREAMS:
             return {}
-        offers = [offer for s in decoding if (offer := self._offer(s)) is not None]
+        offers = [offer for s in decoding for offer in self._offers(s)]
         if not offers or 0 not in self._costs[len(decoding)]:
             return {}
         offers.sort(key=lambda offer: -offer.rate)
@@ -81,39 +101,62 @@ class Speculation:
             self._n_refused, self._patience = 0, FIRST_PATIENCE
         else:
             chosen = self._retried(offers)
-        n_cells = len(decoding) + sum(map(len, chosen.values()))
-        return chosen if self._has_room(n_cells) else {}
+        n_cells = len(decoding) + sum(len(draft) for _, draft in chosen)
+        return self._known(chosen) if chosen and self._has_room(n_cells) else {}
 
-    def _offer(self, sequence: Sequence) -> _Offer | None:
+    def _offers(self, sequence: Sequence) -> list[_Offer]:
+        """The better one of the two drafts of *sequence*, if it is good enough."""
         drafter = sequence.drafter
         if drafter is None:
             drafter = sequence.drafter = Drafter()
         drafter.follow(sequence.tokens)
+        offers = [_Offer(sequence, drafter.draft, drafter.rate)]
+        if self._model is not None:
+            offers.append(_Offer(sequence, _UNKNOWN, drafter.model_rate, by_model=True))
+        best = max(offers, key=lambda offer: offer.rate)
         # The token behind the draft is one more.
-        draft, rate = drafter.draft[: sequence.n_left(self._n_ctx) - 1], drafter.rate
-        return _Offer(sequence, draft, rate) if draft and rate >= LEAST_RATE else None
+        draft = best.draft[: sequence.n_left(self._n_ctx) - 1]
+        return [structs.replace(best, draft=draft)] if draft and best.rate >= LEAST_RATE else []
 
-    def _best(self, offers: list[_Offer], n: int) -> dict[Sequence, list[int]]:
-        best: dict[Sequence, list[int]] = {}
+    def _best(self, offers: list[_Offer], n: int) -> _Taken:
+        best: _Taken = []
         best_speed = WORTH * n / self._costs[n][0]
         for size in _SIZES:
             taken = _taken(offers, size)
             seconds = self._cost_s(n, sum(len(draft) for _, draft in taken))
             if seconds is None:
                 break
+            seconds += self._model_step_s * _n_asked(taken)
             promised = n + sum(_n_expected(offer.rate, len(draft)) for offer, draft in taken)
             if promised / seconds > best_speed:
-                best = {offer.sequence: draft for offer, draft in taken}
-                best_speed = promised / seconds
+                best, best_speed = taken, promised / seconds
         return best
 
-    def _retried(self, offers: list[_Offer]) -> dict[Sequence, list[int]]:
+    def _known(self, taken: _Taken) -> dict[Sequence, list[int]]:
+        """With the tokens of the draft model, where it is to be asked and knows the text."""
+        drafts = {offer.sequence: draft for offer, draft in taken if not offer.by_model}
+        asked = [offer.sequence for offer, _ in taken if offer.by_model]
+        if self._model is None or not asked:
+            return drafts
+        started, n = self._clock(), _n_asked(taken)
+        texts = [(sequence.seq, sequence.tokens) for sequence in asked]
+        proposed = dict(zip(asked, self._model.propose(texts, n), strict=True))
+        if all(proposed.values()):
+            self._model_step_s = _learned(self._model_step_s, (self._clock() - started) / n)
+        for offer, unknown in taken:
+            draft = proposed.get(offer.sequence, [])[: len(unknown)]
+            if draft and offer.sequence.drafter is not None:
+                offer.sequence.drafter.take(draft)
+                drafts[offer.sequence] = draft
+        return drafts
+
+    def _retried(self, offers: list[_Offer]) -> _Taken:
         """A check that does not seem worth it, once in a while."""
         self._n_refused += 1
         if self._n_refused < self._patience:
-            return {}
+            return []
         self._n_refused, self._patience = 0, min(2 * self._patience, LAST_PATIENCE)
-        return {offer.sequence: draft for offer, draft in _taken(offers, _RETRY_SIZE)}
+        return _taken(offers, _RETRY_SIZE)
 
     def _cost_s(self, n: int, n_drafted: int) -> float | None:
         """Seconds of a call of *n* sequences with *n_drafted* tokens more: measured, or estimated
@@ -138,15 +181,24 @@ class Speculation:
         if (n, n_drafted) not in self._tried:
             self._tried.add((n, n_drafted))
             return
-        known = self._costs[n].get(n_drafted, seconds)
-        self._costs[n][n_drafted] = min(known + _LEARNING_RATE * (seconds - known), seconds)
+        self._costs[n][n_drafted] = _learned(self._costs[n].get(n_drafted), seconds)
 
     def pause(self) -> None:
         """Propose nothing for some steps: the KV cache is too full."""
         self._n_paused = PAUSE_STEPS
 
 
-def _taken(offers: list[_Offer], size: int) -> list[tuple[_Offer, list[int]]]:
+def _learned(known: float | None, seconds: float) -> float:
+    """What a call is expected to take, after one that took *seconds*."""
+    return min((known or seconds) * (1 - _LEARNING_RATE) + _LEARNING_RATE * seconds, seconds)
+
+
+def _n_asked(taken: _Taken) -> int:
+    """How many tokens the draft model is asked for, one after the other."""
+    return max((len(draft) for offer, draft in taken if offer.by_model), default=0)
+
+
+def _taken(offers: list[_Offer], size: int) -> _Taken:
     """The first *size* tokens of each draft, as many as a call may check."""
     left, taken = N_CHECKED, []
     for offer in offers:

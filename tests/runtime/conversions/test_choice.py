@@ -118,6 +118,7 @@ def test_a_conversion_that_is_less_true_is_served_on_demand_only(fidelity: Fidel
         ({"pooling": "mean"}, "pooling mean"),
         ({"n_gpu_layers": 5}, "n_gpu_layers"),
         ({"second_layout": "on"}, "second_layout"),
+        ({"draft_model": Path("small.gguf")}, "draft_model"),
         ({"deterministic": True}, "deterministic"),
         ({"conversion_cache_mb": 0.0}, "conversion_cache_mb"),
         ({"n_ctx": 4097}, "n_ctx"),

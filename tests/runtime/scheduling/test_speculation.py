@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,70 @@ def test_a_full_cache_ends_drafts_for_a_while() -> None:
     found = chooser(CHEAP)
     found.pause()
     assert [bool(found.drafts(sequences(1))) for _ in range(PAUSE_STEPS + 1)][-2:] == [False, True]
+
+
+class Proposing:
+    """A draft model that takes *step_s* for a token."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now = 0.0
+        self.step_s = step_s
+        self.n_asked: list[int] = []
+        self.knows_text = True
+
+    def propose(self, texts: Iterable[tuple[int, Tokens]], n: int) -> list[list[int]]:
+        self.now += n * self.step_s
+        self.n_asked.append(n)
+        return [[5] * n if self.knows_text else [] for _ in texts]
+
+
+def with_model(step_s: float) -> tuple[Speculation, Proposing]:
+    model = Proposing(step_s)
+    found = Speculation(N_CTX, lambda n_cells: True, model, lambda: model.now)
+    for n_drafted, seconds in CHEAP.items():
+        for _ in range(2):
+            found.observe(1, n_drafted, seconds)
+    return found, model
+
+
+def test_a_draft_model_is_asked_where_the_text_offers_less(fixed: type[Fixed]) -> None:
+    found, model = with_model(0.01)
+    (one,) = sequences(1)
+    assert found.drafts([one])[one] == [9] * 7
+    fixed.rate = 0.4
+    draft = found.drafts([one])[one]
+    assert draft == [5] * len(draft)
+    assert model.n_asked == [len(draft)]
+
+
+def test_the_time_of_a_draft_model_counts(fixed: type[Fixed]) -> None:
+    fixed.rate = 0.0
+    found, model = with_model(2.0)
+    assert sizes(found, sequences(1)) != []  # nothing is known of its speed
+    assert [sizes(found, sequences(1)) for _ in range(FIRST_PATIENCE - 1)] == [[]] * (
+        FIRST_PATIENCE - 1
+    )
+    assert len(model.n_asked) == 1
+
+
+def test_a_draft_model_that_still_reads_the_text_proposes_nothing(fixed: type[Fixed]) -> None:
+    fixed.rate = 0.0
+    found, model = with_model(0.01)
+    model.knows_text = False
+    assert found.drafts(sequences(1)) == {}
+    assert len(model.n_asked) == 1
+
+
+def test_a_draft_model_that_is_never_right_is_asked_ever_more_rarely() -> None:
+    values = list(range(100, 900))  # nothing comes twice
+    drafter, n_asked = Drafter(), []
+    for n in range(1, len(values)):
+        drafter.follow(text(values[:n]))
+        if drafter.model_rate >= speculation.LEAST_RATE:
+            n_asked.append(n)
+            drafter.take([7, 7, 7])
+    assert n_asked[-1] > 200
+    assert len(n_asked) < 40
 
 
 def test_the_setting_is_overridden_by_deterministic() -> None:
