@@ -89,7 +89,11 @@ class Scheduler:
         self._speculation: Speculation | None = None
         if options.speculates:
             self._speculation = Speculation(
-                options.n_ctx, self._kv.has_room, backend.draft_model, clock
+                options.n_ctx,
+                self._kv.has_room,
+                options.max_gap_s,
+                backend.draft_model,
+                clock,
             )
         self._beside = Beside(backend.reader, self._inbox.wake, clock)
         self._departure = Departure(

@@ -26,6 +26,9 @@ MOST_STREAMS = 8
 WORTH = 1.1
 """A check must promise this many times the tokens per second of a plain step."""
 
+MOST_SLOWDOWN = 1.5
+"""A check that does nothing for some of the streams takes at most this many times a plain step."""
+
 LEAST_RATE = 0.3
 """Drafts that are right less often are not checked."""
 
@@ -68,12 +71,15 @@ class Speculation:
         self,
         n_ctx: int,
         has_room: Callable[[int], bool],
+        max_gap_s: float,
         model: DraftModel | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*has_room*: whether the KV cache has so many free cells."""
+        """*has_room*: whether the KV cache has so many free cells. *max_gap_s*: no stream should
+        wait longer for text."""
         self._n_ctx = n_ctx
         self._has_room = has_room
+        self._max_gap_s = max_gap_s
         self._model = model
         self._model_step_s = 0.0
         """Seconds that the draft model takes for a token of each draft."""
@@ -127,10 +133,18 @@ class Speculation:
             if seconds is None:
                 break
             seconds += self._model_step_s * _n_asked(taken)
+            if seconds > self._limit_s(n, n_served=len(taken)):
+                continue
             promised = n + sum(_n_expected(offer.rate, len(draft)) for offer, draft in taken)
             if promised / seconds > best_speed:
                 best, best_speed = taken, promised / seconds
         return best
+
+    def _limit_s(self, n: int, *, n_served: int) -> float:
+        """Seconds that a check may take which promises more to *n_served* of *n* streams."""
+        if n_served == n:
+            return self._max_gap_s
+        return min(self._max_gap_s, MOST_SLOWDOWN * self._costs[n][0])
 
     def _known(self, taken: _Taken) -> dict[Sequence, list[int]]:
         """With the tokens of the draft model, where it is to be asked and knows the text."""

@@ -27,6 +27,7 @@ from spillover.runtime.scheduling.speculation import (
 )
 
 N_CTX = 1000
+MAX_GAP_S = 20.0
 
 
 def text(values: list[int]) -> Tokens:
@@ -141,7 +142,7 @@ def sequences(n: int, *, max_tokens: int | None = None) -> list[Sequence]:
 
 def chooser(costs: dict[int, float], n: int = 1, *, room: int = 10_000) -> Speculation:
     """One that knows what calls cost, by proposed tokens."""
-    found = Speculation(N_CTX, lambda n_cells: n_cells <= room)
+    found = Speculation(N_CTX, lambda n_cells: n_cells <= room, MAX_GAP_S)
     for n_drafted, seconds in costs.items():
         for _ in range(2):
             found.observe(n, n_drafted, seconds)
@@ -163,7 +164,7 @@ def test_the_size_is_chosen_by_what_it_promises_for_its_cost(fixed: type[Fixed])
 
 
 def test_nothing_is_checked_before_a_plain_step_was_measured() -> None:
-    found = Speculation(N_CTX, lambda n_cells: True)
+    found = Speculation(N_CTX, lambda n_cells: True, MAX_GAP_S)
     assert found.drafts(sequences(1)) == {}
 
 
@@ -195,6 +196,20 @@ def test_a_check_that_was_slow_by_chance_is_soon_seen_to_be_fast() -> None:
     assert chosen == [3]
     found.observe(1, 3, 1.1)
     assert sizes(found, sequences(1)) != []
+
+
+def test_streams_without_a_draft_are_hardly_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, (one, other) = chooser(CHEAP | {7: 1.6, 15: 1.9}, 2), sequences(2)
+    assert sizes(found, [one, other]) != []
+    assert other.drafter is not None
+    monkeypatch.setattr(other.drafter, "follow", lambda tokens: None)
+    other.drafter.draft = []
+    assert [len(draft) for draft in found.drafts([one, other]).values()] == [3]
+    assert one in found.drafts([one, other])
+
+
+def test_no_check_takes_longer_than_a_stream_may_wait() -> None:
+    assert sizes(chooser({0: 9.0, 1: 10.0, 3: 12.0, 7: 21.0, 15: 30.0}), sequences(1)) == [3]
 
 
 def test_drafts_that_are_seldom_right_are_never_checked(fixed: type[Fixed]) -> None:
@@ -243,7 +258,7 @@ class Proposing:
 
 def with_model(step_s: float) -> tuple[Speculation, Proposing]:
     model = Proposing(step_s)
-    found = Speculation(N_CTX, lambda n_cells: True, model, lambda: model.now)
+    found = Speculation(N_CTX, lambda n_cells: True, MAX_GAP_S, model, lambda: model.now)
     for n_drafted, seconds in CHEAP.items():
         for _ in range(2):
             found.observe(1, n_drafted, seconds)
