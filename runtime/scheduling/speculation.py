@@ -183,10 +183,10 @@ class Speculation:
         above = min((size for size in known if size > n_drafted), default=0)
         if above:
             slope = (known[above] - known[below]) / (above - below)
-        elif n_drafted > 2 * below + _RETRY_SIZE:
+        elif n_drafted > 2 * below + max(_RETRY_SIZE, n):
             return None
         else:
-            slope = (known[below] - known[0]) / below if below else 0.0
+            slope = max(known[below] - known[0], 0.0) / below if below else 0.0
         return known[below] + slope * (n_drafted - below)
 
     def observe(self, n: int, n_drafted: int, seconds: float) -> None:

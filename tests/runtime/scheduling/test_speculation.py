@@ -177,6 +177,10 @@ def test_larger_drafts_are_tried_one_after_the_other() -> None:
     assert tried == [3, 3, 7, 7, 15, 15, 15, 15]
 
 
+def test_many_streams_try_a_token_each() -> None:
+    assert sizes(chooser({0: 1.0}, 6), sequences(6)) == [1] * 6
+
+
 def test_where_checks_lose_they_are_tried_ever_more_rarely() -> None:
     found, checks = chooser(DEAR), []
     for step in range(3 * LAST_PATIENCE):
