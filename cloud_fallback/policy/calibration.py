@@ -50,6 +50,8 @@ class Calibration(Struct, frozen=True, kw_only=True):
     languages: tuple[str, ...] = ()
     """The languages that the model knows, if that is known."""
     can_call_tools: bool | None = None
+    fitted_to: tuple[str, ...] = ()
+    """Fingerprints of the models whose answers a pooled calibration was fitted to."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -68,6 +70,11 @@ class Calibration(Struct, frozen=True, kw_only=True):
             return None
         p = 1.0 / (1.0 + math.exp(-max(min(z, 40.0), -40.0)))
         return self._corrected(p) if self.steps else p
+
+    def knows_level(self, fingerprint: str) -> bool:
+        """Whether P(wrong) is a probability for this model. For others it is only an order: it
+        tells which of two answers is the more doubtful one."""
+        return fingerprint in (self.fingerprint, *self.fitted_to)
 
     def for_model(self, n_params: int | None) -> Calibration:
         """A pooled calibration for a model of this size; None: of an average one."""

@@ -15,7 +15,7 @@ from spillover.cloud_fallback.policy.calibration import (
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.prompt import check_rules
-from spillover.cloud_fallback.policy.reason import QUALITY, Reason
+from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import NO_FACTS, ModelFacts, PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.engine import ModelCard
@@ -23,6 +23,9 @@ from spillover.runtime.request import GenerationRequest
 
 DEFAULT_TARGET = 0.5
 """Most answers that low confidence takes if the owner has set no rate."""
+UNKNOWN_LEVEL_TARGET = 0.1
+"""The same for a model of whose answers no calibration has seen any. While a doubtful answer is no
+likelier to be right than another, this is also the largest share of right answers it takes."""
 
 
 class LocalPolicy:
@@ -50,16 +53,19 @@ class LocalPolicy:
     def _know(self, card: ModelCard, facts: ModelFacts, data_dir: Path | None) -> None:
         settings = self.settings
         data_dir = data_dir or platformdirs.user_data_path("spillover", appauthor=False)
-        own = find_calibration(fingerprint(card), data_dir)
+        key = fingerprint(card)
+        own = find_calibration(key, data_dir)
         can_call = own.can_call_tools if own else None
+        calibration = own or pooled_calibration(card.n_params)
         self.local = LocalModel(
             n_ctx=card.n_ctx,
             n_kv=card.n_kv,
             languages=(own and own.languages) or facts.languages,
             can_call_tools=facts.can_call_tools if can_call is None else can_call,
-            calibration=own or pooled_calibration(card.n_params),
+            calibration=calibration,
         )
-        self._rate = _limit(settings, fingerprint(card), data_dir, has_own=own is not None)
+        knows_level = calibration is not None and calibration.knows_level(key)
+        self._rate = rate_limit(settings, key, data_dir, knows_level=knows_level)
 
     def watch(
         self,
@@ -68,7 +74,7 @@ class LocalPolicy:
         clock: Callable[[], float],
         on_trigger: Callable[[Reason], None],
     ) -> Watch:
-        """A watch over one local leg; pass it to learn() after the leg."""
+        """A watch over one local leg; call its learn() after the leg."""
         return Watch(
             self.settings,
             request,
@@ -78,30 +84,27 @@ class LocalPolicy:
             rate=self._rate,
         )
 
-    def learn(self, watch: Watch) -> None:
-        """Learn from the leg that *watch* has seen to its end."""
-        reason = watch.reason
-        if self._rate and (reason is None or reason.code in QUALITY):
-            self._rate.add(watch.score, is_doubtful=watch.is_doubtful, taken=watch.took)
-
     def close(self) -> None:
         """Save what has been learned."""
         if self._rate:
             self._rate.flush()
 
 
-def _limit(settings: PolicySettings, key: str, data_dir: Path, *, has_own: bool) -> HandoffRate:
+def rate_limit(
+    settings: PolicySettings, key: str, data_dir: Path, *, knows_level: bool
+) -> HandoffRate:
+    """The limit for a model with the fingerprint *key*, by the owner's target or the default ones.
+    *knows_level*: see Calibration.knows_level."""
     target = settings.handoff_rate_target
     if target is None:
         # What is only probable may not send everything away, should the probability be wrong.
         return HandoffRate(
             key,
-            DEFAULT_TARGET,
+            DEFAULT_TARGET if knows_level else UNKNOWN_LEVEL_TARGET,
             data_dir,
             limited=frozenset(("low_confidence",)),
             least=settings.p_wrong_enter,
-            is_generous=True,
+            is_generous=knows_level,
         )
-    # By its own calibration, an answer that is probably right stays local whatever the rate. The
-    # pooled one knows which answers are more doubtful, but not how doubtful.
-    return HandoffRate(key, target, data_dir, least=0.5 if has_own else 0.0)
+    # Where the level is known, an answer that is probably right stays local whatever the rate.
+    return HandoffRate(key, target, data_dir, least=0.5 if knows_level else 0.0)

@@ -57,14 +57,16 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[float, Meta(gt=0.0, lt=1.0)] | None,
         Help(
             "Most answers to hand over for their quality, as a share; "
-            "none: half of them, and for low confidence alone."
+            "none: for low confidence alone, half of them, or one in ten for a model that no "
+            "calibration has seen."
         ),
     ] = None
     """It holds in any 40 answers in a row (or in 1/rate, if that is more), and from the first
     answer on. The threshold of low confidence follows this device's own answers, so that the most
     doubtful ones are handed over, and with a calibration none that is probably right. None: low
-    confidence has the thresholds below and takes at most half of the answers; refusals, loops and
-    other faults that the text shows have no limit."""
+    confidence has the thresholds below and takes at most half of the answers, or one in ten where
+    the level of P(wrong) is unknown; refusals, loops and other faults that the text shows have no
+    limit."""
 
     # Capacity
     queue_s: Annotated[Seconds, Help("Longest wait in the queue, in seconds.")] = 20.0

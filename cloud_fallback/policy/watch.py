@@ -12,7 +12,13 @@ from spillover.cloud_fallback.policy.capacity import WAITS
 from spillover.cloud_fallback.policy.doubt import Doubt, DoubtReading, tokens_to_next_window
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
-from spillover.cloud_fallback.policy.reason import PATIENCE, Reason, ReasonCode, Verdict
+from spillover.cloud_fallback.policy.reason import (
+    PATIENCE,
+    QUALITY,
+    Reason,
+    ReasonCode,
+    Verdict,
+)
 from spillover.cloud_fallback.policy.rules import RuleSet
 from spillover.cloud_fallback.policy.sensors import DeviceReading
 from spillover.cloud_fallback.policy.settings import PolicySettings
@@ -212,6 +218,12 @@ class Watch:
         reason = self._rules.first_reason("after", observation)
         self._reason = reason if reason is not None and self._allowed(reason) else None
         return self._reason
+
+    def learn(self) -> None:
+        """Tell the handoff rate how the leg went, once, after its end."""
+        reason = self._reason
+        if self._rate is not None and (reason is None or reason.code in QUALITY):
+            self._rate.add(self.score, is_doubtful=self.is_doubtful, taken=self.took)
 
     def _decide(self, reason: Reason | None) -> Reason | None:
         if reason is None:

@@ -166,8 +166,7 @@ class LocalWriter:
                 end = yield from stream.events(context.cancellation)
             else:
                 end = yield from _joined(context, stream, joint)
-        if policy is not None:
-            policy.learn(stream.watch)
+        stream.watch.learn()
         return end
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings
@@ -33,8 +34,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     """The highest P(wrong) that counted."""
 
 
-def replay(trace: Trace, settings: PolicySettings, local: LocalModel | None = None) -> Decision:
-    """The same trace, settings and calibration always give the same decision."""
+def replay(
+    trace: Trace,
+    settings: PolicySettings,
+    local: LocalModel | None = None,
+    rate: HandoffRate | None = None,
+) -> Decision:
+    """The same trace, settings and calibration always give the same decision; with *rate*, the same
+    traces in the same order do."""
     now = 0.0
     watch = Watch(
         settings,
@@ -42,6 +49,7 @@ def replay(trace: Trace, settings: PolicySettings, local: LocalModel | None = No
         clock=lambda: now,
         on_trigger=lambda reason: None,
         local=local,
+        rate=rate,
     )
     reason, at_end, n_held = None, False, 0
     for elapsed_s, event in trace.events():
@@ -61,6 +69,7 @@ def replay(trace: Trace, settings: PolicySettings, local: LocalModel | None = No
             break
         if verdict == "hold" and isinstance(event, Delta):
             n_held += len(event.token_ids)
+    watch.learn()
     return Decision(
         id=trace.id,
         wrong=trace.wrong,

@@ -129,7 +129,7 @@ def test_the_rate_comes_near_its_target_from_below_on_any_device(
         handed: list[bool] = []
         for _ in range(450):
             watch, handed_over = _answer(policy, scale * rng.random())
-            policy.learn(watch)
+            watch.learn()
             handed.append(handed_over)
             assert sum(handed) <= target * len(handed)
         assert sum(handed[150:]) / 300 > 0.6 * target
@@ -141,7 +141,7 @@ def test_the_owners_rate_counts_every_fault_of_the_answer(tmp_path: Path) -> Non
     for _ in range(20):
         watch = policy.watch(asked(), clock=FakeClock(), on_trigger=lambda reason: None)
         handed_over = watch.see(token("I'm sorry, but I can't help with that.")) == "handoff"
-        policy.learn(watch)
+        watch.learn()
         handed.append(handed_over)
     assert sum(handed) == 5
     assert not any(handed[:3])
@@ -158,11 +158,12 @@ def test_an_answer_that_may_not_be_handed_over_is_no_longer_held_back(tmp_path: 
 
 
 def test_without_a_rate_low_confidence_takes_half_at_most_and_refusals_all(tmp_path: Path) -> None:
+    write_calibration(calibration(), tmp_path)
     policy = LocalPolicy(PolicySettings(), CARD, data_dir=tmp_path)
     handed = []
     for _ in range(120):
         watch, handed_over = _answer(policy, 2.0)
-        policy.learn(watch)
+        watch.learn()
         handed.append(handed_over)
     assert handed[0]
     assert sum(handed) <= 60 + SPAN // 2
@@ -170,7 +171,23 @@ def test_without_a_rate_low_confidence_takes_half_at_most_and_refusals_all(tmp_p
     for _ in range(8):
         watch = policy.watch(asked(), clock=FakeClock(), on_trigger=lambda reason: None)
         assert watch.see(token("I'm sorry, but I can't help with that.")) == "handoff"
-        policy.learn(watch)
+        watch.learn()
+
+
+def test_without_a_rate_a_model_that_no_calibration_has_seen_keeps_nine_of_ten(
+    tmp_path: Path,
+) -> None:
+    """It used to lose half of its answers where the pooled calibration took it for a worse one."""
+    policy = LocalPolicy(PolicySettings(), CARD, data_dir=tmp_path)
+    handed = []
+    for _ in range(120):
+        watch, handed_over = _answer(policy, 2.0)
+        watch.learn()
+        handed.append(handed_over)
+    assert not any(handed[:9])
+    assert 3 <= sum(handed) <= 12
+    watch = policy.watch(asked(), clock=FakeClock(), on_trigger=lambda reason: None)
+    assert watch.see(token("I'm sorry, but I can't help with that.")) == "handoff"
 
 
 def test_a_calibrated_model_keeps_answers_that_are_probably_right(tmp_path: Path) -> None:
@@ -180,7 +197,7 @@ def test_a_calibrated_model_keeps_answers_that_are_probably_right(tmp_path: Path
     assert policy.local.calibration is not None
     for _ in range(40):
         watch, handed_over = _answer(policy, 0.01)
-        policy.learn(watch)
+        watch.learn()
         assert not handed_over
 
 

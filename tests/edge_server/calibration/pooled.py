@@ -9,6 +9,7 @@ and the bundled storyteller, to the everyday prompts, and of the storyteller to 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, get_args
@@ -17,11 +18,19 @@ import msgspec
 import numpy as np
 
 from spillover.cloud_fallback.policy.calibration import Calibration
+from spillover.cloud_fallback.policy.local_policy import rate_limit
 from spillover.cloud_fallback.policy.observation import LocalModel
 from spillover.cloud_fallback.policy.reason import CapacityCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.edge_server.calibration import items, measures, trace
-from spillover.edge_server.calibration.fit import FITTED, POOLED, Windows, calibrate, windows_of
+from spillover.edge_server.calibration.fit import (
+    FITTED,
+    POOLED,
+    Windows,
+    calibrate,
+    name_hash,
+    windows_of,
+)
 from spillover.edge_server.calibration.replay import Summary, replay, summary
 from spillover.edge_server.calibration.trace import Trace
 from spillover.runtime.files.json_file import write_json
@@ -81,7 +90,9 @@ def _answers() -> Generator[Answer]:
 
 
 def fitted(train: Sequence[Answer], names: tuple[str, ...] = POOLED) -> Calibration:
-    return calibrate([answer.windows for answer in train], names=names, model="pooled")
+    made = calibrate([answer.windows for answer in train], names=names, model="pooled")
+    seen = sorted({answer.trace.fingerprint for answer in train})
+    return msgspec.structs.replace(made, fitted_to=tuple(seen))
 
 
 def left_out(
@@ -124,11 +135,19 @@ def quality_at(
 def decided(
     pairs: Sequence[tuple[Answer, Calibration]], settings: PolicySettings = SETTINGS
 ) -> Summary:
-    """What the policies do with the answers."""
-    return summary(
-        replay(a.trace, settings, LocalModel(calibration=c.for_model(RECORDED[a.source][1])))
-        for a, c in pairs
-    )
+    """What the policies do with the answers of a model, which come in a random order. Where the
+    calibration has not seen the model, it is limited as on a device that does not know it."""
+    by_chance = sorted(pairs, key=lambda pair: name_hash(pair[0].windows.id, "order"))
+    key = pairs[0][0].trace.fingerprint
+    with tempfile.TemporaryDirectory() as folder:
+        knows_level = pairs[0][1].knows_level(key)
+        rate = rate_limit(settings, key, Path(folder), knows_level=knows_level)
+        return summary(
+            replay(
+                a.trace, settings, LocalModel(calibration=c.for_model(RECORDED[a.source][1])), rate
+            )
+            for a, c in by_chance
+        )
 
 
 def _print(title: str, pairs: Sequence[tuple[Answer, Calibration]]) -> None:

@@ -42,6 +42,7 @@ def test_the_shipped_file_is_fitted_to_the_recorded_answers(found: list[Answer])
     assert made.bias == pytest.approx(shipped.bias, abs=1e-3), (
         "fit it anew: python -m tests.edge_server.calibration.pooled --write"
     )
+    assert made.fitted_to == shipped.fitted_to
 
 
 def test_a_larger_model_is_less_often_wrong_and_an_unknown_one_is_average() -> None:
@@ -82,6 +83,21 @@ def test_by_default_it_disturbs_few_right_answers(unseen_families: Pairs) -> Non
     assert done.right_disturbed is not None
     assert done.right_disturbed < 0.15 * (done.n_answers - done.n_wrong)
     assert done.wrong_caught > 0.2 * done.n_wrong
+
+
+def test_it_disturbs_few_right_answers_of_a_model_that_it_has_not_seen(
+    found: list[Answer],
+) -> None:
+    """With P(wrong) far too high for the model, four of ten right answers used to be disturbed."""
+    calibration = pooled.fitted([a for a in found if a.source.startswith("story")], FITTED)
+    for source in ("SmolLM2 GGUF", "SmolLM2 ONNX"):
+        done = pooled.decided([(a, calibration) for a in found if a.source == source])
+        assert done.n_wrong is not None
+        assert done.wrong_caught is not None
+        assert done.right_disturbed is not None
+        share_disturbed = done.right_disturbed / (done.n_answers - done.n_wrong)
+        assert share_disturbed <= 0.1
+        assert done.wrong_caught / done.n_wrong > share_disturbed
 
 
 def test_the_prompts_are_four_hundred_in_families_and_templates() -> None:
