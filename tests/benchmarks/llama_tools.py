@@ -4,8 +4,9 @@
 
 imatrix: the largest difference of a matrix's sums. quantize: tensors whose bytes differ, and the
 time. eval: the measures side by side, with the errors that llama-perplexity gives, and the time.
-What is compared runs in turns; times are medians of --repeat runs, with smallest and largest.
-Times of ours have Python's start in them. A line of JSON for each.
+What is compared runs in turns. Times are those of the processors, medians of --repeat runs, with
+smallest and largest; ours have Python's start in them. A line of JSON for each. `taskset -c 0` lets
+both use one thread, so that none waits for another one on a machine that is shared.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -173,15 +174,15 @@ class Bench:
         n_rounds: int | None = None,
     ) -> dict[str, object]:
         """Seconds of both. *new*: files that are removed before each round."""
-        seconds: list[tuple[float, float]] = []
+        rounds: list[tuple[float, float]] = []
         for _ in range(n_rounds or self._given.repeat):
             for path in new:
                 path.unlink(missing_ok=True)
-            seconds.append((timed(ours), timed(theirs)))
-        columns = [sorted(column) for column in zip(*seconds, strict=True)]
+            rounds.append((timed(ours), timed(theirs)))
+        columns = [sorted(column) for column in zip(*rounds, strict=True)]
         both = {
             name: [round(found, 2) for found in (median(column), column[0], column[-1])]
-            for name, column in zip(("ours_s", "theirs_s"), columns, strict=True)
+            for name, column in zip(("ours_cpu_s", "theirs_cpu_s"), columns, strict=True)
         }
         ratio = median(columns[1]) / median(columns[0])
         return {**both, "our_speed_by_theirs": round(ratio, 3)}
@@ -204,9 +205,12 @@ def run_quietly(command: list[str]) -> str:
 
 
 def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    """The seconds that processors worked for the programs that *work* runs, which other programs
+    change little."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     work()
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def measure(said: str, name: str) -> tuple[float, float | None]:
