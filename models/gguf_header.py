@@ -77,14 +77,27 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
     def n_layer(self) -> int:
         return self._number("block_count")
 
+    @property
+    def n_embd(self) -> int:
+        return self._number("embedding_length")
+
+    @property
+    def _n_head(self) -> int:
+        return max(self._number("attention.head_count", 1), 1)
+
+    @property
+    def head_widths(self) -> tuple[int, int]:
+        """Values of a head's key, and of its value."""
+        size = self.n_embd // self._n_head
+        return (
+            self._number("attention.key_length", size),
+            self._number("attention.value_length", size),
+        )
+
     def kv_bytes_per_cell(self, bytes_per_value: float) -> float:
         """Bytes of one KV cell over all layers (per-layer head counts: their largest)."""
-        n_head = max(self._number("attention.head_count", 1), 1)
-        n_head_kv = self._number("attention.head_count_kv", n_head)
-        size = self._number("embedding_length") // n_head
-        per_head = self._number("attention.key_length", size)
-        per_head += self._number("attention.value_length", size)
-        return self.n_layer * n_head_kv * per_head * bytes_per_value
+        n_head_kv = self._number("attention.head_count_kv", self._n_head)
+        return self.n_layer * n_head_kv * sum(self.head_widths) * bytes_per_value
 
 
 def read_header(path: Path, *, keep: frozenset[str] = frozenset()) -> GgufHeader:

@@ -71,6 +71,14 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """KV cells shared by all sequences."""
     kv_bytes: int = 0
     """What they take when all are full."""
+    kv_cache_type: str = ""
+    """Their format."""
+    n_batch: int = 0
+    """Most tokens of one call."""
+    layout: str = ""
+    """How the context is laid out, for people to read."""
+    layout_reason: str = ""
+    """Why so: by an estimate, or found by loading."""
     n_parallel: int
     n_threads: int
     has_chat_template: bool

@@ -22,6 +22,7 @@ A message says what happened, to what, and what to do.
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 
 
@@ -152,14 +153,27 @@ class EngineClosed(EngineError):
 def shortage(error: BaseException) -> str | None:
     """What to tell the user if *error* means that the system has no memory or threads left, which
     Python and the libraries express in many ways; None if it means something else."""
-    ways = ("start new thread", "map segment", "allocate memory", "bad_alloc")
-    lines = [line.strip() for line in str(error).splitlines() if any(way in line for way in ways)]
+    lines = [line.strip() for line in str(error).splitlines() if shortage_in(line)]
     if not lines and not isinstance(error, MemoryError):
         return None
     return (
         f"the system gives no more memory or threads ({(lines or ['out of memory'])[-1]}): close "
         "other programs, or raise the limits that `ulimit -a` shows"
     )
+
+
+_SHORTAGE = re.compile(
+    "(?:failed|unable) to allocate [^;:.]*|cannot allocate memory|start new thread|map segment|"
+    "bad_alloc|bad allocation|out of memory|insufficient memory|no address space",
+    re.IGNORECASE,
+)
+
+
+def shortage_in(text: str) -> str:
+    """The words in *text*, of the system or of a library, that tell of a lack of memory or threads;
+    empty if there are none."""
+    found = _SHORTAGE.search(text)
+    return found[0].strip() if found is not None else ""
 
 
 def log_defect(log: logging.Logger, what: str, error: BaseException) -> None:

@@ -41,15 +41,21 @@ class LocalEngine:
     """
 
     def __init__(
-        self, model: str | Path, options: EngineOptions | None = None, *, name: str | None = None
+        self,
+        model: str | Path,
+        options: EngineOptions | None = None,
+        *,
+        name: str | None = None,
+        most_bytes: int | None = None,
     ) -> None:
-        """Raises InvalidRequest for an option that is not allowed."""
+        """*most_bytes*: memory that the model may take; None: what the device has free. Raises
+        InvalidRequest for an option that is not allowed."""
         options = checked(expect(options or EngineOptions(), EngineOptions, "options"))
         path = Path(model).expanduser().absolute()
         self._name = name or model_name(path)
         self._options = options.settled()
         self._choice = choose_engine(path, self._options)
-        self._supervisor = Supervisor(path, self._name, self._options, self._choice)
+        self._supervisor = Supervisor(path, self._name, self._options, self._choice, most_bytes)
         self._dispatcher = self._supervisor.dispatcher
 
     def __enter__(self) -> Self:

@@ -72,14 +72,23 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     ] = "auto"
     """The threads of ONNX Runtime stay as they are."""
     n_gpu_layers: Annotated[
-        int,
-        Meta(ge=-1, le=10_000),
-        Help("Layers on the GPU, if there is one; -1 means all.", flag="--gpu-layers"),
-    ] = -1
+        Annotated[int, Meta(ge=-1, le=10_000)] | None,
+        Help(
+            "Layers on the GPU, if there is one; -1 means all.",
+            flag="--gpu-layers",
+            default="as many as fit",
+        ),
+    ] = None
+    """None: as many as its memory holds."""
     kv_cache_type: Annotated[
-        KvCacheType,
-        Help("Number format of the KV cache; smaller formats save memory.", flag="--kv-cache-type"),
-    ] = "f16"
+        KvCacheType | None,
+        Help(
+            "Number format of the KV cache; smaller formats save memory.",
+            flag="--kv-cache-type",
+            default="f16, or q8_0 where memory is small",
+        ),
+    ] = None
+    """None: f16, or q8_0 where memory would hold only a short context."""
     execution_provider: Annotated[
         ExecutionProvider,
         Help("What runs an ONNX model, if onnxruntime has it; auto picks the fastest."),
@@ -142,7 +151,7 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     """One sequence at a time in an empty KV cache, prompts in slices of a fixed size, and a fixed
     number of threads: sums are then made in the same order. It overrides n_parallel,
     n_prefix_cached, prefix_cache_mb, prefix_disk, adapt_threads, power_saving, second_layout,
-    speculation, and engine and execution_provider where they are auto."""
+    speculation, and engine, execution_provider and kv_cache_type where they are auto."""
     use_extra_bufts: Annotated[
         bool, Help("Let llama.cpp repack the weights: faster. Off after a crash at load.")
     ] = True
@@ -229,5 +238,6 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
             power_saving="off",
             second_layout="off",
             speculation="off",
+            kv_cache_type=self.kv_cache_type or "f16",  # what is free is no reason to round
             execution_provider="cpu" if is_auto else self.execution_provider,
         )

@@ -30,14 +30,17 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(text)) + text.encode()
 
 
-def with_values(source: Path, target: Path, values: Mapping[str, bool | str]) -> Path:
+def with_values(source: Path, target: Path, values: Mapping[str, bool | int | str]) -> Path:
     """*target*: *source* with other values of keys that it has. A text is cut or filled up with
-    blanks to the length of the one before, so that everything stays in its place."""
+    blanks to the length of the one before, so that everything stays in its place; a number is an
+    uint32."""
     content = bytearray(source.read_bytes())
     for name, value in values.items():
         at = content.index(_string(name)) + len(_string(name)) + 4
         if isinstance(value, bool):
             content[at] = value
+        elif isinstance(value, int):
+            struct.pack_into("<I", content, at, value)
         else:
             (length,) = struct.unpack_from("<Q", content, at)
             content[at + 8 : at + 8 + length] = value.encode().ljust(length)[:length]

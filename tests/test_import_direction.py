@@ -26,6 +26,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("files",),
         ("",),
         ("machine",),
+        ("fit",),
         ("conversions", "text"),
         ("tools",),
         ("chat", "embedding", "structured_output"),

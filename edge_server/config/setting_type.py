@@ -98,7 +98,8 @@ def _words(found: inspect.Type) -> str:
     match found:
         case inspect.UnionType(types=types):
             named = [_words(one) for one in types if not isinstance(one, inspect.NoneType)]
-            return " or ".join(named + [AUTO] * found.includes_none)
+            joint = ", " if named[-1].startswith("one of ") else " or "
+            return " or ".join(named) + f"{joint}{AUTO}" * found.includes_none
         case inspect.LiteralType(values=values):
             return "one of " + ", ".join(map(str, values))
         case inspect.BoolType():

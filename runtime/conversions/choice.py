@@ -18,9 +18,9 @@ from spillover.runtime.conversions.record import (
 )
 from spillover.runtime.conversions.store import ConversionStore, fresh_note
 from spillover.runtime.files.json_file import MeasurementStore
+from spillover.runtime.fit.context_fit import MIN_PARALLEL
 from spillover.runtime.machine.device import available_memory, default_threads, gpu_names
 from spillover.runtime.machine.llama_trial import llama_problem
-from spillover.runtime.machine.memory_fit import MIN_PARALLEL
 from spillover.runtime.options import EngineOptions
 
 WORTH = 1.05
@@ -181,7 +181,7 @@ def _unheard_by_onnx(options: EngineOptions) -> tuple[str, ...]:
     """The owner's settings that would have decided for llama.cpp. (What loads the graph names
     kv_cache_type itself.)"""
     settings = {
-        "n_gpu_layers": options.n_gpu_layers > 0,
+        "n_gpu_layers": (options.n_gpu_layers or 0) > 0,
         "second_layout": options.second_layout == "on",
         "draft_model": options.draft_model is not None,
     }
@@ -201,8 +201,9 @@ def _set_by_owner(found: Findings, options: EngineOptions) -> str:
         "engine is llama": options.engine == "llama",
         "deterministic excludes what is chosen by a measurement": options.deterministic,
         "a GPU was found": found.has_gpu and options.n_gpu_layers != 0,
-        "n_gpu_layers is for llama.cpp": options.n_gpu_layers > 0,
-        f"kv_cache_type {options.kv_cache_type} is for llama.cpp": options.kv_cache_type != "f16",
+        "n_gpu_layers is for llama.cpp": (options.n_gpu_layers or 0) > 0,
+        f"kv_cache_type {options.kv_cache_type} is for llama.cpp": options.kv_cache_type
+        not in (None, "f16"),
         "second_layout is for llama.cpp": options.second_layout == "on",
         "draft_model is for llama.cpp": options.draft_model is not None,
         f"pooling {options.pooling} is for vectors, which llama.cpp gives": options.pooling

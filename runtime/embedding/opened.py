@@ -10,7 +10,7 @@ from spillover.runtime.backend import Backend, Vocabulary
 from spillover.runtime.embedding.embedder import Embedder
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
-from spillover.runtime.machine.memory_fit import ContextFit
+from spillover.runtime.fit.context_fit import ContextFit
 
 
 class OpenedModel(Struct, frozen=True, kw_only=True):

@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 
 from spillover.models import onnx_folder
-from spillover.models.at_path import part_names
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
-from spillover.runtime.machine.device import available_memory
-from spillover.runtime.machine.memory_fit import COMPUTE_BYTES, KV_BYTES_PER_VALUE, least_bytes
+from spillover.runtime.fit.device_fit import COMPUTE_BYTES, least_bytes
+from spillover.runtime.fit.model_shape import ModelShape, draft_shape, gguf_shape, together
+from spillover.runtime.machine.device import available_memory, memory_floor
 from spillover.runtime.options import EngineOptions
 
 
@@ -24,19 +24,15 @@ def needed_bytes(path: Path, options: EngineOptions) -> int:
     file that is no model."""
     try:
         if onnx_folder.is_onnx(path):  # its graph, which tells of the KV cache, is for a worker
-            size, n_ctx_train, per_cell = onnx_folder.find(path).size_bytes, 0, 0.0
+            size = onnx_folder.find(path).size_bytes
+            shape = ModelShape(n_ctx_train=0, size_bytes=size, kv_bytes_per_cell=0.0)
         else:
-            header = read_header(path)
-            size = sum(path.with_name(name).stat().st_size for name in part_names(path.name))
-            if options.draft_model is not None and options.speculation != "off":
-                size += options.draft_model.stat().st_size
-            n_ctx_train = header.n_ctx_train
-            per_cell = header.kv_bytes_per_cell(KV_BYTES_PER_VALUE[options.kv_cache_type])
+            shape = gguf_shape(path, read_header(path))
+            if (draft := draft_shape(options)) is not None:
+                shape = together(shape, draft)
     except (ModelFileError, OSError) as error:
         raise ModelError(str(error)) from error
-    return least_bytes(
-        options, size_bytes=size, n_ctx_train=n_ctx_train, kv_bytes_per_cell=per_cell
-    )
+    return least_bytes(options, shape)
 
 
 def held_bytes(card: ModelCard) -> int:
@@ -45,7 +41,8 @@ def held_bytes(card: ModelCard) -> int:
 
 
 def free_memory(pids: Iterable[int]) -> int:
-    """Bytes that another model may take beside the workers *pids*.
+    """Bytes that another model may take beside the workers *pids* and the floor that is left to
+    other programs.
 
     The system counts the pages of a mapped file as available. Those of the workers are their
     weights: a model that took them would make the others read their files again and again.
@@ -54,4 +51,4 @@ def free_memory(pids: Iterable[int]) -> int:
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             mapped += getattr(psutil.Process(pid).memory_info(), "shared", 0)
-    return available_memory() - mapped
+    return available_memory() - memory_floor() - mapped

@@ -7,15 +7,11 @@ import math
 from collections.abc import Callable
 
 from spillover.runtime.backend import BackendInfo
-from spillover.runtime.machine.device import available_memory, total_memory
+from spillover.runtime.machine.device import available_memory, memory_floor
 from spillover.runtime.options import EngineOptions
 
 _STEP = 512
 """The system is asked once for this many cells: that takes about a tenth of a millisecond."""
-
-_LEFT_BYTES = 128 * 2**20
-_LEFT_SHARE = 0.05
-"""So much memory, or this share of all where that is less, is left to other programs."""
 
 _SAVED_SHARE = 0.25
 _MOST_SAVED_BYTES = 2 * 2**30
@@ -40,7 +36,7 @@ class KvMemory:
         self._is_returned = is_returned
         self._free_bytes = free_bytes
         self._reclaim = reclaim
-        self._left_bytes = min(_LEFT_BYTES, _LEFT_SHARE * total_memory())
+        self._left_bytes = memory_floor()
         self._n_cells = 0
         self._was_refused = False
 

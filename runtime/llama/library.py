@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from spillover.models.libraries import INSTALL_LLAMA
 from spillover.runtime.errors import ModelError
+from spillover.runtime.machine.ggml_devices import devices
+from spillover.runtime.machine.llama_trial import find_library
 
 try:
     import llama_cpp.llama_cpp as lib
@@ -68,6 +70,13 @@ def start_library() -> None:
     """Initialise llama.cpp. It may be called again."""
     LOG.install()
     lib.llama_backend_init()
+
+
+def gpu_memory() -> int | None:
+    """Bytes that are free on all GPUs together; None where the library does not tell."""
+    library = find_library()
+    free = [each["free_bytes"] for each in devices(library) if each["is_gpu"]] if library else []
+    return sum(free) if free else None
 
 
 def uses_gpu(n_gpu_layers: int) -> bool:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec import structs
+
 from spillover.models.at_path import part_names
 from spillover.models.errors import ModelFileError
-from spillover.models.gguf_header import GgufHeader, read_header
-from spillover.runtime.backend import N_BATCH
+from spillover.models.gguf_header import read_header
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
+from spillover.runtime.fit.model_shape import ModelShape, draft_shape, gguf_shape, together
+from spillover.runtime.fit.planner import Planner
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.llama.embedder import LlamaEmbedder
 from spillover.runtime.llama.embedding_plan import is_made_for_embedding, plan_embedding
 from spillover.runtime.llama.governed_calls import GovernedCalls
-from spillover.runtime.llama.library import uses_gpu
+from spillover.runtime.llama.library import gpu_memory, start_library, uses_gpu
 from spillover.runtime.llama.model import OnProgress
 from spillover.runtime.llama.opening_embedder import open_embedder
 from spillover.runtime.llama.prefill_choice import choose_prefill
 from spillover.runtime.llama.thread_choice import choose_threads
 from spillover.runtime.machine.device import available_memory, default_threads
-from spillover.runtime.machine.memory_fit import KV_BYTES_PER_VALUE, ContextFit, fit_context
 from spillover.runtime.options import EngineOptions
 
 
@@ -31,34 +33,44 @@ def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
 
 
 def open_any_gguf(
-    path: Path, options: EngineOptions, on_progress: OnProgress | None = None
+    path: Path,
+    options: EngineOptions,
+    on_progress: OnProgress | None = None,
+    planner: Planner | None = None,
 ) -> OpenedModel | OpenedEmbedder:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong."""
     try:
         header = read_header(path)
-    except ModelFileError as error:
+        shape = gguf_shape(path, header)
+    except (ModelFileError, OSError) as error:  # a part may be missing
         raise ModelError(str(error)) from error
     if is_made_for_embedding(header):
         return open_embedder(path, header, options, on_progress)
-    draft = _draft_header(options)
-    fit = _fit(header, draft, options)
+    draft = _draft_shape(options)
+    start_library()
+    gpu_bytes = gpu_memory() if uses_gpu(-1) else None
+    if uses_gpu(-1):
+        shape = structs.replace(shape, n_layers=header.n_layer + 1)
+    both = shape if draft is None else together(shape, draft)
+    fit = (planner or Planner(options)).plan(both, gpu_bytes)
+    cell_bytes = shape.cell_bytes(fit.kv_cache_type)
     config = LlamaConfig(
         n_kv=fit.n_kv,
         n_seq=fit.n_parallel + options.n_prefix_cached + 1,
-        n_batch=min(N_BATCH, fit.n_kv),
+        n_batch=min(fit.n_batch, fit.n_kv),
         n_threads=options.n_threads or default_threads(),
-        n_gpu_layers=options.n_gpu_layers,
-        kv_cache_type=options.kv_cache_type,
-        use_extra_bufts=options.use_extra_bufts,
+        n_gpu_layers=fit.n_gpu_layers,
+        kv_cache_type=fit.kv_cache_type,
+        use_extra_bufts=options.use_extra_bufts and fit.use_extra_bufts,
         adapt_threads=options.adapt_threads,
-        kv_bytes_per_cell=_bytes_per_cell(header, options),
+        kv_bytes_per_cell=cell_bytes,
     )
     backend = LlamaBackend(path, config, on_progress=on_progress)
     try:
         if draft is not None and options.draft_model is not None:
-            backend.load_draft_model(options.draft_model, _bytes_per_cell(draft, options))
+            backend.load_draft_model(options.draft_model, draft.cell_bytes(fit.kv_cache_type))
         choose_threads(backend, options)
-        choose_prefill(backend, options, _bytes_per_cell(header, options), available_memory())
+        choose_prefill(backend, options, cell_bytes, available_memory())
     except BaseException:
         backend.close()
         raise
@@ -79,26 +91,9 @@ def open_any_gguf(
     )
 
 
-def _bytes_per_cell(header: GgufHeader, options: EngineOptions) -> float:
-    return header.kv_bytes_per_cell(KV_BYTES_PER_VALUE[options.kv_cache_type])
-
-
-def _draft_header(options: EngineOptions) -> GgufHeader | None:
+def _draft_shape(options: EngineOptions) -> ModelShape | None:
     """Of the model that proposes tokens, if one should. Raises ModelError."""
-    if options.draft_model is None or options.speculation == "off":
-        return None
     try:
-        return read_header(options.draft_model)
-    except ModelFileError as error:
+        return draft_shape(options)
+    except (ModelFileError, OSError) as error:
         raise ModelError(f"draft_model: {error}") from error
-
-
-def _fit(header: GgufHeader, draft: GgufHeader | None, options: EngineOptions) -> ContextFit:
-    """Both models hold every cell."""
-    all_ = [header] if draft is None else [header, draft]
-    return fit_context(
-        options,
-        n_ctx_train=header.n_ctx_train or 4096,
-        kv_bytes_per_cell=sum(_bytes_per_cell(one, options) for one in all_),
-        free_bytes=available_memory() - sum(one.file_size for one in all_),
-    )

@@ -25,14 +25,15 @@ def open_embedder(
     """Load the model. Raises ModelError."""
     n_ctx = longest_input(header, options)
     n_threads = options.n_threads or default_threads()
+    n_gpu_layers = -1 if options.n_gpu_layers is None else options.n_gpu_layers
     start_library()
     model = LlamaModel(
         path,
-        n_gpu_layers=options.n_gpu_layers,
+        n_gpu_layers=n_gpu_layers,
         use_extra_bufts=options.use_extra_bufts,
         on_progress=on_progress,
     )
-    is_on_gpu = uses_gpu(options.n_gpu_layers)
+    is_on_gpu = uses_gpu(n_gpu_layers)
     calls = GovernedCalls(n_threads, adapts=options.adapt_threads and not is_on_gpu)
     embedder = LlamaEmbedder(model, plan_embedding(header, options, n_ctx), calls)
     card = ModelCard(

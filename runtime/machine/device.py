@@ -106,6 +106,15 @@ def total_memory(files: SystemFiles = _THIS_MACHINE) -> int:
     return _memory(files).total_bytes
 
 
+_LEFT_BYTES = 128 * 2**20
+_LEFT_SHARE = 0.05
+
+
+def memory_floor() -> int:
+    """Bytes that are left to other programs: 128 MiB, or 5 % of all memory where that is less."""
+    return int(min(_LEFT_BYTES, _LEFT_SHARE * total_memory()))
+
+
 def _cores(files: SystemFiles) -> Cores:
     cores = read_cores(files)
     if cores is not None:

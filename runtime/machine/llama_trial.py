@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from spillover.models.libraries import has_llama
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
+from spillover.runtime.machine import ggml_devices
 from spillover.runtime.machine.instructions import (
     missing_instructions,
     processor_flags,
@@ -32,33 +33,6 @@ REMEDY = (
 """For a library that was compiled for another processor."""
 
 _TIMEOUT_S = 60
-
-_ASK = """
-import ctypes, json, pathlib, sys
-path = pathlib.Path(sys.argv[1])
-lib = ctypes.CDLL(str(path))
-lib.llama_backend_init()
-gpus = []
-try:
-    names = ("ggml", "ggml-base")
-    registry, base = (ctypes.CDLL(str(path).replace("llama", name)) for name in names)
-    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
-    base.ggml_backend_dev_description.restype = ctypes.c_char_p
-    for i in range(registry.ggml_backend_dev_count()):
-        device = ctypes.c_void_p(registry.ggml_backend_dev_get(ctypes.c_size_t(i)))
-        if base.ggml_backend_dev_type(device) in (1, 2):  # a GPU, or one that shares the memory
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            name = base.ggml_backend_dev_description(device).decode(errors="replace")
-            gpus.append({"name": name, "free_bytes": free.value, "total_bytes": total.value})
-except (AttributeError, OSError):
-    pass
-lib.llama_print_system_info.restype = ctypes.c_char_p
-lib.llama_supports_gpu_offload.restype = ctypes.c_bool
-info = lib.llama_print_system_info().decode(errors="replace").strip()
-said = {"system_info": info, "offloads": lib.llama_supports_gpu_offload(), "gpus": gpus}
-print("\\n" + json.dumps(said))
-"""
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +95,7 @@ def try_llama(library: Path, flags: frozenset[str]) -> LlamaTrial:
     """Load *library* in a child process, on a processor with *flags*."""
     try:
         child = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _ASK, str(library)],
+            [sys.executable, "-I", "-S", ggml_devices.__file__, str(library)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_TIMEOUT_S,

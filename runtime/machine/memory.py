@@ -21,6 +21,12 @@ def read_memory(files: SystemFiles) -> Memory | None:
     return None if total is None or available is None else within_groups(files, total, available)
 
 
+def count_oom_kills(files: SystemFiles) -> int | None:
+    """How many processes the system has ended since its start because it had no memory left; None
+    where it does not tell."""
+    return files.counts("proc/vmstat").get("oom_kill")
+
+
 def within_groups(files: SystemFiles, total: int, available: int) -> Memory:
     """What the limits of this process's groups leave of the machine's memory."""
     group = group_memory(files)

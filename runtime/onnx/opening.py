@@ -8,11 +8,13 @@ import msgspec
 
 from spillover.models import onnx_folder
 from spillover.models.errors import ModelFileError
-from spillover.runtime.backend import N_BATCH, N_CHECKED, BackendInfo, n_params_text
+from spillover.runtime.backend import N_CHECKED, BackendInfo, n_params_text
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
-from spillover.runtime.machine.device import available_memory, default_threads
-from spillover.runtime.machine.memory_fit import ContextFit, fit_context
+from spillover.runtime.fit.context_fit import ContextFit
+from spillover.runtime.fit.model_shape import ModelShape
+from spillover.runtime.fit.planner import Planner
+from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.accelerators import to_try
 from spillover.runtime.onnx.backend import OnnxBackend
 from spillover.runtime.onnx.embedding.graph import find_output
@@ -41,7 +43,7 @@ def open_onnx(path: Path, options: EngineOptions, *, rewrite: bool = True) -> Op
 
 
 def open_any_onnx(
-    path: Path, options: EngineOptions, *, rewrite: bool = True
+    path: Path, options: EngineOptions, *, rewrite: bool = True, planner: Planner | None = None
 ) -> OpenedModel | OpenedEmbedder:
     """Check the files, fit the context to the memory, load. ModelError says what is wrong.
 
@@ -64,7 +66,7 @@ def open_any_onnx(
         file=file,
     )
     tokenizer = OnnxTokenizer(files, settings)
-    fit = _fit(graph, graph.layout, settings, options)
+    fit = _fit(graph, settings, planner or Planner(options))
     needs = Needs(
         n_seq=fit.n_parallel + options.n_prefix_cached + 1,
         n_ctx=fit.n_ctx,
@@ -88,7 +90,7 @@ def open_any_onnx(
         n_ctx_train=settings.n_ctx_train,
         n_kv=fit.n_kv,
         n_seq=needs.n_seq,
-        n_batch=min(N_BATCH, fit.n_kv),
+        n_batch=min(fit.n_batch, fit.n_kv),
         n_outputs=needs.n_seq + N_CHECKED,
         n_threads=needs.n_threads,
         chat_template=settings.chat_template,
@@ -126,21 +128,20 @@ def _wanted(options: EngineOptions) -> ExecutionProvider:
 
 def _unheard(options: EngineOptions) -> tuple[str, ...]:
     """The user's settings that have no effect."""
-    if options.kv_cache_type == EngineOptions().kv_cache_type:
+    if options.kv_cache_type in (None, "f16"):
         return ()
     return ("kv_cache_type is for GGUF models: an ONNX graph has its own",)
 
 
-def _fit(
-    graph: Prepared, layout: GraphLayout, settings: ModelSettings, options: EngineOptions
-) -> ContextFit:
-    n_ctx_train = min(settings.n_ctx_train, layout.n_ctx or settings.n_ctx_train)
-    fit = fit_context(
-        options,
-        n_ctx_train=n_ctx_train,
+def _fit(graph: Prepared, settings: ModelSettings, planner: Planner) -> ContextFit:
+    layout = graph.layout
+    shape = ModelShape(
+        n_ctx_train=min(settings.n_ctx_train, layout.n_ctx or settings.n_ctx_train),
+        size_bytes=graph.size_bytes,
         kv_bytes_per_cell=layout.kv_bytes_per_position,
-        free_bytes=available_memory() - graph.size_bytes,
+        shares_cells=False,
     )
+    fit = planner.plan(shape)
     if layout.n_ctx is None or fit.n_ctx <= layout.n_ctx:
         return fit
     warning = f"n_ctx was lowered to {layout.n_ctx}: the graph has no positions beyond"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from spillover.runtime.errors import shortage
 
@@ -15,6 +18,10 @@ EXIT_FAILED = 70
 EXIT_PARENT_DIED = 71
 EXIT_SHORTAGE = 72
 """The system gave no more memory or threads; the worker has said so in one line."""
+
+MAYBE_SHORTAGE = (-signal.SIGABRT, 1)
+"""How libraries end a process when they get no memory, among other reasons: C++ and ggml abort, and
+OpenMP exits without another thread."""
 
 
 def exit_on_error(work: Callable[[], None]) -> None:
@@ -29,6 +36,13 @@ def exit_on_error(work: Callable[[], None]) -> None:
             sys.stderr.write(f"worker: {advice}\n")
         sys.stderr.flush()
         os._exit(EXIT_FAILED if advice is None else EXIT_SHORTAGE)
+
+
+def be_first_to_go() -> None:
+    """Let the system end this process before any other when it runs out of memory (Linux): the
+    parent starts a new one, which takes less."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def exit_with_parent() -> None:

@@ -20,6 +20,7 @@ from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import fingerprint
+from spillover.runtime.fit.planner import Planner
 from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
 
@@ -51,15 +52,18 @@ def load(
     options: EngineOptions,
     choice: EngineChoice | None = None,
     on_progress: Callable[[float], None] | None = None,
+    planner: Planner | None = None,
 ) -> LoadedModel | LoadedEmbedder:
     """Check the file, fit the context to the memory, load. ModelError says what is wrong.
 
     *choice*: which engine serves the file; None: the one that reads it as it is. *on_progress* is
-    told which share of the weights has been read, where the library tells that.
+    told which share of the weights has been read, where the library tells that. *planner* lays out
+    the context.
     """
+    planner = planner or Planner(options)
     given = _template_source(options)
     choice = choice or _as_it_is(path)
-    opened, choice = _open(path, options, choice, on_progress)
+    opened, choice = _open(path, options, choice, on_progress, planner)
     if isinstance(opened, OpenedEmbedder):
         card = structs.replace(opened.card, name=name, path=str(path))
         return LoadedEmbedder(embedder=opened.embedder, vocabulary=opened.vocabulary, card=card)
@@ -106,16 +110,17 @@ def _open(
     options: EngineOptions,
     choice: EngineChoice,
     on_progress: Callable[[float], None] | None,
+    planner: Planner,
 ) -> tuple[OpenedModel | OpenedEmbedder, EngineChoice]:
     """With the library of the engine that was chosen, or of the one that had to take its place;
     the other one is not even imported."""
     if is_onnx(path):
         if options.engine == "llama":
             raise ModelError(f"engine is llama, but {path} is an ONNX model: leave engine at auto")
-        return _open_onnx(path, options), choice
+        return _open_onnx(path, options, planner), choice
     if choice.conversion is not None:
         try:
-            return _open_conversion(choice.conversion, options), choice
+            return _open_conversion(choice.conversion, options, planner), choice
         except ModelError as error:
             if choice.llama_problem:
                 raise
@@ -129,10 +134,12 @@ def _open(
         raise ModelError(f"{path} cannot run on llama.cpp: {choice.llama_problem}")
     from spillover.runtime.llama.opening import open_any_gguf
 
-    return open_any_gguf(path, options, on_progress), choice
+    return open_any_gguf(path, options, on_progress, planner), choice
 
 
-def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
+def _open_conversion(
+    folder: Path, options: EngineOptions, planner: Planner
+) -> OpenedModel | OpenedEmbedder:
     """Raises ModelError, and removes the conversion, when it is damaged."""
     if not is_intact(folder):
         ConversionStore(options.cache_dir).discard(folder)
@@ -140,13 +147,15 @@ def _open_conversion(folder: Path, options: EngineOptions) -> OpenedModel | Open
             f"the conversion {folder} was damaged and is removed: the next start makes it again"
         )
     note_use(folder)
-    return _open_onnx(folder, options)
+    return _open_onnx(folder, options, planner)
 
 
-def _open_onnx(path: Path, options: EngineOptions) -> OpenedModel | OpenedEmbedder:
+def _open_onnx(
+    path: Path, options: EngineOptions, planner: Planner
+) -> OpenedModel | OpenedEmbedder:
     from spillover.runtime.onnx.opening import open_any_onnx
 
-    return open_any_onnx(path, options)
+    return open_any_onnx(path, options, planner=planner)
 
 
 def _card(
@@ -164,6 +173,10 @@ def _card(
         n_ctx=fit.n_ctx,
         n_kv=info.n_kv,
         kv_bytes=fit.kv_bytes,
+        kv_cache_type=fit.kv_cache_type,
+        n_batch=info.n_batch,
+        layout=fit.in_words(),
+        layout_reason=fit.reason,
         n_parallel=fit.n_parallel,
         n_threads=info.n_threads,
         has_chat_template=not template.is_substitute,

@@ -18,6 +18,8 @@ from spillover.runtime.embedding_request import EmbeddingRequest
 from spillover.runtime.engine import ModelCard, PrefixCounts, SlotState
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
+from spillover.runtime.fit.back_off import FailedFit, LoadStage
+from spillover.runtime.fit.context_fit import ContextFit
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 
@@ -32,6 +34,10 @@ class Load(Struct, frozen=True, kw_only=True, tag=True):
     name: str
     options: EngineOptions
     choice: EngineChoice
+    failed: FailedFit | None = None
+    """The last layout that was tried; None: this is the first try."""
+    most_bytes: int | None = None
+    """What the model may take; None: what is free."""
 
 
 class Submit(Struct, frozen=True, kw_only=True, tag=True):
@@ -108,8 +114,17 @@ class LoadProgress(Struct, frozen=True, kw_only=True, tag=True):
     share: float
 
 
+class Planned(Struct, frozen=True, kw_only=True, tag=True):
+    """The worker is about to load the model in this layout, and makes *stage* first."""
+
+    fit: ContextFit
+    stage: LoadStage
+
+
 class LoadFailed(Struct, frozen=True, kw_only=True, tag=True):
     message: str
+    shortage: str = ""
+    """How it showed that memory did not hold the layout: a smaller one may do."""
 
 
 class Events(Struct, frozen=True, kw_only=True, tag=True):
@@ -164,7 +179,16 @@ class Status(Struct, frozen=True, kw_only=True, tag=True):
 
 
 Report: TypeAlias = (
-    Ready | LoadProgress | LoadFailed | Events | Rejected | Tokens | Bytes | Prompt | Status
+    Ready
+    | Planned
+    | LoadProgress
+    | LoadFailed
+    | Events
+    | Rejected
+    | Tokens
+    | Bytes
+    | Prompt
+    | Status
 )
 Answer: TypeAlias = Tokens | Bytes | Prompt | Status | Rejected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -20,17 +21,24 @@ from spillover.runtime.errors import (
     SpilloverError,
     WorkerDied,
 )
+from spillover.runtime.fit.tries import Tries
 from spillover.runtime.machine.device import gpu_names, power_now
+from spillover.runtime.machine.memory import count_oom_kills
 from spillover.runtime.machine.power_saving import PowerSaver
+from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.dispatcher import Dispatcher
+from spillover.runtime.worker.exits import EXIT_SHORTAGE, MAYBE_SHORTAGE
 from spillover.runtime.worker.heartbeat import Heartbeat
 from spillover.runtime.worker.restarts import RestartPolicy
 from spillover.runtime.worker.worker_process import WorkerProcess, describe_exit
 
 STATUS_TIMEOUT_S = 3.0
 """A worker that does not report its status within this time hangs."""
+
+_SYSTEM = SystemFiles()
+_SIGKILL = getattr(signal, "SIGKILL", 0)
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +50,21 @@ class Supervisor:
     waits for a worker while holding it.
     """
 
-    def __init__(self, path: Path, name: str, options: EngineOptions, choice: EngineChoice) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        options: EngineOptions,
+        choice: EngineChoice,
+        most_bytes: int | None = None,
+    ) -> None:
         self._path = path
         self._name = name
         self._options = options
         self._choice = choice
+        self._most_bytes = most_bytes
+        self._tries = Tries()
+        self._n_oom_kills: int | None = None
         self._changed = threading.Condition()
         self.dispatcher = Dispatcher(name, options, self._changed)
         self._detail = ""
@@ -131,8 +149,15 @@ class Supervisor:
     def _launch(self) -> None:
         """Start a worker; the lock is held."""
         order = protocol.Load(
-            path=str(self._path), name=self._name, options=self._options, choice=self._choice
+            path=str(self._path),
+            name=self._name,
+            options=self._options,
+            choice=self._choice,
+            failed=self._tries.failed,
+            most_bytes=self._most_bytes,
         )
+        self._tries.begin()
+        self._n_oom_kills = count_oom_kills(_SYSTEM)
         try:
             self._worker = WorkerProcess(order, self._on_report, self._on_end)
         except (OSError, RuntimeError) as error:  # no memory, no descriptor, no thread is left
@@ -171,8 +196,14 @@ class Supervisor:
         match report:
             case protocol.Ready():
                 self._on_ready(report.card)
+            case protocol.Planned():
+                self._tries.plan(report.fit, report.stage)
             case protocol.LoadProgress():
+                if report.share == 1.0:
+                    self._tries.has_weights()
                 self._on_progress(report.share)
+            case protocol.LoadFailed() if report.shortage:
+                self._tries.refuse(report.shortage)  # when it has ended, another one tries again
             case protocol.LoadFailed():
                 with self._changed:
                     self._cannot_load(report.message)
@@ -187,6 +218,10 @@ class Supervisor:
             if self.dispatcher.state == "restarting":
                 _log.warning("a new worker of %s is ready: process %s", self._name, self.worker_pid)
             self._card = card
+            if self._tries.is_backing_off:
+                line = "%s is loaded with %s; %s"
+                _log.warning(line, self._name, card.layout, card.layout_reason)
+            self._tries.settle()
             assert self._heartbeat is not None, "each worker has one"
             self._heartbeat.loaded()
             if self._saves_because:
@@ -253,7 +288,12 @@ class Supervisor:
                 self._heartbeat.stop()
             why, self._why = self._why, None
             how = why or describe_exit(status)
+            was_loading = self.dispatcher.state in ("loading", "restarting")
             self.dispatcher.lose(how)
+            is_shortage = why is None and self._has_run_short(status, how, was_loading=was_loading)
+            if is_shortage and was_loading:
+                self._launch()
+                return
             if self.dispatcher.state == "loading":
                 if why is not None:  # it hung: another one may not
                     self._start_again(how)
@@ -265,6 +305,21 @@ class Supervisor:
             self._start_again(how)
             on_death = self._on_death
         on_death()
+
+    def _has_run_short(self, status: int, how: str, *, was_loading: bool) -> bool:
+        """Whether the worker has ended for want of memory, so that the next one tries a smaller
+        layout; the lock is held."""
+        n_oom_kills = count_oom_kills(_SYSTEM)
+        is_oom_kill = n_oom_kills is not None and n_oom_kills != self._n_oom_kills
+        is_shortage = is_oom_kill if status == -_SIGKILL else status == EXIT_SHORTAGE
+        if was_loading and (self._tries.is_backing_off or not self._options.use_extra_bufts):
+            is_shortage |= status in MAYBE_SHORTAGE
+        if not self._tries.back_off(how, is_shortage=is_shortage):
+            return False
+        failed = self._tries.failed
+        assert failed is not None, "it backs off from that"
+        _log.info("%s: %s did not fit (%s)", self._name, failed.fit.in_words(), failed.how)
+        return True
 
     def _after_death_at_load(self, status: int, how: str) -> None:
         has_conversion = self._choice.conversion is not None

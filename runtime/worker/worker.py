@@ -26,10 +26,11 @@ import numpy as np
 from spillover.runtime.backend import Backend, DecodeFailed, Rows
 from spillover.runtime.embedding.embedder import Embedder, InputPart
 from spillover.runtime.embedding.queue import EmbeddingQueue
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import ModelError, shortage_in
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.files.json_file import MeasurementStore
 from spillover.runtime.files.model_digest import ModelDigest
+from spillover.runtime.fit.planner import Planner
 from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
@@ -46,7 +47,12 @@ from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.embedding_intake import EmbeddingIntake
-from spillover.runtime.worker.exits import EXIT_PARENT_DIED, exit_on_error, exit_with_parent
+from spillover.runtime.worker.exits import (
+    EXIT_PARENT_DIED,
+    be_first_to_go,
+    exit_on_error,
+    exit_with_parent,
+)
 from spillover.runtime.worker.intake import Intake
 from spillover.runtime.worker.loading import LoadedEmbedder, LoadedModel, load
 from spillover.runtime.worker.rejection import rejected
@@ -89,15 +95,26 @@ def main() -> None:
     if body is None:
         return
     order = protocol.decode_load(body)
+    be_first_to_go()
+    planner = Planner(
+        order.options,
+        failed=order.failed,
+        most_bytes=order.most_bytes,
+        tell=lambda fit, stage: writer.send(protocol.Planned(fit=fit, stage=stage)),
+    )
     try:
         progress = _Progress(writer.send)
-        model = load(Path(order.path), order.name, order.options, order.choice, progress.tell)
+        model = load(
+            Path(order.path), order.name, order.options, order.choice, progress.tell, planner
+        )
         if isinstance(model, LoadedEmbedder):
             embed_once(model.embedder)
         else:
             self_test(model.backend)
+            planner.proved()
     except ModelError as error:
-        writer.send(protocol.LoadFailed(message=str(error)))
+        how = shortage_in(str(error)) if planner.is_trying else ""
+        writer.send(protocol.LoadFailed(message=str(error), shortage=how))
         return
     if isinstance(model, LoadedEmbedder):
         _serve_embedder(model, order.options, commands, writer)

@@ -124,7 +124,10 @@ def _facts(findings: Findings) -> Generator[tuple[str, str]]:
         yield from (("", line) for line in more)
     test = findings.self_test
     if test is not None:
-        yield "", f"{test.card.description}, {test.card.n_ctx} tokens of context"
+        yield "", test.card.description
+        if test.card.layout:
+            yield "layout", test.card.layout
+            yield "", test.card.layout_reason
         yield "runs on", test.card.device
         yield (
             "self-test",

@@ -8,36 +8,48 @@ from spillover.models import onnx_folder
 from spillover.models.catalogue import Listed, ListedFile
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
-from spillover.runtime.machine.device import available_memory, total_memory
-from spillover.runtime.machine.memory_fit import DeviceFit, fit_device
-
-_BYTES_PER_VALUE = 2.0
+from spillover.runtime.fit.context_fit import ContextFit
+from spillover.runtime.fit.device_fit import DeviceFit, fit_device
+from spillover.runtime.fit.model_shape import ModelShape, gguf_shape
+from spillover.runtime.fit.planner import Planner
+from spillover.runtime.llama.embedding_plan import is_made_for_embedding
+from spillover.runtime.machine.device import available_memory, memory_floor, total_memory
+from spillover.runtime.options import EngineOptions
 
 
 def fit_of_listed(listed: Listed, file: ListedFile) -> DeviceFit:
     """The fit of one file of a listed model."""
-    return fit_device(
-        size_bytes=file.size_bytes,
+    shape = ModelShape(
         n_ctx_train=listed.n_ctx,
+        size_bytes=file.size_bytes,
         kv_bytes_per_cell=listed.kv_bytes_per_token,
-        free_bytes=available_memory(),
     )
+    return fit_device(shape, available_memory() - memory_floor())
 
 
-def fit_of_file(path: Path, size_bytes: int) -> DeviceFit | None:
+def fit_of_file(path: Path) -> DeviceFit | None:
     """The fit of a model that is here; None where its file does not tell what it needs."""
     if onnx_folder.is_onnx(path):
         return None
     try:
-        header = read_header(path)
-    except ModelFileError:
+        shape = gguf_shape(path, read_header(path))
+    except (ModelFileError, OSError):
         return None
-    return fit_device(
-        size_bytes=size_bytes,
-        n_ctx_train=header.n_ctx_train or 4096,
-        kv_bytes_per_cell=header.kv_bytes_per_cell(_BYTES_PER_VALUE),
-        free_bytes=available_memory(),
-    )
+    return fit_device(shape, available_memory() - memory_floor())
+
+
+def plan_for_file(path: Path, options: EngineOptions) -> ContextFit | None:
+    """How a model that is here would be laid out now; None where only its worker can tell, and for
+    one without a KV cache."""
+    if onnx_folder.is_onnx(path):
+        return None
+    try:
+        header = read_header(path)
+        if is_made_for_embedding(header):
+            return None
+        return Planner(options.settled()).plan(gguf_shape(path, header))
+    except (ModelFileError, OSError):
+        return None
 
 
 def file_for_device(listed: Listed) -> ListedFile:

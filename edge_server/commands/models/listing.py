@@ -79,7 +79,7 @@ def _row(entry: ModelEntry) -> _Row:
         name=entry.name,
         is_here=True,
         size_bytes=size,
-        fit=in_words(fit_of_file(entry.path, size)),
+        fit=in_words(fit_of_file(entry.path)),
         description=entry.description,
         licence=entry.licence,
         path=str(entry.path),

@@ -69,7 +69,7 @@ def command(model: str, name: str, offline: bool, as_json: bool, config_flag: Pa
     if as_json:
         print_json(pulled)
         return
-    fit = in_words(fit_of_file(pulled.entry.path, pulled.size_bytes))
+    fit = in_words(fit_of_file(pulled.entry.path))
     print_result(f"{pulled.name}: {pulled.size_bytes / 1e6:.1f} MB{fit and ', ' + fit}")
     print_note(f"try it: spillover chat {pulled.name}")
 

@@ -13,17 +13,19 @@ from spillover.edge_server.commands.models.device import (
     fit_of_file,
     fit_of_listed,
     in_words,
+    plan_for_file,
 )
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_result
+from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue, onnx_folder
 from spillover.models.at_path import part_names
 from spillover.models.catalogue import Listed, ListedFile
 from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
-from spillover.models.store import ModelStore
 from spillover.runtime.errors import ModelError
+from spillover.runtime.options import EngineOptions
 
 _EPILOG = """\b
 Examples:
@@ -39,7 +41,7 @@ Examples:
 def command(model: str, as_json: bool, config_flag: Path | None) -> None:
     """Describe MODEL, whether it is here or only known."""
     try:
-        facts = _facts(model, model_store(load_config({}, config_flag).settings))
+        facts = _facts(model, load_config({}, config_flag).settings)
     except CatalogueError as error:
         raise ModelError(str(error)) from error
     if as_json:
@@ -52,10 +54,10 @@ def command(model: str, as_json: bool, config_flag: Path | None) -> None:
             print_result(f"{_title(key) if n == 0 else '':{width}}  {line}")
 
 
-def _facts(model: str, store: ModelStore) -> dict[str, Any]:
+def _facts(model: str, settings: Settings) -> dict[str, Any]:
     """What is known, by name; sizes in bytes. What is unknown is left out."""
     try:
-        entry = catalogue.find(model, store)
+        entry = catalogue.find(model, model_store(settings))
     except CatalogueError:
         listed = catalogue.listed_models().get(model)
         if listed is None:
@@ -63,7 +65,7 @@ def _facts(model: str, store: ModelStore) -> dict[str, Any]:
         facts = _of_listed(model, listed)
     else:
         listed = catalogue.listed_as(entry)
-        facts = _of_entry(entry)
+        facts = _of_entry(entry, settings.engine)
     if listed is not None:
         facts |= _of_both(listed)
     return {key: value for key, value in facts.items() if value not in ("", None, (), {})}
@@ -104,8 +106,9 @@ def _of_both(listed: Listed) -> dict[str, Any]:
     }
 
 
-def _of_entry(entry: ModelEntry) -> dict[str, Any]:
+def _of_entry(entry: ModelEntry, options: EngineOptions) -> dict[str, Any]:
     size = entry.size_bytes or entry.n_bytes_on_disk
+    plan = plan_for_file(entry.path, options)
     return {
         "name": entry.name,
         "description": entry.description,
@@ -114,7 +117,9 @@ def _of_entry(entry: ModelEntry) -> dict[str, Any]:
         "size_bytes": size,
         "licence": entry.licence,
         "sha256": entry.sha256,
-        "fit": in_words(fit_of_file(entry.path, size)),
+        "fit": in_words(fit_of_file(entry.path)),
+        "layout": plan.in_words() if plan is not None else "",
+        "layout_reason": plan.reason if plan is not None else "",
     } | _of_file(entry)
 
 

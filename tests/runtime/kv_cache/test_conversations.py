@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from spillover.models.catalogue import find
 from spillover.runtime.backend import Backend, Rows, Tokens
 from spillover.runtime.events import Usage
-from spillover.runtime.kv_cache.memory import _LEFT_BYTES, _LEFT_SHARE, saved_prefix_bytes
+from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS
 from spillover.runtime.local_engine import LocalEngine
-from spillover.runtime.machine.device import total_memory
+from spillover.runtime.machine.device import memory_floor
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest, Message
 from tests.answers import GREEDY, end_of, ids_of
@@ -25,7 +25,7 @@ from tests.runtime.kv_cache.conversations import Conversations
 from tests.runtime.models import close
 
 N_ANSWER = 2
-LEFT_BYTES = int(min(_LEFT_BYTES, _LEFT_SHARE * total_memory()))
+LEFT_BYTES = memory_floor()
 INSTRUCTIONS = "You are a fox who lives in a wood and tells stories to children. " * 12
 OPTIONS = EngineOptions(n_parallel=2, n_prefix_cached=2, n_kv=1024, n_ctx=512, n_threads=1)
 

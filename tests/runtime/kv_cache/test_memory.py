@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from spillover.runtime.kv_cache.memory import _LEFT_BYTES, _LEFT_SHARE, _STEP, KvMemory
-from spillover.runtime.machine.device import total_memory
+from spillover.runtime.kv_cache.memory import _STEP, KvMemory
+from spillover.runtime.machine.device import memory_floor
 
 CELL_BYTES = 10_000
-LEFT_BYTES = int(min(_LEFT_BYTES, _LEFT_SHARE * total_memory()))
+LEFT_BYTES = memory_floor()
 
 
 class System:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.backend import Backend
+from spillover.runtime.fit.context_fit import fit_context
+from spillover.runtime.fit.model_shape import ModelShape
 from spillover.runtime.kv_cache.cache import KvCache
 from spillover.runtime.kv_cache.kept_sequences import PrefixMatch, longest_match, n_common
 from spillover.runtime.kv_cache.ledger import KvLedger
-from spillover.runtime.machine.memory_fit import fit_context
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
@@ -199,9 +200,12 @@ def test_restarts_come_slower_and_then_not_at_all() -> None:
     assert policy.next_delay_s(700) == 0.0
 
 
+SHAPE = ModelShape(n_ctx_train=32_768, size_bytes=2**30, kv_bytes_per_cell=24_576)
+
+
 def test_the_context_fits_the_memory() -> None:
     def fit(options: EngineOptions, free: int) -> tuple[int, int, int]:
-        found = fit_context(options, n_ctx_train=32_768, kv_bytes_per_cell=24_576, free_bytes=free)
+        found = fit_context(options, SHAPE, free)
         return found.n_ctx, found.n_kv, found.n_parallel
 
     n_ctx, n_kv, n_parallel = fit(EngineOptions(), 8 * 2**30)

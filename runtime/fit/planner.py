@@ -1,0 +1,156 @@
+"""Lays out the context of a model that is about to be loaded, and remembers what loading taught."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from typing import Annotated
+
+from msgspec import Meta, Struct, structs
+
+from spillover.runtime.errors import ModelError
+from spillover.runtime.files.json_file import MeasurementStore, fingerprint
+from spillover.runtime.fit.back_off import FailedFit, LoadStage, smaller
+from spillover.runtime.fit.context_fit import ContextFit, fit_context
+from spillover.runtime.fit.model_shape import ModelShape
+from spillover.runtime.machine.device import available_memory, memory_floor, total_memory
+from spillover.runtime.options import EngineOptions
+
+_MUCH_MORE = 1.25
+"""With so many times the free memory, what did not fit then is tried again."""
+_SERVING_BYTES = 64 * 2**20
+"""What a worker takes for threads and requests, besides another context that reads prompts."""
+_GPU_LEFT_BYTES = 256 * 2**20
+"""Of a GPU's memory, for its driver and other programs."""
+
+
+class RememberedFit(Struct, frozen=True, kw_only=True):
+    """A layout that was found by backing off."""
+
+    fit: ContextFit
+    free_bytes: Annotated[int, Meta(ge=0)]
+    """What was free beside the weights when the larger one did not fit."""
+    how: str
+    """How that showed."""
+
+
+class Planner:
+    """Plans one load. A plan begins with what was found by an earlier one, or with an estimate;
+    after a layout that *failed* it is the next smaller one."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        failed: FailedFit | None = None,
+        most_bytes: int | None = None,
+        tell: Callable[[ContextFit, LoadStage], None] = lambda fit, stage: None,
+    ) -> None:
+        """*most_bytes*: what the model may take in all; None: what is free. *tell* gets each plan
+        before it is tried, which may end this process, and what is made first."""
+        self._options = options
+        self._failed = failed
+        self._most_bytes = most_bytes
+        self._tell = tell
+        self._planned: tuple[ModelShape, ContextFit] | None = None
+
+    @property
+    def free_bytes(self) -> int:
+        """What the model may take now, with the floor left to other programs."""
+        free = available_memory() - memory_floor()
+        return free if self._most_bytes is None else min(free, self._most_bytes)
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether a layout was planned, and not proved yet."""
+        return self._planned is not None
+
+    def plan(self, shape: ModelShape, gpu_bytes: int | None = None) -> ContextFit:
+        """The layout to load with. *gpu_bytes*: what is free on the GPU; None: there is none.
+        Raises ModelError if nothing smaller is left."""
+        fit = self._begin(shape, gpu_bytes) if self._failed is None else self._smaller(shape)
+        self._planned = shape, fit
+        self._tell(fit, "weights" if shape.is_gguf else "context")
+        return fit
+
+    def _begin(self, shape: ModelShape, gpu_bytes: int | None) -> ContextFit:
+        free_bytes = self.free_bytes - shape.size_bytes
+        known = self._store(shape).read()
+        if known is not None and free_bytes < _MUCH_MORE * known.free_bytes:
+            reason = (
+                f"found by loading before, when {known.fit.too_large} did not fit ({known.how})"
+            )
+            return structs.replace(known.fit, reason=reason)
+        if gpu_bytes is None or not shape.n_layers:
+            return fit_context(self._options, shape, free_bytes)
+        fit = fit_context(self._options, shape, min(free_bytes, gpu_bytes))
+        if self._options.n_gpu_layers is None:
+            fit = structs.replace(fit, n_gpu_layers=_layers_in(gpu_bytes, fit, shape))
+        return fit
+
+    def _smaller(self, shape: ModelShape) -> ContextFit:
+        assert self._failed is not None
+        fit = smaller(self._failed, self._options, shape)
+        if fit is None and self._failed.has_served:
+            return self._failed.fit  # it fitted before, and may do so again
+        if fit is None:
+            what = (
+                f"its weights of {shape.size_bytes >> 20} MiB"
+                if self._failed.stage == "weights"
+                else self._failed.fit.in_words()
+            )
+            raise ModelError(
+                f"memory does not even hold {what} ({self._failed.how}): close other programs, or "
+                "choose a smaller model or quantization"
+            )
+        reason = f"found by loading: {fit.too_large} did not fit into memory ({self._failed.how})"
+        return structs.replace(fit, reason=reason)
+
+    def proved(self) -> None:
+        """The layout was loaded: remember it if that was news. Raises ModelError if it leaves no
+        memory to serve with, or is none that the owner wants."""
+        assert self._planned is not None, "it was planned before it was loaded"
+        shape, fit = self._planned
+        _reserve(_SERVING_BYTES + shape.compute_bytes(fit.n_batch, fit.n_kv))
+        self._planned = None
+        if self._failed is None or self._failed.has_served:
+            return  # what memory lacked for a moment says nothing about the next start
+        if fit.overridden:
+            set_to = ", ".join(f"{n} = {getattr(self._options, n)}" for n in fit.overridden)
+            would = ", ".join(f"{n} = {getattr(fit, n)}" for n in fit.overridden)
+            raise ModelError(
+                f"memory does not hold {set_to}, as it is set ({self._failed.how}), but would hold "
+                f"{would}: set that, leave it at auto, or close other programs"
+            )
+        free_bytes = max(self.free_bytes - shape.size_bytes, 0)
+        self._store(shape).write(
+            RememberedFit(fit=fit, free_bytes=free_bytes, how=self._failed.how)
+        )
+
+    def _store(self, shape: ModelShape) -> MeasurementStore[RememberedFit]:
+        """One for each model and device, and for what the owner has set."""
+        options = self._options
+        names = ("n_ctx", "n_kv", "n_parallel", "n_gpu_layers", "kv_cache_type", "n_prefix_cached")
+        settings = [getattr(options, name) for name in names]
+        sizes = shape.n_ctx_train, shape.size_bytes, shape.kv_bytes_per_cell, shape.is_gguf
+        facts = *sizes, total_memory(), options.deterministic, *settings
+        key = f"fit-{fingerprint(*facts)}"
+        return MeasurementStore(options.cache_dir, key, RememberedFit)
+
+
+def _reserve(n_bytes: int) -> None:
+    """Take this much memory, untouched, and give it back. Raises ModelError."""
+    try:
+        mmap.mmap(-1, n_bytes).close()
+    except (OSError, MemoryError) as error:
+        raise ModelError(
+            f"the model is loaded, but serving takes {n_bytes >> 20} MiB more: cannot allocate "
+            f"memory ({error})"
+        ) from error
+
+
+def _layers_in(gpu_bytes: int, fit: ContextFit, shape: ModelShape) -> int:
+    """How many layers' weights and KV cells fit into the memory of a GPU; -1: all."""
+    room = gpu_bytes - _GPU_LEFT_BYTES - shape.compute_bytes(fit.n_batch, fit.n_kv)
+    n = int(max(room, 0) / ((shape.size_bytes + fit.kv_bytes) / shape.n_layers))
+    return -1 if n >= shape.n_layers else n
