@@ -26,6 +26,10 @@ N_CHECKED = 16
 far ahead are seldom right."""
 
 
+NO_MEMORY = (MemoryError, OSError)
+"""What Python raises where the system gives no memory."""
+
+
 class KvFull(Exception):
     """The KV cache has no room for the batch; nothing was changed."""
 
@@ -84,7 +88,8 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
 
 
 def saved_kv(n_bytes: int) -> SavedKv:
-    """An array for a state, whose memory returns to the system at once when nothing needs it."""
+    """An array for a state, whose memory returns to the system at once when nothing needs it.
+    Raises OSError when the system has none."""
     return np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype=np.uint8)[:n_bytes]
 
 

@@ -86,6 +86,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """Its chat template knows tags of reasoning."""
     use_extra_bufts: bool
     """False when weight repacking is off, as after a crash at load."""
+    repacking_fits: bool = True
+    """False: it is off because memory was too small."""
     fim: FimTokens | None = None
     """None: the model cannot fill in the middle."""
     device: str = "CPU"

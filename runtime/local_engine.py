@@ -100,6 +100,19 @@ class LocalEngine:
         library tells it. It must be quick. There is one callback: the last one set."""
         self._supervisor.watch_progress(callback)
 
+    def watch_shortages(self, callback: Callable[[int], None]) -> None:
+        """Call *callback* with the bytes that the worker lacks, in place of telling it at once that
+        nobody has any; answer_shortage() must follow. It must be quick."""
+        self._supervisor.watch_shortages(callback)
+
+    def answer_shortage(self) -> None:
+        """What others could give back is free now."""
+        self._supervisor.answer_shortage()
+
+    def give_back(self, n_bytes: int) -> None:
+        """Let the worker drop so much of what it can make again."""
+        self._supervisor.give_back(n_bytes)
+
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation | None = None
     ) -> Generator[EngineEvent]:

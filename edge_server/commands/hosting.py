@@ -131,11 +131,11 @@ class Hosting:
             yield router
 
 
-def _start(entry: ModelEntry, options: EngineOptions, name: str) -> LocalEngine:
+def _start(entry: ModelEntry, options: EngineOptions, name: str, most_bytes: int) -> LocalEngine:
     if entry.note:
         print_note(f"spillover: {entry.note}")
     convert_if_needed(entry.path.absolute(), options)
-    return LocalEngine(entry.path, options, name=name)
+    return LocalEngine(entry.path, options, name=name, most_bytes=most_bytes)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def smaller(failed: FailedFit, options: EngineOptions, shape: ModelShape) -> Con
     for fixed in (firm,) if failed.has_served else (firm, frozenset[str]()):
         for step in steps:
             found = step(fit, shape, fixed)
-            if found is None or (options.deterministic and found.n_batch < fit.n_batch):
+            if found is None or not _is_allowed(found, fit, options):
                 continue
             overridden = {n for n in kept if getattr(found, n) != getattr(fit, n)}
             return structs.replace(
@@ -62,6 +62,13 @@ def smaller(failed: FailedFit, options: EngineOptions, shape: ModelShape) -> Con
                 warnings=(),
             )
     return None
+
+
+def _is_allowed(found: ContextFit, fit: ContextFit, options: EngineOptions) -> bool:
+    """Whether a step helps, and keeps what no layout may change."""
+    if found.n_batch < fit.n_batch:
+        return not options.deterministic
+    return options.use_extra_bufts or found.use_extra_bufts == fit.use_extra_bufts
 
 
 def _fewer_gpu_layers(

@@ -24,7 +24,7 @@ KV_SHARE_OF_FREE_MEMORY = 0.25
 MAX_KV_BYTES_DEFAULT = 2 * 2**30
 """llama.cpp touches the whole KV cache at load, so its default size stays modest."""
 _MOST_KV_SHARE = 0.75
-"""Of the free memory, for LEAST_N_CTX tokens, or for those that the owner asks for."""
+"""Of the free memory, for the tokens that the owner asks for."""
 _COMPUTE_SHARE = 1 / 8
 """Of the free memory, for what calls compute; beyond that they have fewer tokens."""
 
@@ -46,7 +46,7 @@ class ContextFit(Struct, frozen=True, kw_only=True):
     n_gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1
     """-1: all, if there is a GPU."""
     use_extra_bufts: bool = True
-    """llama.cpp may repack the weights."""
+    """There is memory for weights that llama.cpp repacks."""
     kv_bytes: Annotated[int, Meta(ge=0)] = 0
     warnings: tuple[str, ...] = ()
     reason: str = ""
@@ -92,7 +92,6 @@ def fit_context(options: EngineOptions, shape: ModelShape, free_bytes: int) -> C
         n_batch=N_BATCH if options.deterministic else _batch_for(free_bytes, shape, n_kv),
         kv_cache_type=kv_format,
         n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
-        use_extra_bufts=options.use_extra_bufts,
     )
     fit = with_bytes(fit, shape)
     return structs.replace(
@@ -104,7 +103,7 @@ def fit_context(options: EngineOptions, shape: ModelShape, free_bytes: int) -> C
 
 def _cells_in(free_bytes: int, cell_bytes: float, shape: ModelShape) -> int:
     budget = min(free_bytes * KV_SHARE_OF_FREE_MEMORY, MAX_KV_BYTES_DEFAULT)
-    n_least = min(LEAST_N_CTX, shape.n_ctx_train, int(free_bytes * _MOST_KV_SHARE / cell_bytes))
+    n_least = min(LEAST_N_CTX, shape.n_ctx_train)  # loading shows whether there is room for it
     return min(max(int(budget / cell_bytes), n_least, CELL_STEP), MAX_N_KV_DEFAULT)
 
 

@@ -12,6 +12,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.fit.back_off import FailedFit, LoadStage, smaller
 from spillover.runtime.fit.context_fit import ContextFit, fit_context
+from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import ModelShape
 from spillover.runtime.machine.device import available_memory, memory_floor, total_memory
 from spillover.runtime.options import EngineOptions
@@ -53,12 +54,21 @@ class Planner:
         self._most_bytes = most_bytes
         self._tell = tell
         self._planned: tuple[ModelShape, ContextFit] | None = None
+        self._loaded: ModelShape | None = None
 
     @property
     def free_bytes(self) -> int:
         """What the model may take now, with the floor left to other programs."""
         free = available_memory() - memory_floor()
         return free if self._most_bytes is None else min(free, self._most_bytes)
+
+    @property
+    def spare_bytes(self) -> int:
+        """What the model may still take once it is loaded."""
+        free = available_memory()
+        if self._most_bytes is None or self._loaded is None:
+            return free
+        return min(free, self._most_bytes - self._loaded.size_bytes - COMPUTE_BYTES)
 
     @property
     def is_trying(self) -> bool:
@@ -112,7 +122,7 @@ class Planner:
         assert self._planned is not None, "it was planned before it was loaded"
         shape, fit = self._planned
         _reserve(_SERVING_BYTES + shape.compute_bytes(fit.n_batch, fit.n_kv))
-        self._planned = None
+        self._planned, self._loaded = None, shape
         if self._failed is None or self._failed.has_served:
             return  # what memory lacked for a moment says nothing about the next start
         if fit.overridden:

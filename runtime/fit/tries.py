@@ -41,16 +41,17 @@ class Tries:
     def is_backing_off(self) -> bool:
         return self._n_failed > 0
 
-    def back_off(self, how: str, *, is_shortage: bool) -> bool:
-        """Whether the next worker is to try a smaller layout, after one that has ended. *how* it
-        ended, and whether a shortage of memory may be why, count if it has not refused itself."""
+    def back_off(self, how: str, *, is_shortage: bool) -> FailedFit | None:
+        """What the next worker has to go below, after one that has ended; None: that was not for
+        want of memory, or there were too many tries. *how* it ended, and whether a shortage may be
+        why, count if it has not refused itself."""
         if self._planned is None or not (self._refusal or is_shortage):
-            return False
+            return None
         fit, stage = self._planned
         how = self._refusal or f"the worker {how}"
         self.failed = FailedFit(fit=fit, stage=stage, how=how, has_served=self._has_served)
         self._n_failed += 1
-        return self._n_failed <= MOST_TRIES
+        return self.failed if self._n_failed <= MOST_TRIES else None
 
     def settle(self) -> None:
         """The model is loaded: what failed counts no more."""

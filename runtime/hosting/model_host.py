@@ -243,8 +243,9 @@ class ModelHost:
         failure: SpilloverError | None = None
         engine: LocalEngine | None = None
         try:
-            if self._make_room(residence):
-                engine = self._start(residence)
+            most_bytes = self._make_room(residence)
+            if most_bytes is not None:
+                engine = self._start(residence, most_bytes)
                 residence.card = engine.wait_ready()
         except SpilloverError as error:
             failure = error
@@ -271,10 +272,11 @@ class ModelHost:
         if engine is not None:
             engine.close()
 
-    def _start(self, residence: Residence) -> LocalEngine:
-        engine = residence.spec.start()
+    def _start(self, residence: Residence, most_bytes: int) -> LocalEngine:
+        engine = residence.spec.start(most_bytes)
         engine.watch_deaths(lambda: residence.on_death())
         engine.watch_progress(partial(self._note_progress, residence))
+        engine.watch_shortages(partial(self._relieve, residence, engine))
         with self._changed:
             self._starting = engine
             is_closed = self._closed
@@ -288,9 +290,35 @@ class ModelHost:
                 residence.progress = share
                 self._changed.notify_all()
 
-    def _make_room(self, residence: Residence) -> bool:
-        """Unload others until the model fits; False: nobody waits for it any more. Raises
-        NoRoomForModel, EngineClosed."""
+    def _relieve(self, residence: Residence, engine: LocalEngine, n_bytes: int) -> None:
+        """The worker of *residence* lacks memory: the others drop what they can make again, and
+        the one that is idle and was used least recently leaves. In the reader's thread."""
+        with self._changed:
+            others = [each for each in self._residences if each is not residence and each.engine]
+            idle = [each for each in others if each.is_idle and not each.spec.is_pinned]
+            victim = min(idle, key=lambda each: each.used_at, default=None)
+            for each in others:
+                if each is not victim and each.engine is not None:
+                    each.engine.give_back(n_bytes)
+
+        def unload() -> None:
+            if victim is not None:
+                _log.warning(
+                    "%s is unloaded: memory is short while %s answers",
+                    victim.spec.name,
+                    residence.spec.name,
+                )
+                self._unload(victim)
+            engine.answer_shortage()
+
+        try:
+            threading.Thread(target=unload, name="relief", daemon=True).start()
+        except RuntimeError:  # the system allows no more
+            engine.answer_shortage()
+
+    def _make_room(self, residence: Residence) -> int | None:
+        """Unload others until the model fits; the bytes that it may take then. None: nobody waits
+        for it any more. Raises NoRoomForModel, EngineClosed."""
         needed = residence.spec.needed_bytes()
         try:
             while True:
@@ -299,15 +327,15 @@ class ModelHost:
                     if self._closed:
                         raise EngineClosed(f"{residence.spec.name} was closed")
                     if not residence.waiting:
-                        return False
+                        return None
                     free = self._within_budget(free)
                     victim = self._victim(residence, needed, free)
                     if victim is None:
-                        return True
+                        return max(free, needed)
                     if residence.is_for_background:
                         no_room = NoRoomForModel(residence.spec.name, needed - free)
                         residence.settle_waiting(self._clock(), no_room)
-                        return False
+                        return None
                     victim.is_evicted = True
                     self._changed.notify_all()
                     if victim.n_uses:

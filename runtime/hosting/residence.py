@@ -23,8 +23,8 @@ class ModelSpec:
     """How a model is loaded, and how long it stays."""
 
     name: str
-    start: Callable[[], LocalEngine]
-    """Starts its worker. Raises ModelError."""
+    start: Callable[[int], LocalEngine]
+    """Starts its worker, which may take so many bytes of memory. Raises ModelError."""
     needed_bytes: Callable[[], int]
     """The least memory with which it is loaded. Raises ModelError."""
     keep_alive_s: float | None = None

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import Backend, Tokens
+from spillover.runtime.backend import NO_MEMORY, Backend, Tokens
 from spillover.runtime.engine import PrefixCounts
 from spillover.runtime.kv_cache.kept_sequences import (
     Kept,
@@ -47,8 +47,10 @@ class KvCache:
         options: KvCacheOptions,
         free_bytes: Callable[[], int] = available_memory,
         wake: Callable[[], None] = lambda: None,
+        ask_for_memory: Callable[[int], None] | None = None,
     ) -> None:
-        """*wake* is called in other threads when there is something for take_fetched()."""
+        """*wake* is called in other threads when there is something for take_news().
+        *ask_for_memory* asks others for so many bytes; note_memory_answer() must follow."""
         info = backend.info
         self._backend = backend
         self._saver = backend.saver
@@ -63,7 +65,11 @@ class KvCache:
             is_returned=info.returns_kv,
             free_bytes=free_bytes,
             reclaim=self._saved.reclaim,
+            ask=ask_for_memory,
         )
+        self._wake = wake
+        self._n_wanted_back = 0
+        self._has_answer = False
         self._disk = None if options.disk is None else PrefixDisk(self._saved, options.disk, wake)
         self._unsaveable: set[int] = set()
         self._ids = list(range(info.n_seq))
@@ -91,12 +97,32 @@ class KvCache:
             n_written=0 if self._disk is None else self._disk.n_written,
         )
 
-    # --- what is on disk --------------------------------------------------------------------
+    # --- what others do meanwhile -------------------------------------------------------------
+
+    def give_back(self, n_bytes: int) -> None:
+        """Drop so much of what is saved, soon. Any thread may call it."""
+        self._n_wanted_back = n_bytes
+        self._wake()
+
+    def note_memory_answer(self) -> None:
+        """What others could give back is free. Any thread may call it."""
+        self._has_answer = True
+        self._wake()
 
     @property
-    def is_fetching(self) -> bool:
-        """Whether a prompt waits for the disk."""
-        return self._disk is not None and self._disk.is_reading
+    def is_waiting(self) -> bool:
+        """Whether a prompt waits for the disk, or for others that give memory back."""
+        return self._memory.is_waiting or (self._disk is not None and self._disk.is_reading)
+
+    def take_news(self) -> bool:
+        """Do what other threads have asked for; whether a prompt that waits may be tried again."""
+        n_bytes, self._n_wanted_back = self._n_wanted_back, 0
+        if n_bytes:
+            self._saved.reclaim(n_bytes)
+        has_answer, self._has_answer = self._has_answer, False
+        if has_answer:
+            self._memory.note_answer()
+        return (self._disk is not None and self._disk.take()) or has_answer
 
     def fetch(self, tokens: Tokens, live: Sequence[tuple[int, Tokens]]) -> bool:
         """Whether *tokens* should wait, since more of them is being read from disk than is here."""
@@ -106,10 +132,6 @@ class KvCache:
         saved = self._saved.find(tokens)
         n_there = max(match.n_tokens if match else 0, saved.n_tokens if saved else 0)
         return self._disk.fetch(tokens, n_there, self._memory.has_spare)
-
-    def take_fetched(self) -> bool:
-        """Whether something has just been read from disk."""
-        return self._disk is not None and self._disk.take()
 
     def close(self) -> None:
         """End the threads that read and write files."""
@@ -212,7 +234,12 @@ class KvCache:
             n_bytes = saver.saved_bytes(seq, origin, end)
             if not (saved.make_room(n_bytes) and self._memory.has_spare(n_bytes)):
                 return False
-            if not saved.put(tokens[:end], origin, saver.save(seq, origin, end)):
+            try:
+                state = saver.save(seq, origin, end)
+            except NO_MEMORY:  # a limit of the process, which free_bytes does not know
+                saved.reclaim(n_bytes)
+                return False
+            if not saved.put(tokens[:end], origin, state):
                 return False
         return True
 

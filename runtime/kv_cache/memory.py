@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 
 from spillover.runtime.backend import BackendInfo
@@ -12,6 +13,9 @@ from spillover.runtime.options import EngineOptions
 
 _STEP = 512
 """The system is asked once for this many cells: that takes about a tenth of a millisecond."""
+
+_ASK_AGAIN_S = 5.0
+"""Others are not asked for memory more often."""
 
 _SAVED_SHARE = 0.25
 _MOST_SAVED_BYTES = 2 * 2**30
@@ -22,7 +26,8 @@ _log = logging.getLogger(__name__)
 class KvMemory:
     """Counts the cells for which there was memory. *bytes_per_cell* 0: all of it is taken already,
     and every number of cells is allowed. *is_returned*: cells that become free return theirs.
-    *reclaim* gives back so many bytes, as far as it holds them, of what can be made again."""
+    *reclaim* gives back so many bytes, as far as it holds them, of what can be made again; then
+    *ask* asks others for them."""
 
     def __init__(
         self,
@@ -31,11 +36,18 @@ class KvMemory:
         is_returned: bool,
         free_bytes: Callable[[], int] = available_memory,
         reclaim: Callable[[int], None] = lambda n_bytes: None,
+        ask: Callable[[int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bytes_per_cell = bytes_per_cell
         self._is_returned = is_returned
         self._free_bytes = free_bytes
         self._reclaim = reclaim
+        self._ask = ask
+        self._clock = clock
+        self._asked_at = float("-inf")
+        self.is_waiting = False
+        """Others were asked and have not answered yet."""
         self._left_bytes = memory_floor()
         self._n_cells = 0
         self._was_refused = False
@@ -59,7 +71,19 @@ class KvMemory:
         if missing_bytes > 0:
             self._reclaim(missing_bytes)
             missing_bytes = self._missing_bytes(n_bytes)
+        if missing_bytes > 0:
+            self._ask_others(missing_bytes)
         return missing_bytes <= 0
+
+    def _ask_others(self, n_bytes: int) -> None:
+        now = self._clock()
+        if self._ask is not None and not self.is_waiting and now - self._asked_at > _ASK_AGAIN_S:
+            self.is_waiting, self._asked_at = True, now
+            self._ask(n_bytes)
+
+    def note_answer(self) -> None:
+        """Others have given back what they could."""
+        self.is_waiting = False
 
     def _missing_bytes(self, n_bytes: float) -> int:
         return math.ceil(n_bytes - self._free_bytes() + self._left_bytes)

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from spillover.runtime.backend import KvFull, Rows, SavedKv
+from spillover.runtime.backend import NO_MEMORY, KvFull, Rows, SavedKv
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
@@ -37,6 +37,10 @@ _LEAST_ROWS = 32
 _MOST_FETCHED = 16
 """How many cells are worth fetching from the main context for each token that a better layout
 reads."""
+
+
+NO_ROOM = (KvFull, ModelError, *NO_MEMORY)
+"""What ends a read that decode() can make instead."""
 
 
 class Reading(Struct):
@@ -119,10 +123,10 @@ class PrefillContext:
 
         Raises KvFull when *main* has no room, DecodeAborted, DecodeFailed.
         """
-        reading = self.prepare(batch, main)
         try:
+            reading = self.prepare(batch, main)
             read = self.run(reading)
-        except (KvFull, ModelError):
+        except NO_ROOM:
             self.close()
             return None
         except BaseException:
@@ -155,7 +159,7 @@ class PrefillContext:
     def run(self, reading: Reading) -> Read:
         """Evaluate a batch. After an exception nothing else may be called but close().
 
-        Raises KvFull, DecodeAborted, DecodeFailed, ModelError.
+        Raises KvFull, DecodeAborted, DecodeFailed, ModelError, and NO_MEMORY.
         """
         context = self._with_cells(reading.n_cells, reading.dropped)
         context.set_threads(self.n_threads)

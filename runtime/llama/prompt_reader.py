@@ -6,10 +6,9 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
-from spillover.runtime.backend import KvFull, Rows
-from spillover.runtime.errors import ModelError
+from spillover.runtime.backend import NO_MEMORY, Rows
 from spillover.runtime.llama.context import LlamaContext
-from spillover.runtime.llama.prefill_context import PrefillContext, Read, Reading
+from spillover.runtime.llama.prefill_context import NO_ROOM, PrefillContext, Read, Reading
 
 
 class LlamaPromptReader:
@@ -47,7 +46,11 @@ class LlamaPromptReader:
         prefill = None if self._is_broken else self._prefill_for(batch)
         if prefill is None:
             return False
-        reading = prefill.prepare(batch, self._main)
+        try:
+            reading = prefill.prepare(batch, self._main)
+        except NO_MEMORY:
+            prefill.close()
+            return False
         read: Future[Read] = Future()
         thread = threading.Thread(
             target=_run, args=(prefill, reading, read, on_end), name="prompt reader"
@@ -71,7 +74,7 @@ class LlamaPromptReader:
             read = self._read.result()
         except BaseException as error:
             prefill.close()
-            if isinstance(error, KvFull | ModelError):
+            if isinstance(error, NO_ROOM):
                 # It should have fitted. Nothing was changed, and decode() can read the prompt.
                 self._is_broken = True
                 return False

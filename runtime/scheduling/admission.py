@@ -59,7 +59,7 @@ class Admission:
             if first.waits_for_leader or self._fetches(first):
                 break
             if not self._start(first):
-                if queues.n_running:
+                if queues.n_running or self._kv.is_waiting:
                     break
                 # The system has no memory for it, and no other sequence will free any.
                 self._departure.finish(first, "length")

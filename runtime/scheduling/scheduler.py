@@ -70,6 +70,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[], int] = available_memory,
         embeddings: EmbeddingQueue | None = None,
+        ask_for_memory: Callable[[int], None] | None = None,
     ) -> None:
         self._backend = backend
         self._n_ctx = options.n_ctx
@@ -84,7 +85,7 @@ class Scheduler:
             has_fixed_slices=options.has_fixed_slices,
         )
         self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
-        self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake)
+        self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake, ask_for_memory)
         self._queues = Queues(options.n_parallel)
         self._speculation: Speculation | None = None
         if options.speculates:
@@ -149,6 +150,14 @@ class Scheduler:
         """Compute with less power from the next step on, or with all again."""
         self._must_save_power = is_on
 
+    def give_back(self, n_bytes: int) -> None:
+        """Drop so much of what is saved of finished conversations, soon."""
+        self._kv.give_back(n_bytes)
+
+    def note_memory_answer(self) -> None:
+        """Others have given back what they could."""
+        self._kv.note_memory_answer()
+
     def stop(self) -> None:
         """Make run() return after the current step."""
         self._inbox.stop()
@@ -205,7 +214,7 @@ class Scheduler:
         orders = self._inbox.take(wait_s=self._patience_s())
         if orders is None:
             return False
-        if self._kv.take_fetched():
+        if self._kv.take_news():
             self._queues.may_admit = True
         if self._must_save_power != self._saves_power and not self._beside.is_reading:
             self._saves_power = self._must_save_power
@@ -229,7 +238,7 @@ class Scheduler:
         queues = self._queues
         if self._embeddings:
             return 0
-        if self._kv.is_fetching and not (queues.n_running or queues.may_admit):
+        if self._kv.is_waiting and not (queues.n_running or queues.may_admit):
             return None
         if queues.is_idle:
             is_done = self._measurement.is_done or self._beside.is_reading

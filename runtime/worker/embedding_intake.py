@@ -125,7 +125,7 @@ class EmbeddingIntake:
         try:
             serve(command)
         except (InvalidRequest, EngineBusy) as error:
-            assert not isinstance(command, protocol.SavePower | protocol.Quit)
+            assert not isinstance(command, protocol.WithoutId)
             self._send(rejected(command.id, error))
 
     def _serve_long(self, command: protocol.Command) -> None:

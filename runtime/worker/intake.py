@@ -77,6 +77,10 @@ class Intake:
                 self._cancel(command.id)
             case protocol.SavePower():
                 self._scheduler.save_power(is_on=command.is_on)
+            case protocol.GiveBack():
+                self._scheduler.give_back(command.n_bytes)
+            case protocol.MemoryAnswer():
+                self._scheduler.note_memory_answer()
             case _ if isinstance(command, LongCommand) and self._takes_long(command):
                 self._answer(command, self._long_texts.add)
             case _:
@@ -91,7 +95,7 @@ class Intake:
         try:
             serve(command)
         except (InvalidRequest, EngineBusy) as error:
-            assert not isinstance(command, protocol.SavePower | protocol.Quit)
+            assert not isinstance(command, protocol.WithoutId)
             self._send(rejected(command.id, error))
 
     def _serve(self, command: protocol.Command) -> None:

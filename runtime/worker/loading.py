@@ -175,6 +175,7 @@ def _card(
         kv_bytes=fit.kv_bytes,
         kv_cache_type=fit.kv_cache_type,
         n_batch=info.n_batch,
+        repacking_fits=fit.use_extra_bufts,
         layout=fit.in_words(),
         layout_reason=fit.reason,
         n_parallel=fit.n_parallel,

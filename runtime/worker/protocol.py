@@ -93,13 +93,36 @@ class SavePower(Struct, frozen=True, kw_only=True, tag=True):
     is_on: bool
 
 
+class GiveBack(Struct, frozen=True, kw_only=True, tag=True):
+    """Drop so much of what can be made again: another model needs the memory."""
+
+    n_bytes: int
+
+
+class MemoryAnswer(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to MemoryShort: what others could give back is free now."""
+
+
 class Quit(Struct, frozen=True, kw_only=True, tag=True):
     """Last frame to a worker: it saves what it has measured and ends."""
 
 
 Command: TypeAlias = (
-    Submit | Embed | Cancel | AskTokens | AskBytes | AskPrompt | AskStatus | SavePower | Quit
+    Submit
+    | Embed
+    | Cancel
+    | AskTokens
+    | AskBytes
+    | AskPrompt
+    | AskStatus
+    | SavePower
+    | GiveBack
+    | MemoryAnswer
+    | Quit
 )
+
+
+WithoutId: TypeAlias = SavePower | GiveBack | MemoryAnswer | Quit
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag=True):
@@ -125,6 +148,12 @@ class LoadFailed(Struct, frozen=True, kw_only=True, tag=True):
     message: str
     shortage: str = ""
     """How it showed that memory did not hold the layout: a smaller one may do."""
+
+
+class MemoryShort(Struct, frozen=True, kw_only=True, tag=True):
+    """The worker lacks so much memory: what can others give back?"""
+
+    n_bytes: int
 
 
 class Events(Struct, frozen=True, kw_only=True, tag=True):
@@ -183,6 +212,7 @@ Report: TypeAlias = (
     | Planned
     | LoadProgress
     | LoadFailed
+    | MemoryShort
     | Events
     | Rejected
     | Tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -23,9 +22,7 @@ from spillover.runtime.errors import (
 )
 from spillover.runtime.fit.tries import Tries
 from spillover.runtime.machine.device import gpu_names, power_now
-from spillover.runtime.machine.memory import count_oom_kills
 from spillover.runtime.machine.power_saving import PowerSaver
-from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.dispatcher import Dispatcher
@@ -36,9 +33,6 @@ from spillover.runtime.worker.worker_process import WorkerProcess, describe_exit
 
 STATUS_TIMEOUT_S = 3.0
 """A worker that does not report its status within this time hangs."""
-
-_SYSTEM = SystemFiles()
-_SIGKILL = getattr(signal, "SIGKILL", 0)
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +58,6 @@ class Supervisor:
         self._choice = choice
         self._most_bytes = most_bytes
         self._tries = Tries()
-        self._n_oom_kills: int | None = None
         self._changed = threading.Condition()
         self.dispatcher = Dispatcher(name, options, self._changed)
         self._detail = ""
@@ -79,6 +72,7 @@ class Supervisor:
         self._heartbeat: Heartbeat | None = None
         self._on_death: Callable[[], None] = lambda: None
         self._on_progress: Callable[[float], None] = lambda share: None
+        self._on_shortage: Callable[[int], None] = lambda n_bytes: self.answer_shortage()
         with self._changed:
             self._launch()
 
@@ -146,6 +140,23 @@ class Supervisor:
         """Call *callback* with the share of the weights that a loading worker has read."""
         self._on_progress = callback
 
+    def watch_shortages(self, callback: Callable[[int], None]) -> None:
+        """Call *callback* with the bytes that the worker lacks; answer_shortage() must follow."""
+        self._on_shortage = callback
+
+    def answer_shortage(self) -> None:
+        """What others could give back is free now."""
+        self._send(protocol.MemoryAnswer())
+
+    def give_back(self, n_bytes: int) -> None:
+        """Let the worker drop so much of what can be made again."""
+        self._send(protocol.GiveBack(n_bytes=n_bytes))
+
+    def _send(self, command: protocol.Command) -> None:
+        with self._changed:
+            if self._worker is not None and self.dispatcher.state == "ready":
+                self._worker.send(command)
+
     def _launch(self) -> None:
         """Start a worker; the lock is held."""
         order = protocol.Load(
@@ -157,7 +168,6 @@ class Supervisor:
             most_bytes=self._most_bytes,
         )
         self._tries.begin()
-        self._n_oom_kills = count_oom_kills(_SYSTEM)
         try:
             self._worker = WorkerProcess(order, self._on_report, self._on_end)
         except (OSError, RuntimeError) as error:  # no memory, no descriptor, no thread is left
@@ -207,6 +217,8 @@ class Supervisor:
             case protocol.LoadFailed():
                 with self._changed:
                     self._cannot_load(report.message)
+            case protocol.MemoryShort():
+                self._on_shortage(report.n_bytes)
             case _:
                 self.dispatcher.receive(report)
 
@@ -309,21 +321,24 @@ class Supervisor:
     def _has_run_short(self, status: int, how: str, *, was_loading: bool) -> bool:
         """Whether the worker has ended for want of memory, so that the next one tries a smaller
         layout; the lock is held."""
-        n_oom_kills = count_oom_kills(_SYSTEM)
-        is_oom_kill = n_oom_kills is not None and n_oom_kills != self._n_oom_kills
-        is_shortage = is_oom_kill if status == -_SIGKILL else status == EXIT_SHORTAGE
-        if was_loading and (self._tries.is_backing_off or not self._options.use_extra_bufts):
-            is_shortage |= status in MAYBE_SHORTAGE
-        if not self._tries.back_off(how, is_shortage=is_shortage):
+        if self.dispatcher.state == "loading" and self._leaves_conversion(status):
             return False
-        failed = self._tries.failed
-        assert failed is not None, "it backs off from that"
-        _log.info("%s: %s did not fit (%s)", self._name, failed.fit.in_words(), failed.how)
-        return True
+        is_shortage = status == EXIT_SHORTAGE
+        may_be_crash = status < 0 and self._options.use_extra_bufts
+        if was_loading and (self._tries.is_backing_off or not may_be_crash):
+            is_shortage |= status in MAYBE_SHORTAGE
+        failed = self._tries.back_off(how, is_shortage=is_shortage)
+        if failed is not None:
+            _log.info("%s: %s did not fit (%s)", self._name, failed.fit.in_words(), failed.how)
+        return failed is not None
+
+    def _leaves_conversion(self, status: int) -> bool:
+        """Whether the file itself, which takes less memory, is served after such an end."""
+        is_death = status < 0 or status == EXIT_SHORTAGE
+        return is_death and bool(self._choice.conversion) and not self._choice.llama_problem
 
     def _after_death_at_load(self, status: int, how: str) -> None:
-        has_conversion = self._choice.conversion is not None
-        if status < 0 and has_conversion and not self._choice.llama_problem:
+        if self._leaves_conversion(status):
             reason = f"the worker {how} while it loaded the file's conversion"
             _log.warning("%s: %s; llama.cpp loads the file itself now", self._name, reason)
             self._choice = EngineChoice(engine="llama", reason=reason)

@@ -34,7 +34,6 @@ from spillover.runtime.fit.planner import Planner
 from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
-from spillover.runtime.machine.device import available_memory
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.cost_measurement import (
     NOTHING_TO_MEASURE,
@@ -119,7 +118,7 @@ def main() -> None:
     if isinstance(model, LoadedEmbedder):
         _serve_embedder(model, order.options, commands, writer)
     else:
-        _serve(model, order.options, commands, writer)
+        _serve(model, order.options, planner.spare_bytes, commands, writer)
     logging.shutdown()
     # Skip the rest of the interpreter's shutdown, which is slow: nothing is left to write.
     os._exit(0)
@@ -201,7 +200,11 @@ def _serve_embedder(
 
 
 def _serve(
-    model: LoadedModel, options: EngineOptions, commands: io.BufferedReader, writer: FrameWriter
+    model: LoadedModel,
+    options: EngineOptions,
+    spare_bytes: int,
+    commands: io.BufferedReader,
+    writer: FrameWriter,
 ) -> None:
     info = model.backend.info
     store = MeasurementStore(options.cache_dir, model.fingerprint, SavedCostTables)
@@ -219,7 +222,7 @@ def _serve(
             max_gap_s=options.max_gap_ms / 1e3,
             kept=KvCacheOptions(
                 n_kept=options.n_prefix_cached,
-                saved_bytes=saved_prefix_bytes(options, info, available_memory()),
+                saved_bytes=saved_prefix_bytes(options, info, spare_bytes),
                 disk=_prefix_disk(model, options),
             ),
             has_fixed_slices=options.deterministic,
@@ -228,6 +231,7 @@ def _serve(
         writer.events,
         measurement,
         embeddings=queue,
+        ask_for_memory=lambda n_bytes: writer.send(protocol.MemoryShort(n_bytes=n_bytes)),
     )
     writer.send(protocol.Ready(card=model.card))
     last_use = LastUse(options.cache_dir, model.fingerprint)

@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from spillover.runtime.machine.memory import count_oom_kills
+from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineName
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.command_writer import CommandWriter
@@ -45,6 +47,7 @@ class WorkerProcess:
         self._on_report = on_report
         self._on_end = on_end
         first_frame = protocol.encode(order)
+        self._n_oom_kills = count_oom_kills(SystemFiles())
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -102,10 +105,17 @@ class WorkerProcess:
             finally:
                 # Its output can no longer be read, so it must not go on alone.
                 self._process.kill()
-                status = self._process.wait()
+                status = self._status(self._process.wait())
                 self._commands.close()
                 stdout.close()
                 self._on_end(status)
+
+    def _status(self, status: int) -> int:
+        """EXIT_SHORTAGE where the system has ended the worker because memory ran out."""
+        n_oom_kills = count_oom_kills(SystemFiles())
+        is_oom_kill = n_oom_kills is not None and n_oom_kills != self._n_oom_kills
+        is_killed = status == -getattr(signal, "SIGKILL", 0)
+        return EXIT_SHORTAGE if is_killed and is_oom_kill else status
 
 
 def environment(engine: EngineName) -> dict[str, str]:

@@ -74,7 +74,7 @@ class _Device:
     def wait(self, kv: KvCache) -> None:
         self._woken.wait()
         self._woken.clear()
-        kv.take_fetched()
+        kv.take_news()
 
 
 def run(model: Path, figures: Figures, repeat: int) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -172,6 +173,37 @@ def test_an_abandoned_model_says_why(tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert "SIGKILL" in refused.json()["error"]["message"]
     assert server.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit and /proc are Linux's")
+def test_the_endpoint_lives_and_streams_end_when_the_worker_gets_no_more_memory(
+    tmp_path: Path,
+) -> None:
+    import resource
+
+    server = Server(tmp_path, "--parallel", "4")
+    body = {"prompt": "Once upon a time. " * 60, "max_tokens": 40, "stream": True}
+
+    def stream(n: int) -> list[str]:
+        asked = body | {"prompt": f"{n}: {body['prompt']}"}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=asked, timeout=60) as answer:
+            return [line for line in answer.iter_lines() if line]
+
+    try:
+        (worker,) = psutil.Process(server.process.pid).children()
+        limit = worker.memory_info().vms + (1 << 20)
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (limit, limit))
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(stream, range(4)))
+        assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
+        after = stream(5)
+    finally:
+        assert server.stop() == 0
+    for lines in (*answers, after):
+        assert lines[-1] == "data: [DONE]"
+        ends = [line for line in lines if '"finish_reason":"' in line or '"error"' in line]
+        assert ends, "it says how it ended"
+    assert not any('"error"' in line for line in after)
 
 
 def test_a_model_may_have_several_names(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_model_that_was_found_is_made_once_and_anew_when_its_file_has_moved(
     with ModelHost() as host:
 
         def hosted(name: str) -> HostedModel:
-            def start() -> LocalEngine:
+            def start(most_bytes: int) -> LocalEngine:
                 raise AssertionError("nobody asks it")
 
             return HostedModel(host, host.add(ModelSpec(name=name, start=start, needed_bytes=int)))
@@ -300,7 +300,7 @@ def test_under_another_server_a_question_waits_too(tmp_path: Path) -> None:
     with ModelHost() as host:
         spec = ModelSpec(
             name="tales",
-            start=lambda: LocalEngine(path, options, name="tales"),
+            start=lambda most_bytes: LocalEngine(path, options, name="tales"),
             needed_bytes=lambda: 0,
         )
         engine = HostedModel(host, host.add(spec))

@@ -208,7 +208,8 @@ def check_engine(findings: Findings, settings: Settings) -> None:
     )
     for warning in card.warnings:
         findings.add(warning, "see docs/configuration.md", blocks=False)
-    if settings.engine.use_extra_bufts and not card.use_extra_bufts:
+    crashed = card.repacking_fits and not card.use_extra_bufts
+    if settings.engine.use_extra_bufts and crashed:
         findings.add(
             "llama.cpp crashed while repacking weights, so repacking is off and prompts are read "
             "more slowly (compilers older than GCC 13 break AMX)",

@@ -170,7 +170,7 @@ def test_the_tries_are_bounded_and_begin_anew_when_the_model_is_loaded() -> None
     def back_off() -> bool:
         tries.begin()
         tries.plan(fit, "context")
-        return tries.back_off("died", is_shortage=True)
+        return tries.back_off("died", is_shortage=True) is not None
 
     assert [back_off() for _ in range(MOST_TRIES + 1)] == [True] * MOST_TRIES + [False]
     tries.settle()

@@ -21,7 +21,10 @@ from spillover.runtime.hosting.model_host import ModelHost
 from spillover.runtime.hosting.residence import ModelSpec, Residence
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.protocol import MemoryShort
 from tests.answers import ask, end_of, text_of
+from tests.edge_server.places import wait_until
+from tests.gguf_edit import with_values
 
 GGUF, ONNX = "storyteller", "storyteller-onnx"
 ONE_MODEL = 300 * 2**20
@@ -49,11 +52,11 @@ class Place:
         options = EngineOptions(n_threads=1, n_parallel=2, cache_dir=self.folder)
         file = path or find(name).path
 
-        def start() -> LocalEngine:
+        def start(most_bytes: int) -> LocalEngine:
             self.loads.append(name)
             self.started.set()
             assert self.gate.wait(60)
-            return LocalEngine(file, options, name=name)
+            return LocalEngine(file, options, name=name, most_bytes=most_bytes)
 
         fields = {"needed_bytes": lambda: needed_bytes(file, options), **spec}
         return HostedModel(self.host, self.host.add(ModelSpec(name=name, start=start, **fields)))  # type: ignore[arg-type]  # by name
@@ -264,6 +267,48 @@ def test_a_model_that_does_not_fit_is_refused_and_nobody_is_unloaded_for_it(
         list(huge.stream(ask()))
     assert 2**49 < refused.value.missing_bytes < 2**50
     assert [model.state().state for model in loaded] == ["loaded", "loaded"]
+
+
+def test_a_model_that_lacks_memory_gets_that_of_those_that_nobody_uses(
+    make: Callable[..., Place],
+) -> None:
+    """Others drop what they have saved, and the idle one that was used least recently leaves."""
+    place = make()
+    names = ("pinned", "old", "new", "asks")
+    pinned, old, new, asks = (
+        place.model(name, find(GGUF).path, is_pinned=name == "pinned") for name in names
+    )
+    for n in range(12):  # more than stay in the KV cache itself
+        list(pinned.stream(ask(f"Tale {n} of a fox and a hen.", max_tokens=2)))
+    assert pinned.status().prefixes.n_saved > 0
+    for model in (old, new):
+        model.wait_ready()
+    with closing(begun(asks)) as running:
+        engine = asks._residence.engine
+        assert engine is not None
+        report = MemoryShort(n_bytes=1 << 40)
+        engine._supervisor._on_report(report)
+        place.wait_until(lambda: old.state().state == "unloaded")
+        assert [each.state().state for each in (pinned, new, asks)] == ["loaded"] * 3
+        engine._supervisor._on_report(report)
+        place.wait_until(lambda: new.state().state == "unloaded")
+        engine._supervisor._on_report(report)  # nobody is left, which is an answer, too
+        assert end_of(list(running)).usage.completion_tokens == 40
+    assert pinned.state().state == "loaded"
+    wait_until(lambda: pinned.status().prefixes.n_saved == 0)
+    assert text_of(old.stream(ask(max_tokens=4)))
+
+
+def test_a_model_is_laid_out_for_the_memory_that_it_may_take(
+    make: Callable[..., Place], tmp_path: Path
+) -> None:
+    """It used to be laid out for all that the device has, whatever the budget was."""
+    file = with_values(find(GGUF).path, tmp_path / "long.gguf", {"llama.context_length": 65_536})
+    place = make(budget_bytes=ONE_MODEL)
+    model = place.model("long", file)
+    card = model.wait_ready()
+    assert card.kv_bytes <= ONE_MODEL / 4
+    assert model.state().held_bytes <= ONE_MODEL
 
 
 def test_a_pinned_model_does_not_make_room(make: Callable[..., Place]) -> None:

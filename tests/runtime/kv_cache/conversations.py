@@ -94,7 +94,7 @@ class Conversations:
         """Until a thread has moved something between memory and disk."""
         assert self._woken.wait(60)
         self._woken.clear()
-        self._kv.take_fetched()
+        self._kv.take_news()
 
     def close(self) -> None:
         self._kv.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +156,24 @@ def test_saved_states_are_given_back_when_memory_is_short(backend: Backend) -> N
     for prompt in prompts:
         wanted = conversations.cold(prompt)
         assert close(backend, conversations.answer(prompt), wanted)
+
+
+def test_a_state_for_which_the_system_has_no_memory_is_not_saved(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker used to end, and its answers with it, where a limit was what lacked."""
+    conversations = Conversations(backend)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backend.saver), "save", refuse)
+        for salt in range(4):
+            conversations.answer(text(100, salt))
+    assert conversations.counts.n_saved == 0
+    conversations.answer(text(100, 5))
+    assert conversations.counts.n_saved > 0
 
 
 def test_the_prefix_cache_gets_a_share_of_what_the_model_leaves(backend: Backend) -> None:

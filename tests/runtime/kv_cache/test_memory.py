@@ -81,3 +81,31 @@ def test_the_owner_is_told_once_for_each_shortage(caplog: pytest.LogCaptureFixtu
         system.n_cells = 0
         assert not memory.allows(9000)
     assert len(caplog.records) == 2
+
+
+def test_others_are_asked_when_nothing_of_its_own_is_left() -> None:
+    """One after the other, and not again and again."""
+    system, now = System(10), 100.0
+    asked: list[int] = []
+    given_back: list[int] = []
+    memory = KvMemory(
+        CELL_BYTES,
+        is_returned=False,
+        free_bytes=system.free_bytes,
+        reclaim=given_back.append,
+        ask=asked.append,
+        clock=lambda: now,
+    )
+    assert memory.has_spare(0)
+    assert not asked
+    for _ in range(3):
+        assert not memory.has_spare(100 * CELL_BYTES)
+    assert len(given_back) == 3
+    assert len(asked) == 1
+    assert memory.is_waiting
+    memory.note_answer()
+    assert not memory.has_spare(100 * CELL_BYTES)
+    assert (len(asked), memory.is_waiting) == (1, False)
+    now += 10.0
+    assert not memory.has_spare(100 * CELL_BYTES)
+    assert (len(asked), memory.is_waiting) == (2, True)

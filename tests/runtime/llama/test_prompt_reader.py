@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -319,6 +321,27 @@ def test_without_memory_for_it_decode_must_read(model_path: Path) -> None:
     assert not reader_of(backend).start(batch, lambda: None)
     free_bytes = 1 << 34
     read_beside(backend, batch)
+    backend.close()
+
+
+def test_without_memory_for_a_copy_of_its_cells_decode_must_read(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to end the worker."""
+    backend = LlamaBackend(model_path, CONFIG)
+
+    def refuse(n_bytes: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    tokens = prompt(200)
+    read_here(backend, 0, tokens[:100])
+    rest = [Rows(0, 100, tokens[100:], True)]
+    monkeypatch.setattr("spillover.runtime.llama.context.saved_kv", refuse)
+    assert not reader_of(backend).start(rest, lambda: None)  # of those that come before
+    new = [Rows(1, 0, tokens, True)]
+    start(backend, new)
+    assert not reader_of(backend).take([1])  # of those that were read
+    backend.decode(rest)
     backend.close()
 
 

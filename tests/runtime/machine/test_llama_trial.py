@@ -14,6 +14,7 @@ from spillover.runtime.conversions.choice import choose_engine
 from spillover.runtime.errors import ModelError
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.machine import llama_trial
+from spillover.runtime.machine.ggml_devices import devices
 from spillover.runtime.machine.instructions import missing_instructions, processor_flags
 from spillover.runtime.machine.llama_trial import (
     NOT_INSTALLED,
@@ -120,3 +121,13 @@ def test_only_instructions_that_are_known_and_on_count(tmp_path: Path) -> None:
     info = "CPU : NEON = 1 | DOTPROD = 1 | MATMUL_INT8 = 1 | SVE = 0 | NEW_THING = 1 | "
     assert missing_instructions(info, arm) == ("MATMUL_INT8",)
     assert missing_instructions(info, processor_flags(SystemFiles(tmp_path / "none"))) == ()
+
+
+def test_the_installed_library_tells_of_its_devices() -> None:
+    """Its folder has "llama" in its name, too: the libraries beside it were looked for elsewhere,
+    and no GPU was ever found."""
+    library = find_library()
+    if library is None:
+        pytest.skip("llama.cpp is not installed")
+    found = devices(library)
+    assert any(not device["is_gpu"] and device["total_bytes"] for device in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from spillover.models.catalogue import find
 from spillover.runtime.backend import DecodeAborted
 from spillover.runtime.events import Delta, Finished, Prefilling, Queued
 from spillover.runtime.request import Priority
+from tests.answers import end_of
 from tests.runtime.scheduling.watched_loop import MAX_GAP_S, Call, Loop, loop_on
 
 
@@ -208,6 +210,23 @@ def test_where_there_is_no_memory_at_all_an_answer_ends_and_the_next_one_is_take
     loop.free_bytes = 1 << 40
     loop.submit(2, 20, max_tokens=5)
     assert len(_answer_of(loop, 2)) == 5
+
+
+def test_a_prompt_without_memory_waits_for_what_others_give_back(loop: Loop) -> None:
+    """It used to end at once, beside another model that nobody used."""
+    if not loop.scheduler._backend.info.kv_bytes_per_cell:
+        pytest.skip("the KV cache took all its memory at load")
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    loop.free_bytes, loop.on_shortage = 0, asked.put
+    loop.submit(1, 20, max_tokens=5)
+    loop.submit(2, 20, max_tokens=5)
+    assert asked.get(timeout=60) > 0
+    loop.scheduler.cancel(2)  # who waits for it can leave
+    assert end_of([loop.wait_for(2, Finished)]).reason == "cancelled"
+    loop.free_bytes = 1 << 40
+    loop.scheduler.note_memory_answer()
+    assert len(_answer_of(loop, 1)) == 5
+    assert asked.empty()
 
 
 def test_the_background_rests_while_others_are_here_and_reads_nothing_twice(loop: Loop) -> None:

@@ -56,6 +56,8 @@ class Loop:
     ) -> None:
         self.now = 0.0
         self.free_bytes = 1 << 40
+        self.on_shortage: Callable[[int], None] = lambda _: self.scheduler.note_memory_answer()
+        """Nobody else has memory, unless a test says so."""
         self.calls: list[Call] = []
         self.events: queue.SimpleQueue[tuple[int, EngineEvent]] = queue.SimpleQueue()
         self.before_call: Callable[[], None] = lambda: None
@@ -74,6 +76,7 @@ class Loop:
             CostMeasurement(backend, saved, lambda _: None),
             lambda: self.now,
             lambda: self.free_bytes,
+            ask_for_memory=lambda n_bytes: self.on_shortage(n_bytes),
         )  # fmt: skip
         self._take = self.scheduler._inbox.take
         self.scheduler._inbox.take = self._wait  # type: ignore[method-assign]  # on our clock
