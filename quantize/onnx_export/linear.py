@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats, join, quantize
 from spillover.quantize.onnx_export.errors import ExportError
@@ -15,6 +16,8 @@ from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 
 _ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits, so that the products run on integer units."""
+
+_HALF = np.finfo(np.float16)
 
 
 class LinearLayers:
@@ -116,10 +119,24 @@ class LinearLayers:
     def _add_blocks(self, blocks: Blocks, name: str) -> None:
         add = self._graph.initializers.add
         add(f"{name}.blocks", blocks.packed)
-        add(f"{name}.scales", blocks.scales.astype(self._dtype))
+        self._add_scales(blocks.scales, f"{name}.scales")
         points = blocks.packed_zero_points()
         if points is not None:
             add(f"{name}.zero_points", points)
+
+    def _add_scales(self, scales: Floats, name: str) -> None:
+        """Scales are stored in fp16. Sessions make fp32 of them once, when they load."""
+        factor = 1.0 if self._dtype is np.float16 else _factor_for_half(scales)
+        stored = (scales / np.float32(factor)).astype(np.float16)
+        if self._dtype is np.float16:
+            self._graph.initializers.add(name, stored)
+            return
+        half = self._graph.initializers.add(f"{name}.half", stored)
+        if factor == 1.0:
+            self._graph.add("Cast", [half], [name], to=TensorProto.FLOAT)
+        else:
+            full = self._graph.add("Cast", [half], [f"{name}.full"], to=TensorProto.FLOAT)
+            self._graph.add("Mul", [full, self._graph.constant(factor, np.float32)], [name])
 
     def _nbits(self, x: str, blocks: Blocks, bias: str, *, weights: str, output: str) -> str:
         points = "" if blocks.zero_points is None else f"{weights}.zero_points"
@@ -170,3 +187,11 @@ class LinearLayers:
         high = graph.add("Unsqueeze", [high, last], ["embedding.high_column"])
         pairs = graph.add("Concat", [low, high], ["embedding.pairs"], axis=-1)
         return graph.add("Reshape", [pairs, graph.constant([0, 0, 0, size])], ["embedding.nibbles"])
+
+
+def _factor_for_half(scales: Floats) -> float:
+    """A power of two: *scales* divided by it are numbers that fp16 holds with all of its digits."""
+    sizes = np.abs(scales[scales != 0])
+    if not len(sizes) or (sizes.min() >= _HALF.tiny and sizes.max() <= _HALF.max):
+        return 1.0
+    return float(2.0 ** np.ceil(np.log2(sizes.max() / float(_HALF.max))))

@@ -9,6 +9,9 @@ from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.product_format import bits_for, block_for, keeps
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 
+_SCALE_BYTES = 2
+"""In the file."""
+
 
 def n_params(source: WeightSource) -> int:
     """The values of all tensors."""
@@ -21,8 +24,10 @@ def rotary_bytes(source: WeightSource, options: ExportOptions, n_ctx: int) -> in
     return sum(2 * len(one.frequencies) * n_ctx * size for one in source.spec.rotaries)
 
 
-def weights_bytes(source: WeightSource, options: ExportOptions) -> int:
-    """The weights as they will be stored; *options* name their format."""
+def weights_bytes(source: WeightSource, options: ExportOptions, *, is_loaded: bool = False) -> int:
+    """The weights as they will be stored, or as ONNX Runtime packs them when it loads them;
+    *options* name their format."""
+    scale_bytes = 4 if is_loaded and not options.is_half else _SCALE_BYTES
     total = 0
     for name in source.names():
         names = _together(source, name)
@@ -34,7 +39,7 @@ def weights_bytes(source: WeightSource, options: ExportOptions) -> int:
             total += n_values * (2 if options.is_half else 4)
         else:
             bits = bits_for(source, options, names, bits)
-            total += product_bytes(source, options, names, bits=bits)
+            total += product_bytes(source, options, names, bits=bits, scale_bytes=scale_bytes)
     return total
 
 
@@ -57,7 +62,12 @@ def _together(source: WeightSource, name: str) -> list[str]:
 
 
 def product_bytes(
-    source: WeightSource, options: ExportOptions, names: Sequence[str], *, bits: int
+    source: WeightSource,
+    options: ExportOptions,
+    names: Sequence[str],
+    *,
+    bits: int,
+    scale_bytes: int = _SCALE_BYTES,
 ) -> int:
     """The matrices *names* of one product (outputs, inputs) in blocks of *bits*."""
     block = block_for(source, options, names, bits)
@@ -65,6 +75,5 @@ def product_bytes(
     has_points = bits == 4 and not is_plain and not all(keeps(source, one, 4) for one in names)
     n_values = source.shape(names[0])[1]
     n_blocks = -(-n_values // block)
-    scale_bytes = 2 if options.is_half else 4
     row = n_blocks * (block * bits // 8 + scale_bytes) + has_points * -(-n_blocks // 2)
     return sum(source.shape(name)[0] for name in names) * row

@@ -22,8 +22,6 @@ from spillover.quantize.plan.recipes import GGUF_RECIPES, ONNX_RECIPES
 _EXPORT = "spillover export gguf SOURCE F16.gguf --type F16"
 _BASE_BYTES = {"llama.cpp": 70 << 20, "ONNX Runtime": 130 << 20}
 """Resident memory of a process with a tiny model."""
-_COPIES = {"llama.cpp": 1, "ONNX Runtime": 2}
-"""How often the weights are in memory: ONNX Runtime packs them anew, beside the mapped file."""
 _KV_VALUE_BYTES = {"llama.cpp": 2, "ONNX Runtime": 4}
 
 
@@ -85,6 +83,7 @@ def _gguf(
     name = "F16.gguf" if before else "SOURCE"
     for recipe in GGUF_RECIPES:
         kind = recipe.file_type
+        size = sizes.get(kind) or int(n_params(source) * recipe.bits / 8)
         yield _option(
             source,
             wish,
@@ -92,7 +91,9 @@ def _gguf(
             name=kind,
             command=f"{before}spillover quantize run {name} TARGET --type {kind}"
             + " --imatrix auto" * recipe.has_imatrix,
-            size=sizes.get(kind) or int(n_params(source) * recipe.bits / 8),
+            size=size,
+            loaded=size,
+            peak=size,
             bytes_per_s=speed.memory,
             expected=recipe.expected,
         )
@@ -101,14 +102,19 @@ def _gguf(
 def _onnx(source: WeightSource, wish: Wish, speed: DeviceSpeed) -> Generator[Option]:
     for recipe in ONNX_RECIPES:
         bits = 4 if recipe.options.weights == "int4" else 8
+        tables = rotary_bytes(source, recipe.options, min(wish.n_ctx, source.spec.n_ctx))
+        size = weights_bytes(source, recipe.options) + tables
+        loaded = weights_bytes(source, recipe.options, is_loaded=True) + tables
         yield _option(
             source,
             wish,
             engine="ONNX Runtime",
             name=recipe.name,
             command=f"spillover export onnx SOURCE TARGET {recipe.flags}",
-            size=weights_bytes(source, recipe.options)
-            + rotary_bytes(source, recipe.options, min(wish.n_ctx, source.spec.n_ctx)),
+            size=size,
+            loaded=loaded,
+            # They are packed anew, beside the mapped file.
+            peak=size + loaded,
             bytes_per_s=speed.onnx[bits],
             expected=recipe.expected,
         )
@@ -122,16 +128,20 @@ def _option(
     name: str,
     command: str,
     size: int,
+    loaded: int,
+    peak: int,
     bytes_per_s: float,
     expected: float,
 ) -> Option:
+    """*size*, *loaded*, *peak*: bytes of the weights in the file, as they are read for each token,
+    and while they are loaded."""
     spec = source.spec
     per_token = 2 * len(spec.layers) * spec.n_head_kv * spec.n_per_head * _KV_VALUE_BYTES[engine]
     kv_bytes = per_token * wish.n_ctx
-    peak = _BASE_BYTES[engine] + _COPIES[engine] * size + kv_bytes
+    peak += _BASE_BYTES[engine] + kv_bytes
     # Of an embedding that is not the head, too, a token reads one row only.
     unread = 0 if spec.is_tied else math.prod(source.shape(EMBEDDING)) / n_params(source)
-    tokens_per_s = bytes_per_s / (size * (1 - unread) + kv_bytes / 2)
+    tokens_per_s = bytes_per_s / (loaded * (1 - unread) + kv_bytes / 2)
     return Option(
         name=name,
         engine=engine,

@@ -65,13 +65,17 @@ def count_parameters(proto: ModelProto) -> int:
     """A number for display: it also counts tables such as those of rotary positions."""
     sizes: dict[str, int] = {t.name: prod(t.dims) for t in proto.graph.initializer}
     n_params, packed = 0, set[str]()
+    stored: dict[str, str] = {}
+    """The tensors in the file that values are after a conversion."""
     for node in nodes_of(proto.graph):
+        if node.op_type in ("Cast", "Mul") and node.input and node.output:
+            stored[node.output[0]] = stored.get(node.input[0], node.input[0])
         place = _WEIGHT_PLACES.get(node.op_type)
         if place is None:
             continue
         if node.input[place] not in packed:
             n_params += _n_packed(node, sizes)
-        packed.update(name for name in node.input if name in sizes)
+        packed.update(stored.get(name, name) for name in node.input)
     return n_params + sum(
         sizes[tensor.name]
         for tensor in proto.graph.initializer
