@@ -25,7 +25,11 @@ from spillover.runtime.onnx.runners.feeds import feeds
 VERSION = (int(onnxruntime.__version__.split(".")[0]), int(onnxruntime.__version__.split(".")[1]))
 
 Logits = npt.NDArray[np.float32]
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+}
 
 
 def session(model: Path | bytes) -> Any:

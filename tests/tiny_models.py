@@ -183,16 +183,16 @@ IDS: npt.NDArray[np.int64] = np.random.RandomState(7).randint(0, 96, 48).astype(
 """The text that the fixture's logits are for."""
 
 
-def weights(config: dict[str, Any]) -> dict[str, Array]:
-    """All tensors under Hugging Face's names."""
+def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """All tensors under Hugging Face's names, none of them fused."""
     hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     n_query, n_shared = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    shapes: dict[str, tuple[int, ...]] = {
+    found: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (config["vocab_size"], hidden),
         "model.norm.weight": (hidden,),
     }
     if not config["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+        found["lm_head.weight"] = (config["vocab_size"], hidden)
     attention_bias = config.get("attention_bias", False)
     biased = {
         "q": attention_bias or config["model_type"] == "qwen2",
@@ -210,18 +210,23 @@ def weights(config: dict[str, Any]) -> dict[str, Array]:
             (f"{mlp}.up_proj", (inner, hidden), biased["mlp"]),
             (f"{mlp}.down_proj", (hidden, inner), biased["mlp"]),
         ]:
-            shapes[f"{name}.weight"] = shape
+            found[f"{name}.weight"] = shape
             if bias:
-                shapes[f"{name}.bias"] = shape[:1]
+                found[f"{name}.bias"] = shape[:1]
         norms = ["input_layernorm", "post_attention_layernorm"]
         if config["model_type"] in _FOUR_NORMS:
             norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
         for norm in norms:
-            shapes[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
+            found[f"model.layers.{layer}.{norm}.weight"] = (hidden,)
         if config["model_type"] in ("qwen3", "gemma3_text"):
-            shapes[f"{attention}.q_norm.weight"] = (head,)
-            shapes[f"{attention}.k_norm.weight"] = (head,)
-    tensors = {name: _values(name, shape) for name, shape in shapes.items()}
+            found[f"{attention}.q_norm.weight"] = (head,)
+            found[f"{attention}.k_norm.weight"] = (head,)
+    return found
+
+
+def weights(config: dict[str, Any]) -> dict[str, Array]:
+    """All tensors under Hugging Face's names."""
+    tensors = {name: _values(name, shape) for name, shape in shapes(config).items()}
     if config["model_type"] in _FOUR_NORMS:
         return {n: values - 1 if "norm" in n else values for n, values in tensors.items()}
     return fused(tensors, *_PARTS) if config["model_type"] == "phi3" else tensors
@@ -260,17 +265,16 @@ def write(folder: Path, config: dict[str, Any], *, dtype: str = "F32", files: in
 
 
 def write_safetensors(path: Path, tensors: dict[str, Array], dtype: str = "F32") -> None:
-    header, data = {}, b""
+    header, start = {}, 0
     for name, values in tensors.items():
-        raw = _encoded(values, dtype)
-        header[name] = {
-            "dtype": dtype,
-            "shape": values.shape,
-            "data_offsets": [len(data), len(data) + len(raw)],
-        }
-        data += raw
+        end = start + values.size * (4 if dtype == "F32" else 2)
+        header[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": [start, end]}
+        start = end
     encoded = json.dumps(header).encode()
-    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for values in tensors.values():
+            file.write(_encoded(values, dtype))
 
 
 def write_tokenizer(path: Path, n_vocab: int) -> None:

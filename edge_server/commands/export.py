@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+import msgspec
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
@@ -16,7 +17,9 @@ from spillover.quantize.onnx_export.options import (
     MAX_N_CTX,
     BlockSize,
     ExportOptions,
+    HeadBits,
     Interface,
+    KvCacheType,
     Weights,
 )
 from spillover.quantize.texts import calibration_text, read_text
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
 
 _DEFAULT = ExportOptions()
 _BLOCKS: dict[str, BlockSize] = {str(size): size for size in get_args(BlockSize)}
+_HEAD_BITS: dict[str, HeadBits] = {str(bits): bits for bits in get_args(HeadBits)}
 _EPILOG = """\b
 Examples:
   spillover export onnx ~/models/smollm2-135m smollm2-int4
   spillover export onnx ~/models/m-Q8_0.gguf m-onnx
+  spillover export onnx m-F16.gguf m-small --target-bpw 5.5 --calibration auto
   spillover export gguf ~/models/smollm2-135m smollm2-135m.gguf
 """
 _GGUF_EPILOG = """\b
@@ -92,7 +97,7 @@ def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
 )
 @click.option(
     "--head-bits",
-    type=click.Choice(["4", "8"]),
+    type=click.Choice(list(_HEAD_BITS)),
     default=str(_DEFAULT.head_bits),
     show_default=True,
     help="Bits per weight of the embedding and the output head, with int4 and int8.",
@@ -100,7 +105,7 @@ def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
 @click.option("--symmetric", "is_symmetric", is_flag=True, help="Use int4 without zero points.")
 @click.option(
     "--block",
-    type=click.Choice([str(size) for size in get_args(BlockSize)]),
+    type=click.Choice(list(_BLOCKS)),
     default=str(_DEFAULT.block),
     show_default=True,
     help="Weights that share a scale, with int4 and int8; more is smaller and less exact.",
@@ -113,10 +118,23 @@ def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
     help="Matrices that keep 8 bits with int4, such as 'layers.0.*' or '*.v_proj'; repeatable.",
 )
 @click.option(
+    "--target-bpw",
+    type=click.FloatRange(3, 16),
+    help="Bits per weight that int4 may have on average. What suffers most from 4 bits, measured "
+    "with the calibration text, keeps 8; blocks have the size that suits.",
+)
+@click.option(
     "--calibration",
     metavar="FILE|auto",
     help="A text, or auto for one that comes with Spillover: int4 weights are rounded for what "
     "they multiply while the model reads it.",
+)
+@click.option(
+    "--kv-cache",
+    type=click.Choice(get_args(KvCacheType)),
+    default=_DEFAULT.kv_cache,
+    show_default=True,
+    help="int8 takes a quarter of the memory for each token of context; needs --calibration.",
 )
 @click.option(
     "--half/--full",
@@ -153,6 +171,7 @@ def onnx(
     head_bits: str,
     block: str,
     calibration: str | None,
+    target_bpw: float | None,
     **choices: Any,
 ) -> None:
     """Convert SOURCE to an ONNX model in the new folder TARGET.
@@ -162,11 +181,13 @@ def onnx(
     from spillover.quantize.onnx_export.export import export  # slow
 
     options = ExportOptions(
-        head_bits=4 if head_bits == "4" else 8,
+        head_bits=_HEAD_BITS[head_bits],
         block=_BLOCKS[block],
         calibration=_calibration_text(calibration),
         **choices,
     )
+    if target_bpw is not None:
+        options = _within(target_bpw, source, options)
     with _progress_bar() as progress:
         exported = export(source, target, options, progress)
     for note in exported.notes:
@@ -175,6 +196,26 @@ def onnx(
         print_json(exported, on_one_line=True)
     else:
         print_result(_line(exported))
+
+
+def _within(target_bpw: float, source: Path, options: ExportOptions) -> ExportOptions:
+    """*options* with 4 and 8 bits where a measurement says."""
+    from spillover.quantize.plan.mixed import mixed  # slow
+    from spillover.quantize.plan.target import Target
+
+    if options.weights not in (None, "int4") or options.eight_bits:
+        raise click.UsageError("--target-bpw chooses among int4 and 8 bits: give it without others")
+    with shown_progress(is_quiet=False) as progress:
+        target = Target(bits_per_weight=target_bpw, size_bytes=None)
+        found = mixed(source, target, options.calibration, progress, tokenizer=options.tokenizer)
+    print_note(f"spillover: {found.summary()}")
+    return msgspec.structs.replace(
+        options,
+        weights="int4",
+        block=found.block,
+        head_bits=found.head_bits,
+        eight_bits=found.kept,
+    )
 
 
 def _calibration_text(chosen: str | None) -> str:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec import Struct
 
+from spillover.quantize.onnx_export.blocks import Floats
 from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.layer_norms import LayerNorms
 from spillover.quantize.onnx_export.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.rope import caches
 from spillover.quantize.onnx_export.spec import ModelSpec
+
+_INT8 = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+
+
+class KvScales(Struct, frozen=True, kw_only=True):
+    """The scales of a layer's KV cache in int8, (shared heads, size of a head) each."""
+
+    keys: Floats
+    values: Floats
 
 
 class AttentionLayers:
@@ -24,11 +35,13 @@ class AttentionLayers:
         graph: GraphBuilder,
         linear: LinearLayers,
         norms: LayerNorms,
+        kv_scales: Sequence[KvScales],
     ) -> None:
         self._spec = spec
         self._graph = graph
         self._linear = linear
         self._norms = norms
+        self._kv_scales = kv_scales
         self._dtype = np.float16 if options.is_half else np.float32
 
     def add_rotary_caches(self, n_ctx: int) -> None:
@@ -51,6 +64,7 @@ class AttentionLayers:
                 *(f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"),
                 *lengths,
                 *tables,
+                *self._scale_inputs(layer, 5 - len(tables)),
             ],
             [f"{prefix}.attention", f"present.{layer}.key", f"present.{layer}.value"],
             domain=MICROSOFT,
@@ -60,7 +74,20 @@ class AttentionLayers:
             rotary_interleaved=0,
             local_window_size=kind.window or -1,
             **{name: value for name, value in optional.items() if value is not None},
+            **(_INT8 if self._kv_scales else {}),
         )
+
+    def _scale_inputs(self, layer: int, n_between: int) -> list[str]:
+        """The scales of the KV cache, after inputs that are not used."""
+        if not self._kv_scales:
+            return []
+        scales = self._kv_scales[layer]
+        add = self._graph.initializers.add
+        return [
+            *[""] * n_between,
+            add(f"layers.{layer}.key_scales", scales.keys[:, None]),
+            add(f"layers.{layer}.value_scales", scales.values[:, None]),
+        ]
 
     def _projections(self, layer: int, x: str) -> tuple[str, str, str]:
         """Queries, keys and values; all three in the first, where the operator can split them."""

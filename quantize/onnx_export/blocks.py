@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -52,6 +53,16 @@ class Blocks(Struct, frozen=True, kw_only=True):
         points = np.pad(self.zero_points, ((0, 0), (0, self.zero_points.shape[1] % 2)))
         packed: Bytes = points[:, ::2] | (points[:, 1::2] << np.uint8(4))
         return packed
+
+    def of_rows(self, rows: slice | npt.NDArray[np.int64]) -> Blocks:
+        """Some of the rows."""
+        points = self.zero_points
+        return msgspec.structs.replace(
+            self,
+            packed=self.packed[rows],
+            scales=self.scales[rows],
+            zero_points=None if points is None else points[rows],
+        )
 
     def values(self) -> Floats:
         """The values that the blocks represent, (rows, n_values)."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
 
 from spillover.quantize.onnx_export import graph_interface
-from spillover.quantize.onnx_export.attention_layers import AttentionLayers
+from spillover.quantize.onnx_export.attention_layers import AttentionLayers, KvScales
 from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.layer_norms import LayerNorms
 from spillover.quantize.onnx_export.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
-from spillover.quantize.onnx_export.spec import ModelSpec
 
 OPSET, IR_VERSION = 21, 10
 """ONNX Runtime 1.20 and later read them."""
@@ -32,27 +31,36 @@ def build(
     *,
     n_ctx: int,
     progress: Progress,
+    kv_scales: Sequence[KvScales] = (),
 ) -> onnx.ModelProto:
-    """Build the model; its weights go to *initializers* as they are read."""
-    return Decoder(source, options, initializers).model(n_ctx, progress)
+    """Build the model; its weights go to *initializers* as they are read. *kv_scales*: of each
+    layer, for a KV cache in int8."""
+    return Decoder(source, options, initializers, kv_scales).model(n_ctx, progress)
 
 
-def products_inside(spec: ModelSpec, layer: int) -> dict[str, tuple[str, ...]]:
-    """The values that a layer's products multiply besides its own input x, with the names of those
-    products."""
-    prefix = f"layers.{layer}"
-    return {
-        f"{prefix}.attention": ("self_attn.o_proj",),
-        f"{prefix}.{spec.family.norms.before_mlp}": ("mlp.gate_proj", "mlp.up_proj"),
-        f"{prefix}.inner": ("mlp.down_proj",),
-    }
+STAGES = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+"""The matrices of a layer, in the order of its products. Those of one stage multiply the same."""
+
+
+def stage_of(matrix: str) -> int:
+    """The stage that multiplies with a matrix such as "mlp.up_proj"."""
+    return next(index for index, names in enumerate(STAGES) if matrix in names)
 
 
 class Decoder:
     """Makes one model, of all layers or of a part."""
 
     def __init__(
-        self, source: WeightSource, options: ExportOptions, initializers: Initializers
+        self,
+        source: WeightSource,
+        options: ExportOptions,
+        initializers: Initializers,
+        kv_scales: Sequence[KvScales] = (),
     ) -> None:
         self._spec = source.spec
         self._options = options
@@ -60,7 +68,7 @@ class Decoder:
         self._linear = LinearLayers(source, options, self._graph)
         self._norms = LayerNorms(source, options, self._graph)
         self._attention = AttentionLayers(
-            source.spec, options, self._graph, self._linear, self._norms
+            source.spec, options, self._graph, self._linear, self._norms, kv_scales
         )
         self._dtype = np.float16 if options.is_half else np.float32
         self._lengths: list[str] = []
@@ -85,38 +93,59 @@ class Decoder:
         self._norms.norm("residual", f"layers.0.{self._spec.family.norms.before_attention}")
         return self._part([graph_interface.value("residual")], [self._graph.nodes[-1].output[0]])
 
-    def layer_model(self, layer: int, n_ctx: int) -> onnx.ModelProto:
-        """From x and residual to those of the next layer, and to the inputs of the products inside
-        (products_inside). The other inputs are those of the whole model."""
-        self._attention.add_rotary_caches(n_ctx)
-        self._lengths = graph_interface.lengths(self._options, self._graph)
-        after = self._layer(layer, "x", "residual")
+    def stage_model(self, layer: int, stage: int, n_ctx: int) -> onnx.ModelProto:
+        """From x and residual to those of the next stage: x is what the stage's matrices multiply.
+        The residual sum is an output only if the stage changes it; the first stage has its keys and
+        values as outputs, too. The other inputs are those of the whole model."""
         given = [graph_interface.value(name) for name in ("x", "residual")]
-        given += graph_interface.layer_inputs(self._spec, self._options, layer)
-        return self._part(given, [*after, *products_inside(self._spec, layer)])
+        kept: list[str] = []
+        if stage == 0:
+            self._attention.add_rotary_caches(n_ctx)
+            self._lengths = graph_interface.lengths(self._options, self._graph)
+            given += graph_interface.layer_inputs(self._spec, self._options, layer)
+            kept = [f"present.{layer}.{part}" for part in ("key", "value")]
+        x, residual = self._stages()[stage](layer, "x", "residual")
+        after = [x] if residual == "residual" else [x, residual]
+        return self._part(given, [*after, *kept])
 
     def _layer(self, layer: int, x: str, residual: str) -> tuple[str, str]:
         """The normalized input of the next layer, and the residual sum so far."""
-        prefix, is_last = f"layers.{layer}", layer == len(self._spec.layers) - 1
-        names = self._spec.family.norms
+        for stage in self._stages():
+            x, residual = stage(layer, x, residual)
+        return x, residual
+
+    def _stages(self) -> tuple[Callable[[int, str, str], tuple[str, str]], ...]:
+        return self._attend, self._add_attention, self._open, self._add_mlp
+
+    def _attend(self, layer: int, x: str, residual: str) -> tuple[str, str]:
         attended = self._attention.attention(layer, x, self._lengths)
+        is_last = layer == len(self._spec.layers) - 1
         if is_last and self._options.interface == "ragged":
             # What follows works on one position at a time, and only some are requested.
             attended = self._asked_rows(attended, self._spec.n_head * self._spec.n_per_head)
             residual = self._asked_rows(residual, self._spec.n_hidden)
-        out = self._linear.product(attended, [f"{prefix}.self_attn.o_proj"], f"{prefix}.attn_out")
-        out = self._addend(out, prefix, names.after_attention)
-        x, residual = self._norms.add_and_norm(out, residual, f"{prefix}.{names.before_mlp}")
-        out = self._addend(self._mlp(x, prefix), prefix, names.after_mlp)
-        following = "norm" if is_last else f"layers.{layer + 1}.{names.before_attention}"
-        return self._norms.add_and_norm(out, residual, following)
+        return attended, residual
 
-    def _mlp(self, x: str, prefix: str) -> str:
+    def _add_attention(self, layer: int, x: str, residual: str) -> tuple[str, str]:
+        prefix, names = f"layers.{layer}", self._spec.family.norms
+        out = self._linear.product(x, [f"{prefix}.self_attn.o_proj"], f"{prefix}.attn_out")
+        out = self._addend(out, prefix, names.after_attention)
+        return self._norms.add_and_norm(out, residual, f"{prefix}.{names.before_mlp}")
+
+    def _open(self, layer: int, x: str, residual: str) -> tuple[str, str]:
+        prefix = f"layers.{layer}"
         gate = self._linear.product(x, [f"{prefix}.mlp.gate_proj"], f"{prefix}.gate")
         up = self._linear.product(x, [f"{prefix}.mlp.up_proj"], f"{prefix}.up")
         opened = self._activated(gate, prefix)
-        inner = self._graph.add("Mul", [opened, up], [f"{prefix}.inner"])
-        return self._linear.product(inner, [f"{prefix}.mlp.down_proj"], f"{prefix}.mlp_out")
+        return self._graph.add("Mul", [opened, up], [f"{prefix}.inner"]), residual
+
+    def _add_mlp(self, layer: int, x: str, residual: str) -> tuple[str, str]:
+        prefix, names = f"layers.{layer}", self._spec.family.norms
+        out = self._linear.product(x, [f"{prefix}.mlp.down_proj"], f"{prefix}.mlp_out")
+        out = self._addend(out, prefix, names.after_mlp)
+        is_last = layer == len(self._spec.layers) - 1
+        following = "norm" if is_last else f"layers.{layer + 1}.{names.before_attention}"
+        return self._norms.add_and_norm(out, residual, following)
 
     def _activated(self, gate: str, prefix: str) -> str:
         output = f"{prefix}.gate_open"

@@ -14,6 +14,8 @@ import onnx
 from msgspec import Struct
 
 from spillover.quantize.onnx_export import companion_files
+from spillover.quantize.onnx_export.attention_layers import KvScales
+from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
 from spillover.quantize.onnx_export.calibrated.source import CalibratedSource
 from spillover.quantize.onnx_export.calibrated.tokens import tokens_of
 from spillover.quantize.onnx_export.decoder_graph import Progress, build
@@ -47,6 +49,11 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     """Write the folder *target* completely or not at all. Raises ExportError."""
     if target.exists() or target.is_symlink():
         raise ExportError(f"{target} exists: name a new folder, or remove it first")
+    if options.kv_cache == "int8" and not (options.calibration and options.interface == "ragged"):
+        raise ExportError(
+            "a KV cache in int8 needs a calibration text, which its scales are measured with, and "
+            "the ragged interface"
+        )
     source = open_source(source_path)
     if options.is_half and source.spec.family.needs_fp32:
         raise ExportError(
@@ -124,13 +131,19 @@ def _choose_n_ctx(source: WeightSource, options: ExportOptions) -> tuple[int, li
 def _write_graph(
     source: WeightSource, options: ExportOptions, folder: Path, *, n_ctx: int, progress: Progress
 ) -> None:
-    if options.calibration and options.weights == "int4":
+    scales: list[KvScales] = []
+    if options.calibration:
         tokens = tokens_of(folder, options.calibration)
-        source = CalibratedSource(source, options, tokens, n_ctx=n_ctx)
+        if options.kv_cache == "int8":
+            scales = kv_scales(source, options, tokens, n_ctx)
+        if options.weights == "int4":
+            source = CalibratedSource(source, options, tokens, n_ctx=n_ctx)
     data_path = folder / DATA_FILE if _is_external(source, options) else None
     initializers = Initializers(data_path)
     try:
-        model = build(source, options, initializers, n_ctx=n_ctx, progress=progress)
+        model = build(
+            source, options, initializers, n_ctx=n_ctx, progress=progress, kv_scales=scales
+        )
     finally:
         initializers.close()
     onnx.save_model(model, folder / MODEL_FILE)

@@ -74,6 +74,8 @@ def _caches(
     spec: ModelSpec, options: ExportOptions, stem: str, length: str
 ) -> list[ValueInfoProto]:
     kind = TensorProto.FLOAT16 if options.is_half else TensorProto.FLOAT
+    if options.kv_cache == "int8":
+        kind = TensorProto.INT8
     shape: _Shape = ["batch_size", spec.n_head_kv, length, spec.n_per_head]
     return [
         helper.make_tensor_value_info(f"{stem}.{layer}.{part}", kind, shape)

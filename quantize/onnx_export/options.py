@@ -10,7 +10,9 @@ from msgspec import Struct
 
 Weights = Literal["faithful", "int4", "int8", "fp16", "fp32"]
 Interface = Literal["ragged", "genai"]
+KvCacheType = Literal["float", "int8"]
 BlockSize = Literal[32, 64, 128]
+HeadBits = Literal[8, 4]
 
 MAX_N_CTX = 32_768
 """The longest context that is exported by default: its rotary table has a row for each position."""
@@ -24,7 +26,7 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
 
     faithful: int4 for matrices that the file stores in exactly these blocks, int8 for all others.
     With int4 and int8 the embedding and the output head have head_bits."""
-    head_bits: Literal[4, 8] = 8
+    head_bits: HeadBits = 8
     is_symmetric: bool = False
     """int4 blocks without zero points: a little smaller and less exact."""
     block: BlockSize = 32
@@ -36,6 +38,9 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
     they are rounded for themselves."""
     half: bool | None = None
     """Compute and keep the KV cache in fp16, for GPUs; None: with fp16 weights only."""
+    kv_cache: KvCacheType = "float"
+    """float: as the graph computes; int8: a quarter of fp32's memory, with scales that are measured
+    while the model reads the calibration text. ONNX Runtime 1.32, ragged interface."""
     interface: Interface = "ragged"
     """ragged: the inputs with which this project's runtime is fastest; genai: those of
     onnxruntime-genai, with a genai_config.json."""

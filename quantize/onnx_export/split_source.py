@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats
@@ -58,7 +57,8 @@ class SplitSource:
         if part is None:
             return self._source.blocks(name, bits)
         whole = self._source.blocks(part.stored, bits)
-        return None if whole is None else _rows(whole, part)
+        rows = slice(part.start, part.start + part.n_rows)
+        return None if whole is None else whole.of_rows(rows)
 
     def _split(self, name: str) -> None:
         """Give the parts of a fused tensor names, if its shape is that of all parts together."""
@@ -85,14 +85,3 @@ def _sizes(spec: ModelSpec) -> dict[str, dict[str, int]]:
         },
         "mlp.gate_up_proj": {"mlp.gate_proj": spec.n_inner, "mlp.up_proj": spec.n_inner},
     }
-
-
-def _rows(whole: Blocks, part: _Part) -> Blocks:
-    rows = slice(part.start, part.start + part.n_rows)
-    points = whole.zero_points
-    return msgspec.structs.replace(
-        whole,
-        packed=whole.packed[rows],
-        scales=whole.scales[rows],
-        zero_points=None if points is None else points[rows],
-    )

@@ -31,8 +31,10 @@ class Target(Struct, frozen=True, kw_only=True):
         return self.size_bytes
 
 
-def tokens_for(stored: HfSource | GgufSource, text: str) -> TokenIds:
-    """The tokens of *text*; empty: of our own. Raises ExportError."""
+def tokens_for(stored: HfSource | GgufSource, text: str, tokenizer: Path | None = None) -> TokenIds:
+    """The tokens of *text*; empty: of our own. *tokenizer*: see ExportOptions. Raises
+    ExportError."""
     with tempfile.TemporaryDirectory() as folder:
-        companion_files.write(stored, ExportOptions(), Path(folder), n_ctx=N_CTX)
+        options = ExportOptions(tokenizer=tokenizer)
+        companion_files.write(stored, options, Path(folder), n_ctx=N_CTX)
         return tokens_of(Path(folder), text or calibration_text())

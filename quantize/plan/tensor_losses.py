@@ -12,7 +12,7 @@ from spillover.quantize.onnx_export.blocks import Blocks, Floats
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
 from spillover.quantize.onnx_export.calibrated.sensitivity import change_of
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
-from spillover.quantize.onnx_export.decoder_graph import products_inside
+from spillover.quantize.onnx_export.decoder_graph import STAGES, stage_of
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
@@ -31,6 +31,10 @@ _N_SAMPLED = 64
 """Rows of a matrix whose errors are compared between types."""
 _FEW_CHUNKS = 4
 """Chunks of the text that are read: the order of the matrices hardly changes with more."""
+_FIRST_PARTS = {
+    "self_attn.qkv_proj": "self_attn.q_proj",
+    "mlp.gate_up_proj": "mlp.gate_proj",
+}
 _TINY = 1e-30
 _EXACT = ExportOptions(weights="fp32")
 
@@ -80,11 +84,13 @@ class _RunLayer:
         self, stored: WeightSource, index: int, states: Sequence[State], n_ctx: int
     ) -> None:
         self._stored, self._index, self._states, self._n_ctx = stored, index, states, n_ctx
-        layer = LayerRuns(SplitSource(stored), _EXACT, n_ctx).layer(index, is_exact=True)
-        runs = [layer.run(state) for state in states]
-        self.after = [after for after, _ in runs]
-        inputs = [{"x": state.x, **seen} for state, (_, seen) in zip(states, runs, strict=True)]
-        self._means = _means(inputs)
+        self._before = [list(states)]
+        """The text before each stage, and after the last one."""
+        runs = LayerRuns(SplitSource(stored), _EXACT, n_ctx)
+        for stage in range(len(STAGES)):
+            self._before.append(runs.passed(index, stage, self._before[-1], is_exact=True))
+        self.after = self._before[-1]
+        self._means = [_mean(before) for before in self._before]
 
     def loss(self, name: str) -> TensorLoss:
         """What the matrix loses with each type."""
@@ -93,7 +99,7 @@ class _RunLayer:
         measured = next((kind for kind in kinds if kind in _MEASURED), None)
         losses = dict.fromkeys(kinds, 0.0)
         if measured is not None:
-            importance = self._means[_input_of(self._stored.spec, self._index, name)]
+            importance = self._means[_stage_of(name)]
             change = self._change(
                 name, rounded(matrix, measured, importance, n_threads=default_threads())
             )
@@ -104,8 +110,11 @@ class _RunLayer:
 
     def _change(self, name: str, matrix: Floats) -> float:
         source = SplitSource(_Replaced(self._stored, name, matrix))
-        layer = LayerRuns(source, _EXACT, self._n_ctx).layer(self._index, is_exact=True)
-        return change_of(self.after, [layer.run(state)[0] for state in self._states])
+        runs = LayerRuns(source, _EXACT, self._n_ctx)
+        states = self._before[_stage_of(name)]
+        for stage in range(_stage_of(name), len(STAGES)):
+            states = runs.passed(self._index, stage, states, is_exact=True)
+        return change_of(self.after, states)
 
 
 def _error(rows: Floats, kind: str, importance: Floats) -> float:
@@ -120,21 +129,17 @@ def _matrices(stored: WeightSource, index: int) -> Generator[str]:
             yield name
 
 
-def _input_of(spec: ModelSpec, index: int, name: str) -> str:
-    """What a matrix multiplies; fused ones multiply what their parts do."""
+def _stage_of(name: str) -> int:
+    """The stage that multiplies with a matrix; fused ones stand where their parts do."""
     part = name.split(".", 2)[2].removesuffix(".weight")
-    part = {"mlp.gate_up_proj": "mlp.gate_proj"}.get(part, part)
-    inside = products_inside(spec, index)
-    return next((value for value, products in inside.items() if part in products), "x")
+    return stage_of(_FIRST_PARTS.get(part, part))
 
 
-def _means(seen: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
-    """The mean square of each input, by value."""
-    n_tokens = sum(len(one["x"]) for one in seen)
-    return {
-        value: sum(np.square(one[value]).sum(0) for one in seen) / np.float32(n_tokens)
-        for value in seen[0]
-    }
+def _mean(states: Sequence[State]) -> Floats:
+    """The mean square of each input."""
+    n_tokens = sum(len(state.x) for state in states)
+    total: Floats = sum(np.square(state.x).sum(0) for state in states) / np.float32(n_tokens)
+    return total
 
 
 class _Replaced:

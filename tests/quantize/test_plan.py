@@ -20,7 +20,7 @@ from spillover.quantize.onnx_export.calibrated.sensitivity import (
 )
 from spillover.quantize.onnx_export.export import export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions
-from spillover.quantize.onnx_export.sizes import rotary_bytes, weights_bytes
+from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights_bytes
 from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.quantize.plan.device_speed import DeviceSpeed
 from spillover.quantize.plan.plan import Plan, Wish, plan
@@ -140,15 +140,15 @@ def test_the_matrix_that_suffers_most_is_found(tmp_path: Path) -> None:
     options = ExportOptions(weights="int4")
     found = sensitivities(source, options, tiny_models.IDS, 48, lambda n, n_all: None)
     assert len(found) == 3 * 5
-    most = max(found, key=lambda one: one.change)
+    most = max(found, key=lambda one: one.loss)
     assert most.matrices == ("layers.1.self_attn.o_proj",)
-    assert all(one.change >= 0 and one.more_bytes > 0 for one in found)
+    assert all(one.loss >= 0 and one.more_bytes > 0 for one in found)
 
 
 def test_bytes_go_where_they_help_most() -> None:
     few, some, much = (
-        Sensitivity(matrices=(name,), change=change, more_bytes=n_bytes)
-        for name, change, n_bytes in (("a", 1.0, 10), ("b", 3.0, 20), ("c", 8.0, 100))
+        Sensitivity(matrices=(name,), loss=loss, more_bytes=n_bytes)
+        for name, loss, n_bytes in (("a", 1.0, 10), ("b", 3.0, 20), ("c", 8.0, 100))
     )
     assert kept([few, some, much], 30) == ("a", "b")
     assert kept([few, some, much], 120) == ("b", "c")
@@ -190,3 +190,26 @@ def test_a_target_size_names_the_matrices_that_keep_8_bits(
     assert cli.run(["export", "onnx", *made, *flags]) == 0
     assert cli.run([*arguments, "3", *text]) == 1
     assert "too few" in capsys.readouterr().err
+
+
+def test_one_command_measures_and_exports_with_so_many_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    (tmp_path / "text").write_text("abc " * 200)
+    asked = ["export", "onnx", str(tmp_path / "hf"), str(tmp_path / "out"), "--target-bpw"]
+    text = ["--calibration", str(tmp_path / "text")]
+    assert cli.run([*asked, "6.5", *text, "--weights", "int8"]) == 2
+    assert cli.run([*asked, "6.5", *text]) == 0
+    assert "matrices keep 8 bits" in capsys.readouterr().err
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    products = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    bits = [a.i for node in products for a in node.attribute if a.name == "bits"]
+    assert set(bits) == {4, 8}
+    stored = sum(
+        len(one.raw_data)
+        for one in graph.initializer
+        if not one.name.startswith(("constant.", "rotary."))
+    )
+    n_values = n_params(SplitSource(open_source(tmp_path / "hf")))
+    assert 4.5 < 8 * stored / n_values <= 6.5

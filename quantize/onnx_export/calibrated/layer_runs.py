@@ -11,70 +11,106 @@ import numpy.typing as npt
 import onnx
 from msgspec import Struct
 
-from spillover.quantize.onnx_export.blocks import Floats
+from spillover.quantize.onnx_export.blocks import Blocks, Floats
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
-from spillover.quantize.onnx_export.decoder_graph import Decoder
+from spillover.quantize.onnx_export.decoder_graph import STAGES, Decoder
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import EMBEDDING, WeightSource
+from spillover.quantize.onnx_export.spec import ModelSpec
 from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.session import session_options
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """What one chunk of the text has become, (tokens, n_hidden) each."""
+    """What one chunk of the text has become, (tokens, values) each."""
 
     x: Floats
-    """Normalized: the input of the next product."""
+    """The input of the next products."""
     residual: Floats
 
 
 class LayerRuns:
-    """Layers as graphs of their own. *n_ctx* is that of the whole graph."""
+    """Stages of layers (decoder_graph.STAGES) as graphs of their own. *n_ctx* is that of the whole
+    graph."""
 
     def __init__(self, source: WeightSource, options: ExportOptions, n_ctx: int) -> None:
         self._source = source
-        self._options = msgspec.structs.replace(options, half=False, interface="ragged")
+        self._options = msgspec.structs.replace(
+            options, half=False, interface="ragged", kv_cache="float"
+        )
         self._n_ctx = n_ctx
 
-    def entry(self, chunks: Sequence[TokenIds]) -> list[State]:
-        """What the first layer reads, with the embedding as it is stored in the source."""
-        residuals = [self._embedded(tokens) for tokens in chunks]
+    def entry(self, chunks: Sequence[TokenIds], embedding: Blocks | None = None) -> list[State]:
+        """What the first layer reads, with the embedding as it is stored in the source or as it is
+        given."""
+        residuals = [self._embedded(tokens, embedding) for tokens in chunks]
         running = _session(self._decoder("fp32").entry_model())
         return [
             State(x=running.run(None, {"residual": one[None]})[0][0], residual=one)
             for one in residuals
         ]
 
-    def _embedded(self, tokens: TokenIds) -> Floats:
-        rows = [self._source.values(EMBEDDING, token, token + 1) for token in tokens.tolist()]
-        scale = np.float32(self._source.spec.embedding_scale)
-        embedded: Floats = np.concatenate(rows) * scale
+    def _embedded(self, tokens: TokenIds, embedding: Blocks | None) -> Floats:
+        if embedding is None:
+            read = self._source.values
+            rows = np.concatenate([read(EMBEDDING, one, one + 1) for one in tokens.tolist()])
+        else:
+            rows = embedding.of_rows(tokens).values()
+        embedded: Floats = rows * np.float32(self._source.spec.embedding_scale)
         return embedded
 
-    def layer(self, index: int, *, is_exact: bool) -> Layer:
-        """A layer, with exact weights or with those that the graph will have."""
+    def stage(self, layer: int, stage: int, *, is_exact: bool) -> Stage:
+        """With exact weights or with those that the graph will have."""
         weights = "fp32" if is_exact else self._options.weights
-        return Layer(self._decoder(weights).layer_model(index, self._n_ctx), self._source, index)
+        model = self._decoder(weights).stage_model(layer, stage, self._n_ctx)
+        return Stage(model, self._source.spec, layer)
+
+    def passed(
+        self, layer: int, stage: int, states: Sequence[State], *, is_exact: bool
+    ) -> list[State]:
+        """What a stage makes of *states*."""
+        loaded = self.stage(layer, stage, is_exact=is_exact)
+        return [loaded.run(state) for state in states]
+
+    def layer(self, layer: int, states: Sequence[State], *, is_exact: bool) -> list[State]:
+        """What a whole layer makes of *states*."""
+        for stage in range(len(STAGES)):
+            states = self.passed(layer, stage, states, is_exact=is_exact)
+        return list(states)
 
     def _decoder(self, weights: Any) -> Decoder:
         options = msgspec.structs.replace(self._options, weights=weights)
         return Decoder(self._source, options, Initializers(None))
 
 
-class Layer:
-    """A layer that is loaded."""
+class Stage:
+    """A stage that is loaded."""
 
-    def __init__(self, model: onnx.ModelProto, source: WeightSource, index: int) -> None:
-        spec = source.spec
-        self._index = index
-        self._past = np.zeros((1, spec.n_head_kv, 0, spec.n_per_head), np.float32)
-        self._outputs = [value.name for value in model.graph.output]
+    def __init__(self, model: onnx.ModelProto, spec: ModelSpec, layer: int) -> None:
+        past = np.zeros((1, spec.n_head_kv, 0, spec.n_per_head), np.float32)
+        self._pasts = {f"past_key_values.{layer}.{part}": past for part in ("key", "value")}
         self._running = _session(model)
+        self._inputs = {given.name for given in self._running.get_inputs()}
+        names = [value.name for value in model.graph.output]
+        self._caches = [name for name in names if name.startswith("present.")]
+        self._after = [name for name in names if name not in self._caches]
 
-    def run(self, state: State) -> tuple[State, dict[str, Floats]]:
-        """The state after the layer, and the inputs of its products (tokens, inputs), by name."""
+    def run(self, state: State) -> State:
+        """The state after the stage."""
+        x, *changed = self._run(self._after, state)
+        n_tokens = len(state.x)
+        residual = changed[0].reshape(n_tokens, -1) if changed else state.residual
+        return State(x=x.reshape(n_tokens, -1), residual=residual)
+
+    def keys_and_values(self, state: State) -> tuple[Floats, Floats]:
+        """As the KV cache holds them, (shared heads, tokens, size of a head); of the first stage
+        of a layer."""
+        keys, values = self._run(self._caches, state)
+        return keys[0], values[0]
+
+    def _run(self, outputs: list[str], state: State) -> list[Floats]:
         n_tokens = len(state.x)
         feeds: dict[str, npt.NDArray[Any]] = {
             "x": state.x[None],
@@ -82,15 +118,11 @@ class Layer:
             "seqlens_k": np.array([n_tokens - 1], np.int32),
             "total_sequence_length": np.array(n_tokens, np.int32),
             "logits_rows": np.arange(n_tokens),
+            **self._pasts,
         }
-        for part in ("key", "value"):
-            feeds[f"past_key_values.{self._index}.{part}"] = self._past
-        wanted = {given.name for given in self._running.get_inputs()}
-        feeds = {name: value for name, value in feeds.items() if name in wanted}
-        found = dict(zip(self._outputs, self._running.run(self._outputs, feeds), strict=True))
-        flat = {name: value.reshape(n_tokens, -1) for name, value in found.items()}
-        after = State(x=flat[self._outputs[0]], residual=flat[self._outputs[1]])
-        return after, {name: flat[name] for name in self._outputs[2:]}
+        feeds = {name: value for name, value in feeds.items() if name in self._inputs}
+        found: list[Floats] = self._running.run(outputs, feeds)
+        return found
 
 
 def _session(model: onnx.ModelProto) -> Any:

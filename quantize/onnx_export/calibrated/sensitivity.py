@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
+from spillover.quantize.divergence import divergence
 from spillover.quantize.knapsack import Way, choose
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
+from spillover.quantize.onnx_export.blocks import Floats
+from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, Stage, State
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
-from spillover.quantize.onnx_export.decoder_graph import Progress
+from spillover.quantize.onnx_export.decoder_graph import STAGES, Progress
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.sizes import product_bytes
-from spillover.quantize.onnx_export.source import WeightSource, matrices
+from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 
+_POSITION_STEP = 3
+"""Every third position is scored: neighbours are much alike."""
+_HEAD_ROWS = 8_192
+"""Rows of the head that are held at a time."""
 _FEW_CHUNKS = 4
 """Chunks of the text that are read: the order of the products hardly changes with more."""
 
@@ -25,9 +31,8 @@ class Sensitivity(Struct, frozen=True, kw_only=True):
 
     matrices: tuple[str, ...]
     """Those that the product multiplies with, such as "layers.0.mlp.down_proj"."""
-    change: float
-    """By how much the layer's output moves: the energy of the difference, as a share of the
-    output's own."""
+    loss: float
+    """Mean KL divergence of the predictions, in nats: the product's share in that of its layer."""
     more_bytes: int
     """What 8 bits take beyond 4."""
 
@@ -39,36 +44,91 @@ def sensitivities(
     n_ctx: int,
     progress: Progress,
 ) -> list[Sensitivity]:
-    """Of all products in the layers, measured one by one while the model reads *tokens*.
+    """Of all products in the layers, measured while the model reads *tokens*.
 
-    A layer is run with all of its matrices at 8 bits, and once more for each of its products at 4;
-    one layer is held at a time.
+    Each layer is run with all of its matrices at 8 bits, and from each of its products on once more
+    with that one at 4: how far the layer's output moves is the product's share in what the layer
+    loses. That is seen at the end of the text's first chunk, which passes the model once for each
+    layer, with all of its matrices at 4 bits. One layer is held at a time.
     """
-    exact = LayerRuns(source, msgspec.structs.replace(options, weights="int8"), n_ctx)
-    states = exact.entry(chunks_of(tokens, n_ctx, _FEW_CHUNKS))
-    found: list[Sensitivity] = []
+    whole = LayerRuns(source, msgspec.structs.replace(options, weights="int8"), n_ctx)
+    few = LayerRuns(source, msgspec.structs.replace(options, weights="int4"), n_ctx)
+    states = whole.entry(chunks_of(tokens, n_ctx, _FEW_CHUNKS))
+    trails: list[State] = []
+    shares: list[dict[tuple[str, ...], float]] = []
     n_layer = len(source.spec.layers)
-    for index in range(n_layer):
-        progress(index, n_layer)
-        whole = exact.layer(index, is_exact=False)
-        after = [whole.run(state)[0] for state in states]
-        for product in _products(source, index):
-            others = [name for name in _names(source, index) if name not in product]
-            made = msgspec.structs.replace(options, weights="int4", eight_bits=tuple(others))
-            rounded = LayerRuns(source, made, n_ctx).layer(index, is_exact=False)
-            change = change_of(after, [rounded.run(state)[0] for state in states])
-            more = _more_bytes(source, options, product)
-            found.append(Sensitivity(matrices=product, change=change, more_bytes=more))
-        states = after
+    for layer in range(n_layer):
+        progress(layer, n_layer)
+        stages = [whole.stage(layer, index, is_exact=False) for index in range(len(STAGES))]
+        trails = [_through(stages, trail) for trail in trails]
+        trails += few.layer(layer, states[:1], is_exact=False)
+        changes, states = _changes(source, options, layer, stages, states, n_ctx)
+        total = sum(changes.values()) or 1.0
+        shares.append({product: change / total for product, change in changes.items()})
     progress(n_layer, n_layer)
-    return found
+    losses = _divergences(source, states[0], trails)
+    return [
+        Sensitivity(
+            matrices=product,
+            loss=loss * share,
+            more_bytes=more_bytes(source, options, product),
+        )
+        for loss, products in zip(losses, shares, strict=True)
+        for product, share in products.items()
+    ]
+
+
+def _changes(
+    source: WeightSource,
+    options: ExportOptions,
+    layer: int,
+    stages: Sequence[Stage],
+    states: list[State],
+    n_ctx: int,
+) -> tuple[dict[tuple[str, ...], float], list[State]]:
+    """By how much 4 bits in each product move the output of *stages*, and that output."""
+    before = [states]
+    for stage in stages:
+        before.append([stage.run(state) for state in before[-1]])
+    changes = {}
+    for index, product in _products(layer):
+        rounded = _rounded(source, options, product, n_ctx).stage(layer, index, is_exact=False)
+        following = [rounded, *stages[index + 1 :]]
+        changes[product] = change_of(
+            before[-1], [_through(following, one) for one in before[index]]
+        )
+    return changes, before[-1]
+
+
+def _through(stages: Sequence[Stage], state: State) -> State:
+    for stage in stages:
+        state = stage.run(state)
+    return state
+
+
+def _divergences(source: WeightSource, exact: State, found: Sequence[State]) -> list[float]:
+    """The mean KL divergences of what *found* predict from what *exact* predicts, in nats."""
+    wanted = _logits(source, exact)
+    return [float(divergence(wanted, _logits(source, one)).mean()) for one in found]
+
+
+def _logits(source: WeightSource, state: State) -> Floats:
+    """Of some positions, (positions, vocabulary)."""
+    spec, x = source.spec, state.x[::_POSITION_STEP]
+    name = EMBEDDING if spec.is_tied else HEAD
+    starts = range(0, spec.n_vocab, _HEAD_ROWS)
+    parts = [x @ source.values(name, start, start + _HEAD_ROWS).T for start in starts]
+    logits: Floats = np.concatenate(parts, 1) * np.float32(spec.logit_scale)
+    if spec.logit_cap is not None:
+        logits = np.tanh(logits / np.float32(spec.logit_cap)) * np.float32(spec.logit_cap)
+    return logits
 
 
 def kept(sensitivities: Sequence[Sensitivity], most_bytes: int) -> tuple[str, ...]:
     """The matrices to keep at 8 bits when all of them together may take *most_bytes* more: those
-    whose changes sum up to most. What products lose adds up, nearly."""
+    whose losses sum up to most. What products lose adds up, nearly."""
     things = [
-        (Way(n_bytes=0, loss=one.change), Way(n_bytes=one.more_bytes, loss=0.0))
+        (Way(n_bytes=0, loss=one.loss), Way(n_bytes=one.more_bytes, loss=0.0))
         for one in sensitivities
     ]
     chosen = choose(things, most_bytes) or [0] * len(things)
@@ -76,15 +136,21 @@ def kept(sensitivities: Sequence[Sensitivity], most_bytes: int) -> tuple[str, ..
     return tuple(sorted(name for one, place in pairs if place for name in one.matrices))
 
 
-def _names(source: WeightSource, layer: int) -> list[str]:
-    return [name.removesuffix(".weight") for name in matrices(source.spec, layer)]
+def _rounded(
+    source: WeightSource, options: ExportOptions, product: tuple[str, ...], n_ctx: int
+) -> LayerRuns:
+    """Runs of layers in which nothing but *product* has 4 bits."""
+    names = source.names() - {f"{name}.weight" for name in product}
+    others = tuple(name.removesuffix(".weight") for name in names)
+    made = msgspec.structs.replace(options, weights="int4", eight_bits=others)
+    return LayerRuns(source, made, n_ctx)
 
 
-def _products(source: WeightSource, layer: int) -> list[tuple[str, ...]]:
-    """Queries, keys and values are one product, and get one number of bits."""
-    names = _names(source, layer)
-    together = tuple(name for name in names if name.endswith(("q_proj", "k_proj", "v_proj")))
-    return [together, *((name,) for name in names if name not in together)]
+def _products(layer: int) -> Generator[tuple[int, tuple[str, ...]]]:
+    """Each with the index of its stage. Queries, keys and values get one number of bits."""
+    for index, names in enumerate(STAGES):
+        full = tuple(f"layers.{layer}.{name}" for name in names)
+        yield from [(index, full)] if index == 0 else [(index, (name,)) for name in full]
 
 
 def change_of(wanted: Sequence[State], found: Sequence[State]) -> float:
@@ -94,7 +160,8 @@ def change_of(wanted: Sequence[State], found: Sequence[State]) -> float:
     return moved / sum(float(np.square(a.residual).sum()) for a, _ in pairs)
 
 
-def _more_bytes(source: WeightSource, options: ExportOptions, product: Sequence[str]) -> int:
+def more_bytes(source: WeightSource, options: ExportOptions, product: Sequence[str]) -> int:
+    """What 8 bits take beyond 4, for the matrices of one product."""
     names = [f"{name}.weight" for name in product]
     few, many = (product_bytes(source, options, names, bits=bits) for bits in (4, 8))
     return many - few

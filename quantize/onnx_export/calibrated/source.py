@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Floats
-from spillover.quantize.onnx_export.calibrated.compensation import Compensator, Moments
-from spillover.quantize.onnx_export.calibrated.layer_runs import Layer, LayerRuns
+from spillover.quantize.onnx_export.blocks import Blocks, Floats, quantize
+from spillover.quantize.onnx_export.calibrated.compensation import Compensator
+from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
+from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
-from spillover.quantize.onnx_export.decoder_graph import products_inside
+from spillover.quantize.onnx_export.decoder_graph import STAGES, stage_of
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.options import ExportOptions
-from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource, matrices
+from spillover.quantize.onnx_export.product_format import block_for
+from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
 
 _FEWEST_TOKENS = 64
@@ -21,7 +25,8 @@ class CalibratedSource:
     """*source*, read in the order of the graph: from its first layer to the head.
 
     A layer's matrices are rounded for the inputs that it gets from the layers before, which are
-    rounded already. One layer is held at a time, and the text as it has become there.
+    rounded already, and make up for what those inputs lack. One layer is held at a time, and the
+    text as it has become there, with and without rounding.
     """
 
     def __init__(
@@ -41,11 +46,13 @@ class CalibratedSource:
         self._options = options
         self._runs = LayerRuns(self, options, n_ctx)
         self._chunks = chunks_of(tokens, n_ctx)
-        self._n_tokens = sum(map(len, self._chunks))
         self._states = self._runs.entry(self._chunks)
-        self._layer = -1
-        self._compensators: dict[str, Compensator] = {}
-        self._made: dict[str, Blocks] = {}
+        self._wanted = self._wanted_after = self._states
+        self._place = -1
+        """The number of the stage whose matrices are rounded, counted through all layers."""
+        self._moments = _moments(self._states, self._states)
+        self._compensators: dict[int, Compensator] = {}
+        self._made: dict[tuple[str, int], Blocks] = {}
 
     @property
     def spec(self) -> ModelSpec:
@@ -65,58 +72,92 @@ class CalibratedSource:
 
     def blocks(self, name: str, bits: int) -> Blocks | None:
         stored = self._source.blocks(name, bits)
-        if stored is not None or bits != 4 or name == EMBEDDING:
+        if stored is not None or (name in (EMBEDDING, HEAD) and bits == 8):
             return stored
-        layer = len(self.spec.layers) if name == HEAD else int(name.split(".")[1])
-        while self._layer < layer:
-            self._enter(self._layer + 1)
-        if name not in self._made:
-            self._made[name] = self._rounded(name)
-        return self._made[name]
+        if name == EMBEDDING:
+            return self._tied_head() if self.spec.is_tied else None
+        while self._place < self._place_of(name):
+            self._advance()
+        if (name, bits) not in self._made:
+            self._made[name, bits] = self._rounded(name, bits)
+        return self._made[name, bits]
 
-    def _enter(self, layer: int) -> None:
-        """Let the text pass the layer before, as it was rounded; see what this one multiplies."""
-        if self._layer >= 0:
-            before = self._runs.layer(self._layer, is_exact=False)
-            self._states = [before.run(state)[0] for state in self._states]
-        self._layer = layer
+    def _place_of(self, name: str) -> int:
+        if name == HEAD:
+            return len(self.spec.layers) * len(STAGES)
+        _, layer, matrix = name.removesuffix(".weight").split(".", 2)
+        return int(layer) * len(STAGES) + stage_of(matrix)
+
+    def _advance(self) -> None:
+        """Let the text pass this stage, as it was rounded; see what the next one multiplies."""
+        if self._place >= 0:
+            place = divmod(self._place, len(STAGES))
+            self._states = self._runs.passed(*place, self._states, is_exact=False)
+            self._wanted = self._wanted_after
+        self._place += 1
         self._made.clear()
         self._compensators.clear()
-        if layer == len(self.spec.layers):
-            moments = _moments(np.concatenate([state.x for state in self._states]))
-            self._compensators[HEAD] = Compensator(moments, self._n_tokens)
+        if self._place == len(self.spec.layers) * len(STAGES):
+            self._moments = _moments(self._states, self._wanted)
             return
-        self._look(self._runs.layer(layer, is_exact=True))
+        place = divmod(self._place, len(STAGES))
+        self._wanted_after = self._runs.passed(*place, self._wanted, is_exact=True)
+        weights = [_weights(state) for state in self._wanted_after]
+        self._moments = _moments(self._states, self._wanted, weights)
 
-    def _look(self, layer: Layer) -> None:
-        sums: dict[str, Moments] = {}
-        for state in self._states:
-            _, seen = layer.run(state)
-            for value, x in {"x": state.x, **seen}.items():
-                sums[value] = sums.get(value, 0) + _moments(x)
-        made = {value: Compensator(moments, self._n_tokens) for value, moments in sums.items()}
-        inside = products_inside(self.spec, self._layer)
-        read = {product: value for value, products in inside.items() for product in products}
-        for name in matrices(self.spec, self._layer):
-            product = ".".join(name.split(".")[2:-1])
-            self._compensators[name] = made[read.get(product, "x")]
+    def _tied_head(self) -> Blocks:
+        """The embedding as it is rounded for its products as the head; the text begins anew with
+        its rows."""
+        states = self._wanted
+        for layer in range(len(self.spec.layers)):
+            states = self._runs.layer(layer, states, is_exact=True)
+        self._moments = _moments(states, states)
+        made = self._rounded(EMBEDDING, 4)
+        self._states = self._runs.entry(self._chunks, made)
+        return made
 
-    def _rounded(self, name: str) -> Blocks:
-        matrix = self._source.values(name)
-        if not np.isfinite(matrix).all():
-            raise ExportError(f"{name} has values that are not numbers: the weights are damaged")
-        return self._compensators[name].quantize(
-            matrix, block=self._block_of(name), is_symmetric=self._options.is_symmetric
-        )
+    def _rounded(self, name: str, bits: int) -> Blocks:
+        block = self._block_of(name, bits)
+        moments = self._moments
 
-    def _block_of(self, name: str) -> int:
+        def rows(start: int, stop: int) -> Floats:
+            found = self._source.values(name, start, stop)
+            if not np.isfinite(found).all():
+                raise ExportError(
+                    f"{name} has values that are not numbers: the weights are damaged"
+                )
+            return moments.corrected(found)
+
+        shape = (self.shape(name)[0], self.shape(name)[1])
+        if bits == 8:
+            return quantize(rows, shape, bits=8, is_symmetric=True, block=block)
+        is_symmetric = self._options.is_symmetric or name in (EMBEDDING, HEAD)
+        if block not in self._compensators:
+            self._compensators[block] = Compensator(moments, block)
+        return self._compensators[block].quantize(rows, shape, is_symmetric=is_symmetric)
+
+    def _block_of(self, name: str, bits: int) -> int:
         """The queries, keys and values, which may become one product, have blocks of one size."""
         stem, _, _ = name.rpartition("self_attn.")
         together = [f"{stem}self_attn.{part}_proj.weight" for part in "qkv"]
         names = together if name in together else [name]
-        is_stored = any(self._source.exact_bits(one) == 4 for one in names)
-        return BLOCK if is_stored else self._options.block
+        return block_for(self._source, self._options, names, bits)
 
 
-def _moments(x: Floats) -> Moments:
-    return (x.T @ x).astype(np.float64)
+def _moments(
+    states: Sequence[State], wanted: Sequence[State], weights: Sequence[Floats] | None = None
+) -> SecondMoments:
+    """Of the inputs of the next products. *weights*: how much each token counts."""
+    moments = SecondMoments(states[0].x.shape[1])
+    for i, (found, exact) in enumerate(zip(states, wanted, strict=True)):
+        counts = np.ones(len(found.x), np.float32) if weights is None else weights[i]
+        moments.add(found.x, exact.x, counts)
+    return moments
+
+
+def _weights(after: State) -> Floats:
+    """How much an error at each token counts, (tokens,): norms divide it by the residual sum."""
+    energy = np.square(after.residual).mean(-1)
+    inverse = np.reciprocal(energy)
+    weights: Floats = inverse / inverse.mean()
+    return weights

@@ -1,0 +1,75 @@
+"""What an export takes of memory: its largest tensor, not the model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny_models
+from tests.tiny_models import CONFIGS
+
+_CONFIG = {
+    **CONFIGS["smollm"],
+    "vocab_size": 32_768,
+    "hidden_size": 512,
+    "intermediate_size": 1_536,
+    "num_attention_heads": 8,
+    "head_dim": 64,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+}
+"""A table of 67 MB as floats, and 40 layers of 12 MB."""
+_EXPORT = """
+import sys
+from pathlib import Path
+from spillover.quantize.onnx_export.export import export
+from spillover.quantize.onnx_export.options import ExportOptions
+
+options = ExportOptions(
+    weights=sys.argv[3],
+    calibration=sys.argv[4],
+    # The others take more time, and no more memory.
+    eight_bits=("*.[qkv]_proj", "*.mlp.*"),
+    n_ctx=128,
+)
+export(Path(sys.argv[1]), Path(sys.argv[2]), options, lambda n_done, n_all: None)
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights as small numbers of few kinds: what matters is how many."""
+    folder = tmp_path_factory.mktemp("large") / "hf"
+    tiny_models.write(folder, CONFIGS["smollm"])
+    (folder / "config.json").write_text(json.dumps(_CONFIG))
+    random = np.random.RandomState(5)
+    some = (random.standard_normal(1 << 16) * 0.03).astype(np.float32)
+    tensors = {
+        name: np.ones(shape, np.float32) if len(shape) == 1 else np.resize(some, shape)
+        for name, shape in tiny_models.shapes(_CONFIG).items()
+    }
+    tiny_models.write_tokenizer(folder / "tokenizer.json", _CONFIG["vocab_size"])
+    tiny_models.write_safetensors(folder / "model.safetensors", tensors, "BF16")
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says the peak")
+@pytest.mark.parametrize(("weights", "text"), [("int8", ""), ("int4", "abc " * 100)])
+def test_the_peak_is_bounded_by_the_largest_tensor(
+    weights: str, text: str, model: Path, tmp_path: Path
+) -> None:
+    arguments = [str(model), str(tmp_path / "out"), weights, text]
+    child = [sys.executable, "-c", _EXPORT, *arguments]
+    found = subprocess.run(child, check=True, capture_output=True, text=True, timeout=300)
+    largest = _CONFIG["vocab_size"] * _CONFIG["hidden_size"] * 4
+    # The file is mapped: its pages are counted, but the system takes them back when it needs them.
+    mapped = (model / "model.safetensors").stat().st_size
+    assert int(found.stdout) * 1024 - mapped < 1.3 * largest + (300 << 20)
+    assert 2 * mapped > 1.3 * largest + (300 << 20), "all weights as floats would be noticed"
