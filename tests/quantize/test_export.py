@@ -77,3 +77,22 @@ def test_the_bundled_onnx_model_has_the_bundled_gguf_models_weights(tmp_path: Pa
     fresh = ragged_logits(tmp_path / "out" / "model.onnx", story_ids(), [20])
     bundled = ragged_logits(find("storyteller-onnx").path, story_ids(), [20])
     np.testing.assert_array_equal(bundled, fresh)
+
+
+def test_scales_that_fp16_cannot_hold_stay_exact(tmp_path: Path) -> None:
+    config = tiny_models.CONFIGS["llama"]
+    tiny_models.write(tmp_path / "hf", config)
+    tensors = tiny_models.weights(config)
+    for name, values in tensors.items():
+        # Together they compute what they did.
+        factor = {"v_proj.weight": 1e-7, "o_proj.weight": 1e7}.get(
+            ".".join(name.split(".")[-2:]), 1
+        )
+        tensors[name] = values * np.float32(factor)
+    tiny_models.write_safetensors(tmp_path / "hf" / "model.safetensors", tensors)
+    logits = []
+    for kind in (FP32, ExportOptions(weights="int8")):
+        folder = tmp_path / str(kind.weights)
+        exported(tmp_path / "hf", folder, kind)
+        logits.append(ragged_logits(folder / "model.onnx", tiny_models.IDS, [48]))
+    assert divergence(logits[0], logits[1]) < 0.1
