@@ -66,7 +66,7 @@ class Loading(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Queued(Struct, frozen=True, kw_only=True, tag=True):
-    """Accepted; *position* requests are ahead of it (0: next, or running at once)."""
+    """Accepted; *position* answers have to end before it begins."""
 
     position: int
     n_prompt_tokens: int

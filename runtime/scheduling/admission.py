@@ -102,7 +102,8 @@ class Admission:
 
     def _report_positions(self) -> None:
         reported: set[int] = set()
-        for position, sequence in enumerate(self._queues.waiting):
+        n_to_end = min(self._queues.n_running, 1)  # one of those that run makes room for the first
+        for position, sequence in enumerate(self._queues.waiting, n_to_end):
             if sequence.job_id not in reported and sequence.n_generated == 0:
                 reported.add(sequence.job_id)
                 queued = Queued(position=position, n_prompt_tokens=sequence.n_prompt)

@@ -299,3 +299,24 @@ def test_power_is_saved_from_the_next_step_on(loop: Loop, monkeypatch: pytest.Mo
         loop.submit(2, 20, max_tokens=5)
         loop.wait_for(2, Finished)
     assert told == [True, False]
+
+
+def test_the_place_in_the_queue_counts_what_has_to_end_before(loop: Loop) -> None:
+    # Used to fall from 2 to 0 when one of the answers ahead had begun.
+    all_came = threading.Event()
+
+    def wait_for_all() -> None:
+        all_came.wait(60)
+
+    loop.before_call = wait_for_all
+    for job_id, max_tokens in enumerate((5, 60, 60, 60, 60, 5), start=1):
+        loop.submit(job_id, 20, max_tokens=max_tokens)
+    all_came.set()
+    places = []
+    while True:
+        job_id, event = loop.events.get(timeout=60)
+        if job_id == 6 and isinstance(event, Queued):
+            places.append(event.position)
+        elif job_id == 6:
+            break
+    assert list(dict.fromkeys(places)) == [2, 1]
