@@ -3,20 +3,35 @@
 import {apply, endInWords, nameOf, stageInWords} from "./answer_state.js";
 import {ConsentCard} from "./consent.js";
 import {batched, copy, h} from "./dom.js";
-import {MarkdownView} from "./markdown.js";
-import {usd} from "./numbers.js";
+import {MarkdownView} from "./markdown/view.js";
+import {counted, usd} from "./numbers.js";
 
 /** Touches the page only where something changes, so that a frame has little to lay out. */
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+const nameInBadge = (writer) => (writer?.origin === "cloud" ? `cloud: ${nameOf(writer)}` : "on this device");
+
+/** Who wrote an answer, in their order, and how fast the device was. */
+function writersOf({marks, writer, usage, speed}) {
+  if (!marks.length && writer?.origin !== "cloud") {
+    const facts = ["on this device", usage?.completion_tokens ? counted(usage.completion_tokens, "token", "tokens") : "", speed ? `${speed.toFixed(1)} tokens/s` : ""];
+    return facts.filter(Boolean).join(" · ");
+  }
+  const names = [...marks.map((mark) => mark.from), writer].map(nameInBadge);
+  return names.filter((name, n) => name !== names[n - 1]).join(" → ");
+}
+
 export class AnswerView {
   #drawn = 0;
   #marked = 0;
+  #reasoned = 0;
+  /** The node that shows how long a seam took, of each mark. */
+  #gaps = new Map();
   #draw = batched(() => this.#drawNow());
 
-  /** *actions*: {regenerate, edit, carryOn, handOver, keepLocal, consent, changed}. */
+  /** *actions*: {regenerate, carryOn, handOver, keepLocal, consent, canUseCloud, branches}. */
   constructor(node, actions) {
     this.answer = node;
     this.actions = actions;
@@ -25,7 +40,7 @@ export class AnswerView {
     this.bar = h("progress", {class: "reading", max: 1, value: 0, hidden: true, "aria-label": "Prompt read"});
     this.reasoning = h("div", {class: "reasoning-text"});
     this.thought = h("details", {class: "reasoning", hidden: true}, h("summary", {}, "Reasoning"), this.reasoning);
-    this.body = h("div", {class: "markdown"});
+    this.body = h("div", {class: "markdown", dir: "auto"});
     this.tools = h("div", {class: "tools"});
     /** Stand at fixed places of the page while the answer is written: in the text they would move away from the pointer. */
     this.consent = h("div", {class: "consent-place"});
@@ -74,7 +89,6 @@ export class AnswerView {
     this.#drawTools();
     this.#drawConsent();
     this.#drawNotes(isRunning);
-    this.actions.changed?.(this);
   }
 
   #drawText() {
@@ -84,7 +98,6 @@ export class AnswerView {
       const mark = marks[this.#marked];
       this.markdown.append(text.slice(this.#drawn, Math.max(mark.at, this.#drawn)));
       this.#drawn = Math.max(mark.at, this.#drawn);
-      mark.node = null;
       this.markdown.mark(this.#markNode(mark));
       this.#marked += 1;
     }
@@ -93,29 +106,28 @@ export class AnswerView {
       this.#drawn = text.length;
     }
     if (isNew) this.markdown.draw();
-    for (const [n, mark] of marks.entries()) {
-      const gap = this.node.querySelector(`[data-seam="${n}"] .gap`);
-      if (gap && mark.gapMs !== null) gap.textContent = ` after ${(mark.gapMs / 1000).toFixed(1)} s`;
+    for (const mark of marks) {
+      if (mark.gapMs !== null) setText(this.#gaps.get(mark), ` after ${(mark.gapMs / 1000).toFixed(1)} s`);
     }
   }
 
   #markNode(mark) {
-    const n = this.answer.marks.indexOf(mark);
+    const gap = h("span", {class: "gap"});
+    this.#gaps.set(mark, gap);
     const redacted = mark.redacted ? `, ${mark.redacted} private ${mark.redacted === 1 ? "text" : "texts"} redacted` : "";
     const target = mark.to.origin === "cloud" ? nameOf(mark.to) : "back to this device";
-    return h("span", {class: `seam ${mark.to.origin}`, "data-seam": n, role: "note"},
-      `${mark.words} → ${target}`, h("span", {class: "gap"}), redacted);
+    return h("span", {class: `seam ${mark.to.origin}`, role: "note"}, `${mark.words} → ${target}`, gap, redacted);
   }
 
   #drawReasoning(isRunning) {
     const {reasoning, reasoningMs, text, reasoningSince} = this.answer;
     this.thought.hidden = !reasoning;
     if (!reasoning) return;
-    const drawn = this.reasoning.textContent.length;
-    if (reasoning.length > drawn) this.reasoning.append(reasoning.slice(drawn));
+    if (reasoning.length > this.#reasoned) this.reasoning.append(reasoning.slice(this.#reasoned));
+    this.#reasoned = reasoning.length;
     const isThinking = isRunning && !text;
-    const ms = reasoningMs || (isThinking && reasoningSince ? Date.now() - reasoningSince : 0);
-    this.thought.firstChild.textContent = isThinking ? "Thinking …" : `Thought for ${(ms / 1000).toFixed(1)} s`;
+    const s = (reasoningMs || (isRunning && reasoningSince ? Date.now() - reasoningSince : 0)) / 1000;
+    setText(this.thought.firstChild, isThinking ? `Thinking for ${Math.round(s)} s` : s ? `Thought for ${s.toFixed(1)} s` : "Reasoning");
   }
 
   #drawHead(isRunning) {
@@ -124,7 +136,7 @@ export class AnswerView {
     this.badge.className = `badge ${origin}`;
     this.badge.hidden = state === "error" && !text;
     const rate = speed ? ` · ${speed.toFixed(1)} tokens/s` : "";
-    setText(this.badge, origin === "local" ? `on this device${rate}` : `cloud: ${nameOf(writer)}`);
+    setText(this.badge, isRunning ? nameInBadge(writer) + (origin === "local" ? rate : "") : writersOf(this.answer));
     setText(this.stage, isRunning && stage !== "writing" ? stageInWords(this.answer) : "");
     this.bar.hidden = !(isRunning && stage === "reading" && stageDetail.total > 0);
     if (!this.bar.hidden) this.bar.value = stageDetail.processed / stageDetail.total;
@@ -137,8 +149,8 @@ export class AnswerView {
     }
     tools.forEach((tool, n) => {
       const box = this.tools.children[n];
-      box.firstChild.textContent = `Calls ${tool.name}`;
-      box.lastChild.firstChild.textContent = tool.arguments;
+      setText(box.firstChild, `Calls ${tool.name}`);
+      setText(box.lastChild.firstChild, tool.arguments);
     });
   }
 
@@ -149,6 +161,7 @@ export class AnswerView {
       this.card.close();
       this.card = null;
     }
+    this.steering.hidden = isOpen;
     if (!isOpen || this.card) return;
     this.card = new ConsentCard(question, questionUntil, (granted, scope) => this.actions.consent(question.id, granted, scope));
     this.consent.append(this.card.node);
@@ -156,7 +169,7 @@ export class AnswerView {
 
   #drawNotes(isRunning) {
     const {answerId} = this.answer;
-    const key = [isRunning, this.answer.state, this.answer.failures.length, Boolean(answerId)].join();
+    const key = [isRunning, this.answer.state, this.answer.failures.length, Boolean(answerId), isRunning && this.actions.canUseCloud()].join();
     if (key === this.notesKey) return;
     this.notesKey = key;
     const {state, failures, usage, text} = this.answer;
@@ -175,7 +188,8 @@ export class AnswerView {
       }
       return;
     }
-    this.buttons.append(button("Copy", (target) => copy(text, target), "Copy the answer"), button("Regenerate", () => this.actions.regenerate()));
+    if (text) this.buttons.append(button("Copy", (target) => copy(text, target), "Copy the answer"));
+    this.buttons.append(button(text ? "Regenerate" : "Try again", () => this.actions.regenerate()));
     if (["stopped", "length", "interrupted", "error"].includes(state) && text) {
       this.buttons.append(button("Continue", () => this.actions.carryOn()));
     }

@@ -144,6 +144,12 @@ export function sentence(text) {
   return /[.!?…]$/.test(whole) ? whole : `${whole}.`;
 }
 
+/** The state of an answer whose stream has ended. */
+export function endOf(node) {
+  if (node.finish === "stop" || node.finish === "tool_calls") return "done";
+  return node.finish ?? "interrupted";
+}
+
 /** How an answer ended, for people; empty where it just ended. */
 export function endInWords(node) {
   switch (node.state) {

@@ -1,18 +1,19 @@
 // The endpoint: requests with the API key, errors in plain words, and answers that survive a broken connection.
 
+import {local, session} from "./browser_storage.js";
 import {eventsOf} from "./sse.js";
 
 const KEY = "spillover-api-key";
 const base = new URL("./", document.baseURI);
 
 export const apiKey = {
-  get: () => sessionStorage.getItem(KEY) || localStorage.getItem(KEY) || "",
+  get: () => session.get(KEY) || local.get(KEY) || "",
   set(key, keep) {
-    sessionStorage.removeItem(KEY);
-    localStorage.removeItem(KEY);
-    if (key) (keep ? localStorage : sessionStorage).setItem(KEY, key);
+    session.remove(KEY);
+    local.remove(KEY);
+    if (key) (keep ? local : session).set(KEY, key);
   },
-  isKept: () => localStorage.getItem(KEY) !== null,
+  isKept: () => local.get(KEY) !== null,
 };
 
 /** What the server refuses, or that it cannot be reached: *status* is 0 then. */
@@ -27,9 +28,11 @@ export class ApiError extends Error {
     if (this.status === 0) return "Is the server running? The page goes on when it is back.";
     if (this.status === 401) return "Enter the API key in the settings.";
     if (this.status === 403) return "Open this page at the address that the server printed.";
-    if (this.status === 429) return "The device is busy. Try again in a moment.";
+    if (this.status === 413) return "Send less at once: fewer or smaller files.";
+    if (this.status === 429) return `The device is busy. Try again ${this.retryAfter > 1 ? `in ${this.retryAfter} s` : "in a moment"}.`;
     if (this.status === 503) return "The model is loading or has crashed. Try again in a moment.";
-    if (/context/.test(this.code)) return "Start a new chat, or delete earlier messages.";
+    if (/context/.test(this.code)) return "Start a new chat, or edit a message to make it shorter.";
+    if (this.status === 404) return "Choose another model at the top.";
     return "";
   }
 }
@@ -70,12 +73,13 @@ async function refusal(response) {
 export const json = async (path, options) => (await call(path, options)).json();
 
 /**
- * One answer. onEvent gets each event of the stream once and in order, whatever breaks:
+ * One answer. onBegin is called when the stream has its name, under which it can be taken up again. onEvent gets each event of the stream once and in order, whatever breaks:
  * {type, data} with data parsed. The promise ends with the answer. *resume* ({stream, n}) goes on with an
  * answer that began before the page was loaded.
  */
 export class AnswerStream {
-  constructor({onEvent, onState, resume = null}) {
+  constructor({onBegin, onEvent, onState, resume = null}) {
+    this.onBegin = onBegin;
     this.onEvent = onEvent;
     this.onState = onState;
     this.stream = resume?.stream ?? "";
@@ -85,12 +89,13 @@ export class AnswerStream {
     this.abort = new AbortController();
   }
 
-  async run(body) {
+  /** *bodyOf*() makes the body, or a promise of it. */
+  async run(bodyOf) {
     let failures = 0;
     while (!this.isOver) {
       const before = this.n;
       try {
-        const response = this.stream ? await this.#again() : await this.#begin(body);
+        const response = this.stream ? await this.#again() : await this.#begin(bodyOf);
         if (response.status === 204) break;
         failures = 0;
         await this.#read(response);
@@ -115,7 +120,8 @@ export class AnswerStream {
     setTimeout(() => this.abort.abort(), 3000);
   }
 
-  async #begin(body) {
+  async #begin(bodyOf) {
+    const body = await bodyOf();
     const response = await call("v1/chat/completions", {
       method: "POST",
       body,
@@ -123,6 +129,7 @@ export class AnswerStream {
       signal: this.abort.signal,
     });
     this.stream = response.headers.get("X-Spillover-Stream") || "";
+    this.onBegin();
     return response;
   }
 

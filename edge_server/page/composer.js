@@ -1,6 +1,7 @@
 // What the user is about to send: the text, the files with it, and how much of the context they take.
 
 import {json} from "./api.js";
+import {session} from "./browser_storage.js";
 import {$, h} from "./dom.js";
 import {count} from "./numbers.js";
 
@@ -9,15 +10,22 @@ const MOST_IMAGE_BYTES = 32 * 1024 * 1024;
 const MOST_IMAGE_SIDE = 1568;
 const MOST_COUNTED_CHARS = 1_000_000;
 const COUNT_AFTER_MS = 350;
+/** A longer text that is pasted becomes a file, which can be looked at and removed as a whole. */
+const MOST_PASTED_CHARS = 4000;
+const DRAFT = "spillover-draft-";
+
+/** There, Enter starts a new line, as the keyboards on the screen show it. */
+const hasOnlyTouch = matchMedia("(hover: none) and (pointer: coarse)");
 
 export class Composer {
   files = [];
   #asked = null;
   #timer = 0;
+  #hasDrafts = false;
 
   /**
    * *actions*: send(text), say(text), countable(text, files): the body to be counted, nCtx(): the longest context,
-   * takesImages(name): whether an image may be added.
+   * takesImages(name): whether an image may be added, chatId(): the chat whose draft is written; empty for a new one.
    */
   constructor(actions) {
     this.actions = actions;
@@ -27,23 +35,22 @@ export class Composer {
       if ($("send").hidden) return;
       const text = this.prompt.value;
       this.prompt.value = "";
-      this.#fit();
+      this.#changed();
       actions.send(text);
     });
-    this.prompt.addEventListener("input", () => {
-      this.#fit();
-      this.count();
-    });
+    this.prompt.addEventListener("input", () => this.#changed());
     this.prompt.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        $("composer").requestSubmit();
-      }
+      const isComposing = event.isComposing || event.keyCode === 229; // Safari ends the composition before the key
+      if (event.key !== "Enter" || event.shiftKey || isComposing || hasOnlyTouch.matches) return;
+      event.preventDefault();
+      $("composer").requestSubmit();
     });
     this.prompt.addEventListener("paste", (event) => {
-      if (!event.clipboardData.files.length) return;
+      const {files} = event.clipboardData;
+      const text = event.clipboardData.getData("text/plain");
+      if (!files.length && text.length <= MOST_PASTED_CHARS) return;
       event.preventDefault();
-      this.add(event.clipboardData.files);
+      this.add(files.length ? files : [new File([text], `Pasted text ${this.files.length + 1}.txt`, {type: "text/plain"})]);
     });
     $("attach").addEventListener("click", () => $("attach-file").click());
     $("attach-file").addEventListener("change", async () => {
@@ -70,6 +77,26 @@ export class Composer {
       drag(-depth);
       this.add(event.dataTransfer.files);
     });
+  }
+
+  #changed() {
+    const key = DRAFT + this.actions.chatId();
+    if (this.prompt.value) session.set(key, this.prompt.value);
+    else session.remove(key);
+    this.#fit();
+    this.count();
+  }
+
+  /** Shows what was written in a chat and not sent. */
+  takeDraft(id) {
+    const draft = session.get(DRAFT + id) ?? "";
+    if (this.#hasDrafts || draft) this.prompt.value = draft; // else it may have been written before this script ran
+    this.#hasDrafts = true;
+    this.#fit();
+  }
+
+  forgetDraft(id) {
+    session.remove(DRAFT + id);
   }
 
   #fit() {

@@ -10,8 +10,15 @@ export async function ask(title, value, label = "Save", isLong = false) {
   return reply === "yes" ? field?.value ?? true : null;
 }
 
-/** The key of the button that was chosen; empty for Cancel. *content* stands above the buttons. */
+let before = Promise.resolve();
+
+/** The key of the button that was chosen; empty for Cancel. *content* stands above the buttons. One question at a time. */
 export function choose(title, labels, content = null) {
+  before = before.then(() => shown(title, labels, content));
+  return before;
+}
+
+function shown(title, labels, content) {
   const dialog = $("dialog");
   const buttons = Object.entries(labels).map(([key, label]) => h("button", {class: "primary", value: key}, label));
   dialog.replaceChildren(h("form", {method: "dialog"},

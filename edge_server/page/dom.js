@@ -32,14 +32,26 @@ export function batched(draw) {
 
 /** Copies text; says in the button whether it worked. */
 export async function copy(text, button) {
-  const label = button.textContent;
+  const label = button.dataset.label ??= button.textContent;
+  let isCopied = true;
   try {
     await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
   } catch {
-    button.textContent = "Not copied";
+    isCopied = copiedFromField(text, button);
   }
+  button.textContent = isCopied ? "Copied" : "Not copied";
   setTimeout(() => { button.textContent = label; }, 1500);
+}
+
+/** Copies without the clipboard API, which browsers have only at https and at localhost. */
+function copiedFromField(text, button) {
+  const field = h("textarea", {class: "skip", "aria-hidden": "true", value: text});
+  (button.closest("dialog") ?? document.body).append(field);
+  field.select();
+  const isCopied = document.execCommand("copy");
+  field.remove();
+  button.focus();
+  return isCopied;
 }
 
 export function download(name, type, text) {

@@ -24,8 +24,9 @@ export class Models {
     return [...this.all, ...this.policies].map((one) => one.id);
   }
 
-  /** The name to ask for: *wanted* where it is served, else the first. */
+  /** The name to ask for: *wanted* where it is served or nothing is known yet, else the first. */
   chosen(wanted) {
+    if (!this.all.length) return wanted || "local";
     return this.names.includes(wanted) ? wanted : this.all[0]?.id ?? "local";
   }
 

@@ -1,10 +1,11 @@
 // A panel at the side, and the settings in one.
 
 import {apiKey} from "./api.js";
-import {h} from "./dom.js";
+import {local} from "./browser_storage.js";
+import {$, h} from "./dom.js";
 
 const KEY = "spillover-settings";
-const DEFAULTS = {dial: "never", model: "", system: "", temperature: "", top_p: "", max_tokens: "", seed: ""};
+const DEFAULTS = {dial: "never", model: "", scheme: "", system: "", temperature: "", top_p: "", max_tokens: "", seed: ""};
 const NUMBERS = {
   temperature: ["Temperature", 0, 2, 0.1],
   top_p: ["Top p", 0, 1, 0.05],
@@ -19,9 +20,7 @@ export const settings = {
   },
   set(name, value) {
     this.values[name] = value;
-    try {
-      localStorage.setItem(KEY, JSON.stringify(this.values));
-    } catch { /* not kept */ }
+    local.set(KEY, JSON.stringify(this.values));
   },
   /** The fields of a request that the user has set. */
   sampling() {
@@ -32,10 +31,22 @@ export const settings = {
 
 function stored() {
   try {
-    return JSON.parse(localStorage.getItem(KEY) ?? "{}");
+    return JSON.parse(local.get(KEY) ?? "{}");
   } catch {
     return {};
   }
+}
+
+/** Light or dark, as the user has set it; else as the system has it. */
+export function showScheme() {
+  const scheme = settings.get("scheme");
+  document.documentElement.style.colorScheme = ["light", "dark"].includes(scheme) ? scheme : "";
+}
+
+/** Closes the list of chats where it lies over the page. */
+export function closeSide() {
+  document.body.classList.remove("side-open");
+  $("toggle-side").setAttribute("aria-expanded", "false");
 }
 
 /** A panel that a button opens and closes. */
@@ -49,7 +60,8 @@ export class Panel {
   open(isOpen) {
     this.node.hidden = !isOpen;
     this.button.setAttribute("aria-expanded", String(isOpen));
-    document.body.classList.remove("side-open");
+    closeSide();
+    document.body.classList.toggle("panel-open", document.querySelector("aside:not([hidden])") !== null);
     if (isOpen) this.show();
   }
 
@@ -65,6 +77,12 @@ export class SettingsPanel extends Panel {
     this.keyChanged = keyChanged;
   }
 
+  /** Asks for the API key. What is typed already stays. */
+  ask() {
+    if (this.node.hidden) this.open(true);
+    this.node.querySelector("#set-key").focus();
+  }
+
   show() {
     const system = h("textarea", {rows: 5, id: "set-system", onchange: () => settings.set("system", system.value)});
     system.value = settings.get("system");
@@ -76,11 +94,18 @@ export class SettingsPanel extends Panel {
       field.value = settings.get(name);
       return h("label", {for: `set-${name}`}, label, field);
     });
+    const schemes = {"": "as the system has it", light: "light", dark: "dark"};
+    const scheme = h("select", {id: "set-scheme", onchange: () => {
+      settings.set("scheme", scheme.value);
+      showScheme();
+    }}, ...Object.entries(schemes).map(([value, name]) => h("option", {value}, name)));
+    scheme.value = settings.get("scheme");
     const key = h("input", {type: "password", id: "set-key", autocomplete: "off", placeholder: apiKey.get() ? "set" : "none"});
     const keep = h("input", {type: "checkbox", id: "set-keep"});
     keep.checked = apiKey.isKept();
     this.node.replaceChildren(this.head("Settings"),
       h("label", {for: "set-system"}, "System prompt", system), ...fields,
+      h("label", {for: "set-scheme"}, "Colours", scheme),
       h("form", {onsubmit: (event) => {
         event.preventDefault();
         apiKey.set(key.value.trim(), keep.checked);

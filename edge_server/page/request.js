@@ -1,6 +1,6 @@
 // A chat as the bodies of requests. No DOM here.
 
-import {pathOf} from "./store.js";
+import {pathOf} from "./chats/chat_tree.js";
 
 /** The body that asks for an answer to the messages up to *leaf*. *begun*: the text that it goes on with. */
 export function answerBody(chat, leaf, {model, system, sampling, fallback, begun}) {

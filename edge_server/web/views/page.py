@@ -52,7 +52,7 @@ def add_page(app: Flask, service: Service) -> None:
         return _device(service, g.owner)
 
     app.add_url_rule("/", "page", page)
-    app.add_url_rule("/page/<name>", "page file", _file)
+    app.add_url_rule("/page/<path:name>", "page file", _file)
     app.add_url_rule("/v1/device", "device", device)
 
 
@@ -73,12 +73,16 @@ def _file(name: str) -> Response:
 
 @cache
 def _contents() -> dict[str, bytes]:
-    """The page's files by name."""
+    """The page's files by their paths in its folder."""
     folder = files("spillover.edge_server").joinpath("page")
+    found = [(file.name, file) for file in folder.iterdir()]
+    for name, part in list(found):
+        if part.is_dir():
+            found += [(f"{name}/{file.name}", file) for file in part.iterdir()]
     return {
-        file.name: file.read_bytes()
-        for file in folder.iterdir()
-        if file.name[file.name.rfind(".") :] in _TYPES
+        name: file.read_bytes()
+        for name, file in found
+        if file.is_file() and name[name.rfind(".") :] in _TYPES
     }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Playwright, expect, sync_playwright
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.relay import Relay
@@ -15,6 +16,7 @@ from tests.edge_server.routed import routed_server
 from tests.fakes.fake import Fake
 
 PATIENCE_MS = 90_000
+expect.set_options(timeout=PATIENCE_MS)
 _FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -40,8 +42,11 @@ def browser() -> Iterator[Browser]:
 class Visit:
     """The page in a context of its own, and what went wrong in it."""
 
-    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+    def __init__(self, browser: Browser, url: str, *, script: str = "", **options: Any) -> None:
+        """*script* runs before those of the page."""
         self.context = browser.new_context(**options)
+        if script:
+            self.context.add_init_script(script)
         self.context.set_default_timeout(PATIENCE_MS)
         self.url = url
         self.problems: list[str] = []
@@ -75,9 +80,20 @@ class Visit:
         self.page.fill("#prompt", text)
         self.page.press("#prompt", "Enter")
 
+    def answer_with(self, *events: dict[str, Any]) -> None:
+        """Have the next answers made of *events*, instead of asking the server."""
+        end = {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        stream = "".join(f"data: {json.dumps(part)}\n\n" for part in (*events, end))
+        self.page.route(
+            "**/v1/chat/completions",
+            lambda route: route.fulfill(
+                headers={"Content-Type": "text/event-stream"}, body=stream + "data: [DONE]\n\n"
+            ),
+        )
+
     def wait_end(self) -> None:
         """Until the last answer has ended."""
-        self.page.wait_for_selector(".message.answer:last-child:not(.running)")
+        self.page.wait_for_selector("#messages > :last-child > .answer:last-child:not(.running)")
 
     @property
     def answer(self) -> str:
@@ -116,6 +132,30 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         visit.context.close()
         assert visit.problems == []
         assert visit.strays == []
+
+
+RENDER = """async ([text, size]) => {
+    const {MarkdownView} = await import("/page/markdown/view.js");
+    const node = document.createElement("div");
+    const view = new MarkdownView(node);
+    for (let at = 0; at < text.length; at += size) {
+        view.append(text.slice(at, at + size));
+        view.draw();
+    }
+    view.draw();
+    return [...node.children].map((part) => part.innerHTML).join("");
+}"""
+"""What becomes of a text that comes in pieces of a size."""
+
+
+@pytest.fixture(scope="module")
+def one(browser: Browser, local: Server) -> Iterator[Visit]:
+    """The page, for all tests of a file that ask its modules."""
+    visit = Visit(browser, f"{local.url}/")
+    yield visit
+    visit.context.close()
+    assert visit.problems == []
+    assert visit.strays == []
 
 
 POLICY = """

@@ -98,7 +98,9 @@ def measure(browser: Browser, server: Server, n_messages: int) -> dict[str, Any]
     browser.start_tracing(page=one.page, categories=["toplevel"])
     one.send("Go")
     one.page.wait_for_selector(".message.answer.running")
-    one.page.wait_for_selector(".message.answer:last-child:not(.running)", timeout=300_000)
+    one.page.wait_for_selector(
+        "#messages > :last-child > .answer:last-child:not(.running)", timeout=300_000
+    )
     work = sorted(work_of(browser.stop_tracing()))
     one.context.close()
     return {

@@ -53,6 +53,39 @@ def test_axe_finds_nothing_serious(routed: Server, visit: Open, fake: Fake, sche
     assert findings(one) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_a_phone_in_dialogs_and_errors(
+    local: Server, visit: Open, scheme: str
+) -> None:
+    one = visit(local, color_scheme=scheme, viewport={"width": 360, "height": 740})
+    page = one.page
+    assert findings(one) == []
+    text = "> *Red*\n\n| a |\n|---|\n| b |"
+    one.answer_with(
+        {"id": "c", "loading": {"model": "other", "n_ahead": 1, "progress": 0.5}},
+        {"id": "c", "prompt_progress": {"total": 90, "processed": 45}},
+        {"id": "c", "choices": [{"index": 0, "delta": {"reasoning_content": "Well …"}}]},
+        {
+            "id": "c",
+            "choices": [{"index": 0, "delta": {"content": text}}],
+        },
+    )
+    one.send("Hello")
+    one.wait_end()
+    page.locator(".reasoning summary").click()
+    page.unroute("**/v1/chat/completions")
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=503, body="{}"))
+    one.send("Again")
+    page.wait_for_selector(".notes .error")
+    assert findings(one) == []
+    page.locator(".user").last.get_by_role("button", name="Edit").click()
+    assert findings(one) == []
+    page.keyboard.press("Escape")
+    page.click("#toggle-side")
+    page.fill("#search", "Red")
+    assert findings(one) == []
+
+
 def test_a_model_is_chosen_and_consent_given_with_the_keyboard(
     routed: Server, visit: Open, fake: Fake
 ) -> None:

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, FilePayload, expect
+from playwright.sync_api import FilePayload, expect
 
-from tests.edge_server.conftest import Server
-from tests.edge_server.page.conftest import Visit
-
-
-@pytest.fixture(scope="module")
-def one(browser: Browser, local: Server) -> Iterator[Visit]:
-    """The page, for all tests of this file."""
-    visit = Visit(browser, f"{local.url}/")
-    yield visit
-    visit.context.close()
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong(one: Visit) -> Iterator[None]:
-    yield
-    assert one.problems == []
-    assert one.strays == []
-
+from tests.edge_server.page.conftest import RENDER, Visit
 
 EVENTS: list[tuple[str, list[tuple[str, str]]]] = [
     ("data: a\n\n", [("message", "a")]),
@@ -66,18 +48,6 @@ def test_events_are_read_however_they_are_cut(
     assert found == [[list(event) for event in events]] * 5
 
 
-RENDER = """async ([text, size]) => {
-    const {MarkdownView} = await import("/page/markdown.js");
-    const node = document.createElement("div");
-    const view = new MarkdownView(node);
-    for (let at = 0; at < text.length; at += size) {
-        view.append(text.slice(at, at + size));
-        view.draw();
-    }
-    view.draw();
-    return node.innerHTML;
-}"""
-
 MARKDOWN = [
     ("One\ntwo\n\nthree", "<p>One<br>two</p><p>three</p>"),
     ("# Title\ntext", "<h2>Title</h2><p>text</p>"),
@@ -90,7 +60,7 @@ MARKDOWN = [
     ("snake_case_name", "<p>snake_case_name</p>"),
     (r"\*no\*", "<p>*no*</p>"),
     ("---", "<hr>"),
-    ("$$\nx^2\n$$", '<pre class="math">x^2</pre>'),
+    ("$$\nx^2\n$$", '<pre class="math" tabindex="0">x^2</pre>'),
     ("<b>no html</b>", "<p>&lt;b&gt;no html&lt;/b&gt;</p>"),
 ]
 
@@ -125,7 +95,7 @@ def test_tables_code_and_links(one: Visit) -> None:
 def test_code_is_drawn_line_by_line(one: Visit) -> None:
     kept = one.page.evaluate(
         """async () => {
-            const {MarkdownView} = await import("/page/markdown.js");
+            const {MarkdownView} = await import("/page/markdown/view.js");
             const node = document.createElement("div");
             const view = new MarkdownView(node);
             view.append("```js\\nlet a = 1;\\nlet b");
@@ -143,7 +113,7 @@ def test_code_is_drawn_line_by_line(one: Visit) -> None:
 def test_text_can_be_taken_back_and_a_mark_stays_in_its_sentence(one: Visit) -> None:
     found = one.page.evaluate(
         """async () => {
-            const {MarkdownView} = await import("/page/markdown.js");
+            const {MarkdownView} = await import("/page/markdown/view.js");
             const node = document.createElement("div");
             const view = new MarkdownView(node);
             view.append("Once upon a");
@@ -255,7 +225,7 @@ def test_hostile_texts_stay_text(one: Visit, size: int) -> None:
     allowed = set(f"{names} button hr".upper().split())
     found: list[dict[str, Any]] = one.page.evaluate(
         """async ([payloads, size]) => {
-            const {MarkdownView} = await import("/page/markdown.js");
+            const {MarkdownView} = await import("/page/markdown/view.js");
             return payloads.map((text) => {
                 const node = document.createElement("div");
                 document.body.append(node);
@@ -283,58 +253,36 @@ def test_hostile_texts_stay_text(one: Visit, size: int) -> None:
 
 
 def test_a_hostile_model_and_hostile_names_do_nothing(one: Visit) -> None:
-    """The same through the whole page: the answer, the title, a file's name and an error."""
-    text = "\n\n".join(PAYLOADS)
-    chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": text}}]}
-    end = {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    stream = "".join(f"data: {json.dumps(part)}\n\n" for part in (chunk, end)) + "data: [DONE]\n\n"
-    one.page.route(
-        "**/v1/chat/completions",
-        lambda route: route.fulfill(
-            status=200, headers={"Content-Type": "text/event-stream"}, body=stream
-        ),
+    """The same through the whole page: the answer and its thoughts, tools, providers, a file, a
+    title, models and errors."""
+    evil, text = "<img src=x onerror=alert(1)>", "\n\n".join(PAYLOADS)
+    cloud = {"origin": "cloud", "provider": evil, "model": evil}
+    tool = {"index": 0, "function": {"name": evil, "arguments": evil}}
+    handoff = {"type": "handoff", "seq": 1, "reason": evil, "from": cloud, "to": cloud}
+    failed = {"type": "provider_failed", "provider": cloud, "message": evil}
+    one.answer_with(
+        {"id": evil, "loading": {"model": evil}},
+        {"id": evil, "choices": [{"index": 0, "delta": {"reasoning_content": text}}]},
+        {"id": evil, "choices": [{"index": 0, "delta": {"content": text}}]},
+        {"id": evil, "spillover": handoff},
+        {"id": evil, "spillover": failed},
+        {"id": evil, "choices": [{"index": 0, "delta": {"tool_calls": [tool]}}]},
     )
-    name = "<img src=x onerror=alert(1)>.txt"
-    file: FilePayload = {"name": name, "mimeType": "text/plain", "buffer": b"x"}
+    file: FilePayload = {"name": f"{evil}.txt", "mimeType": "text/plain", "buffer": b"x"}
     one.page.set_input_files("#attach-file", file)
     expect(one.page.locator("#files")).to_contain_text("onerror")
     one.send("<svg onload=alert(1)>")
     one.wait_end()
+    expect(one.page.locator(".seam")).to_contain_text("onerror")
+    expect(one.page.locator(".tool")).to_contain_text("onerror")
     one.page.unroute("**/v1/chat/completions")
-    error = {"error": {"message": "<img src=x onerror=alert(1)>"}}
-    one.page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(status=400, body=json.dumps(error))
-    )
+    error = json.dumps({"error": {"message": evil}})
+    one.page.route("**/v1/chat/completions", lambda route: route.fulfill(status=400, body=error))
     one.send("again")
     one.page.wait_for_selector(".notes .error")
     assert "<img src=x onerror" in one.page.locator(".notes .error").inner_text()
-    assert one.page.locator("#log img, #log script, #log svg, #side img").count() == 0
-
-
-def test_long_answers_stay_smooth(one: Visit) -> None:
-    """The work for each piece does not grow with the answer: of 2,000 drawings the last hundred
-    make as few nodes as the first."""
-    made = one.page.evaluate(
-        """async () => {
-            const {MarkdownView} = await import("/page/markdown.js");
-            const node = document.createElement("div");
-            const view = new MarkdownView(node);
-            const counts = [];
-            let n = 0;
-            const observer = new MutationObserver((all) => {
-                for (const one of all) n += one.addedNodes.length;
-            });
-            observer.observe(node, {childList: true, subtree: true});
-            const part = "A sentence with **bold** words.\\n\\n- an item\\n- another\\n\\n";
-            for (let i = 0; i < 2000; i += 1) {
-                view.append(part);
-                view.draw();
-                for (const one of observer.takeRecords()) n += one.addedNodes.length;
-                counts.push(n);
-                n = 0;
-            }
-            const sum = (list) => list.reduce((a, b) => a + b, 0);
-            return [sum(counts.slice(0, 100)), sum(counts.slice(-100))];
-        }"""
-    )
-    assert made[1] <= made[0] * 1.1
+    models = json.dumps({"data": [{"id": evil, "description": evil, "engine": evil}]})
+    one.page.route("**/v1/models", lambda route: route.fulfill(body=models))
+    one.page.click("#model")
+    expect(one.page.locator("#models")).to_contain_text("onerror")
+    assert one.page.locator("#app :is(img, script, svg, iframe, style, link)").count() == 0

@@ -1,6 +1,6 @@
 // Colours code line by line, so that it works while the code is written: comments, texts, numbers and keywords.
 
-import {h} from "./dom.js";
+import {h} from "../dom.js";
 
 const words = (text) => new Set(text.split(" "));
 const C_LIKE = {line: "//", block: ["/*", "*/"], quotes: "\"'"};

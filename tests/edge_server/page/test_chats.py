@@ -1,0 +1,264 @@
+"""Chats in the browser: kept, shared by windows, exported and imported."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import FilePayload, Page, expect
+
+from tests.edge_server.conftest import Server
+from tests.edge_server.page.conftest import Visit
+from tests.edge_server.page.test_page import STORY, without_end
+
+Open = Callable[..., Visit]
+
+
+def json_file(content: object) -> FilePayload:
+    text = content if isinstance(content, str) else json.dumps(content)
+    return {"name": "chats.json", "mimeType": "application/json", "buffer": text.encode()}
+
+
+def message(name: str, parent: str | None, text: str, **fields: object) -> dict[str, Any]:
+    role = "assistant" if name.startswith("a") else "user"
+    return {"id": name, "parent": parent, "role": role, "text": text, "at": 1, **fields}
+
+
+def chat_of(*nodes: dict[str, Any], title: str = "Imported", leaf: str = "") -> dict[str, Any]:
+    by_id = {node["id"]: node for node in nodes}
+    return {"title": title, "leaf": leaf or nodes[-1]["id"], "nodes": by_id}
+
+
+def bubbles(page: Page, n: int) -> None:
+    expect(page.locator(".bubble")).to_have_count(n)
+
+
+def test_windows_on_one_chat_keep_what_both_wrote(local: Server, visit: Open) -> None:
+    # The window that wrote last used to undo what the other had written.
+    one = visit(local)
+    one.send("Once upon a time")
+    one.wait_end()
+    other = one.open()
+    other.locator(".chat-name").click()
+    bubbles(other, 1)
+    one.send("And then?")
+    bubbles(other, 2)
+    one.wait_end()
+    expect(other.locator(".answer .markdown").last).to_have_text(one.answer, use_inner_text=True)
+    other.fill("#prompt", "And in the end?")
+    other.press("#prompt", "Enter")
+    bubbles(one.page, 3)
+    expect(other.locator("#stop")).to_be_hidden()
+    expect(one.page.locator("#stop")).to_be_hidden()
+    one.page.reload()
+    bubbles(one.page, 3)
+    expect(one.page.locator(".answer .markdown")).to_have_count(3)
+
+
+def test_an_answer_can_be_watched_in_a_second_window(local: Server, visit: Open) -> None:
+    one = visit(local)
+    other = one.open()
+    without_end(one)
+    one.send(STORY)
+    other.locator(".chat-name").click()
+    one.wait_end()
+    expect(other.locator(".answer")).to_have_attribute("aria-busy", "false")
+    expect(other.locator(".answer .markdown")).to_have_text(one.answer, use_inner_text=True)
+
+
+HELD = """() => {
+    const real = window.fetch;
+    const encoder = new TextEncoder();
+    const chunk = {id: "c", choices: [{index: 0, delta: {content: "Once"}}]};
+    let end;
+    window.fetch = (url, options) => {
+        if (String(url).includes("/v1/streams/")) {
+            end();
+            return Promise.resolve(new Response(""));
+        }
+        if (!String(url).endsWith("/v1/chat/completions")) return real(url, options);
+        const body = new ReadableStream({start(controller) {
+            controller.enqueue(encoder.encode(`data: ${JSON.stringify(chunk)}\\n\\n`));
+            end = () => controller.close();
+        }});
+        return Promise.resolve(new Response(body, {headers: {"X-Spillover-Stream": "s1"}}));
+    };
+}"""
+"""The next answer goes on until it is stopped."""
+KEPT_CHATS = """async () => {
+    await new Promise(requestAnimationFrame);
+    const db = await new Promise((done) => {
+        indexedDB.open("spillover").onsuccess = ({target}) => done(target.result);
+    });
+    return new Promise((done) => {
+        const keys = db.transaction("chats", "readwrite").objectStore("chats").getAllKeys();
+        keys.onsuccess = () => { db.close(); done(keys.result.length); };
+    });
+}"""
+"""How many chats are kept, once all that was to be written is."""
+
+
+def test_a_chat_that_is_deleted_while_it_is_answered_stays_deleted(
+    local: Server, visit: Open
+) -> None:
+    # The end of its answer used to bring it back.
+    one = visit(local)
+    other = one.open()
+    one.page.evaluate(HELD)
+    one.send(STORY)
+    expect(one.page.locator(".answer .markdown")).to_have_text("Once")
+    expect(other.locator(".chat-name")).to_have_count(1)
+    one.page.get_by_role("button", name=f"Delete {STORY}").click()
+    one.page.click("dialog button.primary")
+    expect(one.page.locator(".welcome")).to_be_visible()
+    expect(other.locator("#chats")).to_contain_text("No chats yet.")
+    assert one.page.evaluate(KEPT_CHATS) == 0
+    one.page.reload()
+    expect(one.page.locator("#chats")).to_contain_text("No chats yet.")
+
+
+def test_drafts_stay_with_their_chats(local: Server, visit: Open) -> None:
+    one = visit(local)
+    page, prompt = one.page, one.page.locator("#prompt")
+    chat = chat_of(message("u1", None, "Hello"), title="Moon")
+    page.set_input_files("#import-file", json_file(chat))
+    page.get_by_role("button", name="Moon", exact=True).click()
+    prompt.fill("Is it far?")
+    page.reload()
+    expect(prompt).to_have_value("Is it far?")
+    page.click("#new-chat")
+    expect(prompt).to_have_value("")
+    prompt.fill("Something else")
+    page.get_by_role("button", name="Moon", exact=True).click()
+    expect(prompt).to_have_value("Is it far?")
+    page.click("#new-chat")
+    expect(prompt).to_have_value("Something else")
+
+
+STRANGE = [
+    chat_of(message("u1", "constructor", "Its parent is a word of the language")),
+    chat_of(message("u1", "__proto__", "Another"), leaf="toString"),
+    chat_of(message("a1", None, "Numbers", marks=5, tools={}, usage="x", state="running", run=3)),
+    chat_of(message("u1", None, "Files", files=[{"name": 1}, 7, {"name": "a", "text": "b"}])),
+    {"title": " \n", "leaf": 7, "nodes": {}},
+]
+
+
+def test_files_with_strange_chats_are_read_or_refused(local: Server, visit: Open) -> None:
+    # A message whose parent was "constructor" used to break the page, and again at each reload.
+    one = visit(local)
+    page = one.page
+    page.set_input_files("#import-file", json_file(STRANGE))
+    expect(page.locator("#status")).to_have_text("Imported 5 chats.")
+    for n in range(len(STRANGE)):
+        page.locator(".chat-name").nth(n).click()
+        expect(page.locator("#messages > *")).to_have_count(1)
+    circle = chat_of(message("u1", "a1", "x"), message("a1", "u1", "y"))
+    for bad in ("{", "[]", "7", "null", '{"title": 1}', json.dumps(circle)):
+        page.set_input_files("#import-file", json_file(bad))
+        expect(page.locator("#status")).to_have_text(re.compile("^The file (is|has)"))
+    page.reload()
+    expect(page.locator(".chat-name")).to_have_count(len(STRANGE))
+
+
+def test_all_chats_are_exported_and_searched(local: Server, visit: Open) -> None:
+    one = visit(local)
+    page = one.page
+    words = "The moon " + "is far away, and " * 20 + "the fox sleeps."
+    chats = [
+        chat_of(message("u1", None, words), title="Night"),
+        chat_of(message("u1", None, "Hello"), title="Day"),
+    ]
+    page.set_input_files("#import-file", json_file(chats))
+    expect(page.locator("#chats .age")).to_have_text("Today")
+    page.fill("#search", "fox sleeps")
+    expect(page.locator(".chat-name")).to_have_text(re.compile(r"^Night….*the fox sleeps\.…$"))
+    page.fill("#search", "")
+    page.click("#export")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="All chats").click()
+    exported = json.loads(saved.value.path().read_text("utf-8"))
+    assert {chat["title"] for chat in exported} == {"Night", "Day"}
+    page.set_input_files("#import-file", json_file(exported))
+    expect(page.locator(".chat-name")).to_have_count(4)
+
+
+NOTHING_ALLOWED = """
+for (const name of ["indexedDB", "localStorage", "sessionStorage"]) {
+    Object.defineProperty(window, name, {get() { throw new DOMException("no", "SecurityError"); }});
+}
+Object.defineProperty(navigator, "clipboard", {value: undefined});
+"""
+
+
+def test_a_browser_that_keeps_nothing_is_told_and_works(local: Server, visit: Open) -> None:
+    one = visit(local, script=NOTHING_ALLOWED)
+    expect(one.page.locator("#not-kept")).to_be_visible()
+    one.send("Hello")
+    one.wait_end()
+    one.page.get_by_role("button", name="Copy the answer").click()
+    expect(one.page.get_by_role("button", name="Copy the answer")).to_have_text("Copied")
+    one.page.click("#new-chat")
+    one.page.locator(".chat-name").click()
+    bubbles(one.page, 1)
+
+
+STORAGE_FULL = """IDBObjectStore.prototype.put = () => {
+    throw new DOMException("full", "QuotaExceededError");
+};"""
+
+
+def test_a_full_storage_is_said_and_the_chat_goes_on(local: Server, visit: Open) -> None:
+    one = visit(local, script=STORAGE_FULL)
+    one.page.set_input_files("#import-file", json_file(chat_of(message("u1", None, "Hello"))))
+    expect(one.page.locator(".chat-name")).to_have_count(1)
+    one.send("Hello")
+    one.wait_end()
+    expect(one.page.locator("#not-kept")).to_contain_text("could not keep this chat")
+    one.send("And then?")
+    one.wait_end()
+    bubbles(one.page, 2)
+
+
+def test_chats_of_the_first_format_are_kept(local: Server, visit: Open) -> None:
+    one = visit(local)
+    one.page.goto(f"{local.url}/page/icon.svg")
+    one.page.evaluate(
+        """(chat) => new Promise((done) => {
+            indexedDB.deleteDatabase("spillover").onsuccess = () => {
+                const request = indexedDB.open("spillover", 1);
+                request.onupgradeneeded = () =>
+                    request.result.createObjectStore("chats", {keyPath: "id"}).put(chat);
+                request.onsuccess = () => { request.result.close(); done(); };
+            };
+        })""",
+        {"id": "c1", "updated": 1, "dial": "never", **chat_of(message("u1", None, "Hello"))},
+    )
+    one.page.goto(f"{local.url}/")
+    one.page.locator(".chat-name").click()
+    expect(one.page.locator(".bubble")).to_have_text("Hello")
+
+
+@pytest.mark.parametrize("dial", ["never", "ask"])
+def test_what_is_sent_before_the_models_are_known_keeps_the_users_choice(
+    local: Server, visit: Open, dial: str
+) -> None:
+    # The dial used to be left out then, so that the owner's setting alone counted.
+    one = visit(local)
+    one.page.evaluate(
+        "(dial) => localStorage.setItem('spillover-settings', JSON.stringify({dial}))", dial
+    )
+    held: list[Any] = []
+    one.page.route("**/v1/models", lambda route: held.append(route))
+    one.page.reload()
+    one.send("Hello")
+    expect(one.page.locator(".stage")).to_have_text("Sending")
+    with one.page.expect_request("**/v1/chat/completions") as sent:
+        held[0].continue_()
+    body = json.loads(str(sent.value.post_data))
+    assert body["spillover"]["fallback"] == dial
+    assert body["model"] == "storyteller"
+    one.wait_end()

@@ -1,0 +1,91 @@
+"""Where the reader is, and what the page makes of what is pasted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from playwright.sync_api import expect
+
+from tests.edge_server.conftest import Server
+from tests.edge_server.page.conftest import Visit
+from tests.edge_server.page.test_page import STORY, without_end
+
+Open = Callable[..., Visit]
+
+
+def test_the_page_follows_an_answer_and_stays_where_the_reader_scrolled(
+    local: Server, visit: Open
+) -> None:
+    one = visit(local, viewport={"width": 700, "height": 420})
+    page = one.page
+    without_end(one)
+    one.send(STORY)
+    page.wait_for_function("log.scrollTop > 200")
+    expect(page.locator("#to-end")).to_be_hidden()
+    page.locator("#log").hover()
+    page.mouse.wheel(0, -150)
+    expect(page.locator("#to-end")).to_be_visible()
+    top = page.evaluate("log.scrollTop")
+    height = page.evaluate("log.scrollHeight")
+    page.wait_for_function("(height) => log.scrollHeight > height + 100", arg=height)
+    assert abs(page.evaluate("log.scrollTop") - top) <= 2
+    assert page.locator(".answer .badge").is_visible(), "who writes is always shown"
+    page.click("#to-end")
+    expect(page.locator("#to-end")).to_be_hidden()
+    page.keyboard.press("Escape")
+    one.wait_end()
+    page.wait_for_function("log.scrollHeight - log.scrollTop - log.clientHeight < 2")
+
+
+def test_a_long_text_that_is_pasted_becomes_a_file(local: Server, visit: Open) -> None:
+    one = visit(local)
+    paste = """(text) => {
+        const clipboardData = new DataTransfer();
+        clipboardData.setData("text/plain", text);
+        const options = {clipboardData, bubbles: true, cancelable: true};
+        const prompt = document.getElementById("prompt");
+        return prompt.dispatchEvent(new ClipboardEvent("paste", options));
+    }"""
+    assert one.page.evaluate(paste, "short"), "the browser pastes it"
+    assert not one.page.evaluate(paste, "fox " * 2000)
+    expect(one.page.locator("#files")).to_contain_text("Pasted text 1.txt")
+
+
+def test_words_without_end_and_wide_tables_stay_in_their_places(local: Server, visit: Open) -> None:
+    one = visit(local, viewport={"width": 360, "height": 740})
+    wide = "w" * 400
+    table = f"| {wide} | b |\n|---|---|\n| 1 | 2 |"
+    text = f"{wide}\n\n{table}\n\n```\n{wide}\n```\n\n`{wide}`\n\n> {wide}"
+    one.answer_with({"id": "c", "choices": [{"index": 0, "delta": {"content": text}}]})
+    one.send(wide)
+    one.wait_end()
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert one.page.evaluate("log.scrollWidth <= log.clientWidth")
+
+
+def test_text_from_right_to_left_is_set_so(local: Server, visit: Open) -> None:
+    one = visit(local)
+    text = "שלום עולם\n\n- אחת\n- שתיים\n\n```js\nlet a;\n```"
+    one.answer_with({"id": "c", "choices": [{"index": 0, "delta": {"content": text}}]})
+    one.send("שלום")
+    one.wait_end()
+    direction = "(node) => getComputedStyle(node).direction"
+    assert one.page.locator(".answer ul").evaluate(direction) == "rtl"
+    assert one.page.locator(".bubble").evaluate(direction) == "rtl"
+    assert one.page.locator(".code pre").evaluate(direction) == "ltr"
+
+
+def test_what_is_typed_of_a_key_stays_while_the_page_asks_again(local: Server, visit: Open) -> None:
+    # The field used to be drawn anew every three seconds.
+    one = visit(local)
+    one.page.route(
+        "**/v1/models",
+        lambda route: route.fulfill(status=401, body='{"error": {"message": "no key"}}'),
+    )
+    one.page.reload()
+    expect(one.page.locator("#set-key")).to_be_focused()
+    one.page.keyboard.type("half a k")
+    with one.page.expect_response("**/v1/models"):
+        one.page.evaluate("dispatchEvent(new Event('online'))")
+    one.page.keyboard.type("ey")
+    expect(one.page.locator("#set-key")).to_have_value("half a key")
