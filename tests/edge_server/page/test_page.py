@@ -259,7 +259,7 @@ def test_chats_are_found_renamed_exported_imported_and_deleted(
     one.page.fill("#search", "no such words")
     assert "No chat has these words" in one.page.locator("#chats").inner_text()
     one.page.fill("#search", "the moon")
-    assert one.page.locator(".chat-name").inner_text() == "Moon"
+    assert one.page.locator(".chat-name").inner_text().startswith("Moon")
     (tmp_path / "bad.json").write_text('{"nodes": {"a": {"id": "a"}}}')
     one.page.set_input_files("#import-file", str(tmp_path / "bad.json"))
     expect(one.page.locator("#status")).to_contain_text("not an exported chat")
