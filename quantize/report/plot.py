@@ -184,7 +184,7 @@ class _Drawing:
 def _powers(axis: _Axis) -> list[float]:
     """Powers of ten on a logarithmic axis; twice and five times each too where they are few."""
     powers = range(math.floor(axis.low), math.ceil(axis.high) + 1)
-    factors = (1,) if axis.high - axis.low > 2 else (1, 2, 5)
+    factors = (1,) if axis.high - axis.low > 2.5 else (1, 2, 5)
     found = [factor * 10.0**power for power in powers for factor in factors]
     return [loss for loss in found if axis.low <= math.log10(loss) <= axis.high]
 
