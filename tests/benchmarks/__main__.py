@@ -1,7 +1,7 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
 Scenarios: engine, wire, overhead, http, beside, busy, newcomer, reading, prefixes, memory, policy,
-onnx.
+speculation, onnx.
 Prints a line of JSON each figure: medians with smallest and largest value. What is compared runs in
 turns.
 """
