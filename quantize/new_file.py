@@ -1,47 +1,114 @@
-"""Writes a file completely or not at all."""
+"""Writes a file or a folder completely or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spillover.quantize.errors import QuantizeError
 
 _BESIDE_BYTES = 64 << 20
 """What stays free on the disk beside a new file."""
+_FULL_BYTES = 1 << 20
+"""Work that fails while less is free has failed because of that."""
+_ADVICE = "free some space, or choose a place on another disk"
+_FULL = (errno.ENOSPC, errno.EDQUOT) if os.name == "posix" else (errno.ENOSPC,)
 
 
 @contextmanager
 def new_file(target: Path, n_bytes: int = 0) -> Generator[Path]:
     """An empty file beside *target* that becomes it when the block succeeds and is removed
-    otherwise. About *n_bytes* will be written. Raises QuantizeError."""
+    otherwise. About *n_bytes* will be written.
+
+    Raises QuantizeError when it cannot be written; an OSError of the block that is about something
+    else passes.
+    """
     if target.exists() or target.is_symlink():
         raise QuantizeError(f"{target} exists: name a new file, or remove it first")
-    scratch: Path | None = None
-    try:
+    with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
+        free = _free_bytes(target)
         if free < n_bytes + _BESIDE_BYTES:
             raise QuantizeError(
                 f"{target} takes {n_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on its "
-                "disk: free some space, or name a file on another disk"
+                f"disk: {_ADVICE}"
             )
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        scratch = Path(name)
-        yield scratch
-        with scratch.open("rb") as file:
-            os.fsync(
-                file.fileno()
-            )  # or the name could outlive a loss of power, but not the content
-        scratch.chmod(0o644)
-        os.replace(scratch, target)
-    except OSError as error:
-        raise QuantizeError(f"{target} cannot be written: {error.strerror or error}") from error
+        scratch = _beside(target)
+        # Not tempfile: who may read the file is for the user's umask to say.
+        os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        with _noticing_a_full_disk(target):
+            yield scratch
+        with _writing(target):
+            with scratch.open("rb") as file:
+                # Or the name could outlive a loss of power, but not the content.
+                os.fsync(file.fileno())
+            os.replace(scratch, target)
     finally:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Generator[Path]:
+    """A folder that becomes *target* when the block succeeds and is removed otherwise. Raises as
+    new_file() does."""
+    with _writing(target):
+        scratch = _beside(target)
+        scratch.mkdir(parents=True)
+    try:
+        with _noticing_a_full_disk(target):
+            yield scratch
+        with _writing(target):
+            os.replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+
+
+def _free_bytes(target: Path) -> int:
+    return shutil.disk_usage(target.parent).free
+
+
+@contextmanager
+def _writing(target: Path) -> Generator[None]:
+    """Say why *target* cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(target) from error
+        place = error.filename or target
+        raise QuantizeError(
+            f"{target} cannot be written: {error.strerror or error} ({place}): choose another place"
+        ) from error
+
+
+@contextmanager
+def _noticing_a_full_disk(target: Path) -> Generator[None]:
+    """Libraries say only that something could not be written, or nothing at all."""
+    try:
+        yield
+    except (OSError, QuantizeError) as error:
+        if _is_full(error, target):
+            raise _full(target) from error
+        raise
+
+
+def _is_full(error: Exception, target: Path) -> bool:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    with suppress(OSError):  # the folder may be gone
+        return _free_bytes(target) < _FULL_BYTES
+    return False
+
+
+def _full(target: Path) -> QuantizeError:
+    return QuantizeError(f"{target} cannot be written: its disk is full: {_ADVICE}")

@@ -41,7 +41,8 @@ def prepare(path: Path, options: EngineOptions, progress: Progress, *, measures:
     """Convert the GGUF file *path* unless it was, and compare the engines as far as that was not
     done for this device. *measures*: their speed, too.
 
-    Raises ExportError for a file that cannot be converted, which is remembered, and NotNow.
+    Raises ExportError for a file that cannot be converted, which is remembered, NotNow, and where
+    nothing can be written QuantizeError or OSError.
     """
     store = ConversionStore(options.cache_dir)
     with try_lock(store.lock) as is_ours:

@@ -32,7 +32,7 @@ def convert(
 ) -> Conversion:
     """Convert the file *source*, whose SHA-256 is *digest*. The caller holds the store's lock.
 
-    Raises ExportError, NotNow, OSError.
+    Raises ExportError, NotNow, and where it cannot be written QuantizeError or OSError.
     """
     _make_room(needed_bytes(source), store, limit_bytes)
     making = store.folder / ".making"

@@ -12,7 +12,7 @@ from msgspec import Struct
 from spillover.models.gguf_header import Value
 from spillover.models.libraries import has_llama
 from spillover.models.onnx_folder import OnnxModelFiles
-from spillover.quantize.child import Progress, call_in_child
+from spillover.quantize.child import Child, Progress
 from spillover.quantize.gguf.file_types import FILE_TYPES
 from spillover.quantize.gguf_export.metadata import Described
 from spillover.quantize.gguf_export.tensors import StoredTensor, plan_tensors, write_tensor
@@ -65,7 +65,8 @@ def export(folder: Path, target: Path, kind: GgufType, progress: Progress) -> Ex
         notes = [*source.notes, *described.notes]
         if has_llama():
             order = CheckOrder(path=scratch, folder=folder)
-            notes += call_in_child(check_tokens, order, progress)
+            with Child() as child:
+                notes += child.call(check_tokens, order, progress, scratch=scratch)
     n_params = sum(int(np.prod(tensor.shape)) for tensor in tensors)
     return Exported(
         path=target, size_bytes=target.stat().st_size, n_params=n_params, notes=tuple(notes)

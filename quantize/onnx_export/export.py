@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import onnx
 from msgspec import Struct
 
+from spillover.quantize.new_file import new_folder
 from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.attention_layers import KvScales
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
@@ -46,7 +42,8 @@ class Exported(Struct, frozen=True, kw_only=True):
 
 
 def export(source_path: Path, target: Path, options: ExportOptions, progress: Progress) -> Exported:
-    """Write the folder *target* completely or not at all. Raises ExportError."""
+    """Write the folder *target* completely or not at all. Raises ExportError, and QuantizeError
+    when it cannot be written."""
     if target.exists() or target.is_symlink():
         raise ExportError(f"{target} exists: name a new folder, or remove it first")
     if options.kv_cache == "int8" and not (options.calibration and options.interface == "ragged"):
@@ -65,7 +62,7 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     options, notes = _choose_weights(source, options)
     n_ctx, more = _choose_n_ctx(source, options)
     notes += [*more, *source.notes]
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
         _write_graph(weights, options, folder, n_ctx=n_ctx, progress=progress)
         size = sum(file.stat().st_size for file in folder.iterdir())
@@ -159,21 +156,3 @@ def estimated_bytes(source: WeightSource, options: ExportOptions) -> int:
     """About how large the weights will be; never much less than they are."""
     bits = {"int4": 5, "int8": 9, "faithful": 9, "fp16": 16, "fp32": 32}[options.weights or "int4"]
     return n_params(source) * bits // 8
-
-
-@contextmanager
-def _new_folder(target: Path) -> Generator[Path]:
-    """A folder that becomes *target* when the block succeeds and is removed otherwise."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
-    try:
-        yield folder
-        folder.chmod(0o755)
-        os.replace(folder, target)
-    except OSError as error:
-        raise ExportError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from spillover.quantize.conversion import compare, convert, rates
 from spillover.quantize.conversion.compare import prepare
 from spillover.quantize.conversion.errors import NotNow
 from spillover.quantize.conversion.fidelity import fidelity_of, logits_divergence
+from spillover.quantize.errors import QuantizeError
+from spillover.quantize.onnx_export import export as onnx_export
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -245,6 +248,24 @@ def test_a_full_disk_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(convert, "FREE_DISK_BYTES", shutil.disk_usage(tmp_path).free)
     with pytest.raises(NotNow, match="free some space"):
         prepare(path, options, silent, measures=True)
+
+
+def test_a_disk_that_fills_up_does_not_make_a_file_unfit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was remembered as one that cannot be converted, also once there was room again."""
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(onnx_export.onnx, "save_model", fill)
+    with pytest.raises(QuantizeError, match="disk is full"):
+        prepare(path, options, silent, measures=True)
+    note = look_up(path, options).note
+    assert note is not None
+    assert (note.refusal, note.n_died) == ("", 0)
+    assert everything_in(ConversionStore(options.cache_dir)) == set()
 
 
 def test_two_do_not_convert_at_once(tmp_path: Path) -> None:
