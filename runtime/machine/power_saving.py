@@ -25,11 +25,18 @@ class PowerSaver:
         """Why power is saved; empty: it is not."""
         self._heat = _Hysteresis(N_LOOKS, N_COOL_LOOKS)
         self._battery = _Hysteresis(N_LOOKS, N_LOOKS)
+        self._has_thermometer = False
 
     def look(self, reading: PowerReading) -> str:
-        """Take a reading, and return the reason."""
-        is_hot = self._heat.look(_heat(reading))
-        on_battery = self._battery.look(reading.on_battery)
+        """Take a reading, and return the reason. What a sensor does not tell for a while changes
+        nothing."""
+        self._has_thermometer |= reading.temperature_c is not None
+        is_missing = self._has_thermometer and reading.temperature_c is None
+        if reading.is_throttled or not is_missing:
+            self._heat.look(_heat(reading))
+        if reading.on_battery is not None:
+            self._battery.look(reading.on_battery)
+        is_hot, on_battery = self._heat.is_on, self._battery.is_on
         self.reason = "the processor is hot" if is_hot else "on battery" if on_battery else ""
         return self.reason
 
@@ -37,20 +44,20 @@ class PowerSaver:
 class _Hysteresis:
     def __init__(self, n_to_begin: int, n_to_end: int) -> None:
         self._n_to_begin, self._n_to_end = n_to_begin, n_to_end
-        self._is_on = False
+        self.is_on = False
         self._n_in_a_row = 0
 
-    def look(self, sign: bool | None) -> bool:  # a reading, no switch
-        """Whether it is on after another *sign*; None: neither for nor against it."""
-        is_against = sign is not None and sign != self._is_on
+    def look(self, sign: bool | None) -> None:  # a reading, no switch
+        """Take another *sign*; None: neither for nor against it."""
+        is_against = sign is not None and sign != self.is_on
         self._n_in_a_row = self._n_in_a_row + 1 if is_against else 0
-        if self._n_in_a_row >= (self._n_to_end if self._is_on else self._n_to_begin):
-            self._is_on, self._n_in_a_row = not self._is_on, 0
-        return self._is_on
+        if self._n_in_a_row >= (self._n_to_end if self.is_on else self._n_to_begin):
+            self.is_on, self._n_in_a_row = not self.is_on, 0
 
 
 def _heat(reading: PowerReading) -> bool | None:
-    """Whether the processor is too hot; None: neither that nor cool, or unknown."""
+    """Whether the processor is too hot; None: neither that nor cool. A processor without a
+    thermometer is hot while the system slows it down."""
     if reading.is_throttled:
         return True
     if reading.temperature_c is None:

@@ -197,6 +197,7 @@ class Scheduler:
             while self._take_commands():
                 if self._beside.has_ended and self._may_take:
                     self._take_read()
+                    self._set_power()  # the next batch may follow at once
                 embeds = self._embeds_now
                 if not self._queues.is_idle:
                     self._serve(embeds=embeds)
@@ -216,10 +217,7 @@ class Scheduler:
             return False
         if self._kv.take_news():
             self._queues.may_admit = True
-        if self._must_save_power != self._saves_power and not self._beside.is_reading:
-            self._saves_power = self._must_save_power
-            self._backend.save_power(is_on=self._saves_power)
-            self._pace.save_power(is_on=self._saves_power)
+        self._set_power()
         for order in orders:
             if isinstance(order, Job):
                 self._admission.enqueue(order)
@@ -232,6 +230,13 @@ class Scheduler:
         if orders:
             self._out.flush()
         return True
+
+    def _set_power(self) -> None:
+        """Compute with as much power as was asked for, unless a batch is being read."""
+        if self._must_save_power != self._saves_power and not self._beside.is_reading:
+            self._saves_power = self._must_save_power
+            self._backend.save_power(is_on=self._saves_power)
+            self._pace.save_power(is_on=self._saves_power)
 
     def _patience_s(self) -> float | None:
         """How long to wait for commands, or for what is read beside; None: as long as it takes."""

@@ -48,6 +48,33 @@ def test_heat_counts_until_the_processor_has_been_cool_for_long(bad: PowerReadin
     assert saver.look(COOL) == ""
 
 
+def test_a_thermometer_that_is_silent_for_a_while_changes_nothing() -> None:
+    """It counted as cool, so that a hot processor got all its threads back."""
+    saver = PowerSaver()
+    for _ in range(2):
+        saver.look(HOT)
+    assert {saver.look(PowerReading(on_battery=False)) for _ in range(20)} == {
+        "the processor is hot"
+    }
+    for _ in range(N_COOL_LOOKS - 1):
+        saver.look(COOL)
+        assert saver.look(PowerReading()), "it is cool for long only when that was measured"
+    assert saver.look(COOL) == ""
+
+
+def test_a_processor_without_a_thermometer_is_hot_while_it_is_slowed_down() -> None:
+    saver = PowerSaver()
+    throttled = PowerReading(is_throttled=True)
+    assert [saver.look(throttled) for _ in range(2)][-1] == "the processor is hot"
+    assert [saver.look(PowerReading()) for _ in range(N_COOL_LOOKS)][-1] == ""
+
+
+def test_heat_that_is_unknown_does_not_end_what_the_battery_began() -> None:
+    cold = PowerReading(on_battery=True, temperature_c=40.0)
+    silent = PowerReading(on_battery=True)
+    assert reasons(cold, cold, *[silent] * 20)[1:] == ["on battery"] * 21
+
+
 def test_a_processor_near_its_limit_does_not_begin_to_save() -> None:
     assert set(reasons(HOT, WARM, HOT, WARM, HOT, COOL)) == {""}
 

@@ -252,3 +252,22 @@ def test_steps_come_at_once_when_nothing_is_read(loop: Loop, gate: Gate) -> None
     wait_for_tokens(loop, 1, 10)
     steps = [call.at for call in loop.calls[n_before + 2 : n_before + 9]]
     assert all(b - a == pytest.approx(DECODE_S) for a, b in itertools.pairwise(steps))
+
+
+def test_power_is_saved_between_two_batches(
+    loop: Loop, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was only done when no prompt was left to be read."""
+    n_batches = list[int]()
+    backend = loop.scheduler._backend
+    monkeypatch.setattr(backend, "save_power", lambda *, is_on: n_batches.append(len(gate.batches)))
+    run_streams(loop, 1)
+    for job_id in (8, 9):
+        loop.submit(job_id, 900, max_tokens=2)
+    assert gate.entered.wait(60)
+    loop.scheduler.save_power(is_on=True)
+    gate.opened.set()
+    finish(loop, 8, 9)
+    assert len(gate.batches) > 1
+    assert n_batches == [1]
+    cancel(loop, 1)
