@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -77,6 +78,7 @@ class PrefixDisk:
         self._is_closed = threading.Event()
         self._reading: tuple[list[SavedPrefix], Future[list[SavedKv | None]]] | None = None
         self._just_read: list[SavedPrefix] = []
+        """Until the next take(): those who waited for it have looked by then."""
         self._writing: list[tuple[Tokens, SavedPrefix, Future[Written]]] = []
         self._n_written = 0
         self._has_failed = False
@@ -128,13 +130,26 @@ class PrefixDisk:
         if not missing or is_vain or not (self._saved.make_room(n_bytes) and has_memory(n_bytes)):
             return False
         names = [node.file.name for node in reversed(match.chain) if node.file is not None]
-        reading = self._reader.submit(_read, self._files, stored, names)
+        reading = self._begin(self._reader, partial(_read, self._files, stored, names))
+        if reading is None:
+            return False
         self._reading = missing, reading
-        reading.add_done_callback(lambda done: self._wake())
         return True
+
+    def _begin(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T] | None:
+        """Let a thread of *pool* do it; None, as if there were no disk, where the system gives no
+        thread or the program ends."""
+        try:
+            future = pool.submit(work)
+        except RuntimeError as error:
+            _log.warning("a prefix is not moved between memory and disk: %s", error)
+            return None
+        future.add_done_callback(lambda done: self._wake())
+        return future
 
     def take(self) -> bool:
         """Collect what was read and written; whether prompts may go on that waited for it."""
+        self._just_read = []
         if self._opening is not None and self._opening[1].done():
             self._take_digest(*self._opening)
         while self._writing and self._writing[0][2].done():
@@ -194,10 +209,9 @@ class PrefixDisk:
         """Write the states of *tokens* that are in no file, behind what happens meanwhile."""
         if self._files is None:
             if self._opening is None and not self._has_failed:
-                compute = self._options.digest.compute
-                computing = self._writer.submit(compute, self._is_closed.is_set)
-                self._opening = tokens, computing
-                computing.add_done_callback(lambda done: self._wake())
+                compute = partial(self._options.digest.compute, self._is_closed.is_set)
+                computing = self._begin(self._writer, compute)
+                self._opening = None if computing is None else (tokens, computing)
             return
         written = [node for _, node, _ in self._writing]
         nodes = self._saved.nodes(tokens)
@@ -212,9 +226,10 @@ class PrefixDisk:
                 return
             text = tokens[: node.end].copy()
             args = self._files, text, node.origin, node.state, names
-            writing = self._writer.submit(_write, *args)
+            writing = self._begin(self._writer, partial(_write, *args))
+            if writing is None:
+                return
             self._writing.append((text, node, writing))
-            writing.add_done_callback(lambda done: self._wake())
 
     def close(self) -> None:
         """Wait for the file that is being read or written; others are left out."""
@@ -246,7 +261,7 @@ def _write(
 def _result(future: Future[T], otherwise: T) -> T:
     try:
         return future.result()
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         _log.warning("a prefix could not be moved between memory and disk: %s", error)
         return otherwise
 

@@ -1,10 +1,12 @@
 """Saved states as files: private, checked, and of no use to who did not write them.
 
     prefixes/key                what signs the files of this cache folder
-    prefixes/IDENTITY/NAME.kv   one state; IDENTITY names the model, the library and the layout
+    prefixes/IDENTITY/NAME.kv   one state; IDENTITY names the model, the library and the layout,
+                                NAME is the hash of the state's text and of where it begins
 
 A file begins with a signed head, which has the checksum of the state that follows. A file that is
-damaged, or was signed elsewhere, is removed unread: no library has to cope with it.
+damaged, was signed elsewhere, or has another file's name, is removed unread: no library has to cope
+with it, and no answer begins with another text than its prompt.
 """
 
 from __future__ import annotations
@@ -97,13 +99,13 @@ class PrefixFiles:
     def _checked_head(self, path: Path) -> Head | None:
         try:
             with _open_private(path) as file:
-                return self._head_of(file)
+                return self._head_of(file, path.name)
         except (OSError, ValueError):
             path.unlink(missing_ok=True)
             return None
 
-    def _head_of(self, file: BinaryIO) -> Head:
-        """Raises ValueError for a file that is not one of ours, OSError."""
+    def _head_of(self, file: BinaryIO, name: str) -> Head:
+        """Raises ValueError for a file that is not the one of ours that *name* means, OSError."""
         start = file.read(len(_MAGIC) + 4)
         n = int.from_bytes(start[len(_MAGIC) :], "little")
         if not start.startswith(_MAGIC) or n > _MAX_HEAD_BYTES:
@@ -115,6 +117,8 @@ class PrefixFiles:
         size = len(start) + n + _SIGN_BYTES + head.n_bytes
         if head.identity != self._identity or os.fstat(file.fileno()).st_size != size:
             raise ValueError("it is of another model, or not whole")
+        if name != _name(head.tokens, head.origin):
+            raise ValueError("it is of another text")
         return head
 
     def _sign(self, content: bytes) -> bytes:
@@ -125,7 +129,7 @@ class PrefixFiles:
         path = self._folder / stored.name
         try:
             with _open_private(path) as file:
-                head = self._head_of(file)
+                head = self._head_of(file, stored.name)
                 state = saved_kv(head.n_bytes)
                 whole = file.readinto(state.data) == head.n_bytes  # type: ignore[attr-defined]  # of any file opened for bytes
             if whole and hmac.compare_digest(_checksum(state), head.checksum):
@@ -143,7 +147,6 @@ class PrefixFiles:
     def write(self, tokens: Tokens, origin: int, state: SavedKv) -> StoredState:
         """Keep the state of *tokens* from *origin* on. Raises OSError."""
         text = np.asarray(tokens, dtype="<i4").tobytes()
-        name = hashlib.blake2b(text + origin.to_bytes(4, "little"), digest_size=16).hexdigest()
         head = _encode(
             Head(
                 identity=self._identity,
@@ -154,7 +157,7 @@ class PrefixFiles:
             )
         )
         start = _MAGIC + len(head).to_bytes(4, "little")
-        path = self._folder / f"{name}.kv"
+        path = self._folder / _name(text, origin)
         fd, part = tempfile.mkstemp(dir=self._folder, suffix=".part")  # readable by the owner only
         try:
             with os.fdopen(fd, "wb") as file:
@@ -216,6 +219,11 @@ def _sizes(root: Path) -> Iterator[tuple[Path, int, int]]:
         with suppress(OSError):
             status = path.lstat()
             yield path, status.st_mtime_ns, status.st_size
+
+
+def _name(text: bytes, origin: int) -> str:
+    key = hashlib.blake2b(text + origin.to_bytes(4, "little"), digest_size=16).hexdigest()
+    return f"{key}.kv"
 
 
 def _checksum(state: SavedKv) -> bytes:

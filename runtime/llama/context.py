@@ -227,11 +227,13 @@ class LlamaContext:
     def append_part(self, seq: int, start: int, part: SavedKv) -> bool:
         """Add positions from *start* on, as save_part() returned them, to *seq*. Return False and
         change nothing when there is no room, or when positions would be missing."""
-        scratch, end = self._scratch_seq, self._end_of(seq)
+        scratch, end = self._scratch_seq, start
+        if self._end_of(seq) != start:
+            return False
         while len(part):
             n_bytes = self._restore(scratch, part)
             first = int(lib.llama_memory_seq_pos_min(self._memory, scratch))
-            if not n_bytes or (end and first != end):
+            if not n_bytes or first != end:
                 lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
                 lib.llama_memory_seq_rm(self._memory, seq, start, -1)
                 return False

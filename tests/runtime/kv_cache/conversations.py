@@ -90,6 +90,20 @@ class Conversations:
         while self.counts.n_written < n:
             self._wait()
 
+    def forget(self) -> None:
+        """Keep nothing in memory of what was said."""
+        self._kv.take_fetched()
+        while self._kv.evict_one():
+            pass
+        self._kv._saved.reclaim(1 << 40)
+
+    def end_disk_threads(self) -> None:
+        """As the end of the interpreter does."""
+        disk = self._kv._disk
+        assert disk is not None
+        for pool in (disk._reader, disk._writer):
+            pool.shutdown()
+
     def _wait(self) -> None:
         """Until a thread has moved something between memory and disk."""
         assert self._woken.wait(60)

@@ -200,6 +200,53 @@ def test_a_file_that_is_removed_while_it_is_known_costs_a_reading(device: Device
 
 
 @on_one_model
+def test_a_file_of_another_text_is_not_taken_for_the_prompt_s(device: Device) -> None:
+    """It was signed and whole, so the answer began with somebody else's words."""
+    with closing(device.start()) as conversations:
+        for n, preamble in enumerate((PREAMBLE, text(N_PREAMBLE, 50)), start=1):
+            for salt in (1, 2):
+                prompt = np.append(preamble, text(15, salt))
+                conversations.answer(prompt, n_answer=1, n_preamble=N_PREAMBLE)
+            conversations.wait_for_files(n)
+    with closing(device.start()) as conversations:
+        first, second = device.files()
+        content = first.read_bytes(), second.read_bytes()
+        first.write_bytes(content[1])
+        second.write_bytes(content[0])
+        logits = conversations.answer(talk(3))
+        assert conversations.n_held == 0
+        assert close(device.backend, logits, conversations.cold(talk(3)))
+    assert len(device.files()) == 1
+    with closing(device.start()):
+        assert device.files() == []
+
+
+@on_one_model
+def test_what_had_to_leave_memory_is_read_from_disk_again(device: Device) -> None:
+    """Only once: what was read last counted as just read for ever."""
+    write_preamble(device)
+    with closing(device.start()) as conversations:
+        for salt in (3, 4):
+            conversations.answer(talk(salt))
+            assert conversations.n_held == N_PREAMBLE
+            conversations.forget()
+        assert conversations.counts.n_restored == 2
+
+
+@on_one_model
+def test_without_a_thread_for_the_disk_answers_go_on(device: Device) -> None:
+    """At the end of the program, or where the system gives none, the worker died of it."""
+    write_preamble(device)
+    with closing(device.start()) as conversations:
+        conversations.end_disk_threads()
+        conversations.answer(talk(3))
+        assert conversations.n_held == 0
+        for _ in range(3):
+            conversations.answer(np.append(text(300, 7), text(5, 1)), 1, n_preamble=300)
+        assert conversations.counts.n_written == 0
+
+
+@on_one_model
 def test_another_model_of_the_same_name_gets_nothing(device: Device, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.write_bytes(b"first")

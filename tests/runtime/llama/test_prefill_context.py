@@ -160,6 +160,22 @@ def test_without_room_in_the_main_context_nothing_is_changed(apart: LlamaBackend
     assert near(read(apart, 3, kept, 90), read(apart, 2, kept, 90))
 
 
+def test_a_part_is_only_put_where_it_begins(here: LlamaBackend) -> None:
+    """An empty sequence took any part, and so had a hole at its beginning."""
+    tokens = prompt(60)
+    read(here, 0, tokens, 60)
+    part = here.saver.save(0, 20, 40)
+    assert not here.saver.append(1, 0, part)
+    read(here, 1, tokens[:10], 10)  # nothing is there
+    assert not here.saver.append(1, 20, part)
+    assert here.keep(1, 10) == 10
+    here.keep(1, 0)
+    read(here, 1, tokens[:20], 20)
+    assert here.saver.append(1, 20, part)
+    here.keep(0, 40)
+    assert near(after(here, 1, 40), after(here, 0, 40))
+
+
 def test_a_sampler_draws_from_the_context_that_has_the_logits(apart: LlamaBackend) -> None:
     sampling = Sampling(temperature=0, repeat_penalty=1.0001)
     sampler = apart.sampler(sampling, 1, ignore_eos=False)
