@@ -36,6 +36,7 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
 
     n: ClassVar[int] = 1
     """It is answered as one choice."""
+    is_background: ClassVar[bool] = False
 
     def checked(self) -> EmbeddingRequest:
         """This request. Raises InvalidRequest, which names the field that is wrong."""

@@ -201,6 +201,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
 
     @property
     def is_background(self) -> bool:
+        """Whether it waits behind all others, and takes nobody's place."""
         return self.priority == "background"
 
     @property

@@ -120,6 +120,7 @@ class Hosting:
             # What the owner starts the server with is tried, whatever an estimate says.
             must_fit=not is_default or settings.models_memory_mb is not None,
             max_waiting=options.max_queue + (options.n_parallel or 1),
+            max_background=options.max_background,
         )
         return HostedModel(self._host, self._host.add(spec))
 

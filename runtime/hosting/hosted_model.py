@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.embedding_request import EmbeddingRequest, EngineRequest
 from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
-from spillover.runtime.errors import NotLoaded
-from spillover.runtime.events import EngineEvent, Loading, cancelled
-from spillover.runtime.hosting.model_host import ModelHost
+from spillover.runtime.errors import EngineBusy, NotLoaded
+from spillover.runtime.events import EngineEvent, Finished, Loading, cancelled
+from spillover.runtime.hosting.model_host import RETRY_AFTER_S, ModelHost
 from spillover.runtime.hosting.residence import ModelState, Residence, Use
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
@@ -129,9 +129,8 @@ class HostedModel:
         cancellation = cancellation or Cancellation()
         yield from self._answer(
             request,
-            lambda engine: engine.stream(request, cancellation),
+            lambda engine, cancellation: engine.stream(request, cancellation),
             cancellation,
-            is_background=request.is_background,
         )
 
     def embed(
@@ -140,28 +139,48 @@ class HostedModel:
         """See LocalEngine.embed."""
         cancellation = cancellation or Cancellation()
         yield from self._answer(
-            request, lambda engine: engine.embed(request, cancellation), cancellation
+            request,
+            lambda engine, cancellation: engine.embed(request, cancellation),
+            cancellation,
         )
 
     def _answer(
         self,
         request: EngineRequest,
-        ask: Callable[[LocalEngine], Generator[EngineEvent]],
+        ask: Callable[[LocalEngine, Cancellation], Generator[EngineEvent]],
         cancellation: Cancellation,
-        *,
-        is_background: bool = False,
     ) -> Generator[EngineEvent]:
-        use = self._host.use(self._residence, is_background=is_background)
+        use = self._host.use(self._residence, is_background=request.is_background)
         try:
             seen: Loading | None = None
             while (seen := self._host.wait(use, seen, cancellation)) is not None:
                 yield seen
             if use.is_settled:
-                yield from ask(_engine_of(use))
+                yield from self._unless_it_must_yield(use, ask, cancellation)
             else:
                 yield from map(cancelled, range(request.n))
         finally:
             self._host.release(use)
+
+    def _unless_it_must_yield(
+        self,
+        use: Use,
+        ask: Callable[[LocalEngine, Cancellation], Generator[EngineEvent]],
+        cancellation: Cancellation,
+    ) -> Generator[EngineEvent]:
+        """What is asked. Raises EngineBusy when the model has to make room meanwhile."""
+        either = Cancellation()
+        with (
+            cancellation.subscribed(either.cancel),
+            use.must_yield.subscribed(either.cancel),
+            closing(ask(_engine_of(use), either)) as events,
+        ):
+            for event in events:
+                is_cut = isinstance(event, Finished) and event.reason == "cancelled"
+                if is_cut and use.must_yield.cancelled and not cancellation.cancelled:
+                    message = f"{self.name} makes room for a model that others wait for"
+                    raise EngineBusy(f"{message}: try again later", RETRY_AFTER_S)
+                yield event
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> tuple[int, ...]:
         """See LocalEngine."""

@@ -60,6 +60,8 @@ class ModelHost:
         self._queue: list[Residence] = []
         self._loading: Residence | None = None
         self._starting: LocalEngine | None = None
+        self._is_overtaken = False
+        """Others wait for another model than the one that is being loaded for the background."""
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -80,8 +82,8 @@ class ModelHost:
 
     def use(self, residence: Residence, *, is_background: bool = False) -> Use:
         """A need for the model, which is loaded if it is not; release() it. For the background it
-        is loaded after those that others wait for, and only into memory that is free. Raises
-        EngineBusy, EngineClosed."""
+        is loaded after those that others wait for, even if its load has begun, and only into memory
+        that is free. Raises EngineBusy, EngineClosed."""
         use = Use(residence, is_background=is_background)
         with self._changed:
             if self._closed:
@@ -89,15 +91,29 @@ class ModelHost:
             if residence.engine is not None and not residence.is_evicted:
                 residence.give(use, self._clock())
                 return use
-            if len(residence.waiting) >= residence.spec.max_waiting:
-                name = residence.spec.name
-                message = f"too many requests wait for {name} to be loaded: try again later"
+            if not residence.has_room_for(use):
+                name, kind = residence.spec.name, " of the background" * is_background
+                message = f"too many requests{kind} wait for {name} to be loaded: try again later"
                 raise EngineBusy(message, RETRY_AFTER_S)
             residence.waiting.append(use)
             self._enqueue(residence)
             self._begin(use)
+            overtaken = self._overtake(use)
             self._changed.notify_all()
+        if overtaken is not None:
+            overtaken.close()
         return use
+
+    def _overtake(self, use: Use) -> LocalEngine | None:
+        """Give up the load that *use* would wait for, if only the background needs it; the engine
+        to be closed then, outside of the lock."""
+        loading = self._loading
+        if loading is None or loading is use.residence or use.is_background:
+            return None
+        if not loading.waiting or not loading.is_for_background:
+            return None
+        self._is_overtaken = True
+        return self._starting
 
     def _begin(self, use: Use) -> None:
         """Start the thread that loads *use*'s model, if there is none yet. Raises EngineBusy."""
@@ -148,7 +164,7 @@ class ModelHost:
                 residence.waiting.remove(use)
             elif use.engine is not None:
                 use.engine = None
-                residence.n_uses -= 1
+                residence.uses.discard(use)
                 residence.used_at = self._clock()
             self._changed.notify_all()
 
@@ -179,7 +195,7 @@ class ModelHost:
                 state=self._state(residence),
                 card=residence.card,
                 held_bytes=residence.held_bytes,
-                n_answers=residence.n_uses,
+                n_answers=len(residence.uses),
                 n_waiting=len(residence.waiting),
                 n_ahead=self._n_ahead(residence),
                 progress=residence.progress,
@@ -253,18 +269,19 @@ class ModelHost:
             what = f"{residence.spec.name} could not be loaded"
             log_defect(_log, what, error)
             failure = EngineError(f"{what}: internal error ({type(error).__name__})")
-        if failure is not None and not self._closed:
+        if failure is not None and not (self._closed or self._is_overtaken):
             _log.warning("%s could not be loaded: %s", residence.spec.name, failure)
         with self._changed:
+            is_overtaken, self._is_overtaken = self._is_overtaken, False
             self._loading = self._starting = residence.progress = None
-            residence.failure = failure
+            residence.failure = failure = None if is_overtaken else failure
             residence.is_unwanted &= failure is None
-            if engine is not None and failure is None and not self._closed:
+            if engine is not None and failure is None and not (self._closed or is_overtaken):
                 residence.engine, engine = engine, None
                 residence.used_at = self._clock()
             if residence.engine is not None or failure is not None:
                 residence.settle_waiting(self._clock())
-            elif residence.waiting:  # somebody came when it had been given up
+            elif residence.waiting:  # it was overtaken, or somebody came when it was given up
                 self._enqueue(residence)
             else:
                 residence.is_unwanted = False
@@ -279,8 +296,8 @@ class ModelHost:
         engine.watch_shortages(partial(self._relieve, residence, engine))
         with self._changed:
             self._starting = engine
-            is_closed = self._closed
-        if is_closed:
+            is_vain = self._closed or self._is_overtaken
+        if is_vain:
             engine.close()
         return engine
 
@@ -338,9 +355,12 @@ class ModelHost:
                         return None
                     victim.is_evicted = True
                     self._changed.notify_all()
-                    if victim.n_uses:
+                    uses = list(victim.uses)
+                    if uses and (victim.is_used or all(u.must_yield.cancelled for u in uses)):
                         self._changed.wait()
                         continue
+                for use in uses:  # nobody waits for them; not under the lock, as others are told
+                    use.must_yield.cancel()
                 self._unload(victim)
         finally:
             self._spare()
@@ -364,7 +384,11 @@ class ModelHost:
         missing = needed - free - sum(each.held_bytes for each in may_leave)
         if missing > 0 and residence.spec.must_fit:
             raise NoRoomForModel(residence.spec.name, missing)
-        return min(may_leave, key=lambda each: (each.n_uses > 0, each.used_at), default=None)
+        return min(
+            may_leave,
+            key=lambda each: (each.is_used, bool(each.uses), each.used_at),
+            default=None,
+        )
 
     def _spare(self) -> None:
         """Let those stay that were to make room and are still here."""
@@ -380,7 +404,7 @@ class ModelHost:
     def _unload(self, residence: Residence) -> None:
         with self._changed:
             engine = residence.engine
-            if engine is None or residence.n_uses:
+            if engine is None or residence.uses:
                 return
             residence.engine = None
             residence.is_evicted = residence.is_unwanted = False

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.hosting.memory import held_bytes
@@ -35,6 +36,8 @@ class ModelSpec:
     """False: it is loaded even if memory seems too small for it alone."""
     max_waiting: int = 32
     """Most requests that wait for it to be loaded."""
+    max_background: int = 16
+    """The same of the background, which takes nobody's place."""
 
 
 class ModelState(Struct, frozen=True, kw_only=True):
@@ -67,6 +70,8 @@ class Use:
         """It must not cost others their model, nor their place in the queue."""
         self.engine: LocalEngine | None = None
         self.error: SpilloverError | None = None
+        self.must_yield = Cancellation()
+        """Set when others wait for the memory of its model, and it is of the background."""
         self.on_settled: Callable[[], None] | None = None
         """Called once, under the host's lock; it must be quick."""
 
@@ -91,7 +96,8 @@ class Residence:
         self.card: ModelCard | None = None
         self.failure: SpilloverError | None = None
         self.progress: float | None = None
-        self.n_uses = 0
+        self.uses: set[Use] = set()
+        """Of the loaded engine."""
         self.waiting: list[Use] = []
         self.used_at = 0.0
         self.is_evicted = False
@@ -102,7 +108,18 @@ class Residence:
 
     @property
     def is_idle(self) -> bool:
-        return self.engine is not None and not self.n_uses and not self.waiting
+        return self.engine is not None and not self.uses and not self.waiting
+
+    def has_room_for(self, use: Use) -> bool:
+        """Whether *use* may wait: the background and all others are counted apart."""
+        n_waiting = sum(each.is_background == use.is_background for each in self.waiting)
+        spec = self.spec
+        return n_waiting < (spec.max_background if use.is_background else spec.max_waiting)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether more than the background uses it."""
+        return any(not use.is_background for use in self.uses)
 
     @property
     def is_for_background(self) -> bool:
@@ -123,7 +140,7 @@ class Residence:
     def give(self, use: Use, now: float) -> None:
         """Let *use* have the loaded engine."""
         assert self.engine is not None, "it is loaded"
-        self.n_uses += 1
+        self.uses.add(use)
         self.used_at = now
         use.settle(self.engine, None)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 MAX_WAITING = 64
-"""Requests that may wait for their response format to be compiled."""
+"""Requests of each priority that may wait for their response format to be compiled."""
 
 MAX_WAIT_S = 20.0
 """A request whose turn comes later is refused: others were too slow."""
@@ -82,7 +82,8 @@ SLOW_VOCABULARY = 32_000
 
 
 class ConstraintCompiler:
-    """Gives jobs their constraints, one job after the other, those with small formats first."""
+    """Gives jobs their constraints, one job after the other, those with small formats first, and
+    those of the background last."""
 
     def __init__(
         self, backend: Backend, tag_pairs: tuple[TagPair, ...], last_use: LastUse | None = None
@@ -91,10 +92,15 @@ class ConstraintCompiler:
         self._tag_pairs = tag_pairs
         self._factory: ConstraintFactory | None = None
         self._last_use = last_use
-        self._waiting: queue.PriorityQueue[tuple[int, int, _Order | None]] = queue.PriorityQueue()
+        self._waiting: queue.PriorityQueue[tuple[bool, int, int, _Order | None]] = (
+            queue.PriorityQueue()
+        )
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._open: dict[int, bool] = {}
+        """The jobs that wait here, and whether they were cancelled."""
+        self._background: set[int] = set()
+        """Those of them that are of the background."""
         self._thread: threading.Thread | None = None
 
     def compile(
@@ -103,12 +109,16 @@ class ConstraintCompiler:
         """Call *compiled* or *refused*, soon and in another thread. *prompt* is the text that
         the answer follows."""
         with self._lock:
-            if len(self._open) >= MAX_WAITING:
+            n_background = len(self._background)
+            n = n_background if job.is_background else len(self._open) - n_background
+            if n >= MAX_WAITING:
                 raise EngineBusy(
                     f"{MAX_WAITING} response formats are waiting to be compiled: try again later",
                     2.0,
                 )
             self._open[job.id] = False
+            if job.is_background:
+                self._background.add(job.id)
         n_bytes = len(_encode((job.request.response_format, plan.tools if plan else ())))
         latest = time.monotonic() + MAX_WAIT_S
         self._put(_Order(job, prompt, plan, compiled, refused, n_bytes, latest))
@@ -127,7 +137,9 @@ class ConstraintCompiler:
                     target=self._run, name="response-formats", daemon=True
                 )
                 self._thread.start()
-        self._waiting.put((order.n_bytes if order else 0, next(self._numbers), order))
+        is_background = order is not None and order.job.is_background
+        n_bytes = order.n_bytes if order else 0
+        self._waiting.put((is_background, n_bytes, next(self._numbers), order))
 
     def cancel(self, job_id: int) -> None:
         """Remember it for a job that waits here."""
@@ -138,7 +150,7 @@ class ConstraintCompiler:
     def _run(self) -> None:
         is_noted = self._last_use is None
         while True:
-            _, _, order = self._waiting.get()
+            *_, order = self._waiting.get()
             if order is None:
                 self._prepare()
                 continue
@@ -155,6 +167,7 @@ class ConstraintCompiler:
             constraints = self._constraints(job, order.prompt, order.plan)
             with self._lock:  # no cancel() comes between the two
                 is_cancelled = self._open.pop(job.id)
+                self._background.discard(job.id)
                 order.compiled(structs.replace(job, constraints=constraints), is_cancelled)
         except (InvalidRequest, EngineBusy) as error:
             order.refused(job.id, error)
@@ -164,6 +177,7 @@ class ConstraintCompiler:
         finally:
             with self._lock:
                 self._open.pop(job.id, None)
+                self._background.discard(job.id)
 
     def _prepare(self) -> None:
         try:

@@ -43,7 +43,11 @@ class Dispatcher:
 
     def __init__(self, name: str, options: EngineOptions, lock: threading.Condition) -> None:
         self._name = name
-        self._most_tickets = options.max_queue + (options.n_parallel or 1)
+        self._most_tickets = {
+            False: options.max_queue + (options.n_parallel or 1),
+            True: options.max_background,
+        }
+        """By whether they are of the background, which takes nobody's place."""
         self._lock = lock
         self._ids = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
@@ -65,13 +69,19 @@ class Dispatcher:
         with self._lock:
             self._check_alive()
             self._suspects.check(ticket)
-            if self.state != "ready" and len(self._tickets) >= self._most_tickets:
+            if self.state != "ready" and not self._has_room_for(request):
                 raise EngineBusy(
                     f"{self._name} is {self.state} and the queue is full: try again later", 5.0
                 )
             self._tickets[ticket.id] = ticket
             self._send(ticket, order)
             return ticket
+
+    def _has_room_for(self, request: EngineRequest) -> bool:
+        """Whether it may wait for a worker; the lock is held."""
+        kind = request.is_background
+        n = sum(ticket.request.is_background == kind for ticket in self._tickets.values())
+        return n < self._most_tickets[kind]
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel a request; its stream ends with cancelled choices."""
@@ -150,10 +160,10 @@ class Dispatcher:
             self._worker.send_frame(order or ticket.order())
 
     def _send_waiting(self) -> None:
-        """The lock is held."""
-        for ticket in list(self._tickets.values()):
-            if ticket.is_open and not ticket.sent:
-                self._send(ticket)
+        """The background comes last. The lock is held."""
+        waiting = [each for each in self._tickets.values() if each.is_open and not each.sent]
+        for ticket in sorted(waiting, key=lambda each: each.request.is_background):
+            self._send(ticket)
 
     def _end_trial(self, ticket: Ticket) -> None:
         """Let the next suspect run."""

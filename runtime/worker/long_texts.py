@@ -3,8 +3,10 @@ short requests should not wait for that."""
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -17,6 +19,7 @@ LONG_CHARS = 1 << 16
 MANY_MESSAGES = 256
 """Some chat templates take a time that grows with the square of the number of messages."""
 MAX_WAITING = 4
+"""Of each priority."""
 RETRY_AFTER_S = 5.0
 
 Command: TypeAlias = Submit | Embed | AskTokens | AskPrompt
@@ -41,15 +44,21 @@ def _n_chars(message: Message) -> int:
     return n + sum(len(call.arguments) for call in message.tool_calls)
 
 
+def _is_background(command: Command) -> bool:
+    return isinstance(command, Submit) and command.request.is_background
+
+
 class LongTexts:
-    """Gives commands to *serve*, one after the other."""
+    """Gives commands to *serve*, one after the other, those of the background last."""
 
     def __init__(self, serve: Callable[[Command], None]) -> None:
         self._serve = serve
         self._lock = threading.Lock()
-        self._waiting: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._waiting: queue.PriorityQueue[tuple[bool, int, Command]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._open: dict[int, Command] = {}
-        self._n_waiting = 0
+        self._n_waiting = Counter[bool]()
+        """By whether they are of the background."""
         self._thread: threading.Thread | None = None
 
     def add(self, command: Command) -> None:
@@ -57,19 +66,20 @@ class LongTexts:
         worker had accepted is always taken."""
         was_accepted = isinstance(command, Submit) and command.resumed
         is_new = not (was_accepted or (isinstance(command, Embed) and command.accepted))
+        kind = _is_background(command)
         with self._lock:
-            if is_new and self._n_waiting >= MAX_WAITING:
+            if is_new and self._n_waiting[kind] >= MAX_WAITING:
                 raise EngineBusy(
                     "too many long prompts are waiting: try again later", RETRY_AFTER_S
                 )
-            self._n_waiting += 1
+            self._n_waiting[kind] += 1
             self._open[command.id] = command
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=exit_on_error, args=(self._run,), name="long texts", daemon=True
                 )
                 self._thread.start()
-        self._waiting.put(command)
+        self._waiting.put((kind, next(self._numbers), command))
 
     def take_back(self, command_id: int) -> Command | None:
         """Remove and return the command, if it was not served yet."""
@@ -84,9 +94,9 @@ class LongTexts:
 
     def _run(self) -> None:
         while True:
-            command = self._waiting.get()
+            kind, _, command = self._waiting.get()
             if command.id in self._open:
                 self._serve(command)
             with self._lock:
-                self._n_waiting -= 1
+                self._n_waiting[kind] -= 1
                 self._open.pop(command.id, None)

@@ -14,7 +14,7 @@ import pytest
 from spillover.models.catalogue import find
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy, ModelError, NoRoomForModel, NotLoaded
-from spillover.runtime.events import EngineEvent, Loading, Queued
+from spillover.runtime.events import Delta, EngineEvent, Loading, Queued
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.memory import held_bytes, needed_bytes
 from spillover.runtime.hosting.model_host import ModelHost
@@ -331,6 +331,61 @@ def test_only_so_many_wait_for_a_load(make: Callable[..., Place]) -> None:
     for events in waiting:
         events.close()
     assert next(model.stream(ask())) == Loading(model=GGUF)
+
+
+def test_the_background_waits_for_a_load_apart_from_others(make: Callable[..., Place]) -> None:
+    place = make()
+    place.gate.clear()
+    model = place.model(GGUF, max_waiting=1, max_background=1)
+    quiet = ask(priority="background")
+    waiting = [model.stream(quiet), model.stream(ask())]
+    assert [next(events) for events in waiting] == [Loading(model=GGUF)] * 2
+    for request, kind in ((quiet, "requests of the background"), (ask(), "requests")):
+        with pytest.raises(EngineBusy, match=f"too many {kind} wait"):
+            next(model.stream(request))
+    for events in waiting:
+        events.close()
+
+
+def test_an_answer_of_the_background_ends_when_its_model_has_to_make_room(
+    make: Callable[..., Place],
+) -> None:
+    """Who waited for another model waited for its end."""
+    place = make(budget_bytes=ONE_MODEL)
+    first, second = place.model(GGUF), place.model(ONNX)
+    answer: list[EngineEvent] = []
+    quiet = first.stream(ask(max_tokens=900, ignore_eos=True, priority="background"))
+    with closing(begun(first, 900)) as running:
+        assert isinstance(next(quiet), Queued)
+        thread = in_thread(lambda: answer.extend(second.stream(ask(max_tokens=4))))
+        place.wait_until(lambda: first.state().state == "unloading")
+        next(event for event in running if isinstance(event, Delta))  # it goes on to its end
+    with pytest.raises(EngineBusy, match="makes room"):
+        list(quiet)
+    thread.join(60)
+    assert end_of(answer).reason == "length"
+
+
+def test_a_load_for_the_background_is_given_up_when_others_need_another_model(
+    make: Callable[..., Place],
+) -> None:
+    place = make()
+    quiet, wanted = (place.model(name, find(GGUF).path) for name in "ab")
+    answers: dict[str, list[EngineEvent]] = {}
+
+    def answer(model: HostedModel, **fields: object) -> None:
+        answers[model.name] = list(model.stream(ask(max_tokens=4, **fields)))
+
+    place.gate.clear()
+    threads = [in_thread(lambda: answer(quiet, priority="background"))]
+    assert place.started.wait(60)
+    threads.append(in_thread(lambda: answer(wanted)))
+    place.wait_until(lambda: wanted.state().n_waiting == 1)
+    place.gate.set()
+    for thread in threads:
+        thread.join(60)
+    assert place.loads == ["a", "b", "a"]
+    assert [end_of(answers[name]).reason for name in "ab"] == ["length", "length"]
 
 
 def test_a_host_that_closes_ends_answers_and_waits(make: Callable[..., Place]) -> None:

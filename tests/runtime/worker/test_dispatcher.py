@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
+from io import BytesIO
 from typing import Any
 
-from spillover.runtime.errors import EngineClosed, InvalidRequest
+import pytest
+
+from spillover.runtime.errors import EngineBusy, EngineClosed, InvalidRequest
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.worker.dispatcher import Dispatcher
-from spillover.runtime.worker.protocol import Rejected
+from spillover.runtime.worker.protocol import Rejected, Submit, decode_command, read_frame
 from spillover.runtime.worker.ticket import Mail
 
 
@@ -62,3 +65,34 @@ def test_a_refusal_that_comes_while_all_requests_end_disturbs_nobody() -> None:
     assert isinstance(first.mailbox.get(), EngineClosed)
     assert isinstance(second.mailbox.get(), EngineClosed | InvalidRequest)
     assert dispatcher.n_open == 0
+
+
+class Worker:
+    """Notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str | None] = []
+
+    def send_frame(self, frame: bytes) -> None:
+        command = decode_command(read_frame(BytesIO(frame)) or b"")
+        assert isinstance(command, Submit)
+        assert not isinstance(command.request.prompt, tuple)
+        self.prompts.append(command.request.prompt)
+
+
+def test_while_there_is_no_worker_the_background_waits_apart_and_goes_last() -> None:
+    """Titles and tags used to fill the queue while a worker was restarted."""
+    options = EngineOptions(max_queue=1, n_parallel=1, max_background=1)
+    dispatcher = Dispatcher("model", options, threading.Condition())
+    quiet = GenerationRequest(prompt="title", priority="background")
+    dispatcher.submit(quiet)
+    with pytest.raises(EngineBusy):
+        dispatcher.submit(quiet)
+    for text in ("a", "b"):
+        dispatcher.submit(GenerationRequest(prompt=text))
+    with pytest.raises(EngineBusy):
+        dispatcher.submit(GenerationRequest(prompt="c"))
+    worker: Any = Worker()
+    pulse: Any = None
+    dispatcher.serve(worker, pulse)
+    assert worker.prompts == ["a", "b", "title"]

@@ -135,6 +135,21 @@ def test_few_may_wait_except_those_that_were_accepted_before() -> None:
     reader.may_go_on.release(MAX_WAITING + 1)
 
 
+def test_the_background_is_read_last_and_takes_nobody_s_place() -> None:
+    reader = Reader()
+    quiet = ask(LONG, priority="background")
+    for number in range(MAX_WAITING):
+        reader.texts.add(Submit(id=number, request=quiet, seed=0))
+    with pytest.raises(EngineBusy):
+        reader.texts.add(Submit(id=90, request=quiet, seed=0))
+    assert reader.has_begun.acquire(timeout=60)
+    reader.texts.add(submit(50))
+    reader.may_go_on.release()
+    assert reader.has_begun.acquire(timeout=60)
+    assert reader.begun == [0, 50]
+    reader.may_go_on.release(MAX_WAITING)
+
+
 def test_a_long_prompt_can_be_cancelled_before_it_is_read(engine: LocalEngine) -> None:
     first, cancellation = engine.stream(ask("a" * 3_000_000)), Cancellation()
     second = engine.stream(ask("b" * 3_000_000, n=2), cancellation)
