@@ -47,19 +47,15 @@ class Affinity:
     hovers around a threshold does not move it at every turn. Not thread-safe.
     """
 
-    def __init__(
-        self, settings: PolicySettings, *, max_conversations: int = _MAX_CONVERSATIONS
-    ) -> None:
-        self._settings = settings
+    def __init__(self, *, max_conversations: int = _MAX_CONVERSATIONS) -> None:
         self._most = max_conversations
         self._stays: OrderedDict[bytes, _Stay] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stays)
 
-    def handed_over(self, key: bytes, provider: str, now: float) -> None:
-        """Note that *provider* continues the conversation *key*."""
-        settings = self._settings
+    def handed_over(self, key: bytes, provider: str, now: float, settings: PolicySettings) -> None:
+        """Note that *provider* continues the conversation *key*, for as long as *settings* say."""
         length_s = settings.sticky_s
         old = self._stays.pop(key, None)
         if old is not None and now < old.until + old.length_s:

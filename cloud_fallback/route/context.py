@@ -102,8 +102,12 @@ class RequestContext:
 
     def stays_with(self, provider: str | None) -> None:
         """Note that *provider* gets the conversation's next turn; None: the local model."""
-        if self.conversation is not None:
-            self.resources.stays_with(self.conversation, provider)
+        if self.conversation is None:
+            return
+        if provider is None:
+            self.resources.returned(self.conversation)
+        else:
+            self.resources.stays_with(self.conversation, provider, self.local.policy_settings)
 
     @property
     def may_go_to_cloud(self) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from spillover.cloud_fallback.events import HandoffMode
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
-from spillover.cloud_fallback.policy.settings import NO_FACTS, ModelFacts, PolicySettings
 from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import WriterId
@@ -20,21 +20,25 @@ class LocalSide:
     def __init__(
         self,
         engine: TextEngine,
-        routing: Routing,
-        mode: HandoffMode,
-        policy_settings: PolicySettings,
+        settings: CloudSettings,
         data_dir: Path | None,
-        facts: ModelFacts = NO_FACTS,
     ) -> None:
+        """Of *settings* those count that may differ between models: what is allowed and preferred,
+        the way of handoffs, the policies, the facts."""
         self.engine = engine
-        self.routing = routing
+        self.routing: Routing = settings.routing
         """What the owner allows."""
-        self.mode: HandoffMode = mode
-        self.policy_settings = policy_settings
+        self.mode: HandoffMode = settings.route.mode
+        self.policy_settings = settings.policy
         self._data_dir = data_dir
-        self._facts = facts
+        self._facts = settings.facts
         self._lock = threading.Lock()
         self._policy: LocalPolicy | None = None
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether the owner lets anything of its answers leave the device, if only with consent."""
+        return self.routing.fallback not in (None, "never")
 
     @property
     def writer(self) -> WriterId:

@@ -13,7 +13,7 @@ from spillover.cloud_fallback.errors import KeptLocal
 from spillover.cloud_fallback.http.client import Http
 from spillover.cloud_fallback.policy.affinity import Affinity
 from spillover.cloud_fallback.policy.sensors import Sensors
-from spillover.cloud_fallback.policy.settings import NO_FACTS, ModelFacts, PolicySettings
+from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.consent import Consents
 from spillover.cloud_fallback.privacy.redactor import Redactor
 from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsents
@@ -33,13 +33,12 @@ WARM_EVERY_S = 20.0
 
 @dataclass(kw_only=True)
 class RouteResources:
-    """Owned by the router. Methods may be called from any thread."""
+    """Owned by the router. Methods may be called from any thread. What may differ between local
+    models is in their LocalSide."""
 
     providers: tuple[CloudEngine, ...]
     """In the order in which they are asked."""
     settings: RouteSettings
-    policy_settings: PolicySettings
-    """Of the first local model, as *facts* are."""
     consents: Consents
     redactor: Redactor
     budget: Budget
@@ -48,15 +47,11 @@ class RouteResources:
     journal: HandoffJournal
     alarms: Alarms
     http: Http
-    facts: ModelFacts = NO_FACTS
     data_dir: Path | None = None
     clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _affinity: Affinity = field(init=False)
+    _affinity: Affinity = field(default_factory=Affinity, init=False)
     _warmed_at: float = field(default=float("-inf"), init=False)
-
-    def __post_init__(self) -> None:
-        self._affinity = Affinity(self.policy_settings)
 
     @classmethod
     def open(
@@ -73,8 +68,6 @@ class RouteResources:
         return cls(
             providers=build_engines(settings.providers, Keys(environ), http),
             settings=settings.route,
-            policy_settings=settings.policy,
-            facts=settings.facts,
             consents=Consents(StandingConsents(settings.folder / FILE_NAME)),
             redactor=Redactor(settings.privacy),
             budget=Budget(database, settings.budget),
@@ -117,13 +110,15 @@ class RouteResources:
         with self._lock:
             return self._affinity.provider(conversation, self.clock())
 
-    def stays_with(self, conversation: bytes, provider: str | None) -> None:
-        """Note that *provider* gets the next turn of *conversation*; None: the local model."""
+    def stays_with(self, conversation: bytes, provider: str, settings: PolicySettings) -> None:
+        """Note that *provider* gets the next turns of *conversation*, as long as *settings* say."""
         with self._lock:
-            if provider is None:
-                self._affinity.returned(conversation, self.clock())
-            else:
-                self._affinity.handed_over(conversation, provider, self.clock())
+            self._affinity.handed_over(conversation, provider, self.clock(), settings)
+
+    def returned(self, conversation: bytes) -> None:
+        """Note that the local model gets the next turn of *conversation*."""
+        with self._lock:
+            self._affinity.returned(conversation, self.clock())
 
     def warm_first(self) -> None:
         """Open a connection to the first provider, if the owner wants that, unless it was done a

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Self
 
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.affinity import conversation_key
 from spillover.cloud_fallback.policy.doubt import DoubtReading
-from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.consent import ConsentReply, ConsentScope, PendingConsent
 from spillover.cloud_fallback.privacy.standing import StandingConsent
-from spillover.cloud_fallback.route.allowed import Routing, allowed
+from spillover.cloud_fallback.route.allowed import allowed
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.explanation import Explanation, explain, explain_local
@@ -36,17 +35,18 @@ class Router:
     """One for all answers of a device. Any thread may use it. A context manager, to close it."""
 
     def __init__(
-        self, local: TextEngine, routing: Routing, resources: RouteResources | None
+        self, local: TextEngine, settings: CloudSettings, resources: RouteResources | None
     ) -> None:
-        """*routing*: what the owner allows. *resources* None: there is no cloud, everything is
+        """*settings*: those of *local*. *resources* None: there is no cloud, everything is
         local."""
-        self._routing = routing
         self._resources = resources
-        self.local = self._side(local, routing)
+        self.local = self._side(local, settings)
         """The model that answers where no other is asked for."""
         self._others: list[LocalSide] = []
         self._lock = threading.Lock()
         self._running: dict[str, RequestContext] = {}
+        self._sides: dict[str, LocalSide] = {}
+        """Of all running answers, those too that must stay here."""
         self._is_closed = False
 
     @classmethod
@@ -55,11 +55,14 @@ class Router:
         local: LocalEngine | HostedModel,
         settings: CloudSettings,
         environ: Mapping[str, str],
+        *,
+        others: Iterable[CloudSettings] = (),
     ) -> Self:
-        """The router of *local*'s answers; *environ* may hold the providers' keys.
+        """The router of *local*'s answers; *environ* may hold the providers' keys. *others*: the
+        settings of models that will be added.
 
-        With fallback "never", or without a provider, nothing is set up for the cloud: no key is
-        looked up, no file and no connection is opened.
+        With fallback "never" for all of them, or without a provider, nothing is set up for the
+        cloud: no key is looked up, no file and no connection is opened.
 
         Raises InvalidRequest for settings that are not allowed or contradict each other, and for
         arguments of another type.
@@ -68,34 +71,22 @@ class Router:
             expect(local, LocalEngine, "local")
         expect(environ, Mapping, "environ")  # type: ignore[type-abstract]  # isinstance takes it
         settings = expect(settings, CloudSettings, "settings").checked()
-        if settings.fallback == "never" or not settings.providers:
-            return cls(local, settings.routing, None)
+        stays = all(each.fallback == "never" for each in (settings, *others))
+        if stays or not settings.providers:
+            return cls(local, settings, None)
         resources = RouteResources.open(settings, environ)
         resources.prepare()
-        router = cls(local, settings.routing, resources)
+        router = cls(local, settings, resources)
         local.watch_deaths(router.worker_died)
         return router
 
-    def _side(
-        self, engine: TextEngine, routing: Routing, settings: CloudSettings | None = None
-    ) -> LocalSide:
+    def _side(self, engine: TextEngine, settings: CloudSettings) -> LocalSide:
         resources = self._resources
-        if resources is None:
-            return LocalSide(engine, routing, "continue", PolicySettings(), None)
-        return LocalSide(
-            engine,
-            routing,
-            resources.settings.mode if settings is None else settings.route.mode,
-            resources.policy_settings if settings is None else settings.policy,
-            resources.data_dir,
-            resources.facts if settings is None else settings.facts,
-        )
+        return LocalSide(engine, settings, None if resources is None else resources.data_dir)
 
     def add(self, engine: HostedModel, settings: CloudSettings) -> LocalSide:
-        """Another local model, which stream() may be given. Of *settings* those count that may
-        differ between models: what is allowed and preferred, the way of handoffs, the policies, the
-        facts."""
-        side = self._side(engine, settings.routing, settings)
+        """Another local model, which stream() may be given; see LocalSide for its *settings*."""
+        side = self._side(engine, settings)
         self._others.append(side)
         engine.watch_deaths(partial(self.worker_died, side))
         return side
@@ -121,22 +112,27 @@ class Router:
         local = local or self.local
         may = allowed(local.routing, options.routing, can_answer=options.can_answer)
         resources = self._resources
-        if resources is None or not may.may_leave or request.n > 1:
-            if not may.local:
-                raise InvalidRequest(_no_cloud(request), "spillover.only")
-            if resources is not None and options.routing.only == "local_only" and request.messages:
-                resources.stays_with(conversation_key(request.messages, options.owner), None)
-            yield from local.engine.stream(request, cancellation)
-            return
-        context = RequestContext(resources, local, request, options, may, cancellation)
-        context.begin()
+        context: RequestContext | None = None
+        if resources is not None and may.may_leave and request.n == 1:
+            context = RequestContext(resources, local, request, options, may, cancellation)
+            context.begin()
+        elif not may.local:
+            raise InvalidRequest(_no_cloud(request), "spillover.only")
+        elif resources is not None and options.routing.only == "local_only" and request.messages:
+            resources.returned(conversation_key(request.messages, options.owner))
         with self._lock:
-            self._running[context.id] = context
+            self._sides[options.id] = local
+            if context is not None:
+                self._running[options.id] = context
         try:
-            yield from route(context)
+            if context is not None:
+                yield from route(context)
+            else:
+                yield from local.engine.stream(request, cancellation)
         finally:
             with self._lock:
-                self._running.pop(context.id, None)
+                self._sides.pop(options.id, None)
+                self._running.pop(options.id, None)
 
     def explain(
         self,
@@ -152,7 +148,7 @@ class Router:
         may = allowed(local.routing, options.routing, can_answer=options.can_answer)
         resources = self._resources
         if resources is None or not may.may_leave or request.n > 1:
-            why = self.cloud_problem() or _STAYS
+            why = self.cloud_problem(local) or _STAYS
             return explain_local(local.engine, request, may, why)
         return explain(RequestContext(resources, local, request, options, may, Cancellation()))
 
@@ -166,38 +162,46 @@ class Router:
         stream.hand_over()
         return True
 
-    @property
-    def has_cloud(self) -> bool:
-        """Whether a provider may write anything at all."""
-        return self._resources is not None
+    def has_cloud(self, local: LocalSide | None = None) -> bool:
+        """Whether a provider may write anything for the default model, or for *local*."""
+        return self._resources is not None and (local or self.local).may_leave
 
-    @property
-    def sees_images(self) -> bool:
-        """Whether a provider may answer about images."""
-        resources = self._resources
-        if resources is None or not resources.policy_settings.is_on("modality"):
+    def sees_images(self, local: LocalSide | None = None) -> bool:
+        """Whether a provider may answer about images that the default model, or *local*, is
+        shown."""
+        local, resources = local or self.local, self._resources
+        if resources is None or not local.may_leave or not local.policy_settings.is_on("modality"):
             return False
         return any(engine.settings.sees_images for engine in resources.providers)
 
-    def cloud_problem(self) -> str | None:
-        """Why no provider can write anything now; None: one can be asked."""
+    def cloud_problem(self, local: LocalSide | None = None) -> str | None:
+        """Why no provider can write anything now for the default model, or for *local*; None: one
+        can be asked."""
         if self._is_closed:
             return "the router is closed"
-        if self._resources is not None:
-            return self._resources.problem()
-        if self._routing.fallback in (None, "never"):
+        if not (local or self.local).may_leave:
             return 'fallback is "never", so that nothing leaves this device: set it to ask or auto'
-        return "no provider is configured: add one with `spillover connect URL`"
+        if self._resources is None:
+            return "no provider is configured: add one with `spillover connect URL`"
+        return self._resources.problem()
+
+    def broken_fallback(self) -> str | None:
+        """Why no provider can take over, although the owner lets one; None: one can, or none
+        may."""
+        sides = [side for side in (self.local, *self._others) if side.may_leave]
+        return self.cloud_problem(sides[0]) if sides else None
 
     def handoff_problem(self, answer_id: str) -> str | None:
         """Why no provider can continue a running answer now; None: one can be asked."""
         context = self._context(answer_id)
         if context is not None:
             return context.handoff_problem
+        with self._lock:
+            local = self._sides.get(answer_id, self.local)
         why = "its request is local_only, or asks for several choices"
-        if (self._routing.fallback, self._routing.unasked) == ("ask", "never"):
+        if (local.routing.fallback, local.routing.unasked) == ("ask", "never"):
             why += ", or its client cannot show a question (see fallback_unasked)"
-        return self.cloud_problem() or f"it does not run, or must stay on this device: {why}"
+        return self.cloud_problem(local) or f"it does not run, or must stay on this device: {why}"
 
     def _context(self, answer_id: str) -> RequestContext | None:
         with self._lock:
@@ -222,17 +226,21 @@ class Router:
             self._resources.consents.keep_local(answer_id)
         return known
 
-    @property
-    def decode_floor(self) -> float | None:
-        """Tokens per second below which an answer is handed over; None: no speed is too low."""
-        if self._resources is None or not self._resources.policy_settings.is_on("slow"):
+    def decode_floor(self, local: LocalSide | None = None) -> float | None:
+        """Tokens per second below which an answer of the default model, or of *local*, is handed
+        over; None: no speed is too low."""
+        local = local or self.local
+        if not self.has_cloud(local) or not local.policy_settings.is_on("slow"):
             return None
-        return self._resources.policy_settings.decode_floor
+        return local.policy_settings.decode_floor
 
-    def doubts(self) -> dict[str, DoubtReading]:
-        """Of the running answers that are judged while the local model writes, by their ids."""
+    def doubts(self, local: LocalSide | None = None) -> dict[str, DoubtReading]:
+        """Of the running answers of the default model, or of *local*, that are judged while it
+        writes, by their ids."""
+        local = local or self.local
         with self._lock:
-            streams = {id_: context.stream for id_, context in self._running.items()}
+            running = list(self._running.items())
+        streams = {id_: context.stream for id_, context in running if context.local is local}
         readings = {id_: stream.watch.doubt for id_, stream in streams.items() if stream}
         return {id_: reading for id_, reading in readings.items() if reading}
 

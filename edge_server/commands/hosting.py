@@ -127,8 +127,10 @@ class Hosting:
     @contextmanager
     def router(self) -> Generator[Router]:
         """The router of all models' answers."""
-        cloud = cloud_settings(self._settings, self._default_entry, self._own)
-        with Router.open(self.default, cloud, os.environ) as router:
+        common = self._settings.cloud
+        own = cloud_settings(self._settings, self._default_entry, self._own)
+        others = (common, *(each.cloud(common) for each in self._settings.models))
+        with Router.open(self.default, own, os.environ, others=others) as router:
             yield router
 
 

@@ -128,13 +128,13 @@ def routed_conversation(settings: Settings) -> Generator[RoutedEngine]:
         loaded_engine(settings) as engine,
         Router.open(engine, cloud, os.environ) as router,
     ):
-        note_broken_fallback(router, settings)
+        note_broken_fallback(router)
         yield RoutedEngine(engine, router)
 
 
-def note_broken_fallback(router: Router, settings: Settings) -> None:
+def note_broken_fallback(router: Router) -> None:
     """Say so where providers may take over and none could."""
-    if settings.cloud.fallback != "never" and (problem := router.cloud_problem()) is not None:
+    if (problem := router.broken_fallback()) is not None:
         print_note(f"spillover: warning: no provider can take over: {problem}")
 
 

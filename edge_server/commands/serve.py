@@ -73,9 +73,10 @@ def _serve(settings: Settings) -> None:
             models.router() as router,
             comparing_in_background(Path(card.path), default_options(settings)),
         ):
-            note_broken_fallback(router, settings)
+            served = models.served(router)
+            note_broken_fallback(router)
             serve(
-                models.served(router),
+                served,
                 router,
                 settings,
                 on_ready=lambda urls: print_note(announcement(urls, card, settings), wraps=False),

@@ -38,7 +38,6 @@ async function greet() {
   clearTimeout(greetAgain);
   try {
     models = new Models((await json("v1/models")).data);
-    $("dial-box").hidden = !models.hasCloud;
     drawModel();
     conversation.refresh();
     if (!isGreeted) say("");
@@ -70,6 +69,7 @@ function setDial(dial) {
 
 function drawModel() {
   menu.show(models, models.chosen(chat.model));
+  $("dial-box").hidden = !models.hasCloud(chat.model);
   composer.count();
 }
 
@@ -234,8 +234,8 @@ const asked = (one) => ({model: models.chosen(one.model), system: settings.get("
 /** Whether an image may be added: only a provider could look at it, and only if the user wants to be asked. */
 async function takesImages(name) {
   await greeted;
-  if (!models.seesImages) {
-    say(`${name}: no model here can see images.`);
+  if (!models.seesImages(chat.model)) {
+    say(`${name}: nobody who may answer here sees images.`);
     return false;
   }
   if (chat.dial !== "never") return true;
@@ -324,7 +324,7 @@ async function importChats() {
 
 const reading = new ReadingPlace($("log"), $("messages"), $("to-end"));
 const settingsPanel = new SettingsPanel($("settings"), $("open-settings"), greet);
-const device = new DevicePanel($("device"), $("open-device"));
+const device = new DevicePanel($("device"), $("open-device"), () => models.chosen(chat.model));
 const menu = new ModelMenu($("model"), $("models"), {choose: chooseModel, refresh: greet});
 const list = new ChatList($("chats"), $("search"), {open: (one) => openChat(one.id), rename, remove});
 const conversation = new Conversation($("messages"), {
@@ -332,7 +332,7 @@ const conversation = new Conversation($("messages"), {
   regenerate: (node) => regenerate(node),
   carryOn: (node) => regenerate(node, node.text),
   stay: (message) => reading.show(message),
-  canUseCloud: () => models.hasCloud && chat.dial !== "never",
+  canUseCloud: () => models.hasCloud(chat.model) && chat.dial !== "never",
 });
 const answering = new Answering({
   bodyOf, noted, ended,
@@ -349,6 +349,7 @@ const composer = new Composer({
   // To count by a model that is not loaded would load it.
   countable: (text, files) => (models.isLoaded(chat.model) ? countBody(chat, asked(chat), text, files) : null),
   nCtx: () => models.nCtx(chat.model),
+  model: () => models.chosen(chat.model),
   chatId: () => (chat.leaf ? chat.id : ""),
 });
 

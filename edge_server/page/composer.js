@@ -133,7 +133,7 @@ export class Composer {
     const added = {name: file.name.slice(0, 200), text, nTokens: null};
     this.files.push(added);
     if (this.actions.countable(text, [])) {
-      json("tokenize", {method: "POST", body: {content: text}}).then((found) => {
+      json("tokenize", {method: "POST", body: {content: text, model: this.actions.model()}}).then((found) => {
         added.nTokens = found.tokens.length;
         this.#draw();
       }, () => {});

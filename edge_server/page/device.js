@@ -17,6 +17,12 @@ export class DevicePanel extends Panel {
   #speed = new Chart("Speed", (value) => `${value.toFixed(1)} tokens/s`, 5, "Drawn while this device writes.");
   #doubt = new Chart("Doubt", percent, 1, "Drawn while this device writes an answer that may be handed over.");
 
+  /** *model*() is the name of the model whose answers are shown. */
+  constructor(node, button, model) {
+    super(node, button);
+    this.model = model;
+  }
+
   /** Notes the speed of an answer for the chart. */
   note(answer) {
     if (!answer.speed || (answer.writer?.origin ?? "local") !== "local") return;
@@ -41,7 +47,7 @@ export class DevicePanel extends Panel {
     clearTimeout(this.#timer);
     if (this.node.hidden) return;
     try {
-      const [device, budget, handoffs] = await Promise.all([json("v1/device"), json("v1/budget"), json("v1/handoffs?limit=8")]);
+      const [device, budget, handoffs] = await Promise.all([json(`v1/device?model=${encodeURIComponent(this.model())}`), json("v1/budget"), json("v1/handoffs?limit=8")]);
       this.#isWriting = device.n_running > 0;
       this.#drawFacts(device);
       this.#drawLimits(device);
@@ -69,13 +75,13 @@ export class DevicePanel extends Panel {
 
   #drawFacts(device) {
     const rows = [
-      ["Model", `${device.model}, ${device.description}`],
-      ["Computes on", `${device.device}, ${counted(device.n_threads, "thread", "threads")}`],
+      ["Model", `${device.model}, ${device.description ?? "not loaded"}`],
+      ["Computes on", device.device === null ? null : `${device.device}, ${counted(device.n_threads, "thread", "threads")}`],
       ["Memory free", device.memory_available_bytes === null ? null : `${bytes(device.memory_available_bytes)} of ${bytes(device.memory_total_bytes)}`],
       ["Processor", device.busy_share === null ? null : percent(device.busy_share)],
       ["Temperature", device.temperature_c === null ? null : `${Math.round(device.temperature_c)} °C`],
       ["Battery", device.battery_share === null ? null : `${percent(device.battery_share)}${device.on_battery ? "" : ", charging"}`],
-      ["KV cache", `${count(device.n_kv_used)} of ${count(device.n_kv)} tokens`],
+      ["KV cache", device.n_kv === null ? null : `${count(device.n_kv_used)} of ${count(device.n_kv)} tokens`],
       ["Answers", `${device.n_running} running, ${device.n_queued} waiting, ${device.n_background} in the background`],
     ];
     this.facts.replaceChildren(...rows.filter(([, value]) => value !== null).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));

@@ -44,13 +44,18 @@ export class Models {
     return this.entry(name).context_length ?? null;
   }
 
-  /** Whether a provider may be asked about images. */
-  get seesImages() {
-    return this.policies.some((one) => one.modalities?.input?.includes("image"));
+  /** Whether a provider may be asked about images that come with the name. */
+  seesImages(name) {
+    return Boolean(this.#listed(name).modalities?.input?.includes("image"));
   }
 
-  get hasCloud() {
-    return this.policies.length > 0;
+  /** Whether the owner of the server lets a provider write for it. */
+  hasCloud(name) {
+    return (this.#listed(name).fallback ?? "never") !== "never";
+  }
+
+  #listed(name) {
+    return this.policies.find((one) => one.id === name) ?? this.entry(name);
   }
 }
 

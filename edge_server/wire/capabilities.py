@@ -21,16 +21,18 @@ def capabilities(card: ModelCard) -> list[str]:
     ]
 
 
-def ollama_capabilities(card: ModelCard, *, sees_images: bool) -> list[str]:
-    """The same in Ollama's words, which has none for structured output and rankings."""
+def ollama_capabilities(card: ModelCard | None, *, sees_images: bool) -> list[str]:
+    """The same in Ollama's words, which has none for structured output and rankings. None: the
+    model was never loaded, and is taken for one that answers."""
     words = {
         "reasoning": "thinking",
         "structured_output": None,
         "embeddings": "embedding",
         "rerank": None,
     }
-    known = [words.get(name, name) for name in capabilities(card)]
-    return [*filter(None, known), *(["vision"] if sees_images and card.generates else [])]
+    own = ["completion"] if card is None else capabilities(card)
+    known = [word for word in (words.get(name, name) for name in own) if word]
+    return [*known, "vision"] if sees_images and "completion" in known else known
 
 
 def modalities(*, sees_images: bool) -> dict[str, Any]:

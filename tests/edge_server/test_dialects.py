@@ -14,7 +14,7 @@ from msgspec import Struct
 from werkzeug.test import TestResponse
 
 from spillover.cloud_fallback.events import StreamEvent
-from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.router import Router
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
@@ -119,7 +119,9 @@ class Speaker:
 @pytest.fixture
 def app() -> Flask:
     engine: Any = Speaker()
-    service = Service(engine, Router(engine, Routing(), None), max_answers=1, max_generation_s=9)
+    service = Service(
+        engine, Router(engine, CloudSettings(), None), max_answers=1, max_generation_s=9
+    )
     return create_app(service, SETTINGS, (*ENDPOINTS, SAY))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spillover.cloud_fallback.events import Failed
-from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.answers.served_models import ServedModel
@@ -98,7 +98,7 @@ def service_of(engine: Any, settings: Settings | None = None) -> Service:
     settings = settings or Settings()
     return Service(
         engine,
-        Router(engine, Routing(), None),
+        Router(engine, CloudSettings(), None),
         max_answers=settings.max_connections,
         max_generation_s=settings.max_generation_s,
     )

@@ -12,7 +12,7 @@ import httpx
 import ollama
 import pytest
 
-from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.router import Router
 from spillover.edge_server.answers.served_models import ServedModel, ServedModels
 from spillover.edge_server.answers.service import Service
@@ -244,7 +244,7 @@ def test_a_model_that_was_found_is_made_once_and_anew_when_its_file_has_moved(
             return ModelEntry(name="tiny", path=files[0]) if name.lower() == "tiny" else None
 
         default = hosted("default")
-        router = Router(default, Routing(), None)
+        router = Router(default, CloudSettings(), None)
         models = ServedModels(ServedModel(default, router.local), find=find, make=make)
         files[0].touch()
         first = models.known("TINY")
@@ -277,7 +277,7 @@ def test_who_finds_no_room_for_its_model_is_handed_over_where_the_owner_allows_i
 ) -> None:
     fake.script(Act(text="A cloud came. The end."))
     top = "warms_connections = false\nn_parallel = 1\nmodels_memory_mb = 300"
-    server = routed_server(tmp_path, fake, top=top, tables=TIGHT)
+    server = routed_server(tmp_path, fake, top=top, fields="vision = true", tables=TIGHT)
     try:
         answer = follow(server, model="storyteller-onnx", max_tokens=20)
         assert answer.reasons == ["memory"]
@@ -290,6 +290,59 @@ def test_who_finds_no_room_for_its_model_is_handed_over_where_the_owner_allows_i
         assert KEY not in json.dumps(kept.error)
         with httpx.Client(base_url=server.url, timeout=60) as http:
             assert states(http)["storyteller"] == "loaded"
+            listed = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
+            assert "image" in listed["storyteller"]["modalities"]["input"]
+            assert listed["homely"]["modalities"]["input"] == ["text"]
+    finally:
+        assert server.stop() == 0
+
+
+HOMELY = """
+[[local_model]]
+name = "homely"
+model = "storyteller"
+
+[[local_model]]
+name = "open"
+model = "storyteller-onnx"
+fallback = "auto"
+[local_model.policy]
+decode_floor = 0.25
+"""
+
+
+def test_each_model_has_its_own_fallback_whatever_the_first_one_has(
+    fake: Fake, tmp_path: Path
+) -> None:
+    """The first one's "never" used to close the cloud for all, and its "auto" to promise images."""
+    fake.script(Act(text="A cloud came. The end."))
+    server = routed_server(tmp_path, fake, fallback="never", fields="vision = true", tables=HOMELY)
+    to_cloud = {"prefer": "cloud"}
+    try:
+        away = follow(server, model="open", max_tokens=20, spillover=to_cloud)
+        assert away.text == "A cloud came. The end."
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            # A model without a table has the common settings.
+            for model in ("homely", "storyteller-onnx"):
+                kept = follow(server, model=model, max_tokens=4, spillover=to_cloud)
+                assert (kept.reasons, kept.error) == ([], None)
+                body = {"model": model, "messages": STORY, "spillover": to_cloud}
+                told = http.post("/v1/route/explain", json=body).json()
+                assert "nothing leaves this device" in told["cloud_problem"]
+            assert len(fake.requests) == 1
+            listed = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
+            assert {name: model["modalities"]["input"] for name, model in listed.items()} == {
+                "homely": ["text"],
+                "open": ["text", "image"],
+                "storyteller-onnx": ["text"],
+            }
+            for name, sees in (("homely", False), ("open", True)):
+                shown = http.post("/api/show", json={"model": name}).json()
+                assert ("vision" in shown["capabilities"]) == sees
+            for name, floor in (("homely", None), ("open", 0.25)):
+                assert model_of(http, name) == name  # it is loaded
+                device = http.get("/v1/device", params={"model": name}).json()
+                assert (device["model"], device["decode_floor"]) == (name, floor)
     finally:
         assert server.stop() == 0
 
@@ -304,7 +357,7 @@ def test_under_another_server_a_question_waits_too(tmp_path: Path) -> None:
             needed_bytes=lambda: 0,
         )
         engine = HostedModel(host, host.add(spec))
-        router = Router(engine, Routing(), None)
+        router = Router(engine, CloudSettings(), None)
         models = ServedModels(ServedModel(engine, router.local))
         service = Service(engine, router, max_answers=4, max_generation_s=60, models=models)
         web = create_app(service, Settings()).test_client()

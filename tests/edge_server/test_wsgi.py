@@ -16,7 +16,7 @@ import waitress
 from flask import Flask
 from werkzeug.serving import make_server
 
-from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.router import Router
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
@@ -60,7 +60,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     )
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)
-        router = Router(engine, Routing(), None)
+        router = Router(engine, CloudSettings(), None)
         service = Service(engine, router, max_answers=512, max_generation_s=3_600)
         yield service
         service.close()

@@ -78,7 +78,7 @@ class _Views:
     def models(self) -> dict[str, Any]:
         served = self._models.all()
         data = [self._entry(model) for model in served]
-        if self._router.has_cloud:
+        if self._router.has_cloud():
             data += [
                 self._entry(self._models.default, policy)
                 for policy in POLICIES
@@ -116,7 +116,8 @@ class _Views:
         """The fields of OpenAI's models, of Anthropic's and Gemini's, and what llama.cpp's and
         vLLM's add. *policy*: a name that says who should write."""
         card, name = model.card, policy or model.name
-        may_leave = policy != "private" and self._router.sees_images
+        stays = policy == "private" or not self._router.has_cloud(model.side)
+        sees_images = not stays and self._router.sees_images(model.side)
         return {
             **gemini_entry(model),
             "id": name,
@@ -129,7 +130,8 @@ class _Views:
             "aliases": model.aliases,
             "context_length": longest_of(model),
             "max_model_len": longest_of(model),
-            "modalities": modalities(sees_images=may_leave),
+            "modalities": modalities(sees_images=sees_images),
+            "fallback": "never" if stays else model.side.routing.fallback,
             "capabilities": [] if card is None else capabilities(card),
             "engine": "" if card is None else card.library,
             "status": status_of(model),

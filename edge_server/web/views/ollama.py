@@ -71,16 +71,14 @@ class _Views:
                 f"{kind}.vocab_size": card.n_vocab,
                 **_vector_size(card),
             }
-        sees = self._router.sees_images
+        sees = self._router.sees_images(model.side)
         return {
             "modelfile": "",
             "parameters": "",
             "template": "" if card is None else card.chat_template,
             "details": details,
             "model_info": {"general.architecture": kind, **facts},
-            "capabilities": ["completion"]
-            if card is None
-            else ollama_capabilities(card, sees_images=sees),
+            "capabilities": ollama_capabilities(card, sees_images=sees),
             "modified_at": self._started,
         }
 

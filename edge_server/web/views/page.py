@@ -92,20 +92,20 @@ def _compressed(name: str) -> bytes:
 
 
 def _device(service: Service, owner: str) -> dict[str, Any]:
-    """The device's sensors now, what the engine does, and how sure it is of the answers of *owner*.
-    None: there is no such sensor."""
+    """The device's sensors now, what the engine of a model does, and how sure that is of the
+    answers of *owner*. None: there is no such sensor, or the model was never loaded."""
     model = queried_model(service)
-    card, status = model.at_once.card, model.engine.status()
+    card, status = model.card, model.engine.status()
     reading: dict[str, Any] = msgspec.to_builtins(read_device())
     return {
         "object": "device",
         **reading,
         "model": model.name,
-        "description": card.description,
-        "device": card.device,
-        "n_threads": card.n_threads,
-        "n_ctx": card.n_ctx,
-        "n_kv": card.n_kv,
+        "description": card and card.description,
+        "device": card and card.device,
+        "n_threads": card and card.n_threads,
+        "n_ctx": card and card.n_ctx,
+        "n_kv": card and card.n_kv,
         "n_kv_used": status.n_kv_used,
         "n_running": sum(slot.state != "idle" for slot in status.slots),
         "n_queued": status.n_queued,
@@ -113,10 +113,10 @@ def _device(service: Service, owner: str) -> dict[str, Any]:
         "prefixes": msgspec.to_builtins(status.prefixes),
         "power_saving": status.power_saving or None,
         "state": status.state,
-        "decode_floor": service.router.decode_floor,
+        "decode_floor": service.router.decode_floor(model.side),
         "doubts": [
             {"answer_id": answer_id, **msgspec.to_builtins(reading)}
-            for answer_id, reading in service.router.doubts().items()
+            for answer_id, reading in service.router.doubts(model.side).items()
             if service.running(answer_id, owner) is not None
         ],
     }

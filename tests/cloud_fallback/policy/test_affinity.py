@@ -33,36 +33,36 @@ def test_the_key_is_that_of_the_beginning_of_a_conversation() -> None:
 
 
 def test_a_conversation_stays_and_then_returns() -> None:
-    table, key = Affinity(SETTINGS), b"k"
+    table, key = Affinity(), b"k"
     assert table.provider(key, 0.0) is None
-    table.handed_over(key, "openai", 0.0)
+    table.handed_over(key, "openai", 0.0, SETTINGS)
     assert table.provider(key, SETTINGS.sticky_s - 1) == "openai"
     assert table.provider(key, SETTINGS.sticky_s) is None
     assert table.provider(b"other", 1.0) is None
 
 
 def test_a_conversation_that_comes_back_at_once_is_local_at_once() -> None:
-    table, key = Affinity(SETTINGS), b"k"
-    table.handed_over(key, "openai", 0.0)
+    table, key = Affinity(), b"k"
+    table.handed_over(key, "openai", 0.0, SETTINGS)
     table.returned(key, 5.0)
     assert table.provider(key, 6.0) is None
-    table.handed_over(key, "gemini", 7.0)
+    table.handed_over(key, "gemini", 7.0, SETTINGS)
     assert table.provider(key, 7.0 + 1.5 * SETTINGS.sticky_s) == "gemini"
 
 
 def test_the_table_is_bounded() -> None:
-    table = Affinity(SETTINGS, max_conversations=10)
+    table = Affinity(max_conversations=10)
     for i in range(1_000):
-        table.handed_over(str(i).encode(), "openai", float(i))
+        table.handed_over(str(i).encode(), "openai", float(i), SETTINGS)
     assert len(table) == 10
     assert table.provider(b"999", 999.0) == "openai"
 
 
 @given(gaps=st.lists(st.floats(0.1, 5_000.0), max_size=60))
 def test_stays_are_never_longer_than_the_longest(gaps: list[float]) -> None:
-    table, key, now = Affinity(SETTINGS), b"k", 0.0
+    table, key, now = Affinity(), b"k", 0.0
     for gap in gaps:
-        table.handed_over(key, "openai", now)
+        table.handed_over(key, "openai", now, SETTINGS)
         assert table.provider(key, now + SETTINGS.sticky_s * 0.99) == "openai"
         assert table.provider(key, now + SETTINGS.sticky_max_s) is None
         now += gap
@@ -71,7 +71,7 @@ def test_stays_are_never_longer_than_the_longest(gaps: list[float]) -> None:
 def test_a_device_that_hovers_around_its_threshold_moves_a_conversation_a_few_times() -> None:
     """Memory swings around the limit twice a second, for 400 turns, one in 10 seconds: each
     handoff doubles the stay, so that in more than an hour there are four switches to the cloud."""
-    table, key = Affinity(SETTINGS), b"k"
+    table, key = Affinity(), b"k"
     n_handoffs = n_returns = 0
     was_cloud = False
     for turn in range(400):
@@ -93,7 +93,7 @@ def test_a_device_that_hovers_around_its_threshold_moves_a_conversation_a_few_ti
             reason = leg.triggers[0] if leg.triggers else None
         if reason is not None:
             assert reason.code == "memory"
-            table.handed_over(key, "openai", now)
+            table.handed_over(key, "openai", now, SETTINGS)
             n_handoffs += 1
     assert n_handoffs <= 1 + math.log2(400 * 10 / SETTINGS.sticky_s)
     assert n_returns <= n_handoffs

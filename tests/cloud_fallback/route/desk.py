@@ -82,7 +82,7 @@ class Desk:
             {"FAKE_KEY": "sk-canary-4711"},
             sensors=Sensors(lambda: self.reading, period_s=0.05),
         )
-        self.router = Router(engine, cloud.routing, self.resources)
+        self.router = Router(engine, cloud, self.resources)
         engine.watch_deaths(self.router.worker_died)
 
     def start(

@@ -17,7 +17,7 @@ from playwright.sync_api import FilePayload, Route, expect
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import PATIENCE_MS, Visit
 from tests.edge_server.page.relay import Relay
-from tests.edge_server.routed import lines
+from tests.edge_server.routed import lines, routed_server
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 from tests.pictures import png
@@ -233,6 +233,51 @@ def test_a_chat_chooses_its_model(routed: Server, visit: Open) -> None:
     expect(one.page.locator("#model")).to_have_text("storyteller")
     one.page.locator(".chat-name").click()
     expect(one.page.locator("#model")).to_have_text("Private")
+
+
+TWO_MODELS = """
+[[local_model]]
+name = "homely"
+model = "storyteller"
+
+[[local_model]]
+name = "open"
+model = "storyteller-onnx"
+fallback = "auto"
+[local_model.policy]
+decode_floor = 0.25
+"""
+
+
+def test_the_dial_the_counts_and_the_panel_are_those_of_the_chosen_model(
+    tmp_path: Path, visit: Open, fake: Fake
+) -> None:
+    """They were those of the first model."""
+    server = routed_server(tmp_path, fake, fallback="never", tables=TWO_MODELS)
+    one = visit(server)
+    expect(one.page.locator("#model")).to_have_text("homely")
+    expect(one.page.locator("#dial-box")).to_be_hidden()
+    one.page.click("#model")
+    one.page.locator("#models").get_by_text("open", exact=True).click()
+    one.page.keyboard.press("Escape")
+    expect(one.page.locator("#dial-box")).to_be_visible()
+    one.page.click("#open-device")
+    panel = one.page.locator("#device")
+    expect(panel).to_contain_text("open, not loaded")  # to look at it does not load it
+    expect(panel).to_contain_text("Memory free")
+    one.send("Hello")
+    one.wait_end()
+    expect(panel).to_contain_text("open, llama")
+    expect(panel).to_contain_text("handed over below 0.25")
+    one.page.click("#open-device")
+    one.page.reload()
+    expect(one.page.locator("#model")).to_have_text("open")
+    file: FilePayload = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a fox"}
+    with one.page.expect_request("**/tokenize") as asked:
+        one.page.set_input_files("#attach-file", file)
+    assert json.loads(str(asked.value.post_data))["model"] == "open"
+    one.context.close()
+    server.stop()
 
 
 def test_chats_are_found_renamed_exported_imported_and_deleted(
