@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -40,13 +40,27 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+class Planned(Struct, frozen=True, kw_only=True):
+    """What would be sent if the user said yes now."""
+
+    request: GenerationRequest
+    """Redacted."""
+    redactions: int
+    """How many private texts were taken out."""
+    may_grow: bool = False
+    """The local model still writes, and what it adds until the reply goes along."""
+
+
+Plan: TypeAlias = Callable[[], Planned]
+"""May be called from any thread. Raises as the request itself would be refused."""
+
+
 class PendingConsent(Struct, frozen=True, kw_only=True):
     """An open question."""
 
     answer_id: str
     asked: ConsentAsked
-    request: GenerationRequest
-    """What would be sent: redacted."""
+    plan: Plan
 
 
 class Asker(Struct, frozen=True, kw_only=True):
@@ -60,14 +74,11 @@ class Asker(Struct, frozen=True, kw_only=True):
 class Question:
     """One question of one answer."""
 
-    def __init__(
-        self, lock: threading.Lock, asker: Asker, asked: ConsentAsked, request: GenerationRequest
-    ) -> None:
+    def __init__(self, lock: threading.Lock, asker: Asker, asked: ConsentAsked, plan: Plan) -> None:
         self._lock = lock
         self.asker = asker
         self.asked = asked
-        self.request = request
-        """What would be sent: redacted."""
+        self.plan = plan
         self.granted: bool | None = None
         self.decided = Cancellation()
         """Set when the user has replied, or nobody will."""
@@ -121,12 +132,10 @@ class Consents:
         self._requests: dict[str, list[Cancellation]] = {}
 
     @contextlib.contextmanager
-    def question(
-        self, asker: Asker, asked: ConsentAsked, request: GenerationRequest
-    ) -> Generator[Question]:
+    def question(self, asker: Asker, asked: ConsentAsked, plan: Plan) -> Generator[Question]:
         """A question that can be answered while the block runs, even before anybody waits for the
-        reply. *request*: what would be sent. Ask known() before."""
-        question = Question(self._lock, asker, asked, request)
+        reply. Ask known() before."""
+        question = Question(self._lock, asker, asked, plan)
         with self._lock:
             if asker.answer_id in self._kept_local:
                 question.decide(False)
@@ -186,7 +195,7 @@ class Consents:
                 PendingConsent(
                     answer_id=question.asker.answer_id,
                     asked=question.asked,
-                    request=question.request,
+                    plan=question.plan,
                 )
                 for question in self._questions.values()
                 if answer_id in (None, question.asker.answer_id)
@@ -272,24 +281,25 @@ class Asking:
         self,
         target: WriterId,
         reason: str,
-        request: GenerationRequest,
+        planned: Planned,
         *,
-        redactions: int,
         cost: ExpectedCost,
+        plan: Plan | None = None,
     ) -> Question:
-        """Ask whether *target* may get *request*, which is redacted."""
+        """Ask whether *target* may get what is *planned*. *plan* looks again, where that may
+        change."""
         assert self.question is None, "one question at a time"
         asked = ConsentAsked(
             id=secrets.token_hex(16),
             reason=reason,
             target=target,
             timeout_s=self._timeout_s,
-            n_messages=len(request.messages),
-            redactions=redactions,
+            n_messages=len(planned.request.messages),
+            redactions=planned.redactions,
             cost=cost,
-            n_images=request.n_images,
+            n_images=planned.request.n_images,
         )
-        question = self._consents.question(self._asker, asked, request)
+        question = self._consents.question(self._asker, asked, plan or (lambda: planned))
         self.question = self._stack.enter_context(question)
         return self.question
 

@@ -46,6 +46,10 @@ class AnswerSoFar:
             self._parts = ["".join(self._parts)]
         return self._parts[0] if self._parts else ""
 
+    def snapshot(self) -> str:
+        """The same for other threads, which must not join the parts."""
+        return "".join(list(self._parts))
+
     @property
     def has_begun(self) -> bool:
         """Whether the client has any text or tool call of the answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -19,7 +20,7 @@ from spillover.cloud_fallback.errors import (
 )
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.reason import Reason
-from spillover.cloud_fallback.privacy.consent import Question
+from spillover.cloud_fallback.privacy.consent import Plan, Planned, Question
 from spillover.cloud_fallback.privacy.redactor import Redacted
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.route.breaker import CircuitOpen, Permit
@@ -80,6 +81,7 @@ def _ask_user(
 ) -> Generator[StreamEvent]:
     """Raise ConsentRefused unless the answer may leave. A question that was asked while the local
     model wrote is answered first, whatever is known by now."""
+    planned = Planned(request=redacted.request, redactions=redacted.n_redactions)
     question = context.asking.question
     if question is not None and question.provider != provider.name:
         yield from context.end_question()
@@ -87,8 +89,9 @@ def _ask_user(
     if question is None:
         if context.consent(provider.name, reason):
             return
-        question = _open_question(context, provider, redacted, reason)
+        question = _open_question(context, provider, planned, reason)
         yield question.asked
+    question.plan = lambda: planned  # nobody writes meanwhile
     granted = question.wait(context.cancellation)
     yield from context.end_question()
     if not granted:
@@ -96,21 +99,25 @@ def _ask_user(
 
 
 def _open_question(
-    context: RequestContext, provider: CloudEngine, redacted: Redacted, reason: Reason
+    context: RequestContext,
+    provider: CloudEngine,
+    planned: Planned,
+    reason: Reason,
+    plan: Plan | None = None,
 ) -> Question:
-    """Ask whether *provider* may go on; the event is the question's *asked*.
+    """Ask whether *provider* may go on; the event is the question's *asked*. *plan*: see Asking.
 
     Raises as clear() would for want of money, so that the user is not asked in vain. Reserves
     nothing: the model that goes on meanwhile may end soon.
     """
-    wanted = estimate(redacted.request, provider.settings.known_prices)
+    wanted = estimate(planned.request, provider.settings.known_prices)
     longest = context.resources.budget.longest(provider.name, wanted)
     return context.asking.open(
         provider.writer,
         reason.code,
-        redacted.request,
-        redactions=redacted.n_redactions,
+        planned,
         cost=wanted.cost(longest),
+        plan=plan,
     )
 
 
@@ -121,7 +128,6 @@ def ask_early(
     over. True: one may, unasked; False: none could, or may."""
     if not context.may_go_to_cloud:
         return False
-    said = context.text().said
     for provider in context.providers():
         refusal = context.resources.breakers.refusal(provider.name)
         if provider.problem is not None or (refusal is not None and not refusal.is_crowd):
@@ -129,10 +135,8 @@ def ask_early(
         try:
             if context.consent(provider.name, reason):
                 return True
-            plan = context.plan(provider, Stopped(reason=reason, at=context.now), said)
-            redacted = context.resources.redactor.redact(plan.request, partial=plan.shown)
-            provider.check(redacted.request)
-            question = _open_question(context, provider, redacted, reason)
+            plan = partial(_planned_now, context, provider, reason)
+            question = _open_question(context, provider, plan(), reason, plan)
         except NOT_THIS_ONE:
             continue
         except KeptLocal:
@@ -140,6 +144,19 @@ def ask_early(
         yield question.asked
         return question
     return False
+
+
+def _planned_now(context: RequestContext, provider: CloudEngine, reason: Reason) -> Planned:
+    """What *provider* would get while the local model still writes. Any thread may ask. Raises one
+    of NOT_THIS_ONE, or another KeptLocal."""
+    # Looked at before the text is, which may end meanwhile.
+    may_grow = context.stream is not None and reason.keep_chars is None
+    said = context.text_now()
+    n_bad = 0 if reason.keep_chars is None else max(len(said) - reason.keep_chars, 0)
+    plan = context.plan(provider, Stopped(reason=reason, at=context.now, bad_chars=n_bad), said)
+    redacted = context.resources.redactor.redact(plan.request, partial=plan.shown)
+    provider.check(redacted.request)
+    return Planned(request=redacted.request, redactions=redacted.n_redactions, may_grow=may_grow)
 
 
 def _turn(context: RequestContext, provider: str) -> Generator[StreamEvent, None, Permit]:

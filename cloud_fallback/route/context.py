@@ -197,6 +197,11 @@ class RequestContext:
         text.feed(withheld)
         return text
 
+    def text_now(self) -> str:
+        """The answer so far, held text included, for other threads than that of the answer."""
+        text = AnswerText(self.request.stop, sent=self.answer.snapshot())
+        return text.said
+
     def plan(self, provider: CloudEngine, stopped: Stopped, said: str) -> Continuation:
         """What *provider* would be asked after *said*. Raises CannotContinue."""
 

@@ -44,12 +44,12 @@ export class ConsentCard {
     this.left.textContent = `Without a reply in ${s} s it stays on this device.`;
   }
 
-  /** What would be sent; asked for when it is opened. */
+  /** What would be sent, as of the moment when it is opened. */
   #preview() {
     const place = h("div", {class: "preview", tabindex: "0", role: "region", "aria-label": "What would be sent"});
     const details = h("details", {}, h("summary", {}, "Show what would be sent"), place);
     details.addEventListener("toggle", async () => {
-      if (!details.open || place.firstChild) return;
+      if (!details.open) return;
       try {
         const {preview} = await json(`v1/consents/${this.id}`);
         place.replaceChildren(...previewOf(preview));
@@ -79,13 +79,14 @@ function costOf(estimate) {
   return `${usd(prompt)} for the prompt, up to ${usd(most)} with an answer of ${count(estimate.completion_tokens)} tokens`;
 }
 
-function previewOf({messages, n_earlier_messages: nEarlier, tools}) {
+function previewOf({messages, n_earlier_messages: nEarlier, tools, may_grow: mayGrow}) {
   const parts = messages.map(({role, text, n_images: nImages, left_out_chars: nLeftOut}) => h("div", {},
     h("strong", {}, {user: "You", assistant: "Answer", system: "System prompt", tool: "Tool"}[role] ?? role),
     nImages ? ` ${counted(nImages, "image", "images")}` : null,
     h("p", {}, ...text.split(PLACEHOLDER).map((part, n) => n % 2 ? h("mark", {}, part) : part)),
     nLeftOut ? h("p", {class: "quiet-text"}, `${counted(nLeftOut, "character is", "characters are")} not shown here.`) : null));
   if (nEarlier) parts.unshift(h("p", {class: "quiet-text"}, `${counted(nEarlier, "earlier message is", "earlier messages are")} not shown here.`));
+  if (mayGrow) parts.push(h("p", {class: "quiet-text"}, "So far. What this device writes until you reply goes along."));
   if (tools.length) parts.push(h("p", {class: "quiet-text"}, `Tools: ${tools.join(", ")}`));
   return parts;
 }

@@ -14,6 +14,7 @@ from spillover.cloud_fallback.events import (
     Seam,
 )
 from spillover.cloud_fallback.policy.reason import in_words
+from spillover.cloud_fallback.privacy.consent import Planned
 from spillover.runtime.events import Leg, WriterId
 from spillover.runtime.request import GenerationRequest, Message
 
@@ -108,6 +109,17 @@ def expected_cost(cost: ExpectedCost) -> dict[str, Any]:
         "prompt_tokens": cost.prompt_tokens,
         "completion_tokens": cost.completion_tokens,
         "usd": usd,
+    }
+
+
+def planned(value: Planned) -> dict[str, Any]:
+    """What a question's event has of its request, as of now, and the preview."""
+    request = value.request
+    return {
+        "n_messages": len(request.messages),
+        "n_images": request.n_images,
+        "privacy": {"redacted": value.redactions, **images_warning(request.n_images)},
+        "preview": {**preview(request), "may_grow": value.may_grow},
     }
 
 

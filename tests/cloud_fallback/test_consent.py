@@ -8,14 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from spillover.cloud_fallback.events import ConsentAsked, ExpectedCost
-from spillover.cloud_fallback.privacy.consent import MAX_PENDING, Asker, Consents
+from spillover.cloud_fallback.privacy.consent import MAX_PENDING, Asker, Consents, Planned
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
 from spillover.runtime.request import GenerationRequest
 
 LONG_S = 60.0
 ANSWER = Asker(answer_id="answer")
-REQUEST = GenerationRequest(prompt="Once upon a time")
+PLANNED = Planned(request=GenerationRequest(prompt="Once upon a time"), redactions=0)
 FREE = ExpectedCost(prompt_tokens=4, completion_tokens=8, prompt_usd=None, usd=None)
 
 
@@ -59,7 +59,7 @@ def replied(
     known = consents.known(asker, question.target.provider or "")
     if known is not None and not consents.is_kept_local(answer_id):
         return known
-    with consents.question(asker, question, REQUEST) as opened:
+    with consents.question(asker, question, lambda: PLANNED) as opened:
         return opened.wait(cancellation)
 
 
@@ -116,7 +116,7 @@ def test_no_reply_in_time_means_no_and_a_late_one_is_reported(consents: Consents
 def test_a_reply_after_the_wait_is_late_even_if_no_writer_has_continued_yet(
     consents: Consents,
 ) -> None:
-    with consents.question(ANSWER, asked(timeout_s=0.0), REQUEST) as question:
+    with consents.question(ANSWER, asked(timeout_s=0.0), lambda: PLANNED) as question:
         assert question.wait() is None
         assert consents.answer("q", True) == "too_late"
         assert question.granted is None
@@ -125,13 +125,13 @@ def test_a_reply_after_the_wait_is_late_even_if_no_writer_has_continued_yet(
 def test_a_reply_after_the_cancellation_is_late_too(consents: Consents) -> None:
     cancellation = Cancellation()
     cancellation.cancel()
-    with consents.question(ANSWER, asked(), REQUEST) as question:
+    with consents.question(ANSWER, asked(), lambda: PLANNED) as question:
         assert question.wait(cancellation) is None
         assert consents.answer("q", True) == "too_late"
 
 
 def test_a_reply_that_comes_before_the_wait_counts(consents: Consents) -> None:
-    with consents.question(ANSWER, asked(), REQUEST) as question:
+    with consents.question(ANSWER, asked(), lambda: PLANNED) as question:
         assert consents.answer("q", True) == "accepted"
         assert question.wait() is True
 

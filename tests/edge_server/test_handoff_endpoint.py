@@ -201,6 +201,41 @@ def test_a_question_is_open_until_the_user_answers_it_once(
     assert httpx.post(f"{server.url}/v1/consents/no-such", json={"granted": True}).is_client_error
 
 
+def test_a_preview_is_of_what_would_be_sent_now_and_says_that_it_may_grow(
+    make_server: MakeServer, fake: Fake
+) -> None:
+    """It was of the moment of the question, while the text behind it went along."""
+    server = make_server("ask")
+    fake.script(Act(rest=REST))
+    text, place, previews = "", "", []
+    with ask(server, ignore_eos=True, max_tokens=900, spillover={"events": True}) as response:
+        for _name, data in lines(response):
+            said = (data or {}).get("spillover", {})
+            if said.get("type") == "consent_asked":
+                place = f"{server.url}/v1/consents/{said['id']}"
+            if said.get("type") == "handoff":
+                break
+            n_before = len(text)
+            for choice in (data or {}).get("choices", ()):
+                text += choice["delta"].get("content") or ""
+            if n_before <= 60 < len(text):
+                httpx.post(f"{server.url}/v1/handoffs", json={"id": data["id"]})
+            if place and len(previews) < 2 and len(text) > 100 * (len(previews) + 1):
+                previews.append(httpx.get(place).json()["preview"])
+                if len(previews) == 2:
+                    assert httpx.post(place, json={"granted": True}).status_code == 200
+    earlier, later = (
+        next(one["text"] for one in preview["messages"] if one["role"] == "assistant")
+        for preview in previews
+    )
+    assert [preview["may_grow"] for preview in previews] == [True, True]
+    assert len(earlier) < len(later)
+    assert later.startswith(earlier.rstrip())
+    sent = json.loads(fake.requests[0].body)["messages"]
+    (assistant,) = (one["content"] for one in sent if one["role"] == "assistant")
+    assert assistant.startswith(later.rstrip())
+
+
 def test_a_preview_is_bounded_and_shows_the_latest_messages() -> None:
     long = Message(role="user", content="a" * 20_000 + "z")
     last = Message(role="assistant", content="The end.")

@@ -15,6 +15,7 @@ from spillover.edge_server.web.views.query import number_in_query
 from spillover.edge_server.wire import handoff, spending
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode
+from spillover.runtime.errors import SpilloverError
 
 _MAX_LISTED = 200
 _PREFIX = re.compile("^[a-z]+[-_]")
@@ -77,7 +78,7 @@ def add_handoff_views(app: Flask, service: Service) -> None:
     def consent(consent_id: str) -> dict[str, Any]:
         for question in own_questions():
             if question.asked.id == consent_id:
-                return _question(question) | {"preview": handoff.preview(question.request)}
+                return _question(question) | _planned(question)
         raise WireError(404, "there is no such open question")
 
     def decide(consent_id: str) -> dict[str, Any]:
@@ -115,6 +116,14 @@ def add_handoff_views(app: Flask, service: Service) -> None:
 
 def _question(question: PendingConsent) -> dict[str, Any]:
     return handoff.consent_asked(question.asked) | {"answer_id": question.answer_id}
+
+
+def _planned(question: PendingConsent) -> dict[str, Any]:
+    """What would be sent now: more may have been written since the user was asked."""
+    try:
+        return handoff.planned(question.plan())
+    except SpilloverError as error:
+        raise WireError(409, f"nothing would be sent now: {error}") from error
 
 
 def _answer_id(text: str) -> str:
