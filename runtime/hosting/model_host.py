@@ -339,7 +339,7 @@ class ModelHost:
         needed = residence.spec.needed_bytes()
         try:
             while True:
-                free = self._free_bytes(self._pids())
+                free = self._free_now()
                 with self._changed:
                     if self._closed:
                         raise EngineClosed(f"{residence.spec.name} was closed")
@@ -365,10 +365,14 @@ class ModelHost:
         finally:
             self._spare()
 
-    def _pids(self) -> list[int]:
+    def _free_now(self) -> int:
+        """Bytes that are free beside the loaded models. One whose worker is being replaced will
+        take its memory again."""
         with self._changed:
-            engines = [each.engine for each in self._residences if each.engine is not None]
-        return [engine.worker_pid for engine in engines if engine.worker_pid is not None]
+            held = [(each.engine, each.held_bytes) for each in self._residences if each.engine]
+        pids = {engine: engine.worker_pid for engine, _ in held}
+        absent = sum(n_bytes for engine, n_bytes in held if pids[engine] is None)
+        return self._free_bytes(pid for pid in pids.values() if pid is not None) - absent
 
     def _within_budget(self, free: int) -> int:
         if self._budget_bytes is None:

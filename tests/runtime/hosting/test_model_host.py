@@ -320,6 +320,23 @@ def test_a_pinned_model_does_not_make_room(make: Callable[..., Place]) -> None:
     assert pinned.state().state == "loaded"
 
 
+def test_the_memory_of_a_model_whose_worker_is_being_replaced_is_not_free(
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make()
+    first = place.model(GGUF)
+    first.wait_ready()
+    monkeypatch.setattr(place.host, "_free_bytes", lambda pids: 1000 * bool(list(pids)) + 1000)
+    second = place.model("second", find(GGUF).path, needed_bytes=lambda: 900)
+    second.wait_ready()
+    assert first.is_loaded
+    second.unload()
+    place.wait_until(lambda: not second.holds_memory)
+    monkeypatch.setattr(LocalEngine, "worker_pid", None)
+    second.wait_ready()
+    assert not first.is_loaded
+
+
 def test_only_so_many_wait_for_a_load(make: Callable[..., Place]) -> None:
     place = make()
     place.gate.clear()
