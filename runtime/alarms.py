@@ -44,8 +44,9 @@ class Alarms:
                 return alarm
             heapq.heappush(self._heap, (when, next(self._numbers), alarm))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="alarms", daemon=True)
+                thread.start()
+                self._thread = thread  # not one that the system did not give
             elif self._heap[0][2] is alarm:
                 self._changed.notify()
         return alarm

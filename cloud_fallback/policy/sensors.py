@@ -67,8 +67,9 @@ class Sensors:
         with self._changed:
             self._listeners.append(listener)
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="sensors", daemon=True)
+                thread.start()
+                self._thread = thread  # not one that the system did not give
             self._changed.notify_all()
         try:
             yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -130,7 +131,8 @@ class RouteResources:
             if not self.providers or now - self._warmed_at < WARM_EVERY_S:
                 return
             self._warmed_at = now
-        threading.Thread(target=self.providers[0].warm, name="warm", daemon=True).start()
+        with suppress(RuntimeError):  # the system has no thread left: the answer needs none of it
+            threading.Thread(target=self.providers[0].warm, name="warm", daemon=True).start()
 
     def close(self) -> None:
         """End all waits for consent, and close connections, threads and the ledger."""

@@ -50,6 +50,23 @@ def test_an_alarm_may_set_another(alarms: Alarms) -> None:
     assert called.wait(10)
 
 
+def test_a_thread_that_the_system_did_not_give_is_asked_for_again(
+    alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as started, so that no limit of any answer was ever kept again."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    called = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            alarms.after(0, called.clear)
+    alarms.after(0, called.set)
+    assert called.wait(10)
+
+
 def test_nothing_is_called_after_the_end() -> None:
     alarms = Alarms()
     called = threading.Event()
