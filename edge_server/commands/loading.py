@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.commands.engines.job_process import convert_if_needed
 from spillover.edge_server.commands.output import print_note
+from spillover.edge_server.config.catalogue_policy import cloud_settings
 from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.config.setting_type import expanded
 from spillover.edge_server.config.settings import Settings
@@ -72,6 +74,12 @@ def default_options(settings: Settings, options: EngineOptions | None = None) ->
     """*options*, or those of *settings*, with what the default model's table says."""
     options, own = options or settings.engine, default_settings(settings)
     return (options if own is None else own.engine(options)).settled()
+
+
+def default_cloud(settings: Settings) -> CloudSettings:
+    """The cloud's settings for the default model, with what its table and the catalogue say. Raises
+    ModelError, ConfigError."""
+    return cloud_settings(settings, model_entry(settings), default_settings(settings))
 
 
 def default_name(settings: Settings, entry: ModelEntry) -> str:

@@ -22,9 +22,8 @@ from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.commands.keyboard import question_at_terminal
-from spillover.edge_server.commands.loading import loaded_engine, model_entry
+from spillover.edge_server.commands.loading import default_cloud, loaded_engine
 from spillover.edge_server.commands.output import AnswerOutput, print_note
-from spillover.edge_server.config.catalogue_policy import cloud_settings
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.handoff import IMAGES_LEAVE
 from spillover.runtime.cancellation import Cancellation
@@ -123,10 +122,9 @@ class RoutedEngine:
 @contextmanager
 def routed_conversation(settings: Settings) -> Generator[RoutedEngine]:
     """A loaded engine behind the router. Raises ModelError, EngineError."""
-    cloud = cloud_settings(settings, model_entry(settings), None)
     with (
         loaded_engine(settings) as engine,
-        Router.open(engine, cloud, os.environ) as router,
+        Router.open(engine, default_cloud(settings), os.environ) as router,
     ):
         note_broken_fallback(router)
         yield RoutedEngine(engine, router)

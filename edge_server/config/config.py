@@ -72,8 +72,10 @@ def load(
         values |= in_file
         if "api_keys" in in_file:
             warnings += _shared(file)
-    values |= _from_environment(environ)
-    values |= _from_flags(flags)
+    above_file = _from_environment(environ) | _from_flags(flags)
+    values |= above_file
+    if models := tables.get(config_tables.MODELS):
+        tables[config_tables.MODELS] = tuple(model.without(above_file) for model in models)
     if api_key_file is not None:
         values |= _from_key_file(api_key_file, values)
         warnings += _shared(api_key_file)

@@ -33,17 +33,18 @@ def take(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     given = {f.encode_name: f.name for f in table_list() if f.encode_name in content}
     tables = {name: content.pop(name) for name in given}
-    models = tables.pop(_MODELS, None)
+    models = tables.pop(MODELS, None)
     _refuse_keys(tables.get("provider"), path)
     settings = _checked(_converted(tables, CloudSettings, path), path)
     found = {name: getattr(settings, given[name]) for name in tables}
     found["policy_given"] = frozenset(tables.get("policy", ()))
     if models is not None:
-        found[_MODELS] = _models(models, tables.get("policy", {}), settings, path)
+        found[MODELS] = _models(models, tables.get("policy", {}), settings, path)
     return found
 
 
-_MODELS = "local_model"
+MODELS = "local_model"
+"""The table of models."""
 
 
 class _Models(Struct, frozen=True):
@@ -55,13 +56,13 @@ def _models(
 ) -> tuple[ModelSettings, ...]:
     """The tables of models; *policy* is the table for all of them. Raises ConfigError."""
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"{path}: write [[{_MODELS}]] above each model's settings")
+        raise ConfigError(f"{path}: write [[{MODELS}]] above each model's settings")
     split = [_split(table, policy, path) for table in tables]
-    models = _converted({_MODELS: split}, _Models, path).local_model
+    models = _converted({MODELS: split}, _Models, path).local_model
     names = [name for model in models for name in (model.name, *model.aliases)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{path}: {_MODELS}: two models are called {twice!r}: rename one")
+        raise ConfigError(f"{path}: {MODELS}: two models are called {twice!r}: rename one")
     for model in models:
         _checked(model.cloud(settings), path)
     return models
@@ -77,13 +78,13 @@ def _split(table: dict[str, Any], policy: dict[str, Any], path: Path) -> dict[st
             table[name],
             setting.type,
             name=name,
-            source=f"{path}: {_MODELS}.{name}",
+            source=f"{path}: {MODELS}.{name}",
             from_text=False,
         )
     rest = {name: value for name, value in table.items() if name not in known}
     for name in ("options", "policy_given"):
         if name in rest:
-            raise ConfigError(f"{path}: {_MODELS}: there is no setting {name}")
+            raise ConfigError(f"{path}: {MODELS}: there is no setting {name}")
     if isinstance(rest.get("policy"), dict):
         rest["policy"] = policy | rest["policy"]
     return {**rest, "options": options, "policy_given": frozenset(rest.get("policy", policy))}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Container
+from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -40,6 +41,11 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def file(self) -> str:
         """The name or path by which its file is found."""
         return self.model or self.name
+
+    def without(self, names: Container[str]) -> Self:
+        """The same, but for settings that the command line or the environment decide."""
+        left = {name: value for name, value in self.options.items() if name not in names}
+        return msgspec.structs.replace(self, options=left)
 
     def engine(self, base: EngineOptions) -> EngineOptions:
         """*base* with this model's own settings."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from spillover.cloud_fallback.route.allowed import Fallback
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.resume.lifetime import ResumeLimits
@@ -157,6 +158,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     policy_given: Annotated[frozenset[str], NoSetting()] = frozenset()
     """The keys that the table [policy] has."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def fallbacks(self) -> dict[str, Fallback]:
+        """That of each model with a table of its own, and as "" that of all others."""
+        own = {model.name: model.cloud(self.cloud).fallback for model in self.models}
+        return {"": self.cloud.fallback, **own}
 
     @property
     def aliases(self) -> tuple[str, ...]:

@@ -8,7 +8,12 @@ import pytest
 
 from spillover.edge_server.commands.doctor.checkup import Findings
 from spillover.edge_server.commands.doctor.models_check import check_models
-from spillover.edge_server.commands.loading import default_name, default_options, model_entry
+from spillover.edge_server.commands.loading import (
+    default_cloud,
+    default_name,
+    default_options,
+    model_entry,
+)
 from spillover.edge_server.config.config import load
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
@@ -55,6 +60,25 @@ def test_a_models_own_settings_count_for_it_alone(tmp_path: Path) -> None:
     assert (own.policy.decode_floor, own.policy.queue_s) == (1.0, 7.0)
     assert common.policy.decode_floor == 3.0
     assert (tales.pinned, tales.keep_alive_s, storyteller.keep_alive_s) == (True, None, 60)
+
+
+def test_the_command_line_and_the_environment_override_a_models_own_settings(
+    tmp_path: Path,
+) -> None:
+    """`--fallback never` did not hold for a model whose table said something else."""
+    settings = settings_of(tmp_path, TABLES, fallback="never", n_ctx="256")
+    tales = settings.models[0]
+    assert tales.cloud(settings.cloud).fallback == "never"
+    assert tales.engine(settings.engine).n_ctx == 256
+    assert tales.cloud(settings.cloud).route.mode == "at_turn"
+    assert settings.fallbacks == {"": "never", "tales": "never", "storyteller": "never"}
+
+
+def test_a_conversation_in_the_terminal_has_the_fallback_of_its_model(tmp_path: Path) -> None:
+    """The common one counted, also where the model's own said that nothing may leave."""
+    text = 'fallback = "auto"\n[[local_model]]\nname = "storyteller-onnx"\nfallback = "never"\n'
+    assert default_cloud(settings_of(tmp_path, text)).fallback == "never"
+    assert default_cloud(settings_of(tmp_path, text, model="storyteller")).fallback == "auto"
 
 
 def test_the_first_table_is_the_model_that_is_used_where_none_is_named(tmp_path: Path) -> None:

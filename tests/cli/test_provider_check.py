@@ -13,6 +13,7 @@ from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server import cli
 from spillover.edge_server.commands.doctor.checkup import Findings
 from spillover.edge_server.commands.doctor.provider_check import check_providers
+from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.config.settings import Settings
 from tests.fakes.fake import Fake
 from tests.fakes.script import Page
@@ -44,6 +45,18 @@ def test_a_provider_that_answers_is_enough(fake: Fake) -> None:
     assert findings.providers["box"] == f"{fake.url}/v1: vllm, 1 models"
     assert "far at https://api.openai.com/v1: there is no key: set GONE" in problems(findings)
     assert fake.requests == []
+
+
+def test_the_fallback_of_a_single_model_is_shown_and_checked(fake: Fake) -> None:
+    fake.show({"/v1/models": MODELS})
+    findings = Findings(python="3")
+    settings = Settings(
+        cloud=CloudSettings(providers=(box(fake),)),
+        models=(ModelSettings(name="tales"), ModelSettings(name="a", options={"fallback": "ask"})),
+    )
+    check_providers(findings, settings, {})
+    assert findings.fallback == "never (box); a: ask"
+    assert "box" in findings.providers
 
 
 def test_a_server_that_is_off_is_a_problem(fake: Fake) -> None:

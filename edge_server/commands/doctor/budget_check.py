@@ -14,7 +14,8 @@ from spillover.edge_server.config.settings import Settings
 def check_budget(findings: Findings, settings: Settings) -> None:
     """Add what is spent of each limit. Without a limit nothing is opened, and no file created."""
     budgets, path = settings.cloud.budget, settings.cloud.ledger
-    if settings.cloud.fallback == "never" or budgets.is_unlimited or not path.exists():
+    stays = all(fallback == "never" for fallback in settings.fallbacks.values())
+    if stays or budgets.is_unlimited or not path.exists():
         return
     with closing(Budget.at(path, budgets)) as budget:
         try:

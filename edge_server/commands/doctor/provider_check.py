@@ -20,8 +20,12 @@ def check_providers(findings: Findings, settings: Settings, environ: Mapping[str
     """Reach every provider that may be asked, without a prompt; with fallback "never" none."""
     cloud = settings.cloud
     names = ", ".join(provider.name for provider in cloud.providers) or "no provider"
-    findings.fallback = f"{cloud.fallback} ({names})"
-    if cloud.fallback == "never":
+    others = {name: own for name, own in settings.fallbacks.items() if own != cloud.fallback}
+    findings.fallback = "; ".join(
+        [f"{cloud.fallback} ({names})", *(f"{name}: {own}" for name, own in others.items())]
+    )
+    wanted = next((own for own in settings.fallbacks.values() if own != "never"), None)
+    if wanted is None:
         return
     with closing(Http(proxy=cloud.proxy or None)) as http:
         engines = build_engines(cloud.providers, Keys(environ), http)
@@ -29,7 +33,7 @@ def check_providers(findings: Findings, settings: Settings, environ: Mapping[str
             causes = list(pool.map(lambda engine: _check(findings, engine), engines))
     if not engines:
         findings.add_for_fallback(
-            f"fallback is {cloud.fallback}, but there is no provider that could take over",
+            f"fallback is {wanted}, but there is no provider that could take over",
             "add one: spillover connect --help",
         )
     for engine, cause in zip(engines, causes, strict=True):
