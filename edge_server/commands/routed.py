@@ -203,7 +203,8 @@ def question_of(asked: ConsentAsked) -> str:
     return (
         f"\n{_sentence(in_words(asked.reason))}\n"
         f"May {name_of(asked.target)} continue? It would receive "
-        f"{asked.n_messages} message{plural}{redacted}.{images}"
+        f"{asked.n_messages} message{plural}{redacted}, and what is written until you reply."
+        f"{images}"
     )
 
 

@@ -192,7 +192,7 @@ def test_the_question_at_the_terminal_is_answered_there(
     commands = Commands(tmp_path, fake.url, "ask")
     printed, said = commands.run_at_terminal("What is a cumulus?", reply)
     assert "One of your rules says so." in said
-    assert "May fake/cloud-model continue? It would receive 1 message." in said
+    assert "May fake/cloud-model continue? It would receive 1 message, and what is" in said
     assert ("A heap of cloud." in printed) == (reply == "y\n")
     assert bool(fake.record.accepted) == (reply == "y\n")
     assert printed.strip()
