@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -249,12 +249,20 @@ decode_floor = 0.25
 """
 
 
+@pytest.fixture
+def two_models(tmp_path: Path) -> Iterator[Server]:
+    fake = Fake()
+    server = routed_server(tmp_path, fake, fallback="never", tables=TWO_MODELS)
+    yield server
+    server.stop()
+    fake.stop()
+
+
 def test_the_dial_the_counts_and_the_panel_are_those_of_the_chosen_model(
-    tmp_path: Path, visit: Open, fake: Fake
+    two_models: Server, visit: Open
 ) -> None:
     """They were those of the first model."""
-    server = routed_server(tmp_path, fake, fallback="never", tables=TWO_MODELS)
-    one = visit(server)
+    one = visit(two_models)
     expect(one.page.locator("#model")).to_have_text("homely")
     expect(one.page.locator("#dial-box")).to_be_hidden()
     one.page.click("#model")
@@ -276,8 +284,6 @@ def test_the_dial_the_counts_and_the_panel_are_those_of_the_chosen_model(
     with one.page.expect_request("**/tokenize") as asked:
         one.page.set_input_files("#attach-file", file)
     assert json.loads(str(asked.value.post_data))["model"] == "open"
-    one.context.close()
-    server.stop()
 
 
 def test_chats_are_found_renamed_exported_imported_and_deleted(
