@@ -207,7 +207,7 @@ def test_a_preview_is_of_what_would_be_sent_now_and_says_that_it_may_grow(
     """It was of the moment of the question, while the text behind it went along."""
     server = make_server("ask")
     fake.script(Act(rest=REST))
-    text, place, previews = "", "", []
+    text, place, previews = "", "", list[dict[str, Any]]()
     with ask(server, ignore_eos=True, max_tokens=900, spillover={"events": True}) as response:
         for _name, data in lines(response):
             said = (data or {}).get("spillover", {})

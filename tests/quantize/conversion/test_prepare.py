@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
 from spillover.models.catalogue import default_model
@@ -18,7 +19,6 @@ from spillover.quantize.conversion.compare import prepare
 from spillover.quantize.conversion.errors import NotNow
 from spillover.quantize.conversion.fidelity import fidelity_of, logits_divergence
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.onnx_export import export as onnx_export
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -259,7 +259,7 @@ def test_a_disk_that_fills_up_does_not_make_a_file_unfit(
     def fill(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(onnx_export.onnx, "save_model", fill)
+    monkeypatch.setattr(onnx, "save_model", fill)
     with pytest.raises(QuantizeError, match="disk is full"):
         prepare(path, options, silent, measures=True)
     note = look_up(path, options).note

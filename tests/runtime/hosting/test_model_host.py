@@ -21,6 +21,7 @@ from spillover.runtime.hosting.model_host import ModelHost
 from spillover.runtime.hosting.residence import ModelSpec, Residence
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import Priority
 from spillover.runtime.worker.protocol import MemoryShort
 from tests.answers import ask, end_of, text_of
 from tests.edge_server.places import wait_until
@@ -390,13 +391,13 @@ def test_a_load_for_the_background_is_given_up_when_others_need_another_model(
     quiet, wanted = (place.model(name, find(GGUF).path) for name in "ab")
     answers: dict[str, list[EngineEvent]] = {}
 
-    def answer(model: HostedModel, **fields: object) -> None:
-        answers[model.name] = list(model.stream(ask(max_tokens=4, **fields)))
+    def answer(model: HostedModel, priority: Priority) -> None:
+        answers[model.name] = list(model.stream(ask(max_tokens=4, priority=priority)))
 
     place.gate.clear()
-    threads = [in_thread(lambda: answer(quiet, priority="background"))]
+    threads = [in_thread(lambda: answer(quiet, "background"))]
     assert place.started.wait(60)
-    threads.append(in_thread(lambda: answer(wanted)))
+    threads.append(in_thread(lambda: answer(wanted, "normal")))
     place.wait_until(lambda: wanted.state().n_waiting == 1)
     place.gate.set()
     for thread in threads:

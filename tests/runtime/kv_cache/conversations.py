@@ -92,7 +92,7 @@ class Conversations:
 
     def forget(self) -> None:
         """Keep nothing in memory of what was said."""
-        self._kv.take_fetched()
+        self._kv.take_news()
         while self._kv.evict_one():
             pass
         self._kv._saved.reclaim(1 << 40)
