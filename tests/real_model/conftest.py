@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
 import pytest
 
 from spillover.models.entry import CatalogueError, verify
@@ -16,7 +15,7 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 
 NAME = "smollm2-135m:Q4_1"
-FOLDER = platformdirs.user_cache_path("spillover", appauthor=False) / "real_model"
+FOLDER = Path(__file__).parent.parent.parent / ".venv" / "real_model"
 
 
 @pytest.fixture(scope="session")
