@@ -13,7 +13,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -162,12 +162,17 @@ class Bridge:
         try:
             answers: list[Answer[Any]] = []
             loads: list[str] = []
-            environ = {**environ_of(connection.scope, body), ANSWERS_KEY: answers}
-            response = await self._call({**environ, LOADS_KEY: loads}, answers)
-            if loads:
-                async with self._loaded(loads[0], gone):
-                    environ = {**environ_of(connection.scope, body), ANSWERS_KEY: answers}
-                    response = await self._call(environ, answers)
+
+            def call() -> Coroutine[Any, Any, tuple[int, dict[str, str], bytes]]:
+                environ = environ_of(connection.scope, body)
+                return self._call({**environ, ANSWERS_KEY: answers, LOADS_KEY: loads}, answers)
+
+            response = await call()
+            # Once more where the model had to make room meanwhile: not while it is kept here, as
+            # it could not leave then, nor come back.
+            while loads:
+                async with self._loaded(loads.pop(), gone):
+                    response = await call()
             status, headers, content = response
             if answers:
                 await self._drive(connection, answers[0], gone)

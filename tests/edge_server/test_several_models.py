@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,24 @@ def test_each_model_has_its_own_fallback_whatever_the_first_one_has(
                 assert model_of(http, name) == name  # it is loaded
                 device = http.get("/v1/device", params={"model": name}).json()
                 assert (device["model"], device["decode_floor"]) == (name, floor)
+    finally:
+        assert server.stop() == 0
+
+
+def test_questions_to_two_models_of_which_one_fits_are_all_answered(tmp_path: Path) -> None:
+    """One that lost its model again while it was served kept it, and waited for it, for ever."""
+    (tmp_path / "config.toml").write_text(f"models_memory_mb = 300\n{HOMELY}")
+    server = Server(tmp_path, "--config", str(tmp_path / "config.toml"))
+
+    def ask(model: str) -> list[int]:
+        body = {"model": model, "content": "Once upon a time"}
+        url = f"{server.url}/tokenize"
+        return [httpx.post(url, json=body, timeout=120).status_code for _ in range(2)]
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(ask, ("homely", "open") * 2))
+        assert found == [[200, 200]] * 4
     finally:
         assert server.stop() == 0
 
