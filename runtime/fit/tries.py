@@ -15,6 +15,9 @@ class Tries:
     def __init__(self) -> None:
         self.failed: FailedFit | None = None
         """What the next worker has to go below; None: it begins with its own plan."""
+        self.has_smaller = True
+        """Whether a layout below the planned one may be left: one that has served and is the
+        smallest is planned again."""
         self._n_failed = 0
         self._planned: tuple[ContextFit, LoadStage] | None = None
         self._refusal = ""
@@ -27,6 +30,7 @@ class Tries:
     def plan(self, fit: ContextFit, stage: LoadStage) -> None:
         """It is about to load the model in this layout, and makes *stage* first."""
         self._planned = fit, stage
+        self.has_smaller = self.failed is None or fit != self.failed.fit
 
     def has_weights(self) -> None:
         """It has read them."""

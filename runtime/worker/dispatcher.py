@@ -177,8 +177,9 @@ class Dispatcher:
         self._worker, self._heartbeat, self.state = worker, pulse, "ready"
         self._send_waiting()
 
-    def lose(self, how: str) -> None:
-        """The worker has ended: its questions, too. Its requests wait for the next one."""
+    def lose(self, how: str, *, blames: bool = True) -> None:
+        """The worker has ended: its questions, too. Its requests wait for the next one. *blames*:
+        one of them may be the cause."""
         self._worker = None
         if self._heartbeat is not None:
             self._heartbeat.stop()
@@ -188,9 +189,8 @@ class Dispatcher:
         if self.state == "ready":
             self.state = "restarting"
         running = self.running()
-        guilty = self._suspects.died(
-            [*running, *(ticket for ticket, _ in self._abandoned.values())]
-        )
+        abandoned = [ticket for ticket, _ in self._abandoned.values()]
+        guilty = self._suspects.died([*running, *abandoned] if blames else [])
         self._abandoned.clear()
         for ticket in running:
             ticket.sent = False

@@ -301,8 +301,8 @@ class Supervisor:
             why, self._why = self._why, None
             how = why or describe_exit(status)
             was_loading = self.dispatcher.state in ("loading", "restarting")
-            self.dispatcher.lose(how)
             is_shortage = why is None and self._has_run_short(status, how, was_loading=was_loading)
+            self.dispatcher.lose(how, blames=not (is_shortage and self._tries.has_smaller))
             if is_shortage and was_loading:
                 self._launch()
                 return

@@ -163,6 +163,23 @@ def test_only_a_worker_that_had_a_plan_and_lacked_memory_is_followed_by_a_smalle
     assert tries.failed == FailedFit(fit=fit, stage="context", how="out of memory")
 
 
+def test_the_smallest_layout_that_has_served_is_known_by_being_planned_again() -> None:
+    fit = fit_context(EngineOptions(), SHAPE, GIB)
+    tries = Tries()
+    tries.begin()
+    tries.plan(fit, "weights")
+    tries.settle()
+    assert tries.has_smaller
+    assert tries.back_off("died", is_shortage=True)
+    tries.begin()
+    tries.plan(fit, "weights")
+    tries.settle()
+    assert not tries.has_smaller
+    tries.begin()  # it has died for another reason: it begins with its own plan
+    tries.plan(fit, "weights")
+    assert tries.has_smaller
+
+
 def test_the_tries_are_bounded_and_begin_anew_when_the_model_is_loaded() -> None:
     tries = Tries()
     fit = fit_context(EngineOptions(), SHAPE, GIB)

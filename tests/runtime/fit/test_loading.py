@@ -167,7 +167,7 @@ def test_a_worker_that_has_run_short_of_memory_comes_back_in_a_smaller_layout(
         events = []
         for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
             events.append(event)
-            if len(events) == 10:
+            if len(events) in (10, 20):  # it is not blamed for want of memory
                 (child,) = psutil.Process(worker_of(engine)).children()
                 child.kill()
         assert end_of(events).usage.completion_tokens == 60

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spillover.runtime.errors import EngineBusy, EngineClosed, InvalidRequest
+from spillover.runtime.errors import DeadlyRequest, EngineBusy, EngineClosed, InvalidRequest
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.worker.dispatcher import Dispatcher
@@ -96,3 +96,20 @@ def test_while_there_is_no_worker_the_background_waits_apart_and_goes_last() -> 
     pulse: Any = None
     dispatcher.serve(worker, pulse)
     assert worker.prompts == ["a", "b", "title"]
+
+
+def test_who_runs_when_memory_is_short_is_not_to_blame() -> None:
+    """A prompt that was alone when the system ended its worker twice used to be refused."""
+    dispatcher = Dispatcher("model", EngineOptions(), threading.Condition())
+    ticket = dispatcher.submit(GenerationRequest(prompt="long"), seed=1)
+    worker: Any = Worker()
+    pulse: Any = None
+    for _ in range(9):
+        dispatcher.serve(worker, pulse)
+        dispatcher.lose("got no more memory", blames=False)
+    assert worker.prompts == ["long"] * 9
+    assert ticket.mailbox.empty()
+    for _ in range(2):
+        dispatcher.serve(worker, pulse)
+        dispatcher.lose("got no more memory")
+    assert isinstance(ticket.mailbox.get(), DeadlyRequest)
