@@ -11,10 +11,15 @@ from msgspec import Meta, Struct, structs
 from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.fit.back_off import FailedFit, LoadStage, smaller
-from spillover.runtime.fit.context_fit import ContextFit, fit_context
+from spillover.runtime.fit.context_fit import GOOD_N_CTX, ContextFit, fit_context
 from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import ModelShape
-from spillover.runtime.machine.device import available_memory, memory_floor, total_memory
+from spillover.runtime.machine.device import (
+    available_memory,
+    gpu_names,
+    memory_floor,
+    total_memory,
+)
 from spillover.runtime.options import EngineOptions
 
 _MUCH_MORE = 1.25
@@ -23,6 +28,8 @@ _SERVING_BYTES = 64 * 2**20
 """What a worker takes for threads and requests, besides another context that reads prompts."""
 _GPU_LEFT_BYTES = 256 * 2**20
 """Of a GPU's memory, for its driver and other programs."""
+_ANY_LAYERS = 1 << 20
+"""More layers than a model has."""
 
 
 class RememberedFit(Struct, frozen=True, kw_only=True):
@@ -31,8 +38,20 @@ class RememberedFit(Struct, frozen=True, kw_only=True):
     fit: ContextFit
     free_bytes: Annotated[int, Meta(ge=0)]
     """What was free beside the weights when the larger one did not fit."""
+    gpu_bytes: Annotated[int, Meta(ge=0)] | None = None
+    """What was free on the GPU then."""
     how: str
     """How that showed."""
+
+    def is_stale(self, free_bytes: int, gpu_bytes: int | None) -> bool:
+        """Whether so much more memory is free now that a larger layout may fit."""
+        has_more = free_bytes > _MUCH_MORE * self.free_bytes
+        return has_more or (gpu_bytes or 0) > _MUCH_MORE * (self.gpu_bytes or 0)
+
+    def is_within(self, estimate: ContextFit) -> bool:
+        """Whether it takes no more than *estimate*, for which there is less memory, maybe."""
+        most, n = (fit.n_gpu_layers % _ANY_LAYERS for fit in (estimate, self.fit))  # -1: all
+        return self.fit.kv_bytes <= estimate.kv_bytes and n <= most
 
 
 class Planner:
@@ -54,6 +73,8 @@ class Planner:
         self._most_bytes = most_bytes
         self._tell = tell
         self._planned: tuple[ModelShape, ContextFit] | None = None
+        self._free: tuple[int, int | None] = 0, None
+        """What was free when it was planned: beside the weights, and on the GPU."""
         self._loaded: ModelShape | None = None
 
     @property
@@ -78,25 +99,20 @@ class Planner:
     def plan(self, shape: ModelShape, gpu_bytes: int | None = None) -> ContextFit:
         """The layout to load with. *gpu_bytes*: what is free on the GPU; None: there is none.
         Raises ModelError if nothing smaller is left."""
+        # Before it is loaded: loaded weights are free no more, and would count twice.
+        self._free = max(self.free_bytes - shape.size_bytes, 0), gpu_bytes
         fit = self._begin(shape, gpu_bytes) if self._failed is None else self._smaller(shape)
         self._planned = shape, fit
         self._tell(fit, "weights" if shape.is_gguf else "context")
         return fit
 
     def _begin(self, shape: ModelShape, gpu_bytes: int | None) -> ContextFit:
-        free_bytes = self.free_bytes - shape.size_bytes
+        estimate = _estimate(self._options, shape, self.free_bytes, gpu_bytes)
         known = self._store(shape).read()
-        if known is not None and free_bytes < _MUCH_MORE * known.free_bytes:
-            reason = (
-                f"found by loading before, when {known.fit.too_large} did not fit ({known.how})"
-            )
-            return structs.replace(known.fit, reason=reason)
-        if gpu_bytes is None or not shape.n_layers:
-            return fit_context(self._options, shape, free_bytes)
-        fit = fit_context(self._options, shape, min(free_bytes, gpu_bytes))
-        if self._options.n_gpu_layers is None:
-            fit = structs.replace(fit, n_gpu_layers=_layers_in(gpu_bytes, fit, shape))
-        return fit
+        if known is None or known.is_stale(*self._free) or not known.is_within(estimate):
+            return estimate
+        reason = f"found by loading before, when {known.fit.too_large} did not fit ({known.how})"
+        return structs.replace(known.fit, reason=reason)
 
     def _smaller(self, shape: ModelShape) -> ContextFit:
         assert self._failed is not None
@@ -132,9 +148,9 @@ class Planner:
                 f"memory does not hold {set_to}, as it is set ({self._failed.how}), but would hold "
                 f"{would}: set that, leave it at auto, or close other programs"
             )
-        free_bytes = max(self.free_bytes - shape.size_bytes, 0)
+        free_bytes, gpu_bytes = self._free
         self._store(shape).write(
-            RememberedFit(fit=fit, free_bytes=free_bytes, how=self._failed.how)
+            RememberedFit(fit=fit, free_bytes=free_bytes, gpu_bytes=gpu_bytes, how=self._failed.how)
         )
 
     def _store(self, shape: ModelShape) -> MeasurementStore[RememberedFit]:
@@ -143,7 +159,8 @@ class Planner:
         names = ("n_ctx", "n_kv", "n_parallel", "n_gpu_layers", "kv_cache_type", "n_prefix_cached")
         settings = [getattr(options, name) for name in names]
         sizes = shape.n_ctx_train, shape.size_bytes, shape.kv_bytes_per_cell, shape.is_gguf
-        facts = *sizes, total_memory(), options.deterministic, *settings
+        device = total_memory(), shape.n_layers, *gpu_names()
+        facts = *sizes, *device, options.deterministic, *settings
         key = f"fit-{fingerprint(*facts)}"
         return MeasurementStore(options.cache_dir, key, RememberedFit)
 
@@ -157,6 +174,35 @@ def _reserve(n_bytes: int) -> None:
             f"the model is loaded, but serving takes {n_bytes >> 20} MiB more: cannot allocate "
             f"memory ({error})"
         ) from error
+
+
+def _estimate(
+    options: EngineOptions, shape: ModelShape, free_bytes: int, gpu_bytes: int | None
+) -> ContextFit:
+    """The layout for so much memory, and so much on the GPU, before anything is loaded: all in the
+    GPU's memory where that holds a good context, else layer by layer in both."""
+    if gpu_bytes is None or not shape.n_layers or options.n_gpu_layers == 0:
+        return fit_context(options, shape, free_bytes - shape.size_bytes)
+    room = max(gpu_bytes - _GPU_LEFT_BYTES, 0)
+    wanted = -1 if options.n_gpu_layers is None else options.n_gpu_layers
+    spare = room - shape.size_bytes
+    if wanted < 0 and spare > 0:
+        fit = fit_context(options, shape, spare)
+        is_good = options.n_ctx or options.n_kv or fit.n_ctx >= min(GOOD_N_CTX, shape.n_ctx_train)
+        if is_good and fit.kv_bytes <= spare:
+            return _on_gpu(fit, options, shape, gpu_bytes)
+    share = 1.0 if wanted < 0 else min(wanted / shape.n_layers, 1.0)
+    in_ram = shape.size_bytes - min(room, int(shape.size_bytes * share))
+    return _on_gpu(fit_context(options, shape, free_bytes - in_ram), options, shape, gpu_bytes)
+
+
+def _on_gpu(
+    fit: ContextFit, options: EngineOptions, shape: ModelShape, gpu_bytes: int
+) -> ContextFit:
+    """*fit* with as many layers on the GPU as have room, unless the owner has set how many."""
+    if options.n_gpu_layers is not None:
+        return fit
+    return structs.replace(fit, n_gpu_layers=_layers_in(gpu_bytes, fit, shape))
 
 
 def _layers_in(gpu_bytes: int, fit: ContextFit, shape: ModelShape) -> int:

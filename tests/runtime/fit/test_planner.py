@@ -1,0 +1,135 @@
+"""The first layout of a model: an estimate, or what an earlier start has found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from spillover.runtime.fit import planner
+from spillover.runtime.fit.back_off import FailedFit
+from spillover.runtime.fit.context_fit import ContextFit
+from spillover.runtime.fit.model_shape import ModelShape
+from spillover.runtime.fit.planner import Planner
+from spillover.runtime.machine.device import memory_floor
+from spillover.runtime.options import EngineOptions
+
+GIB = 2**30
+SHAPE = ModelShape(
+    n_ctx_train=32_768,
+    size_bytes=2 * GIB,
+    kv_bytes_per_cell=24_576,
+    kv_formats=("f16", "q8_0"),
+    n_embd=2048,
+    is_gguf=True,
+)
+ON_GPU = structs.replace(SHAPE, n_layers=25)
+
+
+class Device:
+    """One with so much free memory, and so much on its GPU."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gib = 8.0
+        self.gpu_gib: float | None = None
+        self.gpus: tuple[str, ...] = ()
+        self._folder = folder
+        monkeypatch.setattr(planner, "available_memory", self._available)
+        monkeypatch.setattr(planner, "gpu_names", lambda: self.gpus)
+
+    def _available(self) -> int:
+        return int(self.gib * GIB) + memory_floor()
+
+    def options(self, **changed: int) -> EngineOptions:
+        return EngineOptions(cache_dir=self._folder, **changed)  # type: ignore[arg-type]  # by name
+
+    def plan(
+        self, shape: ModelShape = SHAPE, failed: ContextFit | None = None, **options: int
+    ) -> tuple[Planner, ContextFit]:
+        below = None if failed is None else FailedFit(fit=failed, stage="context", how="it died")
+        found = Planner(self.options(**options), failed=below)
+        gpu_bytes = None if self.gpu_gib is None else int(self.gpu_gib * GIB)
+        return found, found.plan(shape, gpu_bytes)
+
+    def back_off(self, shape: ModelShape = SHAPE) -> ContextFit:
+        """Load what is left after the first plan has failed; the weights take their memory."""
+        _, fit = self.plan(shape)
+        found, fit = self.plan(shape, fit)
+        self.gib -= shape.size_bytes / GIB
+        found.proved()
+        self.gib += shape.size_bytes / GIB
+        return fit
+
+    def remembers(self, shape: ModelShape = SHAPE) -> bool:
+        return self.plan(shape)[1].reason.startswith("found by loading before")
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    return Device(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("gib", [8.0, 2.5, 1.0])
+def test_what_was_found_is_used_again_with_the_same_memory(device: Device, gib: float) -> None:
+    """Weights that took their memory counted twice, and each start began anew."""
+    device.gib = gib
+    found = device.back_off()
+    assert device.remembers()
+    assert device.plan()[1].in_words() == found.in_words()
+
+
+def test_with_much_more_memory_the_estimate_is_tried_again(device: Device) -> None:
+    device.back_off()
+    device.gib = 12.0
+    assert not device.remembers()
+
+
+def test_what_was_found_is_not_used_with_much_less_memory(device: Device) -> None:
+    """It took more than the estimate for what is free now."""
+    found = device.back_off()
+    device.gib = 2.3
+    now = device.plan()[1]
+    assert not device.remembers()
+    assert now.kv_bytes < found.kv_bytes
+
+
+def test_what_was_found_with_a_gpu_holds_for_its_memory_and_no_other(device: Device) -> None:
+    """Only the memory of the host counted."""
+    device.gpu_gib, device.gpus = 8.0, ("One",)
+    device.back_off(ON_GPU)
+    assert device.remembers(ON_GPU)
+    device.gpu_gib = 16.0
+    assert not device.remembers(ON_GPU)
+    device.gpu_gib = 1.0  # with fewer layers in it than were found
+    assert not device.remembers(ON_GPU)
+    device.gpu_gib, device.gpus = 8.0, ("Another",)
+    assert not device.remembers(ON_GPU)
+    assert not device.remembers(SHAPE)
+
+
+# --- the estimate on a GPU ----------------------------------------------------------------------
+
+LARGE = structs.replace(ON_GPU, size_bytes=14 * GIB)
+
+
+def test_a_model_that_the_gpu_holds_needs_no_memory_of_the_host(device: Device) -> None:
+    """It used to get the least context, in a smaller format."""
+    device.gib, device.gpu_gib = 10.0, 24.0
+    fit = device.plan(LARGE)[1]
+    assert (fit.n_gpu_layers, fit.n_ctx, fit.kv_cache_type) == (-1, 16_384, "f16")
+
+
+@pytest.mark.parametrize("gpu_gib", [7.0, 14.3])
+def test_a_model_in_both_memories_counts_each_layer_once(device: Device, gpu_gib: float) -> None:
+    device.gib, device.gpu_gib = 10.0, gpu_gib
+    fit = device.plan(LARGE)[1]
+    assert 10 <= fit.n_gpu_layers < 25
+    assert (fit.n_ctx, fit.kv_cache_type) == (16_384, "f16")
+
+
+def test_layers_that_the_owner_keeps_off_the_gpu_take_memory_of_the_host(device: Device) -> None:
+    device.gib, device.gpu_gib = 14.5, 24.0
+    fits = [device.plan(LARGE, n_gpu_layers=n)[1] for n in (0, 12)]
+    assert [fit.n_gpu_layers for fit in fits] == [0, 12]
+    assert fits[0].kv_bytes < fits[1].kv_bytes
