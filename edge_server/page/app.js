@@ -126,7 +126,12 @@ async function rename(one) {
 async function remove(one) {
   if (!(await ask(`Delete “${one.title}”?`, null, "Delete"))) return;
   answering.stop(one.id);
-  await library.remove(one.id);
+  try {
+    await library.remove(one.id);
+  } catch {
+    say(`The browser could not delete “${one.title}”: it is still there.`);
+    return;
+  }
   composer.forgetDraft(one.id);
   leave(one.id);
 }
@@ -137,12 +142,9 @@ function leave(id) {
   else drawChats();
 }
 
-function kept(isKept) {
-  const problem = library.isKept
-    ? "The browser could not keep this chat: its storage is full or not allowed. Export what you need, or delete old chats."
-    : "This browser keeps no chats here: they are gone when the page is closed.";
-  $("not-kept").hidden = isKept && library.isKept;
-  $("not-kept").textContent = problem;
+function kept(problem) {
+  $("not-kept").hidden = !problem;
+  if ($("not-kept").textContent !== problem) $("not-kept").textContent = problem;
 }
 
 /** Another window has changed a chat, or (*fresh* undefined) deleted it. */
@@ -370,6 +372,6 @@ $("export").addEventListener("click", exportChats);
 $("import").addEventListener("click", () => $("import-file").click());
 $("import-file").addEventListener("change", importChats);
 
-kept(true);
+kept(library.problem);
 enter(library.chats.find((one) => one.id === session.get(OPEN_CHAT)) ?? chat);
 $("prompt").focus();

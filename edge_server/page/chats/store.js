@@ -1,24 +1,34 @@
 // Chats, kept in the browser's IndexedDB: a row for each chat, and one for each message, so that windows that write into one
 // chat do not undo each other, and a growing answer does not write the whole chat again.
 
+const REFUSED = "This browser keeps no chats here: they are gone when the page is closed.";
+const OLDER_PAGE = "An older version of this page is open in another tab, so this one keeps no chats: close that tab, then load this page anew.";
+const NEWER_PAGE = "A newer version of this page was opened in another tab, so this one keeps no chats any more: load this page anew.";
+const CLOSED = "The browser has closed its storage, so this page keeps no chats any more: load it anew.";
+
 export class Store {
   #db = null;
-  /** The chats that have a row, as far as this window knows. */
-  #known = new WeakSet();
+  #lost;
+  /** The ids of the chats that have a row, as far as this window knows. */
+  #known = new Set();
   #removed = new Set();
+  /** Why nothing is kept, for people; empty where chats are kept. */
+  problem = "";
 
-  async open() {
-    try {
-      this.#db = await opened();
-    } catch {
-      this.#db = null;
-    }
-    return this;
+  /** *lost*() is called when nothing can be kept any more. */
+  constructor(lost) {
+    this.#lost = lost;
   }
 
-  /** Whether the browser allows to keep anything. */
-  get isKept() {
-    return this.#db !== null;
+  async open() {
+    this.#db = await opened((problem) => this.#lose(problem)).catch(() => null);
+    if (!this.#db) this.problem ||= REFUSED;
+  }
+
+  #lose(problem) {
+    this.#db = null;
+    this.problem = problem;
+    this.#lost();
   }
 
   async all() {
@@ -29,30 +39,30 @@ export class Store {
     return [...byId.values()].sort((a, b) => b.updated - a.updated);
   }
 
-  /** The chat; undefined where there is none any more. */
+  /** The chat; undefined where there is none any more. Rejects where that cannot be read. */
   async get(id) {
-    if (!this.#db) return undefined;
     const [chat, messages] = await this.#run("readonly", (chats, messages) => [chats.get(id), messages.index("chat").getAll(id)]);
     return chat && this.#filled(chat, messages);
   }
 
   #filled(chat, messages) {
-    const whole = {...chat, nodes: Object.fromEntries(messages.map(({chat: _, ...node}) => [node.id, node]))};
-    this.#known.add(whole);
-    return whole;
+    this.#known.add(chat.id);
+    return {...chat, nodes: Object.fromEntries(messages.map(({chat: _, ...node}) => [node.id, node]))};
   }
 
-  /** Keeps the chat's own fields and *nodes* of it. Returns false where it was deleted meanwhile, by another window maybe. */
-  async put(chat, nodes) {
+  /**
+   * Keeps *nodes* of the chat, and its own fields unless they are *sameFields*. Returns false where it was deleted meanwhile, by another
+   * window maybe. Rejects where nothing of this was kept.
+   */
+  async put(chat, nodes, {sameFields = false} = {}) {
     if (this.#removed.has(chat.id)) return false;
     if (!this.#db) return true;
     const {nodes: _, ...row} = chat;
-    const wasKnown = this.#known.has(chat);
-    this.#known.add(chat);
+    const wasKnown = this.#known.has(chat.id);
     let isThere = true;
     await this.#run("readwrite", (chats, messages) => {
       const write = () => {
-        chats.put(row);
+        if (!wasKnown || !sameFields) chats.put(row);
         for (const node of nodes) messages.put({...node, chat: chat.id});
       };
       if (!wasKnown) {
@@ -66,17 +76,22 @@ export class Store {
       };
       return [];
     });
+    this.#known.add(chat.id); // not before: what was never written has not been deleted
     return isThere;
   }
 
   async remove(id) {
-    this.#removed.add(id);
+    this.#removed.add(id); // at once: what is being written of it must not bring it back
     if (!this.#db) return;
-    await this.#run("readwrite", (chats, messages) => {
+    const removed = this.#run("readwrite", (chats, messages) => {
       chats.delete(id);
       const keys = messages.index("chat").getAllKeys(id);
       keys.onsuccess = () => { for (const key of keys.result) messages.delete(key); };
       return [];
+    });
+    await removed.catch((error) => {
+      this.#removed.delete(id);
+      throw error;
     });
   }
 
@@ -91,7 +106,8 @@ export class Store {
   }
 }
 
-function opened() {
+/** The database, or null. *lost*(problem) is called where it is, or later becomes, unusable because of other tabs or the browser. */
+function opened(lost) {
   return new Promise((resolve, reject) => {
     const request = indexedDB.open("spillover", 2);
     request.onupgradeneeded = ({oldVersion}) => {
@@ -106,9 +122,24 @@ function opened() {
         }
       };
     };
+    let isLate = false;
+    request.onblocked = () => {
+      isLate = true;
+      lost(OLDER_PAGE);
+      resolve(null);
+    };
     request.onsuccess = () => {
-      request.result.onversionchange = () => request.result.close();
-      resolve(request.result);
+      const db = request.result;
+      if (isLate) {
+        db.close();
+        return;
+      }
+      db.onversionchange = () => {
+        db.close();
+        lost(NEWER_PAGE);
+      };
+      db.onclose = () => lost(CLOSED);
+      resolve(db);
     };
     request.onerror = () => reject(request.error);
   });

@@ -206,21 +206,119 @@ def test_a_browser_that_keeps_nothing_is_told_and_works(local: Server, visit: Op
     bubbles(one.page, 1)
 
 
-STORAGE_FULL = """IDBObjectStore.prototype.put = () => {
-    throw new DOMException("full", "QuotaExceededError");
-};"""
+STORAGE_FULL = """{
+    const put = IDBObjectStore.prototype.put;
+    const isFull = () => sessionStorage.getItem("full") !== "no";
+    IDBObjectStore.prototype.put = function (value) {
+        const request = put.call(this, value);
+        const {transaction} = this;
+        if (isFull()) queueMicrotask(() => { try { transaction.abort(); } catch { /* it is */ } });
+        return request;
+    };
+}"""
+"""Each write is refused, as late as can be, unless sessionStorage says that there is space."""
 
 
-def test_a_full_storage_is_said_and_the_chat_goes_on(local: Server, visit: Open) -> None:
+def fill_storage(page: Page, full: str) -> None:
+    page.evaluate("(full) => sessionStorage.setItem('full', full)", full)
+
+
+def test_what_a_full_storage_refused_is_kept_once_there_is_space(
+    local: Server, visit: Open
+) -> None:
+    # A new chat whose first write failed was taken for one that another window had deleted.
     one = visit(local, script=STORAGE_FULL)
-    one.page.set_input_files("#import-file", json_file(chat_of(message("u1", None, "Hello"))))
-    expect(one.page.locator(".chat-name")).to_have_count(1)
-    one.send("Hello")
+    page, problem = one.page, one.page.locator("#not-kept")
+    fill_storage(page, "no")
+    old = [chat_of(message("u1", None, "Hello"), title=title) for title in ("Old", "Known")]
+    page.set_input_files("#import-file", json_file(old))
+    expect(page.locator(".chat-name")).to_have_count(2)
+    page.get_by_role("button", name="Known", exact=True).click()
+    fill_storage(page, "yes")
+    one.send("In a known chat")
     one.wait_end()
-    expect(one.page.locator("#not-kept")).to_contain_text("could not keep this chat")
-    one.send("And then?")
+    expect(problem).to_contain_text("could not keep “Known”")
+    page.click("#new-chat")
+    one.send("In a new chat")
     one.wait_end()
-    bubbles(one.page, 2)
+    expect(problem).to_contain_text("could not keep 2 chats")
+    page.get_by_role("button", name="Known", exact=True).click()
+    expect(page.locator(".bubble").last).to_have_text("In a known chat")
+    fill_storage(page, "no")
+    page.get_by_role("button", name="Delete Old").click()
+    page.click("dialog button.primary")
+    expect(problem).to_be_hidden()
+    page.reload()
+    expect(page.locator(".chat-name")).to_have_count(2)
+    for name, n in (("Known", 2), ("In a new chat", 1)):
+        page.get_by_role("button", name=name, exact=True).click()
+        bubbles(page, n)
+        expect(page.locator(".answer")).to_have_count(1)
+
+
+def test_the_page_works_beside_one_of_an_older_version(local: Server, visit: Open) -> None:
+    # It waited without a word until the other tab was closed.
+    one = visit(local)
+    one.page.goto(f"{local.url}/page/icon.svg")
+    one.page.evaluate(
+        """() => new Promise((done) => {
+            indexedDB.deleteDatabase("spillover").onsuccess = () => {
+                const request = indexedDB.open("spillover", 1);
+                request.onupgradeneeded = () =>
+                    request.result.createObjectStore("chats", {keyPath: "id"});
+                request.onsuccess = () => { window.held = request.result; done(); };
+            };
+        })"""
+    )
+    other = one.open()
+    expect(other.locator("#not-kept")).to_contain_text("close that tab, then load this page anew")
+    other.fill("#prompt", "Hello")
+    other.press("#prompt", "Enter")
+    expect(other.locator(".answer:not(.running)")).to_have_count(1)
+    one.page.close()
+    other.reload()
+    expect(other.locator("#not-kept")).to_be_hidden()
+
+
+def test_a_page_says_when_a_newer_version_of_it_takes_the_chats(local: Server, visit: Open) -> None:
+    one = visit(local)
+    other = one.context.new_page()
+    other.goto(f"{local.url}/page/icon.svg")
+    other.evaluate(
+        """() => new Promise((done) => {
+            indexedDB.open("spillover", 99).onsuccess = ({target}) => {
+                target.result.close();
+                done();
+            };
+        })"""
+    )
+    expect(one.page.locator("#not-kept")).to_contain_text("A newer version of this page")
+
+
+def test_a_chat_that_cannot_be_read_is_not_taken_for_deleted(local: Server, visit: Open) -> None:
+    # Its answer was cancelled at the server.
+    one = visit(local)
+    one.page.evaluate(HELD)
+    one.send(STORY)
+    expect(one.page.locator(".answer .markdown")).to_have_text("Once")
+    other = one.open()
+    expect(other.locator(".chat-name")).to_have_count(1)
+    one.page.evaluate(
+        """() => {
+            const get = IDBObjectStore.prototype.get;
+            IDBObjectStore.prototype.get = function () {
+                IDBObjectStore.prototype.get = get;
+                throw new DOMException("broken", "UnknownError");
+            };
+        }"""
+    )
+    for title in ("Moon", "Sun"):
+        other.get_by_role("button", name="Rename").click()
+        other.fill("dialog input", title)
+        other.click("dialog button.primary")
+    expect(one.page.locator("#title")).to_have_text("Sun")
+    expect(one.page.locator("#stop")).to_be_visible()
+    expect(one.page.locator(".answer")).to_have_attribute("aria-busy", "true")
 
 
 def test_chats_of_the_first_format_are_kept(local: Server, visit: Open) -> None:
