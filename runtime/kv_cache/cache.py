@@ -47,10 +47,11 @@ class KvCache:
         options: KvCacheOptions,
         free_bytes: Callable[[], int] = available_memory,
         wake: Callable[[], None] = lambda: None,
-        ask_for_memory: Callable[[int], None] | None = None,
+        ask_for_memory: Callable[[int], bool] = lambda n_bytes: False,
     ) -> None:
         """*wake* is called in other threads when there is something for take_news().
-        *ask_for_memory* asks others for so many bytes; note_memory_answer() must follow."""
+        *ask_for_memory* asks others for so many bytes and says whether it did;
+        note_memory_answer() must follow then."""
         info = backend.info
         self._backend = backend
         self._saver = backend.saver

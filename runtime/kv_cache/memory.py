@@ -27,7 +27,7 @@ class KvMemory:
     """Counts the cells for which there was memory. *bytes_per_cell* 0: all of it is taken already,
     and every number of cells is allowed. *is_returned*: cells that become free return theirs.
     *reclaim* gives back so many bytes, as far as it holds them, of what can be made again; then
-    *ask* asks others for them."""
+    *ask* asks others for them, unless that is not worth it, and says whether it did."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class KvMemory:
         is_returned: bool,
         free_bytes: Callable[[], int] = available_memory,
         reclaim: Callable[[int], None] = lambda n_bytes: None,
-        ask: Callable[[int], None] | None = None,
+        ask: Callable[[int], bool] = lambda n_bytes: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bytes_per_cell = bytes_per_cell
@@ -57,29 +57,29 @@ class KvMemory:
         if n_cells <= self._n_cells or not self._bytes_per_cell:
             return True
         for n in (-(-n_cells // _STEP) * _STEP, n_cells):
-            if self.has_spare((n - self._n_cells) * self._bytes_per_cell):
+            if self.has_spare((n - self._n_cells) * self._bytes_per_cell, asks=True):
                 self._n_cells = n
                 self._was_refused = False
                 return True
         self._refuse(n_cells)
         return False
 
-    def has_spare(self, n_bytes: float) -> bool:
+    def has_spare(self, n_bytes: float, *, asks: bool = False) -> bool:
         """Whether the system has so much memory to spare, if necessary at the cost of what can be
-        made again."""
+        made again. *asks* others otherwise: for an answer, and not for what makes it faster."""
         missing_bytes = self._missing_bytes(n_bytes)
         if missing_bytes > 0:
             self._reclaim(missing_bytes)
             missing_bytes = self._missing_bytes(n_bytes)
-        if missing_bytes > 0:
+        if missing_bytes > 0 and asks:
             self._ask_others(missing_bytes)
         return missing_bytes <= 0
 
     def _ask_others(self, n_bytes: int) -> None:
         now = self._clock()
-        if self._ask is not None and not self.is_waiting and now - self._asked_at > _ASK_AGAIN_S:
+        may_ask = not self.is_waiting and now - self._asked_at > _ASK_AGAIN_S
+        if may_ask and self._ask(n_bytes):
             self.is_waiting, self._asked_at = True, now
-            self._ask(n_bytes)
 
     def note_answer(self) -> None:
         """Others have given back what they could."""

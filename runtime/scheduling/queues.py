@@ -46,6 +46,10 @@ class Queues:
         return [sequence for sequence in self.running if sequence.is_background]
 
     @property
+    def has_only_background(self) -> bool:
+        return all(sequence.is_background for sequence in (*self.waiting, *self.running))
+
+    @property
     def n_running(self) -> int:
         return sum(sequence is not None for sequence in self._slots)
 

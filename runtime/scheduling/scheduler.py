@@ -85,8 +85,9 @@ class Scheduler:
             has_fixed_slices=options.has_fixed_slices,
         )
         self._inbox = Inbox(options.n_parallel, options.max_queue, options.max_background)
-        self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake, ask_for_memory)
         self._queues = Queues(options.n_parallel)
+        self._ask_for_memory = ask_for_memory
+        self._kv = KvCache(backend, options.kept, free_bytes, self._inbox.wake, self._ask_others)
         self._speculation: Speculation | None = None
         if options.speculates:
             self._speculation = Speculation(
@@ -149,6 +150,14 @@ class Scheduler:
     def save_power(self, *, is_on: bool) -> None:
         """Compute with less power from the next step on, or with all again."""
         self._must_save_power = is_on
+
+    def _ask_others(self, n_bytes: int) -> bool:
+        """Ask other models for memory, which may cost one of them its place, unless it is only for
+        the background; whether they were asked."""
+        if self._ask_for_memory is None or self._queues.has_only_background:
+            return False
+        self._ask_for_memory(n_bytes)
+        return True
 
     def give_back(self, n_bytes: int) -> None:
         """Drop so much of what is saved of finished conversations, soon."""

@@ -87,25 +87,34 @@ def test_others_are_asked_when_nothing_of_its_own_is_left() -> None:
     """One after the other, and not again and again."""
     system, now = System(10), 100.0
     asked: list[int] = []
+    is_worth_it = False
+
+    def ask(n_bytes: int) -> bool:
+        asked.extend([n_bytes] * is_worth_it)
+        return is_worth_it
+
     given_back: list[int] = []
     memory = KvMemory(
         CELL_BYTES,
         is_returned=False,
         free_bytes=system.free_bytes,
         reclaim=given_back.append,
-        ask=asked.append,
+        ask=ask,
         clock=lambda: now,
     )
     assert memory.has_spare(0)
-    assert not asked
-    for _ in range(3):
+    for _ in range(3):  # for what is kept, nobody is asked
         assert not memory.has_spare(100 * CELL_BYTES)
-    assert len(given_back) == 3
+    assert not memory.allows(100)
+    assert (len(given_back), asked, memory.is_waiting) == (5, [], False)
+    is_worth_it = True
+    assert not memory.allows(100)
+    assert not memory.allows(100)
     assert len(asked) == 1
     assert memory.is_waiting
     memory.note_answer()
-    assert not memory.has_spare(100 * CELL_BYTES)
+    assert not memory.allows(100)
     assert (len(asked), memory.is_waiting) == (1, False)
     now += 10.0
-    assert not memory.has_spare(100 * CELL_BYTES)
+    assert not memory.allows(100)
     assert (len(asked), memory.is_waiting) == (2, True)

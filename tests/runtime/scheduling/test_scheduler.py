@@ -218,6 +218,9 @@ def test_a_prompt_without_memory_waits_for_what_others_give_back(loop: Loop) -> 
         pytest.skip("the KV cache took all its memory at load")
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
     loop.free_bytes, loop.on_shortage = 0, asked.put
+    loop.submit(9, 20, max_tokens=5, priority="background")  # for which nobody is asked
+    assert end_of([loop.wait_for(9, Finished)]).reason == "length"
+    assert asked.empty()
     loop.submit(1, 20, max_tokens=5)
     loop.submit(2, 20, max_tokens=5)
     assert asked.get(timeout=60) > 0
