@@ -52,3 +52,10 @@ def free_memory(pids: Iterable[int]) -> int:
         with contextlib.suppress(psutil.Error):
             mapped += getattr(psutil.Process(pid).memory_info(), "shared", 0)
     return available_memory() - memory_floor() - mapped
+
+
+def resident_bytes(pid: int | None) -> int:
+    """What a worker has of its memory so far; 0 where there is none."""
+    with contextlib.suppress(psutil.Error):
+        return 0 if pid is None else int(psutil.Process(pid).memory_info().rss)
+    return 0

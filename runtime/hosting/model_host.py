@@ -20,7 +20,7 @@ from spillover.runtime.errors import (
     log_defect,
 )
 from spillover.runtime.events import Loading
-from spillover.runtime.hosting.memory import free_memory
+from spillover.runtime.hosting.memory import free_memory, resident_bytes
 from spillover.runtime.hosting.residence import (
     ModelSpec,
     ModelState,
@@ -31,6 +31,9 @@ from spillover.runtime.hosting.residence import (
 from spillover.runtime.local_engine import LocalEngine
 
 RETRY_AFTER_S = 5.0
+
+_GIVE_BACK_S = 1.0
+"""Within this, workers have dropped what they can make again: they do so between two steps."""
 
 _log = logging.getLogger(__name__)
 
@@ -308,30 +311,39 @@ class ModelHost:
                 self._changed.notify_all()
 
     def _relieve(self, residence: Residence, engine: LocalEngine, n_bytes: int) -> None:
-        """The worker of *residence* lacks memory: the others drop what they can make again, and
-        the one that is idle and was used least recently leaves. In the reader's thread."""
-        with self._changed:
-            others = [each for each in self._residences if each is not residence and each.engine]
-            idle = [each for each in others if each.is_idle and not each.spec.is_pinned]
-            victim = min(idle, key=lambda each: each.used_at, default=None)
-            for each in others:
-                if each is not victim and each.engine is not None:
-                    each.engine.give_back(n_bytes)
+        """The worker of *residence* lacks memory. In the reader's thread."""
 
-        def unload() -> None:
-            if victim is not None:
-                _log.warning(
-                    "%s is unloaded: memory is short while %s answers",
-                    victim.spec.name,
-                    residence.spec.name,
-                )
-                self._unload(victim)
+        def relieve() -> None:
+            if not self._get_back(residence, n_bytes):
+                self._unload_idle(residence)
             engine.answer_shortage()
 
         try:
-            threading.Thread(target=unload, name="relief", daemon=True).start()
+            threading.Thread(target=relieve, name="relief", daemon=True).start()
         except RuntimeError:  # the system allows no more
             engine.answer_shortage()
+
+    def _get_back(self, residence: Residence, n_bytes: int) -> bool:
+        """Let the other models drop what they can make again; whether that freed so much."""
+        with self._changed:
+            others = [each.engine for each in self._residences if each is not residence]
+        before = self._free_bytes(())
+        for other in filter(None, others):
+            other.give_back(n_bytes)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not any(others), _GIVE_BACK_S)
+        return self._free_bytes(()) - before >= n_bytes
+
+    def _unload_idle(self, residence: Residence) -> None:
+        """The model that is idle and was used least recently makes room for *residence*."""
+        with self._changed:
+            others = [each for each in self._residences if each is not residence]
+            idle = [each for each in others if each.is_idle and not each.spec.is_pinned]
+            victim = min(idle, key=lambda each: each.used_at, default=None)
+        if victim is not None:
+            line = "%s is unloaded: memory is short while %s answers"
+            _log.warning(line, victim.spec.name, residence.spec.name)
+            self._unload(victim)
 
     def _make_room(self, residence: Residence) -> int | None:
         """Unload others until the model fits; the bytes that it may take then. None: nobody waits
@@ -371,8 +383,12 @@ class ModelHost:
         with self._changed:
             held = [(each.engine, each.held_bytes) for each in self._residences if each.engine]
         pids = {engine: engine.worker_pid for engine, _ in held}
-        absent = sum(n_bytes for engine, n_bytes in held if pids[engine] is None)
-        return self._free_bytes(pid for pid in pids.values() if pid is not None) - absent
+        present = [pid for pid in pids.values() if pid is not None]
+        absent = 0
+        for engine, n_bytes in held:
+            if engine.health().state not in ("ready", "hung"):
+                absent += max(n_bytes - resident_bytes(pids[engine]), 0)
+        return self._free_bytes(present) - absent
 
     def _within_budget(self, free: int) -> int:
         if self._budget_bytes is None:

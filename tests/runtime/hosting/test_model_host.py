@@ -13,8 +13,10 @@ import pytest
 
 from spillover.models.catalogue import find
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.engine import EngineStatus
 from spillover.runtime.errors import EngineBusy, ModelError, NoRoomForModel, NotLoaded
 from spillover.runtime.events import Delta, EngineEvent, Loading, Queued
+from spillover.runtime.hosting import model_host
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.memory import held_bytes, needed_bytes
 from spillover.runtime.hosting.model_host import ModelHost
@@ -271,10 +273,11 @@ def test_a_model_that_does_not_fit_is_refused_and_nobody_is_unloaded_for_it(
 
 
 def test_a_model_that_lacks_memory_gets_that_of_those_that_nobody_uses(
-    make: Callable[..., Place],
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others drop what they have saved, and the idle one that was used least recently leaves."""
-    place = make()
+    """Others drop what they have saved. Where that is too little, the idle one that was used least
+    recently leaves."""
+    place, answers = make(), threading.Semaphore(0)
     names = ("pinned", "old", "new", "asks")
     pinned, old, new, asks = (
         place.model(name, find(GGUF).path, is_pinned=name == "pinned") for name in names
@@ -287,6 +290,13 @@ def test_a_model_that_lacks_memory_gets_that_of_those_that_nobody_uses(
     with closing(begun(asks)) as running:
         engine = asks._residence.engine
         assert engine is not None
+        monkeypatch.setattr(engine, "answer_shortage", answers.release)
+        with monkeypatch.context() as patch:  # here the others have saved as much as it lacks
+            free = iter((1000, 1300))
+            patch.setattr(place.host, "_free_bytes", lambda pids: next(free))
+            engine._supervisor._on_report(MemoryShort(n_bytes=300))
+            assert answers.acquire(timeout=60)
+        assert [each.state().state for each in (pinned, old, new)] == ["loaded"] * 3
         report = MemoryShort(n_bytes=1 << 40)
         engine._supervisor._on_report(report)
         place.wait_until(lambda: old.state().state == "unloaded")
@@ -333,7 +343,11 @@ def test_the_memory_of_a_model_whose_worker_is_being_replaced_is_not_free(
     assert first.is_loaded
     second.unload()
     place.wait_until(lambda: not second.holds_memory)
-    monkeypatch.setattr(LocalEngine, "worker_pid", None)
+    # It has a process, which has to load the model again: that memory used to be given away.
+    loading = EngineStatus(state="restarting", n_restarts=1)
+    engine = first._residence.engine
+    monkeypatch.setattr(engine, "health", lambda: loading)
+    monkeypatch.setattr(model_host, "resident_bytes", lambda pid: 100)
     second.wait_ready()
     assert not first.is_loaded
 
