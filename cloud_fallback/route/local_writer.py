@@ -13,7 +13,7 @@ import msgspec
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
-from spillover.cloud_fallback.policy.reason import Reason, ReasonCode
+from spillover.cloud_fallback.policy.reason import PATIENCE, Reason, ReasonCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.cloud_fallback.route.answer_so_far import local_leg
@@ -82,7 +82,7 @@ class LocalWriter:
                 held=held,
                 local_error=error,
                 cloud_error=stopped.cloud_error if stopped is not None else None,
-                may_leave=side.policy_settings.is_on(reason.code),
+                may_leave=_may_leave_after(reason, context),
             )
         finally:
             context.stream = None
@@ -263,6 +263,13 @@ def _unseen(refused: ImagesRefused, cause: Exception) -> Exception:
     """Why nobody answers about an image. Only a provider could, so its failure counts, as one
     that may pass; what it cannot or may not do is for the client to change."""
     return cause if isinstance(cause, ProviderError) else refused.because(str(cause))
+
+
+def _may_leave_after(reason: Reason, context: RequestContext) -> bool:
+    """Nobody waits for an answer of the background: the wait, and the room that others need, are
+    not worth money, nor that it leaves."""
+    is_worth_it = not context.request.is_background or reason.code not in PATIENCE | {"memory"}
+    return is_worth_it and context.local.policy_settings.is_on(reason.code)
 
 
 def reason_of(error: SpilloverError, local: TextEngine) -> Reason | None:
