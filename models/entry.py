@@ -34,6 +34,10 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     note: str = ""
     """For the user: why it is another file than the name promises."""
 
+    def is_file_of(self, other: ModelEntry) -> bool:
+        """Whether both are the same file or folder, by whatever name or link."""
+        return self.path.resolve() == other.path.resolve()
+
     @property
     def n_bytes_on_disk(self) -> int:
         """Bytes of the file, or of all files that the model needs."""

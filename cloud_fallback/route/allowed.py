@@ -14,7 +14,7 @@ Fallback: TypeAlias = Literal["never", "ask", "auto"]
 
 Place: TypeAlias = Literal["local_only", "cloud_only"]
 
-_STRICTEST_FIRST: tuple[Fallback, ...] = ("never", "ask", "auto")
+STRICTEST_FIRST: tuple[Fallback, ...] = ("never", "ask", "auto")
 
 
 class Routing(Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ _NOBODY_TO_ASK = (
 
 def strictest(*wishes: Fallback | None) -> Fallback:
     """The strictest of *wishes* that are not None; "never" if there are none."""
-    return min((wish for wish in wishes if wish), key=_STRICTEST_FIRST.index, default="never")
+    return min((wish for wish in wishes if wish), key=STRICTEST_FIRST.index, default="never")
 
 
 def _nothing_left(owner: Routing, request: Routing) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from spillover.cloud_fallback.route.allowed import STRICTEST_FIRST, Fallback
 from spillover.cloud_fallback.route.local_side import LocalSide
 from spillover.models.entry import ModelEntry
 from spillover.runtime.engine import ModelCard, TextEngine
@@ -25,16 +26,14 @@ class ServedModel:
         side: LocalSide,
         *,
         aliases: tuple[str, ...] = (),
-        also: str = "",
         entry: ModelEntry | None = None,
     ) -> None:
-        """*aliases*: other names, as they are listed. *also*: one that is not. *entry*: its
-        file."""
+        """*aliases*: other names, as they are listed. *entry*: its file, by whose name it is known
+        too, unlisted, where no other model is called so."""
         self.engine = engine
         self.side = side
         """Its part in the routes of answers."""
         self.aliases = aliases
-        self._also = also
         self.entry = entry
         self.hosted = engine if isinstance(engine, HostedModel) else None
         """For loading and unloading it; None: it is always loaded."""
@@ -60,7 +59,12 @@ class ServedModel:
         return is_absent and self.entry is not None and not self.entry.path.exists()
 
     def is_called(self, name: str) -> bool:
-        return name in (self.name, *self.aliases) or (name == self._also != "")
+        """Whether requests for *name* are for it, where no other model has that name itself."""
+        return self.is_named(name) or (self.entry is not None and name == self.entry.name)
+
+    def is_named(self, name: str) -> bool:
+        """Whether *name* was given to it, and not only to its file."""
+        return name in (self.name, *self.aliases)
 
 
 class ServedModels:
@@ -97,20 +101,27 @@ class ServedModels:
             entry = self._find(name)  # whose name may be written in another way
             if entry is None:
                 return None
-            model = self._at_hand(entry.name)
+            model = self._at_hand(entry.name) or self._of_file(entry)
             if model is None and len(self._found) < _MOST_FOUND:
                 model = self._found[entry.name] = self._make(entry)
             return model
 
     def _at_hand(self, name: str) -> ServedModel | None:
-        for model in (self.default, *self._configured):
-            if model.is_called(name):
-                return model
+        own = (self.default, *self._configured)
+        named = next((model for model in own if model.is_named(name)), None)
+        model = named or _strictest(model for model in own if model.is_called(name))
+        if model is not None:
+            return model
         found = self._found.get(name)
         if found is not None and found.is_gone:
             del self._found[name]  # it may have been pulled again
             return None
         return found
+
+    def _of_file(self, entry: ModelEntry) -> ServedModel | None:
+        """A table protects its model, by whatever name a request finds it."""
+        own = (self.default, *self._configured)
+        return _strictest(model for model in own if model.entry and model.entry.is_file_of(entry))
 
     def asked(self, name: str) -> ServedModel:
         """The model that answers a request for *name*."""
@@ -123,3 +134,13 @@ class ServedModels:
             if (model := self.known(name)) is not None:
                 models.setdefault(model.name, model)
         return list(models.values())
+
+
+def _strictest(models: Iterable[ServedModel]) -> ServedModel | None:
+    """The first of those that let the least leave the device: nobody has said which of several
+    tables of one file is meant."""
+    return min(models, key=lambda model: _strictness(model.side.routing.fallback), default=None)
+
+
+def _strictness(fallback: Fallback | None) -> int:
+    return STRICTEST_FIRST.index(fallback or "never")

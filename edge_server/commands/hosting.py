@@ -52,7 +52,6 @@ class Hosting:
             self.default,
             router.local,
             aliases=(*self._settings.aliases, *self._own_names()),
-            also=self._default_entry.name,
             entry=self._default_entry,
         )
         others = [each for each in self._settings.models if each is not own]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from spillover.cloud_fallback.route.allowed import STRICTEST_FIRST
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.edge_server.commands.engines.job_process import convert_if_needed
 from spillover.edge_server.commands.output import print_note
@@ -31,10 +32,28 @@ PATIENCE_S = 1.0
 
 
 def default_settings(settings: Settings) -> ModelSettings | None:
-    """The table of the model that is used where none is named; None: it has none of its own."""
+    """The table of the model that is used where none is named; None: it has none of its own. A
+    table is also that of its file, by whatever name or path it is named; of several, the one that
+    lets the least leave the device."""
     if not settings.model:
         return next(iter(settings.models), None)
-    return next((own for own in settings.models if settings.model in (own.name, own.model)), None)
+    named = next((own for own in settings.models if own.name == settings.model), None)
+    return named or min(
+        (own for own in settings.models if _is_of(settings.model, own, settings)),
+        key=lambda own: STRICTEST_FIRST.index(own.cloud(settings.cloud).fallback),
+        default=None,
+    )
+
+
+def _is_of(name: str, own: ModelSettings, settings: Settings) -> bool:
+    """Whether the model *name* is the one of the table *own*."""
+    if name == own.model:
+        return True
+    store = model_store(settings)
+    try:
+        return catalogue.find(name, store).is_file_of(catalogue.find(own.file, store))
+    except CatalogueError:  # one of them is not here: who uses it says so
+        return False
 
 
 def model_entry(settings: Settings) -> ModelEntry:

@@ -75,7 +75,8 @@ def load(
     above_file = _from_environment(environ) | _from_flags(flags)
     values |= above_file
     if models := tables.get(config_tables.MODELS):
-        tables[config_tables.MODELS] = tuple(model.without(above_file) for model in models)
+        above = {name: value.value for name, value in above_file.items()}
+        tables[config_tables.MODELS] = tuple(model.under(above) for model in models)
     if api_key_file is not None:
         values |= _from_key_file(api_key_file, values)
         warnings += _shared(api_key_file)

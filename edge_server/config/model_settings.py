@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import Meta, Struct
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.cloud_fallback.route.allowed import strictest
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.runtime.options import EngineOptions
 
@@ -42,9 +43,12 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The name or path by which its file is found."""
         return self.model or self.name
 
-    def without(self, names: Container[str]) -> Self:
-        """The same, but for settings that the command line or the environment decide."""
-        left = {name: value for name, value in self.options.items() if name not in names}
+    def under(self, above: Mapping[str, Any]) -> Self:
+        """The same, but for settings that the command line or the environment decide, with values
+        *above*. Neither lifts what a table forbids: of `fallback` the stricter counts."""
+        left = {name: value for name, value in self.options.items() if name not in above}
+        if "fallback" in self.options and "fallback" in above:
+            left["fallback"] = strictest(self.options["fallback"], above["fallback"])
         return msgspec.structs.replace(self, options=left)
 
     def engine(self, base: EngineOptions) -> EngineOptions:

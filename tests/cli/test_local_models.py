@@ -17,6 +17,7 @@ from spillover.edge_server.commands.loading import (
 from spillover.edge_server.config.config import load
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
+from spillover.models.catalogue import find
 from spillover.runtime.machine.device import describe_device
 
 TABLES = """
@@ -74,11 +75,42 @@ def test_the_command_line_and_the_environment_override_a_models_own_settings(
     assert settings.fallbacks == {"": "never", "tales": "never", "storyteller": "never"}
 
 
+@pytest.mark.parametrize("is_flag", [True, False])
+def test_neither_the_command_line_nor_the_environment_lifts_what_a_table_forbids(
+    tmp_path: Path, is_flag: bool
+) -> None:
+    """`SPILLOVER_FALLBACK=auto` let the answers of a model leave whose table said "never"."""
+    file = tmp_path / "config.toml"
+    tables = [f'[[local_model]]\nname = "{name}"\nfallback = "{name}"' for name in ("never", "ask")]
+    file.write_text("\n".join((*tables, '[[local_model]]\nname = "open"')))
+    flags = {"fallback": "auto"} if is_flag else {}
+    environ = {} if is_flag else {"SPILLOVER_FALLBACK": "auto"}
+    settings = load(flags, environ=environ, config_flag=file).settings
+    assert settings.fallbacks == {"": "auto", "never": "never", "ask": "ask", "open": "auto"}
+
+
 def test_a_conversation_in_the_terminal_has_the_fallback_of_its_model(tmp_path: Path) -> None:
     """The common one counted, also where the model's own said that nothing may leave."""
     text = 'fallback = "auto"\n[[local_model]]\nname = "storyteller-onnx"\nfallback = "never"\n'
     assert default_cloud(settings_of(tmp_path, text)).fallback == "never"
     assert default_cloud(settings_of(tmp_path, text, model="storyteller")).fallback == "auto"
+
+
+def test_a_table_is_that_of_its_file_however_the_file_is_named(tmp_path: Path) -> None:
+    """Names were compared letter by letter: a path, or a capital, dropped the table's "never"."""
+    path = find("storyteller-onnx").path
+    link = tmp_path / "link"
+    link.symlink_to(path.parent if path.is_file() else path)
+    text = (
+        'fallback = "auto"\n[[local_model]]\nname = "other"\nmodel = "storyteller"\n'
+        '[[local_model]]\nname = "first"\nmodel = "storyteller-onnx"\n'
+        f'[[local_model]]\nname = "private"\nmodel = "{path}"\nfallback = "never"\n'
+    )
+    for name in ("storyteller-onnx", str(path), str(link / path.name)):
+        settings = settings_of(tmp_path, text, model=name)
+        assert default_name(settings, model_entry(settings)) == "private"
+        assert default_cloud(settings).fallback == "never"
+    assert default_cloud(settings_of(tmp_path, text, model="first")).fallback == "auto"
 
 
 def test_the_first_table_is_the_model_that_is_used_where_none_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -44,7 +44,7 @@ def test_an_answer_of_the_background_waits_or_ends_on_the_device(
     fake: Fake, server: Server
 ) -> None:
     """Each of the three used to be sent to the provider, and paid for."""
-    quiet = {"priority": "background", "ignore_eos": True}
+    quiet: dict[str, Any] = {"priority": "background", "ignore_eos": True}
     full: list[Answer] = []
 
     def ask_one_too_many(answer: Answer) -> None:
@@ -60,8 +60,9 @@ def test_an_answer_of_the_background_waits_or_ends_on_the_device(
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=server.url, timeout=60) as http:
 
         def unloaded() -> bool:
-            models = http.get("/v1/models").json()["data"]
-            return next(m["status"]["value"] for m in models if m["id"] == "first") == "unloaded"
+            models: list[dict[str, Any]] = http.get("/v1/models").json()["data"]
+            first = next(model for model in models if model["id"] == "first")
+            return bool(first["status"]["value"] == "unloaded")
 
         assert http.post("/v1/models/first/unload").status_code == 200
         wait_until(unloaded)
