@@ -86,13 +86,32 @@ class Listed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def listed_models() -> dict[str, Listed]:
     """The models of the catalogue by name; the user's own list is merged over it."""
-    models = dict(_read(_FOLDER / "catalogue.toml"))
+    return _read(_FOLDER / "catalogue.toml") | _own_list()
+
+
+def _own_list() -> dict[str, Listed]:
     own = platformdirs.user_config_path("spillover", appauthor=False) / "models.toml"
-    if own.is_file():
-        try:
-            models |= _read(own)
-        except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-            raise CatalogueError(f"{own} cannot be used: {error}") from error
+    if not own.is_file():
+        return {}
+    try:
+        return _checked(_read(own))
+    except (
+        tomllib.TOMLDecodeError,
+        msgspec.ValidationError,
+        UnicodeDecodeError,
+        CatalogueError,
+    ) as error:
+        raise CatalogueError(f"{own} cannot be used: {error}") from error
+
+
+def _checked(models: dict[str, Listed]) -> dict[str, Listed]:
+    """*models*, whose sources can be read. Raises CatalogueError, which names the table."""
+    for name, listed in models.items():
+        for source in (source for file in listed.files for source in file.sources):
+            try:
+                parse_source(source)
+            except CatalogueError as error:
+                raise CatalogueError(f"[{name}]: {error}") from error
     return models
 
 
@@ -101,17 +120,21 @@ def _read(path: Path) -> dict[str, Listed]:
     return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, Listed])
 
 
-def listed_as(entry: ModelEntry) -> Listed | None:
-    """What the catalogue says of a model that is here: one that comes with the package, or that was
-    pulled from where the catalogue has it from. A file that merely has its name may be another."""
+def listed_as(entry: ModelEntry) -> tuple[str, Listed] | None:
+    """The table of a model that is here, and its name: of one that comes with the package, or that
+    was pulled from where the table has it from. A file that merely has its name may be another.
+
+    Of several tables that of the model's own name counts, then the user's."""
     models = listed_models()
     if entry.name in _bundled_models():
-        return models.get(entry.name)
+        return entry.name, models[entry.name]
     origin = _origin(entry.source)
-    for listed in models.values():
-        for file in listed.files:
-            if origin is not None and origin in map(_origin, file.sources):
-                return listed
+    if origin is None:
+        return None
+    for name in (entry.name, *_own_list(), *models):
+        for file in models[name].files if name in models else ():
+            if origin in map(_origin, file.sources):
+                return name, models[name]
     return None
 
 

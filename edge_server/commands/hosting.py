@@ -18,7 +18,7 @@ from spillover.edge_server.commands.loading import (
     model_store,
 )
 from spillover.edge_server.commands.output import print_note
-from spillover.edge_server.config.catalogue_policy import cloud_settings
+from spillover.edge_server.config.catalogue_policy import check_catalogue, cloud_settings
 from spillover.edge_server.config.model_settings import ModelSettings
 from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
@@ -74,8 +74,9 @@ class Hosting:
 
     def _configured(self, own: ModelSettings, router: Router) -> ServedModel:
         entry = self._entry(own.file)
+        cloud = cloud_settings(self._settings, entry, own)
         hosted = self._hosted(own.name, entry, own)
-        side = router.add(hosted, cloud_settings(self._settings, entry, own))
+        side = router.add(hosted, cloud)
         return ServedModel(hosted, side, aliases=own.aliases, entry=entry)
 
     def _found(self, name: str) -> ModelEntry | None:
@@ -88,8 +89,9 @@ class Hosting:
             return None
 
     def _made(self, router: Router, entry: ModelEntry) -> ServedModel:
+        cloud = cloud_settings(self._settings, entry, None)
         hosted = self._hosted(entry.name, entry, None)
-        side = router.add(hosted, cloud_settings(self._settings, entry, None))
+        side = router.add(hosted, cloud)
         return ServedModel(hosted, side, entry=entry)
 
     def _names(self) -> list[str]:
@@ -127,6 +129,7 @@ class Hosting:
     def router(self) -> Generator[Router]:
         """The router of all models' answers."""
         common = self._settings.cloud
+        check_catalogue(self._settings)
         own = cloud_settings(self._settings, self._default_entry, self._own)
         others = (common, *(each.cloud(common) for each in self._settings.models))
         with Router.open(self.default, own, os.environ, others=others) as router:

@@ -85,9 +85,11 @@ def _split(table: dict[str, Any], policy: dict[str, Any], path: Path) -> dict[st
     for name in ("options", "policy_given"):
         if name in rest:
             raise ConfigError(f"{path}: {MODELS}: there is no setting {name}")
-    if isinstance(rest.get("policy"), dict):
+    given = frozenset(policy)
+    if isinstance(rest.get("policy"), dict):  # what else it is, the conversion refuses
         rest["policy"] = policy | rest["policy"]
-    return {**rest, "options": options, "policy_given": frozenset(rest.get("policy", policy))}
+        given = frozenset(rest["policy"])
+    return {**rest, "options": options, "policy_given": given}
 
 
 def _checked(settings: CloudSettings, path: Path) -> CloudSettings:

@@ -9,6 +9,7 @@ import pytest
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
+from spillover.edge_server.commands.hosting import hosting
 from spillover.edge_server.config.catalogue_policy import cloud_settings
 from spillover.edge_server.config.config import load
 from spillover.edge_server.errors import ConfigError
@@ -99,6 +100,49 @@ def test_a_mistake_in_the_list_is_named(
     with pytest.raises(ConfigError, match=told) as refused:
         cloud(tmp_path, "")
     assert "models.toml" in str(refused.value)
+
+
+def test_a_wrong_policy_is_found_at_the_start_whatever_model_it_is_of(
+    own_list: Path, tmp_path: Path
+) -> None:
+    """Each request that listed the models failed, those of other models too, and left a trace."""
+    own_list.write_text(HOUSE.replace("queue_s = 3.0", "patience = 1"))
+    file = tmp_path / "config.toml"
+    file.write_text('fallback = "auto"\n')
+    with (
+        hosting(load({}, environ={}, config_flag=file).settings) as models,
+        pytest.raises(ConfigError, match=r"\[house\.policy\].*patience.*models\.toml"),
+        models.router(),
+    ):
+        pass
+
+
+def test_the_owners_own_table_counts_before_the_catalogues_of_the_same_repository(
+    own_list: Path, tmp_path: Path
+) -> None:
+    shipped = next(listed for listed in catalogue.listed_models().values() if listed.files)
+    source = shipped.files[0].sources[0]
+    own_list.write_text(HOUSE.replace("hf:our-team/house:Q8_0", source))
+    entry = ModelEntry(name="mine", path=Path("m.gguf"), source=source)
+    assert cloud(tmp_path, "", entry).policy.queue_s == 3.0
+    own_list.write_text(
+        HOUSE.replace("hf:our-team/house:Q8_0", source)
+        + HOUSE.replace("hf:our-team/house:Q8_0", source)
+        .replace("[house", "[mine")
+        .replace("queue_s = 3.0", "queue_s = 4.0")
+    )
+    catalogue._read.cache_clear()
+    assert cloud(tmp_path, "", entry).policy.queue_s == 4.0
+
+
+def test_a_source_that_cannot_be_read_is_named_with_its_table_and_the_file(
+    own_list: Path, tmp_path: Path
+) -> None:
+    """It was named alone, while another model was asked for."""
+    own_list.write_text(HOUSE.replace("hf:our-team/house:Q8_0", "hf:house"))
+    entry = ModelEntry(name="other", path=Path("m.gguf"), source="hf:o/other:Q8_0")
+    with pytest.raises(ConfigError, match=r"models\.toml cannot be used: \[house\].*hf:house"):
+        cloud(tmp_path, "", entry)
 
 
 def test_a_mistake_in_the_list_keeps_nobody_from_answers_that_stay_here(own_list: Path) -> None:

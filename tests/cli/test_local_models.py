@@ -134,6 +134,7 @@ def test_the_first_table_is_the_model_that_is_used_where_none_is_named(tmp_path:
         ('name = "a"\naliases = ["b", "b"]', "two models are called 'b'"),
         ('name = "a"\nfallback = "always"', "fallback must be"),
         ('name = "a"\n[local_model.policy]\ndecode_floor = "x"', "decode_floor"),
+        ('name = "a"\npolicy = 5', "policy: Expected `object"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(tmp_path: Path, table: str, message: str) -> None:

@@ -178,7 +178,7 @@ def test_a_listed_model_is_complete(name: str) -> None:
 )
 def test_a_pulled_model_is_known_by_where_it_came_from(source: str, name: str | None) -> None:
     pulled = ModelEntry(name="qwen3-4b", path=Path("m.gguf"), source=source)
-    assert catalogue.listed_as(pulled) == (KNOWN[name] if name else None)
+    assert catalogue.listed_as(pulled) == ((name, KNOWN[name]) if name else None)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def _facts(model: str, settings: Settings) -> dict[str, Any]:
             raise
         facts = _of_listed(model, listed)
     else:
-        listed = catalogue.listed_as(entry)
+        _, listed = catalogue.listed_as(entry) or ("", None)
         facts = _of_entry(entry, settings.engine)
     if listed is not None:
         facts |= _of_both(listed)
