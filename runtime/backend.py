@@ -49,6 +49,8 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     description: str
     n_params: int
     size_bytes: int
+    draft_model_bytes: int = 0
+    """Of the weights of the small model that proposes tokens."""
     n_vocab: int
     n_ctx_train: int
     n_kv: int
@@ -75,8 +77,8 @@ class BackendInfo(Struct, frozen=True, kw_only=True):
     """The cells of all sequences are one pool: copy() takes none, and each step looks at all that
     are in use. False: copy() takes as many as it copies tokens."""
     kv_bytes_per_cell: float = 0.0
-    """Memory that a KV cell takes when it is first used. 0: all of it was taken at load, or belongs
-    to a device."""
+    """Memory that a KV cell takes when it is first used, a draft model's included. 0: all of
+    it was taken at load, or belongs to a device."""
     returns_kv: bool = False
     """Whether cells that become free return their memory to the system."""
     can_check: bool = False
@@ -251,9 +253,22 @@ class PromptReader(Protocol):
 class DraftModel(Protocol):
     """A small model that proposes tokens for a backend's own. For the thread that decodes."""
 
+    def n_unread(self, seq: int, tokens: Tokens) -> int:
+        """How many *tokens* of a sequence it must read before it can propose what follows."""
+        ...
+
+    def has_room(self, n_tokens: int, seqs: Collection[int]) -> bool:
+        """Whether so many more tokens fit beside what it has read of *seqs*. It forgets others for
+        them."""
+        ...
+
+    def read(self, seq: int, tokens: Tokens, n: int) -> None:
+        """Read the next *n* of *tokens* that it has not read. Raises as propose()."""
+        ...
+
     def propose(self, texts: Sequence[tuple[int, Tokens]], n: int) -> list[list[int]]:
-        """For each text, under the id of its sequence, the *n* tokens that may come next; none for
-        any of them while it has still to read more of them than a call should."""
+        """For each text, under the id of its sequence, the *n* tokens that may come next. All are
+        read. Raises KvFull, DecodeAborted, DecodeFailed, and has forgotten all texts then."""
         ...
 
 

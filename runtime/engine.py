@@ -63,6 +63,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     description: str
     n_params: int
     size_bytes: int
+    draft_model_bytes: int = 0
+    """Of the weights of the small model that proposes tokens."""
     n_vocab: int
     n_ctx_train: int
     n_ctx: int

@@ -179,11 +179,10 @@ def _doubts(conversion: Conversion | None) -> tuple[str, ...]:
 
 def _unheard_by_onnx(options: EngineOptions) -> tuple[str, ...]:
     """The owner's settings that would have decided for llama.cpp. (What loads the graph names
-    kv_cache_type itself.)"""
+    kv_cache_type and draft_model itself.)"""
     settings = {
         "n_gpu_layers": (options.n_gpu_layers or 0) > 0,
         "second_layout": options.second_layout == "on",
-        "draft_model": options.draft_model is not None,
     }
     names = [name for name, is_set in settings.items() if is_set]
     return tuple(f"{name} has no effect on ONNX Runtime" for name in names)

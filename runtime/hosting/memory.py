@@ -37,7 +37,7 @@ def needed_bytes(path: Path, options: EngineOptions) -> int:
 
 def held_bytes(card: ModelCard) -> int:
     """The memory, in bytes, that a loaded model holds."""
-    return card.size_bytes + card.kv_bytes + COMPUTE_BYTES
+    return card.size_bytes + card.draft_model_bytes + card.kv_bytes + COMPUTE_BYTES
 
 
 def free_memory(pids: Iterable[int]) -> int:

@@ -69,6 +69,7 @@ class LlamaBackend:
         self._prefills = PrefillContexts(path, self._model, config, free_bytes)
         self.reader = self._new_reader()
         self.draft_model: LlamaDraftModel | None = None
+        self._draft_cell_bytes = 0.0
         self._warnings: tuple[str, ...] = ()
         self._n_threads = config.n_threads
         self._ended = float("-inf")
@@ -137,10 +138,10 @@ class LlamaBackend:
 
     def load_draft_model(self, path: Path, kv_bytes_per_cell: float) -> None:
         """Have the model at *path* propose tokens; where it cannot, warn of it."""
-        config = replace(self._config, kv_bytes_per_cell=kv_bytes_per_cell)
         try:
-            self.draft_model = LlamaDraftModel(path, self._model, config)
+            self.draft_model = LlamaDraftModel(path, self._model, self._config)
             self.draft_model.set_threads(self._n_threads)
+            self._draft_cell_bytes = kv_bytes_per_cell
         except ModelError as error:
             self._warnings = (str(error),)
         self.info = self._describe()
@@ -159,11 +160,13 @@ class LlamaBackend:
 
     def _describe(self) -> BackendInfo:
         model, handle = self._model, self._model.handle
+        cell_bytes = self._config.kv_bytes_per_cell + self._draft_cell_bytes
         return BackendInfo(
             architecture=model.metadata("general.architecture"),
             description=model.description(),
             n_params=model.n_params,
             size_bytes=model.n_bytes,
+            draft_model_bytes=0 if self.draft_model is None else self.draft_model.n_bytes,
             n_vocab=model.n_vocab,
             n_ctx_train=lib.llama_model_n_ctx_train(handle),
             n_kv=self._main.n_kv,
@@ -179,7 +182,7 @@ class LlamaBackend:
             fim=model.fim,
             library=f"llama-cpp-python {version('llama-cpp-python')}",
             device=self._device,
-            kv_bytes_per_cell=self._config.kv_bytes_per_cell * self._main.fills_lazily,
+            kv_bytes_per_cell=cell_bytes * self._main.fills_lazily,
             can_check=self._main.can_be_cut_anywhere,
             warnings=self._warnings,
         )
@@ -285,6 +288,8 @@ class LlamaBackend:
 
     def keep(self, seq: int, n_tokens: int) -> int:
         self._prefills.keep(seq, n_tokens)
+        if self.draft_model is not None:
+            self.draft_model.keep(seq, n_tokens)
         return self._main.keep(seq, n_tokens)
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:

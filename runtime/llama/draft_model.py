@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Rows, Tokens
+from spillover.runtime.backend import Rows, Tokens
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.abort import AbortFlag
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.library import lib
 from spillover.runtime.llama.model import LlamaModel
-
-MOST_READ = 64
-"""Tokens of texts that a call reads before it proposes something, while the streams wait."""
 
 _N_COMPARED = 1024
 """Tokens of the two vocabularies that are compared, spread over them."""
@@ -24,8 +21,8 @@ _N_COMPARED = 1024
 class LlamaDraftModel:
     """See DraftModel in runtime/backend.py for the contract.
 
-    It keeps what it has read of a sequence until another text comes under its id, or the cells are
-    needed.
+    It keeps what it has read of a sequence as long as the large model does, or until the cells are
+    needed. It does not share the cells of equal beginnings.
     """
 
     def __init__(self, path: Path, main: LlamaModel, config: LlamaConfig) -> None:
@@ -47,40 +44,64 @@ class LlamaDraftModel:
             self._model.close()
             raise
         self._n_vocab = min(main.n_vocab, self._model.n_vocab)
+        self._n_batch = config.n_batch
         self._held: dict[int, Tokens] = {}
+        """What has been read, by sequence."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its weights."""
+        return self._model.n_bytes
+
+    def n_unread(self, seq: int, tokens: Tokens) -> int:
+        return len(tokens) - 1 - self._n_common(seq, tokens)
+
+    def has_room(self, n_tokens: int, seqs: Collection[int]) -> bool:
+        n_most = self._context.n_kv - n_tokens
+        if sum(len(self._held[seq]) for seq in seqs if seq in self._held) > n_most:
+            return False
+        others = [seq for seq in self._held if seq not in seqs]
+        while sum(map(len, self._held.values())) > n_most:
+            self.keep(others.pop(0), 0)
+        return True
+
+    def keep(self, seq: int, n_tokens: int) -> None:
+        """Forget what follows the first *n_tokens* of a sequence, as the large model does."""
+        if n_tokens < len(self._held.get(seq, ())):
+            n_kept = self._context.keep(seq, n_tokens)
+            self._held[seq] = self._held[seq][:n_kept]
+
+    def read(self, seq: int, tokens: Tokens, n: int) -> None:
+        start = self._n_common(seq, tokens)
+        self.keep(seq, start)
+        end = min(start + n, len(tokens) - 1)
+        for first in range(start, end, self._n_batch):
+            part = tokens[first : min(first + self._n_batch, end)]
+            self._decode([Rows(seq, first, part, False)])
+            self._held[seq] = tokens[: first + len(part)].copy()
 
     def propose(self, texts: Sequence[tuple[int, Tokens]], n: int) -> list[list[int]]:
         drafts: list[list[int]] = [[] for _ in texts]
-        try:
-            if self._read(texts):
-                self._go_on(texts, drafts, n)
-        except (KvFull, DecodeAborted, DecodeFailed):
-            self._forget()
-            return [[] for _ in texts]
+        for seq, tokens in texts:
+            self.keep(seq, len(tokens) - 1)  # wrong tokens of its last draft
+            assert not self.n_unread(seq, tokens), "it has read them"
+            self._held.setdefault(seq, tokens[:0])
+        self._go_on(texts, drafts, n)
         return drafts
 
-    def _read(self, texts: Sequence[tuple[int, Tokens]]) -> bool:
-        """Read what is missing of *texts*, all but their last tokens; False where that is more than
-        a call reads."""
-        left = MOST_READ
-        for seq, tokens in texts:
-            n_held = self._keep_common(seq, tokens)
-            part = tokens[n_held : min(len(tokens) - 1, n_held + left)]
-            if len(part):
-                self._context.decode([Rows(seq, n_held, part, False)])
-                self._held[seq] = tokens[: n_held + len(part)].copy()
-                left -= len(part)
-        return all(len(self._held[seq]) == len(tokens) - 1 for seq, tokens in texts)
+    def _decode(self, batch: list[Rows]) -> list[int]:
+        try:
+            return self._context.decode(batch)
+        except BaseException:
+            self._forget()
+            raise
 
-    def _keep_common(self, seq: int, tokens: Tokens) -> int:
-        """Cut what is held of *seq* to what *tokens* begin with; returns how many that are."""
+    def _n_common(self, seq: int, tokens: Tokens) -> int:
+        """How many of *tokens*, but for the last one, it has read."""
         held = self._held.get(seq, tokens[:0])
         n = min(len(held), len(tokens) - 1)
         differing = np.flatnonzero(held[:n] != tokens[:n])
-        n = int(differing[0]) if len(differing) else n
-        n = self._context.keep(seq, n) if n < len(held) else n
-        self._held[seq] = held[:n]
-        return n
+        return int(differing[0]) if len(differing) else n
 
     def _go_on(self, texts: Sequence[tuple[int, Tokens]], drafts: list[list[int]], n: int) -> None:
         """Add the *n* likeliest next tokens of each text to its draft, one after the other."""
@@ -90,7 +111,7 @@ class LlamaDraftModel:
                 Rows(seq, len(self._held[seq]), np.array([token], dtype=np.int32), True)
                 for (seq, _), token in zip(texts, last, strict=True)
             ]
-            outputs = self._context.decode(batch)
+            outputs = self._decode(batch)
             for rows in batch:
                 self._held[rows.seq] = np.append(self._held[rows.seq], rows.tokens)
             last = [self._likeliest(row) for row in outputs]
@@ -103,7 +124,7 @@ class LlamaDraftModel:
         return int(logits[: self._n_vocab].argmax())
 
     def _forget(self) -> None:
-        """Free all cells: they are full, or what they hold is not known any more."""
+        """Free all cells: what they hold is not known any more."""
         for seq in self._held:
             self._context.keep(seq, 0)
         self._held.clear()

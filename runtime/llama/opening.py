@@ -26,10 +26,20 @@ from spillover.runtime.llama.thread_choice import choose_threads
 from spillover.runtime.machine.device import available_memory, default_threads
 from spillover.runtime.options import EngineOptions
 
+_UNUSED_DRAFT_MODEL = (
+    "draft_model has no effect: this model forgets what wrong tokens displace, so that none are "
+    "proposed"
+)
 
-def open_gguf(path: Path, options: EngineOptions) -> OpenedModel:
+
+def open_gguf(
+    path: Path,
+    options: EngineOptions,
+    on_progress: OnProgress | None = None,
+    planner: Planner | None = None,
+) -> OpenedModel:
     """A model that writes answers; otherwise as open_any_gguf()."""
-    return writer(open_any_gguf(path, options), path)
+    return writer(open_any_gguf(path, options, on_progress, planner), path)
 
 
 def open_any_gguf(
@@ -66,6 +76,13 @@ def open_any_gguf(
         kv_bytes_per_cell=cell_bytes,
     )
     backend = LlamaBackend(path, config, on_progress=on_progress)
+    if draft is not None and not backend.info.can_check:
+        # Only llama.cpp knows that, and memory was planned for both.
+        backend.close()
+        alone = structs.replace(options, draft_model=None)
+        opened = open_gguf(path, alone, on_progress, planner)
+        warnings = (*opened.fit.warnings, _UNUSED_DRAFT_MODEL)
+        return structs.replace(opened, fit=structs.replace(opened.fit, warnings=warnings))
     try:
         if draft is not None and options.draft_model is not None:
             backend.load_draft_model(options.draft_model, draft.cell_bytes(fit.kv_cache_type))

@@ -128,9 +128,12 @@ def _wanted(options: EngineOptions) -> ExecutionProvider:
 
 def _unheard(options: EngineOptions) -> tuple[str, ...]:
     """The user's settings that have no effect."""
-    if options.kv_cache_type in (None, "f16"):
-        return ()
-    return ("kv_cache_type is for GGUF models: an ONNX graph has its own",)
+    notes = {
+        "kv_cache_type is for GGUF models: an ONNX graph has its own": options.kv_cache_type
+        not in (None, "f16"),
+        "draft_model is for GGUF models: it has no effect here": options.draft_model is not None,
+    }
+    return tuple(note for note, holds in notes.items() if holds)
 
 
 def _fit(graph: Prepared, settings: ModelSettings, planner: Planner) -> ContextFit:

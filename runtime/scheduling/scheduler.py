@@ -376,7 +376,7 @@ class Scheduler:
             if not n_drafted:
                 self._pace.observe_decode(n_decoding, now - started)
             if self._speculation is not None:
-                self._speculation.observe(n_decoding, n_drafted, now - started)
+                self._speculation.observe(n_decoding, len(plan.drafts), n_drafted, now - started)
         self._take_outputs(plan, now)
         return True
 

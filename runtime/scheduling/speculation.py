@@ -9,14 +9,22 @@ produced it.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable
+from itertools import product
 from typing import TypeAlias
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from spillover.runtime.backend import N_CHECKED, DraftModel
+from spillover.runtime.backend import (
+    N_CHECKED,
+    DecodeAborted,
+    DecodeFailed,
+    DraftModel,
+    KvFull,
+)
+from spillover.runtime.scheduling.check_costs import RETRY_SIZE, CheckCosts, learned
 from spillover.runtime.scheduling.drafter import Drafter
 from spillover.runtime.scheduling.sequence import Sequence
 
@@ -40,14 +48,25 @@ FIRST_PATIENCE, LAST_PATIENCE = 8, 256
 """After so many drafts that did not seem worth a check, one is checked, as another program may have
 made the last one slow. The number doubles each time."""
 
-_RETRY_SIZE = 3
+
 PAUSE_STEPS = 64
 """Steps without drafts after the backend found no room for one."""
 
+MOST_READ = 64
+"""Tokens of texts that a draft model reads before one step, while the streams wait."""
+
+_FIRST_READ = 16
+"""The same while nothing is known of its speed. So few are not weighed."""
+
+_LEAST_TIMED = 8
+"""Reads of fewer tokens say little about longer ones, and count as a part of the proposals."""
+
+_LIKELY_LEFT = 512
+"""Tokens for which an answer is expected to go on, if it may."""
+
 _UNKNOWN = [-1] * N_CHECKED
 
-_LEARNING_RATE = 0.1
-"""Of longer times. A shorter one counts at once, as other programs only add time."""
+_log = logging.getLogger(__name__)
 
 
 class _Offer(Struct, frozen=True):
@@ -58,6 +77,8 @@ class _Offer(Struct, frozen=True):
     rate: float
     by_model: bool = False
     """The tokens are not known yet: the draft model has to be asked."""
+    n_unread: int = 0
+    """Tokens that it must read first."""
 
 
 _Taken: TypeAlias = list[tuple[_Offer, list[int]]]
@@ -83,10 +104,11 @@ class Speculation:
         self._model = model
         self._model_step_s = 0.0
         """Seconds that the draft model takes for a token of each draft."""
+        self._read_token_s: float | None = None
+        """The same for a token of a text; None: not known."""
+        self._has_read = self._has_proposed = False
         self._clock = clock
-        self._costs: dict[int, dict[int, float]] = defaultdict(dict)
-        """Seconds of a call, by decoding sequences and by proposed tokens beside theirs."""
-        self._tried: set[tuple[int, int]] = set()
+        self._costs = CheckCosts(max_gap_s)
         self._n_refused, self._patience = 0, FIRST_PATIENCE
         self._n_paused = 0
 
@@ -98,42 +120,104 @@ class Speculation:
             return {}
         if len(decoding) > MOST_STREAMS:
             return {}
-        offers = [offer for s in decoding for offer in self._offers(s)]
-        if not offers or 0 not in self._costs[len(decoding)]:
+        n = len(decoding)
+        if n not in self._costs.plain_s:
             return {}
+        asking, unread = self._model_offers(decoding)
+        offers = [asking.get(s) or self._text_offer(s) for s in decoding]
+        offers = [offer for offer in offers if offer.draft and offer.rate >= LEAST_RATE]
         offers.sort(key=lambda offer: -offer.rate)
-        chosen = self._best(offers, len(decoding))
+        chosen = self._best(offers, n)
         if chosen:
             self._n_refused, self._patience = 0, FIRST_PATIENCE
-        else:
-            chosen = self._retried(offers)
-        n_cells = len(decoding) + sum(len(draft) for _, draft in chosen)
-        return self._known(chosen) if chosen and self._has_room(n_cells) else {}
+        elif offers:
+            chosen = self._retried(offers, n)
+        if chosen and not self._has_room(n + _n_drafted(chosen)):
+            chosen = []
+        drafts = self._known(chosen)
+        self._read_part(unread, chosen, n)
+        return drafts
 
-    def _offers(self, sequence: Sequence) -> list[_Offer]:
-        """The better one of the two drafts of *sequence*, if it is good enough."""
-        drafter = sequence.drafter
-        if drafter is None:
-            drafter = sequence.drafter = Drafter()
-        drafter.follow(sequence.tokens)
-        offers = [_Offer(sequence, drafter.draft, drafter.rate)]
-        if self._model is not None:
-            offers.append(_Offer(sequence, _UNKNOWN, drafter.model_rate, by_model=True))
-        best = max(offers, key=lambda offer: offer.rate)
+    def _text_offer(self, sequence: Sequence) -> _Offer:
+        """What the text itself proposes."""
+        drafter = _drafter(sequence)
         # The token behind the draft is one more.
-        draft = best.draft[: sequence.n_left(self._n_ctx) - 1]
-        return [structs.replace(best, draft=draft)] if draft and best.rate >= LEAST_RATE else []
+        draft = drafter.draft[: sequence.n_left(self._n_ctx) - 1]
+        return _Offer(sequence, draft, drafter.rate)
+
+    def _model_offers(
+        self, decoding: list[Sequence]
+    ) -> tuple[dict[Sequence, _Offer], list[_Offer]]:
+        """Where the draft model has more to offer than the text, and for which other streams it
+        should read on: for more tokens than this step should wait."""
+        found = []
+        for sequence in decoding:
+            drafter = _drafter(sequence)
+            drafter.follow(sequence.tokens)
+            if max(drafter.rate, LEAST_RATE) <= drafter.model_rate:
+                n_unread = self._n_worth_reading(sequence, drafter.model_rate, decoding)
+                draft = _UNKNOWN[: sequence.n_left(self._n_ctx) - 1]
+                if n_unread is not None and draft:
+                    found.append(_Offer(sequence, draft, drafter.model_rate, True, n_unread))
+        found.sort(key=lambda offer: offer.n_unread)
+        left, n_asking = self._most_read(len(decoding)), 0
+        while n_asking < len(found) and found[n_asking].n_unread <= left:
+            left -= found[n_asking].n_unread
+            n_asking += 1
+        return {offer.sequence: offer for offer in found[:n_asking]}, found[n_asking:]
+
+    def _n_worth_reading(
+        self, sequence: Sequence, rate: float, decoding: list[Sequence]
+    ) -> int | None:
+        """How many tokens the draft model has to read for *sequence*; None: there is none, it has
+        no room for them, or the rest of the answer gains less than all streams wait for it."""
+        if self._model is None:
+            return None
+        n = len(decoding)
+        n_unread = self._model.n_unread(sequence.seq, sequence.tokens)
+        if n_unread > _FIRST_READ and self._read_token_s is not None:
+            gain_s = min(sequence.n_left(self._n_ctx), _LIKELY_LEFT) * self._gain_s(rate, n)
+            if n * n_unread * self._read_token_s > gain_s:
+                return None
+        n_tokens = n_unread + MOST_READ * (n > 1) + N_CHECKED * n  # others may have some as well
+        return n_unread if self._model.has_room(n_tokens, [s.seq for s in decoding]) else None
+
+    def _gain_s(self, rate: float, n: int) -> float:
+        """Seconds that *n* streams gain with a token of one of them, at most, while the draft model
+        proposes for it, alone or as for all."""
+        plain_s, gain_s = self._costs.plain_s[n], 0.0
+        for n_served, size in product({1, n}, _SIZES):
+            if n_served * size > N_CHECKED:
+                continue
+            seconds = self._costs.seconds(n, n_served, n_served * size)
+            if seconds is None:
+                continue
+            seconds += size * self._model_step_s
+            n_promised = n + n_served * _n_expected(rate, size)
+            is_worth_it = n_promised / seconds > WORTH * n / plain_s
+            if is_worth_it and seconds <= self._max_gap_s:
+                gained_s = n_promised * plain_s - n * seconds
+                gain_s = max(gain_s, gained_s / n_served / (1 + _n_expected(rate, size)))
+        return gain_s
+
+    def _most_read(self, n: int) -> int:
+        """How many tokens the draft model may read before a step of *n* streams."""
+        if self._read_token_s is None:
+            return _FIRST_READ
+        left_s = self._max_gap_s - self._costs.plain_s[n]
+        return max(0, min(MOST_READ, int(left_s / max(self._read_token_s, 1e-9))))
 
     def _best(self, offers: list[_Offer], n: int) -> _Taken:
         best: _Taken = []
-        best_speed = WORTH * n / self._costs[n][0]
+        best_speed = WORTH * n / self._costs.plain_s[n]
         for size in _SIZES:
             taken = _taken(offers, size)
-            seconds = self._cost_s(n, sum(len(draft) for _, draft in taken))
+            seconds = self._costs.seconds(n, len(taken), _n_drafted(taken))
             if seconds is None:
                 break
             seconds += self._model_step_s * _n_asked(taken)
-            if seconds > self._limit_s(n, n_served=len(taken)):
+            read_s = _n_to_read(taken) * (self._read_token_s or 0.0)
+            if seconds + read_s > self._limit_s(n, n_served=len(taken)):
                 continue
             promised = n + sum(_n_expected(offer.rate, len(draft)) for offer, draft in taken)
             if promised / seconds > best_speed:
@@ -144,67 +228,118 @@ class Speculation:
         """Seconds that a check may take which promises more to *n_served* of *n* streams."""
         if n_served == n:
             return self._max_gap_s
-        return min(self._max_gap_s, MOST_SLOWDOWN * self._costs[n][0])
+        return min(self._max_gap_s, MOST_SLOWDOWN * self._costs.plain_s[n])
 
     def _known(self, taken: _Taken) -> dict[Sequence, list[int]]:
         """With the tokens of the draft model, where it is to be asked and knows the text."""
         drafts = {offer.sequence: draft for offer, draft in taken if not offer.by_model}
-        asked = [offer.sequence for offer, _ in taken if offer.by_model]
-        if self._model is None or not asked:
+        asked = [(offer, len(draft)) for offer, draft in taken if offer.by_model]
+        try:
+            proposed = self._proposed([offer for offer, _ in asked], _n_asked(taken))
+        except DecodeAborted:
             return drafts
-        started, n = self._clock(), _n_asked(taken)
-        texts = [(sequence.seq, sequence.tokens) for sequence in asked]
-        proposed = dict(zip(asked, self._model.propose(texts, n), strict=True))
-        if all(proposed.values()):
-            self._model_step_s = _learned(self._model_step_s, (self._clock() - started) / n)
-        for offer, unknown in taken:
-            draft = proposed.get(offer.sequence, [])[: len(unknown)]
-            if draft and offer.sequence.drafter is not None:
-                offer.sequence.drafter.take(draft)
-                drafts[offer.sequence] = draft
+        except (DecodeFailed, KvFull) as error:
+            self._give_up(error)
+            return drafts
+        for (offer, n), draft in zip(asked, proposed, strict=True):
+            _drafter(offer.sequence).take(draft[:n])
+            drafts[offer.sequence] = draft[:n]
         return drafts
 
-    def _retried(self, offers: list[_Offer]) -> _Taken:
-        """A check that does not seem worth it, once in a while."""
+    def _proposed(self, offers: list[_Offer], n: int) -> list[list[int]]:
+        """*n* tokens for each of *offers*, whose texts are read first."""
+        if self._model is None or not offers:
+            return []
+        texts = [(offer.sequence.seq, offer.sequence.tokens) for offer in offers]
+        offers = sorted(offers, key=lambda offer: offer.n_unread)
+        while offers and offers[-1].n_unread >= _LEAST_TIMED:
+            longest = offers.pop()
+            self._read(longest.sequence, longest.n_unread)
+        started = self._clock()
+        for offer in offers:
+            self._read(offer.sequence, offer.n_unread)
+        proposed = self._model.propose(texts, n)
+        if self._has_proposed:  # libraries allocate memory in the first call
+            self._model_step_s = learned(self._model_step_s, (self._clock() - started) / n)
+        self._has_proposed = True
+        return proposed
+
+    def _read_part(self, unread: list[_Offer], taken: _Taken, n: int) -> None:
+        """Let the draft model read on for the stream for which it has the least to read, as far as
+        this step of *n* streams has time for that beside the drafts that were *taken*."""
+        n_part = self._most_read(n) - _n_to_read(taken)
+        if self._model is None or not unread or n_part < 1:
+            return
+        first = min(unread, key=lambda offer: offer.n_unread)
+        try:
+            self._read(first.sequence, n_part)
+        except DecodeAborted:
+            return
+        except (DecodeFailed, KvFull) as error:
+            self._give_up(error)
+
+    def _read(self, sequence: Sequence, n: int) -> None:
+        if self._model is None or not n:
+            return
+        started = self._clock()
+        self._model.read(sequence.seq, sequence.tokens, n)
+        if n < _LEAST_TIMED:
+            return
+        if self._has_read:  # see above
+            self._read_token_s = learned(self._read_token_s, (self._clock() - started) / n)
+        self._has_read = True
+
+    def _give_up(self, error: Exception) -> None:
+        _log.warning(
+            "draft_model failed, and proposes nothing from now on: %s. Answers go on without it.",
+            str(error) or "its KV cache is full",
+        )
+        self._model = None
+
+    def _retried(self, offers: list[_Offer], n: int) -> _Taken:
+        """A check that does not seem worth it, once in a while. One that takes longer than a stream
+        may wait is not made: what is known of it fades instead."""
         self._n_refused += 1
         if self._n_refused < self._patience:
             return []
-        self._n_refused, self._patience = 0, min(2 * self._patience, LAST_PATIENCE)
-        return _taken(offers, _RETRY_SIZE)
+        self._n_refused = 0
+        for taken in (_taken(offers, RETRY_SIZE), _taken(offers[:1], 1)):
+            if self._retry_s(taken, n) <= self._max_gap_s:
+                self._patience = min(2 * self._patience, LAST_PATIENCE)
+                return taken
+        if any(offer.by_model for offer in offers):
+            self._model_step_s /= 2
+        self._costs.fade(n)
+        return []
 
-    def _cost_s(self, n: int, n_drafted: int) -> float | None:
-        """Seconds of a call of *n* sequences with *n_drafted* tokens more: measured, or estimated
-        from other sizes. None where those are much smaller, so that larger drafts are tried one
-        after the other. A first try costs no more than a step, as far as anybody knows."""
-        known = self._costs[n]
-        if n_drafted in known:
-            return known[n_drafted]
-        below = max(size for size in known if size < n_drafted)
-        above = min((size for size in known if size > n_drafted), default=0)
-        if above:
-            slope = (known[above] - known[below]) / (above - below)
-        elif n_drafted > 2 * below + max(_RETRY_SIZE, n):
-            return None
-        else:
-            slope = max(known[below] - known[0], 0.0) / below if below else 0.0
-        return known[below] + slope * (n_drafted - below)
+    def _retry_s(self, taken: _Taken, n: int) -> float:
+        seconds = self._costs.seconds(n, len(taken), _n_drafted(taken)) or 0.0
+        read_s = _n_to_read(taken) * (self._read_token_s or 0.0)
+        return seconds + self._model_step_s * _n_asked(taken) + read_s
 
-    def observe(self, n: int, n_drafted: int, seconds: float) -> None:
-        """Note what a call of *n* sequences with *n_drafted* proposed tokens has taken. The first
-        one of its shape does not count: libraries allocate memory in it."""
-        if (n, n_drafted) not in self._tried:
-            self._tried.add((n, n_drafted))
-            return
-        self._costs[n][n_drafted] = _learned(self._costs[n].get(n_drafted), seconds)
+    def observe(self, n: int, n_served: int, n_drafted: int, seconds: float) -> None:
+        """See CheckCosts."""
+        self._costs.observe(n, n_served, n_drafted, seconds)
 
     def pause(self) -> None:
         """Propose nothing for some steps: the KV cache is too full."""
         self._n_paused = PAUSE_STEPS
 
 
-def _learned(known: float | None, seconds: float) -> float:
-    """What a call is expected to take, after one that took *seconds*."""
-    return min((known or seconds) * (1 - _LEARNING_RATE) + _LEARNING_RATE * seconds, seconds)
+def _drafter(sequence: Sequence) -> Drafter:
+    if sequence.drafter is None:
+        sequence.drafter = Drafter()
+    return sequence.drafter
+
+
+def _n_drafted(taken: _Taken) -> int:
+    """Tokens of all drafts."""
+    return sum(len(draft) for _, draft in taken)
+
+
+def _n_to_read(taken: _Taken) -> int:
+    """How many tokens the draft model has to read before it is asked."""
+    return sum(offer.n_unread for offer, _ in taken)
 
 
 def _n_asked(taken: _Taken) -> int:

@@ -168,6 +168,7 @@ def _card(
         description=info.description,
         n_params=info.n_params,
         size_bytes=info.size_bytes,
+        draft_model_bytes=info.draft_model_bytes,
         n_vocab=info.n_vocab,
         n_ctx_train=info.n_ctx_train,
         n_ctx=fit.n_ctx,

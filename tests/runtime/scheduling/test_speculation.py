@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime.backend import N_CHECKED, Tokens
+from spillover.runtime.backend import N_CHECKED, DecodeFailed, Tokens
 from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
@@ -21,6 +21,7 @@ from spillover.runtime.scheduling.sequence import Job, Sequence
 from spillover.runtime.scheduling.speculation import (
     FIRST_PATIENCE,
     LAST_PATIENCE,
+    MOST_READ,
     MOST_STREAMS,
     PAUSE_STEPS,
     Speculation,
@@ -140,12 +141,14 @@ def sequences(n: int, *, max_tokens: int | None = None) -> list[Sequence]:
     return [Sequence(job, 0, None, now=0.0) for job in jobs]
 
 
-def chooser(costs: dict[int, float], n: int = 1, *, room: int = 10_000) -> Speculation:
-    """One that knows what calls cost, by proposed tokens."""
+def chooser(
+    costs: dict[int, float], n: int = 1, *, served: int | None = None, room: int = 10_000
+) -> Speculation:
+    """One that knows what calls cost, by proposed tokens, for all streams or so many of them."""
     found = Speculation(N_CTX, lambda n_cells: n_cells <= room, MAX_GAP_S)
     for n_drafted, seconds in costs.items():
         for _ in range(2):
-            found.observe(n, n_drafted, seconds)
+            found.observe(n, n if served is None else served, n_drafted, seconds)
     return found
 
 
@@ -173,7 +176,7 @@ def test_larger_drafts_are_tried_one_after_the_other() -> None:
     for _ in range(8):
         (size,) = sizes(found, sequences(1))
         tried.append(size)
-        found.observe(1, size, 1.0)
+        found.observe(1, 1, size, 1.0)
     assert tried == [3, 3, 7, 7, 15, 15, 15, 15]
 
 
@@ -186,7 +189,7 @@ def test_where_checks_lose_they_are_tried_ever_more_rarely() -> None:
     for step in range(3 * LAST_PATIENCE):
         if sizes(found, sequences(1)):
             checks.append(step)
-            found.observe(1, 3, DEAR[3])
+            found.observe(1, 1, 3, DEAR[3])
     assert checks[0] == FIRST_PATIENCE - 1
     gaps = np.diff(checks).tolist()
     assert gaps == sorted(gaps)
@@ -194,16 +197,46 @@ def test_where_checks_lose_they_are_tried_ever_more_rarely() -> None:
 
 
 def test_a_check_that_was_slow_by_chance_is_soon_seen_to_be_fast() -> None:
-    found = chooser({0: 1.0, 3: 90.0})
+    found = chooser({0: 1.0, 3: 9.0})
     for _ in range(FIRST_PATIENCE):
         chosen = sizes(found, sequences(1))
     assert chosen == [3]
-    found.observe(1, 3, 1.1)
+    found.observe(1, 1, 3, 1.1)
     assert sizes(found, sequences(1)) != []
+
+
+def test_a_check_that_takes_longer_than_a_stream_may_wait_is_tried_with_one_token() -> None:
+    found = chooser({0: 10.0, 1: 19.5, 3: 30.0})
+    tried = [sizes(found, sequences(1)) for _ in range(FIRST_PATIENCE)]
+    assert tried[-1] == [1]
+
+
+def test_what_is_known_of_checks_that_take_too_long_fades_without_one() -> None:
+    found = chooser({0: 1.0, 1: 70.0, 3: 90.0})
+    chosen = [sizes(found, sequences(1)) for _ in range(4 * FIRST_PATIENCE)]
+    assert chosen[: 2 * FIRST_PATIENCE] == [[]] * 2 * FIRST_PATIENCE
+    assert any(chosen)
+    found.observe(1, 1, 3, 90.0)
+    assert found._costs.seconds(1, 1, 3) == 90.0
+
+
+def test_what_checks_cost_depends_on_how_many_streams_have_a_draft(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On ONNX Runtime each draft is a run of its own."""
+    found, decoding = chooser({0: 1.0, 2: 9.0, 6: 9.0}, 2, served=2), sequences(2)
+    assert sizes(found, decoding) == []
+    for _ in range(2):
+        found.observe(2, 1, 3, 1.1)
+    monkeypatch.setattr(decoding[1], "drafter", Drafter())
+    assert sizes(found, decoding) == [3]
 
 
 def test_streams_without_a_draft_are_hardly_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     found, (one, other) = chooser(CHEAP | {7: 1.6, 15: 1.9}, 2), sequences(2)
+    for n_drafted, seconds in ((1, 1.0), (3, 1.1), (7, 1.6), (15, 1.9)):
+        for _ in range(2):
+            found.observe(2, 1, n_drafted, seconds)
     assert sizes(found, [one, other]) != []
     assert other.drafter is not None
     monkeypatch.setattr(other.drafter, "follow", lambda tokens: None)
@@ -246,27 +279,57 @@ def test_a_full_cache_ends_drafts_for_a_while() -> None:
 
 
 class Proposing:
-    """A draft model that takes *step_s* for a token."""
+    """A draft model that takes *step_s* for a token, and *read_s* for one of a text."""
 
-    def __init__(self, step_s: float) -> None:
+    def __init__(self, step_s: float, read_s: float = 0.0) -> None:
         self.now = 0.0
-        self.step_s = step_s
+        self.step_s, self.read_s = step_s, read_s
         self.n_asked: list[int] = []
-        self.knows_text = True
+        self.n_reads: list[int] = []
+        self.unread: dict[int, int] = {}
+        self.is_full = False
+        self.failure: Exception | None = None
+
+    def n_unread(self, seq: int, tokens: Tokens) -> int:
+        return self.unread.get(seq, 0)
+
+    def has_room(self, n_tokens: int, seqs: Collection[int]) -> bool:
+        return not self.is_full
+
+    def read(self, seq: int, tokens: Tokens, n: int) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.now += n * self.read_s
+        self.n_reads.append(n)
+        self.unread[seq] = max(self.unread[seq] - n, 0)
 
     def propose(self, texts: Iterable[tuple[int, Tokens]], n: int) -> list[list[int]]:
+        if self.failure is not None:
+            raise self.failure
+        assert not any(self.unread.get(seq) for seq, _ in texts)
         self.now += n * self.step_s
         self.n_asked.append(n)
-        return [[5] * n if self.knows_text else [] for _ in texts]
+        return [[5] * n for _ in texts]
 
 
-def with_model(step_s: float) -> tuple[Speculation, Proposing]:
-    model = Proposing(step_s)
+def with_model(
+    step_s: float, read_s: float = 0.0, n: int = 1, costs: dict[int, float] | None = None
+) -> tuple[Speculation, Proposing]:
+    model = Proposing(step_s, read_s)
     found = Speculation(N_CTX, lambda n_cells: True, MAX_GAP_S, model, lambda: model.now)
-    for n_drafted, seconds in CHEAP.items():
-        for _ in range(2):
-            found.observe(1, n_drafted, seconds)
+    for n_drafted, seconds in (costs or CHEAP).items():
+        for n_served in range(1, n + 1):
+            for _ in range(2):
+                found.observe(n, n_served, n_drafted, seconds)
     return found, model
+
+
+def placed(n: int, **fields: int) -> list[Sequence]:
+    """With ids of their own."""
+    found = sequences(n, **fields)
+    for seq, sequence in enumerate(found):
+        sequence.placed(seq, 0, slot=seq)
+    return found
 
 
 def test_a_draft_model_is_asked_where_the_text_offers_less(fixed: type[Fixed]) -> None:
@@ -282,19 +345,90 @@ def test_a_draft_model_is_asked_where_the_text_offers_less(fixed: type[Fixed]) -
 def test_the_time_of_a_draft_model_counts(fixed: type[Fixed]) -> None:
     fixed.rate = 0.0
     found, model = with_model(2.0)
-    assert sizes(found, sequences(1)) != []  # nothing is known of its speed
+    for _ in range(2):  # nothing is known of its speed: the first call does not count
+        assert sizes(found, sequences(1)) != []
     assert [sizes(found, sequences(1)) for _ in range(FIRST_PATIENCE - 1)] == [[]] * (
         FIRST_PATIENCE - 1
     )
-    assert len(model.n_asked) == 1
+    assert len(model.n_asked) == 2
 
 
-def test_a_draft_model_that_still_reads_the_text_proposes_nothing(fixed: type[Fixed]) -> None:
+def test_while_a_draft_model_reads_one_text_it_proposes_for_others(fixed: type[Fixed]) -> None:
+    fixed.rate = 0.4
+    found, model = with_model(0.01, n=2)
+    one, other = placed(2)
+    model.unread = {0: 200, 1: 1}
+    drafts = found.drafts([one, other])
+    assert set(drafts[other]) == {5}
+    assert set(drafts[one]) == {9}  # what the text offers
+    while model.unread[0]:
+        found.drafts([one, other])
+    assert max(model.n_reads) == MOST_READ
+    assert set(found.drafts([one, other])[one]) == {5}
+
+
+def test_the_time_for_reading_is_no_time_of_a_proposal(fixed: type[Fixed]) -> None:
+    fixed.rate = 0.0
+    found, model = with_model(0.01, read_s=0.02)
+    (one,) = placed(1)
+    for _ in range(3):
+        model.unread[0] = 16
+        assert sizes(found, [one]) != []
+    assert found._model_step_s == pytest.approx(0.01)
+    assert found._read_token_s == pytest.approx(0.02)
+
+
+def test_no_step_waits_longer_for_reading_than_a_stream_may(fixed: type[Fixed]) -> None:
+    fixed.rate = 0.0
+    found, model = with_model(0.01, read_s=0.5)
+    (one,) = placed(1)
+    model.unread[0] = 500
+    for _ in range(2):
+        found.drafts([one])
+    for rest in (500, 400):
+        model.unread[0], model.read_s = rest, 0.25
+        found._read_token_s, started = 0.25, model.now
+        found._max_gap_s = 6.0
+        monkey = found._gain_s
+        found._gain_s = lambda rate, n: 1e9  # type: ignore[method-assign]  # worth any time
+        found.drafts([one])
+        found._gain_s = monkey  # type: ignore[method-assign]
+        assert 0 < model.now - started <= 6.0 - CHEAP[0]
+
+
+def test_a_long_text_is_not_read_for_a_short_answer(fixed: type[Fixed]) -> None:
+    fixed.rate = 0.0
+    found, model = with_model(0.01, read_s=0.1)
+    (short,), (long,) = placed(1, max_tokens=20), placed(1, max_tokens=400)
+    model.unread[0] = 900
+    for _ in range(30):
+        found.drafts([short])
+        model.unread[0] = 900
+    assert len(model.n_reads) == 2  # to know how long it takes
+    found.drafts([long])
+    assert len(model.n_reads) == 3
+
+
+def test_a_draft_model_without_room_reads_nothing(fixed: type[Fixed]) -> None:
     fixed.rate = 0.0
     found, model = with_model(0.01)
-    model.knows_text = False
-    assert found.drafts(sequences(1)) == {}
-    assert len(model.n_asked) == 1
+    model.unread[0], model.is_full = 100, True
+    for _ in range(LAST_PATIENCE):
+        assert found.drafts(placed(1)) == {}
+    assert model.n_reads == model.n_asked == []
+
+
+@pytest.mark.parametrize("n_unread", [0, 1, 200])
+def test_a_draft_model_that_fails_is_not_asked_again(
+    fixed: type[Fixed], caplog: pytest.LogCaptureFixture, n_unread: int
+) -> None:
+    fixed.rate = 0.4
+    found, model = with_model(0.01)
+    model.unread[0], model.failure = n_unread, DecodeFailed("llama_decode returned -3")
+    for _ in range(10):
+        found.drafts(placed(1))
+    assert set(*found.drafts(placed(1)).values()) == {9}
+    assert [record.message.count("llama_decode returned -3") for record in caplog.records] == [1]
 
 
 def test_a_draft_model_that_is_never_right_is_asked_ever_more_rarely() -> None:
