@@ -168,8 +168,9 @@ export class AnswerView {
   }
 
   #drawNotes(isRunning) {
-    const {answerId} = this.answer;
-    const key = [isRunning, this.answer.state, this.answer.failures.length, Boolean(answerId), isRunning && this.actions.canUseCloud()].join();
+    const canBeKept = isRunning && Boolean(this.answer.answerId) && this.answer.mayLeave;
+    const canLeave = canBeKept && this.actions.canUseCloud();
+    const key = [isRunning, this.answer.state, this.answer.failures.length, canBeKept, canLeave].join();
     if (key === this.notesKey) return;
     this.notesKey = key;
     const {state, failures, usage, text} = this.answer;
@@ -183,9 +184,8 @@ export class AnswerView {
     this.buttons.replaceChildren();
     this.steering.replaceChildren();
     if (isRunning) {
-      if (answerId && this.actions.canUseCloud()) {
-        this.steering.append(button("Ask the cloud", () => this.actions.handOver()), button("Keep it here", () => this.actions.keepLocal()));
-      }
+      if (canLeave) this.steering.append(button("Ask the cloud", () => this.actions.handOver()));
+      if (canBeKept) this.steering.append(button("Keep it here", () => this.actions.keepLocal()));
       return;
     }
     if (text) this.buttons.append(button("Copy", (target) => copy(text, target), "Copy the answer"));

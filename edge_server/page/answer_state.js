@@ -1,10 +1,10 @@
 // What is known of an answer, made from the events of its stream. No DOM here.
 
-/** The fields of an answer that begins. */
+/** The fields of an answer that begins. *mayLeave*: it was asked for so that a provider may write it, and was not kept here since. */
 export function newAnswer() {
   return {
     role: "assistant", text: "", reasoning: "", reasoningMs: 0, marks: [], tools: [], state: "running", stage: "sending",
-    writer: null, answerId: "", run: null, usage: null, speed: 0, error: "", advice: "", failures: [],
+    writer: null, answerId: "", mayLeave: false, run: null, usage: null, speed: 0, error: "", advice: "", failures: [],
   };
 }
 

@@ -4,6 +4,7 @@ import {apply, endOf} from "./answer_state.js";
 import {AnswerStream, ApiError} from "./api.js";
 
 const SAVE_MS = 700;
+const KEEP_AGAIN_MS = 1000;
 
 export class Answering {
   /** By their message's id. */
@@ -11,7 +12,8 @@ export class Answering {
 
   /**
    * *actions*: bodyOf(chat, node, begun), the body to send, or a promise of it; view(node), which shows it, or undefined; save(chat, node, isQuiet);
-   * noted(node, chat) after each event; changed(chat) when an answer began or ended; ended(node, chat, error).
+   * noted(node, chat) after each event; changed(chat) when an answer began or ended; ended(node, chat, error); keepLocal(node), a promise
+   * of whether the answer now stays on this device.
    */
   constructor(actions) {
     this.actions = actions;
@@ -34,6 +36,19 @@ export class Answering {
     for (const {chat, stream} of this.#running.values()) if (chat.id === id) stream.stop();
   }
 
+  /** Holds the answers of a chat to its dial, which may say "never" only since they were asked for. */
+  keepToDial(chat) {
+    for (const run of this.#running.values()) if (run.chat === chat) this.#keepToDial(run);
+  }
+
+  async #keepToDial(run) {
+    const {chat, node} = run;
+    if (chat.dial !== "never" || !node.mayLeave || !node.answerId || run.isBeingKept) return;
+    run.isBeingKept = true;
+    // Where the server did not get it, the next event has it tried again.
+    if (!(await this.actions.keepLocal(node))) setTimeout(() => { run.isBeingKept = false; }, KEEP_AGAIN_MS);
+  }
+
   /** Asks for an answer. *begun*: the text that it goes on with. */
   ask(chat, node, begun) {
     return this.#run(chat, node, {begun});
@@ -50,7 +65,7 @@ export class Answering {
 
   async #run(chat, node, {from = null, begun = null}) {
     const stream = this.#streamOf(chat, node, from);
-    this.#running.set(node.id, {stream, chat});
+    this.#running.set(node.id, {stream, chat, node, isBeingKept: false});
     this.actions.changed(chat);
     this.actions.noted(node, chat);
     try {
@@ -76,6 +91,7 @@ export class Answering {
         if (view) view.take(event);
         else apply(node, event);
         node.run = {stream: stream.stream, n: stream.n};
+        this.#keepToDial(this.#running.get(node.id));
         this.actions.noted(node, chat);
         if (Date.now() - saved < SAVE_MS) return;
         saved = Date.now();

@@ -63,6 +63,7 @@ function setDial(dial) {
   chat.dial = dial;
   $("dial").value = dial;
   settings.set("dial", dial);
+  answering.keepToDial(chat);
   conversation.refresh();
   if (chat.leaf) library.save(chat);
 }
@@ -155,9 +156,16 @@ function changedElsewhere(id, fresh) {
     leave(id);
   } else if (held) {
     held.nodes = {...fresh.nodes, ...held.nodes};
-    held.title = fresh.title;
+    // A "never" of this window may not be written yet.
+    Object.assign(held, {title: fresh.title, model: fresh.model, dial: held.dial === "never" ? "never" : fresh.dial});
+    answering.keepToDial(held);
   } else if (chat.id === id) {
     showChanged(fresh);
+  }
+  if (chat.id === id) {
+    $("dial").value = chat.dial;
+    drawModel();
+    conversation.refresh();
   }
   drawTitle();
   drawChats();
@@ -228,6 +236,7 @@ function answer(begun = null, ...added) {
 
 async function bodyOf(home, node, begun) {
   await greeted; // the models are known then, unless the server does not answer
+  node.mayLeave = home.dial !== "never" && (!models.all.length || models.hasCloud(home.model));
   return answerBody(home, node.parent, {...asked(home), sampling: settings.sampling(), fallback: home.dial, begun});
 }
 
@@ -282,10 +291,12 @@ async function edit(node) {
 async function steer(node, to) {
   try {
     await call("v1/handoffs", {method: "POST", body: {id: node.answerId, to}});
+    if (to === "local") node.mayLeave = false;
     say(to === "cloud" ? "Asking the cloud to go on." : "This answer stays on this device.");
   } catch (error) {
     say(sentence(error.message));
   }
+  conversation.view(node)?.refresh();
 }
 
 async function consent(node, id, granted, scope) {
@@ -338,8 +349,9 @@ const conversation = new Conversation($("messages"), {
 });
 const answering = new Answering({
   bodyOf, noted, ended,
+  keepLocal: (node) => steer(node, "local").then(() => !node.mayLeave),
   view: (node) => conversation.view(node),
-  save: (home, node, isQuiet) => library.save(home, [node], {isQuiet}),
+  save: (home, node, isQuiet) => library.save(home, [node], {isQuiet, sameFields: true}),
   changed: () => {
     drawButtons();
     drawChats();

@@ -21,9 +21,11 @@ export class ConsentCard {
         decide(granted, scope);
       },
     }, label);
+    this.facts = h("dl");
+    this.#showFacts(question);
     this.node = h("section", {class: "consent", "aria-label": "Consent"},
       h("h3", {}, `May ${nameOf(question.to)} go on with this answer?`),
-      h("dl", {}, ...factsOf(question).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+      this.facts,
       question.privacy?.warning ? h("p", {class: "warning"}, `Note: ${question.privacy.warning}.`) : null,
       this.#preview(),
       h("div", {class: "row"}, button("Yes, once", true, "once", "primary"), button("Yes, for this chat", true, "chat"),
@@ -44,15 +46,20 @@ export class ConsentCard {
     this.left.textContent = `Without a reply in ${s} s it stays on this device.`;
   }
 
-  /** What would be sent, as of the moment when it is opened. */
+  #showFacts(question) {
+    this.facts.replaceChildren(...factsOf(question).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  }
+
+  /** What would be sent, as of the moment when it is opened; the facts above it are then of that moment, too. */
   #preview() {
     const place = h("div", {class: "preview", tabindex: "0", role: "region", "aria-label": "What would be sent"});
     const details = h("details", {}, h("summary", {}, "Show what would be sent"), place);
     details.addEventListener("toggle", async () => {
       if (!details.open) return;
       try {
-        const {preview} = await json(`v1/consents/${this.id}`);
-        place.replaceChildren(...previewOf(preview));
+        const now = await json(`v1/consents/${this.id}`);
+        this.#showFacts(now);
+        place.replaceChildren(...previewOf(now.preview));
       } catch (error) {
         place.replaceChildren(h("p", {class: "error"}, error.message));
       }
