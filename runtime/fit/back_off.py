@@ -19,6 +19,11 @@ from spillover.runtime.options import EngineOptions
 LoadStage: TypeAlias = Literal["weights", "context"]
 """What was being made when memory ran out."""
 
+CRASH_ADVICE = (
+    "the file may be damaged, memory too small, or the library broken: run `spillover doctor`"
+)
+"""After a crash that does not tell its reason."""
+
 _GPU_STEPS = 4
 """In so many steps all layers leave the GPU."""
 
@@ -32,6 +37,10 @@ class FailedFit(Struct, frozen=True, kw_only=True):
     stage: LoadStage
     how: str
     """How that showed, in words."""
+    is_guess: bool = False
+    """The worker crashed, which may have other reasons than memory."""
+    is_host: bool = False
+    """It was the host's memory that ran out, for certain, and not a GPU's."""
     has_served: bool = False
     """It was loaded, and memory ran out later: answers go on in the next layout."""
 
@@ -47,11 +56,15 @@ def smaller(failed: FailedFit, options: EngineOptions, shape: ModelShape) -> Con
     fit = failed.fit
     kept = frozenset(name for name in _SETTINGS if getattr(options, name) is not None)
     firm = (kept - {*fit.overridden}) | ({"n_ctx"} if failed.has_served else frozenset())
-    steps = _FOR_WEIGHTS if failed.stage == "weights" else _STEPS
+    steps = list(_FOR_WEIGHTS if failed.stage == "weights" else _STEPS)
+    if failed.is_host:  # layers that leave the GPU would take more of it
+        steps.remove(_fewer_gpu_layers)
     for fixed in (firm,) if failed.has_served else (firm, frozenset[str]()):
         for step in steps:
             found = step(fit, shape, fixed)
-            if found is None or not _is_allowed(found, fit, options):
+            if found is not None and options.deterministic and found.n_gpu_layers > 0:
+                found = structs.replace(found, n_gpu_layers=0)  # all of them or none
+            if found is None or not _is_allowed(found, failed, options):
                 continue
             overridden = {n for n in kept if getattr(found, n) != getattr(fit, n)}
             return structs.replace(
@@ -64,11 +77,21 @@ def smaller(failed: FailedFit, options: EngineOptions, shape: ModelShape) -> Con
     return None
 
 
-def _is_allowed(found: ContextFit, fit: ContextFit, options: EngineOptions) -> bool:
-    """Whether a step helps, and keeps what no layout may change."""
-    if found.n_batch < fit.n_batch:
-        return not options.deterministic
+def _is_allowed(found: ContextFit, failed: FailedFit, options: EngineOptions) -> bool:
+    """Whether a step helps, and keeps what no layout may change: where answers are to repeat
+    themselves, none of them goes on with numbers that are rounded otherwise."""
+    fit = failed.fit
+    if options.deterministic:
+        if found.n_batch < fit.n_batch:
+            return False
+        if failed.has_served and _rounding(found) != _rounding(fit):
+            return False
     return options.use_extra_bufts or found.use_extra_bufts == fit.use_extra_bufts
+
+
+def _rounding(fit: ContextFit) -> tuple[object, ...]:
+    """What decides how the results of a model are rounded."""
+    return fit.n_batch, fit.n_gpu_layers, fit.kv_cache_type, fit.use_extra_bufts
 
 
 def _fewer_gpu_layers(

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, structs
 
 from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
-from spillover.runtime.fit.back_off import FailedFit, LoadStage, smaller
+from spillover.runtime.fit.back_off import CRASH_ADVICE, FailedFit, LoadStage, smaller
 from spillover.runtime.fit.context_fit import GOOD_N_CTX, ContextFit, fit_context
 from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import ModelShape
@@ -119,6 +119,8 @@ class Planner:
         fit = smaller(self._failed, self._options, shape)
         if fit is None and self._failed.has_served:
             return self._failed.fit  # it fitted before, and may do so again
+        if fit is None and self._failed.is_guess:
+            raise ModelError(f"{self._failed.how} while loading: {CRASH_ADVICE}")
         if fit is None:
             what = (
                 f"its weights of {shape.size_bytes >> 20} MiB"
@@ -185,12 +187,18 @@ def _estimate(
         return fit_context(options, shape, free_bytes - shape.size_bytes)
     room = max(gpu_bytes - _GPU_LEFT_BYTES, 0)
     wanted = -1 if options.n_gpu_layers is None else options.n_gpu_layers
+    # How many layers would have room decides how results are rounded: then all of them, or none.
+    must_repeat = options.deterministic and options.n_gpu_layers is None
     spare = room - shape.size_bytes
     if wanted < 0 and spare > 0:
         fit = fit_context(options, shape, spare)
         is_good = options.n_ctx or options.n_kv or fit.n_ctx >= min(GOOD_N_CTX, shape.n_ctx_train)
-        if is_good and fit.kv_bytes <= spare:
-            return _on_gpu(fit, options, shape, gpu_bytes)
+        fit = _on_gpu(fit, options, shape, gpu_bytes)
+        if is_good and fit.kv_bytes <= spare and (fit.n_gpu_layers < 0 or not must_repeat):
+            return fit
+    if must_repeat:
+        fit = fit_context(options, shape, free_bytes - shape.size_bytes)
+        return structs.replace(fit, n_gpu_layers=0)
     share = 1.0 if wanted < 0 else min(wanted / shape.n_layers, 1.0)
     in_ram = shape.size_bytes - min(room, int(shape.size_bytes * share))
     return _on_gpu(fit_context(options, shape, free_bytes - in_ram), options, shape, gpu_bytes)

@@ -19,6 +19,9 @@ EXIT_PARENT_DIED = 71
 EXIT_SHORTAGE = 72
 """The system gave no more memory or threads; the worker has said so in one line."""
 
+KILLED = -int(getattr(signal, "SIGKILL", 1 << 40))
+"""The status after SIGKILL. Windows has none."""
+
 MAYBE_SHORTAGE = (-signal.SIGABRT, 1)
 """How libraries end a process when they get no memory, among other reasons: C++ and ggml abort, and
 OpenMP exits without another thread."""

@@ -20,13 +20,14 @@ from spillover.runtime.errors import (
     SpilloverError,
     WorkerDied,
 )
+from spillover.runtime.fit.back_off import CRASH_ADVICE
 from spillover.runtime.fit.tries import Tries
 from spillover.runtime.machine.device import gpu_names, power_now
 from spillover.runtime.machine.power_saving import PowerSaver
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.dispatcher import Dispatcher
-from spillover.runtime.worker.exits import EXIT_SHORTAGE, MAYBE_SHORTAGE
+from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED, MAYBE_SHORTAGE
 from spillover.runtime.worker.heartbeat import Heartbeat
 from spillover.runtime.worker.restarts import RestartPolicy
 from spillover.runtime.worker.worker_process import WorkerProcess, describe_exit
@@ -213,7 +214,8 @@ class Supervisor:
                     self._tries.has_weights()
                 self._on_progress(report.share)
             case protocol.LoadFailed() if report.shortage:
-                self._tries.refuse(report.shortage)  # when it has ended, another one tries again
+                message = report.message.replace(str(self._path), "")
+                self._tries.refuse(report.shortage, message)  # then another worker tries again
             case protocol.LoadFailed():
                 with self._changed:
                     self._cannot_load(report.message)
@@ -323,11 +325,13 @@ class Supervisor:
         layout; the lock is held."""
         if self.dispatcher.state == "loading" and self._leaves_conversion(status):
             return False
-        is_shortage = status == EXIT_SHORTAGE
         may_be_crash = status < 0 and self._options.use_extra_bufts
-        if was_loading and (self._tries.is_backing_off or not may_be_crash):
-            is_shortage |= status in MAYBE_SHORTAGE
-        failed = self._tries.back_off(how, is_shortage=is_shortage)
+        is_told = self._tries.is_backing_off or not may_be_crash
+        failed = self._tries.back_off(
+            how,
+            is_shortage=status == EXIT_SHORTAGE,
+            may_be_shortage=was_loading and is_told and status in MAYBE_SHORTAGE,
+        )
         if failed is not None:
             _log.info("%s: %s did not fit (%s)", self._name, failed.fit.in_words(), failed.how)
         return failed is not None
@@ -344,6 +348,9 @@ class Supervisor:
             self._choice = EngineChoice(engine="llama", reason=reason)
             self._launch()
             return
+        if status == KILLED:  # somebody has ended it, which says nothing of the file
+            self._start_again(how)
+            return
         if status < 0 and self._options.use_extra_bufts:
             # Weight repacking uses instructions that a miscompiled library crashes on.
             self._options = msgspec.structs.replace(self._options, use_extra_bufts=False)
@@ -353,10 +360,13 @@ class Supervisor:
             _log.warning("%s: %s", self._name, self._detail)
             self._launch()
             return
-        message = (
-            f"the worker {how} while loading {self._path}: the file may be damaged, memory too "
-            "small, or the library broken: run `spillover doctor`"
-        )
+        message = f"the worker {how} while loading {self._path}: {CRASH_ADVICE}"
+        failed = self._tries.failed
+        if failed is not None and self._tries.is_exhausted:
+            message = (
+                f"memory does not even hold {self._path} with {failed.fit.in_words()} "
+                f"({failed.how}): close other programs, or choose a smaller model or quantization"
+            )
         self._fail(ModelError(message))
 
     def _start_again(self, how: str) -> None:

@@ -16,7 +16,7 @@ from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineName
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.command_writer import CommandWriter
-from spillover.runtime.worker.exits import EXIT_SHORTAGE
+from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
@@ -114,7 +114,7 @@ class WorkerProcess:
         """EXIT_SHORTAGE where the system has ended the worker because memory ran out."""
         n_oom_kills = count_oom_kills(SystemFiles())
         is_oom_kill = n_oom_kills is not None and n_oom_kills != self._n_oom_kills
-        is_killed = status == -getattr(signal, "SIGKILL", 0)
+        is_killed = status == KILLED
         return EXIT_SHORTAGE if is_killed and is_oom_kill else status
 
 

@@ -12,7 +12,7 @@ from spillover.runtime.fit.context_fit import ContextFit, fit_context
 from spillover.runtime.fit.device_fit import fit_device
 from spillover.runtime.fit.model_shape import ModelShape
 from spillover.runtime.fit.planner import _layers_in
-from spillover.runtime.fit.tries import MOST_TRIES, Tries
+from spillover.runtime.fit.tries import MOST_GUESSES, MOST_TRIES, Tries
 from spillover.runtime.options import EngineOptions
 
 GIB = 2**30
@@ -154,13 +154,63 @@ def test_only_a_worker_that_had_a_plan_and_lacked_memory_is_followed_by_a_smalle
     tries.plan(fit, "weights")
     assert not tries.back_off("died", is_shortage=False)
     assert tries.back_off("died", is_shortage=True)
-    assert tries.failed == FailedFit(fit=fit, stage="weights", how="the worker died")
+    assert tries.failed == FailedFit(fit=fit, stage="weights", how="the worker died", is_host=True)
     tries.begin()
     tries.plan(fit, "weights")
     tries.has_weights()
-    tries.refuse("out of memory")
+    tries.refuse("out of memory", "cudaMalloc failed: out of memory")
     assert tries.back_off("ended with status 0", is_shortage=False)
     assert tries.failed == FailedFit(fit=fit, stage="context", how="out of memory")
+
+
+def test_what_the_hosts_memory_does_not_hold_stays_on_the_gpu() -> None:
+    """Weights used to leave the GPU for the memory that had run out."""
+    fit = fit_context(EngineOptions(), ON_GPU, 16 * GIB)
+    for stage in ("weights", "context"):
+        told = structs.replace(failed(fit, stage), is_host=True)
+        while (found := smaller(told, EngineOptions(), ON_GPU)) is not None:
+            assert found.n_gpu_layers == -1
+            told = structs.replace(told, fit=found)
+    tries = Tries()
+    for message, is_host in (("unable to allocate CUDA0 buffer", False), ("bad_alloc", True)):
+        tries.begin()
+        tries.plan(fit, "weights")
+        tries.refuse("out of memory", message)
+        found_again = tries.back_off("ended with status 0", is_shortage=False)
+        assert found_again is not None
+        assert found_again.is_host == is_host
+
+
+def test_an_answer_that_must_repeat_itself_never_goes_on_with_another_rounding() -> None:
+    options = EngineOptions(deterministic=True).settled()
+    fit = structs.replace(fit_context(options, ON_GPU, 16 * GIB), n_kv=65_536)
+    told = failed(fit, has_served=True)
+    names = {"n_gpu_layers", "kv_cache_type", "use_extra_bufts", "n_batch"}
+    while (found := smaller(told, options, ON_GPU)) is not None:
+        assert not changed(told.fit, found) & names
+        told = failed(found, has_served=True)
+    assert told.fit.n_kv < fit.n_kv
+    at_load = smaller(failed(fit), options, ON_GPU)
+    assert at_load is not None
+    assert at_load.n_gpu_layers == 0
+
+
+def test_crashes_that_tell_nothing_of_memory_are_followed_by_few_tries() -> None:
+    fit = fit_context(EngineOptions(), SHAPE, GIB)
+    tries = Tries()
+
+    def back_off(*, is_shortage: bool = False) -> bool:
+        tries.begin()
+        tries.plan(fit, "context")
+        return bool(tries.back_off("died", is_shortage=is_shortage, may_be_shortage=True))
+
+    assert [back_off() for _ in range(2)] == [True] * 2
+    assert back_off(is_shortage=True), "this one told"
+    assert [back_off() for _ in range(MOST_GUESSES + 1)] == [True] * MOST_GUESSES + [False]
+    assert tries.failed is not None
+    assert tries.failed.is_guess
+    assert not tries.failed.is_host
+    assert not tries.is_exhausted
 
 
 def test_the_smallest_layout_that_has_served_is_known_by_being_planned_again() -> None:

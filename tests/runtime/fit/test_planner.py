@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from spillover.runtime.errors import ModelError
 from spillover.runtime.fit import planner
 from spillover.runtime.fit.back_off import FailedFit
 from spillover.runtime.fit.context_fit import ContextFit
@@ -126,6 +127,25 @@ def test_a_model_in_both_memories_counts_each_layer_once(device: Device, gpu_gib
     fit = device.plan(LARGE)[1]
     assert 10 <= fit.n_gpu_layers < 25
     assert (fit.n_ctx, fit.kv_cache_type) == (16_384, "f16")
+
+
+@pytest.mark.parametrize(("gpu_gib", "n_gpu_layers"), [(24.0, -1), (14.3, 0), (7.0, 0)])
+def test_where_answers_are_to_repeat_themselves_all_layers_are_on_the_gpu_or_none(
+    device: Device, gpu_gib: float, n_gpu_layers: int
+) -> None:
+    device.gpu_gib = gpu_gib
+    assert device.plan(LARGE, deterministic=True)[1].n_gpu_layers == n_gpu_layers
+
+
+def test_a_crash_is_not_called_a_lack_of_memory(device: Device) -> None:
+    """A damaged file used to ask for a smaller model."""
+    least = ContextFit(n_ctx=2048, n_kv=2048, n_parallel=1, n_batch=128, use_extra_bufts=False)
+    below = FailedFit(fit=least, stage="weights", how="the worker died", is_guess=True)
+    with pytest.raises(ModelError, match=r"the worker died while loading.*spillover doctor"):
+        Planner(device.options(), failed=below).plan(SHAPE)
+    told = structs.replace(below, is_guess=False)
+    with pytest.raises(ModelError, match="does not even hold its weights"):
+        Planner(device.options(), failed=told).plan(SHAPE)
 
 
 def test_layers_that_the_owner_keeps_off_the_gpu_take_memory_of_the_host(device: Device) -> None:

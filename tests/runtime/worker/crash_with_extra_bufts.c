@@ -1,5 +1,5 @@
-/* Preloaded into a worker: the first graph that llama.cpp computes ends in SIGSEGV, as with a
- * library that was compiled wrongly, but only when weight repacking (extra buffer types) is on, or
+/* Preloaded into a worker: the first graph that llama.cpp computes ends in SIGSEGV (or the signal of
+ * this number in CRASH_SIGNAL), as with a library that was compiled wrongly, but only when weight repacking (extra buffer types) is on, or
  * CRASH_ALWAYS is set. Each start of a process adds a byte to the file CRASH_STARTS.
  *
  * libllama asks for the extra buffer types by name through a function of libggml-base, and starts
@@ -35,6 +35,7 @@ void *ggml_backend_reg_get_proc_address(void *reg, const char *name) {
 }
 
 int ggml_backend_sched_graph_compute_async(void *sched, void *graph) {
-    if (repacks || getenv("CRASH_ALWAYS")) raise(SIGSEGV);
+    const char *signal = getenv("CRASH_SIGNAL");
+    if (repacks || getenv("CRASH_ALWAYS")) raise(signal ? atoi(signal) : SIGSEGV);
     return ((int (*)(void *, void *))real("ggml_backend_sched_graph_compute_async"))(sched, graph);
 }

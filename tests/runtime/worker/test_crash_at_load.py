@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import ModelError, WorkerDied
+from spillover.runtime.fit.tries import MOST_GUESSES
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.machine.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions
@@ -53,19 +55,35 @@ def test_a_request_that_came_while_it_was_loading_is_answered(
 
 
 @pytest.mark.usefixtures("broken_library")
-def test_a_worker_that_dies_again_is_not_started_a_third_time(
-    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "n_starts"), [("SIGSEGV", 2), ("SIGABRT", 2 + MOST_GUESSES)])
+def test_a_worker_that_dies_again_is_started_a_few_times_at_most(
+    name: str, n_starts: int, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What aborts may lack memory, but need not: with a smaller layout that was said of any file
+    that was damaged."""
     llama_problem(tmp_path)  # known from now on: no process is started for it
     starts = tmp_path / "starts"
     monkeypatch.setenv("CRASH_ALWAYS", "1")
+    monkeypatch.setenv("CRASH_SIGNAL", str(int(getattr(signal, name))))
     monkeypatch.setenv("CRASH_STARTS", str(starts))
     with (
         LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine,
-        pytest.raises(ModelError, match="SIGSEGV"),
+        pytest.raises(ModelError, match=f"{name} while loading .*the file may be damaged"),
     ):
         engine.wait_ready(60)
-    assert starts.read_bytes() == b"xx"
+    assert starts.read_bytes() == b"x" * n_starts
+
+
+@pytest.mark.usefixtures("broken_library")
+def test_a_worker_that_is_killed_while_it_loads_keeps_its_layout_of_the_weights(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRASH_SIGNAL", str(int(signal.SIGKILL)))
+    options = EngineOptions(cache_dir=tmp_path, n_threads=1, max_restarts=1)
+    with LocalEngine(model_path, options) as engine:
+        with pytest.raises(WorkerDied, match="SIGKILL too often"):
+            engine.wait_ready(60)
+        assert "use_extra_bufts" not in engine.status().detail
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of memory are POSIX's")
