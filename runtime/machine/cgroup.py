@@ -60,6 +60,17 @@ def group_memory(files: SystemFiles) -> GroupMemory | None:
     )
 
 
+def group_oom_kills(files: SystemFiles) -> int | None:
+    """How many processes of this process's group, or of the next one above that counts them, the
+    system has ended for want of memory. None where it does not tell, as with version 1, which
+    counts without the groups below."""
+    for folder in _folders(files, "memory"):
+        n = files.counts(f"{folder}/memory.events").get("oom_kill")
+        if n is not None:
+            return n
+    return None
+
+
 def _folders(files: SystemFiles, controller: str) -> Generator[str]:
     """The folders of this process's group and of those above it, which limit it too. A container
     sees its own group as the topmost, but version 1 may name it by its path outside."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from msgspec import Struct
 
-from spillover.runtime.machine.cgroup import group_memory
+from spillover.runtime.machine.cgroup import group_memory, group_oom_kills
 from spillover.runtime.machine.system_files import SystemFiles
 
 
@@ -21,10 +23,27 @@ def read_memory(files: SystemFiles) -> Memory | None:
     return None if total is None or available is None else within_groups(files, total, available)
 
 
-def count_oom_kills(files: SystemFiles) -> int | None:
-    """How many processes the system has ended since its start because it had no memory left; None
-    where it does not tell."""
-    return files.counts("proc/vmstat").get("oom_kill")
+class OomKills:
+    """Tells whether the system has lately ended a process because it had no memory left: one of
+    this process's group or, where groups do not count them, any process."""
+
+    def __init__(self, files: SystemFiles) -> None:
+        self._files = files
+        self._counts = deque([self._count()] * 2, maxlen=2)
+
+    def look(self) -> None:
+        """Forget what came before the look before this one. To be called again and again."""
+        self._counts.append(self._count())
+
+    @property
+    def are_new(self) -> bool:
+        """Whether there were any since the last look but one: one that has just come may have been
+        counted at the last."""
+        return self._counts[0] != self._count()
+
+    def _count(self) -> int | None:
+        n = group_oom_kills(self._files)
+        return self._files.counts("proc/vmstat").get("oom_kill") if n is None else n
 
 
 def within_groups(files: SystemFiles, total: int, available: int) -> Memory:

@@ -89,6 +89,7 @@ class Heartbeat:
             begun = time.monotonic()
             if self._stopped.wait(self._interval_s):
                 return
+            self._worker.look_at_oom_kills()
             before_s, slept_s = slept_s, asleep_s()
             if slept_s - before_s > LEAST_SLEEP_S:
                 self._watchdog = Watchdog(self._interval_s)

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from spillover.runtime.machine.memory import count_oom_kills
+from spillover.runtime.machine.memory import OomKills
 from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineName
 from spillover.runtime.worker import protocol
@@ -47,7 +47,7 @@ class WorkerProcess:
         self._on_report = on_report
         self._on_end = on_end
         first_frame = protocol.encode(order)
-        self._n_oom_kills = count_oom_kills(SystemFiles())
+        self._oom_kills = OomKills(SystemFiles())
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -92,6 +92,10 @@ class WorkerProcess:
         if threading.current_thread() is not self._reader:
             self._reader.join(_QUIT_TIMEOUT_S)
 
+    def look_at_oom_kills(self) -> None:
+        """To be called again and again, so that only one that has just come may be its end."""
+        self._oom_kills.look()
+
     def kill(self) -> None:
         self._process.kill()
 
@@ -112,10 +116,8 @@ class WorkerProcess:
 
     def _status(self, status: int) -> int:
         """EXIT_SHORTAGE where the system has ended the worker because memory ran out."""
-        n_oom_kills = count_oom_kills(SystemFiles())
-        is_oom_kill = n_oom_kills is not None and n_oom_kills != self._n_oom_kills
-        is_killed = status == KILLED
-        return EXIT_SHORTAGE if is_killed and is_oom_kill else status
+        is_oom_kill = status == KILLED and self._oom_kills.are_new
+        return EXIT_SHORTAGE if is_oom_kill else status
 
 
 def environment(engine: EngineName) -> dict[str, str]:

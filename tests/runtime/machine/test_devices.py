@@ -10,7 +10,7 @@ from spillover.runtime.machine.bandwidth import measure_bandwidth
 from spillover.runtime.machine.cgroup import cpu_quota, group_memory
 from spillover.runtime.machine.cores import read_cores
 from spillover.runtime.machine.device import DeviceReport, describe_device, memory_bandwidth
-from spillover.runtime.machine.memory import read_memory
+from spillover.runtime.machine.memory import OomKills, read_memory
 from spillover.runtime.machine.power import PowerReading, read_power
 from spillover.runtime.machine.system_files import SystemFiles, cpus_of
 from tests.runtime.machine.trees import (
@@ -141,6 +141,30 @@ def test_version_1_of_control_groups_limits_a_container_too(tmp_path: Path) -> N
     }
     written(tmp_path, unlimited)
     assert (cpu_quota(files), group_memory(files)) == (None, None)
+
+
+@pytest.mark.parametrize("of_group", [True, False])
+def test_a_process_that_the_system_has_ended_long_ago_ends_no_other(
+    tmp_path: Path, *, of_group: bool
+) -> None:
+    """Each kill of a worker counted as a lack of memory, once anything had been ended for that."""
+
+    def set_to(n: int) -> SystemFiles:
+        counts = {"proc/vmstat": f"oom_kill {n}", "proc/self/cgroup": "0::/app"}
+        events = {"sys/fs/cgroup/app/memory.events": f"oom 1\noom_kill {n}"} if of_group else {}
+        return written(tmp_path, {**counts, **events})
+
+    kills = OomKills(set_to(3))
+    assert not kills.are_new
+    set_to(4)
+    assert kills.are_new
+    kills.look()
+    assert kills.are_new, "it came shortly before the look"
+    kills.look()
+    assert not kills.are_new
+    if of_group:
+        written(tmp_path, {"proc/vmstat": "oom_kill 99"})
+        assert not kills.are_new, "that was another program's"
 
 
 @pytest.mark.parametrize(
