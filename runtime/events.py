@@ -121,7 +121,8 @@ class Timings(Struct, frozen=True, kw_only=True):
     prefill_ms: float
     decode_ms: float
     n_drafted: int = 0
-    """Tokens that were proposed and checked, to generate more than one at a time."""
+    """Tokens that were proposed and checked, to generate more than one at a time: by the last
+    worker, if an earlier one died."""
     n_accepted: int = 0
     """Those of them that became part of the answer."""
 

@@ -41,7 +41,11 @@ class Setting(Struct, frozen=True, kw_only=True):
     @property
     def allowed(self) -> str:
         """What it may be, in words: "an integer from 0 to 65535"."""
-        return setting_type.describe(self.type)
+        words = setting_type.describe(self.type)
+        either = f" or {setting_type.AUTO}"
+        if self.default_text == "none" and words.endswith(either):
+            return f"{words.removesuffix(either)}, or {setting_type.AUTO} for none"
+        return words
 
 
 def setting_list() -> tuple[Setting, ...]:

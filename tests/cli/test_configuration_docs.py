@@ -14,6 +14,7 @@ from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPatte
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices
+from spillover.edge_server.config.setting_list import setting_list
 from spillover.edge_server.config.setting_type import show
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,3 +57,9 @@ def test_every_threshold_of_a_policy_is_listed_with_its_default() -> None:
 def test_every_key_of_a_table_is_named(table: type[msgspec.Struct]) -> None:
     names = [field.name for field in msgspec.structs.fields(table)]
     assert [name for name in names if not re.search(rf"\b{name}\b", WORDS)] == []
+
+
+def test_auto_is_explained_where_it_means_nothing_at_all() -> None:
+    allowed = {setting.name: setting.allowed for setting in setting_list()}
+    assert allowed["draft_model"] == "a path, or auto for none"
+    assert allowed["data_dir"] == "a path or auto"
