@@ -18,6 +18,14 @@ _ONE_LATENT = ("deepseek2",)
 """Architectures whose keys and values are one, which llama.cpp keeps in f16 only."""
 
 
+class GpuMemory(Struct, frozen=True, kw_only=True):
+    """Of all GPUs of the device together."""
+
+    free_bytes: int
+    is_shared: bool = False
+    """It is the host's memory, as with integrated GPUs."""
+
+
 class ModelShape(Struct, frozen=True, kw_only=True):
     """Sizes of a model; bytes."""
 

@@ -13,7 +13,7 @@ from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.fit.back_off import CRASH_ADVICE, FailedFit, LoadStage, smaller
 from spillover.runtime.fit.context_fit import GOOD_N_CTX, ContextFit, fit_context
 from spillover.runtime.fit.device_fit import COMPUTE_BYTES
-from spillover.runtime.fit.model_shape import ModelShape
+from spillover.runtime.fit.model_shape import GpuMemory, ModelShape
 from spillover.runtime.machine.device import (
     available_memory,
     gpu_names,
@@ -96,18 +96,19 @@ class Planner:
         """Whether a layout was planned, and not proved yet."""
         return self._planned is not None
 
-    def plan(self, shape: ModelShape, gpu_bytes: int | None = None) -> ContextFit:
-        """The layout to load with. *gpu_bytes*: what is free on the GPU; None: there is none.
-        Raises ModelError if nothing smaller is left."""
+    def plan(self, shape: ModelShape, gpu: GpuMemory | None = None) -> ContextFit:
+        """The layout to load with. *gpu*: what is free on the GPU; None: there is none. Raises
+        ModelError if nothing smaller is left."""
         # Before it is loaded: loaded weights are free no more, and would count twice.
-        self._free = max(self.free_bytes - shape.size_bytes, 0), gpu_bytes
-        fit = self._begin(shape, gpu_bytes) if self._failed is None else self._smaller(shape)
+        free_bytes = max(self.free_bytes - shape.size_bytes, 0)
+        self._free = free_bytes, None if gpu is None else gpu.free_bytes
+        fit = self._begin(shape, gpu) if self._failed is None else self._smaller(shape)
         self._planned = shape, fit
         self._tell(fit, "weights" if shape.is_gguf else "context")
         return fit
 
-    def _begin(self, shape: ModelShape, gpu_bytes: int | None) -> ContextFit:
-        estimate = _estimate(self._options, shape, self.free_bytes, gpu_bytes)
+    def _begin(self, shape: ModelShape, gpu: GpuMemory | None) -> ContextFit:
+        estimate = _estimate(self._options, shape, self.free_bytes, gpu)
         known = self._store(shape).read()
         if known is None or known.is_stale(*self._free) or not known.is_within(estimate):
             return estimate
@@ -179,38 +180,36 @@ def _reserve(n_bytes: int) -> None:
 
 
 def _estimate(
-    options: EngineOptions, shape: ModelShape, free_bytes: int, gpu_bytes: int | None
+    options: EngineOptions, shape: ModelShape, free_bytes: int, gpu: GpuMemory | None
 ) -> ContextFit:
     """The layout for so much memory, and so much on the GPU, before anything is loaded: all in the
     GPU's memory where that holds a good context, else layer by layer in both."""
-    if gpu_bytes is None or not shape.n_layers or options.n_gpu_layers == 0:
-        return fit_context(options, shape, free_bytes - shape.size_bytes)
-    room = max(gpu_bytes - _GPU_LEFT_BYTES, 0)
-    wanted = -1 if options.n_gpu_layers is None else options.n_gpu_layers
-    # How many layers would have room decides how results are rounded: then all of them, or none.
-    must_repeat = options.deterministic and options.n_gpu_layers is None
-    spare = room - shape.size_bytes
-    if wanted < 0 and spare > 0:
-        fit = fit_context(options, shape, spare)
+    size_bytes, wanted = shape.size_bytes, options.n_gpu_layers
+    if gpu is None or not shape.n_layers or wanted == 0:
+        return fit_context(options, shape, free_bytes - size_bytes)
+    room = max(gpu.free_bytes - _GPU_LEFT_BYTES, 0)
+    spare = room - size_bytes
+    if gpu.is_shared:
+        spare = min(spare, free_bytes - size_bytes)
+        beside = min(free_bytes - size_bytes, room)
+    else:
+        share = 1.0 if wanted is None or wanted < 0 else min(wanted / shape.n_layers, 1.0)
+        beside = free_bytes - size_bytes + min(room, int(size_bytes * share))
+    if wanted in (None, -1) and spare > 0:
+        fit = _on_gpu(fit_context(options, shape, spare), shape, gpu, wanted)
         is_good = options.n_ctx or options.n_kv or fit.n_ctx >= min(GOOD_N_CTX, shape.n_ctx_train)
-        fit = _on_gpu(fit, options, shape, gpu_bytes)
-        if is_good and fit.kv_bytes <= spare and (fit.n_gpu_layers < 0 or not must_repeat):
+        if is_good and fit.kv_bytes <= spare and fit.n_gpu_layers < 0:
             return fit
-    if must_repeat:
-        fit = fit_context(options, shape, free_bytes - shape.size_bytes)
-        return structs.replace(fit, n_gpu_layers=0)
-    share = 1.0 if wanted < 0 else min(wanted / shape.n_layers, 1.0)
-    in_ram = shape.size_bytes - min(room, int(shape.size_bytes * share))
-    return _on_gpu(fit_context(options, shape, free_bytes - in_ram), options, shape, gpu_bytes)
+    if wanted is None and options.deterministic:
+        # How many layers have room would decide how results are rounded: all of them, or none.
+        return _on_gpu(fit_context(options, shape, free_bytes - size_bytes), shape, gpu, 0)
+    return _on_gpu(fit_context(options, shape, beside), shape, gpu, wanted)
 
 
-def _on_gpu(
-    fit: ContextFit, options: EngineOptions, shape: ModelShape, gpu_bytes: int
-) -> ContextFit:
-    """*fit* with as many layers on the GPU as have room, unless the owner has set how many."""
-    if options.n_gpu_layers is not None:
-        return fit
-    return structs.replace(fit, n_gpu_layers=_layers_in(gpu_bytes, fit, shape))
+def _on_gpu(fit: ContextFit, shape: ModelShape, gpu: GpuMemory, wanted: int | None) -> ContextFit:
+    """*fit* with the *wanted* layers on the GPU; None: as many as have room."""
+    n = _layers_in(gpu.free_bytes, fit, shape) if wanted is None else wanted
+    return structs.replace(fit, n_gpu_layers=n)
 
 
 def _layers_in(gpu_bytes: int, fit: ContextFit, shape: ModelShape) -> int:

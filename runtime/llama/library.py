@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from spillover.models.libraries import INSTALL_LLAMA
 from spillover.runtime.errors import ModelError
+from spillover.runtime.fit.model_shape import GpuMemory
 from spillover.runtime.machine.ggml_devices import devices
 from spillover.runtime.machine.llama_trial import find_library
 
@@ -72,11 +73,16 @@ def start_library() -> None:
     lib.llama_backend_init()
 
 
-def gpu_memory() -> int | None:
-    """Bytes that are free on all GPUs together; None where the library does not tell."""
+def gpu_memory() -> GpuMemory | None:
+    """What is free on all GPUs together; None where the library does not tell."""
     library = find_library()
-    free = [each["free_bytes"] for each in devices(library) if each["is_gpu"]] if library else []
-    return sum(free) if free else None
+    gpus = [each for each in devices(library) if each["is_gpu"]] if library else []
+    if not gpus:
+        return None
+    return GpuMemory(
+        free_bytes=sum(each["free_bytes"] for each in gpus),
+        is_shared=all(each["shares_memory"] for each in gpus),
+    )
 
 
 def uses_gpu(n_gpu_layers: int) -> bool:

@@ -58,11 +58,11 @@ def open_any_gguf(
         return open_embedder(path, header, options, on_progress)
     draft = _draft_shape(options)
     start_library()
-    gpu_bytes = gpu_memory() if uses_gpu(-1) else None
+    gpu = gpu_memory() if uses_gpu(-1) else None
     if uses_gpu(-1):
         shape = structs.replace(shape, n_layers=header.n_layer + 1)
     both = shape if draft is None else together(shape, draft)
-    fit = (planner or Planner(options)).plan(both, gpu_bytes)
+    fit = (planner or Planner(options)).plan(both, gpu)
     cell_bytes = shape.cell_bytes(fit.kv_cache_type)
     config = LlamaConfig(
         n_kv=fit.n_kv,

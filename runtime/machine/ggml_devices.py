@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_GPUS = (1, 2)
+_GPUS = _, _INTEGRATED = (1, 2)
 """The types of ggml's devices that are GPUs, the second one of those that share the memory."""
 
 
 def devices(library: Path) -> list[dict[str, Any]]:
-    """Each device that ggml knows: is_gpu, name, free_bytes, total_bytes; empty where it does not
-    tell. *library* is the file of libllama, which is initialised."""
+    """Each device that ggml knows: is_gpu, shares_memory (of the host), name, free_bytes,
+    total_bytes; empty where it does not tell. *library* is the file of libllama, which is
+    initialised."""
     try:
         registry, base = (
             ctypes.CDLL(str(library.with_name(library.name.replace("llama", name))))
@@ -37,8 +38,11 @@ def devices(library: Path) -> list[dict[str, Any]]:
 def _described(base: ctypes.CDLL, device: ctypes.c_void_p) -> dict[str, Any]:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     base.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+    kind = base.ggml_backend_dev_type(device)
     return {
-        "is_gpu": base.ggml_backend_dev_type(device) in _GPUS,
+        "is_gpu": kind in _GPUS,
+        # Metal calls Apple's GPUs by the other type.
+        "shares_memory": kind == _INTEGRATED or sys.platform == "darwin",
         "name": base.ggml_backend_dev_description(device).decode(errors="replace"),
         "free_bytes": free.value,
         "total_bytes": total.value,

@@ -11,7 +11,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.fit import planner
 from spillover.runtime.fit.back_off import FailedFit
 from spillover.runtime.fit.context_fit import ContextFit
-from spillover.runtime.fit.model_shape import ModelShape
+from spillover.runtime.fit.model_shape import GpuMemory, ModelShape
 from spillover.runtime.fit.planner import Planner
 from spillover.runtime.machine.device import memory_floor
 from spillover.runtime.options import EngineOptions
@@ -34,6 +34,7 @@ class Device:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gib = 8.0
         self.gpu_gib: float | None = None
+        self.is_shared = False
         self.gpus: tuple[str, ...] = ()
         self._folder = folder
         monkeypatch.setattr(planner, "available_memory", self._available)
@@ -50,8 +51,10 @@ class Device:
     ) -> tuple[Planner, ContextFit]:
         below = None if failed is None else FailedFit(fit=failed, stage="context", how="it died")
         found = Planner(self.options(**options), failed=below)
-        gpu_bytes = None if self.gpu_gib is None else int(self.gpu_gib * GIB)
-        return found, found.plan(shape, gpu_bytes)
+        gpu = None
+        if self.gpu_gib is not None:
+            gpu = GpuMemory(free_bytes=int(self.gpu_gib * GIB), is_shared=self.is_shared)
+        return found, found.plan(shape, gpu)
 
     def back_off(self, shape: ModelShape = SHAPE) -> ContextFit:
         """Load what is left after the first plan has failed; the weights take their memory."""
@@ -127,6 +130,17 @@ def test_a_model_in_both_memories_counts_each_layer_once(device: Device, gpu_gib
     fit = device.plan(LARGE)[1]
     assert 10 <= fit.n_gpu_layers < 25
     assert (fit.n_ctx, fit.kv_cache_type) == (16_384, "f16")
+
+
+@pytest.mark.parametrize("gib", [5.0, 7.0])
+def test_memory_that_the_gpu_shares_with_the_host_is_counted_once(
+    device: Device, gib: float
+) -> None:
+    shape = structs.replace(ON_GPU, size_bytes=6 * GIB)
+    device.gib, device.gpu_gib, device.is_shared = gib, 8.0, True
+    shared = device.plan(shape)[1]
+    device.gpu_gib = None
+    assert shared.in_words() == device.plan(shape)[1].in_words()
 
 
 @pytest.mark.parametrize(("gpu_gib", "n_gpu_layers"), [(24.0, -1), (14.3, 0), (7.0, 0)])
