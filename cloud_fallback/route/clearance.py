@@ -150,8 +150,10 @@ def _planned_now(context: RequestContext, provider: CloudEngine, reason: Reason)
     """What *provider* would get while the local model still writes. Any thread may ask. Raises one
     of NOT_THIS_ONE, or another KeptLocal."""
     # Looked at before the text is, which may end meanwhile.
-    may_grow = context.stream is not None and reason.keep_chars is None
+    is_written = context.stream is not None
     said = context.text_now()
+    # Good text that is held back goes along, too.
+    may_grow = is_written and (reason.keep_chars is None or len(said) < reason.keep_chars)
     n_bad = 0 if reason.keep_chars is None else max(len(said) - reason.keep_chars, 0)
     plan = context.plan(provider, Stopped(reason=reason, at=context.now, bad_chars=n_bad), said)
     redacted = context.resources.redactor.redact(plan.request, partial=plan.shown)

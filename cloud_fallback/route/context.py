@@ -198,7 +198,8 @@ class RequestContext:
         return text
 
     def text_now(self) -> str:
-        """The answer so far, held text included, for other threads than that of the answer."""
+        """The answer as it was sent so far, without what the local model's stream holds back; for
+        other threads than that of the answer."""
         text = AnswerText(self.request.stop, sent=self.answer.snapshot())
         return text.said
 

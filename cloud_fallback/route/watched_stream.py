@@ -64,7 +64,7 @@ class WatchedStream:
     ) -> None:
         """*request* continues *answer*. *mode*: with "finish_sentence" a soft reason waits for
         the end of the sentence, with "at_turn" for the next turn. *ask*: nothing is handed over
-        before the user agrees, and meanwhile the model goes on; what is bad is held back then,
+        before the user agrees, and until then the model goes on; what is bad is held back then,
         unless the client can take it back (*may_replace*). *end_question* notes the reply.
         *hides_first_word*: text too short to be continued waits until it is clear who writes."""
         self._engine = engine
@@ -95,6 +95,9 @@ class WatchedStream:
         self._question: Question | None = None
         self._expiry: Alarm | None = None
         self._is_refused = False
+        self._n_agreed: int | None = None
+        """Characters of the held text that were there when the user agreed; what comes later does
+        not leave. None: the user was not asked, or has not agreed."""
         self._pump: Pump | None = None
         self.deferred: Reason | None = None
         """A reason that has to wait for the next turn."""
@@ -125,13 +128,14 @@ class WatchedStream:
                 return
         self._stop_for(reason)
 
-    def _stop_for(self, reason: Reason) -> None:
+    def _stop_for(self, reason: Reason, *, at_once: bool = False) -> None:
+        """End now, or with the sentence. *at_once*: the user has agreed to what is there now."""
         with self._lock:
             if self._reason is not None:
                 return
             self._reason, self._triggered_at = reason, self._clock()
             waits = not reason.is_hard and reason.keep_chars is None and self._has_begun
-            if waits and self._mode == "finish_sentence":
+            if waits and self._mode == "finish_sentence" and not at_once:
                 self._sentence_until = self._triggered_at + self._settings.grace_s
                 self._alarms.at(self._sentence_until, self._cancellation.cancel)
                 return
@@ -228,7 +232,9 @@ class WatchedStream:
             self.deferred = reason
             self.watch.defer()
         else:
-            self._stop_for(reason)
+            if question is not None:
+                self._n_agreed = len(text_of(self._held))
+            self._stop_for(reason, at_once=question is not None)
 
     # --- silence ----------------------------------------------------------------------------
 
@@ -360,7 +366,7 @@ class WatchedStream:
         """The good part of the text that was held back."""
         if self._hides_first_word or (self._sentence is not None and self._sentence.is_done):
             return ""
-        text = text_of(self._held)
+        text = text_of(self._held)[: self._n_agreed]
         if reason.keep_chars is None:
             return text
         return text[: max(reason.keep_chars - self._n_sent, 0)]

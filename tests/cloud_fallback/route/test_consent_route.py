@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from spillover.cloud_fallback.events import ConsentAnswered, ConsentAsked, StreamEvent
-from spillover.cloud_fallback.policy.settings import PromptRule
+from spillover.cloud_fallback.policy.reason import Reason
+from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsents
 from spillover.cloud_fallback.route.allowed import Fallback, Routing
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
@@ -19,6 +20,7 @@ from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSetting
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent
+from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest, Message
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
@@ -33,6 +35,8 @@ from tests.cloud_fallback.route.desk import (
     seams,
     text,
 )
+from tests.cloud_fallback.route.test_hard_cases import looping
+from tests.cloud_fallback.route.test_held_at_an_error import DOUBTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -74,6 +78,58 @@ def test_after_a_yes_the_answer_continues_in_the_cloud(desk: Desk, fake: Fake) -
     assert replies(events) == [True]
     assert len(handoffs(events)) == 1
     assert text(events).endswith(REST.lstrip())
+
+
+def test_what_the_local_model_writes_after_the_yes_does_not_leave(
+    make_desk: MakeDesk, fake: Fake, engine: LocalEngine
+) -> None:
+    """It finished its sentence first, and that went along unseen."""
+    off = (*CALM.switched_off, "repetition")
+    policy = msgspec.structs.replace(CALM, switched_off=off)
+    settings = msgspec.structs.replace(ASKING, grace_tokens=1_024, grace_s=600)
+    desk = make_desk(fake, fallback="ask", settings=settings, policy=policy)
+    fake.script(Act(rest=REST))
+    endless = looping(engine, max_tokens=800, ignore_eos=True)
+    events: list[StreamEvent] = []
+    for event in desk.start(endless, RouteOptions(mode="finish_sentence"))[1]:
+        events.append(event)
+        if len(text(events)) >= 60:
+            desk.reading = OUT_OF_MEMORY
+        if isinstance(event, ConsentAsked):
+            assert desk.router.consent(event.id, True) == "accepted"
+    (handoff,) = handoffs(events)
+    (reply,) = (event for event in events if isinstance(event, ConsentAnswered))
+    assert handoff.reason == "memory"
+    said = text(events[: events.index(reply)])
+    assert text(events[: events.index(handoff)]) == said
+    sent = fake.requests[0].json()["messages"]
+    (assistant,) = (message["content"] for message in sent if message["role"] == "assistant")
+    assert said.startswith(assistant)
+
+
+@pytest.mark.parametrize(("keep_chars", "may_grow"), [(40, True), (0, False)])
+def test_a_preview_says_that_it_may_grow_while_good_text_is_held_back(
+    make_desk: MakeDesk, fake: Fake, keep_chars: int, may_grow: bool
+) -> None:
+    """The good part of a loop was held in doubt, and went along behind the preview's back."""
+    policy = PolicySettings(**DOUBTS, switched_off=CALM.switched_off[1:])
+    desk = make_desk(fake, fallback="ask", settings=ASKING, policy=policy)
+    fake.script(Act(text="A tale of the cloud's own."))
+    reason = Reason(code="repetition", keep_chars=keep_chars)
+    answer_id, stream = desk.start(ask(max_tokens=60, ignore_eos=True))
+    events: list[StreamEvent] = []
+    for event in stream:
+        events.append(event)
+        context = desk.router._context(answer_id)
+        assert context is not None
+        if len(events) == 1 and context.stream is not None:
+            context.stream.trigger(reason)
+        if isinstance(event, ConsentAsked):
+            assert desk.router.pending_consents()[0].plan().may_grow == may_grow
+            desk.router.consent(event.id, True)
+    (handoff,) = handoffs(events)
+    assert handoff.reason == "repetition"
+    assert len(text(events[: events.index(handoff)])) <= keep_chars
 
 
 def test_after_a_no_the_local_model_continues_as_if_nothing_had_happened(
