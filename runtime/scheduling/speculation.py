@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from itertools import product
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -59,7 +58,8 @@ _FIRST_READ = 16
 """The same while nothing is known of its speed. So few are not weighed."""
 
 _LEAST_TIMED = 8
-"""Reads of fewer tokens say little about longer ones, and count as a part of the proposals."""
+"""Reads of fewer tokens take about as long as one of a single token: they say little about longer
+ones, and count as a part of the proposals."""
 
 _LIKELY_LEFT = 512
 """Tokens for which an answer is expected to go on, if it may."""
@@ -176,28 +176,31 @@ class Speculation:
         n = len(decoding)
         n_unread = self._model.n_unread(sequence.seq, sequence.tokens)
         if n_unread > _FIRST_READ and self._read_token_s is not None:
-            gain_s = min(sequence.n_left(self._n_ctx), _LIKELY_LEFT) * self._gain_s(rate, n)
+            unread = [self._model.n_unread(s.seq, s.tokens) for s in decoding if s is not sequence]
+            n_served = 1 + sum(n_other <= _FIRST_READ for n_other in unread)
+            n_left = min(sequence.n_left(self._n_ctx), _LIKELY_LEFT)
+            gain_s = n_left * self._gain_s(rate, n, n_served)
             if n * n_unread * self._read_token_s > gain_s:
                 return None
         n_tokens = n_unread + MOST_READ * (n > 1) + N_CHECKED * n  # others may have some as well
         return n_unread if self._model.has_room(n_tokens, [s.seq for s in decoding]) else None
 
-    def _gain_s(self, rate: float, n: int) -> float:
+    def _gain_s(self, rate: float, n: int, n_served: int) -> float:
         """Seconds that *n* streams gain with a token of one of them, at most, while the draft model
-        proposes for it, alone or as for all."""
+        proposes for *n_served* of them at once."""
         plain_s, gain_s = self._costs.plain_s[n], 0.0
-        for n_served, size in product({1, n}, _SIZES):
-            if n_served * size > N_CHECKED:
-                continue
+        step_s = self._model_step_s or _LEAST_TIMED * (self._read_token_s or 0.0)
+        for size in _SIZES:
             seconds = self._costs.seconds(n, n_served, n_served * size)
-            if seconds is None:
-                continue
-            seconds += size * self._model_step_s
-            n_promised = n + n_served * _n_expected(rate, size)
+            if seconds is None or n_served * size > N_CHECKED:
+                break
+            seconds += size * step_s
+            n_expected = _n_expected(rate, size)
+            n_promised = n + n_served * n_expected
             is_worth_it = n_promised / seconds > WORTH * n / plain_s
-            if is_worth_it and seconds <= self._max_gap_s:
+            if is_worth_it and seconds <= self._limit_s(n, n_served=n_served):
                 gained_s = n_promised * plain_s - n * seconds
-                gain_s = max(gain_s, gained_s / n_served / (1 + _n_expected(rate, size)))
+                gain_s = max(gain_s, gained_s / n_served / (1 + n_expected))
         return gain_s
 
     def _most_read(self, n: int) -> int:

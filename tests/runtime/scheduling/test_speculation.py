@@ -390,7 +390,7 @@ def test_no_step_waits_longer_for_reading_than_a_stream_may(fixed: type[Fixed]) 
         found._read_token_s, started = 0.25, model.now
         found._max_gap_s = 6.0
         monkey = found._gain_s
-        found._gain_s = lambda rate, n: 1e9  # type: ignore[method-assign]  # worth any time
+        found._gain_s = lambda rate, n, n_served: 1e9  # type: ignore[method-assign]  # worth any time
         found.drafts([one])
         found._gain_s = monkey  # type: ignore[method-assign]
         assert 0 < model.now - started <= 6.0 - CHEAP[0]
@@ -398,7 +398,7 @@ def test_no_step_waits_longer_for_reading_than_a_stream_may(fixed: type[Fixed]) 
 
 def test_a_long_text_is_not_read_for_a_short_answer(fixed: type[Fixed]) -> None:
     fixed.rate = 0.0
-    found, model = with_model(0.01, read_s=0.1)
+    found, model = with_model(0.08, read_s=0.01)
     (short,), (long,) = placed(1, max_tokens=20), placed(1, max_tokens=400)
     model.unread[0] = 900
     for _ in range(30):
@@ -407,6 +407,32 @@ def test_a_long_text_is_not_read_for_a_short_answer(fixed: type[Fixed]) -> None:
     assert len(model.n_reads) == 2  # to know how long it takes
     found.drafts([long])
     assert len(model.n_reads) == 3
+
+
+def test_a_text_is_not_read_where_its_own_draft_would_hold_up_too_many(fixed: type[Fixed]) -> None:
+    """It would only be worth it once the others were read as well."""
+    fixed.rate = 0.0
+    found, model = with_model(0.3, read_s=0.001, n=4)
+    found._read_token_s, found._model_step_s = 0.001, 0.3
+    decoding = placed(4, max_tokens=400)
+    model.unread = dict.fromkeys(range(4), 100)
+    found.drafts(decoding)
+    assert model.n_reads == []
+    model.unread = {0: 100, 1: 0, 2: 0, 3: 0}
+    found.drafts(decoding)
+    assert model.n_reads != []
+
+
+def test_a_draft_model_that_never_proposed_is_not_taken_to_do_so_at_once(
+    fixed: type[Fixed],
+) -> None:
+    fixed.rate = 0.0
+    found, model = with_model(0.8, read_s=0.1)
+    (one,) = placed(1, max_tokens=400)
+    for _ in range(30):
+        model.unread[0] = 60
+        found.drafts([one])
+    assert len(model.n_reads) == 2  # to know how long it takes: as long as the large model
 
 
 def test_a_draft_model_without_room_reads_nothing(fixed: type[Fixed]) -> None:
