@@ -63,13 +63,16 @@ class Planner:
         options: EngineOptions,
         *,
         failed: FailedFit | None = None,
+        served: ContextFit | None = None,
         most_bytes: int | None = None,
         tell: Callable[[ContextFit, LoadStage], None] = lambda fit, stage: None,
     ) -> None:
-        """*most_bytes*: what the model may take in all; None: what is free. *tell* gets each plan
-        before it is tried, which may end this process, and what is made first."""
+        """*served*: the layout of a worker that has ended, whose answers go on. *most_bytes*: what
+        the model may take in all; None: what is free. *tell* gets each plan before it is tried,
+        which may end this process, and what is made first."""
         self._options = options
         self._failed = failed
+        self._served = served
         self._most_bytes = most_bytes
         self._tell = tell
         self._planned: tuple[ModelShape, ContextFit] | None = None
@@ -102,7 +105,10 @@ class Planner:
         # Before it is loaded: loaded weights are free no more, and would count twice.
         free_bytes = max(self.free_bytes - shape.size_bytes, 0)
         self._free = free_bytes, None if gpu is None else gpu.free_bytes
-        fit = self._begin(shape, gpu) if self._failed is None else self._smaller(shape)
+        if self._failed is not None:
+            fit = self._smaller(shape)
+        else:
+            fit = self._served or self._begin(shape, gpu)
         self._planned = shape, fit
         self._tell(fit, "weights" if shape.is_gguf else "context")
         return fit

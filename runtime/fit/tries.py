@@ -28,7 +28,8 @@ class Tries:
         self._n_failed = self._n_guesses = 0
         self._planned: tuple[ContextFit, LoadStage] | None = None
         self._refusal, self._is_on_device = "", False
-        self._has_served = False
+        self.served: ContextFit | None = None
+        """The layout that was last loaded."""
 
     def begin(self) -> None:
         """A worker starts."""
@@ -74,7 +75,7 @@ class Tries:
             how=refusal or f"the worker {how}",
             is_guess=is_guess,
             is_host=not (is_guess or self._is_on_device),
-            has_served=self._has_served,
+            has_served=self.served is not None,
         )
         self._n_failed += 1
         self._n_guesses = self._n_guesses + 1 if is_guess else 0
@@ -84,4 +85,5 @@ class Tries:
     def settle(self) -> None:
         """The model is loaded: what failed counts no more."""
         self.failed, self._n_failed, self._n_guesses = None, 0, 0
-        self._has_served = True
+        if self._planned is not None:
+            self.served = self._planned[0]

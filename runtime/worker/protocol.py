@@ -36,6 +36,8 @@ class Load(Struct, frozen=True, kw_only=True, tag=True):
     choice: EngineChoice
     failed: FailedFit | None = None
     """The last layout that was tried; None: this is the first try."""
+    served: ContextFit | None = None
+    """The layout in which answers were begun that go on."""
     most_bytes: int | None = None
     """What the model may take; None: what is free."""
 

@@ -166,6 +166,7 @@ class Supervisor:
             options=self._options,
             choice=self._choice,
             failed=self._tries.failed,
+            served=self._tries.served,
             most_bytes=self._most_bytes,
         )
         self._tries.begin()

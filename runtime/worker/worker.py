@@ -98,6 +98,7 @@ def main() -> None:
     planner = Planner(
         order.options,
         failed=order.failed,
+        served=order.served,
         most_bytes=order.most_bytes,
         tell=lambda fit, stage: writer.send(protocol.Planned(fit=fit, stage=stage)),
     )

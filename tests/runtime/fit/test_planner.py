@@ -112,6 +112,14 @@ def test_what_was_found_with_a_gpu_holds_for_its_memory_and_no_other(device: Dev
     assert not device.remembers(SHAPE)
 
 
+def test_answers_go_on_in_the_layout_that_they_began_in(device: Device) -> None:
+    """With less free memory than then, their context used to become too short for them."""
+    served = device.plan()[1]
+    device.gib = 2.3
+    assert device.plan()[1].n_ctx < served.n_ctx
+    assert Planner(device.options(), served=served).plan(SHAPE) == served
+
+
 # --- the estimate on a GPU ----------------------------------------------------------------------
 
 LARGE = structs.replace(ON_GPU, size_bytes=14 * GIB)
