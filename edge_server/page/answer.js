@@ -134,7 +134,7 @@ export class AnswerView {
     const {writer, speed, stage, stageDetail, state, text} = this.answer;
     const origin = writer?.origin ?? "local";
     this.badge.className = `badge ${origin}`;
-    this.badge.hidden = state === "error" && !text;
+    this.badge.hidden = (state === "error" && !text) || (isRunning && stage === "sending"); // nobody writes yet
     const rate = speed ? ` · ${speed.toFixed(1)} tokens/s` : "";
     setText(this.badge, isRunning ? nameInBadge(writer) + (origin === "local" ? rate : "") : writersOf(this.answer));
     setText(this.stage, isRunning && stage !== "writing" ? stageInWords(this.answer) : "");
@@ -169,7 +169,7 @@ export class AnswerView {
 
   #drawNotes(isRunning) {
     const canBeKept = isRunning && Boolean(this.answer.answerId) && this.answer.mayLeave;
-    const canLeave = canBeKept && this.actions.canUseCloud();
+    const canLeave = canBeKept && this.answer.writer?.origin !== "cloud" && this.actions.canUseCloud();
     const key = [isRunning, this.answer.state, this.answer.failures.length, canBeKept, canLeave].join();
     if (key === this.notesKey) return;
     this.notesKey = key;

@@ -1,5 +1,7 @@
 // What is known of an answer, made from the events of its stream. No DOM here.
 
+import {count} from "./numbers.js";
+
 /** The fields of an answer that begins. *mayLeave*: it was asked for so that a provider may write it, and was not kept here since. */
 export function newAnswer() {
   return {
@@ -128,9 +130,9 @@ export function stageInWords(node) {
     case "loading": return detail.n_ahead > 0 ? `Loading ${detail.model}: ${detail.n_ahead} ahead`
       : `Loading ${detail.model}${detail.progress ? `: ${Math.round(100 * detail.progress)} %` : ""}`;
     case "queued": return detail > 0 ? `Waiting: ${detail} ahead` : "Waiting to begin";
-    case "reading": return `Reading the prompt: ${detail.processed} of ${detail.total} tokens`;
+    case "reading": return `Reading the prompt: ${count(detail.processed)} of ${count(detail.total)} tokens`;
     case "thinking": return "Thinking";
-    case "reconnecting": return "The connection broke; reconnecting";
+    case "reconnecting": return "Reconnecting";
     case "back to local": return "Back on this device";
     case "sending": return "Sending";
     case "calling a tool": return "Calling a tool";

@@ -86,6 +86,23 @@ def test_never_in_one_window_holds_in_all(routed: Server, visit: Open) -> None:
     expect(one.page.locator("#dial")).to_have_value("never")
 
 
+def test_a_phone_shows_the_whole_of_what_steers_an_answer(routed: Server, visit: Open) -> None:
+    # Beside a stage of two lines it stood half outside.
+    one = visit(routed, viewport={"width": 360, "height": 740})
+    one.page.select_option("#dial", "auto")
+    one.page.evaluate(HELD)
+    one.send(STORY)
+    steering(one.page, "Keep it here")
+    one.page.evaluate(
+        "document.querySelector('#status').textContent = 'Reading the prompt '.repeat(4)"
+    )
+    box = one.page.get_by_role("button", name="Keep it here").bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 360
+    one.page.press("#prompt", "Escape")
+    one.wait_end()
+
+
 def test_the_card_counts_what_would_be_sent_at_the_moment_it_is_shown(
     routed: Server, visit: Open
 ) -> None:
