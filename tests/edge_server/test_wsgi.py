@@ -96,6 +96,7 @@ _CHANGES = re.compile(
     r' ?("[^"]*"|[0-9.e+-]+)'
     r"|-?[0-9]+\.[0-9e+-]+"  # logprobs, whose last digits depend on what was in the cache
     r"|(: keep-alive\n)+"
+    r'|,"draft_n(_accepted)?": ?[0-9]+'  # what is checked depends on what was measured
 )
 
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from spillover.edge_server import cli
+from spillover.quantize.errors import QuantizeError
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.from_hf.safetensors_file import SafetensorsFile
@@ -212,7 +213,7 @@ def test_a_stopped_export_leaves_nothing(
         raise error
 
     monkeypatch.setattr(onnx, "save_model", stop)
-    with pytest.raises((ExportError, KeyboardInterrupt)):
+    with pytest.raises((QuantizeError, KeyboardInterrupt)):
         export(tmp_path / "hf", tmp_path / "out", FP32, silent)
     assert {path.name for path in tmp_path.iterdir()} == {"hf"}
 
