@@ -13,7 +13,7 @@ model = OpenAIChatModel(
 agent = Agent(model, model_settings={"temperature": 0, "max_tokens": 90})
 
 answer = agent.run_stream_sync(QUESTION)
-parts = list(answer.stream_text(delta=True))
+parts = list(answer.stream_text(delta=True, debounce_by=None))
 assert len(parts) > 1
 assert "".join(parts).strip() == answer.get_output().strip()
 assert 0 < answer.usage.output_tokens <= 90

@@ -28,10 +28,10 @@ def loop(model_path: Path, gate: Gate) -> Iterator[Loop]:
 
 
 def run_streams(loop: Loop, n: int, max_tokens: int = 900) -> None:
-    """So many streams, which all have begun."""
+    """So many streams, which all have begun. One prompt at a time fits between two tokens; several
+    would be read beside the first stream, where the gate is shut."""
     for job_id in range(1, n + 1):
-        loop.submit(job_id, 20, max_tokens=max_tokens)
-    for job_id in range(1, n + 1):
+        loop.submit(job_id, 16, max_tokens=max_tokens)
         loop.wait_for(job_id, Delta)
 
 
