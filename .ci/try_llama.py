@@ -4,7 +4,7 @@ import numpy as np
 
 from spillover.models.catalogue import find
 from spillover.runtime.backend import Rows
-from spillover.runtime.llama.opening import open_gguf
+from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.options import EngineOptions
 
 backend = open_gguf(find("storyteller").path, EngineOptions(n_ctx=64, n_threads=1)).backend

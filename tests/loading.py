@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spillover.runtime.embedding.opened import OpenedModel
-from spillover.runtime.llama.opening import open_gguf
+from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker.loading import LoadedModel

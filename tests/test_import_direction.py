@@ -163,6 +163,24 @@ def test_no_modules_import_each_other() -> None:
     assert cycle_in(IMPORTS) == []
 
 
+def parts_of(folder: str) -> dict[str, set[str]]:
+    """What imports what in a folder: its folders as wholes, and the files beside them."""
+
+    def part(module: str) -> str:
+        return ".".join(module.split(".")[: folder.count(".") + 2])
+
+    within = [name for name in MODULES if name.startswith(f"{folder}.")]
+    found: dict[str, set[str]] = {part(name): set() for name in within}
+    for name in within:
+        found[part(name)] |= {part(other) for other in IMPORTS[name] if part(other) in found}
+    return {name: imported - {name} for name, imported in found.items()}
+
+
+@pytest.mark.parametrize("folder", ["runtime.llama", "runtime.scheduling"])
+def test_folders_in_a_folder_do_not_import_each_other(folder: str) -> None:
+    assert cycle_in(parts_of(folder)) == []
+
+
 def test_a_cycle_is_found() -> None:
     assert cycle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == []
     assert set(cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}

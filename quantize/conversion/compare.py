@@ -151,7 +151,7 @@ def _compare(
 
 
 def _llama(path: Path, options: EngineOptions, n_ctx: int) -> Backend:
-    from spillover.runtime.llama.opening import open_gguf  # slow
+    from spillover.runtime.llama.opening.opening import open_gguf  # slow
 
     return open_gguf(path, _small(options, n_ctx)).backend
 

@@ -66,6 +66,6 @@ def _open(path: Path) -> Backend:
         from spillover.runtime.onnx.opening import open_onnx  # slow
 
         return open_onnx(path, _OPTIONS).backend
-    from spillover.runtime.llama.opening import open_gguf  # slow
+    from spillover.runtime.llama.opening.opening import open_gguf  # slow
 
     return open_gguf(path, _OPTIONS).backend

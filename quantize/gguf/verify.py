@@ -48,8 +48,8 @@ def most_divergence(bits_per_weight: float) -> float:
 def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
     """Load both files, let the target write, and compare their logits; None for models that write
     nothing, which are only loaded. Raises QuantizeError, ModelError."""
-    from spillover.runtime.llama.embedding_plan import is_made_for_embedding
-    from spillover.runtime.llama.opening import open_any_gguf, open_gguf
+    from spillover.runtime.llama.embedding.plan import is_made_for_embedding
+    from spillover.runtime.llama.opening.opening import open_any_gguf, open_gguf
 
     progress("checking", 0, 2)
     options = EngineOptions(

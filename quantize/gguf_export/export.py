@@ -77,7 +77,7 @@ def check_tokens(order: CheckOrder, progress: Progress) -> list[str]:
     """What llama.cpp's tokenizer does in another way than the folder's. Raises ModelError for a
     file that does not load."""
     from spillover.quantize.conversion.fidelity import token_difference
-    from spillover.runtime.llama.opening import open_gguf
+    from spillover.runtime.llama.opening.opening import open_gguf
     from spillover.runtime.onnx.settings import read_settings
     from spillover.runtime.onnx.tokenizer import OnnxTokenizer
     from spillover.runtime.options import EngineOptions

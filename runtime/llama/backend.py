@@ -29,9 +29,9 @@ from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.draft_model import LlamaDraftModel
 from spillover.runtime.llama.library import lib, start_library, uses_gpu
 from spillover.runtime.llama.model import LlamaModel, OnProgress
-from spillover.runtime.llama.prefill_context import PrefillContext
-from spillover.runtime.llama.prefill_contexts import PrefillContexts
-from spillover.runtime.llama.prompt_reader import LlamaPromptReader
+from spillover.runtime.llama.prefill.context import PrefillContext
+from spillover.runtime.llama.prefill.contexts import PrefillContexts
+from spillover.runtime.llama.prefill.prompt_reader import LlamaPromptReader
 from spillover.runtime.llama.sampler import ChainSampler, Free, GreedySampler
 from spillover.runtime.llama.thread_governor import ThreadGovernor
 from spillover.runtime.machine.device import OurCores, available_memory

@@ -21,13 +21,13 @@ from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
 from spillover.runtime.machine.device import available_memory
 from spillover.runtime.scheduling.admission import Admission
 from spillover.runtime.scheduling.beside import Beside
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.departure import Departure
-from spillover.runtime.scheduling.embedding_turns import EmbeddingTurns
+from spillover.runtime.scheduling.embedding.turns import EmbeddingTurns
 from spillover.runtime.scheduling.inbox import Inbox
 from spillover.runtime.scheduling.logprobs import RawDistribution, with_sampled
 from spillover.runtime.scheduling.outbox import Emit, Outbox
-from spillover.runtime.scheduling.pace import Pace
+from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement
+from spillover.runtime.scheduling.pace.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Job, Sequence
 from spillover.runtime.scheduling.speculation import Speculation

@@ -22,7 +22,7 @@ from spillover.runtime.events import (
     Usage,
 )
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.scheduling.drafter import Drafter
+from spillover.runtime.scheduling.drafts.drafter import Drafter
 from spillover.runtime.tools.parser import CallDelta
 
 

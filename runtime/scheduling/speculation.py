@@ -23,8 +23,8 @@ from spillover.runtime.backend import (
     DraftModel,
     KvFull,
 )
-from spillover.runtime.scheduling.check_costs import RETRY_SIZE, CheckCosts, learned
-from spillover.runtime.scheduling.drafter import Drafter
+from spillover.runtime.scheduling.drafts.check_costs import RETRY_SIZE, CheckCosts, learned
+from spillover.runtime.scheduling.drafts.drafter import Drafter
 from spillover.runtime.scheduling.sequence import Sequence
 
 MOST_STREAMS = 8

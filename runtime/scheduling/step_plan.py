@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Rows
-from spillover.runtime.scheduling.pace import Pace
+from spillover.runtime.scheduling.pace.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Sequence
 

@@ -12,7 +12,7 @@ from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding_request import MAX_INPUT_TOKENS, EmbeddingRequest
 from spillover.runtime.errors import EngineBusy, InputTooLong, InvalidRequest
 from spillover.runtime.events import cancelled
-from spillover.runtime.scheduling.embedding_loop import EmbeddingLoop
+from spillover.runtime.scheduling.embedding.loop import EmbeddingLoop
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.loading import LoadedEmbedder
 from spillover.runtime.worker.long_texts import LongTexts, is_long

@@ -132,7 +132,7 @@ def _open(
         )
     if choice.llama_problem not in ("", NOT_INSTALLED):  # loading it may end this process
         raise ModelError(f"{path} cannot run on llama.cpp: {choice.llama_problem}")
-    from spillover.runtime.llama.opening import open_any_gguf
+    from spillover.runtime.llama.opening.opening import open_any_gguf
 
     return open_any_gguf(path, options, on_progress, planner), choice
 

@@ -35,12 +35,12 @@ from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import PrefixDiskOptions
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.scheduling.cost_measurement import (
+from spillover.runtime.scheduling.embedding.loop import EmbeddingLoop
+from spillover.runtime.scheduling.pace.cost_measurement import (
     NOTHING_TO_MEASURE,
     CostMeasurement,
     SavedCostTables,
 )
-from spillover.runtime.scheduling.embedding_loop import EmbeddingLoop
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.structured_output.last_use import LastUse
 from spillover.runtime.worker import protocol

@@ -23,7 +23,7 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.scheduling.beside import Beside
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
+from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.scheduling.sequence import Job
 from tests.loading import load

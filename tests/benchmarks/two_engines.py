@@ -23,7 +23,7 @@ from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend, Rows, Tokens
 from spillover.runtime.conversions.choice import look_up
-from spillover.runtime.llama.opening import open_gguf
+from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions

@@ -24,7 +24,7 @@ from spillover.quantize.evaluation.shipped_text import NAMES, shipped_text
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Logits, Tokens
-from spillover.runtime.llama.opening import open_gguf
+from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.machine.device import OurCores
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from spillover.runtime.llama.prefill_context import PrefillContext, Read, Reading
+from spillover.runtime.llama.prefill.context import PrefillContext, Read, Reading
 
 
 class Gate:

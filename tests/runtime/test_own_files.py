@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.files.json_file import MeasurementStore, read_own_json, write_json
-from spillover.runtime.llama.prefill_choice import PrefillTimes
-from spillover.runtime.scheduling.cost_measurement import SavedCostTables
-from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
-from spillover.runtime.scheduling.slice_plan import best_alone, plan_slice
+from spillover.runtime.llama.opening.prefill_choice import PrefillTimes
+from spillover.runtime.scheduling.pace.cost_measurement import SavedCostTables
+from spillover.runtime.scheduling.pace.slice_costs import SavedCosts, SliceCosts
+from spillover.runtime.scheduling.pace.slice_plan import best_alone, plan_slice
 from spillover.runtime.structured_output.last_use import LastUse, StructuredOutputUse
 
 COSTS = SavedCosts(per_call_s={1: 0.01, 64: 0.2}, per_token_and_cell_s={16: 1e-7})

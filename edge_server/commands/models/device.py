@@ -12,7 +12,7 @@ from spillover.runtime.fit.context_fit import ContextFit
 from spillover.runtime.fit.device_fit import DeviceFit, fit_device
 from spillover.runtime.fit.model_shape import ModelShape, gguf_shape
 from spillover.runtime.fit.planner import Planner
-from spillover.runtime.llama.embedding_plan import is_made_for_embedding
+from spillover.runtime.llama.embedding.plan import is_made_for_embedding
 from spillover.runtime.machine.device import available_memory, memory_floor, total_memory
 from spillover.runtime.options import EngineOptions
 

@@ -33,7 +33,7 @@ from spillover.runtime.conversions.record import MOST_DIVERGENCE
 from spillover.runtime.conversions.store import ConversionStore, is_intact
 from spillover.runtime.errors import ModelError
 from spillover.runtime.files.file_lock import try_lock
-from spillover.runtime.llama.opening import open_gguf
+from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_models

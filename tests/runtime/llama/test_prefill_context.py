@@ -10,11 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 from spillover.runtime.backend import KvFull, Logits, Rows, Tokens
-from spillover.runtime.llama import prefill_choice, prefill_context
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
-from spillover.runtime.llama.prefill_choice import choose_prefill, measure
-from spillover.runtime.llama.prefill_context import PrefillContext
+from spillover.runtime.llama.opening import prefill_choice
+from spillover.runtime.llama.opening.prefill_choice import choose_prefill, measure
+from spillover.runtime.llama.prefill import context as prefill_context
+from spillover.runtime.llama.prefill.context import PrefillContext
 from spillover.runtime.options import EngineOptions, SecondLayout
 from spillover.runtime.sampling import Sampling
 

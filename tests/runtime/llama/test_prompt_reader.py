@@ -16,8 +16,8 @@ from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Logit
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
-from spillover.runtime.llama.prefill_context import PrefillContext
-from spillover.runtime.llama.prompt_reader import LlamaPromptReader
+from spillover.runtime.llama.prefill.context import PrefillContext
+from spillover.runtime.llama.prefill.prompt_reader import LlamaPromptReader
 from spillover.runtime.sampling import Sampling
 from tests.runtime.gate import Gate
 

@@ -12,10 +12,10 @@ import pytest
 from msgspec.structs import replace
 
 from spillover.runtime.backend import Rows
-from spillover.runtime.llama import thread_choice
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
-from spillover.runtime.llama.thread_choice import choose_threads, measure
+from spillover.runtime.llama.opening import thread_choice
+from spillover.runtime.llama.opening.thread_choice import choose_threads, measure
 from spillover.runtime.options import EngineOptions
 
 CONFIG = LlamaConfig(

@@ -14,7 +14,7 @@ from spillover.runtime.events import Delta, EngineEvent, Finished, TokenLogprob
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
-from spillover.runtime.scheduling.drafter import Drafter
+from spillover.runtime.scheduling.drafts.drafter import Drafter
 from spillover.runtime.scheduling.sequence import Job
 from tests.answers import GREEDY
 from tests.runtime.scheduling.watched_loop import Loop

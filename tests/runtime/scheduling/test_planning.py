@@ -15,9 +15,9 @@ from spillover.runtime.kv_cache.cache import KvCache
 from spillover.runtime.kv_cache.kept_sequences import PrefixMatch, longest_match, n_common
 from spillover.runtime.kv_cache.ledger import KvLedger
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
-from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
-from spillover.runtime.scheduling.slice_plan import best_alone, plan_slice
+from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement, SavedCostTables
+from spillover.runtime.scheduling.pace.slice_costs import SavedCosts, SliceCosts
+from spillover.runtime.scheduling.pace.slice_plan import best_alone, plan_slice
 from spillover.runtime.worker.restarts import RestartPolicy
 
 ON_A_CPU = {1: 17, 4: 27, 8: 51, 16: 94, 24: 171, 32: 272, 48: 530, 64: 230, 128: 514, 256: 1163}

@@ -15,8 +15,8 @@ from spillover.runtime.chat.pipeline import TextPipeline
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.scheduling import speculation
-from spillover.runtime.scheduling.drafter import Drafter
-from spillover.runtime.scheduling.prompt_lookup import LONGEST, SHORTEST, PromptLookup
+from spillover.runtime.scheduling.drafts.drafter import Drafter
+from spillover.runtime.scheduling.drafts.prompt_lookup import LONGEST, SHORTEST, PromptLookup
 from spillover.runtime.scheduling.sequence import Job, Sequence
 from spillover.runtime.scheduling.speculation import (
     FIRST_PATIENCE,

@@ -9,17 +9,17 @@ import pytest
 
 from spillover.runtime.backend import Backend
 from spillover.runtime.chat.pipeline import TextPipeline
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
-from spillover.runtime.scheduling.pace import (
+from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement, SavedCostTables
+from spillover.runtime.scheduling.pace.pace import (
     FIRST_SLOWDOWN,
     GAP_SHARE,
     LEAST_PART,
     SAVING_BATCH,
     Pace,
 )
+from spillover.runtime.scheduling.pace.slice_costs import SavedCosts
 from spillover.runtime.scheduling.queues import Queues
 from spillover.runtime.scheduling.sequence import Job, Sequence
-from spillover.runtime.scheduling.slice_costs import SavedCosts
 from spillover.runtime.scheduling.step_plan import (
     ADMISSION_RESERVE,
     admission_reserve,

@@ -17,11 +17,11 @@ from spillover.runtime.kv_cache.cache import KvCacheOptions
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.inbox import Order
+from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement, SavedCostTables
+from spillover.runtime.scheduling.pace.slice_costs import SavedCosts
 from spillover.runtime.scheduling.scheduler import Scheduler, SchedulerOptions
 from spillover.runtime.scheduling.sequence import Job
-from spillover.runtime.scheduling.slice_costs import SavedCosts
 from tests.loading import load
 
 DECODE_S = 0.037

@@ -12,8 +12,8 @@ from spillover.runtime.embedding.embedder import InputPart, TokenizedInput, Vect
 from spillover.runtime.engine import EmbeddingCard
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.llama.abort import AbortFlag
-from spillover.runtime.llama.embedding_context import EmbeddingContext, EmbeddingLayout
-from spillover.runtime.llama.embedding_plan import EmbeddingPlan
+from spillover.runtime.llama.embedding.context import EmbeddingContext, EmbeddingLayout
+from spillover.runtime.llama.embedding.plan import EmbeddingPlan
 from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import lib
 from spillover.runtime.llama.model import LlamaModel

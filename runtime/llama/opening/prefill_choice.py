@@ -13,7 +13,7 @@ from spillover.runtime.backend import DecodeFailed, KvFull, Rows
 from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.llama.backend import LlamaBackend
-from spillover.runtime.llama.prefill_context import N_CELLS
+from spillover.runtime.llama.prefill.context import N_CELLS
 from spillover.runtime.options import EngineOptions
 
 _WORTH = 1.15

@@ -7,8 +7,8 @@ from pathlib import Path
 from spillover.models.gguf_header import GgufHeader
 from spillover.runtime.embedding.opened import OpenedEmbedder
 from spillover.runtime.engine import ModelCard
-from spillover.runtime.llama.embedder import LlamaEmbedder
-from spillover.runtime.llama.embedding_plan import longest_input, plan_embedding
+from spillover.runtime.llama.embedding.embedder import LlamaEmbedder
+from spillover.runtime.llama.embedding.plan import longest_input, plan_embedding
 from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import lib, start_library, uses_gpu
 from spillover.runtime.llama.model import LlamaModel, OnProgress

@@ -15,14 +15,14 @@ from spillover.runtime.fit.model_shape import ModelShape, draft_shape, gguf_shap
 from spillover.runtime.fit.planner import Planner
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
-from spillover.runtime.llama.embedder import LlamaEmbedder
-from spillover.runtime.llama.embedding_plan import is_made_for_embedding, plan_embedding
+from spillover.runtime.llama.embedding.embedder import LlamaEmbedder
+from spillover.runtime.llama.embedding.opening import open_embedder
+from spillover.runtime.llama.embedding.plan import is_made_for_embedding, plan_embedding
 from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import gpu_memory, start_library, uses_gpu
 from spillover.runtime.llama.model import OnProgress
-from spillover.runtime.llama.opening_embedder import open_embedder
-from spillover.runtime.llama.prefill_choice import choose_prefill
-from spillover.runtime.llama.thread_choice import choose_threads
+from spillover.runtime.llama.opening.prefill_choice import choose_prefill
+from spillover.runtime.llama.opening.thread_choice import choose_threads
 from spillover.runtime.machine.device import available_memory, default_threads
 from spillover.runtime.options import EngineOptions
 

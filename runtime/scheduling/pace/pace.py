@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from spillover.runtime.scheduling.cost_measurement import CostMeasurement
-from spillover.runtime.scheduling.slice_plan import SlicePlan, best_alone, plan_slice
+from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement
+from spillover.runtime.scheduling.pace.slice_plan import SlicePlan, best_alone, plan_slice
 
 GAP_SHARE = 0.85
 """Share of the allowed gap to plan for; the rest absorbs errors of the prediction."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from spillover.runtime.backend import Rows
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.llama.model import LlamaModel
-from spillover.runtime.llama.prefill_context import N_CELLS, PrefillContext
+from spillover.runtime.llama.prefill.context import N_CELLS, PrefillContext
 
 MEMORY_TO_KEEP = 1.1
 """The second layout is dropped when less memory is free than this factor of the model's size. Its

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding.queue import EmbeddingQueue
-from spillover.runtime.scheduling.pace import Pace
-from spillover.runtime.scheduling.slice_costs import SliceCosts
-from spillover.runtime.scheduling.slice_plan import plan_slice
+from spillover.runtime.scheduling.pace.pace import Pace
+from spillover.runtime.scheduling.pace.slice_costs import SliceCosts
+from spillover.runtime.scheduling.pace.slice_plan import plan_slice
 
 _NOTHING_MIXED = SliceCosts()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from spillover.runtime.scheduling.slice_costs import SliceCosts
+from spillover.runtime.scheduling.pace.slice_costs import SliceCosts
 
 MIXED_WORTH = 1.1
 """A shared call must read this much faster, because it delays the running sequences' tokens."""

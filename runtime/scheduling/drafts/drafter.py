@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spillover.runtime.backend import N_CHECKED, Tokens
-from spillover.runtime.scheduling.prompt_lookup import PromptLookup
+from spillover.runtime.scheduling.drafts.prompt_lookup import PromptLookup
 
 _BY_MODEL = 0
 _FIRST_RATES = {_BY_MODEL: 0.6, 2: 0.3, 3: 0.5, 4: 0.7}

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from spillover.runtime.backend import NO_MEMORY, Rows
 from spillover.runtime.llama.context import LlamaContext
-from spillover.runtime.llama.prefill_context import NO_ROOM, PrefillContext, Read, Reading
+from spillover.runtime.llama.prefill.context import NO_ROOM, PrefillContext, Read, Reading
 
 
 class LlamaPromptReader:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows
 from spillover.runtime.kv_cache.cache import KvCache
-from spillover.runtime.scheduling.slice_costs import SavedCosts, SliceCosts
+from spillover.runtime.scheduling.pace.slice_costs import SavedCosts, SliceCosts
 
 _PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
 """The sizes that matter most come first, in case a request comes or the time runs out."""

@@ -1,0 +1,1 @@
+"""Contexts that read prompts beside the main one, and the thread that does it."""

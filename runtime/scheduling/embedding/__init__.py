@@ -1,0 +1,1 @@
+"""Embeddings in the loop: beside answers, and of models that make nothing else."""
