@@ -22,8 +22,11 @@ CapacityCode: TypeAlias = Literal[
 too slow, no context or KV cells are left, memory is low, the processor is hot or throttled, the
 battery is low, or the worker has died."""
 
-PATIENCE: frozenset[str] = frozenset(("queue", "ttft", "slow", "kv_full", "throttled"))
-"""Those of an answer that takes too long."""
+STRAIN: frozenset[str] = frozenset(
+    ("queue", "ttft", "slow", "kv_full", "memory", "thermal", "throttled", "battery")
+)
+"""Those of a device that is busy, or short of memory or power. They pass, so what nobody waits for
+is not handed over because of them; "context" and "crash" do not."""
 
 QualityCode: TypeAlias = Literal[
     "low_confidence",

@@ -13,8 +13,8 @@ from spillover.cloud_fallback.policy.doubt import Doubt, DoubtReading, tokens_to
 from spillover.cloud_fallback.policy.handoff_rate import HandoffRate
 from spillover.cloud_fallback.policy.observation import LocalModel, Observation
 from spillover.cloud_fallback.policy.reason import (
-    PATIENCE,
     QUALITY,
+    STRAIN,
     Reason,
     ReasonCode,
     Verdict,
@@ -77,7 +77,7 @@ class Watch:
         self._hold = _Hold(settings)
         self._rules = RuleSet(settings, n_choices=request.n)
         if request.is_background:
-            self._rules.drop(PATIENCE)
+            self._rules.drop(STRAIN)
         self.signals = Signals(request, settings, clock())
         self._rate = rate
         self.is_doubtful = False

@@ -84,7 +84,7 @@ class RequestContext:
         """Why the answer begins in the cloud; None: it begins here."""
         if self.allowed.first == "cloud":
             return Stopped(reason=Reason(code="user", is_hard=True, keep_chars=0), at=self.now)
-        if self.own_provider is not None:
+        if self.own_provider is not None and not self.request.is_background:
             return Stopped(reason=Reason(code="sticky"), at=self.now)
         return None
 
@@ -101,8 +101,9 @@ class RequestContext:
         return self.resources.provider_of(self.conversation)
 
     def stays_with(self, provider: str | None) -> None:
-        """Note that *provider* gets the conversation's next turn; None: the local model."""
-        if self.conversation is None:
+        """Note that *provider* gets the conversation's next turn; None: the local model. What is
+        asked beside it, in the background, is no turn."""
+        if self.conversation is None or self.request.is_background:
             return
         if provider is None:
             self.resources.returned(self.conversation)

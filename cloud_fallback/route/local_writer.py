@@ -13,7 +13,7 @@ import msgspec
 from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
-from spillover.cloud_fallback.policy.reason import PATIENCE, Reason, ReasonCode
+from spillover.cloud_fallback.policy.reason import STRAIN, Reason, ReasonCode
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.policy.watch import Watch, logprobs_wanted
 from spillover.cloud_fallback.route.answer_so_far import local_leg
@@ -266,9 +266,9 @@ def _unseen(refused: ImagesRefused, cause: Exception) -> Exception:
 
 
 def _may_leave_after(reason: Reason, context: RequestContext) -> bool:
-    """Nobody waits for an answer of the background: the wait, and the room that others need, are
-    not worth money, nor that it leaves."""
-    is_worth_it = not context.request.is_background or reason.code not in PATIENCE | {"memory"}
+    """Nobody waits for an answer of the background: what passes on the device is not worth money,
+    nor that it leaves."""
+    is_worth_it = not context.request.is_background or reason.code not in STRAIN
     return is_worth_it and context.local.policy_settings.is_on(reason.code)
 
 

@@ -521,6 +521,8 @@ def test_the_next_turn_stays_where_the_conversation_went(make_place: MakePlace) 
         {"role": "assistant", "content": answer.text},
         {"role": "user", "content": "Tell me a story about a fox."},
     ]
+    title = follow(place.server, messages=turns, max_tokens=4, priority="background")
+    assert title.reasons == []  # what is asked in the background is no turn
     check(place, follow(place.server, messages=turns), "sticky", began=False)
 
 

@@ -306,6 +306,26 @@ def test_an_answer_of_the_background_may_take_long() -> None:
     assert Leg(background).before(busy, 10) is None
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        DeviceReading(memory_total_bytes=1_000, memory_available_bytes=10),
+        DeviceReading(temperature_c=99.0),
+        DeviceReading(on_battery=True, battery_share=0.02),
+    ],
+)
+def test_an_answer_of_the_background_stays_on_a_device_in_trouble(trouble: DeviceReading) -> None:
+    """The sensors used to hand it over, as if somebody waited for it."""
+    background = msgspec.structs.replace(asked(), priority="background")
+    for request, expected in ((background, False), (asked(), True)):
+        assert (Leg(request).before(READY, 10, trouble) is not None) == expected
+        leg = Leg(request)
+        leg.begin()
+        for _ in range(4):
+            leg.watch.sense(trouble)
+        assert bool(leg.triggers) == expected
+
+
 def test_a_prompt_without_room_is_handed_over_when_its_length_is_known() -> None:
     """Nobody counts tokens before the engine does."""
     for n_prompt, expected in ((1_000, "context"), (900, None)):
