@@ -30,6 +30,7 @@ _UNUSED_DRAFT_MODEL = (
     "draft_model has no effect: this model forgets what wrong tokens displace, so that none are "
     "proposed"
 )
+_DRAFTS_ARE_OFF = "draft_model has no effect: speculation is off"
 
 
 def open_gguf(
@@ -63,6 +64,8 @@ def open_any_gguf(
         shape = structs.replace(shape, n_layers=header.n_layer + 1)
     both = shape if draft is None else together(shape, draft)
     fit = (planner or Planner(options)).plan(both, gpu)
+    if draft is None and options.draft_model is not None:
+        fit = structs.replace(fit, warnings=(*fit.warnings, _DRAFTS_ARE_OFF))
     cell_bytes = shape.cell_bytes(fit.kv_cache_type)
     config = LlamaConfig(
         n_kv=fit.n_kv,

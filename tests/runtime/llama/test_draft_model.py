@@ -217,6 +217,11 @@ def test_a_draft_model_of_no_use_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_without_speculation_it_is_not_even_loaded() -> None:
-    backend = opened(msgspec.structs.replace(OPTIONS, speculation="off"))
-    assert backend.draft_model is None
-    backend.close()
+    """That it has no effect then used to be kept to itself."""
+    for options in (OPTIONS, msgspec.structs.replace(OPTIONS, draft_model=None)):
+        off = msgspec.structs.replace(options, speculation="off")
+        loaded = load(STORYTELLER, "storyteller", off)
+        assert loaded.backend.draft_model is None
+        warnings = " ".join(loaded.card.warnings)
+        assert ("draft_model has no effect: speculation is off" in warnings) == (options is OPTIONS)
+        loaded.backend.close()
