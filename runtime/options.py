@@ -103,7 +103,10 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     max_background: Annotated[
         int,
         Meta(ge=0, le=10_000),
-        Help("Most answers of background priority that may run and wait; the next is refused."),
+        Help(
+            "Most answers of background priority that may run and wait; the next is refused. 0: "
+            "they all are."
+        ),
     ] = 16
     """They take no place of other requests."""
     max_gap_ms: Annotated[

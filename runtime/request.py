@@ -220,6 +220,15 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
             if message.images:
                 raise ImagesRefused(reader, f"messages[{place}]")
 
+    def refuse_background(self, most: int) -> None:
+        """Raise InvalidRequest if it is of the background, of which *most* answers are 0."""
+        if self.is_background and not most:
+            raise InvalidRequest(
+                "no answers of background priority are written here (max_background is 0): "
+                "leave priority out, or raise max_background",
+                "priority",
+            )
+
     def _check_images(self) -> None:
         if self.n_images > MAX_IMAGES:
             many = f"the conversation has {self.n_images} images, more than {MAX_IMAGES}"

@@ -126,6 +126,7 @@ class HostedModel:
     ) -> Generator[EngineEvent]:
         """Yield the events of one answer; see LocalEngine.stream. Raises what loading raises."""
         request.refuse_images(self.name)
+        request.refuse_background(self._residence.spec.max_background)
         cancellation = cancellation or Cancellation()
         yield from self._answer(
             request,

@@ -22,6 +22,7 @@ from spillover.runtime.errors import (
 )
 from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest
 from spillover.runtime.worker import heartbeat, protocol
 from spillover.runtime.worker.rejection import error_of
 from spillover.runtime.worker.suspects import Suspects, deadly
@@ -64,6 +65,8 @@ class Dispatcher:
 
     def submit(self, request: EngineRequest, seed: int = 0) -> Ticket:
         """Give a request to the worker, now or as soon as it is ready."""
+        if isinstance(request, GenerationRequest):
+            request.refuse_background(self._most_tickets[True])
         ticket = Ticket(next(self._ids), request, seed)
         order = ticket.order()
         with self._lock:

@@ -28,6 +28,11 @@ max_background = 1
 [[local_model]]
 name = "second"
 model = "storyteller-onnx"
+
+[[local_model]]
+name = "third"
+model = "storyteller"
+max_background = 0
 """
 
 
@@ -55,6 +60,8 @@ def test_an_answer_of_the_background_waits_or_ends_on_the_device(
     assert "max_background" in full[0].error["message"]
     no_room = follow(server, model="second", max_tokens=4, **quiet)
     assert "more memory" in no_room.error["message"]
+    none = follow(server, model="third", max_tokens=4, **quiet)
+    assert "max_background is 0" in none.error["message"]
     assert fake.record.accepted == 0
 
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=server.url, timeout=60) as http:

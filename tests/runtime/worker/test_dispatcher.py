@@ -113,3 +113,12 @@ def test_who_runs_when_memory_is_short_is_not_to_blame() -> None:
         dispatcher.serve(worker, pulse)
         dispatcher.lose("got no more memory")
     assert isinstance(ticket.mailbox.get(), DeadlyRequest)
+
+
+def test_a_model_that_writes_nothing_in_the_background_says_so_at_once() -> None:
+    """It used to ask for fewer choices than one, or to try again later."""
+    dispatcher = Dispatcher("model", EngineOptions(max_background=0), threading.Condition())
+    with pytest.raises(InvalidRequest, match="max_background is 0") as refused:
+        dispatcher.submit(GenerationRequest(prompt="a", priority="background"))
+    assert refused.value.param == "priority"
+    assert dispatcher.submit(GenerationRequest(prompt="a")).is_open
