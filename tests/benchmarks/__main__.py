@@ -225,10 +225,12 @@ def newcomer(args: Any, model: Path, figures: Figures, repeat: int) -> None:
         for round_ in range(repeat):
             for n_prompt, n_running in itertools.product(args.lengths, args.streams):
                 for name, port in ports.items():
-                    found = load.newcomer(port, 1000 * round_ + n_prompt, n_prompt, n_running)
-                    for key, value in asyncio.run(found).items():
-                        kind = f"{n_prompt} beside {n_running}"
-                        figures.add(f"newcomer/{kind}/{name}/{key}", value)
+                    run = load.newcomer(port, 1000 * round_ + n_prompt, n_prompt, n_running)
+                    found = asyncio.run(run)
+                    kind = f"newcomer/{n_prompt} beside {n_running}/{name}"
+                    print(kind, found, file=sys.stderr)  # a run of many minutes may be cut off
+                    for key, value in found.items():
+                        figures.add(f"{kind}/{key}", value)
 
 
 def _bare(model: Path) -> int:

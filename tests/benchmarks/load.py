@@ -102,8 +102,12 @@ async def newcomer(port: int, salt: int, n_prompt: int, n_running: int) -> dict[
             await asyncio.sleep(0.05)
         arrived = time.perf_counter()
         late = await stream(port, prompt_of(n_prompt, salt + 99), 8)
-        if any(task.done() for task in running):
-            raise RuntimeError("the running streams ended before the newcomer's first token")
+        for task, result in zip(running, results, strict=True):
+            if task.done() and result.times[-1] < late.times[0]:
+                n, error = len(result.times), task.exception()
+                raise RuntimeError(
+                    f"a running stream ended after {n} tokens, before the newcomer's first one"
+                ) from error
     finally:
         for task in running:
             task.cancel()
