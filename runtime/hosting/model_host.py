@@ -426,7 +426,7 @@ class ModelHost:
             engine = residence.engine
             if engine is None or residence.uses:
                 return
-            residence.engine = None
+            residence.card, residence.engine = engine.card, None
             residence.is_evicted = residence.is_unwanted = False
             self._changed.notify_all()
         engine.close()

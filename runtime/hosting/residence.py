@@ -93,7 +93,7 @@ class Residence:
         self.keep_alive_s = spec.keep_alive_s
         self.engine: LocalEngine | None = None
         """The loaded one."""
-        self.card: ModelCard | None = None
+        self._last_card: ModelCard | None = None
         self.failure: SpilloverError | None = None
         self.progress: float | None = None
         self.uses: set[Use] = set()
@@ -105,6 +105,17 @@ class Residence:
         self.is_unwanted = False
         """Somebody asked to unload it: that is done as soon as nobody uses it."""
         self.on_death: Callable[[], None] = lambda: None
+
+    @property
+    def card(self) -> ModelCard | None:
+        """Facts of the loaded model, whose next worker may have another layout, or of the last
+        one."""
+        engine = self.engine
+        return self._last_card if engine is None else engine.card
+
+    @card.setter
+    def card(self, card: ModelCard) -> None:
+        self._last_card = card
 
     @property
     def is_idle(self) -> bool:

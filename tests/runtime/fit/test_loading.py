@@ -17,6 +17,7 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker.exits import EXIT_SHORTAGE
 from tests.answers import all_at_once, ask, end_of, worker_of
 from tests.gguf_edit import with_values
+from tests.memory_group import memory_group
 
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
@@ -138,6 +139,22 @@ def test_a_limit_that_nothing_fits_is_a_clear_error(
     limited.limit_bytes = peaks[0] - (48 << 20)
     with limited.engine() as engine, pytest.raises(ModelError, match="does not even hold 1 answer"):
         engine.wait_ready(120)
+
+
+def test_a_layout_for_which_the_system_ends_the_worker_gets_smaller_until_it_loads(
+    limited: LimitedWorkers,
+) -> None:
+    """As in a container, where nobody is refused memory: who takes too much is killed."""
+    limited.limit_bytes = None
+    with memory_group(192 << 20) as group:
+        limited.run = f'echo $$ >"{group.members}"; exec'
+        with limited.engine(n_kv=65_536, kv_cache_type="f16") as engine:
+            with pytest.raises(ModelError, match="memory does not hold n_kv = 65536"):
+                engine.wait_ready(60)
+            assert group.n_killed >= 1
+        with limited.engine() as engine:
+            assert engine.wait_ready(60).n_kv < 65_536
+            assert end_of(engine.stream(ask(max_tokens=5))).usage.completion_tokens == 5
 
 
 def test_streams_go_on_when_memory_runs_out_later(limited: LimitedWorkers) -> None:
