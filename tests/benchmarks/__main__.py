@@ -1,7 +1,7 @@
 """python -m tests.benchmarks [--llama-server PATH] [--repeat N] SCENARIO…
 
-Scenarios: engine, wire, overhead, http, beside, busy, newcomer, reading, prefixes, memory, policy,
-speculation, onnx.
+Scenarios: engine, wire, overhead, http, beside, busy, newcomer, conversations, restart, reading,
+prefixes, memory, policy, speculation, onnx.
 Prints a line of JSON each figure: medians with smallest and largest value. What is compared runs in
 turns.
 """
@@ -34,6 +34,7 @@ from spillover.runtime.request import GenerationRequest
 from tests.benchmarks import (
     bare_loop,
     busy,
+    conversations,
     load,
     onnx_backend,
     policy_cost,
@@ -308,6 +309,10 @@ def main() -> None:
             reading.reading(model, figures, args.repeat, asked)
         elif name == "prefixes":
             prefixes.run(model, figures, args.repeat)
+        elif name == "conversations":
+            conversations.conversations(model, args.llama_server, figures, args.repeat)
+        elif name == "restart":
+            conversations.restart(model, figures, args.repeat)
         elif name in ("http", "newcomer", "beside"):
             rivals = {"http": http, "newcomer": newcomer, "beside": beside}
             rivals[name](args, model, figures, args.repeat)
