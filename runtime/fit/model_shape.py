@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -19,11 +23,44 @@ _ONE_LATENT = ("deepseek2",)
 
 
 class GpuMemory(Struct, frozen=True, kw_only=True):
-    """Of all GPUs of the device together."""
+    """Of the GPUs over which llama.cpp distributes a model's layers."""
 
-    free_bytes: int
+    free: tuple[int, ...]
+    """Bytes on each of them, in llama.cpp's order."""
     is_shared: bool = False
     """It is the host's memory, as with integrated GPUs."""
+
+    @property
+    def free_bytes(self) -> int:
+        return sum(self.free)
+
+    def layers_on_each(self, n_layers: int) -> list[int]:
+        """How many of *n_layers* each GPU gets: llama.cpp gives out whole layers, in proportion to
+        the free memory (load_tensors in its llama-model.cpp)."""
+        ends, total = list(accumulate(self.free)), self.free_bytes
+        each = [0] * len(self.free)
+        for i in range(n_layers):
+            each[min(bisect_right(ends, i * total / n_layers), len(each) - 1)] += 1
+        return each
+
+    def room_for(self, n_layers: int, left_bytes: int) -> int:
+        """The most bytes that *n_layers* may have together, if every GPU holds those that it gets
+        and *left_bytes* beside them."""
+        rooms = [
+            max(free - left_bytes, 0) * n_layers // n
+            for free, n in zip(self.free, self.layers_on_each(n_layers), strict=True)
+            if n
+        ]
+        return min(rooms, default=0)
+
+
+def gpu_memory_of(devices: Sequence[Mapping[str, Any]]) -> GpuMemory | None:
+    """Of those of *devices*, as ggml describes them, over which llama.cpp distributes layers:
+    GPUs, and where there are others, none that shares the host's memory. None: there is none."""
+    gpus = [each for each in devices if each["is_gpu"]]
+    own = [each for each in gpus if not each["shares_memory"]]
+    free = tuple(each["free_bytes"] for each in own or gpus)
+    return GpuMemory(free=free, is_shared=not own) if any(free) else None
 
 
 class ModelShape(Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ _MUCH_MORE = 1.25
 _SERVING_BYTES = 64 * 2**20
 """What a worker takes for threads and requests, besides another context that reads prompts."""
 _GPU_LEFT_BYTES = 256 * 2**20
-"""Of a GPU's memory, for its driver and other programs."""
+"""Of each GPU's memory, for its driver and other programs."""
 _ANY_LAYERS = 1 << 20
 """More layers than a model has."""
 
@@ -193,7 +193,7 @@ def _estimate(
     size_bytes, wanted = shape.size_bytes, options.n_gpu_layers
     if gpu is None or not shape.n_layers or wanted == 0:
         return fit_context(options, shape, free_bytes - size_bytes)
-    room = max(gpu.free_bytes - _GPU_LEFT_BYTES, 0)
+    room = gpu.room_for(shape.n_layers, _GPU_LEFT_BYTES)
     spare = room - size_bytes
     if gpu.is_shared:
         spare = min(spare, free_bytes - size_bytes)
@@ -214,12 +214,14 @@ def _estimate(
 
 def _on_gpu(fit: ContextFit, shape: ModelShape, gpu: GpuMemory, wanted: int | None) -> ContextFit:
     """*fit* with the *wanted* layers on the GPU; None: as many as have room."""
-    n = _layers_in(gpu.free_bytes, fit, shape) if wanted is None else wanted
+    n = _layers_in(gpu, fit, shape) if wanted is None else wanted
     return structs.replace(fit, n_gpu_layers=n)
 
 
-def _layers_in(gpu_bytes: int, fit: ContextFit, shape: ModelShape) -> int:
-    """How many layers' weights and KV cells fit into the memory of a GPU; -1: all."""
-    room = gpu_bytes - _GPU_LEFT_BYTES - shape.compute_bytes(fit.n_batch, fit.n_kv)
-    n = int(max(room, 0) / ((shape.size_bytes + fit.kv_bytes) / shape.n_layers))
-    return -1 if n >= shape.n_layers else n
+def _layers_in(gpu: GpuMemory, fit: ContextFit, shape: ModelShape) -> int:
+    """How many layers' weights and KV cells fit into the memory of the GPUs; -1: all."""
+    left = _GPU_LEFT_BYTES + shape.compute_bytes(fit.n_batch, fit.n_kv)
+    layer_bytes = (shape.size_bytes + fit.kv_bytes) / shape.n_layers
+    sizes = range(shape.n_layers, 0, -1)
+    n = next((n for n in sizes if n * layer_bytes <= gpu.room_for(n, left)), 0)
+    return -1 if n == shape.n_layers else n

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from spillover.models.libraries import INSTALL_LLAMA
 from spillover.runtime.errors import ModelError
-from spillover.runtime.fit.model_shape import GpuMemory
+from spillover.runtime.fit.model_shape import GpuMemory, gpu_memory_of
 from spillover.runtime.machine.ggml_devices import devices
 from spillover.runtime.machine.llama_trial import find_library
 
@@ -74,15 +74,9 @@ def start_library() -> None:
 
 
 def gpu_memory() -> GpuMemory | None:
-    """What is free on all GPUs together; None where the library does not tell."""
+    """What is free on each GPU; None where the library does not tell."""
     library = find_library()
-    gpus = [each for each in devices(library) if each["is_gpu"]] if library else []
-    if not gpus:
-        return None
-    return GpuMemory(
-        free_bytes=sum(each["free_bytes"] for each in gpus),
-        is_shared=all(each["shares_memory"] for each in gpus),
-    )
+    return gpu_memory_of(devices(library) if library else [])
 
 
 def uses_gpu(n_gpu_layers: int) -> bool:

@@ -11,7 +11,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.fit import planner
 from spillover.runtime.fit.back_off import FailedFit
 from spillover.runtime.fit.context_fit import ContextFit
-from spillover.runtime.fit.model_shape import GpuMemory, ModelShape
+from spillover.runtime.fit.model_shape import GpuMemory, ModelShape, gpu_memory_of
 from spillover.runtime.fit.planner import Planner
 from spillover.runtime.machine.device import memory_floor
 from spillover.runtime.options import EngineOptions
@@ -33,7 +33,7 @@ class Device:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gib = 8.0
-        self.gpu_gib: float | None = None
+        self.gpu_gib: float | tuple[float, ...] | None = None
         self.is_shared = False
         self.gpus: tuple[str, ...] = ()
         self._folder = folder
@@ -53,7 +53,9 @@ class Device:
         found = Planner(self.options(**options), failed=below)
         gpu = None
         if self.gpu_gib is not None:
-            gpu = GpuMemory(free_bytes=int(self.gpu_gib * GIB), is_shared=self.is_shared)
+            each = self.gpu_gib if isinstance(self.gpu_gib, tuple) else (self.gpu_gib,)
+            free = tuple(int(gib * GIB) for gib in each)
+            gpu = GpuMemory(free=free, is_shared=self.is_shared)
         return found, found.plan(shape, gpu)
 
     def back_off(self, shape: ModelShape = SHAPE) -> ContextFit:
@@ -138,6 +140,46 @@ def test_a_model_in_both_memories_counts_each_layer_once(device: Device, gpu_gib
     fit = device.plan(LARGE)[1]
     assert 10 <= fit.n_gpu_layers < 25
     assert (fit.n_ctx, fit.kv_cache_type) == (16_384, "f16")
+
+
+@pytest.mark.parametrize("gpu_gib", [(8.0, 8.0), (12.0, 4.0), (10.0, 0.8, 4.0), (6.5, 6.5, 2.0)])
+def test_every_gpu_holds_the_layers_that_it_gets(
+    device: Device, gpu_gib: tuple[float, ...]
+) -> None:
+    """Their memory used to be one sum: what every GPU needs beside its layers counted once, and
+    layers that are not divisible for nothing."""
+    device.gib, device.gpu_gib = 64.0, gpu_gib
+    fit = device.plan(LARGE)[1]
+    n = LARGE.n_layers if fit.n_gpu_layers < 0 else fit.n_gpu_layers
+    assert 15 <= n <= LARGE.n_layers
+    gpu = GpuMemory(free=tuple(int(gib * GIB) for gib in gpu_gib))
+    each = gpu.layers_on_each(n)
+    assert sum(each) == n
+    layer = (LARGE.size_bytes + fit.kv_bytes) / LARGE.n_layers
+    for free, n_here in zip(gpu.free, each, strict=True):
+        beside = LARGE.compute_bytes(fit.n_batch, fit.n_kv)
+        assert not n_here or n_here * layer + beside <= free
+
+
+def test_layers_are_distributed_as_llama_cpp_does() -> None:
+    for free, n, expected in (
+        ((8, 8), 25, [13, 12]),
+        ((12, 4), 25, [19, 6]),
+        ((10, 1, 4), 3, [2, 1, 0]),
+        ((5, 0), 7, [7, 0]),
+        ((24,), 33, [33]),
+    ):
+        assert GpuMemory(free=free).layers_on_each(n) == expected
+
+
+def test_an_integrated_gpu_gets_no_layers_beside_another() -> None:
+    """Its memory, which is the host's, used to be added."""
+    own = {"is_gpu": True, "shares_memory": False, "free_bytes": 4}
+    shared = {"is_gpu": True, "shares_memory": True, "free_bytes": 9}
+    processor = {"is_gpu": False, "shares_memory": False, "free_bytes": 64}
+    assert gpu_memory_of([processor, own, shared, own]) == GpuMemory(free=(4, 4))
+    assert gpu_memory_of([shared]) == GpuMemory(free=(9,), is_shared=True)
+    assert gpu_memory_of([processor]) is None
 
 
 @pytest.mark.parametrize("gib", [5.0, 7.0])
