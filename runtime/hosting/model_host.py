@@ -20,14 +20,14 @@ from spillover.runtime.errors import (
     log_defect,
 )
 from spillover.runtime.events import Loading
-from spillover.runtime.hosting.memory import free_memory, resident_bytes
+from spillover.runtime.hosting.memory import free_memory
 from spillover.runtime.hosting.residence import (
     ModelSpec,
     ModelState,
     Residence,
-    ResidenceState,
     Use,
 )
+from spillover.runtime.hosting.room import free_beside, idle_longest, loaded, to_unload
 from spillover.runtime.local_engine import LocalEngine
 
 RETRY_AFTER_S = 5.0
@@ -193,27 +193,11 @@ class ModelHost:
     def state(self, residence: Residence) -> ModelState:
         """A snapshot."""
         with self._changed:
-            at = residence.expires_at
-            return ModelState(
-                state=self._state(residence),
-                card=residence.card,
-                held_bytes=residence.held_bytes,
-                n_answers=len(residence.uses),
-                n_waiting=len(residence.waiting),
+            return residence.snapshot(
+                self._clock(),
+                is_awaited=self._is_awaited(residence),
                 n_ahead=self._n_ahead(residence),
-                progress=residence.progress,
-                expires_in_s=None if at is None else max(at - self._clock(), 0.0),
-                is_pinned=residence.spec.is_pinned,
-                error="" if residence.failure is None else str(residence.failure),
             )
-
-    def _state(self, residence: Residence) -> ResidenceState:
-        if residence.engine is not None:
-            leaves = residence.is_evicted or residence.is_unwanted
-            return "unloading" if leaves else "loaded"
-        if self._is_awaited(residence):
-            return "loading"
-        return "unloaded" if residence.failure is None else "failed"
 
     def _is_awaited(self, residence: Residence) -> bool:
         return residence is self._loading or residence in self._queue
@@ -337,9 +321,7 @@ class ModelHost:
     def _unload_idle(self, residence: Residence) -> None:
         """The model that is idle and was used least recently makes room for *residence*."""
         with self._changed:
-            others = [each for each in self._residences if each is not residence]
-            idle = [each for each in others if each.is_idle and not each.spec.is_pinned]
-            victim = min(idle, key=lambda each: each.used_at, default=None)
+            victim = idle_longest(each for each in self._residences if each is not residence)
         if victim is not None:
             line = "%s is unloaded: memory is short while %s answers"
             _log.warning(line, victim.spec.name, residence.spec.name)
@@ -351,14 +333,20 @@ class ModelHost:
         needed = residence.spec.needed_bytes()
         try:
             while True:
-                free = self._free_now()
+                with self._changed:
+                    held = loaded(self._residences)
+                free = free_beside(held, self._free_bytes)
                 with self._changed:
                     if self._closed:
                         raise EngineClosed(f"{residence.spec.name} was closed")
                     if not residence.waiting:
                         return None
-                    free = self._within_budget(free)
-                    victim = self._victim(residence, needed, free)
+                    if self._budget_bytes is not None:
+                        n_held = sum(each.held_bytes for each in self._residences)
+                        free = min(free, self._budget_bytes - n_held)
+                    victim = None
+                    if needed > free:
+                        victim = to_unload(self._residences, residence, needed - free)
                     if victim is None:
                         return max(free, needed)
                     if residence.is_for_background:
@@ -376,39 +364,6 @@ class ModelHost:
                 self._unload(victim)
         finally:
             self._spare()
-
-    def _free_now(self) -> int:
-        """Bytes that are free beside the loaded models. One whose worker is being replaced will
-        take its memory again."""
-        with self._changed:
-            held = [(each.engine, each.held_bytes) for each in self._residences if each.engine]
-        pids = {engine: engine.worker_pid for engine, _ in held}
-        present = [pid for pid in pids.values() if pid is not None]
-        absent = 0
-        for engine, n_bytes in held:
-            if engine.health().state not in ("ready", "hung"):
-                absent += max(n_bytes - resident_bytes(pids[engine]), 0)
-        return self._free_bytes(present) - absent
-
-    def _within_budget(self, free: int) -> int:
-        if self._budget_bytes is None:
-            return free
-        return min(free, self._budget_bytes - sum(each.held_bytes for each in self._residences))
-
-    def _victim(self, residence: Residence, needed: int, free: int) -> Residence | None:
-        """The model to unload next; None: there is room. The lock is held."""
-        if needed <= free:
-            return None
-        others = [each for each in self._residences if each.engine is not None]
-        may_leave = [each for each in others if not each.spec.is_pinned]
-        missing = needed - free - sum(each.held_bytes for each in may_leave)
-        if missing > 0 and residence.spec.must_fit:
-            raise NoRoomForModel(residence.spec.name, missing)
-        return min(
-            may_leave,
-            key=lambda each: (each.is_used, bool(each.uses), each.used_at),
-            default=None,
-        )
 
     def _spare(self) -> None:
         """Let those stay that were to make room and are still here."""

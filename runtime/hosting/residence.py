@@ -148,6 +148,29 @@ class Residence:
             return None
         return self.used_at + self.keep_alive_s
 
+    def snapshot(self, now: float, *, is_awaited: bool, n_ahead: int) -> ModelState:
+        """As it is now. *is_awaited*: it is being loaded, or will be after *n_ahead* others."""
+        at = self.expires_at
+        return ModelState(
+            state=self._state(is_awaited=is_awaited),
+            card=self.card,
+            held_bytes=self.held_bytes,
+            n_answers=len(self.uses),
+            n_waiting=len(self.waiting),
+            n_ahead=n_ahead,
+            progress=self.progress,
+            expires_in_s=None if at is None else max(at - now, 0.0),
+            is_pinned=self.spec.is_pinned,
+            error="" if self.failure is None else str(self.failure),
+        )
+
+    def _state(self, *, is_awaited: bool) -> ResidenceState:
+        if self.engine is not None:
+            return "unloading" if self.is_evicted or self.is_unwanted else "loaded"
+        if is_awaited:
+            return "loading"
+        return "unloaded" if self.failure is None else "failed"
+
     def give(self, use: Use, now: float) -> None:
         """Let *use* have the loaded engine."""
         assert self.engine is not None, "it is loaded"

@@ -22,10 +22,9 @@ from spillover.runtime.errors import (
 )
 from spillover.runtime.fit.back_off import CRASH_ADVICE
 from spillover.runtime.fit.tries import Tries
-from spillover.runtime.machine.device import gpu_names, power_now
-from spillover.runtime.machine.power_saving import PowerSaver
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import protocol
+from spillover.runtime.worker.device_watch import DeviceWatch
 from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED, MAYBE_SHORTAGE
 from spillover.runtime.worker.heartbeat import Heartbeat
@@ -64,9 +63,7 @@ class Supervisor:
         self._detail = ""
         self._card: ModelCard | None = None
         self._restarts = RestartPolicy(options.max_restarts)
-        self._power_saver = PowerSaver()
-        self._saves_because = "power_saving is on" if options.power_saving == "on" else ""
-        self._gpus = gpu_names()
+        self._device = DeviceWatch(name, options)
         self._why: str | None = None  # a worker is ended by us
         self._timer = threading.Timer(0, self._relaunch)  # not started
         self._worker: WorkerProcess | None = None
@@ -108,7 +105,7 @@ class Supervisor:
             return EngineStatus(
                 state=self.dispatcher.state,
                 n_restarts=n_restarts,
-                power_saving=self._saves_because,
+                power_saving=self._device.saves_because,
                 detail=self._detail,
             )
 
@@ -239,7 +236,7 @@ class Supervisor:
             self._tries.settle()
             assert self._heartbeat is not None, "each worker has one"
             self._heartbeat.loaded()
-            if self._saves_because:
+            if self._device.saves_because:
                 self._worker.send(protocol.SavePower(is_on=True))
             self.dispatcher.serve(self._worker, self._heartbeat)
             self._changed.notify_all()
@@ -259,7 +256,7 @@ class Supervisor:
             timeout_s,
             self.dispatcher.has_work,
             on_hang,
-            on_work=lambda: self._look_at_power(worker),
+            on_work=lambda: self._device.look_at_power(self._send),
             on_wake=lambda slept_s: self._wake(worker, slept_s),
         )
         try:
@@ -268,31 +265,14 @@ class Supervisor:
             _log.warning("nobody notices when the worker of %s hangs: %s", self._name, error)
         return heartbeat
 
-    def _look_at_power(self, worker: WorkerProcess) -> None:
-        """In the heartbeat's thread."""
-        if self._options.power_saving != "auto":
-            return
-        reading = power_now()
-        with self._changed:
-            if self._worker is not worker:
-                return
-            before, self._saves_because = self._saves_because, self._power_saver.look(reading)
-            if bool(before) != bool(self._saves_because):
-                worker.send(protocol.SavePower(is_on=bool(self._saves_because)))
-        if before != self._saves_because:
-            how = f"saves power: {self._saves_because}" if self._saves_because else "saves no power"
-            _log.info("%s %s", self._name, how)
-
     def _wake(self, worker: WorkerProcess, slept_s: float) -> None:
         """The device has slept: its GPU may be gone, and what a worker had there with it. In the
         heartbeat's thread."""
-        gpus = gpu_names()
-        _log.info("the device has slept for %.0f s; its GPUs: %s", slept_s, gpus or "none")
+        lost = self._device.gpus_lost(slept_s)
         with self._changed:
-            lost, self._gpus = set(self._gpus) - set(gpus), gpus
             is_used = self._card is not None and not self._card.device.startswith("CPU")
             if lost and is_used and self._worker is worker:
-                self._why = f"lost its GPU while the device slept ({', '.join(sorted(lost))})"
+                self._why = f"lost its GPU while the device slept ({', '.join(lost)})"
                 worker.kill()
 
     def _on_end(self, status: int) -> None:

@@ -16,7 +16,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import EngineStatus
 from spillover.runtime.errors import EngineBusy, ModelError, NoRoomForModel, NotLoaded
 from spillover.runtime.events import Delta, EngineEvent, Loading, Queued
-from spillover.runtime.hosting import model_host
+from spillover.runtime.hosting import room
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.memory import held_bytes, needed_bytes
 from spillover.runtime.hosting.model_host import ModelHost
@@ -347,7 +347,7 @@ def test_the_memory_of_a_model_whose_worker_is_being_replaced_is_not_free(
     loading = EngineStatus(state="restarting", n_restarts=1)
     engine = first._residence.engine
     monkeypatch.setattr(engine, "health", lambda: loading)
-    monkeypatch.setattr(model_host, "resident_bytes", lambda pid: 100)
+    monkeypatch.setattr(room, "resident_bytes", lambda pid: 100)
     second.wait_ready()
     assert not first.is_loaded
 

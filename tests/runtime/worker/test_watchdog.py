@@ -16,7 +16,7 @@ from spillover.runtime.errors import EngineHung
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.machine.power import PowerReading
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker import heartbeat, supervisor
+from spillover.runtime.worker import device_watch, heartbeat
 from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.watchdog import N_LOOKS, N_SLOW_LOOKS, Signs, Usage, Watchdog
 from tests.answers import ask, end_of, worker_of
@@ -242,7 +242,7 @@ def test_a_worker_whose_gpu_is_gone_after_sleep_is_replaced_and_its_answer_goes_
     gpus: tuple[str, ...] = ("A GPU",)
     slept_s = 0.0
     monkeypatch.setattr(heartbeat, "asleep_s", lambda: slept_s)
-    monkeypatch.setattr(supervisor, "gpu_names", lambda: gpus)
+    monkeypatch.setattr(device_watch, "gpu_names", lambda: gpus)
     options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
     with LocalEngine(model_path, options) as engine, caplog.at_level("INFO"):
         card = engine.wait_ready(60)
@@ -266,7 +266,7 @@ def test_power_is_saved_while_the_device_runs_on_its_battery(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = PowerReading(on_battery=True)
-    monkeypatch.setattr(supervisor, "power_now", lambda: reading)
+    monkeypatch.setattr(device_watch, "power_now", lambda: reading)
     monkeypatch.setattr(Dispatcher, "has_work", lambda _: True)
     options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
     with LocalEngine(model_path, options) as engine:
