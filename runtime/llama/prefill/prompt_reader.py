@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -11,11 +9,6 @@ from concurrent.futures import Future
 from spillover.runtime.backend import NO_MEMORY, Rows
 from spillover.runtime.llama.context import LlamaContext
 from spillover.runtime.llama.prefill.context import NO_ROOM, PrefillContext, Read, Reading
-
-NICENESS = 10
-"""How much lower the priority of the threads is that read than that of those that decode. A step
-then waits less for a core, and no longer one time than another; the prompt loses no more by it.
-Linux only: elsewhere a priority belongs to the whole process."""
 
 
 class LlamaPromptReader:
@@ -109,17 +102,8 @@ class LlamaPromptReader:
 def _run(
     prefill: PrefillContext, reading: Reading, read: Future[Read], on_end: Callable[[], None]
 ) -> None:
-    _lower_priority()
     try:
         read.set_result(prefill.run(reading))
     except BaseException as error:
         read.set_exception(error)
     on_end()
-
-
-def _lower_priority() -> None:
-    """Of the calling thread and of OpenMP's, which it will start."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
-        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.prefill.context import PrefillContext
-from spillover.runtime.llama.prefill.prompt_reader import NICENESS, LlamaPromptReader
+from spillover.runtime.llama.prefill.prompt_reader import LlamaPromptReader
 from spillover.runtime.sampling import Sampling
 from tests.runtime.gate import Gate
 
@@ -108,27 +107,6 @@ def last_read_by(backend: LlamaBackend) -> PrefillContext:
 
 def near(a: Logits, b: Logits) -> bool:
     return bool(np.sqrt(((a - b) ** 2).mean()) < 0.055 * a.std())
-
-
-# --- how it shares the cores ----------------------------------------------------------------
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-def test_who_reads_leaves_the_cores_to_who_decodes(
-    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    niceness = []
-    decode = LlamaContext.decode
-
-    def watched(self: LlamaContext, batch: Sequence[Rows]) -> list[int]:
-        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return decode(self, batch)
-
-    monkeypatch.setattr(LlamaContext, "decode", watched)
-    read_beside(backend, [Rows(1, 0, prompt(40), True)])
-    after(backend, 1, 40)
-    reads, decodes = niceness
-    assert reads == min(decodes + NICENESS, 19)
 
 
 # --- what is read ---------------------------------------------------------------------------
