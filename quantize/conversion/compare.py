@@ -33,6 +33,9 @@ from spillover.runtime.options import EngineOptions
 
 _N_CTX, _N_SEQ = 1_024, 4
 """The contexts in which the engines are compared."""
+_SOME_CELLS = 256
+"""With more cells than the 4,096 for which Phi was first trained, llama.cpp uses its rotary factors
+for long texts (LongRoPE), as the conversion does."""
 _PACKED = 2.0
 """Memory of a loaded conversion, as a multiple of its size: ONNX Runtime packs the weights anew."""
 
@@ -167,7 +170,7 @@ def _small(options: EngineOptions, n_ctx: int) -> EngineOptions:
     return msgspec.structs.replace(
         options,
         n_ctx=n_ctx,
-        n_kv=_N_SEQ * n_ctx,
+        n_kv=_N_SEQ * n_ctx + _SOME_CELLS,
         n_parallel=_N_SEQ,
         n_prefix_cached=0,
         adapt_threads=False,

@@ -119,7 +119,7 @@ class LlamaBackend:
     def can_read_apart(self) -> bool:
         """Whether a second layout of the weights could help."""
         repacks = self._config.use_extra_bufts and not self.uses_gpu
-        return repacks and self._main.can_be_cut
+        return repacks and self._main.can_be_cut and self._main.shares_cells
 
     @property
     def reads_apart(self) -> bool:
@@ -149,7 +149,7 @@ class LlamaBackend:
     def _new_reader(self) -> LlamaPromptReader | None:
         """Where another context can have what is in the main one, and computes on the same cores;
         how a GPU divides its time between two is unmeasured."""
-        if not self._main.can_be_cut or self.uses_gpu:
+        if not self._main.can_be_cut or not self._main.shares_cells or self.uses_gpu:
             return None
         return LlamaPromptReader(self._prefills.for_thread, self._main, self._answer)
 

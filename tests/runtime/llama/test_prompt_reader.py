@@ -19,6 +19,7 @@ from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.prefill.context import PrefillContext
 from spillover.runtime.llama.prefill.prompt_reader import LlamaPromptReader
 from spillover.runtime.sampling import Sampling
+from tests import tiny_gguf, tiny_models
 from tests.runtime.gate import Gate
 
 CONFIG = LlamaConfig(
@@ -359,4 +360,14 @@ def test_where_the_second_context_cannot_be_made_it_is_not_tried_again(
     assert not reader_of(backend).take([0])
     assert not reader_of(backend).start([Rows(0, 0, tokens, True)], lambda: None)
     read_here(backend, 0, tokens)
+    backend.close()
+
+
+@pytest.mark.parametrize(("name", "reads"), [("phi3", True), ("phi3-long", False)])
+def test_no_other_context_reads_where_its_size_would_turn_keys_otherwise(
+    name: str, reads: bool, tmp_path: Path
+) -> None:
+    path = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS[name])
+    backend = LlamaBackend(path, replace(CONFIG, n_kv=512))
+    assert (backend.reader is not None, backend.can_read_apart) == (reads, reads)
     backend.close()
