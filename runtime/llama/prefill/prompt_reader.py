@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
-from spillover.runtime.backend import NO_MEMORY, Rows
+from spillover.runtime.backend import NO_MEMORY, KvFull, Rows
 from spillover.runtime.llama.context import LlamaContext
 from spillover.runtime.llama.prefill.context import NO_ROOM, PrefillContext, Read, Reading
+
+_RETRY_S = 60.0
+"""After a read that found no memory, prompts are read in slices for so long."""
+
+_log = logging.getLogger(__name__)
 
 
 class LlamaPromptReader:
@@ -35,7 +43,7 @@ class LlamaPromptReader:
         self._reading: Reading | None = None
         self._read: Future[Read] = Future()
         self._thread: threading.Thread | None = None
-        self._is_broken = False
+        self._next_try = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -43,7 +51,8 @@ class LlamaPromptReader:
 
     def start(self, batch: Sequence[Rows], on_end: Callable[[], None]) -> bool:
         assert self._thread is None, "it reads one batch at a time"
-        prefill = None if self._is_broken else self._prefill_for(batch)
+        is_resting = time.monotonic() < self._next_try
+        prefill = None if is_resting else self._prefill_for(batch)
         if prefill is None:
             return False
         try:
@@ -76,7 +85,9 @@ class LlamaPromptReader:
             prefill.close()
             if isinstance(error, NO_ROOM):
                 # It should have fitted. Nothing was changed, and decode() can read the prompt.
-                self._is_broken = True
+                rest_s = math.inf if isinstance(error, KvFull) else _RETRY_S
+                self._next_try = time.monotonic() + rest_s
+                _log.warning("no room to read prompts beside answers: they are read in slices")
                 return False
             raise
         prefill.hand_over(self._reading, read, self._main, wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -346,7 +347,7 @@ def test_without_memory_for_a_copy_of_its_cells_decode_must_read(
     backend.close()
 
 
-def test_where_the_second_context_cannot_be_made_it_is_not_tried_again(
+def test_where_the_second_context_cannot_be_made_it_is_tried_again_later(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = LlamaBackend(model_path, CONFIG)
@@ -359,7 +360,11 @@ def test_where_the_second_context_cannot_be_made_it_is_not_tried_again(
     start(backend, [Rows(0, 0, tokens, True)])
     assert not reader_of(backend).take([0])
     assert not reader_of(backend).start([Rows(0, 0, tokens, True)], lambda: None)
-    read_here(backend, 0, tokens)
+    monkeypatch.undo()
+    now = time.monotonic()
+    assert not reader_of(backend).start([Rows(0, 0, tokens, True)], lambda: None)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    read_beside(backend, [Rows(1, 0, tokens, True)])
     backend.close()
 
 
