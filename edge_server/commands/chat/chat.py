@@ -21,6 +21,7 @@ from spillover.edge_server.commands.chat.line_input import ReadLine, line_reader
 from spillover.edge_server.commands.chat.session import ChatSession
 from spillover.edge_server.commands.engines.job_process import comparing_in_background
 from spillover.edge_server.commands.keyboard import unseen_typing
+from spillover.edge_server.commands.loading import default_options
 from spillover.edge_server.commands.options import (
     CONVERSATION_SETTINGS,
     load_config,
@@ -58,7 +59,7 @@ def command(system: str, config_flag: Path | None, **flags: Any) -> int:
     settings = load_config(flags, config_flag).settings
     with (
         routed_conversation(settings) as engine,
-        comparing_in_background(Path(engine.card.path), settings.engine.settled()),
+        comparing_in_background(Path(engine.card.path), default_options(settings)),
     ):
         if sys.stdin.isatty():
             card = engine.card

@@ -9,7 +9,7 @@ import click
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.engines.report import lines_of, report_on
-from spillover.edge_server.commands.loading import model_entry
+from spillover.edge_server.commands.loading import default_options, model_entry
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.models.onnx_folder import is_onnx
@@ -33,7 +33,7 @@ background. The figures mean something only while the device is otherwise idle.
 def command(as_json: bool, config_flag: Path | None, **flags: Any) -> int:
     """Find out which engine runs MODEL (default: the bundled model) faster here."""
     settings = load_config(flags, config_flag).settings
-    options, path, code = settings.engine.settled(), model_entry(settings).path.absolute(), 0
+    options, path, code = default_options(settings), model_entry(settings).path.absolute(), 0
     if not is_onnx(path):
         from spillover.quantize.conversion.compare import prepare  # slow
 
