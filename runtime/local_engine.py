@@ -54,7 +54,7 @@ class LocalEngine:
         path = Path(model).expanduser().absolute()
         self._name = name or model_name(path)
         self._options = options.settled()
-        self._choice = choose_engine(path, self._options)
+        self._choice = choose_engine(path, self._options, most_bytes)
         self._supervisor = Supervisor(path, self._name, self._options, self._choice, most_bytes)
         self._dispatcher = self._supervisor.dispatcher
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.conversions.record import (
@@ -68,11 +69,17 @@ class Findings(Struct, frozen=True, kw_only=True):
         return ConversionStore(options.cache_dir).folder_of(self.conversion.digest)
 
 
-def choose_engine(path: Path, options: EngineOptions) -> EngineChoice:
-    """What serves the model at *path*, by what is known so far. Converts and measures nothing."""
+def choose_engine(
+    path: Path, options: EngineOptions, most_bytes: int | None = None
+) -> EngineChoice:
+    """What serves the model at *path*, by what is known so far. Converts and measures nothing.
+    *most_bytes*: memory that it may take; None: what the device has free."""
     if is_onnx(path):
         return EngineChoice(engine="onnx", reason="the model is an ONNX graph")
-    return decide(look_up(path, options), options)
+    found = look_up(path, options)
+    if most_bytes is not None:
+        found = replace(found, free_bytes=min(found.free_bytes, most_bytes))
+    return decide(found, options)
 
 
 def look_up(path: Path, options: EngineOptions) -> Findings:

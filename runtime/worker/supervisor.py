@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from spillover.runtime.conversions.choice import EngineChoice
+from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
     EngineClosed,
@@ -289,6 +290,9 @@ class Supervisor:
             if is_shortage and was_loading:
                 self._launch()
                 return
+            if was_loading and why is None and self._leaves_conversion(status):
+                self._leave_conversion(status, how)
+                return
             if self.dispatcher.state == "loading":
                 if why is not None:  # it hung: another one may not
                     self._start_again(how)
@@ -304,7 +308,7 @@ class Supervisor:
     def _has_run_short(self, status: int, how: str, *, was_loading: bool) -> bool:
         """Whether the worker has ended for want of memory, so that the next one tries a smaller
         layout; the lock is held."""
-        if self.dispatcher.state == "loading" and self._leaves_conversion(status):
+        if was_loading and self._leaves_conversion(status):
             return False
         may_be_crash = status < 0 and self._options.use_extra_bufts
         is_told = self._tries.is_backing_off or not may_be_crash
@@ -322,13 +326,15 @@ class Supervisor:
         is_death = status < 0 or status == EXIT_SHORTAGE
         return is_death and bool(self._choice.conversion) and not self._choice.llama_problem
 
+    def _leave_conversion(self, status: int, how: str) -> None:
+        reason = f"the worker {how} while it loaded the file's conversion"
+        _log.warning("%s: %s; llama.cpp loads the file itself now", self._name, reason)
+        if status not in (KILLED, EXIT_SHORTAGE) and self._choice.conversion is not None:
+            ConversionStore(self._options.cache_dir).discard(self._choice.conversion)
+        self._choice = EngineChoice(engine="llama", reason=reason)
+        self._launch()
+
     def _after_death_at_load(self, status: int, how: str) -> None:
-        if self._leaves_conversion(status):
-            reason = f"the worker {how} while it loaded the file's conversion"
-            _log.warning("%s: %s; llama.cpp loads the file itself now", self._name, reason)
-            self._choice = EngineChoice(engine="llama", reason=reason)
-            self._launch()
-            return
         if status == KILLED:  # somebody has ended it, which says nothing of the file
             self._start_again(how)
             return

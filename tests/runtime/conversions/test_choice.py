@@ -153,6 +153,14 @@ def test_a_conversion_that_does_not_fit_into_memory_is_not_loaded() -> None:
     assert "memory" in decide(found, AUTO).reason
 
 
+def test_a_conversion_takes_no_more_memory_than_the_model_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spillover.runtime.conversions.choice.look_up", lambda *_: COMPARED)
+    assert choose_engine(Path("/m.gguf"), AUTO, 2 << 30).engine == "onnx"
+    assert "1024 MiB are free" in choose_engine(Path("/m.gguf"), AUTO, 1 << 30).reason
+
+
 def test_a_small_file_is_left_as_it_is() -> None:
     found = msgspec.structs.replace(NEW, size_bytes=MIN_SOURCE_BYTES - 1)
     choice = decide(found, AUTO)

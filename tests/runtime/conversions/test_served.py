@@ -131,6 +131,35 @@ def test_a_worker_that_dies_at_the_conversion_loads_the_file(
     assert [order.choice.conversion is None for order in orders] == [False, True]
 
 
+def test_a_conversion_at_which_a_worker_crashes_is_removed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at a restart, which used to try it again and again."""
+    orders: list[Load] = []
+
+    def start(order: Load, *callbacks: Callable[..., None]) -> WorkerProcess:
+        orders.append(order)
+        worker = WorkerProcess(order, *callbacks)
+        if len(orders) == 2:
+            os.kill(worker.pid, signal.SIGSEGV)
+        return worker
+
+    folder = conversion_in(copy)
+    monkeypatch.setattr(supervisor, "WorkerProcess", start)
+    with LocalEngine(copy / "m.gguf", options_in(copy)) as engine:
+        assert engine.wait_ready(60).library.startswith("onnxruntime")
+        events = []
+        for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
+            events.append(event)
+            if len(events) == 10:
+                assert engine.worker_pid is not None
+                os.kill(engine.worker_pid, signal.SIGKILL)
+        assert end_of(events).usage.completion_tokens == 60
+        assert "SIGSEGV" in engine.card.engine_reason
+    assert [order.choice.conversion is None for order in orders] == [False, False, True]
+    assert not folder.exists(), "so that it is made again"
+
+
 def test_onnx_without_a_conversion_says_how_to_get_one(tmp_path: Path) -> None:
     path = Path(shutil.copy(default_model().path, tmp_path / "m.gguf"))
     with (
