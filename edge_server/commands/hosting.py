@@ -114,6 +114,7 @@ class Hosting:
             keep_alive_s = settings.model_keep_alive_s
         spec = ModelSpec(
             name=name,
+            prepare=partial(convert_if_needed, entry.path.absolute(), options),
             start=partial(_start, entry, options, name),
             needed_bytes=partial(needed_bytes, entry.path.absolute(), options),
             keep_alive_s=None if keep_alive_s < 0 else keep_alive_s,
@@ -139,7 +140,6 @@ class Hosting:
 def _start(entry: ModelEntry, options: EngineOptions, name: str, most_bytes: int) -> LocalEngine:
     if entry.note:
         print_note(f"spillover: {entry.note}")
-    convert_if_needed(entry.path.absolute(), options)
     return LocalEngine(entry.path, options, name=name, most_bytes=most_bytes)
 
 

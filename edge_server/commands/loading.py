@@ -21,6 +21,7 @@ from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
 from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.store import ModelStore
+from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
 
@@ -85,7 +86,7 @@ def start_engine(settings: Settings, options: EngineOptions | None = None) -> Lo
     if entry.note:
         print_note(f"spillover: {entry.note}")
     options, name = default_options(settings, options), default_name(settings, entry)
-    convert_if_needed(entry.path.absolute(), options)
+    convert_if_needed(entry.path.absolute(), options, Cancellation())
     return LocalEngine(entry.path, options, name=name)
 
 

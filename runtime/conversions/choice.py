@@ -228,5 +228,8 @@ def _refusal(found: Findings) -> str:
     if note.refusal and note.refused_by == EXPORTER:
         return note.refusal
     if note.n_died >= MAX_DEATHS:
-        return f"{note.n_died} tries to convert the file have ended without a result"
+        return (
+            f"{note.n_died} tries to convert the file have ended without a result "
+            "(`spillover engines FILE` tries again)"
+        )
     return ""

@@ -63,6 +63,8 @@ class ModelHost:
         self._queue: list[Residence] = []
         self._loading: Residence | None = None
         self._starting: LocalEngine | None = None
+        self._preparing = Cancellation()
+        """Of what the model that is being loaded needs first."""
         self._is_overtaken = False
         """Others wait for another model than the one that is being loaded for the background."""
         self._thread: threading.Thread | None = None
@@ -101,8 +103,11 @@ class ModelHost:
             residence.waiting.append(use)
             self._enqueue(residence)
             self._begin(use)
-            overtaken = self._overtake(use)
+            overtaken, preparing = self._overtake(use), self._preparing
+            is_overtaken = self._is_overtaken
             self._changed.notify_all()
+        if is_overtaken:
+            preparing.cancel()
         if overtaken is not None:
             overtaken.close()
         return use
@@ -277,6 +282,12 @@ class ModelHost:
             engine.close()
 
     def _start(self, residence: Residence, most_bytes: int) -> LocalEngine:
+        with self._changed:
+            preparing = self._preparing = Cancellation()
+            is_vain = self._closed or self._is_overtaken
+        if is_vain:
+            preparing.cancel()
+        residence.spec.prepare(preparing)
         engine = residence.spec.start(most_bytes)
         engine.watch_deaths(lambda: residence.on_death())
         engine.watch_progress(partial(self._note_progress, residence))
@@ -401,7 +412,8 @@ class ModelHost:
                 for use in waiting:
                     use.settle(None, each.failure)
             self._changed.notify_all()
-            thread = self._thread
+            thread, preparing = self._thread, self._preparing
+        preparing.cancel()
         for engine in engines:
             engine.close()
         if thread is not None:

@@ -26,6 +26,9 @@ class ModelSpec:
     name: str
     start: Callable[[int], LocalEngine]
     """Starts its worker, which may take so many bytes of memory. Raises ModelError."""
+    prepare: Callable[[Cancellation], None] = lambda cancellation: None
+    """Makes what start() needs, which may take minutes; ends soon once cancelled. Raises
+    ModelError."""
     needed_bytes: Callable[[], int]
     """The least memory with which it is loaded. Raises ModelError."""
     keep_alive_s: float | None = None

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -16,13 +17,16 @@ import psutil
 import pytest
 
 from spillover.edge_server import cli
+from spillover.edge_server.commands.engines import job_process
 from spillover.edge_server.commands.engines.job import LOWEST
-from spillover.edge_server.commands.engines.job_process import JobProcess
+from spillover.edge_server.commands.engines.job_process import JobProcess, convert_if_needed
 from spillover.edge_server.commands.engines.order import Order, encode
 from spillover.models.catalogue import default_model
+from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.conversions.choice import MIN_SOURCE_BYTES, comparison_store, look_up
 from spillover.runtime.conversions.record import Comparison, EngineRates, comparison_key
 from spillover.runtime.conversions.store import ConversionStore, is_intact
+from spillover.runtime.errors import ModelError
 from spillover.runtime.files.file_lock import try_lock
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_models
@@ -183,6 +187,37 @@ def test_a_job_that_is_killed_is_done_again_from_the_start(order: Order) -> None
     assert n_died == 0
     assert len(folders) == 1
     assert is_checked(order.path, order.options)
+
+
+def test_a_job_that_takes_too_long_to_end_is_not_the_files_fault(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_process, "_END_TIMEOUT_S", 0.0)
+    job = JobProcess(order)
+    wait_until(lambda: is_converting(order))
+    job.end()
+    assert left_by(order)[1] == 0
+
+
+def test_a_conversion_that_somebody_waits_for_can_be_cancelled(order: Order) -> None:
+    cancellation = Cancellation()
+    errors: list[str] = []
+
+    def convert() -> None:
+        try:
+            options = msgspec.structs.replace(order.options, engine="onnx")
+            convert_if_needed(order.path, options, cancellation)
+        except ModelError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=convert)
+    thread.start()
+    wait_until(lambda: is_converting(order))
+    cancellation.cancel()
+    thread.join(60)
+    assert len(errors) == 1
+    assert "was cancelled" in errors[0]
+    assert is_free(ConversionStore(order.options.cache_dir))
 
 
 def test_the_job_ends_with_its_parent(order: Order) -> None:

@@ -10,12 +10,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from spillover.edge_server.commands.engines.order import Order, Result, decode_result, encode
 from spillover.edge_server.commands.output import print_note
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.quantize.child import start_process
+from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.conversions.choice import choose_engine
+from spillover.runtime.conversions.record import SourceNote
+from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker.worker_process import describe_exit
@@ -30,11 +34,17 @@ class JobProcess:
     """A running job. Its owner calls end()."""
 
     def __init__(self, order: Order) -> None:
+        self._order = order
+        self._n_died = self._note.n_died if self._note else 0
         self._process = start_process(_JOB)
         assert self._process.stdin is not None
         with suppress(OSError):  # its end shows when the result is read
             self._process.stdin.write(encode(order))
             self._process.stdin.flush()
+
+    @property
+    def _note(self) -> SourceNote | None:
+        return ConversionStore(self._order.options.cache_dir).note_of(self._order.path)
 
     @property
     def pid(self) -> int:
@@ -48,10 +58,10 @@ class JobProcess:
         except msgspec.DecodeError:
             return Result(error=f"the process that converts {describe_exit(self._process.wait())}")
 
-    def end(self) -> None:
-        """Let it remove what is half written, and end; returns when it is gone."""
+    def stop(self) -> None:
+        """Let it remove what is half written, and end; returns when it is gone. Any thread may call
+        it."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with suppress(OSError):
             self._process.stdin.close()
         try:
@@ -59,23 +69,42 @@ class JobProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            self._excuse()
+
+    def _excuse(self) -> None:
+        """The file is not to blame for a job that was killed here: it may be tried again."""
+        note = self._note
+        if note is not None and note.n_died > self._n_died:
+            with suppress(OSError):
+                store = ConversionStore(self._order.options.cache_dir)
+                store.write_note(replace(note, n_died=self._n_died))
+
+    def end(self) -> None:
+        """Stop it, and read no more from it."""
+        assert self._process.stdout is not None
+        self.stop()
         self._process.stdout.close()
 
 
-def convert_if_needed(path: Path, options: EngineOptions) -> None:
+def convert_if_needed(path: Path, options: EngineOptions, cancellation: Cancellation) -> None:
     """Convert a GGUF file that only ONNX Runtime may serve, while the user waits.
 
-    Raises ModelError when that is not possible.
+    Raises ModelError when that is not possible, or was cancelled.
     """
     choice = choose_engine(path, options)
     if choice.engine != "onnx" or not choice.can_compare:
         return
     print_note(f"spillover: converting {path.name} for ONNX Runtime ({choice.reason}) …")
     job = JobProcess(Order(path=path, options=options, in_background=False))
+    # A subscriber must be quick, and the job may take seconds to end.
+    stopping = threading.Thread(target=job.stop, name="end of the conversion", daemon=True)
     try:
-        error = job.result().error
+        with cancellation.subscribed(stopping.start):
+            error = job.result().error
     finally:
         job.end()
+    if cancellation.cancelled:
+        raise ModelError(f"the conversion of {path} was cancelled: it is made at the next load")
     if not error:
         return
     if choose_engine(path, options).conversion is None:

@@ -14,7 +14,7 @@ import pytest
 from spillover.models.catalogue import find
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.engine import EngineStatus
-from spillover.runtime.errors import EngineBusy, ModelError, NoRoomForModel, NotLoaded
+from spillover.runtime.errors import EngineBusy, EngineClosed, ModelError, NoRoomForModel, NotLoaded
 from spillover.runtime.events import Delta, EngineEvent, Loading, Queued
 from spillover.runtime.hosting import room
 from spillover.runtime.hosting.hosted_model import HostedModel
@@ -418,6 +418,31 @@ def test_a_load_for_the_background_is_given_up_when_others_need_another_model(
         thread.join(60)
     assert place.loads == ["a", "b", "a"]
     assert [end_of(answers[name]).reason for name in "ab"] == ["length", "length"]
+
+
+def test_a_host_that_closes_ends_what_a_model_needs_first(make: Callable[..., Place]) -> None:
+    place, began = make(), threading.Event()
+
+    def prepare(cancellation: Cancellation) -> None:
+        began.set()
+        cancellation.wait(60)
+        assert cancellation.cancelled
+        raise ModelError("it was cancelled")
+
+    model, errors = place.model(GGUF, prepare=prepare), []
+
+    def wait() -> None:
+        try:
+            model.wait_ready()
+        except EngineClosed as error:
+            errors.append(error)
+
+    thread = in_thread(wait)
+    assert began.wait(60)
+    place.host.close()
+    thread.join(60)
+    assert len(errors) == 1
+    assert place.loads == []
 
 
 def test_a_host_that_closes_ends_answers_and_waits(make: Callable[..., Place]) -> None:
