@@ -220,7 +220,7 @@ class PrefixDisk:
             if node.file is not None or node in written:
                 continue
             # What cannot be put together would be written anew in each turn.
-            if node.state is None or node.origin != node.start:
+            if node.state is None or not self._saved.begins_for_good(node):
                 return
             if len(self._writing) >= _MOST_WAITING:
                 return

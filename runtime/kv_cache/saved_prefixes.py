@@ -20,10 +20,15 @@ from spillover.runtime.kv_cache.prefix_files import StoredState
 MOST_WASTE = 16
 """A state is only restored for at least this share (1/16) of its tokens."""
 
+_LEAST_USED = 2
+"""A state of whose tokens less than this share (1/2) begins another text is not put before it: what
+they share gets a state of its own."""
+
 
 class SavedPrefix:
     """*tokens* that follow the first *start* tokens of its parent's text, and their KV state. That
-    begins at *origin*: at *start*, or at 0 where the memory of a model cannot be put together."""
+    begins at *origin*: at *start*; at 0 where the memory of a model cannot be put together; or
+    before *start* where the node was divided since."""
 
     __slots__ = ("children", "file", "origin", "parent", "start", "state", "tokens")
 
@@ -40,6 +45,16 @@ class SavedPrefix:
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
+
+    def divide(self, n: int) -> None:
+        """Give the tokens up to position *n* a node of their own, which has no state yet."""
+        first = SavedPrefix(self.parent, self.start, self.tokens[: n - self.start])
+        self.parent.children[self.start, int(self.tokens[0])] = first
+        self.start, self.tokens, self.parent = n, self.tokens[n - self.start :], first
+        for key, child in list(self.children.items()):
+            if key[0] <= n:
+                first.children[key], child.parent = self.children.pop(key), first
+        first.children[n, int(self.tokens[0])] = self
 
 
 class SavedMatch(Struct, frozen=True):
@@ -75,11 +90,9 @@ class SavedPrefixes:
         """The states that share most with *prompt*, whose last token is always read, if they are
         worth restoring. *on_disk*: some may have to be read from files first."""
         best, chain = None, list[SavedPrefix]()
-        is_whole = True
         for node, n in self._path(prompt[:-1]):
-            chain, is_whole = ([], True) if node.origin == 0 else (chain, is_whole)
-            is_whole = is_whole and (node.state is not None or (on_disk and node.file is not None))
-            chain = [*chain, node]
+            chain = [*(each for each in chain if each.start < node.origin), node]
+            is_whole = all(each.state is not None or (on_disk and each.file) for each in chain)
             if is_whole and self._is_worth_it(node, n):
                 best = SavedMatch(n, tuple(chain))
         return best if best is not None and best.n_tokens >= MIN_SHARED_TOKENS else None
@@ -104,13 +117,22 @@ class SavedPrefixes:
         self._touch(node for node, _ in self._path(tokens))
 
     def lacking(self, tokens: Tokens) -> list[tuple[int, int]]:
-        """The ranges of *tokens* that no state holds, in order."""
+        """The ranges of *tokens* that no state holds, in order. A node that is much longer than
+        what they share with it is divided there."""
+        self._divide_for(tokens)
         path = self._path(tokens)
         ranges = [
             (node.start, node.end) for node, n in path if node.state is None and n == node.end
         ]
         n = path[-1][1] if path else 0
         return [*ranges, (n, len(tokens))] if n < len(tokens) else ranges
+
+    def _divide_for(self, tokens: Tokens) -> None:
+        """All conversations with a model begin with some tokens of its template. Without this each
+        would be restored behind all of the first one, however long that is."""
+        for node, n in self._path(tokens) if self._are_cut else ():
+            if n < node.end and (n - node.origin) * _LEAST_USED < node.end - node.origin:
+                node.divide(n)
 
     def _touch(self, path: Iterable[SavedPrefix]) -> None:
         for node in reversed(list(path)):
@@ -169,18 +191,26 @@ class SavedPrefixes:
         path = takewhile(lambda step: step[1] == step[0].end, self._path(tokens))
         return [node for node, _ in path]
 
+    def begins_for_good(self, node: SavedPrefix) -> bool:
+        """Whether a file of its state stays of use: longer texts are put behind it."""
+        return node.origin in (0, node.start) if self._are_cut else node.origin == node.start
+
     def add_file(self, tokens: Tokens, origin: int, file: StoredState) -> bool:
         """Note that a file has the state of *tokens* from *origin* on. False: what comes before is
         not here, so it is of no use."""
+        self._divide_for(tokens)
         path = self._path(tokens)
         parent, n = path[-1] if path else (self._root, 0)
         is_new = n < len(tokens)
         node = SavedPrefix(parent, n, np.array(tokens[n:])) if is_new else parent
-        if origin != node.start or node.end != len(tokens):
+        if node.end != len(tokens):
             return False
         if node.state is not None and node.origin != origin:
             return False  # another state took its place
-        node.origin = origin
+        before, node.origin = node.origin, origin
+        if not self.begins_for_good(node):
+            node.origin = before
+            return False
         node.parent.children[node.start, int(node.tokens[0])] = node
         node.file = file
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from spillover.runtime.backend import SavedKv, Tokens
 from spillover.runtime.kv_cache.prefix_files import StoredState
-from spillover.runtime.kv_cache.saved_prefixes import SavedPrefixes
+from spillover.runtime.kv_cache.saved_prefixes import SavedPrefix, SavedPrefixes
 
 
 def text(i: int, n: int = 40) -> Tokens:
@@ -35,6 +36,13 @@ def n_found(saved: SavedPrefixes, tokens: Tokens) -> int:
     """Of a prompt that goes on after *tokens*."""
     match = saved.find(np.append(tokens, np.int32(7)))
     return 0 if match is None else match.n_tokens
+
+
+def whole(node: SavedPrefix) -> Tokens:
+    """The text that ends with the tokens of *node*."""
+    if node.parent is node:
+        return node.tokens
+    return np.append(whole(node.parent)[: node.start], node.tokens)
 
 
 def held(saved: SavedPrefixes, texts: Sequence[Tokens]) -> list[int]:
@@ -79,6 +87,37 @@ def test_a_text_that_leaves_another_one_in_its_middle_shares_what_comes_before()
     assert match is not None
     assert (match.n_tokens, [node.origin for node in match.chain]) == (110, [0, 60])
     assert match.n_cells == 110
+
+
+def test_texts_that_share_only_their_beginning_are_not_restored_behind_all_of_another() -> None:
+    """Every conversation begins with some tokens of the model's template."""
+    saved, header = SavedPrefixes(10_000), text(0, 3)
+    first, *others = (np.append(header, text(i, 3000 if i == 1 else 60)) for i in range(1, 5))
+    for tokens in (first, *others):
+        keep(saved, tokens)
+    for tokens in (first, *others):
+        match = saved.find(np.append(tokens, np.int32(7)))
+        assert match is not None
+        assert match.n_tokens == len(tokens)
+        assert sum(node.end - node.origin for node in match.chain) == len(tokens)
+        # So all of them can be written to files.
+        nodes = saved.nodes(tokens)
+        assert nodes[-1].end == len(tokens)
+        assert all(saved.begins_for_good(node) for node in nodes)
+    assert saved.n_bytes == 3003 + 3 + 3 * 60
+
+
+def test_files_of_a_divided_text_are_found_in_any_order() -> None:
+    header = text(0, 3)
+    first, second = np.append(header, text(1, 3000)), np.append(header, text(2))
+    for order in permutations([(first, 0), (header, 0)]):
+        saved = SavedPrefixes(10_000)
+        for tokens, origin in (*order, (second, 3)):
+            assert saved.add_file(tokens, origin, StoredState("f", 1))
+        for tokens, n_states in ((first, 1), (second, 2)):
+            match = saved.find(np.append(tokens, np.int32(7)), on_disk=True)
+            assert match is not None
+            assert (match.n_tokens, len(match.chain)) == (len(tokens), n_states)
 
 
 def test_a_state_is_not_brought_back_for_a_small_part_of_it() -> None:
@@ -134,9 +173,9 @@ def test_what_is_found_is_a_row_of_states_that_spell_the_prompt(
     spelled = np.empty(0, dtype=np.int32)
     for node in match.chain:
         assert node.origin <= len(spelled)
-        spelled = np.append(spelled[: node.origin], node.tokens)
+        spelled = np.append(spelled[: node.origin], whole(node)[node.origin :])
         assert node.state is not None
-        assert node.state.nbytes == len(node.tokens)
+        assert node.state.nbytes == node.end - node.origin
     assert spelled[: match.n_tokens].tolist() == prompt[: match.n_tokens]
 
 
