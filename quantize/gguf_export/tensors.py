@@ -64,6 +64,11 @@ def write_tensor(source: HfSource, tensor: StoredTensor, file: BinaryIO) -> None
 
     kind = gguf.GGMLQuantizationType[tensor.kind]
     for rows in _rows(source, tensor):
+        if not np.isfinite(rows).all():
+            raise QuantizeError(
+                f"{tensor.source} holds values that are no numbers: the file is damaged, or its "
+                "training failed; fetch it again"
+            )
         with np.errstate(over="ignore"):
             stored = rows if tensor.kind == "F32" else quantize(rows, kind)
         if tensor.kind == "F16" and not np.isfinite(stored).all():

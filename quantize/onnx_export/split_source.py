@@ -65,7 +65,7 @@ class SplitSource:
         stem, _, end = name.rpartition(".")
         layer = ".".join(stem.split(".")[:2])
         sizes = _sizes(self.spec).get(stem.removeprefix(f"{layer}."), {})
-        if not sizes or self._source.shape(name)[0] != sum(sizes.values()):
+        if not sizes or self._source.shape(name)[:1] != (sum(sizes.values()),):
             return
         self._fused.add(name)
         start = 0

@@ -126,11 +126,15 @@ def read_tokenizer(files: OnnxModelFiles) -> bytes:
 
 
 def parse_tokenizer(content: bytes, files: OnnxModelFiles) -> Tokenizer:
-    """The tokenizer in *content*. Raises ModelError."""
+    """The tokenizer in *content*, which cuts and pads no text, whatever it says for training.
+    Raises ModelError."""
     try:
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower
         raise ModelError(f"{files.root / 'tokenizer.json'} cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _find_fim(id_of: Callable[[str], int | None]) -> FimTokens | None:

@@ -17,7 +17,13 @@ from spillover.models.gguf_header import read_header
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf_export import export as exporting
-from spillover.quantize.gguf_export.export import CheckOrder, Exported, check_tokens, export
+from spillover.quantize.gguf_export.export import (
+    CheckOrder,
+    Exported,
+    GgufType,
+    check_tokens,
+    export,
+)
 from spillover.quantize.gguf_export.vocabulary import describe
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.source import VOCABULARY_KEYS, GgufSource
@@ -110,6 +116,19 @@ def test_weights_can_have_eight_bits(tmp_path: Path, unchecked: None) -> None:
     made = export(folder, tmp_path / "m.gguf", "Q8_0", silent)
     found = as_llama_cpp(made.path)
     assert np.corrcoef(found.ravel(), hf_logits()["llama"].ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
+def test_weights_that_are_no_numbers_are_named(
+    tmp_path: Path, unchecked: None, kind: GgufType
+) -> None:
+    folder = write_folder(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    tensors = tiny_models.weights(tiny_models.CONFIGS["llama"])
+    tensors["lm_head.weight"][3, 5] = np.nan
+    tiny_models.write_safetensors(folder / "model.safetensors", tensors)
+    with pytest.raises(QuantizeError, match=r"lm_head.weight holds values that are no numbers"):
+        export(folder, tmp_path / "m.gguf", kind, silent)
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_numbers_that_f16_cannot_hold_are_named(tmp_path: Path, unchecked: None) -> None:

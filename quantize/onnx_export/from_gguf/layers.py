@@ -10,6 +10,7 @@ _WINDOWED_OF = {"gemma2": 2, "gemma3": 6}
 """Of so many layers, all but the last have a window."""
 _WINDOW = {"gemma2": 4096}
 """Where a file names none."""
+MOST_LAYERS = 1024
 _ROTATED_OF = 4
 """SmolLM3: of so many layers, all but the last have rotary positions."""
 
@@ -17,6 +18,8 @@ _ROTATED_OF = 4
 def layers(numbers: GgufNumbers) -> tuple[LayerKind, ...]:
     """As llama.cpp computes them: it ignores Phi-3's windows. Raises ExportError."""
     n_layer = numbers.whole("block_count")
+    if n_layer > MOST_LAYERS:
+        raise ExportError(f"the GGUF file gives block_count as {n_layer}")
     if numbers.architecture in _WINDOWED_OF:
         return _windowed(numbers, n_layer)
     if numbers.architecture == "smollm3":

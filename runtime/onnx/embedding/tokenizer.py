@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.runtime.backend import Tokens
@@ -20,19 +20,11 @@ class EncoderTokenizer:
 
     def __init__(self, files: OnnxModelFiles) -> None:
         content = read_tokenizer(files)
-        self._plain = self._parse(content, files)
+        self._plain = parse_tokenizer(content, files)
         # A text that spells out a special token must not become one.
         self._plain.encode_special_tokens = True
-        self._parsing = self._parse(content, files)
+        self._parsing = parse_tokenizer(content, files)
         self.n_vocab: int = self._plain.get_vocab_size(with_added_tokens=True)
-
-    @staticmethod
-    def _parse(content: bytes, files: OnnxModelFiles) -> Tokenizer:
-        tokenizer = parse_tokenizer(content, files)
-        # The file may say to cut every text at 128 tokens.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
 
     def single(self, text: str, n_most: int | None) -> TokenizedInput:
         """*text* with what surrounds it, of at most *n_most* tokens."""

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import OnnxModelFiles
+from spillover.quantize.onnx_export.calibrated.tokens import N_CHUNK, tokens_of
 from spillover.runtime.errors import ModelError
 from spillover.runtime.onnx.settings import read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
@@ -200,3 +202,28 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     tokenizer.decoder = decoders.WordPiece()
     with pytest.raises(ModelError, match="WordPiece"):
         opened(folder(tmp_path, tokenizer))
+
+
+def test_a_file_that_cuts_and_pads_for_training_does_neither_here(tmp_path: Path) -> None:
+    """Many fine-tuned models are published like this. The end of a prompt was lost."""
+    made = sentence_piece()
+    text = "ab a b " * 20
+    wanted = opened(folder(tmp_path, made)).tokenize(text, add_special=True, parse_special=True)
+    made.enable_truncation(8)
+    made.enable_padding(length=300)
+    found = opened(folder(tmp_path, made)).tokenize(text, add_special=True, parse_special=True)
+    assert found.tolist() == wanted.tolist()
+    assert len(found) > 20
+
+
+def test_calibration_reads_all_of_a_text_and_begins_each_chunk_as_a_text(tmp_path: Path) -> None:
+    made = sentence_piece()
+    made.enable_truncation(8)
+    folder(tmp_path, made)
+    found = tokens_of(tmp_path, "ab a b " * 300)
+    made.no_truncation()
+    whole = np.array(made.encode("ab a b " * 300).ids)
+    begins = np.arange(len(whole)) % N_CHUNK == 0
+    assert (found[begins] == 1).all()
+    assert (found[~begins] == whole[~begins]).all()
+    assert begins.sum() > 2
