@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -74,9 +75,11 @@ class ModelStore:
         """The model of that name, whatever its case."""
         return next((m for m in self.all() if m.name.casefold() == name.casefold()), None)
 
-    def latest(self) -> PulledModel | None:
-        """The complete model that was pulled last."""
-        complete = [model for model in self.all() if model.is_complete]
+    def latest(
+        self, *, but: Callable[[PulledModel], bool] = lambda model: False
+    ) -> PulledModel | None:
+        """The complete model that was pulled last, except those that are *but*."""
+        complete = [model for model in self.all() if model.is_complete and not but(model)]
         return max(complete, key=lambda model: model.pulled_s, default=None)
 
     def find(self, name: str) -> ModelEntry | None:

@@ -20,7 +20,7 @@ from spillover.edge_server.config.setting_type import expanded
 from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
 from spillover.models.entry import CatalogueError, ModelEntry
-from spillover.models.store import ModelStore
+from spillover.models.store import ModelStore, PulledModel
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
@@ -59,17 +59,23 @@ def _is_of(name: str, own: ModelSettings, settings: Settings) -> bool:
 
 def model_entry(settings: Settings) -> ModelEntry:
     """The model that *settings* name; without a name that of the first table, the one that was
-    pulled last, or the bundled one. Raises ModelError."""
+    pulled last and writes answers, or the bundled one. Raises ModelError."""
     own = default_settings(settings)
     name = settings.model if own is None else own.file
     try:
         store = model_store(settings)
         if name:
             return catalogue.find(name, store)
-        pulled = store.latest()
+        pulled = store.latest(but=_makes_vectors)
         return pulled.entry if pulled is not None else catalogue.default_model()
     except CatalogueError as error:
         raise ModelError(str(error)) from error
+
+
+def _makes_vectors(model: PulledModel) -> bool:
+    """Whether the catalogue lists it for embeddings: it writes no answers."""
+    listed = catalogue.listed_as(model.entry)
+    return listed is not None and listed[1].kind == "embedding"
 
 
 def model_store(settings: Settings) -> ModelStore:

@@ -116,8 +116,8 @@ class PrefixDisk:
     def fetch(self, prompt: Tokens, n_there: int, has_memory: Callable[[int], bool]) -> bool:
         """Whether *prompt*, of which *n_there* tokens are there without a file, should wait for
         files that are being read."""
-        if self._files is None or self._reading is not None:
-            return self._reading is not None
+        if self._files is None:
+            return False
         match = self._saved.find(prompt, on_disk=True)
         if match is None or match.n_tokens < n_there + LEAST_TOKENS // 4:
             return False
@@ -129,6 +129,8 @@ class PrefixDisk:
         is_vain = any(node in self._just_read for node in missing)
         if not missing or is_vain or not (self._saved.make_room(n_bytes) and has_memory(n_bytes)):
             return False
+        if self._reading is not None:  # who needs no file does not wait for another's
+            return True
         names = [node.file.name for node in reversed(match.chain) if node.file is not None]
         reading = self._begin(self._reader, partial(_read, self._files, stored, names))
         if reading is None:

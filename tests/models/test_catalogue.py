@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from spillover.edge_server.commands.loading import model_entry
+from spillover.edge_server.config.settings import Settings
 from spillover.models import catalogue
 from spillover.models.entry import CatalogueError, ModelEntry, verify
 from spillover.models.source import parse_source
-from spillover.models.store import ModelStore
+from spillover.models.store import ModelStore, PulledModel
 
 
 def gguf(folder: Path, *names: str) -> None:
@@ -197,3 +199,17 @@ def test_a_name_in_the_store_is_found_before_a_file(tmp_path: Path) -> None:
     assert catalogue.find("storyteller", store) == catalogue.default_model()
     with pytest.raises(CatalogueError):
         catalogue.find("none", store)
+
+
+def test_a_model_that_makes_vectors_does_not_become_the_default(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models")
+    for name in ("smollm2-135m", "bge-small"):
+        file = catalogue.listed_models()[name].files[0]
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(b"GGUF")
+        model = PulledModel(
+            name=name, source=file.sources[0], path=str(path), files=(str(path),), size_bytes=4
+        )
+        store.add(model)
+    settings = Settings(models_dir=str(store.folder))
+    assert model_entry(settings).name == "smollm2-135m"

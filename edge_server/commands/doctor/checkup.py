@@ -21,7 +21,7 @@ from spillover.runtime.errors import SpilloverError
 from spillover.runtime.events import Delta
 from spillover.runtime.machine.device import DeviceReport, describe_device, memory_bandwidth
 from spillover.runtime.machine.instructions import processor_flags
-from spillover.runtime.machine.llama_trial import GpuMemory, find_library, try_llama
+from spillover.runtime.machine.llama_trial import REMEDY, GpuMemory, find_library, try_llama
 from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.request import GenerationRequest
 
@@ -145,8 +145,8 @@ def check_library(findings: Findings, settings: Settings) -> None:
     findings.llama_cpp = trial.system_info or None
     findings.gpus = trial.gpus
     if trial.problem:
-        what, _, todo = trial.problem.partition(": ")
-        findings.add(what, todo, blocks=settings.engine.engine == "llama")
+        what = trial.problem.removesuffix(f": {REMEDY}")
+        findings.add(what, REMEDY, blocks=settings.engine.engine == "llama")
         return
     device = findings.device
     if device is not None and device.gpus and not trial.offloads:
