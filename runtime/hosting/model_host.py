@@ -394,7 +394,6 @@ class ModelHost:
                 return
             residence.card, residence.engine = engine.card, None
             residence.is_evicted = residence.is_unwanted = False
-            residence.keep_alive_s = residence.spec.keep_alive_s  # a request may have changed it
             self._changed.notify_all()
         engine.close()
 

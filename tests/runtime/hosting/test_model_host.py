@@ -233,18 +233,6 @@ def test_a_wait_for_a_load_is_cancelled_and_the_load_goes_on(make: Callable[...,
     assert model.at_once.card.n_ctx == 1024
 
 
-def test_how_long_a_request_keeps_a_model_holds_until_it_is_unloaded(
-    make: Callable[..., Place],
-) -> None:
-    place = make()
-    model = place.model(GGUF)
-    model.keep_alive(0.0)
-    assert end_of(list(model.stream(ask(max_tokens=2)))).reason == "length"
-    place.wait_until(lambda: model.state().state == "unloaded" and bool(model.state().card))
-    assert end_of(list(model.stream(ask(max_tokens=2)))).reason == "length"
-    assert model.state().state == "loaded"
-
-
 def test_a_model_is_unloaded_when_its_answers_have_ended(make: Callable[..., Place]) -> None:
     place = make()
     model = place.model(GGUF)
