@@ -222,7 +222,7 @@ class PrefixDisk:
             if node.file is not None or node in written:
                 continue
             # What cannot be put together would be written anew in each turn.
-            if node.state is None or not self._saved.begins_for_good(node):
+            if node.state is None or not self._saved.begins_for_good(node, node.origin):
                 return
             if len(self._writing) >= _MOST_WAITING:
                 return

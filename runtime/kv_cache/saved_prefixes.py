@@ -191,9 +191,10 @@ class SavedPrefixes:
         path = takewhile(lambda step: step[1] == step[0].end, self._path(tokens))
         return [node for node, _ in path]
 
-    def begins_for_good(self, node: SavedPrefix) -> bool:
-        """Whether a file of its state stays of use: longer texts are put behind it."""
-        return node.origin in (0, node.start) if self._are_cut else node.origin == node.start
+    def begins_for_good(self, node: SavedPrefix, origin: int) -> bool:
+        """Whether a file of its state from *origin* on stays of use: longer texts are put behind
+        it."""
+        return origin == node.start or (origin == 0 and self._are_cut)
 
     def add_file(self, tokens: Tokens, origin: int, file: StoredState) -> bool:
         """Note that a file has the state of *tokens* from *origin* on. False: what comes before is
@@ -203,14 +204,11 @@ class SavedPrefixes:
         parent, n = path[-1] if path else (self._root, 0)
         is_new = n < len(tokens)
         node = SavedPrefix(parent, n, np.array(tokens[n:])) if is_new else parent
-        if node.end != len(tokens):
+        if node.end != len(tokens) or not self.begins_for_good(node, origin):
             return False
         if node.state is not None and node.origin != origin:
             return False  # another state took its place
-        before, node.origin = node.origin, origin
-        if not self.begins_for_good(node):
-            node.origin = before
-            return False
+        node.origin = origin
         node.parent.children[node.start, int(node.tokens[0])] = node
         node.file = file
         return True

@@ -103,7 +103,7 @@ def test_texts_that_share_only_their_beginning_are_not_restored_behind_all_of_an
         # So all of them can be written to files.
         nodes = saved.nodes(tokens)
         assert nodes[-1].end == len(tokens)
-        assert all(saved.begins_for_good(node) for node in nodes)
+        assert all(saved.begins_for_good(node, node.origin) for node in nodes)
     assert saved.n_bytes == 3003 + 3 + 3 * 60
 
 
