@@ -141,11 +141,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     orders, reports = take_streams()
     calls: queue.Queue[_Call] = queue.Queue(1)
-    threading.Thread(target=_receive, args=(orders, calls), daemon=True).start()
+    receiver = threading.Thread(target=_receive, args=(orders, calls), daemon=True)
+    receiver.start()
 
     def report(message: _Step | _Failed | _Done) -> None:
-        reports.write(msgspec.json.encode(message) + b"\n")
-        reports.flush()
+        try:
+            reports.write(msgspec.json.encode(message) + b"\n")
+            reports.flush()
+        except BrokenPipeError:  # the parent has ended: _receive() cleans up and ends this process
+            receiver.join()
 
     while True:
         outcome = _outcome(calls.get(), lambda *step: report(_Step(*step)))

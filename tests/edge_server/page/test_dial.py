@@ -93,12 +93,16 @@ def test_a_phone_shows_the_whole_of_what_steers_an_answer(routed: Server, visit:
     one.page.evaluate(HELD)
     one.send(STORY)
     steering(one.page, "Keep it here")
-    one.page.evaluate(
-        "document.querySelector('#status').textContent = 'Reading the prompt '.repeat(4)"
+    right = one.page.evaluate(
+        """() => {
+            document.querySelector("#status").textContent = "Reading the prompt ".repeat(4);
+            const rights = [...document.querySelectorAll("#steering button")].map(
+                (button) => button.getBoundingClientRect().right
+            );
+            return Math.max(...rights);
+        }"""
     )
-    box = one.page.get_by_role("button", name="Keep it here").bounding_box()
-    assert box is not None
-    assert box["x"] + box["width"] <= 360
+    assert 0 < right <= 360
     one.page.press("#prompt", "Escape")
     one.wait_end()
 
