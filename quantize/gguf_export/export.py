@@ -14,8 +14,14 @@ from spillover.models.libraries import has_llama
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.quantize.child import Child, Progress
 from spillover.quantize.gguf.file_types import FILE_TYPES
+from spillover.quantize.gguf_export.loadable import check_loadable
 from spillover.quantize.gguf_export.metadata import Described
-from spillover.quantize.gguf_export.tensors import StoredTensor, plan_tensors, write_tensor
+from spillover.quantize.gguf_export.tensors import (
+    StoredTensor,
+    plan_tensors,
+    weights_of,
+    write_tensor,
+)
 from spillover.quantize.gguf_export.vocabulary import describe
 from spillover.quantize.new_file import new_file
 from spillover.quantize.onnx_export.from_hf.source import HfSource
@@ -51,6 +57,7 @@ def export(folder: Path, target: Path, kind: GgufType, progress: Progress) -> Ex
     described = Described(source.config, source.spec)
     files = OnnxModelFiles(graph=folder / "model.onnx", root=folder)
     tensors = plan_tensors(source, kind)
+    check_loadable(source.spec, [*described.divisors, *(tensor.name for tensor in tensors)])
     vocabulary = describe(files, source.spec.n_vocab)
     metadata: dict[str, Value] = {
         **described.metadata,
@@ -128,9 +135,10 @@ def _write(
         for values in described.divisors.values():
             file.write(values.tobytes())
             writer.write_padding(file, values.nbytes)
+        weights = weights_of(source)
         for number, tensor in enumerate(tensors):
             progress("exporting", number, len(tensors))
-            write_tensor(source, tensor, file)
+            write_tensor(weights, tensor, file)
             writer.write_padding(file, tensor.n_bytes)
             source.release()
         progress("exporting", len(tensors), len(tensors))

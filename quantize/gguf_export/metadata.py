@@ -80,6 +80,7 @@ class Described:
                     self._put(**{f"rope__scaling__{key}": float(scaling[ours])})
         elif whole.long_frequencies is not None:
             self._put(
+                rope__scaling__type="longrope",  # or llama models would not have the tensors
                 rope__scaling__original_context_length=whole.n_short,
                 rope__scaling__attn_factor=whole.magnitude,
             )

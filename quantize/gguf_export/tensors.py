@@ -1,4 +1,8 @@
-"""Writes the tensors of a Hugging Face folder in llama.cpp's order of rows, some rows at a time."""
+"""Writes the tensors of a Hugging Face folder in llama.cpp's order of rows, some rows at a time.
+
+Fused matrices of queries, keys and values, or of gate and up, become separate ones, as llama.cpp's
+own converter writes them; only Phi-3 keeps them.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,17 @@ from msgspec import Struct
 from spillover.models.ggml_types import GGML_TYPES
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.onnx_export.blocks import Floats
+from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.names import gguf_name
 from spillover.quantize.onnx_export.from_hf.source import HfSource
-from spillover.quantize.onnx_export.source import HEAD
+from spillover.quantize.onnx_export.source import HEAD, WeightSource
+from spillover.quantize.onnx_export.split_source import SplitSource
 
 _N_AT_ONCE = 1 << 22
 """Values that are in memory at a time."""
 _HEADS = {"q_proj": "n_head", "k_proj": "n_head_kv"}
+_FUSED = ("phi3",)
+"""Architectures whose matrices stay fused."""
 _BLOCKS = {kind.name: kind for kind in GGML_TYPES.values()}
 
 
@@ -28,7 +36,7 @@ class StoredTensor(Struct, frozen=True, kw_only=True):
     name: str
     """In the file."""
     source: str
-    """In the folder."""
+    """In weights_of()."""
     shape: tuple[int, ...]
     """Rows first."""
     kind: str
@@ -39,16 +47,29 @@ class StoredTensor(Struct, frozen=True, kw_only=True):
         return int(np.prod(self.shape)) // block.n_values * block.n_bytes
 
 
+def weights_of(source: HfSource) -> HfSource | SplitSource:
+    """The matrices that the file will have."""
+    return source if source.spec.family.gguf in _FUSED else SplitSource(source)
+
+
 def plan_tensors(source: HfSource, kind: str) -> list[StoredTensor]:
-    """What the file will hold: matrices as *kind* (auto: as they are stored), vectors in F32."""
-    found = []
-    for name in sorted(source.names()):
+    """What the file will hold: matrices as *kind* (auto: as they are stored), vectors in F32.
+    Raises ExportError for one that llama.cpp has no name for."""
+    found, weights = [], weights_of(source)
+    for name in sorted(weights.names()):
         if name == HEAD and source.spec.is_tied:
             continue
         stored = gguf_name(name, source.spec.architecture)
-        assert stored is not None, f"{name} was checked"
-        shape = source.shape(name)
-        own = source.dtype(name) if kind == "auto" else kind
+        if stored is None:
+            raise ExportError(
+                f"llama.cpp has no name for {name} in models of the architecture "
+                f"{source.spec.family.gguf}: export it to ONNX"
+            )
+        shape = weights.shape(name)
+        own = kind
+        if kind == "auto":
+            whole = weights.stored_name(name) if isinstance(weights, SplitSource) else name
+            own = source.dtype(whole)
         if len(shape) == 1 or own == "F64":
             own = "F32"
         elif shape[-1] % _BLOCKS[own].n_values:
@@ -57,7 +78,7 @@ def plan_tensors(source: HfSource, kind: str) -> list[StoredTensor]:
     return found
 
 
-def write_tensor(source: HfSource, tensor: StoredTensor, file: BinaryIO) -> None:
+def write_tensor(source: WeightSource, tensor: StoredTensor, file: BinaryIO) -> None:
     """Write it at the file's end. Raises QuantizeError for values that its type cannot hold."""
     import gguf  # slow
     from gguf.quants import quantize
@@ -78,7 +99,7 @@ def write_tensor(source: HfSource, tensor: StoredTensor, file: BinaryIO) -> None
         file.write(np.ascontiguousarray(stored).tobytes())
 
 
-def _rows(source: HfSource, tensor: StoredTensor) -> Generator[Floats]:
+def _rows(source: WeightSource, tensor: StoredTensor) -> Generator[Floats]:
     """The tensor from the first row to the last, in parts that have whole heads."""
     spec = source.spec
     n_heads = _HEADS.get(tensor.source.split(".")[-2])

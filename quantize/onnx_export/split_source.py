@@ -35,6 +35,10 @@ class SplitSource:
     def names(self) -> frozenset[str]:
         return (self._source.names() - self._fused) | self._parts.keys()
 
+    def stored_name(self, name: str) -> str:
+        """The tensor of *source* that has this one's rows."""
+        return self._parts[name].stored if name in self._parts else name
+
     def shape(self, name: str) -> tuple[int, ...]:
         part = self._parts.get(name)
         if part is None:

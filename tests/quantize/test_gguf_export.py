@@ -26,14 +26,17 @@ from spillover.quantize.gguf_export.export import (
 )
 from spillover.quantize.gguf_export.vocabulary import describe
 from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.export import export as export_onnx
 from spillover.quantize.onnx_export.from_gguf.source import VOCABULARY_KEYS, GgufSource
 from spillover.quantize.onnx_export.from_gguf.splits import SPLITS
 from spillover.quantize.onnx_export.from_gguf.tokenizer import build_tokenizer
 from spillover.quantize.onnx_export.from_gguf.vocabulary import read_vocabulary
+from spillover.quantize.onnx_export.options import ExportOptions
 from tests import tiny_gguf, tiny_models
 from tests.hf_reference import hf_logits
 from tests.llama_logits import GELU_ATOL, as_llama_cpp
 from tests.many_scripts import MANY_SCRIPTS, PIECES
+from tests.onnx_sessions import ragged_logits
 from tests.storyteller import STORYTELLER
 
 REFUSED = {
@@ -99,6 +102,72 @@ def test_what_no_gguf_file_can_say_is_refused_before_any_work(name: str, tmp_pat
     with pytest.raises(ExportError, match=REFUSED[name]):
         exported(name, tmp_path)
     assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.parametrize("matrices", [("qkv_proj",), ("qkv_proj", "gate_up_proj")])
+@pytest.mark.parametrize("name", ["llama-biased", "qwen2", "smollm3"])
+def test_fused_matrices_of_any_family_give_the_same_logits(
+    name: str, matrices: tuple[str, ...], tmp_path: Path, unchecked: None
+) -> None:
+    config = tiny_models.CONFIGS[name]
+    folder = write_folder(tmp_path / "hf", config)
+    fused = tiny_models.fused(tiny_models.weights(config), *matrices)
+    tiny_models.write_safetensors(folder / "model.safetensors", fused)
+    made = export(folder, tmp_path / "m.gguf", "auto", silent)
+    np.testing.assert_allclose(as_llama_cpp(made.path), hf_logits()[name], atol=5e-4)
+
+
+LLAMA3 = tiny_models.CONFIGS["llama-3.1"]["rope_scaling"]
+LONGROPE = {
+    "original_max_position_embeddings": 32,
+    "rope_scaling": tiny_models.CONFIGS["phi3-long"]["rope_scaling"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "what"),
+    [
+        ("qwen2", {"rope_scaling": LLAMA3}, "rope_freqs"),
+        ("smollm3", {"rope_scaling": LLAMA3}, "rope_freqs"),
+        ("gemma2", {"rope_scaling": LLAMA3}, "rope_freqs"),
+        ("phi3", {"rope_scaling": LLAMA3}, "rope_freqs"),
+        ("qwen3", {"rope_scaling": LLAMA3}, "rope_freqs"),
+        ("gemma3", {"rope_scaling": LLAMA3}, "rope_freqs"),
+        ("qwen2", LONGROPE, "rope_factors"),
+        ("qwen3", {"attention_bias": True}, "attn_output.bias"),
+        ("qwen2", {"head_dim": 32}, "4 heads of 32"),
+        ("smollm3", {"partial_rotary_factor": 0.5, "head_dim": 32}, "whole heads"),
+    ],
+)
+def test_what_llama_cpp_would_not_load_is_refused_before_any_work(
+    name: str, more: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "hf", {**tiny_models.CONFIGS[name], **more})
+    with pytest.raises(ExportError, match=rf"{what}.*export it to ONNX"):
+        export(folder, tmp_path / "m.gguf", "auto", silent)
+    assert {path.name for path in tmp_path.iterdir()} == {"hf"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("granite", {"rope_scaling": LLAMA3}), ("llama", LONGROPE)]
+)
+def test_rotary_positions_that_llama_cpp_scales_for_few_families_are_right_there(
+    name: str, more: dict[str, Any], tmp_path: Path, unchecked: None
+) -> None:
+    folder = write_folder(tmp_path / "hf", {**tiny_models.CONFIGS[name], **more})
+    made = export(folder, tmp_path / "m.gguf", "auto", silent)
+    export_onnx(folder, tmp_path / "onnx", ExportOptions(weights="fp32"), lambda n, n_all: None)
+    wanted = ragged_logits(tmp_path / "onnx" / "model.onnx", tiny_models.IDS, [48])
+    np.testing.assert_allclose(as_llama_cpp(made.path), wanted, atol=5e-4)
+
+
+def test_a_model_whose_matrices_llama_cpp_wants_fused_is_refused(tmp_path: Path) -> None:
+    config = tiny_models.CONFIGS["phi3"]
+    folder = write_folder(tmp_path / "hf", config)
+    apart = tiny_models.weights({**config, "model_type": "llama"})
+    tiny_models.write_safetensors(folder / "model.safetensors", apart)
+    with pytest.raises(ExportError, match=r"no name for layers.0.mlp.up_proj.weight"):
+        export(folder, tmp_path / "m.gguf", "auto", silent)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
