@@ -28,16 +28,9 @@ def new_file(target: Path, n_bytes: int = 0) -> Generator[Path]:
     Raises QuantizeError when it cannot be written; an OSError of the block that is about something
     else passes.
     """
-    if target.exists() or target.is_symlink():
-        raise QuantizeError(f"{target} exists: name a new file, or remove it first")
+    check_place(target, n_bytes)
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = _free_bytes(target)
-        if free < n_bytes + _BESIDE_BYTES:
-            raise QuantizeError(
-                f"{target} takes {n_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on its "
-                f"disk: {_ADVICE}"
-            )
         scratch = _beside(target)
         # Not tempfile: who may read the file is for the user's umask to say.
         os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -45,18 +38,17 @@ def new_file(target: Path, n_bytes: int = 0) -> Generator[Path]:
         with _noticing_a_full_disk(target):
             yield scratch
         with _writing(target):
-            with scratch.open("rb") as file:
-                # Or the name could outlive a loss of power, but not the content.
-                os.fsync(file.fileno())
+            _flush(scratch)
             os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
 
 
 @contextmanager
-def new_folder(target: Path) -> Generator[Path]:
-    """A folder that becomes *target* when the block succeeds and is removed otherwise. Raises as
-    new_file() does."""
+def new_folder(target: Path, n_bytes: int = 0) -> Generator[Path]:
+    """A folder that becomes *target* when the block succeeds and is removed otherwise. About
+    *n_bytes* will be written into it. Raises as new_file() does."""
+    check_place(target, n_bytes)
     with _writing(target):
         scratch = _beside(target)
         scratch.mkdir(parents=True)
@@ -64,9 +56,35 @@ def new_folder(target: Path) -> Generator[Path]:
         with _noticing_a_full_disk(target):
             yield scratch
         with _writing(target):
+            flush_folder(scratch)
             os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_place(target: Path, n_bytes: int) -> None:
+    """Check that *target* is new and about *n_bytes* fit on its disk. Raises QuantizeError."""
+    if target.exists() or target.is_symlink():
+        raise QuantizeError(f"{target} exists: choose another name, or remove it first")
+    with _writing(target):
+        free = _free_bytes(target)
+    if free < n_bytes + _BESIDE_BYTES:
+        raise QuantizeError(
+            f"{target} takes {n_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on its "
+            f"disk: {_ADVICE}"
+        )
+
+
+def flush_folder(folder: Path) -> None:
+    """Return when the files of *folder* have reached the disk. Raises OSError."""
+    for path in folder.iterdir():
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Or its name could outlive a loss of power, but not its content."""
+    with path.open("rb+") as file:  # Windows flushes only what may be written
+        os.fsync(file.fileno())
 
 
 def _beside(target: Path) -> Path:
@@ -74,7 +92,8 @@ def _beside(target: Path) -> Path:
 
 
 def _free_bytes(target: Path) -> int:
-    return shutil.disk_usage(target.parent).free
+    there = next(folder for folder in target.absolute().parents if folder.exists())
+    return shutil.disk_usage(there).free
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def onnx(
         **choices,
     )
     if target_bpw is not None:
-        options = _within(target_bpw, source, options)
+        options = _within(target_bpw, source, target, options)
     with _progress_bar() as progress:
         exported = export(source, target, options, progress)
     for note in exported.notes:
@@ -198,15 +198,20 @@ def onnx(
         print_result(_line(exported))
 
 
-def _within(target_bpw: float, source: Path, options: ExportOptions) -> ExportOptions:
-    """*options* with 4 and 8 bits where a measurement says."""
-    from spillover.quantize.plan.mixed import mixed  # slow
+def _within(target_bpw: float, source: Path, place: Path, options: ExportOptions) -> ExportOptions:
+    """*options* with 4 and 8 bits where a measurement says, if the model can be written to
+    *place*."""
+    from spillover.quantize.new_file import check_place
+    from spillover.quantize.onnx_export.export import open_source  # slow
+    from spillover.quantize.onnx_export.sizes import n_params
+    from spillover.quantize.plan.mixed import mixed
     from spillover.quantize.plan.target import Target
 
     if options.weights not in (None, "int4") or options.eight_bits:
         raise click.UsageError("--target-bpw chooses among int4 and 8 bits: give it without others")
     with shown_progress(is_quiet=False) as progress:
         target = Target(bits_per_weight=target_bpw, size_bytes=None)
+        check_place(place, target.budget(n_params(open_source(source))))
         found = mixed(source, target, options.calibration, progress, tokenizer=options.tokenizer)
     print_note(f"spillover: {found.summary()}")
     return msgspec.structs.replace(

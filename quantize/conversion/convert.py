@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from spillover.quantize.conversion.errors import NotNow
+from spillover.quantize.new_file import flush_folder
 from spillover.quantize.onnx_export.decoder_graph import Progress
 from spillover.quantize.onnx_export.export import estimated_bytes, export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -43,7 +44,7 @@ def convert(
         files = describe_files(exported.folder)
         record = Conversion(digest=digest, exporter=EXPORTER, n_ctx=exported.n_ctx, files=files)
         write_json(exported.folder / RECORD, record)
-        _flush(exported.folder)
+        flush_folder(exported.folder)
         store.discard(folder)
         os.replace(exported.folder, folder)
     finally:
@@ -64,14 +65,6 @@ def _make_room(n_bytes: int, store: ConversionStore, limit_bytes: int) -> None:
             f"the conversion takes {_mib(n_bytes)}, and only {_mib(free)} are free in "
             f"{store.folder}: free some space, or set cache_dir to another disk"
         )
-
-
-def _flush(folder: Path) -> None:
-    """A file that was renamed before its content reached the disk would be full of zeros after a
-    loss of power."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _mib(n_bytes: int) -> str:

@@ -20,7 +20,7 @@ from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Weights
-from spillover.quantize.onnx_export.sizes import n_params
+from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights_bytes
 from spillover.quantize.onnx_export.source import WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
 
@@ -44,8 +44,6 @@ class Exported(Struct, frozen=True, kw_only=True):
 def export(source_path: Path, target: Path, options: ExportOptions, progress: Progress) -> Exported:
     """Write the folder *target* completely or not at all. Raises ExportError, and QuantizeError
     when it cannot be written."""
-    if target.exists() or target.is_symlink():
-        raise ExportError(f"{target} exists: name a new folder, or remove it first")
     if options.kv_cache == "int8" and not (options.calibration and options.interface == "ragged"):
         raise ExportError(
             "a KV cache in int8 needs a calibration text, which its scales are measured with, and "
@@ -62,7 +60,8 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     options, notes = _choose_weights(source, options)
     n_ctx, more = _choose_n_ctx(source, options)
     notes += [*more, *source.notes]
-    with new_folder(target) as folder:
+    size = weights_bytes(weights, options) + rotary_bytes(weights, options, n_ctx)
+    with new_folder(target, size) as folder:
         notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
         _write_graph(weights, options, folder, n_ctx=n_ctx, progress=progress)
         size = sum(file.stat().st_size for file in folder.iterdir())

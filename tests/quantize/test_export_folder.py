@@ -11,11 +11,13 @@ import onnx
 import pytest
 
 from spillover.edge_server import cli
+from spillover.quantize import new_file
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.from_hf.safetensors_file import SafetensorsFile
 from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.plan import mixed
 from tests import tiny_gguf, tiny_models
 from tests.onnx_sessions import Logits, ragged_logits
 from tests.tiny_models import CONFIGS
@@ -198,7 +200,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def test_an_existing_folder_is_never_written_into(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
     (tmp_path / "out").mkdir()
-    with pytest.raises(ExportError, match="exists"):
+    with pytest.raises(QuantizeError, match="exists"):
         export(tmp_path / "hf", tmp_path / "out", FP32, silent)
     assert not list((tmp_path / "out").iterdir())
 
@@ -252,6 +254,22 @@ def test_an_index_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ExportError, match="outside its folder"):
         export(tmp_path / "hf", tmp_path / "out", FP32, silent)
+
+
+@pytest.mark.parametrize("more", [(), ("--target-bpw", "6")])
+def test_space_on_the_disk_is_looked_for_before_anything_is_measured(
+    more: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    monkeypatch.setattr(new_file, "_free_bytes", lambda target: 64 << 20)
+    monkeypatch.setattr(mixed, "sensitivities", lambda *_: pytest.fail("it was measured"))
+    source, target = str(tmp_path / "hf"), tmp_path / "out"
+    assert cli.run(["export", "onnx", source, str(target), *more]) == 1
+    assert f"{target} takes" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"hf"}
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 40, 4_000, 60_000])

@@ -62,6 +62,42 @@ def test_a_library_that_fails_on_a_full_disk_does_not_seem_broken(
 
 
 @KINDS
+def test_too_little_space_is_said_before_anything_is_written(
+    make: Callable[[Path, int], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    begun = False
+    refused = pytest.raises(QuantizeError, match=r"takes \d+ MB.*are free")
+    with refused, make(tmp_path / "new" / "m", 1 << 60):
+        begun = True
+    assert not begun
+    assert list(tmp_path.iterdir()) == []
+
+
+@KINDS
+def test_the_name_comes_when_the_content_is_on_the_disk(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str | int] = []
+    flush, replace = os.fsync, os.replace
+
+    def flushed(file: int) -> None:
+        flush(file)
+        steps.append(os.fstat(file).st_ino)
+
+    def replaced(source: Path, target: Path) -> None:
+        replace(source, target)
+        steps.append(target.name)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", replaced)
+    with make(tmp_path / "m") as scratch:
+        file = scratch / "weights" if scratch.is_dir() else scratch
+        file.write_bytes(b"x")
+        number = file.stat().st_ino
+    assert steps == [number, "m"]
+
+
+@KINDS
 def test_a_place_that_is_no_folder_is_named(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (

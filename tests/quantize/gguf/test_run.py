@@ -72,15 +72,6 @@ def test_a_file_that_exists_is_left_alone(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "m.gguf").read_text() == "mine"
 
 
-def test_a_full_disk_is_noticed_before_the_work(tmp_path: Path) -> None:
-    with (
-        pytest.raises(QuantizeError, match="free some space"),
-        new_file.new_file(tmp_path / "m.gguf", 1 << 60),
-    ):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.fixture(scope="module")
 def quantized(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("quantized") / "m-Q5_0.gguf"
