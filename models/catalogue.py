@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -120,6 +121,11 @@ def _read(path: Path) -> dict[str, Listed]:
     return msgspec.convert(tomllib.loads(path.read_text("utf-8")), dict[str, Listed])
 
 
+def listed_name(name: str) -> str | None:
+    """*name* as the catalogue writes it, if it has a model of this name, whatever its case."""
+    return is_named(name, listed_models())
+
+
 def listed_as(entry: ModelEntry) -> tuple[str, Listed] | None:
     """The table of a model that is here, and its name: of one that comes with the package, or that
     was pulled from where the table has it from. A file that merely has its name may be another.
@@ -172,8 +178,9 @@ def find(name_or_path: str, store: ModelStore | None = None) -> ModelEntry:
     in the lists of other programs come last. Raises CatalogueError.
     """
     bundled = _bundled_models()
-    if name_or_path in bundled:
-        return _bundled(name_or_path, bundled)
+    name = is_named(name_or_path, bundled)
+    if name is not None:
+        return _bundled(name, bundled)
     entry = (store or ModelStore()).find(name_or_path)
     entry = entry or model_at(name_or_path) or other_programs.find(name_or_path)
     if entry is None:
@@ -183,7 +190,7 @@ def find(name_or_path: str, store: ModelStore | None = None) -> ModelEntry:
 
 def is_model(name_or_path: str, store: ModelStore | None = None) -> bool:
     """Whether it is the name of a model that is here or known, or the path of a possible one."""
-    if name_or_path in listed_models() or may_be_model(name_or_path):
+    if listed_name(name_or_path) is not None or may_be_model(name_or_path):
         return True
     return (store or ModelStore()).get(name_or_path) is not None
 
@@ -215,16 +222,14 @@ def _bundled(name: str, models: dict[str, Listed]) -> ModelEntry:
 
 def _not_found(text: str) -> str:
     known = listed_models()
-    name = text.partition(":")[0]
-    if name in known and known[name].files:
-        smallest = min(file.size_bytes for file in known[name].files)
-        return (
-            f"{text} is not on this device yet: `spillover pull {text}` fetches it "
-            f"({smallest / 1e6:.0f} MB or more)"
-        )
+    name, _, quantization = text.partition(":")
+    name = is_named(name, known) or ""
+    if name and known[name].files:
+        return _how_to_pull(name, quantization, known[name])
     source = parse_source(text)
     if source is not None:
-        return f"there is no file or folder {text!r}; `spillover pull {show(source)}` fetches it"
+        command = f"spillover pull {shlex.quote(show(source))}"
+        return f"there is no file or folder {text!r}; `{command}` fetches it"
     if _TAGGED.fullmatch(text):
         return (
             f"{text!r} looks like a model of Ollama, and Ollama has none of this name on this "
@@ -236,3 +241,16 @@ def _not_found(text: str) -> str:
         f"there is no model {text!r}: {guess}give the path of a .gguf file, the folder of an ONNX "
         "model, or a name that `spillover models` lists"
     )
+
+
+def _how_to_pull(name: str, quantization: str, listed: Listed) -> str:
+    files = {file.quantization: file for file in listed.files}
+    wanted = is_named(quantization, files)
+    if quantization and wanted is None:
+        return f"{name} has no quantization {quantization!r}: it has {', '.join(files)}"
+    if wanted is not None:
+        text, size = f"{name}:{wanted}", f"{files[wanted].size_bytes / 1e6:.0f} MB"
+    else:
+        smallest = min(file.size_bytes for file in listed.files)
+        text, size = name, f"{smallest / 1e6:.0f} MB or more"
+    return f"{text} is not on this device yet: `spillover pull {text}` fetches it ({size})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -21,6 +22,9 @@ from spillover.models.small_files import read_small
 
 NAME = r"[A-Za-z0-9][\w.+-]{0,99}(?::[\w.+-]{1,50})?"
 """What a model may be called."""
+
+_MOST_NAME_BYTES = 200
+"""Names of files may have 255."""
 
 
 class PulledModel(Struct, frozen=True, kw_only=True):
@@ -51,13 +55,24 @@ class PulledModel(Struct, frozen=True, kw_only=True):
             licence=self.licence,
             source=self.source,
             description=self.description or f"pulled from {self.source}",
-            remedy=f"spillover rm {self.name}, then pull it again",
+            remedy=f"`spillover rm {self.name}`, then `{self.command}`",
         )
+
+    @property
+    def command(self) -> str:
+        """What to type to fetch it where nothing of it is here."""
+        return f"spillover pull {shlex.quote(self.source)} --name {self.name}"
 
     @property
     def is_complete(self) -> bool:
         """Whether all files are still there: those in another program's cache may be gone."""
         return all(Path(file).is_file() for file in self.files)
+
+    @property
+    def has_its_size(self) -> bool:
+        """Whether the files, which are there, have as many bytes as when they were pulled."""
+        found = sum(Path(file).stat().st_size for file in self.files)
+        return self.size_bytes in (0, found)  # 0: unknown
 
 
 class ModelStore:
@@ -89,14 +104,18 @@ class ModelStore:
             return None
         if not model.is_complete:
             raise CatalogueError(
-                f"the files of {model.name} are gone ({model.path}): spillover pull {model.source}"
-                f" --name {model.name}"
+                f"the files of {model.name} are gone ({model.path}): `spillover pull {model.name}` "
+                "fetches them again"
             )
         return model.entry
 
     def files_folder(self, name: str) -> Path:
         """Where the files of the model *name* belong if Spillover keeps them itself."""
         return self.folder / "files" / _file_name(name)
+
+    def lock_of(self, name: str) -> Path:
+        """What is locked while the model *name* is fetched."""
+        return self.folder / ".locks" / _file_name(name.casefold())
 
     def add(self, model: PulledModel) -> PulledModel:
         """Record a model whose files are complete and checked. Raises OSError."""
@@ -134,6 +153,11 @@ class ModelStore:
             if content is not None:
                 return msgspec.json.decode(content, type=PulledModel)
         return None
+
+
+def is_name(text: str) -> bool:
+    """Whether a model may be called *text*."""
+    return re.fullmatch(NAME, text) is not None and len(text.encode()) <= _MOST_NAME_BYTES
 
 
 def default_folder() -> Path:

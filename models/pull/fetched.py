@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
 
 from spillover.models.entry import CatalogueError
+from spillover.models.file_lock import try_lock
 
 Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes in all (0: unknown)."""
@@ -47,3 +49,15 @@ def need_space(folder: Path, n_bytes: int) -> None:
             f"{folder} has no room for {n_bytes / 1e9:.2f} GB: free {missing / 1e9:.2f} GB there, "
             "remove a model with `spillover rm`, or set models_dir to a folder on another disk"
         )
+
+
+@contextmanager
+def only_one(lock: Path, what: str) -> Generator[None]:
+    """Fetch *what* during the block, and no other process at the same time: PullError says that
+    one is at it. Raises OSError."""
+    with try_lock(lock) as is_ours:
+        if not is_ours:
+            raise PullError(
+                f"another program is fetching the {what} right now: let it end, then try again"
+            )
+        yield

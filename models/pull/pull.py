@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+import msgspec
 
-from msgspec import Struct
-
-from spillover.models import catalogue, onnx_folder
-from spillover.models.at_path import stem_of
-from spillover.models.catalogue import Listed, ListedFile
+from spillover.models import onnx_folder
+from spillover.models.catalogue import ListedFile
 from spillover.models.entry import CatalogueError, sha256_of
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
 from spillover.models.pull import address, hub, wheel
-from spillover.models.pull.fetched import Fetched, Offline, Progress, PullError
-from spillover.models.source import HubSource, Source, UrlSource, WheelSource, parse_source, show
+from spillover.models.pull.fetched import Fetched, Offline, Progress, PullError, only_one
+from spillover.models.pull.naming import file_name_of
+from spillover.models.pull.order import Note, Order, PullOptions, order_of
+from spillover.models.source import HubSource, Source, UrlSource, WheelSource, show
 from spillover.models.store import ModelStore, PulledModel
-
-
-class PullOptions(Struct, frozen=True, kw_only=True):
-    """What holds for a pull. Sizes in bytes."""
-
-    total_bytes: int
-    """Memory of this device."""
-    free_bytes: int
-    """Memory that a model may take."""
-    offline: bool = False
-    name: str = ""
-    """What to call the model; empty: after the catalogue or the file."""
-
-
-class _Order(Struct, frozen=True, kw_only=True):
-    """One thing to fetch, and where from."""
-
-    name: str
-    sources: tuple[Source, ...]
-    file: ListedFile | None = None
-    licence: str = ""
-    description: str = ""
 
 
 def pull(
@@ -47,23 +22,40 @@ def pull(
     store: ModelStore,
     options: PullOptions,
     progress: Progress,
-    note: Callable[[str], None] = lambda _: None,
+    note: Note = lambda _: None,
 ) -> PulledModel:
-    """The model that *text* names, fetched if it was not here, complete and checked. *note* gets a
-    line for each source that failed while another one is left.
+    """The model that *text* names, fetched if it was not here, complete and checked. *note* gets
+    lines for the user, such as one for each source that failed while another one is left.
 
     Raises CatalogueError (PullError, Offline), OSError. What has come of a file stays for the next
     attempt; a file that is damaged is deleted.
     """
-    order = _order(text, options)
+    order = order_of(text, store, options, note)
+    with only_one(store.lock_of(order.name), f"model {order.name}"):
+        return _here(order, store, note) or _pulled(order, store, options, progress, note)
+
+
+def _here(order: Order, store: ModelStore, note: Note) -> PulledModel | None:
+    """The model, if all of it is on this device. Raises PullError where another has its name."""
     held = store.get(order.name)
-    if held is not None and held.is_complete:
-        if held.source in {show(source) for source in order.sources}:
-            return held
+    if held is not None and held.is_complete and not order.is_of(held):
         raise PullError(
             f"there is a model {held.name} from {held.source} already: choose another name with "
             f"--name, or remove it with `spillover rm {held.name}`"
         )
+    same = [model for model in store.all() if order.is_of(model) and model.is_complete]
+    changed = [model for model in same if not model.has_its_size]
+    if changed:
+        note(f"{changed[0].path} was changed since it was pulled: it is fetched again")
+        return None
+    if held in same:
+        return held
+    return store.add(msgspec.structs.replace(same[0], name=order.name)) if same else None
+
+
+def _pulled(
+    order: Order, store: ModelStore, options: PullOptions, progress: Progress, note: Note
+) -> PulledModel:
     *others, last = order.sources
     for source in others:
         try:
@@ -73,50 +65,8 @@ def pull(
     return store.add(_fetch(last, order, store, options, progress))
 
 
-def _order(text: str, options: PullOptions) -> _Order:
-    name, _, quantization = text.partition(":")
-    known = catalogue.listed_models()
-    if name in known:
-        return _listed_order(name, known[name], quantization, options)
-    source = parse_source(text)
-    if source is None:
-        catalogue.find(text)  # raises with advice, unless it is here
-        raise PullError(f"{text} is on this device already: there is nothing to pull")
-    return _Order(name=options.name or _name_of(source), sources=(source,))
-
-
-def _listed_order(name: str, listed: Listed, quantization: str, options: PullOptions) -> _Order:
-    if not listed.files:
-        raise PullError(f"{name} comes with Spillover: there is nothing to pull")
-    file = listed.choose(
-        quantization, total_bytes=options.total_bytes, free_bytes=options.free_bytes
-    )
-    sources = tuple(source for text in file.sources if (source := parse_source(text)))
-    called = f"{name}:{file.quantization}" if quantization else name
-    return _Order(
-        name=options.name or called,
-        sources=sources,
-        file=file,
-        licence=listed.licence,
-        description=listed.description,
-    )
-
-
-def _name_of(source: Source) -> str:
-    match source:
-        case HubSource(repository, wanted):
-            if "." in PurePosixPath(wanted).name:
-                return stem_of(PurePosixPath(wanted).name)
-            name = repository.partition("/")[2].removesuffix("-GGUF").removesuffix("-gguf")
-            return f"{name}:{wanted}" if wanted else name
-        case UrlSource(url):
-            return stem_of(PurePosixPath(unquote(urlsplit(url).path)).name)
-        case WheelSource(_, file):
-            return stem_of(PurePosixPath(file).name)
-
-
 def _fetch(
-    source: Source, order: _Order, store: ModelStore, options: PullOptions, progress: Progress
+    source: Source, order: Order, store: ModelStore, options: PullOptions, progress: Progress
 ) -> PulledModel:
     folder = store.files_folder(order.name)
     match source:
@@ -130,12 +80,12 @@ def _fetch(
             )
         case UrlSource(url):
             _need_network(source, options)
-            target = folder / PurePosixPath(unquote(urlsplit(url).path)).name
+            target = folder / file_name_of(source)
             address.download(url, target, progress, size_bytes=_exact_size(order.file))
             fetched = Fetched(path=target, files=(target,))
-        case WheelSource(_, file):
+        case WheelSource():
             _need_network(source, options)
-            target = folder / PurePosixPath(file).name
+            target = folder / file_name_of(source)
             wheel.extract(source, target, progress)
             fetched = Fetched(path=target, files=(target,))
     sha256 = _check(fetched, source, order.file)

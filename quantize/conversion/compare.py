@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from spillover.models.file_lock import try_lock
 from spillover.quantize.child import Progress
 from spillover.quantize.conversion.convert import convert, needed_bytes
 from spillover.quantize.conversion.ends import adopt_ends
@@ -26,7 +27,6 @@ from spillover.runtime.conversions.store import (
     is_intact,
 )
 from spillover.runtime.errors import ModelError
-from spillover.runtime.files.file_lock import try_lock
 from spillover.runtime.machine.device import available_memory
 from spillover.runtime.machine.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions

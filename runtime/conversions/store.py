@@ -17,8 +17,8 @@ from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
+from spillover.models.file_lock import try_lock
 from spillover.runtime.conversions.record import EXPORTER, Conversion, SourceNote, StoredFile
-from spillover.runtime.files.file_lock import try_lock
 from spillover.runtime.files.json_file import cache_folder, fingerprint, read_own_json, write_json
 
 RECORD = "conversion.json"

@@ -1,4 +1,4 @@
-"""Files on this device that processes share: values kept as JSON, locks, digests of weights.
+"""Files on this device that processes share: values kept as JSON, digests of weights.
 
 Knows nothing of models or requests.
 """

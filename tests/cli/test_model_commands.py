@@ -83,7 +83,7 @@ def test_what_is_known_of_a_model_is_shown_to_programs_and_to_people(
     assert (shown["languages"], shown["tools"], shown["is_here"]) == (["en"], False, False)
     lines = spillover(environment, "show", "smollm2-135m").stdout.splitlines()
     assert any(line.split()[:4] == ["files", "Q4_1", "98", "MB"] for line in lines)
-    assert any("on this device  no: `spillover pull`" in line for line in lines)
+    assert any("on this device  no: `spillover pull smollm2-135m`" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,8 @@ def test_what_is_known_of_a_model_is_shown_to_programs_and_to_people(
         (("pull", "nonsense"), 1, "there is no model 'nonsense'"),
         (("pull", "hf:o/Tale-GGUF", "--name", "a b"), 2, "cannot be called 'a b'"),
         (("pull", "smollm2-135m:Q9"), 1, "there is no Q9 of it: choose Q4_1"),
-        (("rm", "storyteller"), 1, "cannot be removed"),
+        (("pull", "hf:o/Tale-GGUF", "--name", "phi4-mini"), 1, "the catalogue has another model"),
+        (("rm", "Storyteller"), 1, "cannot be removed"),
         (("rm", "tale"), 1, "no model tale was pulled"),
         (("show", "tale"), 1, "there is no model 'tale'"),
     ],

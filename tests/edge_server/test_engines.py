@@ -22,12 +22,12 @@ from spillover.edge_server.commands.engines.job import LOWEST
 from spillover.edge_server.commands.engines.job_process import JobProcess, convert_if_needed
 from spillover.edge_server.commands.engines.order import Order, encode
 from spillover.models.catalogue import default_model
+from spillover.models.file_lock import try_lock
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.conversions.choice import MIN_SOURCE_BYTES, comparison_store, look_up
 from spillover.runtime.conversions.record import Comparison, EngineRates, comparison_key
 from spillover.runtime.conversions.store import ConversionStore, is_intact
 from spillover.runtime.errors import ModelError
-from spillover.runtime.files.file_lock import try_lock
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_models
 from tests.edge_server.conftest import Server

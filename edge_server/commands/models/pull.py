@@ -15,7 +15,7 @@ from spillover.edge_server.commands.loading import model_store
 from spillover.edge_server.commands.models.device import fit_of_file, in_words
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
-from spillover.models.entry import CatalogueError
+from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.runtime.errors import ModelError
 from spillover.runtime.machine.device import available_memory, total_memory
 
@@ -46,7 +46,8 @@ Hugging Face's own client; other models go to models_dir (see `spillover config`
 @setting_options(())
 def command(model: str, name: str, offline: bool, as_json: bool, config_flag: Path | None) -> None:
     """Fetch MODEL, so that it can be used by its name."""
-    from spillover.models.pull.pull import PullOptions, pull  # slow
+    from spillover.models.pull.order import PullOptions  # slow
+    from spillover.models.pull.pull import pull
 
     store = model_store(load_config({}, config_flag).settings)
     options = PullOptions(
@@ -71,7 +72,16 @@ def command(model: str, name: str, offline: bool, as_json: bool, config_flag: Pa
         return
     fit = in_words(fit_of_file(pulled.entry.path))
     print_result(f"{pulled.name}: {pulled.size_bytes / 1e6:.1f} MB{fit and ', ' + fit}")
-    print_note(f"try it: spillover chat {pulled.name}")
+    print_note(f"try it: {_first_use(pulled.entry)}")
+
+
+def _first_use(entry: ModelEntry) -> str:
+    """A command that uses the model. One that makes vectors writes no answers."""
+    from spillover.models.catalogue import listed_as
+
+    listed = listed_as(entry)
+    is_embedding = listed is not None and listed[1].kind == "embedding"
+    return f"spillover {'serve' if is_embedding else 'chat'} {entry.name}"
 
 
 def is_offline() -> bool:
@@ -81,15 +91,12 @@ def is_offline() -> bool:
 
 def checked_name(name: str) -> str:
     """*name*, if a model may be called so. Raises UsageError."""
-    import re
+    from spillover.models.store import is_name
 
-    from spillover.models.catalogue import names
-    from spillover.models.store import NAME
-
-    if name and (not re.fullmatch(NAME, name) or name in names()):
+    if name and not is_name(name):
         raise click.UsageError(
-            f"a model cannot be called {name!r}: use letters, digits, '.', '-' and '_', and "
-            "no name of the catalogue"
+            f"a model cannot be called {name[:100]!r}: use at most 100 letters, digits, '.', '-' "
+            "and '_', and begin with a letter or a digit"
         )
     return name
 

@@ -10,7 +10,7 @@ from spillover.edge_server.commands.loading import model_store
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_result
 from spillover.models import other_programs
-from spillover.models.catalogue import listed_models
+from spillover.models.catalogue import listed_models, listed_name
 from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError
 
@@ -43,8 +43,8 @@ def command(names: tuple[str, ...], config_flag: Path | None) -> None:
 
 
 def _nothing(name: str) -> str:
-    listed = listed_models().get(name)
-    if listed is not None and listed.is_bundled:
+    listed = listed_name(name)
+    if listed is not None and listed_models()[listed].is_bundled:
         return f"{name} comes with Spillover and cannot be removed"
     if other_programs.find(name) is not None:
         return f"{name} is another program's: remove it there"

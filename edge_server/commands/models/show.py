@@ -47,7 +47,7 @@ def command(model: str, as_json: bool, config_flag: Path | None) -> None:
     if as_json:
         print_json(facts)
         return
-    rows = [(key, _lines(key, value)) for key, value in facts.items()]
+    rows = [(key, _lines(key, value, facts["name"])) for key, value in facts.items()]
     width = max(len(_title(key)) for key in facts)
     for key, lines in rows:
         for n, line in enumerate(lines):
@@ -56,13 +56,15 @@ def command(model: str, as_json: bool, config_flag: Path | None) -> None:
 
 def _facts(model: str, settings: Settings) -> dict[str, Any]:
     """What is known, by name; sizes in bytes. What is unknown is left out."""
+    listed: Listed | None
     try:
         entry = catalogue.find(model, model_store(settings))
     except CatalogueError:
-        listed = catalogue.listed_models().get(model)
-        if listed is None:
+        name = catalogue.listed_name(model)
+        if name is None:
             raise
-        facts = _of_listed(model, listed)
+        listed = catalogue.listed_models()[name]
+        facts = _of_listed(name, listed)
     else:
         _, listed = catalogue.listed_as(entry) or ("", None)
         facts = _of_entry(entry, settings.engine)
@@ -158,11 +160,11 @@ def _title(key: str) -> str:
     return _TITLES.get(key, key)
 
 
-def _lines(key: str, value: Any) -> list[str]:
-    """*value* for people to read."""
+def _lines(key: str, value: Any, name: str) -> list[str]:
+    """*value*, which describes the model *name*, for people to read."""
     match key:
         case "is_here":
-            return ["yes" if value else "no: `spillover pull` fetches it"]
+            return ["yes" if value else f"no: `spillover pull {name}` fetches it"]
         case "files":
             return [line for file in value for line in _lines_of_file(file)]
         case "size_bytes":

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from spillover.models.catalogue import default_model
+from spillover.models.file_lock import try_lock
 from spillover.quantize.conversion import compare, convert, rates
 from spillover.quantize.conversion.compare import prepare
 from spillover.quantize.conversion.errors import NotNow
@@ -32,7 +33,6 @@ from spillover.runtime.conversions.choice import (
 from spillover.runtime.conversions.record import MOST_DIVERGENCE
 from spillover.runtime.conversions.store import ConversionStore, is_intact
 from spillover.runtime.errors import ModelError
-from spillover.runtime.files.file_lock import try_lock
 from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.options import EngineOptions

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from spillover.models.file_lock import try_lock
 from spillover.runtime.conversions.record import EXPORTER, Conversion
 from spillover.runtime.conversions.store import (
     RECORD,
@@ -18,7 +19,6 @@ from spillover.runtime.conversions.store import (
     is_intact,
     note_use,
 )
-from spillover.runtime.files.file_lock import try_lock
 from spillover.runtime.files.json_file import write_json
 
 
