@@ -210,8 +210,7 @@ class _Reader:
             self._need(8 * length)
             if keep:
                 return [self._string(MAX_NAME_BYTES) for _ in range(length)]
-            for _ in range(length):
-                self._skip(self._scalar("Q"))
+            self._skip_texts(length)
             return None
         code = _SCALARS.get(kind)
         if code is None:
@@ -265,6 +264,16 @@ class _Reader:
     def _skip(self, n: int) -> None:
         self._need(n)
         self._at += n
+
+    def _skip_texts(self, n: int) -> None:
+        """In few steps for each: vocabularies have some hundred thousand."""
+        content, at, length_at = self._content, self._at, struct.Struct("<Q").unpack_from
+        try:
+            for _ in range(n):
+                at += 8 + length_at(content, at)[0]
+        except (struct.error, OverflowError):  # beyond the file's end, or beyond any file's
+            at = self._size + 1
+        self._skip(at - self._at)
 
     def _need(self, n: int) -> None:
         if n > self._size - self._at:

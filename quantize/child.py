@@ -117,14 +117,14 @@ class Child:
                     hint = get_type_hints(function)["return"]
                     found: Result = msgspec.json.decode(result, type=hint, dec_hook=_path)
                     return found
-        from spillover.runtime.worker.worker_process import describe_exit
+        from spillover.runtime.worker.exits import describe_exit  # the child does without
 
         raise QuantizeError(f"the process that computed {describe_exit(self._process.wait())}")
 
 
 def start_process(module: str) -> subprocess.Popen[bytes]:
     """A process that runs main() of *module*, with pipes. Raises OSError."""
-    from spillover.runtime.worker.worker_process import environment  # the child does without
+    from spillover.runtime.worker.environment import environment  # the child does without
 
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _BOOT.format(module), json.dumps(sys.path)],

@@ -8,8 +8,11 @@ opened: without llama.cpp that raises ModelError.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
 
 from spillover.models.libraries import INSTALL_LLAMA
 from spillover.runtime.errors import ModelError
@@ -17,8 +20,24 @@ from spillover.runtime.fit.model_shape import GpuMemory, gpu_memory_of
 from spillover.runtime.machine.ggml_devices import devices
 from spillover.runtime.machine.llama_trial import find_library
 
+
+@contextmanager
+def _bare_package() -> Generator[None]:
+    """Let modules of llama_cpp be imported without the package itself, whose own imports (chat
+    formats, a template engine, a cache) take longer than the library, and are not used here."""
+    if "llama_cpp" in sys.modules or (spec := find_spec("llama_cpp")) is None:
+        yield
+        return
+    sys.modules["llama_cpp"] = module_from_spec(spec)
+    try:
+        yield
+    finally:
+        del sys.modules["llama_cpp"]  # whoever imports it gets the whole one
+
+
 try:
-    import llama_cpp.llama_cpp as lib
+    with _bare_package():
+        import llama_cpp.llama_cpp as lib
 except ModuleNotFoundError as error:
     raise ModelError(
         f"a GGUF file needs llama.cpp, and {error.name} is not installed: {INSTALL_LLAMA}, or give "

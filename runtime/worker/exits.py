@@ -1,4 +1,5 @@
-"""Ends a worker process that cannot go on: the parent starts a new one and resumes its requests."""
+"""Ends a worker process that cannot go on: the parent starts a new one and resumes its requests.
+Also what the status of an ended process means."""
 
 from __future__ import annotations
 
@@ -25,6 +26,18 @@ KILLED = -int(getattr(signal, "SIGKILL", 1 << 40))
 MAYBE_SHORTAGE = (-signal.SIGABRT, 1)
 """How libraries end a process when they get no memory, among other reasons: C++ and ggml abort, and
 OpenMP exits without another thread."""
+
+
+def describe_exit(status: int) -> str:
+    """Describe an exit status: "was ended by SIGSEGV", "ended with status 70"."""
+    if status == EXIT_SHORTAGE:
+        return "got no more memory or threads from the system"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
 
 
 def exit_on_error(work: Callable[[], None]) -> None:

@@ -27,10 +27,10 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.device_watch import DeviceWatch
 from spillover.runtime.worker.dispatcher import Dispatcher
-from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED, MAYBE_SHORTAGE
+from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED, MAYBE_SHORTAGE, describe_exit
 from spillover.runtime.worker.heartbeat import Heartbeat
 from spillover.runtime.worker.restarts import RestartPolicy
-from spillover.runtime.worker.worker_process import WorkerProcess, describe_exit
+from spillover.runtime.worker.worker_process import WorkerProcess
 
 STATUS_TIMEOUT_S = 3.0
 """A worker that does not report its status within this time hangs."""

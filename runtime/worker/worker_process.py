@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import threading
@@ -13,12 +11,10 @@ from collections.abc import Callable
 
 from spillover.runtime.machine.memory import OomKills
 from spillover.runtime.machine.system_files import SystemFiles
-from spillover.runtime.options import EngineName
 from spillover.runtime.worker import protocol
 from spillover.runtime.worker.command_writer import CommandWriter
+from spillover.runtime.worker.environment import environment
 from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED
-
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
@@ -27,11 +23,6 @@ _BOOT = (
 )
 
 _QUIT_TIMEOUT_S = 5.0
-
-_LARGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
-"""ONNX Runtime keeps its packed weights in malloc's memory and reads all of it for each token. In
-large pages, of one piece, a step takes 12 % less (0.5B parameters in int4). Other C libraries than
-glibc do not look at it."""
 
 
 class WorkerProcess:
@@ -118,27 +109,3 @@ class WorkerProcess:
         """EXIT_SHORTAGE where the system has ended the worker because memory ran out."""
         is_oom_kill = status == KILLED and self._oom_kills.are_new
         return EXIT_SHORTAGE if is_oom_kill else status
-
-
-def environment(engine: EngineName) -> dict[str, str]:
-    """The parent's environment without likely secrets, for a process that opens untrusted files
-    with *engine*, or with both engines (auto)."""
-    variables = {k: v for k, v in os.environ.items() if not _SECRET.search(k)}
-    variables["GGML_NO_BACKTRACE"] = "1"  # a crash must end at once, not start a debugger
-    variables["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
-    if engine == "onnx":
-        tunables = [variables.get("GLIBC_TUNABLES"), _LARGE_PAGES]
-        variables["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
-    return variables
-
-
-def describe_exit(status: int) -> str:
-    """Describe an exit status: "was ended by SIGSEGV", "ended with status 70"."""
-    if status == EXIT_SHORTAGE:
-        return "got no more memory or threads from the system"
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was ended by signal {-status}"

@@ -53,6 +53,8 @@ def test_the_bundled_model_is_read() -> None:
         (gguf(text(b"k") + struct.pack("<I", 77), n_keys=1), "unknown type 77"),
         (gguf(text(b"k") + struct.pack("<IIQ", 9, 4, 2**61), n_keys=1), "ends inside"),
         (gguf(text(b"k") + struct.pack("<IIQ", 9, 8, 2**61), n_keys=1), "ends inside"),
+        (gguf(text(b"k") + struct.pack("<IIQQQ", 9, 8, 2, 2**63, 0), n_keys=1), "ends inside"),
+        (gguf(text(b"k") + struct.pack("<IIQQQ", 9, 8, 2, 99, 0), n_keys=1), "ends inside"),
         (gguf((text(b"k") + struct.pack("<IB", 0, 1)) * 2, n_keys=2), "twice"),
         (gguf(tensor(b"t", (2**40,) * 4, 0, 0), n_tensors=1), "shape"),
         (gguf(tensor(b"t", (0,), 0, 0), n_tensors=1), "shape"),

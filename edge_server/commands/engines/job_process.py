@@ -22,7 +22,7 @@ from spillover.runtime.conversions.record import SourceNote
 from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.worker_process import describe_exit
+from spillover.runtime.worker.exits import describe_exit
 
 _JOB = "spillover.edge_server.commands.engines.job"
 _END_TIMEOUT_S = 5.0

@@ -15,8 +15,7 @@ from spillover.runtime.fit.tries import MOST_GUESSES
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.machine.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.exits import EXIT_SHORTAGE
-from spillover.runtime.worker.worker_process import describe_exit
+from spillover.runtime.worker.exits import EXIT_SHORTAGE, describe_exit
 from tests.answers import ask, end_of
 
 
