@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
-import threading
 from collections.abc import Generator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +18,9 @@ from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.quantize.child import Child, Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.guard_rails import check_plan, notes_on
+from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
+from spillover.quantize.gguf.source_digest import KEY, UNKNOWN, SourceDigest, sha256
 from spillover.quantize.gguf.verify import Verdict, VerifyOrder, most_divergence, verify
 from spillover.quantize.new_file import new_file
 from spillover.quantize.texts import OWN_TEXT
@@ -70,7 +69,7 @@ def run(
     """
     verdict = None
     with Child() as child:
-        digest = _Digest(source)
+        digest = SourceDigest(source)
         planned = _plan(child, source, target, recipe, n_threads)
         check_plan(source, recipe, planned)
         with (
@@ -82,10 +81,13 @@ def run(
                 target=scratch,
                 recipe=recipe,
                 n_threads=n_threads,
-                metadata=_provenance(source, digest, recipe, progress),
+                metadata=_provenance(source, recipe),
             )
-            _quantize(child, order, progress)
+            child.call(quantize, order, progress, scratch=scratch)
             _check_tensors(scratch, planned)
+            progress("reading the source", 0, 1)
+            digest.write_into(scratch)
+            progress("reading the source", 1, 1)
             if is_checked:
                 check = VerifyOrder(source=source, target=scratch, n_threads=n_threads)
                 verdict = child.call(verify, check, progress, scratch=scratch)
@@ -126,24 +128,16 @@ def _calibrate(
     progress: Progress,
     n_threads: int,
 ) -> Calibrated:
-    from spillover.quantize.gguf.imatrix import ImatrixOrder, calibrate  # see _plan
+    from spillover.quantize.gguf.imatrix import ImatrixOrder, calibrate  # slow
 
     order = ImatrixOrder(source=source, target=target, text=text or OWN_TEXT, n_threads=n_threads)
     return child.call(calibrate, order, progress, scratch=target)
 
 
 def _plan(child: Child, source: Path, target: Path, recipe: Recipe, n_threads: int) -> Plan:
-    from spillover.quantize.gguf.native import plan  # slow; meanwhile the child starts
-
     _check(_header(source), source, recipe)
     order = QuantizeOrder(source=source, target=target, recipe=recipe, n_threads=n_threads)
     return child.call(plan, order, lambda what, n_done, n_all: None)
-
-
-def _quantize(child: Child, order: QuantizeOrder, progress: Progress) -> None:
-    from spillover.quantize.gguf.native import quantize  # see _plan
-
-    child.call(quantize, order, progress, scratch=order.target)
 
 
 def _header(path: Path) -> GgufHeader:
@@ -190,14 +184,11 @@ def _judge(verdict: Verdict | None, most: float) -> None:
         )
 
 
-def _provenance(
-    source: Path, digest: _Digest, recipe: Recipe, progress: Progress
-) -> dict[str, str | int]:
+def _provenance(source: Path, recipe: Recipe) -> dict[str, str | int]:
     """Where the new file comes from, for its metadata; also under llama.cpp's own names."""
-    progress("reading the source", 0, 1)
     found: dict[str, str | int] = {
         "spillover.source.name": source.name,
-        "spillover.source.sha256": digest.result(),
+        KEY: UNKNOWN,
         "spillover.tools": f"spillover {version('spillover')}, "
         f"llama-cpp-python {version('llama-cpp-python')}",
         "spillover.recipe.type": recipe.file_type,
@@ -208,42 +199,16 @@ def _provenance(
         from spillover.quantize.gguf.imatrix_file import read_imatrix
 
         imatrix = read_imatrix(recipe.imatrix)
-        found["spillover.recipe.imatrix_sha256"] = _sha256(recipe.imatrix)
+        found["spillover.recipe.imatrix_sha256"] = sha256(recipe.imatrix)
         found["quantize.imatrix.file"] = recipe.imatrix.name
         found["quantize.imatrix.dataset"] = ", ".join(imatrix.datasets)
         found["quantize.imatrix.entries_count"] = len(imatrix.sums)
         found["quantize.imatrix.chunks_count"] = imatrix.n_chunks
-    progress("reading the source", 1, 1)
     return {key: _cut(value) if isinstance(value, str) else value for key, value in found.items()}
 
 
 def _cut(text: str) -> str:
     return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
-
-
-class _Digest:
-    """The SHA-256 of a file, computed while other things are done."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._found = Future[str]()
-        # A daemon: when something else fails, nobody waits for it.
-        threading.Thread(target=self._compute, daemon=True).start()
-
-    def _compute(self) -> None:
-        try:
-            self._found.set_result(_sha256(self._path))
-        except OSError as error:
-            self._found.set_exception(error)
-
-    def result(self) -> str:
-        """Wait for it. Raises OSError."""
-        return self._found.result()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _described(target: Path, planned: Plan, verdict: Verdict | None) -> Quantized:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from msgspec import Struct
 
 from spillover.models.gguf_header import read_header
 from spillover.quantize.child import Progress
-from spillover.quantize.conversion.fidelity import logits_divergence
 from spillover.quantize.conversion.sample_texts import PROSE
 from spillover.quantize.errors import QuantizeError
-from spillover.runtime.backend import Backend, Rows
 from spillover.runtime.options import EngineOptions
+
+if TYPE_CHECKING:
+    from spillover.runtime.backend import Backend
 
 _N_CTX = 1_024
 _N_WRITTEN = 16
@@ -48,6 +49,7 @@ def most_divergence(bits_per_weight: float) -> float:
 def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
     """Load both files, let the target write, and compare their logits; None for models that write
     nothing, which are only loaded. Raises QuantizeError, ModelError."""
+    from spillover.quantize.conversion.fidelity import logits_divergence  # slow
     from spillover.runtime.llama.embedding.plan import is_made_for_embedding
     from spillover.runtime.llama.opening.opening import open_any_gguf, open_gguf
 
@@ -75,6 +77,10 @@ def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
 
 def _write(backend: Backend) -> None:
     """Continue a text by the likeliest tokens, and forget it."""
+    import numpy as np  # slow
+
+    from spillover.runtime.backend import Rows
+
     tokens = backend.tokenize(PROSE, add_special=True, parse_special=False)[:_N_WRITTEN]
     start = 0
     for _ in range(_N_WRITTEN):

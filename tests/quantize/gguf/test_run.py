@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +35,30 @@ def test_the_new_file_says_where_it_comes_from(source: Path, tmp_path: Path) -> 
     made = run(source, tmp_path / "m.gguf", recipe, silent, n_threads=1)
     found = read_header(tmp_path / "m.gguf").metadata
     assert found["spillover.source.name"] == source.name
-    assert len(str(found["spillover.source.sha256"])) == 64
+    assert found["spillover.source.sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert found["spillover.recipe.type"] == "Q4_K_M"
     assert found["spillover.recipe.tensor.0"] == "ffn_down=Q8_0"
     assert "llama-cpp-python" in str(found["spillover.tools"])
     assert made.verdict is not None
     assert 0 < made.verdict.divergence < most_divergence(4.5)
     assert made.size_bytes == (tmp_path / "m.gguf").stat().st_size
+
+
+def test_only_the_child_loads_what_is_slow(source: Path, tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from spillover.quantize.gguf.recipe import Recipe
+        from spillover.quantize.gguf.run import run
+
+        source, target = map(Path, sys.argv[1:])
+        silent = lambda what, n_done, n_all: None
+        run(source, target, Recipe(file_type="Q8_0"), silent, n_threads=1)
+        print(*{"numpy", "llama_cpp", "gguf"} & set(sys.modules))
+    """
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "m.gguf")]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []
 
 
 def test_ctrl_c_leaves_nothing(source: Path, tmp_path: Path) -> None:
