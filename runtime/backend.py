@@ -195,7 +195,8 @@ class KvSaver(Protocol):
         ...
 
     def can_save(self, seq: int, start: int, end: int) -> bool:
-        """Whether the positions *start* to *end* - 1 of *seq* can be saved apart from others."""
+        """Whether the positions *start* to *end* - 1 of *seq* can be saved apart from others. All
+        that it holds can be."""
         ...
 
     def saved_bytes(self, seq: int, start: int, end: int) -> int:
@@ -206,9 +207,10 @@ class KvSaver(Protocol):
         """A copy of these positions, if can_save()."""
         ...
 
-    def append(self, seq: int, start: int, state: SavedKv) -> bool:
-        """Add a saved state to *seq*, which ends where it begins, at *start*. Return False and
-        change nothing when there is no room, or when the state is of no use."""
+    def append(self, seq: int, start: int, end: int, state: SavedKv) -> bool:
+        """Add the saved state of the positions *start* to *end* - 1 to *seq*, which ends at
+        *start*. Return False and change nothing when there is no room, or when it is not the state
+        of these."""
         ...
 
 

@@ -19,7 +19,7 @@ from spillover.runtime.kv_cache.kept_sequences import (
 from spillover.runtime.kv_cache.ledger import KvLedger
 from spillover.runtime.kv_cache.memory import KvMemory
 from spillover.runtime.kv_cache.prefix_disk import PrefixDisk, PrefixDiskOptions
-from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefixes
+from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefix, SavedPrefixes
 from spillover.runtime.machine.device import available_memory
 
 
@@ -71,7 +71,11 @@ class KvCache:
         self._wake = wake
         self._n_wanted_back = 0
         self._has_answer = False
-        self._disk = None if options.disk is None else PrefixDisk(self._saved, options.disk, wake)
+        # What cannot be put together would be written anew in each turn.
+        is_written = self._saver is not None and self._saver.are_cut
+        self._disk = (
+            PrefixDisk(self._saved, options.disk, wake) if options.disk and is_written else None
+        )
         self._unsaveable: set[int] = set()
         self._ids = list(range(info.n_seq))
         self._n_kv = info.n_kv
@@ -189,7 +193,10 @@ class KvCache:
         for node, state in zip(match.chain, states, strict=True):
             assert state is not None, "only states that are there match"
             n = self._cut(seq, n, node.origin)
-            if n != node.origin or not saver.append(seq, n, state):
+            if n != node.origin:
+                break
+            if not saver.append(seq, n, node.end, state):
+                self._discard(node)
                 break
             n = node.end
         n = self._cut(seq, n, match.n_tokens)
@@ -200,6 +207,12 @@ class KvCache:
         self._ledger.extend(seq, n)
         self._n_restored += 1
         return seq, n
+
+    def _discard(self, node: SavedPrefix) -> None:
+        """Forget a state that cannot be restored: it would be tried again for each prompt."""
+        stored = self._saved.discard(node)
+        if self._disk is not None and stored is not None:
+            self._disk.remove(stored)
 
     def _cut(self, seq: int, n_held: int, n_tokens: int) -> int:
         """How many of its first *n_tokens* a sequence with *n_held* has after it was cut there."""
@@ -228,9 +241,11 @@ class KvCache:
         if saver is None:
             return False
         saved.touch(tokens)
-        for start, end in saved.lacking(tokens):
-            origin = start if saver.can_save(seq, start, end) else 0
-            if not (origin == start or saver.can_save(seq, 0, end)):
+        for start, stop in saved.lacking(tokens):
+            # What cannot be saved in parts can be as a whole, where it is all that *seq* holds.
+            is_part = saver.can_save(seq, start, stop)
+            origin, end = (start, stop) if is_part else (0, len(tokens))
+            if not (is_part or saver.can_save(seq, origin, end)):
                 return False
             n_bytes = saver.saved_bytes(seq, origin, end)
             if not (saved.make_room(n_bytes) and self._memory.has_spare(n_bytes)):
@@ -242,6 +257,8 @@ class KvCache:
                 return False
             if not saved.put(tokens[:end], origin, state):
                 return False
+            if end == len(tokens):
+                break
         return True
 
     def _write(self, disk: PrefixDisk, seq: int, kept: Kept, n: int) -> None:

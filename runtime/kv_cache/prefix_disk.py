@@ -233,6 +233,11 @@ class PrefixDisk:
                 return
             self._writing.append((text, node, writing))
 
+    def remove(self, stored: StoredState) -> None:
+        """Remove a file that is of no use."""
+        if self._files is not None:
+            self._begin(self._writer, partial(self._files.remove, stored))
+
     def close(self) -> None:
         """Wait for the file that is being read or written; others are left out."""
         self._is_closed.set()

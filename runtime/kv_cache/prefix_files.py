@@ -37,7 +37,7 @@ FREE_DISK_BYTES = 1 << 30
 MOST_FILES = 10_000
 """Files of one model that are looked at."""
 
-_MAGIC = b"SpilKV1\n"
+_MAGIC = b"SpilKV2\n"
 _MAX_HEAD_BYTES = 16 << 20
 _KEY_BYTES = 32
 _SIGN_BYTES = 32

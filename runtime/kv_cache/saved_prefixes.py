@@ -117,21 +117,26 @@ class SavedPrefixes:
         self._touch(node for node, _ in self._path(tokens))
 
     def lacking(self, tokens: Tokens) -> list[tuple[int, int]]:
-        """The ranges of *tokens* that no state holds, in order. A node that is much longer than
-        what they share with it is divided there."""
+        """The ranges of *tokens* that no state holds, in order; where memories cannot be put
+        together, at most the one that ends with them. A node that is much longer than what they
+        share with it is divided there."""
         self._divide_for(tokens)
         path = self._path(tokens)
         ranges = [
             (node.start, node.end) for node, n in path if node.state is None and n == node.end
         ]
         n = path[-1][1] if path else 0
-        return [*ranges, (n, len(tokens))] if n < len(tokens) else ranges
+        if n < len(tokens):
+            ranges.append((n, len(tokens)))
+        return ranges if self._are_cut else [each for each in ranges if each[1] == len(tokens)]
 
     def _divide_for(self, tokens: Tokens) -> None:
         """All conversations with a model begin with some tokens of its template. Without this each
-        would be restored behind all of the first one, however long that is."""
-        for node, n in self._path(tokens) if self._are_cut else ():
-            if n < node.end and (n - node.origin) * _LEAST_USED < node.end - node.origin:
+        would be restored behind all of the first one, however long that is. What is not cut can
+        only be used where it ends."""
+        for node, n in self._path(tokens):
+            is_waste = (n - node.origin) * _LEAST_USED < node.end - node.origin
+            if n < node.end and (is_waste if self._are_cut else n == len(tokens)):
                 node.divide(n)
 
     def _touch(self, path: Iterable[SavedPrefix]) -> None:
@@ -183,6 +188,15 @@ class SavedPrefixes:
         node.state = None
         del self._held[node]
         self._prune(node)
+
+    def discard(self, node: SavedPrefix) -> StoredState | None:
+        """Forget the state of *node*, which is of no use; returns its file, if it has one."""
+        stored, node.file = node.file, None
+        if node.state is not None:
+            self._drop(node)
+        else:
+            self._prune(node)
+        return stored
 
     # --- states on disk ---------------------------------------------------------------------
 

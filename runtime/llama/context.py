@@ -174,13 +174,13 @@ class LlamaContext:
         return self.can_be_cut
 
     def can_save(self, seq: int, start: int, end: int) -> bool:
-        """All that it holds, or a part that is complete. A recurrent state is of the end of the
-        text."""
+        """All that it holds, or a part that is complete. A recurrent state, and what a window has
+        left, are of the end of the text."""
         is_all = start == 0 and end == self._end_of(seq)
         return is_all or (not self._is_recurrent and self._is_complete(seq, start, end))
 
     def saved_bytes(self, seq: int, start: int, end: int) -> int:
-        if self._is_recurrent:
+        if self._is_saved_whole(seq, start, end):
             return self._saved_bytes(seq)
         ranges = self._whole_ranges(start, end)
         return sum(self._of_range(seq, *range_, self._saved_bytes) for range_ in ranges)
@@ -189,28 +189,52 @@ class LlamaContext:
         return int(lib.llama_state_seq_get_size(self.handle, seq))
 
     def save(self, seq: int, start: int, end: int) -> SavedKv:
-        return self._save(seq) if self._is_recurrent else self.save_part(seq, start, end)
+        if self._is_saved_whole(seq, start, end):
+            return self._save(seq)
+        ranges = self._whole_ranges(start, end)
+        parts = [self._of_range(seq, *range_, self._save) for range_ in ranges]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _is_saved_whole(self, seq: int, start: int, end: int) -> bool:
+        """Whether it is the state of the end of the text, in one piece."""
+        return self._is_recurrent or not self._is_complete(seq, start, end)
 
     def _save(self, seq: int) -> SavedKv:
         state = saved_kv(self._saved_bytes(seq))
         n = lib.llama_state_seq_get_data(self.handle, _bytes_of(state), state.nbytes, seq)
         return state[:n]
 
-    def append(self, seq: int, start: int, state: SavedKv) -> bool:
+    def append(self, seq: int, start: int, end: int, state: SavedKv) -> bool:
+        if self._end_of(seq) != start:
+            return False
+        if self._append(seq, start, state) and self._end_of(seq) == end:
+            return True
+        lib.llama_memory_seq_rm(self._memory, seq, start, -1)
+        return False
+
+    def _append(self, seq: int, start: int, state: SavedKv) -> bool:
+        """Add a state at *start*; whether all of it is there."""
         if self._is_recurrent:
-            return bool(self._restore(seq, state))
-        return self.append_part(seq, start, state)
+            return start == 0 and bool(self._restore(seq, state))
+        scratch, at = self._scratch_seq, start
+        while len(state):
+            n_bytes = self._restore(scratch, state)
+            first = int(lib.llama_memory_seq_pos_min(self._memory, scratch))
+            end = self._end_of(scratch)
+            # What a window has left of a whole text is all that its last position sees.
+            is_end = 0 < self._window <= end - first + 1 and n_bytes == len(state)
+            follows = bool(n_bytes) and (first == at or (at == 0 and is_end))
+            if follows:
+                lib.llama_memory_seq_cp(self._memory, scratch, seq, -1, -1)
+            lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
+            if not follows:
+                return False
+            at, state = end, state[n_bytes:]
+        return True
 
     def _restore(self, seq: int, state: SavedKv) -> int:
         """Restore *seq* from *state*; return the bytes used, 0 when there is no room for it."""
         return int(lib.llama_state_seq_set_data(self.handle, _bytes_of(state), state.nbytes, seq))
-
-    def save_part(self, seq: int, start: int, end: int) -> SavedKv:
-        """A copy of the positions *start* to *end* - 1 of *seq*."""
-        parts = [
-            self._of_range(seq, *range_, self._save) for range_ in self._whole_ranges(start, end)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _whole_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges that llama.cpp saves completely: it omits what a window cannot see from the
@@ -226,25 +250,6 @@ class LlamaContext:
             return ask(scratch)
         finally:
             lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
-
-    def append_part(self, seq: int, start: int, part: SavedKv) -> bool:
-        """Add positions from *start* on, as save_part() returned them, to *seq*. Return False and
-        change nothing when there is no room, or when positions would be missing."""
-        scratch, end = self._scratch_seq, start
-        if self._end_of(seq) != start:
-            return False
-        while len(part):
-            n_bytes = self._restore(scratch, part)
-            first = int(lib.llama_memory_seq_pos_min(self._memory, scratch))
-            if not n_bytes or first != end:
-                lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
-                lib.llama_memory_seq_rm(self._memory, seq, start, -1)
-                return False
-            end = self._end_of(scratch)
-            lib.llama_memory_seq_cp(self._memory, scratch, seq, -1, -1)
-            lib.llama_memory_seq_rm(self._memory, scratch, -1, -1)
-            part = part[n_bytes:]
-        return True
 
     def close(self) -> None:
         if self.handle:

@@ -164,10 +164,10 @@ class OnnxBackend:
     def save(self, seq: int, start: int, end: int) -> SavedKv:
         return self._runner.save(seq, start, end)
 
-    def append(self, seq: int, start: int, state: SavedKv) -> bool:
-        held, (n, n_over) = self._runner.held, divmod(state.nbytes, self._cell_bytes)
-        is_room = sum(held) + n <= self.info.n_kv and start + n <= self._runner.capacity
-        if n_over or start != held[seq] or not is_room:
+    def append(self, seq: int, start: int, end: int, state: SavedKv) -> bool:
+        held, n = self._runner.held, end - start
+        is_room = sum(held) + n <= self.info.n_kv and end <= self._runner.capacity
+        if state.nbytes != n * self._cell_bytes or start != held[seq] or not is_room:
             return False
         self._runner.append(seq, n, state)
         return True

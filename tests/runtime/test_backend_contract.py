@@ -355,7 +355,7 @@ def test_a_saved_sequence_continues_as_if_it_had_stayed(backend: Backend) -> Non
     state = saver.save(0, 0, n)
     assert state.nbytes == saver.saved_bytes(0, 0, n)
     backend.keep(0, 0)
-    assert saver.append(2, 0, state)
+    assert saver.append(2, 0, n, state)
     assert np.array_equal(read(backend, 2, tokens[n : n + 1], n), wanted)
     assert backend.keep(2, 3) == 3
     step_two = read(backend, 2, tokens[3 : n + 1], 3)
@@ -369,11 +369,11 @@ def test_states_are_put_together_and_cut(backend: Backend) -> None:
     n = len(tokens) - 1
     wanted = read(backend, 0, tokens)
     states = [saver.save(0, start, end) for start, end in ((0, 4), (4, n), (7, n))]
-    assert saver.append(1, 0, states[0])
-    assert saver.append(1, 4, states[1])
+    assert saver.append(1, 0, 4, states[0])
+    assert saver.append(1, 4, n, states[1])
     assert close(backend, read(backend, 1, tokens[n:], n), wanted)
     assert backend.keep(1, 7) == 7
-    assert saver.append(1, 7, states[2])
+    assert saver.append(1, 7, n, states[2])
     assert close(backend, read(backend, 1, tokens[n:], n), wanted)
 
 
@@ -384,6 +384,7 @@ def test_a_state_without_room_for_it_changes_nothing(backend: Backend) -> None:
     read(backend, 0, many)
     state = saver.save(0, 0, 500)
     read(backend, 1, many)
-    assert not saver.append(2, 0, state)
+    assert not saver.append(2, 0, 500, state)
     backend.keep(1, 0)
-    assert saver.append(2, 0, state)
+    assert not saver.append(2, 0, 499, state)  # it is of another text
+    assert saver.append(2, 0, 500, state)

@@ -143,8 +143,10 @@ class PrefillContext:
         fetched = []
         for rows in batch:
             valid = self.keep(rows.seq, rows.start)
+            if not main.can_save(rows.seq, valid, rows.start):
+                valid = self._valid[rows.seq] = 0  # a window has lost some: only all can be
             if valid < rows.start:
-                fetched.append((rows, valid, main.save_part(rows.seq, valid, rows.start)))
+                fetched.append((rows, valid, main.save(rows.seq, valid, rows.start)))
         n_cells = self.n_cells_for(batch)
         # Prompts that are read in turns keep their cells while there is room for all.
         n_others = sum(self._valid.values()) - sum(self._valid.get(rows.seq, 0) for rows in batch)
@@ -164,14 +166,14 @@ class PrefillContext:
         context = self._with_cells(reading.n_cells, reading.dropped)
         context.set_threads(self.n_threads)
         for rows, start, part in reading.fetched:
-            if not context.append_part(rows.seq, start, part):
+            if not context.append(rows.seq, start, rows.start, part):
                 raise KvFull
         reading.fetched.clear()
         outputs = context.decode(reading.batch)
         parts = []
         for rows in reading.batch:
             end = rows.start + len(rows.tokens)
-            parts.append(context.save_part(rows.seq, rows.start, end))
+            parts.append(context.save(rows.seq, rows.start, end))
             self._held[rows.seq] = end
         return Read(outputs, parts)
 
@@ -182,7 +184,8 @@ class PrefillContext:
         was, when it has no room."""
         batch = reading.batch
         for rows, part in zip(batch, read.parts, strict=True):
-            if rows.seq in wanted and not main.append_part(rows.seq, rows.start, part):
+            end = rows.start + len(rows.tokens)
+            if rows.seq in wanted and not main.append(rows.seq, rows.start, end, part):
                 for done in batch:
                     if done.seq in wanted:
                         main.keep(done.seq, done.start)
@@ -244,5 +247,5 @@ class PrefillContext:
 def _copy_all(source: LlamaContext, target: LlamaContext, held: dict[int, int]) -> None:
     """Copy the first tokens of each sequence. Raises KvFull."""
     for seq, n in held.items():
-        if not target.append_part(seq, 0, source.save_part(seq, 0, n)):
+        if not target.append(seq, 0, n, source.save(seq, 0, n)):
             raise KvFull

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
-from spillover.runtime.backend import NO_MEMORY, KvFull, Rows
+from spillover.runtime.backend import NO_MEMORY, Rows
 from spillover.runtime.llama.context import LlamaContext
 from spillover.runtime.llama.prefill.context import NO_ROOM, PrefillContext, Read, Reading
 
 _RETRY_S = 60.0
-"""After a read that found no memory, prompts are read in slices for so long."""
+"""After a read that found no room, prompts are read in slices for so long."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,9 +84,13 @@ class LlamaPromptReader:
             prefill.close()
             if isinstance(error, NO_ROOM):
                 # It should have fitted. Nothing was changed, and decode() can read the prompt.
-                rest_s = math.inf if isinstance(error, KvFull) else _RETRY_S
-                self._next_try = time.monotonic() + rest_s
-                _log.warning("no room to read prompts beside answers: they are read in slices")
+                self._next_try = time.monotonic() + _RETRY_S
+                _log.warning(
+                    "a prompt could not be read beside answers (%s): for %d s prompts are read in "
+                    "slices between tokens. If it comes again, close other programs or lower n_kv.",
+                    str(error) or "its KV cells did not fit",
+                    _RETRY_S,
+                )
                 return False
             raise
         prefill.hand_over(self._reading, read, self._main, wanted)

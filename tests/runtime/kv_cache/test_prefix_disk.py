@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from spillover.edge_server import cli
 from spillover.models.catalogue import find
-from spillover.runtime.backend import Backend, Tokens
+from spillover.runtime.backend import Backend, Rows, Tokens
 from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache import prefix_files
 from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS, PrefixDiskOptions
@@ -37,10 +37,11 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "gguf": bundled("storyteller"),
     "onnx": bundled("storyteller-onnx"),
     "windowed": lambda folder: tiny_memories.write_windowed(folder / "model.gguf"),
+    "hybrid": lambda folder: tiny_memories.write_hybrid(folder / "model.gguf"),
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=["gguf", "onnx", "windowed"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MODELS[request.param](tmp_path_factory.mktemp("model"))
 
@@ -146,6 +147,42 @@ def test_with_all_long_conversations_go_on_after_a_restart(device: Device) -> No
         logits = conversations.answer(again)
         assert conversations.n_held == len(kept)
         assert close(device.backend, logits, conversations.cold(again))
+
+
+@pytest.mark.parametrize("model", ["hybrid"], indirect=True)
+@pytest.mark.parametrize("keeps", ["instructions", "all"])
+def test_memories_that_cannot_be_put_together_are_not_written(
+    device: Device, keeps: PrefixDiskChoice
+) -> None:
+    """The state of a conversation was written as that of its instructions, and ended the worker
+    after each restart."""
+    for _ in range(2):
+        with closing(device.start(device.options(keeps))) as conversations:
+            for salt in (1, 2, 3):
+                wanted = conversations.cold(talk(salt))
+                logits = conversations.answer(talk(salt), n_answer=1, n_preamble=N_PREAMBLE)
+                assert close(device.backend, logits, wanted)
+        assert device.files() == []
+
+
+@on_one_model
+def test_a_state_that_cannot_be_restored_is_tried_once(device: Device) -> None:
+    """It was tried for each prompt that begins like it, whatever was wrong with it."""
+    write_preamble(device)
+    [path] = device.files()
+    folder = prefix_files.PrefixFiles(device.cache_dir, path.parent.name, 64 << 20)
+    [(tokens, origin, stored)] = folder.states()
+    state = folder.read(stored)
+    assert state is not None
+    saver = device.backend.saver
+    assert saver is not None
+    device.backend.decode([Rows(0, 0, PREAMBLE[:100], False)])
+    folder.write(tokens, origin, saver.save(0, 0, 100))
+    with closing(device.start()) as conversations:
+        logits = conversations.answer(talk(3))
+        assert conversations.n_held == 0
+        assert close(device.backend, logits, conversations.cold(talk(3)))
+    assert device.files() == []
 
 
 @on_one_model

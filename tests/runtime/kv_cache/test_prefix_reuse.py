@@ -19,7 +19,7 @@ from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend
 from spillover.runtime.options import EngineOptions
-from tests import tiny_memories, tiny_models
+from tests import tiny_gguf, tiny_memories, tiny_models
 from tests.loading import load
 from tests.runtime.kv_cache.conversations import SAVED_BYTES, Conversations, same, text
 
@@ -44,7 +44,12 @@ def _write_byte_level(path: Path, n_vocab: int) -> None:
     tokenizer.save(str(path))
 
 
+def _plain(target: Path) -> Path:
+    return tiny_gguf.write_model(target, tiny_models.CONFIGS["llama"])
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
+    "plain": _plain,
     "windowed": tiny_memories.write_windowed,
     "windowed-apart": tiny_memories.write_windowed,
     "hybrid": tiny_memories.write_hybrid,
@@ -94,6 +99,29 @@ def test_the_next_turn_reads_only_what_is_new(backend: Backend) -> None:
     assert conversations.n_held == 180
 
 
+def test_instructions_are_not_taken_for_the_conversation_they_began(backend: Backend) -> None:
+    """The state of all of it was saved for them where a state cannot be cut, and the next
+    conversation ended the worker."""
+    conversations, preamble = Conversations(backend), text(100, salt=1)
+    prompts = [np.append(preamble, text(20, salt)) for salt in range(2, 6)]
+    cold = [conversations.cold(prompt) for prompt in prompts]
+    for _ in range(2):
+        for i, prompt in enumerate(prompts):
+            assert same(conversations.answer(prompt, n_preamble=100), cold[i])
+            conversations.answer(text(60, salt=20 + i))
+            conversations.answer(text(60, salt=30 + i))
+
+
+def test_every_turn_of_a_conversation_can_be_saved(backend: Backend) -> None:
+    """Where a state of all takes the place of an earlier one, each third turn was lost."""
+    conversations, turn = Conversations(backend, n_kept=0), text(40, salt=1)
+    for salt in range(2, 7):
+        wanted = conversations.cold(turn)
+        assert same(conversations.answer(turn, n_answer=4, n_preamble=20), wanted)
+        assert conversations.n_held == (len(turn) - 10 if salt > 2 else 0)
+        turn = np.concatenate([turn, text(4, salt=9), text(10, salt)])
+
+
 def test_who_shares_the_beginning_of_an_answer_that_goes_on_disturbs_it_not(
     backend: Backend,
 ) -> None:
@@ -115,6 +143,7 @@ Turn = st.tuples(
     st.sampled_from([1, 17, 60]),
     st.sampled_from([0, 5, 50]),  # answered with so many tokens
     st.sampled_from([16, 33, 200]),  # read in such slices
+    st.sampled_from([0, 20, 90]),  # its first so many tokens count as instructions
 )
 
 
@@ -126,11 +155,11 @@ Turn = st.tuples(
 )
 def test_whatever_was_answered_before_each_answer_is_the_cold_one(
     backend: Backend,
-    turns: list[tuple[int, int, int, int, int, int]],
+    turns: list[tuple[int, int, int, int, int, int, int]],
     saved_bytes: int,
     runs_beside: bool,
 ) -> None:
-    prompts = [np.append(text(140, b)[:n], text(m, 10 + e)) for b, n, e, m, _, _ in turns]
+    prompts = [np.append(text(140, b)[:n], text(m, 10 + e)) for b, n, e, m, *_ in turns]
     cold = [Conversations(backend).cold(prompt) for prompt in prompts]
     conversations = Conversations(backend, saved_bytes=saved_bytes)
     if runs_beside:

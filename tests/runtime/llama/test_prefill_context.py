@@ -166,13 +166,13 @@ def test_a_part_is_only_put_where_it_begins(here: LlamaBackend) -> None:
     tokens = prompt(60)
     read(here, 0, tokens, 60)
     part = here.saver.save(0, 20, 40)
-    assert not here.saver.append(1, 0, part)
+    assert not here.saver.append(1, 0, 20, part)
     read(here, 1, tokens[:10], 10)  # nothing is there
-    assert not here.saver.append(1, 20, part)
+    assert not here.saver.append(1, 20, 40, part)
     assert here.keep(1, 10) == 10
     here.keep(1, 0)
     read(here, 1, tokens[:20], 20)
-    assert here.saver.append(1, 20, part)
+    assert here.saver.append(1, 20, 40, part)
     here.keep(0, 40)
     assert near(after(here, 1, 40), after(here, 0, 40))
 

@@ -297,14 +297,14 @@ def test_prompts_in_turns_keep_their_cells_while_there_is_room(
     backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched = []
-    save_part = LlamaContext.save_part
+    save = LlamaContext.save
 
     def watch(context: LlamaContext, seq: int, start: int, end: int) -> object:
         if context is backend._main:
             fetched.append(end - start)
-        return save_part(context, seq, start, end)
+        return save(context, seq, start, end)
 
-    monkeypatch.setattr(LlamaContext, "save_part", watch)
+    monkeypatch.setattr(LlamaContext, "save", watch)
     first, second = prompt(400), prompt(400, salt=1)
     for start_ in (0, 200):
         for seq, tokens in ((0, first), (1, second)):
