@@ -44,6 +44,24 @@ def new_file(target: Path, n_bytes: int = 0) -> Generator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def check_place(target: Path, n_bytes: int) -> None:
+    """Check that *target* is new, and that *n_bytes* can be written there. Raises QuantizeError."""
+    with _writing(target):
+        if target.exists() or target.is_symlink():
+            raise QuantizeError(f"{target} exists: choose another name, or remove it first")
+        folder = _existing_folder(target)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        free = _free_bytes(target)
+    if free < n_bytes + _BESIDE_BYTES:
+        raise QuantizeError(
+            f"{target} takes {n_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on its "
+            f"disk: {_ADVICE}"
+        )
+
+
 @contextmanager
 def new_folder(target: Path, n_bytes: int = 0) -> Generator[Path]:
     """A folder that becomes *target* when the block succeeds and is removed otherwise. About
@@ -60,19 +78,6 @@ def new_folder(target: Path, n_bytes: int = 0) -> Generator[Path]:
             os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def check_place(target: Path, n_bytes: int) -> None:
-    """Check that *target* is new and about *n_bytes* fit on its disk. Raises QuantizeError."""
-    if target.exists() or target.is_symlink():
-        raise QuantizeError(f"{target} exists: choose another name, or remove it first")
-    with _writing(target):
-        free = _free_bytes(target)
-    if free < n_bytes + _BESIDE_BYTES:
-        raise QuantizeError(
-            f"{target} takes {n_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on its "
-            f"disk: {_ADVICE}"
-        )
 
 
 def flush_folder(folder: Path) -> None:
@@ -92,8 +97,12 @@ def _beside(target: Path) -> Path:
 
 
 def _free_bytes(target: Path) -> int:
-    there = next(folder for folder in target.absolute().parents if folder.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_existing_folder(target)).free
+
+
+def _existing_folder(target: Path) -> Path:
+    """Where *target* is, or will be made with the folders above it."""
+    return next(folder for folder in target.absolute().parents if folder.exists())
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from spillover.edge_server.calibration.trace import MAX_TOKENS, Trace, record, r
 from spillover.edge_server.commands.loading import loaded_engine
 from spillover.edge_server.commands.options import default_text, load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
+from spillover.edge_server.commands.quantities import FiniteRange
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.files.json_file import write_json
@@ -73,14 +74,14 @@ _OLD_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(0.0, 5.0),
+    type=FiniteRange(0.0, 5.0),
     help=f"The same as in later use.  [default: {default_text(Sampling, 'temperature')}]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True)
 @click.option(
     "--cloud-accuracy",
-    type=click.FloatRange(0.0, 1.0),
+    type=FiniteRange(0.0, 1.0),
     default=1.0,
     show_default=True,
     help="Share of the cloud's answers that are right, for the curve.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -9,16 +10,25 @@ from pathlib import Path
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.recipe import Plan, PlannedTensor, Recipe
 
+_NEEDING = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S")
+"""Types that llama.cpp makes of a matrix only if its importance is known."""
+_UNWEIGHTED = ("F32", "F16", "BF16", "Q8_0", "MXFP4", "NVFP4", "TQ2_0", "TQ1_0")
+"""Types to which all weights are rounded alike (quantize_… in ggml-quants.c)."""
+
 
 def check_plan(source: Path, recipe: Recipe, plan: Plan) -> None:
     """Raises QuantizeError for a plan that should not, or cannot, be carried out."""
+    for reason in refusals(source, recipe, plan):
+        raise QuantizeError(reason)
+
+
+def refusals(source: Path, recipe: Recipe, plan: Plan) -> Generator[str]:
+    """Why a plan should not, or cannot, be carried out; nothing: it can."""
     again = [tensor for tensor in plan.tensors if tensor.is_rounded_again]
     if again and not recipe.allow_requantize:
-        raise QuantizeError(f"{source} is quantized already: {_cost(again)}")
-    if plan.needs_imatrix:
-        raise QuantizeError(
-            f"{recipe.file_type} needs an importance matrix: --imatrix auto computes one"
-        )
+        yield f"{source} is quantized already: {_cost(again)}"
+    yield from _without_importance(recipe, plan)
+    yield from _without_effect(recipe, plan)
 
 
 def notes_on(plan: Plan) -> Generator[str]:
@@ -44,12 +54,53 @@ def notes_on(plan: Plan) -> Generator[str]:
         )
 
 
+def _without_importance(recipe: Recipe, plan: Plan) -> Generator[str]:
+    """What is to be weighted by an importance matrix, and is not."""
+    lacking = [
+        tensor
+        for tensor in plan.tensors
+        if tensor.is_changed and tensor.planned in _NEEDING and not tensor.is_weighted
+    ]
+    has_matrix = recipe.imatrix is not None or recipe.is_calibrated
+    if plan.needs_imatrix and not has_matrix:
+        yield f"{recipe.file_type} needs an importance matrix: --imatrix auto computes one"
+    elif lacking:
+        kinds = ", ".join(dict.fromkeys(tensor.planned for tensor in lacking))
+        yield (
+            f"{_number(lacking)} cannot become {kinds}, because no importance matrix has their "
+            f"inputs: {_some(lacking)}. Name another type for them by --tensor"
+        )
+
+
+def _without_effect(recipe: Recipe, plan: Plan) -> Generator[str]:
+    """Options that would change nothing."""
+    taken: set[str] = set()
+    for pattern, kind in recipe.tensors:
+        fitting = [t for t in plan.tensors if re.search(pattern, t.name) and t.name not in taken]
+        taken |= {tensor.name for tensor in fitting}
+        if not any(kind in (tensor.planned, tensor.wanted) for tensor in fitting):
+            what = "are fitted by a pattern before it" if not fitting else "are never quantized"
+            yield (
+                f"--tensor {pattern}={kind} has no effect, because the tensors that it fits {what}"
+                ": leave it out, or put it first"
+            )
+    changed = [tensor for tensor in plan.tensors if tensor.is_changed]
+    weighable = [tensor for tensor in changed if tensor.planned not in _UNWEIGHTED]
+    if recipe.imatrix is not None and not any(tensor.is_weighted for tensor in plan.tensors):
+        yield f"{recipe.imatrix} has no matrix of this model: compute one from it"
+    elif (recipe.imatrix is not None or recipe.is_calibrated) and not weighable:
+        yield (
+            f"{recipe.file_type} rounds all weights alike, so that --imatrix has no effect: leave "
+            "it out"
+        )
+
+
 def _cost(again: list[PlannedTensor]) -> str:
     return (
-        f"{_number(again)} would be rounded to fewer bits once more ({_changes(again)}). What the "
-        "first rounding lost stays lost, and the second adds its own error: a KL divergence of "
-        "0.04 nats when SmolLM2 135M went from Q4_1 to Q4_K_M, and more with fewer bits. Start "
-        "from the F16, BF16 or F32 file, or pass --allow-requantize"
+        f"{_number(again)} would be rounded once more ({_changes(again)}). What the first rounding "
+        "lost stays lost, and the second adds its own error: a KL divergence of 0.04 nats when "
+        "SmolLM2 135M went from Q4_1 to Q4_K_M, and more with fewer bits. Start from the F16, BF16 "
+        "or F32 file, choose a type with at least one bit more, or pass --allow-requantize"
     )
 
 

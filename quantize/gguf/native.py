@@ -3,13 +3,14 @@ functions, so llama.cpp is imported when they are called."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from spillover.models.ggml_types import GGML_TYPES
 from spillover.models.gguf_header import GgufHeader, TensorInfo, read_header
 from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.gguf.recipe import Plan, PlannedTensor, QuantizeOrder
+from spillover.quantize.gguf.recipe import Plan, PlannedTensor, QuantizeOrder, Recipe
 
 _TENSOR = re.compile(r"\[ *(\d+)/ *(\d+)\] (\S+) +- \[.*\], type = +(\w+), (.*)")
 _BECOMES = re.compile(r"\((\w+)\)$")
@@ -41,7 +42,8 @@ def plan(order: QuantizeOrder, progress: Progress) -> Plan:
             "llama.cpp does not say what it would make of each tensor: use a version of "
             "llama-cpp-python that Spillover was tested with"
         )
-    return _plan(header, planned, wanted, needs_imatrix=needs_imatrix)
+    weighted = _weighted(order.recipe, header)
+    return _plan(header, planned, wanted, weighted, needs_imatrix=needs_imatrix)
 
 
 def quantize(order: QuantizeOrder, progress: Progress) -> None:
@@ -57,7 +59,12 @@ def quantize(order: QuantizeOrder, progress: Progress) -> None:
 
 
 def _plan(
-    header: GgufHeader, planned: dict[str, str], wanted: dict[str, str], *, needs_imatrix: bool
+    header: GgufHeader,
+    planned: dict[str, str],
+    wanted: dict[str, str],
+    weighted: set[str],
+    *,
+    needs_imatrix: bool,
 ) -> Plan:
     tensors = tuple(
         PlannedTensor(
@@ -66,10 +73,33 @@ def _plan(
             stored=_type_name(tensor),
             planned=planned[tensor.name],
             wanted=wanted.get(tensor.name, planned[tensor.name]),
+            is_weighted=tensor.name in weighted,
         )
         for tensor in header.tensors
     )
     return Plan(tensors=tensors, needs_imatrix=needs_imatrix, header_bytes=header.data_offset)
+
+
+def _weighted(recipe: Recipe, header: GgufHeader) -> set[str]:
+    """The tensors whose inputs the importance matrix has. Raises QuantizeError for the matrix of
+    another model."""
+    if recipe.imatrix is None:
+        # One that is computed has what the layers multiply.
+        inside = (tensor.name for tensor in header.tensors if tensor.name.startswith("blk."))
+        return set(inside) if recipe.is_calibrated else set()
+    from spillover.quantize.gguf.imatrix_file import read_imatrix  # slow
+
+    found = {name: sums.size for name, sums in read_imatrix(recipe.imatrix).sums.items()}
+    sizes = {
+        tensor.name: tensor.shape[0] * math.prod(tensor.shape[2:]) for tensor in header.tensors
+    }
+    for name, size in found.items():
+        if size != sizes.get(name, size):
+            raise QuantizeError(
+                f"{recipe.imatrix} is of another model: it has {size} inputs of {name[:80]}, which "
+                f"has {sizes[name]}. Compute one from this model"
+            )
+    return sizes.keys() & found.keys()
 
 
 def _type_name(tensor: TensorInfo) -> str:

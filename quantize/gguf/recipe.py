@@ -12,6 +12,9 @@ from spillover.models.ggml_types import GGML_TYPES, GgmlType
 ALIGNMENT = 32
 """llama.cpp begins each tensor at a multiple of so many bytes."""
 _TYPE_BY_NAME = {kind.name: kind for kind in GGML_TYPES.values()}
+_MORE_BITS = 1.0
+"""Per weight, that a type must have beyond the stored one so that rounding to it adds little: each
+bit quarters the energy of the error, so that one more adds a quarter of what was lost before."""
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -27,7 +30,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     is_calibrated: bool = False
     """Whether an importance matrix is to be computed where none is given."""
     allow_requantize: bool = False
-    """Whether weights that are quantized already may be rounded to fewer bits."""
+    """Whether weights that are quantized already may be rounded once more."""
 
 
 class QuantizeOrder(Struct, frozen=True, kw_only=True):
@@ -51,6 +54,13 @@ class PlannedTensor(Struct, frozen=True, kw_only=True):
     planned: str
     wanted: str
     """Other than *planned* where rows cannot be cut into blocks of this type."""
+    is_weighted: bool = False
+    """Whether the importance matrix has its inputs."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether its weights are rounded; otherwise they are copied."""
+        return self.planned != self.stored
 
     @property
     def n_values(self) -> int:
@@ -62,9 +72,11 @@ class PlannedTensor(Struct, frozen=True, kw_only=True):
 
     @property
     def is_rounded_again(self) -> bool:
-        """Whether weights that are quantized already lose bits."""
+        """Whether weights that are quantized already lose much by being rounded once more: to fewer
+        bits, or to others of about the same number."""
         is_quantized = bits_of(self.stored).n_values > 1
-        return is_quantized and bits_per_weight(self.planned) < bits_per_weight(self.stored)
+        n_more = bits_per_weight(self.planned) - bits_per_weight(self.stored)
+        return is_quantized and self.is_changed and n_more < _MORE_BITS
 
 
 class Plan(Struct, frozen=True, kw_only=True):

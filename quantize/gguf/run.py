@@ -17,19 +17,21 @@ from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.quantize.child import Child, Progress
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.gguf.guard_rails import check_plan, notes_on
+from spillover.quantize.gguf.guard_rails import check_plan, notes_on, refusals
 from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
 from spillover.quantize.gguf.source_digest import KEY, UNKNOWN, SourceDigest, sha256
 from spillover.quantize.gguf.verify import Verdict, VerifyOrder, most_divergence, verify
-from spillover.quantize.new_file import new_file
+from spillover.quantize.new_file import check_place, new_file
 from spillover.quantize.texts import OWN_TEXT
 
 if TYPE_CHECKING:
     from spillover.quantize.gguf.imatrix import Calibrated
 
 _MAX_TEXT_BYTES = 127
-"""Of a value that llama.cpp adds to the metadata."""
+"""Of a key or a value that llama.cpp adds to the metadata."""
+_OURS = ("spillover.", "quantize.imatrix.")
+"""What the keys begin with that say how a file was quantized."""
 
 
 class Quantized(Struct, frozen=True, kw_only=True):
@@ -44,12 +46,21 @@ class Quantized(Struct, frozen=True, kw_only=True):
     """None: not compared with its source."""
     notes: tuple[str, ...]
     """What the user should know."""
+    refusals: tuple[str, ...] = ()
+    """Why run() would not write it."""
 
 
 def preview(source: Path, target: Path, recipe: Recipe, *, n_threads: int) -> Quantized:
-    """What run() would write. Raises QuantizeError."""
+    """What run() would write, and why it would not. Raises QuantizeError."""
     with Child() as child:
-        return _described(target, _plan(child, source, target, recipe, n_threads), None)
+        planned = _plan(child, source, target, recipe, n_threads)
+    found = [*refusals(source, recipe, planned)]
+    try:
+        check_place(target, planned.size_bytes)
+    except QuantizeError as error:
+        found.append(str(error))
+    made = _described(target, planned, None, planned.size_bytes)
+    return msgspec.structs.replace(made, refusals=tuple(found))
 
 
 def run(
@@ -93,7 +104,7 @@ def run(
                 verdict = child.call(verify, check, progress, scratch=scratch)
                 most = most_divergence(planned.bits_per_weight) if most is None else most
                 _judge(verdict, most)
-    return _described(target, planned, verdict)
+    return _described(target, planned, verdict, target.stat().st_size)
 
 
 def make_imatrix(
@@ -187,6 +198,7 @@ def _judge(verdict: Verdict | None, most: float) -> None:
 def _provenance(source: Path, recipe: Recipe) -> dict[str, str | int]:
     """Where the new file comes from, for its metadata; also under llama.cpp's own names."""
     found: dict[str, str | int] = {
+        **_emptied(_header(source)),
         "spillover.source.name": source.name,
         KEY: UNKNOWN,
         "spillover.tools": f"spillover {version('spillover')}, "
@@ -207,17 +219,27 @@ def _provenance(source: Path, recipe: Recipe) -> dict[str, str | int]:
     return {key: _cut(value) if isinstance(value, str) else value for key, value in found.items()}
 
 
+def _emptied(header: GgufHeader) -> dict[str, str | int]:
+    """What the source says of how it was quantized itself, without the values: llama.cpp copies
+    all keys, and removes none."""
+    return {
+        key: "" if isinstance(value, str) else 0
+        for key, value in header.metadata.items()
+        if key.startswith(_OURS) and len(key.encode()) <= _MAX_TEXT_BYTES
+    }
+
+
 def _cut(text: str) -> str:
     return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
 
 
-def _described(target: Path, planned: Plan, verdict: Verdict | None) -> Quantized:
+def _described(target: Path, planned: Plan, verdict: Verdict | None, size_bytes: int) -> Quantized:
     types: dict[str, int] = {}
     for tensor in planned.tensors:
         types[tensor.planned] = types.get(tensor.planned, 0) + 1
     return Quantized(
         path=target,
-        size_bytes=target.stat().st_size if target.exists() else planned.size_bytes,
+        size_bytes=size_bytes,
         bits_per_weight=planned.bits_per_weight,
         types=types,
         verdict=verdict,

@@ -28,6 +28,7 @@ from spillover.edge_server.commands.connect.trial import Trial, try_out, with_mo
 from spillover.edge_server.commands.keys import read_key
 from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_note, print_result
+from spillover.edge_server.commands.quantities import FiniteRange
 from spillover.edge_server.config import config_file, provider_tables
 from spillover.edge_server.config.config import load
 from spillover.edge_server.errors import ConfigError
@@ -45,7 +46,7 @@ A provider is tried with one short request ("Reply with one word: ready") before
 written. A key goes into the operating system's keyring, or comes from a variable: never into the
 file. Unless the file says otherwise, you are asked before an answer leaves the device.
 """
-_USD = click.FloatRange(0, 1_000_000)
+_USD = FiniteRange(0, 1_000_000)
 
 
 @click.command("connect", epilog=_EPILOG)

@@ -9,6 +9,7 @@ import click
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
+from spillover.edge_server.commands.quantities import FiniteRange
 from spillover.quantize.gguf.file_types import FILE_TYPES, TENSOR_TYPES
 from spillover.runtime.machine.device import n_cores_usable
 
@@ -66,15 +67,15 @@ def _tensor_types(
     callback=_tensor_types,
     help="Type of the tensors whose names contain a regular expression; may be repeated.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, or why not.")
 @click.option(
     "--allow-requantize",
     is_flag=True,
-    help="Round weights to fewer bits that are quantized already.",
+    help="Round weights once more that are quantized already.",
 )
 @click.option(
     "--max-divergence",
-    type=click.FloatRange(min=0, max=1e6),
+    type=FiniteRange(min=0, max=1e6),
     help="Mean divergence from the source's predictions, in nats, beyond which the file is not "
     "kept.  [default: by type]",
 )
@@ -129,10 +130,14 @@ def run(
             )
     for note in made.notes:
         print_note(f"spillover: warning: {note}")
+    for reason in made.refusals:
+        print_note(f"spillover: would be refused: {reason}")
     if as_json:
         print_json(made, on_one_line=True)
     else:
         print_result(_line(made))
+    if made.refusals:
+        raise click.exceptions.Exit(1)
 
 
 def _line(made: Quantized) -> str:
