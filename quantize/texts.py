@@ -18,7 +18,7 @@ def calibration_text() -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text in a UTF-8 file. Raises QuantizeError."""
+    """The text in a UTF-8 file, which is not empty. Raises QuantizeError."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -27,6 +27,9 @@ def read_text(path: Path) -> str:
     if len(content) > MOST_BYTES:
         raise QuantizeError(f"{path} is larger than {MOST_BYTES >> 20} MiB: give a part of it")
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise QuantizeError(f"{path} is not text in UTF-8: {error}") from error
+    if not text.strip():
+        raise QuantizeError(f"{path} is empty: give a text, some thousands of words are good")
+    return text

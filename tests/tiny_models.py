@@ -264,6 +264,19 @@ def write(folder: Path, config: dict[str, Any], *, dtype: str = "F32", files: in
     return folder
 
 
+def write_byte_level(folder: Path, config: dict[str, Any], **how: Any) -> Path:
+    """A model folder as write() makes it, with a byte-level tokenizer, which llama.cpp has."""
+    write(folder, config, **how)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: config["vocab_size"] - 3]
+    vocab = {token: place for place, token in enumerate(["<0>", "<1>", *letters, "ab"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<0>", "<1>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 def write_safetensors(path: Path, tensors: dict[str, Array], dtype: str = "F32") -> None:
     header, start = {}, 0
     for name, values in tensors.items():

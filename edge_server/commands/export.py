@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
+from spillover.edge_server.commands.quantities import FiniteRange
 from spillover.quantize.onnx_export.options import (
     MAX_N_CTX,
     BlockSize,
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from spillover.quantize.onnx_export.export import Exported
 
 _DEFAULT = ExportOptions()
+_TYPED = ParameterSource.COMMANDLINE
+_CHOSEN = ("block", "head_bits", "eight_bits", "is_symmetric")
+"""What --target-bpw decides."""
 _BLOCKS: dict[str, BlockSize] = {str(size): size for size in get_args(BlockSize)}
 _HEAD_BITS: dict[str, HeadBits] = {str(bits): bits for bits in get_args(HeadBits)}
 _EPILOG = """\b
@@ -119,7 +124,7 @@ def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
 )
 @click.option(
     "--target-bpw",
-    type=click.FloatRange(3, 16),
+    type=FiniteRange(3, 16),
     help="Bits per weight that int4 may have on average. What suffers most from 4 bits, measured "
     "with the calibration text, keeps 8; blocks have the size that suits.",
 )
@@ -207,12 +212,24 @@ def _within(target_bpw: float, source: Path, place: Path, options: ExportOptions
     from spillover.quantize.plan.mixed import mixed
     from spillover.quantize.plan.target import Target
 
-    if options.weights not in (None, "int4") or options.eight_bits:
-        raise click.UsageError("--target-bpw chooses among int4 and 8 bits: give it without others")
+    context = click.get_current_context()
+    given = [name for name in _CHOSEN if context.get_parameter_source(name) is _TYPED]
+    if options.weights not in (None, "int4") or given:
+        raise click.UsageError(
+            "--target-bpw chooses among int4 and 8 bits, and the size of blocks: give it without "
+            "other --weights, --block, --head-bits, --keep-8bit and --symmetric"
+        )
     with shown_progress(is_quiet=False) as progress:
-        target = Target(bits_per_weight=target_bpw, size_bytes=None)
+        target = Target(bits_per_weight=target_bpw)
         check_place(place, target.budget(n_params(open_source(source))))
-        found = mixed(source, target, options.calibration, progress, tokenizer=options.tokenizer)
+        found = mixed(
+            source,
+            target,
+            options.calibration,
+            progress,
+            tokenizer=options.tokenizer,
+            n_ctx=options.n_ctx,
+        )
     print_note(f"spillover: {found.summary()}")
     return msgspec.structs.replace(
         options,

@@ -43,6 +43,15 @@ class Exported(Struct, frozen=True, kw_only=True):
     """What the user should know."""
 
 
+class Checked(Struct, frozen=True, kw_only=True):
+    """A folder of which a GGUF file can be made."""
+
+    source: HfSource
+    described: Described
+    tensors: list[StoredTensor]
+    vocabulary: dict[str, Value]
+
+
 class CheckOrder(Struct, frozen=True, kw_only=True):
     """A new file, and the folder that it was made of."""
 
@@ -52,13 +61,9 @@ class CheckOrder(Struct, frozen=True, kw_only=True):
 
 def export(folder: Path, target: Path, kind: GgufType, progress: Progress) -> Exported:
     """Write *target* completely or not at all. Raises ExportError, ModelError, QuantizeError."""
-    source = HfSource(folder)
-    check(SplitSource(source))
-    described = Described(source.config, source.spec)
-    files = OnnxModelFiles(graph=folder / "model.onnx", root=folder)
-    tensors = plan_tensors(source, kind)
-    check_loadable(source.spec, [*described.divisors, *(tensor.name for tensor in tensors)])
-    vocabulary = describe(files, source.spec.n_vocab)
+    checked = check_folder(folder, kind)
+    source, described, tensors = checked.source, checked.described, checked.tensors
+    vocabulary = checked.vocabulary
     metadata: dict[str, Value] = {
         **described.metadata,
         "general.name": _name(source, folder, vocabulary),
@@ -78,6 +83,18 @@ def export(folder: Path, target: Path, kind: GgufType, progress: Progress) -> Ex
     return Exported(
         path=target, size_bytes=target.stat().st_size, n_params=n_params, notes=tuple(notes)
     )
+
+
+def check_folder(folder: Path, kind: GgufType) -> Checked:
+    """Find out whether a GGUF file can be made of *folder*. Raises ExportError."""
+    source = HfSource(folder)
+    check(SplitSource(source))
+    described = Described(source.config, source.spec)
+    files = OnnxModelFiles(graph=folder / "model.onnx", root=folder)
+    tensors = plan_tensors(source, kind)
+    check_loadable(source.spec, [*described.divisors, *(tensor.name for tensor in tensors)])
+    vocabulary = describe(files, source.spec.n_vocab)
+    return Checked(source=source, described=described, tensors=tensors, vocabulary=vocabulary)
 
 
 def check_tokens(order: CheckOrder, progress: Progress) -> list[str]:

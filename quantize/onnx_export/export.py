@@ -19,6 +19,7 @@ from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.quantize.onnx_export.option_check import check_options
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Weights
 from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights_bytes
 from spillover.quantize.onnx_export.source import WeightSource, check
@@ -50,6 +51,10 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
             "the ragged interface"
         )
     source = open_source(source_path)
+    if options.tokenizer is not None and isinstance(source, HfSource):
+        raise ExportError(
+            "--tokenizer has no effect with a folder, which has its own: leave it out"
+        )
     if options.is_half and source.spec.family.needs_fp32:
         raise ExportError(
             f"{source.spec.architecture} computes numbers beyond what fp16 can hold: use int4, "
@@ -58,7 +63,8 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     weights = SplitSource(source)
     check(weights)
     options, notes = _choose_weights(source, options)
-    n_ctx, more = _choose_n_ctx(source, options)
+    check_options(weights, options)
+    n_ctx, more = choose_n_ctx(source, options)
     notes += [*more, *source.notes]
     size = weights_bytes(weights, options) + rotary_bytes(weights, options, n_ctx)
     with new_folder(target, size) as folder:
@@ -91,12 +97,12 @@ def open_source(path: Path) -> HfSource | GgufSource:
 def _choose_weights(
     source: HfSource | GgufSource, options: ExportOptions
 ) -> tuple[ExportOptions, list[str]]:
-    stored = source.quantized_types() if isinstance(source, GgufSource) else {}
     if options.weights is None:
-        weights: Weights = "faithful" if stored else "int4"
+        is_quantized = isinstance(source, GgufSource) and source.quantized_types()
+        weights: Weights = "faithful" if is_quantized else "int4"
         return msgspec.structs.replace(options, weights=weights), []
-    kinds = sorted({kind for name, kind in stored.items() if source.exact_bits(name) != 4})
-    if options.weights != "int4" or not kinds:
+    kinds = kinds_rounded_again(source, options)
+    if not kinds:
         return options, []
     return options, [
         f"int4 rounds weights again that the file stores in {', '.join(kinds)}: this raised the "
@@ -105,7 +111,16 @@ def _choose_weights(
     ]
 
 
-def _choose_n_ctx(source: WeightSource, options: ExportOptions) -> tuple[int, list[str]]:
+def kinds_rounded_again(source: HfSource | GgufSource, options: ExportOptions) -> list[str]:
+    """The types of weights that are quantized already, and that 4 bits would round once more."""
+    if options.weights != "int4" or not isinstance(source, GgufSource):
+        return []
+    stored = source.quantized_types()
+    return sorted({kind for name, kind in stored.items() if source.exact_bits(name) != 4})
+
+
+def choose_n_ctx(source: WeightSource, options: ExportOptions) -> tuple[int, list[str]]:
+    """The longest context of an export, and notes on it. Raises ExportError."""
     most = source.spec.n_ctx
     if options.n_ctx is not None and not 0 < options.n_ctx <= most:
         raise ExportError(f"the context of this model must have 1 to {most} tokens")

@@ -13,12 +13,14 @@ from msgspec import Struct
 from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.recipe import bits_of
+from spillover.quantize.gguf_export.export import check_folder
 from spillover.quantize.knapsack import Way, choose
 from spillover.quantize.onnx_export.export import open_source
 from spillover.quantize.onnx_export.from_gguf.names import gguf_name
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.plan.commands import gguf_export, new_name, quantization, typed
 from spillover.quantize.plan.target import N_CTX, Target, tokens_for
 from spillover.quantize.plan.tensor_losses import TensorLoss, tensor_losses, types_for
 
@@ -50,19 +52,17 @@ class GgufMixed(Struct, frozen=True, kw_only=True):
     def explained(self, model: Path, text: Path | None) -> str:
         """For people, with the commands that make it. *text*: None for our own."""
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.types.items())
-        source = shlex.quote(str(model)) if self.is_file else "F16.gguf"
-        commands = []
-        if not self.is_file:
-            commands.append(f"spillover export gguf {shlex.quote(str(model))} {source} --type F16")
-        imatrix = "auto" if text is None else "imatrix.gguf"
+        source = model if self.is_file else new_name(model, "F16", ".gguf")
+        commands = [] if self.is_file else [gguf_export(model, source)]
+        imatrix = "auto"
         if text is not None:
-            read = f"--text {shlex.quote(str(text))}"
-            commands.append(f"spillover quantize imatrix {source} {imatrix} {read}")
-        flags = [f"--tensor {shlex.quote(f'{pattern}={kind}')}" for pattern, kind in self.tensors]
-        commands.append(
-            f"spillover quantize run {source} TARGET --type {self.file_type} --imatrix {imatrix} "
-            + " ".join(flags)
-        )
+            imatrix = typed(new_name(model, "imatrix", ".gguf"))
+            read = f"spillover quantize imatrix {typed(source)} {imatrix} --text {typed(text)}"
+            commands.append(read)
+        flags = [f"--imatrix {imatrix}"]
+        flags += [f"--tensor {shlex.quote(f'{pattern}={kind}')}" for pattern, kind in self.tensors]
+        target = new_name(model, f"{self.bits_per_weight:.2f}bpw", ".gguf")
+        commands.append(quantization(source, target, self.file_type, flags))
         return (
             f"{kinds}: {self.size_bytes / 1e6:.1f} MB, {self.bits_per_weight:.2f} bits per weight. "
             f"Those that lose most per byte: {', '.join(self.worst)}.\n" + "\n".join(commands)
@@ -81,14 +81,10 @@ def gguf_mixed(model: Path, target: Target, text: str, progress: Progress) -> Gg
             f"{model} is quantized already, and rounding it once more would add to what it lost: "
             "give the F16, BF16 or F32 file, or the Hugging Face folder"
         )
+    if not isinstance(stored, GgufSource):
+        check_folder(model, "F16")
     sizes = _Sizes(stored)
-    budget = target.budget(sizes.n_values)
-    if sizes.smallest > budget:
-        raise QuantizeError(
-            f"{budget / 1e6:.1f} MB are too few: with the fewest bits that its rows allow the "
-            f"weights take {sizes.smallest / 1e6:.1f} MB. Raise the target, or choose a smaller "
-            "model"
-        )
+    budget = target.budget_within(sizes.n_values, sizes.smallest, sizes.largest, "--type Q8_0")
     losses = tensor_losses(
         stored,
         tokens_for(stored, text),
@@ -126,8 +122,10 @@ class _Sizes:
             if name not in inside
         )
         """Bytes of all but the matrices in the layers."""
-        self.smallest = self.n_beside + sum(
-            _n_bytes(n_values[name], types_for(shapes[name][1])[0]) for name in inside
+        self.smallest, self.largest = (
+            self.n_beside
+            + sum(_n_bytes(n_values[name], types_for(shapes[name][1])[place]) for name in inside)
+            for place in (0, -1)
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -11,22 +10,20 @@ import msgspec
 from msgspec import Struct
 
 from spillover.quantize.child import Progress
-from spillover.quantize.errors import QuantizeError
 from spillover.quantize.onnx_export.calibrated.sensitivity import (
     Sensitivity,
     kept,
     more_bytes,
     sensitivities,
 )
-from spillover.quantize.onnx_export.export import open_source
+from spillover.quantize.onnx_export.export import choose_n_ctx, open_source
 from spillover.quantize.onnx_export.options import BlockSize, ExportOptions, HeadBits
 from spillover.quantize.onnx_export.sizes import n_params, weights_bytes
 from spillover.quantize.onnx_export.source import WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.plan.commands import new_name, onnx_export, typed
+from spillover.quantize.plan.recipes import INT4_LOSSES
 from spillover.quantize.plan.target import N_CTX, Target, tokens_for
-
-_LOSS_OF_BLOCKS: dict[BlockSize, float] = {32: 1.0, 64: 1.4, 128: 1.7}
-"""How the losses of int4 compare (the first table of docs/quantize.md)."""
 
 
 class Mixed(Struct, frozen=True, kw_only=True):
@@ -41,6 +38,8 @@ class Mixed(Struct, frozen=True, kw_only=True):
     bits_per_weight: float
     worst: tuple[str, ...]
     """The matrices that suffer most from 4 bits per byte, most first."""
+    n_ctx: int | None
+    """The context that was asked for."""
 
     def summary(self) -> str:
         """For people."""
@@ -52,33 +51,42 @@ class Mixed(Struct, frozen=True, kw_only=True):
 
     def explained(self, model: Path, text: Path | None) -> str:
         """The summary, with the command that makes it. *text*: None for our own."""
-        flags = [f"--block {self.block} --head-bits {self.head_bits}"]
-        flags += [f"--keep-8bit {shlex.quote(pattern)}" for pattern in self.kept]
-        return (
-            f"{self.summary()}\n"
-            f"spillover export onnx {shlex.quote(str(model))} TARGET --weights int4 "
-            f"--calibration {shlex.quote(str(text or 'auto'))} {' '.join(flags)}"
-        )
+        flags = ["--weights int4", f"--calibration {typed(text) if text else 'auto'}"]
+        flags += [f"--block {self.block}", f"--head-bits {self.head_bits}"]
+        flags += [f"--keep-8bit {pattern}" for pattern in self.kept]
+        flags += [] if self.n_ctx is None else [f"--n-ctx {self.n_ctx}"]
+        target = new_name(model, f"{self.bits_per_weight:.2f}bpw")
+        return f"{self.summary()}\n{onnx_export(model, target, flags)}"
 
 
 def mixed(
-    model: Path, target: Target, text: str, progress: Progress, *, tokenizer: Path | None = None
+    model: Path,
+    target: Target,
+    text: str,
+    progress: Progress,
+    *,
+    tokenizer: Path | None = None,
+    n_ctx: int | None = None,
 ) -> Mixed:
     """Measure each product, and keep 8 bits where they help most. *text*: empty for our own;
-    *tokenizer*: see ExportOptions.
+    *tokenizer*, *n_ctx*: see ExportOptions.
 
     Raises ExportError, and QuantizeError for a target that cannot be met.
     """
     stored = open_source(model)
     source = SplitSource(stored)
     check(source)
+    choose_n_ctx(source, ExportOptions(n_ctx=n_ctx))
     n_values = n_params(source)
-    budget = target.budget(n_values)
+    budget = _budget(target, source)
     possible = _options_within(source, budget)
     tokens = tokens_for(stored, text, tokenizer)
-    n_ctx = min(N_CTX, source.spec.n_ctx)
     found = sensitivities(
-        source, possible[0], tokens, n_ctx, lambda n, n_all: progress("measuring layers", n, n_all)
+        source,
+        possible[0],
+        tokens,
+        min(N_CTX, source.spec.n_ctx),
+        lambda n, n_all: progress("measuring layers", n, n_all),
     )
     choices = [_choice(source, options, found, budget) for options in possible]
     options = min(choices, key=lambda one: _loss(one, found))
@@ -92,12 +100,26 @@ def mixed(
         size_bytes=size,
         bits_per_weight=8 * size / n_values,
         worst=tuple("+".join(one.matrices) for one in worst[:5]),
+        n_ctx=n_ctx,
     )
+
+
+def _budget(target: Target, source: WeightSource) -> int:
+    """The target in bytes. Raises QuantizeError for one that cannot be met, or that leaves nothing
+    to choose."""
+    sizes = [
+        weights_bytes(source, ExportOptions(weights="int4", block=block, head_bits=head_bits))
+        for block in get_args(BlockSize)
+        for head_bits in get_args(HeadBits)
+    ]
+    exact = ExportOptions(weights="int8")
+    largest = weights_bytes(source, exact)
+    return target.budget_within(n_params(source), min(sizes), largest, "--weights int8")
 
 
 def _options_within(source: WeightSource, budget: int) -> list[ExportOptions]:
     """Those with 4 bits that fit, the most exact ones first; with 4 bits in the embedding and the
-    head only if nothing else fits."""
+    head only if nothing else fits. Some do."""
     for head_bits in get_args(HeadBits):
         options = [
             ExportOptions(weights="int4", block=size, head_bits=head_bits)
@@ -106,11 +128,8 @@ def _options_within(source: WeightSource, budget: int) -> list[ExportOptions]:
         sizes = [weights_bytes(source, one) for one in options]
         fitting = [one for one, size in zip(options, sizes, strict=True) if size <= budget]
         if fitting:
-            return fitting
-    raise QuantizeError(
-        f"{budget / 1e6:.1f} MB are too few: with 4 bits in the largest blocks the weights take "
-        f"{min(sizes) / 1e6:.1f} MB. Raise the target, or choose a smaller model"
-    )
+            break
+    return fitting
 
 
 def _choice(
@@ -126,7 +145,7 @@ def _choice(
 
 
 def _loss(options: ExportOptions, found: Sequence[Sensitivity]) -> float:
-    """What the products with 4 bits lose together, where blocks of 32 have the loss that was
-    measured."""
+    """What the products with 4 bits lose together, up to a factor: larger blocks lose more than
+    those that were measured."""
     lost = sum(one.loss for one in found if one.matrices[0] not in options.eight_bits)
-    return lost * _LOSS_OF_BLOCKS[options.block]
+    return lost * INT4_LOSSES[False][options.block]

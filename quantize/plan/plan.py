@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from spillover.models.libraries import has_llama
+from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.quantize.child import Progress, call_in_child
-from spillover.quantize.onnx_export.export import open_source
+from spillover.quantize.gguf_export.export import check_folder
+from spillover.quantize.onnx_export import companion_files
+from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.export import kinds_rounded_again, open_source
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
+from spillover.quantize.onnx_export.from_hf.source import HfSource
+from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights_bytes
 from spillover.quantize.onnx_export.source import EMBEDDING, WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.plan.commands import gguf_export, new_name, onnx_export, quantization
 from spillover.quantize.plan.device_speed import DeviceSpeed
-from spillover.quantize.plan.gguf_sizes import SizesOrder, gguf_sizes
+from spillover.quantize.plan.gguf_sizes import GgufSize, SizesOrder, gguf_sizes
 from spillover.quantize.plan.recipes import GGUF_RECIPES, ONNX_RECIPES
 
-_EXPORT = "spillover export gguf SOURCE F16.gguf --type F16"
 _BASE_BYTES = {"llama.cpp": 70 << 20, "ONNX Runtime": 130 << 20}
 """Resident memory of a process with a tiny model."""
 _KV_VALUE_BYTES = {"llama.cpp": 2, "ONNX Runtime": 4}
+_NOT_QUANTIZED = "start from the F16, BF16 or F32 file, or the Hugging Face folder"
 
 
 class Wish(Struct, frozen=True, kw_only=True):
@@ -30,6 +38,7 @@ class Wish(Struct, frozen=True, kw_only=True):
 
     memory_bytes: int
     n_ctx: int
+    """At most the model's own."""
     speed_floor: float
     """Tokens per second of one stream; 0: any."""
 
@@ -40,7 +49,7 @@ class Option(Struct, frozen=True, kw_only=True):
     name: str
     engine: str
     command: str
-    """What makes it, with SOURCE and TARGET in place of the names."""
+    """What makes it, with names that are free in the current folder."""
     size_bytes: int
     kv_bytes: int
     """Of one conversation of the whole context."""
@@ -50,15 +59,22 @@ class Option(Struct, frozen=True, kw_only=True):
     expected_divergence: float
     fits: bool
     is_fast_enough: bool
+    is_rounded_again: bool
+    """Whether it rounds weights once more that are quantized already, and so loses more than is
+    expected."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     """All options, and the pick."""
 
     options: tuple[Option, ...]
+    n_ctx: int
+    """The context that they are for."""
     pick: str
     """Empty: none is possible."""
     reason: str
+    notes: tuple[str, ...] = ()
+    """Why there is nothing for an engine."""
 
 
 def plan(path: Path, wish: Wish, speed: DeviceSpeed, progress: Progress) -> Plan:
@@ -66,57 +82,101 @@ def plan(path: Path, wish: Wish, speed: DeviceSpeed, progress: Progress) -> Plan
     stored = open_source(path)
     source = SplitSource(stored)
     check(source)
-    sizes: dict[str, int] = {}
-    if isinstance(stored, GgufSource) and has_llama():
-        sizes = call_in_child(gguf_sizes, SizesOrder(source=path), progress)
-    options = [*_onnx(source, wish, speed)]
-    if has_llama():
-        before = "" if isinstance(stored, GgufSource) else f"{_EXPORT} && "
-        options = [*_gguf(sizes, source, wish, speed, before), *options]
-    return _picked(options, wish)
+    wish = replace(wish, n_ctx=min(wish.n_ctx, source.spec.n_ctx))
+    problems = {"llama.cpp": _gguf_problem(path, stored), "ONNX Runtime": _onnx_problem(stored)}
+    options: list[Option] = []
+    if not problems["llama.cpp"]:
+        options += _gguf(path, stored, wish, speed, progress)
+    if not problems["ONNX Runtime"]:
+        options += _onnx(path, stored, wish, speed)
+    notes = tuple(f"nothing for {name}: {problem}" for name, problem in problems.items() if problem)
+    if not options:
+        raise ExportError("; ".join(notes))
+    return replace(_picked(options, wish), notes=notes)
+
+
+def _gguf_problem(path: Path, stored: HfSource | GgufSource) -> str:
+    """Why no GGUF file can be made of it, or run; empty: it can."""
+    if not has_llama():
+        return INSTALL_LLAMA
+    if isinstance(stored, GgufSource):
+        return ""
+    try:
+        check_folder(path, "F16")
+    except ExportError as error:
+        return str(error)
+    return ""
+
+
+def _onnx_problem(stored: HfSource | GgufSource) -> str:
+    """Why no ONNX model can be made of it; empty: it can. Its weights were checked."""
+    with tempfile.TemporaryDirectory(prefix="spillover-") as folder:
+        try:
+            companion_files.write(stored, ExportOptions(), Path(folder), n_ctx=1)
+        except ExportError as error:
+            return str(error)
+    return ""
 
 
 def _gguf(
-    sizes: dict[str, int], source: WeightSource, wish: Wish, speed: DeviceSpeed, before: str
+    path: Path,
+    stored: HfSource | GgufSource,
+    wish: Wish,
+    speed: DeviceSpeed,
+    progress: Progress,
 ) -> Generator[Option]:
-    """*before*: what makes a GGUF file of the source first, if it is none."""
-    name = "F16.gguf" if before else "SOURCE"
+    source, before = SplitSource(stored), ""
+    sizes: dict[str, GgufSize] = {}
+    if isinstance(stored, GgufSource):
+        file = path
+        sizes = call_in_child(gguf_sizes, SizesOrder(source=path), progress)
+    else:
+        file = new_name(path, "F16", ".gguf")
+        before = f"{gguf_export(path, file)} && "
     for recipe in GGUF_RECIPES:
         kind = recipe.file_type
-        size = sizes.get(kind) or int(n_params(source) * recipe.bits / 8)
+        about = GgufSize(size_bytes=int(n_params(source) * recipe.bits / 8), is_rounded_again=False)
+        size = sizes.get(kind, about)
+        flags = ["--imatrix auto"] * recipe.has_imatrix
+        flags += ["--allow-requantize"] * size.is_rounded_again
         yield _option(
             source,
             wish,
             engine="llama.cpp",
             name=kind,
-            command=f"{before}spillover quantize run {name} TARGET --type {kind}"
-            + " --imatrix auto" * recipe.has_imatrix,
-            size=size,
-            loaded=size,
-            peak=size,
+            command=before + quantization(file, new_name(path, kind, ".gguf"), kind, flags),
+            size=size.size_bytes,
+            loaded=size.size_bytes,
+            peak=size.size_bytes,
             bytes_per_s=speed.memory,
             expected=recipe.expected,
+            is_rounded_again=size.is_rounded_again,
         )
 
 
-def _onnx(source: WeightSource, wish: Wish, speed: DeviceSpeed) -> Generator[Option]:
+def _onnx(
+    path: Path, stored: HfSource | GgufSource, wish: Wish, speed: DeviceSpeed
+) -> Generator[Option]:
+    source = SplitSource(stored)
     for recipe in ONNX_RECIPES:
         bits = 4 if recipe.options.weights == "int4" else 8
-        tables = rotary_bytes(source, recipe.options, min(wish.n_ctx, source.spec.n_ctx))
+        tables = rotary_bytes(source, recipe.options, wish.n_ctx)
         size = weights_bytes(source, recipe.options) + tables
         loaded = weights_bytes(source, recipe.options, is_loaded=True) + tables
+        target = new_name(path, recipe.folder_name)
         yield _option(
             source,
             wish,
             engine="ONNX Runtime",
             name=recipe.name,
-            command=f"spillover export onnx SOURCE TARGET {recipe.flags}",
+            command=onnx_export(path, target, [*recipe.flags, f"--n-ctx {wish.n_ctx}"]),
             size=size,
             loaded=loaded,
             # They are packed anew, beside the mapped file.
             peak=size + loaded,
             bytes_per_s=speed.onnx[bits],
             expected=recipe.expected,
+            is_rounded_again=bool(kinds_rounded_again(stored, recipe.options)),
         )
 
 
@@ -132,6 +192,7 @@ def _option(
     peak: int,
     bytes_per_s: float,
     expected: float,
+    is_rounded_again: bool,
 ) -> Option:
     """*size*, *loaded*, *peak*: bytes of the weights in the file, as they are read for each token,
     and while they are loaded."""
@@ -153,28 +214,43 @@ def _option(
         expected_divergence=expected,
         fits=peak <= wish.memory_bytes,
         is_fast_enough=tokens_per_s >= wish.speed_floor,
+        is_rounded_again=is_rounded_again,
     )
 
 
 def _picked(options: list[Option], wish: Wish) -> Plan:
     """The most exact of those that fit and are fast enough."""
     possible = [one for one in options if one.fits and one.is_fast_enough]
-    if possible:
-        best = min(possible, key=lambda one: (one.expected_divergence, -one.tokens_per_s))
+    harmless = [one for one in possible if not one.is_rounded_again]
+    if harmless:
+        pick = _best(harmless).name
         reason = "it loses least of those that fit"
         reason += f" and write {wish.speed_floor:g} tokens/s" if wish.speed_floor else ""
-        return Plan(options=tuple(options), pick=best.name, reason=reason)
+    else:
+        pick, reason = "", _why_none(options, possible)
+    return Plan(options=tuple(options), n_ctx=wish.n_ctx, pick=pick, reason=reason)
+
+
+def _best(options: list[Option]) -> Option:
+    return min(options, key=lambda one: (one.expected_divergence, -one.tokens_per_s))
+
+
+def _why_none(options: list[Option], possible: list[Option]) -> str:
+    """*possible*: those that fit and are fast enough, but round weights once more."""
+    if possible:
+        return (
+            "what fits would round weights once more that are quantized already, and lose more "
+            f"than is expected: {_NOT_QUANTIZED}; of it, {_best(possible).name} would be the pick"
+        )
     fitting = [one for one in options if one.fits]
-    smallest = min(options, key=lambda one: one.peak_bytes)
     if not fitting:
-        reason = (
+        smallest = min(options, key=lambda one: one.peak_bytes)
+        return (
             f"nothing fits: {smallest.name} takes least memory, {smallest.peak_bytes / 2**20:.0f} "
             "MiB. Lower --n-ctx, or choose a smaller model"
         )
-    else:
-        fastest = max(fitting, key=lambda one: one.tokens_per_s)
-        reason = (
-            f"nothing that fits is fast enough: {fastest.name} writes about "
-            f"{fastest.tokens_per_s:.1f} tokens/s. Choose a smaller model"
-        )
-    return Plan(options=tuple(options), pick="", reason=reason)
+    fastest = max(fitting, key=lambda one: one.tokens_per_s)
+    return (
+        f"nothing that fits is fast enough: {fastest.name} writes about "
+        f"{fastest.tokens_per_s:.1f} tokens/s. Choose a smaller model"
+    )

@@ -28,8 +28,10 @@ class OnnxRecipe(Struct, frozen=True, kw_only=True):
     """Options of an export."""
 
     name: str
+    folder_name: str
+    """What to add to the model's name."""
     options: ExportOptions
-    flags: str
+    flags: tuple[str, ...]
     """What `spillover export onnx` is given for it."""
     expected: float
     """Nats."""
@@ -50,12 +52,19 @@ GGUF_RECIPES = tuple(
 )
 
 
+INT4_LOSSES: dict[bool, dict[BlockSize, float]] = {
+    True: {32: 0.0061, 64: 0.0075, 128: 0.0099},
+    False: {32: 0.0085, 64: 0.0120, 128: 0.0142},
+}
+"""Nats, by whether it is calibrated and by the size of blocks."""
+
+
 def _int4(block: BlockSize, expected: float, *, is_calibrated: bool) -> OnnxRecipe:
-    calibrated = " calibrated" if is_calibrated else ""
     return OnnxRecipe(
-        name=f"int4 in blocks of {block}{calibrated}",
+        name=f"int4 in blocks of {block}" + " calibrated" * is_calibrated,
+        folder_name=f"int4-{block}" + "-calibrated" * is_calibrated,
         options=ExportOptions(weights="int4", block=block),
-        flags=f"--weights int4 --block {block}" + " --calibration auto" * is_calibrated,
+        flags=("--weights int4", f"--block {block}", *["--calibration auto"] * is_calibrated),
         expected=expected,
     )
 
@@ -63,13 +72,14 @@ def _int4(block: BlockSize, expected: float, *, is_calibrated: bool) -> OnnxReci
 ONNX_RECIPES = (
     OnnxRecipe(
         name="int8",
+        folder_name="int8",
         options=ExportOptions(weights="int8"),
-        flags="--weights int8",
+        flags=("--weights int8",),
         expected=0.0001,
     ),
-    _int4(32, 0.0061, is_calibrated=True),
-    _int4(64, 0.0075, is_calibrated=True),
-    _int4(128, 0.0099, is_calibrated=True),
-    _int4(32, 0.0085, is_calibrated=False),
-    _int4(64, 0.0120, is_calibrated=False),
+    *(
+        _int4(block, expected, is_calibrated=is_calibrated)
+        for is_calibrated, losses in INT4_LOSSES.items()
+        for block, expected in losses.items()
+    ),
 )

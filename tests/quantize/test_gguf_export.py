@@ -9,7 +9,6 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from spillover.edge_server import cli
 from spillover.models.ggml_types import GGML_TYPES
@@ -53,21 +52,6 @@ def silent(what: str, n_done: int, n_all: int) -> None:
     pass
 
 
-def write_folder(
-    folder: Path, config: dict[str, Any], *, dtype: str = "F32", files: int = 1
-) -> Path:
-    """A model with a byte-level tokenizer, which llama.cpp has."""
-    tiny_models.write(folder, config, dtype=dtype, files=files)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: config["vocab_size"] - 3]
-    vocab = {token: place for place, token in enumerate(["<0>", "<1>", *letters, "ab"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<0>", "<1>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process that compares the tokenizers."""
@@ -75,7 +59,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def exported(name: str, folder: Path, **how: Any) -> Exported:
-    source = write_folder(folder / "hf", tiny_models.CONFIGS[name], **how)
+    source = tiny_models.write_byte_level(folder / "hf", tiny_models.CONFIGS[name], **how)
     return export(source, folder / "m.gguf", "auto", silent)
 
 
@@ -110,7 +94,7 @@ def test_fused_matrices_of_any_family_give_the_same_logits(
     name: str, matrices: tuple[str, ...], tmp_path: Path, unchecked: None
 ) -> None:
     config = tiny_models.CONFIGS[name]
-    folder = write_folder(tmp_path / "hf", config)
+    folder = tiny_models.write_byte_level(tmp_path / "hf", config)
     fused = tiny_models.fused(tiny_models.weights(config), *matrices)
     tiny_models.write_safetensors(folder / "model.safetensors", fused)
     made = export(folder, tmp_path / "m.gguf", "auto", silent)
@@ -142,7 +126,7 @@ LONGROPE = {
 def test_what_llama_cpp_would_not_load_is_refused_before_any_work(
     name: str, more: dict[str, Any], what: str, tmp_path: Path
 ) -> None:
-    folder = write_folder(tmp_path / "hf", {**tiny_models.CONFIGS[name], **more})
+    folder = tiny_models.write_byte_level(tmp_path / "hf", {**tiny_models.CONFIGS[name], **more})
     with pytest.raises(ExportError, match=rf"{what}.*export it to ONNX"):
         export(folder, tmp_path / "m.gguf", "auto", silent)
     assert {path.name for path in tmp_path.iterdir()} == {"hf"}
@@ -154,7 +138,7 @@ def test_what_llama_cpp_would_not_load_is_refused_before_any_work(
 def test_rotary_positions_that_llama_cpp_scales_for_few_families_are_right_there(
     name: str, more: dict[str, Any], tmp_path: Path, unchecked: None
 ) -> None:
-    folder = write_folder(tmp_path / "hf", {**tiny_models.CONFIGS[name], **more})
+    folder = tiny_models.write_byte_level(tmp_path / "hf", {**tiny_models.CONFIGS[name], **more})
     made = export(folder, tmp_path / "m.gguf", "auto", silent)
     export_onnx(folder, tmp_path / "onnx", ExportOptions(weights="fp32"), lambda n, n_all: None)
     wanted = ragged_logits(tmp_path / "onnx" / "model.onnx", tiny_models.IDS, [48])
@@ -163,7 +147,7 @@ def test_rotary_positions_that_llama_cpp_scales_for_few_families_are_right_there
 
 def test_a_model_whose_matrices_llama_cpp_wants_fused_is_refused(tmp_path: Path) -> None:
     config = tiny_models.CONFIGS["phi3"]
-    folder = write_folder(tmp_path / "hf", config)
+    folder = tiny_models.write_byte_level(tmp_path / "hf", config)
     apart = tiny_models.weights({**config, "model_type": "llama"})
     tiny_models.write_safetensors(folder / "model.safetensors", apart)
     with pytest.raises(ExportError, match=r"no name for layers.0.mlp.up_proj.weight"):
@@ -181,7 +165,7 @@ def test_weights_stay_as_they_are_stored(dtype: str, tmp_path: Path, unchecked: 
 
 
 def test_weights_can_have_eight_bits(tmp_path: Path, unchecked: None) -> None:
-    folder = write_folder(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    folder = tiny_models.write_byte_level(tmp_path / "hf", tiny_models.CONFIGS["llama"])
     made = export(folder, tmp_path / "m.gguf", "Q8_0", silent)
     found = as_llama_cpp(made.path)
     assert np.corrcoef(found.ravel(), hf_logits()["llama"].ravel())[0, 1] > 0.99
@@ -191,7 +175,7 @@ def test_weights_can_have_eight_bits(tmp_path: Path, unchecked: None) -> None:
 def test_weights_that_are_no_numbers_are_named(
     tmp_path: Path, unchecked: None, kind: GgufType
 ) -> None:
-    folder = write_folder(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    folder = tiny_models.write_byte_level(tmp_path / "hf", tiny_models.CONFIGS["llama"])
     tensors = tiny_models.weights(tiny_models.CONFIGS["llama"])
     tensors["lm_head.weight"][3, 5] = np.nan
     tiny_models.write_safetensors(folder / "model.safetensors", tensors)
@@ -201,7 +185,7 @@ def test_weights_that_are_no_numbers_are_named(
 
 
 def test_numbers_that_f16_cannot_hold_are_named(tmp_path: Path, unchecked: None) -> None:
-    folder = write_folder(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    folder = tiny_models.write_byte_level(tmp_path / "hf", tiny_models.CONFIGS["llama"])
     tensors = tiny_models.weights(tiny_models.CONFIGS["llama"])
     tensors["lm_head.weight"] = np.full_like(tensors["lm_head.weight"], 1e6)
     tiny_models.write_safetensors(folder / "model.safetensors", tensors)

@@ -9,6 +9,7 @@ import msgspec
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_result
+from spillover.edge_server.commands.quantize.result_file import check_result_file
 from spillover.quantize.texts import read_text
 
 _EPILOG = """\b
@@ -55,8 +56,8 @@ def evaluate(
     Each is a GGUF file or the folder of an ONNX model, all with one tokenizer. REFERENCE is the
     model before it was quantized, or the least quantized one there is.
     """
-    if json_file is not None and not json_file.parent.is_dir():
-        raise click.UsageError(f"there is no folder {json_file.parent} for --json")
+    texts = [text] if text else []
+    check_result_file(json_file, "--json", [reference, *candidates, *texts])
 
     from spillover.quantize.evaluation import evaluate as evaluation  # slow
     from spillover.quantize.evaluation.shipped_text import shipped_text

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from spillover.edge_server.commands.engines.progress import shown_progress
-from spillover.edge_server.commands.output import print_json, print_result
+from spillover.edge_server.commands.output import print_json, print_note, print_result
+from spillover.edge_server.commands.quantities import FiniteRange, size
 from spillover.quantize.texts import read_text
 from spillover.runtime.machine.device import available_memory
 
@@ -26,42 +26,29 @@ Examples:
 
 Nothing is written. Speeds are upper limits: what memory allows. See docs/quantize.md.
 """
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-
-
-def _size(ctx: click.Context, param: click.Parameter, given: str | None) -> int | None:
-    """The bytes of a size such as 4GiB or 800MB."""
-    if given is None:
-        return None
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMG]?I?)B?", given.strip().upper())
-    if found is None or found[2] not in _UNITS:
-        raise click.BadParameter(f"{given!r} is no size: write one such as 4GiB or 800MB")
-    return int(float(found[1]) * _UNITS[found[2]])
+_N_CTX = 4_096
 
 
 @click.command("plan", epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
-@click.option("--memory", callback=_size, help="What it may take.  [default: what is free now]")
+@click.option("--memory", callback=size, help="What it may take.  [default: what is free now]")
 @click.option(
     "--n-ctx",
     type=click.IntRange(16, 1_048_576),
-    default=4_096,
-    show_default=True,
-    help="Tokens of one conversation.",
+    help=f"Tokens of one conversation, at most the model's.  [default: {_N_CTX}]",
 )
 @click.option(
     "--speed-floor",
-    type=click.FloatRange(0, 1e6),
-    default=0.0,
+    type=FiniteRange(0, 1e6),
     help="Fewest tokens per second of one stream.  [default: any]",
 )
 @click.option(
     "--target-bpw",
-    type=click.FloatRange(3, 16),
+    type=FiniteRange(3, 16),
     help="Measure which matrices suffer most from few bits, and say which ones should get how many "
     "when the weights have so many bits on average.",
 )
-@click.option("--target-size", callback=_size, help="The same, with the size of the weights.")
+@click.option("--target-size", callback=size, help="The same, with the size of the weights.")
 @click.option(
     "--format",
     "kind",
@@ -78,8 +65,8 @@ def _size(ctx: click.Context, param: click.Parameter, given: str | None) -> int 
 def plan(
     model: Path,
     memory: int | None,
-    n_ctx: int,
-    speed_floor: float,
+    n_ctx: int | None,
+    speed_floor: float | None,
     target_bpw: float | None,
     target_size: int | None,
     kind: str | None,
@@ -98,26 +85,37 @@ def plan(
         raise click.UsageError("--target-bpw and --target-size say the same: give one of them")
     if target_bpw is not None or target_size is not None:
         target = Target(bits_per_weight=target_bpw, size_bytes=target_size)
-        chosen = kind or ("gguf" if model.suffix == ".gguf" else "onnx")
-        _print_mixed(model, target, chosen, text, as_json=as_json)
+        chosen = kind or ("onnx" if model.is_dir() else "gguf")
+        has_n_ctx = n_ctx is not None and chosen == "gguf"
+        _refuse("of whole recipes", memory=memory, speed_floor=speed_floor)
+        _refuse("of ONNX models", n_ctx=n_ctx if has_n_ctx else None)
+        _print_mixed(model, target, chosen, text, n_ctx, as_json=as_json)
         return
-    if kind is not None:
-        raise click.UsageError("--format is for --target-bpw and --target-size")
+    _refuse("for --target-bpw and --target-size", format=kind, text=text)
     wish = planning.Wish(
         memory_bytes=available_memory() if memory is None else memory,
-        n_ctx=n_ctx,
-        speed_floor=speed_floor,
+        n_ctx=n_ctx or _N_CTX,
+        speed_floor=speed_floor or 0.0,
     )
     with shown_progress(is_quiet=as_json) as progress:
         made = planning.plan(model, wish, measure_speed(), progress)
     if as_json:
         print_json(made)
     else:
+        for note in made.notes:
+            print_note(f"spillover: {note}")
         print_result(_table(made, wish.memory_bytes))
 
 
+def _refuse(what: str, **options: object) -> None:
+    """Raise UsageError for those that are given: they would have no effect."""
+    for name, value in options.items():
+        if value is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} is {what}: leave it out")
+
+
 def _print_mixed(
-    model: Path, target: Target, kind: str, text: Path | None, *, as_json: bool
+    model: Path, target: Target, kind: str, text: Path | None, n_ctx: int | None, *, as_json: bool
 ) -> None:
     content = read_text(text) if text else ""
     with shown_progress(is_quiet=as_json) as progress:
@@ -129,7 +127,7 @@ def _print_mixed(
         else:
             from spillover.quantize.plan.mixed import mixed  # slow
 
-            found = mixed(model, target, content, progress)
+            found = mixed(model, target, content, progress, n_ctx=n_ctx)
     if as_json:
         print_json(found)
     else:
@@ -143,7 +141,7 @@ def _table(made: Plan, memory_bytes: int) -> str:
         *(_row(one, made.pick) for one in made.options),
     ]
     pick = f"{made.pick}: {made.reason}" if made.pick else made.reason
-    lines += ["", f"Memory: {memory_bytes / 1e6:.0f} MB. {pick}."]
+    lines += ["", f"Memory: {memory_bytes / 1e6:.0f} MB. Context: {made.n_ctx} tokens. {pick}."]
     lines += [one.command for one in made.options if one.name == made.pick]
     return "\n".join(lines)
 
@@ -154,6 +152,8 @@ def _row(one: Option, pick: str) -> str:
         note = "too large"
     elif not one.is_fast_enough:
         note = "too slow"
+    elif one.is_rounded_again:
+        note = "rounds twice"
     sizes = (one.size_bytes, one.kv_bytes, one.peak_bytes)
     facts = [one.name, one.engine, *(f"{size / 1e6:.1f}" for size in sizes)]
     facts += [f"{one.tokens_per_s:.0f}", f"{one.expected_divergence:.4f}", note]

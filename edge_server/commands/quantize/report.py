@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from spillover.edge_server.commands.output import print_note, print_result
+from spillover.edge_server.commands.quantities import FiniteRange
+from spillover.edge_server.commands.quantize.result_file import check_result_file
 
 _EPILOG = """\b
 Examples:
@@ -35,7 +37,7 @@ The pick is the fastest model that is exact enough. See docs/quantize.md.
 )
 @click.option(
     "--max-divergence",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=FiniteRange(0, 100, min_open=True),
     help="Most nats that the pick may lose on average.  [default: 0.05]",
 )
 def report(
@@ -53,6 +55,7 @@ def report(
     from spillover.quantize.report.page import page, pictures
     from spillover.quantize.report.stored import read_evaluations
 
+    check_result_file(html_file, "--html", files)
     evaluation = read_evaluations(files)
     if evaluation.note:
         print_note(f"spillover: {evaluation.note}")
