@@ -61,8 +61,11 @@ class SlotRunner:
     def _may_join(self, batch: Sequence[Rows], slice_: int) -> bool:
         """Whether a slice shares the run of the others, each of which has one token."""
         width = len(batch[slice_].tokens)
-        if self._layout.inputs.query_lengths is None or len(batch) * width > _MOST_PADDED:
+        inputs, form = self._layout.inputs, self._layout.logits_form
+        if inputs.query_lengths is None or len(batch) * width > _MOST_PADDED:
             return False
+        if form == "last" or inputs.n_logits is not None:
+            return False  # such a graph counts from the end of a row, where the padding is
         # The padding needs room too, although it is not kept.
         return all(rows.start + width <= self.capacity for rows in batch)
 

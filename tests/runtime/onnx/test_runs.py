@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from spillover.models.catalogue import find
-from spillover.runtime.backend import Rows
+from spillover.runtime.backend import Logits, Rows
+from spillover.runtime.onnx.graph.edit import add_input, insert_before, replace_input
+from spillover.runtime.onnx.graph.head import find_head
 from spillover.runtime.onnx.graph.prepare import prepare
 from spillover.runtime.onnx.runners.execution import (
     FIRST_WITH_QUERY_LENGTHS,
@@ -17,6 +22,7 @@ from spillover.runtime.onnx.runners.execution import (
     runtime_version,
 )
 from spillover.runtime.onnx.runners.slot_runner import SlotRunner
+from tests.runtime.onnx.graph.real_exports import IDS, loaded
 
 N_CTX = 1024
 N_SEQ = 6
@@ -60,6 +66,88 @@ def test_a_few_tokens_join_the_others_where_the_library_can(runner: SlotRunner) 
 
 def test_nothing_joins_where_the_padding_would_not_fit(runner: SlotRunner) -> None:
     assert len(runner.split([rows(0, 1, start=N_CTX - 1), rows(2, 2)])) == 2
+
+
+def as_it_is(proto: ModelProto) -> None:
+    pass
+
+
+def with_an_unknown_end(proto: ModelProto) -> None:
+    """The head is not found, so the logits of all positions are computed."""
+    head = find_head(proto, "logits")
+    assert head is not None
+    axes = numpy_helper.from_array(np.array([0]), "axes")
+    proto.graph.initializer.append(axes)
+    head.output[0] = "flat"
+    proto.graph.node.append(helper.make_node("Unsqueeze", ["flat", "axes"], ["deep"]))
+    proto.graph.node.append(helper.make_node("Squeeze", ["deep", "axes"], ["logits"]))
+
+
+def with_last_logits(proto: ModelProto) -> None:
+    keep_from(proto, "minus_one")
+    (logits,) = (output for output in proto.graph.output if output.name == "logits")
+    logits.type.tensor_type.shape.dim[1].dim_value = 1
+
+
+def with_a_number_of_logits(proto: ModelProto) -> None:
+    scalar = helper.make_tensor_value_info("num_logits_to_keep", TensorProto.INT64, [])
+    add_input(proto, scalar)
+    keep_from(proto, "minus_n")
+    node = helper.make_node("Neg", ["num_logits_to_keep"], ["minus_n"])
+    proto.graph.node.insert(0, node)
+
+
+def keep_from(proto: ModelProto, start: str) -> None:
+    """The head reads the last positions only."""
+    head = find_head(proto, "logits")
+    assert head is not None
+    for name, value in (("minus_one", [-1]), ("end", [2**62]), ("axis", [1]), ("flat", [-1])):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    flat = helper.make_node("Reshape", [start, "flat"], ["start"])
+    kept = helper.make_node("Slice", [head.input[0], "start", "end", "axis"], ["kept"])
+    insert_before(proto, head, [flat, kept])
+    replace_input(head, 0, "kept")
+
+
+def logits_of_a_step(path: Path, *, is_alone: bool) -> Logits:
+    """Of two sequences that continue with one token each, and of one that continues with two."""
+    version = runtime_version()
+    graph = prepare(
+        path, runtime_version=version, query_lengths=version >= FIRST_WITH_QUERY_LENGTHS
+    )
+    n_vocab = graph.layout.n_vocab or 0
+    execution = on_cpu(graph, Needs(n_seq=3, n_ctx=40, n_vocab=n_vocab, n_threads=1))
+    runner = execution.runner
+    dtype = execution.session.dtype(execution.layout.logits)
+    prompts, batch = [], []
+    for seq, (start, n) in enumerate([(5, 1), (9, 1), (7, 2)]):
+        ids = IDS[3 * seq :].astype(np.int32)
+        prompts.append(Rows(seq, 0, ids[:start], True))
+        batch.append(Rows(seq, start, ids[start : start + n], True))
+    out = np.empty((3, n_vocab), dtype)
+    for prompt in prompts:
+        runner.run([prompt], out[:1])
+    found = np.empty_like(out)
+    for places in [[0], [1], [2]] if is_alone else runner.split(batch):
+        runner.run([batch[place] for place in places], out[: len(places)])
+        found[places] = out[: len(places)]
+    return found.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "change", [as_it_is, with_an_unknown_end, with_last_logits, with_a_number_of_logits]
+)
+def test_what_shares_a_step_gets_the_logits_that_it_has_alone(
+    change: Callable[[ModelProto], None], tmp_path: Path
+) -> None:
+    """Graphs that give the logits at the end of each row gave those of the padding."""
+    proto = loaded("genai/llama")
+    change(proto)
+    onnx.save(proto, tmp_path / "model.onnx")
+    alone, together = (
+        logits_of_a_step(tmp_path / "model.onnx", is_alone=is_alone) for is_alone in (True, False)
+    )
+    np.testing.assert_allclose(together, alone, atol=0.05 * float(np.abs(alone).max()))
 
 
 def resident_bytes() -> int:
