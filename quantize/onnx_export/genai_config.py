@@ -14,19 +14,24 @@ from spillover.quantize.onnx_export.spec import ModelSpec
 def write_genai_config(spec: ModelSpec, folder: Path, *, n_ctx: int) -> None:
     """Write it for a graph with the genai interface. Token ids come from the folder's files.
 
-    Raises ExportError for a file that is damaged.
+    Raises ExportError for a file that is damaged, and for a model that names no end of a text.
     """
     config = {"model": _model(spec, folder, n_ctx), "search": _search(n_ctx)}
     (folder / "genai_config.json").write_bytes(msgspec.json.format(msgspec.json.encode(config)))
 
 
 def _model(spec: ModelSpec, folder: Path, n_ctx: int) -> dict[str, Any]:
-    ids = {**_read(folder / "config.json"), **_read(folder / "generation_config.json")}
-    eos = ids.get("eos_token_id", 0)
-    pad = ids.get("pad_token_id")
+    files = [_read(folder / name) for name in ("config.json", "generation_config.json")]
+    ids = {name: value for file in files for name, value in file.items() if value is not None}
+    eos, bos, pad = (ids.get(f"{kind}_token_id") for kind in ("eos", "bos", "pad"))
+    if eos is None or eos == []:
+        raise ExportError(
+            "config.json names no eos_token_id, so that onnxruntime-genai would end no answer: add "
+            "it, or export with --interface ragged"
+        )
     first_eos = eos[0] if isinstance(eos, list) else eos
     return {
-        "bos_token_id": ids.get("bos_token_id") or first_eos,
+        "bos_token_id": first_eos if bos is None else bos,
         "context_length": n_ctx,
         "decoder": {
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},

@@ -127,8 +127,16 @@ def test_genai_gets_its_settings(tmp_path: Path) -> None:
     options = ExportOptions(interface="genai")
     export(tmp_path / "hf", tmp_path / "out", options, silent)
     model = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]
-    assert (model["type"], model["eos_token_id"], model["context_length"]) == ("qwen3", 1, 128)
+    assert (model["type"], model["context_length"]) == ("qwen3", 128)
+    assert (model["bos_token_id"], model["eos_token_id"]) == (0, 1)
     assert model["decoder"]["head_size"] == 32
+
+
+def test_genai_is_not_told_an_end_that_the_model_lacks(tmp_path: Path) -> None:
+    tiny_models.write(tmp_path / "hf", changed(eos_token_id=None))
+    with pytest.raises(ExportError, match="eos_token_id"):
+        export(tmp_path / "hf", tmp_path / "out", ExportOptions(interface="genai"), silent)
+    assert not (tmp_path / "out").exists()
 
 
 def changed(**values: Any) -> dict[str, Any]:
