@@ -12,6 +12,7 @@ from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
+from spillover.quantize.onnx_export.spec import ModelSpec
 
 _MARGIN = 1.1
 """Other texts leave larger values than the calibration text; what is larger still is clipped."""
@@ -20,7 +21,11 @@ _MARGIN = 1.1
 def kv_scales(
     source: WeightSource, options: ExportOptions, tokens: TokenIds, n_ctx: int
 ) -> list[KvScales]:
-    """Of each layer, one for each channel; the text passes the exact layers once."""
+    """Of each layer, one for each channel; the text passes the exact layers once.
+
+    Keys are held as their position has turned them, and the text ends long before a slow pair of
+    channels has gone round: at later positions either may hold all of what both hold here.
+    """
     runs = LayerRuns(source, options, n_ctx)
     states = runs.entry(chunks_of(tokens, n_ctx))
     found = []
@@ -28,9 +33,25 @@ def kv_scales(
         attention = runs.stage(index, 0, is_exact=True)
         pairs = [attention.keys_and_values(state) for state in states]
         keys, values = zip(*pairs, strict=True)
+        n_pairs = _n_turned_pairs(source.spec, index)
+        keys = [_in_any_turn(one, n_pairs) for one in keys]
         found.append(KvScales(keys=_scale(keys), values=_scale(values)))
         states = runs.layer(index, states, is_exact=True)
     return found
+
+
+def _n_turned_pairs(spec: ModelSpec, layer: int) -> int:
+    rotary = spec.layers[layer].rotary
+    return 0 if rotary is None else len(spec.rotaries[rotary].frequencies)
+
+
+def _in_any_turn(keys: Floats, n_pairs: int) -> Floats:
+    """The most that each channel holds at any position, (…, channels): channels i and i + n_pairs
+    turn together, which leaves the root of the sum of their squares as it is."""
+    first, second = keys[..., :n_pairs], keys[..., n_pairs : 2 * n_pairs]
+    radius = np.hypot(first, second)
+    most: Floats = np.concatenate([radius, radius, keys[..., 2 * n_pairs :]], -1)
+    return most
 
 
 def _scale(found: Sequence[Floats]) -> Floats:
