@@ -29,6 +29,17 @@ def write(source: Path, target: Path, *, merged: bool = False) -> Path:
     return target
 
 
+def write_orderless(source: Path, target: Path) -> Path:
+    """The same of an old exporter: the graph is only right for one new token at a time."""
+    read, graph = HfSource(source), GraphBuilder(Initializers(None))
+    OrderlessDecoder(read, graph, "", has_past=True).build("logits", "present")
+    target.mkdir(parents=True)
+    for file in source.glob("*.json"):
+        shutil.copy(file, target)
+    onnx.save(model_of(read, graph, []), target / "model.onnx")
+    return target
+
+
 def _single(source: WeightSource) -> onnx.ModelProto:
     graph = GraphBuilder(Initializers(None))
     Decoder(source, graph, "", has_past=True).build("logits", "present")
@@ -238,3 +249,13 @@ class Decoder:
     def _add(self, op: str, *inputs: str, **attributes: Any) -> str:
         self._n += 1
         return self.graph.add(op, inputs, [f"{self._prefix}{op}.{self._n}"], **attributes)
+
+
+class OrderlessDecoder(Decoder):
+    """Every new token sees every other, which is right for one."""
+
+    def _attention_bias(self) -> str:
+        wide = self._add("Unsqueeze", "attention_mask", self._int(1, 2))
+        given = self._add("Cast", wide, to=TensorProto.BOOL)
+        never = self.graph.constant(-1e9, np.float32)
+        return self._add("Where", given, self.graph.constant(0.0, np.float32), never)

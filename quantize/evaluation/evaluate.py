@@ -78,8 +78,8 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     device: str
     n_threads: int
     libraries: dict[str, str]
-    note: str = ""
-    """What else a reader of the numbers has to know."""
+    notes: tuple[str, ...] = ()
+    """Sentences: what else a reader of the numbers has to know."""
 
 
 def evaluate(
@@ -98,11 +98,13 @@ def evaluate(
     with closing(open_reader(reference, n_ctx)) as wanted:
         chunks = chunks_of(wanted, text)
         n_ctx, n_chunks = wanted.n_ctx, len(chunks)
+        notes = list(wanted.notes)
         for together in _groups(candidates):
             with ExitStack() as stack:
                 found = [stack.enter_context(closing(open_reader(p, n_ctx))) for p in together]
                 for path, reader in zip(together, found, strict=True):
                     _check(reader, wanted, path, text)
+                    notes += reader.notes
                 read = _positions(wanted, found, chunks, progress)
                 losses += [loss_of(own, p.name) for own, p in zip(read, together, strict=True)]
     costs = list(_costs([reference, *candidates], progress, measures=measures_cost))
@@ -123,6 +125,7 @@ def evaluate(
         libraries={
             name: library_version(name) for name in ("llama-cpp-python", "onnxruntime", "spillover")
         },
+        notes=tuple(notes),
     )
 
 

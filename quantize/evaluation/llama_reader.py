@@ -29,6 +29,7 @@ class LlamaReader:
         except ModelFileError as error:
             raise ModelError(str(error)) from error
         start_library()
+        self.notes: tuple[str, ...] = ()
         self.n_ctx = min(n_ctx, n_ctx_train or n_ctx)
         self._model = LlamaModel(path, n_gpu_layers=_ALL_LAYERS, use_extra_bufts=True)
         self.n_vocab = self._model.n_vocab

@@ -13,14 +13,21 @@ from spillover.runtime.backend import N_BATCH, Logits, Tokens
 from spillover.runtime.errors import ModelError
 from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.graph.prepare import prepare
-from spillover.runtime.onnx.runners.execution import open_session, runtime_version
+from spillover.runtime.onnx.runners.execution import Needs, on_cpu, runtime_version
 from spillover.runtime.onnx.runners.feeds import Feeds, feeds
+from spillover.runtime.onnx.runners.stepwise_runner import StepwiseRunner
 from spillover.runtime.onnx.settings import read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 
+_ROUNDS_TOGETHER = (
+    "{} rounds its activations with one scale for all tokens of a call: what it loses while it "
+    "writes, one token at a time, may differ."
+)
+
 
 class OnnxReader:
-    """See readers.py. It runs the graph that serves, on the CPU."""
+    """See readers.py. It runs the graph that serves, on the CPU: one that was exported for a single
+    new token reads token by token."""
 
     def __init__(self, path: Path, n_ctx: int) -> None:
         try:
@@ -38,10 +45,17 @@ class OnnxReader:
                 f"{path} returns the logits of the last position only, so it cannot be compared: "
                 "export the model with the logits of all positions"
             )
-        self._session = open_session(graph, default_threads(), ("CPUExecutionProvider",))
-        self._session.arm()
         self.n_ctx = min(n_ctx, n_ctx_train, self._layout.n_ctx or n_ctx)
         self.n_vocab = self._layout.n_vocab or settings.n_vocab or len(self._tokenizer.pieces)
+        n_threads = default_threads()
+        needs = Needs(n_seq=1, n_ctx=self.n_ctx, n_vocab=self.n_vocab, n_threads=n_threads)
+        execution = on_cpu(graph, needs)
+        self._session = execution.session
+        self._session.arm()
+        self._n_batch = 1 if isinstance(execution.runner, StepwiseRunner) else N_BATCH
+        self.notes: tuple[str, ...] = ()
+        if self._layout.rounds_together:
+            self.notes = (_ROUNDS_TOGETHER.format(path.name),)
 
     def tokenize(self, text: str) -> Tokens:
         return self._tokenizer.tokenize(text, add_special=True, parse_special=False)
@@ -49,8 +63,8 @@ class OnnxReader:
     def read(self, tokens: Tokens, first: int) -> Logits:
         logits = np.empty((len(tokens) - first, self.n_vocab), np.float32)
         past = self._empty_past(len(tokens))
-        for start in range(0, len(tokens), N_BATCH):
-            part = tokens[start : start + N_BATCH]
+        for start in range(0, len(tokens), self._n_batch):
+            part = tokens[start : start + self._n_batch]
             n_asked = min(start + len(part) - first, len(part))
             found, past = self._run(part, start, max(n_asked, 1), past)
             if n_asked > 0:
@@ -88,4 +102,5 @@ class OnnxReader:
         return past
 
     def close(self) -> None:
-        """Nothing but memory is held."""
+        """Free the model's memory, although this object may live on."""
+        del self._session

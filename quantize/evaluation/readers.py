@@ -17,6 +17,8 @@ class TextReader(Protocol):
     n_vocab: int
     n_ctx: int
     """Most tokens of a chunk."""
+    notes: tuple[str, ...]
+    """What a reader of the numbers has to know."""
 
     def tokenize(self, text: str) -> Tokens:
         """The tokens of a text, with a BOS token in front where the model wants one."""
@@ -27,7 +29,9 @@ class TextReader(Protocol):
         is before the chunk."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model's memory; nothing else may be called afterwards."""
+        ...
 
 
 def open_reader(path: Path, n_ctx: int) -> TextReader:

@@ -38,7 +38,7 @@ def about(evaluation: Evaluation) -> str:
         f"{evaluation.n_chunks} chunks of {evaluation.n_ctx} tokens.",
         f"{evaluation.device}, {evaluation.n_threads} threads, {libraries}.",
         _disturbance(evaluation),
-        evaluation.note,
+        *evaluation.notes,
     ]
     return " ".join(filter(None, facts))
 

@@ -15,8 +15,8 @@ _MOST_BYTES = 16 << 20
 
 
 def read_evaluations(paths: Sequence[Path]) -> Evaluation:
-    """All candidates of *paths* in one evaluation, without speed and memory where these were
-    measured on different devices. Raises QuantizeError."""
+    """All candidates of *paths* in one evaluation, with the device of those whose speed was
+    measured; without speed and memory where the devices differ. Raises QuantizeError."""
     found = [_read(path) for path in paths]
     first = found[0]
     for path, one in zip(paths, found, strict=True):
@@ -25,12 +25,13 @@ def read_evaluations(paths: Sequence[Path]) -> Evaluation:
                 f"{path} has another reference, text or chunk than {paths[0]}: their losses cannot "
                 "be compared"
             )
+    measured = [one for one in found if any(each.model.cost for each in one.candidates)]
     joined = replace(
-        first,
+        measured[0] if measured else first,
         candidates=tuple(candidate for one in found for candidate in one.candidates),
         libraries=_libraries(found),
+        notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
     )
-    measured = [one for one in found if any(each.model.cost for each in one.candidates)]
     devices = list(dict.fromkeys((one.device, one.n_threads) for one in measured))
     return joined if len(devices) < 2 else _without_costs(joined, devices)
 
@@ -50,13 +51,14 @@ def _libraries(found: Sequence[Evaluation]) -> dict[str, str]:
 
 def _without_costs(evaluation: Evaluation, devices: Sequence[tuple[str, int]]) -> Evaluation:
     named = "; ".join(f"{device}, {n} threads" for device, n in devices)
+    note = f"Speed and memory are left out: they come from different devices ({named})."
     return replace(
         evaluation,
         reference=replace(evaluation.reference, cost=None),
         candidates=tuple(
             replace(one, model=replace(one.model, cost=None)) for one in evaluation.candidates
         ),
-        note=f"Speed and memory are left out: they come from different devices ({named}).",
+        notes=(*evaluation.notes, note),
     )
 
 

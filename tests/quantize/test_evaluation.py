@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import json
@@ -26,9 +27,11 @@ from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Logits, Tokens
 from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.machine.device import OurCores
+from spillover.runtime.onnx.session import OnnxSession
 from spillover.runtime.options import EngineOptions
-from tests import tiny_gguf
+from tests import plain_decoder, tiny_gguf, tiny_models
 from tests.onnx_sessions import ragged_logits
+from tests.runtime.onnx.graph.real_exports import unpacked
 from tests.storyteller import STORY, STORYTELLER
 from tests.tiny_models import CONFIGS
 
@@ -128,6 +131,44 @@ def test_a_reader_computes_what_the_graph_computes(tmp_path: Path) -> None:
     wanted = ragged_logits(tmp_path / "ragged" / "model.onnx", tokens.astype(np.int64), [64])[5:]
     for rows in found:
         np.testing.assert_allclose(rows, wanted, atol=1e-3)
+
+
+def test_a_graph_for_one_new_token_is_read_token_by_token(tmp_path: Path) -> None:
+    """It takes more, and computes something else."""
+    plain_decoder.write(STORYTELLER, tmp_path / "right")
+    plain_decoder.write_orderless(STORYTELLER, tmp_path / "orderless")
+    found = []
+    for name in ("right", "orderless"):
+        with closing(open_reader(tmp_path / name, 512)) as reader:
+            found.append(reader.read(reader.tokenize(STORY), 5))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-3)
+
+
+def test_a_graph_that_rounds_tokens_together_is_named_beside_its_numbers(tmp_path: Path) -> None:
+    folder = tiny_models.write(tmp_path / "q8", {**CONFIGS["llama"], "vocab_size": 64})
+    unpacked("transformers_js/llama-q8", folder)
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    space = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "never", "split": False}
+    (folder / "tokenizer.json").write_text(json.dumps({**settings, "decoder": space}))
+    text = STORY.upper() * 4
+    found = evaluate(folder, [folder], text, silent, text_name="", n_ctx=16, measures_cost=False)
+    assert found.notes != ()
+    assert all("q8 rounds its activations with one scale" in note for note in found.notes)
+
+
+def n_sessions() -> int:
+    gc.collect()
+    return sum(isinstance(one, OnnxSession) for one in gc.get_objects())
+
+
+def test_a_closed_reader_holds_no_model() -> None:
+    """The models of all groups were in memory together, and while costs were measured."""
+    before = n_sessions()
+    with closing(open_reader(ONNX, 64)) as reader:
+        reader.read(reader.tokenize(STORY), 5)
+        assert n_sessions() == before + 1
+    assert n_sessions() == before
+    assert reader.n_ctx == 64
 
 
 def test_the_second_half_of_each_chunk_is_scored() -> None:

@@ -214,6 +214,19 @@ def test_speeds_of_different_devices_are_left_out(
     assert len(plots(html.read_text("utf-8"))) == 1
 
 
+def test_speeds_are_those_of_the_device_that_measured_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unmeasured = replace(evaluation(candidate("a", 5, 0.01, None)), device="another", notes=("A.",))
+    one = written(tmp_path / "one.json", unmeasured)
+    two = written(tmp_path / "two.json", replace(evaluation(*SOME), notes=("A.", "B.")))
+    assert cli.run(["quantize", "report", one, two]) == 0
+    printed = capsys.readouterr().out
+    assert "a device, 2 threads" in printed
+    assert "another" not in printed
+    assert "A. B." in printed
+
+
 def test_what_is_no_evaluation_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

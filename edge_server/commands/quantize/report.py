@@ -57,8 +57,8 @@ def report(
 
     check_result_file(html_file, "--html", files)
     evaluation = read_evaluations(files)
-    if evaluation.note:
-        print_note(f"spillover: {evaluation.note}")
+    for note in evaluation.notes:
+        print_note(f"spillover: {note}")
     chosen = pick(evaluation.candidates, max_divergence or MOST_DIVERGENCE)
     if html_file is not None:
         html_file.write_text(page(evaluation, chosen), "utf-8")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-from spillover.quantize.onnx_export.from_hf.source import HfSource
-from spillover.quantize.onnx_export.graph_builder import GraphBuilder
-from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.runtime.backend import Backend, Logits, Rows
 from spillover.runtime.options import EngineOptions
 from tests import plain_decoder
@@ -22,29 +17,10 @@ OPTIONS = EngineOptions(n_parallel=1, n_ctx=128, n_threads=1)
 TEXT = "Once upon a time there was a fox named Ruby"
 
 
-class OrderlessDecoder(plain_decoder.Decoder):
-    """Every new token sees every other, which is right for one."""
-
-    def _attention_bias(self) -> str:
-        wide = self._add("Unsqueeze", "attention_mask", self._int(1, 2))
-        given = self._add("Cast", wide, to=onnx.TensorProto.BOOL)
-        never = self.graph.constant(-1e9, np.float32)
-        return self._add("Where", given, self.graph.constant(0.0, np.float32), never)
-
-
-def write_orderless(target: Path) -> Path:
-    source, graph = HfSource(STORYTELLER), GraphBuilder(Initializers(None))
-    OrderlessDecoder(source, graph, "", has_past=True).build("logits", "present")
-    target.mkdir()
-    for file in STORYTELLER.glob("*.json"):
-        shutil.copy(file, target)
-    onnx.save(plain_decoder.model_of(source, graph, []), target / "model.onnx")
-    return target
-
-
 @pytest.fixture(scope="module")
 def orderless(tmp_path_factory: pytest.TempPathFactory) -> Backend:
-    folder = write_orderless(tmp_path_factory.mktemp("model") / "orderless")
+    folder = tmp_path_factory.mktemp("model") / "orderless"
+    plain_decoder.write_orderless(STORYTELLER, folder)
     return opened_onnx(folder, OPTIONS).backend
 
 
