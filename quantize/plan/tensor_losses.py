@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from spillover.quantize.gguf.rounding import rounded
 from spillover.quantize.onnx_export.blocks import Blocks, Floats
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
+from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State, change
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
 from spillover.quantize.onnx_export.decoder_graph import STAGES, stage_of
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -99,12 +99,11 @@ class _RunLayer:
         losses = dict.fromkeys(kinds, 0.0)
         if measured is not None:
             importance = self._means[_stage_of(name)]
-            change = self._change(
-                name, rounded(matrix, measured, importance, n_threads=default_threads())
-            )
+            made = rounded(matrix, measured, importance, n_threads=default_threads())
+            share = self._change(name, made)
             rows = matrix[:: -(-n_rows // _N_SAMPLED)]
             errors = {kind: _error(rows, kind, importance) for kind in kinds}
-            losses = {kind: change * error / errors[measured] for kind, error in errors.items()}
+            losses = {kind: share * error / errors[measured] for kind, error in errors.items()}
         return TensorLoss(name=name, shape=(n_rows, n_values), losses=losses)
 
     def _change(self, name: str, matrix: Floats) -> float:
@@ -113,14 +112,7 @@ class _RunLayer:
         states = self._before[_stage_of(name)]
         for stage in range(_stage_of(name), len(STAGES)):
             states = runs.passed(self._index, stage, states, is_exact=True)
-        return float(np.mean([_moved(a.x, b.x) for a, b in zip(self.after, states, strict=True)]))
-
-
-def _moved(wanted: Floats, found: Floats) -> float:
-    """The mean share of a token's energy that the difference has. Both are normalized for the next
-    layer: tokens with huge values, which some models have, count as little as they do there."""
-    energy = np.square(wanted).sum(-1) + _TINY
-    return float((np.square(found - wanted).sum(-1) / energy).mean())
+        return change(self.after, states)
 
 
 def _error(rows: Floats, kind: str, importance: Floats) -> float:

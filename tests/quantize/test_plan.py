@@ -26,7 +26,7 @@ from spillover.quantize.plan.device_speed import DeviceSpeed
 from spillover.quantize.plan.plan import Plan, Wish, plan
 from tests import tiny_gguf, tiny_models
 from tests.storyteller import STORYTELLER
-from tests.tiny_models import CONFIGS
+from tests.tiny_models import CONFIGS, Array
 
 SPEED = DeviceSpeed(memory=1e9, onnx={4: 5e8, 8: 8e8})
 ANY = Wish(memory_bytes=1 << 40, n_ctx=512, speed_floor=0.0)
@@ -126,23 +126,51 @@ def test_a_longer_context_takes_more_memory_and_time() -> None:
         assert other.tokens_per_s < one.tokens_per_s
 
 
-def test_the_matrix_that_suffers_most_is_found(tmp_path: Path) -> None:
-    config = CONFIGS["llama"]
-    tiny_models.write(tmp_path, config)
-    tensors, random = tiny_models.weights(config), np.random.RandomState(3)
+def exact_but_one() -> dict[str, Array]:
+    """Weights that 4 bits hold, but for those of one product."""
+    tensors, random = tiny_models.weights(CONFIGS["llama"]), np.random.RandomState(3)
     for name, values in tensors.items():
         if name.endswith("_proj.weight") and name != "model.layers.1.self_attn.o_proj.weight":
-            # Sixteen steps from 0 on in each block: 4 bits hold them exactly.
+            # Sixteen steps from 0 on in each block.
             values[...] = random.randint(0, 16, values.shape) / 200
             values[:, ::32], values[:, 1::32] = 0, 15 / 200
-    tiny_models.write_safetensors(tmp_path / "model.safetensors", tensors)
-    source = SplitSource(open_source(tmp_path))
-    options = ExportOptions(weights="int4")
-    found = sensitivities(source, options, tiny_models.IDS, 48, lambda n, n_all: None)
+    return tensors
+
+
+def losses_of(folder: Path, tensors: dict[str, Array]) -> list[Sensitivity]:
+    tiny_models.write(folder, CONFIGS["llama"])
+    tiny_models.write_safetensors(folder / "model.safetensors", tensors)
+    source, options = SplitSource(open_source(folder)), ExportOptions(weights="int4")
+    return sensitivities(source, options, tiny_models.IDS, 48, lambda n, n_all: None)
+
+
+def test_the_matrix_that_suffers_most_is_found(tmp_path: Path) -> None:
+    found = losses_of(tmp_path, exact_but_one())
     assert len(found) == 3 * 5
     most = max(found, key=lambda one: one.loss)
     assert most.matrices == ("layers.1.self_attn.o_proj",)
     assert all(one.loss >= 0 and one.more_bytes > 0 for one in found)
+
+
+def test_a_token_with_huge_values_does_not_decide_for_all(tmp_path: Path) -> None:
+    """What the next layer reads is normalized, token by token."""
+    tensors = exact_but_one()
+    # One token has a channel of its own, and of it the MLP makes a value of some thousands.
+    for name, values in tensors.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            values[63] = 0
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[:, 63] = 0
+    embedding[tiny_models.IDS[0]] = 0
+    embedding[tiny_models.IDS[0], 63] = 1
+    mlp = "model.layers.1.mlp"
+    for name in ("gate", "up"):
+        tensors[f"{mlp}.{name}_proj.weight"][9] = 0
+        tensors[f"{mlp}.{name}_proj.weight"][9, 63] = 2000
+    tensors[f"{mlp}.down_proj.weight"][:, 9] = 0
+    tensors[f"{mlp}.down_proj.weight"][5, 9] = 7.5 / 200
+    found = losses_of(tmp_path, tensors)
+    assert max(found, key=lambda one: one.loss).matrices == ("layers.1.self_attn.o_proj",)
 
 
 def test_bytes_go_where_they_help_most() -> None:

@@ -31,6 +31,21 @@ class State(Struct, frozen=True, kw_only=True):
     residual: Floats
 
 
+_TINY = 1e-30
+
+
+def change(wanted: Sequence[State], found: Sequence[State]) -> float:
+    """How far *found* is from *wanted*: the mean share of a token's energy that the difference has.
+    Both are taken as they are normalized for the next layer: tokens with huge values, which some
+    models have, count as little as they do there."""
+    return float(np.mean([_moved(a.x, b.x) for a, b in zip(wanted, found, strict=True)]))
+
+
+def _moved(wanted: Floats, found: Floats) -> float:
+    energy = np.square(wanted).sum(-1) + _TINY
+    return float((np.square(found - wanted).sum(-1) / energy).mean())
+
+
 class LayerRuns:
     """Stages of layers (decoder_graph.STAGES) as graphs of their own. *n_ctx* is that of the whole
     graph."""

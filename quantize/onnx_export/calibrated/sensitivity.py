@@ -11,7 +11,7 @@ from msgspec import Struct
 from spillover.quantize.divergence import divergence
 from spillover.quantize.knapsack import Way, choose
 from spillover.quantize.onnx_export.blocks import Floats
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, Stage, State
+from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, Stage, State, change
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
 from spillover.quantize.onnx_export.decoder_graph import STAGES, Progress
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -94,9 +94,7 @@ def _changes(
     for index, product in _products(layer):
         rounded = _rounded(source, options, product, n_ctx).stage(layer, index, is_exact=False)
         following = [rounded, *stages[index + 1 :]]
-        changes[product] = change_of(
-            before[-1], [_through(following, one) for one in before[index]]
-        )
+        changes[product] = change(before[-1], [_through(following, one) for one in before[index]])
     return changes, before[-1]
 
 
@@ -151,13 +149,6 @@ def _products(layer: int) -> Generator[tuple[int, tuple[str, ...]]]:
     for index, names in enumerate(STAGES):
         full = tuple(f"layers.{layer}.{name}" for name in names)
         yield from [(index, full)] if index == 0 else [(index, (name,)) for name in full]
-
-
-def change_of(wanted: Sequence[State], found: Sequence[State]) -> float:
-    """The energy of the difference of a layer's outputs, as a share of that of *wanted*."""
-    pairs = list(zip(wanted, found, strict=True))
-    moved = sum(float(np.square(b.residual - a.residual).sum()) for a, b in pairs)
-    return moved / sum(float(np.square(a.residual).sum()) for a, _ in pairs)
 
 
 def more_bytes(source: WeightSource, options: ExportOptions, product: Sequence[str]) -> int:
