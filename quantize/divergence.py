@@ -60,7 +60,7 @@ def join(parts: list[Positions]) -> Positions:
 
 def divergence(reference: Logits, candidate: Logits) -> Numbers:
     """The Kullback-Leibler divergence of each row (n, n_vocab), in nats."""
-    return _compare(reference, candidate, np.zeros(len(reference), np.int32)).divergence
+    return compare(reference, candidate, np.zeros(len(reference), np.int32)).divergence
 
 
 def _compare(reference: Logits, candidate: Logits, targets: Tokens) -> Positions:

@@ -12,8 +12,14 @@ from spillover.quantize.new_file import new_folder
 from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.attention_layers import KvScales
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
-from spillover.quantize.onnx_export.calibrated.source import CalibratedSource
-from spillover.quantize.onnx_export.calibrated.tokens import tokens_of
+from spillover.quantize.onnx_export.calibrated.layer_runs import state_bytes
+from spillover.quantize.onnx_export.calibrated.source import N_STATES, CalibratedSource
+from spillover.quantize.onnx_export.calibrated.tokens import (
+    TokenIds,
+    affordable_chunks,
+    chunks_of,
+    tokens_of,
+)
 from spillover.quantize.onnx_export.decoder_graph import Progress, build
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
@@ -69,7 +75,7 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     size = weights_bytes(weights, options) + rotary_bytes(weights, options, n_ctx)
     with new_folder(target, size) as folder:
         notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
-        _write_graph(weights, options, folder, n_ctx=n_ctx, progress=progress)
+        notes += _write_graph(weights, options, folder, n_ctx=n_ctx, progress=progress)
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Exported(
         folder=target,
@@ -141,14 +147,17 @@ def choose_n_ctx(source: WeightSource, options: ExportOptions) -> tuple[int, lis
 
 def _write_graph(
     source: WeightSource, options: ExportOptions, folder: Path, *, n_ctx: int, progress: Progress
-) -> None:
+) -> list[str]:
+    """Returns notes for the user."""
     scales: list[KvScales] = []
+    notes: list[str] = []
     if options.calibration:
         tokens = tokens_of(folder, options.calibration)
+        chunks, notes = _chunks(source, tokens, n_ctx)
         if options.kv_cache == "int8":
-            scales = kv_scales(source, options, tokens, n_ctx)
+            scales = kv_scales(source, options, chunks, n_ctx)
         if options.weights == "int4":
-            source = CalibratedSource(source, options, tokens, n_ctx=n_ctx)
+            source = CalibratedSource(source, options, chunks, n_ctx=n_ctx)
     data_path = folder / DATA_FILE if _is_external(source, options) else None
     initializers = Initializers(data_path)
     try:
@@ -158,6 +167,20 @@ def _write_graph(
     finally:
         initializers.close()
     onnx.save_model(model, folder / MODEL_FILE)
+    return notes
+
+
+def _chunks(source: WeightSource, tokens: TokenIds, n_ctx: int) -> tuple[list[TokenIds], list[str]]:
+    """As many of the calibration text as memory holds, and a note where these are fewer."""
+    wanted = chunks_of(tokens, n_ctx)
+    n = affordable_chunks(N_STATES * state_bytes(source.spec))
+    if n >= len(wanted):
+        return wanted, []
+    note = (
+        f"{n} of {len(wanted)} chunks of the calibration text were read: a quarter of the free "
+        "memory holds no more. Free some to export more exactly"
+    )
+    return chunks_of(tokens, n_ctx, n), [note]
 
 
 def _is_external(source: WeightSource, options: ExportOptions) -> bool:

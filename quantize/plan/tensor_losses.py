@@ -9,8 +9,13 @@ from msgspec import Struct
 
 from spillover.quantize.gguf.rounding import rounded
 from spillover.quantize.onnx_export.blocks import Blocks, Floats
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State, change
-from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
+from spillover.quantize.onnx_export.calibrated.layer_runs import (
+    LayerRuns,
+    State,
+    change,
+    few_chunks,
+)
+from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
 from spillover.quantize.onnx_export.decoder_graph import STAGES, stage_of
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
@@ -28,8 +33,6 @@ _MEASURED = ("Q4_K", "IQ4_NL")
 """The types whose effect on a layer is measured."""
 _N_SAMPLED = 64
 """Rows of a matrix whose errors are compared between types."""
-_FEW_CHUNKS = 4
-"""Chunks of the text that are read: the order of the matrices hardly changes with more."""
 _FIRST_PARTS = {
     "self_attn.qkv_proj": "self_attn.q_proj",
     "mlp.gate_up_proj": "mlp.gate_proj",
@@ -65,7 +68,7 @@ def tensor_losses(
     """
     spec = stored.spec
     exact = LayerRuns(SplitSource(stored), _EXACT, n_ctx)
-    states = exact.entry(chunks_of(tokens, n_ctx, _FEW_CHUNKS))
+    states = exact.entry(few_chunks(spec, tokens, n_ctx))
     found: list[TensorLoss] = []
     for index in range(len(spec.layers)):
         progress(index, len(spec.layers))

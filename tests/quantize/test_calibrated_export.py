@@ -15,11 +15,12 @@ from spillover.edge_server import cli
 from spillover.quantize.evaluation.shipped_text import shipped_text
 from spillover.quantize.onnx_export import blocks as blocks_module
 from spillover.quantize.onnx_export.blocks import Blocks, Floats
-from spillover.quantize.onnx_export.calibrated import compensation, second_moments
+from spillover.quantize.onnx_export.calibrated import compensation, second_moments, tokens
 from spillover.quantize.onnx_export.calibrated.compensation import Compensator
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns
 from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
+from spillover.quantize.onnx_export.calibrated.tokens import chunks_of
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions, HeadBits, KvCacheType
@@ -229,7 +230,7 @@ def test_keys_of_late_positions_fit_the_scales_of_a_short_text(name: str, tmp_pa
     source = SplitSource(open_source(write_outlier(tmp_path / "hf", name)))
     ids = np.random.RandomState(3).randint(0, 96, N_LATE).astype(np.int64)
     options = ExportOptions(weights="fp32")
-    scales = kv_scales(source, options, ids, N_LATE)
+    scales = kv_scales(source, options, chunks_of(ids, N_LATE), N_LATE)
     runs = LayerRuns(source, options, N_LATE)
     (state,) = runs.entry([ids])
     keys, values = runs.stage(0, 0, is_exact=True).keys_and_values(state)
@@ -279,6 +280,21 @@ def test_kept_matrices_have_8_bits(tmp_path: Path) -> None:
         for one in made
     ]
     assert bits == [{4}, {4, 8}, {8}]
+
+
+def test_as_much_is_read_of_a_text_as_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "N_CHUNK", 64)
+    notes = []
+    for n_bytes in (1 << 40, 1 << 21, 0):
+        monkeypatch.setattr(tokens, "available_memory", lambda n_bytes=n_bytes: n_bytes)
+        options = ExportOptions(weights="int4", calibration=CALIBRATION * 2)
+        tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+        notes.append(export(tmp_path / "hf", tmp_path / str(n_bytes), options, silent).notes)
+    assert notes[0] == ()
+    assert notes[1][0].startswith("3 of 15 chunks of the calibration text were read")
+    assert notes[2][0].startswith("1 of 15 ")
 
 
 def test_a_text_that_is_too_short_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import itertools
 import json
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def test_the_measures_are_those_of_their_definitions() -> None:
     check_measures(loss, by_definition(reference, candidate, targets), rel=1e-4)
     assert loss.n_positions == 40
     assert 0 < loss.divergence_error < loss.divergence
+
+
+def test_a_divergence_takes_no_memory_beside_the_logits() -> None:
+    """Of a vocabulary of 262,144 tokens it took a gigabyte."""
+    wanted, found = (np.resize(logits(seed), (512, 2_048)) for seed in (1, 2))
+    tracemalloc.start()
+    divergence(wanted, found)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < wanted.nbytes / 2
 
 
 def test_a_model_loses_nothing_against_itself() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from spillover.edge_server import cli
 from spillover.models.catalogue import default_model
+from spillover.quantize.onnx_export.calibrated import sensitivity, tokens
 from spillover.quantize.onnx_export.calibrated.sensitivity import (
     Sensitivity,
     kept,
@@ -171,6 +172,15 @@ def test_a_token_with_huge_values_does_not_decide_for_all(tmp_path: Path) -> Non
     tensors[f"{mlp}.down_proj.weight"][5, 9] = 7.5 / 200
     found = losses_of(tmp_path, tensors)
     assert max(found, key=lambda one: one.loss).matrices == ("layers.1.self_attn.o_proj",)
+
+
+def test_matrices_are_compared_with_little_memory_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "available_memory", lambda: 0)
+    monkeypatch.setattr(sensitivity, "_FEWEST_SCORED", 20)
+    most = max(losses_of(tmp_path, exact_but_one()), key=lambda one: one.loss)
+    assert most.matrices == ("layers.1.self_attn.o_proj",)
 
 
 def test_bytes_go_where_they_help_most() -> None:

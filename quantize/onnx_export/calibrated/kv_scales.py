@@ -9,7 +9,7 @@ import numpy as np
 from spillover.quantize.onnx_export.attention_layers import KvScales
 from spillover.quantize.onnx_export.blocks import Floats
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns
-from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
+from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
@@ -19,7 +19,7 @@ _MARGIN = 1.1
 
 
 def kv_scales(
-    source: WeightSource, options: ExportOptions, tokens: TokenIds, n_ctx: int
+    source: WeightSource, options: ExportOptions, chunks: Sequence[TokenIds], n_ctx: int
 ) -> list[KvScales]:
     """Of each layer, one for each channel; the text passes the exact layers once.
 
@@ -27,15 +27,17 @@ def kv_scales(
     channels has gone round: at later positions either may hold all of what both hold here.
     """
     runs = LayerRuns(source, options, n_ctx)
-    states = runs.entry(chunks_of(tokens, n_ctx))
+    states = runs.entry(chunks)
     found = []
     for index in range(len(source.spec.layers)):
         attention = runs.stage(index, 0, is_exact=True)
-        pairs = [attention.keys_and_values(state) for state in states]
-        keys, values = zip(*pairs, strict=True)
         n_pairs = _n_turned_pairs(source.spec, index)
-        keys = [_in_any_turn(one, n_pairs) for one in keys]
-        found.append(KvScales(keys=_scale(keys), values=_scale(values)))
+        most = []
+        for state in states:
+            keys, values = attention.keys_and_values(state)
+            most.append((_most(_in_any_turn(keys, n_pairs)), _most(values)))
+        of_keys, of_values = zip(*most, strict=True)
+        found.append(KvScales(keys=_scale(of_keys), values=_scale(of_values)))
         states = runs.layer(index, states, is_exact=True)
     return found
 
@@ -54,7 +56,12 @@ def _in_any_turn(keys: Floats, n_pairs: int) -> Floats:
     return most
 
 
-def _scale(found: Sequence[Floats]) -> Floats:
-    largest = np.max([np.abs(one).max(1) for one in found], 0)
-    scale: Floats = np.maximum(largest * np.float32(_MARGIN / 127), np.float32(1e-8))
+def _most(found: Floats) -> Floats:
+    """Over the tokens, (shared heads, channels)."""
+    most: Floats = np.abs(found).max(1)
+    return most
+
+
+def _scale(most: Sequence[Floats]) -> Floats:
+    scale: Floats = np.maximum(np.max(most, 0) * np.float32(_MARGIN / 127), np.float32(1e-8))
     return scale

@@ -12,7 +12,11 @@ import onnx
 from msgspec import Struct
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats
-from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
+from spillover.quantize.onnx_export.calibrated.tokens import (
+    TokenIds,
+    affordable_chunks,
+    chunks_of,
+)
 from spillover.quantize.onnx_export.decoder_graph import STAGES, Decoder
 from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -30,8 +34,29 @@ class State(Struct, frozen=True, kw_only=True):
     """The input of the next products."""
     residual: Floats
 
+    def beginning(self, n_tokens: int) -> State:
+        """Of the first tokens, which do not depend on those behind them."""
+        return State(x=self.x[:n_tokens], residual=self.residual[:n_tokens])
 
+
+def state_bytes(spec: ModelSpec) -> int:
+    """What one token takes in a State, where it is largest."""
+    widest = max(spec.n_hidden, spec.n_inner, spec.n_head * spec.n_per_head)
+    return 4 * (widest + spec.n_hidden)
+
+
+_FEW_CHUNKS = 4
+_N_STATES = len(STAGES) + 2
+"""States of each token while the matrices of a layer are compared: before each stage, at the end,
+and there once more with one matrix rounded."""
 _TINY = 1e-30
+
+
+def few_chunks(spec: ModelSpec, tokens: TokenIds, n_ctx: int) -> list[TokenIds]:
+    """Chunks to compare the matrices of layers by, whose order hardly changes with more; fewer
+    where memory is short."""
+    n_affordable = affordable_chunks(_N_STATES * state_bytes(spec))
+    return chunks_of(tokens, n_ctx, min(n_affordable, _FEW_CHUNKS))
 
 
 def change(wanted: Sequence[State], found: Sequence[State]) -> float:

@@ -11,8 +11,15 @@ from msgspec import Struct
 from spillover.quantize.divergence import divergence
 from spillover.quantize.knapsack import Way, choose
 from spillover.quantize.onnx_export.blocks import Floats
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, Stage, State, change
-from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
+from spillover.quantize.onnx_export.calibrated.layer_runs import (
+    LayerRuns,
+    Stage,
+    State,
+    change,
+    few_chunks,
+    state_bytes,
+)
+from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, affordable_tokens
 from spillover.quantize.onnx_export.decoder_graph import STAGES, Progress
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.sizes import product_bytes
@@ -22,8 +29,8 @@ _POSITION_STEP = 3
 """Every third position is scored: neighbours are much alike."""
 _HEAD_ROWS = 8_192
 """Rows of the head that are held at a time."""
-_FEW_CHUNKS = 4
-"""Chunks of the text that are read: the order of the products hardly changes with more."""
+_FEWEST_SCORED = 64
+"""Positions of the first chunk, however little memory there is."""
 
 
 class Sensitivity(Struct, frozen=True, kw_only=True):
@@ -49,24 +56,26 @@ def sensitivities(
     Each layer is run with all of its matrices at 8 bits, and from each of its products on once more
     with that one at 4: how far the layer's output moves is the product's share in what the layer
     loses. That is seen at the end of the text's first chunk, which passes the model once for each
-    layer, with all of its matrices at 4 bits. One layer is held at a time.
+    layer, with all of its matrices at 4 bits. One layer is held at a time; less is read of the text
+    where memory is short.
     """
     whole = LayerRuns(source, msgspec.structs.replace(options, weights="int8"), n_ctx)
     few = LayerRuns(source, msgspec.structs.replace(options, weights="int4"), n_ctx)
-    states = whole.entry(chunks_of(tokens, n_ctx, _FEW_CHUNKS))
+    states = whole.entry(few_chunks(source.spec, tokens, n_ctx))
+    n_layer = len(source.spec.layers)
+    n_scored = max(affordable_tokens(n_layer * state_bytes(source.spec)), _FEWEST_SCORED)
     trails: list[State] = []
     shares: list[dict[tuple[str, ...], float]] = []
-    n_layer = len(source.spec.layers)
     for layer in range(n_layer):
         progress(layer, n_layer)
         stages = [whole.stage(layer, index, is_exact=False) for index in range(len(STAGES))]
         trails = [_through(stages, trail) for trail in trails]
-        trails += few.layer(layer, states[:1], is_exact=False)
+        trails += few.layer(layer, [states[0].beginning(n_scored)], is_exact=False)
         changes, states = _changes(source, options, layer, stages, states, n_ctx)
         total = sum(changes.values()) or 1.0
         shares.append({product: change / total for product, change in changes.items()})
     progress(n_layer, n_layer)
-    losses = _divergences(source, states[0], trails)
+    losses = _divergences(source, states[0].beginning(n_scored), trails)
     return [
         Sensitivity(
             matrices=product,
@@ -114,11 +123,15 @@ def _logits(source: WeightSource, state: State) -> Floats:
     """Of some positions, (positions, vocabulary)."""
     spec, x = source.spec, state.x[::_POSITION_STEP]
     name = EMBEDDING if spec.is_tied else HEAD
-    starts = range(0, spec.n_vocab, _HEAD_ROWS)
-    parts = [x @ source.values(name, start, start + _HEAD_ROWS).T for start in starts]
-    logits: Floats = np.concatenate(parts, 1) * np.float32(spec.logit_scale)
+    logits = np.empty((len(x), spec.n_vocab), np.float32)
+    for start in range(0, spec.n_vocab, _HEAD_ROWS):
+        rows = source.values(name, start, start + _HEAD_ROWS)
+        logits[:, start : start + len(rows)] = x @ rows.T
+    logits *= np.float32(spec.logit_scale)
     if spec.logit_cap is not None:
-        logits = np.tanh(logits / np.float32(spec.logit_cap)) * np.float32(spec.logit_cap)
+        logits /= np.float32(spec.logit_cap)
+        np.tanh(logits, out=logits)
+        logits *= np.float32(spec.logit_cap)
     return logits
 
 

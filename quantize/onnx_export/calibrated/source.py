@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spillover.quantize.onnx_export.blocks import Blocks, Floats, quantize
+from spillover.quantize.onnx_export.blocks import Blocks, Floats, Rows, quantize
 from spillover.quantize.onnx_export.calibrated.compensation import Compensator
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
 from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
-from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, chunks_of
+from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
 from spillover.quantize.onnx_export.decoder_graph import STAGES, stage_of
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -18,7 +18,9 @@ from spillover.quantize.onnx_export.product_format import block_for
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
 
-_FEWEST_TOKENS = 64
+N_STATES = 4
+"""States of each token that are held at a time: with and without rounding, before and behind the
+exact stage, and one of them anew."""
 
 
 class CalibratedSource:
@@ -33,19 +35,14 @@ class CalibratedSource:
         self,
         source: WeightSource,
         options: ExportOptions,
-        tokens: TokenIds,
+        chunks: Sequence[TokenIds],
         *,
         n_ctx: int,
     ) -> None:
-        if len(tokens) < _FEWEST_TOKENS:
-            raise ExportError(
-                f"the calibration text has {len(tokens)} tokens: it needs {_FEWEST_TOKENS}, and "
-                "some thousands are better"
-            )
         self._source = source
         self._options = options
         self._runs = LayerRuns(self, options, n_ctx)
-        self._chunks = chunks_of(tokens, n_ctx)
+        self._chunks = chunks
         self._states = self._runs.entry(self._chunks)
         self._wanted = self._wanted_after = self._states
         self._place = -1
@@ -116,19 +113,28 @@ class CalibratedSource:
         self._states = self._runs.entry(self._chunks, made)
         return made
 
-    def _rounded(self, name: str, bits: int) -> Blocks:
-        block = self._block_of(name, bits)
-        moments = self._moments
-
+    def _rows(self, name: str) -> Rows:
         def rows(start: int, stop: int) -> Floats:
             found = self._source.values(name, start, stop)
             if not np.isfinite(found).all():
                 raise ExportError(
                     f"{name} has values that are not numbers: the weights are damaged"
                 )
-            return moments.corrected(found)
+            return found
 
-        shape = (self.shape(name)[0], self.shape(name)[1])
+        return rows
+
+    def _matrix_shape(self, name: str) -> tuple[int, int]:
+        n_rows, n_values = self.shape(name)
+        return n_rows, n_values
+
+    def _rounded(self, name: str, bits: int) -> Blocks:
+        block, shape = self._block_of(name, bits), self._matrix_shape(name)
+        moments, exact = self._moments, self._rows(name)
+
+        def rows(start: int, stop: int) -> Floats:
+            return moments.corrected(exact(start, stop))
+
         if bits == 8:
             return quantize(rows, shape, bits=8, is_symmetric=True, block=block)
         is_symmetric = self._options.is_symmetric or name in (EMBEDDING, HEAD)
