@@ -20,11 +20,12 @@ from spillover.quantize.onnx_export.calibrated.compensation import Compensator
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns
 from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
+from spillover.quantize.onnx_export.calibrated.source import CalibratedSource
 from spillover.quantize.onnx_export.calibrated.tokens import chunks_of
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions, HeadBits, KvCacheType
-from spillover.quantize.onnx_export.source import HEAD
+from spillover.quantize.onnx_export.source import EMBEDDING, HEAD
 from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.quantize.texts import calibration_text
 from tests import tiny_models
@@ -280,6 +281,28 @@ def test_kept_matrices_have_8_bits(tmp_path: Path) -> None:
         for one in made
     ]
     assert bits == [{4}, {4, 8}, {8}]
+
+
+def test_a_layer_is_rounded_for_what_an_embedding_of_4_bits_gives_it(tmp_path: Path) -> None:
+    """Where the embedding is not the head, the text was read with its exact rows."""
+    source = SplitSource(open_source(tiny_models.write(tmp_path / "hf", CONFIGS["llama"])))
+    chunks = [np.random.RandomState(i).randint(0, 96, 96).astype(np.int64) for i in range(4)]
+    name, made = "layers.0.self_attn.q_proj.weight", []
+    for bits in get_args(HeadBits):
+        options = ExportOptions(weights="int4", head_bits=bits)
+        calibrated = CalibratedSource(source, options, chunks, n_ctx=96)
+        embedding = calibrated.blocks(EMBEDDING, bits)
+        blocks = calibrated.blocks(name, 4)
+        assert blocks is not None
+        made.append(blocks.values())
+    runs = LayerRuns(source, options, 96)
+    wanted, found = (
+        np.concatenate([state.x for state in runs.entry(chunks, rows)])
+        for rows in (None, embedding)
+    )
+    exact = wanted @ source.values(name).T
+    without, with_it = (float(np.square(found @ one.T - exact).mean()) for one in made)
+    assert with_it < 0.8 * without
 
 
 def test_as_much_is_read_of_a_text_as_memory_holds(

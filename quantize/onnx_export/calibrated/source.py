@@ -72,7 +72,7 @@ class CalibratedSource:
         if stored is not None or (name in (EMBEDDING, HEAD) and bits == 8):
             return stored
         if name == EMBEDDING:
-            return self._tied_head() if self.spec.is_tied else None
+            return self._tied_head() if self.spec.is_tied else self._own_embedding()
         while self._place < self._place_of(name):
             self._advance()
         if (name, bits) not in self._made:
@@ -110,6 +110,13 @@ class CalibratedSource:
             states = self._runs.layer(layer, states, is_exact=True)
         self._moments = _moments(states, states)
         made = self._rounded(EMBEDDING, 4)
+        self._states = self._runs.entry(self._chunks, made)
+        return made
+
+    def _own_embedding(self) -> Blocks:
+        """The embedding, which multiplies nothing; the text begins anew with its rounded rows."""
+        shape, block = self._matrix_shape(EMBEDDING), self._block_of(EMBEDDING, 4)
+        made = quantize(self._rows(EMBEDDING), shape, bits=4, is_symmetric=True, block=block)
         self._states = self._runs.entry(self._chunks, made)
         return made
 
