@@ -11,13 +11,11 @@ import numpy as np
 from spillover.quantize.conversion.errors import NotNow
 from spillover.runtime.backend import Backend, Rows, Tokens
 from spillover.runtime.conversions.record import Comparison, EngineRates
-from spillover.runtime.machine.device import OurCores
+from spillover.runtime.machine.device import SLACK_CORES, OurCores
 
 N_ROUNDS = 3
 LONGEST_S = 60.0
 """After this time no other round begins."""
-SLACK_CORES = 0.35
-"""Part of a core that other programs may take during a round that counts."""
 _N_PROMPT, _N_STEPS, _N_FIRST = 256, 12, 32
 _DEPTH = 64
 """Tokens that four sequences have read before they are measured together."""

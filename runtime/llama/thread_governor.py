@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from spillover.runtime.machine.device import SLACK_CORES
+
 WINDOW_S = 0.05
 """A decision is based on this much computing time."""
-
-SLACK_CORES = 0.35
-"""This share of a core may be missing before a thread is dropped."""
 
 FIRST_WAIT_S = 0.2
 """Computing time between dropping a thread and trying one more, while a core looks idle."""

@@ -204,6 +204,9 @@ def _number(value: object) -> float | None:
     return float(value) if is_known else None  # type: ignore[arg-type]  # checked above
 
 
+SLACK_CORES = 0.35
+"""A measurement counts although other programs took this share of a core."""
+
 _SHORTEST_LOOK_S = 0.1
 """The system counts in hundredths of a second."""
 

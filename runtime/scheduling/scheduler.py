@@ -255,8 +255,9 @@ class Scheduler:
         if self._kv.is_waiting and not (queues.n_running or queues.may_admit):
             return None
         if queues.is_idle:
-            is_done = self._measurement.is_done or self._beside.is_reading
-            return None if is_done and not self._beside.has_ended else 0
+            if self._beside.has_ended:
+                return 0
+            return None if self._beside.is_reading else self._measurement.wait_s
         if not self._beside.is_reading or self._beside.has_ended or queues.may_admit:
             return 0
         return self._pause_s if queues.decoding else None

@@ -241,7 +241,7 @@ def _serve(
     compiler.prepare()
     _start_intake(commands, intake.take, scheduler.stop)
     exit_on_error(scheduler.run)
-    if measurement.is_done and not options.deterministic:
+    if measurement.is_sound and not options.deterministic:
         store.write(measurement.save())
     if embedder is not None:
         embedder.close()

@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from spillover.runtime.backend import DecodeFailed, Rows
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.llama.backend import LlamaBackend
-from spillover.runtime.llama.thread_governor import SLACK_CORES, WINDOW_S, Cores
-from spillover.runtime.machine.device import OurCores
+from spillover.runtime.llama.thread_governor import WINDOW_S, Cores
+from spillover.runtime.machine.device import SLACK_CORES, OurCores
 from spillover.runtime.options import EngineOptions
 
 _WORTH = 1.1

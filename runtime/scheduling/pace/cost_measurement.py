@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows
 from spillover.runtime.kv_cache.cache import KvCache
+from spillover.runtime.machine.device import SLACK_CORES, OurCores
 from spillover.runtime.scheduling.pace.slice_costs import SavedCosts, SliceCosts
 
 _PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
@@ -29,6 +31,32 @@ Passes are seconds apart: a disturbance of one has mostly ended before the next.
 _LONGEST_CALL_S = 2.0
 _TOTAL_S = 20.0
 
+_LOOK_S = 0.2
+"""After so much measuring, it is asked whether other programs took the cores meanwhile."""
+
+_N_REPEATED = 2
+"""So many times at most, what they disturbed is measured again at once."""
+
+_FIRST_REST_S, _LONGEST_REST_S = 60.0, 960.0
+"""Then all is measured again later: after this time, and each time after twice as long."""
+
+
+class Cores(Protocol):
+    """The cores that this process may use."""
+
+    def free(self) -> float:
+        """How many were idle or worked for us since the last call; 0 when too little time has
+        passed to say."""
+        ...
+
+
+def our_cores() -> Cores | None:
+    """None where the system does not show how busy the cores are."""
+    try:
+        return OurCores()
+    except OSError:
+        return None
+
 
 class SavedCostTables(Struct, frozen=True, kw_only=True):
     """What is kept on disk for one model on one device."""
@@ -45,7 +73,9 @@ class CostMeasurement:
     """The cost tables of pure and mixed slices, and the measurements that remain.
 
     Stops after some seconds of measuring in total, however slow the device is. Skips calls that
-    would take too long to be useful.
+    would take too long to be useful. What is measured while other programs take the cores can be
+    wrong by a factor that differs from size to size: it is used until it can be measured again, and
+    not kept for the next start.
     """
 
     def __init__(
@@ -54,8 +84,11 @@ class CostMeasurement:
         saved: SavedCostTables | None,
         on_done: Callable[[SavedCostTables], None],
         clock: Callable[[], float] = time.perf_counter,
+        new_cores: Callable[[], Cores | None] = our_cores,
     ) -> None:
+        """*on_done* gets tables that no other program disturbed."""
         self._backend = backend
+        self._new_cores = new_cores
         self._on_done = on_done
         self._clock = clock
         self.pure = SliceCosts(saved.pure if saved else None)
@@ -64,10 +97,25 @@ class CostMeasurement:
         self._todo: list[tuple[str, int]] = [] if saved else _all_measurements()
         self._spent_s = 0.0
         self._measuring = False
+        self._cores: Cores | None = None
+        self._unjudged: list[tuple[str, int]] = []
+        self._unjudged_s = 0.0
+        self._disturbed: list[tuple[str, int]] = []
+        self._n_repeated = 0
+        self._rest_s = _FIRST_REST_S
+        self._next_try = 0.0
 
     @property
-    def is_done(self) -> bool:
-        return not self._todo
+    def is_sound(self) -> bool:
+        """Whether all is measured, and was not disturbed."""
+        return not (self._todo or self._disturbed)
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds until measure_one() has something to do; None: it never will."""
+        if self._todo:
+            return 0.0
+        return max(self._next_try - self._clock(), 0.0) if self._disturbed else None
 
     def save(self) -> SavedCostTables:
         return SavedCostTables(pure=self.pure.save(), mixed=self.mixed.save())
@@ -80,9 +128,18 @@ class CostMeasurement:
     def measure_one(self, kv: KvCache) -> None:
         """Make the next measurement, if any remains, unless it would take too long or too many
         cells."""
-        if not self._todo:
+        if self.wait_s != 0.0:
             return
+        if not self._todo:
+            if self._is_disturbed():
+                self._rest()
+                return
+            self._todo, self._disturbed = _all_measurements(), []
+            self._spent_s, self._n_repeated = 0.0, 0
+        if self._cores is None:
+            self._cores = self._new_cores()
         kind, n = self._todo[0]
+        before_s = self._spent_s
         try:
             self._measuring = True
             self._measure(kind, n, kv)
@@ -92,11 +149,35 @@ class CostMeasurement:
             pass
         finally:
             self._measuring = False
-        self._todo.pop(0)
-        if self._spent_s > _TOTAL_S:
+        self._unjudged.append(self._todo.pop(0))
+        self._unjudged_s += self._spent_s - before_s
+        is_late = self._spent_s > _TOTAL_S
+        if is_late:
             self._todo.clear()
-        if not self._todo:
+        if self._unjudged_s >= _LOOK_S or not self._todo:
+            if self._is_disturbed():
+                self._disturbed += self._unjudged
+            self._unjudged, self._unjudged_s = [], 0.0
+        if self.is_sound:
             self._on_done(self.save())
+        elif not self._todo:
+            self._repeat(is_late=is_late)
+
+    def _is_disturbed(self) -> bool:
+        """Whether other programs took cores from us since the last call."""
+        free = self._cores.free() if self._cores is not None else 0.0
+        return 0 < free < self._backend.info.n_threads - SLACK_CORES
+
+    def _repeat(self, *, is_late: bool) -> None:
+        if is_late or self._n_repeated == _N_REPEATED:
+            self._rest()
+        else:
+            self._n_repeated += 1
+            self._todo, self._disturbed = self._disturbed, []
+
+    def _rest(self) -> None:
+        self._next_try = self._clock() + self._rest_s
+        self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
 
     def _measure(self, kind: str, n: int, kv: KvCache) -> None:
         n_rows = _N_MIXED_ROWS if kind == "mixed" else 0

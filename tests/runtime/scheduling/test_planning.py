@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.runtime.backend import Backend
+from spillover.runtime.backend import Backend, Rows
 from spillover.runtime.fit.context_fit import fit_context
 from spillover.runtime.fit.model_shape import ModelShape
 from spillover.runtime.kv_cache.cache import KvCache
@@ -225,5 +227,86 @@ def test_a_device_that_is_measured_is_not_measured_again() -> None:
     measurement = CostMeasurement(
         cast(Backend, None), SavedCostTables(pure=saved, mixed=saved), on_done=lambda _: None
     )
-    assert measurement.is_done
+    assert measurement.is_sound
+    assert measurement.wait_s is None
     measurement.measure_one(cast(KvCache, None))
+
+
+class SlowBackend:
+    """A call takes a millisecond a token; other programs make it ten."""
+
+    info = SimpleNamespace(n_batch=512, n_vocab=100, n_threads=2)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.is_disturbed = False
+        self.asked = 0.0
+        self.n_disturbed_s = 0.0
+
+    def decode(self, batch: list[Rows]) -> None:
+        factor = 10 if self.is_disturbed else 1
+        passed = factor * 1e-3 * sum(len(rows.tokens) for rows in batch)
+        self.now += passed
+        self.n_disturbed_s += passed if self.is_disturbed else 0.0
+
+    def logits(self, _: int) -> None: ...
+
+    def free(self) -> float:
+        share = self.n_disturbed_s / max(self.now - self.asked, 1e-9)
+        self.asked, self.n_disturbed_s = self.now, 0.0
+        return 2.0 - share
+
+
+def measuring() -> tuple[SlowBackend, CostMeasurement, KvCache, list[SavedCostTables]]:
+    backend, kept = SlowBackend(), list[SavedCostTables]()
+    kv = SimpleNamespace(
+        has_room=lambda _: True, take_ids=lambda n: list(range(n)), drop=lambda _: None
+    )
+    measurement = CostMeasurement(
+        cast(Backend, backend), None, kept.append, lambda: backend.now, lambda: backend
+    )
+    return backend, measurement, cast(KvCache, kv), kept
+
+
+def measure_all(measurement: CostMeasurement, kv: KvCache) -> None:
+    while measurement.wait_s == 0:
+        measurement.measure_one(kv)
+
+
+def test_sizes_that_others_disturbed_are_measured_again_at_once() -> None:
+    backend, measurement, kv, kept = measuring()
+    for n in range(12):
+        backend.is_disturbed = n in (2, 3)
+        measurement.measure_one(kv)
+    backend.is_disturbed = False
+    measure_all(measurement, kv)
+    (tables,) = kept
+    for n, seconds in tables.pure.per_call_s.items():
+        assert seconds == pytest.approx(1e-3 * n)
+    assert measurement.wait_s is None
+
+
+def test_what_others_disturbed_all_the_time_is_not_kept_and_is_measured_again_later() -> None:
+    # A server that was started beside busy programs read its prompts at half the speed ever after.
+    backend, measurement, kv, kept = measuring()
+    backend.is_disturbed = True
+    measure_all(measurement, kv)
+    assert kept == []
+    assert not measurement.is_sound
+    assert measurement.pure.predict(64, 0) == pytest.approx(0.64)
+    rests = []
+    for _ in range(6):
+        wait_s = measurement.wait_s
+        assert wait_s
+        rests.append(wait_s)
+        backend.now += wait_s
+        backend.n_disturbed_s += wait_s
+        measurement.measure_one(kv)
+    assert rests == pytest.approx([60, 120, 240, 480, 960, 960])
+    assert measurement.wait_s
+    backend.now += measurement.wait_s
+    backend.is_disturbed = False
+    measure_all(measurement, kv)
+    (tables,) = kept
+    assert tables.pure.per_call_s[512] == pytest.approx(0.512)
+    assert measurement.is_sound
