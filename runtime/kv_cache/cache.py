@@ -248,7 +248,8 @@ class KvCache:
             if not (is_part or saver.can_save(seq, origin, end)):
                 return False
             n_bytes = saver.saved_bytes(seq, origin, end)
-            if not (saved.make_room(n_bytes) and self._memory.has_spare(n_bytes)):
+            before = saved.nodes(tokens[:origin])  # without it the state would be of no use
+            if not (saved.make_room(n_bytes, before) and self._memory.has_spare(n_bytes)):
                 return False
             try:
                 state = saver.save(seq, origin, end)

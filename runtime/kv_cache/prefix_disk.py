@@ -26,7 +26,7 @@ from spillover.runtime.files.json_file import fingerprint
 from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache.kept_sequences import Kept
 from spillover.runtime.kv_cache.prefix_files import PrefixFiles, StoredState
-from spillover.runtime.kv_cache.saved_prefixes import SavedPrefix, SavedPrefixes
+from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefix, SavedPrefixes
 from spillover.runtime.options import PrefixDiskChoice
 
 LEAST_TOKENS = 256
@@ -76,7 +76,10 @@ class PrefixDisk:
         self._writer = ThreadPoolExecutor(1, "prefix-writer", initializer=_lower_priority)
         self._opening: tuple[Tokens, Future[str | None]] | None = None
         self._is_closed = threading.Event()
-        self._reading: tuple[list[SavedPrefix], Future[list[SavedKv | None]]] | None = None
+        self._reading: tuple[SavedMatch, list[SavedPrefix], Future[list[SavedKv | None]]] | None = (
+            None
+        )
+        """What a prompt waits for, and the nodes of it that are being read."""
         self._just_read: list[SavedPrefix] = []
         """Until the next take(): those who waited for it have looked by then."""
         self._writing: list[tuple[Tokens, SavedPrefix, Future[Written]]] = []
@@ -101,7 +104,8 @@ class PrefixDisk:
         identity = fingerprint(digest, *options.facts)
         try:
             files = PrefixFiles(options.cache_dir, identity, options.max_bytes)
-            found = sorted(files.states(), key=lambda state: len(state[0]))
+            # What a state hangs on begins before it, and may be longer.
+            found = sorted(files.states(), key=lambda state: (state[1], len(state[0])))
         except (OSError, ValueError) as error:
             _log.warning("no prefixes are kept on disk: %s", error)
             self._has_failed = True
@@ -126,16 +130,19 @@ class PrefixDisk:
         n_bytes = sum(file.n_bytes for file in stored)
         self._saved.touch(prompt)
         # What was read for it and is gone again would not stay now either.
-        is_vain = any(node in self._just_read for node in missing)
-        if not missing or is_vain or not (self._saved.make_room(n_bytes) and has_memory(n_bytes)):
+        if not missing or any(node in self._just_read for node in missing):
             return False
+        if not (self._saved.make_room(n_bytes, match.chain) and has_memory(n_bytes)):
+            return False
+        if [node for node in match.chain if node.state is None] != missing:
+            return False  # others had to go: memory is too short for all of them
         if self._reading is not None:  # who needs no file does not wait for another's
             return True
         names = [node.file.name for node in reversed(match.chain) if node.file is not None]
         reading = self._begin(self._reader, partial(_read, self._files, stored, names))
         if reading is None:
             return False
-        self._reading = missing, reading
+        self._reading = match, missing, reading
         return True
 
     def _begin(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T] | None:
@@ -160,15 +167,15 @@ class PrefixDisk:
             self._saved.forget_files(removed)
             if stored is not None and self._saved.add_file(tokens, node.origin, stored):
                 self._n_written += 1
-        if self._reading is None or not self._reading[1].done():
+        if self._reading is None or not self._reading[2].done():
             return False
-        nodes, reading = self._reading
+        match, nodes, reading = self._reading
         self._reading = None
         self._just_read = nodes
         nothing: list[SavedKv | None] = [None] * len(nodes)
         states = _result(reading, nothing)
         for node, state in zip(nodes, states, strict=True):
-            self._saved.fill(node, state)
+            self._saved.fill(node, state, match.chain)
         return True
 
     def _take_digest(self, tokens: Tokens, computing: Future[str | None]) -> None:
@@ -221,8 +228,8 @@ class PrefixDisk:
         for node in nodes:
             if node.file is not None or node in written:
                 continue
-            # What cannot be put together would be written anew in each turn.
-            if node.state is None or not self._saved.begins_for_good(node, node.origin):
+            # What stands alone would be written anew in each turn.
+            if node.state is None or node.stands_alone:
                 return
             if len(self._writing) >= _MOST_WAITING:
                 return

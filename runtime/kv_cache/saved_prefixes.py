@@ -30,12 +30,17 @@ class SavedPrefix:
     begins at *origin*: at *start*; at 0 where the memory of a model cannot be put together; or
     before *start* where the node was divided since."""
 
-    __slots__ = ("children", "file", "origin", "parent", "start", "state", "tokens")
+    __slots__ = (
+        "children", "file", "origin", "parent", "stands_alone", "start", "state", "tokens",
+    )  # fmt: skip
 
     def __init__(self, parent: SavedPrefix | None, start: int, tokens: Tokens) -> None:
         self.parent = parent or self
         self.start = self.origin = start
         self.tokens = tokens
+        self.stands_alone = False
+        """Whether it was saved from 0 on because nothing less could be, so that longer texts will
+        not hang on it."""
         self.state: SavedKv | None = None
         self.file: StoredState | None = None
         """Where the same state is on disk, which may be gone."""
@@ -89,12 +94,14 @@ class SavedPrefixes:
     def find(self, prompt: Tokens, *, on_disk: bool = False) -> SavedMatch | None:
         """The states that share most with *prompt*, whose last token is always read, if they are
         worth restoring. *on_disk*: some may have to be read from files first."""
-        best, chain = None, list[SavedPrefix]()
+        best, chains = None, list[tuple[SavedPrefix, ...]]()
         for node, n in self._path(prompt[:-1]):
-            chain = [*(each for each in chain if each.start < node.origin), node]
+            before = next((c for c in reversed(chains) if c[-1].start < node.origin), ())
+            chain = (*before, node)
+            chains.append(chain)
             is_whole = all(each.state is not None or (on_disk and each.file) for each in chain)
             if is_whole and self._is_worth_it(node, n):
-                best = SavedMatch(n, tuple(chain))
+                best = SavedMatch(n, chain)
         return best if best is not None and best.n_tokens >= MIN_SHARED_TOKENS else None
 
     def _is_worth_it(self, node: SavedPrefix, n: int) -> bool:
@@ -144,11 +151,13 @@ class SavedPrefixes:
             if node in self._held:
                 self._held.move_to_end(node)
 
-    def make_room(self, n_bytes: int) -> bool:
-        """Drop states until one of this size may be put; False when it never may."""
-        if n_bytes > self._max_bytes:
+    def make_room(self, n_bytes: int, keep: Collection[SavedPrefix] = ()) -> bool:
+        """Drop states other than those of *keep* until one of this size may be put; False, with
+        none dropped, when it never may."""
+        n_kept = sum(node.state.nbytes for node in keep if node.state is not None)
+        if n_kept + n_bytes > self._max_bytes:
             return False
-        self.reclaim(self.n_bytes + n_bytes - self._max_bytes)
+        self.reclaim(self.n_bytes + n_bytes - self._max_bytes, keep)
         return True
 
     def put(self, tokens: Tokens, origin: int, state: SavedKv) -> bool:
@@ -165,6 +174,7 @@ class SavedPrefixes:
             node.file = None
         node.parent.children[node.start, int(node.tokens[0])] = node
         node.origin, node.state = origin, state
+        node.stands_alone = origin != node.start
         self._held[node] = None
         self.n_bytes += state.nbytes
         for held, n in path:
@@ -174,11 +184,14 @@ class SavedPrefixes:
         self._touch([*(held for held, _ in path), node])
         return True
 
-    def reclaim(self, n_bytes: int) -> None:
-        """Drop the states that were used least recently, *n_bytes* of them if there are as many."""
+    def reclaim(self, n_bytes: int, keep: Collection[SavedPrefix] = ()) -> None:
+        """Drop the states that were used least recently, *n_bytes* of them if there are as many
+        beside those of *keep*."""
         wanted = self.n_bytes - n_bytes
-        while self._held and self.n_bytes > wanted:
-            self._drop(next(iter(self._held)))
+        for node in [each for each in self._held if each not in keep] if n_bytes > 0 else ():
+            if self.n_bytes <= wanted:
+                break
+            self._drop(node)
             self.n_dropped += 1
 
     def _drop(self, node: SavedPrefix) -> None:
@@ -205,11 +218,6 @@ class SavedPrefixes:
         path = takewhile(lambda step: step[1] == step[0].end, self._path(tokens))
         return [node for node, _ in path]
 
-    def begins_for_good(self, node: SavedPrefix, origin: int) -> bool:
-        """Whether a file of its state from *origin* on stays of use: longer texts are put behind
-        it."""
-        return origin == node.start or (origin == 0 and self._are_cut)
-
     def add_file(self, tokens: Tokens, origin: int, file: StoredState) -> bool:
         """Note that a file has the state of *tokens* from *origin* on. False: what comes before is
         not here, so it is of no use."""
@@ -218,21 +226,24 @@ class SavedPrefixes:
         parent, n = path[-1] if path else (self._root, 0)
         is_new = n < len(tokens)
         node = SavedPrefix(parent, n, np.array(tokens[n:])) if is_new else parent
-        if node.end != len(tokens) or not self.begins_for_good(node, origin):
+        if node.end != len(tokens) or not _is_beginning(node, origin):
             return False
         if node.state is not None and node.origin != origin:
             return False  # another state took its place
-        node.origin = origin
+        node.origin, node.stands_alone = origin, False
         node.parent.children[node.start, int(node.tokens[0])] = node
         node.file = file
         return True
 
-    def fill(self, node: SavedPrefix, state: SavedKv | None) -> None:
-        """Take what was read from the file of *node*; None: it was of no use."""
+    def fill(
+        self, node: SavedPrefix, state: SavedKv | None, keep: Collection[SavedPrefix] = ()
+    ) -> None:
+        """Take what was read from the file of *node*, but not at the cost of *keep*; None: it was
+        of no use."""
         if state is None:
             node.file = None
             self._prune(node)
-        elif node.state is None and node.file is not None and self.make_room(state.nbytes):
+        elif node.state is None and node.file is not None and self.make_room(state.nbytes, keep):
             node.state = state
             self._held[node] = None
             self.n_bytes += state.nbytes
@@ -258,3 +269,10 @@ class SavedPrefixes:
                 return  # it was removed before
             del node.parent.children[key]
             node = node.parent
+
+
+def _is_beginning(node: SavedPrefix, origin: int) -> bool:
+    """Whether *node* or one that it hangs on begins at *origin*."""
+    while origin < node.start:
+        node = node.parent
+    return origin == node.start

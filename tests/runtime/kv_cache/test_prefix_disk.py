@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,10 +16,12 @@ from msgspec.structs import replace
 
 from spillover.edge_server import cli
 from spillover.models.catalogue import find
-from spillover.runtime.backend import Backend, Rows, Tokens
+from spillover.runtime.backend import Backend, Rows, SavedKv, Tokens
+from spillover.runtime.files.json_file import fingerprint
 from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache import prefix_files
-from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS, PrefixDiskOptions
+from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS, PrefixDisk, PrefixDiskOptions
+from spillover.runtime.kv_cache.saved_prefixes import SavedPrefixes
 from spillover.runtime.options import EngineOptions, PrefixDiskChoice
 from tests import tiny_memories
 from tests.loading import load
@@ -86,6 +89,39 @@ class Device:
 @pytest.fixture
 def device(backend: Backend, model: Path, tmp_path: Path) -> Device:
     return Device(backend, model, tmp_path)
+
+
+class Folder:
+    """The files of one model, without the model."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        model = cache_dir / "model"
+        model.write_bytes(b"weights")
+        digest = ModelDigest([model], cache_dir)
+        self._options = PrefixDiskOptions(
+            cache_dir=cache_dir, digest=digest, facts=(), max_bytes=1 << 20, keeps="all"
+        )
+        identity = fingerprint(digest.compute(lambda: False) or "")
+        self.files = prefix_files.PrefixFiles(cache_dir, identity, self._options.max_bytes)
+        self._woken = threading.Event()
+
+    def start(self, saved: SavedPrefixes) -> PrefixDisk:
+        return PrefixDisk(saved, self._options, self._woken.set)
+
+    def wait(self, disk: PrefixDisk) -> None:
+        """Until a thread has moved something between memory and disk."""
+        assert self._woken.wait(60)
+        self._woken.clear()
+        disk.take()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def state(n_bytes: int) -> SavedKv:
+    return np.ones(n_bytes, dtype=np.uint8)
 
 
 def text(n: int, salt: int) -> Tokens:
@@ -268,6 +304,48 @@ def test_what_had_to_leave_memory_is_read_from_disk_again(device: Device) -> Non
             assert conversations.n_held == N_PREAMBLE
             conversations.forget()
         assert conversations.counts.n_restored == 2
+
+
+def test_a_prompt_does_not_wait_for_more_than_fits_into_memory(folder: Folder) -> None:
+    """Each state that was read took the place of another one of the same prompt, and the prompt,
+    with all behind it, waited for ever."""
+    folder.files.write(PREAMBLE, 0, state(60))
+    folder.files.write(talk(1), N_PREAMBLE, state(50))
+    saved = SavedPrefixes(100)
+    with closing(folder.start(saved)) as disk:
+        saved.fill(saved.nodes(talk(1))[1], state(50))
+        prompt = np.append(talk(1), text(90, 7))
+        for _ in range(4):
+            if not disk.fetch(prompt, 0, lambda n_bytes: True):
+                break
+            folder.wait(disk)
+        assert not disk.fetch(prompt, 0, lambda n_bytes: True)
+        assert saved.n_dropped == 0
+
+
+def test_what_a_file_hangs_on_may_be_longer(folder: Folder) -> None:
+    """The file of who left a long text in its middle was removed at the next start."""
+    long = text(600, 1)
+    short = np.append(long[:400], text(100, 2))
+    folder.files.write(long, 0, state(60))
+    folder.files.write(short, 400, state(50))
+    saved = SavedPrefixes(1000)
+    with closing(folder.start(saved)):
+        match = saved.find(np.append(short, text(5, 3)), on_disk=True)
+        assert match is not None
+        assert match.n_tokens == len(short)
+
+
+def test_what_stands_alone_is_not_written(folder: Folder) -> None:
+    """Each turn of a conversation was written from its first word on."""
+    saved, turns, last = SavedPrefixes(1000), text(900, 1), text(300, 2)
+    with closing(folder.start(saved)) as disk:
+        for tokens in (turns[:300], turns[:600], turns, last):
+            assert saved.put(tokens, 0, state(10))
+            disk.write(tokens)
+        while disk.n_written < 2:
+            folder.wait(disk)
+    assert {len(tokens) for tokens, _, _ in folder.files.states()} == {300}
 
 
 @on_one_model

@@ -103,7 +103,7 @@ def test_texts_that_share_only_their_beginning_are_not_restored_behind_all_of_an
         # So all of them can be written to files.
         nodes = saved.nodes(tokens)
         assert nodes[-1].end == len(tokens)
-        assert all(saved.begins_for_good(node, node.origin) for node in nodes)
+        assert not any(node.stands_alone for node in nodes)
     assert saved.n_bytes == 3003 + 3 + 3 * 60
 
 
@@ -118,6 +118,60 @@ def test_files_of_a_divided_text_are_found_in_any_order() -> None:
             match = saved.find(np.append(tokens, np.int32(7)), on_disk=True)
             assert match is not None
             assert (match.n_tokens, len(match.chain)) == (len(tokens), n_states)
+
+
+def test_files_of_a_text_that_was_divided_in_its_middle_stay_of_use() -> None:
+    """They were removed at the next start, and what was not on disk yet was never written."""
+    header, shared = text(0, 4), text(5, 11)
+    first = np.append(header, text(1, 900))
+    second, third = (np.concatenate([header, shared, text(i, 900)]) for i in (2, 3))
+    saved = SavedPrefixes(10_000)
+    for tokens in (first, second, third):
+        keep(saved, tokens)
+    assert [node.origin for node in saved.nodes(second)] == [0, 4, 4]
+    assert not any(node.stands_alone for node in saved.nodes(second))
+    after = SavedPrefixes(10_000)
+    files = ((header, 0), (first, 0), (second[:15], 4), (second, 4), (third, 15))
+    assert all(after.add_file(tokens, at, StoredState("f", 1)) for tokens, at in files)
+    for tokens, n_states in ((first, 1), (second, 2), (third, 3)):
+        match = after.find(np.append(tokens, np.int32(7)), on_disk=True)
+        assert match is not None
+        assert (match.n_tokens, len(match.chain)) == (len(tokens), n_states)
+
+
+def test_what_is_saved_as_a_whole_is_not_for_a_file() -> None:
+    """With a window that had lost its beginning, each turn was written from the first word on."""
+    saved, turns = SavedPrefixes(10_000), text(0, 900)
+    assert keep(saved, turns[:300])
+    for n in (500, 900):
+        assert saved.lacking(turns[:n])
+        assert saved.put(turns[:n], 0, state(n))
+        assert [node.stands_alone for node in saved.nodes(turns[:n])][-1]
+    saved.lacking(np.append(turns[:320], text(1)))  # the second turn is divided
+    assert saved.nodes(turns[:500])[-1].stands_alone
+
+
+def test_what_a_state_hangs_on_is_found_behind_one_that_stands_alone() -> None:
+    """The row of states began in the middle of the text, and the prompt was read."""
+    saved, whole = SavedPrefixes(10_000), text(0, 200)
+    for tokens in (whole[:30], np.append(whole[:30], text(1, 30))):
+        keep(saved, tokens)
+    assert saved.put(whole[:80], 0, state(80))
+    assert saved.add_file(whole, 30, StoredState("f", 170))
+    match = saved.find(np.append(whole, np.int32(7)), on_disk=True)
+    assert match is not None
+    assert [(node.origin, node.end) for node in match.chain] == [(0, 30), (30, 200)]
+
+
+def test_room_is_not_made_at_the_cost_of_what_is_needed_beside_it() -> None:
+    saved, first, second = SavedPrefixes(100), text(0, 60), text(1)
+    assert keep(saved, first)
+    assert keep(saved, second)
+    needed = saved.nodes(first)
+    assert not saved.make_room(41, needed)
+    assert len(saved) == 2
+    assert saved.make_room(40, needed)
+    assert held(saved, [first, second]) == [0]
 
 
 def test_a_state_is_not_brought_back_for_a_small_part_of_it() -> None:
