@@ -10,8 +10,11 @@ from spillover.runtime.scheduling.pace.slice_plan import SlicePlan, best_alone, 
 GAP_SHARE = 0.85
 """Share of the allowed gap to plan for; the rest absorbs errors of the prediction."""
 
+WHOLE_SHARE = 0.93
+"""The same where a slice may use up the margin: the rest is for the way to the client."""
+
 MARGIN_WORTH = 1.25
-"""Slices that use the whole gap must be this much faster before they may use the margin."""
+"""Slices that use up the margin must be this much faster."""
 
 _DECODE_LEARNING_RATE = 0.2
 
@@ -74,7 +77,7 @@ class Pace:
         keeping it would cost prompts much of their speed, for example when it rules out a kernel
         that is faster but needs larger slices."""
         decode_s = self._decode_s.get(n_rows, 0.0)
-        careful, whole = GAP_SHARE * self._max_gap_s - decode_s, self._max_gap_s - decode_s
+        careful, whole = (share * self._max_gap_s - decode_s for share in (GAP_SHARE, WHOLE_SHARE))
         rate = self.between(n_all, depth, n_rows, careful).rate
         if self.between(n_all, depth, n_rows, whole).rate > MARGIN_WORTH * rate:
             return whole
