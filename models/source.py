@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from msgspec import Struct
 
@@ -50,6 +50,7 @@ _HUB_PAGE = re.compile(
 _WHEEL = re.compile(
     r"pypi:(?P<requirement>[A-Za-z0-9][\w.-]{0,99}==[\w.+!-]{1,50})/(?P<file>[^\s:]{1,300})"
 )
+_HUB_PATH = re.compile(r"(?:www\.)?(?:huggingface\.co|hf\.co)/[^/]+/[^/]+/(?:resolve|blob|tree)/.+")
 _HUB_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -61,6 +62,8 @@ def parse_source(text: str) -> Source | None:
     """
     if text.startswith(("https://", "http://")):
         return _of_address(text)
+    if _HUB_PATH.fullmatch(text):  # copied from a browser that leaves out the scheme
+        return _of_address(f"https://{text}")
     if text.startswith("pypi:"):
         wheel = _WHEEL.fullmatch(text)
         if wheel is None:
@@ -101,7 +104,8 @@ def _of_address(text: str) -> Source:
         page = _HUB_PAGE.fullmatch(unquote(url.path))
         if page is None:
             raise _wrong(text, "give the address of a repository or of a file in it")
-        file = (page["file"] or "").lstrip("/")
+        shown = parse_qs(url.query).get("show_file_info", [""])[0]  # of the viewer on its page
+        file = (page["file"] or "").lstrip("/") or shown
         return _of_hub(text, page["repository"], file, page["revision"])
     if url.scheme == "http" and host not in _LOOPBACK:
         raise _wrong(text, "what comes over http can be changed on its way: use https")

@@ -18,6 +18,7 @@ import platformdirs
 from msgspec import Meta, Struct
 
 from spillover.models.entry import CatalogueError, ModelEntry
+from spillover.models.errors import ModelFileError
 from spillover.models.small_files import read_small
 
 NAME = r"[A-Za-z0-9][\w.+-]{0,99}(?::[\w.+-]{1,50})?"
@@ -54,7 +55,7 @@ class PulledModel(Struct, frozen=True, kw_only=True):
             size_bytes=self.size_bytes,
             licence=self.licence,
             source=self.source,
-            description=self.description or f"pulled from {self.source}",
+            description=self.description or f"pulled from {self.source.partition('?')[0]}",
             remedy=f"`spillover rm {self.name}`, then `{self.command}`",
         )
 
@@ -86,6 +87,11 @@ class ModelStore:
         records = (self._read(path) for path in sorted(self.folder.glob("*.json")))
         return [record for record in records if record is not None]
 
+    def unreadable(self) -> list[str]:
+        """The names of the models whose records are damaged or of a newer version."""
+        paths = sorted(self.folder.glob("*.json"))
+        return [path.stem.replace("@", ":") for path in paths if self._read(path) is None]
+
     def get(self, name: str) -> PulledModel | None:
         """The model of that name, whatever its case."""
         return next((m for m in self.all() if m.name.casefold() == name.casefold()), None)
@@ -98,8 +104,14 @@ class ModelStore:
         return max(complete, key=lambda model: model.pulled_s, default=None)
 
     def find(self, name: str) -> ModelEntry | None:
-        """The model of that name, if it was pulled. Raises CatalogueError if its files are gone."""
+        """The model of that name, if it was pulled. Raises CatalogueError if its files are gone, or
+        its record cannot be read."""
         model = self.get(name)
+        if model is None and name.casefold() in map(str.casefold, self.unreadable()):
+            raise CatalogueError(
+                f"the record of {name} in {self.folder} is damaged, or of a newer version: "
+                f"`spillover rm {name}` removes it with its files; then pull the model again"
+            )
         if model is None:
             return None
         if not model.is_complete:
@@ -132,23 +144,49 @@ class ModelStore:
         return model
 
     def remove(self, model: PulledModel) -> int:
-        """Forget a model and delete its files, as far as no other record needs them; return the
-        bytes that became free. Raises OSError."""
-        self._record(model.name).unlink(missing_ok=True)
-        needed = {file for other in self.all() for file in other.files}
+        """Delete the files of a model, as far as no other record needs them, and forget it; return
+        the bytes that became free. Raises OSError; the model is then still known."""
+        needed = self._needed(but=model)
+        root = self.folder / "files"
+        folders = {self.files_folder(model.name)}
         n_bytes = 0
-        for file in set(model.files) - needed:
-            n_bytes += _delete(Path(file))
-        own = self.files_folder(model.name)
-        if own.is_dir() and not any(Path(file).is_relative_to(own) for file in needed):
-            shutil.rmtree(own)
+        for file in map(Path, set(model.files) - needed):
+            n_bytes += _delete(file)
+            if file.is_relative_to(root):
+                folders.add(root / file.relative_to(root).parts[0])
+        for folder in folders:
+            _delete_folder(folder, needed)
+        self._record(model.name).unlink(missing_ok=True)
         return n_bytes
+
+    def has_left(self, name: str) -> bool:
+        """Whether there is something of a model without a record that can be read."""
+        places = (self._record(name), self.files_folder(name))
+        needed = self._needed()
+        return is_name(name) and any(
+            place.exists() and not any(Path(file).is_relative_to(place) for file in needed)
+            for place in places
+        )
+
+    def discard(self, name: str) -> int:
+        """Delete what there is of a model without a record that can be read, such as the beginning
+        of its file; return the bytes that became free. Raises OSError."""
+        if not is_name(name):
+            return 0
+        n_bytes = _delete_folder(self.files_folder(name), self._needed())
+        self._record(name).unlink(missing_ok=True)
+        return n_bytes
+
+    def _needed(self, but: PulledModel | None = None) -> set[str]:
+        """The files of all models, or of the others."""
+        others = (model for model in self.all() if but is None or model.name != but.name)
+        return {file for model in others for file in model.files}
 
     def _record(self, name: str) -> Path:
         return self.folder / f"{_file_name(name)}.json"
 
     def _read(self, path: Path) -> PulledModel | None:
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, msgspec.DecodeError, ModelFileError):
             content = read_small(path)
             if content is not None:
                 return msgspec.json.decode(content, type=PulledModel)
@@ -171,10 +209,29 @@ def _file_name(name: str) -> str:
 
 
 def _delete(file: Path) -> int:
-    """Delete a file, and what it links to in a cache; return its bytes."""
-    real = file.resolve()
-    n_bytes = real.stat().st_size if real.is_file() else 0
-    for path in {file, real}:
-        with contextlib.suppress(FileNotFoundError):
+    """Delete a file, or a link and what it links to in the cache of Hugging Face's client, but not
+    what a user has linked it to; return the bytes that became free."""
+    n_bytes = 0
+    for path in (_blob_of(file), file):
+        if path is not None and os.path.lexists(path):
+            n_bytes += path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
             path.unlink()
+    return n_bytes
+
+
+def _blob_of(link: Path) -> Path | None:
+    """What a file of that cache links to: in REPOSITORY/snapshots/COMMIT, to REPOSITORY/blobs."""
+    if not link.is_symlink():
+        return None
+    blob = Path(os.path.normpath(link.parent / link.readlink()))
+    is_of_cache = blob.parent.name == "blobs" and blob.parent.parent / "snapshots" in link.parents
+    return blob if is_of_cache else None
+
+
+def _delete_folder(folder: Path, needed: set[str]) -> int:
+    """Delete a folder unless a file in it is needed; return the bytes that became free."""
+    if not folder.is_dir() or any(Path(file).is_relative_to(folder) for file in needed):
+        return 0
+    n_bytes = sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
+    shutil.rmtree(folder)
     return n_bytes

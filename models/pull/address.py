@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.models.entry import sha256_of
-from spillover.models.pull.failures import Broken, Refused, broken, need_space, through_proxy
+from spillover.models.pull.failures import Broken, Refused, broken, need_space, shown, through_proxy
 from spillover.models.pull.fetched import INCOMPLETE, Progress, PullError
 from spillover.models.source import parse_source
 
@@ -108,7 +108,7 @@ def download(
     if not _is_right(wanted):
         wanted.forget()
         raise PullError(
-            f"{url} is damaged, or another file than it should be: its sha256 is not "
+            f"{shown(url)} is damaged, or another file than it should be: its sha256 is not "
             f"{sha256[:16]}…. Nothing was kept"
         )
     wanted.part.replace(target)
@@ -138,12 +138,16 @@ def _transfer(wanted: _Wanted, progress: Progress) -> None:
             n_restarts += wanted.n_held < before
             n_breaks = 1 if wanted.n_held > before else n_breaks + 1
             if n_breaks + n_restarts >= MOST_BREAKS:
-                raise PullError(
-                    f"{wanted.url} cannot be fetched{through_proxy(wanted.url)}: {error}. "
-                    f"{wanted.n_held / 1e6:.1f} MB are here; the same command goes on with the rest"
-                ) from error
+                raise _given_up(wanted, error) from error
             pause_s = max(min(2 ** (n_breaks - 1), 10) / 4, error.wait_s)
             time.sleep(min(pause_s, LONGEST_WAIT_S))
+
+
+def _given_up(wanted: _Wanted, error: Broken) -> PullError:
+    n_held, url = wanted.n_held, wanted.url
+    rest = "are here; the same command goes on with the rest"
+    advice = f"{n_held / 1e6:.1f} MB {rest}" if n_held else "Look at the connection; try it later"
+    return PullError(f"{shown(url)} cannot be fetched{through_proxy(url)}: {error}. {advice}")
 
 
 def _attempt(opener: urllib.request.OpenerDirector, wanted: _Wanted, progress: Progress) -> None:
@@ -166,7 +170,8 @@ def _attempt(opener: urllib.request.OpenerDirector, wanted: _Wanted, progress: P
         n_held, total = _place(wanted, response.status, response.headers, n_held)
         if wanted.size_bytes and total and total != wanted.size_bytes:
             raise PullError(
-                f"{wanted.url} has {total} bytes instead of {wanted.size_bytes}: it is another file"
+                f"{shown(wanted.url)} is another file: it has {total} bytes instead of "
+                f"{wanted.size_bytes}"
             )
         need_space(wanted.part.parent, max(total - n_held, 0))
         _write_mark(wanted, response.headers)
@@ -223,7 +228,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if after.scheme != "https":
             if before.scheme == "https":
-                raise PullError(f"{req.full_url} leads from https to {newurl[:200]}: not fetched")
+                raise PullError(
+                    f"{shown(req.full_url)} leads from https to {shown(newurl)}: not fetched"
+                )
             if after.hostname != before.hostname:
                 parse_source(newurl)  # raises where it is not on this device
         request = super().redirect_request(req, fp, code, msg, headers, newurl)

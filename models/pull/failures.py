@@ -22,7 +22,7 @@ _ANOTHER_FOLDER = (
     "set models_dir (for what goes to Hugging Face's cache: HF_HOME) to a folder on another disk"
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 
 
 class Refused(PullError):
@@ -57,7 +57,7 @@ def broken(url: str, error: OSError | http.client.HTTPException) -> Broken:
             "along, name its certificate in SSL_CERT_FILE"
         ) from error
     if isinstance(error, http.client.InvalidURL):
-        raise PullError(f"{url!r} is no address: {error}") from error
+        raise PullError(f"{shown(url)!r} is no address: {error}") from error
     return Broken(str(cause) or type(cause).__name__)
 
 
@@ -69,6 +69,11 @@ def through_proxy(url: str) -> str:
     if not proxy or urllib.request.proxy_bypass(host):
         return ""
     return f", through the proxy {proxy.rpartition('@')[2].rpartition('//')[2]} ({scheme}_proxy)"
+
+
+def shown(url: str) -> str:
+    """For a message: *url* without its query, which may hold a signature."""
+    return url.partition("?")[0][:300]
 
 
 def _host(url: str) -> str:
@@ -87,7 +92,7 @@ def _refusal(url: str, status: int) -> str:
             advice = "has no such file. Look at the address"
         case _:
             advice = f"says {status}. Look at the address"
-    return f"{url}: the server {advice}"
+    return f"{shown(url)}: the server {advice}"
 
 
 # --- the disk -----------------------------------------------------------------------------------

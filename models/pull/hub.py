@@ -60,6 +60,17 @@ class _Place(Struct, frozen=True, kw_only=True):
             return self.folder / file.name
         return self.cache / self.of_repository / "blobs" / (file.sha256 or "")
 
+    def cached(self, file: HubFile) -> Path | None:
+        """A file of the commit that the client's cache has, whoever has fetched it."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if self.folder is not None:
+            return None
+        found = try_to_load_from_cache(
+            self.source.repository, file.name, revision=self.commit, cache_dir=self.cache
+        )
+        return Path(found) if isinstance(found, str) else None
+
     def lock(self, file: HubFile) -> Path:
         """What the client, too, locks while it fetches a file."""
         return self.cache / ".locks" / self.of_repository / f"{file.sha256}.lock"
@@ -68,6 +79,8 @@ class _Place(Struct, frozen=True, kw_only=True):
         """The bytes of a file that are still to come, if those that are here are right."""
         if file.sha256 is None:
             return file.size
+        if self.cached(file) is not None:
+            return 0
         path = self.path(file)
         places = (path, path.with_name(f"{path.name}{INCOMPLETE}"))
         held = max((place.stat().st_size for place in places if place.is_file()), default=0)
@@ -143,25 +156,36 @@ def _by_address(place: _Place, file: HubFile, progress: Progress) -> Path:
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazy there
 
     digest, source, path = file.sha256 or "", place.source, place.path(file)
-    with only_one(place.lock(file), f"file {file.name} of {source.repository}"):
-        download(
-            hf_hub_url(source.repository, file.name, revision=place.commit),
-            path,
-            progress,
-            size_bytes=file.size,
-            sha256=digest,
-            headers=build_hf_headers(),
-        )
+    cached = place.cached(file)
+    if cached is not None and sha256_of(cached) != digest:
+        _delete(cached)
+        cached = None
+    if cached is None:
+        with only_one(place.lock(file), f"file {file.name} of {source.repository}"):
+            download(
+                hf_hub_url(source.repository, file.name, revision=place.commit),
+                path,
+                progress,
+                size_bytes=file.size,
+                sha256=digest,
+                headers=build_hf_headers(),
+            )
     if place.folder is not None:
         return path
     linked = _by_client(place, file, progress)
-    if linked.resolve() != path.resolve() and sha256_of(linked) != digest:
-        for wrong in {linked.resolve(), linked}:
-            wrong.unlink(missing_ok=True)
-        raise PullError(
-            f"{file.name} of {source.repository} has changed while it was fetched: try again"
-        )
+    if linked.resolve() not in {path.resolve(), cached and cached.resolve()}:
+        if sha256_of(linked) != digest:
+            _delete(linked)
+            raise PullError(
+                f"{file.name} of {source.repository} has changed while it was fetched: try again"
+            )
+        path.unlink(missing_ok=True)  # where there are no links, the client has made a copy
     return linked
+
+
+def _delete(link: Path) -> None:
+    for path in {link.resolve(), link}:
+        path.unlink(missing_ok=True)
 
 
 def _by_client(place: _Place, file: HubFile, progress: Progress) -> Path:

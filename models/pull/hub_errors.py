@@ -85,8 +85,8 @@ def _gated(where: str, source: HubSource) -> str:
 
 def _unreachable(where: str, error: BaseException) -> PullError:
     return PullError(
-        f"{where} cannot be reached{through_proxy(where)} ({_first_line(error)}). What has come is "
-        "kept; the same command goes on with the rest"
+        f"{where} cannot be reached{through_proxy(where)} ({_first_line(error)}). Try it later: "
+        "the same command goes on with what has come"
     )
 
 

@@ -66,6 +66,8 @@ def _pulled(
     for source in others:
         try:
             return _recorded(source, order, store, options, progress)
+        except Offline:
+            continue  # the last one says the same
         except CatalogueError as error:
             note(f"{error}; trying the next source")
     return _recorded(last, order, store, options, progress)

@@ -97,6 +97,7 @@ def test_what_is_known_of_a_model_is_shown_to_programs_and_to_people(
         (("pull", "hf:o/Tale-GGUF", "--name", "phi4-mini"), 1, "the catalogue has another model"),
         (("rm", "Storyteller"), 1, "cannot be removed"),
         (("rm", "tale"), 1, "no model tale was pulled"),
+        (("rm", ".."), 1, "no model .. was pulled"),
         (("show", "tale"), 1, "there is no model 'tale'"),
     ],
 )

@@ -302,33 +302,7 @@ def test_a_wrong_list_of_the_user_is_named(own_list: Path, store: ModelStore) ->
         fetch("tale", store)
 
 
-# --- removal ------------------------------------------------------------------------------------
-
-
-def test_removing_deletes_what_no_other_model_needs(hub: FakeHub, store: ModelStore) -> None:
-    hub.add("o/m/m-Q8_0.gguf", MODEL)
-    first = fetch("hf:o/m", store)
-    second = pull(
-        "hf:o/m",
-        store,
-        PullOptions(total_bytes=1 << 33, free_bytes=1 << 33, name="second"),
-        lambda *_: None,
-    )
-    assert store.remove(first) == 0
-    assert find("second", store).path.is_file()
-    assert store.remove(second) == len(MODEL)
-    assert not Path(second.path).exists()
-
-
-def test_a_model_whose_files_are_gone_says_how_to_get_it_back(
-    hub: FakeHub, store: ModelStore
-) -> None:
-    hub.add("a/m.gguf", MODEL)
-    Path(fetch(f"{hub.url}/a/m.gguf", store).path).unlink()
-    with pytest.raises(CatalogueError, match=r"gone .*`spillover pull m`"):
-        find("m", store)
-    fetch(f"{hub.url}/a/m.gguf", store)
-    assert find("m", store).path.is_file()
+# --- a process that dies -------------------------------------------------------------------------
 
 
 def test_a_pull_that_is_killed_offers_nothing_and_goes_on(

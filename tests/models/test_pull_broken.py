@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from huggingface_hub import constants
 
 from spillover.models.catalogue import find
 from spillover.models.file_lock import try_lock
@@ -93,6 +94,15 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(
     assert "secret" not in str(refused.value)
 
 
+def test_a_signature_in_an_address_is_not_shown(hub: FakeHub, store: ModelStore) -> None:
+    url = f"{hub.url}/tale.gguf?signature=secret"
+    with pytest.raises(PullError, match="no such file") as refused:
+        fetch(url, store)
+    assert "secret" not in str(refused.value)
+    hub.add("tale.gguf", MODEL)
+    assert "secret" not in fetch(url, store).entry.description
+
+
 @pytest.mark.parametrize("path", PLACES)
 def test_what_has_come_is_kept_for_the_next_call(
     hub: FakeHub, store: ModelStore, tmp_path: Path, path: str
@@ -126,6 +136,26 @@ def test_a_file_of_the_cache_that_is_damaged_is_fetched_again(
     path = Path(fetch("hf:o/m", store).path)
     path.resolve().write_bytes(MODEL[:-5])
     assert Path(fetch("hf:o/m", store).path).read_bytes() == MODEL
+
+
+def test_a_cache_without_links_is_used_too(
+    hub: FakeHub, store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one on a disk of another system: the file was kept twice, and fetched again."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS_WARNING", True)
+    hub.add("o/m/m-Q8_0.gguf", MODEL)
+    path = Path(fetch("hf:o/m", store).path)
+    assert path.read_bytes() == MODEL
+    kept = [file for file in (tmp_path / "cache").rglob("*") if file.stat().st_size > 10**6]
+    assert kept == [path]
+    hub.requests.clear()
+    assert fetch("hf:o/m", ModelStore(tmp_path / "other")).path == str(path)
+    assert not hub.ranges("m-Q8_0.gguf")
 
 
 def test_a_login_goes_to_no_other_host(

@@ -18,6 +18,8 @@ from spillover.models.source import HubSource, Source, UrlSource, WheelSource, p
         ("hf:o/m/b-Q8_0.gguf", HubSource("o/m", "b-Q8_0.gguf")),
         ("hf:o/m.x:Q8_0@v2", HubSource("o/m.x", "Q8_0", "v2")),
         ("https://huggingface.co/o/m", HubSource("o/m")),
+        ("https://huggingface.co/o/m?show_file_info=a-Q8_0.gguf", HubSource("o/m", "a-Q8_0.gguf")),
+        ("huggingface.co/o/m/blob/main/a.gguf", HubSource("o/m", "a.gguf")),
         ("https://huggingface.co/o/m/tree/main", HubSource("o/m")),
         ("https://huggingface.co/o/m/blob/main/x/a%20b.gguf", HubSource("o/m", "x/a b.gguf")),
         (

@@ -16,7 +16,7 @@ from spillover.edge_server.commands.models.device import (
     in_words,
 )
 from spillover.edge_server.commands.options import load_config, setting_options
-from spillover.edge_server.commands.output import print_json, print_result
+from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.models import catalogue, other_programs
 from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.store import ModelStore
@@ -50,10 +50,16 @@ Examples:
 def command(here: bool, as_json: bool, config_flag: Path | None) -> None:
     """List the models that are here, and those that `spillover pull` knows by name."""
     try:
-        local = _local(model_store(load_config({}, config_flag).settings))
+        store = model_store(load_config({}, config_flag).settings)
+        local = _local(store)
         known = [] if here else _known({row.name for row in local})
     except CatalogueError as error:
         raise ModelError(str(error)) from error
+    for name in store.unreadable():
+        print_note(
+            f"note: the record of {name} cannot be read: `spillover rm {name}` removes it with its "
+            "files; then pull the model again"
+        )
     if as_json:
         print_json(local + known)
         return

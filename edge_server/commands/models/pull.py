@@ -67,6 +67,9 @@ def command(model: str, name: str, offline: bool, as_json: bool, config_flag: Pa
             )
     except CatalogueError as error:
         raise ModelError(str(error)) from error
+    except KeyboardInterrupt:
+        print_note("\nstopped: the same command goes on")
+        raise
     if as_json:
         print_json(pulled)
         return

@@ -30,16 +30,20 @@ def command(names: tuple[str, ...], config_flag: Path | None) -> None:
     """
     settings = load_config({}, config_flag).settings
     store, conversions = model_store(settings), ConversionStore(settings.engine.cache_dir)
-    models = []
-    for name in names:
-        model = store.get(name)
-        if model is None:
+    models = {name: store.get(name) for name in names}
+    for name, model in models.items():
+        if model is None and not store.has_left(name):
             raise ModelError(_nothing(name))
-        models.append(model)
-    for model in models:
-        n_bytes = store.remove(model)
-        conversions.forget(model.entry.path.absolute())
-        print_result(f"{model.name} is removed, {n_bytes / 1e6:.1f} MB are free")
+    for name, model in models.items():
+        try:
+            n_bytes = store.remove(model) if model is not None else store.discard(name)
+        except OSError as error:
+            raise ModelError(
+                f"{name} cannot be removed: {error}. While a server has it loaded, it may be in use"
+            ) from error
+        if model is not None:
+            conversions.forget(model.entry.path.absolute())
+        print_result(f"{model.name if model else name} is removed, {n_bytes / 1e6:.1f} MB are free")
 
 
 def _nothing(name: str) -> str:
