@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.store import ModelStore, PulledModel
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ModelError
+from spillover.runtime.hosting.memory import free_memory, needed_bytes
 from spillover.runtime.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -100,6 +101,17 @@ def default_options(settings: Settings, options: EngineOptions | None = None) ->
     """*options*, or those of *settings*, with what the default model's table says."""
     options, own = options or settings.engine, default_settings(settings)
     return (options if own is None else own.engine(options)).settled()
+
+
+def default_memory(settings: Settings) -> int:
+    """Bytes of memory that `spillover serve` lets the default model take."""
+    free = free_memory(())
+    if settings.models_memory_mb is not None:
+        free = min(free, int(settings.models_memory_mb * 2**20))
+    path, options = model_entry(settings).path.absolute(), default_options(settings)
+    with suppress(ModelError):  # loading it will say what is wrong
+        return max(free, needed_bytes(path, options))
+    return free
 
 
 def default_cloud(settings: Settings) -> CloudSettings:

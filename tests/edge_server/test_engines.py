@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,13 +20,33 @@ import pytest
 from spillover.edge_server import cli
 from spillover.edge_server.commands.engines import job_process
 from spillover.edge_server.commands.engines.job import LOWEST
-from spillover.edge_server.commands.engines.job_process import JobProcess, convert_if_needed
+from spillover.edge_server.commands.engines.job_process import (
+    JobProcess,
+    comparing_in_background,
+    convert_if_needed,
+)
 from spillover.edge_server.commands.engines.order import Order, encode
+from spillover.edge_server.commands.engines.report import report_on
+from spillover.edge_server.commands.loading import default_memory
+from spillover.edge_server.config.settings import Settings
 from spillover.models.catalogue import default_model
 from spillover.models.file_lock import try_lock
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.conversions.choice import MIN_SOURCE_BYTES, comparison_store, look_up
-from spillover.runtime.conversions.record import Comparison, EngineRates, comparison_key
+from spillover.runtime.conversions.choice import (
+    MIN_SOURCE_BYTES,
+    Findings,
+    comparison_store,
+    look_up,
+)
+from spillover.runtime.conversions.record import (
+    EXPORTER,
+    Comparison,
+    Conversion,
+    EngineRates,
+    Fidelity,
+    StoredFile,
+    comparison_key,
+)
 from spillover.runtime.conversions.store import ConversionStore, is_intact
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
@@ -199,7 +220,8 @@ def test_a_job_that_takes_too_long_to_end_is_not_the_files_fault(
     assert left_by(order)[1] == 0
 
 
-def test_a_conversion_that_somebody_waits_for_can_be_cancelled(order: Order) -> None:
+def cancelled_while_converting(order: Order) -> list[str]:
+    """The errors of a conversion that somebody waits for and gives up."""
     cancellation = Cancellation()
     errors: list[str] = []
 
@@ -215,9 +237,59 @@ def test_a_conversion_that_somebody_waits_for_can_be_cancelled(order: Order) -> 
     wait_until(lambda: is_converting(order))
     cancellation.cancel()
     thread.join(60)
+    return errors
+
+
+def test_a_conversion_that_somebody_waits_for_can_be_cancelled(order: Order) -> None:
+    errors = cancelled_while_converting(order)
     assert len(errors) == 1
     assert "was cancelled" in errors[0]
     assert is_free(ConversionStore(order.options.cache_dir))
+
+
+def give_no_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has none left for *name*."""
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_a_conversion_is_cancelled_where_no_thread_is_left(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cancelled it met the error, and the conversion went on."""
+    give_no_thread("end of the conversion", monkeypatch)
+    errors = cancelled_while_converting(order)
+    assert len(errors) == 1
+    assert "was cancelled" in errors[0]
+    assert is_free(ConversionStore(order.options.cache_dir))
+
+
+def test_a_server_starts_where_no_thread_is_left_for_the_comparison(
+    order: Order, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended, and the job went on without it."""
+    give_no_thread("engines", monkeypatch)
+    with comparing_in_background(order.path, order.options):
+        assert is_free(ConversionStore(order.options.cache_dir))
+    assert "no more memory or threads" in caplog.text
+
+
+def test_without_a_process_for_a_conversion_the_load_says_why(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(module: str) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(job_process, "start_process", refuse)
+    options = msgspec.structs.replace(order.options, engine="onnx")
+    with pytest.raises(ModelError, match="Resource temporarily unavailable"):
+        convert_if_needed(order.path, options, Cancellation())
 
 
 def test_the_job_ends_with_its_parent(order: Order) -> None:
@@ -267,3 +339,28 @@ def test_engines_and_doctor_show_both_and_the_choice(
     assert "ONNX Runtime is 10.00 times as fast as llama.cpp" in said
     assert "reads 1000 tokens/s, writes 100.0 alone and 200.0 in 4 answers" in said
     assert "KL divergence" in said
+
+
+def test_the_memory_that_serve_gives_a_model_decides(
+    larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`spillover engines` looked at all of the device's memory, and named an engine that serve does
+    not choose."""
+    large = StoredFile(size_bytes=1 << 30, crc32=7)
+    true = Fidelity(divergence=0.0, n_positions=50)
+    found = Findings(
+        size_bytes=1 << 30,
+        conversion=Conversion(
+            digest="a" * 64, exporter=EXPORTER, n_ctx=4096, files={"m": large}, fidelity=true
+        ),
+        comparison=Comparison(llama=SLOW, onnx=FAST),
+    )
+    for module in ("runtime.conversions.choice", "edge_server.commands.engines.report"):
+        monkeypatch.setattr(f"spillover.{module}.look_up", lambda *_: found)
+    options = options_in(tmp_path)
+    assert report_on(larger, options, 2 << 30).engine == "onnx"
+    assert "1024 MiB are free" in report_on(larger, options, 1 << 30).reason
+    budget_bytes = 700 << 20
+    settings = Settings(model=str(larger), models_memory_mb=budget_bytes / 2**20)
+    assert default_memory(settings) <= budget_bytes
+    assert default_memory(Settings(model=str(larger), models_memory_mb=1.0)) > larger.stat().st_size

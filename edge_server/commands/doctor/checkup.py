@@ -11,7 +11,12 @@ import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.commands.engines.report import EnginesReport, report_on
-from spillover.edge_server.commands.loading import default_options, model_entry, start_engine
+from spillover.edge_server.commands.loading import (
+    default_memory,
+    default_options,
+    model_entry,
+    start_engine,
+)
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 from spillover.models.entry import CatalogueError, verify
@@ -177,7 +182,9 @@ def check_model(findings: Findings, settings: Settings) -> None:
         findings.add(error, "choose another model", blocks=True)
         return
     findings.model = str(entry.path)
-    findings.engines = report_on(entry.path.absolute(), default_options(settings))
+    findings.engines = report_on(
+        entry.path.absolute(), default_options(settings), default_memory(settings)
+    )
     size_bytes = entry.n_bytes_on_disk
     device = findings.device
     if device is not None and size_bytes > device.ram_available_bytes:

@@ -9,7 +9,11 @@ import click
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.engines.report import lines_of, report_on
-from spillover.edge_server.commands.loading import default_options, model_entry
+from spillover.edge_server.commands.loading import (
+    default_memory,
+    default_options,
+    model_entry,
+)
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.models.onnx_folder import is_onnx
@@ -43,7 +47,7 @@ def command(as_json: bool, config_flag: Path | None, **flags: Any) -> int:
         except SpilloverError as error:
             print_note(f"spillover: the engines cannot be compared: {error}")
             code = 1
-    report = report_on(path, options)
+    report = report_on(path, options, default_memory(settings))
     if as_json:
         print_json(report)
     else:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.conversions.choice import choose_engine
 from spillover.runtime.conversions.record import SourceNote
 from spillover.runtime.conversions.store import ConversionStore
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import ModelError, shortage
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker.exits import describe_exit
 
@@ -58,12 +59,15 @@ class JobProcess:
         except msgspec.DecodeError:
             return Result(error=f"the process that converts {describe_exit(self._process.wait())}")
 
-    def stop(self) -> None:
-        """Let it remove what is half written, and end; returns when it is gone. Any thread may call
-        it."""
+    def ask_to_end(self) -> None:
+        """Let it remove what is half written, and end. Any thread may call it."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
+
+    def stop(self) -> None:
+        """The same; returns when it is gone."""
+        self.ask_to_end()
         try:
             self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -95,22 +99,32 @@ def convert_if_needed(path: Path, options: EngineOptions, cancellation: Cancella
     if choice.engine != "onnx" or not choice.can_compare:
         return
     print_note(f"spillover: converting {path.name} for ONNX Runtime ({choice.reason}) …")
-    job = JobProcess(Order(path=path, options=options, in_background=False))
-    # A subscriber must be quick, and the job may take seconds to end.
-    stopping = threading.Thread(target=job.stop, name="end of the conversion", daemon=True)
     try:
-        with cancellation.subscribed(stopping.start):
-            error = job.result().error
+        job = JobProcess(Order(path=path, options=options, in_background=False))
+    except OSError as error:  # no memory, no process is left
+        why = shortage(error) or error
+        raise ModelError(f"{path} cannot be converted for ONNX Runtime: {why}") from error
+    try:
+        with cancellation.subscribed(partial(_stop_soon, job)):
+            failure = job.result().error
     finally:
         job.end()
     if cancellation.cancelled:
         raise ModelError(f"the conversion of {path} was cancelled: it is made at the next load")
-    if not error:
+    if not failure:
         return
     if choose_engine(path, options).conversion is None:
         remedy = "" if has_llama() else f"; for llama.cpp: {INSTALL_LLAMA}"
-        raise ModelError(f"{path} cannot be converted for ONNX Runtime: {error}{remedy}")
-    print_note(f"spillover: warning: the conversion was not compared with the file: {error}")
+        raise ModelError(f"{path} cannot be converted for ONNX Runtime: {failure}{remedy}")
+    print_note(f"spillover: warning: the conversion was not compared with the file: {failure}")
+
+
+def _stop_soon(job: JobProcess) -> None:
+    """For a subscriber, who must be quick: the job may take seconds to end."""
+    try:
+        threading.Thread(target=job.stop, name="end of the conversion", daemon=True).start()
+    except RuntimeError:  # the system gives no thread that could end it by force
+        job.ask_to_end()
 
 
 @contextmanager
@@ -123,7 +137,7 @@ def comparing_in_background(path: Path, options: EngineOptions) -> Generator[Non
     try:
         job = JobProcess(Order(path=path, options=options, in_background=True))
     except OSError as error:
-        _log.warning("%s is not compared with ONNX Runtime: %s", path.name, error)
+        _not_compared(path, error)
         yield
         return
     ended = threading.Event()
@@ -133,12 +147,22 @@ def comparing_in_background(path: Path, options: EngineOptions) -> Generator[Non
         if not ended.is_set():
             _log.info("%s", _told(path, options, error))
 
-    threading.Thread(target=tell, name="engines", daemon=True).start()
+    try:
+        threading.Thread(target=tell, name="engines", daemon=True).start()
+    except RuntimeError as error:  # the system gives no thread
+        job.end()
+        _not_compared(path, error)
+        yield
+        return
     try:
         yield
     finally:
         ended.set()
         job.end()
+
+
+def _not_compared(path: Path, error: Exception) -> None:
+    _log.warning("%s is not compared with ONNX Runtime: %s", path.name, shortage(error) or error)
 
 
 def _told(path: Path, options: EngineOptions, error: str) -> str:

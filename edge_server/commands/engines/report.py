@@ -27,9 +27,9 @@ class EnginesReport(Struct, frozen=True, kw_only=True):
     conversion_bytes: int = 0
 
 
-def report_on(path: Path, options: EngineOptions) -> EnginesReport:
-    """Measures nothing."""
-    choice: EngineChoice = choose_engine(path, options)
+def report_on(path: Path, options: EngineOptions, most_bytes: int) -> EnginesReport:
+    """Measures nothing. *most_bytes*: memory that the model may take."""
+    choice: EngineChoice = choose_engine(path, options, most_bytes)
     if choice.engine == "onnx" and choice.conversion is None:
         return EnginesReport(engine=choice.engine, reason=choice.reason)
     found = look_up(path, options)
