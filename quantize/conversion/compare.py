@@ -14,19 +14,26 @@ from spillover.quantize.child import Progress
 from spillover.quantize.conversion.convert import convert, needed_bytes
 from spillover.quantize.conversion.ends import adopt_ends
 from spillover.quantize.conversion.errors import NotNow
-from spillover.quantize.conversion.fidelity import fidelity_of
+from spillover.quantize.conversion.fidelity import differs, fidelity_of
 from spillover.quantize.conversion.rates import compare_rates
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.runtime.backend import Backend
 from spillover.runtime.conversions.choice import comparison_store
-from spillover.runtime.conversions.record import EXPORTER, Conversion, Fidelity, SourceNote
+from spillover.runtime.conversions.record import (
+    EXPORTER,
+    Conversion,
+    Fidelity,
+    SourceNote,
+    versions,
+)
 from spillover.runtime.conversions.store import (
     ConversionStore,
     describe_files,
     fresh_note,
     is_intact,
+    is_unchanged,
 )
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import ModelError, SpilloverError
 from spillover.runtime.machine.device import available_memory
 from spillover.runtime.machine.llama_trial import llama_problem
 from spillover.runtime.options import EngineOptions
@@ -40,9 +47,11 @@ _PACKED = 2.0
 """Memory of a loaded conversion, as a multiple of its size: ONNX Runtime packs the weights anew."""
 
 
-def prepare(path: Path, options: EngineOptions, progress: Progress, *, measures: bool) -> None:
+def prepare(
+    path: Path, options: EngineOptions, progress: Progress, *, measures: bool, again: bool = False
+) -> None:
     """Convert the GGUF file *path* unless it was, and compare the engines as far as that was not
-    done for this device. *measures*: their speed, too.
+    done for this device. *measures*: their speed, too. *again*: forget what is known of it.
 
     Raises ExportError for a file that cannot be converted, which is remembered, NotNow, and where
     nothing can be written QuantizeError or OSError.
@@ -56,9 +65,12 @@ def prepare(path: Path, options: EngineOptions, progress: Progress, *, measures:
         if fresh is None:
             raise ExportError(f"there is no file {path}: check the path")
         with _remembering(store, store.note_of(path) or fresh) as note:
-            conversion = _converted(path, note, store, options, progress)
+            work = _Work(path, options, store, progress, note)
+            conversion = work.converted(again=again)
             if not llama_problem(options.cache_dir):
-                _compare(path, conversion, store, options, progress, measures=measures)
+                conversion = work.compared(conversion, measures=measures, again=again)
+            if conversion.fault and conversion.files and not work.serves_anyway:
+                store.empty(conversion)
 
 
 class _Note:
@@ -75,82 +87,113 @@ class _Note:
         self._note = msgspec.structs.replace(self._note, **facts)
         self._store.write_note(self._note)
 
+    def check_unchanged(self) -> None:
+        """Raises NotNow where the file is another one by now: what was made is not its own."""
+        if not is_unchanged(self._note):
+            raise NotNow(f"{self._note.path} was changed meanwhile: the next start tries again")
+
 
 @contextmanager
 def _remembering(store: ConversionStore, known: SourceNote) -> Generator[_Note]:
-    """Note that a try has begun, and how it has ended, unless this process dies."""
+    """Note that a try has begun, and how it has ended. It counts as one without a result if this
+    process dies, or meets what nobody foresaw: the next one would, too."""
     note = _Note(store, known)
-    note.write(n_died=min(known.n_died + 1, 1_000))
+    note.write(n_died=min(known.n_died_here + 1, 1_000), died_with=versions())
     try:
         yield note
     except ExportError as error:
-        note.write(refusal=str(error), refused_by=EXPORTER)
+        note.write(refusal=str(error), refused_by=EXPORTER, n_died=0)
         raise
-    else:
-        note.write(refusal="", refused_by=0)
-    finally:
+    except (SpilloverError, OSError, KeyboardInterrupt, SystemExit):
         note.write(n_died=0)
+        raise
+    note.write(refusal="", refused_by=0, n_died=0)
 
 
-def _converted(
-    path: Path, note: _Note, store: ConversionStore, options: EngineOptions, progress: Progress
-) -> Conversion:
-    """The conversion that is there, if it is intact, or a new one."""
-    n_bytes = needed_bytes(path)
-    if note.digest is None:
-        progress("reading the file", 0, 1)
-        with path.open("rb") as file:
-            note.write(digest=hashlib.file_digest(file, "sha256").hexdigest())
-    digest = note.digest
-    assert digest is not None, "it was written"
-    found = store.find(digest)
-    if found is not None and is_intact(store.folder_of(digest)):
-        return found
-    if options.engine == "auto" and not llama_problem(options.cache_dir):
-        _check_memory(path, n_bytes)
-    limit_bytes = int(options.conversion_cache_mb * 2**20)
-    return convert(
-        path, digest, store, limit_bytes, lambda n, n_all: progress("converting", n, n_all)
-    )
+class _Work:
+    """What is done about one file, under the store's lock."""
 
+    def __init__(
+        self,
+        path: Path,
+        options: EngineOptions,
+        store: ConversionStore,
+        progress: Progress,
+        note: _Note,
+    ) -> None:
+        self._path, self._options, self._store = path, options, store
+        self._progress, self._note = progress, note
 
-def _compare(
-    path: Path,
-    conversion: Conversion,
-    store: ConversionStore,
-    options: EngineOptions,
-    progress: Progress,
-    *,
-    measures: bool,
-) -> None:
-    """Fill in what is missing of the comparison."""
-    results = comparison_store(conversion.digest, options)
-    fidelity = conversion.fidelity
-    is_missing = measures and results.read() is None
-    if fidelity is not None and (fidelity.fault or not is_missing):
-        return
-    _check_memory(path, conversion.size_bytes)
-    progress("comparing the engines", 0, 3)
-    with closing(_llama(path, options, conversion.n_ctx)) as llama:
-        folder = store.folder_of(conversion.digest)
-        if fidelity is None and adopt_ends(llama, folder):
-            conversion = msgspec.structs.replace(conversion, files=describe_files(folder))
-            store.write_record(conversion)
-        progress("comparing the engines", 1, 3)
-        try:
-            onnx = _onnx(folder, options, conversion.n_ctx)
-        except ModelError as error:
-            fault = Fidelity(divergence=0.0, n_positions=0, difference=f"it does not load: {error}")
-            store.write_record(msgspec.structs.replace(conversion, fidelity=fault))
-            return
-        with closing(onnx):
-            if fidelity is None:
-                fidelity = fidelity_of(llama, onnx)
-                store.write_record(msgspec.structs.replace(conversion, fidelity=fidelity))
-            progress("comparing the engines", 2, 3)
-            if is_missing and not fidelity.fault:
-                results.write(compare_rates(llama, onnx))
-    progress("comparing the engines", 3, 3)
+    @property
+    def serves_anyway(self) -> bool:
+        """Whether the conversion serves, however true it is."""
+        return self._options.engine == "onnx" or bool(llama_problem(self._options.cache_dir))
+
+    def converted(self, *, again: bool) -> Conversion:
+        """The conversion that is there, if it is intact, or a new one; or that it is given up."""
+        n_bytes = needed_bytes(self._path)
+        digest = self._digest()
+        folder = self._store.folder_of(digest)
+        if again:
+            self._store.discard(folder)
+        found = self._store.find(digest)
+        if found is not None and found.files and is_intact(folder):
+            return found
+        if found is not None and not found.files and (found.given_up or not self.serves_anyway):
+            return found
+        if not self.serves_anyway:
+            _check_memory(self._path, n_bytes)
+        return convert(
+            self._path,
+            digest,
+            self._store,
+            int(self._options.conversion_cache_mb * 2**20),
+            lambda n, n_all: self._progress("converting", n, n_all),
+            self._note.check_unchanged,
+        )
+
+    def _digest(self) -> str:
+        if self._note.digest is None:
+            self._progress("reading the file", 0, 1)
+            with self._path.open("rb") as file:
+                self._note.write(digest=hashlib.file_digest(file, "sha256").hexdigest())
+            self._store.sweep()  # what was made of its last content
+        digest = self._note.digest
+        assert digest is not None, "it was written"
+        return digest
+
+    def compared(self, conversion: Conversion, *, measures: bool, again: bool) -> Conversion:
+        """The conversion with what is missing of the comparison."""
+        results = comparison_store(conversion.digest, self._options)
+        is_missing = measures and (again or results.read() is None)
+        if conversion.fault or not (conversion.fidelity is None or is_missing):
+            return conversion
+        _check_memory(self._path, conversion.size_bytes)
+        self._progress("comparing the engines", 0, 3)
+        with closing(_llama(self._path, self._options, conversion.n_ctx)) as llama:
+            folder = self._store.folder_of(conversion.digest)
+            if conversion.fidelity is None and adopt_ends(llama, folder):
+                conversion = msgspec.structs.replace(conversion, files=describe_files(folder))
+                self._store.write_record(conversion)
+            self._progress("comparing the engines", 1, 3)
+            try:
+                onnx = _onnx(folder, self._options, conversion.n_ctx)
+            except ModelError as error:
+                return self._judged(conversion, differs(f"it does not load: {error}"))
+            with closing(onnx):
+                if conversion.fidelity is None:
+                    conversion = self._judged(conversion, fidelity_of(llama, onnx))
+                self._progress("comparing the engines", 2, 3)
+                if is_missing and not conversion.fault:
+                    results.write(compare_rates(llama, onnx))
+        self._progress("comparing the engines", 3, 3)
+        return conversion
+
+    def _judged(self, conversion: Conversion, fidelity: Fidelity) -> Conversion:
+        self._note.check_unchanged()
+        conversion = msgspec.structs.replace(conversion, fidelity=fidelity)
+        self._store.write_record(conversion)
+        return conversion
 
 
 def _llama(path: Path, options: EngineOptions, n_ctx: int) -> Backend:

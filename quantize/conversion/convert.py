@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from spillover.quantize.conversion.errors import NotNow
@@ -29,9 +30,15 @@ def needed_bytes(source: Path) -> int:
 
 
 def convert(
-    source: Path, digest: str, store: ConversionStore, limit_bytes: int, progress: Progress
+    source: Path,
+    digest: str,
+    store: ConversionStore,
+    limit_bytes: int,
+    progress: Progress,
+    check: Callable[[], None],
 ) -> Conversion:
     """Convert the file *source*, whose SHA-256 is *digest*. The caller holds the store's lock.
+    *check* is called before the conversion appears, and raises where it must not.
 
     Raises ExportError, NotNow, and where it cannot be written QuantizeError or OSError.
     """
@@ -45,6 +52,7 @@ def convert(
         record = Conversion(digest=digest, exporter=EXPORTER, n_ctx=exported.n_ctx, files=files)
         write_json(exported.folder / RECORD, record)
         flush_folder(exported.folder)
+        check()
         store.discard(folder)
         os.replace(exported.folder, folder)
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 from spillover.quantize.conversion.sample_texts import PROSE, TO_TOKENIZE
 from spillover.quantize.divergence import divergence
 from spillover.runtime.backend import Backend, Rows, Vocabulary
-from spillover.runtime.conversions.record import Fidelity
+from spillover.runtime.conversions.record import Fidelity, libraries
 
 N_TOKENS = 320
 """Most tokens of the text for the divergence."""
@@ -23,9 +23,14 @@ def fidelity_of(llama: Backend, onnx: Backend) -> Fidelity:
     """Compare both on built-in texts. Both contexts must be empty, and are empty afterwards."""
     difference = vocabulary_difference(llama, onnx) or token_difference(llama, onnx)
     if difference:
-        return Fidelity(divergence=0.0, n_positions=0, difference=difference)
+        return differs(difference)
     divergence, n_positions = logits_divergence(llama, onnx)
-    return Fidelity(divergence=divergence, n_positions=n_positions)
+    return Fidelity(divergence=divergence, n_positions=n_positions, libraries=libraries())
+
+
+def differs(difference: str) -> Fidelity:
+    """That of a conversion which differs in something other than its logits."""
+    return Fidelity(divergence=0.0, n_positions=0, difference=difference, libraries=libraries())
 
 
 def vocabulary_difference(llama: Backend, onnx: Backend) -> str:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.conversions.record import (
     EXPORTER,
+    MAX_DEATHS,
     Comparison,
     Conversion,
     SourceNote,
@@ -28,8 +29,6 @@ WORTH = 1.05
 """ONNX Runtime serves if it is at least this many times as fast: it takes more memory."""
 MIN_SOURCE_BYTES = 16 << 20
 """Smaller files are fast with either engine."""
-MAX_DEATHS = 3
-"""Tries that may end without a result, such as by a crash, before nobody tries again."""
 _ROOM = 1.25
 """The memory that a conversion needs, as a multiple of its size on disk."""
 
@@ -64,7 +63,7 @@ class Findings(Struct, frozen=True, kw_only=True):
 
     def folder(self, options: EngineOptions) -> Path | None:
         """Where the conversion is, if there is one."""
-        if self.conversion is None:
+        if self.conversion is None or not self.conversion.files:
             return None
         return ConversionStore(options.cache_dir).folder_of(self.conversion.digest)
 
@@ -109,18 +108,23 @@ def comparison_store(digest: str, options: EngineOptions) -> MeasurementStore[Co
 
 def decide(found: Findings, options: EngineOptions) -> EngineChoice:
     """The choice, from what was found."""
-    conversion, refusal, folder = found.conversion, _refusal(found), found.folder(options)
+    conversion, folder = found.conversion, found.folder(options)
+    given_up = conversion.given_up if conversion is not None else ""
+    refusal = _refusal(found)
+    warnings = _unheard_by_llama(options)
+    if given_up and options.engine == "onnx" and not found.llama_problem:
+        return EngineChoice(engine="llama", reason=given_up, warnings=(given_up, *warnings))
     if options.engine == "onnx" or (options.engine == "auto" and found.llama_problem):
+        problem = "" if folder is not None else given_up or refusal
         return EngineChoice(
             engine="onnx",
-            reason=refusal or _why_onnx(found, options),
-            can_compare=folder is None and not refusal,
+            reason=problem or _why_onnx(found, options),
+            can_compare=folder is None and not problem,
             conversion=folder,
             llama_problem=found.llama_problem,
             warnings=(*_doubts(conversion), *_unheard_by_onnx(options)),
         )
-    warnings = _unheard_by_llama(options)
-    reason = _set_by_owner(found, options) or refusal
+    reason = _set_by_owner(found, options) or (conversion.fault if conversion is not None else "")
     if reason:
         return EngineChoice(
             engine="llama",
@@ -129,11 +133,10 @@ def decide(found: Findings, options: EngineOptions) -> EngineChoice:
             warnings=warnings,
         )
     if conversion is None or conversion.fidelity is None or found.comparison is None:
-        reason = conversion.fidelity.fault if conversion and conversion.fidelity else ""
         return EngineChoice(
             engine="llama",
-            reason=reason or "the engines have not been compared on this device yet",
-            can_compare=not reason,
+            reason=refusal or "the engines have not been compared on this device yet",
+            can_compare=not refusal,
             warnings=warnings,
         )
     engine, reason = _of_compared(found, conversion, found.comparison, options)
@@ -146,13 +149,10 @@ def _of_compared(
     found: Findings, conversion: Conversion, comparison: Comparison, options: EngineOptions
 ) -> tuple[Literal["llama", "onnx"], str]:
     """The engine, and why."""
-    assert conversion.fidelity is not None, "both were compared"
     n_parallel = options.n_parallel or MIN_PARALLEL
     gain = comparison.gain(n_parallel)
     speed = f"{gain:.2f} times as fast as llama.cpp with {n_parallel} answers at a time"
     needed = _ROOM * conversion.size_bytes
-    if conversion.fidelity.fault:
-        return "llama", conversion.fidelity.fault
     if gain < WORTH:
         return "llama", f"ONNX Runtime is only {speed}"
     if options.n_ctx is not None and options.n_ctx > conversion.n_ctx:
@@ -221,15 +221,15 @@ def _set_by_owner(found: Findings, options: EngineOptions) -> str:
 
 
 def _refusal(found: Findings) -> str:
-    """Why there will be no conversion; empty if there may be one."""
+    """Why nobody tries to convert and compare the file; empty where it may be tried."""
     note = found.note
-    if note is None or found.conversion is not None:
+    if note is None:
         return ""
-    if note.refusal and note.refused_by == EXPORTER:
+    if note.refusal and note.refused_by == EXPORTER and found.conversion is None:
         return note.refusal
-    if note.n_died >= MAX_DEATHS:
+    if note.n_died_here >= MAX_DEATHS:
         return (
-            f"{note.n_died} tries to convert the file have ended without a result "
-            "(`spillover engines FILE` tries again)"
+            f"{note.n_died} tries to convert the file and to compare the engines have ended "
+            f"without a result (`spillover engines {note.path} --again` tries again)"
         )
     return ""

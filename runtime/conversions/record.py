@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Annotated, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from spillover.runtime.files.json_file import fingerprint
 from spillover.runtime.machine.device import describe_device
@@ -14,9 +14,15 @@ EXPORTER = 1
 """Version of the converter. A conversion by another one is made again, so it grows with every
 change of the exporter that makes better or other graphs."""
 
+_LIBRARIES = ("llama-cpp-python", "onnxruntime")
+
 MOST_DIVERGENCE = 0.01
 """Nats of Kullback-Leibler divergence from llama.cpp's own logits. The same weights in fp32 have
 0.003 with SmolLM2, because llama.cpp rounds activations; 8 bits have 0.005, 4 bits 0.2."""
+
+MAX_DEATHS = 3
+"""Processes in a row that may end without a result, such as by a crash, before nobody tries again
+with these versions."""
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 50)]
 Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -38,6 +44,8 @@ class Fidelity(Struct, frozen=True, kw_only=True):
     n_positions: Count
     difference: str = ""
     """What else differs, such as a text that is tokenized in another way; empty: nothing."""
+    libraries: str = ""
+    """The versions of both libraries that were compared."""
 
     @property
     def fault(self) -> str:
@@ -52,6 +60,16 @@ class Fidelity(Struct, frozen=True, kw_only=True):
         return ""
 
 
+class LoadFailures(Struct, frozen=True, kw_only=True):
+    """Workers that have failed with a conversion since the last one that loaded it."""
+
+    n: Annotated[int, Meta(ge=1, le=MAX_DEATHS)]
+    last: str
+    """How the last one failed."""
+    versions: str
+    """The versions() of which this is true."""
+
+
 class Conversion(Struct, frozen=True, kw_only=True):
     """One converted file; `conversion.json` beside its graph."""
 
@@ -61,8 +79,42 @@ class Conversion(Struct, frozen=True, kw_only=True):
     n_ctx: Annotated[int, Meta(gt=0, le=1 << 24)]
     """Longest context of the graph, in tokens."""
     files: dict[str, StoredFile]
+    """Empty: it has a fault and was removed, so that nobody makes it again."""
     fidelity: Fidelity | None = None
     """None: not compared, because llama.cpp was not installed."""
+    failures: LoadFailures | None = None
+
+    @property
+    def given_up(self) -> str:
+        """Why no worker loads it any more; empty while one may."""
+        failures = self.failures
+        if failures is None or failures.n < MAX_DEATHS:
+            return ""
+        return (
+            f"its conversion for ONNX Runtime is given up: {failures.last} "
+            "(`spillover engines FILE --again` makes it again)"
+        )
+
+    @property
+    def fault(self) -> str:
+        """Why llama.cpp is to serve the file; empty where nothing is known against this one."""
+        return self.given_up or (self.fidelity.fault if self.fidelity is not None else "")
+
+    def with_these_versions(self) -> Conversion:
+        """Without what was found with other versions."""
+        fidelity, failures = self.fidelity, self.failures
+        if fidelity is not None and fidelity.libraries != libraries():
+            fidelity = None
+        if failures is not None and failures.versions != versions():
+            failures = None
+        return structs.replace(self, fidelity=fidelity, failures=failures)
+
+    def failed(self, how: str, *, is_final: bool) -> Conversion:
+        """After one more worker has failed."""
+        n = 1 if self.failures is None else self.failures.n + 1
+        n = MAX_DEATHS if is_final else min(n, MAX_DEATHS)
+        failures = LoadFailures(n=n, last=how, versions=versions())
+        return structs.replace(self, failures=failures)
 
     @property
     def size_bytes(self) -> int:
@@ -82,6 +134,13 @@ class SourceNote(Struct, frozen=True, kw_only=True):
     """The exporter that refused it; another one may not."""
     n_died: Annotated[int, Meta(ge=0, le=1_000)] = 0
     """How many tries have begun since the last one that ended."""
+    died_with: str = ""
+    """The versions() with which they began."""
+
+    @property
+    def n_died_here(self) -> int:
+        """The same of these versions."""
+        return self.n_died if self.died_with == versions() else 0
 
 
 class EngineRates(Struct, frozen=True, kw_only=True):
@@ -123,8 +182,22 @@ def comparison_key(digest: str, n_threads: int) -> str:
         device.cpu,
         device.n_cores_physical,
         n_threads,
-        *(library_version(name) for name in ("llama-cpp-python", "onnxruntime")),
+        *map(library_version, _LIBRARIES),
     )
+
+
+def libraries() -> str:
+    """The versions of the libraries of both engines."""
+    return _named(_LIBRARIES)
+
+
+def versions() -> str:
+    """The same, and Spillover's own: what fails with these may work with others."""
+    return _named(("spillover", *_LIBRARIES))
+
+
+def _named(packages: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {library_version(name)}" for name in packages)
 
 
 def library_version(name: str) -> str:

@@ -17,11 +17,15 @@ from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from spillover.models.file_lock import try_lock
 from spillover.runtime.conversions.record import EXPORTER, Conversion, SourceNote, StoredFile
 from spillover.runtime.files.json_file import cache_folder, fingerprint, read_own_json, write_json
 
 RECORD = "conversion.json"
+MOST_NOTES = 1_000
+"""Files of which something is known: those on disks that are not mounted count, too."""
 _CHUNK = 1 << 20
 _DIGEST_CHARS = 32
 
@@ -36,17 +40,33 @@ class ConversionStore:
     def lock(self) -> Path:
         return self.folder / "lock"
 
+    def claim(self) -> None:
+        """Make the folder, for this user alone. Raises OSError where it cannot be that."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "getuid") and self.folder.stat().st_uid != os.getuid():
+            raise PermissionError(
+                f"{self.folder} belongs to another user: set cache_dir to a folder of your own"
+            )
+        self.folder.chmod(0o700)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether nobody else can put a conversion there."""
+        try:
+            status = self.folder.stat()
+        except OSError:
+            return False
+        return not hasattr(os, "getuid") or (
+            status.st_uid == os.getuid() and not status.st_mode & 0o022
+        )
+
     def folder_of(self, digest: str) -> Path:
         return self.folder / digest[:_DIGEST_CHARS]
 
     def note_of(self, source: Path) -> SourceNote | None:
         """What is known about the file *source*; None when it has changed since."""
         note = read_own_json(self._note_path(source), SourceNote)
-        fresh = fresh_note(source)
-        if note is None or fresh is None:
-            return None
-        same = (note.size_bytes, note.changed_ns) == (fresh.size_bytes, fresh.changed_ns)
-        return note if same else None
+        return note if note is not None and is_unchanged(note) else None
 
     def write_note(self, note: SourceNote) -> None:
         """Raises OSError."""
@@ -57,17 +77,49 @@ class ConversionStore:
 
     def find(self, digest: str) -> Conversion | None:
         """The conversion of a file with this digest, if there is one of this exporter and its files
-        are as long as they were written."""
+        are as long as they were written; or why there is none."""
         folder = self.folder_of(digest)
-        found = read_own_json(folder / RECORD, Conversion)
+        found = read_own_json(folder / RECORD, Conversion) if self._is_ours else None
         if found is None or found.digest != digest or found.exporter != EXPORTER:
             return None
+        found = found.with_these_versions()
+        if not found.files:
+            return found if found.fault else None
         whole = all(_size(folder / name) == file.size_bytes for name, file in found.files.items())
         return found if whole else None
 
     def write_record(self, conversion: Conversion) -> None:
         """Raises OSError."""
         write_json(self.folder_of(conversion.digest) / RECORD, conversion)
+
+    def note_use(self, folder: Path) -> None:
+        """Note that a worker has loaded the conversion in *folder* now."""
+        record = read_own_json(folder / RECORD, Conversion)
+        with suppress(OSError):
+            if record is not None and record.failures is not None:
+                self.write_record(replace(record, failures=None))
+            os.utime(folder / RECORD)
+
+    def note_failure(self, folder: Path, how: str, *, is_final: bool) -> None:
+        """Note that a worker has failed with the conversion in *folder*. After MAX_DEATHS in a row,
+        or where another one would fail too (*is_final*), it is removed, and why is kept."""
+        record = read_own_json(folder / RECORD, Conversion)
+        if record is None:
+            return
+        failed = record.with_these_versions().failed(how, is_final=is_final)
+        with suppress(OSError):
+            self.write_record(failed)
+        if failed.given_up:
+            self.empty(failed)
+
+    def empty(self, conversion: Conversion) -> None:
+        """Remove the files of a conversion that has a fault, but not what is known of it."""
+        folder = self.folder_of(conversion.digest)
+        with suppress(OSError):
+            self.write_record(replace(conversion, files={}))
+            for path in folder.iterdir():
+                if path.name != RECORD:
+                    path.unlink()
 
     def discard(self, folder: Path) -> None:
         """Remove a conversion, if it is one."""
@@ -80,9 +132,10 @@ class ConversionStore:
         living = self._living_digests()
         for folder in self._folders():
             record = read_own_json(folder / RECORD, Conversion)
-            outdated = record is None or record.exporter != EXPORTER or folder.name not in living
-            if outdated:
+            if record is None or record.exporter != EXPORTER or folder.name not in living:
                 self.discard(folder)
+            elif not record.files and _bytes_in(folder):
+                self.empty(record)
 
     def forget(self, source: Path) -> None:
         """Remove what was kept of a GGUF file, unless another process works here: then it goes
@@ -95,8 +148,8 @@ class ConversionStore:
     def make_room(self, n_bytes: int, limit_bytes: int) -> None:
         """Remove the conversions that were used least recently until *n_bytes* more fit below the
         limit."""
-        by_use = sorted(self._folders(), key=lambda folder: _used_at(folder))
-        sizes = {folder: _bytes_in(folder) for folder in by_use}
+        sizes = {folder: n for folder in self._folders() if (n := _bytes_in(folder))}
+        by_use = sorted(sizes, key=lambda folder: _changed_at(folder / RECORD))
         while by_use and sum(sizes.values()) + n_bytes > limit_bytes:
             oldest = by_use.pop(0)
             del sizes[oldest]
@@ -105,9 +158,12 @@ class ConversionStore:
     def _living_digests(self) -> set[str]:
         """The folders of all files that still exist, as far as one can see."""
         living = set()
-        for path in (self.folder / "sources").glob("*.json"):
+        newest_first = sorted(
+            (self.folder / "sources").glob("*.json"), key=_changed_at, reverse=True
+        )
+        for index, path in enumerate(newest_first):
             note = read_own_json(path, SourceNote)
-            if note is None or _was_deleted(Path(note.path)):
+            if note is None or index >= MOST_NOTES or _was_deleted(Path(note.path)):
                 path.unlink(missing_ok=True)
             elif note.digest is not None:
                 living.add(note.digest[:_DIGEST_CHARS])
@@ -128,6 +184,15 @@ def fresh_note(source: Path) -> SourceNote | None:
     return SourceNote(path=str(source), size_bytes=status.st_size, changed_ns=status.st_mtime_ns)
 
 
+def is_unchanged(note: SourceNote) -> bool:
+    """Whether its file is still the one that the note is about."""
+    fresh = fresh_note(Path(note.path))
+    return fresh is not None and (note.size_bytes, note.changed_ns) == (
+        fresh.size_bytes,
+        fresh.changed_ns,
+    )
+
+
 def describe_files(folder: Path) -> dict[str, StoredFile]:
     """Sizes and checksums of the files of a conversion. Raises OSError."""
     names = sorted(path.name for path in folder.iterdir() if path.name != RECORD)
@@ -145,12 +210,6 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def note_use(folder: Path) -> None:
-    """Note that the conversion is used now."""
-    with suppress(OSError):
-        os.utime(folder / RECORD)
-
-
 def _stored(path: Path) -> StoredFile:
     crc, size = 0, 0
     with path.open("rb") as file:
@@ -166,15 +225,16 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _used_at(folder: Path) -> float:
+def _changed_at(path: Path) -> float:
     try:
-        return (folder / RECORD).stat().st_mtime
+        return path.stat().st_mtime
     except OSError:
         return 0.0
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(_size(path) or 0 for path in folder.iterdir())
+    """Without the record, which is all that is left of some."""
+    return sum(_size(path) or 0 for path in folder.iterdir() if path.name != RECORD)
 
 
 def _was_deleted(source: Path) -> bool:

@@ -14,15 +14,16 @@ from spillover.models.small_files import read_small
 from spillover.runtime.backend import Backend, Vocabulary
 from spillover.runtime.chat.chat_template import CHATML, ChatTemplate
 from spillover.runtime.conversions.choice import EngineChoice
-from spillover.runtime.conversions.store import ConversionStore, is_intact, note_use
+from spillover.runtime.conversions.store import ConversionStore, is_intact
 from spillover.runtime.embedding.embedder import Embedder
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel
 from spillover.runtime.engine import ModelCard
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import ModelError, shortage_in
 from spillover.runtime.files.json_file import fingerprint
 from spillover.runtime.fit.planner import Planner
 from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.self_test import self_test
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
@@ -54,7 +55,8 @@ def load(
     on_progress: Callable[[float], None] | None = None,
     planner: Planner | None = None,
 ) -> LoadedModel | LoadedEmbedder:
-    """Check the file, fit the context to the memory, load. ModelError says what is wrong.
+    """Check the file, fit the context to the memory, load, compute a token. ModelError says what is
+    wrong.
 
     *choice*: which engine serves the file; None: the one that reads it as it is. *on_progress* is
     told which share of the weights has been read, where the library tells that. *planner* lays out
@@ -117,7 +119,7 @@ def _open(
     if is_onnx(path):
         if options.engine == "llama":
             raise ModelError(f"engine is llama, but {path} is an ONNX model: leave engine at auto")
-        return _open_onnx(path, options, planner), choice
+        return _tested(_open_onnx(path, options, planner)), choice
     if choice.conversion is not None:
         try:
             return _open_conversion(choice.conversion, options, planner), choice
@@ -134,20 +136,38 @@ def _open(
         raise ModelError(f"{path} cannot run on llama.cpp: {choice.llama_problem}")
     from spillover.runtime.llama.opening.opening import open_any_gguf
 
-    return open_any_gguf(path, options, on_progress, planner), choice
+    return _tested(open_any_gguf(path, options, on_progress, planner)), choice
 
 
 def _open_conversion(
     folder: Path, options: EngineOptions, planner: Planner
 ) -> OpenedModel | OpenedEmbedder:
-    """Raises ModelError, and removes the conversion, when it is damaged."""
+    """Raises ModelError, and removes the conversion, when it is damaged or cannot compute."""
+    store = ConversionStore(options.cache_dir)
     if not is_intact(folder):
-        ConversionStore(options.cache_dir).discard(folder)
+        store.discard(folder)
         raise ModelError(
             f"the conversion {folder} was damaged and is removed: the next start makes it again"
         )
-    note_use(folder)
-    return _open_onnx(folder, options, planner)
+    opened = _open_onnx(folder, options, planner)
+    try:
+        _tested(opened)
+    except ModelError as error:
+        if not shortage_in(str(error)):
+            store.note_failure(folder, str(error), is_final=True)
+        raise ModelError(f"the conversion {folder} is not used: {error}") from error
+    store.note_use(folder)
+    return opened
+
+
+def _tested(opened: OpenedModel | OpenedEmbedder) -> OpenedModel | OpenedEmbedder:
+    """It, if it can compute; closed otherwise."""
+    try:
+        self_test(opened)
+    except ModelError:
+        (opened.embedder if isinstance(opened, OpenedEmbedder) else opened.backend).close()
+        raise
+    return opened
 
 
 def _open_onnx(

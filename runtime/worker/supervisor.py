@@ -173,7 +173,7 @@ class Supervisor:
         except (OSError, RuntimeError) as error:  # no memory, no descriptor, no thread is left
             how = f"cannot be started ({error})"
             if self.dispatcher.state == "restarting":
-                self._start_again(how)
+                self._start_again(how, has_died=False)
             else:
                 self._fail(WorkerDied(f"the worker {how}"))
             return
@@ -290,8 +290,9 @@ class Supervisor:
             if is_shortage and was_loading:
                 self._launch()
                 return
-            if was_loading and why is None and self._leaves_conversion(status):
-                self._leave_conversion(status, how)
+            if was_loading and self._leaves_conversion(status):
+                reason = f"the worker {how} while it loaded the file's conversion"
+                self._leave_conversion(reason, is_final=False)
                 return
             if self.dispatcher.state == "loading":
                 if why is not None:  # it hung: another one may not
@@ -321,16 +322,21 @@ class Supervisor:
             _log.info("%s: %s did not fit (%s)", self._name, failed.fit.in_words(), failed.how)
         return failed is not None
 
-    def _leaves_conversion(self, status: int) -> bool:
-        """Whether the file itself, which takes less memory, is served after such an end."""
-        is_death = status < 0 or status == EXIT_SHORTAGE
-        return is_death and bool(self._choice.conversion) and not self._choice.llama_problem
+    @property
+    def _may_leave_conversion(self) -> bool:
+        """Whether the file itself can be served in place of its conversion."""
+        return self._choice.conversion is not None and not self._choice.llama_problem
 
-    def _leave_conversion(self, status: int, how: str) -> None:
-        reason = f"the worker {how} while it loaded the file's conversion"
+    def _leaves_conversion(self, status: int) -> bool:
+        """Whether it is, as it takes less memory, after such an end of a load."""
+        return (status < 0 or status == EXIT_SHORTAGE) and self._may_leave_conversion
+
+    def _leave_conversion(self, reason: str, *, is_final: bool) -> None:
+        """Serve the file itself from now on, and remember why; the lock is held."""
         _log.warning("%s: %s; llama.cpp loads the file itself now", self._name, reason)
-        if status not in (KILLED, EXIT_SHORTAGE) and self._choice.conversion is not None:
-            ConversionStore(self._options.cache_dir).discard(self._choice.conversion)
+        assert self._choice.conversion is not None
+        store = ConversionStore(self._options.cache_dir)
+        store.note_failure(self._choice.conversion, reason, is_final=is_final)
         self._choice = EngineChoice(engine="llama", reason=reason)
         self._launch()
 
@@ -356,9 +362,13 @@ class Supervisor:
             )
         self._fail(ModelError(message))
 
-    def _start_again(self, how: str) -> None:
+    def _start_again(self, how: str, *, has_died: bool = True) -> None:
         """Now, later, or after a pause in which nothing is served; the lock is held."""
         delay_s = self._restarts.next_delay_s(time.monotonic())
+        if delay_s is None and has_died and self._may_leave_conversion:
+            reason = f"the worker {how} too often with the file's conversion"
+            self._leave_conversion(reason, is_final=True)
+            return
         if delay_s is None:
             pause_s = self._restarts.next_pause_s()
             message = (

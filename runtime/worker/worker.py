@@ -21,10 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from spillover.runtime.backend import Backend, DecodeFailed, Rows
-from spillover.runtime.embedding.embedder import Embedder, InputPart
+from spillover.runtime.embedding.embedder import Embedder
 from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.errors import ModelError, shortage_in
 from spillover.runtime.events import EngineEvent
@@ -107,10 +104,7 @@ def main() -> None:
         model = load(
             Path(order.path), order.name, order.options, order.choice, progress.tell, planner
         )
-        if isinstance(model, LoadedEmbedder):
-            embed_once(model.embedder)
-        else:
-            self_test(model.backend)
+        if isinstance(model, LoadedModel):
             planner.proved()
     except ModelError as error:
         how = shortage_in(str(error)) if planner.is_trying else ""
@@ -148,29 +142,6 @@ def _take_streams() -> tuple[io.BufferedReader, FrameWriter]:
     if hasattr(signal, "SIGINT"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     return io.BufferedReader(io.FileIO(commands, "rb"), 1 << 16), FrameWriter(reports)
-
-
-def self_test(backend: Backend) -> None:
-    """Decode one token, so that a miscompiled library crashes here and not during a request."""
-    try:
-        backend.decode([Rows(0, 0, np.zeros(1, dtype=np.int32), True)])
-    except DecodeFailed as error:
-        raise ModelError(f"the model cannot be run: {error}") from error
-    if not np.isfinite(backend.logits(0)).any():
-        raise ModelError("the model's first logits are not numbers: its file is damaged")
-    backend.keep(0, 0)
-
-
-def embed_once(embedder: Embedder) -> None:
-    """The same for a model that makes vectors or scores."""
-    tokens = np.zeros(1, dtype=np.int32)
-    try:
-        embedder.make_room(1)
-        (vector,) = embedder.run([InputPart(slot=0, start=0, tokens=tokens, is_last=True)])
-    except DecodeFailed as error:
-        raise ModelError(f"the model cannot be run: {error}") from error
-    if not np.isfinite(vector).any():
-        raise ModelError("the model's first vector is no vector of numbers: its file is damaged")
 
 
 def _embedding_queue(

@@ -339,6 +339,16 @@ def test_engines_and_doctor_show_both_and_the_choice(
     assert "ONNX Runtime is 10.00 times as fast as llama.cpp" in said
     assert "reads 1000 tokens/s, writes 100.0 alone and 200.0 in 4 answers" in said
     assert "KL divergence" in said
+    store = ConversionStore(options.cache_dir)
+    store.note_failure(Path(report["conversion"]), "it gives no numbers", is_final=True)
+    assert cli.run(["engines", str(larger)]) == 0
+    said = capsys.readouterr().out
+    assert "it gives no numbers (`spillover engines FILE --again` makes it again)" in said
+    assert cli.run(["engines", str(larger), "--json", "--again"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert "it gives no numbers" not in again["reason"]
+    assert again["onnx"] != {"prefill": 1000, "decode_1": 100, "decode_4": 200}
+    assert Path(again["conversion"]).is_dir()
 
 
 def test_the_memory_that_serve_gives_a_model_decides(

@@ -20,6 +20,7 @@ from spillover.edge_server.commands.engines.order import Order, Result, decode_o
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.quantize.child import take_streams
 from spillover.quantize.conversion.compare import prepare
+from spillover.runtime.backend import DecodeFailed
 from spillover.runtime.errors import SpilloverError, shortage
 
 LOWEST = 19
@@ -53,6 +54,8 @@ def _done(order: Order) -> Result:
         return Result(error=shortage(error) or str(error))
     except MemoryError as error:
         return Result(error=str(shortage(error)))
+    except DecodeFailed as error:
+        return Result(error=f"one of the engines cannot compute: {error}")
     return Result()
 
 

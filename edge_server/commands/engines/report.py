@@ -53,9 +53,10 @@ def lines_of(report: EnginesReport) -> list[str]:
         lines.append(_speed(f"llama.cpp ({library_version('llama-cpp-python')})", report.llama))
         lines.append(_speed(f"ONNX Runtime ({library_version('onnxruntime')})", report.onnx))
     if report.fidelity is not None and not report.fidelity.difference:
+        size = f"{report.conversion_bytes / 2**20:.0f} MiB" if report.conversion else "removed"
         lines.append(
             f"conversion: KL divergence {report.fidelity.divergence:.4f} from llama.cpp's logits "
-            f"at {report.fidelity.n_positions} positions, {report.conversion_bytes / 2**20:.0f} MiB"
+            f"at {report.fidelity.n_positions} positions, {size}"
         )
     return lines
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,16 +23,22 @@ from spillover.quantize.conversion.errors import NotNow
 from spillover.quantize.conversion.fidelity import fidelity_of, logits_divergence
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.onnx_export.errors import ExportError
-from spillover.quantize.onnx_export.export import export
+from spillover.quantize.onnx_export.export import Exported, export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend, Rows
+from spillover.runtime.conversions import record
 from spillover.runtime.conversions.choice import (
     choose_engine,
     comparison_store,
     decide,
     look_up,
 )
-from spillover.runtime.conversions.record import MOST_DIVERGENCE
+from spillover.runtime.conversions.record import (
+    MAX_DEATHS,
+    MOST_DIVERGENCE,
+    Fidelity,
+    libraries,
+)
 from spillover.runtime.conversions.store import ConversionStore, is_intact
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.opening.opening import open_gguf
@@ -218,6 +226,126 @@ def test_a_conversion_that_does_not_load_is_not_tried_again(
     choice = decide(large, options)
     assert (choice.engine, choice.can_compare) == ("llama", False)
     assert "there is no kernel for MatMulNBits" in choice.reason
+
+
+def test_a_conversion_that_is_less_true_is_removed_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed until others needed its place, and was then made again."""
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    untrue = Fidelity(divergence=1.0, n_positions=50, libraries=libraries())
+    monkeypatch.setattr(compare, "fidelity_of", lambda *_: untrue)
+    prepare(path, options, silent, measures=True)
+    found = look_up(path, options)
+    assert found.conversion is not None
+    assert (found.conversion.fidelity, found.folder(options)) == (untrue, None)
+    monkeypatch.setattr(compare, "convert", lambda *_: pytest.fail("it was converted again"))
+    prepare(path, options, silent, measures=True)
+    monkeypatch.undo()
+    asked = msgspec.structs.replace(options, engine="onnx")
+    prepare(path, asked, silent, measures=False)
+    folder = choose_engine(path, asked).conversion
+    assert folder is not None
+    assert is_intact(folder)
+
+
+def test_other_libraries_are_compared_again(
+    prepared: tuple[Path, EngineOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another version had found of the conversion counted for ever."""
+    path, options = prepared
+    monkeypatch.setattr(record, "library_version", lambda name: f"another {name}")
+    assert decide(look_up(path, options), options).can_compare
+    found = look_up(path, options).conversion
+    assert found is not None
+    assert (found.fidelity, bool(found.files)) == (None, True)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a defect")])
+def test_what_nobody_foresaw_is_not_tried_for_ever(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start tried again."""
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+
+    def fail(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(convert, "describe_files", fail)
+    for _ in range(MAX_DEATHS):
+        found = msgspec.structs.replace(look_up(path, options), size_bytes=1 << 30)
+        assert decide(found, options).can_compare
+        with pytest.raises(type(error)):
+            prepare(path, options, silent, measures=True)
+    found = msgspec.structs.replace(look_up(path, options), size_bytes=1 << 30)
+    assert not decide(found, options).can_compare
+    assert everything_in(ConversionStore(options.cache_dir)) == set()
+
+
+def test_what_is_known_can_be_forgotten(tmp_path: Path) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    prepare(path, options, silent, measures=False)
+    folder = look_up(path, options).folder(options)
+    assert folder is not None
+    store = ConversionStore(options.cache_dir)
+    store.note_failure(folder, "the worker was ended by SIGSEGV", is_final=True)
+    prepare(path, options, silent, measures=False)
+    assert look_up(path, options).folder(options) is None
+    prepare(path, options, silent, measures=False, again=True)
+    found = look_up(path, options).conversion
+    assert found is not None
+    assert (found.fault, is_intact(folder)) == ("", True)
+
+
+def replace_file(path: Path) -> None:
+    other = path.with_name("other.gguf")
+    other.write_bytes(path.read_bytes() + b" ")
+    other.replace(path)
+
+
+def test_a_file_that_is_replaced_meanwhile_gets_no_other_files_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made of the new file was kept as that of the first one."""
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+
+    def replacing(*arguments: Any) -> Exported:
+        replace_file(path)
+        return export(*arguments)
+
+    monkeypatch.setattr(convert, "export", replacing)
+    with pytest.raises(NotNow, match="was changed meanwhile"):
+        prepare(path, options, silent, measures=True)
+    assert everything_in(ConversionStore(options.cache_dir)) == set()
+
+
+def test_a_file_that_is_replaced_while_it_is_compared_is_not_judged_by_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def replacing(*backends: Backend) -> Fidelity:
+        replace_file(path)
+        return fidelity_of(*backends)
+
+    monkeypatch.setattr(compare, "fidelity_of", replacing)
+    with pytest.raises(NotNow, match="was changed meanwhile"):
+        prepare(path, options, silent, measures=True)
+    found = ConversionStore(options.cache_dir).find(digest)
+    assert found is not None
+    assert found.fidelity is None
+
+
+def test_what_was_made_of_a_files_last_content_goes(tmp_path: Path) -> None:
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+    prepare(path, options, silent, measures=False)
+    first = everything_in(ConversionStore(options.cache_dir))
+    replace_file(path)
+    prepare(path, options, silent, measures=False)
+    second = everything_in(ConversionStore(options.cache_dir))
+    assert (len(first), len(second)) == (1, 1)
+    assert first != second
 
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 40, 4_000, 60_000])

@@ -9,7 +9,6 @@ import pytest
 
 from spillover.models.catalogue import find
 from spillover.runtime.conversions.choice import (
-    MAX_DEATHS,
     MIN_SOURCE_BYTES,
     Findings,
     choose_engine,
@@ -17,6 +16,7 @@ from spillover.runtime.conversions.choice import (
 )
 from spillover.runtime.conversions.record import (
     EXPORTER,
+    MAX_DEATHS,
     MOST_DIVERGENCE,
     Comparison,
     Conversion,
@@ -24,6 +24,7 @@ from spillover.runtime.conversions.record import (
     Fidelity,
     SourceNote,
     StoredFile,
+    versions,
 )
 from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
@@ -108,6 +109,10 @@ def test_a_conversion_that_is_less_true_is_served_on_demand_only(fidelity: Fidel
     asked = decide(found, options(engine="onnx"))
     assert asked.conversion is not None
     assert [fidelity.fault in warning for warning in asked.warnings] == [True]
+    removed = msgspec.structs.replace(found, conversion=msgspec.structs.replace(false, files={}))
+    assert not decide(removed, AUTO).can_compare
+    asked = decide(removed, options(engine="onnx"))
+    assert (asked.conversion, asked.can_compare) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +184,42 @@ def test_what_was_refused_is_not_tried_again_by_the_same_exporter() -> None:
 
 
 def test_a_file_that_ends_every_try_is_given_up() -> None:
-    assert decide(refused(n_died=MAX_DEATHS - 1), AUTO).can_compare
-    choice = decide(refused(n_died=MAX_DEATHS), AUTO)
+    assert decide(refused(n_died=MAX_DEATHS - 1, died_with=versions()), AUTO).can_compare
+    given_up = refused(n_died=MAX_DEATHS, died_with=versions())
+    choice = decide(given_up, AUTO)
     assert not choice.can_compare
     assert f"{MAX_DEATHS} tries" in choice.reason
+    assert "--again" in choice.reason
+    assert decide(refused(n_died=MAX_DEATHS, died_with="others"), AUTO).can_compare
+
+
+def test_a_conversion_that_ends_every_comparison_is_given_up() -> None:
+    """It was compared again at each start, because it was there."""
+    note = msgspec.structs.replace(NOTE, n_died=MAX_DEATHS, died_with=versions())
+    unchecked = msgspec.structs.replace(TRUE, fidelity=None)
+    found = Findings(size_bytes=1 << 30, note=note, conversion=unchecked)
+    choice = decide(found, AUTO)
+    assert (choice.engine, choice.can_compare) == ("llama", False)
+    assert f"{MAX_DEATHS} tries" in choice.reason
+    compared = msgspec.structs.replace(COMPARED, note=note)
+    assert decide(compared, AUTO).engine == "onnx", "it was before"
+    asked = decide(found, options(engine="onnx"))
+    assert (asked.engine, asked.reason) == ("onnx", "engine is onnx")
+    assert asked.conversion is not None
+
+
+def test_a_conversion_that_no_worker_could_use_is_not_served_even_on_demand() -> None:
+    broken = TRUE.failed("the worker was ended by SIGSEGV", is_final=True)
+    found = msgspec.structs.replace(COMPARED, conversion=msgspec.structs.replace(broken, files={}))
+    choice = decide(found, AUTO)
+    assert (choice.engine, choice.conversion, choice.can_compare) == ("llama", None, False)
+    assert "SIGSEGV" in choice.reason
+    asked = decide(found, options(engine="onnx"))
+    assert (asked.engine, asked.conversion, asked.can_compare) == ("llama", None, False)
+    assert ["SIGSEGV" in warning for warning in asked.warnings] == [True]
+    alone = decide(msgspec.structs.replace(found, llama_problem=NOT_INSTALLED), AUTO)
+    assert (alone.engine, alone.conversion, alone.can_compare) == ("onnx", None, False)
+    assert "SIGSEGV" in alone.reason
 
 
 def test_without_llama_cpp_any_conversion_serves() -> None:

@@ -9,14 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from spillover.models.catalogue import default_model, find
 from spillover.quantize.conversion.compare import prepare
-from spillover.runtime.conversions.choice import look_up
-from spillover.runtime.conversions.store import ConversionStore
+from spillover.runtime.conversions.choice import choose_engine, look_up
+from spillover.runtime.conversions.record import MAX_DEATHS, Conversion
+from spillover.runtime.conversions.store import RECORD, ConversionStore, describe_files
 from spillover.runtime.errors import ModelError
 from spillover.runtime.events import Delta
+from spillover.runtime.files.json_file import read_json
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
@@ -112,52 +117,91 @@ def test_an_answer_continues_when_worker_and_conversion_are_lost(copy: Path) -> 
         assert engine.card.library.startswith("llama-cpp-python")
 
 
-def test_a_worker_that_dies_at_the_conversion_loads_the_file(
-    converted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def end_first_workers(
+    n: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> list[Load]:
+    """The first *n* workers are ended while they load. Returns what each was told to load."""
     orders: list[Load] = []
 
     def start(order: Load, *callbacks: Callable[..., None]) -> WorkerProcess:
         orders.append(order)
         worker = WorkerProcess(order, *callbacks)
-        if len(orders) == 1:
-            worker.kill()
+        if len(orders) <= n:
+            os.kill(worker.pid, number)
         return worker
 
     monkeypatch.setattr(supervisor, "WorkerProcess", start)
-    with LocalEngine(converted / "m.gguf", options_in(converted)) as engine:
+    return orders
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_dies_at_the_conversion_loads_the_file(
+    number: signal.Signals, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = end_first_workers(1, number, monkeypatch)
+    with LocalEngine(copy / "m.gguf", options_in(copy)) as engine:
         assert engine.wait_ready(60).library.startswith("llama-cpp-python")
-        assert "SIGKILL" in engine.card.engine_reason
+        assert number.name in engine.card.engine_reason
     assert [order.choice.conversion is None for order in orders] == [False, True]
+    found = look_up(copy / "m.gguf", options_in(copy)).conversion
+    assert found is not None
+    assert found.failures is not None
+    assert (found.failures.n, found.given_up) == (1, "")
 
 
-def test_a_conversion_at_which_a_worker_crashes_is_removed(
+def test_a_conversion_at_which_workers_crash_is_given_up(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also at a restart, which used to try it again and again."""
-    orders: list[Load] = []
+    """It was made again after each of them, and ended the next one."""
+    options = options_in(copy)
+    for _ in range(MAX_DEATHS):
+        orders = end_first_workers(1, signal.SIGSEGV, monkeypatch)
+        with LocalEngine(copy / "m.gguf", options) as engine:
+            assert engine.wait_ready(60).library.startswith("llama-cpp-python")
+        assert [order.choice.conversion is None for order in orders] == [False, True]
+    choice = choose_engine(copy / "m.gguf", options)
+    assert (choice.engine, choice.conversion, choice.can_compare) == ("llama", None, False)
+    assert "SIGSEGV" in choice.reason
 
-    def start(order: Load, *callbacks: Callable[..., None]) -> WorkerProcess:
-        orders.append(order)
-        worker = WorkerProcess(order, *callbacks)
-        if len(orders) == 2:
-            os.kill(worker.pid, signal.SIGSEGV)
-        return worker
 
-    folder = conversion_in(copy)
-    monkeypatch.setattr(supervisor, "WorkerProcess", start)
-    with LocalEngine(copy / "m.gguf", options_in(copy)) as engine:
+def test_a_conversion_that_ends_its_worker_too_often_is_left_also_by_running_answers(
+    copy: Path,
+) -> None:
+    """The model was not served at all, until a pause was over."""
+    options = msgspec.structs.replace(options_in(copy), max_restarts=0)
+    with LocalEngine(copy / "m.gguf", options) as engine:
         assert engine.wait_ready(60).library.startswith("onnxruntime")
         events = []
         for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
             events.append(event)
             if len(events) == 10:
                 assert engine.worker_pid is not None
-                os.kill(engine.worker_pid, signal.SIGKILL)
+                os.kill(engine.worker_pid, signal.SIGSEGV)
         assert end_of(events).usage.completion_tokens == 60
-        assert "SIGSEGV" in engine.card.engine_reason
-    assert [order.choice.conversion is None for order in orders] == [False, False, True]
-    assert not folder.exists(), "so that it is made again"
+        assert "SIGSEGV too often" in engine.card.engine_reason
+    assert "too often" in choose_engine(copy / "m.gguf", options).reason
+
+
+def test_a_conversion_that_gives_no_numbers_is_given_up(copy: Path) -> None:
+    """The model could not be loaded at all."""
+    options, folder = options_in(copy), conversion_in(copy)
+    graph = onnx.load(folder / "model.onnx")
+    norm = next(each for each in graph.graph.initializer if "norm" in each.name)
+    values = numpy_helper.to_array(norm)
+    norm.CopyFrom(numpy_helper.from_array(np.full_like(values, np.nan), norm.name))
+    onnx.save(graph, folder / "model.onnx")
+    record = read_json(folder / RECORD, Conversion)
+    assert record is not None
+    store = ConversionStore(options.cache_dir)
+    store.write_record(msgspec.structs.replace(record, files=describe_files(folder)))
+    with LocalEngine(copy / "m.gguf", options) as engine:
+        card = engine.wait_ready(60)
+        assert card.library.startswith("llama-cpp-python")
+        assert any("are not numbers" in warning for warning in card.warnings)
+        assert text_of(engine)
+    choice = choose_engine(copy / "m.gguf", options)
+    assert (choice.engine, choice.conversion, choice.can_compare) == ("llama", None, False)
+    assert "are not numbers" in choice.reason
 
 
 def test_onnx_without_a_conversion_says_how_to_get_one(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ import msgspec
 import pytest
 
 from spillover.models.file_lock import try_lock
-from spillover.runtime.conversions.record import EXPORTER, Conversion
+from spillover.runtime.conversions import record
+from spillover.runtime.conversions import store as conversion_store
+from spillover.runtime.conversions.record import EXPORTER, MAX_DEATHS, Conversion
 from spillover.runtime.conversions.store import (
     RECORD,
     ConversionStore,
     describe_files,
     fresh_note,
     is_intact,
-    note_use,
 )
 from spillover.runtime.files.json_file import write_json
 
@@ -40,8 +41,9 @@ def converted(
 ) -> Path:
     """A conversion as the exporter leaves it; its files hold no model."""
     digest = letter * 64
+    store.claim()
     folder = store.folder_of(digest)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     (folder / "model.onnx").write_bytes(bytes(1000))
     (folder / "model.onnx.data").write_bytes(b"weights" * 1000)
     files = describe_files(folder)
@@ -153,11 +155,108 @@ def test_the_least_recently_used_goes_first(store: ConversionStore, source: Path
     folders = [converted(store, source, letter) for letter in "abc"]
     for age, folder in zip((3, 1, 2), folders, strict=True):
         os.utime(folder / RECORD, (age, age))
-    note_use(folders[1])  # the oldest one is used now
+    store.note_use(folders[1])  # the oldest one is used now
     store.make_room(n_bytes=8_000, limit_bytes=25_000)
     assert [folder.exists() for folder in folders] == [True, True, False]
     store.make_room(n_bytes=8_000, limit_bytes=8_000)
     assert not any(folder.exists() for folder in folders)
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_a_conversion_that_ends_every_worker_is_given_up_and_removed(
+    store: ConversionStore, source: Path
+) -> None:
+    """It was removed at once, and made again for the next start, which it ended again."""
+    folder = converted(store, source)
+    for n in range(MAX_DEATHS):
+        found = store.find("a" * 64)
+        assert found is not None
+        assert (found.given_up, bool(found.files)) == ("", True), n
+        store.note_failure(folder, "it was ended by SIGSEGV", is_final=False)
+    found = store.find("a" * 64)
+    assert found is not None
+    assert "SIGSEGV" in found.given_up
+    assert found.files == {}
+    assert names_in(folder) == [RECORD]
+    store.sweep()
+    assert store.find("a" * 64) == found, "why stays"
+
+
+def test_a_worker_that_loads_it_makes_up_for_those_that_did_not(
+    store: ConversionStore, source: Path
+) -> None:
+    folder = converted(store, source)
+    for _ in range(MAX_DEATHS + 1):
+        store.note_failure(folder, "it was ended by SIGKILL", is_final=False)
+        store.note_use(folder)
+    found = store.find("a" * 64)
+    assert found is not None
+    assert (found.given_up, bool(found.files)) == ("", True)
+
+
+def test_other_versions_try_again(
+    store: ConversionStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.note_failure(converted(store, source), "it gives no numbers", is_final=True)
+    assert store.find("a" * 64) is not None
+    monkeypatch.setattr(record, "library_version", lambda name: f"a new {name}")
+    assert store.find("a" * 64) is None, "so that it is made again"
+
+
+def test_what_is_known_of_a_removed_conversion_takes_nobodys_room(
+    store: ConversionStore, source: Path
+) -> None:
+    """Its record went first, as the oldest, and so it was made again."""
+    broken, other = (converted(store, source, letter) for letter in "ab")
+    store.note_failure(broken, "it gives no numbers", is_final=True)
+    store.make_room(n_bytes=1, limit_bytes=1)
+    assert (broken.exists(), other.exists()) == (True, False)
+
+
+def test_what_a_process_did_not_get_to_remove_goes_later(
+    store: ConversionStore, source: Path
+) -> None:
+    folder = converted(store, source)
+    store.note_failure(folder, "it gives no numbers", is_final=True)
+    (folder / "model.onnx.data").write_bytes(b"weights")
+    store.sweep()
+    assert names_in(folder) == [RECORD]
+
+
+def test_only_so_many_files_are_remembered(
+    store: ConversionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion_store, "MOST_NOTES", 2)
+    for letter in "abc":
+        path = tmp_path / f"{letter}.gguf"
+        path.write_bytes(b"GGUF")
+        folder = converted(store, path, letter)
+    notes = sorted((store.folder / "sources").iterdir(), key=lambda note: note.read_bytes())
+    for age, note in enumerate(notes):
+        os.utime(note, (age + 1, age + 1))
+    store.sweep()
+    assert len(list((store.folder / "sources").iterdir())) == 2
+    assert folder.exists()
+    assert not store.folder_of("a" * 64).exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of folders")
+def test_others_can_neither_read_nor_make_a_conversion(
+    store: ConversionStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted(store, source)
+    store.folder.chmod(0o777)
+    assert store.find("a" * 64) is None
+    store.claim()
+    assert store.folder.stat().st_mode & 0o777 == 0o700
+    assert store.find("a" * 64) is not None
+    monkeypatch.setattr(os, "getuid", lambda: store.folder.stat().st_uid + 1)
+    assert store.find("a" * 64) is None
+    with pytest.raises(PermissionError, match="set cache_dir"):
+        store.claim()
 
 
 def test_nothing_outside_is_ever_removed(store: ConversionStore, tmp_path: Path) -> None:
