@@ -14,7 +14,12 @@ from spillover.quantize.child import Progress
 from spillover.quantize.conversion.convert import convert, needed_bytes
 from spillover.quantize.conversion.ends import adopt_ends
 from spillover.quantize.conversion.errors import NotNow
-from spillover.quantize.conversion.fidelity import differs, fidelity_of
+from spillover.quantize.conversion.fidelity import (
+    LONGEST_WINDOW,
+    N_BEYOND,
+    differs,
+    fidelity_of,
+)
 from spillover.quantize.conversion.rates import compare_rates
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.runtime.backend import Backend
@@ -41,7 +46,7 @@ from spillover.runtime.options import EngineOptions
 _N_CTX, _N_SEQ = 1_024, 4
 """The contexts in which the engines are compared."""
 _SOME_CELLS = 256
-"""With more cells than the 4,096 for which Phi was first trained, llama.cpp uses its rotary factors
+"""With so many cells more than a model was first trained for, llama.cpp uses its rotary positions
 for long texts (LongRoPE), as the conversion does."""
 _PACKED = 2.0
 """Memory of a loaded conversion, as a multiple of its size: ONNX Runtime packs the weights anew."""
@@ -57,6 +62,7 @@ def prepare(
     nothing can be written QuantizeError or OSError.
     """
     store = ConversionStore(options.cache_dir)
+    store.claim()
     with try_lock(store.lock) as is_ours:
         if not is_ours:
             raise NotNow("another process converts a model at present: try again later")
@@ -170,19 +176,20 @@ class _Work:
             return conversion
         _check_memory(self._path, conversion.size_bytes)
         self._progress("comparing the engines", 0, 3)
-        with closing(_llama(self._path, self._options, conversion.n_ctx)) as llama:
+        with closing(_llama(self._path, self._options, conversion)) as llama:
             folder = self._store.folder_of(conversion.digest)
             if conversion.fidelity is None and adopt_ends(llama, folder):
                 conversion = msgspec.structs.replace(conversion, files=describe_files(folder))
                 self._store.write_record(conversion)
             self._progress("comparing the engines", 1, 3)
             try:
-                onnx = _onnx(folder, self._options, conversion.n_ctx)
+                onnx = _onnx(folder, self._options, conversion)
             except ModelError as error:
                 return self._judged(conversion, differs(f"it does not load: {error}"))
             with closing(onnx):
                 if conversion.fidelity is None:
-                    conversion = self._judged(conversion, fidelity_of(llama, onnx))
+                    fidelity = fidelity_of(llama, onnx, conversion.window)
+                    conversion = self._judged(conversion, fidelity)
                 self._progress("comparing the engines", 2, 3)
                 if is_missing and not conversion.fault:
                     results.write(compare_rates(llama, onnx))
@@ -196,24 +203,26 @@ class _Work:
         return conversion
 
 
-def _llama(path: Path, options: EngineOptions, n_ctx: int) -> Backend:
+def _llama(path: Path, options: EngineOptions, conversion: Conversion) -> Backend:
     from spillover.runtime.llama.opening.opening import open_gguf  # slow
 
-    return open_gguf(path, _small(options, n_ctx)).backend
+    return open_gguf(path, _small(options, conversion)).backend
 
 
-def _onnx(folder: Path, options: EngineOptions, n_ctx: int) -> Backend:
+def _onnx(folder: Path, options: EngineOptions, conversion: Conversion) -> Backend:
     from spillover.runtime.onnx.opening import open_onnx  # slow
 
-    return open_onnx(folder, _small(options, n_ctx)).backend
+    return open_onnx(folder, _small(options, conversion)).backend
 
 
-def _small(options: EngineOptions, n_ctx: int) -> EngineOptions:
-    n_ctx = min(_N_CTX, n_ctx)
+def _small(options: EngineOptions, conversion: Conversion) -> EngineOptions:
+    """Contexts that are large enough for the comparison."""
+    n_beyond = conversion.window + N_BEYOND if conversion.window <= LONGEST_WINDOW else 0
+    n_ctx = min(max(_N_CTX, n_beyond), conversion.n_ctx)
     return msgspec.structs.replace(
         options,
         n_ctx=n_ctx,
-        n_kv=_N_SEQ * n_ctx + _SOME_CELLS,
+        n_kv=max(_N_SEQ * n_ctx, conversion.n_short + _SOME_CELLS),
         n_parallel=_N_SEQ,
         n_prefix_cached=0,
         adapt_threads=False,

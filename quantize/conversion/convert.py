@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spillover.quantize.conversion.errors import NotNow
+from spillover.quantize.conversion.weights import weights_difference
 from spillover.quantize.new_file import flush_folder
 from spillover.quantize.onnx_export.decoder_graph import Progress
+from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import estimated_bytes, export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.spec import ModelSpec
+from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.runtime.conversions.record import EXPORTER, Conversion
 from spillover.runtime.conversions.store import RECORD, ConversionStore, describe_files
 from spillover.runtime.files.json_file import write_json
@@ -48,8 +52,18 @@ def convert(
     folder = store.folder_of(digest)
     try:
         exported = export(source, making / folder.name, _OPTIONS, progress)
-        files = describe_files(exported.folder)
-        record = Conversion(digest=digest, exporter=EXPORTER, n_ctx=exported.n_ctx, files=files)
+        weights = SplitSource(open_source(source))
+        difference = weights_difference(weights, exported.folder)
+        if difference:
+            raise ExportError(f"the conversion of {source} is wrong: {difference}")
+        record = Conversion(
+            digest=digest,
+            exporter=EXPORTER,
+            n_ctx=exported.n_ctx,
+            n_short=_n_short(weights.spec, exported.n_ctx),
+            window=max((kind.window or 0 for kind in weights.spec.layers), default=0),
+            files=describe_files(exported.folder),
+        )
         write_json(exported.folder / RECORD, record)
         flush_folder(exported.folder)
         check()
@@ -58,6 +72,12 @@ def convert(
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return record
+
+
+def _n_short(spec: ModelSpec, n_ctx: int) -> int:
+    """The longest context that has other rotary positions than one of *n_ctx* tokens; 0: none."""
+    stretched = (rotary for rotary in spec.rotaries if rotary.long_frequencies is not None)
+    return max((rotary.n_short for rotary in stretched if rotary.n_short < n_ctx), default=0)
 
 
 def _make_room(n_bytes: int, store: ConversionStore, limit_bytes: int) -> None:

@@ -3,11 +3,12 @@ nearly the same logits as llama.cpp's."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from itertools import cycle, product
 
 import numpy as np
 
-from spillover.quantize.conversion.sample_texts import PROSE, TO_TOKENIZE
+from spillover.quantize.conversion.sample_texts import ODD, PROSE, TO_TOKENIZE
 from spillover.quantize.divergence import divergence
 from spillover.runtime.backend import Backend, Rows, Vocabulary
 from spillover.runtime.conversions.record import Fidelity, libraries
@@ -16,15 +17,24 @@ N_TOKENS = 320
 """Most tokens of the text for the divergence."""
 _SLICES = (24, 1, 1, 8, 1, 4, 1, 1, 16, 1)
 """Tokens per call, in turns: both engines have other kernels for one row than for many."""
+LONGEST_WINDOW = 1_024
+"""Sliding windows up to so many positions are left behind by the text."""
+N_BEYOND = 64
+"""Tokens that are read then."""
+_SLICE = 64
+"""The same on the way there."""
 _MOST = 1e6
 
 
-def fidelity_of(llama: Backend, onnx: Backend) -> Fidelity:
-    """Compare both on built-in texts. Both contexts must be empty, and are empty afterwards."""
-    difference = vocabulary_difference(llama, onnx) or token_difference(llama, onnx)
+def fidelity_of(llama: Backend, onnx: Backend, window: int = 0) -> Fidelity:
+    """Compare both on built-in texts, one of which is longer than *window*. Both contexts must be
+    empty, and are empty afterwards."""
+    difference = vocabulary_difference(llama, onnx) or token_difference(
+        llama, onnx, (*TO_TOKENIZE, *ODD)
+    )
     if difference:
         return differs(difference)
-    divergence, n_positions = logits_divergence(llama, onnx)
+    divergence, n_positions = logits_divergence(llama, onnx, window)
     return Fidelity(divergence=divergence, n_positions=n_positions, libraries=libraries())
 
 
@@ -56,9 +66,9 @@ def vocabulary_difference(llama: Backend, onnx: Backend) -> str:
     return ""
 
 
-def token_difference(llama: Backend, onnx: Vocabulary) -> str:
-    """Which text the tokenizers cut differently; empty: none of ours."""
-    for text in (*TO_TOKENIZE, _all_control_tokens(llama)):
+def token_difference(llama: Backend, onnx: Vocabulary, texts: Sequence[str] = TO_TOKENIZE) -> str:
+    """Which text the tokenizers cut differently; empty: none of these."""
+    for text in (*texts, *_control_tokens(llama)):
         for special, parse in product((False, True), repeat=2):
             wanted = llama.tokenize(text, add_special=special, parse_special=parse)
             found = onnx.tokenize(text, add_special=special, parse_special=parse)
@@ -67,26 +77,51 @@ def token_difference(llama: Backend, onnx: Vocabulary) -> str:
     return ""
 
 
-def _all_control_tokens(backend: Backend) -> str:
-    names = {backend.control_text(token) for token in range(backend.info.n_vocab)}
-    return " a ".join(sorted(names - {""})[:200])
+def _control_tokens(backend: Backend) -> tuple[str, ...]:
+    """Texts with all of them: between words, and side by side."""
+    found = {backend.control_text(token) for token in range(backend.info.n_vocab)}
+    names = sorted(found - {""})[:200]
+    return " a ".join(names), "".join(names), "\n".join(names)
 
 
-def logits_divergence(llama: Backend, onnx: Backend) -> tuple[float, int]:
+def logits_divergence(llama: Backend, onnx: Backend, window: int = 0) -> tuple[float, int]:
     """The mean Kullback-Leibler divergence of *onnx* from *llama* in nats, and the number of
-    positions."""
+    positions. Where the text is longer than *window*, the larger mean: of what comes before or
+    after."""
     n_most = min(N_TOKENS, llama.info.n_kv // 8, onnx.info.n_kv // 8)
-    tokens = llama.tokenize(PROSE, add_special=True, parse_special=False)[:n_most]
-    found, start = [], 0
-    for n in cycle(_SLICES):
-        rows = [Rows(0, start, tokens[start : start + n], True)]
+    tokens = llama.tokenize(PROSE, add_special=True, parse_special=False)
+    found, beyond, start = list[float](), list[float](), 0
+    for n in _slices(min(n_most, len(tokens)), window):
+        rows = [Rows(0, start, np.resize(tokens, start + n)[start:], True)]
         for backend in (llama, onnx):
             backend.decode(rows)
-        found.append(divergence(llama.logits(0)[None], onnx.logits(0)[None])[0])
+        at = divergence(llama.logits(0)[None], onnx.logits(0)[None])[0]
         start += n
-        if start >= len(tokens):
-            break
+        (beyond if 0 < window < start and start > n_most else found).append(float(at))
     for backend in (llama, onnx):
         backend.keep(0, 0)
-    mean = max(float(np.mean(found)), 0.0)  # NaN stays NaN
-    return (mean if np.isfinite(mean) else _MOST), len(found)
+    means = [max(float(np.mean(part)), 0.0) for part in (found, beyond) if part]
+    return (max(means) if np.isfinite(means).all() else _MOST), len(found) + len(beyond)
+
+
+def _slices(n_tokens: int, window: int) -> Generator[int]:
+    """Tokens per call: for so many, and beyond a window that is not too long."""
+    n_read = yield from _mixed(n_tokens)
+    if not n_tokens < window <= LONGEST_WINDOW:
+        return
+    while n_read < window:
+        n = min(_SLICE, window - n_read)
+        yield n
+        n_read += n
+    yield from _mixed(N_BEYOND)
+
+
+def _mixed(n_tokens: int) -> Generator[int, None, int]:
+    n_read = 0
+    for n in cycle(_SLICES):
+        n = min(n, n_tokens - n_read)
+        if n == 0:
+            break
+        yield n
+        n_read += n
+    return n_read

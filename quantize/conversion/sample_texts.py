@@ -47,3 +47,18 @@ TO_TOKENIZE = (
 )
 """For the tokenizers: scripts, code, numbers, spaces, and what looks like control tokens. Composed
 characters only: some tokenizers compose them and others do not, and both are right."""
+
+ODD = (
+    "a\x00b \x01\x02\x1b[0m\x7f \x0b\x0c\x85 \r \r\r\n",
+    "\ufeffmark \u200bzero\u200dwidth\u2060 \u202eturned\u202c soft\u00adhyphen",
+    "\u2028line\u2029part \xa0no\xa0\xa0break \u3000wide\u2003em",
+    "\ue000private \ufffd \uffff \U0010ffff \U000e0001",
+    "𐍈𐌰 𒀀𒁀 𓀀 ꙮ ᚠᛇᚻ ⴰⵣⵓⵍ 𝔘𝔫𝔦 ﷺ",  # noqa: RUF001  # letters of other planes
+    "🏳️‍🌈👩🏽‍🚀👨‍👩‍👧‍👦🇺🇳1️⃣☠️",
+    "   three leading, three trailing   ",
+    "\n\n  \n indented\n\t\tdeeper\n",
+    "▁sentence▁piece Ġbyte Ċlevel <0x0A><0xFF> <unk>",
+    "<|im_start|><|im_end|>x<|im_start|> y <|im_end|>\n</s></s>z<s",
+)
+"""For the tokenizers, too: control and format characters, rare scripts, tokens inside of a text.
+Only where both are made from one file: others may clean such texts up."""

@@ -159,6 +159,11 @@ def _of_compared(
         return "llama", (
             f"n_ctx is {options.n_ctx}, and the conversion holds {conversion.n_ctx} tokens"
         )
+    if options.n_ctx is not None and options.n_ctx <= conversion.n_short:
+        return "llama", (
+            f"n_ctx is {options.n_ctx}, and the conversion has the rotary positions for more than "
+            f"{conversion.n_short} tokens (LongRoPE)"
+        )
     if found.free_bytes < needed:
         return "llama", (
             f"the conversion needs {needed / 2**20:.0f} MiB of memory, and "

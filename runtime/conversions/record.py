@@ -78,6 +78,11 @@ class Conversion(Struct, frozen=True, kw_only=True):
     exporter: int
     n_ctx: Annotated[int, Meta(gt=0, le=1 << 24)]
     """Longest context of the graph, in tokens."""
+    n_short: Count = 0
+    """In contexts of up to so many tokens llama.cpp has other rotary positions (LongRoPE) than the
+    graph; 0: in none."""
+    window: Count = 0
+    """The longest sliding window of its layers, in tokens; 0: all see all."""
     files: dict[str, StoredFile]
     """Empty: it has a fault and was removed, so that nobody makes it again."""
     fidelity: Fidelity | None = None

@@ -6,7 +6,8 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from spillover.models.catalogue import default_model
 from spillover.models.file_lock import try_lock
@@ -21,10 +23,12 @@ from spillover.quantize.conversion import compare, convert, rates
 from spillover.quantize.conversion.compare import prepare
 from spillover.quantize.conversion.errors import NotNow
 from spillover.quantize.conversion.fidelity import fidelity_of, logits_divergence
+from spillover.quantize.conversion.weights import weights_difference
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.onnx_export.errors import ExportError
-from spillover.quantize.onnx_export.export import Exported, export
+from spillover.quantize.onnx_export.export import Exported, export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.runtime.backend import Backend, Rows
 from spillover.runtime.conversions import record
 from spillover.runtime.conversions.choice import (
@@ -198,6 +202,133 @@ def test_another_tokenizer_is_told_apart(
     backend.close()
 
 
+Tensors = dict[str, onnx.TensorProto]
+
+
+def put(proto: onnx.TensorProto, values: Any) -> None:
+    proto.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), proto.name))
+
+
+def swap_layers(tensors: Tensors) -> None:
+    for name, proto in tensors.items():
+        if name.startswith("layers.1."):
+            other = tensors[name.replace("layers.1.", "layers.2.")]
+            one, two = numpy_helper.to_array(proto), numpy_helper.to_array(other)
+            put(proto, two)
+            put(other, one)
+
+
+def double_a_scale(tensors: Tensors) -> None:
+    scales = numpy_helper.to_array(tensors["layers.1.up.scales.half"]).copy()
+    scales[7, 1] *= 2
+    put(tensors["layers.1.up.scales.half"], scales)
+
+
+def turn_a_bit(tensors: Tensors) -> None:
+    blocks = numpy_helper.to_array(tensors["embedding.blocks"]).copy()
+    blocks[100, 0, 5] ^= 16
+    put(tensors["embedding.blocks"], blocks)
+
+
+def change_a_norm(tensors: Tensors) -> None:
+    weight = numpy_helper.to_array(tensors["norm.weight"]).copy()
+    weight[3] = 0
+    put(tensors["norm.weight"], weight)
+
+
+def change(folder: Path, damage: Callable[[Tensors], None]) -> None:
+    model = onnx.load(folder / "model.onnx")
+    damage({proto.name: proto for proto in model.graph.initializer})
+    onnx.save(model, folder / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (swap_layers, "layers.1."),
+        (double_a_scale, "layers.1.mlp.up_proj.weight"),
+        (turn_a_bit, "embed_tokens.weight"),
+        (change_a_norm, "norm.weight"),
+    ],
+)
+def test_a_conversion_with_one_wrong_tensor_is_not_used(
+    damage: Callable[[Tensors], None],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The logits of a text tell of the first one only."""
+    path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
+
+    def damaged(*arguments: Any) -> Exported:
+        exported = export(*arguments)
+        change(exported.folder, damage)
+        return exported
+
+    monkeypatch.setattr(convert, "export", damaged)
+    with pytest.raises(ExportError, match=f"its {name}.* is not that of the file"):
+        prepare(path, options, silent, measures=False)
+    assert everything_in(ConversionStore(options.cache_dir)) == set()
+    note = look_up(path, options).note
+    assert note is not None
+    assert "is not that of the file" in note.refusal
+
+
+def test_swapped_layers_show_in_the_logits(as_gguf: Backend, tmp_path: Path) -> None:
+    export(BUNDLED, tmp_path / "onnx", ExportOptions(), lambda n, n_all: None)
+    change(tmp_path / "onnx", swap_layers)
+    with closing(open_onnx(tmp_path / "onnx", SMALL).backend) as backend:
+        assert logits_divergence(as_gguf, backend)[0] > MOST_DIVERGENCE
+
+
+@pytest.mark.parametrize("config", sorted(tiny_models.CONFIGS))
+def test_the_weights_of_every_family_are_found(config: str, tmp_path: Path) -> None:
+    path = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS[config], "F16")
+    export(path, tmp_path / "onnx", ExportOptions(weights="faithful"), lambda n, n_all: None)
+    source = SplitSource(open_source(path))
+    assert weights_difference(source, tmp_path / "onnx") == ""
+    change(tmp_path / "onnx", lambda tensors: put(tensors["norm.weight"], np.zeros(64, "f4")))
+    assert "norm.weight" in weights_difference(source, tmp_path / "onnx")
+
+
+def test_a_window_that_is_longer_than_the_text_is_compared_too(tmp_path: Path) -> None:
+    """Whatever happened beyond it was not seen."""
+    config = {**tiny_models.CONFIGS["gemma3"], "sliding_window": 400}
+    path = tiny_gguf.write_model(
+        tmp_path / "m.gguf", {**config, "max_position_embeddings": 1024}, "Q8_0"
+    )
+    export(path, tmp_path / "onnx", ExportOptions(weights="faithful"), lambda n, n_all: None)
+    found = []
+    with closing(open_gguf(path, SMALL).backend) as llama:
+        for is_right in (True, False):
+            model = onnx.load(tmp_path / "onnx" / "model.onnx")
+            for node in model.graph.node:
+                for attribute in node.attribute:
+                    if attribute.name == "local_window_size" and attribute.i > 0 and not is_right:
+                        attribute.i = -1
+            onnx.save(model, tmp_path / "onnx" / "model.onnx")
+            with closing(open_onnx(tmp_path / "onnx", SMALL).backend) as backend:
+                found.append(logits_divergence(llama, backend, 400)[0])
+    assert found[1] > 2 * found[0]
+
+
+def test_a_model_that_was_stretched_far_is_compared_as_it_is_served(tmp_path: Path) -> None:
+    """llama.cpp was asked for fewer tokens than the model was first trained for, and had its other
+    rotary positions (LongRoPE)."""
+    config = {
+        **tiny_models.CONFIGS["phi3-long"],
+        "original_max_position_embeddings": 5_000,
+        "max_position_embeddings": 8_192,
+    }
+    path, options = tiny_gguf.write_model(tmp_path / "m.gguf", config, "Q8_0"), options_in(tmp_path)
+    prepare(path, options, silent, measures=False)
+    conversion = look_up(path, options).conversion
+    assert conversion is not None
+    assert conversion.fidelity is not None
+    assert (conversion.n_short, conversion.fidelity.difference) == (5_000, "")
+    assert conversion.fidelity.divergence < MOST_DIVERGENCE
+
+
 def test_what_cannot_be_converted_is_remembered_with_its_reason(tmp_path: Path) -> None:
     other = {"general.architecture": "mamba"}
     path, options = with_values(BUNDLED, tmp_path / "m.gguf", other), options_in(tmp_path)
@@ -250,15 +381,15 @@ def test_a_conversion_that_is_less_true_is_removed_and_not_made_again(
 
 
 def test_other_libraries_are_compared_again(
-    prepared: tuple[Path, EngineOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[Path, EngineOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What another version had found of the conversion counted for ever."""
     path, options = prepared
     monkeypatch.setattr(record, "library_version", lambda name: f"another {name}")
-    assert decide(look_up(path, options), options).can_compare
-    found = look_up(path, options).conversion
-    assert found is not None
-    assert (found.fidelity, bool(found.files)) == (None, True)
+    found = msgspec.structs.replace(look_up(path, options), size_bytes=1 << 30)
+    assert decide(found, options).can_compare
+    assert found.conversion is not None
+    assert (found.conversion.fidelity, bool(found.conversion.files)) == (None, True)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("a defect")])
@@ -325,9 +456,9 @@ def test_a_file_that_is_replaced_while_it_is_compared_is_not_judged_by_the_other
     path, options = Path(shutil.copy(BUNDLED, tmp_path / "m.gguf")), options_in(tmp_path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def replacing(*backends: Backend) -> Fidelity:
+    def replacing(llama: Backend, onnx: Backend, window: int) -> Fidelity:
         replace_file(path)
-        return fidelity_of(*backends)
+        return fidelity_of(llama, onnx, window)
 
     monkeypatch.setattr(compare, "fidelity_of", replacing)
     with pytest.raises(NotNow, match="was changed meanwhile"):

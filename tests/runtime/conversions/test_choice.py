@@ -139,6 +139,16 @@ def test_a_setting_that_only_llama_cpp_honours_decides_and_is_named(
         assert decide(COMPARED, options(**settings, engine="onnx")).engine == "onnx"
 
 
+def test_short_contexts_of_a_stretched_model_stay_with_llama_cpp() -> None:
+    """The conversion has the rotary positions for long ones only."""
+    found = msgspec.structs.replace(
+        COMPARED, conversion=msgspec.structs.replace(TRUE, n_short=2048)
+    )
+    assert "LongRoPE" in decide(found, options(n_ctx=2048)).reason
+    assert decide(found, options(n_ctx=2049)).engine == "onnx"
+    assert decide(found, AUTO).engine == "onnx"
+
+
 def test_settings_without_an_effect_are_named() -> None:
     asked = decide(COMPARED, options(engine="onnx", second_layout="on", n_gpu_layers=3))
     assert [warning.split()[0] for warning in asked.warnings] == ["n_gpu_layers", "second_layout"]
