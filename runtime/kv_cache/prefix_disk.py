@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -42,7 +43,7 @@ _NICENESS = 10
 
 T = TypeVar("T")
 Written: TypeAlias = tuple[StoredState | None, list[str]]
-"""The new file, and the names of those that made room for it."""
+"""The new file, and the names of those that are gone."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ class PrefixDisk:
         self._just_read: list[SavedPrefix] = []
         """Until the next take(): those who waited for it have looked by then."""
         self._writing: list[tuple[Tokens, SavedPrefix, Future[Written]]] = []
+        self._noting: Future[list[str]] | None = None
+        """That files are used; finds those that are gone."""
         self._n_written = 0
         self._has_failed = False
         """There will be no files: the weights are not read again for them."""
@@ -138,7 +141,7 @@ class PrefixDisk:
             return False  # others had to go: memory is too short for all of them
         if self._reading is not None:  # who needs no file does not wait for another's
             return True
-        names = [node.file.name for node in reversed(match.chain) if node.file is not None]
+        names = _file_names(match.chain)
         reading = self._begin(self._reader, partial(_read, self._files, stored, names))
         if reading is None:
             return False
@@ -165,8 +168,16 @@ class PrefixDisk:
             tokens, node, writing = self._writing.pop(0)
             stored, removed = _result(writing, (None, []))
             self._saved.forget_files(removed)
-            if stored is not None and self._saved.add_file(tokens, node.origin, stored):
+            if stored is None:
+                continue
+            if self._saved.add_file(tokens, node.origin, stored):
                 self._n_written += 1
+            else:
+                self.remove(stored)
+        if self._noting is not None and self._noting.done():
+            gone: list[str] = _result(self._noting, [])
+            self._saved.forget_files(gone)
+            self._noting = None
         if self._reading is None or not self._reading[2].done():
             return False
         match, nodes, reading = self._reading
@@ -194,16 +205,21 @@ class PrefixDisk:
         """How many tokens of a sequence that has ended should be on disk."""
         preamble = kept.tokens[: kept.n_preamble]
         n_uses = self._count(preamble) if len(preamble) >= LEAST_TOKENS else 0
-        if self._options.keeps == "all":
-            wanted = len(kept.tokens)
-        else:
-            wanted = len(preamble) if n_uses >= LEAST_USES else 0
-        n_stored = 0
-        for node in self._saved.nodes(kept.tokens[:wanted]):
-            if node.file is None:
-                break
-            n_stored = node.end
-        return wanted if wanted >= n_stored + LEAST_TOKENS else 0
+        tokens = kept.tokens if self._options.keeps == "all" else preamble
+        nodes = self._saved.nodes(tokens)
+        stored = list(takewhile(lambda node: node.file is not None, nodes))
+        n_stored = stored[-1].end if stored else 0
+        is_worth_it = self._options.keeps == "all" or n_uses >= LEAST_USES
+        if is_worth_it and len(tokens) >= n_stored + LEAST_TOKENS:
+            return len(tokens)
+        self._note_use(stored)
+        return 0
+
+    def _note_use(self, nodes: Sequence[SavedPrefix]) -> None:
+        """They were used from memory, and their files should not be the first to go."""
+        names = _file_names(nodes)
+        if self._files is not None and names and self._noting is None:
+            self._noting = self._begin(self._writer, partial(self._files.note_use, names))
 
     def _count(self, preamble: Tokens) -> int:
         """How often it was used, this time included."""
@@ -224,7 +240,7 @@ class PrefixDisk:
             return
         written = [node for _, node, _ in self._writing]
         nodes = self._saved.nodes(tokens)
-        names = [node.file.name for node in reversed(nodes) if node.file is not None]
+        names = _file_names(nodes)
         for node in nodes:
             if node.file is not None or node in written:
                 continue
@@ -252,6 +268,11 @@ class PrefixDisk:
             pool.shutdown(cancel_futures=True)
 
 
+def _file_names(nodes: Sequence[SavedPrefix]) -> list[str]:
+    """What hangs on others first, as PrefixFiles.note_use() wants them."""
+    return [node.file.name for node in reversed(nodes) if node.file is not None]
+
+
 def _read(
     files: PrefixFiles, stored: Sequence[StoredState], used: Sequence[str]
 ) -> list[SavedKv | None]:
@@ -261,14 +282,17 @@ def _read(
 
 
 def _write(
-    files: PrefixFiles, tokens: Tokens, origin: int, state: SavedKv, used: Sequence[str]
+    files: PrefixFiles, tokens: Tokens, origin: int, state: SavedKv, used: list[str]
 ) -> Written:
+    """*used*: the files that it hangs on, for who comes next the new one, too."""
     n_bytes = state.nbytes + tokens.nbytes
-    if not files.may_hold(n_bytes):
-        return None, []
-    removed = files.make_room(n_bytes)
+    gone = files.note_use(used)
+    removed = None if gone or not files.has_disk(n_bytes) else files.make_room(n_bytes, used)
+    if removed is None:
+        return None, gone
     stored = files.write(tokens, origin, state)
-    files.note_use(used)
+    used.insert(0, stored.name)
+    files.note_use(used)  # what it hangs on goes after it
     return stored, removed
 
 

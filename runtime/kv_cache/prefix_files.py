@@ -6,11 +6,12 @@
 
 A file begins with a signed head, which has the checksum of the state that follows. A file that is
 damaged, was signed elsewhere, or has another file's name, is removed unread: no library has to cope
-with it, and no answer begins with another text than its prompt.
+with it, and no answer begins with another text than its prompt. One that cannot be read now stays.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -100,9 +101,11 @@ class PrefixFiles:
         try:
             with _open_private(path) as file:
                 return self._head_of(file, path.name)
-        except (OSError, ValueError):
+        except ValueError:
             path.unlink(missing_ok=True)
-            return None
+        except OSError:  # that says nothing of the file
+            pass
+        return None
 
     def _head_of(self, file: BinaryIO, name: str) -> Head:
         """Raises ValueError for a file that is not the one of ours that *name* means, OSError."""
@@ -125,24 +128,30 @@ class PrefixFiles:
         return hashlib.blake2b(content, digest_size=_SIGN_BYTES, key=self._key).digest()
 
     def read(self, stored: StoredState) -> SavedKv | None:
-        """The state; None, and the file is removed, if it is not as it was written."""
+        """The state; None if it cannot be read now, and if it is not as it was written: the file
+        is removed then."""
         path = self._folder / stored.name
         try:
             with _open_private(path) as file:
-                head = self._head_of(file, stored.name)
-                state = saved_kv(head.n_bytes)
-                whole = file.readinto(state.data) == head.n_bytes  # type: ignore[attr-defined]  # of any file opened for bytes
-            if whole and hmac.compare_digest(_checksum(state), head.checksum):
-                return state
-        except (OSError, ValueError):
+                return self._state_of(file, stored.name)
+        except ValueError:
+            path.unlink(missing_ok=True)
+        except OSError:
             pass
-        path.unlink(missing_ok=True)
         return None
 
-    def may_hold(self, n_bytes: int) -> bool:
-        """Whether there may be room for so much, on the disk, too. Raises OSError."""
-        is_small = n_bytes <= self._max_bytes
-        return is_small and shutil.disk_usage(self._folder).free >= n_bytes + FREE_DISK_BYTES
+    def _state_of(self, file: BinaryIO, name: str) -> SavedKv:
+        """Raises as _head_of()."""
+        head = self._head_of(file, name)
+        state = saved_kv(head.n_bytes)
+        whole = file.readinto(state.data) == head.n_bytes  # type: ignore[attr-defined]  # of any file opened for bytes
+        if not (whole and hmac.compare_digest(_checksum(state), head.checksum)):
+            raise ValueError("its state was changed")
+        return state
+
+    def has_disk(self, n_bytes: int) -> bool:
+        """Whether the disk has room for so much. Raises OSError."""
+        return shutil.disk_usage(self._folder).free >= n_bytes + FREE_DISK_BYTES
 
     def write(self, tokens: Tokens, origin: int, state: SavedKv) -> StoredState:
         """Keep the state of *tokens* from *origin* on. Raises OSError."""
@@ -169,11 +178,16 @@ class PrefixFiles:
             raise
         return StoredState(path.name, state.nbytes)
 
-    def make_room(self, n_bytes: int) -> list[str]:
-        """Remove the files of any model that were used least recently until there is room for
-        *n_bytes*; returns the names of those of this model."""
-        found = sorted(_sizes(self._root), key=lambda file: file[1])
-        total = sum(size for _, _, size in found) + n_bytes
+    def make_room(self, n_bytes: int, keep: Collection[str]) -> list[str] | None:
+        """Remove the files of any model that were used least recently, but those of *keep*, until
+        there is room for *n_bytes*; returns the names of those of this model. None, with none
+        removed, where there never is."""
+        all_ = sorted(_sizes(self._root), key=lambda file: file[1])
+        kept = {self._folder / name for name in keep}
+        found = [file for file in all_ if file[0] not in kept]
+        total = sum(size for _, _, size in all_) + n_bytes
+        if total - sum(size for _, _, size in found) > self._max_bytes:
+            return None
         removed = []
         for path, _, size in found:
             if total <= self._max_bytes:
@@ -187,11 +201,18 @@ class PrefixFiles:
     def remove(self, stored: StoredState) -> None:
         (self._folder / stored.name).unlink(missing_ok=True)
 
-    def note_use(self, names: Collection[str]) -> None:
-        """Note that files are used: the first of *names* is the next to go."""
+    def note_use(self, names: Collection[str]) -> list[str]:
+        """Note that files are used: the first of *names* is the next to go. Returns the names of
+        those that are gone."""
+        gone = []
         for name in names:
-            with suppress(OSError):
+            try:
                 os.utime(self._folder / name)
+            except FileNotFoundError:
+                gone.append(name)
+            except OSError:
+                pass
+        return gone
 
 
 def prefix_folder(cache_dir: Path | None) -> Path:
@@ -231,9 +252,16 @@ def _checksum(state: SavedKv) -> bytes:
 
 
 def _open_private(path: Path) -> BinaryIO:
-    """Open a file that only its owner, who is this user, can read. Raises OSError, ValueError."""
+    """Open a file that only its owner, who is this user, can read. Raises ValueError for another
+    one, and OSError."""
     flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in _READ_FLAGS)
-    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise ValueError(f"{path} is a link") from error
+        raise
+    file = os.fdopen(fd, "rb")
     status = os.fstat(file.fileno())
     is_ours = not hasattr(os, "getuid") or (
         status.st_uid == os.getuid() and not status.st_mode & 0o077

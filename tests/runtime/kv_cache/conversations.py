@@ -63,7 +63,7 @@ class Conversations:
     ) -> Logits:
         """The logits after *prompt*, whose answer has *n_answer* tokens."""
         while self._kv.fetch(prompt, self._live):
-            self._wait()
+            self.wait()
         placed = self._kv.place(prompt, n_answer + 1, self._live)
         assert placed is not None
         seq, self.n_held = placed
@@ -88,7 +88,7 @@ class Conversations:
     def wait_for_files(self, n: int) -> None:
         """Until so many states have been written."""
         while self.counts.n_written < n:
-            self._wait()
+            self.wait()
 
     def forget(self) -> None:
         """Keep nothing in memory of what was said."""
@@ -104,7 +104,7 @@ class Conversations:
         for pool in (disk._reader, disk._writer):
             pool.shutdown()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Until a thread has moved something between memory and disk."""
         assert self._woken.wait(60)
         self._woken.clear()

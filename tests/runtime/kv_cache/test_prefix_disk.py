@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -399,6 +400,90 @@ def test_what_was_used_least_recently_makes_room(device: Device) -> None:
             conversations.wait_for_files(salt - 29)
     assert path not in device.files()
     assert len(device.files()) == 2
+
+
+@on_one_model
+def test_what_is_used_from_memory_stays_on_disk(device: Device) -> None:
+    """Instructions that each request had were the first to go: only what was read from its file
+    counted as used."""
+    write_preamble(device)
+    [path] = device.files()
+    n_bytes = path.stat().st_size
+    options = replace(device.options(), max_bytes=int(2.5 * n_bytes))
+    with closing(device.start(options)) as conversations:
+        conversations.answer(talk(3), n_answer=1, n_preamble=N_PREAMBLE)
+        for salt in (30, 31):
+            other = text(N_PREAMBLE, salt)
+            for _ in range(2):
+                conversations.answer(np.append(other, text(5, 1)), 1, n_preamble=N_PREAMBLE)
+            conversations.wait_for_files(salt - 29)
+            os.utime(path, (1, 1))
+            conversations.answer(talk(4), n_answer=1, n_preamble=N_PREAMBLE)
+    assert path in device.files()
+    assert len(device.files()) == 2
+
+
+@on_one_model
+def test_a_file_that_another_process_removed_is_written_again(device: Device) -> None:
+    write_preamble(device)
+    with closing(device.start()) as conversations:
+        conversations.answer(talk(3), n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait()
+        prefix_files.remove_all(device.cache_dir)
+        conversations.answer(talk(4), n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait()  # until it is missed
+        conversations.answer(talk(5), n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait_for_files(1)
+    assert len(device.files()) == 1
+
+
+def test_a_file_is_not_written_at_the_cost_of_what_it_hangs_on(folder: Folder) -> None:
+    folder.files.write(PREAMBLE, 0, state(600_000))
+    saved = SavedPrefixes(1 << 30)
+    with closing(folder.start(saved)) as disk:
+        saved.fill(saved.nodes(PREAMBLE)[0], state(600_000))
+        for tokens, n_bytes in ((talk(1), 600_000), (talk(2), 300_000)):
+            assert saved.put(tokens, N_PREAMBLE, state(n_bytes))
+            disk.write(tokens)
+        while disk.n_written < 1:
+            folder.wait(disk)
+    found = {(len(tokens), stored.n_bytes) for tokens, _, stored in folder.files.states()}
+    assert found == {(N_PREAMBLE, 600_000), (len(talk(2)), 300_000)}
+
+
+def test_a_file_that_became_useless_while_it_was_written_is_removed(folder: Folder) -> None:
+    """It stayed until the next start, and nothing counted it."""
+    saved, whole = SavedPrefixes(1 << 20), text(900, 1)
+    with closing(folder.start(saved)) as disk:
+        assert saved.put(whole[:300], 0, state(10))
+        assert saved.put(whole, 300, state(10))
+        disk.write(whole)
+        saved.reclaim(1 << 20)
+        assert saved.put(whole, 0, state(10))
+        while disk._writing:
+            folder.wait(disk)
+        assert disk.n_written == 1
+        while len(list(folder.files.states())) > 1:
+            folder.wait(disk)
+    assert [len(tokens) for tokens, _, _ in folder.files.states()] == [300]
+
+
+def test_a_file_that_cannot_be_read_now_is_not_removed(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good files were, when the process had too many others open or the system no memory."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    stored = folder.files.write(PREAMBLE, 0, state(60))
+    for what in ("os.open", "saved_kv"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"spillover.runtime.kv_cache.prefix_files.{what}", refuse)
+            assert folder.files.read(stored) is None
+            found = list(folder.files.states())
+            assert len(found) == (what == "saved_kv")
+    assert folder.files.read(stored) is not None
 
 
 @on_one_model
