@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import psutil
 from msgspec import Meta, Struct, structs
@@ -238,6 +238,26 @@ class OurCores:
         before = self._asked, self._idle_s, self._own_s
         self._asked, self._idle_s, self._own_s = self._clock(), _idle_s(), self._cpu_clock()
         return self._asked - before[0], self._idle_s - before[1], self._own_s - before[2]
+
+
+class FreeCores(Protocol):
+    """See OurCores."""
+
+    def free(self) -> float: ...
+
+
+def our_cores() -> FreeCores | None:
+    """None where the system does not show how busy the cores are."""
+    try:
+        return OurCores()
+    except OSError:
+        return None
+
+
+def were_taken(cores: FreeCores | None, n_threads: int) -> bool:
+    """Whether other programs took cores that *n_threads* needed since the last look at *cores*."""
+    free = cores.free() if cores is not None else 0.0
+    return 0 < free < n_threads - SLACK_CORES
 
 
 def _idle_s() -> float:

@@ -14,6 +14,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.prefill.context import N_CELLS
+from spillover.runtime.machine.device import FreeCores, our_cores, were_taken
 from spillover.runtime.options import EngineOptions
 
 _WORTH = 1.15
@@ -49,6 +50,7 @@ def choose_prefill(
     kv_bytes_per_cell: float,
     free_bytes: int,
     clock: Callable[[], float] = time.perf_counter,
+    new_cores: Callable[[], FreeCores | None] = our_cores,
 ) -> None:
     """Let *backend* read prompts with a second layout of the weights where it should;
     *free_bytes* is what is left after loading."""
@@ -64,8 +66,10 @@ def choose_prefill(
     store = MeasurementStore(options.cache_dir, fingerprint("prefill", *facts), PrefillTimes)
     times = store.read()
     if times is None:
+        cores = new_cores()
         times = measure(backend, clock)
-        store.write(times)
+        if not were_taken(cores, info.n_threads):  # else the next start measures again
+            store.write(times)
     if times.is_worth_it:
         backend.read_prompts_apart()
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows
 from spillover.runtime.kv_cache.cache import KvCache
-from spillover.runtime.machine.device import SLACK_CORES, OurCores
+from spillover.runtime.machine.device import FreeCores, our_cores, were_taken
 from spillover.runtime.scheduling.pace.slice_costs import SavedCosts, SliceCosts
 
 _PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
@@ -41,23 +40,6 @@ _FIRST_REST_S, _LONGEST_REST_S = 60.0, 960.0
 """Then all is measured again later: after this time, and each time after twice as long."""
 
 
-class Cores(Protocol):
-    """The cores that this process may use."""
-
-    def free(self) -> float:
-        """How many were idle or worked for us since the last call; 0 when too little time has
-        passed to say."""
-        ...
-
-
-def our_cores() -> Cores | None:
-    """None where the system does not show how busy the cores are."""
-    try:
-        return OurCores()
-    except OSError:
-        return None
-
-
 class SavedCostTables(Struct, frozen=True, kw_only=True):
     """What is kept on disk for one model on one device."""
 
@@ -84,7 +66,7 @@ class CostMeasurement:
         saved: SavedCostTables | None,
         on_done: Callable[[SavedCostTables], None],
         clock: Callable[[], float] = time.perf_counter,
-        new_cores: Callable[[], Cores | None] = our_cores,
+        new_cores: Callable[[], FreeCores | None] = our_cores,
     ) -> None:
         """*on_done* gets tables that no other program disturbed."""
         self._backend = backend
@@ -97,7 +79,7 @@ class CostMeasurement:
         self._todo: list[tuple[str, int]] = [] if saved else _all_measurements()
         self._spent_s = 0.0
         self._measuring = False
-        self._cores: Cores | None = None
+        self._cores: FreeCores | None = None
         self._unjudged: list[tuple[str, int]] = []
         self._unjudged_s = 0.0
         self._disturbed: list[tuple[str, int]] = []
@@ -164,9 +146,7 @@ class CostMeasurement:
             self._repeat(is_late=is_late)
 
     def _is_disturbed(self) -> bool:
-        """Whether other programs took cores from us since the last call."""
-        free = self._cores.free() if self._cores is not None else 0.0
-        return 0 < free < self._backend.info.n_threads - SLACK_CORES
+        return were_taken(self._cores, self._backend.info.n_threads)
 
     def _repeat(self, *, is_late: bool) -> None:
         if is_late or self._n_repeated == _N_REPEATED:

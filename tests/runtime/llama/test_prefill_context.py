@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -226,11 +227,12 @@ def choose(
     apart_s: float,
     free_bytes: int = 1 << 34,
     layout: SecondLayout = "auto",
+    n_free: float = 0.0,
 ) -> bool:
     options = EngineOptions(cache_dir=cache_dir, second_layout=layout)
-    choose_prefill(
-        backend, options, 1000.0, free_bytes, clock_of(backend, main_s=main_s, apart_s=apart_s)
-    )
+    clock = clock_of(backend, main_s=main_s, apart_s=apart_s)
+    cores = SimpleNamespace(free=lambda: n_free)
+    choose_prefill(backend, options, 1000.0, free_bytes, clock, lambda: cores)
     return backend.reads_apart
 
 
@@ -252,6 +254,14 @@ def test_it_is_chosen_where_it_is_faster_and_that_is_remembered(
 def test_it_is_not_chosen_where_it_is_hardly_faster(here: LlamaBackend, tmp_path: Path) -> None:
     assert not choose(here, tmp_path, main_s=0.11, apart_s=0.10)
     assert not choose(here, tmp_path, main_s=0.90, apart_s=0.10)  # not measured again
+
+
+@pytest.mark.usefixtures("any_size")
+def test_what_other_programs_disturbed_is_not_remembered(
+    here: LlamaBackend, tmp_path: Path
+) -> None:
+    assert not choose(here, tmp_path, main_s=0.11, apart_s=0.10, n_free=0.5)
+    assert choose(here, tmp_path, main_s=0.14, apart_s=0.10)
 
 
 @pytest.mark.usefixtures("any_size")
