@@ -145,7 +145,7 @@ def _transfer(wanted: _Wanted, progress: Progress) -> None:
 
 def _given_up(wanted: _Wanted, error: Broken) -> PullError:
     n_held, url = wanted.n_held, wanted.url
-    rest = "are here; the same command goes on with the rest"
+    rest = "are here; the same command goes on with the rest, if the server can"
     advice = f"{n_held / 1e6:.1f} MB {rest}" if n_held else "Look at the connection; try it later"
     return PullError(f"{shown(url)} cannot be fetched{through_proxy(url)}: {error}. {advice}")
 

@@ -152,10 +152,9 @@ def _progress_of_all(progress: Progress, n_before: int, total: int, n_done: int,
 
 def _by_address(place: _Place, file: HubFile, progress: Progress) -> Path:
     """A large file, whose digest is known."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazy there
+    from huggingface_hub import get_token, hf_hub_url
 
-    digest, source, path = file.sha256 or "", place.source, place.path(file)
+    digest, source, path, token = file.sha256 or "", place.source, place.path(file), get_token()
     cached = place.cached(file)
     if cached is not None and sha256_of(cached) != digest:
         _delete(cached)
@@ -168,7 +167,7 @@ def _by_address(place: _Place, file: HubFile, progress: Progress) -> Path:
                 progress,
                 size_bytes=file.size,
                 sha256=digest,
-                headers=build_hf_headers(),
+                headers={"Authorization": f"Bearer {token}"} if token else {},
             )
     if place.folder is not None:
         return path

@@ -58,9 +58,14 @@ def not_here(source: HubSource) -> Offline:
 
 def _refused(where: str, source: HubSource, status: int, said: str) -> PullError:
     """What the status of an answer asks for."""
+    from huggingface_hub import get_token
+
     match status:
-        case 401 if os.environ.get("HF_TOKEN"):
-            advice = f"does not accept HF_TOKEN: make a new token at {where}/settings/tokens"
+        case 401 if get_token():
+            advice = (
+                "does not accept your token (HF_TOKEN, or that of `hf auth login`): make a new one "
+                f"at {where}/settings/tokens"
+            )
         case 401:
             advice = f"asks for a token: set HF_TOKEN to one of {where}/settings/tokens"
         case 403:

@@ -10,7 +10,7 @@ from spillover.models import onnx_folder
 from spillover.models.catalogue import ListedFile
 from spillover.models.entry import CatalogueError, sha256_of
 from spillover.models.errors import ModelFileError
-from spillover.models.gguf_header import read_header
+from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.models.pull import address, hub, wheel
 from spillover.models.pull.failures import explained_disk
 from spillover.models.pull.fetched import Fetched, Offline, Progress, PullError, only_one
@@ -18,6 +18,13 @@ from spillover.models.pull.naming import file_name_of, parts_of
 from spillover.models.pull.order import Note, Order, PullOptions, order_of
 from spillover.models.source import HubSource, Source, UrlSource, show
 from spillover.models.store import ModelStore, PulledModel
+
+_OTHER_KINDS = {
+    "adapter": "an adapter for a model",
+    "mmproj": "a projector for the images of a model",
+    "imatrix": "an importance matrix",
+}
+"""Of GGUF files, by their `general.type`."""
 
 
 def pull(
@@ -136,7 +143,7 @@ def _check(fetched: Fetched, source: Source, listed: ListedFile | None) -> str |
             onnx_folder.find(fetched.path)
             return fetched.sha256
         for file in fetched.files:
-            read_header(file)
+            _check_kind(file, read_header(file))
         found = fetched.sha256 or sha256_of(fetched.path)
         expected = listed.sha256 if listed is not None else ""
         if expected and found != expected:
@@ -149,3 +156,13 @@ def _check(fetched: Fetched, source: Source, listed: ListedFile | None) -> str |
             for file in fetched.files:
                 file.unlink(missing_ok=True)
         raise PullError(f"{error}. It is not offered as a model") from error
+
+
+def _check_kind(path: Path, header: GgufHeader) -> None:
+    """Raises ModelFileError for a GGUF file that holds something else than a model."""
+    kind = header.metadata.get("general.type", "model")
+    if header.architecture == "clip":
+        kind = "mmproj"
+    what = _OTHER_KINDS.get(str(kind))
+    if what is not None:
+        raise ModelFileError(f"{path} is {what}, and no model: pull the model itself")

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from spillover.models.catalogue import default_model
+from spillover.models.file_lock import try_lock
+from spillover.models.store import ModelStore
 from tests.models.fake_hub import FakeHub
 
 
@@ -120,3 +122,15 @@ def test_a_folder_of_the_owner_holds_the_models(
     shutil.rmtree(tmp_path / "disk/files")
     gone = spillover(environment, "run", "tale", "Once")
     assert "are gone" in gone.stderr
+
+
+def test_a_model_that_is_being_fetched_is_not_removed(
+    environment: dict[str, str], hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.add("tale.gguf", default_model().path.read_bytes())
+    environment |= {"SPILLOVER_MODELS_DIR": str(tmp_path / "disk")}
+    assert spillover(environment, "pull", f"{hub.url}/tale.gguf").returncode == 0
+    with try_lock(ModelStore(tmp_path / "disk").lock_of("tale")):
+        removed = spillover(environment, "rm", "TALE")
+    assert "is fetching TALE right now" in removed.stderr
+    assert (tmp_path / "disk/files/tale/tale.gguf").is_file()

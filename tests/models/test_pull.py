@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from spillover.models.catalogue import find
@@ -78,6 +80,32 @@ def test_a_file_that_is_no_model_is_never_offered(hub: FakeHub, store: ModelStor
     hub.add("o/m/m-Q8_0.gguf", b"<html>")
     with pytest.raises(PullError, match="a web page"):
         fetch("o/m", store)
+    assert store.all() == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "says"),
+    [
+        ("clip", "", "a projector"),
+        ("llama", "adapter", "an adapter"),
+        ("", "imatrix", "an importance matrix"),
+    ],
+)
+def test_a_file_of_another_kind_is_never_offered(
+    hub: FakeHub, store: ModelStore, tmp_path: Path, architecture: str, kind: str, says: str
+) -> None:
+    """It was, and failed when it was loaded."""
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", architecture)
+    if kind:
+        writer.add_type(kind)
+    writer.add_tensor("t", np.zeros(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    hub.add("a.gguf", (tmp_path / "a.gguf").read_bytes())
+    with pytest.raises(PullError, match=f"is {says}.*, and no model"):
+        fetch(f"{hub.url}/a.gguf", store)
     assert store.all() == []
 
 

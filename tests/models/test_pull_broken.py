@@ -178,7 +178,7 @@ def test_a_login_goes_to_no_other_host(
     ("status", "token", "advice"),
     [
         (401, "", "set HF_TOKEN to one of http"),
-        (401, "hf_x", "does not accept HF_TOKEN: make a new token"),
+        (401, "hf_x", r"does not accept your token .*: make a new one"),
         (403, "", "accept its terms at http.*/o/m"),
         (404, "", "look at the name"),
         (429, "", "try again in some minutes"),

@@ -11,6 +11,8 @@ from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_result
 from spillover.models import other_programs
 from spillover.models.catalogue import listed_models, listed_name
+from spillover.models.file_lock import try_lock
+from spillover.models.store import ModelStore, PulledModel
 from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError
 
@@ -35,15 +37,23 @@ def command(names: tuple[str, ...], config_flag: Path | None) -> None:
         if model is None and not store.has_left(name):
             raise ModelError(_nothing(name))
     for name, model in models.items():
-        try:
-            n_bytes = store.remove(model) if model is not None else store.discard(name)
-        except OSError as error:
-            raise ModelError(
-                f"{name} cannot be removed: {error}. While a server has it loaded, it may be in use"
-            ) from error
+        n_bytes = _remove(store, name, model)
         if model is not None:
             conversions.forget(model.entry.path.absolute())
         print_result(f"{model.name if model else name} is removed, {n_bytes / 1e6:.1f} MB are free")
+
+
+def _remove(store: ModelStore, name: str, model: PulledModel | None) -> int:
+    """The bytes that became free. Raises ModelError."""
+    try:
+        with try_lock(store.lock_of(name)) as is_ours:
+            if not is_ours:
+                raise ModelError(f"`spillover pull` is fetching {name} right now: stop it first")
+            return store.discard(name) if model is None else store.remove(model)
+    except OSError as error:
+        raise ModelError(
+            f"{name} cannot be removed: {error}. While a server has it loaded, it may be in use"
+        ) from error
 
 
 def _nothing(name: str) -> str:
