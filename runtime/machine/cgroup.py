@@ -36,10 +36,14 @@ def cpu_quota(files: SystemFiles) -> float | None:
 
 def group_memory(files: SystemFiles) -> GroupMemory | None:
     """The tightest limit of memory; None: there is none. Pages of files, such as those of a model,
-    count as available: the system takes them back before it refuses memory."""
+    count as available: the system takes them back before it refuses memory.
+
+    Version 2 also has a lower limit (memory.high), beyond which it slows a process down and takes
+    pages back, among them weights that are read again for the next token: it counts, too."""
     found = []
     for folder in _folders(files, "memory"):
-        limit = files.number(f"{folder}/memory.max")
+        limits = (files.number(f"{folder}/memory.{kind}") for kind in ("max", "high"))
+        limit = min((limit for limit in limits if limit is not None), default=None)
         used = files.number(f"{folder}/memory.current")
         stat_prefix = ""
         if limit is None:

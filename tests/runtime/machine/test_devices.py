@@ -117,6 +117,30 @@ def test_the_groups_above_limit_a_process_too(tmp_path: Path) -> None:
     assert (found.total_bytes, found.available_bytes) == (800 * MIB, 500 * MIB)
 
 
+@pytest.mark.parametrize("most", ["max", 900 * MIB])
+def test_nothing_is_planned_beyond_where_a_group_is_slowed_down(
+    tmp_path: Path, most: str | int
+) -> None:
+    """Only memory.max counted, so that a model under systemd's MemoryHigh ran at a crawl."""
+    mount = "sys/fs/cgroup"
+    files = written(
+        tmp_path,
+        memory(10_000, 9_000),
+        {
+            "proc/self/cgroup": "0::/user.slice/app.service",
+            f"{mount}/user.slice/memory.max": most,
+            f"{mount}/user.slice/memory.high": 700 * MIB,
+            f"{mount}/user.slice/memory.current": 300 * MIB,
+            f"{mount}/user.slice/app.service/memory.max": 800 * MIB,
+            f"{mount}/user.slice/app.service/memory.high": "max",
+            f"{mount}/user.slice/app.service/memory.current": 100 * MIB,
+        },
+    )
+    found = read_memory(files)
+    assert found is not None
+    assert (found.total_bytes, found.available_bytes) == (700 * MIB, 400 * MIB)
+
+
 def test_version_1_of_control_groups_limits_a_container_too(tmp_path: Path) -> None:
     mount = "sys/fs/cgroup"
     files = written(
