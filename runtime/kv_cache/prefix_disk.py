@@ -114,7 +114,8 @@ class PrefixDisk:
             self._has_failed = True
             return
         for tokens, origin, stored in found:
-            if not self._saved.add_file(tokens, origin, stored):
+            is_used = self._saved.add_file(tokens, origin, stored)
+            if not (is_used or files.has_unread):
                 files.remove(stored)
         self._files = files
 

@@ -83,6 +83,8 @@ class PrefixFiles:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
         self._key = _key_in(self._root)
+        self.has_unread = False
+        """A file could not be read, and may be whole: what seems to hang on nothing may not."""
 
     def states(self) -> Iterator[tuple[Tokens, int, StoredState]]:
         """The text, the origin and the file of each state; other files are removed."""
@@ -103,8 +105,8 @@ class PrefixFiles:
                 return self._head_of(file, path.name)
         except ValueError:
             path.unlink(missing_ok=True)
-        except OSError:  # that says nothing of the file
-            pass
+        except OSError as error:  # that says nothing of the file
+            self.has_unread |= not isinstance(error, FileNotFoundError)
         return None
 
     def _head_of(self, file: BinaryIO, name: str) -> Head:

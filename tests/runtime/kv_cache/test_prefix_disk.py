@@ -487,6 +487,29 @@ def test_a_file_that_cannot_be_read_now_is_not_removed(
 
 
 @on_one_model
+def test_what_hangs_on_a_file_that_cannot_be_read_now_is_not_removed(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, first = device.options("all"), np.append(PREAMBLE, text(300, 1))
+    with closing(device.start(options)) as conversations:
+        conversations.answer(first, n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.wait_for_files(2)
+    files, really = device.files(), prefix_files._open_private
+    unread = files[0]
+
+    def open_private(path: Path) -> object:
+        if path == unread:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return really(path)
+
+    monkeypatch.setattr(prefix_files, "_open_private", open_private)
+    for path in files:
+        unread = path
+        device.start(options).close()
+        assert device.files() == files
+
+
+@on_one_model
 def test_without_a_private_folder_nothing_is_kept(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
