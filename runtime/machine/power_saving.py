@@ -7,7 +7,7 @@ from spillover.runtime.machine.power import PowerReading
 N_LOOKS = 2
 """So many readings in a row begin or end the saving on a battery, and begin it because of heat."""
 
-N_COOL_LOOKS = 15
+N_COOL_LOOKS = 8
 """So many cool readings in a row end it: a cooler soon gets hot again with all threads."""
 
 HOT_C = 90.0

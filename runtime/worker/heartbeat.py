@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,10 @@ PING_ID = 0
 LEAST_SLEEP_S = 1.0
 """The clocks of a device that was awake differ by less."""
 
+WORK_S = 5.0
+"""Seconds between two calls of *on_work*, about: whatever a worker is given to show a sign of
+life."""
+
 
 def asleep_s() -> float:
     """Seconds that the device has slept since it was started; 0 where the system does not tell."""
@@ -30,7 +36,7 @@ def asleep_s() -> float:
 
 class Heartbeat:
     """Of one worker. *on_hang* is called, once, when the worker has shown no sign of life for
-    *timeout_s*, or computes without an end; *on_work* again and again while it has requests;
+    *timeout_s*, or computes without an end; *on_work* about every WORK_S while it has requests;
     *on_wake* after the device has slept, with the seconds."""
 
     def __init__(
@@ -44,6 +50,8 @@ class Heartbeat:
     ) -> None:
         self._worker = worker
         self._interval_s = timeout_s / N_LOOKS
+        self._n_beats = math.ceil(self._interval_s / WORK_S)
+        """For each look at the worker; others are for *on_work* alone."""
         self._has_work = has_work
         self._on_hang = on_hang
         self._on_work = on_work
@@ -81,26 +89,38 @@ class Heartbeat:
         self._answers = True
 
     def _run(self) -> None:
-        slept_s = asleep_s()
-        while True:
-            if self._answers:
-                self._answers = False
-                self._worker.send(protocol.AskStatus(id=PING_ID))
-            begun = time.monotonic()
-            if self._stopped.wait(self._interval_s):
+        slept_s, begun = asleep_s(), time.monotonic()
+        beat_s = self._interval_s / self._n_beats
+        n_beats_for_work = max(round(WORK_S / beat_s), 1)
+        self._ask()
+        for n in itertools.count(1):
+            if self._stopped.wait(beat_s):
                 return
-            self._worker.look_at_oom_kills()
             before_s, slept_s = slept_s, asleep_s()
             if slept_s - before_s > LEAST_SLEEP_S:
                 self._watchdog = Watchdog(self._interval_s)
                 self._on_wake(slept_s - before_s)
-            elif time.monotonic() - begun > 2 * self._interval_s:
-                self._watchdog = Watchdog(self._interval_s)  # this process was stopped, too
-            elif self._watchdog.look(self._signs()):
+            elif n % self._n_beats == 0 and self._hangs(time.monotonic() - begun):
                 self._on_hang()
                 return
-            if not self._loads and self._has_work():
+            if n % self._n_beats == 0:
+                self._ask()
+                begun = time.monotonic()
+            if n % n_beats_for_work == 0 and not self._loads and self._has_work():
                 self._on_work()
+
+    def _ask(self) -> None:
+        if self._answers:
+            self._answers = False
+            self._worker.send(protocol.AskStatus(id=PING_ID))
+
+    def _hangs(self, passed_s: float) -> bool:
+        """Look at the worker, for the first time in *passed_s* seconds."""
+        self._worker.look_at_oom_kills()
+        if passed_s > 2 * self._interval_s:  # this process was stopped, too
+            self._watchdog = Watchdog(self._interval_s)
+            return False
+        return self._watchdog.look(self._signs())
 
     def _signs(self) -> Signs:
         return Signs(

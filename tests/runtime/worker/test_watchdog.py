@@ -265,10 +265,12 @@ def test_a_worker_whose_gpu_is_gone_after_sleep_is_replaced_and_its_answer_goes_
 def test_power_is_saved_while_the_device_runs_on_its_battery(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where a worker has long to show a sign of life, its power was looked at as seldom."""
     reading = PowerReading(on_battery=True)
     monkeypatch.setattr(device_watch, "power_now", lambda: reading)
     monkeypatch.setattr(Dispatcher, "has_work", lambda _: True)
-    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
+    monkeypatch.setattr(heartbeat, "WORK_S", 0.05)
+    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=3_600.0)
     with LocalEngine(model_path, options) as engine:
         engine.wait_ready(60)
         wait_until(lambda: engine.health().power_saving == "on battery")
