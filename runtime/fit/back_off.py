@@ -24,6 +24,9 @@ CRASH_ADVICE = (
 )
 """After a crash that does not tell its reason."""
 
+Free: TypeAlias = tuple[int, int | None]
+"""What is free for a model, in bytes: beside its weights, and on the GPU (None: there is none)."""
+
 _GPU_STEPS = 4
 """In so many steps all layers leave the GPU."""
 
@@ -43,6 +46,16 @@ class FailedFit(Struct, frozen=True, kw_only=True):
     """It was the host's memory that ran out, for certain, and not a GPU's."""
     has_served: bool = False
     """It was loaded, and memory ran out later: answers go on in the next layout."""
+    free: Free | None = None
+    """The least that was free when it was planned, or one that failed before it; None: unknown."""
+
+
+def least(first: Free | None, second: Free) -> Free:
+    """The smaller of what was free at two times."""
+    if first is None:
+        return second
+    on_gpu = [n for n in (first[1], second[1]) if n is not None]
+    return min(first[0], second[0]), min(on_gpu, default=None)
 
 
 def smaller(failed: FailedFit, options: EngineOptions, shape: ModelShape) -> ContextFit | None:

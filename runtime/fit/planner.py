@@ -10,7 +10,14 @@ from msgspec import Meta, Struct, structs
 
 from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
-from spillover.runtime.fit.back_off import CRASH_ADVICE, FailedFit, LoadStage, smaller
+from spillover.runtime.fit.back_off import (
+    CRASH_ADVICE,
+    FailedFit,
+    Free,
+    LoadStage,
+    least,
+    smaller,
+)
 from spillover.runtime.fit.context_fit import GOOD_N_CTX, ContextFit, fit_context
 from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import GpuMemory, ModelShape
@@ -37,9 +44,9 @@ class RememberedFit(Struct, frozen=True, kw_only=True):
 
     fit: ContextFit
     free_bytes: Annotated[int, Meta(ge=0)]
-    """What was free beside the weights when the larger one did not fit."""
+    """The least that was free beside the weights while larger ones did not fit."""
     gpu_bytes: Annotated[int, Meta(ge=0)] | None = None
-    """What was free on the GPU then."""
+    """The same on the GPU."""
     how: str
     """How that showed."""
 
@@ -65,19 +72,19 @@ class Planner:
         failed: FailedFit | None = None,
         served: ContextFit | None = None,
         most_bytes: int | None = None,
-        tell: Callable[[ContextFit, LoadStage], None] = lambda fit, stage: None,
+        tell: Callable[[ContextFit, LoadStage, Free], None] = lambda fit, stage, free: None,
     ) -> None:
         """*served*: the layout of a worker that has ended, whose answers go on. *most_bytes*: what
         the model may take in all; None: what is free. *tell* gets each plan before it is tried,
-        which may end this process, and what is made first."""
+        which may end this process, what is made first, and what is free."""
         self._options = options
         self._failed = failed
         self._served = served
         self._most_bytes = most_bytes
         self._tell = tell
         self._planned: tuple[ModelShape, ContextFit] | None = None
-        self._free: tuple[int, int | None] = 0, None
-        """What was free when it was planned: beside the weights, and on the GPU."""
+        self._free: Free = 0, None
+        """When it was planned."""
         self._loaded: ModelShape | None = None
 
     @property
@@ -110,7 +117,7 @@ class Planner:
         else:
             fit = self._served or self._begin(shape, gpu)
         self._planned = shape, fit
-        self._tell(fit, "weights" if shape.is_gguf else "context")
+        self._tell(fit, "weights" if shape.is_gguf else "context", self._free)
         return fit
 
     def _begin(self, shape: ModelShape, gpu: GpuMemory | None) -> ContextFit:
@@ -157,7 +164,8 @@ class Planner:
                 f"memory does not hold {set_to}, as it is set ({self._failed.how}), but would hold "
                 f"{would}: set that, leave it at auto, or close other programs"
             )
-        free_bytes, gpu_bytes = self._free
+        # Memory may have been short for the larger layout, and no more for this one.
+        free_bytes, gpu_bytes = least(self._failed.free, self._free)
         self._store(shape).write(
             RememberedFit(fit=fit, free_bytes=free_bytes, gpu_bytes=gpu_bytes, how=self._failed.how)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from spillover.runtime.fit.back_off import FailedFit, LoadStage
+from spillover.runtime.fit.back_off import FailedFit, Free, LoadStage, least
 from spillover.runtime.fit.context_fit import ContextFit
 
 MOST_TRIES = 16
@@ -27,6 +27,8 @@ class Tries:
         smallest is planned again."""
         self._n_failed = self._n_guesses = 0
         self._planned: tuple[ContextFit, LoadStage] | None = None
+        self._free: Free | None = None
+        """The least with which one was planned."""
         self._refusal, self._is_on_device = "", False
         self.served: ContextFit | None = None
         """The layout that was last loaded."""
@@ -35,9 +37,11 @@ class Tries:
         """A worker starts."""
         self._planned, self._refusal, self._is_on_device = None, "", False
 
-    def plan(self, fit: ContextFit, stage: LoadStage) -> None:
-        """It is about to load the model in this layout, and makes *stage* first."""
+    def plan(self, fit: ContextFit, stage: LoadStage, free: Free) -> None:
+        """It is about to load the model in this layout, and makes *stage* first. *free*: what is
+        free for it."""
         self._planned = fit, stage
+        self._free = least(self._free, free)
         self.has_smaller = self.failed is None or fit != self.failed.fit
 
     def has_weights(self) -> None:
@@ -76,6 +80,7 @@ class Tries:
             is_guess=is_guess,
             is_host=not (is_guess or self._is_on_device),
             has_served=self.served is not None,
+            free=self._free,
         )
         self._n_failed += 1
         self._n_guesses = self._n_guesses + 1 if is_guess else 0
@@ -84,6 +89,6 @@ class Tries:
 
     def settle(self) -> None:
         """The model is loaded: what failed counts no more."""
-        self.failed, self._n_failed, self._n_guesses = None, 0, 0
+        self.failed, self._free, self._n_failed, self._n_guesses = None, None, 0, 0
         if self._planned is not None:
             self.served = self._planned[0]

@@ -18,7 +18,7 @@ from spillover.runtime.embedding_request import EmbeddingRequest
 from spillover.runtime.engine import ModelCard, PrefixCounts, SlotState
 from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import EngineEvent
-from spillover.runtime.fit.back_off import FailedFit, LoadStage
+from spillover.runtime.fit.back_off import FailedFit, Free, LoadStage
 from spillover.runtime.fit.context_fit import ContextFit
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
@@ -144,6 +144,7 @@ class Planned(Struct, frozen=True, kw_only=True, tag=True):
 
     fit: ContextFit
     stage: LoadStage
+    free: Free
 
 
 class LoadFailed(Struct, frozen=True, kw_only=True, tag=True):

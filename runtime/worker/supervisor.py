@@ -207,7 +207,7 @@ class Supervisor:
             case protocol.Ready():
                 self._on_ready(report.card)
             case protocol.Planned():
-                self._tries.plan(report.fit, report.stage)
+                self._tries.plan(report.fit, report.stage, report.free)
             case protocol.LoadProgress():
                 if report.share == 1.0:
                     self._tries.has_weights()

@@ -97,7 +97,9 @@ def main() -> None:
         failed=order.failed,
         served=order.served,
         most_bytes=order.most_bytes,
-        tell=lambda fit, stage: writer.send(protocol.Planned(fit=fit, stage=stage)),
+        tell=lambda fit, stage, free: writer.send(
+            protocol.Planned(fit=fit, stage=stage, free=free)
+        ),
     )
     try:
         progress = _Progress(writer.send)

@@ -28,6 +28,8 @@ ON_GPU = structs.replace(SHAPE, n_layers=25)
 
 NAMES = ("n_gpu_layers", "n_parallel", "n_kv", "kv_cache_type", "n_batch", "use_extra_bufts")
 
+FREE = (GIB, None)
+
 
 def failed(fit: ContextFit, stage: LoadStage = "context", *, has_served: bool = False) -> FailedFit:
     return FailedFit(fit=fit, stage=stage, how="", has_served=has_served)
@@ -151,16 +153,18 @@ def test_only_a_worker_that_had_a_plan_and_lacked_memory_is_followed_by_a_smalle
     tries = Tries()
     tries.begin()
     assert not tries.back_off("died", is_shortage=True), "it died before it laid out anything"
-    tries.plan(fit, "weights")
+    tries.plan(fit, "weights", FREE)
     assert not tries.back_off("died", is_shortage=False)
     assert tries.back_off("died", is_shortage=True)
-    assert tries.failed == FailedFit(fit=fit, stage="weights", how="the worker died", is_host=True)
+    assert tries.failed == FailedFit(
+        fit=fit, stage="weights", how="the worker died", is_host=True, free=FREE
+    )
     tries.begin()
-    tries.plan(fit, "weights")
+    tries.plan(fit, "weights", FREE)
     tries.has_weights()
     tries.refuse("out of memory", "cudaMalloc failed: out of memory")
     assert tries.back_off("ended with status 0", is_shortage=False)
-    assert tries.failed == FailedFit(fit=fit, stage="context", how="out of memory")
+    assert tries.failed == FailedFit(fit=fit, stage="context", how="out of memory", free=FREE)
 
 
 def test_what_the_hosts_memory_does_not_hold_stays_on_the_gpu() -> None:
@@ -174,7 +178,7 @@ def test_what_the_hosts_memory_does_not_hold_stays_on_the_gpu() -> None:
     tries = Tries()
     for message, is_host in (("unable to allocate CUDA0 buffer", False), ("bad_alloc", True)):
         tries.begin()
-        tries.plan(fit, "weights")
+        tries.plan(fit, "weights", FREE)
         tries.refuse("out of memory", message)
         found_again = tries.back_off("ended with status 0", is_shortage=False)
         assert found_again is not None
@@ -201,7 +205,7 @@ def test_crashes_that_tell_nothing_of_memory_are_followed_by_few_tries() -> None
 
     def back_off(*, is_shortage: bool = False) -> bool:
         tries.begin()
-        tries.plan(fit, "context")
+        tries.plan(fit, "context", FREE)
         return bool(tries.back_off("died", is_shortage=is_shortage, may_be_shortage=True))
 
     assert [back_off() for _ in range(2)] == [True] * 2
@@ -213,20 +217,35 @@ def test_crashes_that_tell_nothing_of_memory_are_followed_by_few_tries() -> None
     assert not tries.is_exhausted
 
 
+def test_the_least_that_was_free_for_larger_layouts_is_known_of_those_that_failed() -> None:
+    fit, tries = fit_context(EngineOptions(), SHAPE, GIB), Tries()
+    for free in ((5, None), (3, 8), (4, 9)):
+        tries.begin()
+        tries.plan(fit, "weights", free)
+        tries.back_off("died", is_shortage=True)
+    assert tries.failed is not None
+    assert tries.failed.free == (3, 8)
+    tries.settle()
+    tries.begin()
+    tries.plan(fit, "weights", (6, None))
+    tries.back_off("died", is_shortage=True)
+    assert tries.failed.free == (6, None)
+
+
 def test_the_smallest_layout_that_has_served_is_known_by_being_planned_again() -> None:
     fit = fit_context(EngineOptions(), SHAPE, GIB)
     tries = Tries()
     tries.begin()
-    tries.plan(fit, "weights")
+    tries.plan(fit, "weights", FREE)
     tries.settle()
     assert tries.has_smaller
     assert tries.back_off("died", is_shortage=True)
     tries.begin()
-    tries.plan(fit, "weights")
+    tries.plan(fit, "weights", FREE)
     tries.settle()
     assert not tries.has_smaller
     tries.begin()  # it has died for another reason: it begins with its own plan
-    tries.plan(fit, "weights")
+    tries.plan(fit, "weights", FREE)
     assert tries.has_smaller
 
 
@@ -236,7 +255,7 @@ def test_the_tries_are_bounded_and_begin_anew_when_the_model_is_loaded() -> None
 
     def back_off() -> bool:
         tries.begin()
-        tries.plan(fit, "context")
+        tries.plan(fit, "context", FREE)
         return tries.back_off("died", is_shortage=True) is not None
 
     assert [back_off() for _ in range(MOST_TRIES + 1)] == [True] * MOST_TRIES + [False]

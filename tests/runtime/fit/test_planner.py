@@ -9,7 +9,7 @@ from msgspec import structs
 
 from spillover.runtime.errors import ModelError
 from spillover.runtime.fit import planner
-from spillover.runtime.fit.back_off import FailedFit
+from spillover.runtime.fit.back_off import FailedFit, Free
 from spillover.runtime.fit.context_fit import ContextFit
 from spillover.runtime.fit.model_shape import GpuMemory, ModelShape, gpu_memory_of
 from spillover.runtime.fit.planner import Planner
@@ -36,6 +36,8 @@ class Device:
         self.gpu_gib: float | tuple[float, ...] | None = None
         self.is_shared = False
         self.gpus: tuple[str, ...] = ()
+        self.failed_with: Free | None = None
+        """What was free for layouts that failed."""
         self._folder = folder
         monkeypatch.setattr(planner, "available_memory", self._available)
         monkeypatch.setattr(planner, "gpu_names", lambda: self.gpus)
@@ -49,7 +51,9 @@ class Device:
     def plan(
         self, shape: ModelShape = SHAPE, failed: ContextFit | None = None, **options: int
     ) -> tuple[Planner, ContextFit]:
-        below = None if failed is None else FailedFit(fit=failed, stage="context", how="it died")
+        below = None
+        if failed is not None:
+            below = FailedFit(fit=failed, stage="context", how="it died", free=self.failed_with)
         found = Planner(self.options(**options), failed=below)
         gpu = None
         if self.gpu_gib is not None:
@@ -88,6 +92,14 @@ def test_what_was_found_is_used_again_with_the_same_memory(device: Device, gib: 
 def test_with_much_more_memory_the_estimate_is_tried_again(device: Device) -> None:
     device.back_off()
     device.gib = 12.0
+    assert not device.remembers()
+
+
+def test_what_was_found_in_a_short_shortage_is_not_used_after_it(device: Device) -> None:
+    """When another program took the memory and gave it back between two tries, the smaller layout
+    counted as found with all of it, and stayed for ever."""
+    device.failed_with = int(0.5 * GIB), None
+    device.back_off()
     assert not device.remembers()
 
 
