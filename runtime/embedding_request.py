@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from spillover.runtime.checked import checked
 from spillover.runtime.decoders import decoder_of
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import GenerationRequest, TokenId
+from spillover.runtime.request import GenerationRequest, KeepAlive, TokenId
 
 MAX_INPUTS = 2_048
 """Of one request; as at OpenAI."""
@@ -33,6 +33,8 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     """Cut what is longer than the model's context. False: it is an error."""
     field: str = "input"
     """What the inputs are called where they come from, for messages."""
+    keep_alive_s: KeepAlive | None = None
+    """None: as long as the model's owner wants."""
 
     n: ClassVar[int] = 1
     """It is answered as one choice."""

@@ -18,6 +18,9 @@ from spillover.runtime.setting_help import Help
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 Priority: TypeAlias = Literal["normal", "background"]
 """background: an answer that nobody watches being written. It waits while there are others."""
+KeepAlive = Annotated[float, Meta(ge=0)]
+"""Seconds for which a model stays loaded after its last answer, from this request on until it is
+unloaded; infinite: until its memory is needed."""
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -180,6 +183,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     priority: Priority = "normal"
+    keep_alive_s: KeepAlive | None = None
+    """None: as long as the model's owner wants."""
 
     def checked(self) -> GenerationRequest:
         """This request. Raises InvalidRequest, which names the field that is wrong."""

@@ -83,7 +83,7 @@ class HostedModel:
         """Unload it when its running answers have ended."""
         self._host.unload(self._residence)
 
-    def keep_alive(self, seconds: float | None) -> None:
+    def keep_alive(self, seconds: float) -> None:
         """See ModelHost."""
         self._host.keep_alive(self._residence, seconds)
 
@@ -151,7 +151,11 @@ class HostedModel:
         ask: Callable[[LocalEngine, Cancellation], Generator[EngineEvent]],
         cancellation: Cancellation,
     ) -> Generator[EngineEvent]:
-        use = self._host.use(self._residence, is_background=request.is_background)
+        use = self._host.use(
+            self._residence,
+            is_background=request.is_background,
+            keep_alive_s=request.keep_alive_s,
+        )
         try:
             seen: Loading | None = None
             while (seen := self._host.wait(use, seen, cancellation)) is not None:

@@ -85,11 +85,17 @@ class ModelHost:
 
     # --- needs ------------------------------------------------------------------------------
 
-    def use(self, residence: Residence, *, is_background: bool = False) -> Use:
+    def use(
+        self,
+        residence: Residence,
+        *,
+        is_background: bool = False,
+        keep_alive_s: float | None = None,
+    ) -> Use:
         """A need for the model, which is loaded if it is not; release() it. For the background it
         is loaded after those that others wait for, even if its load has begun, and only into memory
-        that is free. Raises EngineBusy, EngineClosed."""
-        use = Use(residence, is_background=is_background)
+        that is free. *keep_alive_s*: see KeepAlive. Raises EngineBusy, EngineClosed."""
+        use = Use(residence, is_background=is_background, keep_alive_s=keep_alive_s)
         with self._changed:
             if self._closed:
                 raise EngineClosed(f"{residence.spec.name} was closed")
@@ -188,12 +194,12 @@ class ModelHost:
                 residence.is_unwanted = True
                 self._changed.notify_all()
 
-    def keep_alive(self, residence: Residence, seconds: float | None) -> None:
-        """From now on the model stays loaded for *seconds* after its last answer; None: until its
-        memory is needed."""
+    def keep_alive(self, residence: Residence, seconds: float) -> None:
+        """As if a request of the loaded model had this of its own; see KeepAlive."""
         with self._changed:
-            residence.keep_alive_s = seconds
-            self._changed.notify_all()
+            if residence.engine is not None:
+                residence.keep_alive(seconds)
+                self._changed.notify_all()
 
     def state(self, residence: Residence) -> ModelState:
         """A snapshot."""
@@ -269,9 +275,9 @@ class ModelHost:
             residence.failure = failure = None if is_overtaken else failure
             residence.is_unwanted &= failure is None
             if engine is not None and failure is None and not (self._closed or is_overtaken):
-                residence.engine, engine = engine, None
-                residence.used_at = self._clock()
-            if residence.engine is not None or failure is not None:
+                residence.take(engine, self._clock())
+                engine = None
+            elif residence.engine is not None or failure is not None:
                 residence.settle_waiting(self._clock())
             elif residence.waiting:  # it was overtaken, or somebody came when it was given up
                 self._enqueue(residence)

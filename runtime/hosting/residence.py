@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -67,8 +68,16 @@ class Use:
     """Somebody's need for a model. It is settled once *engine* or *error* is set; until it is
     released the model is not unloaded."""
 
-    def __init__(self, residence: Residence, *, is_background: bool = False) -> None:
+    def __init__(
+        self,
+        residence: Residence,
+        *,
+        is_background: bool = False,
+        keep_alive_s: float | None = None,
+    ) -> None:
         self.residence = residence
+        self.keep_alive_s = keep_alive_s
+        """See KeepAlive; None: it changes nothing."""
         self.is_background = is_background
         """It must not cost others their model, nor their place in the queue."""
         self.engine: LocalEngine | None = None
@@ -94,6 +103,7 @@ class Residence:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.keep_alive_s = spec.keep_alive_s
+        """The owner's or, as long as it is loaded, that of the last request that had its own."""
         self.engine: LocalEngine | None = None
         """The loaded one."""
         self._last_card: ModelCard | None = None
@@ -174,11 +184,23 @@ class Residence:
             return "loading"
         return "unloaded" if self.failure is None else "failed"
 
+    def take(self, engine: LocalEngine, now: float) -> None:
+        """It is loaded, and all that wait have it."""
+        self.engine, self.used_at = engine, now
+        self.keep_alive_s = self.spec.keep_alive_s
+        self.settle_waiting(now)
+
+    def keep_alive(self, seconds: float) -> None:
+        """See KeepAlive."""
+        self.keep_alive_s = None if math.isinf(seconds) else seconds
+
     def give(self, use: Use, now: float) -> None:
         """Let *use* have the loaded engine."""
         assert self.engine is not None, "it is loaded"
         self.uses.add(use)
         self.used_at = now
+        if use.keep_alive_s is not None:
+            self.keep_alive(use.keep_alive_s)
         use.settle(self.engine, None)
 
     def settle_waiting(self, now: float, failure: SpilloverError | None = None) -> None:

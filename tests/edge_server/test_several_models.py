@@ -187,6 +187,8 @@ def test_ollamas_clients_load_a_model_say_how_long_it_stays_and_unload_it(
             model="other", messages=STORY, keep_alive=0, options={"num_predict": 2}
         ).done
         wait_until(lambda: states(http)["other"] == "unloaded")
+        assert client.generate(model="other", prompt="").done_reason == "load"
+        assert states(http)["other"] == "loaded", "it stays as long as its owner wants"
         assert client.generate(model="other", prompt="", keep_alive=-1).done_reason == "load"
         assert http.get("/v1/models/other").json()["status"]["expires_in_s"] is None
         assert client.generate(model="other", prompt="", keep_alive=0).done_reason == "unload"

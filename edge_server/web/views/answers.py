@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -59,7 +58,7 @@ def add_generation_views(
                 return Response(planned, content_type="application/json")
             planned = _of_priority(planned)
             if asked.names_model:
-                _keep_alive(model, planned.keep_alive_s)
+                planned = _keeping_alive(planned)
             if isinstance(planned.encoder, StreamEncoder):
                 planned.encoder.keep_alive = settings.keep_alive
             answer = _begin(service, streams, planned, model)
@@ -129,14 +128,16 @@ def carry_out(order: ModelOrder, model: ServedModel, *, is_named: bool) -> bytes
                 model.hosted.unload()
         elif not model.hosted.is_loaded:
             raise NotLoaded(model.name)
-    if is_named:
-        _keep_alive(model, order.keep_alive_s)
+        elif is_named and order.keep_alive_s is not None:
+            model.hosted.keep_alive(order.keep_alive_s)
     return order.content
 
 
-def _keep_alive(model: ServedModel, seconds: float | None) -> None:
-    if model.hosted is not None and seconds is not None:
-        model.hosted.keep_alive(None if math.isinf(seconds) else seconds)
+def _keeping_alive(plan: AnswerPlan) -> AnswerPlan:
+    """*plan*, whose requests say how long their model stays loaded: with the answer, as it must not
+    be unloaded just before it."""
+    requests = (replace(one, keep_alive_s=plan.keep_alive_s) for one in plan.requests)
+    return replace(plan, requests=tuple(requests))
 
 
 def _begin(

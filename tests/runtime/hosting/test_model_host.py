@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -231,6 +232,28 @@ def test_a_wait_for_a_load_is_cancelled_and_the_load_goes_on(make: Callable[...,
     with pytest.raises(NotLoaded):
         model.at_once.tokenize("Once", add_special=False, parse_special=False)
     assert model.at_once.card.n_ctx == 1024
+
+
+def test_how_long_a_request_keeps_a_model_counts_for_one_load(make: Callable[..., Place]) -> None:
+    """It counted for ever, whatever the owner had set."""
+    place = make()
+    model = place.model(GGUF, keep_alive_s=600.0)
+    for n in range(1, 3):  # the second time it is loaded already, and stays for the answer
+        events = list(model.stream(ask(max_tokens=2, keep_alive_s=0.0)))
+        assert end_of(events).reason == "length"
+        place.wait_until(lambda: model.state().state == "unloaded" and bool(model.state().card))
+        assert place.loads == [GGUF] * n
+        assert end_of(list(model.stream(ask(max_tokens=2)))).reason == "length"
+        assert 0 < (model.state().expires_in_s or 0) <= 600
+    assert end_of(list(model.stream(ask(max_tokens=2, keep_alive_s=math.inf)))).reason == "length"
+    assert model.state().expires_in_s is None
+    model.keep_alive(60.0)
+    assert 0 < (model.state().expires_in_s or 0) <= 60
+    model.unload()
+    place.wait_until(lambda: model.state().state == "unloaded")
+    model.keep_alive(0.0)  # of what is not loaded, it does nothing
+    model.wait_ready()
+    assert model.state().state == "loaded"
 
 
 def test_a_model_is_unloaded_when_its_answers_have_ended(make: Callable[..., Place]) -> None:
