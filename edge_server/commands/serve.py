@@ -86,7 +86,6 @@ def _serve(settings: Settings) -> None:
 def announcement(urls: list[str], card: ModelCard, settings: Settings) -> str:
     """The text printed once the endpoint is ready."""
     lines = [
-        *(f"warning: {warning}" for warning in card.warnings),
         f"model    {card.name} ({card.description})",
         f"context  {_context_line(card)}",
         f"device   {card.device}, {card.n_threads} threads",

@@ -64,6 +64,11 @@ def _models(
     if twice is not None:
         raise ConfigError(f"{path}: {MODELS}: two models are called {twice!r}: rename one")
     for model in models:
+        if model.pinned and model.keep_alive_s not in (None, -1):
+            raise ConfigError(
+                f"{path}: {MODELS}: {model.name!r} is pinned, so that it stays loaded, and has a "
+                "keep_alive_s: leave one out"
+            )
         _checked(model.cloud(settings), path)
     return models
 

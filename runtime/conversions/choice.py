@@ -74,7 +74,9 @@ def choose_engine(
     """What serves the model at *path*, by what is known so far. Converts and measures nothing.
     *most_bytes*: memory that it may take; None: what the device has free."""
     if is_onnx(path):
-        return EngineChoice(engine="onnx", reason="the model is an ONNX graph")
+        return EngineChoice(
+            engine="onnx", reason="the model is an ONNX graph", warnings=_unheard_by_onnx(options)
+        )
     found = look_up(path, options)
     if most_bytes is not None:
         found = replace(found, free_bytes=min(found.free_bytes, most_bytes))
@@ -191,7 +193,7 @@ def _doubts(conversion: Conversion | None) -> tuple[str, ...]:
 
 def _unheard_by_onnx(options: EngineOptions) -> tuple[str, ...]:
     """The owner's settings that would have decided for llama.cpp. (What loads the graph names
-    kv_cache_type and draft_model itself.)"""
+    kv_cache_type, draft_model and pooling itself.)"""
     settings = {
         "n_gpu_layers": (options.n_gpu_layers or 0) > 0,
         "second_layout": options.second_layout == "on",

@@ -15,6 +15,7 @@ from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
 from spillover.runtime.fit.device_fit import COMPUTE_BYTES, least_bytes
 from spillover.runtime.fit.model_shape import ModelShape, draft_shape, gguf_shape, together
+from spillover.runtime.llama.embedding.plan import is_made_for_embedding
 from spillover.runtime.machine.device import available_memory, memory_floor
 from spillover.runtime.options import EngineOptions
 
@@ -27,8 +28,10 @@ def needed_bytes(path: Path, options: EngineOptions) -> int:
             size = onnx_folder.find(path).size_bytes
             shape = ModelShape(n_ctx_train=0, size_bytes=size, kv_bytes_per_cell=0.0)
         else:
-            shape = gguf_shape(path, read_header(path))
-            if (draft := draft_shape(options)) is not None:
+            header = read_header(path)
+            shape = gguf_shape(path, header)
+            draft = None if is_made_for_embedding(header) else draft_shape(options)
+            if draft is not None:
                 shape = together(shape, draft)
     except (ModelFileError, OSError) as error:
         raise ModelError(str(error)) from error

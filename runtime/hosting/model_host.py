@@ -260,7 +260,9 @@ class ModelHost:
             most_bytes = self._make_room(residence)
             if most_bytes is not None:
                 engine = self._start(residence, most_bytes)
-                residence.card = engine.wait_ready()
+                card = residence.card = engine.wait_ready()
+                for warning in card.warnings:
+                    _log.warning("%s: %s", residence.spec.name, warning)
         except SpilloverError as error:
             failure = error
         except Exception as error:  # the thread must go on

@@ -132,6 +132,7 @@ def _unheard(options: EngineOptions) -> tuple[str, ...]:
         "kv_cache_type is for GGUF models: an ONNX graph has its own": options.kv_cache_type
         not in (None, "f16"),
         "draft_model is for GGUF models: it has no effect here": options.draft_model is not None,
+        "pooling has no effect: the graph gives no vectors": options.pooling != "auto",
     }
     return tuple(note for note, holds in notes.items() if holds)
 

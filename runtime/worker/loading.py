@@ -67,7 +67,8 @@ def load(
     choice = choice or _as_it_is(path)
     opened, choice = _open(path, options, choice, on_progress, planner)
     if isinstance(opened, OpenedEmbedder):
-        card = structs.replace(opened.card, name=name, path=str(path))
+        warnings = (*choice.warnings, *opened.card.warnings, *_unheard_by(opened.card, options))
+        card = structs.replace(opened.card, name=name, path=str(path), warnings=warnings)
         return LoadedEmbedder(embedder=opened.embedder, vocabulary=opened.vocabulary, card=card)
     info = opened.backend.info
     source = given or info.chat_template
@@ -220,6 +221,25 @@ def _card(
         eos_text=info.eos_text,
         embedding=None if opened.embedder is None else opened.embedder.card,
     )
+
+
+def _unheard_by(card: ModelCard, options: EngineOptions) -> tuple[str, ...]:
+    """The owner's settings without an effect on a model that makes vectors or scores only."""
+    settings = {
+        "draft_model": options.draft_model is not None,
+        "kv_cache_type": options.kv_cache_type not in (None, "f16"),
+        "n_kv": options.n_kv is not None,
+        "n_parallel": options.n_parallel not in (None, 1),
+        "prefix_disk": options.prefix_disk == "all",
+        "chat_template": bool(options.chat_template),
+        "chat_template_file": options.chat_template_file is not None,
+    }
+    names = [name for name, is_set in settings.items() if is_set]
+    warnings = [f"{name} has no effect: the model writes no answers" for name in names]
+    pooling = None if card.embedding is None else card.embedding.pooling
+    if options.pooling not in ("auto", pooling):
+        warnings.append(f"pooling has no effect: the model's own is {pooling}")
+    return tuple(warnings)
 
 
 def _fingerprint(opened: OpenedModel) -> str:

@@ -128,6 +128,7 @@ def test_the_first_table_is_the_model_that_is_used_where_none_is_named(tmp_path:
     [
         ('name = "a"\nn_ctx = 2', "n_ctx must be an integer from 16"),
         ('name = "a"\nkeep_alive_s = -2', "keep_alive_s"),
+        ('name = "a"\npinned = true\nkeep_alive_s = 60', "is pinned, so that it stays loaded"),
         ('name = "a"\nhost = "0.0.0.0"', "unknown field `host`"),
         ('name = "a"\noptions = { n_ctx = 2 }', "there is no setting options"),
         ('model = "storyteller"', "missing required field `name`"),

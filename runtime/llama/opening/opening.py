@@ -56,7 +56,10 @@ def open_any_gguf(
     except (ModelFileError, OSError) as error:  # a part may be missing
         raise ModelError(str(error)) from error
     if is_made_for_embedding(header):
-        return open_embedder(path, header, options, on_progress)
+        embedder = open_embedder(path, header, options, on_progress)
+        return structs.replace(
+            embedder, card=structs.replace(embedder.card, warnings=_unheard(options))
+        )
     draft = _draft_shape(options)
     start_library()
     gpu = gpu_memory() if uses_gpu(-1) else None
@@ -66,6 +69,7 @@ def open_any_gguf(
     fit = (planner or Planner(options)).plan(both, gpu)
     if draft is None and options.draft_model is not None:
         fit = structs.replace(fit, warnings=(*fit.warnings, _DRAFTS_ARE_OFF))
+    fit = structs.replace(fit, warnings=(*fit.warnings, *_unheard(options)))
     cell_bytes = shape.cell_bytes(fit.kv_cache_type)
     config = LlamaConfig(
         n_kv=fit.n_kv,
@@ -109,6 +113,13 @@ def open_any_gguf(
     return OpenedModel(
         backend=backend, fit=fit, weights=weights, speed_facts=facts, embedder=embedder
     )
+
+
+def _unheard(options: EngineOptions) -> tuple[str, ...]:
+    """The owner's settings that have no effect."""
+    if not options.n_gpu_layers or uses_gpu(-1):
+        return ()
+    return ("n_gpu_layers has no effect: llama.cpp finds no GPU; `spillover doctor` may say why",)
 
 
 def _draft_shape(options: EngineOptions) -> ModelShape | None:

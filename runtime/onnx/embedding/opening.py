@@ -68,6 +68,7 @@ def open_embedder(files: OnnxModelFiles, file: GraphFile, options: EngineOptions
             has_chat_template=False,
             use_extra_bufts=True,
             generates=False,
+            warnings=_unheard(options),
             embedding=card,
         ),
     )
@@ -78,6 +79,13 @@ def _pooling(graph: EmbeddingGraph, settings: EmbeddingSettings, options: Engine
         return "rank"
     is_free = graph.kind == "tokens" and options.pooling != "auto"
     return options.pooling if is_free and options.pooling != "auto" else settings.pooling
+
+
+def _unheard(options: EngineOptions) -> tuple[str, ...]:
+    """The owner's settings that have no effect."""
+    if options.execution_provider in ("auto", "cpu"):
+        return ()
+    return ("execution_provider has no effect: vectors and scores are made by the processor",)
 
 
 def _n_values(graph: EmbeddingGraph) -> int:

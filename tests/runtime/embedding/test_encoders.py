@@ -11,12 +11,15 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from msgspec import structs
 
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.embedding_request import EmbeddingRequest
 from spillover.runtime.errors import InputTooLong, InvalidRequest
 from spillover.runtime.events import Embedded, EngineEvent, Queued
+from spillover.runtime.hosting.memory import needed_bytes
 from spillover.runtime.local_engine import LocalEngine
+from spillover.runtime.machine.device import gpu_names
 from spillover.runtime.options import EngineOptions
 from tests import tiny_bert
 from tests.answers import ask
@@ -164,6 +167,36 @@ def test_a_model_for_vectors_writes_no_answers_and_does_not_rank(encoder: LocalE
         encoder.apply_template(ask())
     with pytest.raises(InvalidRequest, match="does not rank"):
         vectors_of(encoder, "a cat", query="dog")
+
+
+@pytest.mark.parametrize("kind", ["gguf-mean", "onnx-pooled"])
+def test_settings_without_an_effect_on_vectors_are_named(kind: str, tmp_path: Path) -> None:
+    """A draft model, for one, was taken without a word."""
+    path = MODELS[kind][1](tmp_path)
+    options = structs.replace(
+        OPTIONS,
+        draft_model=tmp_path / "missing.gguf",
+        n_parallel=4,
+        chat_template="chatml",
+        n_gpu_layers=5,
+        pooling="cls",
+        execution_provider="cuda",
+    )
+    assert needed_bytes(path, options) == needed_bytes(path, OPTIONS)
+    with LocalEngine(path, options) as engine:
+        warnings = engine.wait_ready(60).warnings
+    expected = {
+        "draft_model",
+        "n_parallel",
+        "chat_template",
+        "execution_provider",
+        *(("pooling",) if kind == "onnx-pooled" else ()),
+        *(() if gpu_names() and kind == "gguf-mean" else ("n_gpu_layers",)),
+    }
+    assert {warning.split()[0] for warning in warnings} == expected
+    assert all("no effect" in warning for warning in warnings)
+    with LocalEngine(path, OPTIONS) as engine:
+        assert engine.wait_ready(60).warnings == ()
 
 
 def test_it_shows_its_tokens(encoder: LocalEngine) -> None:

@@ -52,8 +52,12 @@ class Place:
         with self.host._changed:
             assert self.host._changed.wait_for(lambda: bool(condition()), 120)
 
-    def model(self, name: str, path: Path | None = None, **spec: object) -> HostedModel:
-        options = EngineOptions(n_threads=1, n_parallel=2, cache_dir=self.folder)
+    def model(
+        self, name: str, path: Path | None = None, draft_model: Path | None = None, **spec: object
+    ) -> HostedModel:
+        options = EngineOptions(
+            n_threads=1, n_parallel=2, cache_dir=self.folder, draft_model=draft_model
+        )
         file = path or find(name).path
 
         def start(most_bytes: int) -> LocalEngine:
@@ -264,6 +268,14 @@ def test_a_model_is_unloaded_when_its_answers_have_ended(make: Callable[..., Pla
         assert model.state().state == "unloading"
         assert end_of(list(events)).usage.completion_tokens == 40
     place.wait_until(lambda: model.state().state == "unloaded")
+
+
+def test_a_load_tells_of_settings_without_an_effect(
+    both: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only those of the first model were shown."""
+    both.model("quiet", find(ONNX).path, draft_model=find(GGUF).path).wait_ready()
+    assert "quiet: draft_model is for GGUF models: it has no effect here" in caplog.messages
 
 
 def test_a_failed_load_is_an_error_for_those_who_wait_and_for_nobody_else(
