@@ -10,7 +10,7 @@ from functools import partial
 
 from spillover.cloud_fallback.route.router import Router
 from spillover.edge_server.answers.served_models import ServedModel, ServedModels
-from spillover.edge_server.commands.engines.job_process import convert_if_needed
+from spillover.edge_server.commands.engines.job_process import convert_if_needed, needs_conversion
 from spillover.edge_server.commands.loading import (
     default_name,
     default_settings,
@@ -27,7 +27,7 @@ from spillover.runtime.errors import ModelError
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.memory import needed_bytes
 from spillover.runtime.hosting.model_host import ModelHost
-from spillover.runtime.hosting.residence import ModelSpec
+from spillover.runtime.hosting.residence import ModelSpec, Preparation
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 
@@ -112,11 +112,17 @@ class Hosting:
         keep_alive_s = own.keep_alive_s if own is not None else None
         if keep_alive_s is None:
             keep_alive_s = settings.model_keep_alive_s
+        path = entry.path.absolute()
         spec = ModelSpec(
             name=name,
-            prepare=partial(convert_if_needed, entry.path.absolute(), options),
+            preparation=Preparation(
+                what="the conversion of its file for ONNX Runtime",
+                is_needed=partial(needs_conversion, path, options),
+                make=partial(convert_if_needed, path, options),
+                patience_s=options.load_timeout_s,
+            ),
             start=partial(_start, entry, options, name),
-            needed_bytes=partial(needed_bytes, entry.path.absolute(), options),
+            needed_bytes=partial(needed_bytes, path, options),
             keep_alive_s=None if keep_alive_s < 0 else keep_alive_s,
             is_pinned=own is not None and own.pinned,
             # What the owner starts the server with is tried, whatever an estimate says.

@@ -61,7 +61,7 @@ def _serve(settings: Settings) -> None:
     from spillover.edge_server.commands.hosting import hosting  # slow
 
     with hosting(settings) as models:
-        with models.default.loading(lambda: None) as use:
+        with models.default.loading(lambda: None, is_patient=True) as use:
             # Flask is slow to import: do that, and check the address, while the model loads.
             from spillover.edge_server.commands.routed import note_broken_fallback
             from spillover.edge_server.web.server import check_bind, serve

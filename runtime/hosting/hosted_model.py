@@ -10,7 +10,8 @@ from spillover.runtime.embedding_request import EmbeddingRequest, EngineRequest
 from spillover.runtime.engine import ConversationPrompt, EngineStatus, ModelCard
 from spillover.runtime.errors import EngineBusy, NotLoaded
 from spillover.runtime.events import EngineEvent, Finished, Loading, cancelled
-from spillover.runtime.hosting.model_host import RETRY_AFTER_S, ModelHost
+from spillover.runtime.hosting.model_host import ModelHost
+from spillover.runtime.hosting.preparer import RETRY_AFTER_S
 from spillover.runtime.hosting.residence import ModelState, Residence, Use
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
@@ -69,10 +70,13 @@ class HostedModel:
         self._host.preload(self._residence)
 
     @contextmanager
-    def loading(self, on_settled: Callable[[], None]) -> Generator[Use]:
+    def loading(
+        self, on_settled: Callable[[], None], *, is_patient: bool = False
+    ) -> Generator[Use]:
         """Load it while the block runs, and keep it; *on_settled* is called when it is loaded or
-        cannot be, and must be quick. Raises EngineBusy, EngineClosed."""
-        use = self._host.use(self._residence)
+        cannot be, and must be quick. *is_patient*: see ModelHost.use(). Raises EngineBusy,
+        EngineClosed."""
+        use = self._host.use(self._residence, is_patient=is_patient)
         try:
             self._host.on_settled(use, on_settled)
             yield use

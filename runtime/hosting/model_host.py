@@ -21,6 +21,7 @@ from spillover.runtime.errors import (
 )
 from spillover.runtime.events import Loading
 from spillover.runtime.hosting.memory import free_memory
+from spillover.runtime.hosting.preparer import RETRY_AFTER_S, Preparer
 from spillover.runtime.hosting.residence import (
     ModelSpec,
     ModelState,
@@ -29,8 +30,6 @@ from spillover.runtime.hosting.residence import (
 )
 from spillover.runtime.hosting.room import free_beside, idle_longest, loaded, to_unload
 from spillover.runtime.local_engine import LocalEngine
-
-RETRY_AFTER_S = 5.0
 
 _GIVE_BACK_S = 1.0
 """Within this, workers have dropped what they can make again: they do so between two steps."""
@@ -41,9 +40,10 @@ _log = logging.getLogger(__name__)
 class ModelHost:
     """The models of a process, each in a worker of its own while it is loaded.
 
-    One thread loads and unloads. A model that has to make room is unloaded once its running answers
-    have ended; requests that come meanwhile wait until it is loaded again, so that nobody waits
-    for ever. Any thread may use the host. Close it.
+    One thread loads and unloads, and another one makes what models need before that. A model that
+    has to make room is unloaded once its running answers have ended; requests that come meanwhile
+    wait until it is loaded again, so that nobody waits for ever. Any thread may use the host.
+    Close it.
     """
 
     def __init__(
@@ -63,8 +63,7 @@ class ModelHost:
         self._queue: list[Residence] = []
         self._loading: Residence | None = None
         self._starting: LocalEngine | None = None
-        self._preparing = Cancellation()
-        """Of what the model that is being loaded needs first."""
+        self._preparer = Preparer(self._changed, self._end_preparation)
         self._is_overtaken = False
         """Others wait for another model than the one that is being loaded for the background."""
         self._thread: threading.Thread | None = None
@@ -90,12 +89,20 @@ class ModelHost:
         residence: Residence,
         *,
         is_background: bool = False,
+        is_patient: bool = False,
         keep_alive_s: float | None = None,
     ) -> Use:
         """A need for the model, which is loaded if it is not; release() it. For the background it
         is loaded after those that others wait for, even if its load has begun, and only into memory
-        that is free. *keep_alive_s*: see KeepAlive. Raises EngineBusy, EngineClosed."""
-        use = Use(residence, is_background=is_background, keep_alive_s=keep_alive_s)
+        that is free. *is_patient*: it waits as long as it takes to prepare the model.
+        *keep_alive_s*: see KeepAlive. Raises EngineBusy, EngineClosed."""
+        use = Use(
+            residence,
+            is_background=is_background,
+            is_patient=is_patient,
+            keep_alive_s=keep_alive_s,
+            since=self._clock(),
+        )
         with self._changed:
             if self._closed:
                 raise EngineClosed(f"{residence.spec.name} was closed")
@@ -109,10 +116,9 @@ class ModelHost:
             residence.waiting.append(use)
             self._enqueue(residence)
             self._begin(use)
-            overtaken, preparing = self._overtake(use), self._preparing
-            is_overtaken = self._is_overtaken
+            overtaken, preparing = self._overtake(use), self._preparer.yield_to(use)
             self._changed.notify_all()
-        if is_overtaken:
+        if preparing is not None:
             preparing.cancel()
         if overtaken is not None:
             overtaken.close()
@@ -184,7 +190,7 @@ class ModelHost:
 
     def preload(self, residence: Residence) -> None:
         """Load the model, unless that fails, before somebody asks for it."""
-        use = self.use(residence)
+        use = self.use(residence, is_patient=True)
         self.on_settled(use, lambda: self.release(use))
 
     def unload(self, residence: Residence) -> None:
@@ -211,12 +217,13 @@ class ModelHost:
             )
 
     def _is_awaited(self, residence: Residence) -> bool:
-        return residence is self._loading or residence in self._queue
+        is_here = residence is self._loading or residence in self._queue
+        return is_here or self._preparer.n_ahead(residence) is not None
 
     def _n_ahead(self, residence: Residence) -> int:
-        if residence not in self._queue:
-            return 0
-        return self._queue.index(residence) + (self._loading is not None)
+        if residence in self._queue:
+            return self._queue.index(residence) + (self._loading is not None)
+        return self._preparer.n_ahead(residence) or 0
 
     def _outlook(self, use: Use) -> Loading:
         residence = use.residence
@@ -240,6 +247,7 @@ class ModelHost:
                 now = self._clock()
                 idle = [each for each in self._residences if each.is_idle]
                 expiries = [at for each in idle if (at := each.expires_at) is not None]
+                expiries += self._preparer.refuse_impatient(now)
                 for each in idle:
                     at = each.expires_at
                     if each.is_unwanted or (at is not None and at <= now):
@@ -253,11 +261,23 @@ class ModelHost:
                 self._changed.wait(min(expiries) - now if expiries else None)
         return None
 
+    def _end_preparation(self, residence: Residence, failure: SpilloverError | None) -> None:
+        if failure is not None:
+            residence.failure = failure
+            residence.settle_waiting(self._clock())
+        elif residence.waiting:
+            self._enqueue(residence)
+        else:
+            residence.is_unwanted = False
+
     def _load(self, residence: Residence) -> None:
         failure: SpilloverError | None = None
         engine: LocalEngine | None = None
+        preparation, must_prepare = residence.spec.preparation, False
         try:
-            most_bytes = self._make_room(residence)
+            if preparation is not None and not residence.is_prepared:
+                must_prepare = preparation.is_needed()
+            most_bytes = None if must_prepare else self._make_room(residence)
             if most_bytes is not None:
                 engine = self._start(residence, most_bytes)
                 card = residence.card = engine.wait_ready()
@@ -274,6 +294,7 @@ class ModelHost:
         with self._changed:
             is_overtaken, self._is_overtaken = self._is_overtaken, False
             self._loading = self._starting = residence.progress = None
+            residence.is_prepared = False
             residence.failure = failure = None if is_overtaken else failure
             residence.is_unwanted &= failure is None
             if engine is not None and failure is None and not (self._closed or is_overtaken):
@@ -281,6 +302,8 @@ class ModelHost:
                 engine = None
             elif residence.engine is not None or failure is not None:
                 residence.settle_waiting(self._clock())
+            elif residence.waiting and must_prepare and not is_overtaken:
+                self._preparer.add(residence)
             elif residence.waiting:  # it was overtaken, or somebody came when it was given up
                 self._enqueue(residence)
             else:
@@ -290,12 +313,6 @@ class ModelHost:
             engine.close()
 
     def _start(self, residence: Residence, most_bytes: int) -> LocalEngine:
-        with self._changed:
-            preparing = self._preparing = Cancellation()
-            is_vain = self._closed or self._is_overtaken
-        if is_vain:
-            preparing.cancel()
-        residence.spec.prepare(preparing)
         engine = residence.spec.start(most_bytes)
         engine.watch_deaths(lambda: residence.on_death())
         engine.watch_progress(partial(self._note_progress, residence))
@@ -420,8 +437,8 @@ class ModelHost:
                 for use in waiting:
                     use.settle(None, each.failure)
             self._changed.notify_all()
-            thread, preparing = self._thread, self._preparing
-        preparing.cancel()
+            thread, end_preparation = self._thread, self._preparer.close()
+        end_preparation()
         for engine in engines:
             engine.close()
         if thread is not None:

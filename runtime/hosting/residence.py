@@ -21,15 +21,28 @@ could not be loaded; the next request tries again."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What has to be made before a model can be loaded, which may take minutes."""
+
+    what: str
+    """For people to read, such as "its conversion"."""
+    is_needed: Callable[[], bool]
+    """Whether it is missing; quick. Raises ModelError."""
+    make: Callable[[Cancellation], None]
+    """Ends soon once cancelled. Raises ModelError."""
+    patience_s: float
+    """Seconds for which a request waits for it; it is made to its end all the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """How a model is loaded, and how long it stays."""
 
     name: str
     start: Callable[[int], LocalEngine]
     """Starts its worker, which may take so many bytes of memory. Raises ModelError."""
-    prepare: Callable[[Cancellation], None] = lambda cancellation: None
-    """Makes what start() needs, which may take minutes; ends soon once cancelled. Raises
-    ModelError."""
+    preparation: Preparation | None = None
+    """None: start() needs nothing but the model's files."""
     needed_bytes: Callable[[], int]
     """The least memory with which it is loaded. Raises ModelError."""
     keep_alive_s: float | None = None
@@ -73,9 +86,15 @@ class Use:
         residence: Residence,
         *,
         is_background: bool = False,
+        is_patient: bool = False,
         keep_alive_s: float | None = None,
+        since: float = 0.0,
     ) -> None:
         self.residence = residence
+        self.is_patient = is_patient
+        """It waits for as long as the model is prepared."""
+        self.since = since
+        """When it began, by the host's clock."""
         self.keep_alive_s = keep_alive_s
         """See KeepAlive; None: it changes nothing."""
         self.is_background = is_background
@@ -113,6 +132,8 @@ class Residence:
         """Of the loaded engine."""
         self.waiting: list[Use] = []
         self.used_at = 0.0
+        self.is_prepared = False
+        """What it needs was made for the load that follows."""
         self.is_evicted = False
         """Another model needs its memory: nobody gets it any more."""
         self.is_unwanted = False

@@ -18,7 +18,7 @@ from spillover.edge_server.commands.output import print_note
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.quantize.child import start_process
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.conversions.choice import choose_engine
+from spillover.runtime.conversions.choice import EngineChoice, choose_engine
 from spillover.runtime.conversions.record import SourceNote
 from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError, shortage
@@ -90,13 +90,22 @@ class JobProcess:
         self._process.stdout.close()
 
 
+def needs_conversion(path: Path, options: EngineOptions) -> bool:
+    """Whether only ONNX Runtime may serve the GGUF file, which has not been converted yet."""
+    return _is_conversion_missing(choose_engine(path, options))
+
+
+def _is_conversion_missing(choice: EngineChoice) -> bool:
+    return choice.engine == "onnx" and choice.can_compare
+
+
 def convert_if_needed(path: Path, options: EngineOptions, cancellation: Cancellation) -> None:
     """Convert a GGUF file that only ONNX Runtime may serve, while the user waits.
 
     Raises ModelError when that is not possible, or was cancelled.
     """
     choice = choose_engine(path, options)
-    if choice.engine != "onnx" or not choice.can_compare:
+    if not _is_conversion_missing(choice):
         return
     print_note(f"spillover: converting {path.name} for ONNX Runtime ({choice.reason}) …")
     try:

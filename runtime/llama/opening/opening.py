@@ -56,10 +56,8 @@ def open_any_gguf(
     except (ModelFileError, OSError) as error:  # a part may be missing
         raise ModelError(str(error)) from error
     if is_made_for_embedding(header):
-        embedder = open_embedder(path, header, options, on_progress)
-        return structs.replace(
-            embedder, card=structs.replace(embedder.card, warnings=_unheard(options))
-        )
+        made = open_embedder(path, header, options, on_progress)
+        return structs.replace(made, card=structs.replace(made.card, warnings=_unheard(options)))
     draft = _draft_shape(options)
     start_library()
     gpu = gpu_memory() if uses_gpu(-1) else None
