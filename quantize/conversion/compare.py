@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -53,17 +53,28 @@ _PACKED = 2.0
 
 
 def prepare(
-    path: Path, options: EngineOptions, progress: Progress, *, measures: bool, again: bool = False
+    path: Path,
+    options: EngineOptions,
+    progress: Progress,
+    *,
+    measures: bool,
+    again: bool = False,
+    waits: bool = False,
 ) -> None:
     """Convert the GGUF file *path* unless it was, and compare the engines as far as that was not
     done for this device. *measures*: their speed, too. *again*: forget what is known of it.
+    *waits*: until no other process converts.
 
     Raises ExportError for a file that cannot be converted, which is remembered, NotNow, and where
     nothing can be written QuantizeError or OSError.
     """
     store = ConversionStore(options.cache_dir)
     store.claim()
-    with try_lock(store.lock) as is_ours:
+    with ExitStack() as stack:
+        is_ours = stack.enter_context(try_lock(store.lock))
+        if not is_ours and waits:
+            progress("waiting for another conversion", 0, 1)
+            is_ours = stack.enter_context(try_lock(store.lock, waits=True))
         if not is_ours:
             raise NotNow("another process converts a model at present: try again later")
         store.sweep()

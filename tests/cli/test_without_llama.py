@@ -57,6 +57,10 @@ def test_a_gguf_file_that_only_llama_reads_says_what_to_install(
     assert done.returncode == 1
     assert INSTALL in done.stderr
     assert "Traceback" not in done.stderr
+    compared = spillover(config, "engines", str(model))
+    assert compared.returncode == 1
+    assert INSTALL in compared.stderr
+    assert "Traceback" not in compared.stderr
 
 
 def test_the_doctor_says_so_and_finds_nothing_wrong(config: Path) -> None:

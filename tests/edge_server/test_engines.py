@@ -247,6 +247,33 @@ def test_a_conversion_that_somebody_waits_for_can_be_cancelled(order: Order) -> 
     assert is_free(ConversionStore(order.options.cache_dir))
 
 
+def waiting_behind_another(order: Order) -> JobProcess:
+    """A job that waits for the lock, which somebody holds."""
+    job, lock = JobProcess(order), str(ConversionStore(order.options.cache_dir).lock)
+    process = psutil.Process(job.pid)
+    # It has tried without waiting, too, and has the file open for both.
+    wait_until(lambda: [file.path for file in process.open_files()].count(lock) == 2)
+    return job
+
+
+def test_a_conversion_that_somebody_waits_for_waits_for_another_one(order: Order) -> None:
+    """Of two servers that started with one file, the second one ended."""
+    with try_lock(ConversionStore(order.options.cache_dir).lock):
+        job = waiting_behind_another(order)
+    try:
+        assert job.result().error == ""
+    finally:
+        job.end()
+    assert is_checked(order.path, order.options)
+
+
+def test_a_conversion_that_waits_for_another_one_can_be_cancelled(order: Order) -> None:
+    with try_lock(ConversionStore(order.options.cache_dir).lock):
+        job = waiting_behind_another(order)
+        job.end()
+        assert not psutil.pid_exists(job.pid)
+
+
 def give_no_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system has none left for *name*."""
     start = threading.Thread.start

@@ -16,6 +16,7 @@ from spillover.edge_server.commands.loading import (
 )
 from spillover.edge_server.commands.options import load_config, model_argument, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
+from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.backend import DecodeFailed
 from spillover.runtime.errors import SpilloverError
@@ -49,7 +50,8 @@ def command(again: bool, as_json: bool, config_flag: Path | None, **flags: Any) 
             with shown_progress(False) as progress:
                 prepare(path, options, progress, measures=True, again=again)
         except (SpilloverError, DecodeFailed) as error:
-            print_note(f"spillover: the engines cannot be compared: {error}")
+            remedy = "" if has_llama() else f"; for llama.cpp: {INSTALL_LLAMA}"
+            print_note(f"spillover: the engines cannot be compared: {error}{remedy}")
             code = 1
     report = report_on(path, options, default_memory(settings))
     if as_json:

@@ -47,7 +47,8 @@ def main() -> None:
 def _done(order: Order) -> Result:
     try:
         with shown_progress(order.in_background) as progress:
-            prepare(order.path, order.options, progress, measures=order.in_background)
+            is_awaited = not order.in_background
+            prepare(order.path, order.options, progress, measures=not is_awaited, waits=is_awaited)
     except SpilloverError as error:
         return Result(error=str(error))
     except OSError as error:  # such as a full disk
