@@ -84,13 +84,11 @@ class LlamaContext:
         )
         self._window = int(lib.llama_model_n_swa(model.handle))
         """Positions that layers with a sliding window see; 0 where all layers see all."""
-        kind = model.metadata("general.architecture")
-        n_first = model.metadata(f"{kind}.rope.scaling.original_context_length")
-        is_long = n_first.isdigit() and self.n_kv > int(n_first)
-        scaling = model.metadata(f"{kind}.rope.scaling.type")
-        self.shares_cells = not n_first.isdigit() or scaling == "yarn"
-        """Whether a context of any size can continue from its cells. Phi-3 has other rotary factors
-        for contexts that are longer than the one it was first trained for (LongRoPE)."""
+        n_short = model.n_ctx_short
+        is_long = n_short is not None and self.n_kv > n_short
+        self.shares_cells = n_short is None
+        """Whether a context of any size can continue from its cells. With LongRoPE (Phi-3, MiniCPM)
+        a context longer than the one that the model was first trained for turns keys otherwise."""
         place = "GPU" if model.is_on_gpu else "CPU"
         self.layout = f"{config.kv_cache_type}, {place}{', long' if is_long else ''}"
 

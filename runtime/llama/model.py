@@ -5,17 +5,22 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from spillover.models.at_path import part_names
+from spillover.models.errors import ModelFileError
+from spillover.models.gguf_header import read_header
 from spillover.runtime.backend import Tokens, n_params_text
 from spillover.runtime.engine import FimTokens
 from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.llama.library import LOG, lib, uses_gpu
 
 _MAX_META_BYTES = 1 << 20
+_LONG_FACTORS = "rope_factors_long.weight"
 
 OnProgress: TypeAlias = Callable[[float], None]
 """Is told which share of the weights has been read, from 0 to 1."""
@@ -32,6 +37,7 @@ class LlamaModel:
         use_extra_bufts: bool,
         on_progress: OnProgress | None = None,
     ) -> None:
+        self._has_long_factors = _has_tensor(path, _LONG_FACTORS)
         params = lib.llama_model_default_params()
         if on_progress is not None:
 
@@ -189,6 +195,17 @@ class LlamaModel:
             size = n + 1
         raise ModelError(f"the model's metadata {key} is larger than {_MAX_META_BYTES} bytes")
 
+    @property
+    def n_ctx_short(self) -> int | None:
+        """The longest context whose keys are turned by the short factors of LongRoPE, beyond which
+        the long ones are; None where the file has none."""
+        if not self._has_long_factors:
+            return None
+        kind = self.metadata("general.architecture")
+        n_first = self.metadata(f"{kind}.rope.scaling.original_context_length")
+        n_most: int = lib.llama_model_n_ctx_train(self.handle)
+        return int(n_first) if n_first.isdigit() else n_most
+
     def description(self) -> str:
         """Such as "llama 0.49B Q8_0"."""
         buffer = ctypes.create_string_buffer(256)
@@ -210,3 +227,11 @@ class LlamaModel:
         if self.handle:
             lib.llama_model_free(self.handle)
             self.handle = None
+
+
+def _has_tensor(path: Path, name: str) -> bool:
+    """Whether a file of the model at *path* has it; False where llama.cpp will refuse one."""
+    parts = [path.with_name(part) for part in part_names(path.name)]
+    with suppress(ModelFileError):
+        return any(name == tensor.name for part in parts for tensor in read_header(part).tensors)
+    return False

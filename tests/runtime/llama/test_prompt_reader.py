@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from spillover.runtime.llama.prefill.context import PrefillContext
 from spillover.runtime.llama.prefill.prompt_reader import LlamaPromptReader
 from spillover.runtime.sampling import Sampling
 from tests import tiny_gguf, tiny_models
+from tests.gguf_edit import with_numbers
 from tests.runtime.gate import Gate
 
 CONFIG = LlamaConfig(
@@ -347,18 +348,24 @@ def test_without_memory_for_a_copy_of_its_cells_decode_must_read(
     backend.close()
 
 
+@pytest.mark.parametrize("error", [ModelError("the system has no memory"), KvFull()])
 def test_where_the_second_context_cannot_be_made_it_is_tried_again_later(
-    model_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    model_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """After cells that did not fit, prompts were read in slices for good."""
     backend = LlamaBackend(model_path, CONFIG)
 
     def refuse(*_: object, **__: object) -> None:
-        raise ModelError("no memory")
+        raise error
 
     monkeypatch.setattr(LlamaContext, "__init__", refuse)
     tokens = prompt(60)
     start(backend, [Rows(0, 0, tokens, True)])
     assert not reader_of(backend).take([0])
+    assert (str(error) or "did not fit") in caplog.text
     assert not reader_of(backend).start([Rows(0, 0, tokens, True)], lambda: None)
     monkeypatch.undo()
     now = time.monotonic()
@@ -368,11 +375,34 @@ def test_where_the_second_context_cannot_be_made_it_is_tried_again_later(
     backend.close()
 
 
-@pytest.mark.parametrize(("name", "reads"), [("phi3", True), ("phi3-long", False)])
+_FIRST_CONTEXT = "phi3.rope.scaling.original_context_length"
+
+
+def _without_first_context(path: Path) -> None:
+    content, key = path.read_bytes(), _FIRST_CONTEXT.encode()
+    assert content.count(key) == 1
+    path.write_bytes(content.replace(key, b"x" * len(key)))
+
+
+LONG_ROPE: dict[str, tuple[str, Callable[[Path], object], bool]] = {
+    "nothing": ("phi3", lambda path: None, True),
+    "first context": ("phi3", lambda path: with_numbers(path, path, {_FIRST_CONTEXT: 32}), True),
+    "both": ("phi3-long", lambda path: None, False),
+    "factors": ("phi3-long", _without_first_context, False),
+}
+"""What a file has of it, and whether another context may read for its model."""
+
+
+@pytest.mark.parametrize("case", LONG_ROPE)
 def test_no_other_context_reads_where_its_size_would_turn_keys_otherwise(
-    name: str, reads: bool, tmp_path: Path
+    case: str, tmp_path: Path
 ) -> None:
+    """The factors do that. Converters name the first context for every Phi-3, and for some models
+    with factors they do not."""
+    name, change, reads = LONG_ROPE[case]
     path = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS[name])
+    change(path)
     backend = LlamaBackend(path, replace(CONFIG, n_kv=512))
     assert (backend.reader is not None, backend.can_read_apart) == (reads, reads)
+    assert ("long" not in backend.saver.layout) is reads
     backend.close()
