@@ -107,7 +107,7 @@ class ModelStore:
         """The model of that name, if it was pulled. Raises CatalogueError if its files are gone, or
         its record cannot be read."""
         model = self.get(name)
-        if model is None and name.casefold() in map(str.casefold, self.unreadable()):
+        if model is None and is_name(name) and self._record(name).is_file():
             raise CatalogueError(
                 f"the record of {name} in {self.folder} is damaged, or of a newer version: "
                 f"`spillover rm {name}` removes it with its files; then pull the model again"

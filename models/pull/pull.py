@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -41,11 +42,12 @@ def pull(
     attempt; a file that is damaged is deleted.
     """
     order = order_of(text, store, options, note)
-    with (
-        explained_disk(store.folder),
-        only_one(store.lock_of(order.name), f"model {order.name}"),
-    ):
-        return _here(order, store, note) or _pulled(order, store, options, progress, note)
+    with explained_disk(store.folder):
+        held = _here(order, store, note)
+        if held is not None:
+            return held
+        with only_one(store.lock_of(order.name), f"model {order.name}"):
+            return _here(order, store, note) or _pulled(order, store, options, progress, note)
 
 
 def _here(order: Order, store: ModelStore, note: Note) -> PulledModel | None:
@@ -57,18 +59,21 @@ def _here(order: Order, store: ModelStore, note: Note) -> PulledModel | None:
             f"--name, or remove it with `spillover rm {held.name}`"
         )
     same = [model for model in store.all() if order.is_of(model) and model.is_complete]
-    changed = [model for model in same if not model.has_its_size]
-    if changed:
-        note(f"{changed[0].path} was changed since it was pulled: it is fetched again")
-        return None
-    if held in same:
+    right = [model for model in same if model.has_its_size]
+    if held is not None and held in right:
+        note(f"{held.name} is here already")
+        with contextlib.suppress(OSError):  # where nothing may be written, it is not the last one
+            return store.add(held)
         return held
-    return store.add(msgspec.structs.replace(same[0], name=order.name)) if same else None
+    return store.add(msgspec.structs.replace(right[0], name=order.name)) if right else None
 
 
 def _pulled(
     order: Order, store: ModelStore, options: PullOptions, progress: Progress, note: Note
 ) -> PulledModel:
+    held = store.get(order.name)
+    if held is not None and held.is_complete:
+        note(f"{held.path} was changed since it was pulled: it is fetched again")
     *others, last = order.sources
     for source in others:
         try:

@@ -52,7 +52,7 @@ def test_a_link_of_the_user_is_removed_and_not_what_it_leads_to(
     model = fetch(f"{hub.url}/m.gguf", store)
     own = Path(model.path).rename(tmp_path / "on-a-larger-disk.gguf")
     Path(model.path).symlink_to(own)
-    assert fetch("m", store) == model
+    assert fetch("m", store).path == model.path
     store.remove(model)
     assert own.read_bytes() == MODEL
     assert not Path(model.path).is_symlink()
@@ -91,6 +91,35 @@ def test_the_last_name_of_a_file_takes_its_folder_along(hub: FakeHub, store: Mod
     assert (store.remove(first), store.has_left("m")) == (0, False)
     assert store.remove(second) == len(MODEL)
     assert not list((store.folder / "files").iterdir())
+
+
+def test_a_model_that_is_pulled_again_is_the_last_one(hub: FakeHub, store: ModelStore) -> None:
+    for name in ("first", "second"):
+        hub.add(f"{name}.gguf", MODEL)
+        fetch(f"{hub.url}/{name}.gguf", store)
+    fetch("first", store)
+    latest = store.latest()
+    assert latest is not None
+    assert latest.name == "first"
+
+
+def test_a_folder_that_cannot_be_written_does_for_a_model_that_is_here(
+    hub: FakeHub, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of an image of a container."""
+    hub.add("m.gguf", MODEL)
+    model = fetch(f"{hub.url}/m.gguf", store)
+    hub.requests.clear()
+    (store.folder / ".locks" / "m").unlink()
+    (store.folder / ".locks").rmdir()
+    (store.folder / ".locks").touch()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(ModelStore, "add", refuse)
+    assert fetch("m", store) == model
+    assert not hub.requests
 
 
 # --- records ------------------------------------------------------------------------------------
