@@ -31,9 +31,11 @@ from spillover.runtime.errors import (
     EngineError,
     ImagesRefused,
     InvalidRequest,
+    ModelError,
     NoRoomForModel,
     ResponseFormatRefused,
     SpilloverError,
+    shortage_in,
 )
 from spillover.runtime.events import Delta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
@@ -69,7 +71,7 @@ class LocalWriter:
             if reason is not None:
                 return Stopped(reason=reason, at=context.now)
             end = yield from self._follow(context, stream, joint)
-        except (EngineError, InvalidRequest) as error:
+        except (EngineError, InvalidRequest, ModelError) as error:
             side = context.local
             held = stream.held() if stream is not None and joint is None else ()
             reason = reason_of(error, side.engine)
@@ -291,6 +293,8 @@ def reason_of(error: SpilloverError, local: TextEngine) -> Reason | None:
         case NoRoomForModel():
             found = {"missing_bytes": float(error.missing_bytes)}
             return Reason(code="memory", is_hard=True, signals=found)
+        case ModelError() if shortage_in(str(error)):
+            return Reason(code="memory", is_hard=True)
         case _:
             # Not status(): it asks a worker that may not respond.
             found = {"n_restarts": float(local.health().n_restarts)}

@@ -23,6 +23,7 @@ from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, Finished
+from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
 from tests.answers import ask
@@ -54,7 +55,7 @@ class Desk:
 
     def __init__(
         self,
-        engine: LocalEngine,
+        engine: LocalEngine | HostedModel,
         folder: Path,
         providers: Iterable[ProviderSettings],
         *,
