@@ -25,11 +25,9 @@ from spillover.quantize.onnx_export.errors import ExportError
 from spillover.runtime.backend import Backend
 from spillover.runtime.conversions.choice import comparison_store
 from spillover.runtime.conversions.record import (
-    EXPORTER,
     Conversion,
     Fidelity,
     SourceNote,
-    versions,
 )
 from spillover.runtime.conversions.store import (
     ConversionStore,
@@ -115,16 +113,16 @@ def _remembering(store: ConversionStore, known: SourceNote) -> Generator[_Note]:
     """Note that a try has begun, and how it has ended. It counts as one without a result if this
     process dies, or meets what nobody foresaw: the next one would, too."""
     note = _Note(store, known)
-    note.write(n_died=min(known.n_died_here + 1, 1_000), died_with=versions())
+    note.write(n_died=min(known.n_died + 1, 1_000))
     try:
         yield note
     except ExportError as error:
-        note.write(refusal=str(error), refused_by=EXPORTER, n_died=0)
+        note.write(refusal=str(error), n_died=0)
         raise
     except (SpilloverError, OSError, KeyboardInterrupt, SystemExit):
         note.write(n_died=0)
         raise
-    note.write(refusal="", refused_by=0, n_died=0)
+    note.write(refusal="", n_died=0)
 
 
 class _Work:

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from spillover.models.onnx_folder import is_onnx
 from spillover.runtime.conversions.record import (
-    EXPORTER,
     MAX_DEATHS,
     Comparison,
     Conversion,
@@ -232,9 +231,9 @@ def _refusal(found: Findings) -> str:
     note = found.note
     if note is None:
         return ""
-    if note.refusal and note.refused_by == EXPORTER and found.conversion is None:
+    if note.refusal and found.conversion is None:
         return note.refusal
-    if note.n_died_here >= MAX_DEATHS:
+    if note.n_died >= MAX_DEATHS:
         return (
             f"{note.n_died} tries to convert the file and to compare the engines have ended "
             f"without a result (`spillover engines {note.path} --again` tries again)"

@@ -135,17 +135,16 @@ class SourceNote(Struct, frozen=True, kw_only=True):
     digest: Digest | None = None
     refusal: str = ""
     """Why the file was not converted; empty: it was, or nobody has tried."""
-    refused_by: int = 0
-    """The exporter that refused it; another one may not."""
     n_died: Annotated[int, Meta(ge=0, le=1_000)] = 0
     """How many tries have begun since the last one that ended."""
-    died_with: str = ""
-    """The versions() with which they began."""
+    tried_with: str = ""
+    """The versions() of which these two are true."""
 
-    @property
-    def n_died_here(self) -> int:
-        """The same of these versions."""
-        return self.n_died if self.died_with == versions() else 0
+    def with_these_versions(self) -> SourceNote:
+        """Without what was found with other versions."""
+        if self.tried_with == versions():
+            return self
+        return structs.replace(self, refusal="", n_died=0, tried_with=versions())
 
 
 class EngineRates(Struct, frozen=True, kw_only=True):
@@ -198,7 +197,7 @@ def libraries() -> str:
 
 def versions() -> str:
     """The same, and Spillover's own: what fails with these may work with others."""
-    return _named(("spillover", *_LIBRARIES))
+    return f"{_named(('spillover', *_LIBRARIES))}, exporter {EXPORTER}"
 
 
 def _named(packages: tuple[str, ...]) -> str:

@@ -20,7 +20,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from spillover.models.file_lock import try_lock
-from spillover.runtime.conversions.record import EXPORTER, Conversion, SourceNote, StoredFile
+from spillover.runtime.conversions.record import (
+    EXPORTER,
+    Conversion,
+    SourceNote,
+    StoredFile,
+    versions,
+)
 from spillover.runtime.files.json_file import cache_folder, fingerprint, read_own_json, write_json
 
 RECORD = "conversion.json"
@@ -66,7 +72,9 @@ class ConversionStore:
     def note_of(self, source: Path) -> SourceNote | None:
         """What is known about the file *source*; None when it has changed since."""
         note = read_own_json(self._note_path(source), SourceNote)
-        return note if note is not None and is_unchanged(note) else None
+        if note is None or not is_unchanged(note):
+            return None
+        return note.with_these_versions()
 
     def write_note(self, note: SourceNote) -> None:
         """Raises OSError."""
@@ -141,6 +149,12 @@ class ConversionStore:
         """Remove what was kept of a GGUF file, unless another process works here: then it goes
         later."""
         self._note_path(source).unlink(missing_ok=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """sweep(), if there is anything and no other process works here."""
+        if not self.folder.is_dir():
+            return
         with suppress(OSError), try_lock(self.lock) as is_ours:
             if is_ours:
                 self.sweep()
@@ -181,7 +195,12 @@ def fresh_note(source: Path) -> SourceNote | None:
         status = source.stat()
     except OSError:
         return None
-    return SourceNote(path=str(source), size_bytes=status.st_size, changed_ns=status.st_mtime_ns)
+    return SourceNote(
+        path=str(source),
+        size_bytes=status.st_size,
+        changed_ns=status.st_mtime_ns,
+        tried_with=versions(),
+    )
 
 
 def is_unchanged(note: SourceNote) -> bool:

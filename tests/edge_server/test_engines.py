@@ -47,7 +47,7 @@ from spillover.runtime.conversions.record import (
     StoredFile,
     comparison_key,
 )
-from spillover.runtime.conversions.store import ConversionStore, is_intact
+from spillover.runtime.conversions.store import ConversionStore, fresh_note, is_intact
 from spillover.runtime.errors import ModelError
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_models
@@ -305,6 +305,25 @@ def test_a_server_starts_where_no_thread_is_left_for_the_comparison(
     with comparing_in_background(order.path, order.options):
         assert is_free(ConversionStore(order.options.cache_dir))
     assert "no more memory or threads" in caplog.text
+
+
+def test_a_start_removes_the_conversions_of_deleted_files(larger: Path, tmp_path: Path) -> None:
+    """They stayed until another file was converted, which may be never."""
+    options = options_in(tmp_path, engine="llama")
+    store = ConversionStore(options.cache_dir)
+    store.claim()
+    path = tmp_path / "gone.gguf"
+    path.write_bytes(b"GGUF")
+    note = fresh_note(path)
+    assert note is not None
+    store.write_note(msgspec.structs.replace(note, digest="a" * 64))
+    conversion = Conversion(digest="a" * 64, exporter=EXPORTER, n_ctx=128, files={})
+    store.write_record(conversion)
+    with comparing_in_background(larger, options):
+        assert store.folder_of("a" * 64).exists()
+    path.unlink()
+    with comparing_in_background(larger, options):
+        assert not store.folder_of("a" * 64).exists()
 
 
 def test_without_a_process_for_a_conversion_the_load_says_why(

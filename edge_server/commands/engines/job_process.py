@@ -36,7 +36,7 @@ class JobProcess:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._n_died = self._note.n_died_here if self._note else 0
+        self._n_died = self._note.n_died if self._note else 0
         self._process = start_process(_JOB)
         assert self._process.stdin is not None
         with suppress(OSError):  # its end shows when the result is read
@@ -78,7 +78,7 @@ class JobProcess:
     def _excuse(self) -> None:
         """The file is not to blame for a job that was killed here: it may be tried again."""
         note = self._note
-        if note is not None and note.n_died_here > self._n_died:
+        if note is not None and note.n_died > self._n_died:
             with suppress(OSError):
                 store = ConversionStore(self._order.options.cache_dir)
                 store.write_note(replace(note, n_died=self._n_died))
@@ -139,7 +139,10 @@ def _stop_soon(job: JobProcess) -> None:
 @contextmanager
 def comparing_in_background(path: Path, options: EngineOptions) -> Generator[None]:
     """While the block runs, find out which engine should serve the GGUF file *path* from the next
-    start on, unless that is known. A job that is not done at the end of the block ends with it."""
+    start on, unless that is known. A job that is not done at the end of the block ends with it.
+
+    Conversions of files that were deleted go first."""
+    ConversionStore(options.cache_dir).tidy()
     if not choose_engine(path, options).can_compare:
         yield
         return

@@ -24,7 +24,6 @@ from spillover.runtime.conversions.record import (
     Fidelity,
     SourceNote,
     StoredFile,
-    versions,
 )
 from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
@@ -187,25 +186,23 @@ def refused(**facts: object) -> Findings:
     return Findings(size_bytes=1 << 30, note=note)
 
 
-def test_what_was_refused_is_not_tried_again_by_the_same_exporter() -> None:
-    choice = decide(refused(refusal="it is a mamba", refused_by=EXPORTER), AUTO)
+def test_what_was_refused_is_not_tried_again() -> None:
+    choice = decide(refused(refusal="it is a mamba"), AUTO)
     assert (choice.reason, choice.can_compare) == ("it is a mamba", False)
-    assert decide(refused(refusal="it is a mamba", refused_by=EXPORTER - 1), AUTO).can_compare
 
 
 def test_a_file_that_ends_every_try_is_given_up() -> None:
-    assert decide(refused(n_died=MAX_DEATHS - 1, died_with=versions()), AUTO).can_compare
-    given_up = refused(n_died=MAX_DEATHS, died_with=versions())
+    assert decide(refused(n_died=MAX_DEATHS - 1), AUTO).can_compare
+    given_up = refused(n_died=MAX_DEATHS)
     choice = decide(given_up, AUTO)
     assert not choice.can_compare
     assert f"{MAX_DEATHS} tries" in choice.reason
     assert "--again" in choice.reason
-    assert decide(refused(n_died=MAX_DEATHS, died_with="others"), AUTO).can_compare
 
 
 def test_a_conversion_that_ends_every_comparison_is_given_up() -> None:
     """It was compared again at each start, because it was there."""
-    note = msgspec.structs.replace(NOTE, n_died=MAX_DEATHS, died_with=versions())
+    note = msgspec.structs.replace(NOTE, n_died=MAX_DEATHS)
     unchecked = msgspec.structs.replace(TRUE, fidelity=None)
     found = Findings(size_bytes=1 << 30, note=note, conversion=unchecked)
     choice = decide(found, AUTO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -204,6 +205,23 @@ def test_other_versions_try_again(
     assert store.find("a" * 64) is not None
     monkeypatch.setattr(record, "library_version", lambda name: f"a new {name}")
     assert store.find("a" * 64) is None, "so that it is made again"
+
+
+@pytest.mark.parametrize("facts", [{"refusal": "it is a mamba"}, {"n_died": MAX_DEATHS}])
+def test_other_versions_try_again_what_was_not_converted(
+    store: ConversionStore, source: Path, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only another exporter did, and none what had ended each try."""
+    known = fresh_note(source)
+    assert known is not None
+    store.write_note(msgspec.structs.replace(known, **facts))
+    note = store.note_of(source)
+    assert note is not None
+    assert (note.refusal, note.n_died) != ("", 0)
+    monkeypatch.setattr(record, "library_version", lambda name: f"a new {name}")
+    note = store.note_of(source)
+    assert note is not None
+    assert (note.refusal, note.n_died) == ("", 0)
 
 
 def test_what_is_known_of_a_removed_conversion_takes_nobodys_room(
