@@ -55,15 +55,17 @@ def write_model(
     *,
     is_fused: bool = False,
     adds_bos: bool = False,
+    n_part: int = 0,
     raw: Mapping[str, tuple[npt.NDArray[np.uint8], str]] = MappingProxyType({}),
 ) -> Path:
     """A whole model; its matrices stored as *kind*. llama.cpp loads it if there are *merges*.
 
     *is_fused*: with one matrix for queries, keys and values. *adds_bos*: texts begin with BOS.
-    *raw*: the bytes and the types of single tensors, by their names in the file.
+    *n_part*: tensors of each of several files, PATH-00001-of-…; 0: all in one. *raw*: the bytes and
+    the types of single tensors, by their names in the file.
     """
     architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=n_part)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])

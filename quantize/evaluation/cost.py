@@ -11,6 +11,7 @@ from msgspec import Struct
 from spillover.models import onnx_folder
 from spillover.quantize.child import Progress
 from spillover.quantize.conversion.rates import measure_rates
+from spillover.quantize.evaluation.model_files import files_of
 from spillover.runtime.backend import Backend
 from spillover.runtime.conversions.record import EngineRates
 from spillover.runtime.options import EngineOptions
@@ -51,16 +52,6 @@ def measure_cost(order: CostOrder, progress: Progress) -> Cost:
         return Cost(rss_bytes=rss_bytes, rates=rates, was_disturbed=was_disturbed)
 
 
-def files_of(path: Path) -> list[Path]:
-    """A GGUF file; or an ONNX graph and the files beside it that hold its weights."""
-    return onnx_folder.find(path).files if onnx_folder.is_onnx(path) else [path]
-
-
-def size_bytes(path: Path) -> int:
-    """Bytes of all files of a model."""
-    return sum(file.stat().st_size for file in files_of(path))
-
-
 def _open(path: Path) -> Backend:
     if onnx_folder.is_onnx(path):
         from spillover.runtime.onnx.opening import open_onnx  # slow
@@ -68,4 +59,4 @@ def _open(path: Path) -> Backend:
         return open_onnx(path, _OPTIONS).backend
     from spillover.runtime.llama.opening.opening import open_gguf  # slow
 
-    return open_gguf(path, _OPTIONS).backend
+    return open_gguf(files_of(path)[0], _OPTIONS).backend

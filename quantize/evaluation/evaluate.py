@@ -14,18 +14,14 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from spillover.models.at_path import stem_of
 from spillover.models.onnx_folder import is_onnx
 from spillover.quantize.child import Progress, call_in_child
 from spillover.quantize.divergence import Positions, compare, join
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.evaluation.cost import (
-    Cost,
-    CostOrder,
-    files_of,
-    measure_cost,
-    size_bytes,
-)
+from spillover.quantize.evaluation.cost import Cost, CostOrder, measure_cost
 from spillover.quantize.evaluation.loss import Loss, loss_of
+from spillover.quantize.evaluation.model_files import files_of, size_bytes
 from spillover.quantize.evaluation.readers import TextReader, open_reader
 from spillover.runtime.backend import Tokens
 from spillover.runtime.conversions.record import library_version
@@ -52,7 +48,7 @@ class Model(Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """For display: the file's name without its ending, or the folder's."""
         path = Path(self.path)
-        return path.stem if path.suffix in (".gguf", ".onnx") else path.name
+        return stem_of(path.name) if path.suffix in (".gguf", ".onnx") else path.name
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -93,6 +89,8 @@ def evaluate(
     measures_cost: bool = True,
 ) -> Evaluation:
     """Compare *candidates* with *reference* on *text*. Raises QuantizeError, ModelError."""
+    for path in (reference, *candidates):
+        files_of(path)  # or what is missing would show after the others were read
     losses: list[Loss] = []
     n_chunks = 0
     with closing(open_reader(reference, n_ctx)) as wanted:

@@ -13,6 +13,7 @@ from spillover.models.gguf_header import read_header
 from spillover.runtime.backend import N_BATCH, DecodeFailed, Logits, Rows, Tokens
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.batch import LlamaBatch
+from spillover.runtime.llama.embedding.plan import is_made_for_embedding
 from spillover.runtime.llama.library import LOG, lib, start_library
 from spillover.runtime.llama.model import LlamaModel
 from spillover.runtime.machine.device import default_threads
@@ -25,12 +26,14 @@ class LlamaReader:
 
     def __init__(self, path: Path, n_ctx: int) -> None:
         try:
-            n_ctx_train = read_header(path).n_ctx_train
+            header = read_header(path)
         except ModelFileError as error:
             raise ModelError(str(error)) from error
+        if is_made_for_embedding(header):
+            raise ModelError(f"{path} is for embeddings: it predicts no tokens to compare")
         start_library()
         self.notes: tuple[str, ...] = ()
-        self.n_ctx = min(n_ctx, n_ctx_train or n_ctx)
+        self.n_ctx = min(n_ctx, header.n_ctx_train or n_ctx)
         self._model = LlamaModel(path, n_gpu_layers=_ALL_LAYERS, use_extra_bufts=True)
         self.n_vocab = self._model.n_vocab
         self._batch = LlamaBatch(min(N_BATCH, self.n_ctx), self.n_ctx)

@@ -8,6 +8,7 @@ from typing import Protocol
 from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.models.onnx_folder import is_onnx
 from spillover.quantize.errors import QuantizeError
+from spillover.quantize.evaluation.model_files import files_of
 from spillover.runtime.backend import Logits, Tokens
 
 
@@ -51,4 +52,4 @@ def open_reader(path: Path, n_ctx: int) -> TextReader:
         raise QuantizeError(f"{path} needs llama.cpp: {INSTALL_LLAMA}")
     from spillover.quantize.evaluation.llama_reader import LlamaReader  # slow
 
-    return LlamaReader(path, n_ctx)
+    return LlamaReader(files_of(path)[0], n_ctx)

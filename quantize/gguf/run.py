@@ -160,7 +160,10 @@ def _header(path: Path) -> GgufHeader:
 
 def _check(header: GgufHeader, source: Path, recipe: Recipe) -> None:
     if header.metadata.get("split.count", 1) not in (0, 1):
-        raise QuantizeError(f"{source} is one part of a split model: merge the parts first")
+        raise QuantizeError(
+            f"{source} is one part of a split model: merge them first "
+            "(llama.cpp: llama-gguf-split --merge FIRST-PART TARGET)"
+        )
     if recipe.tensors and recipe.file_type in ("F32", "F16", "BF16"):
         raise QuantizeError(
             f"llama.cpp gives single tensors no other type in a {recipe.file_type} file: name a "

@@ -30,7 +30,7 @@ from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.machine.device import OurCores
 from spillover.runtime.onnx.session import OnnxSession
 from spillover.runtime.options import EngineOptions
-from tests import plain_decoder, tiny_gguf, tiny_models
+from tests import plain_decoder, tiny_bert, tiny_gguf, tiny_models
 from tests.onnx_sessions import ragged_logits
 from tests.runtime.onnx.graph.real_exports import unpacked
 from tests.storyteller import STORY, STORYTELLER
@@ -268,6 +268,64 @@ def test_a_speed_says_whether_other_programs_lowered_it(
     assert found.decode_4 > 0
 
 
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """A model in several files, beside the same one as whole.gguf."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    tiny_gguf.write_model(folder / "m.gguf", CONFIGS["llama"], "F16", n_part=12)
+    tiny_gguf.write_model(tmp_path / "whole.gguf", CONFIGS["llama"], "F16")
+    return sorted(folder.iterdir())
+
+
+def test_a_model_in_parts_counts_with_all_of_them(parts: list[Path], tmp_path: Path) -> None:
+    assert len(parts) == 3
+    whole, last = tmp_path / "whole.gguf", parts[-1]
+    text = "abc " * 99
+    found = evaluate(last, [whole, parts[0]], text, silent, text_name="a text", n_ctx=64)
+    n_bytes = sum(part.stat().st_size for part in parts)
+    assert n_bytes > whole.stat().st_size
+    assert found.reference.size_bytes == n_bytes
+    assert found.reference.name == "m"
+    assert [one.model.size_bytes for one in found.candidates] == [whole.stat().st_size, n_bytes]
+    assert [one.loss.divergence for one in found.candidates] == pytest.approx([0, 0], abs=1e-6)
+    assert all(one.model.cost is not None for one in found.candidates)
+    # A model of which another part was changed is another model.
+    content = bytearray(parts[1].read_bytes())
+    content[-1] ^= 1
+    parts[1].write_bytes(content)
+    other = evaluate(last, [whole], text, silent, text_name="a text", n_ctx=64, measures_cost=False)
+    assert other.reference_digest != found.reference_digest
+
+
+def test_a_missing_part_is_named_before_anything_is_read(
+    parts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts[1].unlink()
+    told = failed(capsys, str(GGUF), str(tmp_path / "whole.gguf"), str(parts[0]))
+    assert "00001-of-00003.gguf is one of 3 parts, and m-00002-of-00003.gguf is not" in told
+
+
+def test_a_result_does_not_replace_what_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tiny_gguf.write_model(tmp_path / "whole.gguf", CONFIGS["llama"])
+    content = whole.read_bytes()
+    asked = ["quantize", "eval", str(whole), str(whole), "--no-speed", "--json"]
+    assert cli.run([*asked, f"{tmp_path}/../{tmp_path.name}/whole.gguf"]) == 2
+    assert "would replace" in capsys.readouterr().err
+    assert cli.run([*asked, str(tmp_path / "nowhere" / "found.json")]) == 2
+    assert whole.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_text_is_named(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text(content)
+    assert "is empty" in failed(capsys, str(GGUF), str(GGUF), "--text", str(tmp_path / "text"))
+
+
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert cli.run(["quantize", "eval", *arguments, "--no-speed"]) == 1
     return capsys.readouterr().err
@@ -283,6 +341,8 @@ def test_models_that_cannot_be_compared_are_refused(
     assert "one vocabulary" in failed(capsys, str(GGUF), str(tiny), *text)
     assert "longer text" in failed(capsys, str(GGUF), str(ONNX), *short)
     assert "no GGUF file" in failed(capsys, str(GGUF), str(tmp_path / "text"), *text)
+    encoder = tiny_bert.write_gguf(tmp_path / "bert.gguf", tiny_bert.weights())
+    assert "for embeddings" in failed(capsys, str(GGUF), str(encoder), *text)
 
     other = tmp_path / "other"
     export(STORYTELLER, other, ExportOptions(), lambda n_done, n_all: None)

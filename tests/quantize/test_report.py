@@ -69,6 +69,20 @@ SOME = (
 )
 
 
+def test_a_page_does_not_replace_what_it_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "losses.json"
+    path.write_bytes(msgspec.json.encode(evaluation(*SOME)))
+    assert cli.run(["quantize", "report", str(path), "--html", str(path)]) == 2
+    assert "would replace" in capsys.readouterr().err
+    assert (
+        cli.run(["quantize", "report", str(path), "--html", str(tmp_path / "no" / "m.html")]) == 2
+    )
+    assert cli.run(["quantize", "report", str(path), "--max-divergence", "nan"]) == 2
+    assert path.read_bytes() == msgspec.json.encode(evaluation(*SOME))
+
+
 def test_a_point_is_dominated_by_one_that_is_nowhere_worse() -> None:
     assert undominated([1, 2, 2, 3], [3, 2, 2.5, 2]) == [True, True, False, False]
     assert undominated([1, 1], [2, 2]) == [True, True]

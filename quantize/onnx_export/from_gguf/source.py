@@ -40,7 +40,10 @@ class GgufSource:
         except ModelFileError as error:
             raise ExportError(str(error)) from error
         if self.header.metadata.get("split.count", 1) not in (0, 1):
-            raise ExportError(f"{path} is one part of a split model: merge the parts first")
+            raise ExportError(
+                f"{path} is one part of a split model: merge them first "
+                "(llama.cpp: llama-gguf-split --merge FIRST-PART TARGET)"
+            )
         kind = model_type(self.header)
         self._tensors = {hf_name(tensor.name, kind): tensor for tensor in self.header.tensors}
         self._data = np.memmap(path, np.uint8, "r")
