@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from spillover.quantize.gguf_export.export import GgufType
     from spillover.quantize.onnx_export.decoder_graph import Progress
-    from spillover.quantize.onnx_export.export import Exported
+    from spillover.quantize.onnx_export.export import Check, Exported
+    from spillover.quantize.verification import Verdict
 
 _DEFAULT = ExportOptions()
 _TYPED = ParameterSource.COMMANDLINE
@@ -75,20 +76,22 @@ def command() -> None:
     show_default=True,
     help="Number format of the matrices; auto: as in the source.",
 )
+@click.option("--check/--no-check", default=True, help="Load the new file and compare it.")
 @click.option("--json", "as_json", is_flag=True, help="Describe the new file as JSON.")
-def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
+def gguf(source: Path, target: Path, kind: GgufType, check: bool, as_json: bool) -> None:
     """Convert the Hugging Face folder SOURCE to the new GGUF file TARGET."""
     from spillover.quantize.gguf_export.export import export  # slow
 
     with shown_progress(False) as progress:
-        exported = export(source, target, kind, progress)
+        exported = export(source, target, kind, progress, is_checked=check)
     for note in exported.notes:
         print_note(f"spillover: {note}")
     if as_json:
         print_json(exported, on_one_line=True)
     else:
         n_params, size = exported.n_params / 1e6, exported.size_bytes / 1e6
-        print_result(f"{exported.path}: {n_params:.1f} million parameters, {size:.1f} MB")
+        line = f"{exported.path}: {n_params:.1f} million parameters, {size:.1f} MB"
+        print_result(line + _divergence(exported.verdict))
 
 
 @command.command("onnx", epilog=_ONNX_EPILOG)
@@ -168,6 +171,11 @@ def gguf(source: Path, target: Path, kind: GgufType, as_json: bool) -> None:
     default=None,
     help="Put the weights in a second file, or all in one.  [default: by size]",
 )
+@click.option(
+    "--check/--no-check",
+    default=True,
+    help="Load the new model and compare it, which takes as much memory as serving it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Describe the new model as JSON.")
 def onnx(
     source: Path,
@@ -177,6 +185,7 @@ def onnx(
     block: str,
     calibration: str | None,
     target_bpw: float | None,
+    check: bool,
     **choices: Any,
 ) -> None:
     """Convert SOURCE to an ONNX model in the new folder TARGET.
@@ -194,13 +203,32 @@ def onnx(
     if target_bpw is not None:
         options = _within(target_bpw, source, target, options)
     with _progress_bar() as progress:
-        exported = export(source, target, options, progress)
+        exported = export(source, target, options, progress, _check(source) if check else None)
+    if check and exported.verdict is None:
+        print_note("spillover: the new model was not compared with its source: memory is short")
     for note in exported.notes:
         print_note(f"spillover: {note}")
     if as_json:
         print_json(exported, on_one_line=True)
     else:
-        print_result(_line(exported))
+        print_result(_line(exported) + _divergence(exported.verdict))
+
+
+def _check(source: Path) -> Check:
+    """Compares what is made of *source* with it."""
+    from spillover.quantize.export_check import ExportOrder, check_export  # slow
+
+    def check(folder: Path, n_ctx: int, bits_per_weight: float) -> Verdict | None:
+        order = ExportOrder(source=source, target=folder, n_ctx=n_ctx)
+        return check_export(order, bits_per_weight, lambda what, n_done, n_all: None)
+
+    return check
+
+
+def _divergence(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    return f"\nKL divergence from the source: {verdict.divergence:.4f} nats on average"
 
 
 def _within(target_bpw: float, source: Path, place: Path, options: ExportOptions) -> ExportOptions:

@@ -10,7 +10,7 @@ import numpy as np
 
 from spillover.quantize.conversion.sample_texts import ODD, PROSE, TO_TOKENIZE
 from spillover.quantize.divergence import divergence
-from spillover.runtime.backend import Backend, Rows, Vocabulary
+from spillover.runtime.backend import Backend, Logits, Rows, Tokens, Vocabulary
 from spillover.runtime.conversions.record import Fidelity, libraries
 
 N_TOKENS = 320
@@ -102,6 +102,33 @@ def logits_divergence(llama: Backend, onnx: Backend, window: int = 0) -> tuple[f
         backend.keep(0, 0)
     means = [max(float(np.mean(part)), 0.0) for part in (found, beyond) if part]
     return (max(means) if np.isfinite(means).all() else _MOST), len(found) + len(beyond)
+
+
+def sample(backend: Backend) -> Tokens:
+    """The beginning of a built-in text."""
+    n_most = min(N_TOKENS, backend.info.n_kv // 8)
+    return backend.tokenize(PROSE, add_special=True, parse_special=False)[:n_most]
+
+
+def read_slices(backend: Backend, tokens: Tokens) -> list[tuple[int, Logits]]:
+    """Read *tokens* in slices; of each the end, and the logits (n_vocab,) there. The context must
+    be empty, and is empty afterwards."""
+    found: list[tuple[int, Logits]] = []
+    start = 0
+    for n in _mixed(len(tokens)):
+        backend.decode([Rows(0, start, tokens[start : start + n], True)])
+        start += n
+        found.append((start, backend.logits(0).copy()))
+    backend.keep(0, 0)
+    return found
+
+
+def mean_divergence(pairs: Sequence[tuple[Logits, Logits]]) -> float:
+    """The mean Kullback-Leibler divergence in nats of the second logits from the first, never
+    negative; a large number where one is no number."""
+    found = [divergence(wanted[None], logits[None])[0] for wanted, logits in pairs]
+    mean = max(float(np.mean(found)), 0.0)  # NaN stays NaN
+    return mean if np.isfinite(mean) else _MOST
 
 
 def _slices(n_tokens: int, window: int) -> Generator[int]:

@@ -21,15 +21,17 @@ from spillover.quantize.gguf.guard_rails import check_plan, notes_on, refusals
 from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
 from spillover.quantize.gguf.source_digest import KEY, UNKNOWN, SourceDigest, sha256
-from spillover.quantize.gguf.verify import Verdict, VerifyOrder, most_divergence, verify
+from spillover.quantize.gguf.verify import VerifyOrder, verify
 from spillover.quantize.new_file import check_place, new_file
 from spillover.quantize.texts import OWN_TEXT
+from spillover.quantize.verification import Verdict, judge, most_divergence
 
 if TYPE_CHECKING:
     from spillover.quantize.gguf.imatrix import Calibrated
 
 _MAX_TEXT_BYTES = 127
 """Of a key or a value that llama.cpp adds to the metadata."""
+_ADVICE = "choose a type with more bits, give an importance matrix, or raise --max-divergence"
 _OURS = ("spillover.", "quantize.imatrix.")
 """What the keys begin with that say how a file was quantized."""
 
@@ -103,7 +105,7 @@ def run(
                 check = VerifyOrder(source=source, target=scratch, n_threads=n_threads)
                 verdict = child.call(verify, check, progress, scratch=scratch)
                 most = most_divergence(planned.bits_per_weight) if most is None else most
-                _judge(verdict, most)
+                judge(verdict, most, _ADVICE)
     return _described(target, planned, verdict, target.stat().st_size)
 
 
@@ -187,15 +189,6 @@ def _check_tensors(path: Path, planned: Plan) -> None:
     found = {tensor.name: tensor.shape for tensor in _header(path).tensors}
     if found != {tensor.name: tensor.shape for tensor in planned.tensors}:
         raise QuantizeError("llama.cpp has not written all tensors: report this defect")
-
-
-def _judge(verdict: Verdict | None, most: float) -> None:
-    if verdict is not None and verdict.divergence > most:
-        raise QuantizeError(
-            f"the new file's predictions are {verdict.divergence:.3f} nats from its source's, and "
-            f"{most:g} are allowed: choose a type with more bits, give an importance matrix, or "
-            "raise --max-divergence"
-        )
 
 
 def _provenance(source: Path, recipe: Recipe) -> dict[str, str | int]:

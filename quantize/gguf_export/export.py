@@ -13,6 +13,7 @@ from spillover.models.gguf_header import Value
 from spillover.models.libraries import has_llama
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.quantize.child import Child, Progress
+from spillover.quantize.export_check import ExportOrder, check_export
 from spillover.quantize.gguf.file_types import FILE_TYPES
 from spillover.quantize.gguf_export.loadable import check_loadable
 from spillover.quantize.gguf_export.metadata import Described
@@ -27,6 +28,7 @@ from spillover.quantize.new_file import new_file
 from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.source import check
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.verification import N_CTX, Verdict
 
 GgufType = Literal["auto", "F32", "F16", "BF16", "Q8_0"]
 _QUANTIZATION_VERSION = 2
@@ -41,6 +43,8 @@ class Exported(Struct, frozen=True, kw_only=True):
     n_params: int
     notes: tuple[str, ...]
     """What the user should know."""
+    verdict: Verdict | None
+    """None: not compared with the folder."""
 
 
 class Checked(Struct, frozen=True, kw_only=True):
@@ -59,8 +63,11 @@ class CheckOrder(Struct, frozen=True, kw_only=True):
     folder: Path
 
 
-def export(folder: Path, target: Path, kind: GgufType, progress: Progress) -> Exported:
-    """Write *target* completely or not at all. Raises ExportError, ModelError, QuantizeError."""
+def export(
+    folder: Path, target: Path, kind: GgufType, progress: Progress, *, is_checked: bool = True
+) -> Exported:
+    """Write *target* completely or not at all; unless *is_checked* is False, it must load, write,
+    and predict what the folder's weights do. Raises ExportError, ModelError, QuantizeError."""
     checked = check_folder(folder, kind)
     source, described, tensors = checked.source, checked.described, checked.tensors
     vocabulary = checked.vocabulary
@@ -72,16 +79,23 @@ def export(folder: Path, target: Path, kind: GgufType, progress: Progress) -> Ex
         "general.quantization_version": _QUANTIZATION_VERSION,
         **vocabulary,
     }
-    with new_file(target, sum(tensor.n_bytes for tensor in tensors)) as scratch:
+    n_bytes, verdict = sum(tensor.n_bytes for tensor in tensors), None
+    n_params = sum(int(np.prod(tensor.shape)) for tensor in tensors)
+    with new_file(target, n_bytes) as scratch:
         _write(scratch, source, metadata, described, tensors, progress)
         notes = [*source.notes, *described.notes]
-        if has_llama():
+        if has_llama() and is_checked:
             order = CheckOrder(path=scratch, folder=folder)
             with Child() as child:
                 notes += child.call(check_tokens, order, progress, scratch=scratch)
-    n_params = sum(int(np.prod(tensor.shape)) for tensor in tensors)
+            check = ExportOrder(source=folder, target=scratch, n_ctx=min(N_CTX, source.spec.n_ctx))
+            verdict = check_export(check, 8 * n_bytes / n_params, progress, scratch=scratch)
     return Exported(
-        path=target, size_bytes=target.stat().st_size, n_params=n_params, notes=tuple(notes)
+        path=target,
+        size_bytes=target.stat().st_size,
+        n_params=n_params,
+        notes=tuple(notes),
+        verdict=verdict,
     )
 
 

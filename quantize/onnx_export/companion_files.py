@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from spillover.models.errors import ModelFileError
+from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.companions import write_config, write_gguf_companions
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.from_hf.source import HfSource
 from spillover.quantize.onnx_export.genai_config import write_genai_config
 from spillover.quantize.onnx_export.options import ExportOptions
+from spillover.runtime.errors import ModelError
 
 _REQUIRED = ("config.json", "tokenizer.json")
 _OPTIONAL = (
@@ -37,6 +40,18 @@ def write(
     if options.interface == "genai":
         write_genai_config(source.spec, folder, n_ctx=n_ctx)
     return notes
+
+
+def check(folder: Path) -> None:
+    """Check that this project's runtime reads them. Raises ExportError."""
+    from spillover.runtime.onnx.settings import read_settings  # slow
+    from spillover.runtime.onnx.tokenizer import OnnxTokenizer
+
+    files = OnnxModelFiles(graph=folder / "model.onnx", root=folder)
+    try:
+        OnnxTokenizer(files, read_settings(files))
+    except (ModelError, ModelFileError) as error:
+        raise ExportError(f"Spillover could not run the new model: {error}") from error
 
 
 def _copy(source: Path, folder: Path, required: tuple[str, ...]) -> None:

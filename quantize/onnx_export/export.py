@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -28,8 +29,10 @@ from spillover.quantize.onnx_export.initializers import Initializers
 from spillover.quantize.onnx_export.option_check import check_options
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Weights
 from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights_bytes
-from spillover.quantize.onnx_export.source import WeightSource, check
+from spillover.quantize.onnx_export.source import WeightSource
+from spillover.quantize.onnx_export.source import check as check_source
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.verification import Verdict
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 _MAX_INLINE_BYTES = 32 << 20
@@ -46,11 +49,24 @@ class Exported(Struct, frozen=True, kw_only=True):
     n_ctx: int
     notes: tuple[str, ...]
     """What the user should know about the choices made."""
+    verdict: Verdict | None = None
+    """None: not compared with its source."""
 
 
-def export(source_path: Path, target: Path, options: ExportOptions, progress: Progress) -> Exported:
-    """Write the folder *target* completely or not at all. Raises ExportError, and QuantizeError
-    when it cannot be written."""
+Check = Callable[[Path, int, float], Verdict | None]
+"""Compares a new folder, given its context and its bits per weight, with its source; None: there is
+no memory for that."""
+
+
+def export(
+    source_path: Path,
+    target: Path,
+    options: ExportOptions,
+    progress: Progress,
+    check: Check | None = None,
+) -> Exported:
+    """Write the folder *target* completely or not at all; *check* may raise QuantizeError before it
+    gets its name. Raises ExportError, and QuantizeError when it cannot be written."""
     if options.kv_cache == "int8" and not (options.calibration and options.interface == "ragged"):
         raise ExportError(
             "a KV cache in int8 needs a calibration text, which its scales are measured with, and "
@@ -67,7 +83,7 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
             "int8 or fp32 weights without half"
         )
     weights = SplitSource(source)
-    check(weights)
+    check_source(weights)
     options, notes = _choose_weights(source, options)
     check_options(weights, options)
     n_ctx, more = choose_n_ctx(source, options)
@@ -75,7 +91,12 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
     size = weights_bytes(weights, options) + rotary_bytes(weights, options, n_ctx)
     with new_folder(target, size) as folder:
         notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
+        if check is not None:
+            companion_files.check(folder)
         notes += _write_graph(weights, options, folder, n_ctx=n_ctx, progress=progress)
+        verdict = None
+        if check is not None:
+            verdict = check(folder, n_ctx, _bits_per_weight(weights, options))
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Exported(
         folder=target,
@@ -83,7 +104,14 @@ def export(source_path: Path, target: Path, options: ExportOptions, progress: Pr
         size_bytes=size,
         n_ctx=n_ctx,
         notes=tuple(notes),
+        verdict=verdict,
     )
+
+
+def _bits_per_weight(source: WeightSource, options: ExportOptions) -> float:
+    """At most 8 where the KV cache has no more."""
+    bits = 8 * weights_bytes(source, options) / n_params(source)
+    return min(bits, 8.0) if options.kv_cache == "int8" else bits
 
 
 def open_source(path: Path) -> HfSource | GgufSource:

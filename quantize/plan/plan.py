@@ -113,6 +113,7 @@ def _onnx_problem(stored: HfSource | GgufSource) -> str:
     with tempfile.TemporaryDirectory(prefix="spillover-") as folder:
         try:
             companion_files.write(stored, ExportOptions(), Path(folder), n_ctx=1)
+            companion_files.check(Path(folder))
         except ExportError as error:
             return str(error)
     return ""

@@ -289,11 +289,13 @@ def test_a_cut_gguf_file_is_refused(n_bytes: int, tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_models.write(tmp_path / "hf", CONFIGS["smollm"])
+    tiny_models.write_byte_level(tmp_path / "hf", CONFIGS["smollm"])
     arguments = ["export", "onnx", str(tmp_path / "hf"), str(tmp_path / "out")]
+    arguments += ["--weights", "int8"]
     assert cli.run([*arguments, "--json"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert (written["folder"], written["n_ctx"]) == (str(tmp_path / "out"), 128)
+    assert 0 < written["verdict"]["divergence"] < 1
     assert cli.run(arguments) == 1
     assert "exists" in capsys.readouterr().err
 

@@ -12,6 +12,7 @@ import pytest
 
 from spillover.edge_server import cli
 from spillover.edge_server.commands import export as export_command
+from spillover.quantize.gguf_export import export as gguf_exporting
 from spillover.quantize.plan import device_speed, gguf_mixed, mixed
 from spillover.quantize.plan.commands import new_name, typed
 from spillover.quantize.plan.device_speed import DeviceSpeed
@@ -24,13 +25,16 @@ TEXT = "abc " * 200
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, on a device that need not be measured, with a short text."""
+    """A folder to work in, on a device that need not be measured, with a short text. What is made
+    is not compared with its source."""
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)
     speed = DeviceSpeed(memory=1e9, onnx={4: 5e8, 8: 8e8})
     monkeypatch.setattr(device_speed, "measure_speed", lambda: speed)
     monkeypatch.setattr(export_command, "calibration_text", lambda: TEXT)
+    monkeypatch.setattr(export_command, "_check", lambda source: None)
+    monkeypatch.setattr(gguf_exporting, "has_llama", lambda: False)
     return place
 
 
@@ -144,7 +148,7 @@ def test_a_target_that_cannot_be_met_is_refused_before_anything_is_measured(
         assert "can take from " in told
     (tmp_path / "short").write_text("a few words")
     assert cli.run([*asked, "--target-bpw", "6", "--text", str(tmp_path / "short")]) == 1
-    assert "tokens: it needs 128" in capfd.readouterr().err
+    assert "has 9 tokens: it needs" in capfd.readouterr().err
     (tmp_path / "empty").write_text("\n ")
     assert cli.run([*asked, "--target-bpw", "6", "--text", str(tmp_path / "empty")]) == 1
     assert "is empty" in capfd.readouterr().err
@@ -193,14 +197,19 @@ def test_a_size_may_be_written_in_many_ways(
 def test_an_engine_for_which_nothing_can_be_made_is_left_out(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    source = tiny_models.write(tmp_path / "hf", CONFIG)
+    scaled = {"rope_scaling": tiny_models.CONFIGS["llama-3.1"]["rope_scaling"]}
+    config = {**tiny_models.CONFIGS["qwen2"], **scaled}
+    source = tiny_models.write_byte_level(tmp_path / "hf", config)
     assert cli.run(["quantize", "plan", str(source)]) == 0
     printed = capfd.readouterr()
-    assert "nothing for llama.cpp: the tokenizer's BPE has neither bytes" in printed.err
+    assert "nothing for llama.cpp: llama.cpp has no tensor rope_freqs" in printed.err
     assert "| llama.cpp |" not in printed.out
     asked = ["quantize", "plan", str(source), "--target-bpw", "6", "--format", "gguf"]
     assert cli.run(asked) == 1
-    assert "the tokenizer's BPE has neither bytes" in capfd.readouterr().err
+    assert "rope_freqs" in capfd.readouterr().err
+    tiny_models.write(tmp_path / "hf", config)  # a tokenizer that neither engine has
+    assert cli.run(["quantize", "plan", str(source)]) == 1
+    assert "nothing for ONNX Runtime: Spillover could not run" in capfd.readouterr().err
 
 
 def test_a_context_is_at_most_the_models(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

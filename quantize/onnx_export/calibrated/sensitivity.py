@@ -115,13 +115,16 @@ def _through(stages: Sequence[Stage], state: State) -> State:
 
 def _divergences(source: WeightSource, exact: State, found: Sequence[State]) -> list[float]:
     """The mean KL divergences of what *found* predict from what *exact* predicts, in nats."""
-    wanted = _logits(source, exact)
-    return [float(divergence(wanted, _logits(source, one)).mean()) for one in found]
+    wanted = logits_of(source, exact.x[::_POSITION_STEP])
+    return [
+        float(divergence(wanted, logits_of(source, one.x[::_POSITION_STEP])).mean())
+        for one in found
+    ]
 
 
-def _logits(source: WeightSource, state: State) -> Floats:
-    """Of some positions, (positions, vocabulary)."""
-    spec, x = source.spec, state.x[::_POSITION_STEP]
+def logits_of(source: WeightSource, x: Floats) -> Floats:
+    """The logits (positions, vocabulary) of what the last layer makes of them, *x*."""
+    spec = source.spec
     name = EMBEDDING if spec.is_tied else HEAD
     logits = np.empty((len(x), spec.n_vocab), np.float32)
     for start in range(0, spec.n_vocab, _HEAD_ROWS):

@@ -19,7 +19,8 @@ from spillover.quantize.gguf.guard_rails import check_plan, notes_on
 from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, Recipe
 from spillover.quantize.gguf.run import run
-from spillover.quantize.gguf.verify import VerifyOrder, most_divergence, verify
+from spillover.quantize.gguf.verify import VerifyOrder, verify
+from spillover.quantize.verification import most_divergence
 from tests import tiny_gguf, tiny_models
 from tests.quantize.gguf.places import CONFIG, order_for, silent
 

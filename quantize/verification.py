@@ -1,0 +1,65 @@
+"""Whether a new file is sound: it loads, it writes, and it predicts nearly what its source does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from spillover.quantize.conversion.sample_texts import PROSE
+from spillover.quantize.errors import QuantizeError
+
+if TYPE_CHECKING:
+    from spillover.runtime.backend import Backend
+
+N_CTX = 1_024
+"""The context in which a new file is tried."""
+_N_WRITTEN = 16
+"""Tokens that a new file has to write."""
+_MOST_DIVERGENCE = ((15.0, 0.02), (7.0, 0.1), (5.5, 0.5), (4.0, 1.0), (3.0, 2.0), (0.0, 4.0))
+"""By bits per weight: nats beyond which a new file is broken rather than coarse: at least twice
+what sound files of the smallest models lose, which lose most (docs/quantize.md)."""
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """How far a new file is from its source."""
+
+    divergence: float
+    """Mean Kullback-Leibler divergence in nats, on a built-in text."""
+    n_positions: int
+
+
+def most_divergence(bits_per_weight: float) -> float:
+    """The nats that a sound file stays below."""
+    return next(most for bits, most in _MOST_DIVERGENCE if bits_per_weight >= bits)
+
+
+def judge(verdict: Verdict | None, most: float, advice: str) -> None:
+    """Raises QuantizeError for a file that is farther from its source than *most* nats."""
+    if verdict is not None and not verdict.divergence <= most:  # NaN is not
+        raise QuantizeError(
+            f"the new file's predictions are {verdict.divergence:.3f} nats from its source's, and "
+            f"{most:g} are allowed: {advice}"
+        )
+
+
+def write_some(backend: Backend) -> None:
+    """Continue a text by the likeliest tokens, and forget it. Raises QuantizeError."""
+    import numpy as np  # slow
+
+    from spillover.runtime.backend import Rows
+
+    n_most = max(backend.info.n_kv - _N_WRITTEN, 1)
+    tokens = backend.tokenize(PROSE, add_special=True, parse_special=False)[:_N_WRITTEN][:n_most]
+    start = 0
+    for _ in range(_N_WRITTEN):
+        backend.decode([Rows(0, start, tokens, True)])
+        start += len(tokens)
+        logits = backend.logits(0)
+        if not np.isfinite(logits).all():
+            raise QuantizeError(
+                "the new file computes no finite numbers: its type is too coarse for this model, "
+                "or the source is damaged"
+            )
+        tokens = np.array([logits.argmax()], np.int32)
+    backend.keep(0, 0)
