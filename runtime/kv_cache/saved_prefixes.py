@@ -39,8 +39,8 @@ class SavedPrefix:
         self.start = self.origin = start
         self.tokens = tokens
         self.stands_alone = False
-        """Whether it was saved from 0 on because nothing less could be, so that longer texts will
-        not hang on it."""
+        """Whether it was saved from 0 on because nothing less could be: it has what its end needs,
+        and cannot be cut."""
         self.state: SavedKv | None = None
         self.file: StoredState | None = None
         """Where the same state is on disk, which may be gone."""
@@ -106,7 +106,7 @@ class SavedPrefixes:
 
     def _is_worth_it(self, node: SavedPrefix, n: int) -> bool:
         """Whether to restore *node* for its text up to position *n*."""
-        if n < node.end and not self._are_cut:
+        if n < node.end and (node.stands_alone or not self._are_cut):
             return False
         return (n - node.origin) * MOST_WASTE >= node.end - node.origin
 
@@ -163,7 +163,7 @@ class SavedPrefixes:
     def put(self, tokens: Tokens, origin: int, state: SavedKv) -> bool:
         """Keep the state of *tokens* from *origin* on, which is 0 or begins a range that lacking()
         gave. False: it begins nowhere now. A state of all of them takes the place of those of their
-        beginning that nothing else needs."""
+        beginning that nothing else needs and that cannot be cut."""
         path = self._path(tokens)
         parent, n = path[-1] if path else (self._root, 0)
         is_new = n < len(tokens)
@@ -178,8 +178,9 @@ class SavedPrefixes:
         self._held[node] = None
         self.n_bytes += state.nbytes
         for held, n in path:
-            is_needed = n < held.end or len(held.children) > 1 or origin == node.start
-            if held.state is not None and not is_needed:
+            is_shared = n < held.end or len(held.children) > 1
+            is_cut = self._are_cut and not held.stands_alone
+            if held.state is not None and node.stands_alone and not (is_shared or is_cut):
                 self._drop(held)
         self._touch([*(held for held, _ in path), node])
         return True

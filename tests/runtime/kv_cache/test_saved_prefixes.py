@@ -151,6 +151,19 @@ def test_what_is_saved_as_a_whole_is_not_for_a_file() -> None:
     assert saved.nodes(turns[:500])[-1].stands_alone
 
 
+def test_a_text_that_is_saved_as_a_whole_leaves_its_instructions_to_others() -> None:
+    """Their state was dropped for it, and a prompt with the same first words got none at all: the
+    whole was restored, could not be cut, and all was read."""
+    saved, instructions = SavedPrefixes(10_000), text(0, 300)
+    keep(saved, instructions)
+    turns = np.append(instructions, text(1, 200))
+    for n in (400, 500):
+        assert saved.put(turns[:n], 0, state(n))
+    assert n_found(saved, turns) == 500
+    assert n_found(saved, np.append(turns[:310], text(2))) == 300
+    assert (len(saved), saved.n_bytes) == (2, 800)
+
+
 def test_what_a_state_hangs_on_is_found_behind_one_that_stands_alone() -> None:
     """The row of states began in the middle of the text, and the prompt was read."""
     saved, whole = SavedPrefixes(10_000), text(0, 200)
