@@ -4,9 +4,10 @@
 
 imatrix: the largest difference of a matrix's sums. quantize: tensors whose bytes differ, and the
 time. eval: the measures side by side, with the errors that llama-perplexity gives, and the time.
-What is compared runs in turns. Times are those of the processors, medians of --repeat runs, with
-smallest and largest; ours have Python's start in them. A line of JSON for each. `taskset -c 0` lets
-both use one thread, so that none waits for another one on a machine that is shared.
+What is compared runs in turns. Times are medians of --repeat runs, with smallest and largest: until
+the program has ended, which other programs on the machine lengthen, and those of the processors.
+Ours have Python's start in them. A line of JSON for each. `taskset -c 0` lets both use one thread,
+so that none waits for another one on a machine that is shared.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from spillover.models.ggml_types import GGML_TYPES
 from spillover.models.gguf_header import read_header
@@ -120,7 +123,8 @@ class Bench:
             new=(ours, theirs),
             n_rounds=1 if imatrix else None,
         )
-        different = [name for name, own in bytes_of(ours).items() if own != bytes_of(theirs)[name]]
+        own, other = bytes_of(ours), bytes_of(theirs)
+        different = [name for name in own if not np.array_equal(own[name], other[name])]
         name = imatrix.stem if imatrix else "none"
         print_line(what="quantize", type=kind, imatrix=name, different=different, **times)
         ours.unlink()
@@ -174,18 +178,21 @@ class Bench:
         n_rounds: int | None = None,
     ) -> dict[str, object]:
         """Seconds of both. *new*: files that are removed before each round."""
-        rounds: list[tuple[float, float]] = []
+        rounds: list[tuple[float, ...]] = []
         for _ in range(n_rounds or self._given.repeat):
             for path in new:
                 path.unlink(missing_ok=True)
-            rounds.append((timed(ours), timed(theirs)))
+            rounds.append((*timed(ours), *timed(theirs)))
         columns = [sorted(column) for column in zip(*rounds, strict=True)]
-        both = {
-            name: [round(found, 2) for found in (median(column), column[0], column[-1])]
-            for name, column in zip(("ours_cpu_s", "theirs_cpu_s"), columns, strict=True)
+        names = ("ours_s", "ours_cpu_s", "theirs_s", "theirs_cpu_s")
+        found: dict[str, object] = {
+            name: [round(value, 2) for value in (median(column), column[0], column[-1])]
+            for name, column in zip(names, columns, strict=True)
         }
-        ratio = median(columns[1]) / median(columns[0])
-        return {**both, "our_speed_by_theirs": round(ratio, 3)}
+        ours_s, ours_cpu_s, theirs_s, theirs_cpu_s = map(median, columns)
+        found["our_speed_by_theirs"] = round(theirs_s / ours_s, 3)
+        found["by_processor_time"] = round(theirs_cpu_s / ours_cpu_s, 3)
+        return found
 
     def _spillover(self, *arguments: str | Path) -> str:
         program = Path(sys.executable).with_name("spillover")
@@ -204,13 +211,14 @@ def run_quietly(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def timed(work: Callable[[], object]) -> float:
-    """The seconds that processors worked for the programs that *work* runs, which other programs
-    change little."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """The seconds that *work* takes, and those that processors worked for the programs that it
+    runs, which other programs change little."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     work()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    cpu_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return ended - began, cpu_s
 
 
 def measure(said: str, name: str) -> tuple[float, float | None]:
@@ -222,14 +230,14 @@ def measure(said: str, name: str) -> tuple[float, float | None]:
     return float(found[1]) / scale, float(found[2]) / scale if found[2] else None
 
 
-def bytes_of(path: Path) -> dict[str, bytes]:
+def bytes_of(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
     """The bytes of each tensor."""
     header, data = read_header(path), np.memmap(path, np.uint8, "r")
     found = {}
     for tensor in header.tensors:
         kind, start = GGML_TYPES[tensor.type_id], header.data_offset + tensor.offset
         n_bytes = int(np.prod(tensor.shape)) // kind.n_values * kind.n_bytes
-        found[tensor.name] = data[start : start + n_bytes].tobytes()
+        found[tensor.name] = data[start : start + n_bytes]
     return found
 
 

@@ -1,4 +1,9 @@
-"""Makes a GGUF of realistic shape with random weights: values do not matter to speed."""
+"""Makes a GGUF of realistic shape with random weights: values do not matter to speed.
+
+    python -m tests.benchmarks.random_gguf FOLDER [--f16]
+
+--f16 writes the file of 1.1B parameters that quantizing is measured with (2.2 GB).
+"""
 
 from __future__ import annotations
 
@@ -37,6 +42,11 @@ LLAMA = Shape(
 QWEN_HALF_B = Shape(
     name="random-0.5b", n_embd=896, n_layer=24, n_head=14, n_head_kv=2, n_ff=4864,
     n_vocab=151_936, n_ctx=8192, is_tied=True,
+)  # fmt: skip
+
+LLAMA_1B = Shape(
+    name="random-1.1b", n_embd=2048, n_layer=22, n_head=32, n_head_kv=4, n_ff=5632,
+    n_vocab=32_768, n_ctx=2048,
 )  # fmt: skip
 
 
@@ -128,4 +138,9 @@ def quantized(folder: Path, shape: Shape = LLAMA) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    print(quantized(parser.parse_args().folder))
+    parser.add_argument("--f16", action="store_true")
+    given = parser.parse_args()
+    if given.f16:
+        write_f16(given.folder / f"{LLAMA_1B.name}-F16.gguf", LLAMA_1B)
+    else:
+        print(quantized(given.folder))
