@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Self, TypeVar, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from spillover.models.errors import ModelFileError
 from spillover.quantize.errors import QuantizeError
 from spillover.runtime.errors import SpilloverError, shortage
 
@@ -177,7 +178,7 @@ def _outcome(call: _Call, progress: Progress) -> _Failed | _Done:
     order = msgspec.json.decode(call.order, type=hints["order"], dec_hook=_path)
     try:
         return _Done(msgspec.Raw(_encode(function(order, progress))))
-    except SpilloverError as error:
+    except (SpilloverError, ModelFileError) as error:
         return _Failed(str(error))
     except (OSError, MemoryError) as error:
         return _Failed(shortage(error) or str(error))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from spillover.models.gguf_header import read_header
 from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
 
@@ -29,6 +30,10 @@ def add(order: Sum, progress: Progress) -> int:
 
 def refuse(order: Sum, progress: Progress) -> int:
     raise QuantizeError(f"{order.left} is too much")
+
+
+def open_model(order: Sum, progress: Progress) -> int:
+    return len(read_header(order.path).tensors)
 
 
 def pid(order: Sum, progress: Progress) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from spillover.quantize.child import Child, call_in_child
 from spillover.quantize.errors import QuantizeError
-from tests.quantize.child_work import Sum, add, die, hang, pid, refuse
+from tests.quantize.child_work import Sum, add, die, hang, open_model, pid, refuse
 
 SUM = Sum(left=2, right=3, path=Path("x"))
 
@@ -29,6 +29,11 @@ def test_the_result_and_each_step_come_back() -> None:
 def test_an_error_comes_back_with_its_words() -> None:
     with pytest.raises(QuantizeError, match="2 is too much"):
         call_in_child(refuse, SUM, silent)
+
+
+def test_what_is_wrong_with_a_file_comes_back_too() -> None:
+    with pytest.raises(QuantizeError, match="there is no file x"):
+        call_in_child(open_model, SUM, silent)
 
 
 def test_one_process_computes_one_call_after_the_other() -> None:
