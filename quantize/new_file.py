@@ -6,7 +6,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def new_folder(target: Path, n_bytes: int = 0) -> Generator[Path]:
             os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def flushing(path: Path) -> Generator[Callable[[], None]]:
+    """Call what this gives again and again while *path* grows, and little is left to be written to
+    the disk at the end."""
+    with ThreadPoolExecutor(1) as thread:
+        last = thread.submit(_flush, path)
+
+        def flush() -> None:
+            nonlocal last
+            if last.done():
+                last = thread.submit(_flush, path)
+
+        yield flush
 
 
 def flush_folder(folder: Path) -> None:

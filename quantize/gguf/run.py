@@ -22,7 +22,7 @@ from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
 from spillover.quantize.gguf.source_digest import KEY, UNKNOWN, SourceDigest, sha256
 from spillover.quantize.gguf.verify import VerifyOrder, verify
-from spillover.quantize.new_file import check_place, new_file
+from spillover.quantize.new_file import check_place, flushing, new_file
 from spillover.quantize.texts import OWN_TEXT
 from spillover.quantize.verification import Verdict, judge, most_divergence
 
@@ -96,7 +96,7 @@ def run(
                 n_threads=n_threads,
                 metadata=_provenance(source, recipe),
             )
-            child.call(quantize, order, progress, scratch=scratch)
+            _quantize(child, order, progress)
             _check_tensors(scratch, planned)
             progress("reading the source", 0, 1)
             digest.write_into(scratch)
@@ -107,6 +107,16 @@ def run(
                 most = most_divergence(planned.bits_per_weight) if most is None else most
                 judge(verdict, most, _ADVICE)
     return _described(target, planned, verdict, target.stat().st_size)
+
+
+def _quantize(child: Child, order: QuantizeOrder, progress: Progress) -> None:
+    with flushing(order.target) as flush:
+
+        def step(what: str, n_done: int, n_all: int) -> None:
+            progress(what, n_done, n_all)
+            flush()
+
+        child.call(quantize, order, step, scratch=order.target)
 
 
 def make_imatrix(

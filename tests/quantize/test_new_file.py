@@ -97,6 +97,27 @@ def test_the_name_comes_when_the_content_is_on_the_disk(
     assert steps == [number, "m"]
 
 
+def test_a_file_that_grows_is_written_to_the_disk_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    flush = os.fsync
+
+    def flushed(file: int) -> None:
+        flush(file)
+        sizes.append(os.fstat(file).st_size)
+
+    path = tmp_path / "m"
+    path.touch()
+    monkeypatch.setattr(os, "fsync", flushed)
+    with new_file.flushing(path) as step, path.open("ab") as file:
+        while not any(sizes):
+            file.write(b"x")
+            file.flush()
+            step()
+    assert sizes[-1] > 0
+
+
 @KINDS
 def test_a_place_that_is_no_folder_is_named(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
