@@ -14,9 +14,6 @@ from spillover.models.file_lock import try_lock
 Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes in all (0: unknown)."""
 
-INCOMPLETE = ".incomplete"
-"""Ends the name of a file that has not come to its end, as in Hugging Face's cache."""
-
 
 class PullError(CatalogueError):
     """A model could not be fetched; the message says why and what to do."""

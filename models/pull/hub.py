@@ -17,9 +17,10 @@ from msgspec import Struct
 from spillover.models.entry import sha256_of
 from spillover.models.pull.address import download
 from spillover.models.pull.failures import need_space
-from spillover.models.pull.fetched import INCOMPLETE, Fetched, Progress, PullError, only_one
+from spillover.models.pull.fetched import Fetched, Progress, PullError, only_one
 from spillover.models.pull.hub_errors import explained, not_here
 from spillover.models.pull.hub_files import HubFile, choose
+from spillover.models.pull.incomplete import IncompleteFile
 from spillover.models.source import HubSource
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class _Place(Struct, frozen=True, kw_only=True):
         if self.cached(file) is not None:
             return 0
         path = self.path(file)
-        places = (path, path.with_name(f"{path.name}{INCOMPLETE}"))
-        held = max((place.stat().st_size for place in places if place.is_file()), default=0)
+        held = path.stat().st_size if path.is_file() else IncompleteFile(path).n_bytes
         return max(file.size - held, 0)
 
 

