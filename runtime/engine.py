@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.embedding_request import EmbeddingRequest, Pooling
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.request import GenerationRequest
@@ -65,6 +66,11 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     size_bytes: int
     draft_model_bytes: int = 0
     """Of the weights of the small model that proposes tokens."""
+    memory: DeviceBytes | None = None
+    """What it was planned to take of each device; None: all of the host."""
+    gpu_free_bytes: tuple[int, ...] = ()
+    """What was free on each GPU with memory of its own, before it took its part; empty: it was
+    planned without one."""
     n_vocab: int
     n_ctx_train: int
     n_ctx: int

@@ -25,7 +25,7 @@ from spillover.models import catalogue
 from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.runtime.errors import ModelError
 from spillover.runtime.hosting.hosted_model import HostedModel
-from spillover.runtime.hosting.memory import needed_bytes
+from spillover.runtime.hosting.memory import gpu_memory_in_all, needed_bytes
 from spillover.runtime.hosting.model_host import ModelHost
 from spillover.runtime.hosting.residence import ModelSpec, Preparation
 from spillover.runtime.local_engine import LocalEngine
@@ -154,5 +154,6 @@ def hosting(settings: Settings) -> Generator[Hosting]:
     """While the block runs, models are loaded as they are needed. Raises ModelError."""
     most = settings.models_memory_mb
     budget_bytes = None if most is None else int(most * 2**20)
-    with ModelHost(budget_bytes=budget_bytes) as host:
+    gpu = gpu_memory_in_all(settings.engine.cache_dir)
+    with ModelHost(budget_bytes=budget_bytes, gpu=gpu) as host:
         yield Hosting(host, settings)

@@ -23,7 +23,7 @@ from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.store import ModelStore, PulledModel
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ModelError
-from spillover.runtime.hosting.memory import free_memory, needed_bytes
+from spillover.runtime.hosting.memory import free_memory, gpu_memory_in_all, needed_bytes
 from spillover.runtime.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def default_memory(settings: Settings) -> int:
         free = min(free, int(settings.models_memory_mb * 2**20))
     path, options = model_entry(settings).path.absolute(), default_options(settings)
     with suppress(ModelError):  # loading it will say what is wrong
-        return max(free, needed_bytes(path, options))
+        gpu = gpu_memory_in_all(options.cache_dir)
+        return max(free, needed_bytes(path, options, gpu).host)
     return free
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from spillover.runtime.backend import Backend, Vocabulary
+from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.embedding.embedder import Embedder
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import ModelError
@@ -24,6 +25,9 @@ class OpenedModel(Struct, frozen=True, kw_only=True):
     """What its speed depends on, besides *backend.info*."""
     embedder: Embedder | None = None
     """Makes vectors with the same weights, if that is possible."""
+    memory: DeviceBytes | None = None
+    """See ModelCard; and the next."""
+    gpu_free_bytes: tuple[int, ...] = ()
 
 
 class OpenedEmbedder(Struct, frozen=True, kw_only=True):

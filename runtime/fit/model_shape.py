@@ -34,6 +34,11 @@ class GpuMemory(Struct, frozen=True, kw_only=True):
     def free_bytes(self) -> int:
         return sum(self.free)
 
+    @property
+    def own(self) -> tuple[int, ...]:
+        """Bytes on each that has memory of its own."""
+        return () if self.is_shared else self.free
+
     def layers_on_each(self, n_layers: int) -> list[int]:
         """How many of *n_layers* each GPU gets: llama.cpp gives out whole layers, in proportion to
         the free memory (load_tensors in its llama-model.cpp)."""

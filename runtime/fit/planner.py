@@ -8,6 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
+from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.errors import ModelError
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
 from spillover.runtime.fit.back_off import (
@@ -19,8 +20,8 @@ from spillover.runtime.fit.back_off import (
     smaller,
 )
 from spillover.runtime.fit.context_fit import GOOD_N_CTX, ContextFit, fit_context
-from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import GpuMemory, ModelShape
+from spillover.runtime.fit.placement import GPU_LEFT_BYTES, layers_in, taken
 from spillover.runtime.machine.device import (
     available_memory,
     gpu_names,
@@ -33,8 +34,6 @@ _MUCH_MORE = 1.25
 """With so many times the free memory, what did not fit then is tried again."""
 _SERVING_BYTES = 64 * 2**20
 """What a worker takes for threads and requests, besides another context that reads prompts."""
-_GPU_LEFT_BYTES = 256 * 2**20
-"""Of each GPU's memory, for its driver and other programs."""
 _ANY_LAYERS = 1 << 20
 """More layers than a model has."""
 
@@ -85,7 +84,9 @@ class Planner:
         self._planned: tuple[ModelShape, ContextFit] | None = None
         self._free: Free = 0, None
         """When it was planned."""
-        self._loaded: ModelShape | None = None
+        self._gpu: GpuMemory | None = None
+        self._loaded: DeviceBytes | None = None
+        """What the loaded model takes without its KV cache."""
 
     @property
     def free_bytes(self) -> int:
@@ -99,7 +100,7 @@ class Planner:
         free = available_memory()
         if self._most_bytes is None or self._loaded is None:
             return free
-        return min(free, self._most_bytes - self._loaded.size_bytes - COMPUTE_BYTES)
+        return min(free, self._most_bytes - self._loaded.host)
 
     @property
     def is_trying(self) -> bool:
@@ -110,6 +111,7 @@ class Planner:
         """The layout to load with. *gpu*: what is free on the GPU; None: there is none. Raises
         ModelError if nothing smaller is left."""
         # Before it is loaded: loaded weights are free no more, and would count twice.
+        self._gpu = gpu
         free_bytes = max(self.free_bytes - shape.size_bytes, 0)
         self._free = free_bytes, None if gpu is None else gpu.free_bytes
         if self._failed is not None:
@@ -154,7 +156,8 @@ class Planner:
         assert self._planned is not None, "it was planned before it was loaded"
         shape, fit = self._planned
         _reserve(_SERVING_BYTES + shape.compute_bytes(fit.n_batch, fit.n_kv))
-        self._planned, self._loaded = None, shape
+        self._planned = None
+        self._loaded = taken(shape, structs.replace(fit, kv_bytes=0), self._gpu)
         if self._failed is None or self._failed.has_served:
             return  # what memory lacked for a moment says nothing about the next start
         if fit.overridden:
@@ -201,7 +204,7 @@ def _estimate(
     size_bytes, wanted = shape.size_bytes, options.n_gpu_layers
     if gpu is None or not shape.n_layers or wanted == 0:
         return fit_context(options, shape, free_bytes - size_bytes)
-    room = gpu.room_for(shape.n_layers, _GPU_LEFT_BYTES)
+    room = gpu.room_for(shape.n_layers, GPU_LEFT_BYTES)
     spare = room - size_bytes
     if gpu.is_shared:
         spare = min(spare, free_bytes - size_bytes)
@@ -222,14 +225,5 @@ def _estimate(
 
 def _on_gpu(fit: ContextFit, shape: ModelShape, gpu: GpuMemory, wanted: int | None) -> ContextFit:
     """*fit* with the *wanted* layers on the GPU; None: as many as have room."""
-    n = _layers_in(gpu, fit, shape) if wanted is None else wanted
+    n = layers_in(gpu, fit, shape) if wanted is None else wanted
     return structs.replace(fit, n_gpu_layers=n)
-
-
-def _layers_in(gpu: GpuMemory, fit: ContextFit, shape: ModelShape) -> int:
-    """How many layers' weights and KV cells fit into the memory of the GPUs; -1: all."""
-    left = _GPU_LEFT_BYTES + shape.compute_bytes(fit.n_batch, fit.n_kv)
-    layer_bytes = (shape.size_bytes + fit.kv_bytes) / shape.n_layers
-    sizes = range(shape.n_layers, 0, -1)
-    n = next((n for n in sizes if n * layer_bytes <= gpu.room_for(n, left)), 0)
-    return -1 if n == shape.n_layers else n

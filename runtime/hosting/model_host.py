@@ -20,6 +20,7 @@ from spillover.runtime.errors import (
     log_defect,
 )
 from spillover.runtime.events import Loading
+from spillover.runtime.fit.model_shape import GpuMemory
 from spillover.runtime.hosting.memory import free_memory
 from spillover.runtime.hosting.preparer import RETRY_AFTER_S, Preparer
 from spillover.runtime.hosting.residence import (
@@ -28,7 +29,13 @@ from spillover.runtime.hosting.residence import (
     Residence,
     Use,
 )
-from spillover.runtime.hosting.room import free_beside, idle_longest, loaded, to_unload
+from spillover.runtime.hosting.room import (
+    Room,
+    free_beside,
+    idle_longest,
+    loaded,
+    to_unload,
+)
 from spillover.runtime.local_engine import LocalEngine
 
 _GIVE_BACK_S = 1.0
@@ -51,11 +58,13 @@ class ModelHost:
         *,
         budget_bytes: int | None = None,
         free_bytes: Callable[[Iterable[int]], int] = free_memory,
+        gpu: GpuMemory | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*budget_bytes*: most memory of all models together; None: what the device has.
-        *free_bytes*: what is free beside the workers with these process ids."""
-        self._budget_bytes = budget_bytes
+        """*budget_bytes*: most memory of the host for all models together; None: what the device
+        has. *free_bytes*: what is free beside the workers with these process ids. *gpu*: what the
+        GPUs have at most, as far as that is known."""
+        self._room = Room(budget_bytes, gpu)
         self._free_bytes = free_bytes
         self._clock = clock
         self._changed = threading.Condition()
@@ -298,7 +307,9 @@ class ModelHost:
             residence.failure = failure = None if is_overtaken else failure
             residence.is_unwanted &= failure is None
             if engine is not None and failure is None and not (self._closed or is_overtaken):
+                others = [each.held_bytes for each in self._residences if each is not residence]
                 residence.take(engine, self._clock())
+                self._room.learn(engine.card, others)
                 engine = None
             elif residence.engine is not None or failure is not None:
                 residence.settle_waiting(self._clock())
@@ -364,29 +375,29 @@ class ModelHost:
             self._unload(victim)
 
     def _make_room(self, residence: Residence) -> int | None:
-        """Unload others until the model fits; the bytes that it may take then. None: nobody waits
-        for it any more. Raises NoRoomForModel, EngineClosed."""
-        needed = residence.spec.needed_bytes()
+        """Unload others until the model fits; the bytes of the host that it may take then. None:
+        nobody waits for it any more. Raises NoRoomForModel, EngineClosed."""
+        with self._changed:
+            gpu = self._room.gpu_for(self._residences, residence)
+        needed = residence.spec.needed_bytes(gpu)
         try:
             while True:
                 with self._changed:
                     held = loaded(self._residences)
-                free = free_beside(held, self._free_bytes)
+                on_host = free_beside(held, self._free_bytes)
                 with self._changed:
                     if self._closed:
                         raise EngineClosed(f"{residence.spec.name} was closed")
                     if not residence.waiting:
                         return None
-                    if self._budget_bytes is not None:
-                        n_held = sum(each.held_bytes for each in self._residences)
-                        free = min(free, self._budget_bytes - n_held)
-                    victim = None
-                    if needed > free:
-                        victim = to_unload(self._residences, residence, needed - free)
+                    free = self._room.beside(self._residences, on_host)
+                    missing, victim = needed.beyond(free), None
+                    if missing.total:
+                        victim = to_unload(self._residences, residence, missing)
                     if victim is None:
-                        return max(free, needed)
+                        return max(free.host, needed.host)
                     if residence.is_for_background:
-                        no_room = NoRoomForModel(residence.spec.name, needed - free)
+                        no_room = NoRoomForModel(residence.spec.name, missing.total)
                         residence.settle_waiting(self._clock(), no_room)
                         return None
                     victim.is_evicted = True

@@ -10,8 +10,10 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import SpilloverError
+from spillover.runtime.fit.model_shape import GpuMemory
 from spillover.runtime.hosting.memory import held_bytes
 from spillover.runtime.local_engine import LocalEngine
 
@@ -43,8 +45,9 @@ class ModelSpec:
     """Starts its worker, which may take so many bytes of memory. Raises ModelError."""
     preparation: Preparation | None = None
     """None: start() needs nothing but the model's files."""
-    needed_bytes: Callable[[], int]
-    """The least memory with which it is loaded. Raises ModelError."""
+    needed_bytes: Callable[[GpuMemory | None], DeviceBytes]
+    """The least memory with which it is loaded, where so much is free on the GPUs (None: there is
+    none). Raises ModelError."""
     keep_alive_s: float | None = None
     """Seconds after its last answer for which it stays loaded; None: until memory is needed."""
     is_pinned: bool = False
@@ -64,6 +67,7 @@ class ModelState(Struct, frozen=True, kw_only=True):
     card: ModelCard | None = None
     """Facts of the last time it was loaded."""
     held_bytes: int = 0
+    """On all devices together."""
     n_answers: int = 0
     """Answers and questions that hold it."""
     n_waiting: int = 0
@@ -172,8 +176,10 @@ class Residence:
         return all(use.is_background for use in self.waiting)
 
     @property
-    def held_bytes(self) -> int:
-        return 0 if self.engine is None or self.card is None else held_bytes(self.card)
+    def held_bytes(self) -> DeviceBytes:
+        if self.engine is None or self.card is None:
+            return DeviceBytes()
+        return held_bytes(self.card)
 
     @property
     def expires_at(self) -> float | None:
@@ -188,7 +194,7 @@ class Residence:
         return ModelState(
             state=self._state(is_awaited=is_awaited),
             card=self.card,
-            held_bytes=self.held_bytes,
+            held_bytes=self.held_bytes.total,
             n_answers=len(self.uses),
             n_waiting=len(self.waiting),
             n_ahead=n_ahead,

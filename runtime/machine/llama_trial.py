@@ -43,6 +43,8 @@ class GpuMemory(Struct, frozen=True, kw_only=True):
     name: str
     free_bytes: int
     total_bytes: int
+    shares_memory: bool = False
+    """Of the host."""
 
 
 class LlamaTrial(Struct, frozen=True, kw_only=True):
@@ -60,26 +62,32 @@ class LlamaTrial(Struct, frozen=True, kw_only=True):
 
 
 def llama_problem(cache_dir: Path | None = None) -> str:
-    """Why llama.cpp cannot run here, and what to do; empty if it can. Tried once for each library,
-    and then remembered in *cache_dir*."""
+    """Why llama.cpp cannot run here, and what to do; empty if it can. See llama_trial()."""
+    return llama_trial(cache_dir).problem
+
+
+def llama_trial(cache_dir: Path | None = None) -> LlamaTrial:
+    """What is known of the installed llama.cpp. It is tried once for each library, and then
+    remembered in *cache_dir*."""
     if not has_llama():
-        return NOT_INSTALLED
+        return LlamaTrial(problem=NOT_INSTALLED)
     library, flags = find_library(), processor_flags(SystemFiles())
     if library is None:
-        return ""  # a worker will find out
+        return LlamaTrial()  # a worker will find out
     try:
         facts = [(path.name, path.stat()) for path in sorted(library.parent.iterdir())]
     except OSError:
-        return ""
+        return LlamaTrial()
     sizes = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in facts]
-    key = "llama-" + fingerprint(str(library), sizes, sorted(flags))
+    told = GpuMemory.__struct_fields__
+    key = "llama-" + fingerprint(str(library), sizes, sorted(flags), told)
     store = MeasurementStore(cache_dir, key, LlamaTrial)
     known = store.read()
     if known is None:
         known = try_llama(library, flags)
         if known.is_lasting:
             store.write(known)
-    return known.problem
+    return known
 
 
 def find_library() -> Path | None:

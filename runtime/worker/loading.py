@@ -190,6 +190,8 @@ def _card(
         n_params=info.n_params,
         size_bytes=info.size_bytes,
         draft_model_bytes=info.draft_model_bytes,
+        memory=opened.memory,
+        gpu_free_bytes=opened.gpu_free_bytes,
         n_vocab=info.n_vocab,
         n_ctx_train=info.n_ctx_train,
         n_ctx=fit.n_ctx,

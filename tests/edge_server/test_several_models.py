@@ -23,6 +23,7 @@ from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.ollama.bodies import keep_alive_s
 from spillover.models.catalogue import default_model
 from spillover.models.entry import ModelEntry
+from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.model_host import ModelHost
 from spillover.runtime.hosting.residence import ModelSpec
@@ -236,7 +237,10 @@ def test_a_model_that_was_found_is_made_once_and_anew_when_its_file_has_moved(
             def start(most_bytes: int) -> LocalEngine:
                 raise AssertionError("nobody asks it")
 
-            return HostedModel(host, host.add(ModelSpec(name=name, start=start, needed_bytes=int)))
+            return HostedModel(
+                host,
+                host.add(ModelSpec(name=name, start=start, needed_bytes=lambda gpu: DeviceBytes())),
+            )
 
         def make(entry: ModelEntry) -> ServedModel:
             made.append(entry.path)
@@ -407,7 +411,7 @@ def test_under_another_server_a_question_waits_too(tmp_path: Path) -> None:
         spec = ModelSpec(
             name="tales",
             start=lambda most_bytes: LocalEngine(path, options, name="tales"),
-            needed_bytes=lambda: 0,
+            needed_bytes=lambda gpu: DeviceBytes(),
         )
         engine = HostedModel(host, host.add(spec))
         router = Router(engine, CloudSettings(), None)

@@ -23,7 +23,7 @@ def check_models(findings: Findings, settings: Settings) -> None:
     for own in settings.models:
         try:
             path = catalogue.find(own.file, store).path
-            needed = needed_bytes(path.absolute(), own.engine(settings.engine))
+            needed = needed_bytes(path.absolute(), own.engine(settings.engine)).total
         except (CatalogueError, SpilloverError, OSError) as error:
             todo = f"correct the [[local_model]] {own.name}, or pull its model"
             findings.add(error, todo, blocks=True)

@@ -12,6 +12,7 @@ from spillover.models.gguf_header import read_header
 from spillover.runtime.embedding.opened import OpenedEmbedder, OpenedModel, writer
 from spillover.runtime.errors import ModelError
 from spillover.runtime.fit.model_shape import ModelShape, draft_shape, gguf_shape, together
+from spillover.runtime.fit.placement import taken
 from spillover.runtime.fit.planner import Planner
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
@@ -109,7 +110,13 @@ def open_any_gguf(
     embedder = LlamaEmbedder(backend.model, plan, calls)
     weights = tuple(path.with_name(name) for name in part_names(path.name))
     return OpenedModel(
-        backend=backend, fit=fit, weights=weights, speed_facts=facts, embedder=embedder
+        backend=backend,
+        fit=fit,
+        weights=weights,
+        speed_facts=facts,
+        embedder=embedder,
+        memory=taken(both, fit, gpu),
+        gpu_free_bytes=() if gpu is None else gpu.own,
     )
 
 

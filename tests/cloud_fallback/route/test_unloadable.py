@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.errors import ModelError
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.model_host import ModelHost
@@ -29,7 +30,7 @@ def make_desk(fake: Fake, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
     host = ModelHost()
 
     def make(start: Start, policy: PolicySettings = CALM) -> Desk:
-        spec = ModelSpec(name="gone", start=start, needed_bytes=lambda: 0)
+        spec = ModelSpec(name="gone", start=start, needed_bytes=lambda gpu: DeviceBytes())
         model = HostedModel(host, host.add(spec))
         desks.append(Desk(model, tmp_path, [provider(fake)], policy=policy))
         return desks[-1]

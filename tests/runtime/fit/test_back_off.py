@@ -11,7 +11,7 @@ from spillover.runtime.fit.back_off import FailedFit, Free, LoadStage, smaller
 from spillover.runtime.fit.context_fit import ContextFit, fit_context
 from spillover.runtime.fit.device_fit import fit_device
 from spillover.runtime.fit.model_shape import GpuMemory, ModelShape
-from spillover.runtime.fit.planner import _layers_in
+from spillover.runtime.fit.placement import layers_in
 from spillover.runtime.fit.tries import MOST_GUESSES, MOST_TRIES, Tries
 from spillover.runtime.options import EngineOptions
 
@@ -138,7 +138,7 @@ def test_a_model_that_is_said_to_fit_gets_the_context_that_was_promised() -> Non
 def test_as_many_layers_as_fit_are_on_the_gpu() -> None:
     def layers(gib: float) -> int:
         fit = fit_context(EngineOptions(), ON_GPU, int(gib * GIB))
-        return _layers_in(GpuMemory(free=(int(gib * GIB),)), fit, ON_GPU)
+        return layers_in(GpuMemory(free=(int(gib * GIB),)), fit, ON_GPU)
 
     assert layers(8) == -1
     assert 0 < layers(1.5) < layers(2.5) < 25

@@ -213,6 +213,15 @@ def test_where_answers_are_to_repeat_themselves_all_layers_are_on_the_gpu_or_non
     assert device.plan(LARGE, deterministic=True)[1].n_gpu_layers == n_gpu_layers
 
 
+def test_a_model_on_the_gpu_takes_none_of_what_the_host_lets_it_have(device: Device) -> None:
+    """Its weights were subtracted from that, and nothing was left for saved prompts."""
+    found = Planner(device.options(), most_bytes=4 * GIB)
+    fit = found.plan(LARGE, GpuMemory(free=(24 * GIB,)))
+    assert fit.n_gpu_layers == -1
+    found.proved()
+    assert found.spare_bytes > 3 * GIB
+
+
 def test_a_crash_is_not_called_a_lack_of_memory(device: Device) -> None:
     """A damaged file used to ask for a smaller model."""
     least = ContextFit(n_ctx=2048, n_kv=2048, n_parallel=1, n_batch=128, use_extra_bufts=False)

@@ -8,13 +8,16 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from spillover.models.catalogue import find
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.engine import EngineStatus
+from spillover.runtime.device_bytes import DeviceBytes
+from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
     EngineBusy,
     EngineClosed,
@@ -24,6 +27,7 @@ from spillover.runtime.errors import (
     SpilloverError,
 )
 from spillover.runtime.events import Delta, EngineEvent, Loading, Queued
+from spillover.runtime.fit.model_shape import GpuMemory
 from spillover.runtime.hosting import room
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.hosting.memory import held_bytes, needed_bytes
@@ -38,6 +42,7 @@ from tests.edge_server.places import wait_until
 from tests.gguf_edit import with_values
 
 GGUF, ONNX = "storyteller", "storyteller-onnx"
+GIB = 2**30
 ONE_MODEL = 300 * 2**20
 """A budget that holds one of the two, and not both."""
 
@@ -60,7 +65,12 @@ class Place:
             assert self.host._changed.wait_for(lambda: bool(condition()), 120)
 
     def model(
-        self, name: str, path: Path | None = None, draft_model: Path | None = None, **spec: object
+        self,
+        name: str,
+        path: Path | None = None,
+        draft_model: Path | None = None,
+        kind: type[LocalEngine] = LocalEngine,
+        **spec: object,
     ) -> HostedModel:
         options = EngineOptions(
             n_threads=1, n_parallel=2, cache_dir=self.folder, draft_model=draft_model
@@ -71,9 +81,9 @@ class Place:
             self.loads.append(name)
             self.started.set()
             assert self.gate.wait(60)
-            return LocalEngine(file, options, name=name, most_bytes=most_bytes)
+            return kind(file, options, name=name, most_bytes=most_bytes)
 
-        fields = {"needed_bytes": lambda: needed_bytes(file, options), **spec}
+        fields = {"needed_bytes": partial(needed_bytes, file, options), **spec}
         return HostedModel(self.host, self.host.add(ModelSpec(name=name, start=start, **fields)))  # type: ignore[arg-type]  # by name
 
 
@@ -204,7 +214,9 @@ def test_models_that_fit_stay_side_by_side(
     assert both.loads == [GGUF, ONNX]
     assert [model.state().state for model in loaded] == ["loaded", "loaded"]
     card = loaded[0].card
-    assert loaded[0].state().held_bytes == held_bytes(card) > card.size_bytes + card.kv_bytes > 0
+    assert (
+        loaded[0].state().held_bytes == held_bytes(card).total > card.size_bytes + card.kv_bytes > 0
+    )
 
 
 def test_the_death_of_one_worker_is_nothing_to_the_others(
@@ -290,7 +302,7 @@ def test_a_failed_load_is_an_error_for_those_who_wait_and_for_nobody_else(
 ) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF" + bytes(64))
-    broken = both.model("broken", file, needed_bytes=lambda: 0)
+    broken = both.model("broken", file, needed_bytes=lambda gpu: DeviceBytes())
     gone = both.model("gone", tmp_path / "gone.gguf")
     with closing(begun(loaded[0])) as running:
         for model in (broken, gone):
@@ -307,7 +319,9 @@ def test_a_failed_load_is_an_error_for_those_who_wait_and_for_nobody_else(
 def test_a_model_that_does_not_fit_is_refused_and_nobody_is_unloaded_for_it(
     both: Place, loaded: tuple[HostedModel, HostedModel]
 ) -> None:
-    huge = both.model("huge", needed_bytes=lambda: 2**50, path=find(GGUF).path)
+    huge = both.model(
+        "huge", needed_bytes=lambda gpu: DeviceBytes(host=2**50), path=find(GGUF).path
+    )
     with pytest.raises(NoRoomForModel, match="is not loaded: it needs") as refused:
         list(huge.stream(ask()))
     assert 2**49 < refused.value.missing_bytes < 2**50
@@ -373,6 +387,81 @@ def test_a_pinned_model_does_not_make_room(make: Callable[..., Place]) -> None:
     assert pinned.state().state == "loaded"
 
 
+# --- memory of GPUs -----------------------------------------------------------------------------
+
+
+class OnGpu(LocalEngine):
+    """As if its worker had found a GPU with 8 GiB, and taken 5 GiB of it."""
+
+    @property
+    def card(self) -> ModelCard:
+        memory = DeviceBytes(host=200 * 2**20, gpus=(5 * GIB,))
+        return structs.replace(super().card, memory=memory, gpu_free_bytes=(8 * GIB,))
+
+    def wait_ready(self, timeout_s: float | None = None) -> ModelCard:
+        super().wait_ready(timeout_s)
+        return self.card
+
+
+class Needs:
+    """Of a model that takes as much of a GPU as it finds, 5 GiB at most."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, ...]] = []
+        """What was free on the GPUs; empty: there was none."""
+
+    def __call__(self, gpu: GpuMemory | None) -> DeviceBytes:
+        self.found.append(() if gpu is None else gpu.free)
+        gpus = tuple(min(5 * GIB, free) for free in self.found[-1])
+        return DeviceBytes(host=200 * 2**20, gpus=gpus)
+
+
+def test_a_model_on_the_gpu_makes_room_there_and_nobody_else_does(
+    make: Callable[..., Place],
+) -> None:
+    """The GPU's memory counted as the host's, and was not looked at for the next model."""
+    place, needs = make(), Needs()
+    beside = place.model("beside", find(GGUF).path)
+    first, second = (
+        place.model(name, find(GGUF).path, kind=OnGpu, needed_bytes=needs) for name in "ab"
+    )
+    for model in (beside, first, second):
+        model.wait_ready()
+    assert needs.found == [(), (8 * GIB,)]
+    assert [model.is_loaded for model in (beside, first, second)] == [True, False, True]
+    assert second.state().held_bytes > 5 * GIB
+
+
+def test_what_stays_on_the_gpu_leaves_the_next_model_less_of_it(make: Callable[..., Place]) -> None:
+    place, needs = make(), Needs()
+    pinned = place.model("pinned", find(GGUF).path, kind=OnGpu, is_pinned=True)
+    second = place.model("b", find(GGUF).path, needed_bytes=needs)
+    quiet = place.model("c", find(GGUF).path, needed_bytes=needs)
+    pinned.wait_ready()
+    second.wait_ready()
+    assert end_of(list(quiet.stream(ask(max_tokens=2, priority="background")))).reason == "length"
+    assert needs.found == [(3 * GIB,)] * 2
+    assert all(model.is_loaded for model in (pinned, second, quiet))
+
+
+def test_the_memory_of_a_gpu_is_none_of_the_hosts(make: Callable[..., Place]) -> None:
+    place = make(budget_bytes=ONE_MODEL + 200 * 2**20)
+    on_gpu = place.model("a", find(GGUF).path, kind=OnGpu, needed_bytes=Needs())
+    on_host = place.model(ONNX)
+    for model in (on_gpu, on_host):
+        model.wait_ready()
+    assert on_gpu.is_loaded
+
+
+def test_nobody_leaves_the_gpu_for_what_it_cannot_hold(make: Callable[..., Place]) -> None:
+    place, needed = make(), DeviceBytes(gpus=(9 * GIB,))
+    first = place.model("a", find(GGUF).path, kind=OnGpu)
+    second = place.model("b", find(GGUF).path, needed_bytes=lambda gpu: needed)
+    for model in (first, second):
+        model.wait_ready()
+    assert first.is_loaded
+
+
 def test_the_memory_of_a_model_whose_worker_is_being_replaced_is_not_free(
     make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,7 +469,7 @@ def test_the_memory_of_a_model_whose_worker_is_being_replaced_is_not_free(
     first = place.model(GGUF)
     first.wait_ready()
     monkeypatch.setattr(place.host, "_free_bytes", lambda pids: 1000 * bool(list(pids)) + 1000)
-    second = place.model("second", find(GGUF).path, needed_bytes=lambda: 900)
+    second = place.model("second", find(GGUF).path, needed_bytes=lambda gpu: DeviceBytes(host=900))
     second.wait_ready()
     assert first.is_loaded
     second.unload()
