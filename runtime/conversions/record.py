@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from functools import cache
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct, structs
@@ -204,8 +205,10 @@ def _named(packages: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {library_version(name)}" for name in packages)
 
 
+@cache
 def library_version(name: str) -> str:
-    """The version of an installed package; empty when it is not installed."""
+    """The version of an installed package, as this process runs it; empty when it is not
+    installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

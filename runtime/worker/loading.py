@@ -37,6 +37,8 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     """The files that hold its weights."""
     fingerprint: str
     """Names the model, the library and the settings that its speed depends on."""
+    choice: EngineChoice
+    """The engine that was chosen, or the one that had to take its place."""
 
 
 class LoadedEmbedder(Struct, frozen=True, kw_only=True):
@@ -45,6 +47,7 @@ class LoadedEmbedder(Struct, frozen=True, kw_only=True):
     embedder: Embedder
     vocabulary: Vocabulary
     card: ModelCard
+    choice: EngineChoice
 
 
 def load(
@@ -69,7 +72,9 @@ def load(
     if isinstance(opened, OpenedEmbedder):
         warnings = (*choice.warnings, *opened.card.warnings, *_unheard_by(opened.card, options))
         card = structs.replace(opened.card, name=name, path=str(path), warnings=warnings)
-        return LoadedEmbedder(embedder=opened.embedder, vocabulary=opened.vocabulary, card=card)
+        return LoadedEmbedder(
+            embedder=opened.embedder, vocabulary=opened.vocabulary, card=card, choice=choice
+        )
     info = opened.backend.info
     source = given or info.chat_template
     template = ChatTemplate(source, bos_text=info.bos_text, eos_text=info.eos_text, name=name)
@@ -80,6 +85,7 @@ def load(
         card=_card(path, opened, name, template, choice),
         weights=opened.weights,
         fingerprint=_fingerprint(opened),
+        choice=choice,
     )
 
 

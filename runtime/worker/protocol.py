@@ -131,6 +131,8 @@ class Ready(Struct, frozen=True, kw_only=True, tag=True):
     """The model is loaded and has decoded once."""
 
     card: ModelCard
+    choice: EngineChoice
+    """The engine that was chosen, or the one that had to take its place."""
 
 
 class LoadProgress(Struct, frozen=True, kw_only=True, tag=True):
@@ -267,4 +269,4 @@ def read_frame(stream: BinaryIO) -> bytes | None:
 
 decode_load = msgspec.msgpack.Decoder(Load, dec_hook=_decode_path).decode
 decode_command = msgspec.msgpack.Decoder(Command).decode
-decode_report = msgspec.msgpack.Decoder(Report).decode
+decode_report = msgspec.msgpack.Decoder(Report, dec_hook=_decode_path).decode

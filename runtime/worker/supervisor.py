@@ -205,7 +205,7 @@ class Supervisor:
         """In the reader thread."""
         match report:
             case protocol.Ready():
-                self._on_ready(report.card)
+                self._on_ready(report)
             case protocol.Planned():
                 self._tries.plan(report.fit, report.stage, report.free)
             case protocol.LoadProgress():
@@ -223,14 +223,15 @@ class Supervisor:
             case _:
                 self.dispatcher.receive(report)
 
-    def _on_ready(self, card: ModelCard) -> None:
+    def _on_ready(self, report: protocol.Ready) -> None:
+        card = report.card
         with self._changed:
             if self._worker is None or self.dispatcher.state not in ("loading", "restarting"):
                 return
             self._timer.cancel()
             if self.dispatcher.state == "restarting":
                 _log.warning("a new worker of %s is ready: process %s", self._name, self.worker_pid)
-            self._card = card
+            self._card, self._choice = card, report.choice
             if self._tries.is_backing_off:
                 line = "%s is loaded with %s; %s"
                 _log.warning(line, self._name, card.layout, card.layout_reason)

@@ -166,7 +166,7 @@ def _serve_embedder(
     writer: FrameWriter,
 ) -> None:
     loop = EmbeddingLoop(_embedding_queue(model.embedder, options, writer))
-    writer.send(protocol.Ready(card=model.card))
+    writer.send(protocol.Ready(card=model.card, choice=model.choice))
     intake = EmbeddingIntake(model, loop, writer.send)
     _start_intake(commands, intake.take, loop.stop)
     exit_on_error(loop.run)
@@ -207,7 +207,7 @@ def _serve(
         embeddings=queue,
         ask_for_memory=lambda n_bytes: writer.send(protocol.MemoryShort(n_bytes=n_bytes)),
     )
-    writer.send(protocol.Ready(card=model.card))
+    writer.send(protocol.Ready(card=model.card, choice=model.choice))
     last_use = LastUse(options.cache_dir, model.fingerprint)
     compiler = ConstraintCompiler(model.backend, model.template.tag_pairs, last_use)
     intake = Intake(model, scheduler, writer.send, compiler)

@@ -103,6 +103,25 @@ def test_a_wrong_byte_means_that_llama_cpp_serves_and_says_why(copy: Path) -> No
     assert not folder.exists(), "so that it is made again"
 
 
+def test_a_worker_that_had_to_take_the_file_is_followed_by_one_that_does(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tried the conversion again, which was then blamed for whatever ended it."""
+    flip(conversion_in(copy))
+    orders = end_first_workers(0, signal.SIGKILL, monkeypatch)
+    with LocalEngine(copy / "m.gguf", options_in(copy)) as engine:
+        engine.wait_ready(60)
+        events = []
+        for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
+            events.append(event)
+            if len(events) == 10:
+                assert engine.worker_pid is not None
+                os.kill(engine.worker_pid, signal.SIGKILL)
+        assert end_of(events).usage.completion_tokens == 60
+        assert "was damaged" in engine.card.engine_reason
+    assert [order.choice.conversion is None for order in orders] == [False, True]
+
+
 def test_an_answer_continues_when_worker_and_conversion_are_lost(copy: Path) -> None:
     with LocalEngine(copy / "m.gguf", options_in(copy)) as engine:
         engine.wait_ready(60)
