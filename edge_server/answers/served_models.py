@@ -103,7 +103,8 @@ class ServedModels:
                 return None
             model = self._at_hand(entry.name) or self._of_file(entry)
             if model is None and len(self._found) < _MOST_FOUND:
-                model = self._found[entry.name] = self._make(entry)
+                model = self._found_twice(entry) or self._make(entry)
+                self._found[entry.name] = model
             return model
 
     def _at_hand(self, name: str) -> ServedModel | None:
@@ -122,6 +123,11 @@ class ServedModels:
         """A table protects its model, by whatever name a request finds it."""
         own = (self.default, *self._configured)
         return _strictest(model for model in own if model.entry and model.entry.is_file_of(entry))
+
+    def _found_twice(self, entry: ModelEntry) -> ServedModel | None:
+        """A pulled model may have two names: that is no reason to load it twice."""
+        same = (m for m in self._found.values() if m.entry and m.entry.is_file_of(entry))
+        return next((model for model in same if not model.is_gone), None)
 
     def asked(self, name: str) -> ServedModel:
         """The model that answers a request for *name*."""

@@ -247,7 +247,8 @@ def test_a_model_that_was_found_is_made_once_and_anew_when_its_file_has_moved(
             return ServedModel(hosted(entry.name), router.local, entry=entry)
 
         def find(name: str) -> ModelEntry | None:
-            return ModelEntry(name="tiny", path=files[0]) if name.lower() == "tiny" else None
+            names = ("tiny", "tiny:q8_0")
+            return ModelEntry(name=name.lower(), path=files[0]) if name.lower() in names else None
 
         default = hosted("default")
         router = Router(default, CloudSettings(), None)
@@ -255,6 +256,7 @@ def test_a_model_that_was_found_is_made_once_and_anew_when_its_file_has_moved(
         files[0].touch()
         first = models.known("TINY")
         assert [models.known(name) for name in ("tiny", "Tiny", "tiny:latest")] == [first] * 3
+        assert models.known("tiny:Q8_0") is first, "another name of the same file loaded it again"
         assert models.known("other") is None
         assert models.known("x" * 1000) is None
         files[0].unlink()
