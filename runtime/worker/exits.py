@@ -55,8 +55,8 @@ def exit_on_error(work: Callable[[], None]) -> None:
 
 
 def be_first_to_go() -> None:
-    """Let the system end this process before any other when it runs out of memory (Linux): the
-    parent starts a new one, which takes less."""
+    """Let the system end this process before any other when it runs out of memory (Linux): who
+    needs its work starts a new one."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

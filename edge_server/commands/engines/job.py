@@ -22,6 +22,7 @@ from spillover.quantize.child import take_streams
 from spillover.quantize.conversion.compare import prepare
 from spillover.runtime.backend import DecodeFailed
 from spillover.runtime.errors import SpilloverError, shortage
+from spillover.runtime.worker.exits import be_first_to_go
 
 LOWEST = 19
 """The niceness of work that nobody waits for."""
@@ -36,6 +37,7 @@ def main() -> None:
     if not line.endswith(b"\n"):
         return
     order = decode_order(line)
+    be_first_to_go()
     threading.Thread(target=_end_with_parent, args=(commands,), daemon=True).start()
     if order.in_background:
         yield_to_others()
