@@ -88,6 +88,8 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        # The connection is found by its real address: a header must not name another client's.
+        proxy_headers=False,
         timeout_keep_alive=IDLE_TIMEOUT_S,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s) + 2,

@@ -122,6 +122,27 @@ def test_a_slow_client_gets_all_of_a_long_answer(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_no_header_leads_into_another_clients_stream(strict: Server) -> None:
+    """X-Forwarded-For used to name the connection that the answer was written to."""
+    with connect(strict) as victim, connect(strict) as other:
+        victim.sendall(post("/v1/chat/completions", ENDLESS))
+        received = victim.recv(1)
+        named = f"X-Forwarded-For: 127.0.0.1:{victim.getsockname()[1]}\r\nContent-Type".encode()
+        body = {"prompt": "Once", "max_tokens": 5, "stream": True}
+        other.sendall(post("/v1/completions", body).replace(b"Content-Type", named))
+        answer = b""
+        while not answer.endswith(b"0\r\n\r\n"):
+            part = other.recv(65536)
+            assert part, "the connection was closed"
+            answer += part
+        assert b'"text_completion"' in answer
+        assert b"[DONE]" in answer
+        victim.shutdown(socket.SHUT_WR)
+        received += rest_of(victim)
+    assert b"chat.completion.chunk" in received
+    assert b"text_completion" not in received
+
+
 def test_others_are_served_while_one_takes_no_bytes(strict: Server, http: httpx.Client) -> None:
     body = {**ENDLESS, "logprobs": True, "top_logprobs": 20}
     with connect(strict, receive_bytes=4096) as sock:
