@@ -108,10 +108,10 @@ class StreamEncoder(Encoder):
 
 
 class Choice:
-    """What one choice of a whole answer has come to, *text* included."""
+    """What one choice of a whole answer has come to."""
 
-    def __init__(self, text: str = "") -> None:
-        self.text = [text]
+    def __init__(self) -> None:
+        self.text: list[str] = []
         self.reasoning: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self._calls: dict[int, list[ToolCallDelta]] = {}

@@ -11,6 +11,7 @@ import msgspec
 import openai
 import pytest
 
+from spillover.cloud_fallback.events import Replace
 from spillover.edge_server.wire.openai.completions import Completions, CompletionWhole
 from spillover.models.catalogue import default_model
 from spillover.runtime.events import Delta, Finished, Timings, TokenLogprob, Usage
@@ -114,6 +115,19 @@ def test_echo_puts_the_prompt_in_front(client: openai.OpenAI, http: httpx.Client
     assert from_ids.choices[0].text == wanted[0]
 
 
+def test_text_is_taken_back_from_the_answer_and_not_from_the_echo() -> None:
+    """The prompt was counted, too, so that too much was taken back."""
+    wanted = Completions(requests=(GenerationRequest(prompt="Once"),), n_wanted=1, echoes=("Once",))
+    encoder = CompletionWhole({}, wanted, logprobs=False)
+    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1)
+    timings = Timings(queue_ms=0, prefill_ms=1, decode_ms=1)
+    encoder.feed(Delta(text=" upon bad"))
+    encoder.feed(Replace(keep_chars=5))
+    encoder.feed(Delta(text=" a time"))
+    encoder.feed(Finished(reason="stop", usage=usage, timings=timings))
+    assert json.loads(encoder.end())["choices"][0]["text"] == "Once upon a time"
+
+
 def test_best_of_shows_the_likeliest() -> None:
     """Of two prompts, whose choices have these log probabilities."""
     made = [(-2.0, -2.0), (-1.0,), (-9.0, -0.1), (-3.0,), (-5.0,), (-0.9,) * 4]
@@ -149,6 +163,8 @@ def test_best_of_makes_all_and_shows_some_best_first(http: httpx.Client) -> None
     [
         ({}, "prompt"),
         ({"prompt": None}, "prompt"),
+        ({"prompt": "x", "n": 0, "best_of": 2}, "n"),
+        ({"prompt": "x", "n": -1, "best_of": 3}, "n"),
         ({"prompt": []}, "prompt"),
         ({"prompt": {}}, "prompt"),
         ({"prompt": 5}, "prompt"),

@@ -426,6 +426,16 @@ def test_what_is_kept_is_bounded_and_has_one_owner() -> None:
     ResponseStore(0).put(StoredResponse(id="a", owner="me", body=b"", asked=()))
 
 
+def test_a_number_beyond_64_bits_in_a_result_is_kept(http: httpx.Client) -> None:
+    """It was answered, and at the end lost with the whole response."""
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": {"n": 2**70}}
+    reply = http.post("/v1/responses", json={"input": [call, result], "max_output_tokens": 3})
+    assert reply.status_code == 200, reply.text
+    items = http.get(f"/v1/responses/{reply.json()['id']}/input_items").json()["data"]
+    assert 2**70 in [(item.get("output") or {}).get("n") for item in items]
+
+
 def test_a_conversation_with_a_circle_or_a_gap_is_refused() -> None:
     store = ResponseStore(9)
     store.put(StoredResponse(id="a", owner="me", body=b"", asked=(), previous="a"))
@@ -461,5 +471,33 @@ def test_an_answer_that_changes_its_writer_is_one_response(fake: Fake, tmp_path:
             assert last.response.model == "cloud-model"
             again = client.responses.retrieve(response_id)
             assert again.output_text == text
+    finally:
+        server.stop()
+
+
+def test_no_text_is_taken_back_that_stays_in_the_response(fake: Fake, tmp_path: Path) -> None:
+    """With events on, text was taken back, while the answer and what is kept still had it."""
+    fake.script(Act(rest=" A cloud came by.", usage=Tokens(prompt=100, completion=20)))
+    server: Server = routed_server(tmp_path, fake)
+    wanted = {"events": True, "mode": "restart"}
+    body = {"input": "Tell me a story.", "stream": True, "spillover": wanted, "ignore_eos": True}
+    try:
+        shown: list[Any] = []
+        response = httpx.stream("POST", f"{server.url}/v1/responses", json=body, timeout=60)
+        with response as stream:
+            for line in stream.iter_lines():
+                if not line.startswith("data: "):
+                    continue
+                shown.append(json.loads(line[6:]))
+                texts = [e["delta"] for e in shown if e["type"] == "response.output_text.delta"]
+                if len(texts) == 5 and "delta" in shown[-1]:
+                    asked = {"id": shown[0]["response"]["id"]}
+                    assert httpx.post(f"{server.url}/v1/handoffs", json=asked).is_success
+        kinds = [event["type"] for event in shown]
+        assert "spillover.handoff" in kinds
+        assert "spillover.replace" not in kinds
+        text = shown[-1]["response"]["output"][0]["content"][0]["text"]
+        assert text == "".join(texts)
+        assert text.endswith("A cloud came by.")
     finally:
         server.stop()

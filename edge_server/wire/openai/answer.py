@@ -272,7 +272,7 @@ class OpenAIWhole(WholeEncoder):
         choices = [
             {
                 "index": index,
-                **self._shape(self.choices[number]),
+                **self._shape(number),
                 "finish_reason": self._finish_reason(self.finished[number]),
             }
             for index, number in enumerate(self._shown())
@@ -295,4 +295,5 @@ class OpenAIWhole(WholeEncoder):
         return list(range(len(self.choices)))
 
     @abstractmethod
-    def _shape(self, choice: Choice) -> dict[str, Any]: ...
+    def _shape(self, number: int) -> dict[str, Any]:
+        """The choice of this number, without its index and its finish reason."""

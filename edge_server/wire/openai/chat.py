@@ -278,7 +278,8 @@ class ChatWhole(OpenAIWhole):
         super().__init__(head, [Choice() for _ in range(n)], n)
         self._logprobs = logprobs
 
-    def _shape(self, choice: Choice) -> dict[str, Any]:
+    def _shape(self, number: int) -> dict[str, Any]:
+        choice = self.choices[number]
         text = valid_text("".join(choice.text))
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if calls := choice.calls():
@@ -309,8 +310,8 @@ class FunctionStream(ChatStream):
 class FunctionWhole(ChatWhole):
     """The same as one object."""
 
-    def _shape(self, choice: Choice) -> dict[str, Any]:
-        shaped = super()._shape(choice)
+    def _shape(self, number: int) -> dict[str, Any]:
+        shaped = super()._shape(number)
         if calls := shaped["message"].pop("tool_calls", None):
             shaped["message"]["function_call"] = calls[0]["function"]
         return shaped

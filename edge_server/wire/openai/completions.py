@@ -120,6 +120,8 @@ def _check_combinations(body: CompletionBody, n_wanted: int, n: int) -> None:
     if n > MAX_CHOICES_EACH:
         name = "n" if body.best_of is None else "best_of"
         raise bad_request(f"{name} must be at most {MAX_CHOICES_EACH}", name)
+    if n_wanted < 1:
+        raise bad_request("n must be at least 1", "n")
     if n < n_wanted:
         raise bad_request("best_of must be at least n", "best_of")
     if n > n_wanted and body.stream:
@@ -169,8 +171,8 @@ class CompletionWhole(OpenAIWhole):
 
     def __init__(self, head: dict[str, Any], wanted: Completions, *, logprobs: bool) -> None:
         n_each = wanted.requests[0].n
-        choices = [Choice(echo) for echo in wanted.echoes for _ in range(n_each)]
-        super().__init__(head, choices, n_each)
+        self._echoes = [echo for echo in wanted.echoes for _ in range(n_each)]
+        super().__init__(head, [Choice() for _ in self._echoes], n_each)
         self._n_wanted = wanted.n_wanted
         self._logprobs = logprobs
 
@@ -188,9 +190,11 @@ class CompletionWhole(OpenAIWhole):
         records = self.choices[number].logprobs
         return sum(r.logprob for r in records) / len(records) if records else -math.inf
 
-    def _shape(self, choice: Choice) -> dict[str, Any]:
+    def _shape(self, number: int) -> dict[str, Any]:
+        choice = self.choices[number]
         logprobs = _logprobs(tuple(choice.logprobs), 0) if self._logprobs else None
-        return {"text": valid_text("".join(choice.text)), "logprobs": logprobs}
+        text = "".join((self._echoes[number], *choice.text))
+        return {"text": valid_text(text), "logprobs": logprobs}
 
 
 def _logprobs(records: tuple[TokenLogprob, ...], offset: int) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from spillover.cloud_fallback.events import (
     Failed,
     Handoff,
     ProviderFailed,
-    Replace,
     Seam,
     StreamEvent,
 )
@@ -225,8 +224,8 @@ class Progress:
         yield self._end(self.shown("failed", error=words))
 
     def _end(self, response: dict[str, Any], name: str | None = None) -> Event:
-        self.final = response
         self.keep(response, begun=self._told.stored.runs)
+        self.final = response
         return name or response["status"], {"response": response}
 
     def keep(self, response: dict[str, Any], *, begun: bool = False) -> None:
@@ -305,7 +304,7 @@ class ResponseStream(StreamEncoder):
             case Loading() | Prefilling() | Queued() if self._told.progress:
                 name = "spillover.progress"
                 return self._numbered(name, {"type": name, **waiting(event)})
-            case Handoff() | Seam() | Replace() | ProviderFailed():
+            case Handoff() | Seam() | ProviderFailed():
                 return self._routed(event)
             case ConsentAsked() | ConsentAnswered():
                 return self._routed(event)

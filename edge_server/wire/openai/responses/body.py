@@ -142,6 +142,8 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     )
     encoder: Encoder
     encoder = ResponseStream(told) if body.stream or is_background else ResponseWhole(told)
+    # An event has no place for text that is taken back, and neither has what is kept.
+    options = replace(options, may_replace=False)
     planned = answer_plan(asked, body, (request,), encoder, options)
     if not is_background:
         return planned

@@ -30,7 +30,7 @@ class StoredResponse(Struct, frozen=True, kw_only=True):
 
     @property
     def n_bytes(self) -> int:
-        return len(self.body) + len(msgspec.msgpack.encode((self.asked, self.answered)))
+        return len(self.body) + len(msgspec.json.encode((self.asked, self.answered)))
 
 
 class ResponseStore:
