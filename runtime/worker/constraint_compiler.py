@@ -111,7 +111,7 @@ class ConstraintCompiler:
         with self._lock:
             n_background = len(self._background)
             n = n_background if job.is_background else len(self._open) - n_background
-            if n >= MAX_WAITING:
+            if n >= MAX_WAITING and not job.resumed:
                 raise EngineBusy(
                     f"{MAX_WAITING} response formats are waiting to be compiled: try again later",
                     2.0,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 
 from spillover.runtime.backend import Constraint
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import EngineBusy, InvalidRequest
 from spillover.runtime.events import EngineEvent
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
@@ -21,6 +23,7 @@ from spillover.runtime.request import Gbnf, GenerationRequest, JsonSchema, Messa
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.text.template_tags import TagPair
+from spillover.runtime.worker import constraint_compiler
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import GREEDY, all_at_once, end_of, text_of, was_preempted
@@ -164,6 +167,32 @@ def test_the_format_begins_after_the_reasoning(
 
     assert may_come(allowed)
     assert refused is None or not may_come(refused)
+
+
+def test_a_format_that_was_accepted_is_not_refused_when_its_worker_died(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many may wait; those of the worker before may come all at once, and beside new ones."""
+    monkeypatch.setattr(constraint_compiler, "MAX_WAITING", 0)
+    compiler = ConstraintCompiler(loaded.backend, ())
+    job = Job(
+        id=1,
+        request=continued("", JsonSchema(schema=FOX)),
+        prompt=np.array([1], dtype=np.int32),
+        seed=1,
+        pipelines=(),
+    )
+    is_compiled: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def begin(job: Job) -> None:
+        compiler.compile(
+            job, "", None, lambda *_: is_compiled.put(True), lambda *_: is_compiled.put(False)
+        )
+
+    with pytest.raises(EngineBusy):
+        begin(job)
+    begin(msgspec.structs.replace(job, resumed=((),)))
+    assert is_compiled.get(timeout=60)
 
 
 def test_a_free_answer_may_begin_in_any_way(engine: LocalEngine) -> None:
