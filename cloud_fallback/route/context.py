@@ -127,8 +127,12 @@ class RequestContext:
             return f"{self.writer.provider} writes it already"
         if self.answer.n_handoffs >= self.resources.settings.max_handoffs:
             return "it has changed its writer as often as max_handoffs allows"
+        if not self.local.policy_settings.is_on("user"):
+            return "the owner has switched off handoffs by the user (switched_off)"
         if self.stream is None:
             return "the local model is not writing it now"
+        if self.stream.is_asking:
+            return "its user is being asked already whether it may be handed over"
         return self.resources.problem()
 
     def hand_over(

@@ -204,6 +204,12 @@ class WatchedStream:
 
     # --- the user ---------------------------------------------------------------------------
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether the user is asked about a handoff, so that no other reason can open a question;
+        any thread may look."""
+        return self._to_ask is not None
+
     def _look_at_question(self) -> Generator[StreamEvent]:
         """Ask the user, or take the reply."""
         reason, question = self._to_ask, self._question

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import get_args
 
+import msgspec
 import pytest
 
 from spillover.cloud_fallback.errors import AuthFailed
-from spillover.cloud_fallback.events import ProviderFailed, StreamEvent
+from spillover.cloud_fallback.events import ConsentAsked, ProviderFailed, StreamEvent
 from spillover.cloud_fallback.policy.reason import IN_WORDS, ReasonCode
+from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
@@ -16,7 +19,16 @@ from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSetting
 from spillover.runtime.events import Delta
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, long, provider, text
+from tests.cloud_fallback.route.desk import (
+    CALM,
+    OUT_OF_MEMORY,
+    Desk,
+    end,
+    handoffs,
+    long,
+    provider,
+    text,
+)
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -158,6 +170,28 @@ def test_a_client_that_cannot_be_asked_is_named_as_the_cause(
     assert why is not None
     assert "its client cannot show a question (see fallback_unasked)" in why
     stream.close()
+
+
+def test_a_wish_that_the_owner_has_switched_off_is_refused(make_desk: MakeDesk, fake: Fake) -> None:
+    """It used to be accepted, and nothing happened."""
+    policy = PolicySettings(switched_off=(*CALM.switched_off, "user"))
+    why = refused(make_desk(fake, policy=policy))
+    assert why is not None
+    assert "switched off" in why
+    assert fake.requests == []
+
+
+def test_who_is_asked_already_is_told_so(make_desk: MakeDesk, fake: Fake) -> None:
+    """Nothing happened here, too."""
+    desk = make_desk(fake, fallback="ask", policy=msgspec.structs.replace(CALM, sensor_dwell=1))
+    desk.reading = OUT_OF_MEMORY
+    answer_id, stream = desk.start(long(max_tokens=400))
+    with closing(stream):
+        question = next(event for event in stream if isinstance(event, ConsentAsked))
+        assert question.reason == "memory"
+        assert not desk.router.hand_over(answer_id)
+        why = desk.router.handoff_problem(answer_id)
+        assert why == "its user is being asked already whether it may be handed over"
 
 
 def test_an_answer_that_is_kept_here_is_not_handed_over(desk: Desk) -> None:
