@@ -29,6 +29,7 @@ from spillover.cloud_fallback.route.retry import retry_delay
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.runtime.errors import InvalidRequest, SpilloverError, log_defect
+from spillover.runtime.events import Delta
 
 MAX_TRIES = 3
 
@@ -99,6 +100,11 @@ class CloudWriter:
                 if not self._provider.is_server_unknown:
                     return stopped, 0.0
             yield from self._hand_over(context, stopped.reason, plan, cleared)
+            if plan.takes_back:
+                stopped = stopped.outdated()
+                kept = text.feed(Replace(keep_chars=plan.keep_chars))
+                # The client has the Replace; what was withheld may begin no stop string any more.
+                yield from [Delta(text=piece) for piece in kept if isinstance(piece, str)]
             stream = ProviderStream(
                 self._provider,
                 cleared,
@@ -106,8 +112,6 @@ class CloudWriter:
                 max_tokens=context.max_cloud_tokens,
                 clock=context.resources.clock,
             )
-            if plan.takes_back:
-                stopped = stopped.outdated()
             try:
                 with context.resources.consents.revocable(context.id, stream.cancellation):
                     cleared.reservation.note(0)

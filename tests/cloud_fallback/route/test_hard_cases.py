@@ -78,6 +78,19 @@ def test_a_loop_is_rolled_back_and_never_fed_to_the_cloud(
     assert end(events).reason == "stop"
 
 
+def test_a_stop_string_does_not_begin_in_text_that_was_taken_back(
+    make_desk: MakeDesk, fake: Fake, engine: LocalEngine
+) -> None:
+    """The answer used to end at once."""
+    desk = make_desk(fake)
+    fake.script(Act(text="The fox went home, and all was well. The end."))
+    request = looping(engine, max_tokens=400, stop=("foxThe", "fox The"))
+    events = desk.ask(request, RouteOptions(may_replace=True))
+    assert [handoff.reason for handoff in handoffs(events)] == ["repetition"]
+    assert end(events).stop is None
+    assert text(events).endswith("all was well. The end.")
+
+
 def test_without_the_cloud_a_loop_continues_as_before(
     make_desk: MakeDesk, fake: Fake, engine: LocalEngine
 ) -> None:
