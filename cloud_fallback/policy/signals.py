@@ -53,6 +53,7 @@ class Signals:
         its turn, its first token, KV cells (back in the queue in mid-answer), or the next token."""
         self.n_prompt_tokens: int | None = None
         self.n_tokens = 0
+        self.n_reasoning_tokens = 0
         self.n_chars = 0
         self.best_rate = 0.0
         self.has_text = not begun.isspace() and bool(begun)
@@ -96,6 +97,7 @@ class Signals:
                 self._take_text(event)
             case ReasoningDelta(choice=0):
                 self._count(event.token_ids, now)
+                self.n_reasoning_tokens += len(event.token_ids)
                 self._take_reasoning(event)
             case ToolCallDelta(choice=0):
                 self._count(event.token_ids, now)

@@ -8,6 +8,7 @@ from spillover.runtime.events import (
     Finished,
     FinishReason,
     Leg,
+    Measures,
     Prefilling,
     Queued,
     Timings,
@@ -31,11 +32,12 @@ class AnswerSoFar:
         self.began_tool_call = False
         self.n_chars = 0
         self.n_unsent = 0
-        """Tokens that were written, and are held back or dropped."""
+        """Tokens that the local model wrote, and that are held back or dropped."""
+        self._n_lost = 0
         self._n_taken_back = 0
         self._parts: list[str] = []
         self._n_prompt = 0
-        self._n_cached = 0
+        self._n_cached: int | None = None
         self._queue_ms = 0.0
         self._prefill_ms = 0.0
 
@@ -63,7 +65,7 @@ class AnswerSoFar:
     @property
     def remaining_tokens(self) -> int | None:
         """What remains of max_tokens; None: no limit. A cloud model's unseen reasoning, and text
-        that was taken back or never sent, do not count."""
+        that was taken back or never sent, whoever wrote it, do not count."""
         return self.tokens_left(self.n_chars)
 
     def tokens_left(self, keep_chars: int) -> int | None:
@@ -81,7 +83,8 @@ class AnswerSoFar:
     @property
     def _n_shown_tokens(self) -> int:
         unseen = sum(leg.reasoning_tokens for leg in self.legs if leg.writer.origin == "cloud")
-        return max(self.n_tokens - unseen - self.n_unsent - self._n_taken_back, 0)
+        unseen += self._n_lost + self.n_unsent + self._n_taken_back
+        return max(self.n_tokens - unseen, 0)
 
     def sent(self, event: StreamEvent) -> None:
         """Note that *event* goes to the client."""
@@ -98,39 +101,49 @@ class AnswerSoFar:
                 self.n_chars = len(self._parts[0])
             case Queued(n_prompt_tokens=n):
                 self._n_prompt = self._n_prompt or n
-            case Prefilling(n_cached=n):
+            case Prefilling(n_cached=n) if self._n_cached is None:  # later ones found their own
                 self._n_cached = n
 
-    def leg_ended(self, leg: Leg, timings: Timings | None = None) -> None:
-        """Note that a writer has ended, successfully or not; *leg* is its part."""
+    def leg_ended(
+        self, leg: Leg, timings: Timings | None = None, *, lost_share: float = 0.0
+    ) -> None:
+        """Note that a writer has ended, successfully or not; *leg* is its part, of which the client
+        never gets *lost_share*, reasoning aside."""
         self.legs.append(leg)
+        self._n_lost += round(lost_share * (leg.completion_tokens - leg.reasoning_tokens))
         if timings is not None and len(self.legs) == 1:
             self._queue_ms, self._prefill_ms = timings.queue_ms, timings.prefill_ms
 
     def finished(self, reason: FinishReason, stop: str | None = None) -> Finished:
         """The end of an answer of several writers, or of one that began in the cloud."""
-        n_prompt = self._n_prompt or next((leg.prompt_tokens for leg in self.legs), 0)
-        return Finished(
-            reason=reason,
-            stop=stop,
+        whole = self._with(self.legs)
+        return Finished(reason=reason, stop=stop, usage=whole.usage, timings=whole.timings)
+
+    def measured(self, leg: Leg) -> Measures:
+        """What the answer has taken so far, with the part of *leg*, which has not ended."""
+        return self._with([*self.legs, leg])
+
+    def _with(self, legs: list[Leg]) -> Measures:
+        n_prompt = self._n_prompt or next((leg.prompt_tokens for leg in legs), 0)
+        return Measures(
             usage=Usage(
                 prompt_tokens=n_prompt,
-                cached_tokens=min(self._n_cached, n_prompt),
-                completion_tokens=self.n_tokens,
-                reasoning_tokens=sum(leg.reasoning_tokens for leg in self.legs),
-                legs=tuple(self.legs),
+                cached_tokens=min(self._n_cached or 0, n_prompt),
+                completion_tokens=sum(leg.completion_tokens for leg in legs),
+                reasoning_tokens=sum(leg.reasoning_tokens for leg in legs),
+                legs=tuple(legs),
             ),
             timings=Timings(
                 queue_ms=self._queue_ms,
                 prefill_ms=self._prefill_ms,
-                decode_ms=sum(leg.duration_ms for leg in self.legs),
+                decode_ms=sum(leg.duration_ms for leg in legs),
             ),
         )
 
 
-def local_leg(writer: WriterId, event: Finished) -> Leg:
-    """The leg of the local model, from the end of its stream."""
-    usage, timings = event.usage, event.timings
+def local_leg(writer: WriterId, part: Finished | Measures) -> Leg:
+    """The leg of the local model, from the end of its stream or as it is now."""
+    usage, timings = part.usage, part.timings
     return Leg(
         writer=writer,
         prompt_tokens=usage.prompt_tokens,

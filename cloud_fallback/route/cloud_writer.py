@@ -140,7 +140,8 @@ class CloudWriter:
     ) -> WriterEnd:
         """The end of a stream that did not fail."""
         answer = context.answer
-        answer.leg_ended(cleared.reservation.settle(stream.leg(), stream.cached_tokens))
+        leg = cleared.reservation.settle(stream.leg(), stream.cached_tokens)
+        answer.leg_ended(leg, lost_share=stream.lost_share)
         if context.cancellation.cancelled:
             return Complete(answer.finished("cancelled"))
         if stream.end_reason == "cancelled":  # the user wants the answer to stay local
@@ -176,7 +177,7 @@ class CloudWriter:
             log_defect(_log, f"{self._provider.name} left", error)
         if stream.has_answered or (isinstance(error, ProviderError) and error.may_bill):
             leg = cleared.reservation.settle(stream.leg(), stream.cached_tokens)
-            context.answer.leg_ended(leg)
+            context.answer.leg_ended(leg, lost_share=stream.lost_share)
         else:
             cleared.reservation.release()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import takewhile
 from typing import get_args
@@ -21,7 +21,7 @@ from spillover.cloud_fallback.route.clearance import ask_early
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
-from spillover.cloud_fallback.route.unsent_events import n_tokens_of
+from spillover.cloud_fallback.route.unsent_events import followed_by, n_tokens_of
 from spillover.cloud_fallback.route.watched_stream import UNWANTED, WatchedStream
 from spillover.cloud_fallback.seam.continuation import plan_continuation
 from spillover.runtime.engine import TextEngine
@@ -37,7 +37,7 @@ from spillover.runtime.errors import (
     SpilloverError,
     shortage_in,
 )
-from spillover.runtime.events import Delta, ToolCallDelta
+from spillover.runtime.events import Delta, EngineEvent, Leg, ReasoningDelta, ToolCallDelta
 from spillover.runtime.request import GenerationRequest
 
 UNWATCHED = PolicySettings(switched_off=tuple(c for c in get_args(ReasonCode) if c != "user"))
@@ -64,6 +64,7 @@ class LocalWriter:
                 return complete
         stream: WatchedStream | None = None
         joint: Joint | None = None
+        began_at = context.now
         try:
             request, joint = self._plan(context, announces=context.answer.n_handoffs > n_handoffs)
             context.stream = stream = self._open(context, request)
@@ -72,16 +73,17 @@ class LocalWriter:
                 return Stopped(reason=reason, at=context.now)
             end = yield from self._follow(context, stream, joint)
         except (EngineError, InvalidRequest, ModelError) as error:
-            side = context.local
-            held = stream.held() if stream is not None and joint is None else ()
-            reason = reason_of(error, side.engine)
+            n_written = 0 if stream is None else _broke_off(context, stream, began_at)
+            reason = reason_of(error, context.local.engine)
+            if reason is None and (n_written or context.answer.has_begun):
+                # It was served so far: the request itself is not wrong.
+                reason = Reason(code="crash", is_hard=True)
             if reason is None:
-                yield from held
                 raise
             return Stopped(
                 reason=reason,
                 at=context.now,
-                held=held,
+                held=stream.held() if stream is not None and joint is None else (),
                 local_error=error,
                 cloud_error=stopped.cloud_error if stopped is not None else None,
                 may_leave=_may_leave_after(reason, context),
@@ -176,23 +178,42 @@ def _joined(
     context: RequestContext, stream: WatchedStream, joint: Joint
 ) -> Generator[StreamEvent, None, WriterEnd]:
     """The stream's events, with its text joined to the answer so far."""
-    events = stream.events(context.cancellation)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as stop:
-            end: WriterEnd = stop.value
-            if joint.stopped is None:
-                yield from joint.end()
-            return end
-        if joint.stopped is not None:
-            continue  # it is ending
-        if not isinstance(event, Delta):
-            yield event
-            continue
-        yield from joint.feed(event.text)
-        if joint.stopped is not None:
-            stream.stop()
+    untold: Delta | None = None
+    with closing(stream.events(context.cancellation)) as events:
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as stop:
+                end: WriterEnd = stop.value
+                if joint.stopped is None:
+                    yield from _with_tokens(untold, joint.end())
+                return end
+            if joint.stopped is not None:
+                continue  # it is ending
+            if isinstance(event, Delta | ReasoningDelta | ToolCallDelta) and event.measures:
+                leg = local_leg(context.local.writer, event.measures)
+                event = msgspec.structs.replace(event, measures=context.answer.measured(leg))
+            if not isinstance(event, Delta):
+                yield event
+                continue
+            pieces = joint.feed(event.text)
+            untold = event if untold is None else followed_by(untold, event)
+            yield from _with_tokens(untold, pieces)
+            if any(isinstance(piece, Delta) for piece in pieces):
+                untold = None
+            if joint.stopped is not None:
+                stream.stop()
+
+
+def _with_tokens(untold: Delta | None, pieces: list[StreamEvent]) -> list[StreamEvent]:
+    """*pieces*, with the tokens of *untold* at the last text, which they may run ahead of."""
+    told = [*pieces]
+    for index in reversed(range(len(told))):
+        piece = told[index]
+        if untold is not None and isinstance(piece, Delta):
+            told[index] = msgspec.structs.replace(untold, text=piece.text)
+            break
+    return told
 
 
 def _ended(
@@ -201,8 +222,8 @@ def _ended(
     answer, finished = context.answer, stream.finished
     assert finished is not None, "the stream has ended"
     answer.leg_ended(local_leg(context.local.writer, finished), finished.timings)
-    if isinstance(end, Stopped) and context.must_ask:  # it may be a whole answer
-        answer.n_unsent += n_tokens_of(end.held)
+    if isinstance(end, Stopped):
+        _note_unsent(context, end.held)
     if stream.deferred is not None:
         context.stays_with(context.resources.providers[0].name)
     if joint is not None and joint.stopped is not None:
@@ -214,6 +235,31 @@ def _ended(
     return Complete(finished)
 
 
+def _broke_off(context: RequestContext, stream: WatchedStream, began_at: float) -> int:
+    """Count what was written before an error, and return its tokens."""
+    signals, answer = stream.watch.signals, context.answer
+    if signals.n_tokens:
+        leg = Leg(
+            writer=context.local.writer,
+            prompt_tokens=signals.n_prompt_tokens or 0,
+            completion_tokens=signals.n_tokens,
+            reasoning_tokens=signals.n_reasoning_tokens,
+            duration_ms=1e3 * (context.now - began_at),
+            cost_usd=0.0,
+            estimated=True,
+        )
+        answer.leg_ended(leg)
+        _note_unsent(context, stream.held())
+    return signals.n_tokens
+
+
+def _note_unsent(context: RequestContext, held: tuple[EngineEvent, ...]) -> None:
+    """*held* leaves its tokens to the next writer. An answer that has all of max_tokens is over,
+    *held* included, unless the user is asked for another one."""
+    if context.must_ask or context.answer.remaining_tokens != 0:
+        context.answer.n_unsent += n_tokens_of(held)
+
+
 # --- the last resort ------------------------------------------------------------------------
 
 
@@ -223,13 +269,13 @@ def _come_back(
     """Decide what happens when no provider continues. None: the local model does; otherwise the
     answer ends."""
     answer, end, held = context.answer, stopped.local_end, stopped.held
+    if end is None:  # the call that it had begun is made again
+        held = tuple(takewhile(lambda event: not isinstance(event, ToolCallDelta), held))
     answer.n_unsent = max(answer.n_unsent - n_tokens_of(held), 0)  # it is sent after all
     is_spent = answer.remaining_tokens == 0
     cannot = (stopped.local_error is not None or not context.allowed.local) and not is_spent
     if answer.began_tool_call and end is None and not cannot:
         return Complete(answer.finished("interrupted"))  # half a call cannot be continued
-    if end is None:  # the call that it had begun is made again
-        held = tuple(takewhile(lambda event: not isinstance(event, ToolCallDelta), held))
     goes_on = end is None and not is_spent and not cannot
     if context.writer.origin == "cloud" and (goes_on or held):
         context.stays_with(None)

@@ -49,6 +49,8 @@ class ProviderStream:
         self._clock = clock
         self._started_at = clock()
         self._n_received = 0
+        self._n_text = 0
+        self._n_reasoning = 0
         self._finished: Finished | None = None
         self.is_empty = True
         """Whether it has produced neither text nor a tool call."""
@@ -128,10 +130,12 @@ class ProviderStream:
         match event:
             case Delta(text=text):
                 self._count(text)
+                self._n_text += len(text)
                 self.is_empty &= not text
                 return self._joint.feed(self._text.feed(text))
             case ReasoningDelta(text=text):
                 self._count(text)
+                self._n_reasoning += len(text)
                 restored = self._reasoning.feed(text)
                 return [ReasoningDelta(text=restored)] if restored else []
             case ToolCallDelta():
@@ -184,6 +188,7 @@ class ProviderStream:
                 prompt_tokens=estimated_prompt_tokens(self._cleared.request),
                 cached_tokens=0,
                 completion_tokens=estimated_tokens(self._n_received),
+                reasoning_tokens=estimated_tokens(self._n_reasoning),
                 estimated=True,
             )
         return Leg(
@@ -194,6 +199,13 @@ class ProviderStream:
             duration_ms=1e3 * (self._clock() - self._started_at),
             estimated=usage.estimated,
         )
+
+    @property
+    def lost_share(self) -> float:
+        """The share of all but its reasoning that the client did not get: what it repeated of the
+        answer, or what was held in doubt when it failed. 1 where nothing came but its count."""
+        n_visible = self._n_received - self._n_reasoning
+        return max(self._n_text - self.n_chars, 0) / n_visible if n_visible else 1.0
 
 
 def _is_cancelled(event: EngineEvent) -> bool:

@@ -52,6 +52,16 @@ def cut(event: Delta, n_chars: int) -> tuple[Delta, Delta]:
     return head, msgspec.structs.replace(event, text=event.text[n_chars:])
 
 
+def followed_by(event: Delta, later: Delta) -> Delta:
+    """*later* with the text and the tokens of both."""
+    return msgspec.structs.replace(
+        later,
+        text=event.text + later.text,
+        token_ids=event.token_ids + later.token_ids,
+        logprobs=event.logprobs + later.logprobs,
+    )
+
+
 def with_logprobs(event: EngineEvent, n_top: int | None) -> EngineEvent:
     """*event* with no more logprobs than the client asked for."""
     if not isinstance(event, Delta | ReasoningDelta | ToolCallDelta) or not event.logprobs:

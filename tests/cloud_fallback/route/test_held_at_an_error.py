@@ -11,11 +11,11 @@ import pytest
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.errors import EngineError
+from spillover.runtime.errors import EngineError, InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, long, provider, text
+from tests.cloud_fallback.route.desk import CALM, Desk, end, handoffs, long, provider, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -33,8 +33,9 @@ N_DELTAS = 60
 class Breaking:
     """The engine, which breaks after so much text."""
 
-    def __init__(self, engine: LocalEngine) -> None:
+    def __init__(self, engine: LocalEngine, error: Exception | None = None) -> None:
         self._engine = engine
+        self._error = error or EngineError("the worker died too often")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -47,7 +48,7 @@ class Breaking:
             for event in events:
                 n_deltas += isinstance(event, Delta)
                 if n_deltas > N_DELTAS:
-                    raise EngineError("the worker died too often")
+                    raise self._error
                 yield event
 
 
@@ -102,3 +103,46 @@ def test_held_text_does_not_interfere_when_a_writer_continues(
     shown = text(events[: events.index(handoff)])
     assert said.startswith(shown)
     assert text(events) == shown + " And so it ended."
+
+
+@pytest.mark.parametrize("policy", [CALM, PolicySettings(**DOUBTS)])
+def test_a_request_that_is_refused_in_mid_answer_still_ends(
+    engine: LocalEngine, fake: Fake, tmp_path: Path, said: str, policy: PolicySettings
+) -> None:
+    """The stream used to break off with the error."""
+    breaking: Any = Breaking(engine, InvalidRequest("this cannot be continued"))
+    desk = Desk(breaking, tmp_path, [provider(fake)], policy=policy)
+    fake.script(Act(refusal="auth"))
+    try:
+        events = desk.ask(long())
+    finally:
+        desk.close()
+    assert text(events) == said
+    assert end(events).reason == "interrupted"
+
+
+def test_a_defect_at_the_seam_leaves_no_local_stream_behind(
+    engine: LocalEngine, desk: Desk, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to run on for as long as anybody kept the error."""
+    n_running = []
+    stream = engine.stream
+
+    def watched(*args: Any) -> Generator[EngineEvent]:
+        n_running.append(1)
+        with closing(stream(*args)) as events:
+            try:
+                yield from events
+            finally:
+                n_running.pop()
+
+    def broken(*_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(engine, "stream", watched)
+    monkeypatch.setattr("spillover.cloud_fallback.route.joint.Joint.feed", broken)
+    fake.script(Act(refusal="auth"))
+    with pytest.raises(KeyError) as kept:
+        desk.ask(long(), hand_over_at=60)
+    assert n_running == []
+    assert kept.value is not None
