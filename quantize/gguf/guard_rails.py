@@ -31,8 +31,10 @@ def refusals(source: Path, recipe: Recipe, plan: Plan) -> Generator[str]:
     yield from _without_effect(recipe, plan)
 
 
-def notes_on(plan: Plan) -> Generator[str]:
+def notes_on(recipe: Recipe, plan: Plan) -> Generator[str]:
     """Warnings for the user."""
+    if (recipe.imatrix is not None or recipe.is_calibrated) and not uses_importance(plan):
+        yield f"{recipe.file_type} rounds all weights alike: the importance matrix is not used"
     again = [tensor for tensor in plan.tensors if tensor.is_rounded_again]
     if again:
         yield f"weights that are quantized already are rounded once more: {_changes(again)}"
@@ -84,15 +86,13 @@ def _without_effect(recipe: Recipe, plan: Plan) -> Generator[str]:
                 f"--tensor {pattern}={kind} has no effect, because the tensors that it fits {what}"
                 ": leave it out, or put it first"
             )
-    changed = [tensor for tensor in plan.tensors if tensor.is_changed]
-    weighable = [tensor for tensor in changed if tensor.planned not in _UNWEIGHTED]
     if recipe.imatrix is not None and not any(tensor.is_weighted for tensor in plan.tensors):
         yield f"{recipe.imatrix} has no matrix of this model: compute one from it"
-    elif (recipe.imatrix is not None or recipe.is_calibrated) and not weighable:
-        yield (
-            f"{recipe.file_type} rounds all weights alike, so that --imatrix has no effect: leave "
-            "it out"
-        )
+
+
+def uses_importance(plan: Plan) -> bool:
+    """Whether weights are rounded to types that count how important each one is."""
+    return any(tensor.is_changed and tensor.planned not in _UNWEIGHTED for tensor in plan.tensors)
 
 
 def _cost(again: list[PlannedTensor]) -> str:

@@ -17,7 +17,7 @@ from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import GgufHeader, read_header
 from spillover.quantize.child import Child, Progress
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.gguf.guard_rails import check_plan, notes_on, refusals
+from spillover.quantize.gguf.guard_rails import check_plan, notes_on, refusals, uses_importance
 from spillover.quantize.gguf.native import plan, quantize
 from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
 from spillover.quantize.gguf.source_digest import KEY, UNKNOWN, SourceDigest, sha256
@@ -61,7 +61,7 @@ def preview(source: Path, target: Path, recipe: Recipe, *, n_threads: int) -> Qu
         check_place(target, planned.size_bytes)
     except QuantizeError as error:
         found.append(str(error))
-    made = _described(target, planned, None, planned.size_bytes)
+    made = _described(target, recipe, planned, None, planned.size_bytes)
     return msgspec.structs.replace(made, refusals=tuple(found))
 
 
@@ -85,6 +85,9 @@ def run(
         digest = SourceDigest(source)
         planned = _plan(child, source, target, recipe, n_threads)
         check_plan(source, recipe, planned)
+        asked = recipe
+        if not uses_importance(planned):
+            recipe = msgspec.structs.replace(recipe, imatrix=None, is_calibrated=False)
         with (
             new_file(target, planned.size_bytes) as scratch,
             _calibrated(child, source, recipe, progress, n_threads=n_threads) as recipe,
@@ -106,7 +109,7 @@ def run(
                 verdict = child.call(verify, check, progress, scratch=scratch)
                 most = most_divergence(planned.bits_per_weight) if most is None else most
                 judge(verdict, most, _ADVICE)
-    return _described(target, planned, verdict, target.stat().st_size)
+    return _described(target, asked, planned, verdict, target.stat().st_size)
 
 
 def _quantize(child: Child, order: QuantizeOrder, progress: Progress) -> None:
@@ -239,7 +242,9 @@ def _cut(text: str) -> str:
     return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
 
 
-def _described(target: Path, planned: Plan, verdict: Verdict | None, size_bytes: int) -> Quantized:
+def _described(
+    target: Path, recipe: Recipe, planned: Plan, verdict: Verdict | None, size_bytes: int
+) -> Quantized:
     types: dict[str, int] = {}
     for tensor in planned.tensors:
         types[tensor.planned] = types.get(tensor.planned, 0) + 1
@@ -249,5 +254,5 @@ def _described(target: Path, planned: Plan, verdict: Verdict | None, size_bytes:
         bits_per_weight=planned.bits_per_weight,
         types=types,
         verdict=verdict,
-        notes=tuple(notes_on(planned)),
+        notes=tuple(notes_on(recipe, planned)),
     )

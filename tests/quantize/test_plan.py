@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights
 from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.quantize.plan.device_speed import DeviceSpeed
 from spillover.quantize.plan.plan import Plan, Wish, plan
+from spillover.quantize.plan.recipes import GGUF_RECIPES, ONNX_RECIPES
 from tests import tiny_gguf, tiny_models
 from tests.storyteller import STORYTELLER
 from tests.tiny_models import CONFIGS, Array
@@ -252,3 +254,21 @@ def test_one_command_measures_and_exports_with_so_many_bits(
     )
     n_values = n_params(SplitSource(open_source(tmp_path / "hf")))
     assert 4.5 < 8 * stored / n_values <= 6.5
+
+
+def published_losses() -> dict[str, float]:
+    """By recipe: nats, from the first table of losses in the documentation."""
+    text = (Path(__file__).parents[2] / "docs" / "quantize.md").read_text("utf-8")
+    table = text.split("## What recipes lose", 1)[1].split("| recipe | engine | MB |", 1)[1]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), table.splitlines()[1:])
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return {name: float(loss.split()[0]) for name, _, _, loss, *_ in cells[1:]}
+
+
+def test_a_plan_expects_what_is_published() -> None:
+    published = published_losses()
+    expected = {
+        **{one.file_type + "-im" * one.has_imatrix: one.expected for one in GGUF_RECIPES},
+        **{one.name: one.expected for one in ONNX_RECIPES},
+    }
+    assert {name: published[name] for name in expected} == expected

@@ -156,5 +156,5 @@ def _row(one: Option, pick: str) -> str:
         note = "rounds twice"
     sizes = (one.size_bytes, one.kv_bytes, one.peak_bytes)
     facts = [one.name, one.engine, *(f"{size / 1e6:.1f}" for size in sizes)]
-    facts += [f"{one.tokens_per_s:.0f}", f"{one.expected_divergence:.4f}", note]
+    facts += [f"{one.tokens_per_s:.0f}", f"{one.expected_divergence:.5f}", note]
     return f"| {' | '.join(facts)} |"

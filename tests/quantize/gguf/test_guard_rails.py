@@ -13,7 +13,7 @@ from spillover.edge_server import cli
 from spillover.models.gguf_header import read_header
 from spillover.quantize import new_file
 from spillover.quantize.errors import QuantizeError
-from spillover.quantize.gguf.guard_rails import check_plan, refusals
+from spillover.quantize.gguf.guard_rails import check_plan, notes_on, refusals
 from spillover.quantize.gguf.imatrix_file import Imatrix, write_imatrix
 from spillover.quantize.gguf.native import plan
 from spillover.quantize.gguf.recipe import Plan, PlannedTensor, Recipe
@@ -92,10 +92,19 @@ def test_a_pattern_that_changes_nothing_is_refused(
     assert refused(source, in_order) == ""
 
 
-def test_an_importance_matrix_without_effect_is_refused(source: Path, tmp_path: Path) -> None:
+def test_an_importance_matrix_that_no_type_uses_is_left_out_and_told(
+    source: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe(file_type="Q8_0", is_calibrated=True)
+    made = run(source, tmp_path / "m.gguf", recipe, silent, n_threads=1, is_checked=False)
+    assert any("Q8_0 rounds all weights alike" in note for note in made.notes)
+    assert "quantize.imatrix.file" not in read_header(tmp_path / "m.gguf").metadata
+    finer = Recipe(file_type="Q4_0", is_calibrated=True)
+    assert not any("alike" in note for note in notes_on(finer, planned(source, finer)))
+
+
+def test_the_importance_matrix_of_another_model_is_refused(source: Path, tmp_path: Path) -> None:
     own = imatrix(tmp_path / "own.gguf", ["blk.0.attn_q.weight"])
-    assert "no effect" in refused(source, Recipe(file_type="Q8_0", imatrix=own))
-    assert "no effect" in refused(source, Recipe(file_type="F16", is_calibrated=True))
     assert refused(source, Recipe(file_type="Q4_0", imatrix=own)) == ""
     strange = imatrix(tmp_path / "strange.gguf", ["h.0.attn.weight"])
     assert "no matrix of this model" in refused(source, Recipe(file_type="Q4_0", imatrix=strange))

@@ -109,7 +109,7 @@ def test_rounding_twice_can_be_asked_for(quantized: Path) -> None:
     recipe = Recipe(file_type="Q4_K_M", allow_requantize=True)
     found = planned(quantized, recipe)
     check_plan(quantized, recipe, found)
-    assert "rounded once more" in next(notes_on(found))
+    assert "rounded once more" in next(notes_on(recipe, found))
 
 
 def test_more_bits_than_before_are_no_loss(quantized: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_imatrix_that_is_needed_is_asked_for(source: Path) -> None:
 
 def test_tensors_that_blocks_do_not_fit_are_named(tmp_path: Path) -> None:
     source = tiny_gguf.write_model(tmp_path / "m.gguf", tiny_models.CONFIGS["llama"], "F16")
-    notes = list(notes_on(planned(source, Q4)))
+    notes = list(notes_on(Q4, planned(source, Q4)))
     assert any("rows of 64 values cannot be Q4_K" in note and "Q5_0" in note for note in notes)
 
 
