@@ -13,8 +13,8 @@ ALIGNMENT = 32
 """llama.cpp begins each tensor at a multiple of so many bytes."""
 _TYPE_BY_NAME = {kind.name: kind for kind in GGML_TYPES.values()}
 _MORE_BITS = 1.0
-"""Per weight, that a type must have beyond the stored one so that rounding to it adds little: each
-bit quarters the energy of the error, so that one more adds a quarter of what was lost before."""
+"""Per weight, that a type must have beyond the stored one so that rounding to it adds little: from
+Q4_0 an eighth at most with one bit more, and up to three quarters with less (docs/quantize.md)."""
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
