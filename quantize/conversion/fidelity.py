@@ -23,6 +23,9 @@ N_BEYOND = 64
 """Tokens that are read then."""
 _SLICE = 64
 """The same on the way there."""
+_N_TOGETHER, _N_EACH, _N_STEPS = 4, 24, 3
+"""Sequences in one call, whose kernels are others again, the tokens of each, and how many of those
+follow one by one."""
 _MOST = 1e6
 
 
@@ -93,15 +96,49 @@ def logits_divergence(llama: Backend, onnx: Backend, window: int = 0) -> tuple[f
     found, beyond, start = list[float](), list[float](), 0
     for n in _slices(min(n_most, len(tokens)), window):
         rows = [Rows(0, start, np.resize(tokens, start + n)[start:], True)]
-        for backend in (llama, onnx):
-            backend.decode(rows)
-        at = divergence(llama.logits(0)[None], onnx.logits(0)[None])[0]
         start += n
-        (beyond if 0 < window < start and start > n_most else found).append(float(at))
-    for backend in (llama, onnx):
-        backend.keep(0, 0)
+        is_beyond = 0 < window < start and start > n_most
+        (beyond if is_beyond else found).extend(_divergences(llama, onnx, rows))
+    _empty(llama, onnx, 1)
+    found += _divergences_together(llama, onnx, tokens[:n_most])
     means = [max(float(np.mean(part)), 0.0) for part in (found, beyond) if part]
     return (max(means) if np.isfinite(means).all() else _MOST), len(found) + len(beyond)
+
+
+def _divergences_together(llama: Backend, onnx: Backend, tokens: Tokens) -> list[float]:
+    """Those of several sequences that are read, and then continued, in the same calls."""
+    n_seq = min(_N_TOGETHER, llama.info.n_seq, onnx.info.n_seq)
+    n_read = min(n_seq * _N_EACH, llama.info.n_batch, onnx.info.n_batch)
+    texts = [text for text in np.array_split(tokens[:n_read], n_seq) if len(text) > _N_STEPS]
+    found: list[float] = []
+    if len(texts) < 2:
+        return found
+    for step in range(_N_STEPS + 1):
+        ends = [len(text) - _N_STEPS + step for text in texts]
+        starts = [end - 1 if step else 0 for end in ends]
+        rows = [
+            Rows(seq, start, text[start:end], True)
+            for seq, (text, start, end) in enumerate(zip(texts, starts, ends, strict=True))
+        ]
+        found += _divergences(llama, onnx, rows)
+    _empty(llama, onnx, n_seq)
+    return found
+
+
+def _divergences(llama: Backend, onnx: Backend, rows: list[Rows]) -> list[float]:
+    """Of the logits at the end of each of *rows*, which both read now."""
+    for backend in (llama, onnx):
+        backend.decode(rows)
+    return [
+        float(divergence(llama.logits(index)[None], onnx.logits(index)[None])[0])
+        for index in range(len(rows))
+    ]
+
+
+def _empty(llama: Backend, onnx: Backend, n_seq: int) -> None:
+    for backend in (llama, onnx):
+        for seq in range(n_seq):
+            backend.keep(seq, 0)
 
 
 def sample(backend: Backend) -> Tokens:

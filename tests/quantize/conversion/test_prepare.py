@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -29,7 +29,7 @@ from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import Exported, export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.split_source import SplitSource
-from spillover.runtime.backend import Backend, Rows
+from spillover.runtime.backend import Backend, Logits, Rows
 from spillover.runtime.conversions import record
 from spillover.runtime.conversions.choice import (
     choose_engine,
@@ -176,6 +176,29 @@ def test_coarser_weights_are_told_apart(as_gguf: Backend, tmp_path: Path) -> Non
             each.keep(0, 0)
         backend.close()
     assert found["coarse"] > 5 * found["exact"]
+
+
+class WrongTogether:
+    """A backend that is wrong about all but the first of several sequences in one call."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def logits(self, output: int) -> Logits:
+        logits = self._backend.logits(output)
+        return logits[::-1] if output else logits
+
+
+def test_several_sequences_in_one_call_are_compared_too(as_gguf: Backend, tmp_path: Path) -> None:
+    """Only one was, although both libraries have other kernels for many rows."""
+    export(BUNDLED, tmp_path / "onnx", ExportOptions(weights="faithful"), lambda n, n_all: None)
+    with closing(open_onnx(tmp_path / "onnx", SMALL).backend) as backend:
+        wrong = cast(Backend, WrongTogether(backend))
+        assert fidelity_of(as_gguf, backend).fault == ""
+        assert "its logits differ" in fidelity_of(as_gguf, wrong).fault
 
 
 def edit(path: Path, **values: object) -> None:
