@@ -122,8 +122,16 @@ class ModelStore:
         return model.entry
 
     def files_folder(self, name: str) -> Path:
-        """Where the files of the model *name* belong if Spillover keeps them itself."""
-        return self.folder / "files" / _file_name(name)
+        """Where the files of the model *name* belong if Spillover keeps them itself: a folder in
+        which no other model has files."""
+        others = (model for model in self.all() if model.name.casefold() != name.casefold())
+        needed = [Path(file) for model in others for file in model.files]
+        first = self.folder / "files" / _file_name(name)
+        folder, n = first, 1
+        while any(file.is_relative_to(folder) for file in needed):
+            n += 1
+            folder = first.with_name(f"{first.name}@{n}")
+        return folder
 
     def lock_of(self, name: str) -> Path:
         """What is locked while the model *name* is fetched."""

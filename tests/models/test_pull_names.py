@@ -124,6 +124,27 @@ def test_a_second_name_for_a_model_fetches_nothing(hub: FakeHub, store: ModelSto
     assert find("second", store).path.is_file()
 
 
+def test_a_model_takes_no_file_of_another_that_had_its_name(
+    hub: FakeHub, store: ModelStore
+) -> None:
+    """The second model's file was replaced by that of the third one."""
+    hub.add("a/m.gguf", MODEL)
+    hub.add("b/m.gguf", b"no model")
+    first = fetch(f"{hub.url}/a/m.gguf", store)
+    second = fetch(f"{hub.url}/a/m.gguf", store, named("second"))
+    store.remove(first)
+    with pytest.raises(CatalogueError):
+        fetch(f"{hub.url}/b/m.gguf", store)
+    assert Path(second.path).read_bytes() == MODEL
+    hub.add("c/m.gguf", MODEL)
+    third = fetch(f"{hub.url}/c/m.gguf", store)
+    assert third.name == "m"
+    assert third.path != second.path
+    assert store.remove(third) == len(MODEL)
+    assert store.remove(second) == len(MODEL)
+    assert not any((store.folder / "files").iterdir())
+
+
 # --- quantizations ------------------------------------------------------------------------------
 
 
