@@ -272,7 +272,7 @@ class ModelHost:
 
     def _end_preparation(self, residence: Residence, failure: SpilloverError | None) -> None:
         if failure is not None:
-            residence.failure = failure
+            residence.failure, residence.is_unwanted = failure, False
             residence.settle_waiting(self._clock())
         elif residence.waiting:
             self._enqueue(residence)

@@ -654,6 +654,27 @@ def test_a_preparation_that_fails_is_an_error_for_its_own_model(make: Callable[.
         assert model.state().state == "failed"
 
 
+def test_an_unload_is_forgotten_when_the_preparation_fails(make: Callable[..., Place]) -> None:
+    """The next load was undone as soon as its answer had ended."""
+    place, begun, gate = make(), threading.Event(), threading.Event()
+    failures = [ModelError("it has no egg")]
+
+    def fail_once(cancellation: Cancellation) -> None:
+        begun.set()
+        assert gate.wait(60)
+        if failures:
+            raise failures.pop()
+
+    model = place.model(GGUF, preparation=needing(fail_once))
+    with model.loading(lambda: None) as use:
+        assert begun.wait(60)
+        model.unload()
+        gate.set()
+        place.wait_until(lambda: use.is_settled)
+    model.wait_ready()
+    assert model.state().state == "loaded"
+
+
 def test_models_are_prepared_one_after_another_and_for_the_background_last(
     make: Callable[..., Place],
 ) -> None:
