@@ -12,7 +12,6 @@ from spillover.quantize.onnx_export.blocks import Blocks, Floats
 from spillover.quantize.onnx_export.calibrated.layer_runs import (
     LayerRuns,
     State,
-    change,
     few_chunks,
 )
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
@@ -115,7 +114,14 @@ class _RunLayer:
         states = self._before[_stage_of(name)]
         for stage in range(_stage_of(name), len(STAGES)):
             states = runs.passed(self._index, stage, states, is_exact=True)
-        return change(self.after, states)
+        return float(np.mean([_moved(a.x, b.x) for a, b in zip(self.after, states, strict=True)]))
+
+
+def _moved(wanted: Floats, found: Floats) -> float:
+    """The mean share of a token's energy that the difference has. Both are normalized for the next
+    layer: tokens with huge values, which some models have, count as little as they do there."""
+    energy = np.square(wanted).sum(-1) + _TINY
+    return float((np.square(found - wanted).sum(-1) / energy).mean())
 
 
 def _error(rows: Floats, kind: str, importance: Floats) -> float:

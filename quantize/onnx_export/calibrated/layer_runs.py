@@ -49,7 +49,6 @@ _FEW_CHUNKS = 4
 _N_STATES = len(STAGES) + 2
 """States of each token while the matrices of a layer are compared: before each stage, at the end,
 and there once more with one matrix rounded."""
-_TINY = 1e-30
 
 
 def few_chunks(spec: ModelSpec, tokens: TokenIds, n_ctx: int) -> list[TokenIds]:
@@ -57,18 +56,6 @@ def few_chunks(spec: ModelSpec, tokens: TokenIds, n_ctx: int) -> list[TokenIds]:
     where memory is short."""
     n_affordable = affordable_chunks(_N_STATES * state_bytes(spec))
     return chunks_of(tokens, n_ctx, min(n_affordable, _FEW_CHUNKS))
-
-
-def change(wanted: Sequence[State], found: Sequence[State]) -> float:
-    """How far *found* is from *wanted*: the mean share of a token's energy that the difference has.
-    Both are taken as they are normalized for the next layer: tokens with huge values, which some
-    models have, count as little as they do there."""
-    return float(np.mean([_moved(a.x, b.x) for a, b in zip(wanted, found, strict=True)]))
-
-
-def _moved(wanted: Floats, found: Floats) -> float:
-    energy = np.square(wanted).sum(-1) + _TINY
-    return float((np.square(found - wanted).sum(-1) / energy).mean())
 
 
 class LayerRuns:

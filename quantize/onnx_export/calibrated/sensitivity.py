@@ -15,7 +15,6 @@ from spillover.quantize.onnx_export.calibrated.layer_runs import (
     LayerRuns,
     Stage,
     State,
-    change,
     few_chunks,
     state_bytes,
 )
@@ -103,8 +102,19 @@ def _changes(
     for index, product in _products(layer):
         rounded = _rounded(source, options, product, n_ctx).stage(layer, index, is_exact=False)
         following = [rounded, *stages[index + 1 :]]
-        changes[product] = change(before[-1], [_through(following, one) for one in before[index]])
+        changes[product] = _change(before[-1], [_through(following, one) for one in before[index]])
     return changes, before[-1]
+
+
+def _change(wanted: Sequence[State], found: Sequence[State]) -> float:
+    """The energy of the difference of a layer's outputs, over all tokens.
+
+    Tokens with huge values, which some models have, count most. So they should: the predictions
+    hang on them. With every token's difference as a share of its own energy, SmolLM2-135M with 6.08
+    bits a weight, not calibrated, lost 13 % more.
+    """
+    pairs = zip(wanted, found, strict=True)
+    return sum(float(np.square(b.residual - a.residual).sum()) for a, b in pairs)
 
 
 def _through(stages: Sequence[Stage], state: State) -> State:
