@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,8 @@ _BESIDE_BYTES = 64 << 20
 """What stays free on the disk beside a new file."""
 _FULL_BYTES = 1 << 20
 """Work that fails while less is free has failed because of that."""
+_AT_ONCE_BYTES = 32 << 20
+"""What a file grows by before it is flushed again."""
 _ADVICE = "free some space, or choose a place on another disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT) if os.name == "posix" else (errno.ENOSPC,)
 
@@ -86,12 +88,14 @@ def flushing(path: Path) -> Generator[Callable[[], None]]:
     """Call what this gives again and again while *path* grows, and little is left to be written to
     the disk at the end."""
     with ThreadPoolExecutor(1) as thread:
-        last = thread.submit(_flush, path)
+        last, n_flushed = Future[None](), 0
+        last.set_result(None)
 
         def flush() -> None:
-            nonlocal last
-            if last.done():
-                last = thread.submit(_flush, path)
+            nonlocal last, n_flushed
+            n_bytes = path.stat().st_size
+            if n_bytes - n_flushed >= _AT_ONCE_BYTES and last.done():
+                last, n_flushed = thread.submit(_flush, path), n_bytes
 
         yield flush
 

@@ -37,9 +37,9 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "quantize run Q8_0": ("quantize", "run", "{f16}", "{new}", "--type", "Q8_0", "--no-check"),
     "quantize run Q4_K_M": ("quantize", "run", "{f16}", "{new}", "--no-check"),
     "quantize run Q4_K_M with its check": ("quantize", "run", "{f16}", "{new}"),
-    "export onnx int4": ("export", "onnx", "{hf}", "{new}", "--weights", "int4"),
-    "export onnx int8": ("export", "onnx", "{f16}", "{new}", "--weights", "int8"),
-    "export onnx fp16": ("export", "onnx", "{hf}", "{new}", "--weights", "fp16"),
+    "export onnx int4": ("export", "onnx", "{hf}", "{new}", "--weights", "int4", "--no-check"),
+    "export onnx int8": ("export", "onnx", "{f16}", "{new}", "--weights", "int8", "--no-check"),
+    "export onnx int4 with its check": ("export", "onnx", "{hf}", "{new}", "--weights", "int4"),
 }
 
 
