@@ -64,6 +64,19 @@ def test_a_model_that_cannot_be_loaded_is_handed_over(
     assert end(events).reason == "stop"
 
 
+def test_who_waits_while_a_model_fails_to_load_is_handed_over(
+    fake: Fake, tmp_path: Path, damaged: Start
+) -> None:
+    """So was who waited for a model without a host."""
+    fake.script(Act(text=TALE))
+    with damaged(0) as engine:
+        desk = Desk(engine, tmp_path, [provider(fake)])
+        events = desk.ask(ask())
+        desk.close()
+    assert [handoff.reason for handoff in handoffs(events)] == ["crash"]
+    assert text(events) == TALE
+
+
 def test_a_model_that_memory_does_not_hold_is_handed_over_for_that(
     make_desk: Callable[..., Desk], fake: Fake
 ) -> None:
