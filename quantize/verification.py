@@ -16,7 +16,7 @@ N_CTX = 1_024
 """The context in which a new file is tried."""
 _N_WRITTEN = 16
 """Tokens that a new file has to write."""
-_MOST_DIVERGENCE = ((15.0, 0.02), (7.0, 0.1), (5.5, 0.5), (4.0, 1.0), (3.0, 2.0), (0.0, 4.0))
+_MOST_DIVERGENCE = ((15.0, 0.05), (7.0, 0.1), (5.5, 0.5), (4.0, 1.0), (3.0, 2.0), (0.0, 4.0))
 """By bits per weight: nats beyond which a new file is broken rather than coarse: at least twice
 what sound files of the smallest models lose, which lose most (docs/quantize.md)."""
 
@@ -49,8 +49,8 @@ def write_some(backend: Backend) -> None:
 
     from spillover.runtime.backend import Rows
 
-    n_most = max(backend.info.n_kv - _N_WRITTEN, 1)
-    tokens = backend.tokenize(PROSE, add_special=True, parse_special=False)[:_N_WRITTEN][:n_most]
+    n_read = min(_N_WRITTEN, max(backend.info.n_kv - _N_WRITTEN, 1))
+    tokens = backend.tokenize(PROSE, add_special=True, parse_special=False)[:n_read]
     start = 0
     for _ in range(_N_WRITTEN):
         backend.decode([Rows(0, start, tokens, True)])

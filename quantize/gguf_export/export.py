@@ -90,6 +90,8 @@ def export(
                 notes += child.call(check_tokens, order, progress, scratch=scratch)
             check = ExportOrder(source=folder, target=scratch, n_ctx=min(N_CTX, source.spec.n_ctx))
             verdict = check_export(check, 8 * n_bytes / n_params, progress, scratch=scratch)
+            if verdict is None:
+                notes.append("the new file was not compared with the folder: memory is short")
     return Exported(
         path=target,
         size_bytes=target.stat().st_size,

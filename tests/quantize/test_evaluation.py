@@ -19,6 +19,7 @@ from spillover.models.catalogue import default_model, find
 from spillover.quantize.conversion import rates
 from spillover.quantize.divergence import compare, divergence
 from spillover.quantize.errors import QuantizeError
+from spillover.quantize.evaluation.cost import CostOrder, measure_cost
 from spillover.quantize.evaluation.evaluate import Evaluation, chunks_of, evaluate
 from spillover.quantize.evaluation.loss import Loss, loss_of
 from spillover.quantize.evaluation.readers import open_reader
@@ -278,18 +279,29 @@ def parts(tmp_path: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_a_model_in_parts_counts_with_all_of_them(parts: list[Path], tmp_path: Path) -> None:
+def test_a_model_in_parts_counts_with_all_of_them(
+    parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(parts) == 3
     whole, last = tmp_path / "whole.gguf", parts[-1]
     text = "abc " * 99
-    found = evaluate(last, [whole, parts[0]], text, silent, text_name="a text", n_ctx=64)
+    found = evaluate(
+        last,
+        [whole, parts[0]],
+        text,
+        silent,
+        text_name="a text",
+        n_ctx=64,
+        measures_cost=False,
+    )
     n_bytes = sum(part.stat().st_size for part in parts)
     assert n_bytes > whole.stat().st_size
     assert found.reference.size_bytes == n_bytes
     assert found.reference.name == "m"
     assert [one.model.size_bytes for one in found.candidates] == [whole.stat().st_size, n_bytes]
     assert [one.loss.divergence for one in found.candidates] == pytest.approx([0, 0], abs=1e-6)
-    assert all(one.model.cost is not None for one in found.candidates)
+    monkeypatch.setattr(OurCores, "free", lambda cores: 64.0)
+    assert measure_cost(CostOrder(path=last), silent).rates.decode_1 > 0
     # A model of which another part was changed is another model.
     content = bytearray(parts[1].read_bytes())
     content[-1] ^= 1
