@@ -282,12 +282,13 @@ class ModelHost:
     def _load(self, residence: Residence) -> None:
         failure: SpilloverError | None = None
         engine: LocalEngine | None = None
-        preparation, must_prepare = residence.spec.preparation, False
+        preparation = None if residence.is_prepared else residence.spec.preparation
+        is_to_prepare = False
         try:
-            if preparation is not None and not residence.is_prepared:
-                must_prepare = preparation.is_needed()
-            most_bytes = None if must_prepare else self._make_room(residence)
-            if most_bytes is not None:
+            must_prepare = preparation is not None and preparation.is_needed()
+            most_bytes = self._make_room(residence)  # what prepares it takes memory, too
+            is_to_prepare = must_prepare and most_bytes is not None
+            if most_bytes is not None and not must_prepare:
                 engine = self._start(residence, most_bytes)
                 card = residence.card = engine.wait_ready()
                 for warning in card.warnings:
@@ -313,7 +314,7 @@ class ModelHost:
                 engine = None
             elif residence.engine is not None or failure is not None:
                 residence.settle_waiting(self._clock())
-            elif residence.waiting and must_prepare and not is_overtaken:
+            elif residence.waiting and is_to_prepare and not is_overtaken:
                 self._preparer.add(residence)
             elif residence.waiting:  # it was overtaken, or somebody came when it was given up
                 self._enqueue(residence)

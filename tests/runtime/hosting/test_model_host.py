@@ -597,6 +597,26 @@ def test_other_models_are_loaded_while_one_is_prepared(make: Callable[..., Place
     assert place.loads == [ONNX, GGUF]
 
 
+def test_room_is_made_before_a_model_is_prepared(make: Callable[..., Place]) -> None:
+    """The system ended the conversion, for which nobody had left."""
+    place, work, begun = make(budget_bytes=ONE_MODEL), Work(), threading.Event()
+    first, slow = place.model(GGUF), place.model(ONNX, preparation=needing(work.do))
+    huge = place.model(
+        "huge",
+        find(GGUF).path,
+        needed_bytes=lambda gpu: DeviceBytes(host=2**50),
+        preparation=needing(lambda cancellation: begun.set()),
+    )
+    first.wait_ready()
+    with pytest.raises(NoRoomForModel):
+        huge.wait_ready()
+    assert not begun.is_set(), "it was not prepared in vain"
+    assert first.is_loaded
+    with slow.loading(lambda: None):
+        assert work.begun.acquire(timeout=60)
+        assert not first.is_loaded
+
+
 def test_who_waits_for_a_preparation_is_refused_in_time_or_leaves_and_it_goes_on(
     make: Callable[..., Place],
 ) -> None:
