@@ -405,7 +405,9 @@ class ModelHost:
                     self._changed.notify_all()
                     uses = list(victim.uses)
                     if uses and (victim.is_used or all(u.must_yield.cancelled for u in uses)):
-                        self._changed.wait()
+                        now = self._clock()
+                        ends = self._preparer.refuse_impatient(now)
+                        self._changed.wait(min(ends) - now if ends else None)
                         continue
                 for use in uses:  # nobody waits for them; not under the lock, as others are told
                     use.must_yield.cancel()

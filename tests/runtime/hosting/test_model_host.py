@@ -648,6 +648,23 @@ def test_who_waits_for_a_preparation_is_refused_in_time_or_leaves_and_it_goes_on
     assert place.loads == [GGUF]
 
 
+def test_who_waits_for_a_preparation_is_refused_in_time_while_others_wait_for_room(
+    make: Callable[..., Place],
+) -> None:
+    """load_timeout_s did not count as long as another model had to wait for answers to end."""
+    place, work, refused = make(budget_bytes=ONE_MODEL), Work(), threading.Event()
+    slow = place.model("slow", find(GGUF).path, preparation=needing(work.do, patience_s=0.5))
+    first, second = place.model(GGUF), place.model(ONNX)
+    slow.preload()
+    assert work.begun.acquire(timeout=60)
+    with first.loading(lambda: None), second.loading(lambda: None):
+        place.wait_until(lambda: first.state().state == "unloading")
+        with slow.loading(refused.set) as use:
+            assert refused.wait(30)
+            assert isinstance(use.error, EngineBusy)
+            assert first.state().state == "unloading"
+
+
 def test_a_preparation_that_nobody_waits_for_any_more_loads_nothing(
     make: Callable[..., Place],
 ) -> None:
