@@ -43,8 +43,9 @@ def taken(
 
 
 def least_taken(options: EngineOptions, shape: ModelShape, gpu: GpuMemory | None) -> DeviceBytes:
-    """The least with which a model is loaded, with as many layers on the GPUs as it gets where so
-    much is free there."""
+    """What a model takes with the least KV cache and as many layers on the GPUs as that memory
+    holds. It is loaded with fewer of them, too, where less is free there and the host holds the
+    others."""
     fit, wanted = least_fit(options, shape), options.n_gpu_layers
     if gpu is not None and shape.n_layers and wanted is None:
         n = layers_in(gpu, fit, shape)

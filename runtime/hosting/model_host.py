@@ -11,6 +11,7 @@ from functools import partial
 from typing import Self
 
 from spillover.runtime.cancellation import Cancellation
+from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.errors import (
     EngineBusy,
     EngineClosed,
@@ -31,6 +32,7 @@ from spillover.runtime.hosting.residence import (
 )
 from spillover.runtime.hosting.room import (
     Room,
+    can_stay_beside,
     free_beside,
     idle_longest,
     loaded,
@@ -378,9 +380,7 @@ class ModelHost:
     def _make_room(self, residence: Residence) -> int | None:
         """Unload others until the model fits; the bytes of the host that it may take then. None:
         nobody waits for it any more. Raises NoRoomForModel, EngineClosed."""
-        with self._changed:
-            gpu = self._room.gpu_for(self._residences, residence)
-        needed = residence.spec.needed_bytes(gpu)
+        needed = self._needed(residence)
         try:
             while True:
                 with self._changed:
@@ -414,6 +414,21 @@ class ModelHost:
                 self._unload(victim)
         finally:
             self._spare()
+
+    def _needed(self, residence: Residence) -> DeviceBytes:
+        """The least memory with which the model is loaded: beside all others, where they can stay.
+        Raises ModelError."""
+        with self._changed:
+            gpu = self._room.gpu_for(self._residences, residence)
+            now, held = self._room.gpu_now(self._residences), loaded(self._residences)
+        least = residence.spec.needed_bytes(gpu)
+        if now == gpu:
+            return least
+        beside = residence.spec.needed_bytes(now)
+        on_host = free_beside(held, self._free_bytes)
+        with self._changed:
+            free = self._room.beside(self._residences, on_host)
+        return beside if can_stay_beside(beside, least, free) else least
 
     def _spare(self) -> None:
         """Let those stay that were to make room and are still here."""

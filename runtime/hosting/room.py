@@ -9,10 +9,15 @@ from msgspec import structs
 from spillover.runtime.device_bytes import DeviceBytes, together
 from spillover.runtime.engine import ModelCard
 from spillover.runtime.errors import NoRoomForModel
+from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import GpuMemory
 from spillover.runtime.hosting.memory import resident_bytes
 from spillover.runtime.hosting.residence import Residence
 from spillover.runtime.local_engine import LocalEngine
+
+_MOST_LAYERS = 0.5
+"""Of what the GPUs would hold of a model without the others, the share with which it does not make
+them leave: with less it would be far slower than it could be."""
 
 
 def loaded(residences: Iterable[Residence]) -> dict[LocalEngine, DeviceBytes]:
@@ -50,6 +55,10 @@ class Room:
         stay = [each for each in residences if each.spec.is_pinned or residence.is_for_background]
         return self._gpu_beside(each.held_bytes for each in stay)
 
+    def gpu_now(self, residences: Iterable[Residence]) -> GpuMemory | None:
+        """What is free on the GPUs beside those that are loaded."""
+        return self._gpu_beside(each.held_bytes for each in residences)
+
     def beside(self, residences: Iterable[Residence], on_host: int) -> DeviceBytes:
         """What is free beside those that are loaded, where *on_host* bytes are free on the host."""
         held = [each.held_bytes for each in residences]
@@ -69,6 +78,15 @@ class Room:
         if card.gpu_free_bytes:
             free = together((DeviceBytes(gpus=card.gpu_free_bytes), *others)).gpus
             self._gpu = GpuMemory(free=free[: len(card.gpu_free_bytes)])
+
+
+def can_stay_beside(needed: DeviceBytes, least: DeviceBytes, free: DeviceBytes) -> bool:
+    """Whether a model is loaded beside all others with *needed*, although the GPUs would hold more
+    of it without them, with *least*: they would not hold all of it even then. Otherwise a small
+    model and one that is larger than the GPUs would make room for each other in turn."""
+    is_partly_there = least.host > COMPUTE_BYTES
+    has_most = sum(needed.gpus) >= _MOST_LAYERS * sum(least.gpus)
+    return is_partly_there and has_most and not needed.beyond(free).total
 
 
 def to_unload(

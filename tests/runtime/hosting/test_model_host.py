@@ -27,6 +27,7 @@ from spillover.runtime.errors import (
     SpilloverError,
 )
 from spillover.runtime.events import Delta, EngineEvent, Loading, Queued
+from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import GpuMemory
 from spillover.runtime.hosting import room
 from spillover.runtime.hosting.hosted_model import HostedModel
@@ -393,14 +394,22 @@ def test_a_pinned_model_does_not_make_room(make: Callable[..., Place]) -> None:
 class OnGpu(LocalEngine):
     """As if its worker had found a GPU with 8 GiB, and taken 5 GiB of it."""
 
+    taken = 5 * GIB
+
     @property
     def card(self) -> ModelCard:
-        memory = DeviceBytes(host=200 * 2**20, gpus=(5 * GIB,))
+        memory = DeviceBytes(host=200 * 2**20, gpus=(self.taken,))
         return structs.replace(super().card, memory=memory, gpu_free_bytes=(8 * GIB,))
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelCard:
         super().wait_ready(timeout_s)
         return self.card
+
+
+class SmallOnGpu(OnGpu):
+    """The same with 1 GiB of it."""
+
+    taken = GIB
 
 
 class Needs:
@@ -427,9 +436,32 @@ def test_a_model_on_the_gpu_makes_room_there_and_nobody_else_does(
     )
     for model in (beside, first, second):
         model.wait_ready()
-    assert needs.found == [(), (8 * GIB,)]
+    assert needs.found == [(), (8 * GIB,), (3 * GIB,)]
     assert [model.is_loaded for model in (beside, first, second)] == [True, False, True]
     assert second.state().held_bytes > 5 * GIB
+
+
+def larger_than_the_gpu(gpu: GpuMemory | None) -> DeviceBytes:
+    """Of a model of 10 GiB, as if each of them took a thousandth of that on the host."""
+    on_gpu = min(10 * GIB, 0 if gpu is None else gpu.free[0])
+    return DeviceBytes(host=COMPUTE_BYTES + (10 * GIB - on_gpu) // 1000, gpus=(on_gpu,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "budget_bytes", "stays"),
+    [(SmallOnGpu, None, True), (OnGpu, None, False), (SmallOnGpu, 300 * 2**20, False)],
+    ids=["most of it fits beside", "little of it would fit", "the host lacks memory"],
+)
+def test_a_model_larger_than_the_gpu_leaves_a_small_one_there(
+    make: Callable[..., Place], kind: type[OnGpu], budget_bytes: int | None, stays: bool
+) -> None:
+    """It took all of the GPU, and at each switch between them one had to be loaded again."""
+    place = make(budget_bytes=budget_bytes)
+    small = place.model("small", find(GGUF).path, kind=kind)
+    large = place.model("large", find(GGUF).path, needed_bytes=larger_than_the_gpu)
+    for model in (small, large):
+        model.wait_ready()
+    assert small.is_loaded == stays
 
 
 def test_what_stays_on_the_gpu_leaves_the_next_model_less_of_it(make: Callable[..., Place]) -> None:
