@@ -10,7 +10,7 @@ from functools import partial
 
 from spillover.cloud_fallback.route.router import Router
 from spillover.edge_server.answers.served_models import ServedModel, ServedModels
-from spillover.edge_server.commands.engines.job_process import convert_if_needed, needs_conversion
+from spillover.edge_server.commands.engines.job_process import LoadConversion
 from spillover.edge_server.commands.loading import (
     default_name,
     default_settings,
@@ -113,12 +113,13 @@ class Hosting:
         if keep_alive_s is None:
             keep_alive_s = settings.model_keep_alive_s
         path = entry.path.absolute()
+        conversion = LoadConversion(path, options)
         spec = ModelSpec(
             name=name,
             preparation=Preparation(
                 what="the conversion of its file for ONNX Runtime",
-                is_needed=partial(needs_conversion, path, options),
-                make=partial(convert_if_needed, path, options),
+                is_needed=conversion.is_needed,
+                make=conversion.make,
                 patience_s=options.load_timeout_s,
             ),
             start=partial(_start, entry, options, name),

@@ -12,7 +12,7 @@ import msgspec
 
 from spillover.cloud_fallback.route.allowed import STRICTEST_FIRST
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
-from spillover.edge_server.commands.engines.job_process import convert_if_needed
+from spillover.edge_server.commands.engines.job_process import LoadConversion
 from spillover.edge_server.commands.output import print_note
 from spillover.edge_server.config.catalogue_policy import cloud_settings
 from spillover.edge_server.config.model_settings import ModelSettings
@@ -93,7 +93,7 @@ def start_engine(settings: Settings, options: EngineOptions | None = None) -> Lo
     if entry.note:
         print_note(f"spillover: {entry.note}")
     options, name = default_options(settings, options), default_name(settings, entry)
-    convert_if_needed(entry.path.absolute(), options, Cancellation())
+    LoadConversion(entry.path.absolute(), options).make(Cancellation())
     return LocalEngine(entry.path, options, name=name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -22,8 +24,8 @@ from spillover.edge_server.commands.engines import job_process
 from spillover.edge_server.commands.engines.job import LOWEST
 from spillover.edge_server.commands.engines.job_process import (
     JobProcess,
+    LoadConversion,
     comparing_in_background,
-    convert_if_needed,
 )
 from spillover.edge_server.commands.engines.order import Order, encode
 from spillover.edge_server.commands.engines.report import report_on
@@ -40,6 +42,7 @@ from spillover.runtime.conversions.choice import (
 )
 from spillover.runtime.conversions.record import (
     EXPORTER,
+    MAX_DEATHS,
     Comparison,
     Conversion,
     EngineRates,
@@ -49,6 +52,7 @@ from spillover.runtime.conversions.record import (
 )
 from spillover.runtime.conversions.store import ConversionStore, fresh_note, is_intact
 from spillover.runtime.errors import ModelError
+from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_models
 from tests.edge_server.conftest import Server
@@ -213,6 +217,55 @@ def test_a_job_that_is_killed_is_done_again_from_the_start(order: Order) -> None
     assert is_checked(order.path, order.options)
 
 
+@pytest.fixture
+def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """As if the system ended one more process for want of memory."""
+    counts = tmp_path / "system/proc/vmstat"
+    counts.parent.mkdir(parents=True)
+    n_kills = itertools.count()
+
+    def run_out_of_memory() -> None:
+        counts.write_text(f"oom_kill {next(n_kills)}\n")
+
+    run_out_of_memory()
+    monkeypatch.setattr(job_process, "SystemFiles", lambda: SystemFiles(tmp_path / "system"))
+    return run_out_of_memory
+
+
+def test_a_job_that_the_system_ends_for_want_of_memory_is_not_the_files_fault(
+    order: Order, run_out_of_memory: Callable[[], None]
+) -> None:
+    """After three of them the file was given up, however much memory there was later."""
+    job = JobProcess(order)
+    wait_until(lambda: is_converting(order))
+    run_out_of_memory()
+    os.kill(job.pid, signal.SIGKILL)
+    assert "memory ran out" in job.result().error
+    job.end()
+    assert left_by(order)[1] == 0
+
+
+def test_a_conversion_for_which_memory_runs_out_is_tried_only_so_often(
+    order: Order, run_out_of_memory: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start_and_kill(module: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.kill()
+        run_out_of_memory()
+        started.append(module)
+        return process
+
+    monkeypatch.setattr(job_process, "start_process", start_and_kill)
+    conversion = LoadConversion(order.path, msgspec.structs.replace(order.options, engine="onnx"))
+    for _ in range(MAX_DEATHS + 1):
+        assert conversion.is_needed()
+        with pytest.raises(ModelError, match="memory ran out"):
+            conversion.make(Cancellation())
+    assert len(started) == MAX_DEATHS
+
+
 def test_a_job_that_takes_too_long_to_end_is_not_the_files_fault(
     order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +284,7 @@ def cancelled_while_converting(order: Order) -> list[str]:
     def convert() -> None:
         try:
             options = msgspec.structs.replace(order.options, engine="onnx")
-            convert_if_needed(order.path, options, cancellation)
+            LoadConversion(order.path, options).make(cancellation)
         except ModelError as error:
             errors.append(str(error))
 
@@ -338,7 +391,7 @@ def test_without_a_process_for_a_conversion_the_load_says_why(
     monkeypatch.setattr(job_process, "start_process", refuse)
     options = msgspec.structs.replace(order.options, engine="onnx")
     with pytest.raises(ModelError, match="Resource temporarily unavailable"):
-        convert_if_needed(order.path, options, Cancellation())
+        LoadConversion(order.path, options).make(Cancellation())
 
 
 def test_the_job_ends_with_its_parent(order: Order) -> None:

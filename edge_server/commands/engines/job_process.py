@@ -19,14 +19,17 @@ from spillover.models.libraries import INSTALL_LLAMA, has_llama
 from spillover.quantize.child import start_process
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.conversions.choice import EngineChoice, choose_engine
-from spillover.runtime.conversions.record import SourceNote
+from spillover.runtime.conversions.record import MAX_DEATHS, SourceNote
 from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.errors import ModelError, shortage
+from spillover.runtime.machine.memory import OomKills
+from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.exits import describe_exit
+from spillover.runtime.worker.exits import KILLED, describe_exit
 
 _JOB = "spillover.edge_server.commands.engines.job"
 _END_TIMEOUT_S = 5.0
+_NO_MEMORY = "memory ran out, and the system ended the process that converts"
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ class JobProcess:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._n_died = self._note.n_died if self._note else 0
+        self._oom_kills = OomKills(SystemFiles())
+        self.lacked_memory = False
+        """The system has ended it because memory ran out; known after result()."""
         self._process = start_process(_JOB)
         assert self._process.stdin is not None
         with suppress(OSError):  # its end shows when the result is read
@@ -57,7 +63,12 @@ class JobProcess:
         try:
             return decode_result(self._process.stdout.readline())
         except msgspec.DecodeError:
-            return Result(error=f"the process that converts {describe_exit(self._process.wait())}")
+            status = self._process.wait()
+        self.lacked_memory = status == KILLED and self._oom_kills.are_new
+        if not self.lacked_memory:
+            return Result(error=f"the process that converts {describe_exit(status)}")
+        self._excuse()
+        return Result(error=f"{_NO_MEMORY}: close other programs, or choose a smaller model")
 
     def ask_to_end(self) -> None:
         """Let it remove what is half written, and end. Any thread may call it."""
@@ -76,7 +87,8 @@ class JobProcess:
             self._excuse()
 
     def _excuse(self) -> None:
-        """The file is not to blame for a job that was killed here: it may be tried again."""
+        """The file is not to blame for a job that was killed here, or because memory ran out: it
+        may be tried again."""
         note = self._note
         if note is not None and note.n_died > self._n_died:
             with suppress(OSError):
@@ -90,42 +102,53 @@ class JobProcess:
         self._process.stdout.close()
 
 
-def needs_conversion(path: Path, options: EngineOptions) -> bool:
-    """Whether only ONNX Runtime may serve the GGUF file, which has not been converted yet."""
-    return _is_conversion_missing(choose_engine(path, options))
+class LoadConversion:
+    """The conversion of a GGUF file that only ONNX Runtime may serve, made while users wait for the
+    model."""
+
+    def __init__(self, path: Path, options: EngineOptions) -> None:
+        self._path, self._options = path, options
+        self._n_without_memory = 0
+
+    def is_needed(self) -> bool:
+        """Whether only ONNX Runtime may serve the file, which has not been converted yet."""
+        return _is_conversion_missing(choose_engine(self._path, self._options))
+
+    def make(self, cancellation: Cancellation) -> None:
+        """Convert the file if that is needed. Raises ModelError when that is not possible, was
+        cancelled, or has taken more memory than there is MAX_DEATHS times."""
+        path, options = self._path, self._options
+        choice = choose_engine(path, options)
+        if not _is_conversion_missing(choice):
+            return
+        if self._n_without_memory >= MAX_DEATHS:
+            raise self._failure(f"{_NO_MEMORY} {MAX_DEATHS} times: the next start tries again")
+        print_note(f"spillover: converting {path.name} for ONNX Runtime ({choice.reason}) …")
+        try:
+            job = JobProcess(Order(path=path, options=options, in_background=False))
+        except OSError as error:  # no memory, no process is left
+            raise self._failure(shortage(error) or str(error)) from error
+        try:
+            with cancellation.subscribed(partial(_stop_soon, job)):
+                failure = job.result().error
+        finally:
+            job.end()
+        if cancellation.cancelled:
+            raise ModelError(f"the conversion of {path} was cancelled: it is made at the next load")
+        self._n_without_memory += job.lacked_memory
+        if not failure:
+            return
+        if choose_engine(path, options).conversion is None:
+            remedy = "" if has_llama() else f"; for llama.cpp: {INSTALL_LLAMA}"
+            raise self._failure(f"{failure}{remedy}")
+        print_note(f"spillover: warning: the conversion was not compared with the file: {failure}")
+
+    def _failure(self, why: str) -> ModelError:
+        return ModelError(f"{self._path} cannot be converted for ONNX Runtime: {why}")
 
 
 def _is_conversion_missing(choice: EngineChoice) -> bool:
     return choice.engine == "onnx" and choice.can_compare
-
-
-def convert_if_needed(path: Path, options: EngineOptions, cancellation: Cancellation) -> None:
-    """Convert a GGUF file that only ONNX Runtime may serve, while the user waits.
-
-    Raises ModelError when that is not possible, or was cancelled.
-    """
-    choice = choose_engine(path, options)
-    if not _is_conversion_missing(choice):
-        return
-    print_note(f"spillover: converting {path.name} for ONNX Runtime ({choice.reason}) …")
-    try:
-        job = JobProcess(Order(path=path, options=options, in_background=False))
-    except OSError as error:  # no memory, no process is left
-        why = shortage(error) or error
-        raise ModelError(f"{path} cannot be converted for ONNX Runtime: {why}") from error
-    try:
-        with cancellation.subscribed(partial(_stop_soon, job)):
-            failure = job.result().error
-    finally:
-        job.end()
-    if cancellation.cancelled:
-        raise ModelError(f"the conversion of {path} was cancelled: it is made at the next load")
-    if not failure:
-        return
-    if choose_engine(path, options).conversion is None:
-        remedy = "" if has_llama() else f"; for llama.cpp: {INSTALL_LLAMA}"
-        raise ModelError(f"{path} cannot be converted for ONNX Runtime: {failure}{remedy}")
-    print_note(f"spillover: warning: the conversion was not compared with the file: {failure}")
 
 
 def _stop_soon(job: JobProcess) -> None:
