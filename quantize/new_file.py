@@ -86,7 +86,8 @@ def new_folder(target: Path, n_bytes: int = 0) -> Generator[Path]:
 @contextmanager
 def flushing(path: Path) -> Generator[Callable[[], None]]:
     """Call what this gives again and again while *path* grows, and little is left to be written to
-    the disk at the end."""
+    the disk at the end. Both raise QuantizeError: the system tells only once that it could not
+    write."""
     with ThreadPoolExecutor(1) as thread:
         last, n_flushed = Future[None](), 0
         last.set_result(None)
@@ -95,9 +96,15 @@ def flushing(path: Path) -> Generator[Callable[[], None]]:
             nonlocal last, n_flushed
             n_bytes = path.stat().st_size
             if n_bytes - n_flushed >= _AT_ONCE_BYTES and last.done():
+                settle()
                 last, n_flushed = thread.submit(_flush, path), n_bytes
 
+        def settle() -> None:
+            with _writing(path):
+                last.result()
+
         yield flush
+        settle()
 
 
 def flush_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.commands.quantities import FiniteRange
+from spillover.models.libraries import has_llama
 from spillover.quantize.onnx_export.options import (
     MAX_N_CTX,
     BlockSize,
@@ -89,6 +90,9 @@ def gguf(source: Path, target: Path, kind: GgufType, check: bool, as_json: bool)
     if as_json:
         print_json(exported, on_one_line=True)
     else:
+        if check and exported.verdict is None:
+            why = "memory is short" if has_llama() else "llama.cpp is not installed"
+            print_note(f"spillover: the new file was not compared with its source: {why}")
         n_params, size = exported.n_params / 1e6, exported.size_bytes / 1e6
         line = f"{exported.path}: {n_params:.1f} million parameters, {size:.1f} MB"
         print_result(line + _divergence(exported.verdict))

@@ -87,7 +87,10 @@ def run(
         check_plan(source, recipe, planned)
         asked = recipe
         if not uses_importance(planned):
-            recipe = msgspec.structs.replace(recipe, imatrix=None, is_calibrated=False)
+            # llama.cpp may choose other types without a matrix; then it gets the useless one.
+            plain = msgspec.structs.replace(recipe, imatrix=None, is_calibrated=False)
+            if _types(_plan(child, source, target, plain, n_threads)) == _types(planned):
+                recipe = plain
         with (
             new_file(target, planned.size_bytes) as scratch,
             _calibrated(child, source, recipe, progress, n_threads=n_threads) as recipe,
@@ -164,6 +167,10 @@ def _plan(child: Child, source: Path, target: Path, recipe: Recipe, n_threads: i
     _check(_header(source), source, recipe)
     order = QuantizeOrder(source=source, target=target, recipe=recipe, n_threads=n_threads)
     return child.call(plan, order, lambda what, n_done, n_all: None)
+
+
+def _types(planned: Plan) -> list[str]:
+    return [tensor.planned for tensor in planned.tensors]
 
 
 def _header(path: Path) -> GgufHeader:

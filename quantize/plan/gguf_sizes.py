@@ -35,7 +35,7 @@ def gguf_sizes(order: SizesOrder, progress: Progress) -> dict[str, GgufSize]:
         asked = QuantizeOrder(
             source=order.source,
             target=order.source,
-            recipe=Recipe(file_type=recipe.file_type),
+            recipe=Recipe(file_type=recipe.file_type, is_calibrated=recipe.has_imatrix),
             n_threads=1,
         )
         planned = plan(asked, progress)

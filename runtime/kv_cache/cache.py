@@ -19,7 +19,7 @@ from spillover.runtime.kv_cache.kept_sequences import (
 from spillover.runtime.kv_cache.ledger import KvLedger
 from spillover.runtime.kv_cache.memory import KvMemory
 from spillover.runtime.kv_cache.prefix_disk import PrefixDisk, PrefixDiskOptions
-from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefix, SavedPrefixes
+from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefixes
 from spillover.runtime.machine.device import available_memory
 
 
@@ -196,7 +196,9 @@ class KvCache:
             if n != node.origin:
                 break
             if not saver.append(seq, n, node.end, state):
-                self._discard(node)
+                # It would be tried again for each prompt. Its file may fit at the next start, when
+                # the context is larger.
+                self._saved.discard(node)
                 break
             n = node.end
         n = self._cut(seq, n, match.n_tokens)
@@ -207,12 +209,6 @@ class KvCache:
         self._ledger.extend(seq, n)
         self._n_restored += 1
         return seq, n
-
-    def _discard(self, node: SavedPrefix) -> None:
-        """Forget a state that cannot be restored: it would be tried again for each prompt."""
-        stored = self._saved.discard(node)
-        if self._disk is not None and stored is not None:
-            self._disk.remove(stored)
 
     def _cut(self, seq: int, n_held: int, n_tokens: int) -> int:
         """How many of its first *n_tokens* a sequence with *n_held* has after it was cut there."""

@@ -203,14 +203,13 @@ class SavedPrefixes:
         del self._held[node]
         self._prune(node)
 
-    def discard(self, node: SavedPrefix) -> StoredState | None:
-        """Forget the state of *node*, which is of no use; returns its file, if it has one."""
-        stored, node.file = node.file, None
+    def discard(self, node: SavedPrefix) -> None:
+        """Forget the state of *node*, which is of no use now, and that it has a file."""
+        node.file = None
         if node.state is not None:
             self._drop(node)
         else:
             self._prune(node)
-        return stored
 
     # --- states on disk ---------------------------------------------------------------------
 

@@ -3,6 +3,7 @@ wrong is said."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -159,3 +160,19 @@ def test_a_command_that_is_killed_during_the_check_leaves_nothing(tmp_path: Path
         said = parent.stderr.read()  # until the child, which has inherited it, has ended, too
     assert b"Traceback" not in said
     assert list(made.iterdir()) == []
+
+
+def test_an_error_of_the_disk_is_told_although_a_later_write_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"x" * (33 << 20))
+    errors = [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fsync(_: int) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(QuantizeError, match="Input/output error"), new_file.flushing(path) as flush:
+        flush()

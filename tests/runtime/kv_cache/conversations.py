@@ -127,5 +127,5 @@ def text(n: int, salt: int) -> Tokens:
 
 
 def same(a: Logits, b: Logits) -> bool:
-    """But for rounding: one wrong position makes a hundred times as much."""
-    return float(np.abs(a - b).max()) < 0.02 * float(a.std())
+    """But for the rounding of slices of other sizes: a wrong position makes much more."""
+    return float(np.abs(a - b).max()) < 0.05 * float(a.std())
