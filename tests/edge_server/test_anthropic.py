@@ -177,6 +177,14 @@ def test_errors_have_the_clients_classes(claude: anthropic.Anthropic, server: Se
     assert body["error"]["type"] == "invalid_request_error"
 
 
+def nested(depth: int) -> list[dict[str, Any]]:
+    """A search result in a search result in …"""
+    content: list[dict[str, Any]] = [{"type": "text", "text": "x"}]
+    for _ in range(depth):
+        content = [{"type": "search_result", "content": content}]
+    return content
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -189,6 +197,10 @@ def test_errors_have_the_clients_classes(claude: anthropic.Anthropic, server: Se
         ({"messages": [{"role": "user", "content": [
             {"type": "document", "source": {"type": "base64", "data": ""}}]}]},
          "messages[0].content[0].source"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "document", "source": {"type": "content", "content": ["hi"]}}]}]},
+         "messages[0].content[0].source.content"),
+        ({"messages": [{"role": "user", "content": nested(300)}]}, "nested too deeply"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"thinking": {"type": "hard"}}, "thinking.type"),
         ({"thinking": {"type": "enabled", "budget_tokens": -5}}, "thinking.budget_tokens"),
@@ -204,6 +216,9 @@ def test_what_is_wrong_is_named(http: httpx.Client, fields: dict[str, Any], name
     answer = http.post("/v1/messages", json=ASK | fields)
     assert answer.status_code == 400
     assert named in answer.json()["error"]["message"]
+    if "messages" in fields:
+        counted = http.post("/v1/messages/count_tokens", json=ASK | fields)
+        assert counted.status_code == 400
 
 
 def test_what_agents_send_is_taken(http: httpx.Client) -> None:

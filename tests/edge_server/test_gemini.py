@@ -291,6 +291,12 @@ def test_names_may_have_underscores_but_those_in_schemas_are_the_clients() -> No
     assert in_camel_case(b'{"a_b": ', GenerateBody) == b'{"a_b": '
 
 
+@pytest.mark.parametrize("text", ["²", "1" * 5_000, "٣"])
+def test_a_text_that_is_no_count_stays_a_text(text: str) -> None:
+    """Some used to be a 500: they are digits, and yet no integers."""
+    assert json_schema({"minItems": text}, "x") == {"minItems": text}
+
+
 TOLD = Told(id="1", model="here", n=1, thoughts=True, logprobs=False)
 
 

@@ -42,9 +42,12 @@ class MessageBody(Struct, frozen=True, kw_only=True):
 
 def messages_of(system: Content, messages: tuple[MessageBody, ...]) -> tuple[dict[str, Any], ...]:
     """The messages of a GenerationRequest, or a 400 that names the block that cannot be read."""
-    turns = [turn for i, body in enumerate(messages) for turn in _turns(body, f"messages[{i}]")]
-    if text := _system(system):
-        turns.insert(0, {"role": "system", "content": text})
+    try:
+        turns = [turn for i, body in enumerate(messages) for turn in _turns(body, f"messages[{i}]")]
+        if text := _system(system):
+            turns.insert(0, {"role": "system", "content": text})
+    except RecursionError as error:
+        raise bad_request("the messages are nested too deeply") from error
     return tuple(turns)
 
 
@@ -147,7 +150,12 @@ def _document(block: Block, param: str) -> str:
         case {"type": "text", "data": str(text)} | {"type": "content", "content": str(text)}:
             pass
         case {"type": "content", "content": list(parts)}:
-            text = _joined(msgspec.convert(parts, tuple[Block, ...]), f"{param}.source.content")
+            name = f"{param}.source.content"
+            try:
+                blocks = msgspec.convert(parts, tuple[Block, ...])
+            except msgspec.ValidationError as error:
+                raise bad_request(f"{name}: {error}", name) from error
+            text = _joined(blocks, name)
         case _:
             raise bad_request("this model reads only documents of text", f"{param}.source")
     return f"{block.title}\n{text}" if block.title else text

@@ -31,6 +31,8 @@ from spillover.runtime.request import AnswerDefaults, GenerationRequest, JsonObj
 
 _MODES = {"AUTO": "auto", "VALIDATED": "auto", "NONE": "none", "ANY": "required"}
 _MAX_DEPTH = 32
+_MAX_DIGITS = 19
+"""Of a 64-bit integer."""
 _MANY = ("properties", "$defs", "defs")
 
 
@@ -271,4 +273,6 @@ def json_schema(schema: Any, param: str, depth: int = 0) -> Any:
 
 def _is_count(key: str, value: Any) -> bool:
     """Counts are 64-bit integers, which Google's JSON writes as texts."""
-    return key.startswith(("min", "max")) and isinstance(value, str) and value.isdigit()
+    if not key.startswith(("min", "max")) or not isinstance(value, str):
+        return False
+    return value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS
