@@ -176,6 +176,10 @@ class TextEngine(Engine, Protocol):
         """The bytes of *token_ids*; InvalidRequest when one is outside the vocabulary."""
         ...
 
+    def pieces(self, token_ids: tuple[int, ...]) -> tuple[bytes, ...]:
+        """The bytes of each of *token_ids*; InvalidRequest as detokenize()."""
+        ...
+
     def health(self) -> EngineStatus:
         """What is known of it at once: without slots and counts."""
         ...

@@ -201,6 +201,11 @@ class HostedModel:
         with self._held() as engine:
             return engine.detokenize(token_ids)
 
+    def pieces(self, token_ids: tuple[int, ...]) -> tuple[bytes, ...]:
+        """See LocalEngine."""
+        with self._held() as engine:
+            return engine.pieces(token_ids)
+
     def apply_template(self, request: GenerationRequest) -> ConversationPrompt:
         """See LocalEngine."""
         with self._held() as engine:

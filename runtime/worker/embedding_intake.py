@@ -148,12 +148,11 @@ class EmbeddingIntake:
                     text, add_special=command.add_special, parse_special=command.parse_special
                 )
                 self._send(protocol.Tokens(id=i, token_ids=tuple(tokens.tolist())))
-            case protocol.AskBytes(id=i, token_ids=ids):
+            case protocol.AskBytes(token_ids=ids):
                 n_vocab = self._model.embedder.n_vocab
                 if any(token >= n_vocab for token in ids):
                     raise InvalidRequest(f"the vocabulary has {n_vocab} tokens", "tokens")
-                content = b"".join(map(vocabulary.token_bytes, ids))
-                self._send(protocol.Bytes(id=i, content=content))
+                self._send(protocol.Bytes.of(command, [*map(vocabulary.token_bytes, ids)]))
             case protocol.Submit() | protocol.AskPrompt():
                 raise InvalidRequest(self._refusal(), "model")
             case protocol.AskStatus(id=i):

@@ -275,7 +275,7 @@ class Intake:
 
     def _bytes(self, command: protocol.AskBytes) -> protocol.Bytes:
         ids = self._checked_ids(command.token_ids, "tokens").tolist()
-        return protocol.Bytes(id=command.id, content=b"".join(map(self._backend.token_bytes, ids)))
+        return protocol.Bytes.of(command, [*map(self._backend.token_bytes, ids)])
 
     def _status(self, ask_id: int) -> protocol.Status:
         scheduler = self._scheduler

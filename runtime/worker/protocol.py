@@ -74,8 +74,11 @@ class AskTokens(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class AskBytes(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer is Bytes, with *each* also how many each token has."""
+
     id: int
     token_ids: tuple[int, ...]
+    each: bool = False
 
 
 class AskPrompt(Struct, frozen=True, kw_only=True, tag=True):
@@ -190,8 +193,17 @@ class Tokens(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Bytes(Struct, frozen=True, kw_only=True, tag=True):
+    """What tokens say, all together. *n_bytes*: of each token, where that was asked for."""
+
     id: int
     content: bytes
+    n_bytes: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, ask: AskBytes, pieces: list[bytes]) -> Bytes:
+        """The answer to *ask*; *pieces*: what each token says."""
+        n_bytes = tuple(map(len, pieces)) if ask.each else ()
+        return cls(id=ask.id, content=b"".join(pieces), n_bytes=n_bytes)
 
 
 class Prompt(Struct, frozen=True, kw_only=True, tag=True):

@@ -24,6 +24,8 @@ from spillover.edge_server.web.app import create_app
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.worker.dispatcher import Dispatcher
+from spillover.runtime.worker.protocol import AskBytes
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import wait_for_the_places
 from tests.edge_server.resume.answer import Client
@@ -152,3 +154,21 @@ def test_a_stream_can_be_taken_up_again_there_too(plain: httpx.Client) -> None:
     assert plain.get(place, params={"after": client.last}).status_code == 204
     assert plain.get(place, params={"after": client.last + 1}).status_code == 400
     assert plain.delete(place).json()["stopped"] is False
+
+
+def test_the_worker_is_asked_once_for_all_pieces(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for each distinct token of a text, however many there were."""
+    asked: list[Any] = []
+    ask = Dispatcher.ask
+
+    def noted(self: Dispatcher, make: Any) -> Any:
+        asked.append(make(0))
+        return ask(self, make)
+
+    monkeypatch.setattr(Dispatcher, "ask", noted)
+    client = create_app(service, Settings()).test_client()
+    reply = client.post("/tokenize", json={"content": "Once upon a time", "with_pieces": True})
+    assert "".join(token["piece"] for token in reply.get_json()["tokens"]) == "Once upon a time"
+    assert len([command for command in asked if isinstance(command, AskBytes)]) == 1

@@ -156,7 +156,8 @@ class _Views:
         )
         if not body.with_pieces:
             return {"tokens": tokens}
-        pieces = {token: _piece(engine, token) for token in set(tokens)}
+        distinct = tuple(set(tokens))
+        pieces = dict(zip(distinct, map(_shown, engine.pieces(distinct)), strict=True))
         return {"tokens": [{"id": token, "piece": pieces[token]} for token in tokens]}
 
     def _asked(self) -> TextEngine:
@@ -250,10 +251,9 @@ def _meta(card: ModelCard) -> dict[str, int]:
     }
 
 
-def _piece(engine: TextEngine, token: int) -> str | list[int]:
+def _shown(piece: bytes) -> str | list[int]:
     """A token's text, or its bytes if they are only part of a character."""
-    content = engine.detokenize((token,))
     try:
-        return content.decode()
+        return piece.decode()
     except UnicodeDecodeError:
-        return list(content)
+        return list(piece)
