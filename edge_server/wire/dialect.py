@@ -137,12 +137,16 @@ class CallBuffer:
 
     def __init__(self) -> None:
         self._choice = Choice()
+        self._newest = 0
         self._n_sent = 0
 
     def add(self, event: ToolCallDelta) -> list[ToolCall]:
         """The calls that are complete now."""
-        complete = self._choice.calls()[self._n_sent : event.index]
-        self._n_sent += len(complete)
+        complete: list[ToolCall] = []
+        if event.index > self._newest:  # only then: calls() joins every delta so far
+            self._newest = event.index
+            complete = self._choice.calls()[self._n_sent : event.index]
+            self._n_sent += len(complete)
         self._choice.add_call(event)
         return complete
 

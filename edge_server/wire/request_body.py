@@ -219,7 +219,7 @@ def decode(body: bytes, kind: type[B]) -> B:
                 raise
             return _bounded(_STRING_OR_FLOAT.sub(_as_integer, body), kind)
         except msgspec.DecodeError:
-            whole = _ESCAPE.sub(_without_halves, body)
+            whole = without_halves(body)
             if whole == body:
                 raise
             return _bounded(whole, kind)
@@ -233,9 +233,10 @@ def decode(body: bytes, kind: type[B]) -> B:
         raise bad_request("the body is nested too deeply") from error
 
 
-def _without_halves(escape: re.Match[bytes]) -> bytes:
-    """Half a surrogate pair, as clients send that cut a text inside an emoji, becomes U+FFFD."""
-    return rb"\ufffd" if escape["half"] else escape[0]
+def without_halves(body: bytes) -> bytes:
+    """*body* with U+FFFD for each half of a surrogate pair, as clients send that cut a text inside
+    an emoji."""
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape["half"] else escape[0], body)
 
 
 _STRING_OR_FLOAT = re.compile(

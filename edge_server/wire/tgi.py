@@ -122,7 +122,8 @@ def _plan(
             raise bad_request(f"{name} is not supported", f"parameters.{name}")
     if given.best_of not in (None, 1):
         raise bad_request("best_of is not supported", "parameters.best_of")
-    is_greedy = not given.do_sample and given.temperature is None
+    samplers = (given.temperature, given.top_k, given.top_p, given.typical_p)
+    is_greedy = not given.do_sample and all(value is None for value in samplers)
     parameters = replace(given, temperature=0.0) if is_greedy else given
     longest = DEFAULT_NEW_TOKENS if given.max_new_tokens is None else given.max_new_tokens
     if longest == 0:

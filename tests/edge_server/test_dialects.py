@@ -24,6 +24,7 @@ from spillover.edge_server.web.connections import Connections
 from spillover.edge_server.wire.dialect import (
     AnswerPlan,
     AnswerRequest,
+    CallBuffer,
     Choice,
     Endpoint,
     StreamEncoder,
@@ -34,7 +35,7 @@ from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import Delta, EngineEvent, Finished, Timings, Usage
+from spillover.runtime.events import Delta, EngineEvent, Finished, Timings, ToolCallDelta, Usage
 from spillover.runtime.request import GenerationRequest
 
 # The dialect's module.
@@ -195,3 +196,25 @@ def test_errors_before_the_application_have_its_shape_too(app: Flask, target: by
     asyncio.run(run())
     assert sent[0]["status"] == 413
     assert set(json.loads(sent[1]["body"])) == {"oops", "number"}
+
+
+def test_a_tool_call_is_put_together_when_it_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its parts so far were joined again for each of its tokens."""
+    n_joined = 0
+    calls = Choice.calls
+
+    def counted(self: Choice) -> Any:
+        nonlocal n_joined
+        n_joined += 1
+        return calls(self)
+
+    monkeypatch.setattr(Choice, "calls", counted)
+    buffer = CallBuffer()
+    complete = [
+        call
+        for index in (0, 1)
+        for part in "abc"
+        for call in buffer.add(ToolCallDelta(index=index, id=f"c{index}", arguments=part))
+    ]
+    assert [call.arguments for call in complete + buffer.rest()] == ["abc", "abc"]
+    assert n_joined == 2

@@ -297,6 +297,24 @@ def test_a_text_that_is_no_count_stays_a_text(text: str) -> None:
     assert json_schema({"minItems": text}, "x") == {"minItems": text}
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"\xef\xbb\xbf", b""), (b"", rb'"\ud83d"'), (b"", b'"%b"' % (b"x" * (1 << 21)))],
+)
+def test_odd_and_large_bodies_may_have_names_with_underscores(before: bytes, after: bytes) -> None:
+    """They were ignored in silence beside a byte order mark, half an emoji, or a large image."""
+    body = before + b'{"generation_config": {"top_k": 3}, "x": [%b]}' % after
+    assert decode(in_camel_case(body, GenerateBody), GenerateBody).config.top_k == 3
+
+
+def test_a_body_of_too_many_values_is_told_which_names_to_use() -> None:
+    many = b"0," * (1 << 19)
+    own = b'{"contents": [], "x": {"my_field": [%b0]}}' % many
+    assert in_camel_case(own, GenerateBody) == own
+    with pytest.raises(WireError, match="camelCase"):
+        in_camel_case(b'{"generation_config": {}, "x": [%b0]}' % many, GenerateBody)
+
+
 TOLD = Told(id="1", model="here", n=1, thoughts=True, logprobs=False)
 
 

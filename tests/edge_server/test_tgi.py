@@ -14,8 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Failed
-from spillover.edge_server.wire.tgi import TgiStream, TgiWhole, Told
+from spillover.cloud_fallback.route.settings import RouteOptions
+from spillover.edge_server.wire.dialect import AnswerRequest
+from spillover.edge_server.wire.openai.responses.store import ResponseStore
+from spillover.edge_server.wire.tgi import TgiStream, TgiWhole, Told, plan_whole
 from spillover.runtime.events import Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
+from spillover.runtime.request import AnswerDefaults, GenerationRequest
 from tests.edge_server.conftest import Server
 from tests.edge_server.test_encoding import TEXTS
 from tests.sse_reader import events_of
@@ -63,6 +67,25 @@ def test_nothing_is_drawn_unless_it_is_asked_for(http: httpx.Client) -> None:
     body = {"inputs": PROMPT, "parameters": parameters}
     details = http.post("/generate", json=body).json()["details"]
     assert details["tokens"][0]["id"] == details["top_tokens"][0][0]["id"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_drawn"),
+    [({}, False), ({"do_sample": False}, False), ({"do_sample": True}, True), ({"top_k": 5}, True),
+     ({"temperature": 0.5}, True), ({"top_p": 0.5}, True), ({"typical_p": 0.5}, True),
+     ({"seed": 3}, False)],
+)  # fmt: skip
+def test_whoever_sets_a_sampler_wants_to_sample(parameters: dict[str, Any], is_drawn: bool) -> None:
+    """top_k, top_p and typical_p were ignored without do_sample."""
+    body = json.dumps({"inputs": "x", "parameters": parameters}).encode()
+    engine: Any = None
+    asked = AnswerRequest(
+        content=body, engine=engine, defaults=AnswerDefaults(), options=RouteOptions(),
+        responses=ResponseStore(0),
+    )  # fmt: skip
+    (request,) = plan_whole(asked).requests
+    assert isinstance(request, GenerationRequest)
+    assert (request.sampling.temperature > 0) == is_drawn
 
 
 @pytest.mark.parametrize(
