@@ -214,10 +214,10 @@ function goTo(leaf) {
 
 // --- asking --------------------------------------------------------------------------------------------------
 
-function send(text) {
-  if (!text.trim() && !composer.files.length) return;
-  if (!chat.leaf) chat.title = (text.trim() || composer.files[0].name).split("\n")[0].slice(0, 60);
-  const node = addNode(chat, {role: "user", text, files: composer.take()});
+function send(text, files = composer.take()) {
+  if (!text.trim() && !files.length) return;
+  if (!chat.leaf) chat.title = (text.trim() || files[0].name).split("\n")[0].slice(0, 60);
+  const node = addNode(chat, {role: "user", text, files});
   drawTitle();
   conversation.add(node);
   answer(null, node);
@@ -283,9 +283,8 @@ async function edit(node) {
   const text = await ask("Edit and send again", node.text, "Send", true);
   if (text === null || !text.trim()) return;
   chat.leaf = node.parent;
-  composer.set(node.files ?? []);
   draw();
-  send(text);
+  send(text, node.files ?? []);
 }
 
 async function steer(node, to) {

@@ -18,7 +18,8 @@ const DRAFT = "spillover-draft-";
 const hasOnlyTouch = matchMedia("(hover: none) and (pointer: coarse)");
 
 export class Composer {
-  files = [];
+  /** By chat, as the drafts are. */
+  #files = new Map();
   #asked = null;
   #timer = 0;
   #hasDrafts = false;
@@ -87,21 +88,27 @@ export class Composer {
     this.count();
   }
 
-  /** Shows what was written in a chat and not sent. */
+  /** Shows what was written and attached in a chat and not sent. */
   takeDraft(id) {
     const draft = session.get(DRAFT + id) ?? "";
     if (this.#hasDrafts || draft) this.prompt.value = draft; // else it may have been written before this script ran
     this.#hasDrafts = true;
     this.#fit();
+    this.#draw();
   }
 
   forgetDraft(id) {
     session.remove(DRAFT + id);
+    this.#files.delete(id);
   }
 
   #fit() {
     this.prompt.style.height = "auto";
     this.prompt.style.height = `${Math.min(this.prompt.scrollHeight, 240)}px`;
+  }
+
+  get files() {
+    return this.#files.get(this.actions.chatId()) ?? [];
   }
 
   /** The files, which are no longer here afterwards. */
@@ -112,46 +119,53 @@ export class Composer {
   }
 
   set(files) {
-    this.files = files;
+    if (files.length) this.#files.set(this.actions.chatId(), files);
+    else this.#files.delete(this.actions.chatId());
     this.#draw();
   }
 
   async add(list) {
+    const id = this.actions.chatId();
     for (const file of list) {
-      const problem = file.type.startsWith("image/") ? await this.#addImage(file) : await this.#addText(file);
+      const problem = file.type.startsWith("image/") ? await this.#addImage(file, id) : await this.#addText(file, id);
       if (problem) this.actions.say(problem);
     }
-    this.#draw();
     this.prompt.focus();
   }
 
+  /** Adds what was read of a file in the chat *id*. Returns what is wrong with that. */
+  #push(added, id) {
+    if (id !== this.actions.chatId()) return `${added.name} was not added: you went on before it was read.`;
+    this.set([...this.files, added]);
+    return "";
+  }
+
   /** Adds a text file. Returns what is wrong with it. */
-  async #addText(file) {
+  async #addText(file, id) {
     if (file.size > MOST_FILE_BYTES) return `${file.name} is too large: at most ${MOST_FILE_BYTES / 1024} kB.`;
     const text = await file.text();
     if (text.includes("\0")) return `${file.name} is not a text file.`;
     const added = {name: file.name.slice(0, 200), text, nTokens: null};
-    this.files.push(added);
-    if (this.actions.countable(text, [])) {
+    const problem = this.#push(added, id);
+    if (!problem && this.actions.countable(text, [])) {
       json("tokenize", {method: "POST", body: {content: text, model: this.actions.model()}}).then((found) => {
         added.nTokens = found.tokens.length;
         this.#draw();
       }, () => {});
     }
-    return "";
+    return problem;
   }
 
   /** Adds an image. Returns what is wrong with it. */
-  async #addImage(file) {
+  async #addImage(file, id) {
     const name = file.name.slice(0, 200);
     if (file.size > MOST_IMAGE_BYTES) return `${name} is too large: at most ${MOST_IMAGE_BYTES / 2 ** 20} MB.`;
     if (!(await this.actions.takesImages(name))) return "";
     try {
-      this.files.push({name, text: "", image: await smaller(file)});
+      return this.#push({name, text: "", image: await smaller(file)}, id);
     } catch {
       return `${name} is no image that this browser can read.`;
     }
-    return "";
   }
 
   #draw() {

@@ -138,6 +138,40 @@ def test_drafts_stay_with_their_chats(local: Server, visit: Open) -> None:
     expect(prompt).to_have_value("Something else")
 
 
+def text_file(name: str) -> FilePayload:
+    return {"name": name, "mimeType": "text/plain", "buffer": b"a fox"}
+
+
+def test_files_stay_with_the_chat_and_the_message_for_which_they_were_chosen(
+    local: Server, visit: Open
+) -> None:
+    """Another chat, which might leave the device, took them along; editing an earlier message
+    dropped them."""
+    one = visit(local)
+    page, chips = one.page, one.page.locator("#files .chip")
+    first = message("u1", None, "Hello", files=[{"name": "old.txt", "text": "b"}])
+    one.answer_with({"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi."}}]})
+    page.set_input_files("#import-file", json_file(chat_of(first, title="Moon")))
+    moon = page.get_by_role("button", name="Moon", exact=True)
+    moon.click()
+    page.set_input_files("#attach-file", text_file("next.txt"))
+    expect(chips).to_contain_text("next.txt")
+    page.click("#new-chat")
+    expect(chips).to_have_count(0)
+    moon.click()
+    expect(chips).to_contain_text("next.txt")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        page.get_by_role("button", name="Edit").click()
+        page.fill("dialog textarea", "Hello again")
+        page.click("dialog button.primary")
+    sent = str(asked.value.post_data)
+    assert "old.txt" in sent
+    assert "next.txt" not in sent
+    one.wait_end()
+    expect(chips).to_have_count(1)
+    expect(chips).to_contain_text("next.txt")
+
+
 STRANGE = [
     chat_of(message("u1", "constructor", "Its parent is a word of the language")),
     chat_of(message("u1", "__proto__", "Another"), leaf="toString"),
