@@ -34,7 +34,7 @@ options = ExportOptions(
     weights=sys.argv[3],
     calibration=sys.argv[4],
     # The others take more time, and no more memory.
-    eight_bits=("*.[qkv]_proj", "*.mlp.*"),
+    eight_bits=("*.[qkv]_proj", "*.mlp.*") if sys.argv[3] == "int4" else (),
     n_ctx=128,
 )
 export(Path(sys.argv[1]), Path(sys.argv[2]), options, lambda n_done, n_all: None)

@@ -141,7 +141,7 @@ def test_every_field_of_a_request_is_known_to_be_redacted_or_to_hold_no_text() -
             "reuse_prefix",
             "add_generation_prompt",
         ),
-        *("timings_per_token", "post_sampling_probs", "priority"),
+        *("timings_per_token", "post_sampling_probs", "priority", "keep_alive_s"),
     }
     assert set(Message.__struct_fields__) == {
         *("role", "content", "name", "tool_calls", "tool_call_id", "reasoning"),
