@@ -78,7 +78,7 @@ class MemoryGroup:
         ) as process:
             _join(self.members, process.pid)
             greedy = Greedy(self, process)
-            greedy.take(self._limit_bytes - left_bytes - self._taken_bytes)
+            assert greedy.take(self._limit_bytes - left_bytes - self._taken_bytes)
             yield greedy
             greedy.end()
 
@@ -89,19 +89,21 @@ class Greedy:
     def __init__(self, group: MemoryGroup, process: subprocess.Popen[str]) -> None:
         self._group, self._process = group, process
 
-    def take(self, n_bytes: int) -> None:
+    def take(self, n_bytes: int) -> bool:
+        """False: the system has ended it."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(f"{n_bytes}\n")
         process.stdin.flush()
-        assert process.stdout.readline(), "it was ended in another's place"
+        return bool(process.stdout.readline())
 
     def take_until_one_is_killed(self) -> None:
-        """Take more until the system ends a process of the group, then give all of it back."""
+        """Take more until the system ends a process of the group, then give all of it back. The
+        system may end this one next, before the memory of the first has become free."""
         before = self._group.n_killed
-        while self._group.n_killed == before:
-            self.take(8 << 20)
+        while self._group.n_killed == before and self.take(8 << 20):
+            pass
         self.end()
 
     def end(self) -> None:

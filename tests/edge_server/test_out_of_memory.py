@@ -46,7 +46,7 @@ def test_a_stream_is_finished_by_the_next_worker_in_a_smaller_layout(
             lambda answer: bool(answer.text), lambda _: other.take_until_one_is_killed()
         )
         answer = follow(server, needs_memory, max_tokens=900, ignore_eos=True)
-        assert group.n_killed == 1
+        assert group.n_killed in (1, 2)
         assert (answer.error, answer.finish) == (None, ["length"])
         assert answer.usage["completion_tokens"] == 900
         assert n_cells() < before
