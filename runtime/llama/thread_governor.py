@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from spillover.runtime.machine.device import SLACK_CORES
+from spillover.runtime.machine.device import SLACK_CORES, FreeCores
 
 WINDOW_S = 0.05
 """A decision is based on this much computing time."""
@@ -31,15 +31,11 @@ NEWS_S = 1.0
 """A judgement after a pause covers at most this much computing time before the pause."""
 
 
-class Cores(Protocol):
+class Cores(FreeCores, Protocol):
     """The cores that this process may use. Both answers are for the time since the last one."""
 
     def idle(self) -> float:
         """How many did nothing, or only what must give way to us."""
-        ...
-
-    def free(self) -> float:
-        """The same, and those that worked for us; 0 when too little time has passed to say."""
         ...
 
 

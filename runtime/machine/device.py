@@ -241,9 +241,12 @@ class OurCores:
 
 
 class FreeCores(Protocol):
-    """See OurCores."""
+    """What a measurement asks OurCores."""
 
-    def free(self) -> float: ...
+    def free(self) -> float:
+        """How many cores were idle or worked for us since the last answer; 0 when too little time
+        has passed to say."""
+        ...
 
 
 def our_cores() -> FreeCores | None:
