@@ -7,10 +7,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import read_header
 from spillover.quantize.child import Progress
-from spillover.quantize.errors import QuantizeError
 from spillover.quantize.verification import N_CTX, Verdict, write_some
 from spillover.runtime.options import EngineOptions
 
@@ -25,7 +23,7 @@ class VerifyOrder(Struct, frozen=True, kw_only=True):
 
 def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
     """Load both files, let the target write, and compare their logits; None for models that write
-    nothing, which are only loaded. Raises QuantizeError, ModelError."""
+    nothing, which are only loaded. Raises QuantizeError, ModelError, ModelFileError."""
     from spillover.quantize.conversion.fidelity import logits_divergence  # slow
     from spillover.runtime.llama.embedding.plan import is_made_for_embedding
     from spillover.runtime.llama.opening.opening import open_any_gguf, open_gguf
@@ -41,11 +39,7 @@ def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
         second_layout="off",
         use_extra_bufts=False,
     )
-    try:
-        header = read_header(order.target)
-    except ModelFileError as error:
-        raise QuantizeError(str(error)) from error
-    if is_made_for_embedding(header):
+    if is_made_for_embedding(read_header(order.target)):
         open_any_gguf(order.target, options)
         return None
     with closing(open_gguf(order.target, options).backend) as target:
