@@ -74,11 +74,12 @@ def _of_onnx(path: Path) -> ModelEntry:
 
 
 def _of_file(path: Path) -> ModelEntry:
-    return ModelEntry(name=stem_of(path.name), path=_parts(path)[0])
+    return ModelEntry(name=stem_of(path.name), path=gguf_parts(path)[0])
 
 
-def _parts(path: Path) -> list[Path]:
-    """All files of a model, which llama.cpp finds from the first one."""
+def gguf_parts(path: Path) -> list[Path]:
+    """All files of a GGUF model, of which *path* is one; llama.cpp finds them from the first one.
+    Raises CatalogueError."""
     parts = [path.with_name(name) for name in part_names(path.name)]
     missing = [part.name for part in parts if not part.is_file()]
     if missing or not parts:
