@@ -338,7 +338,7 @@ class Scheduler:
             self._read(read)
 
     def _step(self) -> None:
-        plan = plan_step(self._queues, self._pace)
+        plan = plan_step(self._queues, self._pace, self._clock() - self._stepped)
         if not (plan.decoding or plan.slices):
             return
         if self._speculation is not None and not self._queues.prefilling:

@@ -92,9 +92,11 @@ def with_outputs(slices: Iterable[Slice], first: int) -> list[SliceRead]:
     return [SliceRead(s, n, next(outputs) if n == s.n_unread else None) for s, n in slices]
 
 
-def plan_step(queues: Queues, pace: Pace) -> StepPlan:
+def plan_step(queues: Queues, pace: Pace, waited_s: float) -> StepPlan:
     """Plan the call of the next step. When some sequences decode and others have prompts to read,
-    slices share the call or follow it, whichever is faster."""
+    slices share the call or follow it, whichever is faster. *waited_s*: how long those that decode
+    have waited since their last step. A call that slices share may take a whole gap, so it does not
+    follow a wait that is longer than a step; a step of their own comes first."""
     decoding, prompts = queues.decoding.copy(), queues.prefilling
     if not prompts:
         return StepPlan(decoding)
@@ -104,9 +106,11 @@ def plan_step(queues: Queues, pace: Pace) -> StepPlan:
         return StepPlan([], slices_of(n, prompts))
     gap_s = pace.room_s(n_unread, depth, len(decoding))
     plan = pace.between(n_unread, depth, len(decoding), gap_s)
-    if plan.mixed:
-        return StepPlan(decoding, slices_of(plan.n_tokens, prompts))
-    return StepPlan(decoding, gap_s=gap_s)
+    if not plan.mixed:
+        return StepPlan(decoding, gap_s=gap_s)
+    if waited_s > (pace.decode_s(len(decoding)) or 0.0):
+        return StepPlan(decoding)
+    return StepPlan(decoding, slices_of(plan.n_tokens, prompts))
 
 
 def _n_together(sequence: Sequence, pace: Pace) -> int:
@@ -126,7 +130,7 @@ def plan_gap(
     if not prompts:
         return None
     depth = prompts[0].n_past
-    n = pace.between(queues.n_unread, depth, n_decoding, left_s).n_tokens
+    n = pace.between(queues.n_unread, depth, n_decoding, left_s, may_share=False).n_tokens
     if first_token_s and not pace.is_worth_it(n, depth, left_s, first_token_s):
         return None
     return StepPlan([], slices_of(n, prompts))

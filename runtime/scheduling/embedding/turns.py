@@ -8,8 +8,6 @@ from spillover.runtime.scheduling.pace.pace import Pace
 from spillover.runtime.scheduling.pace.slice_costs import SliceCosts
 from spillover.runtime.scheduling.pace.slice_plan import plan_slice
 
-_NOTHING_MIXED = SliceCosts()
-
 
 class EmbeddingTurns:
     """Runs the calls of an EmbeddingQueue between the steps of a scheduler. Where prompts are to
@@ -50,7 +48,7 @@ class EmbeddingTurns:
             return n_most
         return plan_slice(
             self._costs,
-            _NOTHING_MIXED,
+            None,
             n_left=n_most,
             depth=0,
             n_most=n_most,

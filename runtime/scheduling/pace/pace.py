@@ -92,11 +92,14 @@ class Pace:
         n = best_alone(self._pure, n_first, depth, self._n_batch)
         return n if n < n_first else min(max(n, self._pure.efficient_size()), n_all)
 
-    def between(self, n_all: int, depth: int, n_rows: int, room_s: float) -> SlicePlan:
-        """The next slice while *n_rows* sequences generate and have *room_s* left for it."""
+    def between(
+        self, n_all: int, depth: int, n_rows: int, room_s: float, *, may_share: bool = True
+    ) -> SlicePlan:
+        """The next slice while *n_rows* sequences generate and have *room_s* left for it.
+        *may_share*: it may have the call of their next tokens."""
         return plan_slice(
             self._pure,
-            self._mixed,
+            self._mixed if may_share else None,
             n_left=n_all,
             depth=depth,
             n_most=self._n_batch - n_rows,

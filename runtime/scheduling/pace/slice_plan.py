@@ -58,7 +58,7 @@ def best_within(
 
 def plan_slice(
     pure: SliceCosts,
-    mixed: SliceCosts,
+    mixed: SliceCosts | None,
     *,
     n_left: int,
     depth: int,
@@ -67,11 +67,12 @@ def plan_slice(
     decode_s: float,
 ) -> SlicePlan:
     """The next slice while others generate; *room_s* is the allowed gap without the decode step.
+    Without *mixed* it has a call of its own.
 
     When even the cheapest slice does not fit, it is used anyway: the prompt must make progress.
     """
     alone = best_within(pure, n_left, depth, n_most, room_s, decode_s)
-    together = _best_mixed(mixed, n_left, depth, n_most, room_s + decode_s)
+    together = mixed and _best_mixed(mixed, n_left, depth, n_most, room_s + decode_s)
     if together and (alone is None or together[1] > MIXED_WORTH * alone[1]):
         return SlicePlan(together[0], True, together[1])
     if alone:

@@ -70,13 +70,13 @@ def queues(*, decoding: int = 0, prompts: tuple[int, ...] = ()) -> Queues:
 
 
 def test_sequences_that_decode_are_one_call() -> None:
-    plan = plan_step(queues(decoding=2), pace())
+    plan = plan_step(queues(decoding=2), pace(), 0.0)
     assert [s.job_id for s in plan.decoding] == [0, 1]
     assert (plan.slices, plan.gap_s, plan.alone) == ([], None, None)
 
 
 def test_a_prompt_alone_is_read_in_the_slice_that_reads_it_soonest() -> None:
-    plan = plan_step(queues(prompts=(640,)), pace())
+    plan = plan_step(queues(prompts=(640,)), pace(), 0.0)
     assert [(s.job_id, n) for s, n in plan.slices] == [(0, 64)]
     assert plan.alone is not None
     assert [len(rows.tokens) for rows in plan.rows()] == [64]
@@ -93,7 +93,7 @@ def test_slices_are_smaller_while_power_is_saved() -> None:
 
 
 def test_short_prompts_share_a_slice() -> None:
-    plan = plan_step(queues(prompts=(30, 30, 30)), pace())
+    plan = plan_step(queues(prompts=(30, 30, 30)), pace(), 0.0)
     assert [n for _, n in plan.slices] == [30, 30, 4]
     assert plan.alone is None
     assert [rows.wants_logits for rows in plan.rows()] == [True, True, False]
@@ -101,7 +101,7 @@ def test_short_prompts_share_a_slice() -> None:
 
 def test_slices_follow_the_decode_step_where_that_is_faster() -> None:
     running = queues(decoding=1, prompts=(640,))
-    plan = plan_step(running, pace())
+    plan = plan_step(running, pace(), 0.0)
     assert (len(plan.decoding), plan.slices) == (1, [])
     assert plan.gap_s is not None
     assert plan.gap_s <= MAX_GAP_S - DECODE_S
@@ -111,9 +111,25 @@ def test_slices_follow_the_decode_step_where_that_is_faster() -> None:
 
 
 def test_slices_share_the_decode_call_where_that_is_faster() -> None:
-    plan = plan_step(queues(decoding=1, prompts=(640,)), pace(mixed={64: 0.05}))
+    plan = plan_step(queues(decoding=1, prompts=(640,)), pace(mixed={64: 0.05}), 0.0)
     assert (len(plan.decoding), plan.n_slice, plan.gap_s) == (1, 64, None)
     assert [rows.seq for rows in plan.rows()] == [0, 1]
+
+
+def test_a_call_that_slices_share_does_not_follow_a_slice() -> None:
+    # Together they would take two gaps.
+    running, table = queues(decoding=1, prompts=(640,)), pace(mixed={64: 0.05})
+    after_a_slice = plan_step(running, table, 2 * DECODE_S)
+    assert (len(after_a_slice.decoding), after_a_slice.slices, after_a_slice.gap_s) == (1, [], None)
+    assert plan_step(running, table, DECODE_S / 10).n_slice == 64
+
+
+def test_a_gap_is_filled_with_slices_that_fit_without_the_decode_step() -> None:
+    # As a part of a decode step the whole prompt would fit, alone it takes longer than the gap.
+    running = queues(decoding=1, prompts=(640,))
+    filler = plan_gap(running, pace(mixed={64: 0.05, 640: 0.3}), 1, 0.3, None)
+    assert filler is not None
+    assert filler.n_slice == 64
 
 
 def test_a_gap_ends_when_the_rest_of_it_is_too_short_for_a_good_slice() -> None:
