@@ -231,6 +231,7 @@ class LlamaBackend:
         return ConstrainedSampler(free, self.logits, constraint)
 
     def decode(self, batch: Sequence[Rows]) -> None:
+        self._main.set_threads(self._n_main_threads)
         if self._governor is None or self._is_reading:
             # The CPU time of two calls at once says nothing about either. Their threads, more than
             # the cores, do not spin, so that no other program can hold them up a hundredfold.
@@ -248,7 +249,6 @@ class LlamaBackend:
         if n_threads == self._n_threads:
             return
         self._n_threads = n_threads
-        self._main.set_threads(n_threads)
         self._prefills.set_threads(n_threads)
         if self.draft_model is not None:
             self.draft_model.set_threads(n_threads)
@@ -261,6 +261,12 @@ class LlamaBackend:
                 self._answer(prefill, outputs)
                 return
         self._answer(self._main, self._main.decode(batch))
+
+    @property
+    def _n_main_threads(self) -> int:
+        """Half of the threads while a prompt is read beside. Where two teams have a thread for each
+        core, each waits for the other at every operation."""
+        return -(-self._n_threads // 2) if self._is_reading else self._n_threads
 
     @property
     def _is_reading(self) -> bool:

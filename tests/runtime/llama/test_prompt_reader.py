@@ -17,6 +17,7 @@ from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Logit
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
+from spillover.runtime.llama.library import lib
 from spillover.runtime.llama.prefill.context import PrefillContext
 from spillover.runtime.llama.prefill.prompt_reader import LlamaPromptReader
 from spillover.runtime.sampling import Sampling
@@ -177,6 +178,26 @@ def test_the_main_context_decodes_while_a_prompt_is_read(backend: LlamaBackend, 
     gate.opened.set()
     assert reader_of(backend).take([1])
     assert near(backend.logits(0), read_here(backend, 2, tokens))
+
+
+def test_decoding_leaves_half_of_the_threads_to_the_reader(model_path: Path, gate: Gate) -> None:
+    backend = LlamaBackend(model_path, replace(CONFIG, n_threads=4, adapt_threads=False))
+    used = []
+
+    def decode(position: int) -> None:
+        backend.decode([Rows(0, position, prompt(1), True)])
+        used.append(lib.llama_n_threads(backend._main.handle))
+
+    try:
+        decode(0)
+        start(backend, [Rows(1, 0, prompt(300), True)])
+        decode(1)
+        gate.opened.set()
+        assert reader_of(backend).take([1])
+        decode(2)
+    finally:
+        backend.close()
+    assert used == [4, 2, 4]
 
 
 def test_a_place_that_changes_hands_while_it_is_read_belongs_to_the_new_one(

@@ -270,4 +270,3 @@ def test_power_is_saved_between_two_batches(
     finish(loop, 8, 9)
     assert len(gate.batches) > 1
     assert n_batches == [1]
-    cancel(loop, 1)
