@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -62,18 +63,22 @@ def drive_in_thread(answer: Answer[Any], keep_alive_s: float) -> Iterator[bytes]
     silence_s = keep_alive_s if answer.is_stream else None
     try:
         yield answer.open() or answer.silence()
+        spoke = time.monotonic()
         while not ended:
-            if not log.wait(after, silence_s):
-                if chunk := answer.silence():
-                    yield chunk
-                continue
-            events, ended = log.read(after)
-            after += len(events)
-            chunk = b"".join(map(answer.feed, events))
-            if ended:
-                chunk += answer.end()
+            left_s = None if silence_s is None else max(0.0, spoke + silence_s - time.monotonic())
+            has_news = log.wait(after, left_s)
+            if has_news:
+                events, ended = log.read(after)
+                after += len(events)
+                chunk = b"".join(map(answer.feed, events))
+                if ended:
+                    chunk += answer.end()
+            else:
+                chunk = answer.silence()
             if chunk:
                 yield chunk
+            if chunk or not has_news:
+                spoke = time.monotonic()
     except Exception as error:
         yield answer.fail(explained(error))
     finally:
@@ -104,6 +109,7 @@ async def drive_on_loop(
                 chunk = b"".join(map(answer.feed, events[start : start + EVENTS_AT_ONCE]))
             if chunk and not ended:
                 await connection.write(chunk)
+                reader.spoke()
                 chunk = b""
         chunk += answer.end()
         if answer.is_stream:

@@ -43,8 +43,8 @@ class LoopCalls:
 
 
 class LoopReader(Generic[Event]):
-    """Reads one log on the loop, past number *after*. After *silence_s* without news next() returns
-    None."""
+    """Reads one log on the loop, past number *after*. *silence_s* after the client got something
+    for the last time, which spoke() tells, next() returns None."""
 
     def __init__(
         self, log: Log[Event], calls: LoopCalls, silence_s: float | None, after: int = 0
@@ -53,7 +53,7 @@ class LoopReader(Generic[Event]):
         self._calls = calls
         self._loop = asyncio.get_running_loop()
         self._silence_s = silence_s
-        self._heard = self._loop.time()
+        self._spoke = self._loop.time()
         self._waiter: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._posted = False
@@ -78,14 +78,15 @@ class LoopReader(Generic[Event]):
 
     def _look_at_the_clock(self, silence_s: float) -> None:
         """When the timer fires: was there silence? It is not reset for each event."""
-        left_s = self._heard + silence_s - self._loop.time()
+        left_s = self._spoke + silence_s - self._loop.time()
         if left_s <= 0:
             self._resolve(False)
             left_s = silence_s
         self._timer = self._loop.call_later(left_s, self._look_at_the_clock, silence_s)
 
     async def next(self) -> tuple[list[Event], bool] | None:
-        """New events, and whether they are the last ones; None after silence_s without any.
+        """New events, and whether they are the last ones; None when the client waits for a sign of
+        life: also beside events of which it is shown nothing.
 
         Raises what the log raises.
         """
@@ -93,12 +94,15 @@ class LoopReader(Generic[Event]):
             events, closed = self._log.read(self._after)
             if events or closed:
                 self._after += len(events)
-                self._heard = self._loop.time()
                 return events, closed
             self._waiter = self._loop.create_future()
             if not await self._waiter:
-                self._heard = self._loop.time()
+                self.spoke()
                 return None
+
+    def spoke(self) -> None:
+        """The client got something."""
+        self._spoke = self._loop.time()
 
     def close(self) -> None:
         self._log.unsubscribe(self._on_change)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flask import Flask
@@ -16,11 +17,16 @@ from werkzeug.test import TestResponse
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.router import Router
+from spillover.edge_server.answers.answer import LiveAnswer
+from spillover.edge_server.answers.event_log import EventSource
 from spillover.edge_server.answers.service import Service
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.web.app import create_app
 from spillover.edge_server.web.bridge import Bridge
+from spillover.edge_server.web.connection import Connection
 from spillover.edge_server.web.connections import Connections
+from spillover.edge_server.web.driver import drive_in_thread, drive_on_loop
+from spillover.edge_server.web.loop_reader import LoopCalls
 from spillover.edge_server.wire.dialect import (
     AnswerPlan,
     AnswerRequest,
@@ -35,7 +41,15 @@ from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy
-from spillover.runtime.events import Delta, EngineEvent, Finished, Timings, ToolCallDelta, Usage
+from spillover.runtime.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    Prefilling,
+    Timings,
+    ToolCallDelta,
+    Usage,
+)
 from spillover.runtime.request import GenerationRequest
 
 # The dialect's module.
@@ -196,6 +210,63 @@ def test_errors_before_the_application_have_its_shape_too(app: Flask, target: by
     asyncio.run(run())
     assert sent[0]["status"] == 413
     assert set(json.loads(sent[1]["body"])) == {"oops", "number"}
+
+
+class Sent:
+    """A connection that takes what it is sent."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+
+    async def start(self, status: int, headers: object) -> None:
+        assert status == 200
+
+    async def write(self, chunk: bytes) -> None:
+        self._take(chunk)
+
+    finish = write
+
+
+def in_a_thread(answer: LiveAnswer, take: Callable[[bytes], None], keep_alive_s: float) -> None:
+    for chunk in drive_in_thread(answer, keep_alive_s):
+        take(chunk)
+
+
+def on_the_loop(answer: LiveAnswer, take: Callable[[bytes], None], keep_alive_s: float) -> None:
+    async def drive() -> None:
+        calls, connection = LoopCalls(asyncio.get_running_loop()), cast("Connection", Sent(take))
+        await drive_on_loop(answer, connection, calls, keep_alive_s)
+
+    asyncio.run(drive())
+
+
+@pytest.mark.parametrize("drive", [in_a_thread, on_the_loop])
+def test_a_client_that_is_shown_nothing_of_what_happens_gets_signs_of_life(
+    drive: Callable[[LiveAnswer, Callable[[bytes], None], float], None],
+) -> None:
+    """While a long prompt was read, or a reasoning written that is not shown, it got nothing."""
+    source, seen = EventSource("1"), threading.Event()
+    received: list[bytes] = []
+
+    def take(chunk: bytes) -> None:
+        received.append(chunk)
+        if received.count(b"\n") == 4:
+            seen.set()
+
+    def write() -> None:
+        for n in range(500):
+            source.log.append(Prefilling(n_read=n, n_cached=0, n_prompt_tokens=500))
+            if seen.wait(0.01):
+                break
+        source.log.append(Delta(text="Hello"))
+        source.log.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    drive(LiveAnswer(source, Lines(), None), take, 0.05)
+    writer.join()
+    assert received.count(b"\n") >= 4
+    assert b"Hello\n" in received
 
 
 def test_a_tool_call_is_put_together_when_it_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
