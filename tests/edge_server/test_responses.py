@@ -11,6 +11,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import ResponseInputItemParam
 
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.errors import WireError
@@ -21,6 +22,7 @@ from spillover.edge_server.wire.openai.responses.answer import (
 )
 from spillover.edge_server.wire.openai.responses.items import Item, messages_of
 from spillover.edge_server.wire.openai.responses.store import ResponseStore, StoredResponse
+from spillover.edge_server.wire.openai.responses.tools import tools_in
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.events import (
     Delta,
@@ -33,6 +35,7 @@ from spillover.runtime.events import (
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
+from tests.edge_server.sdk_examples import examples
 from tests.edge_server.story import FUNCTION, QUESTION
 from tests.edge_server.test_encoding import TEXTS
 from tests.fakes.fake import Fake
@@ -318,6 +321,41 @@ def test_items_of_one_answer_become_one_message() -> None:
     assert turns[4]["reasoning"] == "now"
 
 
+@pytest.mark.parametrize("item", [*examples(ResponseInputItemParam)], ids=lambda i: i.get("type"))
+def test_every_item_that_the_client_can_send_is_taken(item: Any) -> None:
+    """A search for tools, whose arguments are an object, refused all turns to come."""
+    (read,) = decode(json.dumps([item]).encode(), tuple[Item, ...])
+    list(tools_in([read]))
+    try:
+        messages_of([] if read.is_reference else [read])
+    except WireError as error:
+        assert any(word in str(error) for word in ("image_url", "file"))  # noqa: PT017
+
+
+def test_an_item_that_is_only_named_is_the_one_that_is_kept(client: openai.OpenAI) -> None:
+    """It was left out in silence: the result of a call stood there without the call."""
+    (call,) = client.responses.create(**CALL).output
+    assert call.type == "function_call"
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    lengths = set()
+    for named in (call.model_dump(), {"type": "item_reference", "id": call.id}, {"id": call.id}):
+        history: Any = [{"role": "user", "content": QUESTION}, named, result]
+        usage = client.responses.input_tokens.count(input=history)
+        lengths.add(usage.input_tokens)
+    assert len(lengths) == 1
+    unknown: Any = [{"type": "item_reference", "id": "fc_nothing"}]
+    with pytest.raises(openai.NotFoundError, match="fc_nothing"):
+        client.responses.create(**ASK | {"input": unknown})
+
+
+def test_tools_may_come_with_the_items(http: httpx.Client) -> None:
+    added = {"type": "additional_tools", "role": "developer", "tools": [*OTHERS, WEATHER]}
+    items = [added, {"role": "user", "content": QUESTION}]
+    for tools in ([], [WEATHER]):
+        answer = http.post("/v1/responses", json=CALL | {"input": items, "tools": tools}).json()
+        assert answer["output"][0]["name"] == "weather"
+
+
 def told(store: ResponseStore | None = None, *, runs: bool = False) -> Told:
     stored = StoredResponse(id="resp_1", owner="me", body=b"", asked=(), runs=runs)
     return Told(
@@ -381,6 +419,17 @@ def test_every_text_arrives_as_it_was(parts: list[tuple[Any, str]]) -> None:
         event = f"response.{name}"
         assert "".join(e["delta"] for e in shown if e["type"] == f"{event}.delta") == sent
         assert "".join(e["text"] for e in shown if e["type"] == f"{event}.done") == sent
+
+
+def test_a_silent_stream_shows_life_as_the_owner_wants() -> None:
+    """It got comments where the owner wants events."""
+    encoder = ResponseStream(told())
+    assert encoder.silence() == b": keep-alive\n"
+    encoder.keep_alive = "event"
+    (event,) = events_of(encoder.silence())
+    assert json.loads(event.data) == {"type": event.name} == {"type": "keepalive"}
+    numbers = [json.loads(event.data)["sequence_number"] for event in events_of(encoder.open())]
+    assert numbers == [0, 1]
 
 
 def test_half_a_character_breaks_nothing() -> None:

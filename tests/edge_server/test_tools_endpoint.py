@@ -9,6 +9,9 @@ import httpx
 import openai
 import pytest
 
+from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
+from spillover.edge_server.wire.request_body import decode
+from spillover.runtime.request import AnswerDefaults, ToolCall
 from tests.edge_server.conftest import Server
 from tests.edge_server.story import WEATHER
 
@@ -107,7 +110,9 @@ def test_tools_that_do_not_fit_are_a_400_that_names_the_field(
     assert answer.json()["error"]["param"] == param
 
 
-@pytest.mark.parametrize("arguments", ['{"path": "exam', '"Brno"', "", None, {"city": "Brno"}])
+@pytest.mark.parametrize(
+    "arguments", ['{"path": "exam', '"Brno"', "", None, {"city": "Brno"}, ["Brno"]]
+)
 def test_what_was_sent_is_accepted_again(client: openai.OpenAI, arguments: Any) -> None:
     """Null fields were a 400, and so was a call that max_tokens had cut."""
     call = {"id": None, "type": None, "function": {"name": "weather", "arguments": arguments}}
@@ -122,6 +127,15 @@ def test_what_was_sent_is_accepted_again(client: openai.OpenAI, arguments: Any) 
     )
     assert answer.usage
     assert answer.usage.prompt_tokens > 0
+
+
+def test_an_earlier_call_of_a_custom_tool_is_read() -> None:
+    """It was a 400, at every turn to come."""
+    call = {"id": "c", "type": "custom", "custom": {"name": "patch", "input": "x"}}
+    messages = [{"role": "assistant", "tool_calls": [call]}]
+    body = decode(json.dumps({"messages": messages}).encode(), ChatBody)
+    (message,) = chat_request(body, AnswerDefaults()).messages
+    assert message.tool_calls == (ToolCall(id="c", name="patch", arguments='{"input":"x"}'),)
 
 
 RAIN: Any = {"type": "function", "function": {"name": "rain", "parameters": {"type": "object"}}}

@@ -60,7 +60,7 @@ def add_response_views(
         shown = items[begin : begin + limit]
         return {
             "object": "list",
-            "data": [{"type": item.type, **msgspec.to_builtins(item)} for item in shown],
+            "data": [{**msgspec.to_builtins(item), "type": item.kind} for item in shown],
             "first_id": shown[0].id if shown else None,
             "last_id": shown[-1].id if shown else None,
             "has_more": begin + limit < len(items),

@@ -55,13 +55,24 @@ class ChoiceBody(ReferenceBody, frozen=True, kw_only=True):
 
 class CalledBody(Struct, frozen=True, kw_only=True):
     name: str
-    arguments: str | dict[str, Any] | None = None
+    arguments: Any = None
+    input: Any = None
+    """Of a custom tool, instead of arguments."""
 
 
 class CallBody(Struct, frozen=True, kw_only=True):
     id: str | None = None
     type: str | None = None
-    function: CalledBody
+    function: CalledBody | None = None
+    custom: CalledBody | None = None
+
+    def called(self, param: str) -> CalledBody:
+        """What is called, or a 400 that names *param*."""
+        if self.function is not None:
+            return self.function
+        if self.custom is None:
+            raise bad_request(f"{param}.function is missing", f"{param}.function")
+        return CalledBody(name=self.custom.name, arguments={"input": self.custom.input or ""})
 
 
 def tool_fields(
@@ -129,21 +140,22 @@ def _tool(tool: ToolBody, index: int) -> dict[str, Any]:
 
 def calls_of(calls: tuple[CallBody, ...], index: int) -> tuple[dict[str, Any], ...]:
     """The calls of the earlier message *index*; those without an id get one."""
+    called = [call.called(f"messages[{index}].tool_calls[{i}]") for i, call in enumerate(calls)]
     return tuple(
         {
             "id": call.id or f"call_{index}_{place}",
-            "name": call.function.name,
-            "arguments": _arguments(call.function.arguments),
+            "name": each.name,
+            "arguments": arguments_text(each.arguments),
         }
-        for place, call in enumerate(calls)
+        for place, (call, each) in enumerate(zip(calls, called, strict=True))
     )
 
 
-def _arguments(given: str | dict[str, Any] | None) -> str:
+def arguments_text(given: Any) -> str:
     """OpenAI's API says a JSON text; clients of Ollama send the object."""
-    if isinstance(given, dict):
-        return msgspec.json.encode(given).decode()
-    return given or "{}"
+    if isinstance(given, str | None):
+        return given or "{}"
+    return msgspec.json.encode(given).decode()
 
 
 def call_delta(event: ToolCallDelta) -> dict[str, Any]:

@@ -282,8 +282,9 @@ class ResponseStream(StreamEncoder):
         return self._encoded(iter(begun))
 
     def empty_event(self) -> bytes:
-        """A comment: an event without a number would break the order."""
-        return sse.KEEP_ALIVE
+        """As OpenAI's servers call it. Without a number: it is of one connection, not of the
+        response."""
+        return sse.encode_named("keepalive", _json({"type": "keepalive"}))
 
     def snapshot(self) -> bytes:
         return _json(_valid(self._progress.final or self._progress.shown("in_progress")))

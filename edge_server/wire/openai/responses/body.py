@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, to_builtins
 from msgspec.structs import replace
 
 from spillover.edge_server.wire.dialect import AnswerPlan, AnswerRequest, Encoder
-from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.errors import WireError, bad_request
 from spillover.edge_server.wire.openai.responses.answer import ResponseStream, ResponseWhole, Told
 from spillover.edge_server.wire.openai.responses.items import (
     Item,
@@ -18,12 +18,13 @@ from spillover.edge_server.wire.openai.responses.items import (
     content_fields,
     messages_of,
 )
-from spillover.edge_server.wire.openai.responses.store import ResponseStore, StoredResponse
+from spillover.edge_server.wire.openai.responses.store import StoredResponse
 from spillover.edge_server.wire.openai.responses.tools import (
     ChosenTools,
     ResponseChoice,
     ResponseTool,
     chosen_tools,
+    tools_in,
 )
 from spillover.edge_server.wire.request_body import (
     MAX_MESSAGES,
@@ -39,7 +40,7 @@ from spillover.edge_server.wire.response_format import (
     SchemaFormat,
     openai_format,
 )
-from spillover.runtime.request import AnswerDefaults, GenerationRequest
+from spillover.runtime.request import GenerationRequest
 
 MAX_METADATA = 16
 
@@ -120,9 +121,8 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
     if is_background and not body.is_stored:
         raise bad_request("background: true needs store: true", "store")
     options = route_options_of(body, asked)
-    tools = chosen_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
-    items = _with_ids(body.asked, options.id)
-    request = _request(body, items, tools, asked.responses, options.owner, asked.defaults)
+    items = _with_ids(_items(body, asked), options.id)
+    tools, request = _request(body, items, asked)
     told = Told(
         id=options.id,
         fields=_echoed(body, asked.engine.name, request),
@@ -153,25 +153,31 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
 def count_tokens(asked: AnswerRequest) -> dict[str, Any]:
     """POST /v1/responses/input_tokens: the length of the prompt, which is not answered."""
     body = decode(asked.content, ResponsesBody)
-    tools = chosen_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
-    owner = asked.options.owner
-    request = _request(body, body.asked, tools, asked.responses, owner, asked.defaults)
+    _, request = _request(body, _items(body, asked), asked)
     n_tokens = asked.engine.apply_template(request).n_tokens
     return {"object": "response.input_tokens", "input_tokens": n_tokens}
 
 
+def _items(body: ResponsesBody, asked: AnswerRequest) -> tuple[Item, ...]:
+    """What is asked; those that are only referred to are found among the kept responses."""
+    places = {item.id or "": i for i, item in enumerate(body.asked) if item.is_reference}
+    found = asked.responses.items(places.keys(), asked.options.owner) if places else {}
+    if missing := places.keys() - found.keys():
+        name = min(missing)
+        raise WireError(404, f"there is no item {name[:100]!r} here", f"input[{places[name]}]")
+    return tuple(found[i.id or ""] if i.is_reference else i for i in body.asked)
+
+
 def _request(
-    body: ResponsesBody,
-    items: tuple[Item, ...],
-    tools: ChosenTools,
-    store: ResponseStore,
-    owner: str,
-    defaults: AnswerDefaults,
-) -> GenerationRequest:
+    body: ResponsesBody, items: tuple[Item, ...], asked: AnswerRequest
+) -> tuple[ChosenTools, GenerationRequest]:
     for field in ("conversation", "prompt"):
         if getattr(body, field) is not None:
             raise bad_request(f"{field} names something that only OpenAI's servers have", field)
-    before = store.conversation(body.previous_response_id, owner)
+    before = asked.responses.conversation(body.previous_response_id, asked.options.owner)
+    added = {tool.name: tool for tool in tools_in([*before, *items])}
+    given = (*(t for t in body.tools or () if t.name not in added), *added.values())
+    tools = chosen_tools(given, body.tool_choice, body.parallel_tool_calls)
     messages = [*messages_of(before), *messages_of(items)]
     if isinstance(body.instructions, str):
         messages.insert(0, {"role": "system", "content": body.instructions})
@@ -198,7 +204,7 @@ def _request(
         "template_kwargs": {} if effort is None else {"reasoning_effort": effort, **thinks},
         **tools.fields,
     }
-    return request_of(body, fields, defaults)
+    return tools, request_of(body, fields, asked.defaults)
 
 
 def _with_ids(items: tuple[Item, ...], answer_id: str) -> tuple[Item, ...]:

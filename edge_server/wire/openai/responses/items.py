@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from spillover.edge_server.wire.content import ContentParts
 from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.openai.tools import arguments_text
 
 
 class Part(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,18 +30,30 @@ Content: TypeAlias = str | tuple[Part, ...] | None
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An item of any type: a message where none is named."""
 
-    type: str = "message"
+    type: str | None = "message"
     id: str | None = None
     role: str | None = None
     content: Content = None
     call_id: str | None = None
     name: str | None = None
     namespace: str | None = None
-    arguments: str | None = None
-    input: str | None = None
+    arguments: Any = None
+    input: Any = None
     output: Any = None
     summary: tuple[Part, ...] | None = None
     status: str | None = None
+    tools: Any = None
+    """Of additional_tools and the like; read by tools_in()."""
+
+    @property
+    def kind(self) -> str:
+        return self.type or "message"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it only names an item of a response that is kept."""
+        is_bare = self.kind == "message" and self.role is None and self.content is None
+        return self.id is not None and (is_bare or self.type == "item_reference")
 
 
 def messages_of(items: Iterable[Item], param: str = "input") -> list[dict[str, Any]]:
@@ -59,7 +72,7 @@ class _Conversation:
         """The assistant's message to which more items belong."""
 
     def add(self, item: Item, param: str) -> None:
-        match item.type:
+        match item.kind:
             case "message":
                 self._add_message(item, param)
             case "reasoning":
@@ -125,7 +138,7 @@ def _call(item: Item, param: str) -> dict[str, str]:
     if item.type == "custom_tool_call":
         arguments = msgspec.json.encode({"input": item.input or ""}).decode()
     else:
-        arguments = item.arguments or "{}"
+        arguments = arguments_text(item.arguments)
     return {"id": item.call_id, "name": item.name, "arguments": arguments}
 
 
@@ -135,8 +148,9 @@ def _output(output: Any, param: str) -> dict[str, Any]:
             return content_fields(msgspec.convert(output, tuple[Part, ...]), param)
         except msgspec.ValidationError as error:
             raise bad_request(f"{param} must be a text or a list of parts", param) from error
-    text = output if isinstance(output, str) else msgspec.json.encode(output).decode()
-    return {"content": text}
+    if isinstance(output, str | None):
+        return {"content": output or ""}
+    return {"content": msgspec.json.encode(output).decode()}
 
 
 def reasoning_item(item_id: str, text: str, status: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 
 import msgspec
 from msgspec import Struct
@@ -82,6 +83,13 @@ class ResponseStore:
         with self._lock:
             self._drop(response_id)
         return response
+
+    def items(self, ids: Collection[str], owner: str) -> dict[str, Item]:
+        """Those of the items *ids* that are part of *owner*'s responses."""
+        with self._lock:
+            kept = [response for response, _ in self._kept.values() if response.owner == owner]
+        every = (item for r in kept for item in (*r.asked, *r.answered))
+        return {item.id: item for item in every if item.id is not None and item.id in ids}
 
     def conversation(self, last_id: str | None, owner: str) -> list[Item]:
         """The items of the response *last_id* and of all before it. Raises WireError."""

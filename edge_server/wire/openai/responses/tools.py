@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from spillover.edge_server.wire.errors import bad_request
+from spillover.edge_server.wire.openai.responses.items import Item
 from spillover.edge_server.wire.openai.tools import (
     AllowedBody,
     ChoiceBody,
@@ -42,8 +45,18 @@ class ChosenTools(Struct, frozen=True, kw_only=True):
     """Of functions that stood in one."""
 
 
+def tools_in(items: Iterable[Item]) -> Iterator[ResponseTool]:
+    """Tools that came into a conversation by its items, or a 400."""
+    for item in items:
+        if item.type in ("additional_tools", "tool_search_output"):
+            try:
+                yield from msgspec.convert(item.tools or (), tuple[ResponseTool, ...])
+            except msgspec.ValidationError as error:
+                raise bad_request(f"the tools of {item.type}: {error}", "input") from error
+
+
 def chosen_tools(
-    tools: tuple[ResponseTool, ...] | None,
+    tools: tuple[ResponseTool, ...],
     choice: str | ResponseChoice | None,
     parallel: bool | None,
 ) -> ChosenTools:
@@ -51,7 +64,7 @@ def chosen_tools(
     of one of them."""
     functions: list[ToolBody] = []
     namespaces: dict[str, str] = {}
-    for i, tool in enumerate(tools or ()):
+    for i, tool in enumerate(tools):
         if tool.type == "namespace":
             inner = [t for t in tool.tools if t.type == "function"]
             functions += [_function(t, f"tools[{i}].tools") for t in inner]
