@@ -10,8 +10,11 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
+from anthropic.types import ContentBlockParam
+from anthropic.types.message_create_params import MessageCreateParamsBase
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import get_type_hints
 
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.anthropic.answer import (
@@ -37,6 +40,7 @@ from spillover.runtime.events import (
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
+from tests.edge_server.sdk_examples import examples
 from tests.edge_server.story import FUNCTION, STORY
 from tests.edge_server.test_encoding import TEXTS
 from tests.fakes.fake import Fake
@@ -239,6 +243,14 @@ def test_what_agents_send_is_taken(http: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text
 
 
+def test_every_field_that_the_client_can_send_is_taken(http: httpx.Client) -> None:
+    """A kind of thinking that was new was a 400."""
+    for name, kind in get_type_hints(MessageCreateParamsBase).items():
+        for value in [] if name == "messages" else examples(kind):
+            answer = http.post("/v1/messages", json=ASK | {"max_tokens": 1, name: value})
+            assert answer.status_code == 200, (name, answer.text)
+
+
 def test_a_line_that_changes_does_not_spoil_the_prefix(http: httpx.Client) -> None:
     system = "You are a careful teller of tales. " * 8
     read = [
@@ -285,6 +297,19 @@ def test_thinking_and_calls_of_earlier_answers_are_kept() -> None:
     assert turn["reasoning"] == "a plan"
     (call,) = turn["tool_calls"]
     assert (call["id"], call["name"], call["arguments"]) == ("t", "weather", '{"city":"Brno"}')
+
+
+@pytest.mark.parametrize("block", [*examples(ContentBlockParam)], ids=lambda b: b["type"])
+def test_every_block_of_an_earlier_answer_is_taken(block: Any) -> None:
+    """A result of Anthropic's servers that was an object refused all turns to come."""
+    conversation([{"role": "assistant", "content": [block]}])
+
+
+def test_the_name_of_a_tool_that_was_found_is_the_result() -> None:
+    named = {"type": "tool_reference", "tool_name": "weather"}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [named]}
+    (turn,) = conversation([{"role": "user", "content": [result]}])
+    assert turn["content"] == "weather"
 
 
 def test_documents_of_text_are_read() -> None:
@@ -344,7 +369,7 @@ def test_the_blocks_of_a_stream_are_those_of_the_whole_answer() -> None:
             assert event["index"] == len(blocks) - 1
         elif event["type"] == "content_block_delta":
             inner = event["delta"]
-            for field in ("text", "thinking"):
+            for field in ("text", "thinking", "signature"):
                 blocks[-1][field] = blocks[-1].get(field, "") + inner.get(field, "")
             blocks[-1]["partial"] += inner.get("partial_json", "")
         else:
@@ -355,6 +380,7 @@ def test_the_blocks_of_a_stream_are_those_of_the_whole_answer() -> None:
     expected = json.loads(whole.body())["content"]
     assert [block["type"] for block in blocks] == [block["type"] for block in expected]
     assert blocks[0]["thinking"] == expected[0]["thinking"] == "hm\x85m"
+    assert "signature_delta" in [event.get("delta", {}).get("type") for event in middle]
     assert blocks[1]["text"] == expected[1]["text"] == 'Let me "see"'
     assert json.loads(blocks[2]["partial"]) == expected[2]["input"] == {"city": "Brno"}
     assert (blocks[3]["id"], blocks[3]["name"]) == ("call_b", "time")
@@ -415,9 +441,16 @@ def test_errors_have_anthropics_words(status: int, kind: str) -> None:
 
 def test_a_silent_stream_pings_once_it_has_begun() -> None:
     encoder = MessageStream(TOLD)
+    ping = b'event: ping\ndata: {"type":"ping"}\n\n'
     assert encoder.silence() == b": keep-alive\n"
+    encoder.keep_alive = "event"
+    assert encoder.silence() == ping
     encoder.feed(EVENTS[1])
-    assert encoder.silence() == b'event: ping\ndata: {"type":"ping"}\n\n'
+    assert encoder.silence() == ping
+    encoder.keep_alive = "comment"
+    assert encoder.silence() == ping
+    encoder.keep_alive = "off"
+    assert encoder.silence() == b""
 
 
 def test_an_answer_that_changes_its_writer_is_one_message(fake: Fake, tmp_path: Path) -> None:

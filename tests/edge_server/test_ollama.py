@@ -92,6 +92,12 @@ def test_without_a_prompt_the_model_is_only_loaded(llama: ollama.Client) -> None
     assert llama.chat(model="x", messages=[], keep_alive=0).done_reason == "unload"
 
 
+@pytest.mark.parametrize(("path", "field"), [("chat", "messages"), ("generate", "prompt")])
+def test_null_is_no_prompt(http: httpx.Client, path: str, field: str) -> None:
+    """Go's clients write an empty list as null, which was a 400."""
+    assert http.post(f"/api/{path}", json={field: None}).json()["done_reason"] == "load"
+
+
 def test_a_schema_or_json_shapes_the_answer(llama: ollama.Client) -> None:
     options: Any = {"num_predict": 90, "temperature": 0}
     shaped = llama.chat(model="x", messages=STORY, format=SCHEMA, options=options)

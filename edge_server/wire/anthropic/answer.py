@@ -135,9 +135,9 @@ class MessageStream(StreamEncoder):
         self._frame = b""
 
     def silence(self) -> bytes:
-        if self._started and self.keep_alive != "off":
+        if self._started and self.keep_alive == "comment":
             return self.empty_event()
-        return sse.KEEP_ALIVE if self.keep_alive == "comment" else b""
+        return super().silence()
 
     def empty_event(self) -> bytes:
         return _event("ping")
@@ -209,8 +209,12 @@ class MessageStream(StreamEncoder):
     def _close(self) -> bytes:
         if self._block is None:
             return b""
-        self._block = None
-        return _event("content_block_stop", index=self._n_blocks - 1)
+        (kind, _), self._block = self._block, None
+        index, signature = self._n_blocks - 1, b""
+        if kind == "thinking":  # empty, but clients drop a thinking without one
+            delta = {"type": "signature_delta", "signature": ""}
+            signature = _event("content_block_delta", index=index, delta=delta)
+        return signature + _event("content_block_stop", index=index)
 
     def _finish(self, event: Finished) -> bytes:
         try:

@@ -26,10 +26,17 @@ class Block(Struct, frozen=True, kw_only=True):
     name: str | None = None
     input: Any = None
     tool_use_id: str | None = None
-    content: Content = None
+    tool_name: str | None = None
+    content: Content | dict[str, Any] = None
     is_error: bool | None = None
     title: str | None = None
     source: Any = None
+
+    def inner(self, param: str) -> Content:
+        """Its content, or a 400: only blocks of Anthropic's own servers hold an object."""
+        if isinstance(self.content, dict):
+            raise bad_request(f"{param}.content must be a text or blocks", f"{param}.content")
+        return self.content
 
 
 Content: TypeAlias = str | tuple[Block, ...] | None
@@ -98,7 +105,7 @@ def _user(content: Content, param: str) -> Iterator[dict[str, Any]]:
     results = [(i, block) for i, block in enumerate(blocks) if block.type == "tool_result"]
     for i, block in results:
         parts = ContentParts("Error: " if block.is_error else "")
-        result = _read(block.content, f"{param}[{i}].content", parts)
+        result = _read(block.inner(f"{param}[{i}]"), f"{param}[{i}].content", parts)
         yield {"role": "tool", "tool_call_id": block.tool_use_id, **result}
     if len(blocks) > len(results) or not results:
         yield {"role": "user", **_read(content, param, ContentParts())}
@@ -132,7 +139,9 @@ def _text(block: Block, param: str) -> str:
     if block.type == "text":
         return block.text or ""
     if block.type == "search_result":
-        return f"{block.title or ''}\n{_joined(block.content, f'{param}.content')}"
+        return f"{block.title or ''}\n{_joined(block.inner(param), f'{param}.content')}"
+    if block.type == "tool_reference":
+        return block.tool_name or ""
     if block.type == "document":
         return _document(block, param)
     reason = f"this server reads only blocks of text and images, not {block.type!r}"

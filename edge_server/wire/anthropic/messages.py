@@ -23,6 +23,8 @@ from spillover.edge_server.wire.response_format import AskedFormat
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.request import AnswerDefaults, GenerationRequest, JsonSchema
 
+THINKING = ("enabled", "adaptive", "between_tools", "disabled")
+
 
 class Thinking(Struct, frozen=True, kw_only=True):
     type: str
@@ -140,8 +142,8 @@ def _request(body: MessagesBody, defaults: AnswerDefaults) -> GenerationRequest:
 
 def _template_kwargs(body: MessagesBody) -> dict[str, Any]:
     """As with Anthropic, a model thinks only where the request says so."""
-    if body.thinking is not None and body.thinking.type not in ("enabled", "adaptive", "disabled"):
-        raise bad_request("thinking.type must be enabled, adaptive or disabled", "thinking.type")
+    if body.thinking is not None and body.thinking.type not in THINKING:
+        raise bad_request(f"thinking.type must be one of {', '.join(THINKING)}", "thinking.type")
     effort = body.output_config.effort if body.output_config else None
     chosen = {} if effort is None else {"reasoning_effort": effort}
     return {"enable_thinking": body.shows_thinking, **chosen}

@@ -92,14 +92,14 @@ class OllamaMessage(Struct, frozen=True, kw_only=True):
 class ChatBody(OllamaBody, frozen=True, kw_only=True):
     """POST /api/chat."""
 
-    messages: Annotated[tuple[OllamaMessage, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    messages: Annotated[tuple[OllamaMessage, ...], Meta(max_length=MAX_MESSAGES)] | None = None
     tools: tuple[ToolBody, ...] | None = None
 
 
 class GenerateBody(OllamaBody, frozen=True, kw_only=True):
     """POST /api/generate."""
 
-    prompt: str = ""
+    prompt: str | None = None
     suffix: str | None = None
     system: str | None = None
     template: str | None = None
@@ -137,21 +137,22 @@ def plan_generate(asked: AnswerRequest) -> AnswerPlan | ModelOrder:
     for field, instead in (("template", "set chat_template"), ("context", "send /api/chat")):
         if getattr(body, field):
             raise bad_request(f"{field} is not supported: {instead} instead", field)
-    if not body.prompt and not body.suffix:
+    prompt = body.prompt or ""
+    if not prompt and not body.suffix:
         return _order(body, shape)
     if body.images and (body.suffix or body.raw):
         raise bad_request("images need a conversation: omit raw and suffix", "images")
     fields: dict[str, Any]
     if body.suffix:
-        fields = {"prompt": infill_prompt(asked.engine, body.prompt, body.suffix)}
+        fields = {"prompt": infill_prompt(asked.engine, prompt, body.suffix)}
     elif body.raw:
-        fields = {"prompt": body.prompt}
+        fields = {"prompt": prompt}
     else:
         images = ContentParts()
         for place, data in enumerate(body.images or ()):
             images.add_base64(data, f"images[{place}]")
         system = [{"role": "system", "content": body.system}] if body.system else []
-        user = {"role": "user", "content": body.prompt, "images": images.images}
+        user = {"role": "user", "content": prompt, "images": images.images}
         fields = {"messages": [*system, user]}
     return _planned(asked, body, shape, fields)
 
