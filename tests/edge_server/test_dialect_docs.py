@@ -15,17 +15,21 @@ from huggingface_hub import InferenceClient
 from msgspec import Struct
 from msgspec.structs import fields
 from ollama._types import ChatRequest, EmbeddingsRequest, EmbedRequest, GenerateRequest
-from openai.types import embedding_create_params
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
 from spillover.edge_server.wire.anthropic.messages import MessagesBody
 from spillover.edge_server.wire.cohere import CohereBody
 from spillover.edge_server.wire.cohere_embed import EmbedBody as CohereEmbed
 from spillover.edge_server.wire.gemini.bodies import GenerateBody as GeminiBody
+from spillover.edge_server.wire.llama_cpp.completions import LlamaCppBody
 from spillover.edge_server.wire.llama_cpp.embeddings import EmbeddingBody
 from spillover.edge_server.wire.ollama.bodies import ChatBody, GenerateBody
 from spillover.edge_server.wire.ollama.embeddings import EmbedBody as OllamaEmbed
 from spillover.edge_server.wire.ollama.embeddings import EmbeddingsBody as OllamaEmbeddings
+from spillover.edge_server.wire.openai.chat import ChatBody as OpenAiChat
+from spillover.edge_server.wire.openai.completions import CompletionBody
 from spillover.edge_server.wire.openai.embeddings import EmbeddingsBody as OpenAiEmbeddings
 from spillover.edge_server.wire.openai.responses.body import ResponsesBody
 from spillover.edge_server.wire.request_body import CommonBody
@@ -36,6 +40,15 @@ from spillover.edge_server.wire.tgi import TgiBody
 DOCS = Path(__file__).parent.parent.parent / "docs" / "dialects.md"
 ROW = re.compile(r"\| `(\w+)` \| (\w+) \|")
 BODIES: dict[str, tuple[type[Struct], set[str]]] = {
+    "POST /v1/chat/completions": (
+        OpenAiChat,
+        set(chat_create_params.CompletionCreateParamsBase.__annotations__),
+    ),
+    "POST /v1/completions": (
+        CompletionBody,
+        set(completion_create_params.CompletionCreateParamsBase.__annotations__),
+    ),
+    "POST /completion": (LlamaCppBody, {"prompt", "n_predict", "stream"}),
     "POST /v1/responses": (
         ResponsesBody,
         set(response_create_params.ResponseCreateParamsBase.__annotations__),
