@@ -26,8 +26,8 @@ from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.worker.protocol import AskBytes, AskPrompt, AskTokens, Bytes, Prompt, Tokens
-from spillover.runtime.worker.supervisor import Supervisor
-from spillover.runtime.worker.ticket import Ticket
+from spillover.runtime.worker.supervision.supervisor import Supervisor
+from spillover.runtime.worker.supervision.ticket import Ticket
 
 CANCEL_PATIENCE_S = 0.5
 """A cancelled request that its worker has not ended within this time ends without it: a step may be

@@ -176,7 +176,7 @@ def parts_of(folder: str) -> dict[str, set[str]]:
     return {name: imported - {name} for name, imported in found.items()}
 
 
-@pytest.mark.parametrize("folder", ["runtime.llama", "runtime.scheduling"])
+@pytest.mark.parametrize("folder", ["runtime.llama", "runtime.scheduling", "runtime.worker"])
 def test_folders_in_a_folder_do_not_import_each_other(folder: str) -> None:
     assert cycle_in(parts_of(folder)) == []
 

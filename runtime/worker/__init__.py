@@ -1,1 +1,1 @@
-"""The process that owns a loaded model, and its supervision by the parent."""
+"""The process that owns a loaded model, and what it and its parent say to each other."""

@@ -24,8 +24,8 @@ from spillover.edge_server.web.app import create_app
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.protocol import AskBytes
+from spillover.runtime.worker.supervision.dispatcher import Dispatcher
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import wait_for_the_places
 from tests.edge_server.resume.answer import Client

@@ -21,7 +21,7 @@ from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.models.catalogue import default_model
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker import supervisor
+from spillover.runtime.worker.supervision import supervisor
 from tests.answers import ask, worker_of
 from tests.cloud_fallback.route.desk import (
     CALM,

@@ -25,9 +25,9 @@ from spillover.runtime.files.json_file import read_json
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.machine.llama_trial import NOT_INSTALLED
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker import supervisor
 from spillover.runtime.worker.protocol import Load
-from spillover.runtime.worker.worker_process import WorkerProcess
+from spillover.runtime.worker.supervision import supervisor
+from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 from tests.answers import ask, end_of
 
 

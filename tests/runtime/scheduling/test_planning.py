@@ -20,7 +20,7 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement, SavedCostTables
 from spillover.runtime.scheduling.pace.slice_costs import SavedCosts, SliceCosts
 from spillover.runtime.scheduling.pace.slice_plan import best_alone, plan_slice
-from spillover.runtime.worker.restarts import RestartPolicy
+from spillover.runtime.worker.supervision.restarts import RestartPolicy
 
 ON_A_CPU = {1: 17, 4: 27, 8: 51, 16: 94, 24: 171, 32: 272, 48: 530, 64: 230, 128: 514, 256: 1163}
 """Milliseconds per call, measured once with flash attention on: dearest per token at 24 to 48."""

@@ -17,9 +17,9 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
-from spillover.runtime.worker import restarts, suspects
-from spillover.runtime.worker.suspects import Suspects
-from spillover.runtime.worker.ticket import Ticket
+from spillover.runtime.worker.supervision import restarts, suspects
+from spillover.runtime.worker.supervision.suspects import Suspects
+from spillover.runtime.worker.supervision.ticket import Ticket
 from tests.answers import ask, end_of, worker_of
 
 

@@ -12,9 +12,9 @@ import pytest
 from spillover.runtime.errors import DeadlyRequest, EngineBusy, EngineClosed, InvalidRequest
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.protocol import Rejected, Submit, decode_command, read_frame
-from spillover.runtime.worker.ticket import Mail
+from spillover.runtime.worker.supervision.dispatcher import Dispatcher
+from spillover.runtime.worker.supervision.ticket import Mail
 
 
 class Lock(threading.Condition):

@@ -21,8 +21,8 @@ from spillover.runtime.errors import EngineError, InvalidRequest, WorkerDied
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import JsonSchema
-from spillover.runtime.worker import supervisor
-from spillover.runtime.worker.worker_process import WorkerProcess
+from spillover.runtime.worker.supervision import supervisor
+from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 from tests.answers import ask, end_of, worker_of
 
 

@@ -12,7 +12,7 @@ from spillover.runtime.events import (
     Timings,
     Usage,
 )
-from spillover.runtime.worker.ticket import Ticket
+from spillover.runtime.worker.supervision.ticket import Ticket
 from tests.answers import ask
 
 

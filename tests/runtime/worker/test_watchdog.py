@@ -16,9 +16,15 @@ from spillover.runtime.errors import EngineHung
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.machine.power import PowerReading
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.worker import device_watch, heartbeat
-from spillover.runtime.worker.dispatcher import Dispatcher
-from spillover.runtime.worker.watchdog import N_LOOKS, N_SLOW_LOOKS, Signs, Usage, Watchdog
+from spillover.runtime.worker.supervision import device_watch, heartbeat
+from spillover.runtime.worker.supervision.dispatcher import Dispatcher
+from spillover.runtime.worker.supervision.watchdog import (
+    N_LOOKS,
+    N_SLOW_LOOKS,
+    Signs,
+    Usage,
+    Watchdog,
+)
 from tests.answers import ask, end_of, worker_of
 
 

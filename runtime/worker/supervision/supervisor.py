@@ -25,12 +25,12 @@ from spillover.runtime.fit.back_off import CRASH_ADVICE
 from spillover.runtime.fit.tries import Tries
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import protocol
-from spillover.runtime.worker.device_watch import DeviceWatch
-from spillover.runtime.worker.dispatcher import Dispatcher
 from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED, MAYBE_SHORTAGE, describe_exit
-from spillover.runtime.worker.heartbeat import Heartbeat
-from spillover.runtime.worker.restarts import RestartPolicy
-from spillover.runtime.worker.worker_process import WorkerProcess
+from spillover.runtime.worker.supervision.device_watch import DeviceWatch
+from spillover.runtime.worker.supervision.dispatcher import Dispatcher
+from spillover.runtime.worker.supervision.heartbeat import Heartbeat
+from spillover.runtime.worker.supervision.restarts import RestartPolicy
+from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 
 STATUS_TIMEOUT_S = 3.0
 """A worker that does not report its status within this time hangs."""

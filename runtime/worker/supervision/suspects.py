@@ -21,7 +21,7 @@ from spillover.runtime.events import (
     ToolCallDelta,
 )
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.worker.ticket import Ticket
+from spillover.runtime.worker.supervision.ticket import Ticket
 
 V = TypeVar("V")
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from spillover.runtime.machine.memory import OomKills
 from spillover.runtime.machine.system_files import SystemFiles
 from spillover.runtime.worker import protocol
-from spillover.runtime.worker.command_writer import CommandWriter
 from spillover.runtime.worker.environment import environment
 from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED
+from spillover.runtime.worker.supervision.command_writer import CommandWriter
 
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "

@@ -23,11 +23,12 @@ from spillover.runtime.errors import (
 from spillover.runtime.events import EngineEvent, Finished
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
-from spillover.runtime.worker import heartbeat, protocol
+from spillover.runtime.worker import protocol
 from spillover.runtime.worker.rejection import error_of
-from spillover.runtime.worker.suspects import Suspects, deadly
-from spillover.runtime.worker.ticket import Ticket
-from spillover.runtime.worker.worker_process import WorkerProcess
+from spillover.runtime.worker.supervision import heartbeat
+from spillover.runtime.worker.supervision.suspects import Suspects, deadly
+from spillover.runtime.worker.supervision.ticket import Ticket
+from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 
 ASK_TIMEOUT_S = 30.0
 """A question that needs no decoding is answered within this."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import psutil
 
 from spillover.runtime.worker import protocol
-from spillover.runtime.worker.watchdog import N_LOOKS, Signs, Usage, Watchdog
-from spillover.runtime.worker.worker_process import WorkerProcess
+from spillover.runtime.worker.supervision.watchdog import N_LOOKS, Signs, Usage, Watchdog
+from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 
 PING_ID = 0
 """Of the questions that are asked here."""
