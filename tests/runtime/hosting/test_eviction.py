@@ -48,7 +48,7 @@ def test_a_model_that_lacks_memory_gets_that_of_those_that_nobody_uses(
         monkeypatch.setattr(engine, "answer_shortage", answers.release)
         with monkeypatch.context() as patch:  # here the others have saved as much as it lacks
             free = iter((1000, 1300))
-            patch.setattr(place.host, "_free_bytes", lambda pids: next(free))
+            patch.setattr(place.host._eviction, "_free_bytes", lambda pids: next(free))
             engine._supervisor._on_report(MemoryShort(n_bytes=300))
             assert answers.acquire(timeout=60)
         assert [each.state().state for each in (pinned, old, new)] == ["loaded"] * 3
@@ -195,7 +195,8 @@ def test_the_memory_of_a_model_whose_worker_is_being_replaced_is_not_free(
     place = make()
     first = place.model(GGUF)
     first.wait_ready()
-    monkeypatch.setattr(place.host, "_free_bytes", lambda pids: 1000 * bool(list(pids)) + 1000)
+    eviction = place.host._eviction
+    monkeypatch.setattr(eviction, "_free_bytes", lambda pids: 1000 * bool(list(pids)) + 1000)
     second = place.model("second", find(GGUF).path, needed_bytes=lambda gpu: DeviceBytes(host=900))
     second.wait_ready()
     assert first.is_loaded
