@@ -16,7 +16,7 @@ from spillover.runtime.backend import Backend, DecodeAborted, KvFull
 from spillover.runtime.embedding.job import EmbeddingJob
 from spillover.runtime.embedding.queue import EmbeddingQueue
 from spillover.runtime.engine import PrefixCounts, SlotState
-from spillover.runtime.events import FinishReason, Queued
+from spillover.runtime.events import Queued
 from spillover.runtime.kv_cache.cache import KvCache, KvCacheOptions
 from spillover.runtime.machine.device import available_memory
 from spillover.runtime.scheduling.admission import Admission
@@ -24,15 +24,15 @@ from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.departure import Departure
 from spillover.runtime.scheduling.embedding.turns import EmbeddingTurns
 from spillover.runtime.scheduling.inbox import Inbox
-from spillover.runtime.scheduling.logprobs import RawDistribution, with_sampled
 from spillover.runtime.scheduling.outbox import Emit, Outbox
+from spillover.runtime.scheduling.outputs import Outputs
 from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement
 from spillover.runtime.scheduling.pace.pace import Pace
 from spillover.runtime.scheduling.queues import Queues
-from spillover.runtime.scheduling.sequence import Job, Sequence
+from spillover.runtime.scheduling.running_call import RunningCall
+from spillover.runtime.scheduling.sequence import Job
 from spillover.runtime.scheduling.speculation import Speculation
 from spillover.runtime.scheduling.step_plan import (
-    SliceRead,
     StepPlan,
     next_step_s,
     plan_beside,
@@ -73,7 +73,6 @@ class Scheduler:
         ask_for_memory: Callable[[int], None] | None = None,
     ) -> None:
         self._backend = backend
-        self._n_ctx = options.n_ctx
         self._emit = emit
         self._clock = clock
         self._out = Outbox(emit, clock)
@@ -104,11 +103,20 @@ class Scheduler:
         self._admission = Admission(
             backend, self._queues, self._kv, self._out, options.n_ctx, clock, self._departure
         )
+        self._call = RunningCall(backend, self._kv, self._inbox, self._departure, self._speculation)
+        self._outputs = Outputs(
+            backend,
+            self._queues,
+            self._kv,
+            self._out,
+            options.n_ctx,
+            clock,
+            self._admission,
+            self._departure,
+        )
         self._stepped = float("-inf")
         """When the last call ended that gave the decoding sequences a token."""
         self._embeddings = None if embeddings is None else EmbeddingTurns(embeddings, self._pace)
-        self._alone: Sequence | None = None  # in the running call
-        self._reads_background = False  # the running call
         self._must_save_power = self._saves_power = False
         self.n_steps = 0
         """Calls of the backend so far."""
@@ -127,8 +135,7 @@ class Scheduler:
 
         self._inbox.submit(job, accepted, unlimited=unlimited)
         self._measurement.interrupt()
-        if self._reads_background and not job.is_background:
-            self._backend.abort()
+        self._call.yield_to(job)
 
     def submit_embedding(self, job: EmbeddingJob, *, unlimited: bool = False) -> None:
         """The same for texts that become vectors."""
@@ -140,10 +147,7 @@ class Scheduler:
     def cancel(self, job_id: int) -> None:
         """End the rest of a job at the next step."""
         self._inbox.post(job_id)
-        # A call for one sequence alone serves no other, so there is no need to wait for it.
-        alone = self._alone
-        if alone is not None and alone.job_id == job_id:
-            self._backend.abort()
+        self._call.cancel(job_id)
         if self._embeddings is not None:
             self._embeddings.queue.interrupt(job_id)
 
@@ -335,7 +339,7 @@ class Scheduler:
         if reads:
             self._pace.observe_take(sum(read.n for read in reads), self._clock() - started)
         for read in reads:
-            self._read(read)
+            self._outputs.take_read(read)
 
     def _step(self) -> None:
         plan = plan_step(self._queues, self._pace, self._clock() - self._stepped)
@@ -365,7 +369,7 @@ class Scheduler:
             return False
         depth = plan.depth if n_slice else 0
         started = self._clock()
-        if not self._call(plan):
+        if not self._call.make(plan):
             return False
         self.n_steps += 1
         now = self._clock()
@@ -378,99 +382,9 @@ class Scheduler:
                 self._pace.observe_decode(n_decoding, now - started)
             if self._speculation is not None:
                 self._speculation.observe(n_decoding, len(plan.drafts), n_drafted, now - started)
-        self._take_outputs(plan, now)
-        return True
-
-    def _take_outputs(self, plan: StepPlan, now: float) -> None:
-        """Sample from a call's outputs, which are in the order of its rows."""
-        output = 0
-        for sequence in plan.decoding:
-            draft = plan.drafts.get(sequence, [])
-            self._take_tokens(sequence, output, draft, now)
-            output += 1 + len(draft)
+        n_decoded = self._outputs.take_decoded(plan, now)
         if plan.decoding:
             self._stepped = self._clock()
-        for read in with_outputs(plan.slices, output):
-            self._read(read)
-
-    def _take_tokens(self, sequence: Sequence, output: int, draft: list[int], now: float) -> None:
-        """Sample what follows the last token of *sequence* and, as long as that is what its *draft*
-        says, what follows then. The rest of the draft leaves the KV cache."""
-        for n_accepted, proposed in enumerate((*draft, None)):
-            self._kv.extend(sequence.seq, 1)
-            sequence.n_past += 1
-            token, reason = self._sample(sequence, output + n_accepted, now)
-            if reason is not None or token != proposed:
-                break
-        if draft:
-            sequence.count_draft(len(draft), n_accepted + (token == proposed))
-            self._kv.rewind(sequence.seq)
-        if reason is not None:
-            self._departure.finish(sequence, reason)
-
-    def _call(self, plan: StepPlan) -> bool:
-        """Run the backend; False when nothing was read. A call for one sequence alone is skipped,
-        or aborted, when its job is cancelled, and one that reads for the background when others
-        come."""
-        batch = plan.rows()
-        self._alone = plan.alone
-        self._reads_background = bool(plan.slices) and plan.slices[0][0].is_background
-        try:
-            if (self._alone is not None or self._reads_background) and self._inbox:
-                return False
-            self._backend.decode(batch)
-        except DecodeAborted:
-            for sequence in plan.sequences:
-                if self._kv.rewind(sequence.seq) < sequence.n_past:
-                    self._departure.requeue(sequence)
-            return False
-        except KvFull:
-            if plan.drafts and self._speculation is not None:
-                self._speculation.pause()
-            else:
-                self._departure.free_some_cells()
-            return False
-        finally:
-            self._alone, self._reads_background = None, False
+        for read in with_outputs(plan.slices, n_decoded):
+            self._outputs.take_read(read)
         return True
-
-    def _read(self, read: SliceRead) -> None:
-        """Note more tokens of a prompt; the last ones produce the first token of the answer."""
-        sequence = read.sequence
-        self._kv.extend(sequence.seq, read.n)
-        sequence.n_past += read.n
-        self._admission.report_progress(sequence)
-        if read.output is None:
-            return
-        self._queues.start_decode(sequence)
-        reason: FinishReason | None = "length"
-        if sequence.n_left(self._n_ctx) > 0:
-            _, reason = self._sample(sequence, read.output, self._clock())
-        if reason is not None:
-            self._departure.finish(sequence, reason)
-
-    # --- tokens -----------------------------------------------------------------------------
-
-    def _sample(
-        self, sequence: Sequence, output: int, now: float
-    ) -> tuple[int, FinishReason | None]:
-        """The next token of *sequence*, and why its answer ends with it, if it does."""
-        request, sampler = sequence.request, sequence.sampler
-        assert sampler is not None
-        raw = None
-        if request.logprobs is not None:
-            raw = RawDistribution(self._backend.logits(output), request.logprobs)
-        token = sampler.sample(output, sequence.n_generated)
-        if self._backend.is_eog(token):
-            sequence.count_eog(now)
-            return token, sequence.end_reason
-        text_of = self._backend.token_bytes
-        logprob = raw.of(token, text_of) if raw else None
-        if logprob is not None and request.post_sampling_probs:
-            n_top = request.logprobs or 0
-            logprob = with_sampled(logprob, sampler.distribution, n_top, text_of)
-        for event in sequence.append(token, text_of(token), logprob, now):
-            self._out.add(sequence.job_id, event)
-        if sequence.stop is not None or sequence.is_complete:
-            return token, sequence.end_reason
-        return token, "length" if sequence.n_left(self._n_ctx) <= 0 else None
