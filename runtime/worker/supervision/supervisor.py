@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from spillover.runtime.conversions.choice import EngineChoice
-from spillover.runtime.conversions.store import ConversionStore
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
     EngineClosed,
@@ -21,14 +20,13 @@ from spillover.runtime.errors import (
     SpilloverError,
     WorkerDied,
 )
-from spillover.runtime.fit.back_off import CRASH_ADVICE
-from spillover.runtime.fit.tries import Tries
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.worker import protocol
-from spillover.runtime.worker.exits import EXIT_SHORTAGE, KILLED, MAYBE_SHORTAGE, describe_exit
+from spillover.runtime.worker.exits import KILLED, describe_exit
 from spillover.runtime.worker.supervision.device_watch import DeviceWatch
 from spillover.runtime.worker.supervision.dispatcher import Dispatcher
 from spillover.runtime.worker.supervision.heartbeat import Heartbeat
+from spillover.runtime.worker.supervision.next_load import NextLoad
 from spillover.runtime.worker.supervision.restarts import RestartPolicy
 from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 
@@ -56,9 +54,7 @@ class Supervisor:
         self._path = path
         self._name = name
         self._options = options
-        self._choice = choice
-        self._most_bytes = most_bytes
-        self._tries = Tries()
+        self._next = NextLoad(path, name, options, choice, most_bytes)
         self._changed = threading.Condition()
         self.dispatcher = Dispatcher(name, options, self._changed)
         self._detail = ""
@@ -158,18 +154,8 @@ class Supervisor:
 
     def _launch(self) -> None:
         """Start a worker; the lock is held."""
-        order = protocol.Load(
-            path=str(self._path),
-            name=self._name,
-            options=self._options,
-            choice=self._choice,
-            failed=self._tries.failed,
-            served=self._tries.served,
-            most_bytes=self._most_bytes,
-        )
-        self._tries.begin()
         try:
-            self._worker = WorkerProcess(order, self._on_report, self._on_end)
+            self._worker = WorkerProcess(self._next.begin(), self._on_report, self._on_end)
         except (OSError, RuntimeError) as error:  # no memory, no descriptor, no thread is left
             how = f"cannot be started ({error})"
             if self.dispatcher.state == "restarting":
@@ -207,14 +193,12 @@ class Supervisor:
             case protocol.Ready():
                 self._on_ready(report)
             case protocol.Planned():
-                self._tries.plan(report.fit, report.stage, report.free)
+                self._next.note(report)
             case protocol.LoadProgress():
-                if report.share == 1.0:
-                    self._tries.has_weights()
+                self._next.note(report)
                 self._on_progress(report.share)
             case protocol.LoadFailed() if report.shortage:
-                message = report.message.replace(str(self._path), "")
-                self._tries.refuse(report.shortage, message)  # then another worker tries again
+                self._next.refuse(report)
             case protocol.LoadFailed():
                 with self._changed:
                     self._cannot_load(report.message)
@@ -224,18 +208,14 @@ class Supervisor:
                 self.dispatcher.receive(report)
 
     def _on_ready(self, report: protocol.Ready) -> None:
-        card = report.card
         with self._changed:
             if self._worker is None or self.dispatcher.state not in ("loading", "restarting"):
                 return
             self._timer.cancel()
             if self.dispatcher.state == "restarting":
                 _log.warning("a new worker of %s is ready: process %s", self._name, self.worker_pid)
-            self._card, self._choice = card, report.choice
-            if self._tries.is_backing_off:
-                line = "%s is loaded with %s; %s"
-                _log.warning(line, self._name, card.layout, card.layout_reason)
-            self._tries.settle()
+            self._card = report.card
+            self._next.settle(report.card, report.choice)
             assert self._heartbeat is not None, "each worker has one"
             self._heartbeat.loaded()
             if self._device.saves_because:
@@ -286,12 +266,14 @@ class Supervisor:
             why, self._why = self._why, None
             how = why or describe_exit(status)
             was_loading = self.dispatcher.state in ("loading", "restarting")
-            is_shortage = why is None and self._has_run_short(status, how, was_loading=was_loading)
-            self.dispatcher.lose(how, blames=not (is_shortage and self._tries.has_smaller))
+            is_shortage = why is None and self._next.has_run_short(
+                status, how, was_loading=was_loading
+            )
+            self.dispatcher.lose(how, blames=not (is_shortage and self._next.has_smaller))
             if is_shortage and was_loading:
                 self._launch()
                 return
-            if was_loading and self._leaves_conversion(status):
+            if was_loading and self._next.leaves_conversion(status):
                 reason = f"the worker {how} while it loaded the file's conversion"
                 self._leave_conversion(reason, is_final=False)
                 return
@@ -307,66 +289,28 @@ class Supervisor:
             on_death = self._on_death
         on_death()
 
-    def _has_run_short(self, status: int, how: str, *, was_loading: bool) -> bool:
-        """Whether the worker has ended for want of memory, so that the next one tries a smaller
-        layout; the lock is held."""
-        if was_loading and self._leaves_conversion(status):
-            return False
-        may_be_crash = status < 0 and self._options.use_extra_bufts
-        is_told = self._tries.is_backing_off or not may_be_crash
-        failed = self._tries.back_off(
-            how,
-            is_shortage=status == EXIT_SHORTAGE,
-            may_be_shortage=was_loading and is_told and status in MAYBE_SHORTAGE,
-        )
-        if failed is not None:
-            _log.info("%s: %s did not fit (%s)", self._name, failed.fit.in_words(), failed.how)
-        return failed is not None
-
-    @property
-    def _may_leave_conversion(self) -> bool:
-        """Whether the file itself can be served in place of its conversion."""
-        return self._choice.conversion is not None and not self._choice.llama_problem
-
-    def _leaves_conversion(self, status: int) -> bool:
-        """Whether it is, as it takes less memory, after such an end of a load."""
-        return (status < 0 or status == EXIT_SHORTAGE) and self._may_leave_conversion
-
     def _leave_conversion(self, reason: str, *, is_final: bool) -> None:
-        """Serve the file itself from now on, and remember why; the lock is held."""
-        _log.warning("%s: %s; llama.cpp loads the file itself now", self._name, reason)
-        assert self._choice.conversion is not None
-        store = ConversionStore(self._options.cache_dir)
-        store.note_failure(self._choice.conversion, reason, is_final=is_final)
-        self._choice = EngineChoice(engine="llama", reason=reason)
+        """The lock is held."""
+        self._next.leave_conversion(reason, is_final=is_final)
         self._launch()
 
     def _after_death_at_load(self, status: int, how: str) -> None:
         if status == KILLED:  # somebody has ended it, which says nothing of the file
             self._start_again(how)
             return
-        if status < 0 and self._options.use_extra_bufts:
-            # Weight repacking uses instructions that a miscompiled library crashes on.
-            self._options = msgspec.structs.replace(self._options, use_extra_bufts=False)
+        if self._next.leave_repacking(status):
             self._detail = (
                 f"the worker {how} while loading; weight repacking (use_extra_bufts) is off now"
             )
             _log.warning("%s: %s", self._name, self._detail)
             self._launch()
             return
-        message = f"the worker {how} while loading {self._path}: {CRASH_ADVICE}"
-        failed = self._tries.failed
-        if failed is not None and self._tries.is_exhausted:
-            message = (
-                f"memory does not even hold {self._path} with {failed.fit.in_words()} "
-                f"({failed.how}): close other programs, or choose a smaller model or quantization"
-            )
-        self._fail(ModelError(message))
+        self._fail(self._next.failure(how))
 
     def _start_again(self, how: str, *, has_died: bool = True) -> None:
         """Now, later, or after a pause in which nothing is served; the lock is held."""
         delay_s = self._restarts.next_delay_s(time.monotonic())
-        if delay_s is None and has_died and self._may_leave_conversion:
+        if delay_s is None and has_died and self._next.may_leave_conversion:
             reason = f"the worker {how} too often with the file's conversion"
             self._leave_conversion(reason, is_final=True)
             return
