@@ -26,11 +26,21 @@ from spillover.runtime.events import Delta, Finished
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
+from spillover.runtime.sampling import Sampling
 from tests.answers import ask
 from tests.fakes.fake import Fake
 
 CALM = PolicySettings(switched_off=("low_confidence", "language", "wrong_script", "refusal"))
 """For tests in which only what they provoke leads to a handoff."""
+
+DOUBTS: dict[str, Any] = {
+    "p_wrong_hold": 0.0,
+    "p_wrong_enter": 1.0,
+    "p_wrong_forget": 0.0,
+    "hold_tokens": 1024,
+    "hold_s": 600,
+}
+"""Nearly all is kept back, and nothing is handed over for it."""
 
 OUT_OF_MEMORY = DeviceReading(memory_total_bytes=100, memory_available_bytes=1)
 MUCH_MEMORY = DeviceReading(memory_total_bytes=100, memory_available_bytes=90)
@@ -162,3 +172,9 @@ def joined(said: str, *rests: str) -> str:
 def long(**fields: Any) -> GenerationRequest:
     """A story that is still being told when it is handed over: it does not end by itself."""
     return ask(**{"max_tokens": 600, "ignore_eos": True, **fields})
+
+
+def looping(engine: LocalEngine, **fields: Any) -> GenerationRequest:
+    """A request whose local answer is one word again and again."""
+    (word,) = engine.tokenize(" fox", add_special=False, parse_special=False)
+    return ask(sampling=Sampling(temperature=0, logit_bias={word: 100.0}), **fields)

@@ -26,8 +26,6 @@ from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, EngineEvent, Finished, Queued
 from spillover.runtime.local_engine import LocalEngine
-from spillover.runtime.request import GenerationRequest
-from spillover.runtime.sampling import Sampling
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
@@ -39,6 +37,7 @@ from tests.cloud_fallback.route.desk import (
     handoffs,
     joined,
     long,
+    looping,
     provider,
     text,
 )
@@ -50,12 +49,6 @@ REST = " Then a cloud came by and finished the story. The end."
 
 
 # --- poison ----------------------------------------------------------------------------------
-
-
-def looping(engine: LocalEngine, **fields: Any) -> GenerationRequest:
-    """A request whose local answer is one word again and again."""
-    (word,) = engine.tokenize(" fox", add_special=False, parse_special=False)
-    return ask(sampling=Sampling(temperature=0, logit_bias={word: 100.0}), **fields)
 
 
 @pytest.mark.parametrize("may_replace", [False, True])

@@ -15,18 +15,19 @@ from spillover.runtime.errors import EngineError, InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
-from tests.cloud_fallback.route.desk import CALM, Desk, end, handoffs, long, provider, text
+from tests.cloud_fallback.route.desk import (
+    CALM,
+    DOUBTS,
+    Desk,
+    end,
+    handoffs,
+    long,
+    provider,
+    text,
+)
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-DOUBTS: dict[str, Any] = {
-    "p_wrong_hold": 0.0,
-    "p_wrong_enter": 1.0,
-    "p_wrong_forget": 0.0,
-    "hold_tokens": 1024,
-    "hold_s": 600,
-}
-"""Nearly all is kept back, and nothing is handed over for it."""
 N_DELTAS = 60
 
 

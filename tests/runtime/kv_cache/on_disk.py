@@ -20,6 +20,7 @@ from tests.runtime.kv_cache.conversations import Conversations, text
 
 OPTIONS = EngineOptions(n_parallel=2, n_prefix_cached=2, n_kv=2048, n_ctx=1024, n_threads=1)
 N_PREAMBLE = LEAST_TOKENS + 20
+PREAMBLE = text(N_PREAMBLE, 0)
 
 on_one_model = pytest.mark.parametrize("model", ["gguf"], indirect=True)
 """What a file is of does not matter."""
@@ -77,9 +78,6 @@ class Folder:
 
 def state(n_bytes: int) -> SavedKv:
     return np.ones(n_bytes, dtype=np.uint8)
-
-
-PREAMBLE = text(N_PREAMBLE, 0)
 
 
 def talk(salt: int) -> Tokens:
