@@ -23,7 +23,7 @@ from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.privacy.consent import Plan, Planned, Question
 from spillover.cloud_fallback.privacy.redactor import Redacted
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
-from spillover.cloud_fallback.route.breaker import CircuitOpen, Permit
+from spillover.cloud_fallback.route.availability.breaker import CircuitOpen, Permit
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.stopped import Stopped
 from spillover.cloud_fallback.seam.continuation import Continuation

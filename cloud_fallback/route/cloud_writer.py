@@ -22,10 +22,10 @@ from spillover.cloud_fallback.errors import (
 from spillover.cloud_fallback.events import ProviderFailed, Replace, StreamEvent
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
+from spillover.cloud_fallback.route.availability.retry import retry_delay
 from spillover.cloud_fallback.route.clearance import NOT_THIS_ONE, Clearance, clear
 from spillover.cloud_fallback.route.context import RequestContext
 from spillover.cloud_fallback.route.provider_stream import ProviderStream
-from spillover.cloud_fallback.route.retry import retry_delay
 from spillover.cloud_fallback.route.stopped import Complete, Stopped, WriterEnd
 from spillover.cloud_fallback.seam.continuation import Continuation
 from spillover.runtime.errors import InvalidRequest, SpilloverError, log_defect

@@ -21,7 +21,7 @@ from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsent
 from spillover.cloud_fallback.providers.build import build_engines
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.keys import Keys
-from spillover.cloud_fallback.route.breaker import CircuitBreakers
+from spillover.cloud_fallback.route.availability.breaker import CircuitBreakers
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.spending.budget import Budget

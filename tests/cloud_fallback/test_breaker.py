@@ -22,8 +22,8 @@ from spillover.cloud_fallback.errors import (
     RateLimited,
     Truncated,
 )
-from spillover.cloud_fallback.route.breaker import CircuitBreakers, CircuitOpen, Permit
-from spillover.cloud_fallback.route.circuit import MAX_RETRY_AFTER_S, PROBE_LIFE_S
+from spillover.cloud_fallback.route.availability.breaker import CircuitBreakers, CircuitOpen, Permit
+from spillover.cloud_fallback.route.availability.circuit import MAX_RETRY_AFTER_S, PROBE_LIFE_S
 
 
 class FakeClock:

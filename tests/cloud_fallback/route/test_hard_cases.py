@@ -18,8 +18,8 @@ import pytest
 from spillover.cloud_fallback.events import Replace, StreamEvent
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.route.allowed import Routing
-from spillover.cloud_fallback.route.breaker import Permit
-from spillover.cloud_fallback.route.circuit import N_PROBES
+from spillover.cloud_fallback.route.availability.breaker import Permit
+from spillover.cloud_fallback.route.availability.circuit import N_PROBES
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.limits import Amount, BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spillover.cloud_fallback import errors
 from spillover.cloud_fallback.errors import NetworkFailed, Overloaded, ProviderError, RateLimited
-from spillover.cloud_fallback.route.retry import MAX_RETRIES, MAX_WAIT_S, retry_delay
+from spillover.cloud_fallback.route.availability.retry import MAX_RETRIES, MAX_WAIT_S, retry_delay
 
 
 def useless_to_retry() -> RateLimited:

@@ -30,7 +30,7 @@ from spillover.cloud_fallback.errors import (
     ProviderRefused,
     RateLimited,
 )
-from spillover.cloud_fallback.route.circuit import Circuit, Cooling, OpenReason, Pass
+from spillover.cloud_fallback.route.availability.circuit import Circuit, Cooling, OpenReason, Pass
 from spillover.runtime.cancellation import Cancellation
 
 Clock: TypeAlias = Callable[[], float]
