@@ -9,8 +9,8 @@ from typing import Any, TextIO
 
 import click
 
-from spillover.edge_server.commands.terminal import TerminalFilter, safe
-from spillover.edge_server.commands.word_wrap import WordWrap
+from spillover.edge_server.commands.terminal.safe_text import TerminalFilter, safe
+from spillover.edge_server.commands.terminal.word_wrap import WordWrap
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[0m"
 

@@ -21,9 +21,9 @@ from spillover.cloud_fallback.privacy.consent import ConsentScope
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
-from spillover.edge_server.commands.keyboard import question_at_terminal
 from spillover.edge_server.commands.loading import default_cloud, loaded_engine
 from spillover.edge_server.commands.output import AnswerOutput, print_note
+from spillover.edge_server.commands.terminal.keyboard import question_at_terminal
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.handoff import IMAGES_LEAVE
 from spillover.runtime.cancellation import Cancellation

@@ -14,7 +14,7 @@ import pytest
 
 _PROGRAM = """
 import fcntl, os, sys, termios
-from spillover.edge_server.commands.keyboard import question_at_terminal, unseen_typing
+from spillover.edge_server.commands.terminal.keyboard import question_at_terminal, unseen_typing
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 def meet(word):  # the test goes on when it reads the word
@@ -32,7 +32,7 @@ os.write(1, b"<" + sys.stdin.readline().strip().encode() + b">[end]")
 _ENDED = """
 import fcntl, os, signal, termios
 from spillover.edge_server.cli import unwind_at_signals
-from spillover.edge_server.commands.keyboard import unseen_typing
+from spillover.edge_server.commands.terminal.keyboard import unseen_typing
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 unwind_at_signals()

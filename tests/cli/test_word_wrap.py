@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.edge_server.commands.output import AnswerOutput
-from spillover.edge_server.commands.word_wrap import WordWrap
+from spillover.edge_server.commands.terminal.word_wrap import WordWrap
 
 
 def screen(written: str, n_columns: int) -> list[str]:

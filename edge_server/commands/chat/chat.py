@@ -20,7 +20,6 @@ from spillover.edge_server.commands.chat.commands import Reply, is_command, mess
 from spillover.edge_server.commands.chat.line_input import ReadLine, line_reader, read_message
 from spillover.edge_server.commands.chat.session import ChatSession
 from spillover.edge_server.commands.engines.job_process import comparing_in_background
-from spillover.edge_server.commands.keyboard import unseen_typing
 from spillover.edge_server.commands.loading import default_options
 from spillover.edge_server.commands.options import (
     CONVERSATION_SETTINGS,
@@ -34,6 +33,7 @@ from spillover.edge_server.commands.output import (
     print_note,
 )
 from spillover.edge_server.commands.routed import RoutedEngine, routed_conversation
+from spillover.edge_server.commands.terminal.keyboard import unseen_typing
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineClosed, SpilloverError, WorkerDied
 from spillover.runtime.events import Delta, Finished, Origin, ReasoningDelta
