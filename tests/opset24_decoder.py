@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from spillover.quantize.onnx_export.from_hf.source import HfSource
-from spillover.quantize.onnx_export.graph_builder import GraphBuilder
-from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.quantize.onnx_export.graph.builder import GraphBuilder
+from spillover.quantize.onnx_export.graph.initializers import Initializers
 from tests.plain_decoder import Decoder, cache_infos, output_infos
 
 

@@ -11,8 +11,8 @@ import onnx
 from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
 from spillover.quantize.onnx_export.from_hf.source import HfSource
-from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
-from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.quantize.onnx_export.graph.builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.graph.initializers import Initializers
 from spillover.quantize.onnx_export.rope import caches
 from spillover.quantize.onnx_export.source import WeightSource
 

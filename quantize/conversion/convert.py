@@ -10,9 +10,9 @@ from pathlib import Path
 from spillover.quantize.conversion.errors import NotNow
 from spillover.quantize.conversion.weights import weights_difference
 from spillover.quantize.new_file import flush_folder
-from spillover.quantize.onnx_export.decoder_graph import Progress
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import estimated_bytes, export, open_source
+from spillover.quantize.onnx_export.graph.decoder import Progress
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.spec import ModelSpec
 from spillover.quantize.onnx_export.split_source import SplitSource

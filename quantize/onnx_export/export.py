@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from spillover.quantize.new_file import new_folder
 from spillover.quantize.onnx_export import companion_files
-from spillover.quantize.onnx_export.attention_layers import KvScales
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
 from spillover.quantize.onnx_export.calibrated.layer_runs import state_bytes
 from spillover.quantize.onnx_export.calibrated.source import N_STATES, CalibratedSource
@@ -21,11 +20,12 @@ from spillover.quantize.onnx_export.calibrated.tokens import (
     chunks_of,
     tokens_of,
 )
-from spillover.quantize.onnx_export.decoder_graph import Progress, build
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.from_hf.source import HfSource
-from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.quantize.onnx_export.graph.attention_layers import KvScales
+from spillover.quantize.onnx_export.graph.decoder import Progress, build
+from spillover.quantize.onnx_export.graph.initializers import Initializers
 from spillover.quantize.onnx_export.option_check import check_options
 from spillover.quantize.onnx_export.options import MAX_N_CTX, ExportOptions, Weights
 from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights_bytes

@@ -10,8 +10,8 @@ import numpy as np
 from msgspec import Struct
 from onnx import TensorProto, helper
 
-from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
-from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.quantize.onnx_export.graph.builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.graph.initializers import Initializers
 from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.library import ort
 from spillover.runtime.onnx.session import session_options

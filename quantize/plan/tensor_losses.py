@@ -15,7 +15,7 @@ from spillover.quantize.onnx_export.calibrated.layer_runs import (
     few_chunks,
 )
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
-from spillover.quantize.onnx_export.decoder_graph import STAGES, stage_of
+from spillover.quantize.onnx_export.graph.decoder import STAGES, stage_of
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 
 from spillover.quantize.onnx_export.from_hf.source import HfSource
-from spillover.quantize.onnx_export.graph_builder import GraphBuilder
-from spillover.quantize.onnx_export.initializers import Initializers
-from spillover.quantize.onnx_export.linear import LinearLayers
+from spillover.quantize.onnx_export.graph.builder import GraphBuilder
+from spillover.quantize.onnx_export.graph.initializers import Initializers
+from spillover.quantize.onnx_export.graph.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.onnx.library import ort
 from tests.plain_decoder import Decoder, model_of

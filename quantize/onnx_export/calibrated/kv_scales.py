@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spillover.quantize.onnx_export.attention_layers import KvScales
 from spillover.quantize.onnx_export.blocks import Floats
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
+from spillover.quantize.onnx_export.graph.attention_layers import KvScales
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec

@@ -17,8 +17,8 @@ from spillover.quantize.onnx_export.calibrated.tokens import (
     affordable_chunks,
     chunks_of,
 )
-from spillover.quantize.onnx_export.decoder_graph import STAGES, Decoder
-from spillover.quantize.onnx_export.initializers import Initializers
+from spillover.quantize.onnx_export.graph.decoder import STAGES, Decoder
+from spillover.quantize.onnx_export.graph.initializers import Initializers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import EMBEDDING, WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
@@ -59,7 +59,7 @@ def few_chunks(spec: ModelSpec, tokens: TokenIds, n_ctx: int) -> list[TokenIds]:
 
 
 class LayerRuns:
-    """Stages of layers (decoder_graph.STAGES) as graphs of their own. *n_ctx* is that of the whole
+    """Stages of layers (decoder.STAGES) as graphs of their own. *n_ctx* is that of the whole
     graph."""
 
     def __init__(self, source: WeightSource, options: ExportOptions, n_ctx: int) -> None:

@@ -19,7 +19,7 @@ from spillover.quantize.onnx_export.calibrated.layer_runs import (
     state_bytes,
 )
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, affordable_tokens
-from spillover.quantize.onnx_export.decoder_graph import STAGES, Progress
+from spillover.quantize.onnx_export.graph.decoder import STAGES, Progress
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.sizes import product_bytes
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource

@@ -11,8 +11,8 @@ from spillover.quantize.onnx_export.calibrated.compensation import Compensator
 from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
 from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
-from spillover.quantize.onnx_export.decoder_graph import STAGES, stage_of
 from spillover.quantize.onnx_export.errors import ExportError
+from spillover.quantize.onnx_export.graph.decoder import STAGES, stage_of
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.product_format import block_for
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource

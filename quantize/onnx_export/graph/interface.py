@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import TensorProto, ValueInfoProto, helper
 
-from spillover.quantize.onnx_export.graph_builder import GraphBuilder
+from spillover.quantize.onnx_export.graph.builder import GraphBuilder
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.spec import ModelSpec
 

@@ -8,9 +8,9 @@ import numpy as np
 from msgspec import Struct
 
 from spillover.quantize.onnx_export.blocks import Floats
-from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
-from spillover.quantize.onnx_export.layer_norms import LayerNorms
-from spillover.quantize.onnx_export.linear import LinearLayers
+from spillover.quantize.onnx_export.graph.builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.graph.layer_norms import LayerNorms
+from spillover.quantize.onnx_export.graph.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.rope import caches
 from spillover.quantize.onnx_export.spec import ModelSpec

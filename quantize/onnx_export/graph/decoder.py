@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
 
-from spillover.quantize.onnx_export import graph_interface
-from spillover.quantize.onnx_export.attention_layers import AttentionLayers, KvScales
-from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
-from spillover.quantize.onnx_export.initializers import Initializers
-from spillover.quantize.onnx_export.layer_norms import LayerNorms
-from spillover.quantize.onnx_export.linear import LinearLayers
+from spillover.quantize.onnx_export.graph import interface
+from spillover.quantize.onnx_export.graph.attention_layers import AttentionLayers, KvScales
+from spillover.quantize.onnx_export.graph.builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.graph.initializers import Initializers
+from spillover.quantize.onnx_export.graph.layer_norms import LayerNorms
+from spillover.quantize.onnx_export.graph.linear import LinearLayers
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
 
@@ -75,7 +75,7 @@ class Decoder:
 
     def model(self, n_ctx: int, progress: Progress) -> onnx.ModelProto:
         self._attention.add_rotary_caches(n_ctx)
-        self._lengths = graph_interface.lengths(self._options, self._graph)
+        self._lengths = interface.lengths(self._options, self._graph)
         n_layer = len(self._spec.layers)
         embedded = self._linear.embedding("input_ids", "embedding")
         residual = self._scaled(embedded, self._spec.embedding_scale)
@@ -91,18 +91,18 @@ class Decoder:
     def entry_model(self) -> onnx.ModelProto:
         """From `residual`, the embedded tokens (1, tokens, n_hidden), to the first layer's x."""
         self._norms.norm("residual", f"layers.0.{self._spec.family.norms.before_attention}")
-        return self._part([graph_interface.value("residual")], [self._graph.nodes[-1].output[0]])
+        return self._part([interface.value("residual")], [self._graph.nodes[-1].output[0]])
 
     def stage_model(self, layer: int, stage: int, n_ctx: int) -> onnx.ModelProto:
         """From x and residual to those of the next stage: x is what the stage's matrices multiply.
         The residual sum is an output only if the stage changes it; the first stage has its keys and
         values as outputs, too. The other inputs are those of the whole model."""
-        given = [graph_interface.value(name) for name in ("x", "residual")]
+        given = [interface.value(name) for name in ("x", "residual")]
         kept: list[str] = []
         if stage == 0:
             self._attention.add_rotary_caches(n_ctx)
-            self._lengths = graph_interface.lengths(self._options, self._graph)
-            given += graph_interface.layer_inputs(self._spec, self._options, layer)
+            self._lengths = interface.lengths(self._options, self._graph)
+            given += interface.layer_inputs(self._spec, self._options, layer)
             kept = [f"present.{layer}.{part}" for part in ("key", "value")]
         x, residual = self._stages()[stage](layer, "x", "residual")
         after = [x] if residual == "residual" else [x, residual]
@@ -185,12 +185,12 @@ class Decoder:
 
     def _assembled(self) -> onnx.ModelProto:
         return self._model(
-            graph_interface.inputs(self._spec, self._options),
-            graph_interface.outputs(self._spec, self._options),
+            interface.inputs(self._spec, self._options),
+            interface.outputs(self._spec, self._options),
         )
 
     def _part(self, inputs: list[ValueInfoProto], outputs: list[str]) -> onnx.ModelProto:
-        return self._model(inputs, [graph_interface.value(name) for name in outputs])
+        return self._model(inputs, [interface.value(name) for name in outputs])
 
     def _model(
         self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.graph.builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.source import WeightSource
 

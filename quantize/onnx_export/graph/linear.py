@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats, join, quantize
 from spillover.quantize.onnx_export.errors import ExportError
-from spillover.quantize.onnx_export.graph_builder import MICROSOFT, GraphBuilder
+from spillover.quantize.onnx_export.graph.builder import MICROSOFT, GraphBuilder
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.product_format import bits_for, block_for
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
