@@ -16,7 +16,8 @@ from spillover.runtime.chat.template_values import (
 )
 from spillover.runtime.request import Message, Tool, ToolCall
 from spillover.runtime.text.template_tags import REASONING_TAGS, TURN_ENDS, TagPair
-from spillover.runtime.tools.formats import FORMATS, told_by_words
+from spillover.runtime.tools.formats import FORMATS
+from spillover.runtime.tools.hints import told_by_words
 from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.prompts import tool_object
 from spillover.runtime.tools.tool_format import ToolFormat

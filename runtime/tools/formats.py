@@ -387,19 +387,3 @@ FORMATS = (
     LLAMA,
 )
 """A template's own format is the first one whose parser reads what it writes."""
-
-_WORDS = (
-    (("<|tool_list_start|>",), LFM2),
-    (("List of tools: [", "<|im_start|>"), LFM2),
-    (("<|tool_call|>", "JSON list"), GRANITE),
-    (("<|tool_call|>", "<|/tool_call|>"), PHI),
-    (("functools",), FUNCTOOLS),
-    (("<|python_start|>",), LLAMA_PYTHON),
-    (("<|im_system|>tool_declare<|im_middle|>",), KIMI_K2),
-)
-
-
-def told_by_words(prompt: str) -> ToolFormat | None:
-    """The format that a prompt with tools explains or hints at, where its template writes no
-    calls."""
-    return next((format for words, format in _WORDS if all(word in prompt for word in words)), None)
