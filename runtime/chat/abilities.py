@@ -93,13 +93,7 @@ def _treats_tags(render: Render, pair: TagPair) -> bool:
     said = f"{pair.open}\n{_TEXT}\n{pair.close}"
     # It takes the reasoning out or puts it elsewhere, or writes tags of its own.
     shows = said not in prompt or pair.close in prompt.replace(said, "")
-    switches: tuple[dict[str, bool], ...] = (
-        {},
-        {"enable_thinking": True},
-        {"enable_thinking": False},
-        {"thinking": True},
-    )
-    for extra, tools in product(switches, (False, True)):
+    for extra, tools in product(_THINKING_SWITCHES, (False, True)):
         prompt = render({**extra, **_values([_object("user", "a")], tools=tools, opens=True)})
         shows = shows or (prompt is not None and (pair.open in prompt or pair.close in prompt))
     for field in REASONING_FIELDS:
