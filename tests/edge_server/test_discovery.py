@@ -17,8 +17,8 @@ from spillover.edge_server.wire.dialect import failure
 from spillover.edge_server.wire.openai.answer import error_body as openai_error
 from spillover.runtime.errors import ContextOverflow
 from tests.edge_server.conftest import Server
-from tests.edge_server.dialect_bodies import ASKINGS, CHAT_IMAGE, Asking, turn, typed
 from tests.edge_server.routed import routed_server
+from tests.edge_server.wire.dialect_bodies import ASKINGS, CHAT_IMAGE, Asking, turn, typed
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 

@@ -30,9 +30,9 @@ from spillover.runtime.hosting.residence import ModelSpec
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from tests.edge_server.conftest import Server
-from tests.edge_server.dialect_bodies import ASKINGS
 from tests.edge_server.places import wait_until
 from tests.edge_server.routed import KEY, follow, lines, routed_server
+from tests.edge_server.wire.dialect_bodies import ASKINGS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 

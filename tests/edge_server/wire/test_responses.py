@@ -37,7 +37,7 @@ from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.sdk_examples import examples
 from tests.edge_server.story import FUNCTION, QUESTION
-from tests.edge_server.test_encoding import TEXTS
+from tests.edge_server.wire.test_encoding import TEXTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of

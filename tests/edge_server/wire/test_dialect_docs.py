@@ -37,7 +37,7 @@ from spillover.edge_server.wire.rerank import RerankBody
 from spillover.edge_server.wire.tei import EmbedBody as TeiEmbed
 from spillover.edge_server.wire.tgi import TgiBody
 
-DOCS = Path(__file__).parent.parent.parent / "docs" / "dialects.md"
+DOCS = Path(__file__).parent.parent.parent.parent / "docs" / "dialects.md"
 ROW = re.compile(r"\| `(\w+)` \| (\w+) \|")
 BODIES: dict[str, tuple[type[Struct], set[str]]] = {
     "POST /v1/chat/completions": (

@@ -28,7 +28,7 @@ from spillover.runtime.events import (
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.story import QUESTION, STORY
-from tests.edge_server.test_encoding import TEXTS
+from tests.edge_server.wire.test_encoding import TEXTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 

@@ -21,7 +21,7 @@ from spillover.edge_server.wire.tgi import TgiStream, TgiWhole, Told, plan_whole
 from spillover.runtime.events import Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
 from spillover.runtime.request import AnswerDefaults, GenerationRequest
 from tests.edge_server.conftest import Server
-from tests.edge_server.test_encoding import TEXTS
+from tests.edge_server.wire.test_encoding import TEXTS
 from tests.sse_reader import events_of
 
 PROMPT = "Once upon a time there was a fox"

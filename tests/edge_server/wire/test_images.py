@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from tests.edge_server.conftest import Server
-from tests.edge_server.dialect_bodies import (
+from tests.edge_server.places import wait_until
+from tests.edge_server.routed import Answer, follow, lines, routed_server
+from tests.edge_server.wire.dialect_bodies import (
     CHAT_IMAGE,
     GEMINI,
     QUESTION,
@@ -21,8 +23,6 @@ from tests.edge_server.dialect_bodies import (
     turn,
     typed,
 )
-from tests.edge_server.places import wait_until
-from tests.edge_server.routed import Answer, follow, lines, routed_server
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 from tests.pictures import base64_of, data_url, gif
