@@ -13,7 +13,6 @@ import pytest
 from anthropic.types import ContentBlockParam
 from anthropic.types.message_create_params import MessageCreateParamsBase
 from hypothesis import given
-from hypothesis import strategies as st
 from typing_extensions import get_type_hints
 
 from spillover.cloud_fallback.events import Failed
@@ -30,19 +29,16 @@ from spillover.runtime.events import (
     Delta,
     EngineEvent,
     Finished,
-    FinishReason,
     Prefilling,
     Queued,
     ReasoningDelta,
-    Timings,
     ToolCallDelta,
-    Usage,
 )
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.sdk_examples import examples
 from tests.edge_server.story import FUNCTION, STORY
-from tests.edge_server.wire.test_encoding import TEXTS
+from tests.edge_server.wire.encoded import SAID, encoded, finished
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of
@@ -324,15 +320,6 @@ def test_documents_of_text_are_read() -> None:
 TOLD = Told(id="msg_1", model="here", max_tokens=9, thinking=True, events=False)
 
 
-def finished(reason: FinishReason = "stop", n: int = 5, stop: str | None = None) -> Finished:
-    return Finished(
-        reason=reason,
-        usage=Usage(prompt_tokens=12, cached_tokens=10, completion_tokens=n),
-        timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
-        stop=stop,
-    )
-
-
 EVENTS: list[EngineEvent] = [
     Queued(position=0, n_prompt_tokens=12),
     Prefilling(n_read=10, n_cached=10, n_prompt_tokens=12),
@@ -350,7 +337,7 @@ EVENTS: list[EngineEvent] = [
 
 def streamed(told: Told, events: list[Any]) -> list[Any]:
     encoder = MessageStream(told)
-    body = encoder.open() + b"".join(map(encoder.feed, events)) + encoder.end()
+    body = encoded(encoder, events)
     found = events_of(body)
     assert all(json.loads(event.data)["type"] == event.name for event in found)
     return [json.loads(event.data) for event in found]
@@ -386,7 +373,7 @@ def test_the_blocks_of_a_stream_are_those_of_the_whole_answer() -> None:
     assert (blocks[3]["id"], blocks[3]["name"]) == ("call_b", "time")
 
 
-@given(st.lists(st.tuples(st.sampled_from([Delta, ReasoningDelta]), TEXTS), max_size=6))
+@given(SAID)
 def test_every_text_arrives_as_it_was(
     parts: list[tuple[type[Delta | ReasoningDelta], str]],
 ) -> None:

@@ -11,27 +11,15 @@ import httpx
 import pytest
 from cohere.core.api_error import ApiError
 from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.cohere import CohereStream, CohereWhole
-from spillover.runtime.events import (
-    Delta,
-    Finished,
-    FinishReason,
-    Leg,
-    Origin,
-    ReasoningDelta,
-    Timings,
-    ToolCallDelta,
-    Usage,
-    WriterId,
-)
+from spillover.runtime.events import Delta, Leg, Origin, ReasoningDelta, ToolCallDelta, WriterId
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.story import STORY, WEATHER
-from tests.edge_server.wire.test_encoding import TEXTS
+from tests.edge_server.wire.encoded import SAID, encoded, finished
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of
@@ -146,18 +134,9 @@ def test_what_means_nothing_here_refuses_nothing(http: httpx.Client) -> None:
     assert http.post("/v2/chat", json=body).status_code == 200
 
 
-def finished(reason: FinishReason = "stop", stop: str | None = None) -> Finished:
-    return Finished(
-        reason=reason,
-        usage=Usage(prompt_tokens=12, cached_tokens=10, completion_tokens=5),
-        timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
-        stop=stop,
-    )
-
-
 def streamed(events: list[Any]) -> list[Any]:
     encoder = CohereStream("1", events=False)
-    body = encoder.open() + b"".join(map(encoder.feed, events)) + encoder.end()
+    body = encoded(encoder, events)
     found = events_of(body.removesuffix(b"data: [DONE]\n\n"))
     shown = [json.loads(event.data) for event in found]
     assert [event["type"] for event in shown] == [event.name for event in found]
@@ -194,7 +173,7 @@ def test_contents_and_calls_begin_and_end_one_after_the_other() -> None:
     assert [call["function"]["name"] for call in message["tool_calls"]] == ["f", "g"]
 
 
-@given(st.lists(st.tuples(st.sampled_from([Delta, ReasoningDelta]), TEXTS), max_size=6))
+@given(SAID)
 def test_every_text_arrives_as_it_was(parts: list[tuple[Any, str]]) -> None:
     shown = streamed([kind(text=text) for kind, text in parts] + [finished()])
     contents = [e["delta"]["message"]["content"] for e in shown if e["type"] == "content-delta"]

@@ -12,7 +12,6 @@ import pytest
 from google import genai
 from google.genai import errors, types
 from hypothesis import given
-from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.errors import WireError
@@ -21,19 +20,11 @@ from spillover.edge_server.wire.gemini.bodies import GenerateBody, json_schema
 from spillover.edge_server.wire.gemini.contents import Content, messages_of
 from spillover.edge_server.wire.gemini.spelling import in_camel_case
 from spillover.edge_server.wire.request_body import decode
-from spillover.runtime.events import (
-    Delta,
-    Finished,
-    FinishReason,
-    ReasoningDelta,
-    Timings,
-    ToolCallDelta,
-    Usage,
-)
+from spillover.runtime.events import Delta, ReasoningDelta, ToolCallDelta
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.story import QUESTION
-from tests.edge_server.wire.test_encoding import TEXTS
+from tests.edge_server.wire.encoded import SAID, encoded, finished
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of
@@ -318,20 +309,12 @@ def test_a_body_of_too_many_values_is_told_which_names_to_use() -> None:
 TOLD = Told(id="1", model="here", n=1, thoughts=True, logprobs=False)
 
 
-def finished(reason: FinishReason = "stop") -> Finished:
-    return Finished(
-        reason=reason,
-        usage=Usage(prompt_tokens=12, cached_tokens=10, completion_tokens=5, reasoning_tokens=2),
-        timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
-    )
-
-
 def streamed(events: list[Any], told: Told = TOLD) -> list[Any]:
     """The chunks, which are the same as events and as an array."""
     sse, array = GeminiStream(told), GeminiArray(told)
-    body = sse.open() + b"".join(map(sse.feed, events)) + sse.end()
+    body = encoded(sse, events)
     chunks = [json.loads(event.data) for event in events_of(body)]
-    body = array.open() + b"".join(map(array.feed, events)) + array.end()
+    body = encoded(array, events)
     assert json.loads(body) == chunks
     return chunks
 
@@ -368,7 +351,7 @@ def test_a_call_is_sent_when_it_is_complete() -> None:
     assert parts_of([json.loads(whole.end())]) == [thought, said, first, second]
 
 
-@given(st.lists(st.tuples(st.sampled_from([Delta, ReasoningDelta]), TEXTS), max_size=6))
+@given(SAID)
 def test_every_text_arrives_as_it_was(parts: list[tuple[Any, str]]) -> None:
     found = parts_of(streamed([kind(text=text) for kind, text in parts] + [finished()]))
     for kind in (Delta, ReasoningDelta):

@@ -12,23 +12,14 @@ import httpx
 import ollama
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from spillover.cloud_fallback.events import Failed
 from spillover.edge_server.wire.ollama.answer import LineStream, LineWhole, Shape, chat_part
-from spillover.runtime.events import (
-    Delta,
-    Finished,
-    FinishReason,
-    ReasoningDelta,
-    Timings,
-    ToolCallDelta,
-    Usage,
-)
+from spillover.runtime.events import Delta, ReasoningDelta, ToolCallDelta
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.story import QUESTION, STORY
-from tests.edge_server.wire.test_encoding import TEXTS
+from tests.edge_server.wire.encoded import SAID, encoded, finished
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
@@ -186,20 +177,12 @@ def test_options_that_say_how_to_load_a_model_are_ignored(http: httpx.Client) ->
     assert answer.json()["eval_count"] <= 2
 
 
-def finished(reason: FinishReason = "stop") -> Finished:
-    return Finished(
-        reason=reason,
-        usage=Usage(prompt_tokens=12, cached_tokens=10, completion_tokens=5),
-        timings=Timings(queue_ms=1, prefill_ms=2, decode_ms=3.5),
-    )
-
-
 SHAPE = Shape(part=chat_part, model="here")
 
 
 def streamed(events: list[Any]) -> list[Any]:
     encoder = LineStream(SHAPE)
-    body = encoder.open() + b"".join(map(encoder.feed, events)) + encoder.end()
+    body = encoded(encoder, events)
     return [json.loads(line) for line in body.split(b"\n")[:-1]]
 
 
@@ -227,7 +210,7 @@ def test_calls_are_sent_when_they_are_complete() -> None:
     assert message["thinking"] == "hm"
 
 
-@given(st.lists(st.tuples(st.sampled_from([Delta, ReasoningDelta]), TEXTS), max_size=6))
+@given(SAID)
 def test_every_text_arrives_as_it_was(parts: list[tuple[Any, str]]) -> None:
     lines = streamed([kind(text=text) for kind, text in parts] + [finished()])
     for kind, field in ((Delta, "content"), (ReasoningDelta, "thinking")):

@@ -10,7 +10,6 @@ import httpx
 import openai
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from openai.types.responses import ResponseInputItemParam
 
 from spillover.cloud_fallback.events import Failed
@@ -24,20 +23,12 @@ from spillover.edge_server.wire.openai.responses.items import Item, messages_of
 from spillover.edge_server.wire.openai.responses.store import ResponseStore, StoredResponse
 from spillover.edge_server.wire.openai.responses.tools import tools_in
 from spillover.edge_server.wire.request_body import decode
-from spillover.runtime.events import (
-    Delta,
-    Finished,
-    FinishReason,
-    ReasoningDelta,
-    Timings,
-    ToolCallDelta,
-    Usage,
-)
+from spillover.runtime.events import Delta, ReasoningDelta, ToolCallDelta
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.sdk_examples import examples
 from tests.edge_server.story import FUNCTION, QUESTION
-from tests.edge_server.wire.test_encoding import TEXTS
+from tests.edge_server.wire.encoded import SAID, encoded, finished
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 from tests.sse_reader import events_of
@@ -364,17 +355,9 @@ def told(store: ResponseStore | None = None, *, runs: bool = False) -> Told:
     )  # fmt: skip
 
 
-def finished(reason: FinishReason = "stop") -> Finished:
-    return Finished(
-        reason=reason,
-        usage=Usage(prompt_tokens=12, cached_tokens=10, completion_tokens=5, reasoning_tokens=2),
-        timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
-    )
-
-
 def streamed(events: list[Any], answer: Told) -> list[Any]:
     encoder = ResponseStream(answer)
-    body = encoder.open() + b"".join(map(encoder.feed, events)) + encoder.end()
+    body = encoded(encoder, events)
     found = events_of(body)
     shown = [json.loads(event.data) for event in found]
     assert [event["type"] for event in shown] == [event.name for event in found]
@@ -411,7 +394,7 @@ def test_the_items_of_a_stream_are_those_of_the_whole_answer() -> None:
     assert answer["usage"]["output_tokens_details"] == {"reasoning_tokens": 2}
 
 
-@given(st.lists(st.tuples(st.sampled_from([Delta, ReasoningDelta]), TEXTS), max_size=6))
+@given(SAID)
 def test_every_text_arrives_as_it_was(parts: list[tuple[Any, str]]) -> None:
     shown = streamed([kind(text=text) for kind, text in parts] + [finished()], told())
     for kind, name in ((Delta, "output_text"), (ReasoningDelta, "reasoning_text")):

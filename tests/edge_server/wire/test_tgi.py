@@ -18,10 +18,10 @@ from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.wire.dialect import AnswerRequest
 from spillover.edge_server.wire.openai.responses.store import ResponseStore
 from spillover.edge_server.wire.tgi import TgiStream, TgiWhole, Told, plan_whole
-from spillover.runtime.events import Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
+from spillover.runtime.events import Delta, Finished, TokenLogprob
 from spillover.runtime.request import AnswerDefaults, GenerationRequest
 from tests.edge_server.conftest import Server
-from tests.edge_server.wire.test_encoding import TEXTS
+from tests.edge_server.wire.encoded import TEXTS, encoded, finished
 from tests.sse_reader import events_of
 
 PROMPT = "Once upon a time there was a fox"
@@ -137,15 +137,6 @@ def test_what_is_wrong_is_named(
     assert named in answer.json()["error"]
 
 
-def finished(reason: FinishReason = "stop", stop: str | None = None) -> Finished:
-    return Finished(
-        reason=reason,
-        usage=Usage(prompt_tokens=12, cached_tokens=10, completion_tokens=5),
-        timings=Timings(queue_ms=0, prefill_ms=0, decode_ms=0),
-        stop=stop,
-    )
-
-
 TOLD = Told(inputs="", details=True, n_top=0, seed=3)
 
 
@@ -156,7 +147,7 @@ def delta(text: str, n_tokens: int) -> Delta:
 
 def streamed(events: list[Any]) -> list[Any]:
     encoder = TgiStream(TOLD)
-    body = encoder.open() + b"".join(map(encoder.feed, events)) + encoder.end()
+    body = encoded(encoder, events)
     return [json.loads(event.data) for event in events_of(body)]
 
 
